@@ -1,0 +1,70 @@
+# The three commands of the README. Each sets up .venv by itself; all they need is Python 3.11 or later.
+#
+#   make demo   train an agent for a few minutes and show what it learned
+#   make test   all tests, the ones that train included
+#   make lint   format, style and types
+#
+# Variables:
+#   PYTHON=python3.12                  the interpreter that .venv is made with
+#   TORCH="torch==2.13.0 --index-url URL"   another build of torch; by default pip's own choice, which on
+#                                      Linux brings CUDA. On an existing .venv: `make clean` first.
+#   PYTEST_ARGS="-m 'not slow'"        what pytest is told besides
+#   WORKERS=4                          test processes (one torch thread each)
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+LOWEST := .cache/venv-lowest
+PIP := -m pip --disable-pip-version-check --quiet
+
+.PHONY: help setup demo test test-lowest lint format clean
+
+help:
+	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
+
+setup: .venv/installed
+
+demo: setup
+	$(BIN)/python -m benchmarks.demo
+
+# One torch thread a worker, so that the workers do not fight for the cores.
+test: setup
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-lowest: $(LOWEST)/installed
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m mypy
+
+format: setup
+	$(BIN)/python -m ruff check --fix-only
+	$(BIN)/python -m ruff format
+
+clean:
+	rm -rf .venv $(LOWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# The stamp lies inside the environment, so that it goes when the environment goes; an installation that
+# was broken off has none and is started again.
+.venv/installed: pyproject.toml constraints.txt
+	$(call create,.venv)
+	$(BIN)/python $(PIP) install --constraint constraints.txt $(TORCH)
+	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[train,data,dev]"
+	@touch $@
+
+$(LOWEST)/installed: pyproject.toml constraints-lowest.txt
+	$(call create,$(LOWEST))
+	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt $(TORCH)
+	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[train,data]" pytest
+	@touch $@
+
+define create
+@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, $(PYTHON) is " + sys.version.split()[0] + ": say which one with PYTHON=...")'
+@echo "Setting up $(1): a few minutes, this once."
+$(PYTHON) -m venv $(1)
+endef

@@ -1,0 +1,248 @@
+"""Stable-Baselines3's PPO for slate policies: built, trained, saved and resumed.
+
+Three things differ from the stock class. Actor and critic have learning rates of their own; SB3 seeds and draws from
+the global generators, and here it does so with a private state that is swapped in and out; and a checkpoint is one
+safetensors file (no pickle) that holds everything training needs to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from agents.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
+from policies.composer import ComposerPolicy
+from policies.plackett_luce import PlackettLuceConfig, PlackettLucePolicy
+from policies.sb3 import (
+    LR_SCALE,
+    ComposerActorCritic,
+    NetworkConfig,
+    PlackettLuceActorCritic,
+    SlateActorCritic,
+)
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Hyper-parameters of PPO (Schulman et al. 2017)."""
+
+    learning_rate: float = 7e-4
+    """Of the actor; the critic's is a multiple of it, see `NetworkConfig`."""
+    n_steps: int = 20
+    """Visits of each shopper between two updates."""
+    batch_size: int = 4096
+    """Visits in a minibatch."""
+    n_epochs: int = 5
+    """Passes over the visits of an update."""
+    gamma: float = 0.97
+    """Discount a visit."""
+    gae_lambda: float = 0.8
+    """Trade-off of the advantage estimate: 0 = trust the critic, 1 = trust the sampled return."""
+    clip_range: float = 0.2
+    """How far a probability may move in an update, as a ratio."""
+    ent_coef: float = 0.0
+    """Reward for entropy."""
+    vf_coef: float = 0.5
+    """Weight of the critic's loss."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are shortened."""
+
+
+# ---- randomness ------------------------------------------------------------------------------------------------------
+
+
+class PrivateRandomness:
+    """A state of the global generators that only the code inside `with randomness():` sees.
+
+    SB3 draws actions from torch's global generator, shuffles minibatches with numpy's and seeds both, and Python's.
+    """
+
+    def __init__(self) -> None:
+        self._mine = self._read()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Swap the private state in, and the caller's back at the end."""
+        theirs = self._read()
+        self._write(self._mine)
+        try:
+            yield
+        finally:
+            self._mine = self._read()
+            self._write(theirs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The private state of torch's and numpy's generators, to be saved."""
+        _, key, place, _, _ = self._mine["numpy"]
+        saved = {"torch": self._mine["torch"], "numpy": torch.from_numpy(np.append(key, place).astype(np.int64))}
+        saved |= {f"cuda{at}": state for at, state in enumerate(self._mine["cuda"])}
+        return saved
+
+    def load(self, saved: dict[str, Tensor]) -> None:
+        """Take a saved state."""
+        numbers = saved["numpy"].numpy()
+        self._mine["torch"] = saved["torch"]
+        self._mine["numpy"] = ("MT19937", numbers[:-1].astype(np.uint32), int(numbers[-1]), 0, 0.0)
+        self._mine["cuda"] = [saved.get(f"cuda{at}", state) for at, state in enumerate(self._mine["cuda"])]
+
+    @staticmethod
+    def _read() -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        numpy_state = np.random.get_state()  # noqa: NPY002 - the state that SB3 uses is kept from everyone else
+        return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy_state, "python": random.getstate()}
+
+    @staticmethod
+    def _write(state: dict[str, Any]) -> None:
+        torch.set_rng_state(state["torch"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        np.random.set_state(state["numpy"])  # noqa: NPY002
+        random.setstate(state["python"])
+
+
+# ---- algorithm -------------------------------------------------------------------------------------------------------
+
+
+class SlatePPO(PPO):
+    """SB3's PPO with private randomness and a learning rate for each optimizer group."""
+
+    policy: SlateActorCritic
+    _randomness: PrivateRandomness
+
+    def _setup_model(self) -> None:
+        self._randomness = PrivateRandomness()
+        with self._randomness():
+            super()._setup_model()
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As in SB3, with private randomness."""
+        with self._randomness():
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def train(self) -> None:
+        """As in SB3, with private randomness."""
+        with self._randomness():
+            super().train()
+
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                group["lr"] *= group[LR_SCALE]
+
+
+def make_composer_ppo(
+    env: IntentVecEnv, config: PPOConfig, network: NetworkConfig, *, seed: int, device: torch.device | str = "cpu"
+) -> SlatePPO:
+    """PPO over the composer's intents; before training it is greedy CTR."""
+    return _make(ComposerActorCritic, {"network": network}, env, config, seed, device)
+
+
+def make_plackett_luce_ppo(
+    env: SlateVecEnv,
+    config: PPOConfig,
+    network: NetworkConfig,
+    *,
+    scores: PlackettLuceConfig | None = None,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> SlatePPO:
+    """PPO over slates; before training it draws from a softmax of the CTR logits."""
+    policy = {"network": network, "vectors": env.composer.offset_vectors.cpu(), "config": scores}
+    return _make(PlackettLuceActorCritic, policy, env, config, seed, device)
+
+
+def _make(
+    policy: type[SlateActorCritic],
+    policy_kwargs: dict[str, Any],
+    env: SimulatorVecEnv,
+    config: PPOConfig,
+    seed: int,
+    device: torch.device | str,
+) -> SlatePPO:
+    return SlatePPO(policy, env, **asdict(config), policy_kwargs=policy_kwargs, seed=seed, device=device)
+
+
+def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
+    """Play some visits with the untrained policy, and fix the scale of the features from what was seen."""
+    env = model.get_env()
+    assert isinstance(env, SimulatorVecEnv)
+    seen = env.reset()
+    rows = []
+    for _ in range(visits):
+        rows.append(seen["features"] if isinstance(seen, dict) else seen)
+        seen, _, _, _ = env.step(model.policy.predict(seen, deterministic=True)[0])
+    env.pop_statistics()
+    model.policy.fit_standardizers(torch.from_numpy(np.concatenate(rows)).to(model.device))
+
+
+def policy_of(model: SlatePPO, *, deterministic: bool = True) -> ComposerPolicy | PlackettLucePolicy:
+    """The policy being trained, as `agents.evaluate` takes it; it follows the training."""
+    env = model.get_env()
+    assert isinstance(env, SimulatorVecEnv)
+    if isinstance(model.policy, ComposerActorCritic):
+        return ComposerPolicy(env.composer, model.policy.actor, deterministic=deterministic)
+    assert isinstance(model.policy, PlackettLuceActorCritic)
+    return PlackettLucePolicy(env.composer, model.policy.actor, deterministic=deterministic)
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def save(model: SlatePPO, path: Path) -> None:
+    """Write weights, optimizer, generators and counters into one safetensors file, whole or not at all."""
+    tensors = {f"policy/{name}": value for name, value in model.policy.state_dict().items()}
+    state = model.policy.optimizer.state_dict()["state"]
+    for at, entries in state.items():
+        tensors |= {f"optimizer/{at}/{name}": torch.as_tensor(value) for name, value in entries.items()}
+    tensors |= {f"random/{name}": value for name, value in model._randomness.tensors().items()}
+    counters = {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(contiguous, temporary, metadata={"counters": json.dumps(counters)})
+    temporary.replace(path)
+
+
+def load(model: SlatePPO, path: Path) -> None:
+    """Put a checkpoint into a model that was built alike, and let its episodes go on from fresh seeds.
+
+    Errors: FileNotFoundError; RuntimeError where the weights do not fit the model.
+    """
+    with safe_open(path, framework="pt") as file:
+        counters = json.loads(file.metadata()["counters"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    model.policy.load_state_dict(_under(tensors, "policy/"))
+    optimizer = model.policy.optimizer
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimizer/").items():
+        at, entry = name.split("/")
+        state.setdefault(int(at), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    model._randomness.load(_under(tensors, "random/"))
+    model.num_timesteps = counters["num_timesteps"]
+    model._n_updates = counters["n_updates"]
+    env = model.get_env()
+    if isinstance(env, SimulatorVecEnv):
+        env.generation = counters["n_updates"]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,122 @@
+"""Fit the transformer shopper to the Complete Journey logs: python -m benchmarks.finetune
+
+Two stages: baskets of the whole catalogue, then the exposure logs; calibration on weeks 45-48; the folder that comes
+out is what `recsim_env.register` and `recsim_env/CompleteJourney-v0` read. Run again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import torch
+import tyro
+from rich.console import Console
+
+from recsim_env.catalog import Catalog
+from recsim_env.logs import complete_journey
+from recsim_env.logs.complete_journey import encoder_folder
+from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_promotions
+from recsim_env.shoppers.examples import Examples, Market
+from recsim_env.shoppers.finetune import FinetuneConfig, calibrate, fit, new_shopper
+from recsim_env.shoppers.learned import SHOP_FILES
+from recsim_env.shoppers.text import TextTunedShopper
+from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
+
+LOGS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tune the transformer shopper."""
+
+    shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """The model and its training."""
+    log: Path = Path(".cache/complete_journey")
+    """Folder of `benchmarks.build_log`; built when it is not there."""
+    output: Path = Path("runs/finetune")
+    """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
+    text_encoder: str = "frozen"
+    """What happens to the pretrained text encoder: frozen, lora or full (trained end to end)."""
+    threads: int = 2
+    """CPU threads."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """The Complete Journey tables: catalogue, baskets, the three impression logs, and what the shop did."""
+
+    catalog: Catalog
+    baskets: pl.DataFrame
+    impressions: dict[str, pl.DataFrame]
+    market: Market
+
+    @classmethod
+    def load(cls, folder: Path) -> Log:
+        """Read the tables, building them first where they are missing."""
+        if not (folder / "summary.json").is_file():
+            complete_journey.build(folder)
+        catalog = Catalog.load(folder)
+        promotions, popularity = read_promotions(folder / "promotions.parquet"), read_popularity(folder / "popularity.parquet")
+        market = Market.of(promotions, popularity, len(catalog))
+        impressions = {kind: read_impressions(folder / f"{kind}.parquet") for kind in LOGS}
+        return cls(catalog, read_baskets(folder / "baskets.parquet"), impressions, market)
+
+    def examples(self, *, cold_hidden: bool) -> Examples:
+        """Histories and rows; `cold_hidden` leaves the cold items out of every history, as training must."""
+        hidden = self.catalog.cold if cold_hidden else None
+        return Examples.of(
+            self.catalog,
+            self.baskets,
+            self.impressions,
+            self.market,
+            hidden=hidden,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+def main(config: Config) -> None:
+    """Build what is missing, train what is not trained, calibrate, write the shopper's folder."""
+    torch.set_num_threads(config.threads)
+    console = Console()
+    began = time.perf_counter()
+    log = Log.load(config.log)
+    with console.status("replaying the log"):
+        examples = log.examples(cold_hidden=True)
+    model = new_shopper(log.catalog, config.shopper, known=~log.catalog.cold)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)  # type: ignore[arg-type]
+    fit(model, examples, config.shopper, config.output, stage="pretrain")
+    if config.text_encoder == "frozen":
+        fit(model, examples, config.shopper, config.output, stage="finetune")
+    else:
+        tuned = TextTunedShopper(model, log.catalog.text, encoder_folder(), config.text_encoder).to(device)
+        fit(tuned, examples, config.shopper, config.output, stage="finetune")
+        tuned.refresh()
+    del examples
+    calibration = calibrate(model, log.examples(cold_hidden=False))
+    minutes = (time.perf_counter() - began) / 60
+    save_shop(model, config, calibration, minutes)
+    console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibration}")
+
+
+def save_shop(model: SlateShopper, config: Config, calibration: dict[str, float], minutes: float) -> None:
+    """Write the finished shopper with the tables that a simulation starts from; replaces the old folder at the end."""
+    folder, part = config.output / "shopper", config.output / "shopper.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    model.save_pretrained(part)
+    for name in SHOP_FILES[2:]:
+        shutil.copy(config.log / name, part / name)
+    facts = {"calibration": calibration, "minutes": round(minutes, 2), "text_encoder": config.text_encoder}
+    (part / "training.json").write_text(json.dumps(facts | vars(config.shopper), indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,243 @@
+"""What a policy is, and what all policies share: candidates in, distinct items out, and the registry.
+
+Dimensions used in this package: B shoppers, K slate positions, C candidates (padded with -1), N catalogue items,
+P items of the pool that a re-ranker looks at, H remembered slates, G categories, E embedding width, A intent width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.types import Observation
+
+GRAM_LIMIT = 5000
+"""Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
+
+
+class Policy(Protocol):
+    """Turns what the shop knows about B shoppers into a slate for each."""
+
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers a slate takes; 0 = deterministic."""
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K) int64, top position first; draws (B, draws) uniform in [0, 1).
+
+        Distinct candidates wherever there are K of them; else the first one again at the positions left over.
+        """
+
+
+class Ranker(Protocol):
+    """Scores candidates, each on its own."""
+
+    def logits(self, observation: Observation) -> Tensor:
+        """Log-odds of a response, (B, C) float32 aligned with the candidates; -inf at padding."""
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """What a policy may be built from: nothing here comes from the shopper model's weights."""
+
+    catalog: Catalog
+    """The items; its tensors on the device that the policy will run on."""
+    observation_space: gymnasium.spaces.Dict
+    """Of one shopper."""
+    slate_size: int
+    """K."""
+    ranker: Ranker | None = None
+    """Learned from a log's training weeks; only the policies that rank need it."""
+    popularity: Tensor | None = None
+    """(N,) float32 responses per visit in the log, for environments whose observation has no `popularity`."""
+
+    def need_ranker(self, name: str) -> Ranker:
+        """The ranker. Errors: ValueError where there is none."""
+        if self.ranker is None:
+            raise ValueError(f"The policy {name!r} re-ranks a CTR model, but PolicyInputs.ranker is None.")
+        return self.ranker
+
+
+T = TypeVar("T")
+
+
+# ---- registry --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a tuned parameter is looked for."""
+
+    low: float
+    high: float
+    integer: bool = False
+
+
+def tuned(default: float, low: float, high: float, *, integer: bool = False) -> Any:
+    """A dataclass field of a policy's parameters that `benchmarks.tune` looks for in [low, high]."""
+    return dataclasses.field(default=default, metadata={"range": Range(low, high, integer)})
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """Parameters of a policy that has none."""
+
+
+Builder = Callable[[PolicyInputs, T], Policy]
+"""Makes a policy from its inputs and its parameters."""
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """How to build a registered policy."""
+
+    parameters: type[Any]
+    """A frozen dataclass; fields made by `tuned` are searched."""
+    builder: Builder[Any]
+    needs_ranker: bool
+    """Whether `PolicyInputs.ranker` must be there."""
+
+    def search(self) -> dict[str, Range]:
+        """The range of every tuned parameter; empty where nothing is tuned."""
+        fields = dataclasses.fields(self.parameters)
+        return {field.name: field.metadata["range"] for field in fields if "range" in field.metadata}
+
+    def build(self, inputs: PolicyInputs, parameters: Mapping[str, float] | None = None) -> Policy:
+        """The policy with some parameters, defaults for the rest.
+
+        Errors: TypeError at an unknown parameter, ValueError where `inputs` lacks what the policy needs.
+        """
+        return self.builder(inputs, self.parameters(**(parameters or {})))
+
+
+POLICIES: dict[str, PolicySpec] = {}
+"""Every policy that needs no training of its own, by name. `import policies` fills it."""
+
+
+def register_policy(name: str, parameters: type[T], *, needs_ranker: bool = True) -> Callable[[Builder[T]], Builder[T]]:
+    """Register a builder: `@register_policy("mmr", MMRParameters)` above `def mmr(inputs, parameters) -> Policy`.
+
+    Errors: ValueError where the name is taken.
+    """
+
+    def add(builder: Builder[T]) -> Builder[T]:
+        if name in POLICIES:
+            raise ValueError(f"name is {name!r}, but a policy of that name is registered already.")
+        POLICIES[name] = PolicySpec(parameters, builder, needs_ranker)
+        return builder
+
+    return add
+
+
+# ---- candidates ------------------------------------------------------------------------------------------------------
+
+
+def candidates_of(observation: Observation, items: int) -> Tensor:
+    """The candidates (B, C) int64, -1 padded; the whole catalogue of N = `items` where the observation has none."""
+    if "candidates" in observation:
+        return observation["candidates"]
+    any_key = next(iter(observation.values()))
+    return torch.arange(items, device=any_key.device).expand(len(any_key), -1)
+
+
+def max_candidates(space: gymnasium.spaces.Dict, items: int) -> int:
+    """C: the most candidates of a visit; N = `items` where the observation has none."""
+    shape = space["candidates"].shape if "candidates" in space.spaces else (items,)
+    assert shape is not None
+    return int(shape[0])
+
+
+def top_slates(scores: Tensor, candidates: Tensor, size: int) -> Tensor:
+    """The best candidates, best first.
+
+    Shapes: scores (B, C), candidates (B, C) int64 -1 padded; returns slates (B, size) int64.
+    """
+    scores = scores.masked_fill(candidates < 0, -math.inf)
+    best = scores.topk(min(size, scores.shape[1]), dim=1).indices
+    return filled(candidates.gather(1, best), size)
+
+
+def filled(slates: Tensor, size: int) -> Tensor:
+    """Slates (B, size) without holes: the first item again wherever there is none (item 0 in an empty slate).
+
+    Shapes: slates (B, at most size) int64, -1 where there was no candidate left.
+    """
+    slates = torch.nn.functional.pad(slates, (0, size - slates.shape[1]), value=-1)
+    return slates.where(slates >= 0, slates[:, :1].clamp(min=0))
+
+
+# ---- the pool and the greedy pick that all re-rankers share ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The P candidates with the best logits, best first: all that a re-ranker looks at.
+
+    Shapes:
+        items:   (B, P) int64, -1 where there are fewer
+        logits:  (B, P) float32, -inf there
+        columns: (B, P) int64, where each stood among the candidates
+    """
+
+    items: Tensor
+    logits: Tensor
+    columns: Tensor
+
+    @classmethod
+    def best(cls, logits: Tensor, candidates: Tensor, size: int) -> Pool:
+        """The best `size` of logits (B, C) and candidates (B, C)."""
+        logits, columns = logits.topk(min(size, logits.shape[1]), dim=1)
+        return cls(candidates.gather(1, columns), logits, columns)
+
+    @property
+    def ids(self) -> Tensor:
+        """`items` with 0 instead of -1, to look things up with; (B, P)."""
+        return self.items.clamp(min=0)
+
+
+class Adjust(Protocol):
+    """What a re-ranker makes of the logits as the slate fills."""
+
+    def scores(self) -> Tensor:
+        """(B, P) score of each pool item as the next one."""
+
+    def add(self, chosen: Tensor) -> None:
+        """Put pool positions (B,) into the slates."""
+
+
+def pick(pool: Pool, size: int, adjust: Adjust) -> Tensor:
+    """Fill a slate greedily: at each position the pool item with the best score. Returns (B, size) item ids."""
+    taken = pool.items < 0
+    slots = []
+    for _ in range(min(size, pool.items.shape[1])):
+        chosen = adjust.scores().masked_fill(taken, -math.inf).argmax(dim=1)
+        free = ~taken.gather(1, chosen.unsqueeze(1)).squeeze(1)  # False where the pool ran out
+        slots.append(pool.items.gather(1, chosen.unsqueeze(1)).squeeze(1).where(free, -1))
+        taken = taken.scatter(1, chosen.unsqueeze(1), True)
+        adjust.add(chosen)
+    return filled(torch.stack(slots, dim=1), size)
+
+
+class Cosines:
+    """Cosine similarities between items, from a table where the catalogue is small.
+
+    Shapes: embedding (N, E) of unit length.
+    """
+
+    def __init__(self, embedding: Tensor, limit: int = GRAM_LIMIT) -> None:
+        self._embedding = embedding
+        self._table = embedding @ embedding.T if len(embedding) <= limit else None
+
+    def between(self, one: Tensor, many: Tensor) -> Tensor:
+        """Cosines of items one (B,) with items many (B, P): (B, P) float32."""
+        if self._table is not None:
+            return self._table[one.unsqueeze(1), many]
+        return torch.einsum("be,bpe->bp", self._embedding[one], self._embedding[many])

@@ -1,0 +1,305 @@
+"""The slate composer: a greedy slate of a CTR model's best candidates, steered by a low-dimensional intent.
+
+    score(i | slate) = logit_i + sum_j u_j a_j cue_j(i) + offset . v_i
+                       + u a_count [items of i's category in the slate] + u a_similarity max cos(i, slate)
+
+The intent a (A numbers) says how much each cue counts; `offset` are its last numbers and v_i the principal components
+of item i's embedding. Intent 0 is the greedy CTR ranker exactly. One unit of intent is a strong change of behaviour:
+that, and not the learning rate, decides how fast a Gaussian policy over it learns.
+Maximal marginal relevance (Carbonell & Goldstein 1998) is the case of `similarity` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from policies.base import Adjust, Cosines, PolicyInputs, Pool, candidates_of, max_candidates, pick
+from policies.features import Recent, Summary, principal
+from policies.networks import Standardizer, normal, tower
+from recsim_env.types import Observation
+
+
+@dataclass(frozen=True)
+class ComposerConfig:
+    """What the composer looks at and how it may be steered."""
+
+    pool: int = 64
+    """P, how many of the best candidates by CTR are looked at."""
+    offset_dims: int = 8
+    """Components of the item embedding that the intent can move the query along."""
+    offset_unit: float = 0.3
+    """Log-odds by which one unit of intent moves an item that is one standard deviation out along a component."""
+    summary_dims: int = 8
+    """Components of the item embedding in which the flat state describes taste."""
+
+
+# ---- cues ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CueInputs:
+    """What a cue sees. Shapes: recent (B, R) each, items (B, P) int64 without padding, category (N,)."""
+
+    observation: Observation
+    recent: Recent
+    pool: Pool
+    category: Tensor
+    slate_size: int
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Something about each candidate that a re-ranker may hold for or against it."""
+
+    unit: float
+    """Log-odds per unit of intent and of the cue."""
+    keys: tuple[str, ...]
+    """Observation keys it needs."""
+    values: Callable[[CueInputs], Tensor]
+    """(B, P) float32, finite, of the order of 1."""
+
+
+CUES: dict[str, Cue] = {}
+"""Every cue by name; a composer uses those whose keys the environment has."""
+
+
+def cue(name: str, unit: float, *keys: str) -> Callable[[Callable[[CueInputs], Tensor]], Callable[[CueInputs], Tensor]]:
+    """Register a cue: `@cue("shown", 2.0, "recent_slates")` above a function of `CueInputs`."""
+
+    def add(values: Callable[[CueInputs], Tensor]) -> Callable[[CueInputs], Tensor]:
+        CUES[name] = Cue(unit, keys, values)
+        return values
+
+    return add
+
+
+@cue("clicked", 2.0, "recent_slates", "recent_clicks")
+def clicked_category(inputs: CueInputs) -> Tensor:
+    """Recent responses in the item's category, decayed by slate."""
+    groups = int(inputs.category.max()) + 1
+    by_category = inputs.recent.by_group(inputs.category, groups, inputs.recent.clicked)
+    return by_category.gather(1, inputs.category[inputs.pool.ids])
+
+
+@cue("shown", 2.0, "recent_slates")
+def shown_category(inputs: CueInputs) -> Tensor:
+    """Recent exposures of the item's category, decayed by slate, in slates."""
+    groups = int(inputs.category.max()) + 1
+    by_category = inputs.recent.by_group(inputs.category, groups, inputs.recent.shown / inputs.slate_size)
+    return by_category.gather(1, inputs.category[inputs.pool.ids])
+
+
+@cue("repeated", 1.0, "recent_slates")
+def shown_item(inputs: CueInputs) -> Tensor:
+    """Recent exposures of the item itself, decayed by slate."""
+    return inputs.recent.of_items(inputs.pool.ids, inputs.recent.shown)
+
+
+@cue("habit", 1.0, "bought_items", "bought_counts")
+def own_purchases(inputs: CueInputs) -> Tensor:
+    """Log of one plus how often the shopper bought the item."""
+    items, counts = inputs.observation["bought_items"], inputs.observation["bought_counts"]
+    return torch.log1p(_of_bought(inputs.pool.ids, items, counts.clamp(min=0)))
+
+
+@cue("lately", 1.0, "bought_items", "bought_days")
+def bought_lately(inputs: CueInputs) -> Tensor:
+    """1 where the shopper bought the item today, e^-1 a week ago, 0 never."""
+    items, days = inputs.observation["bought_items"], inputs.observation["bought_days"]
+    return _of_bought(inputs.pool.ids, items, torch.exp(-days.clamp(0, 365) / 7.0))
+
+
+@cue("popular", 0.5, "popularity")
+def popular_item(inputs: CueInputs) -> Tensor:
+    """Log of the item's popularity less that of the pool's mean."""
+    popularity = inputs.observation["popularity"].gather(1, inputs.pool.columns)
+    logs = torch.log(popularity.clamp(min=0) + 1e-3)
+    present = inputs.pool.items >= 0
+    mean = (logs * present).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True).clamp(min=1)
+    return (logs - mean) * present
+
+
+def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
+    """values (B, M) of the remembered items bought (B, M) at items (B, P); 0 where an item was never bought."""
+    same = (items.unsqueeze(2) == bought.unsqueeze(1)).to(values.dtype)
+    return (same @ values.unsqueeze(2)).squeeze(2)
+
+
+# ---- composer --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class View:
+    """A visit as the composer sees it: all that does not depend on the intent.
+
+    Shapes: B shoppers, P pool, J cues, D offset dimensions, F features.
+    """
+
+    pool: Pool
+    cues: Tensor
+    """(B, P, J) float32, in log-odds per unit of intent."""
+    vectors: Tensor
+    """(B, P, D) float32, likewise."""
+    category: Tensor
+    """(B, P) int64."""
+    features: Tensor
+    """(B, F) float32, what a network sees."""
+
+
+class Composer:
+    """Composes slates from intents. Give it nothing but spaces, item embeddings and a ranker.
+
+    Intent: (B, A) with A = `intent_size`; `knobs` names the first numbers, `count` and `similarity` and then the
+    cues; the rest is the offset. `pool_size` is P.
+    """
+
+    def __init__(self, inputs: PolicyInputs, config: ComposerConfig | None = None) -> None:
+        self.config = config or ComposerConfig()
+        self._inputs = inputs
+        self._ranker = inputs.need_ranker("composer")
+        self._cosines = Cosines(inputs.catalog.embedding)
+        self._category = inputs.catalog.category
+        self.summary = Summary(
+            inputs.catalog, inputs.observation_space, inputs.slate_size, max(self.config.summary_dims, 1)
+        )
+        self.offset_vectors = self.config.offset_unit * principal(inputs.catalog.embedding, self.config.offset_dims)
+        self.cues = {name: cue for name, cue in CUES.items() if set(cue.keys) <= inputs.observation_space.keys()}
+        self.knobs = ("count", "similarity", *self.cues)
+        self.units = torch.tensor([2.0, 1.0, *(cue.unit for cue in self.cues.values())])  # log-odds per unit of intent
+        self.intent_size = len(self.knobs) + self.offset_vectors.shape[1]
+        most = max_candidates(inputs.observation_space, len(inputs.catalog))
+        self.pool_size = min(max(self.config.pool, inputs.slate_size), most)
+
+    @property
+    def slate_size(self) -> int:
+        """K."""
+        return self._inputs.slate_size
+
+    def intent(self, knobs: Mapping[str, float]) -> Tensor:
+        """The constant intent (A,) that puts each named knob at so many log-odds per unit of its cue, the rest at 0.
+
+        Errors: ValueError at a knob that is not 0 and that this environment does not have.
+        """
+        unknown = sorted(name for name, value in knobs.items() if name not in self.knobs and value != 0)
+        if unknown:
+            raise ValueError(f"knobs names {unknown}, but this environment has {list(self.knobs)}.")
+        intent = torch.zeros(self.intent_size)
+        for at, name in enumerate(self.knobs):
+            intent[at] = knobs.get(name, 0.0) / self.units[at]
+        return intent
+
+    @torch.no_grad()
+    def view(self, observation: Observation) -> View:
+        """Look at a visit: rank, take the pool, and work out every cue."""
+        catalog = self._inputs.catalog
+        candidates = candidates_of(observation, len(catalog))
+        pool = Pool.best(self._ranker.logits(observation), candidates, self.pool_size)
+        recent = Recent.of(observation)
+        inputs = CueInputs(observation, recent, pool, self._category, self.slate_size)
+        cues = torch.stack([cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=2)
+        return View(
+            pool,
+            cues,
+            self.offset_vectors[pool.ids],
+            self._category[pool.ids],
+            self.summary(observation, pool, recent),
+        )
+
+    def features(self, observation: Observation) -> Tensor:
+        """What a network sees of a visit: (B, F) float32."""
+        return self.view(observation).features
+
+    def compose(self, observation: Observation, intent: Tensor) -> Tensor:
+        """Slates (B, K) from intents (B, A)."""
+        return self.compose_view(self.view(observation), intent)
+
+    @torch.no_grad()
+    def compose_view(self, view: View, intent: Tensor) -> Tensor:
+        """`compose` where the visit was looked at already."""
+        units = self.units.to(intent.device)
+        in_slate = intent[:, :2] * units[:2]
+        fixed = intent[:, 2 : len(self.knobs)]
+        offset = intent[:, len(self.knobs) :]
+        scores = view.pool.logits + torch.einsum("bpj,bj->bp", view.cues, fixed)
+        scores = scores + torch.einsum("bpd,bd->bp", view.vectors, offset)
+        return pick(view.pool, self.slate_size, _Steered(view, scores, in_slate, self._cosines))
+
+
+class _Steered(Adjust):
+    """Scores as the slate fills: what stands fixed, plus the category count and the similarity to the slate."""
+
+    def __init__(self, view: View, fixed: Tensor, weights: Tensor, cosines: Cosines) -> None:
+        self._view = view
+        self._fixed = fixed  # (B, P)
+        self._of_count, self._of_similarity = weights[:, :1], weights[:, 1:]  # (B, 1) each
+        self._cosines = cosines
+        self._count = torch.zeros_like(fixed)
+        self._similarity = torch.zeros_like(fixed)
+
+    def scores(self) -> Tensor:
+        return self._fixed + self._of_count * self._count + self._of_similarity * self._similarity
+
+    def add(self, chosen: Tensor) -> None:
+        at = chosen.unsqueeze(1)
+        self._count = self._count + (self._view.category == self._view.category.gather(1, at))
+        cosine = self._cosines.between(self._view.pool.ids.gather(1, at).squeeze(1), self._view.pool.ids)
+        self._similarity = torch.maximum(self._similarity, cosine)
+
+
+# ---- the learnable policy --------------------------------------------------------------------------------------------
+
+
+class IntentActor(nn.Module):
+    """A Gaussian over intents, with a state-dependent mean that starts at 0 (greedy CTR) and a learned deviation.
+
+    Shapes: B shoppers, F features, A intent.
+        features: (B, F) float32, `Composer.features`
+        mean:     (B, A)
+    """
+
+    def __init__(
+        self, width: int, intent_size: int, hidden: tuple[int, ...], log_std: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.standardize = Standardizer(width)
+        self.tower = tower(width, hidden, intent_size, generator, gain=0.0)
+        self.log_std = nn.Parameter(torch.full((intent_size,), log_std))
+        self.draws = intent_size
+
+    def mean(self, features: Tensor) -> Tensor:
+        """(B, A)."""
+        mean: Tensor = self.tower(self.standardize(features))
+        return mean
+
+    def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
+        """Intents (B, A): the mean, or a sample by the uniform numbers draws (B, A)."""
+        mean = self.mean(observation["features"])
+        return mean if draws is None else mean + self.log_std.exp() * normal(draws)
+
+    def judge(self, observation: Observation, intent: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density of intents (B, A) and the entropy of the distribution: (B,) each."""
+        z = (intent - self.mean(observation["features"])) / self.log_std.exp()
+        log_volume = (self.log_std + 0.5 * math.log(2 * math.pi)).sum()
+        entropy = log_volume + 0.5 * len(self.log_std)
+        return -0.5 * z.square().sum(dim=1) - log_volume, entropy.expand(len(z))
+
+
+class ComposerPolicy:
+    """An `IntentActor` steering a `Composer`."""
+
+    def __init__(self, composer: Composer, actor: IntentActor, *, deterministic: bool = True) -> None:
+        self.composer = composer
+        self.actor = actor
+        self.draws = 0 if deterministic else actor.draws
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        view = self.composer.view(observation)
+        intent = self.actor.act({"features": view.features}, draws if self.draws else None)
+        return self.composer.compose_view(view, intent)

@@ -1,0 +1,152 @@
+"""A Plackett-Luce policy: the slate itself is drawn, item after item without replacement.
+
+    p(i_1 .. i_K) = prod_k exp(s_{i_k}) / sum over j not in {i_1 .. i_{k-1}} of exp(s_j)
+
+Luce 1959; Plackett 1975, "The analysis of permutations"; sampling by Gumbel top-k: Kool et al. 2019, "Stochastic beams
+and where to find them", section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from policies.base import Pool, filled
+from policies.composer import Composer, View
+from policies.networks import Standardizer, tower
+from recsim_env.types import Observation
+
+
+def sample(scores: Tensor, draws: Tensor, size: int) -> Tensor:
+    """Places in the pool, drawn without replacement, first drawn first.
+
+    Shapes: scores (B, P), -inf = absent; draws (B, P) uniform in [0, 1).
+    Returns (B, size) int64, -1 where none is left.
+    """
+    edge = 2.0**-25
+    gumbel = -torch.log(-torch.log(draws.clamp(edge, 1 - edge)))
+    return ordered(scores + gumbel, size)
+
+
+def ordered(scores: Tensor, size: int) -> Tensor:
+    """Places in the pool by score (B, P), best first: (B, size) int64, -1 where none is left."""
+    best = scores.topk(min(size, scores.shape[1]), dim=1)
+    places = best.indices.where(best.values > -math.inf, -1)
+    return torch.nn.functional.pad(places, (0, size - places.shape[1]), value=-1)
+
+
+def judge(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of ordered places, and the entropy of each pick given those before it, summed along the slate.
+
+    The expectation of the second over slates is the entropy of the distribution (chain rule), so it is an unbiased
+    estimate of it at the price of one sample.
+
+    Shapes: scores (B, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick; returns (B,) each.
+    """
+    picked = places >= 0
+    chosen = torch.nn.functional.one_hot(places.clamp(min=0), scores.shape[1]) * picked.unsqueeze(2)
+    taken = (chosen.cumsum(dim=1) - chosen) > 0  # (B, K, P): by the positions above
+    open_scores = scores.unsqueeze(1).masked_fill(taken, -math.inf)
+    # a position with nothing left gets one dummy item, so that nothing is -inf - -inf
+    open_scores = open_scores.masked_fill(~picked.unsqueeze(2), 0.0)
+    logs = open_scores.log_softmax(dim=2)
+    of_pick = logs.gather(2, places.clamp(min=0).unsqueeze(2)).squeeze(2)
+    entropy = -(logs.exp() * logs.clamp(min=-1e4)).sum(dim=2)
+    return (of_pick * picked).sum(dim=1), (entropy * picked).sum(dim=1)
+
+
+def places_of(pool: Tensor, slates: Tensor) -> Tensor:
+    """Where the items of slates (B, K) stand in the pool (B, P): (B, K) int64, -1 at a repeated or absent item."""
+    same = slates.unsqueeze(2) == pool.unsqueeze(1)  # (B, K, P)
+    repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
+    return same.to(torch.int8).argmax(dim=2).where(same.any(dim=2) & ~repeated, -1)
+
+
+@dataclass(frozen=True)
+class PlackettLuceConfig:
+    """How the scores of a Plackett-Luce policy start."""
+
+    scale: float = 6.0
+    """Inverse temperature: the scores start as this times the CTR logits."""
+
+
+class PlackettLuceActor(nn.Module):
+    """Scores of the pool from what the composer sees: s_i = scale (logit_i + cues_i . w(x) + v_i . q(x)).
+
+    w and q are networks of the features x that start at 0, so the policy starts as a softmax of the CTR logits.
+
+    Observation: B shoppers, P pool, J cues, D components.
+        features: (B, F) float32
+        pool:     (B, P) int64 item ids, -1 = absent
+        logits:   (B, P) float32, 0 where absent
+        cues:     (B, P, J) float32
+        vectors:  not in the observation: looked up by item, (N, D) float32
+    """
+
+    vectors: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        cues: int,
+        vectors: Tensor,
+        slate_size: int,
+        hidden: tuple[int, ...],
+        config: PlackettLuceConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors, persistent=False)
+        self.standardize = Standardizer(width)
+        self.tower = tower(width, hidden, cues + vectors.shape[1], generator, gain=0.0)
+        self.config = config
+        self.slate_size = slate_size
+        self._cues = cues
+
+    def scores(self, observation: Observation) -> Tensor:
+        """(B, P), -inf = absent."""
+        pool = observation["pool"].long()
+        weights = self.tower(self.standardize(observation["features"]))
+        score = observation["logits"] + torch.einsum("bpj,bj->bp", observation["cues"], weights[:, : self._cues])
+        score = score + torch.einsum("bpd,bd->bp", self.vectors[pool.clamp(min=0)], weights[:, self._cues :])
+        return (self.config.scale * score).masked_fill(pool < 0, -math.inf)
+
+    def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
+        """Slates (B, K) item ids: the most probable order, or a sample by the uniform numbers draws (B, P)."""
+        scores = self.scores(observation)
+        places = ordered(scores, self.slate_size) if draws is None else sample(scores, draws, self.slate_size)
+        slates = observation["pool"].long().gather(1, places.clamp(min=0)).where(places >= 0, -1)
+        return filled(slates, self.slate_size)
+
+    def judge(self, observation: Observation, slates: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of slates (B, K) and the entropy along them: (B,) each."""
+        return judge(self.scores(observation), places_of(observation["pool"].long(), slates.long()))
+
+
+def slate_observation(view: View) -> Observation:
+    """What a `PlackettLuceActor` sees of a visit."""
+    pool: Pool = view.pool
+    return {
+        "features": view.features,
+        "pool": pool.items,
+        "logits": pool.logits.where(pool.items >= 0, 0.0),
+        "cues": view.cues,
+    }
+
+
+class PlackettLucePolicy:
+    """A `PlackettLuceActor` on what a `Composer` sees."""
+
+    def __init__(self, composer: Composer, actor: PlackettLuceActor, *, deterministic: bool = True) -> None:
+        self.composer = composer
+        self.actor = actor
+        self.draws = 0 if deterministic else composer.pool_size
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        seen = slate_observation(self.composer.view(observation))
+        return self.actor.act(seen, draws if self.draws else None)

@@ -1,0 +1,159 @@
+"""A CTR model and the greedy ranker on it: what a shop would do without reinforcement learning.
+
+The model sees what an observation holds and learns from a log's training weeks; it never looks into the simulator.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from policies.base import Policy, PolicyInputs, Pool, Untuned, candidates_of, filled, register_policy
+from policies.composer import ComposerConfig
+from policies.pairs import BLOCKS, CODES, Items, Pairs, code_sizes
+from recsim_env.catalog import Catalog
+from recsim_env.types import Observation
+
+WEIGHTS = Path(__file__).parent / "weights" / "ctr_ranker.safetensors"
+"""The ranker of the Complete Journey environment."""
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """What a CTR model sees and how wide it is."""
+
+    blocks: tuple[str, ...]
+    """Names from `policies.pairs.BLOCKS`."""
+    codes: tuple[str, ...]
+    """Names from `policies.pairs.CODES`."""
+    width: int
+    """Numbers that the blocks make together."""
+    sizes: tuple[int, ...]
+    """Values of each code."""
+    hidden: int = 32
+    """Width of the two hidden layers."""
+    scale: float = 1.0
+    """Slope of the calibration on validation weeks: logit = scale * raw + shift."""
+    shift: float = 0.0
+    """Its intercept."""
+
+
+class CTRModel(nn.Module):
+    """Log-odds of a response: a small network over the numbers plus one learned value for every code.
+
+    Shapes: Q pairs, W numbers, L codes.
+        numbers: (Q, W) float32, raw: the model standardises them
+        codes:   (Q, L) int64
+        returns: (Q,) calibrated logits
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(config.width))
+        self.register_buffer("deviation", torch.ones(config.width))
+        self.network = nn.Sequential(
+            nn.Linear(config.width, config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, 1),
+        )
+        self.tables = nn.ModuleList([nn.Embedding(size, 1) for size in config.sizes])
+        for table in self.tables:
+            assert isinstance(table, nn.Embedding)
+            nn.init.zeros_(table.weight)
+
+    def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        logits: Tensor = self.network((numbers - self.mean) / self.deviation).squeeze(1)
+        for table, column in zip(self.tables, codes.unbind(dim=1), strict=True):
+            logits = logits + table(column).squeeze(1)
+        return logits * self.config.scale + self.config.shift
+
+
+class CTRRanker:
+    """A trained `CTRModel` on a catalogue; implements `policies.base.Ranker`."""
+
+    def __init__(self, catalog: Catalog, model: CTRModel) -> None:
+        self.items = Items.of(catalog)
+        self.model = model.to(self.items.vectors.device).eval()
+
+    @torch.no_grad()
+    def logits(self, observation: Observation) -> Tensor:
+        """Log-odds of a response for every candidate: (B, C) float32, -inf at padding."""
+        pairs = Pairs.of(observation, self.items)
+        return pairs.spread(self.model(*pair_inputs(pairs, self.model.config.blocks, self.model.config.codes)))
+
+
+def pair_inputs(pairs: Pairs, blocks: tuple[str, ...], codes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """What a `CTRModel` takes of some pairs: numbers (Q, W) float32 and codes (Q, L) int64."""
+    numbers = torch.cat([BLOCKS[name].values(pairs) for name in blocks], dim=1)
+    return numbers, torch.stack([CODES[name].values(pairs) for name in codes], dim=1)
+
+
+def config_for(items: Items, blocks: tuple[str, ...], codes: tuple[str, ...], width: int) -> RankerConfig:
+    """The configuration of a model of these inputs."""
+    sizes = code_sizes(items)
+    return RankerConfig(blocks, codes, width, tuple(sizes[name] for name in codes))
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def save_model(model: CTRModel, path: Path) -> None:
+    """Write `path` (safetensors) and the configuration beside it (`.json`), each whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+    temporary.replace(path)
+    temporary.write_text(json.dumps(asdict(model.config), indent=1) + "\n")
+    temporary.replace(path.with_suffix(".json"))
+
+
+def load_model(path: Path = WEIGHTS) -> CTRModel:
+    """Read what `save_model` wrote.
+
+    Errors: FileNotFoundError where a file is missing, TypeError at an unknown key of the configuration, RuntimeError
+    where the weights do not fit it.
+    """
+    fields = json.loads(path.with_suffix(".json").read_text())
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    config = RankerConfig(**{**fields, **lists})
+    model = CTRModel(config)
+    model.load_state_dict(load_file(path))
+    return model
+
+
+# ---- policy ----------------------------------------------------------------------------------------------------------
+
+
+class GreedyCTR:
+    """The K candidates that the ranker scores best."""
+
+    draws = 0
+
+    def __init__(self, inputs: PolicyInputs) -> None:
+        self._items = len(inputs.catalog)
+        self._slate_size = inputs.slate_size
+        self._ranker = inputs.need_ranker("greedy_ctr")
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K). By way of the pool, so that ties fall as they do in the re-rankers."""
+        logits = self._ranker.logits(observation)
+        pool = Pool.best(logits, candidates_of(observation, self._items), max(ComposerConfig.pool, self._slate_size))
+        return filled(pool.items[:, : self._slate_size], self._slate_size)
+
+
+@register_policy("greedy_ctr", Untuned)
+def greedy_ctr(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+    """Build `GreedyCTR`."""
+    return GreedyCTR(inputs)

@@ -1,0 +1,233 @@
+"""Re-rankers of a CTR model: what a shop can do about sameness without learning to.
+
+All look at the pool of the best candidates and fill the slate greedily. Their parameters come from `benchmarks.tune`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from policies.base import (
+    Adjust,
+    Cosines,
+    PolicyInputs,
+    Pool,
+    Ranker,
+    candidates_of,
+    pick,
+    register_policy,
+    tuned,
+)
+from policies.composer import Composer, ComposerConfig
+from recsim_env.catalog import Catalog
+from recsim_env.types import Observation
+
+POOL = ComposerConfig.pool
+"""P of every re-ranker: that of the composer, so that none sees more than another."""
+FLOOR = 1e-6
+"""Smallest volume that one more item may add in the determinantal point process."""
+
+
+class Reranker:
+    """Greedy over the pool of a ranker; subclasses say how the scores change as the slate fills."""
+
+    draws = 0
+
+    def __init__(self, catalog: Catalog, ranker: Ranker, slate_size: int) -> None:
+        self._catalog = catalog
+        self._ranker = ranker
+        self._slate_size = slate_size
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        candidates = candidates_of(observation, len(self._catalog))
+        pool = Pool.best(self._ranker.logits(observation), candidates, max(POOL, self._slate_size))
+        return pick(pool, self._slate_size, self.adjust(pool))
+
+    def adjust(self, pool: Pool) -> Adjust:
+        """How the scores of this pool change."""
+        raise NotImplementedError
+
+
+# ---- maximal marginal relevance --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MMRParameters:
+    """Of `MMR`."""
+
+    weight: float = tuned(1.0, 0.0, 5.0)
+    """Log-odds that a cosine of 1 to an item in the slate costs."""
+
+
+class MMR(Reranker):
+    """Maximal marginal relevance: score = logit - weight * max cosine to the slate.
+
+    Carbonell & Goldstein 1998, equation 1, with lambda = 1 / (1 + weight), divided by lambda.
+    """
+
+    def __init__(self, inputs: PolicyInputs, parameters: MMRParameters) -> None:
+        super().__init__(inputs.catalog, inputs.need_ranker("mmr"), inputs.slate_size)
+        self._cosines = Cosines(inputs.catalog.embedding)
+        self._weight = parameters.weight
+
+    def adjust(self, pool: Pool) -> Adjust:
+        """Nothing is similar to an empty slate."""
+        return _Relevance(pool, self._cosines, self._weight)
+
+
+class _Relevance(Adjust):
+    def __init__(self, pool: Pool, cosines: Cosines, weight: float) -> None:
+        self._pool, self._cosines, self._weight = pool, cosines, weight
+        self._similarity: Tensor | None = None
+
+    def scores(self) -> Tensor:
+        return self._pool.logits if self._similarity is None else self._pool.logits - self._weight * self._similarity
+
+    def add(self, chosen: Tensor) -> None:
+        item = self._pool.ids.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        cosine = self._cosines.between(item, self._pool.ids)
+        self._similarity = cosine if self._similarity is None else torch.maximum(self._similarity, cosine)
+
+
+register_policy("mmr", MMRParameters)(MMR)
+
+
+# ---- category cap ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CapParameters:
+    """Of `CategoryCap`."""
+
+    limit: int = tuned(2, 1, 10, integer=True)
+    """Most items of one category in a slate."""
+
+
+class CategoryCap(Reranker):
+    """The best logits, at most so many of a category; where that leaves positions empty, the best of the rest."""
+
+    def __init__(self, inputs: PolicyInputs, parameters: CapParameters) -> None:
+        super().__init__(inputs.catalog, inputs.need_ranker("cap"), inputs.slate_size)
+        self._limit = parameters.limit
+
+    def adjust(self, pool: Pool) -> Adjust:
+        """An empty slate has room for every category."""
+        return _Capped(pool, self._catalog.category[pool.ids], self._limit)
+
+
+class _Capped(Adjust):
+    def __init__(self, pool: Pool, category: Tensor, limit: int) -> None:
+        self._pool, self._category, self._limit = pool, category, limit
+        self._count = torch.zeros_like(category)
+        self._behind = 1e4  # log-odds: any item with room stands before any without
+
+    def scores(self) -> Tensor:
+        return self._pool.logits - self._behind * (self._count >= self._limit)
+
+    def add(self, chosen: Tensor) -> None:
+        self._count = self._count + (self._category == self._category.gather(1, chosen.unsqueeze(1)))
+
+
+register_policy("cap", CapParameters)(CategoryCap)
+
+
+# ---- determinantal point process -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DPPParameters:
+    """Of `DPP`."""
+
+    alpha: float = tuned(2.0, 0.05, 10.0)
+    """How much a log-odds counts against the log-volume of the slate."""
+
+
+class DPP(Reranker):
+    """Greedy MAP of a determinantal point process: max alpha * sum of logits + log det of the slate's cosines.
+
+    Chen, Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process", algorithm 1: with the Cholesky
+    factor kept row by row, an item's gain is log d_i^2, and after item j is taken
+    e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
+    """
+
+    def __init__(self, inputs: PolicyInputs, parameters: DPPParameters) -> None:
+        super().__init__(inputs.catalog, inputs.need_ranker("dpp"), inputs.slate_size)
+        self._cosines = Cosines(inputs.catalog.embedding)
+        self._alpha = parameters.alpha
+
+    def adjust(self, pool: Pool) -> Adjust:
+        """Every item alone has volume 1."""
+        return _Volume(pool, self._cosines, self._alpha)
+
+
+class _Volume(Adjust):
+    def __init__(self, pool: Pool, cosines: Cosines, alpha: float) -> None:
+        self._pool, self._cosines = pool, cosines
+        self._quality = alpha * pool.logits
+        self._volume = torch.ones_like(pool.logits)  # d^2, (B, P)
+        self._factor = pool.logits.new_zeros(*pool.logits.shape, 0)  # c, (B, P, items taken)
+
+    def scores(self) -> Tensor:
+        return self._quality + self._volume.clamp(min=FLOOR).log()
+
+    def add(self, chosen: Tensor) -> None:
+        at = chosen.unsqueeze(1)
+        cosine = self._cosines.between(self._pool.ids.gather(1, at).squeeze(1), self._pool.ids)
+        own = self._factor.gather(1, at.unsqueeze(2).expand(-1, -1, self._factor.shape[2]))  # (B, 1, taken)
+        root = self._volume.gather(1, at).clamp(min=FLOOR).sqrt()
+        entry = (cosine - (own * self._factor).sum(dim=2)) / root
+        self._factor = torch.cat([self._factor, entry.unsqueeze(2)], dim=2)
+        self._volume = self._volume - entry.square()
+
+
+register_policy("dpp", DPPParameters)(DPP)
+
+
+# ---- the composer with constant knobs --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConstantParameters:
+    """Of `Constant`: log-odds per unit of each cue of `policies.composer`. A knob that an environment lacks stays 0."""
+
+    count: float = tuned(-1.0, -4.0, 0.5)
+    """Per item of the same category in the slate."""
+    similarity: float = tuned(-0.5, -4.0, 0.5)
+    """Per unit of the largest cosine to the slate."""
+    clicked: float = tuned(0.0, -4.0, 2.0)
+    """Per recent response in the category."""
+    shown: float = tuned(0.0, -4.0, 2.0)
+    """Per recent slate full of the category."""
+    repeated: float = tuned(0.0, -2.0, 2.0)
+    """Per recent exposure of the item."""
+    habit: float = tuned(0.0, -1.5, 1.5)
+    """Per log of one plus own purchases."""
+    lately: float = tuned(0.0, -2.0, 2.0)
+    """Where bought today (e^-1 of it a week ago)."""
+    popular: float = tuned(0.0, -1.0, 1.0)
+    """Per log of popularity."""
+
+
+class Constant:
+    """The composer with one setting of its knobs for every shopper: what learning to adapt has to beat."""
+
+    draws = 0
+
+    def __init__(self, inputs: PolicyInputs, parameters: ConstantParameters) -> None:
+        self.composer = Composer(inputs, ComposerConfig(offset_dims=0))
+        available = {name: value for name, value in asdict(parameters).items() if name in self.composer.knobs}
+        self._intent = self.composer.intent(available)
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        view = self.composer.view(observation)
+        intent = self._intent.to(view.features.device).expand(len(view.features), -1)
+        return self.composer.compose_view(view, intent)
+
+
+register_policy("constant", ConstantParameters)(Constant)

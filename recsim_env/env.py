@@ -1,0 +1,187 @@
+"""The Gymnasium face of one shopper: a batch of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+
+from recsim_env.registration import EnvConfig, as_simulator
+from recsim_env.rendering import RENDER_MODES, Frame, Scene, arrival, draw, visit
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation, to_numpy
+
+LARGEST_SEED = 2**63 - 1
+
+
+class SlateEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.int64]]):
+    """A shopper who visits a store, is shown a slate, and comes back later or never.
+
+    One step is one visit. The items on promotion in that store and week are the candidates, the agent orders a slate
+    of K of them, the shopper responds, and a return model says after how many days they come back.
+
+    Dimensions: N catalogue items, K slate positions, C candidates (padded), H remembered slates, M remembered items,
+    G categories. An item is its row in the catalogue, 0 to N-1. Days are real numbers.
+
+    - observation: `Dict`, what a shop knows and never the shopper's hidden state
+        - `recent_slates`: int64 (H, K), the last slates as they were shown, newest slate and top position first;
+          -1 where there was none or an item was not shown
+        - `recent_clicks`: int8 (H, K), 1 = responded to
+        - `recent_days`: float32 (H,), days since that visit, 0 where there was none
+        - `candidates`: int64 (C,), the items that may be shown at this visit, padded at the end with -1
+        - and the shopper's own; for `recsim_env/CompleteJourney-v0`:
+        - `context`: float32 (8,), this visit: see `Shopper.spaces` of the shopper
+        - `bought_items`: int64 (M,), items bought before, padded with -1
+        - `bought_counts`: float32 (M,), how often each was bought
+        - `bought_days`: float32 (M,), days since each was last bought
+        - `category_counts`: float32 (G,), purchases in each category
+        - `category_days`: float32 (G,), days since the last purchase in each category, 1000 = never
+        - `placement`: int64 (C,), how the store promotes each candidate
+        - `popularity`: float32 (C,), purchases of each candidate per visit to the store's chain, trailing four weeks
+    - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any sample is accepted:
+      a repeated item, or one that is no candidate, is not shown; it gets no response and no credit for diversity.
+    - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default responses plus
+      0.3 times the intra-list distance
+    - terminated: the shopper lapsed; there is no next visit
+    - truncated: the next visit falls `horizon_days` or more after the first
+    - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight; `invalid_items` int,
+      positions that were not shown; `gap_days` float, days until the next visit; `elsewhere` float, items bought
+      outside the slate; `day` float, days since the episode began
+
+    Seeding: `reset(seed=s)` starts episode 0 under s and every later `reset()` the next episode under s, so a seed
+    fixes a whole sequence of episodes. Without any seed, the first `reset` draws one from `np_random`.
+
+    Args:
+        simulator: a registered id, an `EnvConfig`, or a simulator that nobody else steps.
+        render_mode: `ansi` for a text, `rgb_array` for a picture (H, W, 3) uint8, None for neither.
+        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the shopper.
+
+    Errors: ValueError or TypeError where an action is no (K,) array of whole numbers from 0 to N-1, and, with
+    `strict`, where an item would not be shown; `gymnasium.error.ResetNeeded` where `step` or `render` comes before
+    `reset` or `step` after the end. Each before anything changes.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 1}  # type: ignore[misc]
+
+    def __init__(
+        self, simulator: SlateSimulator | EnvConfig | str, *, render_mode: str | None = None, **options: Any
+    ) -> None:
+        self.render_mode = checked_render_mode(render_mode)
+        self.simulator = as_simulator(simulator, options)
+        self.observation_space = cast(Any, self.simulator.observation_space)
+        self.action_space = cast(Any, self.simulator.action_space)
+        self._started = False
+        self._scene: Scene | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Start an episode: the first under `seed`, or the next one where it is None. No option is known."""
+        check_options(options, known=())
+        checked = None if seed is None else checked_seeds(seed, 1)
+        super().reset(seed=seed)
+        if checked is None and self._started:
+            observation = self.simulator.reset_rows(torch.zeros(1, dtype=torch.int64))
+        else:
+            observation = self.simulator.reset(drawn_seeds(self.np_random, 1) if checked is None else checked)
+        self._started = True
+        if self.render_mode is not None:
+            self._scene = arrival(self.simulator, 0)
+        return _single(observation), {}
+
+    def step(self, action: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+        """Show the slate `action` (K,) and let the shopper react."""
+        self._check_started()
+        items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")
+        slates = torch.from_numpy(items).unsqueeze(0).to(self.simulator.device)
+        self.simulator.check(slates, name="action")
+        before = arrival(self.simulator, 0) if self.render_mode is not None else None
+        outcome = self.simulator.advance(slates)
+        if before is not None:
+            self._scene = visit(self.simulator, 0, before, slates, outcome)
+        info = {name: value.item() for name, value in outcome.info.items()}
+        observation = _single(self.simulator.observe())
+        return observation, outcome.reward.item(), bool(outcome.terminated), bool(outcome.truncated), info
+
+    def render(self) -> Frame | None:
+        """The last visit as a person would see it, in the `render_mode` of the environment."""
+        if self.render_mode is None:
+            gymnasium.logger.warn(f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}.")
+            return None
+        self._check_started()
+        assert self._scene is not None
+        return draw(self._scene, self.render_mode)
+
+    def _check_started(self) -> None:
+        if not self._started:
+            raise ResetNeeded("The environment was not reset, but step and render need reset first.")
+
+
+def _single(observation: Observation) -> dict[str, NDArray[Any]]:
+    """The observation of the only row, copied."""
+    return {name: to_numpy(value[0]) for name, value in observation.items()}
+
+
+# What both faces check, each in one sentence and before anything changes.
+
+
+def checked_items(
+    action: Any,
+    simulator: SlateSimulator,
+    shape: tuple[int, ...],
+    name: str,
+    ignored: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """`action` as an int64 copy, once its type, shape and range are right.
+
+    Shapes: shape is (K,) or (B, K); ignored (B,), rows that may hold anything and come back as item 0.
+    """
+    array = np.array(action)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has the dtype {array.dtype}, but it must hold whole numbers (int64).")
+    if array.shape != shape:
+        raise ValueError(f"{name} has the shape {array.shape}, but it must be {shape}.")
+    if ignored is not None:
+        array[ignored] = 0
+    items = len(simulator.catalog)
+    wrong = np.argwhere((array < 0) | (array >= items))
+    if len(wrong):
+        found, place = array[tuple(wrong[0])], wrong[0].tolist()
+        raise ValueError(f"{name} holds {found} at {place}, but an item is a number from 0 to {items - 1}.")
+    return array.astype(np.int64)
+
+
+def checked_render_mode(render_mode: str | None) -> str | None:
+    """The render mode, once it is known."""
+    if render_mode is not None and render_mode not in RENDER_MODES:
+        raise ValueError(f"render_mode is {render_mode!r}, but it must be None or one of {list(RENDER_MODES)}.")
+    return render_mode
+
+
+def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...]) -> None:
+    """Raise where `reset` was given an option that it does not know."""
+    unknown = sorted(set(options or ()) - set(known))
+    if unknown:
+        raise ValueError(f"options has the keys {unknown}, but reset knows {list(known) or 'none'}.")
+
+
+def checked_seeds(seed: Any, count: int) -> torch.Tensor:
+    """(count,) int64 seeds: seed, seed + 1, ... for one number, or a sequence with one seed a row."""
+    one = isinstance(seed, (int, np.integer))
+    seeds = [int(seed) + row for row in range(count)] if one else list(seed)
+    if len(seeds) != count:
+        raise ValueError(f"seed has {len(seeds)} numbers, but it must be one number or {count}, one a shopper.")
+    for row, value in enumerate(seeds):
+        if not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_SEED:
+            raise ValueError(f"seed is {value!r} in row {row}, but a seed is a whole number from 0 to 2**63 - 1.")
+    return torch.tensor([int(value) for value in seeds], dtype=torch.int64)
+
+
+def drawn_seeds(generator: np.random.Generator, count: int) -> torch.Tensor:
+    """(count,) int64 consecutive seeds from a generator, for a first reset without one."""
+    return int(generator.integers(2**31)) + torch.arange(count)

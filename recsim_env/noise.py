@@ -1,0 +1,68 @@
+"""Counter-based noise: the numbers of a shopper depend on (seed, episode, step, slot) and on nothing else.
+
+No generator is kept, so nothing can drift: the same seed gives the same episodes whatever the number of
+environments, the device, or what else has drawn random numbers in the process. The mixing function is the
+finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17),
+in wrapping 64-bit integers, which every device computes alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    """A whole number modulo 2**64, as the signed integer with the same bits."""
+    word %= 1 << 64
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+_STEP = _signed(0x9E3779B97F4A7C15)
+_EPISODE = _signed(0xD1342543DE82EF95)
+_STREAM = _signed(0xAF251AF3B0F025B5)
+_MULTIPLIER_1 = _signed(0xBF58476D1CE4E5B9)
+_MULTIPLIER_2 = _signed(0x94D049BB133111EB)
+_UNIT = 2.0**-24  # float32 holds 24 bits exactly, so every number is below 1
+
+
+def _shift(words: Tensor, bits: int) -> Tensor:
+    """Logical right shift (torch's own keeps the sign)."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(words: Tensor) -> Tensor:
+    """SplitMix64's finaliser, element by element.
+
+    Shapes: words int64 of any shape; returns the same shape, a bijection of the 64-bit words.
+    """
+    words = (words ^ _shift(words, 30)) * _MULTIPLIER_1
+    words = (words ^ _shift(words, 27)) * _MULTIPLIER_2
+    return words ^ _shift(words, 31)
+
+
+def episode_key(seeds: Tensor, episodes: Tensor, *, stream: int = 0) -> Tensor:
+    """One key an episode, for `uniform`.
+
+    Shapes: B shoppers.
+        seeds:    (B,) int64
+        episodes: (B,) int64, 0 for the first episode under a seed
+        stream:   who draws: 0 the simulator; a policy or anything else takes another number, so that its noise
+                  has nothing to do with the shopper's
+        returns:  (B,) int64
+    """
+    words = mix(seeds + _STEP) + _signed(stream * _STREAM)
+    return mix(words + (episodes + 1) * _EPISODE)
+
+
+def uniform(keys: Tensor, counter: Tensor | int, n: int) -> Tensor:
+    """Uniform numbers, each from (key, counter, slot) alone.
+
+    Shapes: B shoppers, n numbers each.
+        keys:    (B,) int64, from `episode_key`
+        counter: (B,) int64 or one int, the step of the episode
+        returns: (B, n) float32 in [0, 1), on the device of `keys`
+    """
+    words = mix(keys + (counter + 1) * _STEP)
+    slots = torch.arange(1, n + 1, device=keys.device, dtype=torch.int64) * _STEP
+    return _shift(mix(words.unsqueeze(1) + slots), 40).to(torch.float32) * _UNIT

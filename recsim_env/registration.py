@@ -1,0 +1,171 @@
+"""Presets, and `register` for environments of one's own."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+
+from recsim_env.rewards import Reward, as_reward
+from recsim_env.shoppers.base import Shopper
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import best_device
+
+ShopperFactory = Callable[..., Shopper[Any]]
+"""`factory(device: torch.device, slate_size: int, **options) -> Shopper`; its keyword arguments are its options."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """What makes an environment. Errors: ValueError or TypeError where a field is not as said."""
+
+    shopper: ShopperFactory | str | os.PathLike[str]
+    """A function (device, slate_size, **options) -> Shopper, or a folder with a fine-tuned shopper and a catalogue."""
+    reward: Reward | Mapping[str, float] = field(default_factory=Reward)
+    """The reward, or the weight of each registered term by name."""
+    slate_size: int = 10
+    """Positions in a slate."""
+    horizon_days: float = 182.0
+    """Days after its first visit at which an episode is truncated."""
+    history: int = 10
+    """Past slates in the observation."""
+    strict: bool = False
+    """Raise on a repeated item or one that is no candidate; otherwise it goes unseen and is counted."""
+    shopper_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that the shopper is built with unless the caller gives others."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.shopper) and not isinstance(self.shopper, (str, os.PathLike)):
+            raise TypeError(f"shopper is {self.shopper!r}, but it must be a function or a folder.")
+        if isinstance(self.slate_size, bool) or not isinstance(self.slate_size, int) or self.slate_size < 1:
+            raise ValueError(f"slate_size is {self.slate_size!r}, but it must be a whole number above 0.")
+        object.__setattr__(self, "reward", as_reward(self.reward))
+        object.__setattr__(self, "shopper_options", dict(self.shopper_options))
+
+
+PRESETS: dict[str, EnvConfig] = {}
+"""The configuration of every id that `register` made."""
+
+_OVERRIDES = tuple(f.name for f in fields(EnvConfig) if f.name not in ("shopper", "shopper_options"))
+
+
+def register(
+    id: str,
+    shopper: ShopperFactory | str | os.PathLike[str],
+    *,
+    reward: Reward | Mapping[str, float] | None = None,
+    slate_size: int = 10,
+    horizon_days: float = 182.0,
+    history: int = 10,
+    strict: bool = False,
+    shopper_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Make an environment of one's own known to `gymnasium.make`, `gymnasium.make_vec` and `make_simulator`.
+
+        recsim_env.register("shop/Mine-v0", "out/my-shopper", reward={"clicks": 1.0, "category_coverage": 0.5})
+        env = gymnasium.make("shop/Mine-v0")
+
+    Args:
+        id: `name-v0` or `namespace/name-v0`. An id that is taken is replaced, with Gymnasium's warning.
+        shopper and the rest: the fields of `EnvConfig`.
+
+    Errors: ValueError or TypeError where a field is not as `EnvConfig` says; FileNotFoundError where the folder is
+    missing; `gymnasium.error.Error` where Gymnasium does not accept the id.
+    """
+    config = EnvConfig(
+        shopper=shopper,
+        reward=as_reward(reward),
+        slate_size=slate_size,
+        horizon_days=horizon_days,
+        history=history,
+        strict=strict,
+        shopper_options=shopper_options or {},
+    )
+    if not callable(shopper):
+        _check_folder(shopper)
+    add_preset(id, config)
+
+
+def add_preset(id: str, config: EnvConfig) -> None:
+    """Register `config` under `id`, without a look at the folder that it may name."""
+    gymnasium.register(
+        id=id,
+        entry_point="recsim_env.env:SlateEnv",
+        vector_entry_point="recsim_env.vector:SlateVectorEnv",
+        kwargs={"simulator": id},
+    )
+    PRESETS[id] = config
+
+
+def make_simulator(id: str | EnvConfig, *, device: torch.device | str | None = None, **options: Any) -> SlateSimulator:
+    """The simulator behind a registered id, for an agent that lives in torch.
+
+    Args:
+        id: a registered id, or a configuration of one's own.
+        device: `cpu`, `cuda`, or None for the best there is.
+        options: `reward`, `slate_size`, `horizon_days`, `history`, `strict` in place of the configuration's; any other
+            goes to the shopper.
+
+    Errors: `gymnasium.error.NameNotFound` for an unknown id; TypeError for an option that neither side knows;
+    ValueError for a value out of range or a device that is not there; FileNotFoundError for a missing folder.
+    """
+    config = preset(id) if isinstance(id, str) else id
+    changes = {name: options.pop(name) for name in _OVERRIDES if name in options}
+    config = replace(config, **changes)
+    factory = _factory(config)
+    _check_known(factory, options)
+    shopper = factory(best_device(device), config.slate_size, **{**config.shopper_options, **options})
+    return SlateSimulator(
+        shopper,
+        as_reward(config.reward),
+        horizon_days=config.horizon_days,
+        history=config.history,
+        strict=config.strict,
+    )
+
+
+def preset(id: str) -> EnvConfig:
+    """The configuration of a registered id. Errors: `gymnasium.error.NameNotFound` for any other."""
+    if id not in PRESETS:
+        raise gymnasium.error.NameNotFound(f"id is {id!r}, but the registered ids are {sorted(PRESETS)}.")
+    return PRESETS[id]
+
+
+def as_simulator(source: SlateSimulator | EnvConfig | str, options: dict[str, Any]) -> SlateSimulator:
+    """What a face was given, as a simulator. Errors: TypeError for options beside a finished simulator."""
+    if not isinstance(source, SlateSimulator):
+        return make_simulator(source, **options)
+    if options:
+        raise TypeError(f"{sorted(options)} given beside a simulator, but a finished simulator takes no options.")
+    return source
+
+
+def _factory(config: EnvConfig) -> ShopperFactory:
+    if callable(config.shopper):
+        return config.shopper
+    from recsim_env.shoppers.transformer import load_shopper  # heavy, and not every environment needs it
+
+    return partial(load_shopper, _check_folder(config.shopper))
+
+
+def _check_folder(folder: str | os.PathLike[str]) -> Path:
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"shopper is {os.fspath(path)!r}, but there is no such folder with a shopper in it.")
+    return path
+
+
+def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
+    """Raise where an option is none of the factory's; its first two arguments are the device and the slate size."""
+    parameters = list(inspect.signature(factory).parameters.values())[2:]
+    known = {parameter.name for parameter in parameters}
+    unknown = sorted(options.keys() - known)
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        raise TypeError(f"{unknown} are no options here; known are {sorted(known | set(_OVERRIDES) | {'device'})}.")

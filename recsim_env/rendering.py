@@ -1,0 +1,349 @@
+"""What a person sees of a visit: a shop window with the slate, the responses, and the shopper's recent past."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsim_env.shoppers.base import Description
+from recsim_env.types import Outcome
+
+if TYPE_CHECKING:
+    from recsim_env.simulator import SlateSimulator
+
+Frame = str | NDArray[np.uint8]
+RENDER_MODES = ("ansi", "rgb_array")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One position of the slate."""
+
+    text: str
+    category: str
+    shade: int
+    """Index of the category, for its colour."""
+    price: float
+    """Currency units; NaN where unknown."""
+    shown: bool
+    """False for a repeated item, and for one that is no candidate."""
+    bought: bool
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the visit ended."""
+
+    reward: float
+    terms: dict[str, float]
+    elsewhere: int
+    gap_days: float
+    day: float
+    lapsed: bool
+    truncated: bool
+
+    @property
+    def sentence(self) -> str:
+        """What the shopper does next, in words."""
+        if self.lapsed:
+            return "lapsed: does not come back"
+        days = f"{self.gap_days:.0f} day" + ("" if round(self.gap_days) == 1 else "s")
+        return f"comes back after {days}" + (", beyond the horizon" if self.truncated else "")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that a frame shows."""
+
+    description: Description
+    """The shopper and the visit, before the slate."""
+    candidates: int
+    """How many items could have been shown."""
+    cards: tuple[Card, ...] = ()
+    """The slate, top position first; empty where the shopper has just arrived."""
+    ending: Ending | None = None
+    """None where the shopper has just arrived."""
+
+    def says(self, key: str) -> str:
+        """A string of the description, empty where the shopper model has none."""
+        value = self.description.get(key, "")
+        return value if isinstance(value, str) else ", ".join(value)
+
+    @property
+    def history(self) -> list[str]:
+        """What the shopper did lately, newest first."""
+        lines = self.description.get("history", [])
+        return [lines] if isinstance(lines, str) else lines
+
+    @property
+    def remarks(self) -> list[str]:
+        """Further strings of the description."""
+        known = ("shopper", "date", "store", "history")
+        return [f"{key}: {self.says(key)}" for key in self.description if key not in known]
+
+
+def arrival(simulator: SlateSimulator, row: int) -> Scene:
+    """The scene of a shopper who has just come in."""
+    return Scene(simulator.describe(row), _count_candidates(simulator, row))
+
+
+def visit(simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, outcome: Outcome) -> Scene:
+    """The scene of a visit that has just ended.
+
+    Shapes: slates (B, K) as they were ordered; before: the row's `arrival` taken before the step.
+    """
+    episodes = simulator.episodes
+    items = slates[row].tolist()
+    shown = (episodes.recent_slates[row, 0] >= 0).tolist()
+    bought = episodes.recent_clicks[row, 0].tolist()
+    cards = tuple(_card(simulator, *position) for position in zip(items, shown, bought, strict=True))
+    return Scene(before.description, before.candidates, cards, _ending(row, outcome))
+
+
+def draw(scene: Scene, render_mode: str) -> Frame:
+    """The scene as a text (`ansi`) or as a picture (H, W, 3) uint8 (`rgb_array`)."""
+    return as_text(scene) if render_mode == "ansi" else as_picture(scene)
+
+
+def _count_candidates(simulator: SlateSimulator, row: int) -> int:
+    return int((simulator.candidates[row] >= 0).sum())
+
+
+def _card(simulator: SlateSimulator, item: int, shown: bool, bought: bool) -> Card:
+    catalog = simulator.catalog
+    shade = int(catalog.category[item])
+    return Card(
+        text=catalog.text[item],
+        category=catalog.categories[shade].split("/")[-1],
+        shade=shade,
+        price=float(catalog.price[item]),
+        shown=shown,
+        bought=bought,
+    )
+
+
+def _ending(row: int, outcome: Outcome) -> Ending:
+    info = {name: value[row].item() for name, value in outcome.info.items()}
+    prefix = "reward_terms/"
+    return Ending(
+        reward=outcome.reward[row].item(),
+        terms={name.removeprefix(prefix): value for name, value in info.items() if name.startswith(prefix)},
+        elsewhere=int(info["elsewhere"]),
+        gap_days=info["gap_days"],
+        day=info["day"],
+        lapsed=bool(outcome.terminated[row]),
+        truncated=bool(outcome.truncated[row]),
+    )
+
+
+# The text.
+
+
+def as_text(scene: Scene) -> str:
+    """The scene as lines of text."""
+    head = "  ".join(filter(None, map(scene.says, ("date", "store", "shopper"))))
+    lines = [head, "-" * max(len(head), 40), f"{scene.candidates} items could be shown"]
+    lines += [_text_line(position, card) for position, card in enumerate(scene.cards, start=1)]
+    lines += _text_ending(scene.ending)
+    lines += scene.remarks
+    lines += ["lately:", *(f"  {line}" for line in scene.history)] if scene.history else []
+    return "\n".join(lines) + "\n"
+
+
+def _text_line(position: int, card: Card) -> str:
+    mark = "[x]" if card.bought else "[ ]" if card.shown else " - "
+    price = "" if math.isnan(card.price) else f"{card.price:8.2f}"
+    note = "" if card.shown else "  (not shown)"
+    return f"{position:3d} {mark} {textwrap.shorten(card.text, 60):60s} {price:>8s}  {card.category}{note}"
+
+
+def _text_ending(ending: Ending | None) -> list[str]:
+    if ending is None:
+        return ["no slate yet"]
+    terms = ", ".join(f"{name} {value:.2f}" for name, value in ending.terms.items())
+    return [
+        f"reward {ending.reward:.2f} ({terms}); {ending.elsewhere} more bought elsewhere in the store",
+        f"day {ending.day:.0f}: {ending.sentence}",
+    ]
+
+
+# The picture.
+
+_PAPER, _INK, _FAINT, _WHITE, _LINE = "#f7f2e8", "#22303c", "#7c8791", "#ffffff", "#e0d8c8"
+_HEADER, _GREEN, _MINT, _RED, _CREAM = "#22303c", "#2f855a", "#e8f6ee", "#b83a3a", "#fdf6e9"
+_SHADES = ("#3b6ea5", "#d98e32", "#7a5ea8", "#4d9078", "#c05a7a", "#8a7a3c", "#5b8fb9", "#b5653a", "#6d8f3f", "#8f6f9f")
+_COLUMNS, _CARD, _SPACE, _MARGIN, _SIDE, _TOP, _AWNING, _FOOT = 5, (172, 176), 12, 28, 290, 84, 46, 86
+_SCALE = 2  # drawn twice as large, then shrunk: smooth edges
+
+
+@dataclass
+class _Sheet:
+    """A Pillow image in layout units, which are pixels of the final frame."""
+
+    width: int
+    height: int
+    image: Any = field(init=False)
+    pen: Any = field(init=False)
+    fonts: dict[int, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        image, image_draw, self._font = _pillow()
+        self.image = image.new("RGB", (self.width * _SCALE, self.height * _SCALE), _PAPER)
+        self.pen = image_draw.Draw(self.image)
+
+    def box(self, x: float, y: float, w: float, h: float, fill: str, *, line: str | None = None, r: float = 0) -> None:
+        """A rectangle with round corners of radius r."""
+        area = [x * _SCALE, y * _SCALE, (x + w) * _SCALE - 1, (y + h) * _SCALE - 1]
+        self.pen.rounded_rectangle(area, r * _SCALE, fill=fill, outline=line, width=_SCALE)
+
+    def scallop(self, x: float, y: float, w: float, h: float, fill: str) -> None:
+        """A strip of awning with a round lower end."""
+        self.box(x, y, w, h - w / 2, fill)
+        self.pen.ellipse([x * _SCALE, (y + h - w) * _SCALE, (x + w) * _SCALE - 1, (y + h) * _SCALE], fill=fill)
+
+    def tick(self, x: float, y: float, r: float) -> None:
+        """A tick in a green disc of radius r around (x, y)."""
+        self.pen.ellipse([(x - r) * _SCALE, (y - r) * _SCALE, (x + r) * _SCALE, (y + r) * _SCALE], fill=_GREEN)
+        path = [(x - r * 0.45, y), (x - r * 0.1, y + r * 0.38), (x + r * 0.5, y - r * 0.38)]
+        self.pen.line([(a * _SCALE, b * _SCALE) for a, b in path], fill=_WHITE, width=int(2.4 * _SCALE), joint="curve")
+
+    def write(self, x: float, y: float, text: str, size: int, fill: str, *, bold: bool = False, at: str = "la") -> None:
+        """One line of text."""
+        stroke = {"stroke_width": 0.35 * _SCALE} if bold else {}
+        self.pen.text((x * _SCALE, y * _SCALE), text, fill=fill, font=self.font(size), anchor=at, **stroke)
+
+    def font(self, size: int) -> Any:
+        """Pillow's own font, so that a frame looks alike everywhere."""
+        if size not in self.fonts:
+            self.fonts[size] = self._font.load_default(size * _SCALE)
+        return self.fonts[size]
+
+    def wrap(self, text: str, width: float, size: int, lines: int) -> list[str]:
+        """The words of a text as at most so many lines of a width, with three dots where it goes on."""
+        out: list[str] = []
+        words = text.split()
+        while words and len(out) < lines:
+            taken = max(sum(self.fits(" ".join(words[: n + 1]), width, size) for n in range(len(words))), 1)
+            out.append(" ".join(words[:taken]))
+            words = words[taken:]
+        return [*out[:-1], self.cut(out[-1] + (" ..." if words else ""), width, size)] if out else []
+
+    def cut(self, text: str, width: float, size: int) -> str:
+        """One line that fits, with three dots where it was cut."""
+        if self.fits(text, width, size):
+            return text
+        text = text.removesuffix("...").rstrip()
+        while text and not self.fits(text + "...", width, size):
+            text = text[:-1].rstrip()
+        return text + "..."
+
+    def fits(self, text: str, width: float, size: int) -> bool:
+        """Whether one line of text is no wider than `width`."""
+        return bool(self.font(size).getlength(text) <= width * _SCALE)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The frame (H, W, 3)."""
+        return np.array(self.image.reduce(_SCALE), dtype=np.uint8)
+
+
+def _pillow() -> tuple[Any, Any, Any]:
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError("render_mode 'rgb_array' needs Pillow: pip install 'recsim-env[render]'.") from error
+    return Image, ImageDraw, ImageFont
+
+
+def as_picture(scene: Scene, slots: int = 10) -> NDArray[np.uint8]:
+    """The scene as a picture (H, W, 3) uint8. slots: how many cards an empty window has room for."""
+    positions = len(scene.cards) or slots
+    columns, rows = min(_COLUMNS, positions), math.ceil(positions / _COLUMNS)
+    window = max(columns * (_CARD[0] + _SPACE) + _SPACE, 640)
+    shelf = rows * (_CARD[1] + _SPACE) + _SPACE
+    sheet = _Sheet(2 * _MARGIN + window + _MARGIN + _SIDE, _TOP + _MARGIN + _AWNING + shelf + _FOOT + _MARGIN)
+    _draw_header(sheet, scene)
+    _draw_window(sheet, scene, _MARGIN, _TOP + _MARGIN, window, shelf + _AWNING)
+    _draw_ending(sheet, scene, _MARGIN, sheet.height - _FOOT - _MARGIN + 14, window)
+    _draw_history(sheet, scene, sheet.width - _SIDE - _MARGIN, _TOP + _MARGIN)
+    return sheet.pixels()
+
+
+def _draw_header(sheet: _Sheet, scene: Scene) -> None:
+    sheet.box(0, 0, sheet.width, _TOP, _HEADER)
+    half = sheet.width / 2 - 2 * _MARGIN
+    left = "  ·  ".join(filter(None, (scene.says("date"), scene.says("store"))))
+    right = [scene.says("shopper"), *scene.remarks]
+    sheet.write(_MARGIN, 16, sheet.cut(left, half, 22), 22, _WHITE, bold=True)
+    sheet.write(_MARGIN, 50, f"{scene.candidates} items could be shown", 15, "#c5ced6")
+    sheet.write(sheet.width - _MARGIN, 18, sheet.cut(right[0], half, 17), 17, _WHITE, at="ra")
+    sheet.write(sheet.width - _MARGIN, 50, sheet.cut("  ·  ".join(right[1:]), half, 15), 15, "#c5ced6", at="ra")
+
+
+def _draw_window(sheet: _Sheet, scene: Scene, x: float, y: float, w: float, h: float) -> None:
+    """The shop window: an awning, and the cards below it, top position first."""
+    sheet.box(x, y + 8, w, h, _WHITE, line=_LINE, r=8)
+    strips = round(w / 36)
+    for strip in range(strips):
+        sheet.scallop(x + strip * w / strips, y, w / strips, _AWNING - 6, _RED if strip % 2 == 0 else _CREAM)
+    if not scene.cards:
+        sheet.write(x + w / 2, y + h / 2, "the shopper has just come in: no slate yet", 18, _FAINT, at="mm")
+    for position, card in enumerate(scene.cards):
+        row, column = divmod(position, _COLUMNS)
+        left = x + _SPACE + column * (_CARD[0] + _SPACE)
+        _draw_card(sheet, card, position + 1, left, y + _AWNING + _SPACE + row * (_CARD[1] + _SPACE))
+
+
+def _draw_card(sheet: _Sheet, card: Card, position: int, x: float, y: float) -> None:
+    w, h = _CARD
+    fill, line = (_MINT, _GREEN) if card.bought else (_PAPER, _LINE) if card.shown else ("#eceae6", "#d3cfc7")
+    ink = _INK if card.shown else _FAINT
+    sheet.box(x, y, w, h, fill, line=line, r=8)
+    sheet.box(x + 12, y + 34, w - 24, 3, _SHADES[card.shade % len(_SHADES)] if card.shown else _FAINT)
+    sheet.write(x + 12, y + 11, str(position), 15, _FAINT, bold=True)
+    if not math.isnan(card.price):
+        sheet.write(
+            x + (w - 12 if not card.bought else w - 42), y + 11, f"{card.price:.2f}", 15, ink, at="ra", bold=True
+        )
+    for number, words in enumerate(sheet.wrap(card.text, w - 24, 15, 4)):
+        sheet.write(x + 12, y + 48 + 20 * number, words, 15, ink)
+    foot = card.category if card.shown else "not shown"
+    sheet.write(x + 12, y + h - 26, sheet.cut(foot.lower(), w - 24, 13), 13, _FAINT)
+    if card.bought:
+        sheet.tick(x + w - 22, y + 19, 11)
+
+
+def _draw_ending(sheet: _Sheet, scene: Scene, x: float, y: float, w: float) -> None:
+    """Below the window: what the visit came to, and what happens next."""
+    if scene.ending is None:
+        return
+    ending = scene.ending
+    sheet.write(x, y, f"reward {ending.reward:.2f}", 22, _INK, bold=True)
+    terms = "  ·  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in ending.terms.items())
+    sheet.write(x, y + 34, sheet.cut(terms, w * 0.58, 15), 15, _FAINT)
+    colour = _RED if ending.lapsed else _GREEN
+    sheet.write(x + w, y, sheet.cut(ending.sentence, w * 0.6, 20), 20, colour, bold=True, at="ra")
+    rest = f"day {ending.day:.0f}  ·  {ending.elsewhere} more bought elsewhere in the store"
+    sheet.write(x + w, y + 34, sheet.cut(rest, w * 0.42, 15), 15, _FAINT, at="ra")
+
+
+def _draw_history(sheet: _Sheet, scene: Scene, x: float, y: float) -> None:
+    """Beside the window: what the shopper did lately."""
+    height = sheet.height - y - _MARGIN
+    sheet.box(x, y + 8, _SIDE, height - 8, _WHITE, line=_LINE, r=8)
+    sheet.write(x + 18, y + 24, "Lately", 19, _INK, bold=True)
+    room = int((height - 80) / 20)
+    lines = [line for entry in scene.history for line in _history_lines(sheet, entry)] or [("nothing yet", _FAINT)]
+    for number, (words, colour) in enumerate(lines[:room]):
+        sheet.write(x + 18, y + 60 + 20 * number, words, 14, colour)
+
+
+def _history_lines(sheet: _Sheet, entry: str) -> list[tuple[str, str]]:
+    """An entry of the history as at most two lines, and their colours."""
+    words = sheet.wrap(entry, _SIDE - 36, 14, 2)
+    return [(line, _INK if number == 0 else _FAINT) for number, line in enumerate(words)]

@@ -1,0 +1,98 @@
+"""Who answers a slate: the protocol between the simulator and a shopper model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.types import Observation
+
+S = TypeVar("S")
+Description = dict[str, str | list[str]]
+"""How a shopper and a visit read to a person, for rendering. Keys that the pictures know: `shopper`, `date`, `store`
+(strings) and `history` (a list of lines, newest first); any further string is shown under the header."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """How B shoppers answered a slate of K positions, and how the visit ended."""
+
+    clicks: Tensor
+    """(B, K) bool, what was responded to (in a grocer's log: bought); False wherever `shown` was."""
+    probability: Tensor
+    """(B, K) float32, the chance of each before the noise; 0 wherever `shown` was False. Hidden from agents."""
+    left: Tensor
+    """(B,) bool, the shopper lapsed."""
+    days: Tensor
+    """(B,) float32, days until the next visit; until lapsing was certain, where `left`."""
+    elsewhere: Tensor
+    """(B,) float32, items bought in the same visit outside the slate."""
+
+
+class Shopper(Protocol[S]):
+    """A population of shoppers who come, answer a slate, and come back later or never.
+
+    `S` is the hidden state of B shoppers; only the shopper model looks inside. Everything random comes from `draws`,
+    uniform numbers in [0, 1) that the simulator hands in, so equal draws give equal shoppers. Row b of a result
+    depends on row b of the arguments alone. Tensors that are returned are new: no later call changes them.
+
+    Dimensions: B shoppers, K slate positions, C candidates, R rows that start again.
+    """
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items, on any device."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states and the tensors that come and go live."""
+
+    @property
+    def slate_size(self) -> int:
+        """K, the number of positions in a slate."""
+
+    @property
+    def max_candidates(self) -> int:
+        """C, the most candidates that any visit has."""
+
+    @property
+    def start_draws(self) -> int:
+        """How many uniform numbers a new shopper takes."""
+
+    @property
+    def visit_draws(self) -> int:
+        """How many uniform numbers a visit takes."""
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        """The space of each key of `observe`, for one shopper."""
+
+    def start(self, draws: Tensor) -> S:
+        """New shoppers at their first visit: who comes, when, where. draws: (B, start_draws)."""
+
+    def candidates(self, state: S) -> Tensor:
+        """(B, C) int64 distinct item ids that may be shown at this visit, padded at the end with -1."""
+
+    def observe(self, state: S) -> Observation:
+        """What the shop knows at this visit, (B, ...) each, and never the hidden state."""
+
+    def respond(self, state: S, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        """Answer a slate and move `state` in place to the next visit.
+
+        A row whose episode is over may be asked once more: its answer is thrown away, so any will do.
+
+        Shapes:
+            slates: (B, K) int64 item ids, top position first
+            shown:  (B, K) bool, False = a repeated item or no candidate: it was not seen and gets no response
+            draws:  (B, visit_draws)
+        """
+
+    def replace(self, state: S, rows: Tensor, fresh: S) -> None:
+        """Put the R shoppers of `fresh` into `rows` (R,) int64 of `state`, in place."""
+
+    def describe(self, state: S, row: int) -> Description:
+        """How one shopper and their visit read to a person."""

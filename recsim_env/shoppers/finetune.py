@@ -1,0 +1,248 @@
+"""Fit the transformer shopper to a log: examples in; calibrated weights and held-out scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainingArguments
+
+from recsim_env.catalog import Catalog
+from recsim_env.shoppers.examples import SPLITS, Collator, Examples
+from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper, SlateShopperConfig, gap_log_likelihood
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a shopper is fitted."""
+
+    pretrain_epochs: float = 3.0
+    """Passes over the whole-catalogue baskets (repeat, explore and gap heads) before any exposure is seen."""
+    epochs: float = 8.0
+    """Passes over the exposure logs and the baskets together."""
+    batch_shoppers: int = 16
+    """Shoppers in a batch; each brings its whole history."""
+    learning_rate: float = 3e-3
+    """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
+    weight_decay: float = 0.02
+    """Decoupled weight decay."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+    hidden_size: int = 64
+    """Width of visit states and item vectors."""
+    layers: int = 2
+    """Transformer blocks over the visits."""
+    window: int = 64
+    """Visits that a visit can attend to."""
+    head_size: int = 64
+    """Width of the slate head."""
+    dropout: float = 0.1
+    """Share of activations hidden in training."""
+    use_text: bool = True
+    """Start item vectors from the pretrained text encoder."""
+    use_counters: bool = True
+    """Give the heads the long-run counters."""
+    precision: str = "fp32"
+    """fp32, or bf16 for mixed precision on a GPU."""
+
+
+class ShopperIndex(Dataset[int]):
+    """The shoppers of an example set; the collator makes a batch of their histories."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < self.number:
+            raise IndexError(index)
+        return index
+
+
+class ShopperTrainer(Trainer):
+    """transformers' Trainer; also logs every part of the loss."""
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Loss of a batch; its parts are kept for the next log line."""
+        outputs = model(**inputs)
+        self.parts = {name: value.detach() for name, value in outputs.items() if value.ndim == 0 and name != "loss"}
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the parts of the last batch's loss."""
+        if "loss" in logs:
+            logs |= {f"loss_{name}": round(float(value), 4) for name, value in self.parts.items()}
+        super().log(logs, *args, **kwargs)
+
+
+def new_shopper(catalog: Catalog, config: FinetuneConfig, known: Tensor | None = None) -> SlateShopper:
+    """An unfitted shopper for a catalogue; `known` (N,) bool says which items have an id of their own (default all)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = SlateShopper(
+            SlateShopperConfig(
+                n_items=len(catalog),
+                n_categories=int(catalog.category.max()) + 1,
+                text_width=catalog.embedding.shape[1],
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                intermediate_size=4 * config.hidden_size,
+                window=config.window,
+                head_size=config.head_size,
+                dropout=config.dropout,
+                use_text=config.use_text,
+                use_counters=config.use_counters,
+            )
+        )
+    model.items.text.copy_(catalog.embedding)
+    model.items.category.copy_(catalog.category)
+    if known is not None:
+        model.items.known.copy_(known.float())
+    return model
+
+
+def fit(
+    model: nn.Module,
+    examples: Examples,
+    config: FinetuneConfig,
+    folder: Path,
+    *,
+    stage: str,
+    resume: bool = True,
+) -> None:
+    """One stage of training, with transformers' Trainer; checkpoints and TensorBoard events go to `folder/stage`.
+
+    `stage` is "pretrain" (baskets only) or "finetune" (baskets and exposure logs).
+    """
+    pretrain = stage == "pretrain"
+    epochs = config.pretrain_epochs if pretrain else config.epochs
+    if epochs <= 0:
+        return
+    output = folder / stage
+    steps = max(int(epochs * examples.n_shoppers / config.batch_shoppers), 1)
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        per_device_train_batch_size=config.batch_shoppers,
+        max_steps=steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 20,
+        bf16=config.precision == "bf16",
+        seed=config.seed,
+        logging_steps=20,
+        save_strategy="steps",
+        save_steps=max(steps // 5, 1),
+        save_total_limit=1,
+        remove_unused_columns=False,
+        report_to=["tensorboard"],
+        disable_tqdm=False,
+        dataloader_num_workers=0,
+    )
+    trainer = ShopperTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=ShopperIndex(examples.n_shoppers),
+        data_collator=Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS),
+    )
+    trainer.train(resume_from_checkpoint=resume and any(output.glob("checkpoint-*")))
+
+
+@dataclass
+class Scores:
+    """Held-out predictions.
+
+    Shapes: R rows, V visits.
+        row: (R,) index into the examples' rows; logit: (R,) calibrated
+        visit: (V,) index into the visits; gap_likelihood: (V,) log likelihood; gap_logits: (V, bins) calibrated
+    """
+
+    row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    logit: Tensor = field(default_factory=lambda: torch.zeros(0))
+    visit: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    gap_logits: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    gap_likelihood: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+def batches(examples: Examples, size: int, collator: Collator) -> Iterator[dict[str, Tensor]]:
+    """All shoppers in batches of `size`, in order."""
+    for start in range(0, examples.n_shoppers, size):
+        yield collator(range(start, min(start + size, examples.n_shoppers)))
+
+
+@torch.no_grad()
+def score(
+    model: SlateShopper,
+    examples: Examples,
+    split: str,
+    *,
+    kinds: Sequence[str] = ("case_control", "policy", "uniform"),
+    cold: Tensor | None = None,
+    batch_shoppers: int = 64,
+) -> Scores:
+    """Predict every row and gap of a split; dropout off. `cold` (N,) bool hides those items' own past."""
+    model.eval()
+    collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, explore=False)
+    found: list[tuple[Tensor, ...]] = []
+    total = -(-examples.n_shoppers // batch_shoppers)
+    for batch in tqdm(batches(examples, batch_shoppers, collator), total=total, desc=f"scoring {split}", leave=False):
+        row = batch.pop("row")
+        on_device = {name: value.to(model.device) for name, value in batch.items()}
+        out = model(**on_device)
+        learn = on_device["learn"]
+        gap_logits = out["gap_logits"][learn] + model.config.gap_calibration
+        likelihood = gap_log_likelihood(gap_logits, on_device["gap"][learn], on_device["follow_up"][learn])
+        found.append((row, model.calibrated(out["logits"]).cpu(), gap_logits.cpu(), likelihood.cpu()))
+    in_split = (examples.split == SPLITS.index(split)).nonzero().flatten()
+    row, logit, gap_logits, likelihood = (torch.cat(column) for column in zip(*found, strict=True))
+    return Scores(row, logit, in_split, gap_logits, likelihood)
+
+
+def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> dict[str, float]:
+    """Set the model's calibration on a split it was not trained on (Platt 1999): scale and shift of the slate logits,
+    fitted to the full exposure (case-control rows with weights) and the policy's slates together, and the shift of
+    the return hazards. Returns what was set."""
+    model.config.slate_calibration, model.config.gap_calibration = (1.0, 0.0), 0.0
+    scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))
+    label, weight = examples.row_label[scores.row], examples.row_weight[scores.row]
+    kind = examples.row_kind[scores.row]
+    for index in range(len(ROW_KINDS)):  # each kind of row has one vote
+        weight = torch.where(kind == index, weight / weight[kind == index].sum().clamp(min=1e-9), weight)
+    platt = torch.tensor([1.0, 0.0], requires_grad=True)
+    loss = lambda: (  # noqa: E731
+        weight * F.binary_cross_entropy_with_logits(scores.logit * platt[0] + platt[1], label, reduction="none")
+    ).sum()
+    minimise(loss, platt)
+    shift = torch.zeros(1, requires_grad=True)
+    gap, follow_up = examples.visits.gap[scores.visit].float(), examples.visits.follow_up[scores.visit].float()
+    minimise(lambda: -gap_log_likelihood(scores.gap_logits + shift, gap, follow_up).mean(), shift)
+    model.config.slate_calibration = (round(float(platt[0]), 5), round(float(platt[1]), 5))
+    model.config.gap_calibration = round(float(shift), 5)
+    return {"scale": float(platt[0]), "shift": float(platt[1]), "gap_shift": float(shift)}
+
+
+def minimise(loss: Any, parameters: Tensor) -> None:
+    """Minimise a smooth function of a few parameters, in place, with L-BFGS."""
+    optimiser = torch.optim.LBFGS([parameters], lr=0.5, max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value: Tensor = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(closure)

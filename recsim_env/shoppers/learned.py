@@ -1,0 +1,532 @@
+"""The fine-tuned shopper at work: visits, baskets and returns sampled from `SlateShopper`, one visit a step.
+
+A visit: the items of the slate are answered by the slate head; items bought before are bought again "elsewhere", by
+the same head; new items come from the explore head; the basket moves memory and encoder; the gap head says when the
+shopper is back, and one of the shopper's own stores is visited then.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import polars as pl
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
+from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.examples import Market, ints
+from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory
+from recsim_env.shoppers.replay import Visits, padded
+from recsim_env.shoppers.transformer import (
+
+    DISPLAYS,
+    GAP_EDGES,
+    LAPSE_DAYS,
+    MAILERS,
+    Cache,
+    SlateShopper,
+    visit_context,
+)
+from recsim_env.types import MAX_DAYS, Observation
+
+SHOP_FILES = (
+    "config.json",
+    "model.safetensors",
+    "catalog.parquet",
+    "embedding.safetensors",
+    "shoppers.parquet",
+    "baskets.parquet",
+    "promotions.parquet",
+    "popularity.parquet",
+)
+REMEMBERED = 128  # items bought before that a shopper can buy again outside the slate
+EXPLORED = 12  # most new items of a visit
+STORES = 8  # most stores of a shopper
+MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
+EARLIER_VISITS = 3  # visits before an episode starts
+START_DAYS = (56, 182)  # an episode starts at a shopper's first visit after a day in this range
+POPULATIONS = ("train", "evaluation", "all")
+
+
+@dataclass(frozen=True)
+class ShopperOptions:
+    """How the fine-tuned shoppers behave in a simulation."""
+
+    population: str = "train"
+    """Whose start states are used: train, evaluation (households that no agent may be trained on) or all."""
+    store_promotions: bool = False
+    """True: candidates left out of the slate keep their placement in the store, as in the log. False: the slate is
+    the promotion, and what it leaves out sells like an unpromoted item."""
+    examination: tuple[float, ...] | None = None
+    """Chance that a position is looked at, top first: an assumption (the log has no positions). None = all are."""
+
+
+@dataclass
+class LearnedState:
+    """Hidden state of B shoppers at a visit; who (B,) int64 start state, day and since (B,) float32, store (B,) int64."""
+
+    who: Tensor
+    memory: Memory
+    cache: Cache
+    day: Tensor
+    since: Tensor
+    store: Tensor
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Shoppers as they stood before the first visit of an episode.
+
+    Shapes: S shoppers. `state` holds S rows; shopper (S,) int64 number in the log; stores (S, STORES) int64 padded with
+    -1; store_shares (S, STORES) float32.
+    """
+
+    state: LearnedState
+    shopper: Tensor
+    stores: Tensor
+    store_shares: Tensor
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What a folder of a fine-tuned shopper holds, on one device and never changed.
+
+    week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a row a store-week; vectors (N, D) item
+    vectors of the model; popularity (weeks, N) float32 purchases a visit.
+    """
+
+    catalog: Catalog
+    keys: Keys
+    model: SlateShopper
+    market: Market
+    candidates: Tensor
+    week_of_day: Tensor
+    vectors: Tensor
+    item_bias: Tensor
+    popularity: Tensor
+    starts: Starts
+
+
+@functools.cache
+def load_shop(folder: Path, device: torch.device, population: str) -> Shop:
+    """Read a folder written by `benchmarks.finetune` and bring its shoppers to their start states.
+
+    Errors: FileNotFoundError where a file is missing.
+    """
+    if population not in POPULATIONS:
+        raise ValueError(f"population is {population!r}, but it must be one of {', '.join(POPULATIONS)}.")
+    for name in SHOP_FILES:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing, but a shopper's folder must hold it.")
+    catalog = Catalog.load(folder)
+    model = SlateShopper.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+    popularity = read_popularity(folder / "popularity.parquet")
+    market = Market.of(read_promotions(folder / "promotions.parquet"), popularity, len(catalog))
+    baskets = read_baskets(folder / "baskets.parquet")
+    keys = Keys.of(catalog.kind, catalog.category)
+    with torch.no_grad():
+        shoppers = read_shoppers(folder / "shoppers.parquet").sort("shopper")
+        holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
+        starts = start_states(model, keys, market, baskets, holdout, population)
+        return _on(device, catalog, keys, model, market, baskets, starts)
+
+
+def _on(
+    device: torch.device,
+    catalog: Catalog,
+    keys: Keys,
+    model: SlateShopper,
+    market: Market,
+    baskets: pl.DataFrame,
+    starts: Starts,
+) -> Shop:
+    model = model.to(device)  # type: ignore[arg-type]
+    market = Market(*(tensor.to(device) for tensor in vars(market).values()))
+    days = baskets.group_by("day").agg(pl.col("week").mode().first()).sort("day")
+    week_of_day = torch.zeros(int(days["day"].max() or 0) + 1, dtype=torch.int64)  # type: ignore[arg-type]
+    week_of_day[ints(days, "day")] = ints(days, "week")
+    return Shop(
+        catalog=catalog.to(device),
+        keys=keys.to(device),
+        model=model,
+        market=market,
+        candidates=candidate_table(market.placement),
+        week_of_day=week_of_day.cummax(0).values.to(device),
+        vectors=model.items(),
+        item_bias=model.slate_head.item_bias.weight.squeeze(1) * model.items.known,
+        popularity=torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0,
+        starts=Starts(
+            take(starts.state, slice(None), device),
+            starts.shopper.to(device),
+            starts.stores.to(device),
+            starts.store_shares.to(device),
+        ),
+    )
+
+
+def candidate_table(placement: Tensor) -> Tensor:
+    """Promoted items of each store-week: (W, N) codes -> (W, C) int16 ascending ids, padded with -1."""
+    promoted = placement > 0
+    width = max(int(promoted.sum(1).max()), 1)
+    order = promoted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    return order.where(promoted.gather(1, order), -1).to(torch.int16)
+
+
+def start_states(
+    model: SlateShopper, keys: Keys, market: Market, baskets: pl.DataFrame, holdout: Tensor, population: str
+) -> Starts:
+    """Replay every shopper up to the start of an episode.
+
+    An episode starts at the first visit to a store with promotions after a day of the shopper's own, spread evenly
+    over `START_DAYS`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
+    `holdout` (shoppers,) bool marks those kept for evaluation.
+    """
+    visits = Visits.of(baskets)
+    enough = (market.placement > 0).sum(1) >= MIN_CANDIDATES
+    open_store = enough[market.row(visits.store, visits.week)]
+    low, high = START_DAYS
+    wanted = low + (visits.shopper * 61) % (high - low)  # 61 steps through the range without a pattern
+    allowed = open_store & (visits.rank >= EARLIER_VISITS) & (visits.day >= wanted) & (visits.day <= high)
+    if population != "all":
+        allowed &= holdout[visits.shopper] == (population == "evaluation")
+    chosen = allowed.nonzero().flatten()
+    shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
+    start = chosen[torch.from_numpy(first)]
+    stores, shares = _stores(visits, open_store, torch.from_numpy(shoppers))
+    return Starts(_replayed(model, keys, visits, start), torch.from_numpy(shoppers), stores, shares)
+
+
+def _stores(visits: Visits, open_store: Tensor, shoppers: Tensor) -> tuple[Tensor, Tensor]:
+    """The stores of each shopper that have promotions, the most visited first, and their shares of the visits."""
+    frame = pl.DataFrame(
+        {"shopper": visits.shopper.numpy(), "store": visits.store.numpy(), "open": open_store.numpy()}
+    ).filter("open")
+    top = frame.group_by("shopper", "store").len().sort("shopper", "len", "store", descending=[False, True, False])
+    lists = top.group_by("shopper", maintain_order=True).agg(pl.col("store", "len").head(STORES))
+    table = pl.DataFrame({"shopper": shoppers.numpy()}).join(lists, on="shopper", how="left", maintain_order="left")
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), ints(table.with_columns(n=pl.col("store").list.len()), "n").cumsum(0)])
+    everyone = torch.arange(len(shoppers))
+    store = padded(ints(table.explode("store", "len"), "store"), starts, everyone)
+    number = padded(ints(table.explode("store", "len"), "len"), starts, everyone, fill=0).float()
+    return store, number / number.sum(1, keepdim=True)
+
+
+def _replayed(model: SlateShopper, keys: Keys, visits: Visits, start: Tensor) -> LearnedState:
+    """State of shoppers just before their visits `start` (S,)."""
+    everyone = torch.arange(len(start))
+    memory = Memory.empty(keys, len(start), REMEMBERED)
+    cache = model.empty_cache(len(start))
+    vectors = model.items()
+    for rank in range(int(visits.rank[start].max())):
+        rows = everyone[visits.rank[start] > rank]
+        visit = start[rows] - visits.rank[start[rows]] + rank
+        day = visits.day[visit].float()
+        context = visit_context(memory.tally_of(rows, day), day, visits.since[visit])
+        basket = visits.padded(visit)
+        part = take(cache, rows, vectors.device)
+        model.advance(part, model.token(vectors, basket, context), day)
+        put(cache, rows, part)
+        memory.record(rows, basket, day)
+    return LearnedState(
+        everyone, memory, cache, visits.day[start].float(), visits.since[start], visits.store[start]
+    )
+
+
+def take(state: Any, rows: Any, device: torch.device) -> Any:
+    """Rows of a state (a dataclass of tensors with the shoppers in front, or second in a cache's layers)."""
+    if isinstance(state, Cache):
+        return Cache(
+            state.keys[:, rows].to(device),
+            state.values[:, rows].to(device),
+            state.day[rows].to(device),
+            state.count[rows].to(device),
+            state.state[rows].to(device),
+        )
+    if isinstance(state, Memory):
+        table, items, tallies = state.table[rows], state.items[rows], state.tallies[rows]
+        return Memory(state.keys.to(device), table.to(device), items.to(device), tallies.to(device))
+    parts = {
+        name: take(value, rows, device) if isinstance(value, Cache | Memory) else value[rows].to(device)
+        for name, value in vars(state).items()
+    }
+    return type(state)(**parts)
+
+
+def put(state: Any, rows: Tensor, fresh: Any) -> None:
+    """Write the rows of `fresh` into `rows` (R,) of a state, in place."""
+    for name, value in vars(state).items():
+        new = getattr(fresh, name)
+        if isinstance(value, Cache | Memory):
+            put(value, rows, new)
+        elif isinstance(state, Cache) and name in ("keys", "values"):
+            value[:, rows] = new
+        elif isinstance(value, Tensor):
+            value[rows] = new
+
+
+class LearnedShopper:
+    """A population of fine-tuned shoppers (see `recsim_env.shoppers.base.Shopper` for the protocol).
+
+    Observation (one shopper; C candidates, M remembered items, G categories):
+        context:         (9,) float32 sine and cosine of the weekday, week of the year / 53, log days since the last
+                         visit, log visits, log recent visits, log recent basket size, log visits a week, log basket count
+        bought_items:    (M,) int64 items bought before, -1 padded; bought_counts (M,) float32 how often;
+        bought_days:     (M,) float32 days since the last time
+        category_counts: (G,) float32 purchases of each category; category_days (G,) float32 days since, 1000 = never
+        placement:       (C,) int64 display * 11 + mailer code of each candidate; 0 where padded
+        popularity:      (C,) float32 purchases a visit of each candidate in the last four weeks, all shoppers
+    """
+
+    start_draws = 1
+
+    def __init__(self, shop: Shop, slate_size: int, options: ShopperOptions) -> None:
+        if options.examination is not None and len(options.examination) != slate_size:
+            raise ValueError(
+                f"examination has {len(options.examination)} numbers, but it must have one for each of the "
+                f"{slate_size} positions."
+            )
+        self.shop = shop
+        self.catalog = shop.catalog
+        self.device = shop.vectors.device
+        self.slate_size = slate_size
+        self.options = options
+        self.max_candidates = shop.candidates.shape[1]
+        self.visit_draws = slate_size + REMEMBERED + 1 + EXPLORED + 3
+        self._keys = shop.keys
+        self._category_keys = slice(int(shop.keys.of_item[:-1, 2].min()), shop.keys.total)
+        self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
+        weights = options.examination or (1.0,) * slate_size
+        self._examination = torch.tensor(weights, device=self.device)
+
+    # ---- the protocol ----------------------------------------------------------------------------------------------
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        """Spaces of `observe`, one shopper."""
+        n, c, m = len(self.catalog), self.max_candidates, REMEMBERED
+        g = self._category_keys.stop - self._category_keys.start
+        box = lambda low, high, size: spaces.Box(low, high, (size,), np.float32)  # noqa: E731
+        return {
+            "context": box(-1.0, 20.0, 9),
+            "bought_items": spaces.Box(-1, n - 1, (m,), np.int64),
+            "bought_counts": box(0.0, 1e6, m),
+            "bought_days": box(0.0, MAX_DAYS, m),
+            "category_counts": box(0.0, 1e6, g),
+            "category_days": box(0.0, MAX_DAYS, g),
+            "placement": spaces.Box(0, DISPLAYS * MAILERS - 1, (c,), np.int64),
+            "popularity": box(0.0, 1e3, c),
+        }
+
+    def start(self, draws: Tensor) -> LearnedState:
+        """Shoppers drawn uniformly from the population, as they stood at the start of their episode."""
+        starts = self.shop.starts
+        who = (draws[:, 0] * len(starts.shopper)).long().clamp(max=len(starts.shopper) - 1)
+        state: LearnedState = take(starts.state, who, self.device)
+        return state
+
+    def candidates(self, state: LearnedState) -> Tensor:
+        """Catalogue items promoted in this store in this week."""
+        return self.shop.candidates[self._store_week(state)].long()
+
+    def observe(self, state: LearnedState) -> Observation:
+        """What a shop with loyalty cards knows; see the class."""
+        memory, day = state.memory, state.day
+        rows = torch.arange(len(day), device=self.device).unsqueeze(1)
+        own = memory.stats(rows, memory.items, day.unsqueeze(1))[..., 0, :]
+        held = memory.items >= 0
+        table = memory.table[:, self._category_keys]
+        bought = table[..., 0] > 0
+        candidates, week, row = self.candidates(state), self._week(state), self._store_week(state)
+        real = candidates >= 0
+        at = candidates.clamp(min=0)
+        return {
+            "context": self._shop_context(state),
+            "bought_items": memory.items.clone(),
+            "bought_counts": own[..., COUNT].where(held, 0.0),
+            "bought_days": own[..., SINCE].where(held, NEVER),
+            "category_counts": table[..., 0].clone(),
+            "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
+            "placement": self.shop.market.placement[row].gather(1, at).long().where(real, 0),
+            "popularity": self.shop.popularity[week].gather(1, at).where(real, 0.0),
+        }
+
+    @torch.no_grad()
+    def respond(self, state: LearnedState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        """Answer the slate, fill the basket, and come back later or never; moves `state` in place."""
+        k, m = self.slate_size, REMEMBERED
+        slate_draw, repeat_draw, explore_draw, gap_draw = draws.split([k, m, 1 + EXPLORED, 3], dim=1)
+        context = visit_context(state.memory.tally(state.day), state.day, state.since)
+        inside = torch.cat([state.cache.state, context], dim=1)
+        probability, repeat = self._bernoulli(state, inside, slates, shown)
+        clicks = slate_draw < probability
+        again = repeat_draw < repeat
+        new = self._explore(state, inside, slates.where(shown, -1), explore_draw)
+        basket = torch.cat([slates.where(clicks, -1), state.memory.items.where(again, -1), new], dim=1)
+        return self._leave_and_return(state, context, basket, clicks, probability, gap_draw)
+
+    def replace(self, state: LearnedState, rows: Tensor, fresh: LearnedState) -> None:
+        """Put new shoppers into some rows."""
+        put(state, rows, fresh)
+
+    def describe(self, state: LearnedState, row: int) -> Description:
+        """Date, store and the last purchases."""
+        day = int(state.day[row])
+        memory = state.memory
+        items = memory.items[row][memory.items[row] >= 0]
+        stats = memory.stats(torch.full_like(items, row), items, state.day[row].expand(len(items)))[:, 0]
+        order = stats[:, SINCE].argsort(stable=True)[:8].tolist()
+        lines = [
+            f"{int(stats[i, SINCE])} days ago · {int(stats[i, COUNT])}x · {self.catalog.text[int(items[i])]}"
+            for i in order
+        ]
+        date = datetime.date(2017, 1, 1) + datetime.timedelta(days=day)
+        return {
+            "shopper": f"household {int(self.shop.starts.shopper[state.who[row]])}",
+            "date": date.strftime("%a %d %b %Y"),
+            "store": f"store {int(state.store[row])}, week {int(self._week(state)[row])}",
+            "since": f"{int(state.since[row])} days since the last visit",
+            "history": lines,
+        }
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _week(self, state: LearnedState) -> Tensor:
+        weeks = self.shop.week_of_day
+        return weeks[state.day.long().clamp(max=len(weeks) - 1)]
+
+    def _store_week(self, state: LearnedState) -> Tensor:
+        return self.shop.market.row(state.store, self._week(state))
+
+    def _shop_context(self, state: LearnedState) -> Tensor:
+        angle = state.day * (2 * torch.pi / 7)
+        week = self._week(state) / 53.0
+        own = [angle.sin(), angle.cos(), week, torch.log1p(state.since)]
+        size = torch.log1p((state.memory.items >= 0).sum(1))
+        return torch.cat(
+            [torch.stack(own, dim=1), state.memory.tally(state.day), size.unsqueeze(1)], dim=1
+        )
+
+    def _bernoulli(self, state: LearnedState, inside: Tensor, slates: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Chance of a response to each slate item (B, K), and of buying each remembered item elsewhere (B, M)."""
+        head, memory = self.shop.model.slate_head, state.memory
+        items = torch.cat([slates, memory.items], dim=1)
+        at = items.clamp(min=0)
+        rows = torch.arange(len(items), device=self.device).unsqueeze(1)
+        placement = self.shop.market.placement[self._store_week(state)].gather(1, at).long()
+        if not self.options.store_promotions:
+            placement[:, self.slate_size :] = 0
+        query, hidden = head.shopper(inside)
+        logits = head(
+            query.unsqueeze(1),
+            hidden.unsqueeze(1),
+            self.shop.vectors[at],
+            self.shop.item_bias[at],
+            memory.stats(rows, items, state.day.unsqueeze(1)),
+            self.shop.market.item_context[self._week(state)].gather(1, at.unsqueeze(2).expand(-1, -1, 2)),
+            placement,
+        )
+        chance = torch.sigmoid(self.shop.model.calibrated(logits))
+        in_slate = self._in_slate(memory.items, slates.where(shown, -1))
+        shown_chance = chance[:, : self.slate_size] * shown * self._examination
+        return shown_chance, chance[:, self.slate_size :] * ((memory.items >= 0) & ~in_slate)
+
+    def _in_slate(self, items: Tensor, slates: Tensor) -> Tensor:
+        """(B, M) bool: which of the items stand in the slate."""
+        return (items.unsqueeze(2) == slates.unsqueeze(1)).any(2)
+
+    def _explore(self, state: LearnedState, inside: Tensor, slates: Tensor, draws: Tensor) -> Tensor:
+        """New items bought outside the slate: (B, EXPLORED) int64, -1 padded.
+
+        A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
+        """
+        promoted: Tensor | float = 0.0
+        if self.options.store_promotions:
+            promoted = (self.shop.market.placement[self._store_week(state)] > 0).float()
+        rate = self.shop.model.explore_log_rate(inside, self.shop.vectors, promoted).exp()
+        taken = torch.cat([state.memory.items, slates], dim=1)
+        width = rate.shape[1]
+        rate = torch.cat([rate, rate.new_zeros(len(rate), 1)], dim=1).scatter(1, taken.where(taken >= 0, width), 0.0)
+        cumulative = rate[:, :width].cumsum(1)
+        total = cumulative[:, -1:]
+        number = poisson(total, draws[:, :1], EXPLORED)
+        items = torch.searchsorted(cumulative, draws[:, 1:].contiguous() * total, right=True).clamp(max=width - 1)
+        twice = (items.unsqueeze(2) == items.unsqueeze(1)).tril(-1).any(2)
+        drawn = torch.arange(EXPLORED, device=self.device) < number
+        return items.where(drawn & ~twice, -1)
+
+    def _leave_and_return(
+        self,
+        state: LearnedState,
+        context: Tensor,
+        basket: Tensor,
+        clicks: Tensor,
+        probability: Tensor,
+        draws: Tensor,
+    ) -> Response:
+        model, rows = self.shop.model, torch.arange(len(basket), device=self.device)
+        model.advance(state.cache, model.token(self.shop.vectors, basket, context), state.day)
+        state.memory.record(rows, basket, state.day)
+        logits = model.gap_head(torch.cat([state.cache.state, context], dim=1)) + model.config.gap_calibration
+        days, left = sample_gap(logits, draws[:, 0], draws[:, 1])
+        state.since = days
+        state.day = state.day + days
+        state.store = self._next_store(state, draws[:, 2])
+        elsewhere = (basket >= 0).sum(1) - clicks.sum(1)
+        return Response(clicks, probability, left, days, elsewhere.float())
+
+    def _next_store(self, state: LearnedState, draw: Tensor) -> Tensor:
+        """One of the shopper's own stores that has enough promotions that week; another one on the same day."""
+        starts = self.shop.starts
+        stores, shares = starts.stores[state.who], starts.store_shares[state.who]
+        row = self.shop.market.row(stores, self._week(state).unsqueeze(1))
+        usable = shares * self._enough[row]
+        elsewhere = usable * (stores != state.store.unsqueeze(1))
+        same_day = (state.since == 0).unsqueeze(1) & (elsewhere.sum(1, keepdim=True) > 0)
+        usable = torch.where(same_day, elsewhere, usable)
+        cumulative = usable.cumsum(1)
+        total = cumulative[:, -1:]
+        pick = torch.searchsorted(cumulative, draw.unsqueeze(1) * total, right=True).clamp(max=stores.shape[1] - 1)
+        chosen = stores.gather(1, pick).squeeze(1)
+        return chosen.where(total.squeeze(1) > 0, state.store)
+
+
+def poisson(rate: Tensor, draw: Tensor, most: int) -> Tensor:
+    """Poisson counts by inversion: rate (B, 1), draw (B, 1) uniform -> (B, 1) int64, at most `most`."""
+    count = torch.arange(most, device=rate.device)
+    log_chance = count * rate.clamp(min=1e-9).log() - rate - torch.lgamma(count + 1.0)
+    return (draw >= log_chance.exp().cumsum(1)).sum(1, keepdim=True)
+
+
+def sample_gap(logits: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
+    """Days until the next visit (B,) float32 and who lapsed (B,) bool, by inversion of the hazards.
+
+    Shapes: logits (B, bins); draw and within (B,) uniform. A bin's days are equally likely.
+    """
+    stay = torch.cumsum(torch.nn.functional.logsigmoid(-logits), dim=1).exp()
+    left_bin = (draw.unsqueeze(1) >= 1.0 - stay).sum(1)
+    edges = torch.tensor([*GAP_EDGES, LAPSE_DAYS + 1], device=logits.device, dtype=logits.dtype)
+    left = left_bin >= len(GAP_EDGES)
+    place = left_bin.clamp(max=len(GAP_EDGES) - 1)
+    days = edges[place] + torch.floor(within * (edges[place + 1] - edges[place]))
+    return days.where(~left, float(LAPSE_DAYS)), left
+
+
+def load_shopper(
+    folder: str | Path, device: torch.device, slate_size: int = 10, **options: Any
+) -> LearnedShopper:
+    """Shoppers from a folder of `benchmarks.finetune`; `options` are the fields of `ShopperOptions`.
+
+    Errors: TypeError on an unknown option; ValueError on a bad one; FileNotFoundError where a file is missing.
+    """
+    chosen = ShopperOptions(**options)
+    return LearnedShopper(load_shop(Path(folder).resolve(), device, chosen.population), slate_size, chosen)
+
+

@@ -1,0 +1,505 @@
+"""The fine-tuned shopper: a causal transformer over visits, counters, and heads for slate, basket and return.
+
+    visit -> token -> encoder -> state -+-> slate head   chance of a response for each shown item
+                                        +-> explore head purchase rate of items never bought before
+                                        +-> gap head     hazard of coming back after d days
+
+Items bought before are scored by the slate head too ("repeat or explore", Ren et al. 2019, RepeatNet, eq. 1), so the
+three heads together give the likelihood of a whole basket.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from recsim_env.shoppers.memory import COUNT, INTERVAL, LEVELS, NEVER, RECENT, SINCE
+
+GAP_EDGES = (*range(15), 15, 18, 21, 25, 28, 35, 42, 49)  # first day of each hazard bin; the last ends on LAPSE_DAYS
+LAPSE_DAYS = 56  # a shopper who stayed away longer is gone
+DISPLAYS, MAILERS = 10, 11  # placement = display * MAILERS + mailer
+CONTEXT = 4 + 7 + 1  # rhythm (memory.tally), day of the week, log days since the last visit
+ITEM_CONTEXT = 2  # trailing popularity and discount of an item in a week
+SINCE_BUCKETS = 29 + 12  # single days up to four weeks, then steps of a quarter octave; the last is "never"
+ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
+LOSS_WEIGHTS = {"case_control": 1.0, "policy": 1.0, "uniform": 0.1, "repeat": 1.0, "gap": 0.3, "explore": 0.02}
+LAG_EDGES = (1, 2, 3, 5, 8, 14, 21, 35, 70, 140)  # days between two visits, as the attention sees them
+
+
+class SlateShopperConfig(PreTrainedConfig):
+    """Configuration of `SlateShopper`.
+
+    Args:
+        n_items, n_categories: size of the catalogue
+        text_width: width of the text embeddings that the item vectors start from
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over visits
+        window: visits that a visit can attend to, itself among them
+        head_size: width of the slate head
+        use_text, use_counters: False removes the input (ablations)
+        dropout, id_dropout, unknown_dropout: training only; chance to hide activations, an item's id, an item's whole past
+        slate_calibration: scale and shift of the slate logits, fitted on validation weeks
+        explore_calibration, gap_calibration: shift of the log rates and of the log hazards, likewise
+    """
+
+    model_type = "slate_shopper"
+
+    def __init__(
+        self,
+        n_items: int = 8,
+        n_categories: int = 2,
+        text_width: int = 384,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 256,
+        window: int = 64,
+        head_size: int = 64,
+        use_text: bool = True,
+        use_counters: bool = True,
+        dropout: float = 0.1,
+        id_dropout: float = 0.15,
+        unknown_dropout: float = 0.1,
+        slate_calibration: tuple[float, float] = (1.0, 0.0),
+        explore_calibration: float = 0.0,
+        gap_calibration: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.n_items = n_items
+        self.n_categories = n_categories
+        self.text_width = text_width
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.window = window
+        self.head_size = head_size
+        self.use_text = use_text
+        self.use_counters = use_counters
+        self.dropout = dropout
+        self.id_dropout = id_dropout
+        self.unknown_dropout = unknown_dropout
+        self.slate_calibration = slate_calibration
+        self.explore_calibration = explore_calibration
+        self.gap_calibration = gap_calibration
+
+
+@dataclass
+class Cache:
+    """Keys and values of the last visits, a ring of W = `window` places a shopper.
+
+    Shapes: A layers, B shoppers, H heads.
+        keys, values: (A, B, W, hidden) float32
+        day:          (B, W) float32 of the visit in each place, -inf where empty
+        count:        (B,) int64 visits seen
+        state:        (B, hidden) encoder output after the last visit
+    """
+
+    keys: Tensor
+    values: Tensor
+    day: Tensor
+    count: Tensor
+    state: Tensor
+
+
+class ItemTower(nn.Module):
+    """Item vectors: text + category + an id of its own for items seen in training.
+
+    Shapes: N items. `text` (N, text_width) and `known` (N,) are buffers; returns (N, hidden).
+    """
+
+    text: Tensor
+    category: Tensor
+    known: Tensor
+
+    def __init__(self, config: SlateShopperConfig) -> None:
+        super().__init__()
+        n, d = config.n_items, config.hidden_size
+        self.config = config
+        self.register_buffer("text", torch.zeros(n, config.text_width))
+        self.register_buffer("category", torch.zeros(n, dtype=torch.int64))
+        self.register_buffer("known", torch.ones(n))
+        self.text_projection = nn.Linear(config.text_width, d, bias=False)
+        self.category_embedding = nn.Embedding(config.n_categories, d)
+        self.id_embedding = nn.Embedding(n, d)
+        self.norm = nn.LayerNorm(d)
+
+    def forward(self, id_kept: Tensor | None = None, text: Tensor | None = None) -> Tensor:
+        """Vectors of all items; `id_kept` (N,) 0/1 hides ids, `text` (N, text_width) replaces the stored embeddings."""
+        kept = self.known if id_kept is None else self.known * id_kept
+        vectors = self.category_embedding(self.category) + kept.unsqueeze(1) * self.id_embedding.weight
+        if self.config.use_text:
+            vectors = vectors + self.text_projection(self.text if text is None else text)
+        return self.norm(vectors)
+
+
+class Block(nn.Module):
+    """Pre-norm attention over visits and a feed-forward layer; attention knows the days between two visits.
+
+    Shapes: B shoppers, T queries, S places, D hidden.
+        x (B, T, D); memory: keys and values (B, S, D); bias (B, heads, T, S), -inf where not visible; returns (B, T, D)
+    """
+
+    def __init__(self, config: SlateShopperConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.attention_norm = nn.LayerNorm(d)
+        self.qkv = nn.Linear(d, 3 * d)
+        self.out = nn.Linear(d, d)
+        self.lag_bias = nn.Embedding(len(LAG_EDGES) + 1, self.heads)
+        self.feed_norm = nn.LayerNorm(d)
+        self.feed_in = nn.Linear(d, config.intermediate_size)
+        self.feed_out = nn.Linear(config.intermediate_size, d)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of visits, each (B, T, D)."""
+        query, key, value = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        return query, key, value
+
+    def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor) -> Tensor:
+        """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
+        bias = self.lag_bias(lag).permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
+        split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
+        seen = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=bias)
+        x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
+
+
+class SlateHead(nn.Module):
+    """Chance of a response: shopper state x item vector, counters, placement; each position on its own.
+
+    One logit a position and no softmax over the slate: a visit often has several purchases.
+    """
+
+    def __init__(self, config: SlateShopperConfig) -> None:
+        super().__init__()
+        d, h = config.hidden_size, config.head_size
+        self.config = config
+        self.query = nn.Linear(d + CONTEXT, d)
+        self.of_shopper = nn.Linear(d + CONTEXT, h)
+        self.of_item = nn.Linear(d, h, bias=False)
+        self.of_stats = nn.Linear(LEVELS * 4 + 1, h, bias=False)
+        self.of_since = nn.ModuleList([nn.Embedding(SINCE_BUCKETS, h) for _ in range(LEVELS)])
+        self.of_item_context = nn.Linear(ITEM_CONTEXT, h, bias=False)
+        self.display = nn.Embedding(DISPLAYS, h)
+        self.mailer = nn.Embedding(MAILERS, h)
+        self.middle = nn.Linear(h, h // 2)
+        self.last = nn.Linear(h // 2, 1)
+        self.item_bias = nn.Embedding(config.n_items, 1)
+
+    def shopper(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Query (..., D) and hidden part (..., head) of states (..., D + CONTEXT), to be shared by all their items."""
+        return self.query(state) / math.sqrt(self.config.hidden_size), self.of_shopper(state)
+
+    def forward(
+        self,
+        query: Tensor,
+        hidden: Tensor,
+        vector: Tensor,
+        bias: Tensor,
+        stats: Tensor,
+        item_context: Tensor,
+        placement: Tensor,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (...,).
+
+        Shapes: query (..., D), hidden (..., head), vector (..., D), bias (...,), stats (..., LEVELS, STATS),
+        item_context (..., ITEM_CONTEXT), placement (...,) int64, known (...,) 0 where the item's own past is hidden.
+        """
+        hidden = hidden + self.of_item(vector)
+        hidden = hidden + self.display(placement // MAILERS) + self.mailer(placement % MAILERS)
+        hidden = hidden + self._counters(stats, item_context, known)
+        score = self.last(F.gelu(self.middle(F.gelu(hidden)))).squeeze(-1)
+        return score + (query * vector).sum(-1) + bias
+
+    def _counters(self, stats: Tensor, item_context: Tensor, known: Tensor | None) -> Tensor:
+        if not self.config.use_counters:
+            return self.of_item_context(item_context)
+        features = counter_features(stats)
+        own = torch.ones_like(features[..., 0, :1]) if known is None else known.unsqueeze(-1)
+        bucket = since_bucket(stats[..., SINCE])
+        hidden = self.of_stats(torch.cat([features[..., 0, :] * own, features[..., 1:, :].flatten(-2), own], dim=-1))
+        hidden = hidden + self.of_since[0](bucket[..., 0]) * own
+        hidden = hidden + self.of_since[1](bucket[..., 1]) + self.of_since[2](bucket[..., 2])
+        return hidden + self.of_item_context(item_context * own)
+
+
+class GapHead(nn.Module):
+    """Censored discrete hazard of the next visit (Tutz & Schmid 2016, eq. 3.1): one logit a bin of days."""
+
+    def __init__(self, config: SlateShopperConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.hidden_size + CONTEXT, config.head_size)
+        self.outer = nn.Linear(config.head_size, len(GAP_EDGES))
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Hazard logits (..., bins) from states (..., D + CONTEXT)."""
+        logits: Tensor = self.outer(F.gelu(self.inner(state)))
+        return logits
+
+
+class SlateShopper(PreTrainedModel):
+    """Transformer shopper; `benchmarks.finetune` trains it, `recsim_env.shoppers.learned` lets it shop.
+
+    See the module docstring for the parts. In `eval()` mode the probabilities are calibrated.
+    """
+
+    config_class = SlateShopperConfig
+    config: SlateShopperConfig
+    main_input_name = "token"
+
+    def __init__(self, config: SlateShopperConfig) -> None:
+        super().__init__(config)
+        d = config.hidden_size
+        self.items = ItemTower(config)
+        self.of_size = nn.Linear(1, d)
+        self.of_context = nn.Linear(CONTEXT, d)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_hidden_layers)])
+        self.final_norm = nn.LayerNorm(d)
+        self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits
+        self.slate_head = SlateHead(config)
+        self.explore_query = nn.Linear(d + CONTEXT, d)
+        self.explore_bias = nn.Embedding(config.n_items, 1)
+        self.explore_shift = nn.Parameter(torch.full((1,), -8.0))
+        self.explore_placement = nn.Linear(1, 1, bias=False)
+        self.gap_head = GapHead(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.5 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, SlateShopper):
+            nn.init.constant_(module.explore_shift, -8.0)
+            nn.init.zeros_(module.newcomer)
+            nn.init.constant_(module.slate_head.last.bias, -4.0)
+
+    # ---- visits in, states out -------------------------------------------------------------------------------------
+
+    def token(self, vectors: Tensor, basket: Tensor, context: Tensor) -> Tensor:
+        """Token of a visit: what was bought and when.
+
+        Shapes: vectors (N, D), basket (..., L) int64 padded with -1, context (..., CONTEXT). Returns (..., D).
+        """
+        bought = (basket >= 0).to(vectors.dtype)
+        size = bought.sum(-1, keepdim=True)
+        flat, weights = basket.clamp(min=0).flatten(0, -2), bought.flatten(0, -2)
+        total = F.embedding_bag(flat, vectors, mode="sum", per_sample_weights=weights).view(*size.shape[:-1], -1)
+        mean = total / size.clamp(min=1).sqrt()
+        return self.dropout(mean + self.of_size(torch.log1p(size)) + self.of_context(context))
+
+    def encode(self, token: Tensor, day: Tensor, present: Tensor) -> Tensor:
+        """States after each visit, all at once.
+
+        Shapes: token (B, T, D), day (B, T) non-decreasing, present (B, T) bool (False = padding at the end).
+        Returns (B, T, D). A visit sees itself and the `window` - 1 before it.
+        """
+        order = torch.arange(day.shape[1], device=day.device)
+        distance = order.unsqueeze(1) - order.unsqueeze(0)
+        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0) & present.unsqueeze(1)
+        visible = visible | (distance == 0).unsqueeze(0)  # padding sees itself: no row of the softmax is empty
+        lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
+        x = token
+        for block in self.blocks:
+            x = block(x, *block.project(x), lag, visible)
+        return self.final_norm(x)
+
+    def empty_cache(self, shoppers: int) -> Cache:
+        """Cache of shoppers without visits."""
+        c, device = self.config, self.device
+        shape = (c.num_hidden_layers, shoppers, c.window, c.hidden_size)
+        return Cache(
+            torch.zeros(shape, device=device),
+            torch.zeros(shape, device=device),
+            torch.full((shoppers, c.window), -math.inf, device=device),
+            torch.zeros(shoppers, dtype=torch.int64, device=device),
+            self.newcomer.detach().expand(shoppers, -1).clone(),
+        )
+
+    def advance(self, cache: Cache, token: Tensor, day: Tensor) -> None:
+        """Add one visit to each shopper, in place: token (B, D), day (B,). The cost does not grow with the history."""
+        rows = torch.arange(len(token), device=token.device)
+        place = cache.count % self.config.window
+        cache.day[rows, place] = day
+        lag = lag_bucket((day.unsqueeze(1) - cache.day).clamp(max=NEVER)).unsqueeze(1)
+        visible = cache.day.isfinite().unsqueeze(1)
+        x = token.unsqueeze(1)
+        for layer, block in enumerate(self.blocks):
+            query, key, value = block.project(x)
+            cache.keys[layer, rows, place] = key.squeeze(1)
+            cache.values[layer, rows, place] = value.squeeze(1)
+            x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
+        cache.count += 1
+        cache.state = self.final_norm(x.squeeze(1))
+
+    def forward(self, text: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch of whole histories; `finetune.Collator` makes it.
+
+        Shapes: B shoppers, T visits (padded), R scored rows, Z first purchases.
+            basket (B, T, L) int64; day, since (B, T) float32; rhythm (B, T, 4); present, learn (B, T) bool, `learn`
+            where losses count; gap, follow_up (B, T) float32 days; row_at (R,) int64 index b * T + t; row_item,
+            row_placement, row_kind (R,) int64; row_label, row_offset (R,) float32, the offset being the log of how much
+            rarer non-responses were sampled; row_stats (R, LEVELS, STATS); row_context (R, ITEM_CONTEXT);
+            first_visit (B, N) rank of the first purchase; promoted (B * T, N) bool; new_at, new_item (Z,) int64
+            text (N, text_width): replaces the stored text embeddings, to train a text encoder
+        Returns `loss` (), its parts, `logits` (R,) uncalibrated and `gap_logits` (B, T, bins).
+        """
+        id_kept, known = self._hidden_items(batch["row_item"])
+        vectors = self.items(id_kept, text)
+        context = visit_context(batch["rhythm"], batch["day"], batch["since"])
+        after = self.encode(self.token(vectors, batch["basket"], context), batch["day"], batch["present"])
+        start = self.newcomer.expand(len(after), 1, -1)
+        before = torch.cat([torch.cat([start, after[:, :-1]], dim=1), context], dim=-1)
+        logits = self._row_logits(vectors, id_kept, known, before.flatten(0, 1), batch, text)
+        gap_logits = self.gap_head(torch.cat([after, context], dim=-1))
+        losses = self._row_losses(logits, batch)
+        likelihood = gap_log_likelihood(gap_logits, batch["gap"], batch["follow_up"])
+        losses["gap"] = -likelihood[batch["learn"]].mean()
+        if "new_at" in batch:
+            losses["explore"] = self._explore_loss(vectors, before.flatten(0, 1), batch)
+        loss = sum((LOSS_WEIGHTS[name] * value for name, value in losses.items()), torch.zeros((), device=self.device))
+        return {"loss": loss, **losses, "logits": logits, "gap_logits": gap_logits}
+
+    def _hidden_items(self, row_item: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Training only: which ids are hidden in this step (N,), and rows (R,) whose item is wholly unknown (0)."""
+        if not self.training:
+            return None, None
+        keep = torch.rand(self.config.n_items, device=self.device) >= self.config.id_dropout
+        known = torch.rand(row_item.shape, device=self.device) >= self.config.unknown_dropout
+        return keep.float(), known.float()
+
+    def _row_logits(
+        self,
+        vectors: Tensor,
+        id_kept: Tensor | None,
+        known: Tensor | None,
+        states: Tensor,
+        batch: dict[str, Tensor],
+        text: Tensor | None,
+    ) -> Tensor:
+        items, at = batch["row_item"], batch["row_at"]
+        known = batch.get("row_known", known)
+        id_shown = self.items.known if id_kept is None else self.items.known * id_kept
+        bias = self.slate_head.item_bias.weight.squeeze(1) * id_shown
+        row_vectors, row_bias = vectors[items], bias[items]
+        if known is not None:
+            nameless = self.items(torch.zeros_like(self.items.known), text)
+            row_vectors = torch.where(known.unsqueeze(1) > 0, row_vectors, nameless[items])
+            row_bias = row_bias * known
+        query, hidden = self.slate_head.shopper(states)
+        logits: Tensor = self.slate_head(
+            query[at],
+            hidden[at],
+            row_vectors,
+            row_bias,
+            batch["row_stats"],
+            batch["row_context"],
+            batch["row_placement"],
+            known,
+        )
+        return logits
+
+    def _row_losses(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean binary cross-entropy of each kind of row; sampled non-responses are put right by the offset."""
+        counted = batch["learn"].flatten()[batch["row_at"]].to(logits.dtype)
+        each = F.binary_cross_entropy_with_logits(logits + batch["row_offset"], batch["row_label"], reduction="none")
+        kinds = batch["row_kind"]
+        total = torch.zeros(len(ROW_KINDS), device=logits.device).index_add(0, kinds, each * counted)
+        number = torch.zeros(len(ROW_KINDS), device=logits.device).index_add(0, kinds, counted)
+        return dict(zip(ROW_KINDS, (total / number.clamp(min=1)).unbind(), strict=True))
+
+    def _explore_loss(self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Poisson process over the items not bought before: sum of rates minus log rates of the purchases."""
+        learn = batch["learn"].flatten()
+        times = torch.arange(batch["learn"].shape[1], device=states.device)
+        fresh = (batch["first_visit"].unsqueeze(1) >= times.view(1, -1, 1)).flatten(0, 1)[learn]
+        log_rate = self.explore_log_rate(states[learn], vectors, batch["promoted"][learn].to(states.dtype))
+        position = learn.long().cumsum(0) - 1
+        bought = learn[batch["new_at"]]
+        hits = log_rate[position[batch["new_at"][bought]], batch["new_item"][bought]].sum()
+        return ((log_rate.exp() * fresh).sum() - hits) / learn.sum().clamp(min=1)
+
+    # ---- states in, behaviour out ----------------------------------------------------------------------------------
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Slate logits after recalibration on the validation weeks."""
+        scale, shift = self.config.slate_calibration
+        return logits * scale + shift
+
+    def explore_log_rate(self, state: Tensor, vectors: Tensor, promoted: Tensor | float = 0.0) -> Tensor:
+        """Log rate at which a shopper buys each item for the first time in a visit.
+
+        Shapes: state (..., D + CONTEXT), vectors (N, D), promoted (..., N) 0/1. Returns (..., N).
+        """
+        query = self.explore_query(state) / math.sqrt(self.config.hidden_size)
+        bias = self.items.known * self.explore_bias.weight.squeeze(1) + self.explore_shift
+        rate: Tensor = query @ vectors.T + (bias + self.config.explore_calibration)
+        return rate + promoted * self.explore_placement.weight.squeeze()
+
+
+def counter_features(stats: Tensor) -> Tensor:
+    """(..., LEVELS, STATS) raw counters -> (..., LEVELS, 4): log count, log recent count, log days since, phase.
+
+    The phase is days since the last purchase over the usual interval, at most 4; 0 before the second purchase.
+    """
+    count, recent = stats[..., COUNT], stats[..., RECENT]
+    since, interval = stats[..., SINCE], stats[..., INTERVAL]
+    phase = torch.where(interval > 0, (since / interval.clamp(min=0.5)).clamp(max=4.0), 0.0)
+    gone = torch.log1p(since.clamp(min=0.0, max=400.0)) / 3.0
+    return torch.stack([torch.log1p(count), torch.log1p(recent) * 1.5, gone, phase], dim=-1)
+
+
+def since_bucket(since: Tensor) -> Tensor:
+    """Bucket of days since a purchase: single days to four weeks, then quarter octaves, the last one = never."""
+    late = 29 + (torch.log2(since.clamp(min=29.0) / 29.0) * 4.0)
+    bucket = torch.where(since < 29, since.clamp(min=0.0), late.clamp(max=SINCE_BUCKETS - 2.0))
+    return bucket.where(since < NEVER, SINCE_BUCKETS - 1.0).long()
+
+
+def lag_bucket(lag: Tensor) -> Tensor:
+    """Bucket of days between two visits."""
+    return torch.bucketize(lag.clamp(min=0.0), torch.tensor(LAG_EDGES, dtype=lag.dtype, device=lag.device), right=True)
+
+
+def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:
+    """What surrounds a visit: rhythm (..., 4) from the memory, day (...,), days since the last visit (...,).
+
+    Returns (..., CONTEXT) float32. Day 0 is the log's first day, a Sunday in the Complete Journey data.
+    """
+    weekday = F.one_hot((day % 7).long(), 7).to(rhythm.dtype)
+    return torch.cat([rhythm, weekday, torch.log1p(gap.clamp(min=0.0, max=120.0)).unsqueeze(-1)], dim=-1)
+
+
+def gap_log_likelihood(logits: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor:
+    """Log likelihood of the next visit: `gap` days away, or (gap < 0) not within `follow_up` days.
+
+    Shapes: logits (..., bins), gap and follow_up (...,) in days; returns (...,). A gap beyond `LAPSE_DAYS` counts as
+    surviving all bins. A censored visit survives the bins that ended before the follow-up did.
+    """
+    edges = torch.tensor([*GAP_EDGES, LAPSE_DAYS + 1], dtype=gap.dtype, device=gap.device)
+    stay = F.logsigmoid(-logits)
+    bins = torch.arange(len(GAP_EDGES), device=gap.device)
+    seen = gap >= 0
+    last = torch.where(seen, gap, follow_up)
+    # first bin that the visit did not survive; for a censored one, the first that was not watched to its end
+    end = torch.bucketize(torch.where(seen, last, last + 1), edges, right=True) - 1
+    survived = (stay * (bins < end.unsqueeze(-1))).sum(-1)
+    returned = seen & (end < len(GAP_EDGES))
+    hit = F.logsigmoid(logits).gather(-1, end.clamp(max=len(GAP_EDGES) - 1).unsqueeze(-1)).squeeze(-1)
+    return survived + torch.where(returned, hit, 0.0)

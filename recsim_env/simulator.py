@@ -1,0 +1,319 @@
+"""The batched core: B shoppers, one slate each, one visit a step.
+
+`SlateEnv` and `SlateVectorEnv` are two thin faces of it; an agent that lives in torch uses it directly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from torch import Tensor
+
+from recsim_env import noise
+from recsim_env.rewards import Reward, RewardInputs
+from recsim_env.shoppers.base import Response, Shopper
+from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Where B episodes stand. Every tensor is replaced, never written into, so what was handed out stays as it was."""
+
+    seed: Tensor
+    """(B,) int64."""
+    number: Tensor
+    """(B,) int64, 0 for the first episode under a seed."""
+    visit: Tensor
+    """(B,) int64, visits so far."""
+    day: Tensor
+    """(B,) float32, days since the episode began."""
+    ended: Tensor
+    """(B,) bool, the shopper lapsed or the horizon ended, and the row was not reset since."""
+    recent_slates: Tensor
+    """(B, H, K) int64, newest first; -1 where nothing was shown."""
+    recent_clicks: Tensor
+    """(B, H, K) bool."""
+    recent_days: Tensor
+    """(B, H) float32, days since that visit; 0 where there is none."""
+
+
+class SlateSimulator:
+    """B shoppers who each meet one slate a step.
+
+    Args:
+        shopper: who answers; its catalogue, slate size and device are the simulator's.
+        reward: the weighted reward terms.
+        horizon_days: an episode is truncated at the first visit this many days or more after its first.
+        history: H, how many slates the shop remembers.
+        strict: raise on a repeated item or one that is no candidate, where otherwise it goes unseen and is counted.
+
+    Dimensions: B shoppers, H remembered slates, K positions, C candidates, N items.
+
+    Observation (`observation_space` is that of one shopper; tensors have B in front):
+        recent_slates: (H, K) int64, items as they were shown, newest slate and top position first; -1 = nothing shown
+        recent_clicks: (H, K) int8, 1 = responded to
+        recent_days:   (H,) float32, days since that visit, 0 where there is none
+        candidates:    (C,) int64, the items that may be shown now, padded at the end with -1
+        and the shopper's own keys.
+    Action (`action_space`): (K,) item ids 0..N-1, top position first.
+
+    Randomness comes from (seed, episode number, visit) by `recsim_env.noise`; no generator is kept or touched.
+    """
+
+    def __init__(
+        self,
+        shopper: Shopper[Any],
+        reward: Reward | None = None,
+        *,
+        horizon_days: float = 182.0,
+        history: int = 10,
+        strict: bool = False,
+    ) -> None:
+        if not horizon_days > 0:
+            raise ValueError(f"horizon_days is {horizon_days!r}, but it must be a number of days above 0.")
+        if history < 1:
+            raise ValueError(f"history is {history!r}, but the shop must remember at least 1 slate.")
+        self.shopper = shopper
+        self.catalog = shopper.catalog
+        self.device = shopper.device
+        self.slate_size = shopper.slate_size
+        self.reward = Reward() if reward is None else reward
+        self.horizon_days = float(horizon_days)
+        self.history = history
+        self.strict = strict
+        self.observation_space = self._observation_space()
+        self.action_space = spaces.MultiDiscrete(np.full(self.slate_size, len(self.catalog), dtype=np.int64))
+        self._embedding = self.catalog.embedding.to(self.device)
+        self._category = self.catalog.category.to(self.device)
+        self._episodes: Episodes | None = None
+        self._shoppers: Any = None
+        self._candidates: Tensor | None = None
+
+    # What an agent calls: reset, reset_rows, step.
+
+    def reset(self, seeds: Tensor) -> Observation:
+        """Start the first episode of every seed. seeds: (B,) int64; sets `num_envs` to B.
+
+        Errors: ValueError where `seeds` is no (B,) int64 tensor with at least one seed.
+        """
+        if not isinstance(seeds, Tensor) or seeds.ndim != 1 or len(seeds) == 0 or seeds.dtype != torch.int64:
+            found = (tuple(seeds.shape), seeds.dtype) if isinstance(seeds, Tensor) else type(seeds).__name__
+            raise ValueError(f"seeds is {found}, but it must be an int64 tensor of shape (B,), one seed a shopper.")
+        seeds = seeds.to(self.device, copy=True)
+        with torch.no_grad():
+            self._episodes = self._new_episodes(seeds, torch.zeros_like(seeds))
+            self._shoppers = self._new_shoppers(self._episodes)
+            self._candidates = None
+        return self.observe()
+
+    def reset_rows(self, rows: Tensor, seeds: Tensor | None = None) -> Observation:
+        """Start again in some rows, leaving the others as they are; the observation is that of all B rows.
+
+        Args as `restart`.
+        """
+        self.restart(rows, seeds)
+        return self.observe()
+
+    def step(self, slates: Tensor, *, validate: bool = True) -> Step:
+        """Show every shopper a slate and let them react. slates: (B, K) int64 item ids, top position first.
+
+        A repeated item or one that is no candidate is not shown: no response, no diversity, and it is counted in
+        `info["invalid_items"]`. `validate=False` skips the checks, and with them the wait for the device.
+
+        Errors, before anything changes: ResetNeeded before `reset` and where a row's episode is over; TypeError and
+        ValueError where `slates` is not as said; with `strict`, ValueError on an item that would not be shown.
+        """
+        if validate:
+            self.check(slates)
+        outcome = self.advance(slates)
+        return Step(**vars(outcome), observation=self.observe())
+
+    # What the faces are built from: check, advance, restart, observe.
+
+    @property
+    def num_envs(self) -> int:
+        """B, the number of shoppers; 0 before `reset`."""
+        return 0 if self._episodes is None else len(self._episodes.seed)
+
+    @property
+    def episodes(self) -> Episodes:
+        """Where the episodes stand. Errors: ResetNeeded before `reset`."""
+        if self._episodes is None:
+            raise ResetNeeded("The simulator was not reset, but it needs reset before anything else is asked of it.")
+        return self._episodes
+
+    @property
+    def candidates(self) -> Tensor:
+        """(B, C) int64, the candidates of this visit, padded at the end with -1; not to be written into."""
+        if self._candidates is None:
+            with torch.no_grad():
+                self._candidates = self.shopper.candidates(self._shoppers)
+        return self._candidates
+
+    def check(self, slates: Tensor, *, ignore: Tensor | None = None, name: str = "slates") -> None:
+        """Raise what `step` says unless these slates can be shown.
+
+        Shapes: slates (B, K); ignore (B,) bool, rows whose slate and ended episode do not matter.
+        """
+        episodes = self.episodes
+        shape = (self.num_envs, self.slate_size)
+        if not isinstance(slates, Tensor) or slates.dtype != torch.int64 or slates.device.type != self.device.type:
+            found = f"{slates.dtype} on {slates.device}" if isinstance(slates, Tensor) else type(slates).__name__
+            raise TypeError(f"{name} is {found}, but it must be an int64 tensor on {self.device}.")
+        if tuple(slates.shape) != shape:
+            raise ValueError(f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a shopper.")
+        watched = torch.ones_like(episodes.ended) if ignore is None else ~ignore
+        outside = ((slates < 0) | (slates >= len(self.catalog))) & watched.unsqueeze(1)
+        over = episodes.ended & watched
+        if bool((outside.any() | over.any()).item()):
+            _raise_outside(name, slates, outside, len(self.catalog))
+            row = int(over.nonzero()[0, 0])
+            raise ResetNeeded(f"The episode of row {row} is over, but a step needs a running one: reset it first.")
+        if self.strict:
+            _raise_hidden(name, slates, ~self._shown(slates) & watched.unsqueeze(1))
+
+    @torch.no_grad()
+    def advance(self, slates: Tensor) -> Outcome:
+        """`step` without checks and without looking at the next visit.
+
+        A row whose episode is over is moved as well; what comes out of it means nothing until it is restarted.
+        """
+        episodes = self.episodes
+        shown = self._shown(slates)
+        draws = noise.uniform(self._keys(episodes), episodes.visit + 1, self.shopper.visit_draws)
+        response = self.shopper.respond(self._shoppers, slates, shown, draws)
+        reward, terms = self._reward(slates, shown, response.clicks)
+        day = episodes.day + response.days
+        truncated = (day >= self.horizon_days) & ~response.left
+        info = {
+            "clicks": response.clicks.sum(dim=1),
+            "invalid_items": (~shown).sum(dim=1),
+            "gap_days": response.days.clone(),
+            "elsewhere": response.elsewhere.clone(),
+            "day": day.clone(),
+            **{f"reward_terms/{name}": value for name, value in terms.items()},
+        }
+        self._episodes = self._remember(episodes, slates, shown, response, day, response.left | truncated)
+        self._candidates = None
+        return Outcome(reward, response.left.clone(), truncated, info)
+
+    @torch.no_grad()
+    def restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:
+        """Start again in some rows: the next episode under the same seed, or the first under a new one.
+
+        Shapes: rows (R,) int64 distinct row numbers; seeds (R,) int64, or None to keep the rows' seeds.
+        Errors: ResetNeeded before `reset`.
+        """
+        old = self.episodes
+        rows = rows.to(self.device)
+        seed = old.seed[rows] if seeds is None else seeds.to(self.device)
+        number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
+        fresh = self._new_episodes(seed, number)
+        self.shopper.replace(self._shoppers, rows, self._new_shoppers(fresh))
+        put = {name: value.index_copy(0, rows, vars(fresh)[name]) for name, value in vars(old).items()}
+        self._episodes = Episodes(**put)
+        self._candidates = None
+
+    @torch.no_grad()
+    def observe(self) -> Observation:
+        """What the shop knows about every shopper at this visit. The tensors are the caller's to keep and change."""
+        episodes = self.episodes
+        return {
+            "recent_slates": episodes.recent_slates.clone(),
+            "recent_clicks": episodes.recent_clicks.to(torch.int8),
+            "recent_days": episodes.recent_days.clone(),
+            "candidates": self.candidates.clone(),
+            **self.shopper.observe(self._shoppers),
+        }
+
+    def describe(self, row: int) -> dict[str, str | list[str]]:
+        """How one shopper and their visit read to a person. Errors: ResetNeeded before `reset`."""
+        assert 0 <= row < len(self.episodes.seed)
+        return self.shopper.describe(self._shoppers, row)
+
+    # Inside.
+
+    def _observation_space(self) -> spaces.Dict:
+        size = (self.history, self.slate_size)
+        items = len(self.catalog)
+        own: dict[str, gymnasium.Space[Any]] = {
+            "recent_slates": spaces.Box(-1, items - 1, size, np.int64),
+            "recent_clicks": spaces.MultiBinary(size),
+            "recent_days": spaces.Box(0, MAX_DAYS, (self.history,), np.float32),
+            "candidates": spaces.Box(-1, items - 1, (self.shopper.max_candidates,), np.int64),
+        }
+        theirs = self.shopper.spaces()
+        taken = sorted(own.keys() & theirs.keys())
+        if taken:
+            raise ValueError(f"shopper.spaces() has the keys {taken}, but those are the simulator's own.")
+        return spaces.Dict({**own, **theirs})
+
+    def _new_episodes(self, seeds: Tensor, numbers: Tensor) -> Episodes:
+        batch, size = len(seeds), (self.history, self.slate_size)
+        return Episodes(
+            seed=seeds,
+            number=numbers,
+            visit=torch.zeros_like(seeds),
+            day=torch.zeros(batch, device=self.device),
+            ended=torch.zeros(batch, dtype=torch.bool, device=self.device),
+            recent_slates=torch.full((batch, *size), -1, device=self.device),
+            recent_clicks=torch.zeros((batch, *size), dtype=torch.bool, device=self.device),
+            recent_days=torch.zeros((batch, self.history), device=self.device),
+        )
+
+    def _new_shoppers(self, episodes: Episodes) -> Any:
+        return self.shopper.start(noise.uniform(self._keys(episodes), 0, self.shopper.start_draws))
+
+    def _keys(self, episodes: Episodes) -> Tensor:
+        return noise.episode_key(episodes.seed, episodes.number)
+
+    def _shown(self, slates: Tensor) -> Tensor:
+        """(B, K) bool: the item is a candidate, and stands at no position above."""
+        candidate = (slates.unsqueeze(2) == self.candidates.unsqueeze(1)).any(dim=2)
+        repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
+        return candidate & ~repeated & (slates >= 0)
+
+    def _reward(self, slates: Tensor, shown: Tensor, clicks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.reward(RewardInputs(slates, shown, clicks, self._embedding, self._category))
+
+    def _remember(
+        self, episodes: Episodes, slates: Tensor, shown: Tensor, response: Response, day: Tensor, ended: Tensor
+    ) -> Episodes:
+        """The episodes after this visit: the slate joins the history, and the days have passed."""
+        had_visit = torch.arange(self.history, device=self.device) < episodes.visit.unsqueeze(1)
+        aged = (episodes.recent_days + response.days.unsqueeze(1)).where(had_visit, 0)
+        return replace(
+            episodes,
+            visit=episodes.visit + 1,
+            day=day,
+            ended=ended,
+            recent_slates=_push(episodes.recent_slates, slates.where(shown, -1)),
+            recent_clicks=_push(episodes.recent_clicks, response.clicks),
+            recent_days=_push(aged, response.days),
+        )
+
+
+def _push(history: Tensor, newest: Tensor) -> Tensor:
+    """Put the newest entry (B, ...) in front of (B, H, ...) and drop the oldest."""
+    return torch.cat([newest.unsqueeze(1), history[:, :-1]], dim=1)
+
+
+def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> None:
+    for row, position in outside.nonzero()[:1].tolist():
+        found = int(slates[row, position])
+        raise ValueError(f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to {items - 1}.")
+
+
+def _raise_hidden(name: str, slates: Tensor, hidden: Tensor) -> None:
+    for row, position in hidden.nonzero()[:1].tolist():
+        found = int(slates[row, position])
+        raise ValueError(
+            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no candidate, "
+            "but with strict=True a slate must hold distinct candidates."
+        )

@@ -1,0 +1,38 @@
+"""Policies on the toy shopper: what they are built from, and a ranker whose logits are made up but known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policies.base import PolicyInputs, Ranker, candidates_of
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation
+
+
+class TableRanker:
+    """Logits from a table (N,): the same for every shopper."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def logits(self, observation: Observation) -> Tensor:
+        candidates = candidates_of(observation, len(self.table))
+        return self.table[candidates.clamp(min=0)].masked_fill(candidates < 0, -torch.inf)
+
+
+def made_up_ranker(items: int, seed: int = 3) -> TableRanker:
+    """No two items with the same logit."""
+    return TableRanker(torch.randn(items, generator=torch.Generator().manual_seed(seed)))
+
+
+def toy_inputs(simulator: SlateSimulator, ranker: Ranker | None = None) -> PolicyInputs:
+    """What the policies are built from on a toy simulator."""
+    items = len(simulator.catalog)
+    return PolicyInputs(
+        catalog=simulator.catalog,
+        observation_space=simulator.observation_space,
+        slate_size=simulator.slate_size,
+        ranker=ranker or made_up_ranker(items),
+        popularity=torch.arange(items, dtype=torch.float32),
+    )

@@ -1,0 +1,67 @@
+"""The shopper's memory: counters worked out by hand, and a list of items that forgets the stalest."""
+
+import math
+
+import torch
+
+from recsim_env.shoppers.memory import COUNT, INTERVAL, NEVER, RECENT, RECENT_DAYS, SINCE, Keys, Memory
+
+# six items: kinds (0, 0, 1, 1, 2, 2), categories (0, 0, 0, 1, 1, 1)
+KEYS = Keys.of(torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 0, 1, 1, 1]))
+ROW = torch.tensor([0])
+
+
+def bought(*visits: tuple[float, list[int]], remembered: int = 4) -> Memory:
+    memory = Memory.empty(KEYS, 1, remembered)
+    for day, items in visits:
+        memory.record(ROW, torch.tensor([[*items, -1]]), torch.tensor([day]))
+    return memory
+
+
+def stats_of(memory: Memory, item: int, day: float) -> torch.Tensor:
+    return memory.stats(ROW, torch.tensor([item]), torch.tensor([day]))[0]
+
+
+def test_counts_of_item_kind_and_category_by_hand() -> None:
+    memory = bought((2.0, [0, 2]), (9.0, [0, 1]), (16.0, [0]))
+    item, kind, category = stats_of(memory, 0, 20.0)
+    assert item[COUNT] == 3
+    assert kind[COUNT] == 4  # items 0 (three times) and 1 (once)
+    assert category[COUNT] == 5  # and item 2
+    assert item[SINCE] == kind[SINCE] == category[SINCE] == 4
+    assert item[INTERVAL] == (16 - 2) / 2
+    expected = sum(math.exp(-(20 - day) / RECENT_DAYS) for day in (2, 9, 16))
+    torch.testing.assert_close(item[RECENT], torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    both = expected + math.exp(-(20 - 9) / RECENT_DAYS)
+    torch.testing.assert_close(kind[RECENT], torch.tensor(both), rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_never_bought_has_no_past() -> None:
+    memory = bought((2.0, [0]))
+    assert stats_of(memory, 4, 9.0).tolist() == [[0, 0, NEVER, 0]] * 3
+    assert memory.stats(ROW, torch.tensor([-1]), torch.tensor([9.0]))[0].tolist() == [[0, 0, NEVER, 0]] * 3
+
+
+def test_the_stalest_item_is_forgotten_first_and_returns_when_bought_again() -> None:
+    memory = bought((1.0, [0]), (2.0, [1]), (3.0, [0]), remembered=2)
+    assert sorted(memory.items[0].tolist()) == [0, 1]
+    memory.record(ROW, torch.tensor([[3]]), torch.tensor([4.0]))
+    assert sorted(memory.items[0].tolist()) == [0, 3]  # 1 was bought longest ago
+    memory.record(ROW, torch.tensor([[1, 0]]), torch.tensor([5.0]))
+    assert sorted(memory.items[0].tolist()) == [0, 1]  # 0 is bought now, so 3 gives way
+    assert stats_of(memory, 3, 6.0)[0, COUNT] == 1  # its counter stays
+
+
+def test_an_empty_visit_counts_as_a_visit_only() -> None:
+    memory = bought((1.0, []), (8.0, [5]))
+    assert memory.tallies[0, 0] == 2
+    assert stats_of(memory, 5, 8.0)[0, COUNT] == 1
+    assert float(memory.table[0, :-1, 0].sum()) == 3
+
+
+def test_shoppers_do_not_touch_each_other() -> None:
+    memory = Memory.empty(KEYS, 3, 4)
+    memory.record(torch.tensor([2, 0]), torch.tensor([[1, -1], [4, 5]]), torch.tensor([3.0, 7.0]))
+    assert memory.table[1].abs().sum() == 0
+    assert sorted(memory.items[0].tolist()) == [-1, -1, 4, 5]
+    assert memory.stats(torch.tensor([2]), torch.tensor([1]), torch.tensor([4.0]))[0, 0, SINCE] == 1
