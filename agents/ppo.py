@@ -187,6 +187,7 @@ def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
     seen = env.reset()
     rows = []
     for _ in range(visits):
+        assert not isinstance(seen, tuple)
         rows.append(seen["features"] if isinstance(seen, dict) else seen)
         seen, _, _, _ = env.step(model.policy.predict(seen, deterministic=True)[0])
     env.pop_statistics()

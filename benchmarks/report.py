@@ -122,10 +122,11 @@ def read_rows(name: str, *, results: Path = RESULTS) -> pl.DataFrame:
 def read_summary(name: str, *, results: Path = RESULTS) -> dict[str, Estimate]:
     """The figures of a saved run, by name."""
     figures = json.loads((results / name / "summary.json").read_text())
-    return {
-        figure: Estimate(**{key: math.nan if value is None else value for key, value in fields.items()})
-        for figure, fields in figures.items()
-    }
+
+    def estimate(value: float, low: float | None, high: float | None, n: int) -> Estimate:
+        return Estimate(value, math.nan if low is None else low, math.nan if high is None else high, n)
+
+    return {figure: estimate(**fields) for figure, fields in figures.items()}
 
 
 # --- where a result comes from -------------------------------------------------------------------

@@ -71,7 +71,8 @@ def bootstrap(
         drawn = generator.integers(n, size=(count, n))
         # a resample of clusters that all weigh nothing has no mean; it counts as the estimate itself
         mass = shares[drawn].sum(axis=1)
-        return np.divide(totals[drawn].sum(axis=1), mass, out=np.full(count, value), where=mass > 0)
+        means: Floats = np.divide(totals[drawn].sum(axis=1), mass, out=np.full(count, value), where=mass > 0)
+        return means
 
     value = float(totals.sum() / shares.sum())
     return _estimate(value, resample, draws_each=n, n=n, resamples=resamples)

@@ -34,8 +34,16 @@ class Standardizer(nn.Module):
         return ((x - self.mean) / self.deviation).clamp(-5, 5)
 
 
-def tower(width: int, hidden: tuple[int, ...], out: int, generator: torch.Generator, *, gain: float = 1.0) -> nn.Module:
-    """A tanh network, orthogonally initialised (Saxe et al. 2014); gain 0 makes the last layer all zeros.
+def tower(
+    width: int,
+    hidden: tuple[int, ...],
+    out: int,
+    generator: torch.Generator,
+    *,
+    gain: float = 1.0,
+    activation: type[nn.Module] = nn.Tanh,
+) -> nn.Sequential:
+    """A network with orthogonal weights (Saxe et al. 2014); gain 0 makes the last layer all zeros.
 
     Shapes: (..., width) to (..., out).
     """
@@ -43,10 +51,10 @@ def tower(width: int, hidden: tuple[int, ...], out: int, generator: torch.Genera
     layers: list[nn.Module] = []
     for at, (before, after) in enumerate(pairwise(sizes)):
         last = at == len(sizes) - 2
-        linear = nn.utils.skip_init(nn.Linear, before, after)
+        linear = nn.Linear(before, after, device="meta").to_empty(device="cpu")  # no draw from the global generator
         nn.init.orthogonal_(linear.weight, gain=gain if last else math.sqrt(2), generator=generator)
         nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, nn.Tanh()]
+        layers += [linear] if last else [linear, activation()]
     return nn.Sequential(*layers)
 
 

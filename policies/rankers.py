@@ -6,6 +6,7 @@ The model sees what an observation holds and learns from a log's training weeks;
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from policies.base import Policy, PolicyInputs, Pool, Untuned, candidates_of, filled, register_policy
 from policies.composer import ComposerConfig
+from policies.networks import tower
 from policies.pairs import BLOCKS, CODES, Items, Pairs, code_sizes
 from recsim_env.catalog import Catalog
 from recsim_env.types import Observation
@@ -55,27 +57,28 @@ class CTRModel(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, config: RankerConfig) -> None:
+    def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("mean", torch.zeros(config.width))
         self.register_buffer("deviation", torch.ones(config.width))
-        self.network = nn.Sequential(
-            nn.Linear(config.width, config.hidden),
-            nn.ReLU(),
-            nn.Linear(config.hidden, config.hidden),
-            nn.ReLU(),
-            nn.Linear(config.hidden, 1),
-        )
-        self.tables = nn.ModuleList([nn.Embedding(size, 1) for size in config.sizes])
-        for table in self.tables:
-            assert isinstance(table, nn.Embedding)
-            nn.init.zeros_(table.weight)
+        generator = torch.Generator().manual_seed(seed)
+        self.network = tower(config.width, (config.hidden, config.hidden), 1, generator, activation=nn.ReLU, gain=0.1)
+        self.tables = nn.ParameterList([torch.zeros(size) for size in config.sizes])
+
+    @torch.no_grad()
+    def start_from(self, numbers: Tensor, rate: float) -> None:
+        """Standardise by the rows (Q, W) and start at their response rate."""
+        self.mean.copy_(numbers.mean(dim=0))
+        self.deviation.copy_(numbers.std(dim=0).clamp(min=1e-3))
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.fill_(math.log(rate / (1 - rate)))
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
         logits: Tensor = self.network((numbers - self.mean) / self.deviation).squeeze(1)
         for table, column in zip(self.tables, codes.unbind(dim=1), strict=True):
-            logits = logits + table(column).squeeze(1)
+            logits = logits + table[column]
         return logits * self.config.scale + self.config.shift
 
 

@@ -65,7 +65,7 @@ class MMRParameters:
 
 
 class MMR(Reranker):
-    """Maximal marginal relevance: score = logit - weight * max cosine to the slate.
+    """Maximal marginal relevance: score = logit - weight * max cosine to the slate, cosines below 0 counting as 0.
 
     Carbonell & Goldstein 1998, equation 1, with lambda = 1 / (1 + weight), divided by lambda.
     """
@@ -83,15 +83,14 @@ class MMR(Reranker):
 class _Relevance(Adjust):
     def __init__(self, pool: Pool, cosines: Cosines, weight: float) -> None:
         self._pool, self._cosines, self._weight = pool, cosines, weight
-        self._similarity: Tensor | None = None
+        self._similarity = torch.zeros_like(pool.logits)
 
     def scores(self) -> Tensor:
-        return self._pool.logits if self._similarity is None else self._pool.logits - self._weight * self._similarity
+        return self._pool.logits - self._weight * self._similarity
 
     def add(self, chosen: Tensor) -> None:
         item = self._pool.ids.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        cosine = self._cosines.between(item, self._pool.ids)
-        self._similarity = cosine if self._similarity is None else torch.maximum(self._similarity, cosine)
+        self._similarity = torch.maximum(self._similarity, self._cosines.between(item, self._pool.ids))
 
 
 register_policy("mmr", MMRParameters)(MMR)

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 CATALOG_FILE = "catalog.parquet"
@@ -69,8 +69,10 @@ class Catalog:
 
     def to(self, device: torch.device | str) -> Catalog:
         """Copy to a device."""
-        optional = {name: value if value is None else value.to(device) for name, value in _extras(self).items()}
-        return replace(self, price=self.price.to(device), embedding=self.embedding.to(device), **optional)
+        product_id = None if self.product_id is None else self.product_id.to(device)
+        cold = None if self.cold is None else self.cold.to(device)
+        price, embedding = self.price.to(device), self.embedding.to(device)
+        return replace(self, price=price, embedding=embedding, product_id=product_id, cold=cold)
 
     def save(self, folder: Path | str) -> None:
         """Write `catalog.parquet` and `embedding.safetensors` (float16), each in one move."""
@@ -82,7 +84,7 @@ class Catalog:
         frame = pl.DataFrame(columns, schema_overrides=_COLUMNS)
         half = self.embedding.to("cpu", torch.float16).contiguous()
         with _moved_to(folder / EMBEDDING_FILE) as path:
-            save_file({"embedding": half}, path.partial)
+            path.partial.write_bytes(save({"embedding": half}))
         with _moved_to(folder / CATALOG_FILE) as path:
             frame.write_parquet(path.partial)
 
@@ -205,4 +207,5 @@ def _read_embedding(path: Path, n_items: int) -> Tensor:
     if bad.any():
         row = int(bad.nonzero()[0, 0])
         raise CatalogError(f"{path}: column 'embedding', row {row}: found length {norms[row]}, expected a vector > 0.")
-    return embedding / norms[:, None]
+    unit: Tensor = embedding / norms[:, None]
+    return unit

@@ -237,6 +237,14 @@ class SlateSimulator:
         assert 0 <= row < len(self.episodes.seed)
         return self.shopper.describe(self._shoppers, row)
 
+    def when_and_where(self) -> dict[str, Tensor]:
+        """Who is visiting, on which day, in which week and store, for a log: (B,) int64 each.
+
+        Errors: ResetNeeded before `reset`.
+        """
+        assert self.num_envs == len(self.episodes.seed)
+        return self.shopper.when_and_where(self._shoppers)
+
     # Inside.
 
     def _observation_space(self) -> spaces.Dict:

@@ -39,7 +39,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_modules_run_with_python_m_exist() -> None:
-    modules = set(re.findall(r"python -m ((?:benchmarks|agents|policies|recsim_env)[\w.]*)", README))
+    modules = set(re.findall(r"python -m ((?:benchmarks|agents|policies|recsim_env)\.[a-z_.]+)", README))
     missing = [name for name in sorted(modules) if not (ROOT / f"{name.replace('.', '/')}.py").exists()]
     assert missing == []
 

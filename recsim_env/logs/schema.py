@@ -210,7 +210,8 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        frame.write_parquet(temporary, compression="zstd", statistics=False)
+        whole = frame.rechunk()  # row groups follow chunks, which follow threads: without this, bytes differ by run
+        whole.write_parquet(temporary, compression="zstd", statistics=False)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -32,6 +32,8 @@ class Response:
     """(B,) float32, days until the next visit; until lapsing was certain, where `left`."""
     elsewhere: Tensor
     """(B,) float32, items bought in the same visit outside the slate."""
+    basket: Tensor | None = None
+    """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For logs, not agents."""
 
 
 class Shopper(Protocol[S]):
@@ -93,6 +95,9 @@ class Shopper(Protocol[S]):
 
     def replace(self, state: S, rows: Tensor, fresh: S) -> None:
         """Put the R shoppers of `fresh` into `rows` (R,) int64 of `state`, in place."""
+
+    def when_and_where(self, state: S) -> dict[str, Tensor]:
+        """`day`, `week` and `store` of this visit and number of the `shopper`, (B,) int64 each, for a log."""
 
     def describe(self, state: S, row: int) -> Description:
         """How one shopper and their visit read to a person."""

@@ -27,8 +27,8 @@ class FinetuneConfig:
     """Passes over the whole-catalogue baskets (repeat, explore and gap heads) before any exposure is seen."""
     epochs: float = 8.0
     """Passes over the exposure logs and the baskets together."""
-    batch_shoppers: int = 16
-    """Shoppers in a batch; each brings its whole history."""
+    batch_visits: int = 800
+    """Visits in a batch, about: shoppers are packed whole, like lengths together."""
     learning_rate: float = 3e-3
     """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
     weight_decay: float = 0.02
@@ -53,19 +53,30 @@ class FinetuneConfig:
     """fp32, or bf16 for mixed precision on a GPU."""
 
 
-class ShopperIndex(Dataset[int]):
-    """The shoppers of an example set; the collator makes a batch of their histories."""
+class Packs(Dataset[list[int]]):
+    """Shoppers packed into batches of about equal numbers of visits, like lengths together: little padding.
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    Args: lengths (S,) visits of each shopper; visits: how many a pack holds at most (one long shopper may exceed it).
+    """
+
+    def __init__(self, lengths: Tensor, visits: int, generator: torch.Generator) -> None:
+        jitter = torch.rand(len(lengths), generator=generator) * 0.3 + 0.85
+        self.packs: list[list[int]] = []
+        room = 0
+        for shopper in (lengths * jitter).argsort(descending=True).tolist():
+            if lengths[shopper] == 0:
+                continue
+            if room < lengths[shopper]:
+                self.packs.append([])
+                room = visits
+            self.packs[-1].append(shopper)
+            room -= int(lengths[shopper])
 
     def __len__(self) -> int:
-        return self.number
+        return len(self.packs)
 
-    def __getitem__(self, index: int) -> int:
-        if not 0 <= index < self.number:
-            raise IndexError(index)
-        return index
+    def __getitem__(self, index: int) -> list[int]:
+        return self.packs[index]
 
 
 class ShopperTrainer(Trainer):
@@ -130,10 +141,13 @@ def fit(
     if epochs <= 0:
         return
     output = folder / stage
-    steps = max(int(epochs * examples.n_shoppers / config.batch_shoppers), 1)
+    collator = Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS)
+    lengths = torch.stack([(part == 0).sum() for part in examples.split.split(examples.shopper_starts.diff().tolist())])
+    packs = Packs(lengths, config.batch_visits, torch.Generator().manual_seed(config.seed))
+    steps = max(int(epochs * len(packs)), 1)
     arguments = TrainingArguments(
         output_dir=str(output),
-        per_device_train_batch_size=config.batch_shoppers,
+        per_device_train_batch_size=1,
         max_steps=steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -155,8 +169,8 @@ def fit(
     trainer = ShopperTrainer(
         model=model,
         args=arguments,
-        train_dataset=ShopperIndex(examples.n_shoppers),
-        data_collator=Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS),
+        train_dataset=packs,
+        data_collator=lambda chosen: collator(chosen[0]),
     )
     trainer.train(resume_from_checkpoint=resume and any(output.glob("checkpoint-*")))
 

@@ -53,7 +53,6 @@ EXPLORED = 12  # most new items of a visit
 STORES = 8  # most stores of a shopper
 MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
 EARLIER_VISITS = 3  # visits before an episode starts
-START_DAYS = (56, 182)  # an episode starts at a shopper's first visit after a day in this range
 POPULATIONS = ("train", "evaluation", "all")
 
 
@@ -66,6 +65,8 @@ class ShopperOptions:
     store_promotions: bool = False
     """True: candidates left out of the slate keep their placement in the store, as in the log. False: the slate is
     the promotion, and what it leaves out sells like an unpromoted item."""
+    start_days: tuple[int, int] = (56, 182)
+    """An episode starts at a shopper's first visit after a day in this range, spread over it."""
     examination: tuple[float, ...] | None = None
     """Chance that a position is looked at, top first: an assumption (the log has no positions). None = all are."""
 
@@ -100,8 +101,8 @@ class Starts:
 class Shop:
     """What a folder of a fine-tuned shopper holds, on one device and never changed.
 
-    week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a row a store-week; vectors (N, D) item
-    vectors of the model; popularity (weeks, N) float32 purchases a visit.
+    week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a row a store-week; vectors (N, D) and
+    item_parts (N, ...) item vectors of the model and what its slate head makes of them; popularity (weeks, N) float32 purchases a visit.
     """
 
     catalog: Catalog
@@ -111,13 +112,13 @@ class Shop:
     candidates: Tensor
     week_of_day: Tensor
     vectors: Tensor
-    item_bias: Tensor
+    item_parts: Tensor
     popularity: Tensor
     starts: Starts
 
 
 @functools.cache
-def load_shop(folder: Path, device: torch.device, population: str) -> Shop:
+def load_shop(folder: Path, device: torch.device, population: str, start_days: tuple[int, int]) -> Shop:
     """Read a folder written by `benchmarks.finetune` and bring its shoppers to their start states.
 
     Errors: FileNotFoundError where a file is missing.
@@ -136,7 +137,7 @@ def load_shop(folder: Path, device: torch.device, population: str) -> Shop:
     with torch.no_grad():
         shoppers = read_shoppers(folder / "shoppers.parquet").sort("shopper")
         holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
-        starts = start_states(model, keys, market, baskets, holdout, population)
+        starts = start_states(model, keys, market, baskets, holdout, population, start_days)
         return _on(device, catalog, keys, model, market, baskets, starts)
 
 
@@ -150,6 +151,7 @@ def _on(
     starts: Starts,
 ) -> Shop:
     model = model.to(device)  # type: ignore[arg-type]
+    vectors = model.items()
     market = Market(*(tensor.to(device) for tensor in vars(market).values()))
     days = baskets.group_by("day").agg(pl.col("week").mode().first()).sort("day")
     week_of_day = torch.zeros(int(days["day"].max() or 0) + 1, dtype=torch.int64)  # type: ignore[arg-type]
@@ -161,8 +163,8 @@ def _on(
         market=market,
         candidates=candidate_table(market.placement),
         week_of_day=week_of_day.cummax(0).values.to(device),
-        vectors=model.items(),
-        item_bias=model.slate_head.item_bias.weight.squeeze(1) * model.items.known,
+        vectors=vectors,
+        item_parts=model.slate_head.items(vectors, model.items.known),
         popularity=torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0,
         starts=Starts(
             take(starts.state, slice(None), device),
@@ -182,20 +184,26 @@ def candidate_table(placement: Tensor) -> Tensor:
 
 
 def start_states(
-    model: SlateShopper, keys: Keys, market: Market, baskets: pl.DataFrame, holdout: Tensor, population: str
+    model: SlateShopper,
+    keys: Keys,
+    market: Market,
+    baskets: pl.DataFrame,
+    holdout: Tensor,
+    population: str,
+    start_days: tuple[int, int],
 ) -> Starts:
     """Replay every shopper up to the start of an episode.
 
     An episode starts at the first visit to a store with promotions after a day of the shopper's own, spread evenly
-    over `START_DAYS`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
+    over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
     `holdout` (shoppers,) bool marks those kept for evaluation.
     """
     visits = Visits.of(baskets)
     enough = (market.placement > 0).sum(1) >= MIN_CANDIDATES
     open_store = enough[market.row(visits.store, visits.week)]
-    low, high = START_DAYS
-    wanted = low + (visits.shopper * 61) % (high - low)  # 61 steps through the range without a pattern
-    allowed = open_store & (visits.rank >= EARLIER_VISITS) & (visits.day >= wanted) & (visits.day <= high)
+    low, high = start_days
+    wanted = low + (visits.shopper * 61) % (high - low + 1)  # 61 steps through the range without a pattern
+    allowed = open_store & (visits.rank >= EARLIER_VISITS) & (visits.day >= wanted) & (visits.day <= high + LAPSE_DAYS)
     if population != "all":
         allowed &= holdout[visits.shopper] == (population == "evaluation")
     chosen = allowed.nonzero().flatten()
@@ -376,6 +384,11 @@ class LearnedShopper:
         """Put new shoppers into some rows."""
         put(state, rows, fresh)
 
+    def when_and_where(self, state: LearnedState) -> dict[str, Tensor]:
+        """Day of the log, week, store and household of this visit."""
+        shopper = self.shop.starts.shopper[state.who]
+        return {"shopper": shopper, "day": state.day.long(), "week": self._week(state), "store": state.store}
+
     def describe(self, state: LearnedState, row: int) -> Description:
         """Date, store and the last purchases."""
         day = int(state.day[row])
@@ -423,12 +436,9 @@ class LearnedShopper:
         placement = self.shop.market.placement[self._store_week(state)].gather(1, at).long()
         if not self.options.store_promotions:
             placement[:, self.slate_size :] = 0
-        query, hidden = head.shopper(inside)
         logits = head(
-            query.unsqueeze(1),
-            hidden.unsqueeze(1),
-            self.shop.vectors[at],
-            self.shop.item_bias[at],
+            head.shoppers(inside).unsqueeze(1),
+            self.shop.item_parts[at],
             memory.stats(rows, items, state.day.unsqueeze(1)),
             self.shop.market.item_context[self._week(state)].gather(1, at.unsqueeze(2).expand(-1, -1, 2)),
             placement,
@@ -480,7 +490,7 @@ class LearnedShopper:
         state.day = state.day + days
         state.store = self._next_store(state, draws[:, 2])
         elsewhere = (basket >= 0).sum(1) - clicks.sum(1)
-        return Response(clicks, probability, left, days, elsewhere.float())
+        return Response(clicks, probability, left, days, elsewhere.float(), basket)
 
     def _next_store(self, state: LearnedState, draw: Tensor) -> Tensor:
         """One of the shopper's own stores that has enough promotions that week; another one on the same day."""
@@ -527,6 +537,6 @@ def load_shopper(
     Errors: TypeError on an unknown option; ValueError on a bad one; FileNotFoundError where a file is missing.
     """
     chosen = ShopperOptions(**options)
-    return LearnedShopper(load_shop(Path(folder).resolve(), device, chosen.population), slate_size, chosen)
+    return LearnedShopper(load_shop(Path(folder).resolve(), device, chosen.population, chosen.start_days), slate_size, chosen)
 
 

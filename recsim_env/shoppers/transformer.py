@@ -187,24 +187,29 @@ class SlateHead(nn.Module):
         self.of_shopper = nn.Linear(d + CONTEXT, h)
         self.of_item = nn.Linear(d, h, bias=False)
         self.of_stats = nn.Linear(LEVELS * 4 + 1, h, bias=False)
-        self.of_since = nn.ModuleList([nn.Embedding(SINCE_BUCKETS, h) for _ in range(LEVELS)])
         self.of_item_context = nn.Linear(ITEM_CONTEXT, h, bias=False)
-        self.display = nn.Embedding(DISPLAYS, h)
-        self.mailer = nn.Embedding(MAILERS, h)
+        self.of_codes = nn.Embedding(DISPLAYS + MAILERS + LEVELS * (SINCE_BUCKETS + 1), h)  # one table, summed
         self.middle = nn.Linear(h, h // 2)
         self.last = nn.Linear(h // 2, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
 
-    def shopper(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Query (..., D) and hidden part (..., head) of states (..., D + CONTEXT), to be shared by all their items."""
-        return self.query(state) / math.sqrt(self.config.hidden_size), self.of_shopper(state)
+    def shoppers(self, state: Tensor) -> Tensor:
+        """What all items of a shopper share: query and hidden part, (..., D + CONTEXT) -> (..., D + head)."""
+        query = self.query(state) / math.sqrt(self.config.hidden_size)
+        return torch.cat([query, self.of_shopper(state)], dim=-1)
+
+    def items(self, vectors: Tensor, id_shown: Tensor) -> Tensor:
+        """What all shoppers share of an item: vector, hidden part and bias, (N, D) -> (N, D + head + 1).
+
+        `id_shown` (N,) is 0 for items that have no bias of their own.
+        """
+        bias = self.item_bias.weight * id_shown.unsqueeze(1)
+        return torch.cat([vectors, self.of_item(vectors), bias], dim=1)
 
     def forward(
         self,
-        query: Tensor,
-        hidden: Tensor,
-        vector: Tensor,
-        bias: Tensor,
+        shopper: Tensor,
+        item: Tensor,
         stats: Tensor,
         item_context: Tensor,
         placement: Tensor,
@@ -212,25 +217,40 @@ class SlateHead(nn.Module):
     ) -> Tensor:
         """Logits (...,).
 
-        Shapes: query (..., D), hidden (..., head), vector (..., D), bias (...,), stats (..., LEVELS, STATS),
-        item_context (..., ITEM_CONTEXT), placement (...,) int64, known (...,) 0 where the item's own past is hidden.
+        Shapes: shopper (..., D + head) from `shoppers`, item (..., D + head + 1) from `items`, stats
+        (..., LEVELS, STATS), item_context (..., ITEM_CONTEXT), placement (...,) int64, known (...,) 0 where the item's
+        own past is hidden.
         """
-        hidden = hidden + self.of_item(vector)
-        hidden = hidden + self.display(placement // MAILERS) + self.mailer(placement % MAILERS)
-        hidden = hidden + self._counters(stats, item_context, known)
-        score = self.last(F.gelu(self.middle(F.gelu(hidden)))).squeeze(-1)
-        return score + (query * vector).sum(-1) + bias
+        d, h = self.config.hidden_size, self.config.head_size
+        query, of_shopper = shopper.split([d, h], dim=-1)
+        vector, of_item, bias = item.split([d, h, 1], dim=-1)
+        if known is not None:
+            item_context = item_context * known.unsqueeze(-1)
+        hidden = of_shopper + of_item + self._codes(stats, placement, known) + self.of_item_context(item_context)
+        if self.config.use_counters:
+            hidden = hidden + self.of_stats(self._features(stats, known))
+        score: Tensor = self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias
+        return score.squeeze(-1) + (query * vector).sum(-1)
 
-    def _counters(self, stats: Tensor, item_context: Tensor, known: Tensor | None) -> Tensor:
-        if not self.config.use_counters:
-            return self.of_item_context(item_context)
+    def _features(self, stats: Tensor, known: Tensor | None) -> Tensor:
+        """(..., LEVELS * 4 + 1): counter features, the item's own hidden where it is unknown, and whether it is known."""
         features = counter_features(stats)
-        own = torch.ones_like(features[..., 0, :1]) if known is None else known.unsqueeze(-1)
-        bucket = since_bucket(stats[..., SINCE])
-        hidden = self.of_stats(torch.cat([features[..., 0, :] * own, features[..., 1:, :].flatten(-2), own], dim=-1))
-        hidden = hidden + self.of_since[0](bucket[..., 0]) * own
-        hidden = hidden + self.of_since[1](bucket[..., 1]) + self.of_since[2](bucket[..., 2])
-        return hidden + self.of_item_context(item_context * own)
+        own = features.new_ones(features.shape[:-2]) if known is None else known.expand(features.shape[:-2])
+        mine = features[..., 0, :] * own.unsqueeze(-1)
+        return torch.cat([mine, features[..., 1:, :].flatten(-2), own.unsqueeze(-1)], dim=-1)
+
+    def _codes(self, stats: Tensor, placement: Tensor, known: Tensor | None) -> Tensor:
+        """Sum of the embeddings of display, mailer and, per level, the bucket of days since the last purchase."""
+        codes = torch.stack([placement // MAILERS, DISPLAYS + placement % MAILERS], dim=-1)
+        if self.config.use_counters:
+            bucket = since_bucket(stats[..., SINCE])
+            if known is not None:
+                own = bucket[..., 0].where(known > 0, SINCE_BUCKETS)
+                bucket = torch.cat([own.unsqueeze(-1), bucket[..., 1:]], dim=-1)
+            level = torch.arange(LEVELS, device=bucket.device) * (SINCE_BUCKETS + 1)
+            codes = torch.cat([codes, DISPLAYS + MAILERS + level + bucket], dim=-1)
+        total: Tensor = F.embedding_bag(codes.flatten(0, -2), self.of_codes.weight, mode="sum")
+        return total.view(*codes.shape[:-1], -1)
 
 
 class GapHead(nn.Module):
@@ -396,18 +416,14 @@ class SlateShopper(PreTrainedModel):
         items, at = batch["row_item"], batch["row_at"]
         known = batch.get("row_known", known)
         id_shown = self.items.known if id_kept is None else self.items.known * id_kept
-        bias = self.slate_head.item_bias.weight.squeeze(1) * id_shown
-        row_vectors, row_bias = vectors[items], bias[items]
+        parts = self.slate_head.items(vectors, id_shown)
         if known is not None:
-            nameless = self.items(torch.zeros_like(self.items.known), text)
-            row_vectors = torch.where(known.unsqueeze(1) > 0, row_vectors, nameless[items])
-            row_bias = row_bias * known
-        query, hidden = self.slate_head.shopper(states)
+            nobody = torch.zeros_like(id_shown)
+            parts = torch.cat([parts, self.slate_head.items(self.items(nobody, text), nobody)])
+            items = items.where(known > 0, items + len(vectors))
         logits: Tensor = self.slate_head(
-            query[at],
-            hidden[at],
-            row_vectors,
-            row_bias,
+            self.slate_head.shoppers(states).index_select(0, at),
+            F.embedding(items, parts),
             batch["row_stats"],
             batch["row_context"],
             batch["row_placement"],

@@ -1,0 +1,228 @@
+"""Fit the CTR ranker to the Complete Journey log: python -m benchmarks.train_ranker
+
+The log is replayed visit by visit through the shop's memory, so that each row's features come from the same function
+as at a decision. Training weeks and training households only; calibrated on the validation weeks; scored on the test
+weeks. The weights go to `policies/weights/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import tyro
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks import heldout
+from benchmarks.report import Run, markdown
+from benchmarks.statistics import Estimate
+from policies.fitting import Examples, FitConfig, calibrate, fit, predict, shown_examples
+from policies.pairs import Items, blocks_for, codes_for
+from policies.rankers import WEIGHTS, CTRModel, save_model
+from recsim_env.catalog import Catalog
+from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_shoppers
+from recsim_env.shoppers.learned import REMEMBERED
+from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory
+from recsim_env.shoppers.replay import Visits
+from recsim_env.types import Observation
+
+KEYS = {
+    "context", "bought_items", "bought_counts", "bought_days", "category_counts", "category_days", "placement",
+    "popularity",
+}  # fmt: skip
+"""Observation keys that the log can tell; what was shown before (`recent_slates`) it cannot."""
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fit the CTR ranker of the Complete Journey environment."""
+
+    log: Path = Path(".cache/complete_journey")
+    """Folder that `benchmarks.build_log` wrote."""
+    output: Path = WEIGHTS
+    """Where the weights go; the configuration goes beside them."""
+    logs: tuple[str, ...] = ("policy", "uniform")
+    """Which slate logs to learn from."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """How the model is trained."""
+    threads: int = 2
+    """CPU threads."""
+    save_results: bool = True
+    """Write benchmarks/results/train_ranker as well."""
+
+
+# ---- the log as observations -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slates:
+    """Logged slates, S of them, sorted by visit.
+
+    Shapes: visit (S,) int64 index into `Visits`; items, placement (S, K) int64; bought (S, K) bool; split, log (S,)
+    int64 index into SPLITS and into the names of the logs.
+    """
+
+    visit: Tensor
+    items: Tensor
+    placement: Tensor
+    bought: Tensor
+    split: Tensor
+    log: Tensor
+
+    @classmethod
+    def of(cls, logs: list[pl.DataFrame], baskets: pl.DataFrame) -> Slates:
+        """Join impression tables to the visits of the baskets."""
+        index = pl.DataFrame({"visit": baskets["visit"], "at": np.arange(len(baskets))})
+        table = pl.concat([log.with_columns(log=pl.lit(at)) for at, log in enumerate(logs)])
+        table = table.join(index, on="visit", how="inner").sort("at", "log")
+        return cls(
+            _tensor(table["at"]),
+            _lists(table, "slate"),
+            _lists(table, "placement"),
+            _lists(table, "purchase").bool(),
+            torch.tensor([SPLITS.index(name) for name in table["split"]]),
+            _tensor(table["log"]),
+        )
+
+
+def _tensor(column: pl.Series) -> Tensor:
+    return torch.from_numpy(column.cast(pl.Int64).to_numpy().copy())
+
+
+def _lists(table: pl.DataFrame, name: str) -> Tensor:
+    rows = len(table)
+    return _tensor(table[name].explode()).view(rows, -1)
+
+
+def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
+    """Purchases a visit by week and item: (weeks, N) float32."""
+    table = torch.zeros(int(_tensor(popularity["week"]).max()) + 1, n_items)
+    values = torch.from_numpy(popularity["popularity"].to_numpy().copy())
+    table[_tensor(popularity["week"]), _tensor(popularity["item"])] = values
+    return table
+
+
+def observe(memory: Memory, who: Tensor, day: Tensor, since: Tensor, week: Tensor) -> Observation:
+    """What the shop knew of R shoppers before a visit, as `LearnedShopper.observe` tells it, less the candidates.
+
+    Shapes: who, week (R,) int64; day, since (R,) float32.
+    """
+    own = memory.stats(who.unsqueeze(1), memory.items[who], day.unsqueeze(1))[..., 0, :]
+    held = memory.items[who] >= 0
+    first = int(memory.keys.of_item[:-1, 2].min())
+    table = memory.table[who, first : memory.keys.total]
+    angle = day * (2 * torch.pi / 7)
+    own_context = [angle.sin(), angle.cos(), week / 53.0, torch.log1p(since)]
+    size = torch.log1p(held.sum(dim=1))
+    return {
+        "context": torch.cat([torch.stack(own_context, 1), memory.tally_of(who, day), size.unsqueeze(1)], dim=1),
+        "bought_items": memory.items[who],
+        "bought_counts": own[..., COUNT].where(held, 0.0),
+        "bought_days": own[..., SINCE].where(held, NEVER),
+        "category_counts": table[..., 0].clone(),
+        "category_days": (day.unsqueeze(1) - table[..., 3]).where(table[..., 0] > 0, NEVER),
+    }
+
+
+def replay_slates(
+    visits: Visits, slates: Slates, keys: Keys, popularity: Tensor, *, remembered: int = REMEMBERED
+) -> Iterator[tuple[Tensor, Observation]]:
+    """Every logged slate with what was known before its visit: rows (R,) of `slates`, and the observation whose
+    candidates they are. All shoppers advance together, one visit at a time."""
+    memory = Memory.empty(keys, int(visits.shopper.max()) + 1, remembered)
+    rank = visits.rank[slates.visit]
+    slate_order, visit_order = rank.argsort(stable=True), visits.rank.argsort(stable=True)
+    most = int(visits.rank.max()) + 1
+    slate_parts = slate_order.split(torch.bincount(rank, minlength=most).tolist())
+    visit_parts = visit_order.split(torch.bincount(visits.rank, minlength=most).tolist())
+    for rows, now in zip(slate_parts, visit_parts, strict=True):
+        if len(rows):
+            visit = slates.visit[rows]
+            day, week = visits.day[visit].float(), visits.week[visit]
+            observation = observe(memory, visits.shopper[visit], day, visits.since[visit], week)
+            observation["candidates"] = slates.items[rows]
+            observation["placement"] = slates.placement[rows]
+            observation["popularity"] = popularity[week.clamp(max=len(popularity) - 1)].gather(1, slates.items[rows])
+            yield rows, observation
+        memory.record(visits.shopper[now], visits.padded(now), visits.day[now].float())
+
+
+def examples_of(
+    visits: Visits,
+    slates: Slates,
+    catalog: Catalog,
+    popularity: Tensor,
+    blocks: tuple[str, ...],
+    codes: tuple[str, ...],
+) -> tuple[Examples, Tensor]:
+    """Training rows, and the row of `slates` that each belongs to (Q,)."""
+    keys, items = Keys.of(catalog.kind, catalog.category), Items.of(catalog)
+    parts, owners = [], []
+    steps = replay_slates(visits, slates, keys, popularity)
+    for rows, observation in tqdm(steps, total=int(visits.rank.max()) + 1, desc="replaying the log", unit="visit"):
+        parts.append(shown_examples(observation, slates.items[rows], slates.bought[rows], items, blocks, codes))
+        owners.append(rows.repeat_interleave(slates.items.shape[1]))
+    return Examples.join(parts), torch.cat(owners)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -> dict[str, float]:
+    """AUC, normalised entropy, predicted over observed, and calibration error of some rows."""
+    chance = torch.sigmoid(predict(model, examples)).double().numpy()
+    rows = heldout.Rows(
+        examples.labels.double().numpy(), np.ones(len(examples)), chance, shopper.numpy(), slate.numpy()
+    )
+    metrics = {
+        "auc": heldout.auc,
+        "normalised_entropy": heldout.normalised_entropy,
+        "predicted_over_observed": heldout.ratio,
+        "calibration_error": heldout.calibration_error,
+    }
+    return {name: metric(rows, rows.weight) for name, metric in metrics.items()}
+
+
+def main(config: Config) -> None:
+    """Replay, fit, calibrate, score, save."""
+    torch.set_num_threads(config.threads)
+    run = Run("train_ranker", config)
+    catalog = Catalog.load(config.log)
+    baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
+    logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
+    popularity = popularity_table(read_popularity(config.log / "popularity.parquet", len(catalog)), len(catalog))
+    holdout = torch.from_numpy(read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy())
+    visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
+    blocks, codes = blocks_for(KEYS), codes_for(KEYS)
+    examples, owner = examples_of(visits, slates, catalog, popularity, blocks, codes)
+    shopper, split, log = visits.shopper[slates.visit[owner]], slates.split[owner], slates.log[owner]
+    learned_from = ~holdout[shopper]
+    train = examples.take((split == 0) & learned_from)
+    model = fit(train, Items.of(catalog), blocks, codes, config.fit, title="fitting the ranker")
+    model = calibrate(model, examples.take((split == 1) & learned_from))
+    save_model(model, config.output)
+    rows = []
+    for at, name in enumerate(config.logs):
+        for seen, among in (("training", learned_from), ("held out", ~learned_from)):
+            mask = (split == 2) & (log == at) & among
+            scores = score(model, examples.take(mask), shopper[mask], owner[mask])
+            rows.append({"log": name, "households": seen, "rows": int(mask.sum()), **scores})
+    table = markdown(rows, digits=3)
+    print(table)
+    if config.save_results:
+        figures = {
+            f"{row['log']}/{row['households'].replace(' ', '_')}/{name}": Estimate(row[name], n=row["rows"])
+            for row in rows
+            for name in ("auc", "normalised_entropy", "predicted_over_observed", "calibration_error")
+        }
+        run.save(pl.DataFrame(rows), summary=figures, table=table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,188 @@
+"""PPO learns a slate problem that has an answer; runs repeat, resume, and leave everyone else's randomness alone."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.evaluate import evaluate
+from agents.ppo import (
+    PPOConfig,
+    SlatePPO,
+    fit_standardizers,
+    load,
+    make_composer_ppo,
+    make_plackett_luce_ppo,
+    policy_of,
+    save,
+)
+from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from policies import POLICIES
+from policies.composer import Composer, ComposerConfig
+from policies.plackett_luce import PlackettLuceConfig
+from policies.sb3 import LR_SCALE, NetworkConfig
+from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs
+from recsim_env.simulator import SlateSimulator
+from tests.policy_toys import TableRanker, toy_inputs
+from tests.toys import toy_catalog, toy_simulator
+
+SMALL = PPOConfig(n_steps=4, batch_size=32, n_epochs=2)
+QUICK = PPOConfig(learning_rate=5e-3, n_steps=10, batch_size=320, n_epochs=8, gamma=0.0, gae_lambda=0.0)
+NETWORK = NetworkConfig(actor_hidden=(16,), critic_hidden=(16,), log_std=-0.7)
+
+
+def composer_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any) -> SlatePPO:
+    simulator = toy_simulator(items=40, **options)
+    env = IntentVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
+    model = make_composer_ppo(env, config, NETWORK, seed=seed)
+    fit_standardizers(model)
+    return model
+
+
+def plackett_luce_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any) -> SlatePPO:
+    simulator = toy_simulator(items=40, **options)
+    env = SlateVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
+    model = make_plackett_luce_ppo(env, config, NETWORK, scores=PlackettLuceConfig(1.0), seed=seed)
+    fit_standardizers(model)
+    return model
+
+
+MODELS = pytest.mark.parametrize("make", [composer_model, plackett_luce_model])
+
+
+def weights(model: SlatePPO) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@MODELS
+def test_two_seeded_runs_are_equal_and_another_seed_is_not(make: Any) -> None:
+    one, two, three = make(seed=0), make(seed=0), make(seed=1)
+    for model in (one, two, three):
+        model.learn(16 * 4 * 3)
+    assert_same(weights(one), weights(two))
+    assert any(not torch.equal(value, weights(three)[name]) for name, value in weights(one).items())
+
+
+def numpy_state() -> list[int]:
+    """Of numpy's global generator, which SB3 draws from."""
+    state: Any = np.random.get_state()  # noqa: NPY002
+    return [*state[1].tolist(), state[2]]
+
+
+@MODELS
+def test_training_leaves_the_global_generators_alone(make: Any) -> None:
+    states = torch.get_rng_state(), numpy_state(), random.getstate()
+    make().learn(16 * 4 * 2)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert numpy_state() == states[1]
+    assert random.getstate() == states[2]
+
+
+def test_an_untrained_composer_is_greedy_ctr() -> None:
+    model = composer_model()
+    simulator = toy_simulator(items=40)
+    greedy = POLICIES["greedy_ctr"].build(toy_inputs(simulator))
+    seen, none = simulator.reset(torch.arange(20)), torch.zeros(20, 0)
+    assert torch.equal(policy_of(model)(seen, none), greedy(seen, none))
+
+
+@MODELS
+def test_a_checkpoint_holds_everything_and_no_pickle(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, None)
+    one, two = make(), make(seed=5)
+    one.learn(16 * 4 * 2)
+    save(one, tmp_path / "checkpoint.safetensors")
+    load(two, tmp_path / "checkpoint.safetensors")
+    assert_same(weights(one), weights(two))
+    assert two.num_timesteps == one.num_timesteps == 16 * 4 * 2
+    first, second = (model.policy.optimizer.state_dict()["state"] for model in (one, two))
+    for at in first:
+        assert_same(first[at], second[at])
+    assert_same(one._randomness.tensors(), two._randomness.tensors())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    one, two, again = composer_model(), composer_model(seed=5), composer_model(seed=9)
+    one.learn(16 * 4)
+    save(one, tmp_path / "checkpoint.safetensors")
+    for model in (two, again):
+        load(model, tmp_path / "checkpoint.safetensors")
+        before = weights(model)
+        model.learn(16 * 4 * 2, reset_num_timesteps=False)
+        assert model.num_timesteps == 16 * 4 * 3
+        assert any(not torch.equal(value, before[name]) for name, value in weights(model).items())
+    env = two.get_env()
+    assert isinstance(env, IntentVecEnv)
+    assert env.generation == one._n_updates  # other shoppers than before the interruption
+
+
+def test_actor_and_critic_learn_at_their_own_rates() -> None:
+    simulator = toy_simulator(items=40)
+    env = IntentVecEnv(simulator, Composer(toy_inputs(simulator)), 16)
+    model = make_composer_ppo(env, SMALL, NetworkConfig(critic_lr_scale=3.0), seed=0)
+    model.learn(16 * 4)
+    rates = {group[LR_SCALE]: group["lr"] for group in model.policy.optimizer.param_groups}
+    assert rates == pytest.approx({1.0: SMALL.learning_rate, 3.0: 3 * SMALL.learning_rate})
+    grouped = [id(p) for group in model.policy.optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.policy.parameters())
+
+
+def same_category_first(items: int = 40) -> TableRanker:
+    """A ranker that fills its slates from one category: as far from coverage as can be."""
+    return TableRanker(toy_catalog(items).category * -3.0 + torch.linspace(0, 1, items))
+
+
+def mean_return(model: SlatePPO, simulator: SlateSimulator, *, deterministic: bool = True) -> float:
+    rows = evaluate(policy_of(model, deterministic=deterministic), simulator, torch.arange(32)).rows
+    return float(rows["return"].sum() / rows["visits"].sum())
+
+
+@pytest.mark.slow
+def test_the_composer_learns_to_vary_the_slate() -> None:
+    """Reward = category coverage; greedy CTR shows one or two categories, the answer is a negative count knob."""
+    simulators = [toy_simulator(items=40, lapse=0.0, reward=Reward({"category_coverage": 1.0})) for _ in range(2)]
+    inputs = toy_inputs(simulators[0], same_category_first())
+    env = IntentVecEnv(simulators[0], Composer(inputs, ComposerConfig(pool=24)), 32, reward=TrainingReward(1.0, False))
+    model = make_composer_ppo(env, QUICK, NETWORK, seed=0)
+    fit_standardizers(model)
+    before = mean_return(model, simulators[1])
+    model.learn(32 * 10 * 60)
+    after = mean_return(model, simulators[1])
+    assert before < 0.35
+    assert after > 0.9
+
+
+@pytest.mark.slow
+def test_plackett_luce_learns_which_items_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reward = share of the slate in category 0; the ranker knows nothing of it, the item embeddings do."""
+
+    def of_category_0(inputs: RewardInputs) -> torch.Tensor:
+        return ((inputs.category[inputs.slates] == 0) & inputs.shown).double().mean(dim=1)
+
+    monkeypatch.setitem(REWARD_TERMS, "of_category_0", of_category_0)
+    simulators = [toy_simulator(items=40, lapse=0.0, reward=Reward({"of_category_0": 1.0})) for _ in range(2)]
+    inputs = toy_inputs(simulators[0], TableRanker(torch.linspace(0, 0.1, 40)))
+    env = SlateVecEnv(simulators[0], Composer(inputs, ComposerConfig(pool=26)), 32, reward=TrainingReward(1.0, False))
+    model = make_plackett_luce_ppo(env, QUICK, NETWORK, scores=PlackettLuceConfig(1.0), seed=0)
+    fit_standardizers(model)
+    before = mean_return(model, simulators[1], deterministic=False)
+    model.learn(32 * 10 * 60)
+    assert before < 0.3
+    assert mean_return(model, simulators[1], deterministic=False) > 0.8
+    assert mean_return(model, simulators[1]) > 0.9

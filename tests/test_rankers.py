@@ -1,0 +1,244 @@
+"""The CTR model sees the same numbers in the log and at a decision, is calibrated, and survives being saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.train_ranker import KEYS, Slates, replay_slates
+from policies import POLICIES
+from policies.fitting import Examples, FitConfig, calibrate, fit, predict, shown_examples
+from policies.pairs import BLOCKS, DAYS, Items, Pairs, blocks_for, codes_for, of_slates
+from policies.rankers import WEIGHTS, CTRModel, CTRRanker, config_for, load_model, pair_inputs, save_model
+from recsim_env.shoppers.memory import NEVER, Keys
+from recsim_env.shoppers.replay import Visits
+from recsim_env.types import Observation
+from tests.policy_toys import toy_inputs
+from tests.test_composer import some_visits
+from tests.toys import toy_catalog, toy_simulator
+
+
+def all_inputs(observation: Observation, items: Items) -> tuple[Tensor, Tensor]:
+    return pair_inputs(Pairs.of(observation, items), blocks_for(set(observation)), codes_for(set(observation)))
+
+
+# ---- numbers ----
+
+
+def test_a_shown_slate_has_the_numbers_of_the_same_items_among_the_candidates() -> None:
+    simulator = toy_simulator(items=40)
+    items = Items.of(simulator.catalog)
+    seen = some_visits(simulator)
+    slates = seen["candidates"][:, [7, 2, 11, 5]]
+    numbers, codes = all_inputs(seen, items)
+    width = seen["candidates"].shape[1]
+    rows = (torch.arange(24).unsqueeze(1) * width + torch.tensor([7, 2, 11, 5])).flatten()  # no padding in the toy shop
+    shown_numbers, shown_codes = all_inputs(of_slates(seen, slates), items)
+    assert torch.equal(shown_numbers, numbers[rows])
+    assert torch.equal(shown_codes, codes[rows])
+
+
+def test_an_item_that_was_no_candidate_makes_no_row() -> None:
+    simulator = toy_simulator(items=40)
+    seen = some_visits(simulator)
+    slates = seen["candidates"][:, :4].clone()
+    slates[:, 1] = torch.tensor([item for item in range(40) if item not in seen["candidates"][0].tolist()][0])
+    narrow = of_slates(seen, slates)
+    assert int(narrow["candidates"][0, 1]) == -1
+    examples = shown_examples(
+        seen, slates, torch.ones_like(slates).bool(), Items.of(simulator.catalog), ("popularity",), ("item",)
+    )
+    assert len(examples) == int((narrow["candidates"] >= 0).sum()) < slates.numel()
+
+
+def test_own_history_of_a_hand_made_shopper() -> None:
+    catalog = toy_catalog(items=5, categories=2)
+    observation = {
+        "candidates": torch.tensor([[3, 0]]),
+        "bought_items": torch.tensor([[0, -1, 4]]),
+        "bought_counts": torch.tensor([[2.0, 0.0, 1.0]]),
+        "bought_days": torch.tensor([[7.0, 0.0, 1.0]]),
+    }
+    numbers = BLOCKS["own"].values(Pairs.of(observation, Items.of(catalog)))
+    expected = [math.log(3), 1.0, math.log(8), *(math.exp(-7 / scale) for scale in DAYS)]
+    torch.testing.assert_close(numbers, torch.tensor([[0.0] * 7, expected]))
+
+
+def small_log() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Three shoppers and their baskets, and one slate shown at most of the visits."""
+    generator = torch.Generator().manual_seed(0)
+    baskets, slates = [], []
+    for shopper, visits in enumerate((6, 1, 4)):
+        day = 0
+        for rank in range(visits):
+            day += int(torch.randint(0, 9, (), generator=generator))
+            items = torch.randperm(12, generator=generator)[: int(torch.randint(0, 5, (), generator=generator))]
+            slate = torch.randperm(12, generator=generator)[:4]
+            common = {"shopper": shopper, "visit": len(baskets), "day": day, "week": 1 + day // 7, "store": 0}
+            baskets.append({**common, "items": items.tolist(), "gap": None, "follow_up": 9, "split": "train"})
+            if rank > 0:
+                bought = [item in items.tolist() for item in slate.tolist()]
+                row = {"slate": slate.tolist(), "placement": [3, 0, 14, 1], "purchase": bought, "split": "train"}
+                slates.append({**common, **row})
+    types = {"items": pl.List(pl.Int32), "gap": pl.Int32}
+    return pl.DataFrame(baskets, schema_overrides=types), pl.DataFrame(slates)
+
+
+def test_the_replayed_log_is_what_the_baskets_say() -> None:
+    """Counters of every slate against a dictionary kept by hand."""
+    baskets, log = small_log()
+    catalog = toy_catalog(items=12, categories=3)
+    visits = Visits.of(baskets)
+    slates = Slates.of([log, log], baskets)
+    popularity = torch.rand(20, 12, generator=torch.Generator().manual_seed(1))
+    checked = 0
+    for rows, seen in replay_slates(visits, slates, Keys.of(catalog.kind, catalog.category), popularity):
+        assert set(seen) == KEYS | {"candidates"}
+        for at, row in enumerate(rows.tolist()):
+            visit = int(slates.visit[row])
+            now = baskets.row(visit, named=True)
+            past = baskets.filter((pl.col("shopper") == now["shopper"]) & (pl.col("visit") < visit))
+            counts: dict[int, list[int]] = {}
+            for day, items in past.select("day", "items").iter_rows():
+                for item in items:
+                    counts.setdefault(item, []).append(day)
+            known = seen["bought_items"][at]
+            assert sorted(known[known >= 0].tolist()) == sorted(counts)
+            for item, count, since in zip(
+                known.tolist(), seen["bought_counts"][at], seen["bought_days"][at], strict=True
+            ):
+                assert float(count) == len(counts.get(item, []))
+                assert float(since) == (now["day"] - max(counts[item]) if item >= 0 else NEVER)
+            for group in range(3):
+                days = [day for item, when in counts.items() if int(catalog.category[item]) == group for day in when]
+                assert float(seen["category_counts"][at, group]) == len(days)
+                assert float(seen["category_days"][at, group]) == (now["day"] - max(days) if days else NEVER)
+            assert seen["candidates"][at].tolist() == slates.items[row].tolist()
+            assert seen["placement"][at].tolist() == [3, 0, 14, 1]
+            expected = popularity[now["week"], slates.items[row]]
+            assert torch.equal(seen["popularity"][at], expected)
+            checked += 1
+    assert checked == len(slates.visit) == 2 * len(log)
+
+
+# ---- the model ----
+
+
+def toy_examples(shoppers: int = 600, visits: int = 4) -> tuple[Examples, Items, tuple[str, ...], tuple[str, ...]]:
+    """Rows from uniform slates in the toy shop, where only the generic keys are looked at."""
+    simulator = toy_simulator(items=30, lapse=0.0, horizon_days=1e5)
+    items = Items.of(simulator.catalog)
+    uniform = POLICIES["uniform"].build(toy_inputs(simulator))
+    blocks, codes = ("recent", "category"), ("item",)
+    seen, generator, parts = simulator.reset(torch.arange(shoppers)), torch.Generator().manual_seed(0), []
+    for _ in range(visits):
+        slates = uniform(seen, torch.rand(shoppers, uniform.draws, generator=generator))
+        step = simulator.step(slates)
+        clicks = step.observation["recent_clicks"][:, 0].bool()
+        parts.append(shown_examples(seen, slates, clicks, items, blocks, codes))
+        seen = step.observation
+    return Examples.join(parts), items, blocks, codes
+
+
+def test_a_fitted_model_knows_who_likes_what_and_how_often() -> None:
+    examples, items, blocks, codes = toy_examples()
+    model = fit(examples, items, blocks, codes, FitConfig(epochs=6, batch_size=512))
+    chance = torch.sigmoid(predict(model, examples))
+    assert float(chance.mean()) == pytest.approx(float(examples.labels.mean()), rel=0.05)
+    loss = torch.nn.functional.binary_cross_entropy(chance, examples.labels)
+    base = examples.labels.mean()
+    entropy = -(base * base.log() + (1 - base) * (1 - base).log())
+    assert float(loss) < 0.95 * float(entropy)
+    liked = examples.numbers[:, 3] > 0  # a recent response in the item's category
+    assert float(chance[liked].mean()) > 1.3 * float(chance[~liked].mean())
+
+
+def test_two_fits_with_one_seed_are_equal() -> None:
+    examples, items, blocks, codes = toy_examples(60, 2)
+    one, two = (fit(examples, items, blocks, codes, FitConfig(epochs=1, batch_size=64)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_fitting_without_a_response_says_so() -> None:
+    examples, items, blocks, codes = toy_examples(4, 1)
+    nothing = Examples(examples.numbers, examples.codes, torch.zeros_like(examples.labels))
+    with pytest.raises(ValueError, match="no response"):
+        fit(nothing, items, blocks, codes)
+
+
+def test_calibration_finds_the_line_that_the_labels_were_drawn_from() -> None:
+    examples, items, blocks, codes = toy_examples(200, 2)
+    model = fit(examples, items, blocks, codes, FitConfig(epochs=1, batch_size=512))
+    many = Examples(*(torch.cat([part] * 60) for part in (examples.numbers, examples.codes, examples.labels)))
+    truth = 0.6 * predict(model, many) - 0.4
+    drawn = torch.rand(len(many), generator=torch.Generator().manual_seed(0)) < torch.sigmoid(truth)
+    before = predict(model, many)
+    after = predict(calibrate(model, Examples(many.numbers, many.codes, drawn.float())), many)
+    slope = float((after[0] - after[1]) / (before[0] - before[1]))
+    assert slope == pytest.approx(0.6, abs=0.05)
+    assert float(torch.sigmoid(after).mean()) == pytest.approx(float(drawn.float().mean()), abs=1e-5)
+
+
+# ---- the ranker ----
+
+
+def some_ranker() -> CTRRanker:
+    examples, items, blocks, codes = toy_examples(100, 2)
+    model = fit(examples, items, blocks, codes, FitConfig(epochs=1, batch_size=64))
+    return CTRRanker(toy_simulator(items=30).catalog, model)
+
+
+def test_logits_stand_where_their_candidates_do() -> None:
+    ranker = some_ranker()
+    seen = some_visits(toy_simulator(items=30))
+    logits = ranker.logits(seen)
+    assert logits.shape == seen["candidates"].shape
+    order = torch.randperm(logits.shape[1], generator=torch.Generator().manual_seed(0))
+    shuffled = {**seen, **{name: seen[name][:, order] for name in ("candidates", "placement", "popularity")}}
+    torch.testing.assert_close(ranker.logits(shuffled), logits[:, order])
+    seen["candidates"][:, 3] = -1
+    cut = ranker.logits(seen)
+    assert bool((cut[:, 3] == -math.inf).all())
+    torch.testing.assert_close(cut[:, 4:], logits[:, 4:])
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    ranker = some_ranker()
+    save_model(ranker.model, tmp_path / "ranker.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ranker.json", "ranker.safetensors"]
+    loaded = CTRRanker(toy_simulator(items=30).catalog, load_model(tmp_path / "ranker.safetensors"))
+    seen = some_visits(toy_simulator(items=30))
+    assert torch.equal(loaded.logits(seen), ranker.logits(seen))
+
+
+def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ranker.safetensors"
+    save_model(some_ranker().model, path)
+    fields = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**fields, "hidden": 7}))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_model(path)
+    path.with_suffix(".json").write_text(json.dumps({**fields, "colour": 1}))
+    with pytest.raises(TypeError, match="colour"):
+        load_model(path)
+
+
+def test_making_a_model_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    items = Items.of(toy_catalog())
+    CTRModel(config_for(items, ("own",), ("item",), 7))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_shipped_weights_are_for_the_keys_that_the_log_can_tell() -> None:
+    model = load_model(WEIGHTS)
+    assert set(model.config.blocks) == set(blocks_for(KEYS))
+    assert "recent" not in model.config.blocks  # the logged slates were never shown: nothing to learn from
+    assert set(model.config.codes) == set(codes_for(KEYS))
+    assert WEIGHTS.stat().st_size < 200_000
