@@ -1,24 +1,20 @@
-"""Stable-Baselines3's PPO for slate policies: built, trained, saved and resumed.
+"""Stable-Baselines3's PPO for slate policies.
 
-Three things differ from the stock class. Actor and critic have learning rates of their own; SB3 seeds and draws from
-the global generators, and here it does so with a private state that is swapped in and out; and a checkpoint is one
-safetensors file (no pickle) that holds everything training needs to go on.
+Two things differ from the stock class. Actor and critic have learning rates of their own; and SB3 seeds and draws from
+the global generators, which it does here with a private state that is swapped in and out. What remains: on a GPU,
+SB3's seeding sets `torch.backends.cudnn.deterministic` for the whole process.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -28,13 +24,7 @@ from torch import Tensor
 from agents.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
 from policies.composer import ComposerPolicy
 from policies.plackett_luce import PlackettLuceConfig, PlackettLucePolicy
-from policies.sb3 import (
-    LR_SCALE,
-    ComposerActorCritic,
-    NetworkConfig,
-    PlackettLuceActorCritic,
-    SlateActorCritic,
-)
+from policies.sb3 import LR_SCALE, ComposerActorCritic, NetworkConfig, PlackettLuceActorCritic, SlateActorCritic
 
 
 @dataclass(frozen=True)
@@ -122,23 +112,23 @@ class SlatePPO(PPO):
     """SB3's PPO with private randomness and a learning rate for each optimizer group."""
 
     policy: SlateActorCritic
-    _randomness: PrivateRandomness
+    randomness: PrivateRandomness
 
     def _setup_model(self) -> None:
-        self._randomness = PrivateRandomness()
-        with self._randomness():
+        self.randomness = PrivateRandomness()
+        with self.randomness():
             super()._setup_model()
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As in SB3, with private randomness."""
-        with self._randomness():
+        with self.randomness():
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         """As in SB3, with private randomness."""
-        with self._randomness():
+        with self.randomness():
             super().train()
 
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
@@ -182,8 +172,7 @@ def _make(
 
 def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
     """Play some visits with the untrained policy, and fix the scale of the features from what was seen."""
-    env = model.get_env()
-    assert isinstance(env, SimulatorVecEnv)
+    env = environment_of(model)
     seen = env.reset()
     rows = []
     for _ in range(visits):
@@ -194,56 +183,17 @@ def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
     model.policy.fit_standardizers(torch.from_numpy(np.concatenate(rows)).to(model.device))
 
 
-def policy_of(model: SlatePPO, *, deterministic: bool = True) -> ComposerPolicy | PlackettLucePolicy:
-    """The policy being trained, as `agents.evaluate` takes it; it follows the training."""
+def environment_of(model: SlatePPO) -> SimulatorVecEnv:
+    """The environment that a model trains in."""
     env = model.get_env()
     assert isinstance(env, SimulatorVecEnv)
+    return env
+
+
+def policy_of(model: SlatePPO, *, deterministic: bool = True) -> ComposerPolicy | PlackettLucePolicy:
+    """The policy being trained, as `agents.evaluate` takes it; it follows the training."""
+    env = environment_of(model)
     if isinstance(model.policy, ComposerActorCritic):
         return ComposerPolicy(env.composer, model.policy.actor, deterministic=deterministic)
     assert isinstance(model.policy, PlackettLuceActorCritic)
     return PlackettLucePolicy(env.composer, model.policy.actor, deterministic=deterministic)
-
-
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def save(model: SlatePPO, path: Path) -> None:
-    """Write weights, optimizer, generators and counters into one safetensors file, whole or not at all."""
-    tensors = {f"policy/{name}": value for name, value in model.policy.state_dict().items()}
-    state = model.policy.optimizer.state_dict()["state"]
-    for at, entries in state.items():
-        tensors |= {f"optimizer/{at}/{name}": torch.as_tensor(value) for name, value in entries.items()}
-    tensors |= {f"random/{name}": value for name, value in model._randomness.tensors().items()}
-    counters = {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, temporary, metadata={"counters": json.dumps(counters)})
-    temporary.replace(path)
-
-
-def load(model: SlatePPO, path: Path) -> None:
-    """Put a checkpoint into a model that was built alike, and let its episodes go on from fresh seeds.
-
-    Errors: FileNotFoundError; RuntimeError where the weights do not fit the model.
-    """
-    with safe_open(path, framework="pt") as file:
-        counters = json.loads(file.metadata()["counters"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    model.policy.load_state_dict(_under(tensors, "policy/"))
-    optimizer = model.policy.optimizer
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimizer/").items():
-        at, entry = name.split("/")
-        state.setdefault(int(at), {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    model._randomness.load(_under(tensors, "random/"))
-    model.num_timesteps = counters["num_timesteps"]
-    model._n_updates = counters["n_updates"]
-    env = model.get_env()
-    if isinstance(env, SimulatorVecEnv):
-        env.generation = counters["n_updates"]
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

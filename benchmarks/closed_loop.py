@@ -87,7 +87,9 @@ def behaviour(
     slate_in, bought_in = inside[rows.visit], inside[bought_rows.visit]
     label = torch.from_numpy(shown["purchase"].cast(pl.Float64).to_numpy().copy())[slate_in]
     slate_stats, bought_stats = stats[: len(rows.item)][slate_in].float(), stats[len(rows.item) :][bought_in].float()
-    gaps = visits.gap[inside & (visits.gap >= 0)].numpy()
+    returns = torch.cat([visits.rank[1:] > 0, torch.zeros(1, dtype=torch.bool)])
+    following = torch.cat([visits.since[1:], torch.zeros(1)])
+    gaps = following[inside & returns].numpy()
     per_slate = label.view(-1, 10).sum(1)
     values = {
         "CTR of the slates": float(label.mean()),
@@ -209,5 +211,7 @@ def _relabelled(table: pl.DataFrame, who: pl.DataFrame) -> pl.DataFrame:
 
 def _stacked(tables: list[pl.DataFrame], batch: int) -> pl.DataFrame:
     """Batches of shoppers under one numbering."""
-    shift = lambda i: (pl.col("shopper") + i * batch, -1 - pl.col("visit") - i * VISIT_STRIDE)  # noqa: E731
-    return pl.concat([table.with_columns(*shift(i)) for i, table in enumerate(tables)])
+    shopper, visit = pl.col("shopper"), -1 - pl.col("visit")  # below zero: no visit of the log has such a number
+    return pl.concat(
+        [table.with_columns(shopper=shopper + i * batch, visit=visit - i * VISIT_STRIDE) for i, table in enumerate(tables)]
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -207,7 +208,7 @@ def main(config: Config) -> None:
     model = fit(train, Items.of(catalog), blocks, codes, config.fit, title="fitting the ranker")
     model = calibrate(model, examples.take((split == 1) & learned_from))
     save_model(model, config.output)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for at, name in enumerate(config.logs):
         for seen, among in (("training", learned_from), ("held out", ~learned_from)):
             mask = (split == 2) & (log == at) & among

@@ -109,7 +109,7 @@ def fit(
                 batch = examples.take(rows)
                 loss = binary_cross_entropy_with_logits(model(batch.numbers, batch.codes), batch.labels)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 schedule.step()
                 bar.update()

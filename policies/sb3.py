@@ -81,7 +81,7 @@ class SlateActorCritic(ActorCriticPolicy):
     ) -> None:
         if use_sde:
             raise ValueError("use_sde is True, but slate policies explore with noise of their own.")
-        self._network = network or NetworkConfig()
+        self.network = network or NetworkConfig()
         super().__init__(observation_space, action_space, lr_schedule)
 
     def make_actor(self, width: int, generator: torch.Generator) -> IntentActor | PlackettLuceActor:
@@ -89,13 +89,13 @@ class SlateActorCritic(ActorCriticPolicy):
         raise NotImplementedError
 
     def _build(self, lr_schedule: Schedule) -> None:
-        generator = torch.Generator().manual_seed(self._network.seed)
+        generator = torch.Generator().manual_seed(self.network.seed)
         width = _features_space(self.observation_space).shape[0]
         self.actor = self.make_actor(width, generator)
-        self.critic = Critic(width, self._network.critic_hidden, generator)
+        self.critic = Critic(width, self.network.critic_hidden, generator)
         groups = [
             {"params": list(self.actor.parameters()), LR_SCALE: 1.0},
-            {"params": list(self.critic.parameters()), LR_SCALE: self._network.critic_lr_scale},
+            {"params": list(self.critic.parameters()), LR_SCALE: self.network.critic_lr_scale},
         ]
         self.optimizer = torch.optim.Adam(groups, lr=lr_schedule(1), eps=1e-5)
 
@@ -145,7 +145,7 @@ class ComposerActorCritic(SlateActorCritic):
     def make_actor(self, width: int, generator: torch.Generator) -> IntentActor:
         """A Gaussian that starts at greedy CTR."""
         assert self.action_space.shape is not None
-        network = self._network
+        network = self.network
         return IntentActor(width, self.action_space.shape[0], network.actor_hidden, network.log_std, generator)
 
     def _draw(self, observation: Observation) -> Tensor:
@@ -184,7 +184,7 @@ class PlackettLuceActorCritic(SlateActorCritic):
         assert self.action_space.shape is not None
         cues = self.observation_space["cues"].shape
         assert cues is not None
-        hidden = self._network.actor_hidden
+        hidden = self.network.actor_hidden
         size = self.action_space.shape[0]
         return PlackettLuceActor(width, cues[1], self._vectors, size, hidden, self._config, generator)
 

@@ -35,14 +35,15 @@ class SlateEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.int64]]):
         - `recent_days`: float32 (H,), days since that visit, 0 where there was none
         - `candidates`: int64 (C,), the items that may be shown at this visit, padded at the end with -1
         - and the shopper's own; for `recsim_env/CompleteJourney-v0`:
-        - `context`: float32 (8,), this visit: see `Shopper.spaces` of the shopper
+        - `context`: float32 (9,), sine and cosine of the weekday, week of the year / 53, then logarithms: days since
+          the last visit, visits, recent visits, recent basket size, visits a week, baskets
         - `bought_items`: int64 (M,), items bought before, padded with -1
         - `bought_counts`: float32 (M,), how often each was bought
         - `bought_days`: float32 (M,), days since each was last bought
         - `category_counts`: float32 (G,), purchases in each category
         - `category_days`: float32 (G,), days since the last purchase in each category, 1000 = never
-        - `placement`: int64 (C,), how the store promotes each candidate
-        - `popularity`: float32 (C,), purchases of each candidate per visit to the store's chain, trailing four weeks
+        - `placement`: int64 (C,), how the store promotes each candidate: display * 11 + mailer code
+        - `popularity`: float32 (C,), purchases of each candidate per visit to the chain, trailing four weeks
     - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any sample is accepted:
       a repeated item, or one that is no candidate, is not shown; it gets no response and no credit for diversity.
     - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default responses plus
@@ -141,7 +142,10 @@ def checked_items(
 
     Shapes: shape is (K,) or (B, K); ignored (B,), rows that may hold anything and come back as item 0.
     """
-    array = np.array(action)
+    try:
+        array = to_numpy(action) if isinstance(action, torch.Tensor) else np.array(action)
+    except ValueError as error:
+        raise ValueError(f"{name} is ragged, but it must have the shape {shape}.") from error
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has the dtype {array.dtype}, but it must hold whole numbers (int64).")
     if array.shape != shape:

@@ -63,6 +63,7 @@ def uniform(keys: Tensor, counter: Tensor | int, n: int) -> Tensor:
         counter: (B,) int64 or one int, the step of the episode
         returns: (B, n) float32 in [0, 1), on the device of `keys`
     """
-    words = mix(keys + (counter + 1) * _STEP)
+    step = _signed((counter + 1) * _STEP) if isinstance(counter, int) else (counter + 1) * _STEP
+    words = mix(keys + step)
     slots = torch.arange(1, n + 1, device=keys.device, dtype=torch.int64) * _STEP
     return _shift(mix(words.unsqueeze(1) + slots), 40).to(torch.float32) * _UNIT

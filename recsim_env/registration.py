@@ -150,7 +150,7 @@ def as_simulator(source: SlateSimulator | EnvConfig | str, options: dict[str, An
 def _factory(config: EnvConfig) -> ShopperFactory:
     if callable(config.shopper):
         return config.shopper
-    from recsim_env.shoppers.transformer import load_shopper  # heavy, and not every environment needs it
+    from recsim_env.shoppers.learned import load_shopper  # heavy, and not every environment needs it
 
     return partial(load_shopper, _check_folder(config.shopper))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,8 @@ class Scene:
     """The shopper and the visit, before the slate."""
     candidates: int
     """How many items could have been shown."""
+    slate_size: int
+    """Positions of a slate, which the picture leaves room for."""
     cards: tuple[Card, ...] = ()
     """The slate, top position first; empty where the shopper has just arrived."""
     ending: Ending | None = None
@@ -90,7 +92,8 @@ class Scene:
 
 def arrival(simulator: SlateSimulator, row: int) -> Scene:
     """The scene of a shopper who has just come in."""
-    return Scene(simulator.describe(row), _count_candidates(simulator, row))
+    candidates = int((simulator.candidates[row] >= 0).sum())
+    return Scene(simulator.describe(row), candidates, simulator.slate_size)
 
 
 def visit(simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, outcome: Outcome) -> Scene:
@@ -103,16 +106,12 @@ def visit(simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, ou
     shown = (episodes.recent_slates[row, 0] >= 0).tolist()
     bought = episodes.recent_clicks[row, 0].tolist()
     cards = tuple(_card(simulator, *position) for position in zip(items, shown, bought, strict=True))
-    return Scene(before.description, before.candidates, cards, _ending(row, outcome))
+    return replace(before, cards=cards, ending=_ending(row, outcome))
 
 
 def draw(scene: Scene, render_mode: str) -> Frame:
     """The scene as a text (`ansi`) or as a picture (H, W, 3) uint8 (`rgb_array`)."""
     return as_text(scene) if render_mode == "ansi" else as_picture(scene)
-
-
-def _count_candidates(simulator: SlateSimulator, row: int) -> int:
-    return int((simulator.candidates[row] >= 0).sum())
 
 
 def _card(simulator: SlateSimulator, item: int, shown: bool, bought: bool) -> Card:
@@ -176,9 +175,9 @@ def _text_ending(ending: Ending | None) -> list[str]:
 # The picture.
 
 _PAPER, _INK, _FAINT, _WHITE, _LINE = "#f7f2e8", "#22303c", "#7c8791", "#ffffff", "#e0d8c8"
-_HEADER, _GREEN, _MINT, _RED, _CREAM = "#22303c", "#2f855a", "#e8f6ee", "#b83a3a", "#fdf6e9"
+_HEADER, _GREEN, _MINT, _RED, _CREAM = "#22303c", "#2f855a", "#e8f6ee", "#b83a3a", "#f3e3c8"
 _SHADES = ("#3b6ea5", "#d98e32", "#7a5ea8", "#4d9078", "#c05a7a", "#8a7a3c", "#5b8fb9", "#b5653a", "#6d8f3f", "#8f6f9f")
-_COLUMNS, _CARD, _SPACE, _MARGIN, _SIDE, _TOP, _AWNING, _FOOT = 5, (172, 176), 12, 28, 290, 84, 46, 86
+_COLUMNS, _CARD, _SPACE, _MARGIN, _SIDE, _TOP, _AWNING, _FOOT = 5, (172, 176), 12, 28, 290, 84, 46, 84
 _SCALE = 2  # drawn twice as large, then shrunk: smooth edges
 
 
@@ -260,16 +259,15 @@ def _pillow() -> tuple[Any, Any, Any]:
     return Image, ImageDraw, ImageFont
 
 
-def as_picture(scene: Scene, slots: int = 10) -> NDArray[np.uint8]:
-    """The scene as a picture (H, W, 3) uint8. slots: how many cards an empty window has room for."""
-    positions = len(scene.cards) or slots
-    columns, rows = min(_COLUMNS, positions), math.ceil(positions / _COLUMNS)
+def as_picture(scene: Scene) -> NDArray[np.uint8]:
+    """The scene as a picture (H, W, 3) uint8; H and W depend on the slate size alone."""
+    columns, rows = min(_COLUMNS, scene.slate_size), math.ceil(scene.slate_size / _COLUMNS)
     window = max(columns * (_CARD[0] + _SPACE) + _SPACE, 640)
     shelf = rows * (_CARD[1] + _SPACE) + _SPACE
     sheet = _Sheet(2 * _MARGIN + window + _MARGIN + _SIDE, _TOP + _MARGIN + _AWNING + shelf + _FOOT + _MARGIN)
     _draw_header(sheet, scene)
     _draw_window(sheet, scene, _MARGIN, _TOP + _MARGIN, window, shelf + _AWNING)
-    _draw_ending(sheet, scene, _MARGIN, sheet.height - _FOOT - _MARGIN + 14, window)
+    _draw_ending(sheet, scene, _MARGIN, sheet.height - _FOOT - _MARGIN + 24, window)
     _draw_history(sheet, scene, sheet.width - _SIDE - _MARGIN, _TOP + _MARGIN)
     return sheet.pixels()
 
@@ -337,13 +335,18 @@ def _draw_history(sheet: _Sheet, scene: Scene, x: float, y: float) -> None:
     height = sheet.height - y - _MARGIN
     sheet.box(x, y + 8, _SIDE, height - 8, _WHITE, line=_LINE, r=8)
     sheet.write(x + 18, y + 24, "Lately", 19, _INK, bold=True)
-    room = int((height - 80) / 20)
-    lines = [line for entry in scene.history for line in _history_lines(sheet, entry)] or [("nothing yet", _FAINT)]
-    for number, (words, colour) in enumerate(lines[:room]):
-        sheet.write(x + 18, y + 60 + 20 * number, words, 14, colour)
+    entries = [_history_lines(sheet, entry) for entry in scene.history] or [[("nothing yet", _FAINT)]]
+    top, bottom = y + 60, y + height - 16
+    for lines in entries:
+        if top + 19 * len(lines) > bottom:
+            break
+        for number, (words, colour) in enumerate(lines):
+            sheet.write(x + 18, top + 19 * number, words, 14, colour)
+        top += 19 * len(lines) + 9
 
 
 def _history_lines(sheet: _Sheet, entry: str) -> list[tuple[str, str]]:
-    """An entry of the history as at most two lines, and their colours."""
-    words = sheet.wrap(entry, _SIDE - 36, 14, 2)
-    return [(line, _INK if number == 0 else _FAINT) for number, line in enumerate(words)]
+    """An entry of the history as lines and their colours: its heading, faint, then two lines of the rest."""
+    head, _, rest = entry.rpartition(" · ")
+    lines = [(line, _INK) for line in sheet.wrap(rest, _SIDE - 36, 14, 2)]
+    return [(sheet.cut(head, _SIDE - 36, 14), _FAINT), *lines] if head else lines

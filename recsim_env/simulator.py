@@ -233,9 +233,24 @@ class SlateSimulator:
         }
 
     def describe(self, row: int) -> dict[str, str | list[str]]:
-        """How one shopper and their visit read to a person. Errors: ResetNeeded before `reset`."""
-        assert 0 <= row < len(self.episodes.seed)
+        """How one shopper and their visit read to a person.
+
+        Errors: ResetNeeded before `reset`; IndexError where there is no such row.
+        """
+        if row not in range(len(self.episodes.seed)):
+            raise IndexError(f"row is {row}, but the simulator has the rows 0 to {self.num_envs - 1}.")
         return self.shopper.describe(self._shoppers, row)
+
+    @torch.no_grad()
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the shoppers in `rows` (R,) int64 only, in that order; `num_envs` becomes R.
+
+        Errors: ResetNeeded before `reset`.
+        """
+        old, rows = self.episodes, rows.to(self.device)
+        self._episodes = Episodes(**{name: value[rows] for name, value in vars(old).items()})
+        self._shoppers = self.shopper.select(self._shoppers, rows)
+        self._candidates = None
 
     def when_and_where(self) -> dict[str, Tensor]:
         """Who is visiting, on which day, in which week and store, for a log: (B,) int64 each.

@@ -175,8 +175,6 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         shape = (self.num_envs, self.simulator.slate_size)
         if isinstance(actions, Tensor) and tuple(actions.shape) == shape and actions.dtype == torch.int64:
             return actions.to(self.simulator.device).masked_fill(waiting.unsqueeze(1), 0)
-        if isinstance(actions, Tensor):
-            actions = to_numpy(actions)
         ignored = to_numpy(waiting) if waiting.any() else None
         items = checked_items(actions, self.simulator, shape, "actions", ignored)
         return torch.from_numpy(items).to(self.simulator.device)

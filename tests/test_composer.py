@@ -146,10 +146,10 @@ def test_principal_components_have_unit_mean_square_and_do_not_overlap() -> None
 def test_the_judged_density_of_an_intent_is_the_normal_one() -> None:
     actor = IntentActor(3, 2, (4,), -0.3, torch.Generator().manual_seed(0))
     features, intent = torch.randn(5, 3), torch.randn(5, 2)
-    expected = torch.distributions.Normal(actor.mean(features), actor.log_std.exp())  # type: ignore[no-untyped-call]
+    expected = torch.distributions.Normal(actor.mean(features), actor.log_std.exp())
     log_probability, entropy = actor.judge({"features": features}, intent)
-    torch.testing.assert_close(log_probability, expected.log_prob(intent).sum(1))  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(entropy, expected.entropy().sum(1))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(log_probability, expected.log_prob(intent).sum(1))
+    torch.testing.assert_close(entropy, expected.entropy().sum(1))
 
 
 def test_the_smallest_and_largest_draws_make_finite_intents() -> None:

@@ -95,6 +95,7 @@ def test_save_and_load_give_the_same_shopper(tmp_path: Path) -> None:
         assert torch.equal(value, again.state_dict()[name]), name
     assert again.calibrated(torch.tensor(2.0)).item() == pytest.approx(2.0)
     state = torch.randn(2, 16 + CONTEXT, generator=torch.Generator().manual_seed(5))
+    season = torch.zeros(20)
     torch.testing.assert_close(
-        model.explore_log_rate(state, model.items()), again.explore_log_rate(state, again.items())
+        model.explore_log_rate(state, model.items(), season), again.explore_log_rate(state, again.items(), season)
     )

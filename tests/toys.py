@@ -148,6 +148,9 @@ class ToyShopper:
         for field in fields(state):
             getattr(state, field.name)[rows] = getattr(fresh, field.name)
 
+    def select(self, state: ToyState, rows: Tensor) -> ToyState:
+        return ToyState(**{field.name: getattr(state, field.name)[rows] for field in fields(ToyState)})
+
     def when_and_where(self, state: ToyState) -> dict[str, Tensor]:
         day = state.day.long()
         return {"shopper": torch.arange(len(day)), "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}

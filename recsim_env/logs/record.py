@@ -61,43 +61,38 @@ def record(
     try:
         observation = simulator.reset(seeds)
         keys = noise.episode_key(seeds.to(simulator.device), torch.zeros_like(seeds), stream=POLICY_STREAM)
-        running = torch.ones(len(seeds), dtype=torch.bool, device=simulator.device)
-        while bool(running.any()):
+        number = torch.arange(len(seeds), device=simulator.device)
+        while len(number):
             where = simulator.when_and_where()
             slates = policy(observation, noise.uniform(keys, len(parts), policy_draws))
             chance = None if propensity is None else propensity(observation, slates)
             step = simulator.step(slates, validate=False)
             assert tap.last is not None
-            parts.append(_visits(where, slates, chance, tap.last, step.ended & ~step.terminated, running))
-            running = running & ~step.ended
-            observation = step.observation
-            progress(len(parts), int(running.sum()))
+            parts.append(_visits(number, where, slates, chance, tap.last))
+            running = (~step.ended).nonzero().flatten()
+            observation = {name: value[running] for name, value in step.observation.items()}
+            number, keys = number[running], keys[running]
+            simulator.keep(running)
+            progress(len(parts), len(number))
     finally:
         simulator.shopper = tap.shopper
     return _tables(parts, scenario, split)
 
 
 def _visits(
-    where: dict[str, Tensor],
-    slates: Tensor,
-    propensity: Tensor | None,
-    response: Response,
-    truncated: Tensor,
-    running: Tensor,
+    number: Tensor, where: dict[str, Tensor], slates: Tensor, propensity: Tensor | None, response: Response
 ) -> dict[str, Any]:
-    """The visits of one step, running rows only; the gap of a truncated episode is still seen, a lapse is not."""
-    rows = running.nonzero().flatten()
+    """The visits of one step; a shopper who lapsed has no next visit."""
     basket = slates.where(response.clicks, -1) if response.basket is None else response.basket
-    part = {name: value[rows].cpu().numpy() for name, value in where.items() if name != "shopper"}
+    part = {name: value.cpu().numpy() for name, value in where.items() if name != "shopper"}
     return part | {
-        "shopper": rows.cpu().numpy(),
-        "household": where["shopper"][rows].cpu().numpy(),
-        "slate": slates[rows].cpu().tolist(),
-        "purchase": response.clicks[rows].cpu().tolist(),
-        "propensity": None if propensity is None else propensity[rows].double().cpu().numpy(),
-        "items": [[item for item in items if item >= 0] for items in basket[rows].cpu().tolist()],
-        "gap": response.days[rows].where(~response.left[rows], -1).long().cpu().numpy(),
-        "follow_up": response.days[rows].long().cpu().numpy(),
+        "shopper": number.cpu().numpy(),
+        "slate": slates.cpu().tolist(),
+        "purchase": response.clicks.cpu().tolist(),
+        "propensity": None if propensity is None else propensity.double().cpu().numpy(),
+        "items": [[item for item in items if item >= 0] for items in basket.cpu().tolist()],
+        "gap": response.days.where(~response.left, -1).long().cpu().numpy(),
+        "follow_up": response.days.long().cpu().numpy(),
     }
 
 

@@ -15,7 +15,8 @@ from recsim_env.types import Observation
 S = TypeVar("S")
 Description = dict[str, str | list[str]]
 """How a shopper and a visit read to a person, for rendering. Keys that the pictures know: `shopper`, `date`, `store`
-(strings) and `history` (a list of lines, newest first); any further string is shown under the header."""
+(strings) and `history` (a list of lines, newest first; what stands before the last " · " of a line is its heading);
+any further string is shown under the header."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ class Shopper(Protocol[S]):
 
     def replace(self, state: S, rows: Tensor, fresh: S) -> None:
         """Put the R shoppers of `fresh` into `rows` (R,) int64 of `state`, in place."""
+
+    def select(self, state: S, rows: Tensor) -> S:
+        """A new state of the shoppers in `rows` (R,) int64 only."""
 
     def when_and_where(self, state: S) -> dict[str, Tensor]:
         """`day`, `week` and `store` of this visit and number of the `shopper`, (B,) int64 each, for a log."""

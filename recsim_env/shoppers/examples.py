@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -128,7 +128,6 @@ class Examples:
         stats, rhythm = replay(visits, keys, Rows(rows["visit"], rows["item"]))
         store_week = market.row(visits.store, visits.week)
         split = torch.tensor([SPLITS.index(name) for name in baskets["split"].to_list()])
-        visits = _censored_at_split_end(visits, split)
         counts = torch.bincount(rows["visit"], minlength=len(visits))
         new = torch.cat([torch.zeros(1, dtype=torch.int64), (visits.rank == 0).nonzero().flatten()[1:]])
         return cls(
@@ -149,14 +148,6 @@ class Examples:
             stats,
             torch.cat([new, torch.tensor([len(visits)])]),
         )
-
-
-def _censored_at_split_end(visits: Visits, split: Tensor) -> Visits:
-    """Returns that happened after the end of a visit's split are not known to those who fit on that split."""
-    ends = torch.stack([visits.day[split <= i].max() if (split <= i).any() else visits.day.max() for i in range(3)])
-    left = ends[split] - visits.day
-    seen = (visits.gap >= 0) & (visits.gap <= left)
-    return replace(visits, gap=visits.gap.where(seen, -1), follow_up=left)
 
 
 def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str, Tensor]:
@@ -296,6 +287,8 @@ class Collator:
         place = fresh.nonzero()
         return {
             "first_visit": first,
+            "week": e.visits.week[at].clamp(max=len(e.market.item_context) - 1),
+            "item_context": e.market.item_context,
             "promoted": e.market.placement[e.store_week[at.flatten()]] > 0,
             "new_at": place[:, 0] * at.shape[1] + place[:, 1],
             "new_item": basket[fresh],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +24,15 @@ from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper, SlateShoppe
 class FinetuneConfig:
     """How a shopper is fitted."""
 
-    pretrain_epochs: float = 3.0
+    pretrain_epochs: float = 2.0
     """Passes over the whole-catalogue baskets (repeat, explore and gap heads) before any exposure is seen."""
-    epochs: float = 8.0
+    epochs: float = 5.0
     """Passes over the exposure logs and the baskets together."""
     batch_visits: int = 800
     """Visits in a batch, about: shoppers are packed whole, like lengths together."""
     learning_rate: float = 3e-3
     """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
-    weight_decay: float = 0.02
+    weight_decay: float = 0.05
     """Decoupled weight decay."""
     seed: int = 0
     """Seed of initialisation, order and dropout."""
@@ -43,7 +44,7 @@ class FinetuneConfig:
     """Visits that a visit can attend to."""
     head_size: int = 64
     """Width of the slate head."""
-    dropout: float = 0.1
+    dropout: float = 0.15
     """Share of activations hidden in training."""
     use_text: bool = True
     """Start item vectors from the pretrained text encoder."""
@@ -164,7 +165,7 @@ def fit(
         remove_unused_columns=False,
         report_to=["tensorboard"],
         disable_tqdm=False,
-        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
     trainer = ShopperTrainer(
         model=model,
@@ -229,7 +230,8 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     """Set the model's calibration on a split it was not trained on (Platt 1999): scale and shift of the slate logits,
     fitted to the full exposure (case-control rows with weights) and the policy's slates together, and the shift of
     the return hazards. Returns what was set."""
-    model.config.slate_calibration, model.config.gap_calibration = (1.0, 0.0), 0.0
+    model.config.slate_calibration = (1.0, 0.0)
+    model.config.gap_calibration = model.config.explore_calibration = 0.0
     scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))
     label, weight = examples.row_label[scores.row], examples.row_weight[scores.row]
     kind = examples.row_kind[scores.row]
@@ -243,9 +245,32 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     shift = torch.zeros(1, requires_grad=True)
     gap, follow_up = examples.visits.gap[scores.visit].float(), examples.visits.follow_up[scores.visit].float()
     minimise(lambda: -gap_log_likelihood(scores.gap_logits + shift, gap, follow_up).mean(), shift)
-    model.config.slate_calibration = (round(float(platt[0]), 5), round(float(platt[1]), 5))
-    model.config.gap_calibration = round(float(shift), 5)
-    return {"scale": float(platt[0]), "shift": float(platt[1]), "gap_shift": float(shift)}
+    bought, expected = explored(model, examples, split)
+    model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
+    model.config.gap_calibration = round(shift.item(), 5)
+    model.config.explore_calibration = round(math.log(bought / expected), 5)
+    return {
+        "scale": platt[0].item(),
+        "shift": platt[1].item(),
+        "gap_shift": shift.item(),
+        "explore_shift": model.config.explore_calibration,
+    }
+
+
+@torch.no_grad()
+def explored(model: SlateShopper, examples: Examples, split: str, batch_shoppers: int = 32) -> tuple[float, float]:
+    """First purchases in a split: how many there were, and how many the model expects."""
+    model.eval()
+    collator = Collator(examples, splits=(split,), kinds=())
+    bought = expected = 0.0
+    vectors = model.items()
+    for batch in batches(examples, batch_shoppers, collator):
+        on_device = {name: value.to(model.device) for name, value in batch.items()}
+        before, _ = model.states(vectors, on_device)
+        log_rate, fresh = model.explore_rates(vectors, before.flatten(0, 1), on_device)
+        expected += float((log_rate.exp() * fresh).sum())
+        bought += float(on_device["learn"].flatten()[on_device["new_at"]].sum())
+    return bought, expected
 
 
 def minimise(loss: Any, parameters: Tensor) -> None:

@@ -48,9 +48,10 @@ SHOP_FILES = (
     "promotions.parquet",
     "popularity.parquet",
 )
-REMEMBERED = 128  # items bought before that a shopper can buy again outside the slate
-EXPLORED = 12  # most new items of a visit
+REMEMBERED = 192  # items bought before that a shopper can buy again outside the slate
+EXPLORED = 16  # most new items of a visit
 STORES = 8  # most stores of a shopper
+CACHED_SHOPPERS = 32  # scored together on a CPU: what they touch stays in its cache
 MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
 EARLIER_VISITS = 3  # visits before an episode starts
 POPULATIONS = ("train", "evaluation", "all")
@@ -102,7 +103,8 @@ class Shop:
     """What a folder of a fine-tuned shopper holds, on one device and never changed.
 
     week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a row a store-week; vectors (N, D) and
-    item_parts (N, ...) item vectors of the model and what its slate head makes of them; popularity (weeks, N) float32 purchases a visit.
+    item_parts (N, ...) item vectors of the model and what its slate head makes of them; popularity (weeks, N) float32 purchases a visit; season
+    (weeks, N) what the weeks add to the log rates of new items.
     """
 
     catalog: Catalog
@@ -114,6 +116,7 @@ class Shop:
     vectors: Tensor
     item_parts: Tensor
     popularity: Tensor
+    season: Tensor
     starts: Starts
 
 
@@ -165,6 +168,7 @@ def _on(
         week_of_day=week_of_day.cummax(0).values.to(device),
         vectors=vectors,
         item_parts=model.slate_head.items(vectors, model.items.known),
+        season=model.season(market.item_context),
         popularity=torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0,
         starts=Starts(
             take(starts.state, slice(None), device),
@@ -362,8 +366,8 @@ class LearnedShopper:
             "bought_days": own[..., SINCE].where(held, NEVER),
             "category_counts": table[..., 0].clone(),
             "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
-            "placement": self.shop.market.placement[row].gather(1, at).long().where(real, 0),
-            "popularity": self.shop.popularity[week].gather(1, at).where(real, 0.0),
+            "placement": self.shop.market.placement[row.unsqueeze(1), at].long().where(real, 0),
+            "popularity": self.shop.popularity[week.unsqueeze(1), at].where(real, 0.0),
         }
 
     @torch.no_grad()
@@ -388,6 +392,11 @@ class LearnedShopper:
         """Day of the log, week, store and household of this visit."""
         shopper = self.shop.starts.shopper[state.who]
         return {"shopper": shopper, "day": state.day.long(), "week": self._week(state), "store": state.store}
+
+    def select(self, state: LearnedState, rows: Tensor) -> LearnedState:
+        """A state of some rows only."""
+        part: LearnedState = take(state, rows, self.device)
+        return part
 
     def describe(self, state: LearnedState, row: int) -> Description:
         """Date, store and the last purchases."""
@@ -429,38 +438,42 @@ class LearnedShopper:
 
     def _bernoulli(self, state: LearnedState, inside: Tensor, slates: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
         """Chance of a response to each slate item (B, K), and of buying each remembered item elsewhere (B, M)."""
-        head, memory = self.shop.model.slate_head, state.memory
-        items = torch.cat([slates, memory.items], dim=1)
-        at = items.clamp(min=0)
-        rows = torch.arange(len(items), device=self.device).unsqueeze(1)
-        placement = self.shop.market.placement[self._store_week(state)].gather(1, at).long()
+        items = torch.cat([slates, state.memory.items], dim=1)
+        everyone = torch.arange(len(items), device=self.device)
+        parts = everyone.split(CACHED_SHOPPERS) if self.device.type == "cpu" else (everyone,)
+        chance = torch.cat([self._chances(state, rows, inside[rows], items[rows]) for rows in parts])
+        in_slate = (state.memory.items.unsqueeze(2) == slates.where(shown, -1).unsqueeze(1)).any(2)
+        shown_chance = chance[:, : self.slate_size] * shown * self._examination
+        return shown_chance, chance[:, self.slate_size :] * ((state.memory.items >= 0) & ~in_slate)
+
+    def _chances(self, state: LearnedState, rows: Tensor, inside: Tensor, items: Tensor) -> Tensor:
+        """Slate head for some shoppers: rows (R,), inside (R, D + CONTEXT), items (R, K + M) -> (R, K + M)."""
+        head, market, at = self.shop.model.slate_head, self.shop.market, items.clamp(min=0)
+        row = rows.unsqueeze(1)
+        day, week, store_week = state.day[row], self._week(state)[row], self._store_week(state)[row]
+        placement = market.placement[store_week, at].long()
         if not self.options.store_promotions:
             placement[:, self.slate_size :] = 0
         logits = head(
             head.shoppers(inside).unsqueeze(1),
             self.shop.item_parts[at],
-            memory.stats(rows, items, state.day.unsqueeze(1)),
-            self.shop.market.item_context[self._week(state)].gather(1, at.unsqueeze(2).expand(-1, -1, 2)),
+            state.memory.stats(row, items, day),
+            market.item_context[week, at],
             placement,
         )
-        chance = torch.sigmoid(self.shop.model.calibrated(logits))
-        in_slate = self._in_slate(memory.items, slates.where(shown, -1))
-        shown_chance = chance[:, : self.slate_size] * shown * self._examination
-        return shown_chance, chance[:, self.slate_size :] * ((memory.items >= 0) & ~in_slate)
-
-    def _in_slate(self, items: Tensor, slates: Tensor) -> Tensor:
-        """(B, M) bool: which of the items stand in the slate."""
-        return (items.unsqueeze(2) == slates.unsqueeze(1)).any(2)
+        return torch.sigmoid(self.shop.model.calibrated(logits))
 
     def _explore(self, state: LearnedState, inside: Tensor, slates: Tensor, draws: Tensor) -> Tensor:
         """New items bought outside the slate: (B, EXPLORED) int64, -1 padded.
 
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
         """
-        promoted: Tensor | float = 0.0
+        promoted: Tensor | None = None
         if self.options.store_promotions:
             promoted = (self.shop.market.placement[self._store_week(state)] > 0).float()
-        rate = self.shop.model.explore_log_rate(inside, self.shop.vectors, promoted).exp()
+        rate = self.shop.model.explore_log_rate(
+            inside, self.shop.vectors, self.shop.season[self._week(state)], promoted
+        ).exp()
         taken = torch.cat([state.memory.items, slates], dim=1)
         width = rate.shape[1]
         rate = torch.cat([rate, rate.new_zeros(len(rate), 1)], dim=1).scatter(1, taken.where(taken >= 0, width), 0.0)
@@ -530,13 +543,19 @@ def sample_gap(logits: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Te
 
 
 def load_shopper(
-    folder: str | Path, device: torch.device, slate_size: int = 10, **options: Any
+    folder: str | Path,
+    device: torch.device,
+    slate_size: int = 10,
+    *,
+    population: str = "train",
+    store_promotions: bool = False,
+    start_days: tuple[int, int] = (56, 182),
+    examination: tuple[float, ...] | None = None,
 ) -> LearnedShopper:
-    """Shoppers from a folder of `benchmarks.finetune`; `options` are the fields of `ShopperOptions`.
+    """Shoppers from a folder of `benchmarks.finetune`; the options are the fields of `ShopperOptions`.
 
-    Errors: TypeError on an unknown option; ValueError on a bad one; FileNotFoundError where a file is missing.
+    Errors: ValueError on a bad option; FileNotFoundError where a file is missing.
     """
-    chosen = ShopperOptions(**options)
-    return LearnedShopper(load_shop(Path(folder).resolve(), device, chosen.population, chosen.start_days), slate_size, chosen)
-
-
+    options = ShopperOptions(population, store_promotions, start_days, examination)
+    shop = load_shop(Path(folder).resolve(), device, population, start_days)
+    return LearnedShopper(shop, slate_size, options)

@@ -75,7 +75,7 @@ class Visits:
 def padded(values: Tensor, starts: Tensor, index: Tensor, fill: int = -1) -> Tensor:
     """Ragged rows `values[starts[i]:starts[i + 1]]` of index (R,) as one matrix (R, L), filled up with `fill`."""
     begin, end = starts[index], starts[index + 1]
-    width = int((end - begin).max()) if len(index) else 0
+    width = max(int((end - begin).max()), 1) if len(index) else 1
     at = begin.unsqueeze(1) + torch.arange(width)
     inside = at < end.unsqueeze(1)
     return values[at.clamp(max=len(values) - 1)].where(inside, fill)

@@ -42,7 +42,8 @@ class SlateShopperConfig(PreTrainedConfig):
         window: visits that a visit can attend to, itself among them
         head_size: width of the slate head
         use_text, use_counters: False removes the input (ablations)
-        dropout, id_dropout, unknown_dropout: training only; chance to hide activations, an item's id, an item's whole past
+        dropout, gap_dropout, id_dropout, unknown_dropout: training only; chance to hide activations of the encoder and
+            of the gap head, an item's id, an item's whole past
         slate_calibration: scale and shift of the slate logits, fitted on validation weeks
         explore_calibration, gap_calibration: shift of the log rates and of the log hazards, likewise
     """
@@ -63,6 +64,7 @@ class SlateShopperConfig(PreTrainedConfig):
         use_text: bool = True,
         use_counters: bool = True,
         dropout: float = 0.1,
+        gap_dropout: float = 0.3,
         id_dropout: float = 0.15,
         unknown_dropout: float = 0.1,
         slate_calibration: tuple[float, float] = (1.0, 0.0),
@@ -83,6 +85,7 @@ class SlateShopperConfig(PreTrainedConfig):
         self.use_text = use_text
         self.use_counters = use_counters
         self.dropout = dropout
+        self.gap_dropout = gap_dropout
         self.id_dropout = id_dropout
         self.unknown_dropout = unknown_dropout
         self.slate_calibration = slate_calibration
@@ -260,10 +263,11 @@ class GapHead(nn.Module):
         super().__init__()
         self.inner = nn.Linear(config.hidden_size + CONTEXT, config.head_size)
         self.outer = nn.Linear(config.head_size, len(GAP_EDGES))
+        self.dropout = nn.Dropout(config.gap_dropout)  # the head that learns the log by heart first
 
     def forward(self, state: Tensor) -> Tensor:
         """Hazard logits (..., bins) from states (..., D + CONTEXT)."""
-        logits: Tensor = self.outer(F.gelu(self.inner(state)))
+        logits: Tensor = self.outer(self.dropout(F.gelu(self.inner(self.dropout(state)))))
         return logits
 
 
@@ -291,6 +295,7 @@ class SlateShopper(PreTrainedModel):
         self.explore_bias = nn.Embedding(config.n_items, 1)
         self.explore_shift = nn.Parameter(torch.full((1,), -8.0))
         self.explore_placement = nn.Linear(1, 1, bias=False)
+        self.explore_season = nn.Linear(ITEM_CONTEXT, 1, bias=False)
         self.gap_head = GapHead(config)
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
@@ -376,18 +381,16 @@ class SlateShopper(PreTrainedModel):
             where losses count; gap, follow_up (B, T) float32 days; row_at (R,) int64 index b * T + t; row_item,
             row_placement, row_kind (R,) int64; row_label, row_offset (R,) float32, the offset being the log of how much
             rarer non-responses were sampled; row_stats (R, LEVELS, STATS); row_context (R, ITEM_CONTEXT);
-            first_visit (B, N) rank of the first purchase; promoted (B * T, N) bool; new_at, new_item (Z,) int64
+            first_visit (B, N) rank of the first purchase; promoted (B * T, N) bool; new_at, new_item (Z,) int64;
+            week (B, T) int64; item_context (weeks, N, ITEM_CONTEXT)
             text (N, text_width): replaces the stored text embeddings, to train a text encoder
         Returns `loss` (), its parts, `logits` (R,) uncalibrated and `gap_logits` (B, T, bins).
         """
         id_kept, known = self._hidden_items(batch["row_item"])
         vectors = self.items(id_kept, text)
-        context = visit_context(batch["rhythm"], batch["day"], batch["since"])
-        after = self.encode(self.token(vectors, batch["basket"], context), batch["day"], batch["present"])
-        start = self.newcomer.expand(len(after), 1, -1)
-        before = torch.cat([torch.cat([start, after[:, :-1]], dim=1), context], dim=-1)
+        before, after = self.states(vectors, batch)
         logits = self._row_logits(vectors, id_kept, known, before.flatten(0, 1), batch, text)
-        gap_logits = self.gap_head(torch.cat([after, context], dim=-1))
+        gap_logits = self.gap_head(after)
         losses = self._row_losses(logits, batch)
         likelihood = gap_log_likelihood(gap_logits, batch["gap"], batch["follow_up"])
         losses["gap"] = -likelihood[batch["learn"]].mean()
@@ -395,6 +398,13 @@ class SlateShopper(PreTrainedModel):
             losses["explore"] = self._explore_loss(vectors, before.flatten(0, 1), batch)
         loss = sum((LOSS_WEIGHTS[name] * value for name, value in losses.items()), torch.zeros((), device=self.device))
         return {"loss": loss, **losses, "logits": logits, "gap_logits": gap_logits}
+
+    def states(self, vectors: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """States before and after each visit, with the visit's context: (B, T, D + CONTEXT) each."""
+        context = visit_context(batch["rhythm"], batch["day"], batch["since"])
+        after = self.encode(self.token(vectors, batch["basket"], context), batch["day"], batch["present"])
+        before = torch.cat([self.newcomer.expand(len(after), 1, -1), after[:, :-1]], dim=1)
+        return torch.cat([before, context], dim=-1), torch.cat([after, context], dim=-1)
 
     def _hidden_items(self, row_item: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Training only: which ids are hidden in this step (N,), and rows (R,) whose item is wholly unknown (0)."""
@@ -441,15 +451,22 @@ class SlateShopper(PreTrainedModel):
         return dict(zip(ROW_KINDS, (total / number.clamp(min=1)).unbind(), strict=True))
 
     def _explore_loss(self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Poisson process over the items not bought before: sum of rates minus log rates of the purchases."""
+        """Negative log likelihood a visit of a Poisson process over the items not bought before."""
         learn = batch["learn"].flatten()
-        times = torch.arange(batch["learn"].shape[1], device=states.device)
-        fresh = (batch["first_visit"].unsqueeze(1) >= times.view(1, -1, 1)).flatten(0, 1)[learn]
-        log_rate = self.explore_log_rate(states[learn], vectors, batch["promoted"][learn].to(states.dtype))
+        log_rate, fresh = self.explore_rates(vectors, states, batch)
         position = learn.long().cumsum(0) - 1
         bought = learn[batch["new_at"]]
         hits = log_rate[position[batch["new_at"][bought]], batch["new_item"][bought]].sum()
         return ((log_rate.exp() * fresh).sum() - hits) / learn.sum().clamp(min=1)
+
+    def explore_rates(self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Log rates and which items were never bought, (V, N) each, of the V visits in a batch that are learnt from."""
+        learn = batch["learn"].flatten()
+        times = torch.arange(batch["learn"].shape[1], device=states.device)
+        fresh = (batch["first_visit"].unsqueeze(1) >= times.view(1, -1, 1)).flatten(0, 1)[learn]
+        season = self.season(batch["item_context"])[batch["week"].flatten()[learn]]
+        promoted = batch["promoted"][learn].to(states.dtype)
+        return self.explore_log_rate(states[learn], vectors, season, promoted), fresh
 
     # ---- states in, behaviour out ----------------------------------------------------------------------------------
 
@@ -458,15 +475,23 @@ class SlateShopper(PreTrainedModel):
         scale, shift = self.config.slate_calibration
         return logits * scale + shift
 
-    def explore_log_rate(self, state: Tensor, vectors: Tensor, promoted: Tensor | float = 0.0) -> Tensor:
+    def season(self, item_context: Tensor) -> Tensor:
+        """What the trailing popularity and discount of items (..., N, ITEM_CONTEXT) add to their log rates (..., N)."""
+        added: Tensor = self.explore_season(item_context).squeeze(-1)
+        return added
+
+    def explore_log_rate(
+        self, state: Tensor, vectors: Tensor, season: Tensor, promoted: Tensor | None = None
+    ) -> Tensor:
         """Log rate at which a shopper buys each item for the first time in a visit.
 
-        Shapes: state (..., D + CONTEXT), vectors (N, D), promoted (..., N) 0/1. Returns (..., N).
+        Shapes: state (..., D + CONTEXT), vectors (N, D), season (..., N) from `season`, promoted (..., N) 0/1 or None
+        for nothing promoted. Returns (..., N).
         """
         query = self.explore_query(state) / math.sqrt(self.config.hidden_size)
         bias = self.items.known * self.explore_bias.weight.squeeze(1) + self.explore_shift
-        rate: Tensor = query @ vectors.T + (bias + self.config.explore_calibration)
-        return rate + promoted * self.explore_placement.weight.squeeze()
+        rate: Tensor = query @ vectors.T + (bias + self.config.explore_calibration) + season
+        return rate if promoted is None else rate + promoted * self.explore_placement.weight.squeeze()
 
 
 def counter_features(stats: Tensor) -> Tensor:

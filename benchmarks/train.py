@@ -1,0 +1,144 @@
+"""Train PPO agents: python -m benchmarks.train
+
+One training for each seed, all from the greedy CTR ranker. Run again, it goes on from the last checkpoint; a training
+that is finished is left as it is. Watch with `tensorboard --logdir runs/train`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from stable_baselines3.common.logger import configure
+
+from agents.checkpoints import LAST, load, save
+from agents.monitor import Monitor, MonitorConfig
+from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, make_composer_ppo, make_plackett_luce_ppo
+from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from benchmarks.report import config_as_json, write_text
+from benchmarks.world import World
+from policies.composer import Composer, ComposerConfig
+from policies.plackett_luce import PlackettLuceConfig
+from policies.sb3 import NetworkConfig
+
+UNTRAINED = "untrained.safetensors"
+"""The policy before its first update, beside its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train PPO over slates."""
+
+    world: World = field(default_factory=World)
+    """Where."""
+    agent: Literal["composer", "plackett_luce"] = "composer"
+    """What PPO acts in: intents of the slate composer, or slates themselves."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds, each a run of its own."""
+    visits: int = 1_000_000
+    """Visits of a run, all shoppers together."""
+    shoppers: int = 512
+    """Shoppers that are served at once."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """PPO."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Actor and critic; its seed is replaced by the training seed."""
+    composer: ComposerConfig = field(default_factory=ComposerConfig)
+    """What the agent sees of a visit and how it may steer."""
+    plackett_luce: PlackettLuceConfig = field(default_factory=PlackettLuceConfig)
+    """Of the Plackett-Luce agent."""
+    reward: TrainingReward = field(default_factory=TrainingReward)
+    """How the reward is learned from."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """Evaluations on the way."""
+    output: Path = Path("runs/train")
+    """Folder of the runs: checkpoints and TensorBoard events in `<agent>/seed<k>/`."""
+
+
+def folder_of(config: Config, seed: int) -> Path:
+    """Where a training seed's checkpoint and events are."""
+    return config.output / config.agent / f"seed{seed}"
+
+
+def make_model(config: Config, seed: int) -> SlatePPO:
+    """An agent before its first update."""
+    simulator = config.world.simulator("train")
+    composer = Composer(config.world.inputs(simulator), config.composer)
+    network = NetworkConfig(**{**asdict(config.network), "seed": seed})
+    device = simulator.device
+    if config.agent == "composer":
+        intents = IntentVecEnv(simulator, composer, config.shoppers, seed, config.reward)
+        return make_composer_ppo(intents, config.ppo, network, seed=seed, device=device)
+    slates = SlateVecEnv(simulator, composer, config.shoppers, seed, config.reward)
+    return make_plackett_luce_ppo(slates, config.ppo, network, scores=config.plackett_luce, seed=seed, device=device)
+
+
+def train(config: Config, seed: int) -> Path:
+    """Train one seed to its end, from the last checkpoint where there is one; the checkpoint's path.
+
+    Errors: ValueError where the folder holds a training with other settings.
+    """
+    folder = folder_of(config, seed)
+    told = _settings(config)
+    check_settings(folder, told)
+    model = make_model(config, seed)
+    if (folder / LAST).exists():
+        load(model, folder / LAST)
+    else:
+        fit_standardizers(model)
+        save(model, folder / UNTRAINED)
+    write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
+    left = config.visits - model.num_timesteps
+    if left > 0:
+        model.set_logger(configure(str(folder), ["tensorboard"]))
+        simulator = config.world.simulator("evaluation")
+        monitor = Monitor(config.monitor, simulator, folder, flat(told), title=f"{config.agent} seed {seed}")
+        model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0)
+    return folder / LAST
+
+
+def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
+    """Errors: ValueError where `folder` holds a training with other settings."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text())
+    other = sorted(key for key in told.keys() | found.keys() if told.get(key) != found.get(key))
+    if other:
+        raise ValueError(
+            f"{path} differs in {other}, but a training goes on with the settings it began with: "
+            "give --output another folder, or delete this one."
+        )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What may not change between the parts of a training."""
+    free = ("seeds", "visits", "monitor", "output")
+    return {key: value for key, value in config_as_json(config).items() if key not in free}
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | None]:
+    """Nested settings as `part/field` names, for TensorBoard; lists as text."""
+    out: dict[str, bool | str | float | None] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}/")
+        else:
+            out[f"{prefix}{key}"] = value if isinstance(value, (bool, str, float, int)) else str(value)
+    return out
+
+
+def main(config: Config) -> None:
+    """Train every seed."""
+    torch.set_num_threads(config.world.threads)
+    for seed in config.seeds:
+        print(f"seed {seed}: {train(config, seed)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

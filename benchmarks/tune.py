@@ -1,0 +1,149 @@
+"""Choose the re-rankers' parameters: python -m benchmarks.tune
+
+Every tuned policy gets the same number of trials on the same episodes, of training shoppers and of seeds that no
+report uses. Run again, it goes on where it stopped. `benchmarks.compare` reads the parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import polars as pl
+import torch
+import tyro
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from tqdm.auto import tqdm
+
+from agents.evaluate import evaluate
+from benchmarks.report import RESULTS, Run, config_as_json, markdown, write_text
+from benchmarks.statistics import Estimate
+from benchmarks.world import TUNING_SEED, World, seeds
+from policies import POLICIES, PolicyInputs
+from policies.base import PolicySpec
+from recsim_env import SlateSimulator
+
+PARAMETERS = RESULTS / "tune" / "parameters.json"
+"""Policy -> parameter -> value."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Choose the parameters of every policy that has some."""
+
+    world: World = field(default_factory=World)
+    """Where."""
+    policies: tuple[str, ...] = tuple(name for name, spec in POLICIES.items() if spec.search())
+    """Which policies."""
+    trials: int = 40
+    """Settings tried for each policy, its defaults among them."""
+    episodes: int = 256
+    """Episodes of a trial."""
+    batch: int = 128
+    """Shoppers at a time."""
+    seed: int = 0
+    """Of the search."""
+    work: Path = Path("runs/tune")
+    """Folder of the trials so far; delete it to start anew."""
+    output: Path = PARAMETERS
+    """Where the parameters go."""
+
+
+def suggest(trial: optuna.Trial, spec: PolicySpec) -> dict[str, float]:
+    """A setting of every tuned parameter."""
+    return {
+        name: trial.suggest_int(name, int(allowed.low), int(allowed.high))
+        if allowed.integer
+        else trial.suggest_float(name, allowed.low, allowed.high)
+        for name, allowed in spec.search().items()
+    }
+
+
+def search(config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs) -> optuna.Study:
+    """The trials of one policy, those of an interrupted run included."""
+    spec = POLICIES[name]
+    storage = JournalStorage(JournalFileBackend(str(config.work / "trials.log")))
+    study = optuna.create_study(
+        study_name=name,
+        direction="maximize",
+        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        load_if_exists=True,
+    )
+    if not study.trials:
+        study.enqueue_trial({key: getattr(spec.parameters(), key) for key in spec.search()})
+    episodes = seeds(TUNING_SEED, config.episodes)
+
+    def value(trial: optuna.Trial) -> float:
+        rows = evaluate(spec.build(inputs, suggest(trial, spec)), simulator, episodes, batch=config.batch).rows
+        return float(rows["return"].to_numpy().mean())
+
+    done = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
+    for _ in tqdm(range(done, config.trials), initial=done, total=config.trials, desc=f"tuning {name}", unit="trial"):
+        study.optimize(value, n_trials=1)
+    return study
+
+
+def check_work(config: Config) -> None:
+    """Remember what the trials in `config.work` belong to.
+
+    Errors: ValueError where they belong to another configuration.
+    """
+    told = {key: value for key, value in config_as_json(config).items() if key in ("world", "episodes", "seed")}
+    path = config.work / "config.json"
+    if path.exists() and (found := json.loads(path.read_text())) != told:
+        raise ValueError(f"{path} says {found}, but this run is {told}: delete the folder, or name another.")
+    config.work.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(told, indent=1) + "\n")
+
+
+def main(config: Config) -> None:
+    """Tune, save the parameters, and the trials as rows."""
+    torch.set_num_threads(config.world.threads)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_work(config)
+    run = Run("tune", config, results=config.output.parent.parent)
+    simulator = config.world.simulator("train")
+    inputs = config.world.inputs(simulator)
+    best: dict[str, dict[str, float]] = {}
+    rows: list[dict[str, Any]] = []
+    for name in config.policies:
+        study = search(config, name, simulator, inputs)
+        best[name] = dict(study.best_params)
+        rows += [
+            {"policy": name, "trial": trial.number, "return": trial.value, "parameters": json.dumps(trial.params)}
+            for trial in study.trials
+            if trial.value is not None
+        ]
+    table = [
+        {
+            "policy": name,
+            "parameters": ", ".join(f"{key} {value:.3g}" for key, value in parameters.items()),
+            "return, default": next(row["return"] for row in rows if row["policy"] == name),
+            "return, tuned": max(row["return"] for row in rows if row["policy"] == name),
+        }
+        for name, parameters in best.items()
+    ]
+    print(markdown(table, digits=4))
+    summary = {f"{line['policy']}/return": Estimate(line["return, tuned"], n=config.episodes) for line in table}
+    run.save(pl.DataFrame(rows), summary=summary, table=markdown(table, digits=4))
+    write_text(config.output, json.dumps(best, indent=1) + "\n")
+
+
+def read_parameters(path: Path = PARAMETERS) -> dict[str, dict[str, float]]:
+    """The chosen parameters of every tuned policy.
+
+    Errors: FileNotFoundError where nothing was tuned yet.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, but re-rankers are compared tuned: run python -m benchmarks.tune.")
+    found: dict[str, dict[str, float]] = json.loads(path.read_text())
+    return found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,179 @@
+"""From a log to a shopper: the rows that are learnt from, a fine-tuning that must learn, a shop that opens."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from benchmarks.finetune import Log
+from benchmarks.heldout import auc
+from recsim_env.logs.record import record
+from recsim_env.logs.schema import check_table
+from recsim_env.logs.schema import BASKETS, IMPRESSIONS
+from recsim_env.shoppers.examples import Collator, Examples
+from recsim_env.shoppers.finetune import FinetuneConfig, Packs, calibrate, explored, fit, new_shopper, score
+from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
+from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.transformer import ROW_KINDS, visit_context
+from recsim_env.simulator import SlateSimulator
+from tests.fake_log import ITEMS, SHOPPERS, write_shop
+
+SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16, batch_visits=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("log")
+    write_shop(path)
+    (path / "summary.json").write_text("{}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def log(folder: Path) -> Log:
+    return Log.load(folder)
+
+
+@pytest.fixture(scope="module")
+def examples(log: Log) -> Examples:
+    return log.examples(cold_hidden=True)
+
+
+@pytest.fixture(scope="module")
+def shop(folder: Path, log: Log) -> Path:
+    """A shop with an unfitted shopper."""
+    path = folder / "shop"
+    path.mkdir()
+    new_shopper(log.catalog, SMALL).save_pretrained(path)
+    for name in SHOP_FILES[2:]:
+        shutil.copy(folder / name, path / name)
+    return path
+
+
+def test_counters_of_a_row_are_those_of_earlier_visits(log: Log, examples: Examples) -> None:
+    rng = np.random.default_rng(0)
+    for row in rng.integers(0, len(examples.row_item), 60).tolist():
+        visit, item = int(examples.row_visit[row]), int(examples.row_item[row])
+        now = log.baskets.row(visit, named=True)
+        before = log.baskets[:visit].filter(pl.col("shopper") == now["shopper"], pl.col("items").list.contains(item))
+        assert examples.row_stats[row, 0, COUNT] == len(before)
+        if len(before):
+            assert examples.row_stats[row, 0, SINCE] == now["day"] - before["day"].max()
+
+
+def test_the_future_changes_no_row(log: Log, examples: Examples) -> None:
+    cut = log.baskets["day"] >= 100
+    shuffled = log.baskets["items"].to_list()
+    changed = log.baskets.with_columns(
+        items=pl.Series([[0] if late else items for items, late in zip(shuffled, cut, strict=True)], dtype=pl.List(pl.Int32))
+    )
+    other = replace(log, baskets=changed).examples(cold_hidden=True)
+    first = {"early": log.baskets["day"].to_numpy() <= 100}["early"]
+    early = torch.from_numpy(first.copy())
+    torch.testing.assert_close(examples.rhythm[early], other.rhythm[early])
+    mine, theirs = (x.row_kind != ROW_KINDS.index("repeat") for x in (examples, other))
+    mine, theirs = mine & early[examples.row_visit], theirs & early[other.row_visit]
+    torch.testing.assert_close(examples.row_stats[mine], other.row_stats[theirs])
+
+
+def test_repeat_rows_stand_for_all_items_bought_before(examples: Examples) -> None:
+    repeat = examples.row_kind == ROW_KINDS.index("repeat")
+    assert (examples.row_stats[repeat, 0, COUNT] > 0).all()
+    negative = repeat & (examples.row_label == 0)
+    weights = torch.zeros(len(examples.visits)).index_add(0, examples.row_visit[negative], examples.row_weight[negative])
+    past = examples.first.to(torch.int64)[examples.visits.shopper] < examples.visits.rank.unsqueeze(1)
+    bought = torch.zeros(len(examples.visits)).index_add(
+        0, examples.row_visit[repeat], examples.row_label[repeat]
+    )
+    seen = weights > 0
+    torch.testing.assert_close(weights[seen], (past.sum(1) - bought)[seen])
+
+
+def test_every_shopper_is_packed_once() -> None:
+    lengths = torch.tensor([5, 0, 90, 3, 40, 41])
+    packs = Packs(lengths, 100, torch.Generator().manual_seed(0))
+    assert sorted(shopper for pack in packs.packs for shopper in pack) == [0, 2, 3, 4, 5]
+    assert all(sum(int(lengths[s]) for s in pack) <= 100 for pack in packs.packs)
+
+
+def test_a_simulated_visit_equals_one_replayed_from_its_own_log(shop: Path) -> None:
+    """Cached equals recomputed, through the whole shopper: states after a simulation = states from its baskets."""
+    shopper = load_shopper(shop, torch.device("cpu"), population="all", start_days=(60, 80))
+    state = shopper.start(torch.linspace(0, 0.99, 6).unsqueeze(1))
+    model, generator = shopper.shop.model, torch.Generator().manual_seed(0)
+    days, baskets, contexts, first = [], [], [], state.cache.count.clone()
+    for _ in range(12):
+        context = visit_context(state.memory.tally(state.day), state.day, state.since)
+        days.append(state.day)
+        contexts.append(context)
+        slates = shopper.candidates(state)[:, :10]
+        draws = torch.rand(6, shopper.visit_draws, generator=generator)
+        response = shopper.respond(state, slates, slates >= 0, draws)
+        assert response.basket is not None
+        baskets.append(response.basket)
+    # the encoder sees only the last `window` visits, all of them simulated
+    assert len(days) >= SMALL.window and int(first.min()) > 0
+    with torch.no_grad():
+        token = model.token(shopper.shop.vectors, torch.stack(baskets, 1), torch.stack(contexts, 1))
+        whole = model.encode(token, torch.stack(days, 1), torch.ones(6, 12, dtype=torch.bool))
+    torch.testing.assert_close(state.cache.state, whole[:, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_recorded_simulation_is_a_log_and_nobody_buys_twice_in_a_visit(shop: Path) -> None:
+    shopper = load_shopper(shop, torch.device("cpu"), start_days=(60, 80))
+    simulator = SlateSimulator(shopper, horizon_days=60)
+    slates, baskets = record(simulator, lambda seen, _: seen["candidates"][:, :10], 1, torch.arange(20))
+    check_table(IMPRESSIONS, slates, "slates", ITEMS)
+    check_table(BASKETS, baskets, "baskets", ITEMS)
+    assert slates["shopper"].n_unique() == 20
+    assert (baskets["items"].list.len() == baskets["items"].list.unique().list.len()).all()
+    for slate, bought, basket in zip(slates["slate"], slates["purchase"], baskets["items"], strict=True):
+        assert {item for item, b in zip(slate, bought, strict=True) if b} <= set(basket)
+
+
+def test_training_and_evaluation_shoppers_are_disjoint(shop: Path) -> None:
+    found = [
+        set(load_shopper(shop, torch.device("cpu"), population=name).shop.starts.shopper.tolist())
+        for name in ("train", "evaluation", "all")
+    ]
+    assert not found[0] & found[1]
+    assert found[0] | found[1] == found[2]
+    assert all(shopper % 5 == 0 for shopper in found[1])
+
+
+def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="population is 'everyone', but it must be one of train, evaluation, all"):
+        load_shopper(shop, torch.device("cpu"), population="everyone")
+    with pytest.raises(ValueError, match="examination has 2 numbers, but it must have one for each of the 10 positions"):
+        load_shopper(shop, torch.device("cpu"), examination=(1.0, 0.5))
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        load_shopper(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_fine_tuning_beats_popularity_and_is_calibrated(log: Log, examples: Examples, tmp_path: Path) -> None:
+    model = new_shopper(log.catalog, SMALL)
+    config = replace(SMALL, pretrain_epochs=4, epochs=25, learning_rate=1e-2)
+    fit(model, examples, config, tmp_path, stage="pretrain")
+    fit(model, examples, config, tmp_path, stage="finetune")
+    calibrate(model, examples)
+    scores = score(model, examples, "test", kinds=("uniform",))
+    label = examples.row_label[scores.row].double().numpy()
+    from benchmarks.heldout import Rows as Scored
+
+    def area(logit: torch.Tensor) -> float:
+        chance = torch.sigmoid(logit.double()).numpy()
+        zero = np.zeros(len(chance), dtype=np.int64)
+        return auc(Scored(label, np.ones_like(label), chance, zero, zero), np.ones_like(label))
+
+    popularity = torch.bincount(examples.visits.items, minlength=ITEMS).float()
+    assert area(scores.logit) > area(popularity[examples.row_item[scores.row]] / 1000) + 0.2
+    assert float(torch.sigmoid(scores.logit).mean()) == pytest.approx(label.mean(), rel=0.15)
+    bought, expected = explored(model, examples, "test")
+    assert 0.3 < bought / expected < 3.0
+    assert examples.n_shoppers == SHOPPERS
+    assert set(Collator(examples)([0])) >= {"basket", "row_item", "new_item"}
