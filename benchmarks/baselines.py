@@ -65,8 +65,13 @@ def features(examples: Examples, rows: Tensor) -> dict[str, Floats]:
 
 def baselines(names: list[str]) -> dict[str, Baseline]:
     """Unfitted baselines by name; `names` are the available columns."""
-    logistic = lambda: make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))  # noqa: E731
-    starting = lambda *parts: tuple(name for name in names if name.startswith(parts))  # noqa: E731
+
+    def logistic() -> Any:
+        return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
+
+    def starting(*parts: str) -> tuple[str, ...]:
+        return tuple(name for name in names if name.startswith(parts))
+
     own = ("log_item_count", "item_share", "item_recent_share", "log_item_recent")
     trees = HistGradientBoostingClassifier(
         max_iter=300, learning_rate=0.08, max_leaf_nodes=63, min_samples_leaf=200, l2_regularization=1.0, random_state=0
@@ -75,16 +80,19 @@ def baselines(names: list[str]) -> dict[str, Baseline]:
     return {
         "popularity": Baseline("popularity", logistic(), ("popularity", "discount")),
         "frequency": Baseline("household x item frequency", logistic(), own),
-        "logistic": Baseline(
-            "logistic regression, all counters", logistic(), starting("log_", *raw, "placement_")
-        ),
+        "logistic": Baseline("logistic regression, all counters", logistic(), starting("log_", *raw, "placement_")),
         "gbdt": Baseline("gradient boosting, all counters", trees, starting(*raw)),
     }
 
 
-def fit_predict(baseline: Baseline, train: dict[str, Floats], label: Floats, weight: Floats, others: list[dict[str, Floats]]) -> list[Floats]:
+def fit_predict(
+    baseline: Baseline, train: dict[str, Floats], label: Floats, weight: Floats, others: list[dict[str, Floats]]
+) -> list[Floats]:
     """Fit on the train rows; logits (R,) of each other set."""
-    pick = lambda table: np.stack([table[name] for name in baseline.columns], axis=1)  # noqa: E731
+
+    def pick(table: dict[str, Floats]) -> Floats:
+        return np.stack([table[name] for name in baseline.columns], axis=1)
+
     model = baseline.model
     weights = {"logisticregression__sample_weight": weight} if hasattr(model, "steps") else {"sample_weight": weight}
     model.fit(pick(train), label, **weights)
@@ -96,10 +104,12 @@ def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
     parameters = torch.tensor([1.0, 0.0], requires_grad=True)
     minimise(
         lambda: (
-            weight
-            * F.binary_cross_entropy_with_logits(logit * parameters[0] + parameters[1], label, reduction="none")
-        ).sum()
-        / weight.sum(),
+            (
+                weight
+                * F.binary_cross_entropy_with_logits(logit * parameters[0] + parameters[1], label, reduction="none")
+            ).sum()
+            / weight.sum()
+        ),
         parameters,
     )
     return float(parameters[0]), float(parameters[1])
@@ -205,12 +215,13 @@ def _chances_of_hazards(hazards: Tensor) -> Tensor:
 def _gap_features(examples: Examples) -> Floats:
     """(V, 13) what is known after a visit."""
     v = examples.visits
-    lagged = lambda n: torch.where(v.rank > n, torch.roll(v.since, n), torch.nan)  # noqa: E731
+
+    def lagged(n: int) -> Tensor:
+        return torch.where(v.rank > n, torch.roll(v.since, n), torch.nan)
+
     size = v.starts.diff().float()
     columns = [lagged(0), lagged(1), lagged(2), v.rank.float(), size, (v.day % 7).float(), v.week.float() % 4]
     running = torch.stack([lagged(n) for n in range(8)]).nanmean(0)
     table = torch.cat([torch.stack(columns, dim=1), running.unsqueeze(1), examples.rhythm], dim=1)
     array: Floats = table.numpy().astype(np.float32)
     return array
-
-

@@ -78,7 +78,10 @@ def behaviour(
     visits = Visits.of(everything)
     index = pl.DataFrame({"visit": everything["visit"], "at": np.arange(len(everything))})
     shown = slates.join(index, on="visit").sort("at").explode("slate", "purchase")
-    rows = Rows(torch.from_numpy(shown["at"].to_numpy().copy()), torch.from_numpy(shown["slate"].cast(pl.Int64).to_numpy().copy()))
+    rows = Rows(
+        torch.from_numpy(shown["at"].to_numpy().copy()),
+        torch.from_numpy(shown["slate"].cast(pl.Int64).to_numpy().copy()),
+    )
     bought_rows = Rows(torch.repeat_interleave(torch.arange(len(visits)), visits.starts.diff()), visits.items)
     keys = Keys.of(catalog.kind, catalog.category)
     both = Rows(torch.cat([rows.visit, bought_rows.visit]), torch.cat([rows.item, bought_rows.item]))
@@ -101,7 +104,9 @@ def behaviour(
     }
     category = torch.bincount(catalog.category[bought_rows.item[bought_in]], minlength=int(catalog.category.max()) + 1)
     shares = {
-        "days to the next visit": np.bincount(np.searchsorted(GAP_BINS, gaps, side="right") - 1, minlength=len(GAP_BINS)),
+        "days to the next visit": np.bincount(
+            np.searchsorted(GAP_BINS, gaps, side="right") - 1, minlength=len(GAP_BINS)
+        ),
         "category mix": category.numpy(),
     }
     for level, name in ((0, "item recency curve"), (2, "category recency curve")):
@@ -193,7 +198,10 @@ def roll(
     return Roll(
         _stacked([pair[0] for pair in found], batch),
         simulated,
-        _relabelled(slates, who).join(first, on="shopper", how="left").filter(pl.col("day") >= pl.col("first")).drop("first"),
+        _relabelled(slates, who)
+        .join(first, on="shopper", how="left")
+        .filter(pl.col("day") >= pl.col("first"))
+        .drop("first"),
         logged.filter(pl.col("day") >= pl.col("first")).drop("first"),
         logged.filter(pl.col("day") < pl.col("first")).drop("first"),
     )
@@ -213,5 +221,8 @@ def _stacked(tables: list[pl.DataFrame], batch: int) -> pl.DataFrame:
     """Batches of shoppers under one numbering."""
     shopper, visit = pl.col("shopper"), -1 - pl.col("visit")  # below zero: no visit of the log has such a number
     return pl.concat(
-        [table.with_columns(shopper=shopper + i * batch, visit=visit - i * VISIT_STRIDE) for i, table in enumerate(tables)]
+        [
+            table.with_columns(shopper=shopper + i * batch, visit=visit - i * VISIT_STRIDE)
+            for i, table in enumerate(tables)
+        ]
     )

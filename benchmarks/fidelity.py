@@ -34,6 +34,7 @@ from benchmarks.report import Run, markdown
 from benchmarks.statistics import Estimate
 from recsim_env.shoppers.examples import SPLITS, Examples
 from recsim_env.shoppers.finetune import score
+from recsim_env.shoppers.learned import load_model
 from recsim_env.shoppers.memory import COUNT, SINCE
 from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
 
@@ -72,6 +73,11 @@ class Config:
     """CPU threads."""
 
 
+def figure_name(name: str, model: str) -> str:
+    """Name of a figure in the summary: plain for the shopper, with the model in front for the others."""
+    return name if model == MODEL else f"{model}_{name}"
+
+
 @dataclass
 class Report:
     """Figures by name, lines of the tables, raw rows and curves, as they come in."""
@@ -83,8 +89,7 @@ class Report:
     def add(self, name: str, model: str, value: float, samples: Floats | None = None, n: int = 1) -> None:
         """One figure of one model, with the interval of its bootstrap samples."""
         low, high = interval(samples) if samples is not None else (float("nan"), float("nan"))
-        prefix = {MODEL: "", "gbdt": "gbdt_"}.get(model, f"{model}_")
-        self.summary[prefix + name] = Estimate(value, low, high, n)
+        self.summary[figure_name(name, model)] = Estimate(value, low, high, n)
         self.rows.append({"model": model, "figure": name, "value": value, "low": low, "high": high})
 
 
@@ -93,7 +98,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     run, console = Run("fidelity", config), Console()
     log = Log.load(config.log)
-    model = SlateShopper.from_pretrained(config.shopper, local_files_only=True).eval()
+    model = load_model(config.shopper)
     report = Report({}, [], {})
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=False)
@@ -113,7 +118,9 @@ def main(config: Config) -> None:
     console.print(table)
 
 
-def predictions(model: SlateShopper, examples: Examples, config: Config, console: Console) -> dict[str, tuple[Tensor, Tensor]]:
+def predictions(
+    model: SlateShopper, examples: Examples, config: Config, console: Console
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Calibrated logits of each model on the test rows: model -> (row (R,), logit (R,))."""
     test = score(model, examples, "test")
     valid_rows = rows_of(examples, "valid")
@@ -152,8 +159,13 @@ def table_of(examples: Examples, rows: Tensor, logit: Tensor) -> Rows:
     order = logit.argsort()
     rows, chance = rows[order], torch.sigmoid(logit[order].double())
     visit = examples.row_visit[rows]
-    columns = (examples.row_label[rows].double(), examples.row_weight[rows].double(), chance)
-    return Rows(*(c.numpy() for c in columns), examples.visits.shopper[visit].numpy(), visit.numpy())
+    return Rows(
+        label=examples.row_label[rows].double().numpy(),
+        weight=examples.row_weight[rows].double().numpy(),
+        chance=chance.numpy(),
+        shopper=examples.visits.shopper[visit].numpy(),
+        slate=visit.numpy(),
+    )
 
 
 def exposures(
@@ -241,9 +253,7 @@ def loop(report: Report, log: Log, config: Config) -> str:
     """Closed loop beside the log: as logged (store promotions stay), and as the environment runs by default."""
     lines: list[dict[str, object]] = []
     for name, promotions in (("as logged", True), ("slate only", False)):
-        rolled = closed_loop.roll(
-            config.shopper, log.baskets, log.impressions["policy"], store_promotions=promotions
-        )
+        rolled = closed_loop.roll(config.shopper, log.baskets, log.impressions["policy"], store_promotions=promotions)
         for weeks, held_out in (((45, 52), True), ((27, 52), False)):
             ours = closed_loop.behaviour(log.catalog, rolled.history, rolled.baskets, rolled.slates, weeks)
             theirs = closed_loop.behaviour(
@@ -251,8 +261,13 @@ def loop(report: Report, log: Log, config: Config) -> str:
             )
             table = closed_loop.errors(ours, theirs)
             report.rows += [
-                {"model": f"closed loop, {name}", "figure": f"weeks {weeks[0]}-{weeks[1]}: {line['what']}",
-                 "value": line["error"], "low": line["log"], "high": line["simulated"]}
+                {
+                    "model": f"closed loop, {name}",
+                    "figure": f"weeks {weeks[0]}-{weeks[1]}: {line['what']}",
+                    "value": line["error"],
+                    "low": line["log"],
+                    "high": line["simulated"],
+                }
                 for line in table
             ]
             if held_out:
@@ -262,7 +277,7 @@ def loop(report: Report, log: Log, config: Config) -> str:
                 lines += [{"mode": name, **line} for line in table]
         report.curves[f"weekly: {name}"] = _weekly(ours.weekly, theirs.weekly)
     part = "### Closed loop: weeks 45-52, after 18 weeks on their own under the logging policy\n\n"
-    return part + markdown(lines, ["mode", "what", "log", "simulated", "error"])
+    return part + markdown(lines, ["mode", "what", "log", "simulated", "error"], digits=3)
 
 
 def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame) -> tuple[Floats, dict[str, Floats]]:
@@ -273,19 +288,12 @@ def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame) -> tuple[Floats, dict
 def heldout_table(report: Report) -> str:
     """Markdown: one line a figure, one column a model, and what was to be reached."""
     models = ["popularity", "frequency", "logistic", "gbdt", MODEL]
-    lines = []
-    for name, bar in GOOD.items():
-        line: dict[str, object] = {"figure": name}
-        for model in models:
-            prefix = {MODEL: "", "gbdt": "gbdt_"}.get(model, f"{model}_")
-            line[model] = report.summary.get(prefix + name, "")
-        line["good"] = f"{'<=' if name in LOWER_IS_BETTER else '>='} {bar}"
-        lines.append(line)
-    for name in ("full_exposure_ratio", "full_exposure_ece", "policy_slate_ratio", "policy_slate_ece"):
-        prefix = {MODEL: "", "gbdt": "gbdt_"}
-        lines.append(
-            {"figure": name, **{m: report.summary.get(prefix.get(m, f"{m}_") + name, "") for m in models}, "good": ""}
-        )
+    others = ("full_exposure_ratio", "full_exposure_ece", "policy_slate_ratio", "policy_slate_ece")
+    lines: list[dict[str, object]] = []
+    for name in (*GOOD, *others):
+        bar = f"{'<=' if name in LOWER_IS_BETTER else '>='} {GOOD[name]}" if name in GOOD else ""
+        found = {model: report.summary.get(figure_name(name, model), "") for model in models}
+        lines.append({"figure": name, **found, "good": bar})
     return markdown(lines, ["figure", *models, "good"])
 
 
@@ -299,7 +307,9 @@ def picture(report: Report) -> Figure:
         for model, values in predicted.items():
             axes.plot(ticks, values, "--", label=model)
         weekly = name.startswith("weekly")
-        axes.set_title(f"CTR of policy slates, {name.removeprefix('weekly: ')}" if weekly else f"purchase rate by {name}")
+        axes.set_title(
+            f"CTR of policy slates, {name.removeprefix('weekly: ')}" if weekly else f"purchase rate by {name}"
+        )
         labels = [str(27 + i) for i in ticks] if weekly else [str(first) for first in ITEM_BINS]
         axes.set_xticks(ticks, labels, fontsize=7)
         axes.set_xlabel("week" if weekly else "days, first of the bin")

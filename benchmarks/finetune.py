@@ -6,7 +6,6 @@ out is what `recsim_env.register` and `recsim_env/CompleteJourney-v0` read. Run 
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ import torch
 import tyro
 from rich.console import Console
 
+from benchmarks.card import model_card
+from benchmarks.report import write_text
 from recsim_env.catalog import Catalog
 from recsim_env.logs import complete_journey
 from recsim_env.logs.complete_journey import encoder_folder
@@ -61,7 +62,10 @@ class Log:
         if not (folder / "summary.json").is_file():
             complete_journey.build(folder)
         catalog = Catalog.load(folder)
-        promotions, popularity = read_promotions(folder / "promotions.parquet"), read_popularity(folder / "popularity.parquet")
+        promotions, popularity = (
+            read_promotions(folder / "promotions.parquet"),
+            read_popularity(folder / "popularity.parquet"),
+        )
         market = Market.of(promotions, popularity, len(catalog))
         impressions = {kind: read_impressions(folder / f"{kind}.parquet") for kind in LOGS}
         return cls(catalog, read_baskets(folder / "baskets.parquet"), impressions, market)
@@ -87,7 +91,8 @@ def main(config: Config) -> None:
     log = Log.load(config.log)
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=True)
-    model = new_shopper(log.catalog, config.shopper, known=~log.catalog.cold)
+    cold = log.catalog.cold
+    model = new_shopper(log.catalog, config.shopper, known=None if cold is None else ~cold)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)  # type: ignore[arg-type]
     fit(model, examples, config.shopper, config.output, stage="pretrain")
@@ -98,13 +103,16 @@ def main(config: Config) -> None:
         fit(tuned, examples, config.shopper, config.output, stage="finetune")
         tuned.refresh()
     del examples
-    calibration = calibrate(model, log.examples(cold_hidden=False))
+    examples = log.examples(cold_hidden=False)
+    calibration = calibrate(model, examples)
     minutes = (time.perf_counter() - began) / 60
-    save_shop(model, config, calibration, minutes)
+    nothing = torch.zeros(len(log.catalog), dtype=torch.bool)
+    settings = vars(config.shopper) | {"text_encoder": config.text_encoder, "calibration": calibration}
+    save_shop(model, config, model_card(model, examples, nothing if cold is None else cold, settings, minutes))
     console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibration}")
 
 
-def save_shop(model: SlateShopper, config: Config, calibration: dict[str, float], minutes: float) -> None:
+def save_shop(model: SlateShopper, config: Config, card: str) -> None:
     """Write the finished shopper with the tables that a simulation starts from; replaces the old folder at the end."""
     folder, part = config.output / "shopper", config.output / "shopper.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -112,8 +120,7 @@ def save_shop(model: SlateShopper, config: Config, calibration: dict[str, float]
     model.save_pretrained(part)
     for name in SHOP_FILES[2:]:
         shutil.copy(config.log / name, part / name)
-    facts = {"calibration": calibration, "minutes": round(minutes, 2), "text_encoder": config.text_encoder}
-    (part / "training.json").write_text(json.dumps(facts | vars(config.shopper), indent=1))
+    write_text(part / "README.md", card)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

@@ -132,7 +132,8 @@ def curve(rows: Rows, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Fl
     positive = np.bincount(place[inside], (rows.weight * rows.label)[inside], len(edges))
     predicted = np.bincount(place[inside], (rows.weight * rows.chance)[inside], len(edges))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return positive / total, predicted / total, positive
+        observed: Floats = positive / total
+        return observed, predicted / total, positive.astype(np.float64)
 
 
 def curve_error(observed: Floats, predicted: Floats, positive: Floats) -> float:

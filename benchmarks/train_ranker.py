@@ -122,7 +122,7 @@ def observe(memory: Memory, who: Tensor, day: Tensor, since: Tensor, week: Tenso
     own_context = [angle.sin(), angle.cos(), week / 53.0, torch.log1p(since)]
     size = torch.log1p(held.sum(dim=1))
     return {
-        "context": torch.cat([torch.stack(own_context, 1), memory.tally_of(who, day), size.unsqueeze(1)], dim=1),
+        "context": torch.cat([torch.stack(own_context, 1), memory.tally_of(who, day)[:, :4], size.unsqueeze(1)], dim=1),
         "bought_items": memory.items[who],
         "bought_counts": own[..., COUNT].where(held, 0.0),
         "bought_days": own[..., SINCE].where(held, NEVER),

@@ -176,8 +176,12 @@ def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...]) -> 
 
 def checked_seeds(seed: Any, count: int) -> torch.Tensor:
     """(count,) int64 seeds: seed, seed + 1, ... for one number, or a sequence with one seed a row."""
-    one = isinstance(seed, (int, np.integer))
-    seeds = [int(seed) + row for row in range(count)] if one else list(seed)
+    if isinstance(seed, (int, np.integer)):
+        seeds = [int(seed) + row for row in range(count)]
+    elif isinstance(seed, (list, tuple, np.ndarray)):
+        seeds = list(seed)
+    else:
+        raise ValueError(f"seed is {seed!r}, but it must be a whole number, or a sequence of {count}.")
     if len(seeds) != count:
         raise ValueError(f"seed has {len(seeds)} numbers, but it must be one number or {count}, one a shopper.")
     for row, value in enumerate(seeds):

@@ -15,7 +15,7 @@ import torch
 
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.shoppers.base import Shopper
-from recsim_env.simulator import SlateSimulator
+from recsim_env.simulator import SlateSimulator, check_settings
 from recsim_env.types import best_device
 
 ShopperFactory = Callable[..., Shopper[Any]]
@@ -46,6 +46,7 @@ class EnvConfig:
             raise TypeError(f"shopper is {self.shopper!r}, but it must be a function or a folder.")
         if isinstance(self.slate_size, bool) or not isinstance(self.slate_size, int) or self.slate_size < 1:
             raise ValueError(f"slate_size is {self.slate_size!r}, but it must be a whole number above 0.")
+        check_settings(self.horizon_days, self.history)
         object.__setattr__(self, "reward", as_reward(self.reward))
         object.__setattr__(self, "shopper_options", dict(self.shopper_options))
 
@@ -122,6 +123,10 @@ def make_simulator(id: str | EnvConfig, *, device: torch.device | str | None = N
     factory = _factory(config)
     _check_known(factory, options)
     shopper = factory(best_device(device), config.slate_size, **{**config.shopper_options, **options})
+    if shopper.slate_size != config.slate_size:
+        raise ValueError(
+            f"shopper answers slates of {shopper.slate_size} positions, but slate_size is {config.slate_size}."
+        )
     return SlateSimulator(
         shopper,
         as_reward(config.reward),

@@ -75,10 +75,7 @@ class SlateSimulator:
         history: int = 10,
         strict: bool = False,
     ) -> None:
-        if not horizon_days > 0:
-            raise ValueError(f"horizon_days is {horizon_days!r}, but it must be a number of days above 0.")
-        if history < 1:
-            raise ValueError(f"history is {history!r}, but the shop must remember at least 1 slate.")
+        check_settings(horizon_days, history)
         self.shopper = shopper
         self.catalog = shopper.catalog
         self.device = shopper.device
@@ -180,12 +177,12 @@ class SlateSimulator:
 
     @torch.no_grad()
     def advance(self, slates: Tensor) -> Outcome:
-        """`step` without checks and without looking at the next visit.
+        """`step` without checks and without looking at the next visit; -1 leaves a position empty.
 
         A row whose episode is over is moved as well; what comes out of it means nothing until it is restarted.
         """
         episodes = self.episodes
-        shown = self._shown(slates)
+        shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(self._keys(episodes), episodes.visit + 1, self.shopper.visit_draws)
         response = self.shopper.respond(self._shoppers, slates, shown, draws)
         reward, terms = self._reward(slates, shown, response.clicks)
@@ -320,6 +317,14 @@ class SlateSimulator:
             recent_clicks=_push(episodes.recent_clicks, response.clicks),
             recent_days=_push(aged, response.days),
         )
+
+
+def check_settings(horizon_days: float, history: int) -> None:
+    """Raise ValueError where a simulator could not be built with these."""
+    if not horizon_days > 0:
+        raise ValueError(f"horizon_days is {horizon_days!r}, but it must be a number of days above 0.")
+    if history < 1:
+        raise ValueError(f"history is {history!r}, but the shop must remember at least 1 slate.")
 
 
 def _push(history: Tensor, newest: Tensor) -> Tensor:

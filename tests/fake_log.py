@@ -38,7 +38,11 @@ def write_shop(folder: Path, seed: int = 0) -> Catalog:
     grid = np.indices((weeks, ITEMS)).reshape(2, -1)
     popularity = {"week": grid[0], "item": grid[1], "popularity": chance.mean(0)[grid[1]], "discount": 0.0 * grid[1]}
     schema.write_popularity(_cast(schema.POPULARITY, pl.DataFrame(popularity)), folder / "popularity.parquet", ITEMS)
-    people = {"shopper": np.arange(SHOPPERS), "household_id": np.arange(SHOPPERS), "holdout": np.arange(SHOPPERS) % 5 == 0}
+    people = {
+        "shopper": np.arange(SHOPPERS),
+        "household_id": np.arange(SHOPPERS),
+        "holdout": np.arange(SHOPPERS) % 5 == 0,
+    }
     schema.write_shoppers(_cast(schema.SHOPPERS, pl.DataFrame(people)), folder / "shoppers.parquet")
     return catalog
 
@@ -63,7 +67,9 @@ def _visits(shopper: int, chance: np.ndarray, rng: np.random.Generator) -> pl.Da
             "week": days // 7,
             "store": rng.integers(0, STORES, len(days)),
             "items": [np.flatnonzero(rng.random(ITEMS) < chance).tolist() for _ in days],
-            "gap": [int(gap) if day + gap <= end else None for day, gap, end in zip(days, following, ends, strict=True)],
+            "gap": [
+                int(gap) if day + gap <= end else None for day, gap, end in zip(days, following, ends, strict=True)
+            ],
             "follow_up": ends - days,
             "split": split,
         },

@@ -12,8 +12,7 @@ import torch
 from benchmarks.finetune import Log
 from benchmarks.heldout import auc
 from recsim_env.logs.record import record
-from recsim_env.logs.schema import check_table
-from recsim_env.logs.schema import BASKETS, IMPRESSIONS
+from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
 from recsim_env.shoppers.examples import Collator, Examples
 from recsim_env.shoppers.finetune import FinetuneConfig, Packs, calibrate, explored, fit, new_shopper, score
 from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
@@ -69,7 +68,9 @@ def test_the_future_changes_no_row(log: Log, examples: Examples) -> None:
     cut = log.baskets["day"] >= 100
     shuffled = log.baskets["items"].to_list()
     changed = log.baskets.with_columns(
-        items=pl.Series([[0] if late else items for items, late in zip(shuffled, cut, strict=True)], dtype=pl.List(pl.Int32))
+        items=pl.Series(
+            [[0] if late else items for items, late in zip(shuffled, cut, strict=True)], dtype=pl.List(pl.Int32)
+        )
     )
     other = replace(log, baskets=changed).examples(cold_hidden=True)
     first = {"early": log.baskets["day"].to_numpy() <= 100}["early"]
@@ -84,11 +85,11 @@ def test_repeat_rows_stand_for_all_items_bought_before(examples: Examples) -> No
     repeat = examples.row_kind == ROW_KINDS.index("repeat")
     assert (examples.row_stats[repeat, 0, COUNT] > 0).all()
     negative = repeat & (examples.row_label == 0)
-    weights = torch.zeros(len(examples.visits)).index_add(0, examples.row_visit[negative], examples.row_weight[negative])
-    past = examples.first.to(torch.int64)[examples.visits.shopper] < examples.visits.rank.unsqueeze(1)
-    bought = torch.zeros(len(examples.visits)).index_add(
-        0, examples.row_visit[repeat], examples.row_label[repeat]
+    weights = torch.zeros(len(examples.visits)).index_add(
+        0, examples.row_visit[negative], examples.row_weight[negative]
     )
+    past = examples.first.to(torch.int64)[examples.visits.shopper] < examples.visits.rank.unsqueeze(1)
+    bought = torch.zeros(len(examples.visits)).index_add(0, examples.row_visit[repeat], examples.row_label[repeat])
     seen = weights > 0
     torch.testing.assert_close(weights[seen], (past.sum(1) - bought)[seen])
 
@@ -116,7 +117,8 @@ def test_a_simulated_visit_equals_one_replayed_from_its_own_log(shop: Path) -> N
         assert response.basket is not None
         baskets.append(response.basket)
     # the encoder sees only the last `window` visits, all of them simulated
-    assert len(days) >= SMALL.window and int(first.min()) > 0
+    assert len(days) >= SMALL.window
+    assert int(first.min()) > 0
     with torch.no_grad():
         token = model.token(shopper.shop.vectors, torch.stack(baskets, 1), torch.stack(contexts, 1))
         whole = model.encode(token, torch.stack(days, 1), torch.ones(6, 12, dtype=torch.bool))
@@ -148,7 +150,9 @@ def test_training_and_evaluation_shoppers_are_disjoint(shop: Path) -> None:
 def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="population is 'everyone', but it must be one of train, evaluation, all"):
         load_shopper(shop, torch.device("cpu"), population="everyone")
-    with pytest.raises(ValueError, match="examination has 2 numbers, but it must have one for each of the 10 positions"):
+    with pytest.raises(
+        ValueError, match="examination has 2 numbers, but it must have one for each of the 10 positions"
+    ):
         load_shopper(shop, torch.device("cpu"), examination=(1.0, 0.5))
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         load_shopper(tmp_path, torch.device("cpu"))

@@ -4,7 +4,18 @@ import math
 
 import torch
 
-from recsim_env.shoppers.memory import COUNT, INTERVAL, NEVER, RECENT, RECENT_DAYS, SINCE, Keys, Memory
+from recsim_env.shoppers.memory import (
+    COUNT,
+    GAP_SHARE,
+    INTERVAL,
+    NEVER,
+    RECENT,
+    RECENT_DAYS,
+    SINCE,
+    WEEKDAY_DAYS,
+    Keys,
+    Memory,
+)
 
 # six items: kinds (0, 0, 1, 1, 2, 2), categories (0, 0, 0, 1, 1, 1)
 KEYS = Keys.of(torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 0, 1, 1, 1]))
@@ -65,3 +76,19 @@ def test_shoppers_do_not_touch_each_other() -> None:
     assert memory.table[1].abs().sum() == 0
     assert sorted(memory.items[0].tolist()) == [-1, -1, 4, 5]
     assert memory.stats(torch.tensor([2]), torch.tensor([1]), torch.tensor([4.0]))[0, 0, SINCE] == 1
+
+
+def test_rhythm_by_hand() -> None:
+    memory = bought((0.0, [0, 1]), (7.0, [0]), (10.0, []))
+    rhythm = memory.tally(torch.tensor([14.0]))[0]
+    recent = sum(math.exp(-(14 - day) / RECENT_DAYS) for day in (0, 7, 10))
+    size = (2 * math.exp(-10 / RECENT_DAYS) + math.exp(-3 / RECENT_DAYS)) / (
+        math.exp(-10 / RECENT_DAYS) + math.exp(-3 / RECENT_DAYS) + 1
+    )
+    usual = math.log(8) + GAP_SHARE * (math.log(4) - math.log(8))
+    expected = [math.log(4), math.log1p(recent), math.log1p(size), math.log1p(3 / 2), usual]
+    torch.testing.assert_close(rhythm[:5], torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    weekday = [math.exp(-10 / WEEKDAY_DAYS) + math.exp(-3 / WEEKDAY_DAYS), 0, 0, 1, 0, 0, 0]  # days 0 and 7, and 10
+    torch.testing.assert_close(rhythm[5:], torch.tensor(weekday) / sum(weekday), rtol=1e-5, atol=1e-6)
+    ahead = memory.tally(torch.tensor([17.0]))[0, 5:]  # the weekday of day 10 is today
+    assert ahead.argmax() == 4  # four days later it is that of days 0 and 7

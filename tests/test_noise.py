@@ -48,10 +48,6 @@ def test_numbers_lie_on_the_grid_of_24_bits_below_1() -> None:
     assert torch.equal((numbers * 2**24).round() / 2**24, numbers)
 
 
-def test_the_largest_word_stays_below_1() -> None:
-    assert ((WORD >> 40) * 2.0**-24) == 1 - 2**-24
-
-
 def test_rows_do_not_depend_on_the_batch() -> None:
     steps = torch.arange(40) % 7
     whole = uniform(keys(40), steps, 11)

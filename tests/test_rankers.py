@@ -12,14 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.train_ranker import KEYS, Slates, replay_slates
+from benchmarks.train_ranker import KEYS, Slates, popularity_table, replay_slates
 from policies import POLICIES
 from policies.fitting import Examples, FitConfig, calibrate, fit, predict, shown_examples
 from policies.pairs import BLOCKS, DAYS, Items, Pairs, blocks_for, codes_for, of_slates
 from policies.rankers import WEIGHTS, CTRModel, CTRRanker, config_for, load_model, pair_inputs, save_model
+from recsim_env.logs.schema import read_baskets, read_popularity
+from recsim_env.shoppers.finetune import FinetuneConfig, new_shopper
+from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.memory import NEVER, Keys
 from recsim_env.shoppers.replay import Visits
 from recsim_env.types import Observation
+from tests.fake_log import write_shop
 from tests.policy_toys import toy_inputs
 from tests.test_composer import some_visits
 from tests.toys import toy_catalog, toy_simulator
@@ -127,6 +131,42 @@ def test_the_replayed_log_is_what_the_baskets_say() -> None:
             assert torch.equal(seen["popularity"][at], expected)
             checked += 1
     assert checked == len(slates.visit) == 2 * len(log)
+
+
+def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None:
+    """Shoppers at the start of an episode: the log's replay and `LearnedShopper.observe` tell the same of them."""
+    catalog = write_shop(tmp_path)
+    keys = Keys.of(catalog.kind, catalog.category)
+    new_shopper(catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16)).save_pretrained(tmp_path)
+    shopper = load_shopper(tmp_path, torch.device("cpu"), slate_size=4, population="all")
+    starts = shopper.shop.starts
+    state = shopper.start((torch.arange(len(starts.shopper)) + 0.5).unsqueeze(1) / len(starts.shopper))
+    simulated = {**shopper.observe(state), "candidates": shopper.candidates(state)}
+    baskets = read_baskets(tmp_path / "baskets.parquet", len(catalog))
+    visits = Visits.of(baskets)
+    same = (visits.shopper == starts.shopper.unsqueeze(1)) & (visits.day == state.day.unsqueeze(1))
+    items = simulated["candidates"][:, :4]  # as if these were the logged slates
+    slates = Slates(
+        same.to(torch.int8).argmax(dim=1),
+        items,
+        simulated["placement"][:, :4],
+        torch.zeros_like(items).bool(),
+        torch.zeros(len(items), dtype=torch.int64),
+        torch.zeros(len(items), dtype=torch.int64),
+    )
+    popularity = popularity_table(read_popularity(tmp_path / "popularity.parquet", len(catalog)), len(catalog))
+    blocks, codes = blocks_for(KEYS), codes_for(KEYS)
+    known, checked = Items.of(catalog), 0
+    for rows, replayed in replay_slates(visits, slates, keys, popularity):
+        expected = of_slates({name: value[rows] for name, value in simulated.items()}, items[rows])
+        for name in KEYS - {"bought_items", "bought_counts", "bought_days"}:  # these three may come in another order
+            torch.testing.assert_close(replayed[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")
+        for one, other in zip(
+            *(pair_inputs(Pairs.of(seen, known), blocks, codes) for seen in (replayed, expected)), strict=True
+        ):
+            torch.testing.assert_close(one, other)
+        checked += len(rows)
+    assert checked == len(starts.shopper) > 40
 
 
 # ---- the model ----

@@ -177,7 +177,12 @@ def test_every_pair_of_rerankers_can_differ() -> None:
     simulator = toy_simulator(items=200, slate_size=8)
     inputs = toy_inputs(simulator, made_up_ranker(200))
     seen = simulator.reset(torch.arange(16))
-    strong: dict[str, dict[str, float]] = {"mmr": {"weight": 5.0}, "cap": {"limit": 1}, "dpp": {"alpha": 0.1}, "constant": {"count": -4.0}}
+    strong: dict[str, dict[str, float]] = {
+        "mmr": {"weight": 5.0},
+        "cap": {"limit": 1},
+        "dpp": {"alpha": 0.1},
+        "constant": {"count": -4.0},
+    }
     slates = {name: POLICIES[name].build(inputs, strong[name])(seen, NO_DRAWS) for name in strong}
     slates["greedy_ctr"] = POLICIES["greedy_ctr"].build(inputs)(seen, NO_DRAWS)
     for one, other in itertools.combinations(slates, 2):

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from recsim_env.shoppers.learned import load_model
+from recsim_env.shoppers.memory import RHYTHM
 from recsim_env.shoppers.transformer import (
     CONTEXT,
     GAP_EDGES,
@@ -27,7 +29,8 @@ def small_model(window: int = 5) -> SlateShopper:
         )
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 @pytest.mark.parametrize("window", [1, 3, 5, 64])
@@ -38,7 +41,7 @@ def test_a_cached_visit_equals_the_recomputed_history(window: int) -> None:
     basket = torch.randint(-1, 20, (shoppers, visits, 6), generator=generator)
     day = torch.randint(0, 12, (shoppers, visits), generator=generator).cumsum(1).float()
     since = torch.diff(day, dim=1, prepend=day[:, :1])
-    context = visit_context(torch.rand(shoppers, visits, 4, generator=generator), day, since)
+    context = visit_context(torch.rand(shoppers, visits, RHYTHM, generator=generator), day, since)
     with torch.no_grad():
         token = model.token(model.items(), basket, context)
         whole = model.encode(token, day, torch.ones_like(day, dtype=torch.bool))
@@ -70,7 +73,10 @@ def test_gap_probabilities_sum_to_one_with_those_who_lapse() -> None:
 
 def test_a_censored_visit_survives_only_the_bins_that_were_watched_to_their_end() -> None:
     logits = torch.zeros(1, len(GAP_EDGES))  # every hazard is one half
-    watched = lambda days: gap_log_likelihood(logits, torch.tensor([-1.0]), torch.tensor([days])).exp().item()  # noqa: E731
+
+    def watched(days: float) -> float:
+        return gap_log_likelihood(logits, torch.tensor([-1.0]), torch.tensor([days])).exp().item()
+
     assert watched(0.0) == pytest.approx(0.5)  # day 0 is over
     assert watched(2.0) == pytest.approx(0.5**3)
     assert watched(16.0) == pytest.approx(0.5**15)  # the bin 15-17 is still open
@@ -90,7 +96,7 @@ def test_save_and_load_give_the_same_shopper(tmp_path: Path) -> None:
     model.config.slate_calibration = (1.25, -0.5)
     model.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
-    again = SlateShopper.from_pretrained(tmp_path, local_files_only=True).eval()
+    again = load_model(tmp_path)
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     assert again.calibrated(torch.tensor(2.0)).item() == pytest.approx(2.0)

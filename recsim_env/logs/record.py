@@ -56,7 +56,7 @@ def record(
         progress: called after each step with the number of steps and of episodes still running
     """
     tap = _Tap(simulator.shopper)
-    simulator.shopper = tap  # type: ignore[assignment]
+    simulator.shopper = tap
     parts: list[dict[str, Any]] = []
     try:
         observation = simulator.reset(seeds)
@@ -97,7 +97,9 @@ def _visits(
 
 
 def _tables(parts: list[dict[str, Any]], scenario: str, split: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    frame = pl.concat([pl.DataFrame(part) for part in parts], how="vertical_relaxed").sort("shopper", "day", maintain_order=True)
+    frame = pl.concat([pl.DataFrame(part) for part in parts], how="vertical_relaxed").sort(
+        "shopper", "day", maintain_order=True
+    )
     frame = frame.with_columns(
         visit=pl.int_range(pl.len(), dtype=pl.Int64),
         time=pl.lit(DAY_ZERO) + pl.duration(days=pl.col("day"), hours=12),
@@ -109,5 +111,8 @@ def _tables(parts: list[dict[str, Any]], scenario: str, split: str) -> tuple[pl.
         placement=pl.lit(None),
         weight=pl.lit(None),
     )
-    cast = lambda table: frame.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())  # noqa: E731
-    return cast(IMPRESSIONS), cast(BASKETS)
+    slates, baskets = (
+        frame.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
+        for table in (IMPRESSIONS, BASKETS)
+    )
+    return slates, baskets

@@ -37,8 +37,8 @@ class Market:
     @classmethod
     def of(cls, promotions: pl.DataFrame, popularity: pl.DataFrame, n_items: int) -> Market:
         """From the tables `promotions` and `popularity`; weeks beyond the last use its row."""
-        weeks = int(popularity["week"].max() or 0) + 1  # type: ignore[arg-type, operator]
-        stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type, operator]
+        weeks = int(popularity["week"].max() or 0) + 1  # type: ignore[arg-type]
+        stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type]
         pairs = promotions.select("store", "week").unique().sort("store", "week").with_row_index("row")
         store_week = torch.full((stores, weeks), len(pairs), dtype=torch.int64)
         store_week[ints(pairs, "store"), ints(pairs, "week")] = ints(pairs, "row")
@@ -74,7 +74,7 @@ class Examples:
     """Everything that training and held-out scoring read.
 
     Shapes: V visits, R rows sorted by visit.
-        split: (V,) int64 index into SPLITS; rhythm: (V, 4); store_week: (V,) row of `market.placement`
+        split: (V,) int64 index into SPLITS; rhythm: (V, RHYTHM); store_week: (V,) row of `market.placement`
         row_visit, row_item, row_kind, row_placement: (R,) int64; row_label, row_offset, row_weight: (R,) float32;
         row_stats: (R, LEVELS, STATS) float16; row_starts: (V + 1,) int64
     """
@@ -191,7 +191,9 @@ def _repeat_rows(visits: Visits, hidden: Tensor | None, generator: torch.Generat
         bought = [item for item in basket if item in seen]
         if len(pool) > len(bought):
             now = set(basket)
-            drawn = pool if len(pool) <= REPEAT_NEGATIVES else rng.choice(pool, REPEAT_NEGATIVES, replace=False).tolist()
+            drawn = (
+                pool if len(pool) <= REPEAT_NEGATIVES else rng.choice(pool, REPEAT_NEGATIVES, replace=False).tolist()
+            )
             left = [item for item in drawn if item not in now]
             weight = max((len(pool) - len(bought)) / max(len(left), 1), 1.0)
             out_visit += [visit] * (len(bought) + len(left))

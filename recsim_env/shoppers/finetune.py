@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,11 @@ class ShopperTrainer(Trainer):
     """transformers' Trainer; also logs every part of the loss."""
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Loss of a batch; its parts are kept for the next log line."""
         outputs = model(**inputs)
@@ -176,20 +180,19 @@ def fit(
     trainer.train(resume_from_checkpoint=resume and any(output.glob("checkpoint-*")))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scores:
     """Held-out predictions.
 
     Shapes: R rows, V visits.
         row: (R,) index into the examples' rows; logit: (R,) calibrated
-        visit: (V,) index into the visits; gap_likelihood: (V,) log likelihood; gap_logits: (V, bins) calibrated
+        visit: (V,) index into the visits; gap_logits: (V, bins) calibrated
     """
 
-    row: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    logit: Tensor = field(default_factory=lambda: torch.zeros(0))
-    visit: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    gap_logits: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    gap_likelihood: Tensor = field(default_factory=lambda: torch.zeros(0))
+    row: Tensor
+    logit: Tensor
+    visit: Tensor
+    gap_logits: Tensor
 
 
 def batches(examples: Examples, size: int, collator: Collator) -> Iterator[dict[str, Tensor]]:
@@ -209,7 +212,7 @@ def score(
     batch_shoppers: int = 64,
 ) -> Scores:
     """Predict every row and gap of a split; dropout off. `cold` (N,) bool hides those items' own past."""
-    model.eval()
+    model.train(False)
     collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, explore=False)
     found: list[tuple[Tensor, ...]] = []
     total = -(-examples.n_shoppers // batch_shoppers)
@@ -219,11 +222,10 @@ def score(
         out = model(**on_device)
         learn = on_device["learn"]
         gap_logits = out["gap_logits"][learn] + model.config.gap_calibration
-        likelihood = gap_log_likelihood(gap_logits, on_device["gap"][learn], on_device["follow_up"][learn])
-        found.append((row, model.calibrated(out["logits"]).cpu(), gap_logits.cpu(), likelihood.cpu()))
+        found.append((row, model.calibrated(out["logits"]).cpu(), gap_logits.cpu()))
     in_split = (examples.split == SPLITS.index(split)).nonzero().flatten()
-    row, logit, gap_logits, likelihood = (torch.cat(column) for column in zip(*found, strict=True))
-    return Scores(row, logit, in_split, gap_logits, likelihood)
+    row, logit, gap_logits = (torch.cat(column) for column in zip(*found, strict=True))
+    return Scores(row, logit, in_split, gap_logits)
 
 
 def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> dict[str, float]:
@@ -238,10 +240,12 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     for index in range(len(ROW_KINDS)):  # each kind of row has one vote
         weight = torch.where(kind == index, weight / weight[kind == index].sum().clamp(min=1e-9), weight)
     platt = torch.tensor([1.0, 0.0], requires_grad=True)
-    loss = lambda: (  # noqa: E731
-        weight * F.binary_cross_entropy_with_logits(scores.logit * platt[0] + platt[1], label, reduction="none")
-    ).sum()
-    minimise(loss, platt)
+
+    def slate_loss() -> Tensor:
+        logit = scores.logit * platt[0] + platt[1]
+        return (weight * F.binary_cross_entropy_with_logits(logit, label, reduction="none")).sum()
+
+    minimise(slate_loss, platt)
     shift = torch.zeros(1, requires_grad=True)
     gap, follow_up = examples.visits.gap[scores.visit].float(), examples.visits.follow_up[scores.visit].float()
     minimise(lambda: -gap_log_likelihood(scores.gap_logits + shift, gap, follow_up).mean(), shift)
@@ -260,7 +264,7 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
 @torch.no_grad()
 def explored(model: SlateShopper, examples: Examples, split: str, batch_shoppers: int = 32) -> tuple[float, float]:
     """First purchases in a split: how many there were, and how many the model expects."""
-    model.eval()
+    model.train(False)
     collator = Collator(examples, splits=(split,), kinds=())
     bought = expected = 0.0
     vectors = model.items()
@@ -273,14 +277,14 @@ def explored(model: SlateShopper, examples: Examples, split: str, batch_shoppers
     return bought, expected
 
 
-def minimise(loss: Any, parameters: Tensor) -> None:
+def minimise(loss: Callable[[], Tensor], parameters: Tensor) -> None:
     """Minimise a smooth function of a few parameters, in place, with L-BFGS."""
     optimiser = torch.optim.LBFGS([parameters], lr=0.5, max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
         value: Tensor = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():

@@ -27,7 +27,6 @@ from recsim_env.shoppers.examples import Market, ints
 from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory
 from recsim_env.shoppers.replay import Visits, padded
 from recsim_env.shoppers.transformer import (
-
     DISPLAYS,
     GAP_EDGES,
     LAPSE_DAYS,
@@ -74,7 +73,7 @@ class ShopperOptions:
 
 @dataclass
 class LearnedState:
-    """Hidden state of B shoppers at a visit; who (B,) int64 start state, day and since (B,) float32, store (B,) int64."""
+    """Hidden state of B shoppers at a visit: who (B,) int64 start state, day and since (B,) float32, store (B,)."""
 
     who: Tensor
     memory: Memory
@@ -103,8 +102,8 @@ class Shop:
     """What a folder of a fine-tuned shopper holds, on one device and never changed.
 
     week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a row a store-week; vectors (N, D) and
-    item_parts (N, ...) item vectors of the model and what its slate head makes of them; popularity (weeks, N) float32 purchases a visit; season
-    (weeks, N) what the weeks add to the log rates of new items.
+    item_parts (N, ...) item vectors of the model and what its slate head makes of them; popularity (weeks, N) float32
+    purchases a visit; season (weeks, N) what the weeks add to the log rates of new items.
     """
 
     catalog: Catalog
@@ -120,6 +119,13 @@ class Shop:
     starts: Starts
 
 
+def load_model(folder: Path) -> SlateShopper:
+    """The fine-tuned model in a folder, ready to predict: dropout off, probabilities calibrated."""
+    model: SlateShopper = SlateShopper.from_pretrained(folder, local_files_only=True)
+    model.train(False)
+    return model
+
+
 @functools.cache
 def load_shop(folder: Path, device: torch.device, population: str, start_days: tuple[int, int]) -> Shop:
     """Read a folder written by `benchmarks.finetune` and bring its shoppers to their start states.
@@ -132,7 +138,7 @@ def load_shop(folder: Path, device: torch.device, population: str, start_days: t
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing, but a shopper's folder must hold it.")
     catalog = Catalog.load(folder)
-    model = SlateShopper.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+    model = load_model(folder).requires_grad_(False)
     popularity = read_popularity(folder / "popularity.parquet")
     market = Market.of(read_promotions(folder / "promotions.parquet"), popularity, len(catalog))
     baskets = read_baskets(folder / "baskets.parquet")
@@ -225,7 +231,9 @@ def _stores(visits: Visits, open_store: Tensor, shoppers: Tensor) -> tuple[Tenso
     top = frame.group_by("shopper", "store").len().sort("shopper", "len", "store", descending=[False, True, False])
     lists = top.group_by("shopper", maintain_order=True).agg(pl.col("store", "len").head(STORES))
     table = pl.DataFrame({"shopper": shoppers.numpy()}).join(lists, on="shopper", how="left", maintain_order="left")
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), ints(table.with_columns(n=pl.col("store").list.len()), "n").cumsum(0)])
+    starts = torch.cat(
+        [torch.zeros(1, dtype=torch.int64), ints(table.with_columns(n=pl.col("store").list.len()), "n").cumsum(0)]
+    )
     everyone = torch.arange(len(shoppers))
     store = padded(ints(table.explode("store", "len"), "store"), starts, everyone)
     number = padded(ints(table.explode("store", "len"), "len"), starts, everyone, fill=0).float()
@@ -248,9 +256,7 @@ def _replayed(model: SlateShopper, keys: Keys, visits: Visits, start: Tensor) ->
         model.advance(part, model.token(vectors, basket, context), day)
         put(cache, rows, part)
         memory.record(rows, basket, day)
-    return LearnedState(
-        everyone, memory, cache, visits.day[start].float(), visits.since[start], visits.store[start]
-    )
+    return LearnedState(everyone, memory, cache, visits.day[start].float(), visits.since[start], visits.store[start])
 
 
 def take(state: Any, rows: Any, device: torch.device) -> Any:
@@ -290,7 +296,8 @@ class LearnedShopper:
 
     Observation (one shopper; C candidates, M remembered items, G categories):
         context:         (9,) float32 sine and cosine of the weekday, week of the year / 53, log days since the last
-                         visit, log visits, log recent visits, log recent basket size, log visits a week, log basket count
+                         visit, log visits, log recent visits, log recent basket size, log visits a week,
+                         log number of items bought before
         bought_items:    (M,) int64 items bought before, -1 padded; bought_counts (M,) float32 how often;
         bought_days:     (M,) float32 days since the last time
         category_counts: (G,) float32 purchases of each category; category_days (G,) float32 days since, 1000 = never
@@ -325,7 +332,10 @@ class LearnedShopper:
         """Spaces of `observe`, one shopper."""
         n, c, m = len(self.catalog), self.max_candidates, REMEMBERED
         g = self._category_keys.stop - self._category_keys.start
-        box = lambda low, high, size: spaces.Box(low, high, (size,), np.float32)  # noqa: E731
+
+        def box(low: float, high: float, size: int) -> spaces.Box:
+            return spaces.Box(low, high, (size,), np.float32)
+
         return {
             "context": box(-1.0, 20.0, 9),
             "bought_items": spaces.Box(-1, n - 1, (m,), np.int64),
@@ -432,9 +442,7 @@ class LearnedShopper:
         week = self._week(state) / 53.0
         own = [angle.sin(), angle.cos(), week, torch.log1p(state.since)]
         size = torch.log1p((state.memory.items >= 0).sum(1))
-        return torch.cat(
-            [torch.stack(own, dim=1), state.memory.tally(state.day), size.unsqueeze(1)], dim=1
-        )
+        return torch.cat([torch.stack(own, dim=1), state.memory.tally(state.day)[:, :4], size.unsqueeze(1)], dim=1)
 
     def _bernoulli(self, state: LearnedState, inside: Tensor, slates: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
         """Chance of a response to each slate item (B, K), and of buying each remembered item elsewhere (B, M)."""

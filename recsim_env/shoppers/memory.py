@@ -19,7 +19,10 @@ LEVELS = 3  # item, kind, category
 STATS = 4  # of each level: count, recent count, days since, usual interval
 COUNT, RECENT, SINCE, INTERVAL = range(STATS)
 _FIRST, _LAST = SINCE, INTERVAL  # in the table these two columns hold days, not differences
-TALLIES = 5  # visits, recent visits, recent basket size, first day, last day
+TALLIES = 13  # visits, recent visits, recent basket size, first day, last day, usual log gap, visits a weekday (7)
+RHYTHM = 12  # features made of them, see `tally_features`
+WEEKDAY_DAYS = 84.0  # time constant of the visits a weekday
+GAP_SHARE = 0.25  # weight of the newest gap in the usual one
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Memory:
     Shapes: B shoppers, M remembered items.
         table:   (B, total + 1, 4) float32: count, decayed count as of the last purchase, first day, last day
         items:   (B, M) int64 items bought before, -1 where free; when full, the one bought longest ago gives way
-        tallies: (B, 5) float32: visits, decayed visits, decayed basket size, first day, last day of a visit
+        tallies: (B, TALLIES) float32: visits, decayed visits, decayed basket size, first and last day of a visit, mean
+            log gap (exponentially weighted), decayed visits on each of the seven weekdays (day 0 comes first)
     """
 
     keys: Keys
@@ -109,10 +113,15 @@ class Memory:
         self._tally(rows, (items >= 0).sum(1).to(day.dtype), day)
 
     def _tally(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
-        visits, recent, basket, first, last = self.tallies[rows].unbind(-1)
-        decay = torch.exp(-(day - last) / RECENT_DAYS)
+        visits, recent, basket, first, last, usual = self.tallies[rows, :6].unbind(-1)
+        elapsed = day - last
+        decay, gap = torch.exp(-elapsed / RECENT_DAYS), torch.log1p(elapsed.clamp(min=0.0))
+        usual = torch.where(visits > 1, usual + GAP_SHARE * (gap - usual), gap).where(visits > 0, 0.0)
         first = first.where(visits > 0, day)
-        self.tallies[rows] = torch.stack([visits + 1, recent * decay + 1, basket * decay + size, first, day], dim=-1)
+        today = torch.nn.functional.one_hot((day % 7).long(), 7)
+        weekdays = self.tallies[rows, 6:] * torch.exp(-elapsed / WEEKDAY_DAYS).unsqueeze(1) + today
+        now = torch.stack([visits + 1, recent * decay + 1, basket * decay + size, first, day, usual], dim=-1)
+        self.tallies[rows] = torch.cat([now, weekdays], dim=-1)
 
     def _remember(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Give each item bought for the first time (or forgotten since) a slot: free ones first, then the stalest."""
@@ -131,22 +140,27 @@ class Memory:
 
     def tally(self, day: Tensor) -> Tensor:
         """Rhythm of all B shoppers as of day (B,): (B, 4), see `tally_features`."""
-        return tally_features(*self.tallies.unbind(-1), day)
+        return tally_features(self.tallies, day)
 
     def tally_of(self, rows: Tensor, day: Tensor) -> Tensor:
         """Rhythm of some shoppers, rows (R,) int64, as of day (R,): (R, 4)."""
-        return tally_features(*self.tallies[rows].unbind(-1), day)
+        return tally_features(self.tallies[rows], day)
 
 
-def tally_features(
-    visits: Tensor, recent: Tensor, basket: Tensor, first: Tensor, last: Tensor, day: Tensor
-) -> Tensor:
-    """Rhythm from raw tallies, all (...,): (..., 4) log visits, log recent visits, log recent basket size a visit, log
-    visits a week since the first; zeros before the first visit."""
+def tally_features(tallies: Tensor, day: Tensor) -> Tensor:
+    """Rhythm from raw tallies (..., TALLIES) as of day (...,), before that day's visit is recorded: (..., RHYTHM).
+
+    Log visits, log recent visits, log recent basket size a visit, log visits a week since the first, usual log gap, and
+    the share of visits on today's weekday and on the six that follow. Zeros before the first visit.
+    """
+    visits, recent, basket, first, last, usual = tallies[..., :6].unbind(-1)
     decay = torch.exp(-(day - last) / RECENT_DAYS)
     weeks = (day - first).clamp(min=7.0) / 7.0
-    per_visit = basket / recent.clamp(min=1e-6)
     rate = (visits / weeks).clamp(max=14.0)
-    return torch.stack(
-        [torch.log1p(visits), torch.log1p(recent * decay), torch.log1p(per_visit), torch.log1p(rate)], dim=-1
-    ).where(visits.unsqueeze(-1) > 0, 0.0)
+    per_visit = basket / recent.clamp(min=1e-6)
+    logs = [torch.log1p(value) for value in (visits, recent * decay, per_visit, rate)]
+    ahead = ((day % 7).long().unsqueeze(-1) + torch.arange(7, device=day.device)) % 7
+    weekdays = tallies[..., 6:].gather(-1, ahead)
+    share = weekdays / weekdays.sum(-1, keepdim=True).clamp(min=1e-6)
+    rhythm = torch.cat([torch.stack([*logs, usual], dim=-1), share], dim=-1)
+    return rhythm.where(visits.unsqueeze(-1) > 0, 0.0)

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsim_env.shoppers.memory import LEVELS, STATS, Keys, Memory
+from recsim_env.shoppers.memory import LEVELS, RHYTHM, STATS, Keys, Memory
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,9 @@ class Visits:
     @classmethod
     def of(cls, baskets: pl.DataFrame, hidden: Tensor | None = None) -> Visits:
         """From a basket table; `hidden` (N,) bool removes items from every basket (cold items)."""
-        column = lambda name, fill=-1: torch.from_numpy(  # noqa: E731
-            baskets[name].fill_null(fill).cast(pl.Int64).to_numpy().copy()
-        )
-        shopper, day = column("shopper"), column("day")
+        names = ("shopper", "day", "week", "store", "gap", "follow_up")
+        filled = baskets.select(pl.col(name).cast(pl.Int64).fill_null(-1) for name in names)
+        shopper, day, week, store, gap, follow_up = (torch.from_numpy(c.to_numpy().copy()) for c in filled)
         first = torch.cat([torch.ones(1, dtype=torch.bool), shopper[1:] != shopper[:-1]])
         start = torch.where(first, torch.arange(len(shopper)), 0).cummax(0).values
         since = torch.where(first, 0, day - torch.cat([day[:1], day[:-1]])).float()
@@ -58,10 +57,10 @@ class Visits:
             shopper,
             torch.arange(len(shopper)) - start,
             day,
-            column("week"),
-            column("store"),
-            column("gap"),
-            column("follow_up", 0),
+            week,
+            store,
+            gap,
+            follow_up,
             since,
             starts,
             items,
@@ -92,12 +91,12 @@ class Rows:
 def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple[Tensor, Tensor]:
     """Counters of every row and rhythm of every visit, each as known before the visit.
 
-    Returns (R, LEVELS, STATS) float16 and (V, 4) float32. All shoppers advance together, one visit at a time.
+    Returns (R, LEVELS, STATS) float16 and (V, RHYTHM) float32. All shoppers advance together, one visit at a time.
     """
     shoppers = int(visits.shopper.max()) + 1
     memory = Memory.empty(keys, shoppers, remembered)
     stats = torch.zeros(len(rows.item), LEVELS, STATS, dtype=torch.float16)
-    rhythm = torch.zeros(len(visits), 4)
+    rhythm = torch.zeros(len(visits), RHYTHM)
     rank_of_row = visits.rank[rows.visit]
     row_order = rank_of_row.argsort(stable=True)
     row_ends = torch.bincount(rank_of_row, minlength=int(visits.rank.max()) + 1).cumsum(0).tolist()
@@ -122,5 +121,3 @@ def first_visits(visits: Visits, n_items: int) -> Tensor:
     first = torch.full((int(visits.shopper.max()) + 1, n_items), 32767, dtype=torch.int64)
     first.view(-1).scatter_reduce_(0, shopper * n_items + visits.items, rank, "amin")
     return first.to(torch.int16)
-
-

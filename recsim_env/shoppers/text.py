@@ -68,7 +68,8 @@ class TextTunedShopper(nn.Module):
         row_of_item = row[self.text_of_item]
         text = torch.where((row_of_item >= 0).unsqueeze(1), fresh[row_of_item.clamp(min=0)], cache)
         cache.copy_(text.detach())
-        return self.shopper(text=text, **batch)  # type: ignore[no-any-return]
+        out: dict[str, Tensor] = self.shopper(text=text, **batch)
+        return out
 
     @torch.no_grad()
     def refresh(self, batch_size: int = 64) -> None:
@@ -86,5 +87,5 @@ def _trainable(encoder: nn.Module, mode: str) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], lora_dropout=0.0)
-    adapted: nn.Module = get_peft_model(encoder, lora)  # type: ignore[arg-type]
+    adapted: nn.Module = get_peft_model(encoder, lora)
     return adapted

