@@ -35,7 +35,7 @@ class PPOConfig:
     """Of the actor; the critic's is a multiple of it, see `NetworkConfig`."""
     n_steps: int = 20
     """Visits of each shopper between two updates."""
-    batch_size: int = 4096
+    batch_size: int = 2048
     """Visits in a minibatch."""
     n_epochs: int = 5
     """Passes over the visits of an update."""

@@ -74,7 +74,7 @@ def baselines(names: list[str]) -> dict[str, Baseline]:
 
     own = ("log_item_count", "item_share", "item_recent_share", "log_item_recent")
     trees = HistGradientBoostingClassifier(
-        max_iter=300, learning_rate=0.08, max_leaf_nodes=63, min_samples_leaf=200, l2_regularization=1.0, random_state=0
+        max_iter=400, learning_rate=0.06, max_leaf_nodes=63, min_samples_leaf=100, l2_regularization=1.0, random_state=0
     )
     raw = ("item_", "kind_", "category_", "rhythm_", "popularity", "discount", "display", "mailer", "weekday", "since_")
     return {
@@ -86,17 +86,18 @@ def baselines(names: list[str]) -> dict[str, Baseline]:
 
 
 def fit_predict(
-    baseline: Baseline, train: dict[str, Floats], label: Floats, weight: Floats, others: list[dict[str, Floats]]
+    baseline: Baseline, train: dict[str, Floats], label: Floats, others: list[dict[str, Floats]]
 ) -> list[Floats]:
-    """Fit on the train rows; logits (R,) of each other set."""
+    """Fit on case-control rows as they were sampled; logits (R,) of each other set, up to a shift (see `platt`).
+
+    Rare non-responses are not weighted up: that would only add noise (the sampling shifts the logit by a constant).
+    """
 
     def pick(table: dict[str, Floats]) -> Floats:
         return np.stack([table[name] for name in baseline.columns], axis=1)
 
-    model = baseline.model
-    weights = {"logisticregression__sample_weight": weight} if hasattr(model, "steps") else {"sample_weight": weight}
-    model.fit(pick(train), label, **weights)
-    return [np.asarray(model.decision_function(pick(other)), dtype=np.float32) for other in others]
+    baseline.model.fit(pick(train), label)
+    return [np.asarray(baseline.model.decision_function(pick(other)), dtype=np.float32) for other in others]
 
 
 def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:

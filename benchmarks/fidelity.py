@@ -65,7 +65,7 @@ class Config:
     """Folder of `benchmarks.build_log`."""
     samples: int = 100
     """Bootstrap samples of households behind every interval."""
-    train_rows: int = 1_000_000
+    train_rows: int = 2_000_000
     """Most train rows that a baseline is fitted on (drawn from all case-control rows of weeks 1-44)."""
     closed_loop: bool = True
     """Roll the shoppers for 26 weeks as well."""
@@ -130,10 +130,10 @@ def predictions(
     chosen = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[: config.train_rows]
     train_rows = train_rows[chosen.sort().values]
     train, valid, tested = (simple.features(examples, rows) for rows in (train_rows, valid_rows, test.row))
-    label, weight = examples.row_label[train_rows].numpy(), examples.row_weight[train_rows].numpy()
+    label = examples.row_label[train_rows].numpy()
     for name, baseline in simple.baselines(list(train)).items():
         with console.status(f"fitting {baseline.label}"):
-            on_valid, on_test = simple.fit_predict(baseline, train, label, weight, [valid, tested])
+            on_valid, on_test = simple.fit_predict(baseline, train, label, [valid, tested])
         scale, shift = simple.platt(
             torch.from_numpy(on_valid), examples.row_label[valid_rows], equal_votes(examples, valid_rows)
         )
@@ -282,19 +282,19 @@ def loop(report: Report, log: Log, config: Config) -> str:
 
 def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame) -> tuple[Floats, dict[str, Floats]]:
     both = logged.join(simulated, on="week", suffix="_simulated").sort("week").filter(pl.col("week") >= 27)
-    return both["ctr"].to_numpy(), {MODEL: both["ctr_simulated"].to_numpy()}
+    return both["ctr"].fill_null(float("nan")).to_numpy(), {MODEL: both["ctr_simulated"].to_numpy()}
 
 
 def heldout_table(report: Report) -> str:
     """Markdown: one line a figure, one column a model, and what was to be reached."""
     models = ["popularity", "frequency", "logistic", "gbdt", MODEL]
-    others = ("full_exposure_ratio", "full_exposure_ece", "policy_slate_ratio", "policy_slate_ece")
+    others = ("full_exposure_ratio", "policy_slate_ratio")  # predicted over observed
     lines: list[dict[str, object]] = []
     for name in (*GOOD, *others):
         bar = f"{'<=' if name in LOWER_IS_BETTER else '>='} {GOOD[name]}" if name in GOOD else ""
         found = {model: report.summary.get(figure_name(name, model), "") for model in models}
         lines.append({"figure": name, **found, "good": bar})
-    return markdown(lines, ["figure", *models, "good"])
+    return markdown(lines, ["figure", *models, "good"], digits=1)
 
 
 def picture(report: Report) -> Figure:

@@ -22,6 +22,9 @@ from recsim_env.types import Observation
 GRAM_LIMIT = 5000
 """Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
 
+MAILERS = 11
+"""A placement code is display * MAILERS + mailer, each 0 where there is none."""
+
 
 class Policy(Protocol):
     """Turns what the shop knows about B shoppers into a slate for each."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import Adjust, Cosines, PolicyInputs, Pool, candidates_of, max_candidates, pick
+from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, candidates_of, max_candidates, pick
 from policies.features import Recent, Summary, principal
 from policies.networks import Standardizer, normal, tower
 from recsim_env.types import Observation
@@ -122,6 +122,13 @@ def popular_item(inputs: CueInputs) -> Tensor:
     present = inputs.pool.items >= 0
     mean = (logs * present).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True).clamp(min=1)
     return (logs - mean) * present
+
+
+@cue("promoted", 1.0, "placement")
+def promotions_of_item(inputs: CueInputs) -> Tensor:
+    """In how many ways the item is promoted: on display, in the mailer, or both."""
+    placement = inputs.observation["placement"].gather(1, inputs.pool.columns)
+    return (placement // MAILERS > 0).float() + (placement % MAILERS > 0).float()
 
 
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from recsim_env.types import Observation
 class FitConfig:
     """How a CTR model is trained."""
 
-    epochs: int = 6
+    epochs: int = 4
     """Passes over the rows."""
     batch_size: int = 8192
     """Rows of a step."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.base import candidates_of
+from policies.base import MAILERS, candidates_of
 from policies.features import HABIT_DAYS, Recent, mean_vector, principal, squashed
 from recsim_env.catalog import Catalog
 from recsim_env.types import Observation
@@ -208,10 +208,10 @@ class Code:
 CODES: dict[str, Code] = {
     "item": Code((), lambda pairs: pairs.item),
     "category": Code((), lambda pairs: pairs.items.category[pairs.item]),
-    "display": Code(("placement",), lambda pairs: pairs.aligned("placement") // 11),
-    "mailer": Code(("placement",), lambda pairs: pairs.aligned("placement") % 11),
+    "display": Code(("placement",), lambda pairs: pairs.aligned("placement") // MAILERS),
+    "mailer": Code(("placement",), lambda pairs: pairs.aligned("placement") % MAILERS),
 }
-"""Every code by name. A placement code is a display and a mailer, `display * 11 + mailer`."""
+"""Every code by name. A placement code is a display and a mailer."""
 
 
 def codes_for(keys: set[str]) -> tuple[str, ...]:
@@ -221,4 +221,9 @@ def codes_for(keys: set[str]) -> tuple[str, ...]:
 
 def code_sizes(items: Items) -> dict[str, int]:
     """How many values each code can take."""
-    return {"item": len(items.category), "category": int(items.category.max()) + 1, "display": 11, "mailer": 11}
+    return {
+        "item": len(items.category),
+        "category": int(items.category.max()) + 1,
+        "display": MAILERS,
+        "mailer": MAILERS,
+    }

@@ -210,6 +210,8 @@ class ConstantParameters:
     """Where bought today (e^-1 of it a week ago)."""
     popular: float = tuned(0.0, -1.0, 1.0)
     """Per log of popularity."""
+    promoted: float = tuned(0.0, -1.5, 1.5)
+    """Per way in which the item is promoted."""
 
 
 class Constant:

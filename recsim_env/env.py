@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from recsim_env.types import Observation, to_numpy
 LARGEST_SEED = 2**63 - 1
 
 
-class SlateEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.int64]]):
+class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     """A shopper who visits a store, is shown a slate, and comes back later or never.
 
     One step is one visit. The items on promotion in that store and week are the candidates, the agent orders a slate
@@ -46,8 +47,8 @@ class SlateEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.int64]]):
         - `popularity`: float32 (C,), purchases of each candidate per visit to the chain, trailing four weeks
     - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any sample is accepted:
       a repeated item, or one that is no candidate, is not shown; it gets no response and no credit for diversity.
-    - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default responses plus
-      0.3 times the intra-list distance
+    - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default the responses plus the
+      intra-list distance
     - terminated: the shopper lapsed; there is no next visit
     - truncated: the next visit falls `horizon_days` or more after the first
     - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight; `invalid_items` int,
@@ -68,14 +69,16 @@ class SlateEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.int64]]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 1}  # type: ignore[misc]
+    observation_space: spaces.Dict
+    action_space: spaces.MultiDiscrete
 
     def __init__(
         self, simulator: SlateSimulator | EnvConfig | str, *, render_mode: str | None = None, **options: Any
     ) -> None:
         self.render_mode = checked_render_mode(render_mode)
         self.simulator = as_simulator(simulator, options)
-        self.observation_space = cast(Any, self.simulator.observation_space)
-        self.action_space = cast(Any, self.simulator.action_space)
+        self.observation_space = self.simulator.observation_space
+        self.action_space = self.simulator.action_space
         self._started = False
         self._scene: Scene | None = None
 
@@ -95,7 +98,9 @@ class SlateEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.int64]]):
             self._scene = arrival(self.simulator, 0)
         return _single(observation), {}
 
-    def step(self, action: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: NDArray[np.integer[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Show the slate `action` (K,) and let the shopper react."""
         self._check_started()
         items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")

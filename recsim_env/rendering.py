@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,10 @@ RENDER_MODES = ("ansi", "rgb_array")
 class Card:
     """One position of the slate."""
 
-    text: str
+    title: str
+    """The item's text up to its first semicolon."""
+    details: str
+    """The rest of the text, less what its category path says anyway."""
     category: str
     shade: int
     """Index of the category, for its colour."""
@@ -118,13 +122,19 @@ def _card(simulator: SlateSimulator, item: int, shown: bool, bought: bool) -> Ca
     catalog = simulator.catalog
     shade = int(catalog.category[item])
     return Card(
-        text=catalog.text[item],
+        title=catalog.text[item].split("; ")[0],
+        details=_details(catalog.text[item], catalog.path[item]),
         category=catalog.categories[shade].split("/")[-1],
         shade=shade,
         price=float(catalog.price[item]),
         shown=shown,
         bought=bought,
     )
+
+
+def _details(text: str, path: str) -> str:
+    levels = path.split("/")
+    return "; ".join(part for part in text.split("; ")[1:] if part.replace("/", " & ") not in levels)
 
 
 def _ending(row: int, outcome: Outcome) -> Ending:
@@ -159,7 +169,8 @@ def _text_line(position: int, card: Card) -> str:
     mark = "[x]" if card.bought else "[ ]" if card.shown else " - "
     price = "" if math.isnan(card.price) else f"{card.price:8.2f}"
     note = "" if card.shown else "  (not shown)"
-    return f"{position:3d} {mark} {textwrap.shorten(card.text, 60):60s} {price:>8s}  {card.category}{note}"
+    words = "; ".join(filter(None, (card.title, card.details)))
+    return f"{position:3d} {mark} {textwrap.shorten(words, 60):60s} {price:>8s}  {card.category}{note}"
 
 
 def _text_ending(ending: Ending | None) -> list[str]:
@@ -178,6 +189,7 @@ _PAPER, _INK, _FAINT, _WHITE, _LINE = "#f7f2e8", "#22303c", "#7c8791", "#ffffff"
 _HEADER, _GREEN, _MINT, _RED, _CREAM = "#22303c", "#2f855a", "#e8f6ee", "#b83a3a", "#f3e3c8"
 _SHADES = ("#3b6ea5", "#d98e32", "#7a5ea8", "#4d9078", "#c05a7a", "#8a7a3c", "#5b8fb9", "#b5653a", "#6d8f3f", "#8f6f9f")
 _COLUMNS, _CARD, _SPACE, _MARGIN, _SIDE, _TOP, _AWNING, _FOOT = 5, (172, 176), 12, 28, 290, 84, 46, 84
+_LONGEST = 300  # letters of a text that are looked at: no line is as wide
 _SCALE = 2  # drawn twice as large, then shrunk: smooth edges
 
 
@@ -226,9 +238,10 @@ class _Sheet:
     def wrap(self, text: str, width: float, size: int, lines: int) -> list[str]:
         """The words of a text as at most so many lines of a width, with three dots where it goes on."""
         out: list[str] = []
-        words = text.split()
+        words = text[:_LONGEST].split()
         while words and len(out) < lines:
-            taken = max(sum(self.fits(" ".join(words[: n + 1]), width, size) for n in range(len(words))), 1)
+            starts = (" ".join(words[:count]) for count in range(1, len(words) + 1))
+            taken = max(sum(1 for _ in takewhile(lambda start: self.fits(start, width, size), starts)), 1)
             out.append(" ".join(words[:taken]))
             words = words[taken:]
         return [*out[:-1], self.cut(out[-1] + (" ..." if words else ""), width, size)] if out else []
@@ -237,7 +250,7 @@ class _Sheet:
         """One line that fits, with three dots where it was cut."""
         if self.fits(text, width, size):
             return text
-        text = text.removesuffix("...").rstrip()
+        text = text.removesuffix("...").rstrip()[:_LONGEST]
         while text and not self.fits(text + "...", width, size):
             text = text[:-1].rstrip()
         return text + "..."
@@ -308,8 +321,11 @@ def _draw_card(sheet: _Sheet, card: Card, position: int, x: float, y: float) -> 
         sheet.write(
             x + (w - 12 if not card.bought else w - 42), y + 11, f"{card.price:.2f}", 15, ink, at="ra", bold=True
         )
-    for number, words in enumerate(sheet.wrap(card.text, w - 24, 15, 4)):
+    titles, details = sheet.wrap(card.title, w - 24, 15, 3), sheet.wrap(card.details, w - 24, 13, 2)
+    for number, words in enumerate(titles):
         sheet.write(x + 12, y + 48 + 20 * number, words, 15, ink)
+    for number, words in enumerate(details):
+        sheet.write(x + 12, y + 54 + 20 * len(titles) + 17 * number, words, 13, _FAINT)
     foot = card.category if card.shown else "not shown"
     sheet.write(x + 12, y + h - 26, sheet.cut(foot.lower(), w - 24, 13), 13, _FAINT)
     if card.bought:

@@ -90,12 +90,12 @@ def category_coverage(inputs: RewardInputs) -> Tensor:
 class Reward:
     """A weighted sum of registered terms.
 
-    `Reward({"clicks": 1.0, "intra_list_distance": 0.3})`. Errors: ValueError where there is no term, a term is not
+    `Reward({"clicks": 1.0, "intra_list_distance": 1.0})`. Errors: ValueError where there is no term, a term is not
     registered, or a weight is not a finite number.
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: {"clicks": 1.0, "intra_list_distance": 0.3})
-    """Weight of each term by its name in `REWARD_TERMS`."""
+    weights: Mapping[str, float] = field(default_factory=lambda: {"clicks": 1.0, "intra_list_distance": 1.0})
+    """Weight of each term by its name in `REWARD_TERMS`; by default a slate of unrelated items is worth a response."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", {name: _checked_weight(name, self.weights[name]) for name in self.weights})

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -62,6 +63,8 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         "render_fps": 1,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
+    single_observation_space: spaces.Dict
+    single_action_space: spaces.MultiDiscrete
 
     def __init__(
         self,

@@ -160,3 +160,14 @@ def test_the_smallest_and_largest_draws_make_finite_intents() -> None:
     sample = actor.act({"features": torch.zeros(200_000, 3)}, many)
     torch.testing.assert_close(sample.mean(0), torch.zeros(2), atol=0.01, rtol=0)
     torch.testing.assert_close(sample.std(0), torch.ones(2), atol=0.01, rtol=0)
+
+
+def test_promotions_count_the_display_and_the_mailer() -> None:
+    simulator = toy_simulator(items=30, slate_size=4)
+    composer = Composer(toy_inputs(simulator))
+    seen = some_visits(simulator)
+    seen["placement"] = torch.tensor([0, 3, 2 * 11, 2 * 11 + 5]).repeat(5)[: seen["placement"].shape[1]].expand(24, -1)
+    view = composer.view(seen)
+    promoted = view.cues[:, :, list(composer.cues).index("promoted")]
+    expected = torch.tensor([0.0, 1.0, 1.0, 2.0])[view.pool.columns % 4] * CUES["promoted"].unit
+    torch.testing.assert_close(promoted, expected)

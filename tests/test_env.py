@@ -75,7 +75,7 @@ def test_it_is_the_simulator_with_one_row() -> None:
         assert seen.keys() == expected.keys() == env.observation_space.keys()
         assert all(np.array_equal(seen[name], value[0].numpy()) for name, value in expected.items())
         assert all(seen[name].dtype == value.numpy().dtype for name, value in expected.items())
-        assert seen in env.observation_space
+        assert env.observation_space.contains(seen)
         action = env.action_space.sample()
         seen, reward, terminated, truncated, info = env.step(action)
         step = simulator.step(torch.from_numpy(action).unsqueeze(0))
@@ -100,7 +100,7 @@ def test_the_types_are_those_that_gymnasium_asks_for() -> None:
         "reward_terms/clicks": float,
         "reward_terms/intra_list_distance": float,
     }
-    assert reward == pytest.approx(info["reward_terms/clicks"] + 0.3 * info["reward_terms/intra_list_distance"])
+    assert reward == pytest.approx(info["reward_terms/clicks"] + info["reward_terms/intra_list_distance"])
 
 
 def test_sampled_actions_play_to_the_end() -> None:
@@ -143,7 +143,7 @@ def test_without_a_seed_it_comes_from_np_random() -> None:
         env = toy_env(horizon_days=20)
         env.np_random = np.random.default_rng(8)
         runs.append(episodes(env, 2, None))
-    assert data_equivalence(*runs, exact=True)
+    assert data_equivalence(runs[0], runs[1], exact=True)
     unseeded = [toy_env(), toy_env()]
     for env in unseeded:
         env.reset()

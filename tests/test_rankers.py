@@ -160,7 +160,7 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
     for rows, replayed in replay_slates(visits, slates, keys, popularity):
         expected = of_slates({name: value[rows] for name, value in simulated.items()}, items[rows])
         for name in KEYS - {"bought_items", "bought_counts", "bought_days"}:  # these three may come in another order
-            torch.testing.assert_close(replayed[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(replayed[name], expected[name])
         for one, other in zip(
             *(pair_inputs(Pairs.of(seen, known), blocks, codes) for seen in (replayed, expected)), strict=True
         ):

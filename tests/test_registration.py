@@ -38,7 +38,11 @@ def inside(env: gymnasium.Env[Any, Any]) -> SlateEnv:
 # --- every registered id ---
 
 
-@pytest.mark.parametrize("id", sorted(PRESETS))
+def loads_a_model(id: str) -> list[pytest.MarkDecorator]:
+    return [] if callable(PRESETS[id].shopper) else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize("id", [pytest.param(id, marks=loads_a_model(id)) for id in sorted(PRESETS)])
 def test_every_id_plays(id: str) -> None:
     shopper = PRESETS[id].shopper
     if not callable(shopper) and not Path(shopper).is_dir():
@@ -105,7 +109,7 @@ def test_a_folder_is_loaded_when_the_environment_is_made(
 def test_an_environment_can_be_made_from_a_configuration_alone() -> None:
     config = EnvConfig(make_toy_shopper, slate_size=4)
     assert SlateEnv(config, horizon_days=3).simulator.horizon_days == 3
-    assert SlateVectorEnv(config, 2, items=40).single_action_space.nvec.tolist() == [40] * 4  # type: ignore[attr-defined]
+    assert SlateVectorEnv(config, 2, items=40).single_action_space.nvec.tolist() == [40] * 4
 
 
 def test_registered_environments_share_nothing_that_changes(own_id: str) -> None:

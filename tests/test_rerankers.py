@@ -104,6 +104,7 @@ def shop_history(items: int) -> dict[str, Tensor]:
         **observation(items),
         **never,
         "popularity": torch.ones(1, items),
+        "placement": torch.ones(1, items, dtype=torch.int64),
         "context": torch.zeros(1, 8),
         "category_counts": torch.zeros(1, 2),
         "category_days": torch.zeros(1, 2),

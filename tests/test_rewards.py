@@ -129,7 +129,7 @@ def test_the_reward_is_the_weighted_sum_and_the_terms_come_unweighted() -> None:
 
 
 def test_the_default_reward() -> None:
-    assert dict(Reward().weights) == {"clicks": 1.0, "intra_list_distance": 0.3}
+    assert dict(Reward().weights) == {"clicks": 1.0, "intra_list_distance": 1.0}
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -245,7 +245,9 @@ def test_no_global_generator_moves() -> None:
 def test_the_history_holds_the_last_slates_newest_first() -> None:
     simulator = toy_simulator(history=3, lapse=0.0, horizon_days=1e6)
     simulator.reset(torch.arange(5))
-    slates, clicks, gaps = [], [], []
+    slates: list[Tensor] = []
+    clicks: list[Tensor] = []
+    gaps: list[Tensor] = []
     for number in range(5):
         slate = slates_for(simulator, number, valid=True)
         step = simulator.step(slate)
@@ -361,7 +363,7 @@ def test_strict_raises_before_anything_changes(bad: list[int]) -> None:
 @pytest.mark.parametrize("call", ["step", "observe", "restart", "describe", "episodes", "keep"])
 def test_nothing_works_before_reset(call: str) -> None:
     simulator, slate = toy_simulator(), torch.tensor([[1, 2, 4, 5]])
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "step": lambda: simulator.step(slate),
         "observe": lambda: simulator.observe(),
         "restart": lambda: simulator.restart(torch.tensor([0])),

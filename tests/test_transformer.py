@@ -15,6 +15,7 @@ from recsim_env.shoppers.transformer import (
     SlateShopperConfig,
     gap_log_likelihood,
     since_bucket,
+    without_item,
     visit_context,
 )
 
@@ -105,3 +106,10 @@ def test_save_and_load_give_the_same_shopper(tmp_path: Path) -> None:
     torch.testing.assert_close(
         model.explore_log_rate(state, model.items(), season), again.explore_log_rate(state, again.items(), season)
     )
+
+
+def test_an_unknown_item_has_no_share_in_the_counters_above_it() -> None:
+    own, kind, category = [2.0, 1.5, 3.0, 7.0], [2.0, 1.5, 3.0, 7.0], [5.0, 2.0, 1.0, 4.0]
+    nothing = [0.0, 0.0, 1000.0, 0.0]
+    found = without_item(torch.tensor([own, kind, category]))
+    assert found.tolist() == [nothing, nothing, [3.0, 0.5, 1.0, 4.0]]

@@ -99,7 +99,7 @@ def test_the_statistics_are_means_over_finished_episodes() -> None:
     assert statistics["return"] == pytest.approx(np.mean(returns), rel=1e-5)
     assert statistics["visits"] == pytest.approx(np.mean(visits), rel=1e-5)
     assert statistics["return"] == pytest.approx(
-        statistics["clicks"] + 0.3 * statistics["reward_terms/intra_list_distance"], rel=1e-5
+        statistics["clicks"] + statistics["reward_terms/intra_list_distance"], rel=1e-5
     )
     assert env.pop_statistics() == {}
 

@@ -7,8 +7,10 @@ shopper is back, and one of the shopper's own stores is visited then.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import polars as pl
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from transformers.utils import logging
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
@@ -121,9 +124,22 @@ class Shop:
 
 def load_model(folder: Path) -> SlateShopper:
     """The fine-tuned model in a folder, ready to predict: dropout off, probabilities calibrated."""
-    model: SlateShopper = SlateShopper.from_pretrained(folder, local_files_only=True)
+    with _no_progress_bar():
+        model: SlateShopper = SlateShopper.from_pretrained(folder, local_files_only=True)
     model.train(False)
     return model
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading takes milliseconds; a bar over it is noise."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @functools.cache

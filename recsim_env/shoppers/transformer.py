@@ -29,7 +29,7 @@ CONTEXT = RHYTHM + 7 + 1  # rhythm (memory.tally), day of the week, log days sin
 ITEM_CONTEXT = 2  # trailing popularity and discount of an item in a week
 SINCE_BUCKETS = 29 + 12  # single days up to four weeks, then steps of a quarter octave; the last is "never"
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
-LOSS_WEIGHTS = {"case_control": 1.0, "policy": 1.0, "uniform": 0.1, "repeat": 1.0, "gap": 0.3, "explore": 0.02}
+LOSS_WEIGHTS = {"case_control": 1.0, "policy": 1.0, "uniform": 0.1, "repeat": 1.0, "gap": 0.5, "explore": 0.02}
 LAG_EDGES = (1, 2, 3, 5, 8, 14, 21, 35, 70, 140)  # days between two visits, as the attention sees them
 
 
@@ -65,7 +65,7 @@ class SlateShopperConfig(PreTrainedConfig):
         use_text: bool = True,
         use_counters: bool = True,
         dropout: float = 0.1,
-        gap_dropout: float = 0.3,
+        gap_dropout: float = 0.1,
         id_dropout: float = 0.15,
         unknown_dropout: float = 0.1,
         slate_calibration: tuple[float, float] = (1.0, 0.0),
@@ -428,7 +428,7 @@ class SlateShopper(PreTrainedModel):
         batch: dict[str, Tensor],
         text: Tensor | None,
     ) -> Tensor:
-        items, at = batch["row_item"], batch["row_at"]
+        items, at, stats = batch["row_item"], batch["row_at"], batch["row_stats"]
         known = batch.get("row_known", known)
         id_shown = self.items.known if id_kept is None else self.items.known * id_kept
         parts = self.slate_head.items(vectors, id_shown)
@@ -436,10 +436,11 @@ class SlateShopper(PreTrainedModel):
             nobody = torch.zeros_like(id_shown)
             parts = torch.cat([parts, self.slate_head.items(self.items(nobody, text), nobody)])
             items = items.where(known > 0, items + len(vectors))
+            stats = torch.where((known > 0).view(-1, 1, 1), stats, without_item(stats))
         logits: Tensor = self.slate_head(
             self.slate_head.shoppers(states).index_select(0, at),
             F.embedding(items, parts),
-            batch["row_stats"],
+            stats,
             batch["row_context"],
             batch["row_placement"],
             known,
@@ -509,6 +510,22 @@ def counter_features(stats: Tensor) -> Tensor:
     phase = torch.where(interval > 0, (since / interval.clamp(min=0.5)).clamp(max=4.0), 0.0)
     gone = torch.log1p(since.clamp(min=0.0, max=400.0)) / 3.0
     return torch.stack([torch.log1p(count), torch.log1p(recent) * 1.5, gone, phase], dim=-1)
+
+
+def without_item(stats: Tensor) -> Tensor:
+    """Counters (..., LEVELS, STATS) as if the item itself had never been bought.
+
+    An item nobody has sold yet has no share in the counters of its kind and category. Counts are exact; the days since
+    the last purchase stay unless the item alone made them.
+    """
+    others = stats.clone()
+    others[..., COUNT] = stats[..., COUNT] - stats[..., :1, COUNT]
+    others[..., RECENT] = (stats[..., RECENT] - stats[..., :1, RECENT]).clamp(min=0.0)
+    none = others[..., COUNT] <= 0
+    others[..., RECENT] = others[..., RECENT].masked_fill(none, 0.0)
+    others[..., SINCE] = stats[..., SINCE].masked_fill(none, NEVER)
+    others[..., INTERVAL] = stats[..., INTERVAL].masked_fill(none, 0.0)
+    return others
 
 
 def since_bucket(since: Tensor) -> Tensor:
