@@ -31,7 +31,7 @@ from policies.sb3 import LR_SCALE, ComposerActorCritic, NetworkConfig, PlackettL
 class PPOConfig:
     """Hyper-parameters of PPO (Schulman et al. 2017)."""
 
-    learning_rate: float = 7e-4
+    learning_rate: float = 1.5e-3
     """Of the actor; the critic's is a multiple of it, see `NetworkConfig`."""
     n_steps: int = 20
     """Visits of each shopper between two updates."""

@@ -48,7 +48,7 @@ class Config:
     """Folder that `benchmarks.train` wrote."""
     parameters: Path = PARAMETERS
     """File that `benchmarks.tune` wrote."""
-    episodes: int = 1000
+    episodes: int = 512
     """Episodes of each policy."""
     batch: int = 256
     """Shoppers at a time."""

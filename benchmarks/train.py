@@ -40,7 +40,7 @@ class Config:
     """What PPO acts in: intents of the slate composer, or slates themselves."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each a run of its own."""
-    visits: int = 1_000_000
+    visits: int = 300_000
     """Visits of a run, all shoppers together."""
     shoppers: int = 512
     """Shoppers that are served at once."""

@@ -39,9 +39,9 @@ class Config:
     """Where."""
     policies: tuple[str, ...] = tuple(name for name, spec in POLICIES.items() if spec.search())
     """Which policies."""
-    trials: int = 40
+    trials: int = 16
     """Settings tried for each policy, its defaults among them."""
-    episodes: int = 256
+    episodes: int = 128
     """Episodes of a trial."""
     batch: int = 128
     """Shoppers at a time."""

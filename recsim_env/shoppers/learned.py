@@ -134,12 +134,12 @@ def load_model(folder: Path) -> SlateShopper:
 def _no_progress_bar() -> Iterator[None]:
     """Loading takes milliseconds; a bar over it is noise."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 @functools.cache
