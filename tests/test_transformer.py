@@ -15,8 +15,8 @@ from recsim_env.shoppers.transformer import (
     SlateShopperConfig,
     gap_log_likelihood,
     since_bucket,
-    without_item,
     visit_context,
+    without_item,
 )
 
 
