@@ -60,6 +60,9 @@ class _Sums:
         for name, value in new.items():
             self.values[name] = self.values.get(name, self._zeros) + value
 
+    def keep(self, rows: Tensor) -> None:
+        self.values = {name: value[rows] for name, value in self.values.items()}
+
     def clear(self, rows: Tensor) -> None:
         self.values = {name: value.index_fill(0, rows, 0.0) for name, value in self.values.items()}
 
@@ -89,7 +92,7 @@ def evaluate(
     """
     seeds = seeds.to(simulator.device)
     width = min(batch, len(seeds))
-    episode = torch.arange(width, device=simulator.device)  # which seed each row plays; `len(seeds)` and on = idle
+    episode = torch.arange(width, device=simulator.device)  # which seed each row plays
     waiting = width
     sums = _Sums(width, simulator.device)
     finished: list[dict[str, Tensor]] = []
@@ -97,24 +100,28 @@ def evaluate(
     observation = simulator.reset(seeds[:width])
     with tqdm(total=len(seeds), desc=title, unit="episode", disable=title is None) as bar:
         while True:
-            playing = episode < len(seeds)
             at = simulator.episodes
             slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
             outcome = simulator.advance(slates)
             sums.add(outcome)
-            exposures += torch.bincount(slates[playing].flatten(), minlength=len(exposures))
+            exposures += torch.bincount(slates.flatten(), minlength=len(exposures))
             done = outcome.ended.nonzero().squeeze(1)
             if len(done):
-                kept = done[playing[done]]
-                finished.append(_finish(sums, outcome, kept, episode[kept], seeds))
-                bar.update(len(kept))
+                finished.append(_finish(sums, outcome, done, episode[done], seeds))
+                bar.update(len(done))
                 sums.clear(done)
                 fresh = waiting + torch.arange(len(done), device=simulator.device)
                 waiting += len(done)
                 episode = episode.index_copy(0, done, fresh)
-                if not bool((episode < len(seeds)).any()):
-                    break
-                simulator.restart(done, seeds[fresh.clamp(max=len(seeds) - 1)])
+                running = fresh < len(seeds)
+                simulator.restart(done[running], seeds[fresh[running]])
+                if not bool(running.all()):  # no seed is left for some rows: go on without them
+                    rows = (episode < len(seeds)).nonzero().squeeze(1)
+                    if len(rows) == 0:
+                        break
+                    simulator.keep(rows)
+                    sums.keep(rows)
+                    episode = episode[rows]
             observation = simulator.observe()
     return Evaluation(_table(finished), exposures.cpu())
 

@@ -46,7 +46,7 @@ class Config:
     """Shoppers that are served at once."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """PPO."""
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
     """Actor and critic; its seed is replaced by the training seed."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
     """What the agent sees of a visit and how it may steer."""

@@ -63,8 +63,21 @@ def suggest(trial: optuna.Trial, spec: PolicySpec) -> dict[str, float]:
     }
 
 
-def search(config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs) -> optuna.Study:
-    """The trials of one policy, those of an interrupted run included."""
+def starts(name: str, spec: PolicySpec, best: dict[str, dict[str, float]]) -> list[dict[str, float]]:
+    """What is tried first: the defaults; for the constant re-ranker also the tuned MMR, which is a case of it."""
+    first = [{key: getattr(spec.parameters(), key) for key in spec.search()}]
+    if name == "constant" and "mmr" in best:
+        first.append(
+            dict.fromkeys(spec.search(), 0.0)
+            | {"similarity": max(-best["mmr"]["weight"], spec.search()["similarity"].low)}
+        )
+    return first
+
+
+def search(
+    config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, best: dict[str, dict[str, float]]
+) -> optuna.Study:
+    """The trials of one policy, those of an interrupted run included; `best` holds the policies tuned before."""
     spec = POLICIES[name]
     storage = JournalStorage(JournalFileBackend(str(config.work / "trials.log")))
     study = optuna.create_study(
@@ -74,8 +87,8 @@ def search(config: Config, name: str, simulator: SlateSimulator, inputs: PolicyI
         sampler=optuna.samplers.TPESampler(seed=config.seed),
         load_if_exists=True,
     )
-    if not study.trials:
-        study.enqueue_trial({key: getattr(spec.parameters(), key) for key in spec.search()})
+    for start in starts(name, spec, best) if not study.trials else ():
+        study.enqueue_trial(start)
     episodes = seeds(TUNING_SEED, config.episodes)
 
     def value(trial: optuna.Trial) -> float:
@@ -112,7 +125,7 @@ def main(config: Config) -> None:
     best: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
     for name in config.policies:
-        study = search(config, name, simulator, inputs)
+        study = search(config, name, simulator, inputs, best)
         best[name] = dict(study.best_params)
         rows += [
             {"policy": name, "trial": trial.number, "return": trial.value, "parameters": json.dumps(trial.params)}

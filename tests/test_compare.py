@@ -14,7 +14,7 @@ from agents import monitor
 from agents.checkpoints import LAST, load
 from agents.monitor import MonitorConfig, sample_slates
 from agents.ppo import PPOConfig
-from benchmarks import compare, train, tune
+from benchmarks import compare, demo, train, tune
 from benchmarks.report import read_rows, read_summary
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, World
 from policies import POLICIES
@@ -179,3 +179,19 @@ def test_a_picture_for_every_seed() -> None:
     one = sample_slates(policy, simulator, torch.arange(1), visits=2)
     three = sample_slates(policy, simulator, torch.arange(3), visits=2)
     assert three.shape == (3 * one.shape[0], *one.shape[1:])
+
+
+def test_the_demo_leaves_a_report_and_rests_when_it_is_done(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(training(world, tmp_path), seeds=(0,))
+    config = demo.Config(train=small, episodes=6, output=tmp_path / "demo")
+    demo.main(config)
+    report = (config.output / "report.md").read_text()
+    assert "| greedy ctr |" in report
+    assert "| composer, untrained |" in report
+    assert (config.output / "compare" / "figure.png").stat().st_size > 1000
+    assert f"tensorboard --logdir {config.output}" in capsys.readouterr().out.replace("\n", "")
+    trained = (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes()
+    demo.main(config)
+    assert (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes() == trained
