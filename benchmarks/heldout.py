@@ -105,11 +105,11 @@ def bootstrap(
     Returns model -> metric -> (value, (samples,) bootstrap values); sample i draws the same households for every model,
     so differences of samples are paired.
     """
-    some = next(iter(models.values()))
-    who, index = np.unique(some.shopper, return_inverse=True)
+    who = np.unique(next(iter(models.values())).shopper)
     draws = np.random.default_rng(seed).multinomial(len(who), np.full(len(who), 1 / len(who)), samples)
     found: dict[str, dict[str, tuple[float, Floats]]] = {}
     for name, rows in models.items():
+        index = np.searchsorted(who, rows.shopper)  # each model has its rows in an order of its own
         found[name] = {}
         for metric in metrics:
             value = METRICS[metric](rows, rows.weight)
