@@ -49,7 +49,7 @@ METRICS = {
 class Config:
     """Train every variant and score it on the held-out weeks."""
 
-    shopper: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(pretrain_epochs=1.0, epochs=2.0))
+    shopper: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(pretrain_epochs=1.0, epochs=1.0))
     """Training of every variant; fewer passes than the shipped shopper has."""
     log: Path = Path(".cache/complete_journey")
     """Folder of `benchmarks.build_log`."""
