@@ -6,13 +6,12 @@ TensorBoard events, a figure and `report.md` under `runs/demo`. Interrupted, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import tyro
 from rich.console import Console
-from rich.markdown import Markdown
 
 from agents.monitor import MonitorConfig
 from benchmarks import compare, train
@@ -28,9 +27,8 @@ class Config:
     train: train.Config = field(
         default_factory=lambda: train.Config(
             seeds=(0,),
-            visits=150_000,
-            shoppers=256,
-            monitor=MonitorConfig(),
+            visits=250_000,
+            monitor=MonitorConfig(evaluate_every=8, episodes=128),
             output=Path("runs/demo/train"),
         )
     )
@@ -57,12 +55,12 @@ def main(config: Config) -> None:
         results=config.output,
     )
     run = Run("compare", settings, results=config.output)
-    rows = compare.measure(replace(settings))
+    rows = compare.measure(settings)
     lines, summary = compare.analyse(rows)
     table = markdown(lines, compare.HEADERS)
     folder = run.save(rows, summary=summary, table=table, figure=compare.draw(lines))
     write_text(config.output / "report.md", report(config, table))
-    console.print(Markdown(table))
+    console.print(table, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {config.output / 'report.md'}   figure: {folder / 'figure.png'}")
     console.print(f"tensorboard --logdir {config.output}")
 
