@@ -16,6 +16,7 @@ import torch
 import tyro
 from rich.console import Console
 
+import recsim_env
 from benchmarks.card import model_card
 from benchmarks.report import write_text
 from recsim_env.catalog import Catalog
@@ -28,6 +29,7 @@ from recsim_env.shoppers.learned import SHOP_FILES
 from recsim_env.shoppers.text import TextTunedShopper
 from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
 
+SHIPPED = Path(recsim_env.__file__).parent / "data" / "complete_journey"
 LOGS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
 
 
@@ -43,6 +45,8 @@ class Config:
     """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
     text_encoder: str = "frozen"
     """What happens to the pretrained text encoder: frozen, lora or full (trained end to end)."""
+    ship: bool = False
+    """Put the finished shopper into the package, in place of the one that `recsim_env/CompleteJourney-v0` starts."""
     threads: int = 2
     """CPU threads."""
 
@@ -109,6 +113,8 @@ def main(config: Config) -> None:
     nothing = torch.zeros(len(log.catalog), dtype=torch.bool)
     settings = vars(config.shopper) | {"text_encoder": config.text_encoder, "calibration": calibration}
     save_shop(model, config, model_card(model, examples, nothing if cold is None else cold, settings, minutes))
+    if config.ship:
+        replace_folder(config.output / "shopper", SHIPPED)
     console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibration}")
 
 
@@ -121,8 +127,17 @@ def save_shop(model: SlateShopper, config: Config, card: str) -> None:
     for name in SHOP_FILES[2:]:
         shutil.copy(config.log / name, part / name)
     write_text(part / "README.md", card)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    replace_folder(part, folder)
+    shutil.rmtree(part)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Copy a folder over another one; the old one goes when the new one is whole."""
+    fresh = target.with_name(f"{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(source, fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
 
 
 if __name__ == "__main__":
