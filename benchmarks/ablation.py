@@ -140,7 +140,7 @@ def report(run: Run, found: dict[str, dict[str, list[float]]]) -> None:
             difference = np.array(samples) - np.array(base[figure][1:]) if samples else np.zeros(1)
             low, high = np.quantile(difference, [0.025, 0.975])
             gain = Estimate(value - base[figure][0], float(low), float(high), len(samples))
-            line[figure] = value if scores is base or figure == "minutes" else gain
+            line[figure] = f"{value:.1f}" if figure == "minutes" else f"{value:.4f}" if scores is base else gain
             summary[f"{path_of(Config(), name).stem}/{figure}"] = Estimate(value, float("nan"), float("nan"), 1)
             rows.append(
                 {"variant": name, "figure": figure, "value": value, "difference": gain.value, "low": low, "high": high}
