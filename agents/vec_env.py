@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from policies.composer import Composer, View
 from policies.plackett_luce import slate_observation
 from recsim_env import noise
-from recsim_env.shoppers.base import Response, Shopper
+from recsim_env.shoppers.base import Shopper, Witness
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Outcome
 
@@ -32,7 +32,6 @@ INTENT_LIMIT = 10.0
 TRAINING_STREAM = 2
 """The stream of `noise.episode_key` from which training seeds are made."""
 Indices = None | int | Iterable[int]
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,6 @@ class TrainingReward:
     expected_clicks: bool = True
     """Learn from the expected number of clicks of a slate where the simulator drew one: the same objective with less
     noise (Rao-Blackwell). Only a simulator can do this."""
-
-
-class _Witness(Generic[S]):
-    """A shopper who is written down: keeps the last response, with the probabilities that agents never see."""
-
-    def __init__(self, shopper: Shopper[S]) -> None:
-        self._shopper = shopper
-        self.last: Response | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._shopper, name)
-
-    def respond(self, state: S, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        self.last = self._shopper.respond(state, slates, shown, draws)
-        return self.last
 
 
 class SimulatorVecEnv(VecEnv):
@@ -84,7 +68,7 @@ class SimulatorVecEnv(VecEnv):
         self.composer = composer
         self.render_mode: str | None = None
         self._reward = reward or TrainingReward()
-        self._witness = _Witness(simulator.shopper)
+        self._witness = Witness(simulator.shopper)
         if self._reward.expected_clicks:
             simulator.shopper = cast("Shopper[Any]", self._witness)
         self._seed = seed

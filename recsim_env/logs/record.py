@@ -12,28 +12,13 @@ from torch import Tensor
 
 from recsim_env import noise
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS
-from recsim_env.shoppers.base import Response, Shopper
+from recsim_env.shoppers.base import Response, Witness
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
 SlatePolicy = Callable[[Observation, Tensor], Tensor]
 POLICY_STREAM = 1  # the noise stream of policies (see `noise.episode_key`)
 DAY_ZERO = datetime.datetime(2017, 1, 1)  # of the Complete Journey log
-
-
-class _Tap:
-    """A shopper that also keeps its last answer."""
-
-    def __init__(self, shopper: Shopper[Any]) -> None:
-        self.shopper = shopper
-        self.last: Response | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.shopper, name)
-
-    def respond(self, state: Any, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        self.last = self.shopper.respond(state, slates, shown, draws)
-        return self.last
 
 
 def record(
@@ -55,7 +40,8 @@ def record(
         propensity: log-probability (B,) of the ordered slates, where the policy knows it
         progress: called after each step with the number of steps and of episodes still running
     """
-    tap = _Tap(simulator.shopper)
+    shopper = simulator.shopper
+    tap = Witness(shopper)
     simulator.shopper = tap
     parts: list[dict[str, Any]] = []
     try:
@@ -75,7 +61,7 @@ def record(
             simulator.keep(running)
             progress(len(parts), len(number))
     finally:
-        simulator.shopper = tap.shopper
+        simulator.shopper = shopper
     return _tables(parts, scenario, split)
 
 

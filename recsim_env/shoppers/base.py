@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import gymnasium
 import torch
@@ -105,3 +105,19 @@ class Shopper(Protocol[S]):
 
     def describe(self, state: S, row: int) -> Description:
         """How one shopper and their visit read to a person."""
+
+
+class Witness(Generic[S]):
+    """A shopper who is written down: keeps the last response, with the probabilities that agents never see."""
+
+    def __init__(self, shopper: Shopper[S]) -> None:
+        self._shopper = shopper
+        self.last: Response | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shopper, name)
+
+    def respond(self, state: S, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        """Answer as the shopper does, and keep the answer in `last`."""
+        self.last = self._shopper.respond(state, slates, shown, draws)
+        return self.last
