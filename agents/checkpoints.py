@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agents.ppo import SlatePPO, environment_of
-from policies.base import PolicyInputs
-from policies.composer import Composer, ComposerConfig, ComposerPolicy, IntentActor
-from policies.plackett_luce import PlackettLuceActor, PlackettLuceConfig, PlackettLucePolicy
+from policies.base import Policy, PolicyInputs
+from policies.composer import Composer, ComposerConfig
+from policies.learnable import LEARNABLE, Plan
 
 LAST = "checkpoint.safetensors"
 """Name of the file in the folder of a training."""
@@ -61,40 +61,43 @@ def load(model: SlatePPO, path: Path) -> None:
     environment_of(model).generation = model._n_updates
 
 
-def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> ComposerPolicy | PlackettLucePolicy:
+def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:
     """The policy of a checkpoint, to be used.
 
-    Errors: FileNotFoundError; ValueError where the environment has not what the policy was trained on.
+    Errors: FileNotFoundError; ValueError where the environment or this version has not what it was trained on.
     """
     metadata, tensors = _read(path)
     built = metadata["policy"]
+    if built["kind"] not in LEARNABLE:
+        raise ValueError(f"{path} holds a policy of kind {built['kind']!r}, but there are {sorted(LEARNABLE)}.")
+    kind = LEARNABLE[built["kind"]]
     composer = Composer(inputs, ComposerConfig(**built["composer"]))
-    if built["knobs"] != list(composer.knobs):
-        raise ValueError(f"{path} was trained with the knobs {built['knobs']}, but here are {list(composer.knobs)}.")
+    for name, here in _steering(composer).items():
+        if built[name] != here:
+            raise ValueError(f"{path} was trained with the {name} {built[name]}, but here are {here}.")
     weights = _under(tensors, "policy/actor.")
-    width, hidden = len(weights["standardize.mean"]), tuple(built["hidden"])
     generator = torch.Generator().manual_seed(0)  # of weights that are overwritten
-    device = inputs.catalog.embedding.device
-    if built["kind"] == "composer":
-        intents = IntentActor(width, composer.intent_size, hidden, 0.0, generator)
-        intents.load_state_dict(weights)
-        return ComposerPolicy(composer, intents.to(device), deterministic=deterministic)
-    scores, cues = PlackettLuceConfig(**built["plackett_luce"]), len(composer.cues)
-    slates = PlackettLuceActor(width, cues, composer.offset_vectors, inputs.slate_size, hidden, scores, generator)
-    slates.load_state_dict(weights)
-    return PlackettLucePolicy(composer, slates.to(device), deterministic=deterministic)
+    plan = Plan(composer, inputs.catalog, len(weights["standardize.mean"]), tuple(built["hidden"]), generator)
+    actor = kind.actor(plan, kind.config(**built["start"]))
+    actor.load_state_dict(weights)
+    return kind.policy(composer, actor.to(inputs.catalog.embedding.device), deterministic)
 
 
 def _how_built(model: SlatePPO) -> dict[str, Any]:
     """What `load_policy` needs besides the weights."""
-    composer, actor = environment_of(model).composer, model.policy.actor
-    built: dict[str, Any] = {
-        "kind": "composer" if isinstance(actor, IntentActor) else "plackett_luce",
-        "composer": asdict(composer.config),
-        "knobs": list(composer.knobs),
-        "hidden": list(model.policy.network.actor_hidden),
+    policy = model.policy
+    return {
+        "kind": policy.kind,
+        "start": asdict(policy.start),
+        "composer": asdict(policy.composer.config),
+        **_steering(policy.composer),
+        "hidden": list(policy.network.actor_hidden),
     }
-    return built if isinstance(actor, IntentActor) else {**built, "plackett_luce": asdict(actor.config)}
+
+
+def _steering(composer: Composer) -> dict[str, list[Any]]:
+    """What an actor's outputs mean: the knobs, and the log-odds per unit of each."""
+    return {"knobs": list(composer.knobs), "units": composer.units.tolist()}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

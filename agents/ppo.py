@@ -7,11 +7,12 @@ SB3's seeding sets `torch.backends.cudnn.deterministic` for the whole process.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
-from policies.composer import ComposerPolicy
-from policies.plackett_luce import PlackettLuceConfig, PlackettLucePolicy
-from policies.sb3 import LR_SCALE, ComposerActorCritic, NetworkConfig, PlackettLuceActorCritic, SlateActorCritic
+from policies.autoregressive import AutoregressiveConfig
+from policies.base import Policy
+from policies.learnable import Actor, IntentConfig
+from policies.plackett_luce import PlackettLuceConfig
+from policies.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def make_composer_ppo(
     env: IntentVecEnv, config: PPOConfig, network: NetworkConfig, *, seed: int, device: torch.device | str = "cpu"
 ) -> SlatePPO:
     """PPO over the composer's intents; before training it is greedy CTR."""
-    return _make(ComposerActorCritic, {"network": network}, env, config, seed, device)
+    return make_ppo("composer", env, config, network, start=IntentConfig(network.log_std), seed=seed, device=device)
 
 
 def make_plackett_luce_ppo(
@@ -155,19 +158,48 @@ def make_plackett_luce_ppo(
     device: torch.device | str = "cpu",
 ) -> SlatePPO:
     """PPO over slates; before training it draws from a softmax of the CTR logits."""
-    policy = {"network": network, "vectors": env.composer.offset_vectors.cpu(), "config": scores}
-    return _make(PlackettLuceActorCritic, policy, env, config, seed, device)
+    return make_ppo("plackett_luce", env, config, network, start=scores, seed=seed, device=device)
 
 
-def _make(
-    policy: type[SlateActorCritic],
-    policy_kwargs: dict[str, Any],
+def make_autoregressive_ppo(
+    env: SlateVecEnv,
+    config: PPOConfig,
+    network: NetworkConfig,
+    *,
+    scores: AutoregressiveConfig | None = None,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> SlatePPO:
+    """PPO over slates drawn item by item in view of those above; before training as `make_plackett_luce_ppo`."""
+    return make_ppo("autoregressive", env, config, network, start=scores, seed=seed, device=device)
+
+
+def make_ppo(
+    kind: str,
     env: SimulatorVecEnv,
     config: PPOConfig,
+    network: NetworkConfig,
+    *,
+    start: Any = None,
     seed: int,
-    device: torch.device | str,
+    device: torch.device | str = "cpu",
 ) -> SlatePPO:
-    return SlatePPO(policy, env, **asdict(config), policy_kwargs=policy_kwargs, seed=seed, device=device)
+    """PPO over a kind of policy.
+
+    Args:
+        kind: a name in `policies.learnable.LEARNABLE`
+        env: an `IntentVecEnv` where the kind acts in intents, else a `SlateVecEnv`
+        start: how the actor starts, the kind's config; None = its defaults
+    """
+    policy = {
+        "kind": kind,
+        "composer": env.composer,
+        "catalog": env.simulator.catalog,
+        "start": start,
+        "network": network,
+        "survival": env.weighs_survival,
+    }
+    return SlatePPO(SlateActorCritic, env, **asdict(config), policy_kwargs=policy, seed=seed, device=device)
 
 
 def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
@@ -177,10 +209,10 @@ def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
     rows = []
     for _ in range(visits):
         assert not isinstance(seen, tuple)
-        rows.append(seen["features"] if isinstance(seen, dict) else seen)
+        rows.append(model.policy.features(model.policy.obs_to_tensor(seen)[0]))
         seen, _, _, _ = env.step(model.policy.predict(seen, deterministic=True)[0])
     env.pop_statistics()
-    model.policy.fit_standardizers(torch.from_numpy(np.concatenate(rows)).to(model.device))
+    model.policy.fit_standardizers(torch.cat(rows))
 
 
 def environment_of(model: SlatePPO) -> SimulatorVecEnv:
@@ -190,10 +222,12 @@ def environment_of(model: SlatePPO) -> SimulatorVecEnv:
     return env
 
 
-def policy_of(model: SlatePPO, *, deterministic: bool = True) -> ComposerPolicy | PlackettLucePolicy:
+def policy_of(model: SlatePPO, *, deterministic: bool = True) -> Policy:
     """The policy being trained, as `agents.evaluate` takes it; it follows the training."""
-    env = environment_of(model)
-    if isinstance(model.policy, ComposerActorCritic):
-        return ComposerPolicy(env.composer, model.policy.actor, deterministic=deterministic)
-    assert isinstance(model.policy, PlackettLuceActorCritic)
-    return PlackettLucePolicy(env.composer, model.policy.actor, deterministic=deterministic)
+    return model.policy.in_use(deterministic=deterministic)
+
+
+def frozen_policy_of(model: SlatePPO, *, deterministic: bool = True) -> Policy:
+    """A copy of the policy as it is now."""
+    actor = cast(nn.Module, copy.deepcopy(model.policy.actor)).requires_grad_(False)
+    return model.policy.in_use(deterministic=deterministic, actor=cast(Actor, actor))

@@ -61,6 +61,9 @@ class PolicyInputs:
     """Learned from a log's training weeks; only the policies that rank need it."""
     popularity: Tensor | None = None
     """(N,) float32 responses per visit in the log, for environments whose observation has no `popularity`."""
+    per_category: int = 0
+    """How many of the best candidates of each category join the pool that re-rankers and composers look at, so that
+    there is variety to choose from; 0 = the pool is the best candidates whatever their category."""
 
     def need_ranker(self, name: str) -> Ranker:
         """The ranker. Errors: ValueError where there is none."""
@@ -204,6 +207,53 @@ class Pool:
     def ids(self) -> Tensor:
         """`items` with 0 instead of -1, to look things up with; (B, P)."""
         return self.items.clamp(min=0)
+
+
+class Pooling:
+    """Which candidates re-rankers and composers look at: the best ones, and with `per_category` the best of each
+    category too. The K best are always among them, so nothing that is left out was greedy's choice.
+
+    `size` is P. Errors: ValueError where `per_category` is below 0.
+    """
+
+    def __init__(self, inputs: PolicyInputs, best: int) -> None:
+        if inputs.per_category < 0:
+            raise ValueError(f"per_category is {inputs.per_category!r}, but it must be 0 or more.")
+        most = max_candidates(inputs.observation_space, len(inputs.catalog))
+        self._best = min(max(best, inputs.slate_size), most)
+        self._slate_size = inputs.slate_size
+        self._per_category = inputs.per_category
+        self.size = self._best
+        if inputs.per_category:
+            self._by_category = _items_by_category(inputs.catalog)
+            width = min(inputs.per_category, self._by_category.shape[1])
+            self.size = min(len(self._by_category) * width + inputs.slate_size, most)
+
+    def __call__(self, logits: Tensor, candidates: Tensor) -> Pool:
+        """The pool of logits (B, C) and candidates (B, C), best first."""
+        if not self._per_category:
+            return Pool.best(logits, candidates, self._best)
+        column = torch.zeros(len(logits), int(self._by_category.max()) + 2, dtype=torch.int64, device=logits.device)
+        places = torch.arange(1, logits.shape[1] + 1, device=logits.device).expand_as(candidates)
+        column.scatter_(1, candidates + 1, places)  # of each item, 0 = no candidate; padding goes to column 0
+        column[:, 0] = 0
+        padded = torch.nn.functional.pad(logits, (1, 0), value=-math.inf)
+        of_category = padded.gather(1, column[:, self._by_category.flatten() + 1]).unflatten(1, self._by_category.shape)
+        best = of_category.topk(min(self._per_category, of_category.shape[2]), dim=2).indices
+        items = self._by_category.expand(len(logits), -1, -1).gather(2, best).flatten(1)
+        chosen = torch.zeros_like(padded, dtype=torch.bool).scatter_(1, column.gather(1, items + 1), True)
+        chosen.scatter_(1, padded.topk(self._slate_size, dim=1).indices, True)
+        values, columns = padded.masked_fill(~chosen, -math.inf).topk(self.size, dim=1)
+        columns = (columns - 1).clamp(min=0)
+        items = candidates.gather(1, columns).where(values > -math.inf, -1)
+        return Pool(items, values, columns)
+
+
+def _items_by_category(catalog: Catalog) -> Tensor:
+    """(G, largest) int64 items of each category, -1 padded."""
+    order = catalog.category.argsort(stable=True)
+    counts = torch.bincount(catalog.category)
+    return torch.nn.utils.rnn.pad_sequence(order.split(counts.tolist()), batch_first=True, padding_value=-1)
 
 
 class Adjust(Protocol):

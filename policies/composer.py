@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, candidates_of, max_candidates, pick
+from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, candidates_of, pick
 from policies.features import Recent, Summary, principal
-from policies.networks import Standardizer, normal, tower
+from policies.networks import Standardizer, tower
+from recsim_env.noise import normal
 from recsim_env.types import Observation
 
 
@@ -29,7 +30,7 @@ class ComposerConfig:
     """What the composer looks at and how it may be steered."""
 
     pool: int = 64
-    """P, how many of the best candidates by CTR are looked at."""
+    """How many of the best candidates by CTR are looked at, unless `PolicyInputs.per_category` says otherwise."""
     offset_dims: int = 8
     """Components of the item embedding that the intent can move the query along."""
     offset_unit: float = 0.3
@@ -131,6 +132,26 @@ def promotions_of_item(inputs: CueInputs) -> Tensor:
     return (placement // MAILERS > 0).float() + (placement % MAILERS > 0).float()
 
 
+@cue("sated", 1.0, "category_clicked")
+def sated_category(inputs: CueInputs) -> Tensor:
+    """Responses in the item's category in the last ten visits or so."""
+    return inputs.observation["category_clicked"][:, :, 1].gather(1, inputs.category[inputs.pool.ids])
+
+
+@cue("flooded", 2.0, "category_shown")
+def flooded_category(inputs: CueInputs) -> Tensor:
+    """Exposures of the item's category in the last ten visits or so, in slates."""
+    shown = inputs.observation["category_shown"][:, :, 1] / inputs.slate_size
+    return shown.gather(1, inputs.category[inputs.pool.ids])
+
+
+@cue("loyal", 1.0, "category_clicked")
+def loyal_category(inputs: CueInputs) -> Tensor:
+    """Log of one plus all responses in the item's category so far."""
+    ever = torch.log1p(inputs.observation["category_clicked"][:, :, 2])
+    return ever.gather(1, inputs.category[inputs.pool.ids])
+
+
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
     """values (B, M) of the remembered items bought (B, M) at items (B, P); 0 where an item was never bought."""
     same = (items.unsqueeze(2) == bought.unsqueeze(1)).to(values.dtype)
@@ -179,8 +200,8 @@ class Composer:
         self.knobs = ("count", "similarity", *self.cues)
         self.units = torch.tensor([2.0, 1.0, *(cue.unit for cue in self.cues.values())])  # log-odds per unit of intent
         self.intent_size = len(self.knobs) + self.offset_vectors.shape[1]
-        most = max_candidates(inputs.observation_space, len(inputs.catalog))
-        self.pool_size = min(max(self.config.pool, inputs.slate_size), most)
+        self._pooling = Pooling(inputs, self.config.pool)
+        self.pool_size = self._pooling.size
 
     @property
     def slate_size(self) -> int:
@@ -205,7 +226,7 @@ class Composer:
         """Look at a visit: rank, take the pool, and work out every cue."""
         catalog = self._inputs.catalog
         candidates = candidates_of(observation, len(catalog))
-        pool = Pool.best(self._ranker.logits(observation), candidates, self.pool_size)
+        pool = self._pooling(self._ranker.logits(observation), candidates)
         recent = Recent.of(observation)
         inputs = CueInputs(observation, recent, pool, self._category, self.slate_size)
         cues = torch.stack([cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=2)

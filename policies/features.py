@@ -186,6 +186,29 @@ def purchase_habit(seen: Seen) -> Tensor:
     return torch.cat([vector, torch.stack([torch.log1p(many), torch.log1p(lately), depth], dim=1)], dim=1)
 
 
+@part("behaviour", "category_clicked", "category_shown", "familiarity", "position_clicks", "visits")
+def shopper_behaviour(seen: Seen) -> Tensor:
+    """What tells shoppers apart: response rates in familiar and in other categories and their log ratio, responses a
+    visit, how far down they respond, how much of the responses is one category's, how worn the pool's best are: (B, 8).
+    """
+    observation = seen.observation
+    shown_familiar, clicked_familiar, shown_other, clicked_other = observation["familiarity"].unbind(dim=1)
+    familiar = (clicked_familiar + 1) / (shown_familiar + 10)
+    other = (clicked_other + 1) / (shown_other + 10)
+    by_position = observation["position_clicks"]
+    clicks = by_position.sum(dim=1)
+    positions = torch.arange(by_position.shape[1], device=by_position.device)
+    depth = (by_position @ positions.float() + 2) / (clicks + 1) / by_position.shape[1]
+    clicked, lately = observation["category_clicked"][:, :, 2], observation["category_clicked"][:, :, 1]
+    top_share = clicked.amax(dim=1) / clicks.clamp(min=1)
+    best = seen.category[seen.pool.ids[:, : seen.slate_size]]
+    worn = lately.gather(1, best).mean(dim=1)
+    flooded = observation["category_shown"][:, :, 1].gather(1, best).mean(dim=1) / seen.slate_size
+    rate = clicks / observation["visits"].squeeze(1).clamp(min=1)
+    columns = [familiar, other, (familiar / other).log(), rate, depth, top_share, torch.log1p(worn), flooded]
+    return torch.stack(columns, dim=1)
+
+
 class Summary:
     """The flat state: every registered part whose keys are there, then the small float keys of the observation.
 

@@ -56,9 +56,3 @@ def tower(
         nn.init.zeros_(linear.bias)
         layers += [linear] if last else [linear, activation()]
     return nn.Sequential(*layers)
-
-
-def normal(draws: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones in [0, 1), by the inverse of the distribution function."""
-    edge = 2.0**-25
-    return math.sqrt(2) * torch.erfinv(2 * draws.clamp(edge, 1 - edge) - 1)

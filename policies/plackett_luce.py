@@ -19,6 +19,9 @@ from policies.composer import Composer, View
 from policies.networks import Standardizer, tower
 from recsim_env.types import Observation
 
+NEVER = -1e9
+"""A score as good as -inf whose differences are still numbers."""
+
 
 def sample(scores: Tensor, draws: Tensor, size: int) -> Tensor:
     """Places in the pool, drawn without replacement, first drawn first.
@@ -26,9 +29,13 @@ def sample(scores: Tensor, draws: Tensor, size: int) -> Tensor:
     Shapes: scores (B, P), -inf = absent; draws (B, P) uniform in [0, 1).
     Returns (B, size) int64, -1 where none is left.
     """
+    return ordered(scores + gumbel(draws), size)
+
+
+def gumbel(draws: Tensor) -> Tensor:
+    """Standard Gumbel noise from uniform numbers in [0, 1), of the same shape."""
     edge = 2.0**-25
-    gumbel = -torch.log(-torch.log(draws.clamp(edge, 1 - edge)))
-    return ordered(scores + gumbel, size)
+    return -torch.log(-torch.log(draws.clamp(edge, 1 - edge)))
 
 
 def ordered(scores: Tensor, size: int) -> Tensor:
@@ -42,20 +49,33 @@ def judge(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of ordered places, and the entropy of each pick given those before it, summed along the slate.
 
     The expectation of the second over slates is the entropy of the distribution (chain rule), so it is an unbiased
-    estimate of it at the price of one sample.
+    estimate of it at the price of one sample. Both are worked out from the last pick to the first, adding one item at
+    a time to what was open, so it takes O(P + K) and no (B, K, P).
 
     Shapes: scores (B, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick; returns (B,) each.
     """
     picked = places >= 0
-    chosen = torch.nn.functional.one_hot(places.clamp(min=0), scores.shape[1]) * picked.unsqueeze(2)
-    taken = (chosen.cumsum(dim=1) - chosen) > 0  # (B, K, P): by the positions above
-    open_scores = scores.unsqueeze(1).masked_fill(taken, -math.inf)
-    # a position with nothing left gets one dummy item, so that nothing is -inf - -inf
-    open_scores = open_scores.masked_fill(~picked.unsqueeze(2), 0.0)
-    logs = open_scores.log_softmax(dim=2)
-    of_pick = logs.gather(2, places.clamp(min=0).unsqueeze(2)).squeeze(2)
-    entropy = -(logs.exp() * logs.clamp(min=-1e4)).sum(dim=2)
-    return (of_pick * picked).sum(dim=1), (entropy * picked).sum(dim=1)
+    scores = scores.clamp(min=NEVER)
+    of_pick = scores.gather(1, places.clamp(min=0)).where(picked, NEVER)
+    rest = scores.masked_fill(pick_order(places, scores.shape[1]) < places.shape[1], NEVER)
+    mass = rest.logsumexp(dim=1)  # log of the summed weights of what is open
+    mean = (rest.softmax(dim=1) * rest).sum(dim=1)  # of the scores of what is open, by weight
+    log_probability, entropy = torch.zeros_like(mass), torch.zeros_like(mass)
+    for position in reversed(range(places.shape[1])):
+        score, before = of_pick[:, position], mass
+        mass = torch.logaddexp(before, score)
+        mean = mean * torch.exp(before - mass) + score * torch.exp(score - mass)
+        log_probability = log_probability + (score - mass) * picked[:, position]
+        entropy = entropy + (mass - mean) * picked[:, position]
+    return log_probability, entropy
+
+
+def pick_order(places: Tensor, pool: int) -> Tensor:
+    """At which position each of P = `pool` places was picked: places (B, K) to (B, P) int64, K = never."""
+    size = places.shape[1]
+    order = torch.full((len(places), pool + 1), size, device=places.device)  # the last column takes what is no place
+    positions = torch.arange(size, device=places.device).expand_as(places)
+    return order.scatter(1, places.where(places >= 0, pool), positions)[:, :pool]
 
 
 def places_of(pool: Tensor, slates: Tensor) -> Tensor:

@@ -15,14 +15,13 @@ from policies.base import (
     Cosines,
     PolicyInputs,
     Pool,
-    Ranker,
+    Pooling,
     candidates_of,
     pick,
     register_policy,
     tuned,
 )
 from policies.composer import Composer, ComposerConfig
-from recsim_env.catalog import Catalog
 from recsim_env.types import Observation
 
 POOL = ComposerConfig.pool
@@ -36,16 +35,17 @@ class Reranker:
 
     draws = 0
 
-    def __init__(self, catalog: Catalog, ranker: Ranker, slate_size: int) -> None:
-        self._catalog = catalog
-        self._ranker = ranker
-        self._slate_size = slate_size
+    def __init__(self, name: str, inputs: PolicyInputs) -> None:
+        self._catalog = inputs.catalog
+        self._ranker = inputs.need_ranker(name)
+        self._slate_size = inputs.slate_size
+        self._pooling = Pooling(inputs, POOL)
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K)."""
         candidates = candidates_of(observation, len(self._catalog))
-        pool = Pool.best(self._ranker.logits(observation), candidates, max(POOL, self._slate_size))
+        pool = self._pooling(self._ranker.logits(observation), candidates)
         return pick(pool, self._slate_size, self.adjust(pool))
 
     def adjust(self, pool: Pool) -> Adjust:
@@ -71,7 +71,7 @@ class MMR(Reranker):
     """
 
     def __init__(self, inputs: PolicyInputs, parameters: MMRParameters) -> None:
-        super().__init__(inputs.catalog, inputs.need_ranker("mmr"), inputs.slate_size)
+        super().__init__("mmr", inputs)
         self._cosines = Cosines(inputs.catalog.embedding)
         self._weight = parameters.weight
 
@@ -111,7 +111,7 @@ class CategoryCap(Reranker):
     """The best logits, at most so many of a category; where that leaves positions empty, the best of the rest."""
 
     def __init__(self, inputs: PolicyInputs, parameters: CapParameters) -> None:
-        super().__init__(inputs.catalog, inputs.need_ranker("cap"), inputs.slate_size)
+        super().__init__("cap", inputs)
         self._limit = parameters.limit
 
     def adjust(self, pool: Pool) -> Adjust:
@@ -155,7 +155,7 @@ class DPP(Reranker):
     """
 
     def __init__(self, inputs: PolicyInputs, parameters: DPPParameters) -> None:
-        super().__init__(inputs.catalog, inputs.need_ranker("dpp"), inputs.slate_size)
+        super().__init__("dpp", inputs)
         self._cosines = Cosines(inputs.catalog.embedding)
         self._alpha = parameters.alpha
 
@@ -212,6 +212,12 @@ class ConstantParameters:
     """Per log of popularity."""
     promoted: float = tuned(0.0, -1.5, 1.5)
     """Per way in which the item is promoted."""
+    sated: float = tuned(0.0, -2.0, 1.0)
+    """Per response in the category in the last ten visits or so."""
+    flooded: float = tuned(0.0, -4.0, 2.0)
+    """Per slate full of the category in the last ten visits or so."""
+    loyal: float = tuned(0.0, -2.0, 2.0)
+    """Per log of one plus all responses in the category."""
 
 
 class Constant:

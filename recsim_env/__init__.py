@@ -1,6 +1,11 @@
 """A simulator of shoppers in which slate-recommendation agents learn.
 
-`import recsim_env` makes `recsim_env/CompleteJourney-v0` known to `gymnasium.make` and `gymnasium.make_vec`.
+`import recsim_env` makes its environments known to `gymnasium.make` and `gymnasium.make_vec`:
+
+    recsim_env/CompleteJourney-v0   shoppers fine-tuned on the Complete Journey data
+    recsim_env/Market-v0            closed-form shoppers whom greed bores: the truth is known
+    recsim_env/MarketMild-v0        the same with little to gain from variety
+    recsim_env/MarketControl-v0     nothing shown has a later effect: greed is optimal
 """
 
 from __future__ import annotations
@@ -11,10 +16,19 @@ from recsim_env.catalog import Catalog
 from recsim_env.env import SlateEnv
 from recsim_env.registration import EnvConfig, add_preset, make_simulator, register
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
+from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
 
 add_preset("recsim_env/CompleteJourney-v0", EnvConfig(shopper=Path(__file__).parent / "data" / "complete_journey"))
+
+for _name, _market, _reward in (
+    ("Market", MARKET, {"clicks": 1.0, "intra_list_distance": 0.3}),
+    ("MarketMild", MILD, {"clicks": 1.0, "intra_list_distance": 0.3}),
+    ("MarketControl", CONTROL, {"clicks": 1.0}),
+):
+    _options = {"config": _market}
+    add_preset(f"recsim_env/{_name}-v0", EnvConfig(make_market, _reward, horizon_days=50, shopper_options=_options))
 
 __all__ = [
     "REWARD_TERMS",

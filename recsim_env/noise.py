@@ -8,6 +8,8 @@ in wrapping 64-bit integers, which every device computes alike.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -67,3 +69,9 @@ def uniform(keys: Tensor, counter: Tensor | int, n: int) -> Tensor:
     words = mix(keys + step)
     slots = torch.arange(1, n + 1, device=keys.device, dtype=torch.int64) * _STEP
     return _shift(mix(words.unsqueeze(1) + slots), 40).to(torch.float32) * _UNIT
+
+
+def normal(draws: Tensor) -> Tensor:
+    """Standard normal numbers from uniform ones in [0, 1), by the inverse of the distribution function."""
+    edge = 2.0**-25
+    return math.sqrt(2) * torch.erfinv(2 * draws.clamp(edge, 1 - edge) - 1)

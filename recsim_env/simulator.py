@@ -146,6 +146,12 @@ class SlateSimulator:
         return self._episodes
 
     @property
+    def hidden(self) -> Any:
+        """The shoppers' own state, which agents never see: for oracles and for reports. Errors: ResetNeeded."""
+        assert self.num_envs == len(self.episodes.seed)
+        return self._shoppers
+
+    @property
     def candidates(self) -> Tensor:
         """(B, C) int64, the candidates of this visit, padded at the end with -1; not to be written into."""
         if self._candidates is None:
@@ -295,7 +301,7 @@ class SlateSimulator:
 
     def _shown(self, slates: Tensor) -> Tensor:
         """(B, K) bool: the item is a candidate, and stands at no position above."""
-        candidate = (slates.unsqueeze(2) == self.candidates.unsqueeze(1)).any(dim=2)
+        candidate = _among(slates, self.candidates)
         repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
         return candidate & ~repeated & (slates >= 0)
 
@@ -325,6 +331,13 @@ def check_settings(horizon_days: float, history: int) -> None:
         raise ValueError(f"horizon_days is {horizon_days!r}, but it must be a number of days above 0.")
     if history < 1:
         raise ValueError(f"history is {history!r}, but the shop must remember at least 1 slate.")
+
+
+def _among(slates: Tensor, candidates: Tensor) -> Tensor:
+    """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row."""
+    if candidates.stride(0) == 0:  # one list for everybody
+        return torch.isin(slates, candidates[0])
+    return (slates.unsqueeze(2) == candidates.unsqueeze(1)).any(dim=2)
 
 
 def _push(history: Tensor, newest: Tensor) -> Tensor:

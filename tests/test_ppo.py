@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ import torch
 
 from agents.checkpoints import load, load_policy, save
 from agents.evaluate import evaluate
-from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, make_composer_ppo, make_plackett_luce_ppo, policy_of
+from agents.ppo import (
+    PPOConfig,
+    SlatePPO,
+    fit_standardizers,
+    frozen_policy_of,
+    make_autoregressive_ppo,
+    make_composer_ppo,
+    make_plackett_luce_ppo,
+    policy_of,
+)
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies import POLICIES
-from policies.composer import Composer, ComposerConfig
+from policies.autoregressive import AutoregressiveConfig
+from policies.composer import CUES, Composer, ComposerConfig
+from policies.learnable import LEARNABLE
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import LR_SCALE, NetworkConfig
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs
@@ -45,7 +57,15 @@ def plackett_luce_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int
     return model
 
 
-MODELS = pytest.mark.parametrize("make", [composer_model, plackett_luce_model])
+def autoregressive_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any) -> SlatePPO:
+    simulator = toy_simulator(items=40, **options)
+    env = SlateVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
+    model = make_autoregressive_ppo(env, config, NETWORK, scores=AutoregressiveConfig(1.0, count=-0.3), seed=seed)
+    fit_standardizers(model)
+    return model
+
+
+MODELS = pytest.mark.parametrize("make", [composer_model, plackett_luce_model, autoregressive_model])
 
 
 def weights(model: SlatePPO) -> dict[str, torch.Tensor]:
@@ -128,6 +148,36 @@ def test_a_checkpoint_of_another_policy_is_refused(tmp_path: Path) -> None:
     save(composer_model(), tmp_path / "checkpoint.safetensors")
     with pytest.raises(ValueError, match="holds the policy"):
         load(plackett_luce_model(), tmp_path / "checkpoint.safetensors")
+
+
+@MODELS
+def test_a_checkpoint_remembers_what_a_unit_of_each_knob_was(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(make(), tmp_path / "checkpoint.safetensors")
+    monkeypatch.setitem(CUES, "shown", replace(CUES["shown"], unit=3.0))
+    with pytest.raises(
+        ValueError, match=r"trained with the units \[2.0, 1.0, 2.0, 2.0, .*but here are \[2.0, 1.0, 2.0, 3.0"
+    ):
+        load_policy(tmp_path / "checkpoint.safetensors", toy_inputs(toy_simulator(items=40)))
+
+
+def test_every_learnable_kind_has_its_checkpoint_tested() -> None:
+    assert {make().policy.kind for make in (composer_model, plackett_luce_model, autoregressive_model)} == set(
+        LEARNABLE
+    )
+
+
+def test_a_frozen_policy_no_longer_changes() -> None:
+    model = composer_model()
+    frozen, trained = frozen_policy_of(model, deterministic=False), policy_of(model, deterministic=False)
+    seen = toy_simulator(items=40).reset(torch.arange(20))
+    draws = torch.rand(20, frozen.draws, generator=torch.Generator().manual_seed(0))
+    before = frozen(seen, draws)
+    assert torch.equal(trained(seen, draws), before)
+    model.learn(16 * 4 * 20)
+    assert torch.equal(frozen(seen, draws), before)
+    assert not torch.equal(trained(seen, draws), before)
 
 
 def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:

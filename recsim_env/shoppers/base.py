@@ -35,6 +35,8 @@ class Response:
     """(B,) float32, items bought in the same visit outside the slate."""
     basket: Tensor | None = None
     """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For logs, not agents."""
+    leaving: Tensor | None = None
+    """(B,) float32, the chance that the shopper lapses, before the noise; None where the model does not say."""
 
 
 class Shopper(Protocol[S]):
@@ -43,6 +45,10 @@ class Shopper(Protocol[S]):
     `S` is the hidden state of B shoppers; only the shopper model looks inside. Everything random comes from `draws`,
     uniform numbers in [0, 1) that the simulator hands in, so equal draws give equal shoppers. Row b of a result
     depends on row b of the arguments alone. Tensors that are returned are new: no later call changes them.
+
+    A shopper whose `Response.leaving` says how likely it is to lapse may have an attribute `never_leave`, False at
+    first. Where it is True nobody lapses, and everything else is as it is for those who come back: training that
+    weights by survival (`agents.vec_env.TrainingReward`) needs it.
 
     Dimensions: B shoppers, K slate positions, C candidates, R rows that start again.
     """

@@ -341,6 +341,7 @@ class LearnedShopper:
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
         weights = options.examination or (1.0,) * slate_size
         self._examination = torch.tensor(weights, device=self.device)
+        self.never_leave = False
 
     # ---- the protocol ----------------------------------------------------------------------------------------------
 
@@ -522,12 +523,14 @@ class LearnedShopper:
         model.advance(state.cache, model.token(self.shop.vectors, basket, context), state.day)
         state.memory.record(rows, basket, state.day)
         logits = model.gap_head(torch.cat([state.cache.state, context], dim=1)) + model.config.gap_calibration
-        days, left = sample_gap(logits, draws[:, 0], draws[:, 1])
+        leaving = torch.nn.functional.logsigmoid(-logits).sum(1).exp()
+        come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
+        days, left = sample_gap(logits, come, draws[:, 1])
         state.since = days
         state.day = state.day + days
         state.store = self._next_store(state, draws[:, 2])
         elsewhere = (basket >= 0).sum(1) - clicks.sum(1)
-        return Response(clicks, probability, left, days, elsewhere.float(), basket)
+        return Response(clicks, probability, left, days, elsewhere.float(), basket, leaving)
 
     def _next_store(self, state: LearnedState, draw: Tensor) -> Tensor:
         """One of the shopper's own stores that has enough promotions that week; another one on the same day."""

@@ -1,0 +1,149 @@
+"""PPO as registered agents: over the composer's intents, over Plackett-Luce slates and over autoregressive slates.
+
+The composer explores in a few numbers that a whole slate hangs together by, the two others in every position. Their
+gradients have more noise for it, so their defaults are larger batches, a shorter advantage estimate and fewer epochs.
+Not offered: a clipped ratio for each position instead of one for the slate, which SB3's `PPO.train` has no place for.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stable_baselines3.common.utils import FloatSchedule
+
+from agents.base import Ground, Learned, register_agent
+from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, frozen_policy_of, make_ppo
+from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from policies.autoregressive import AutoregressiveConfig
+from policies.base import Policy
+from policies.composer import Composer, ComposerConfig
+from policies.learnable import LEARNABLE, IntentConfig
+from policies.plackett_luce import PlackettLuceConfig
+from policies.sb3 import NetworkConfig
+
+LOOKING = 10
+"""Visits of each shopper from which the scale of the features is learned, before the first update."""
+REPORTED = ("explained_variance", "approx_kl", "clip_fraction")
+"""What SB3 logs of an update under `train/` that is worth a row."""
+
+IN_SLATES = PPOConfig(learning_rate=1e-3, n_steps=32, batch_size=8192, n_epochs=3, gae_lambda=0.5)
+"""Where PPO over slates starts from. At twice this rate and scores three times as steep, one update moved the slates so
+far (a third of the ratios were clipped) that nothing was learned."""
+SCALE = 2.0
+"""Inverse temperature of slates: steeper, and every step of the weights is a leap of the slate."""
+
+
+@dataclass(frozen=True)
+class PPOAgentConfig:
+    """What the three agents share."""
+
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """PPO."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Actor and critic; its seed is replaced by the ground's."""
+    composer: ComposerConfig = field(default_factory=ComposerConfig)
+    """What the agent sees of a visit."""
+    reward: TrainingReward = field(default_factory=TrainingReward)
+    """How the reward is learned from."""
+    annealed: float = 0.1
+    """What is left of the learning rate at the end, on a straight line from 1; 1 = it stays."""
+    watch_every: int = 10
+    """Updates between two calls of `Ground.watch`."""
+
+
+@dataclass(frozen=True)
+class PPOComposerConfig(PPOAgentConfig):
+    """PPO over the composer's intents; how wide it explores at first is `NetworkConfig.log_std`."""
+
+
+@dataclass(frozen=True)
+class PPOPlackettLuceConfig(PPOAgentConfig):
+    """PPO over Plackett-Luce slates."""
+
+    ppo: PPOConfig = IN_SLATES
+    """PPO."""
+    start: PlackettLuceConfig = field(default_factory=lambda: PlackettLuceConfig(SCALE))
+    """How the scores start."""
+
+
+@dataclass(frozen=True)
+class PPOAutoregressiveConfig(PPOAgentConfig):
+    """PPO over autoregressive slates."""
+
+    ppo: PPOConfig = IN_SLATES
+    """PPO."""
+    start: AutoregressiveConfig = field(default_factory=lambda: AutoregressiveConfig(SCALE))
+    """How the scores start."""
+
+
+@register_agent("ppo_composer", PPOComposerConfig)
+def ppo_composer(ground: Ground, config: PPOComposerConfig) -> Learned:
+    """Learn intents."""
+    return _learn("composer", ground, config, IntentConfig(config.network.log_std))
+
+
+@register_agent("ppo_plackett_luce", PPOPlackettLuceConfig)
+def ppo_plackett_luce(ground: Ground, config: PPOPlackettLuceConfig) -> Learned:
+    """Learn slates whose items are drawn by scores of their own."""
+    return _learn("plackett_luce", ground, config, config.start)
+
+
+@register_agent("ppo_autoregressive", PPOAutoregressiveConfig)
+def ppo_autoregressive(ground: Ground, config: PPOAutoregressiveConfig) -> Learned:
+    """Learn slates whose items are drawn in view of those above."""
+    return _learn("autoregressive", ground, config, config.start)
+
+
+def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Learned:
+    """Whole updates only, never more than `ground.steps`; the visits that set the features' scale count as well.
+
+    Errors: ValueError where `ground.steps` is too few for one update.
+    """
+    looked, rollout = LOOKING * ground.shoppers, config.ppo.n_steps * ground.shoppers
+    updates = (ground.steps - looked) // rollout
+    if updates < 1:
+        raise ValueError(
+            f"ground.steps is {ground.steps}, but PPO needs {looked} to look and {rollout} for each update."
+        )
+    began = time.perf_counter()
+    model = _model(kind, ground, config, start)
+    untrained, untrained_sampled = _frozen(model)
+    watched = _watch(ground, 0, untrained)
+    for update in range(1, updates + 1):  # not a callback: SB3 would call it amid its own random numbers
+        share = (update - 1) / max(updates - 1, 1)
+        model.lr_schedule = FloatSchedule(config.ppo.learning_rate * (1 - share * (1 - config.annealed)))
+        model.learn(rollout, reset_num_timesteps=update == 1)
+        if update % config.watch_every == 0 and update < updates:
+            watched += _watch(ground, looked + update * rollout, frozen_policy_of(model))
+    facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
+    facts["minutes"] = (time.perf_counter() - began - watched) / 60
+    policy, sampled = _frozen(model)
+    steps = looked + updates * rollout
+    _watch(ground, steps, policy)
+    return Learned(policy, sampled, untrained, untrained_sampled, steps, facts)
+
+
+def _model(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> SlatePPO:
+    """PPO before its first update."""
+    composer = Composer(ground.inputs, config.composer)
+    face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
+    env = face(ground.simulator, composer, ground.shoppers, ground.seed, config.reward)
+    network = replace(config.network, seed=ground.seed)
+    device = ground.simulator.device
+    model = make_ppo(kind, env, config.ppo, network, start=start, seed=ground.seed, device=device)
+    fit_standardizers(model, LOOKING)
+    return model
+
+
+def _frozen(model: SlatePPO) -> tuple[Policy, Policy]:
+    """Copies of the policy: at its most likely action, and as it explores."""
+    return frozen_policy_of(model), frozen_policy_of(model, deterministic=False)
+
+
+def _watch(ground: Ground, steps: int, policy: Policy) -> float:
+    """Have the policy looked at; the seconds that it took."""
+    began = time.perf_counter()
+    ground.watch(steps, policy)
+    return time.perf_counter() - began

@@ -1,0 +1,245 @@
+"""Build a market's log and its CTR ranker: python -m benchmarks.market
+
+A shop that explores writes an impression log: every episode is served by one policy, drawn from a mixture that holds
+the greedy ranker, noisy versions of it, constant re-rankers with knobs drawn at random, and uniform slates. The ranker
+they start from is fitted to what was logged before, in rounds. What is built lies in `runs/market/` and is used again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks.report import write_text
+from policies import PolicyInputs
+from policies.base import Policy
+from policies.composer import Composer, ComposerConfig
+from policies.heuristics import Uniform
+from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
+from recsim_env import SlateSimulator, make_simulator
+from recsim_env.logs.record import record
+from recsim_env.logs.schema import read_impressions, write_impressions
+from recsim_env.logs.sessions import Sessions
+from recsim_env.types import Observation
+
+LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000
+"""First seeds of the logged episodes: never those of a training, a tuning or a report."""
+ROUNDS = (0.2, 0.3, 0.5)
+"""Share of the log that each round writes; the first is uniform."""
+PER_CATEGORY = 4
+"""Of each of the twenty categories in the pool that every re-ranker and composer looks at, beside the ten best."""
+KNOBS = {"count": (-2.0, 0.0), "similarity": (-2.0, 0.0), "sated": (-1.5, 0.3), "flooded": (-3.0, 0.5)}
+"""Range that each knob of a logging re-ranker is drawn from, log-odds."""
+TEMPERATURES = (0.3, 0.7, 1.5)
+"""Scale of the Gumbel noise on the log-odds of the noisy policies: a sample from a softmax at that temperature."""
+DECLARED = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32)}
+"""Columns of the table of what shoppers declared."""
+Tables = tuple[pl.DataFrame, pl.DataFrame]
+"""Impressions, and what their shoppers declared."""
+Mixture = Literal["exploring", "greedy", "uniform"]
+
+
+@dataclass(frozen=True)
+class MarketWorld:
+    """One market, its log and its ranker."""
+
+    env: str = "recsim_env/Market-v0"
+    """Id of a market."""
+    world: int = 0
+    """Seed of its catalogue."""
+    slates: int = 300_000
+    """Logged slates, about."""
+    mixture: Mixture = "exploring"
+    """Who serves the log: an exploring mixture, the greedy ranker after a uniform first round, or uniform slates."""
+    alike: bool = False
+    """Shoppers without traits of their own."""
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        kind = self.env.split("/")[-1].lower() + ("-alike" if self.alike else "")
+        return f"{kind}-world{self.world}-{self.mixture}-{self.slates}"
+
+    def simulator(self, device: str | None = None) -> SlateSimulator:
+        """The true market."""
+        return make_simulator(self.env, device=device, world=self.world, alike=self.alike)
+
+
+# ---- who serves the log ----------------------------------------------------------------------------------------------
+
+
+class Logging:
+    """A composer with constant knobs and noise on the ranker's log-odds."""
+
+    def __init__(self, composer: Composer, knobs: dict[str, float], temperature: float) -> None:
+        self._composer = composer
+        self._intent = composer.intent(knobs)
+        self._temperature = temperature
+        self.draws = composer.pool_size
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        view = self._composer.view(observation)
+        edge = 2.0**-25
+        gumbel = -torch.log(-torch.log(draws.clamp(edge, 1 - edge)))
+        logits = view.pool.logits + self._temperature * gumbel
+        intent = self._intent.to(draws.device).expand(len(draws), -1)
+        return self._composer.compose_view(replace(view, pool=replace(view.pool, logits=logits)), intent)
+
+
+def policy_inputs(
+    simulator: SlateSimulator, ranker: TwoTowerRanker | None, log: Sessions | None = None
+) -> PolicyInputs:
+    """What policies are built from in a market; nothing of it comes from the shoppers."""
+    popularity = None if log is None else _popularity(log, len(simulator.catalog)).to(simulator.device)
+    return PolicyInputs(
+        simulator.catalog, simulator.observation_space, simulator.slate_size, ranker, popularity, PER_CATEGORY
+    )
+
+
+def _popularity(log: Sessions, items: int) -> Tensor:
+    """Responses an exposure of each item (N,), shrunk towards the mean of the log by a hundred exposures."""
+    shown = torch.bincount(log.slates[log.slates >= 0], minlength=items).float()
+    clicked = torch.bincount(log.slates[log.clicks], minlength=items).float()
+    return (clicked + 100 * clicked.sum() / shown.sum()) / (shown + 100)
+
+
+def servers(
+    simulator: SlateSimulator, ranker: TwoTowerRanker | None, mixture: Mixture, seed: int
+) -> list[tuple[str, Policy, float]]:
+    """Name, policy and share of episodes of everyone who serves a round of the log."""
+    uniform = Uniform(len(simulator.catalog), simulator.shopper.max_candidates, simulator.slate_size)
+    if ranker is None or mixture == "uniform":
+        return [("uniform", uniform, 1.0)]
+    composer = Composer(policy_inputs(simulator, ranker), ComposerConfig(offset_dims=0))
+    if mixture == "greedy":
+        return [("greedy", Logging(composer, {}, 0.0), 1.0)]
+    generator = torch.Generator().manual_seed(seed)
+    found: list[tuple[str, Policy, float]] = [("uniform", uniform, 0.1), ("greedy", Logging(composer, {}, 0.0), 0.1)]
+    found += [(f"softmax {t}", Logging(composer, {}, t), 0.2 / len(TEMPERATURES)) for t in TEMPERATURES]
+    for number in range(12):
+        knobs = {
+            name: low + (high - low) * float(torch.rand((), generator=generator)) for name, (low, high) in KNOBS.items()
+        }
+        temperature = TEMPERATURES[number % len(TEMPERATURES)] * (number % 2)
+        found.append((f"knobs {number}", Logging(composer, knobs, temperature), 0.6 / 12))
+    return found
+
+
+def write_round(
+    simulator: SlateSimulator, ranker: TwoTowerRanker | None, mixture: Mixture, slates: int, first_seed: int
+) -> Iterator[Tables]:
+    """Impressions of about so many slates and what their shoppers declared; shoppers are numbered by their seed."""
+    at = first_seed
+    for name, policy, share in servers(simulator, ranker, mixture, first_seed):
+        wanted, visits, mean = slates * share, 0, simulator.horizon_days  # at most a visit a day
+        while visits < wanted:
+            episodes = min(max(round((wanted - visits) / mean), 16), 1024)
+            seeds = torch.arange(at, at + episodes)
+            table, _ = record(simulator, policy, policy.draws, seeds, scenario=name, split="train")
+            table = table.with_columns(pl.col("shopper") + at, pl.col("visit") + at * 1000, click=pl.col("purchase"))
+            said = simulator.reset(seeds)["declared"].cpu().numpy()
+            yield table, pl.DataFrame({"shopper": seeds.numpy(), "declared": said}, schema_overrides=DECLARED)
+            visits, at, mean = visits + len(table), at + episodes, len(table) / episodes
+
+
+def write_log(world: MarketWorld, simulator: SlateSimulator) -> Tables:
+    """The whole log, in rounds; the ranker of a round knows the rounds before."""
+    parts: list[Tables] = []
+    ranker = None
+    rounds = (1.0,) if world.mixture == "uniform" else ROUNDS
+    for number, share in enumerate(rounds):
+        first = LOG_SEED + number * 1_000_000
+        parts += write_round(simulator, ranker, world.mixture, round(share * world.slates), first)
+        if number + 1 < len(rounds):
+            log = Sessions.of(*_joined(parts))
+            ranker = fit_two_tower(log, simulator.catalog, simulator.slate_size)
+    return _joined(parts)
+
+
+def _joined(parts: list[Tables]) -> Tables:
+    impressions, declared = zip(*parts, strict=True)
+    return pl.concat(impressions).sort("shopper", "visit"), pl.concat(declared).sort("shopper")
+
+
+# ---- what others use -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BuiltMarket:
+    """A market with what a shop there has."""
+
+    world: MarketWorld
+    folder: Path
+    simulator: SlateSimulator
+    log: Sessions
+    ranker: TwoTowerRanker
+
+    def inputs(self, simulator: SlateSimulator | None = None) -> PolicyInputs:
+        """What policies are built from, on this market or on a learned one of the same catalogue."""
+        return policy_inputs(simulator or self.simulator, self.ranker, self.log)
+
+
+def build(world: MarketWorld, work: Path = Path("runs/market"), device: str | None = None) -> BuiltMarket:
+    """Load a market's log and ranker, or make them first.
+
+    Errors: ValueError where the folder was built with other settings of the market.
+    """
+    folder = work / world.name
+    simulator = world.simulator(device)
+    told = {"config": {k: str(v) for k, v in vars(simulator.shopper.config).items()}, "rounds": list(ROUNDS)}
+    path = folder / "market.json"
+    if path.exists() and json.loads(path.read_text()) != told:
+        raise ValueError(f"{path} was built with other settings of the market: delete the folder to build it again.")
+    impressions, ranker = folder / "impressions.parquet", folder / "ranker.safetensors"
+    if not impressions.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        table, declared = write_log(world, simulator)
+        declared.write_parquet(folder / "declared.parquet")
+        simulator.catalog.to("cpu").save(folder)
+        write_impressions(table, impressions, len(simulator.catalog))
+        write_text(path, json.dumps(told, indent=1) + "\n")
+    log = Sessions.of(read_impressions(impressions), pl.read_parquet(folder / "declared.parquet"))
+    if not ranker.exists():
+        save_two_tower(fit_two_tower(log, simulator.catalog, simulator.slate_size), ranker)
+    return BuiltMarket(world, folder, simulator, log, load_two_tower(ranker, simulator.device))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Build the log and the ranker of some markets."""
+
+    envs: tuple[str, ...] = ("recsim_env/Market-v0",)
+    """Ids of markets."""
+    worlds: tuple[int, ...] = (0,)
+    """Seeds of their catalogues."""
+    slates: int = 300_000
+    """Logged slates of each, about."""
+    mixture: Mixture = "exploring"
+    """Who serves the log."""
+    work: Path = Path("runs/market")
+    """Where what is built goes."""
+    threads: int = 2
+    """CPU threads."""
+
+
+def main(config: Config) -> None:
+    """Build what is missing."""
+    torch.set_num_threads(config.threads)
+    for env in config.envs:
+        for number in config.worlds:
+            built = build(MarketWorld(env, number, config.slates, config.mixture), config.work)
+            clicks = float(built.log.clicks.sum()) / built.log.n_slates
+            print(f"{built.folder}: {built.log.n_slates:,} slates, {clicks:.2f} clicks a slate")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,290 @@
+"""A CTR ranker of two towers for shops that keep impression logs: fast over a whole catalogue.
+
+    log-odds(i) = bias_i + q(x) . v_i + h(x_c) + k . fatigue_i,        click at position j with chance e_j sigmoid(.)
+
+x is what the shop knows of the shopper, x_c what of that concerns the item's category c, v_i the item's embedding put
+through a learned matrix plus a few numbers of its own, and fatigue_i how often the item itself was shown and responded
+to lately. Two towers: Covington, Adams & Sargin 2016, "Deep neural networks for YouTube recommendations", section 3;
+position-based examination, so that the log-odds are those of an item that is looked at: Craswell et al. 2008, "An
+experimental comparison of click position-bias models", section 3.2. Learned from a log; never looks into a simulator.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from policies.base import candidates_of
+from policies.features import Recent, principal, squashed
+from policies.networks import Standardizer, tower
+from recsim_env.catalog import Catalog
+from recsim_env.logs.sessions import Sessions, replay
+from recsim_env.types import Observation
+
+WHOLE = ("category_shown", "category_clicked", "taste", "exposed", "position_clicks", "familiarity", "visits")
+"""Observation keys of the shopper tower; `declared` joins them where the shop asks."""
+BY_CATEGORY = ("category_shown", "category_clicked")
+"""Observation keys (B, G, ..) of the category tower."""
+CACHED = 256
+"""Shoppers scored at once on a CPU: their scores stay in its cache."""
+
+
+@dataclass(frozen=True)
+class TwoTowerConfig:
+    """The network and how it is fitted."""
+
+    width: int = 16
+    """Dimensions in which shopper and item meet."""
+    hidden: int = 96
+    """Width of the shopper tower's two hidden layers."""
+    category_hidden: int = 24
+    """Width of the category tower's hidden layer."""
+    dims: int = 32
+    """Most components of the item embedding that are used."""
+    epochs: int = 6
+    """Passes over the log."""
+    batch_size: int = 2048
+    """Slates of a step."""
+    learning_rate: float = 3e-3
+    """Of AdamW (Loshchilov & Hutter 2019), falling to 0 along a cosine."""
+    weight_decay: float = 0.01
+    """Of the networks."""
+    own_decay: float = 0.3
+    """Of the numbers that an item has for itself: rarely shown items stay near 0."""
+    seed: int = 0
+    """Of the initial weights and of the order of the slates."""
+
+
+class TwoTower(nn.Module):
+    """The model. Shapes: B shoppers, N items, G categories, F numbers of a shopper, F_c of a category, K positions."""
+
+    vectors: Tensor
+    category: Tensor
+
+    def __init__(
+        self, vectors: Tensor, category: Tensor, width: int, per_category: int, slate_size: int, config: TwoTowerConfig
+    ) -> None:
+        super().__init__()
+        items, dims = vectors.shape
+        generator = torch.Generator().manual_seed(config.seed)
+        self.config = config
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("category", category)
+        self.standardize = Standardizer(width)
+        self.of_shopper = tower(
+            width, (config.hidden, config.hidden), config.width + 1, generator, gain=0.1, activation=nn.ReLU
+        )
+        self.standardize_category = Standardizer(per_category)
+        self.of_category = tower(per_category, (config.category_hidden,), 1, generator, gain=0.1, activation=nn.ReLU)
+        self.of_item = nn.Parameter(torch.randn(dims, config.width, generator=generator) / math.sqrt(dims))
+        self.own = nn.Parameter(torch.zeros(items, config.width))
+        self.bias = nn.Parameter(torch.zeros(items))
+        self.fatigue = nn.Parameter(torch.zeros(2))
+        self.examination = nn.Parameter(torch.full((slate_size,), 2.0))  # log-odds; the top position counts as seen
+
+    def items(self) -> Tensor:
+        """Item vectors (N, width)."""
+        return self.vectors @ self.of_item + self.own
+
+    def shopper(self, whole: Tensor, by_category: Tensor) -> tuple[Tensor, Tensor]:
+        """Query (B, width) and the log-odds of each category (B, G), from x (B, F) and x_c (B, G, F_c)."""
+        out = self.of_shopper(self.standardize(whole))
+        of_category = self.of_category(self.standardize_category(by_category)).squeeze(2)
+        return out[:, :-1], of_category + out[:, -1:]
+
+    def log_odds(self, whole: Tensor, by_category: Tensor, slates: Tensor, fatigue: Tensor) -> Tensor:
+        """Of items that are looked at: slates (B, K), fatigue (B, K, 2) -> (B, K)."""
+        query, of_category = self.shopper(whole, by_category)
+        liked = torch.einsum("bd,bkd->bk", query, self.items()[slates])
+        return liked + of_category.gather(1, self.category[slates]) + self.bias[slates] + fatigue @ self.fatigue
+
+    def examined(self) -> Tensor:
+        """Chance to look at each position (K,), 1 at the top."""
+        return torch.cat([self.examination.new_ones(1), torch.sigmoid(self.examination[1:])])
+
+
+class TwoTowerRanker:
+    """A fitted `TwoTower` on a catalogue; implements `policies.base.Ranker`."""
+
+    def __init__(self, model: TwoTower) -> None:
+        self.model = model.eval()
+        with torch.no_grad():
+            self._items = model.items().T.contiguous()  # (width, N)
+        self._numbers = len(model.category)
+
+    @torch.no_grad()
+    def logits(self, observation: Observation) -> Tensor:
+        """Log-odds of a response, once looked at, for every candidate: (B, C) float32, -inf at padding."""
+        candidates = candidates_of(observation, self._numbers)
+        rows = torch.arange(len(candidates), device=candidates.device)
+        parts = rows.split(CACHED) if candidates.device.type == "cpu" else (rows,)
+        seen = {name: observation[name] for name in (*WHOLE, "recent_slates", "recent_clicks")}
+        seen |= {name: observation[name] for name in ("declared",) if name in observation}
+        scores = [self._part({name: value[part] for name, value in seen.items()}) for part in parts]
+        of_candidates = torch.cat(scores).gather(1, candidates.clamp(min=0))
+        return of_candidates.masked_fill(candidates < 0, -math.inf)
+
+    def _part(self, observation: Observation) -> Tensor:
+        """Log-odds of the whole catalogue for some shoppers: (B, N)."""
+        model, recent = self.model, Recent.of(observation)
+        query, of_category = model.shopper(*inputs(observation))
+        scores = torch.addmm(model.bias, query, self._items) + of_category[:, model.category]
+        tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
+        return scores.scatter_add(1, recent.items, tired)
+
+
+def inputs(observation: Observation) -> tuple[Tensor, Tensor]:
+    """What the towers see: x (B, F) and x_c (B, G, F_c) float32."""
+    columns = [squashed(observation[name].flatten(1)) for name in WHOLE]
+    visits = observation["visits"]
+    columns += [observation[name].flatten(1) / (visits + 5) for name in ("taste", "exposed")]
+    columns += [observation[name] for name in ("declared",) if name in observation]
+    whole = torch.cat(columns, dim=1)
+    by_category = torch.cat([observation[name] for name in BY_CATEGORY], dim=2)
+    many = squashed(visits).unsqueeze(1).expand(-1, by_category.shape[1], -1)
+    return whole, torch.cat([by_category, squashed(by_category), many], dim=2)
+
+
+# ---- fitting ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Logged slates, S of them: `inputs` (S, F) and (S, G, F_c) as float16, slates (S, K), clicks (S, K), fatigue."""
+
+    whole: Tensor
+    by_category: Tensor
+    slates: Tensor
+    clicks: Tensor
+    fatigue: Tensor
+
+    def __len__(self) -> int:
+        return len(self.slates)
+
+
+@torch.no_grad()
+def examples_of(sessions: Sessions, catalog: Catalog) -> Examples:
+    """Every logged slate with what was known before it."""
+    parts: list[tuple[Tensor, ...]] = []
+    for moment in replay(sessions, catalog):
+        whole, by_category = inputs(moment.observation)
+        recent = Recent.of(moment.observation)
+        fatigue = torch.stack([recent.of_items(moment.slates, weight) for weight in (recent.shown, recent.clicked)], 2)
+        parts.append((whole.half(), by_category.half(), moment.slates, moment.clicks, fatigue.half()))
+    return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def fit_two_tower(
+    sessions: Sessions,
+    catalog: Catalog,
+    slate_size: int,
+    config: TwoTowerConfig | None = None,
+    *,
+    title: str | None = None,
+) -> TwoTowerRanker:
+    """Minimise the log loss of the clicks of a log. title: of the progress bar; None shows none.
+
+    Errors: ValueError where the log holds no click.
+    """
+    config = config or TwoTowerConfig()
+    if not bool(sessions.clicks.any()):
+        raise ValueError(f"sessions has {sessions.n_slates} slates and no click, but a ranker needs some.")
+    examples = examples_of(sessions, catalog)
+    model = TwoTower(
+        principal(catalog.embedding, config.dims),
+        catalog.category,
+        examples.whole.shape[1],
+        examples.by_category.shape[2],
+        slate_size,
+        config,
+    ).to(catalog.device)
+    model.standardize.fit(examples.whole[:100_000].float())
+    model.standardize_category.fit(examples.by_category[:20_000].float().flatten(0, 1))
+    seen = (examples.slates >= 0).sum()
+    rate = float(examples.clicks.sum() / seen) / 0.6  # about what is left of it by examination
+    with torch.no_grad():
+        model.bias.fill_(math.log(rate / (1 - min(rate, 0.9))))
+    steps = config.epochs * math.ceil(len(examples) / config.batch_size)
+    optimizer = torch.optim.AdamW(_groups(model, config))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(config.seed)
+    with tqdm(total=steps, desc=title, unit="step", disable=title is None) as bar:
+        for _ in range(config.epochs):
+            order = torch.randperm(len(examples), generator=generator).to(examples.slates.device)
+            for rows in order.split(config.batch_size):
+                optimizer.zero_grad()
+                loss_of(model, examples, rows).backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+    return TwoTowerRanker(model)
+
+
+def _groups(model: TwoTower, config: TwoTowerConfig) -> list[dict[str, object]]:
+    """What the optimiser moves how: the numbers of single items are held back, the few of positions go faster."""
+    apart = ("own", "bias", "examination", "fatigue")
+    networks = [value for name, value in model.named_parameters() if name not in apart]
+    rate = config.learning_rate
+    return [
+        {"params": networks, "lr": rate, "weight_decay": config.weight_decay},
+        {"params": [model.own, model.bias], "lr": rate, "weight_decay": config.own_decay},
+        {"params": [model.examination, model.fatigue], "lr": 10 * rate, "weight_decay": 0.0},
+    ]
+
+
+def loss_of(model: TwoTower, examples: Examples, rows: Tensor) -> Tensor:
+    """Mean log loss of the positions of some slates, rows (R,)."""
+    slates, clicks = examples.slates[rows], examples.clicks[rows]
+    log_odds = model.log_odds(
+        examples.whole[rows].float(),
+        examples.by_category[rows].float(),
+        slates.clamp(min=0),
+        examples.fatigue[rows].float(),
+    )
+    chance = (model.examined() * torch.sigmoid(log_odds)).clamp(1e-6, 1 - 1e-6)
+    loss = torch.where(clicks, -chance.log(), -(1 - chance).log())
+    shown = slates >= 0
+    return (loss * shown).sum() / shown.sum().clamp(min=1)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
+    """Write `path` (safetensors) and its shape beside it (`.json`), each whole or not at all."""
+    model = ranker.model
+    shape = {
+        "width": len(model.standardize.mean),
+        "per_category": len(model.standardize_category.mean),
+        "slate_size": len(model.examination),
+        "config": asdict(model.config),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+    temporary.replace(path)
+    temporary.write_text(json.dumps(shape, indent=1) + "\n")
+    temporary.replace(path.with_suffix(".json"))
+
+
+def load_two_tower(path: Path, device: torch.device | str = "cpu") -> TwoTowerRanker:
+    """Read what `save_two_tower` wrote.
+
+    Errors: FileNotFoundError where a file is missing, TypeError at an unknown key of the configuration, RuntimeError
+    where the weights do not fit it.
+    """
+    shape = json.loads(path.with_suffix(".json").read_text())
+    tensors = load_file(path)
+    config = TwoTowerConfig(**shape["config"])
+    model = TwoTower(
+        tensors["vectors"], tensors["category"], shape["width"], shape["per_category"], shape["slate_size"], config
+    )
+    model.load_state_dict(tensors)
+    return TwoTowerRanker(model.to(device))

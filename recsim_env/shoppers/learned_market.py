@@ -1,0 +1,308 @@
+"""The learned market: the session model at work, or several of them as an ensemble.
+
+Shoppers who answer as a model fitted to a market's log says (`recsim_env.shoppers.session`), in place of the
+closed-form ones of `recsim_env.shoppers.market`: same catalogue, same observation, one visit a day. What a policy
+earns here and there tells how far a user model fitted to a log can be trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.utils import logging
+
+from recsim_env.catalog import Catalog
+from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.profile import Profile, profile_spaces
+from recsim_env.shoppers.session import SessionShopper
+from recsim_env.shoppers.session_memory import SessionMemory
+from recsim_env.shoppers.transformer import Cache
+from recsim_env.types import Observation
+
+SHIPPED = Path(__file__).parent.parent / "data" / "market"
+"""The folder of `recsim_env/LearnedMarket-v0`."""
+NEWCOMERS = "newcomers.safetensors"
+"""`declared` (S, D), what the shoppers of the log declared."""
+
+
+@dataclass
+class LearnedMarketState:
+    """B shoppers."""
+
+    caches: list[Cache]
+    """What each member of the ensemble makes of the visits so far."""
+    memory: SessionMemory
+    """Counters that all members see."""
+    profile: Profile
+    """What the shop remembers."""
+    declared: Tensor
+    """(B, D) float32, what the shopper said of its interest before the first visit."""
+    day: Tensor
+    """(B,) float32, one a visit."""
+
+
+class LearnedMarketShopper:
+    """The population of a learned market (see `recsim_env.shoppers.base.Shopper` for the protocol).
+
+    They come once a day until they leave. Every item is a candidate at every visit. Observation: the keys of
+    `recsim_env.shoppers.profile.profile_spaces`, and
+        declared: (D,) float32, what the shopper said of its interest before the first visit, where the log has it
+
+    A newcomer declares what a shopper of the log did, drawn at random; what else they like, how deep they look and how
+    fast they tire shows in their clicks, each drawn given all before it.
+
+    Clicks and leaving have the members' mean probability. With `pessimism` b a click has the members' mean less b of
+    their standard deviations, at least 0, and leaving the mean plus b of them, at most 1: a penalty for what the
+    members do not agree on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6,
+    put on the chances themselves so that every reward term feels it.
+
+    Args:
+        declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
+        members: fitted models of one catalogue and slate size, in any mode; they are set to `eval()` and frozen
+        pessimism: b >= 0, without unit
+
+    Errors: ValueError where there is no member, members or catalogue differ in size, or `pessimism` is negative.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        members: Sequence[SessionShopper],
+        declared: Tensor,
+        device: torch.device,
+        *,
+        pessimism: float = 0.0,
+    ) -> None:
+        _check_members(catalog, members, declared)
+        if isinstance(pessimism, bool) or not (math.isfinite(pessimism) and pessimism >= 0):
+            raise ValueError(f"pessimism is {pessimism!r}, but it must be a finite number, 0 or more.")
+        self.device = device
+        self.catalog = catalog.to(device)
+        self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
+        self.declared = declared.to(device)
+        self.pessimism = float(pessimism)
+        self.slate_size = members[0].config.slate_size
+        self.max_candidates = len(catalog)
+        self.start_draws = 1
+        self.visit_draws = self.slate_size + 1
+        self.never_leave = False
+        self._all = torch.arange(len(catalog), device=device)
+
+    # ---- the protocol ----------------------------------------------------------------------------------------------
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        """Spaces of `observe`, one shopper."""
+        own = profile_spaces(self.catalog, self.slate_size)
+        if self.declared.shape[1] == 0:
+            return own
+        return {"declared": gymnasium.spaces.Box(-1, 1, (self.declared.shape[1],), np.float32), **own}
+
+    def start(self, draws: Tensor) -> LearnedMarketState:
+        """Newcomers, of whom nothing is known but what they declare."""
+        batch, width = len(draws), self.catalog.embedding.shape[1]
+        declared = self.declared[(draws[:, 0] * len(self.declared)).long().clamp(max=len(self.declared) - 1)]
+        return LearnedMarketState(
+            caches=[member.empty_cache(declared) for member in self.members],
+            memory=SessionMemory.empty(batch, len(self.catalog), len(self.catalog.categories), width, self.device),
+            profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
+            declared=declared,
+            day=torch.zeros(batch, device=self.device),
+        )
+
+    def candidates(self, state: LearnedMarketState) -> Tensor:
+        """The whole catalogue."""
+        return self._all.expand(len(state.day), -1)
+
+    def observe(self, state: LearnedMarketState) -> Observation:
+        """What the shopper declared, and what the shop remembers of its slates and the responses."""
+        said = {"declared": state.declared.clone()} if self.declared.shape[1] else {}
+        return {**said, **state.profile.observe()}
+
+    @torch.no_grad()
+    def respond(self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        """Click, remember, and come back tomorrow or never; moves `state` in place."""
+        category, embedding = self.catalog.category, self.catalog.embedding
+        click_draw, leave_draw = draws.split([self.slate_size, 1], dim=1)
+        counters = state.memory.look(slates, category)
+        answers = [
+            member.answer(cache.state, slates, counters)
+            for member, cache in zip(self.members, state.caches, strict=True)
+        ]
+        chances = [
+            member.click_probability(cache.state, logits, shown)
+            for member, cache, (logits, _) in zip(self.members, state.caches, answers, strict=True)
+        ]
+        probability = self._agreed(chances, -self.pessimism)
+        clicks = click_draw < probability
+        leaving = self._agreed(
+            [
+                torch.sigmoid(member.leave_logit(cache.state, reaction, clicks, shown))
+                for member, cache, (_, reaction) in zip(self.members, state.caches, answers, strict=True)
+            ],
+            self.pessimism,
+        )
+        left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
+        state.memory.record(slates, shown, clicks, category, embedding)
+        state.profile.record(slates, shown, clicks, category, embedding)
+        context = state.memory.context()
+        for member, cache in zip(self.members, state.caches, strict=True):
+            member.advance(cache, member.token(slates, shown, clicks, counters, context, state.declared))
+        state.day = state.day + 1
+        one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
+        return Response(clicks, probability, left, days=one, elsewhere=none, leaving=leaving)
+
+    def replace(self, state: LearnedMarketState, rows: Tensor, fresh: LearnedMarketState) -> None:
+        """Put new shoppers into some rows."""
+        for cache, new in zip(state.caches, fresh.caches, strict=True):
+            cache.keys[:, rows], cache.values[:, rows] = new.keys, new.values
+            for name in ("day", "count", "state"):
+                getattr(cache, name)[rows] = getattr(new, name)
+        state.memory.replace(rows, fresh.memory)
+        state.profile.replace(rows, fresh.profile)
+        state.declared[rows] = fresh.declared
+        state.day[rows] = fresh.day
+
+    def select(self, state: LearnedMarketState, rows: Tensor) -> LearnedMarketState:
+        """A state of some rows only."""
+        caches = [
+            Cache(c.keys[:, rows], c.values[:, rows], c.day[rows], c.count[rows], c.state[rows]) for c in state.caches
+        ]
+        return LearnedMarketState(
+            caches, state.memory.select(rows), state.profile.select(rows), state.declared[rows], state.day[rows]
+        )
+
+    def when_and_where(self, state: LearnedMarketState) -> dict[str, Tensor]:
+        """Day and week of this visit; one store."""
+        day = state.day.long()
+        number = torch.arange(len(day), device=self.device)
+        return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
+
+    def describe(self, state: LearnedMarketState, row: int) -> Description:
+        """How deep the model thinks the shopper looks, and what was clicked in each category so far."""
+        depth = float(self.members[0].looks(state.caches[0].state[row])[-1])
+        clicks = state.profile.clicked[row, :, 2]
+        lines = [
+            f"{int(clicks[c])} clicks · {self.catalog.categories[c]}"
+            for c in clicks.argsort(descending=True, stable=True)[:8].tolist()
+            if clicks[c] > 0
+        ]
+        told = f"looks at the last position with chance {depth:.2f}"
+        return {"shopper": told, "date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines}
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _agreed(self, chances: list[Tensor], deviations: float) -> Tensor:
+        """Mean of the members' chances plus so many standard deviations of them, within 0 and 1."""
+        if len(chances) == 1:
+            return chances[0]
+        every = torch.stack(chances)
+        return (every.mean(dim=0) + deviations * every.std(dim=0, correction=0)).clamp(0, 1)
+
+
+def save_learned_market(
+    folder: str | os.PathLike[str], catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor
+) -> None:
+    """Write a catalogue and its models, `model0/`, `model1/`, ..; members that stood there before go.
+
+    declared: (S, D) float32, what newcomers may declare.
+
+    Errors: ValueError where there is no member, or members and catalogue differ in size.
+    """
+    _check_members(catalog, members, declared)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    catalog.save(path)
+    save_file({"declared": declared.cpu().contiguous()}, path / NEWCOMERS)
+    for old in _member_folders(path):
+        shutil.rmtree(old)
+    with _quiet():
+        for number, member in enumerate(members):
+            member.save_pretrained(path / f"model{number}")
+
+
+def load_learned_market(
+    device: torch.device,
+    slate_size: int = 10,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    ensemble: int = 1,
+    pessimism: float = 0.0,
+) -> LearnedMarketShopper:
+    """The shoppers of a learned market.
+
+    Args:
+        folder: of `save_learned_market`; None = the one that comes with the package
+        ensemble: how many of its members answer together
+        pessimism: see `LearnedMarketShopper`
+
+    Errors: FileNotFoundError where the folder is missing; ValueError where it holds fewer members, the members answer
+    slates of another size, or `pessimism` is negative.
+    """
+    path = SHIPPED if folder is None else Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market.")
+    if isinstance(ensemble, bool) or not isinstance(ensemble, int) or ensemble < 1:
+        raise ValueError(f"ensemble is {ensemble!r}, but it must be a whole number above 0.")
+    there = _member_folders(path)
+    if len(there) < ensemble:
+        raise ValueError(f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models.")
+    with _quiet():
+        members = [SessionShopper.from_pretrained(found) for found in there[:ensemble]]
+    if members[0].config.slate_size != slate_size:
+        raise ValueError(
+            f"slate_size is {slate_size}, but the learned market answers slates of {members[0].config.slate_size} "
+            "positions."
+        )
+    declared = load_file(path / NEWCOMERS)["declared"]
+    return LearnedMarketShopper(Catalog.load(path), members, declared, device, pessimism=pessimism)
+
+
+def _member_folders(path: Path) -> list[Path]:
+    """`model0/`, `model1/`, .. in order."""
+    found = [child for child in path.glob("model*") if child.is_dir() and re.fullmatch(r"model\d+", child.name)]
+    return sorted(found, key=lambda child: int(child.name.removeprefix("model")))
+
+
+def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor) -> None:
+    if len(members) == 0:
+        raise ValueError("members is empty, but a learned market needs at least one model.")
+    if declared.ndim != 2 or len(declared) == 0:
+        raise ValueError(f"declared has the shape {tuple(declared.shape)}, but it must be (S, D) with a row or more.")
+    size = members[0].config.slate_size
+    for member in members:
+        if member.config.declared != declared.shape[1]:
+            raise ValueError(
+                f"declared has {declared.shape[1]} numbers a shopper, but members has a model of "
+                f"{member.config.declared}."
+            )
+        if member.config.n_items != len(catalog):
+            raise ValueError(f"members has a model of {member.config.n_items} items, but catalog has {len(catalog)}.")
+        if member.config.slate_size != size:
+            raise ValueError(
+                f"members has models of {size} and of {member.config.slate_size} positions, but all must be alike."
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of reading and writing weights."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,354 @@
+"""A market whose truth is known: closed-form shoppers with long-term dynamics.
+
+At a visit a shopper with interest u (unit vector) looks at position j = 0 .. K-1 with chance e^j and clicks on item i
+of category c there with chance
+
+    p = e^j sigmoid(base + interest u . v_i + quality_i - satiation g s_c - fatigue f_i)
+
+Position-based examination: Craswell et al. 2008, "An experimental comparison of click position-bias models",
+section 3.2. Then, with w_j = e^j for shown positions and 0 else,
+
+    s_c <- satiation_decay s_c + q sum over j of [category c] (satiation_exposure w_j + satiation_click click_j)
+    f_i <- fatigue_decay f_i + w_j for the items shown
+    u   <- unit(u + drift noise)
+    leaves with chance sigmoid(leave_base - patience + leave_bored g boredom + leave_unsatisfied [no click])
+
+where boredom is the mean of s_c over the slate as it was met, weighted by w_j. Satiation that recovers with time:
+McAlister 1982, "A dynamic attribute satiation model of variety-seeking behavior", equation 1; as an environment for
+slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q, variety-seeking g, patience and
+examination depth e, which the shop does not see. Of the interest it sees what the shopper declared at the first visit,
+unit(u + noise), as in a questionnaire at registration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.noise import normal
+from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.profile import Profile, profile_spaces
+from recsim_env.types import Observation
+
+
+@dataclass(frozen=True)
+class MarketConfig:
+    """Every parameter of a market. Log-odds unless another unit is given.
+
+    The dynamics are assumptions, chosen so that boredom decides how long a shopper stays; nothing is fitted to data.
+    Errors: ValueError where a number is out of its range.
+    """
+
+    items: int = 1000
+    """Items in the catalogue."""
+    categories: int = 20
+    """Categories, of equal size."""
+    width: int = 16
+    """Dimensions of interests and item embeddings."""
+    favourites: int = 3
+    """Categories that a newcomer's interest is made of."""
+    base: float = -2.5
+    """Of a click on an item of no interest that was looked at."""
+    interest: float = 3.0
+    """Per cosine of interest and item."""
+    declared_noise: float = 0.3
+    """Length of the noise in what a newcomer declares of its interest, which has length 1."""
+    quality_spread: float = 0.3
+    """Standard deviation of what an item has for everybody."""
+    examination: float = 0.85
+    """Chance to look one position further, of the median shopper."""
+    satiation: float = 1.0
+    """That a click loses per unit of satiation, of the median shopper."""
+    satiation_decay: float = 0.9
+    """Share of satiation left at the next visit."""
+    satiation_exposure: float = 0.03
+    """Satiation by an examined position of the category, of the median shopper."""
+    satiation_click: float = 0.25
+    """Satiation by a click in the category, of the median shopper."""
+    fatigue: float = 0.7
+    """That a click loses per examined exposure of the item itself."""
+    fatigue_decay: float = 0.8
+    """Share of fatigue left at the next visit."""
+    drift: float = 0.03
+    """Standard deviation by which each number of the interest moves between visits."""
+    leave_base: float = -6.0
+    """Of leaving after a visit, of the median shopper; -inf = nobody ever leaves."""
+    leave_bored: float = 2.5
+    """Per unit of boredom, of the median shopper."""
+    leave_unsatisfied: float = 3.0
+    """Where nothing was clicked."""
+    speed_spread: float = 0.5
+    """Standard deviation of the log of satiation speed over shoppers. An assumption: the data show that speeds differ
+    by category, not by whom."""
+    variety_spread: float = 0.85
+    """Standard deviation of the log of variety-seeking, which multiplies `satiation` and `leave_bored`. Households of
+    the Complete Journey data have repeat rates from under .2 to over .8: if those are their 5 % and 95 % points, the
+    log-odds of repeating differ by 2.8 / 3.3 = .85."""
+    patience_spread: float = 0.6
+    """Standard deviation of patience. 32 % of the variance of the log gaps between visits lies between households, so
+    .57 of a standard deviation of about 1."""
+    examination_spread: float = 0.5
+    """Standard deviation of the log-odds of looking further. An assumption: the data hold no positions."""
+
+    def __post_init__(self) -> None:
+        for name in ("drift", "declared_noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be 0 or more.")
+        for name in ("items", "categories", "width", "favourites"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be a whole number above 0.")
+        for name in ("examination", "satiation_decay", "fatigue_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be from 0 to 1.")
+        for name in (field.name for field in fields(self) if field.name.endswith("_spread")):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be 0 or more.")
+        if self.categories > self.items or self.favourites > self.categories:
+            raise ValueError(
+                f"categories is {self.categories!r}, but it must be from {self.favourites} (favourites) to "
+                f"{self.items} (items)."
+            )
+
+    def alike(self) -> MarketConfig:
+        """The same market with shoppers who all satiate, tire, look and leave as the median one does."""
+        return dataclasses.replace(
+            self, speed_spread=0.0, variety_spread=0.0, patience_spread=0.0, examination_spread=0.0
+        )
+
+
+MARKET = MarketConfig()
+"""Satiation that greed runs into: much to gain from variety."""
+MILD = MarketConfig(
+    satiation_exposure=0.01, satiation_click=0.1, leave_base=-4.0, leave_bored=1.0, leave_unsatisfied=1.0
+)
+"""Shoppers who leave for other reasons too: little to gain."""
+CONTROL = MarketConfig(
+    satiation=0.0,
+    satiation_exposure=0.0,
+    satiation_click=0.0,
+    fatigue=0.0,
+    drift=0.0,
+    leave_base=-math.inf,
+    leave_bored=0.0,
+    leave_unsatisfied=0.0,
+)
+"""Nothing that is shown changes anything later: showing what is most likely to be clicked is optimal."""
+
+
+@dataclass
+class MarketState:
+    """B shoppers. Shapes: D interest width, G categories, N items."""
+
+    interest: Tensor
+    """(B, D) float32 of unit length."""
+    declared: Tensor
+    """(B, D) float32 of unit length, what the shopper said of its interest before the first visit."""
+    satiation: Tensor
+    """(B, G) float32 >= 0."""
+    fatigue: Tensor
+    """(B, N) float32 >= 0."""
+    speed: Tensor
+    """(B,) float32, satiation speed, 1 for the median shopper."""
+    variety: Tensor
+    """(B,) float32, variety-seeking, 1 for the median shopper."""
+    patience: Tensor
+    """(B,) float32 log-odds, 0 for the median shopper."""
+    examination: Tensor
+    """(B,) float32 chance to look one position further."""
+    profile: Profile
+    """What the shop remembers."""
+    day: Tensor
+    """(B,) float32, one a visit."""
+
+
+class MarketShopper:
+    """The population of a market (see `recsim_env.shoppers.base.Shopper` for the protocol).
+
+    They come once a day until they leave. Every item is a candidate at every visit. Observation: the keys of
+    `recsim_env.shoppers.profile.profile_spaces`, and
+        declared: (D,) float32 of unit length, what the shopper said of its interest before the first visit
+
+    Args:
+        world: seed of the catalogue and of the items' quality: another number, another market
+    """
+
+    def __init__(
+        self, device: torch.device, slate_size: int = 10, *, config: MarketConfig = MARKET, world: int = 0
+    ) -> None:
+        if slate_size > config.items:
+            raise ValueError(f"slate_size is {slate_size}, but the market has {config.items} items.")
+        if isinstance(world, bool) or not isinstance(world, int) or world < 0:
+            raise ValueError(f"world is {world!r}, but it must be a whole number, 0 or more.")
+        generator = torch.Generator().manual_seed(world)
+        self.config = config
+        self.world = world
+        self.device = device
+        self.slate_size = slate_size
+        catalog = Catalog.synthetic(config.items, config.categories, config.width, generator)
+        self.catalog = catalog.to(device)
+        self.quality = (config.quality_spread * torch.randn(config.items, generator=generator)).to(device)
+        self.max_candidates = config.items
+        self.start_draws = 2 * config.favourites + 2 * config.width + 4
+        self.visit_draws = slate_size + 1 + config.width
+        self.never_leave = False
+        self._all = torch.arange(config.items, device=device)
+        self._centres = self._category_centres()
+
+    # ---- the protocol ----------------------------------------------------------------------------------------------
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        """Spaces of `observe`, one shopper."""
+        declared = gymnasium.spaces.Box(-1, 1, (self.config.width,), np.float32)
+        return {"declared": declared, **profile_spaces(self.catalog, self.slate_size)}
+
+    def start(self, draws: Tensor) -> MarketState:
+        """Newcomers: an interest in a few categories, and traits of their own."""
+        config, batch = self.config, len(draws)
+        d, f = config.width, config.favourites
+        which, weight, noise, said, traits = draws.split([f, f, d, d, 4], dim=1)
+        favourite = (which * config.categories).long().clamp(max=config.categories - 1)
+        mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, self._centres[favourite])
+        interest = torch.nn.functional.normalize(mixed + 0.3 * normal(noise) / math.sqrt(d), dim=1)
+        declared = interest + config.declared_noise * normal(said) / math.sqrt(d)
+        trait = normal(traits)
+        odds = math.log(config.examination / (1 - config.examination)) if 0 < config.examination < 1 else None
+        depth = torch.full_like(trait[:, 3], config.examination)
+        if odds is not None:
+            depth = torch.sigmoid(odds + config.examination_spread * trait[:, 3])
+        return MarketState(
+            interest=interest,
+            declared=torch.nn.functional.normalize(declared, dim=1),
+            satiation=torch.zeros(batch, config.categories, device=self.device),
+            fatigue=torch.zeros(batch, config.items, device=self.device),
+            speed=torch.exp(config.speed_spread * trait[:, 0]),
+            variety=torch.exp(config.variety_spread * trait[:, 1]),
+            patience=config.patience_spread * trait[:, 2],
+            examination=depth,
+            profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
+            day=torch.zeros(batch, device=self.device),
+        )
+
+    def candidates(self, state: MarketState) -> Tensor:
+        """The whole catalogue."""
+        return self._all.expand(len(state.day), -1)
+
+    def observe(self, state: MarketState) -> Observation:
+        """What the shopper declared, and what the shop remembers of its slates and the responses."""
+        return {"declared": state.declared.clone(), **state.profile.observe()}
+
+    def respond(self, state: MarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        """Click, tire, drift, and come back tomorrow or never; moves `state` in place. See the module."""
+        config, category = self.config, self.catalog.category[slates]
+        click_draw, leave_draw, drift_draw = draws.split([self.slate_size, 1, config.width], dim=1)
+        looks = self.examined(state) * shown
+        probability = looks * torch.sigmoid(self.log_odds(state, slates))
+        clicks = click_draw < probability
+        leaving = self._leaving(state, category, looks, clicks)
+        left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
+        self._tire(state, slates, category, looks, clicks)
+        state.interest = torch.nn.functional.normalize(state.interest + config.drift * normal(drift_draw), dim=1)
+        state.profile.record(slates, shown, clicks, self.catalog.category, self.catalog.embedding)
+        state.day = state.day + 1
+        one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
+        return Response(clicks, probability, left, days=one, elsewhere=none, leaving=leaving)
+
+    def replace(self, state: MarketState, rows: Tensor, fresh: MarketState) -> None:
+        """Put new shoppers into some rows."""
+        for name, value in vars(state).items():
+            if isinstance(value, Profile):
+                value.replace(rows, fresh.profile)
+            else:
+                value[rows] = getattr(fresh, name)
+
+    def select(self, state: MarketState, rows: Tensor) -> MarketState:
+        """A state of some rows only."""
+        parts: dict[str, Any] = {k: v[rows] for k, v in vars(state).items() if isinstance(v, Tensor)}
+        return MarketState(**parts, profile=state.profile.select(rows))
+
+    def when_and_where(self, state: MarketState) -> dict[str, Tensor]:
+        """Day and week of this visit; one store."""
+        day = state.day.long()
+        number = torch.arange(len(day), device=self.device)
+        return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
+
+    def describe(self, state: MarketState, row: int) -> Description:
+        """The hidden traits, and what was clicked in each category so far."""
+        traits = ("speed", "variety", "patience", "examination")
+        told = ", ".join(f"{name} {float(getattr(state, name)[row]):.2f}" for name in traits)
+        clicks = state.profile.clicked[row, :, 2]
+        lines = [
+            f"{int(clicks[c])} clicks · satiation {float(state.satiation[row, c]):.1f} · {self.catalog.categories[c]}"
+            for c in clicks.argsort(descending=True, stable=True)[:8].tolist()
+            if clicks[c] > 0
+        ]
+        return {"shopper": told, "date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines}
+
+    # ---- the truth, for oracles ------------------------------------------------------------------------------------
+
+    def log_odds(self, state: MarketState, items: Tensor) -> Tensor:
+        """Log-odds of a click on items (B, P) once they are looked at: (B, P) float32."""
+        config = self.config
+        liked = torch.einsum("bd,bpd->bp", state.interest, self.catalog.embedding[items])
+        sated = state.satiation.gather(1, self.catalog.category[items]) * state.variety.unsqueeze(1)
+        tired = state.fatigue.gather(1, items)
+        fixed = config.base + config.interest * liked + self.quality[items]
+        return fixed - config.satiation * sated - config.fatigue * tired
+
+    def examined(self, state: MarketState) -> Tensor:
+        """Chance to look at each position: (B, K) float32, 1 at the top."""
+        positions = torch.arange(self.slate_size, device=self.device)
+        return state.examination.unsqueeze(1) ** positions
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _category_centres(self) -> Tensor:
+        """(G, D) mean of each category's items, of unit length."""
+        total = torch.zeros(self.config.categories, self.config.width, device=self.device)
+        total.index_add_(0, self.catalog.category, self.catalog.embedding)
+        return torch.nn.functional.normalize(total, dim=1)
+
+    def _leaving(self, state: MarketState, category: Tensor, looks: Tensor, clicks: Tensor) -> Tensor:
+        """(B,) chance to leave after this visit."""
+        config = self.config
+        sated = state.satiation.gather(1, category)
+        boredom = (looks * sated).sum(dim=1) / looks.sum(dim=1).clamp(min=1e-6) * state.variety
+        unsatisfied = (~clicks.any(dim=1)).float()
+        return torch.sigmoid(
+            config.leave_base - state.patience + config.leave_bored * boredom + config.leave_unsatisfied * unsatisfied
+        )
+
+    def _tire(self, state: MarketState, slates: Tensor, category: Tensor, looks: Tensor, clicks: Tensor) -> None:
+        config = self.config
+        gained = config.satiation_exposure * looks + config.satiation_click * clicks
+        state.satiation = (config.satiation_decay * state.satiation).scatter_add(
+            1, category, gained * state.speed.unsqueeze(1)
+        )
+        state.fatigue.mul_(config.fatigue_decay).scatter_add_(1, slates, looks)
+
+
+def make_market(
+    device: torch.device,
+    slate_size: int = 10,
+    *,
+    config: MarketConfig = MARKET,
+    world: int = 0,
+    alike: bool = False,
+) -> MarketShopper:
+    """The shoppers of a market.
+
+    Args:
+        config: its parameters
+        world: seed of its catalogue
+        alike: every shopper as the median one; by default they differ in satiation, variety-seeking, patience and depth
+
+    Errors: ValueError where `world` is no whole number of 0 or more, or a slate is larger than the catalogue.
+    """
+    return MarketShopper(device, slate_size, config=config.alike() if alike else config, world=world)

@@ -1,0 +1,280 @@
+"""Shoppers of somebody else: a Gymnasium slate environment behind the protocol of `recsim_env.shoppers.base`.
+
+With this, every policy and agent made for `SlateSimulator` runs on an outsider's environment as it is. The shop gets
+to know the items and their embeddings, what it showed and what was clicked, and nothing of the outsider's observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.rewards import Reward
+from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.profile import Profile, profile_spaces
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation
+
+Environment = gymnasium.Env[Any, Any]
+Clicks = Callable[[Any, Mapping[str, Any]], ArrayLike]
+"""Reads the clicks (K,), 0 or 1 each, from the observation and the info of a step."""
+
+
+def clicks_in_info(observation: Any, info: Mapping[str, Any]) -> ArrayLike:
+    """The clicks of a step whose info holds them under `clicks`."""
+    clicks: ArrayLike = info["clicks"]
+    return clicks
+
+
+@dataclass(frozen=True)
+class OutsideSpec:
+    """What must be said of an environment that was not made for this package.
+
+    Its action is a slate: `MultiDiscrete` of K item ids 0..N-1, top position first.
+    """
+
+    make: Callable[[], Environment]
+    """Makes the environment; called once a shopper."""
+    catalog: Catalog
+    """The items; `clustered_catalog` makes it from embeddings alone."""
+    visits: int
+    """Steps of an episode. One that ends there, `terminated` or not, was cut off by the clock; before, the shopper
+    left."""
+    clicks: Clicks = clicks_in_info
+    """Reads the clicks of a step."""
+
+
+@dataclass
+class OutsideState:
+    """B shoppers. Environments are moved and never copied: a state that `select` was called on is used no more."""
+
+    environments: list[Environment]
+    """B of them."""
+    visit: NDArray[np.int64]
+    """(B,) visits so far."""
+    over: NDArray[np.bool_]
+    """(B,) the outsider's episode has ended."""
+    profile: Profile
+    """What the shop remembers."""
+
+
+class OutsideShopper:
+    """The population of an outside environment (see `recsim_env.shoppers.base.Shopper` for the protocol).
+
+    They come once a day. Every item is a candidate at every visit. Observation: the keys of
+    `recsim_env.shoppers.profile.profile_spaces`. An environment is seeded once, by `reset`, from the simulator's
+    noise; what it draws in its visits is its own affair.
+
+    `Response.probability` is the clicks as 0 and 1: the chance before the noise is not known here, and of all that is
+    known only the clicks have the right mean. Where an item is repeated within a slate the outsider sees the slate as
+    it is, but a click on the repetition does not count.
+
+    Errors: ValueError where the action space is no slate of the catalogue's items, or `visits` is not above 0.
+    """
+
+    start_draws = 2
+    visit_draws = 0
+
+    def __init__(self, spec: OutsideSpec, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.catalog = spec.catalog.to(device)
+        self.slate_size = _slate_size(spec)
+        self.max_candidates = len(spec.catalog)
+        self._all = torch.arange(self.max_candidates, device=device)
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        """Spaces of `observe`, one shopper."""
+        return profile_spaces(self.catalog, self.slate_size)
+
+    def start(self, draws: Tensor) -> OutsideState:
+        """Make an environment for every shopper and reset it with `environment_seeds`."""
+        environments = [self.spec.make() for _ in range(len(draws))]
+        for environment, seed in zip(environments, environment_seeds(draws), strict=True):
+            environment.reset(seed=seed)
+        return OutsideState(
+            environments=environments,
+            visit=np.zeros(len(draws), dtype=np.int64),
+            over=np.zeros(len(draws), dtype=np.bool_),
+            profile=Profile.empty(len(draws), self.catalog, self.slate_size, self.device),
+        )
+
+    def candidates(self, state: OutsideState) -> Tensor:
+        """The whole catalogue."""
+        return self._all.expand(len(state.visit), -1)
+
+    def observe(self, state: OutsideState) -> Observation:
+        """What the shop remembers of its slates and the clicks."""
+        return state.profile.observe()
+
+    def respond(self, state: OutsideState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        """Step every environment; moves `state` in place.
+
+        Errors: RuntimeError where an environment ends in another way than `OutsideSpec` says.
+        """
+        actions = slates.cpu().numpy()
+        answers = [self._step(state, row, action) for row, action in enumerate(actions)]
+        clicked = torch.from_numpy(np.stack([clicks for clicks, _ in answers])).to(self.device) & shown
+        left = torch.tensor([gone for _, gone in answers], device=self.device)
+        state.profile.record(slates, shown, clicked, self.catalog.category, self.catalog.embedding)
+        one, none = torch.ones(len(left), device=self.device), torch.zeros(len(left), device=self.device)
+        return Response(clicked, clicked.float(), left, days=one, elsewhere=none)
+
+    def replace(self, state: OutsideState, rows: Tensor, fresh: OutsideState) -> None:
+        """Put new shoppers into some rows, and close the environments of those who stood there."""
+        numbers = rows.tolist()
+        for row, environment in zip(numbers, fresh.environments, strict=True):
+            state.environments[row].close()
+            state.environments[row] = environment
+        state.visit[numbers] = fresh.visit
+        state.over[numbers] = fresh.over
+        state.profile.replace(rows, fresh.profile)
+
+    def select(self, state: OutsideState, rows: Tensor) -> OutsideState:
+        """A state of some rows only; their environments move into it.
+
+        Errors: ValueError where a row is named twice: an environment cannot be copied.
+        """
+        numbers = rows.tolist()
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"rows is {numbers}, but each must stand there once: an outside shopper has no copies.")
+        environments = [state.environments[row] for row in numbers]
+        return OutsideState(environments, state.visit[numbers], state.over[numbers], state.profile.select(rows))
+
+    def when_and_where(self, state: OutsideState) -> dict[str, Tensor]:
+        """Day and week of this visit; one store."""
+        day = torch.from_numpy(state.visit.copy()).to(self.device)
+        number = torch.arange(len(day), device=self.device)
+        return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
+
+    def describe(self, state: OutsideState, row: int) -> Description:
+        """What was clicked in each category so far."""
+        clicks = state.profile.clicked[row, :, -1]
+        best = clicks.argsort(descending=True, stable=True)[:8].tolist()
+        lines = [f"{int(clicks[group])} clicks · {self.catalog.categories[group]}" for group in best if clicks[group]]
+        who = str(state.environments[row].unwrapped)
+        return {"shopper": who, "date": f"visit {state.visit[row] + 1}", "store": "outside", "history": lines}
+
+    def _step(self, state: OutsideState, row: int, action: NDArray[np.int64]) -> tuple[NDArray[np.bool_], bool]:
+        """Clicks (K,) of one shopper and whether that was the last of them; nothing once the episode is over."""
+        state.visit[row] += 1
+        visit = int(state.visit[row])
+        if state.over[row]:
+            if visit > self.spec.visits + 1:
+                raise RuntimeError(
+                    f"An outside episode is asked for visit {visit}, but it has {self.spec.visits}: the simulator's "
+                    "horizon_days must not be longer."
+                )
+            return np.zeros(self.slate_size, dtype=np.bool_), False
+        observation, _, terminated, truncated, info = state.environments[row].step(action)
+        if truncated and visit < self.spec.visits:
+            raise RuntimeError(
+                f"An outside episode was cut off at visit {visit}, but OutsideSpec.visits is {self.spec.visits}."
+            )
+        state.over[row] = terminated or truncated or visit >= self.spec.visits
+        clicks = np.asarray(self.spec.clicks(observation, info)).astype(np.bool_)
+        return clicks, bool(terminated) and visit < self.spec.visits
+
+
+def outside_simulator(
+    spec: OutsideSpec, reward: Reward | None = None, *, device: torch.device | str = "cpu", history: int = 10
+) -> SlateSimulator:
+    """A simulator over an outside environment. The reward is the number of clicks unless another is given.
+
+    Errors: ValueError where the environment does not fit `spec`.
+    """
+    reward = Reward({"clicks": 1.0}) if reward is None else reward
+    shopper = OutsideShopper(spec, torch.device(device))
+    return SlateSimulator(shopper, reward, horizon_days=float(spec.visits), history=history)
+
+
+def environment_seeds(draws: Tensor) -> list[int]:
+    """The seed of each environment, 31 bits from two uniform numbers: draws (B, 2); some take no more than 32 bits."""
+    high, low = (draws.double() * draws.new_tensor([2.0**24, 2.0**7]).double()).long().unbind(dim=1)
+    seeds: list[int] = (high * 2**7 + low).tolist()
+    return seeds
+
+
+# ---- a catalogue from embeddings alone -------------------------------------------------------------------------------
+
+
+def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalog:
+    """Items of which nothing but an embedding is known; the categories are clusters of it.
+
+    Shapes: embedding (N, E) float; it is brought to unit length.
+    Errors: ValueError where `embedding` is no matrix of finite rows above zero, or has fewer rows than clusters.
+    """
+    if embedding.ndim != 2 or not bool((embedding.norm(dim=1).nan_to_num(posinf=0.0) > 0).all()):
+        raise ValueError(f"embedding has the shape {tuple(embedding.shape)}, but it must be (N, E), every row above 0.")
+    if not 1 <= clusters <= len(embedding):
+        raise ValueError(f"clusters is {clusters!r}, but it must be from 1 to the number of items, {len(embedding)}.")
+    unit = torch.nn.functional.normalize(embedding.float(), dim=1)
+    group = spherical_k_means(unit, clusters, torch.Generator().manual_seed(seed)).tolist()
+    width = len(str(clusters - 1))
+    return Catalog(
+        text=tuple(f"item {item}" for item in range(len(unit))),
+        path=tuple(f"outside/cluster {number:0{width}d}/any" for number in group),
+        price=torch.full((len(unit),), torch.nan),
+        embedding=unit,
+    )
+
+
+def spherical_k_means(
+    points: Tensor, clusters: int, generator: torch.Generator, *, starts: int = 32, rounds: int = 50
+) -> Tensor:
+    """Which cluster each point is in: (N,) int64; the best of some starts.
+
+    Maximises the sum of cosines of points and centres (Dhillon & Modha 2001, "Concept decompositions for large sparse
+    text data using clustering", section 3.1): assign every point to the nearest centre, move every centre to the
+    direction of its points' sum. A cluster left without points keeps its centre.
+
+    Shapes: points (N, E) of unit length, on the CPU; generator: a CPU one.
+    """
+    best, groups = -torch.inf, torch.zeros(len(points), dtype=torch.int64)
+    for _ in range(starts):
+        centres = _spread_centres(points, clusters, generator)
+        for _ in range(rounds):
+            group = (points @ centres.T).argmax(dim=1)
+            total = torch.zeros_like(centres).index_add_(0, group, points)
+            moved = torch.nn.functional.normalize(total, dim=1)
+            centres = moved.where(total.norm(dim=1, keepdim=True) > 0, centres)
+        cosine, group = (points @ centres.T).max(dim=1)
+        if float(cosine.sum()) > best:
+            best, groups = float(cosine.sum()), group
+    return groups
+
+
+def _spread_centres(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    """Points to start from, each drawn by its squared distance to those before, which is 2 (1 - cosine): (G, E).
+
+    Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding", section 2.2.
+    """
+    chosen = torch.randint(len(points), (1,), generator=generator)
+    while len(chosen) < clusters:
+        distance = (1 - (points @ points[chosen].T).amax(dim=1)).clamp(min=1e-9)
+        chosen = torch.cat([chosen, torch.multinomial(distance, 1, generator=generator)])
+    return points[chosen]
+
+
+def _slate_size(spec: OutsideSpec) -> int:
+    """K. Errors: as `OutsideShopper`."""
+    if spec.visits < 1:
+        raise ValueError(f"OutsideSpec.visits is {spec.visits!r}, but an episode has at least 1 step.")
+    environment = spec.make()
+    space = environment.action_space
+    environment.close()
+    if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or (space.nvec != len(spec.catalog)).any():
+        raise ValueError(
+            f"The action space is {space}, but it must be MultiDiscrete with {len(spec.catalog)} items of the "
+            "catalogue at every position."
+        )
+    return len(space.nvec)

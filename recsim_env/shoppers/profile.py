@@ -1,0 +1,126 @@
+"""What a shop with impression logs remembers of a shopper beyond the last few slates: running counters.
+
+A pure function of the slates shown and the responses, so a logged episode and a simulated one give the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.types import Observation
+
+DECAYS = (0.7, 0.9, 1.0)
+"""What a visit counts less than the one after it: the last few visits, the last ten or so, all."""
+TASTE_DECAYS = (0.9, 1.0)
+"""The same for the mean vector of the responses."""
+FAMILIAR = 1.0
+"""Responses of the last ten visits or so (decay 0.9) from which on a category is familiar to the shopper."""
+MOST = 1e6
+"""Upper bound of every counter in an observation space."""
+
+
+@dataclass
+class Profile:
+    """Counters of B shoppers. Shapes: G categories, K positions, E embedding width, D = len(DECAYS)."""
+
+    shown: Tensor
+    """(B, G, D) float32, positions that held the category, decayed by visit with each of `DECAYS`."""
+    clicked: Tensor
+    """(B, G, D) float32, responses in the category, likewise."""
+    taste: Tensor
+    """(B, 2, E) float32, sum of the embeddings responded to, decayed with each of `TASTE_DECAYS`."""
+    exposed: Tensor
+    """(B, 2, E) float32, sum of the embeddings shown, position j (from 0) counting 1 / log2(j + 2), likewise."""
+    position_clicks: Tensor
+    """(B, K) float32, responses at each position so far."""
+    familiarity: Tensor
+    """(B, 4) float32: positions shown and responded to in familiar categories, and in all others, so far."""
+    visits: Tensor
+    """(B,) float32, visits so far."""
+
+    @classmethod
+    def empty(cls, batch: int, catalog: Catalog, slate_size: int, device: torch.device) -> Profile:
+        """Of newcomers."""
+        groups, width = len(catalog.categories), catalog.embedding.shape[1]
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, device=device)
+
+        counters = (groups, len(DECAYS))
+        return cls(
+            shown=zeros(*counters),
+            clicked=zeros(*counters),
+            taste=zeros(len(TASTE_DECAYS), width),
+            exposed=zeros(len(TASTE_DECAYS), width),
+            position_clicks=zeros(slate_size),
+            familiarity=zeros(4),
+            visits=zeros(),
+        )
+
+    def record(self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor) -> None:
+        """Add a visit, in place.
+
+        Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N, E).
+        """
+        of_item = category[slates]
+        shown, clicks = shown.float(), clicks.float()
+        familiar = (self.clicked[:, :, 1].gather(1, of_item) >= FAMILIAR).float()
+        parts = (shown * familiar, clicks * familiar, shown * (1 - familiar), clicks * (1 - familiar))
+        self.familiarity += torch.stack([part.sum(dim=1) for part in parts], dim=1)
+        for counter, weight in ((self.shown, shown), (self.clicked, clicks)):
+            new = weight.new_zeros(counter.shape[:2]).scatter_add_(1, of_item, weight)
+            counter.mul_(counter.new_tensor(DECAYS)).add_(new.unsqueeze(2))
+        vectors = embedding[slates]
+        looks = shown / torch.log2(torch.arange(2, shown.shape[1] + 2, device=shown.device))
+        for counter, weight in ((self.taste, clicks), (self.exposed, looks)):
+            new = torch.einsum("bk,bke->be", weight, vectors)
+            counter.mul_(counter.new_tensor(TASTE_DECAYS).unsqueeze(1)).add_(new.unsqueeze(1))
+        self.position_clicks += clicks
+        self.visits += 1
+
+    def replace(self, rows: Tensor, fresh: Profile) -> None:
+        """Put the shoppers of `fresh` into `rows` (R,), in place."""
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(fresh, field.name)
+
+    def select(self, rows: Tensor) -> Profile:
+        """A copy of some rows (R,)."""
+        return Profile(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def observe(self) -> Observation:
+        """The keys of `profile_spaces`; copies."""
+        return {
+            "category_shown": self.shown.clone(),
+            "category_clicked": self.clicked.clone(),
+            "taste": self.taste.clone(),
+            "exposed": self.exposed.clone(),
+            "position_clicks": self.position_clicks.clone(),
+            "familiarity": self.familiarity.clone(),
+            "visits": self.visits.unsqueeze(1).clone(),
+        }
+
+
+def profile_spaces(catalog: Catalog, slate_size: int) -> dict[str, gymnasium.Space[Any]]:
+    """The space of each key that `Profile.observe` gives, for one shopper; see the fields of `Profile`."""
+    groups, width = len(catalog.categories), catalog.embedding.shape[1]
+
+    def box(low: float, *shape: int) -> spaces.Box:
+        return spaces.Box(low, MOST, shape, np.float32)
+
+    return {
+        "category_shown": box(0, groups, len(DECAYS)),
+        "category_clicked": box(0, groups, len(DECAYS)),
+        "taste": box(-MOST, len(TASTE_DECAYS), width),
+        "exposed": box(-MOST, len(TASTE_DECAYS), width),
+        "position_clicks": box(0, slate_size),
+        "familiarity": box(0, 4),
+        "visits": box(0, 1),
+    }

@@ -1,0 +1,411 @@
+"""Fit the session model to an impression log: episodes in; calibrated weights and held-out scores out."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from recsim_env.catalog import Catalog
+from recsim_env.logs.sessions import Sessions
+from recsim_env.shoppers.finetune import minimise
+from recsim_env.shoppers.session import SessionShopper, SessionShopperConfig, click_log_likelihood
+from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
+
+CHUNK = 512  # episodes replayed side by side: what they touch stays in a processor's cache
+
+
+@dataclass(frozen=True)
+class SessionFitConfig:
+    """How a session model is fitted."""
+
+    epochs: float = 8.0
+    """Passes over the episodes."""
+    batch_episodes: int = 64
+    """Episodes in a batch."""
+    learning_rate: float = 3e-3
+    """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    held_out: float = 0.1
+    """Share of the episodes that calibration and scores are made on, the same for every seed."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+    hidden_size: int = 64
+    """Width of visit states."""
+    layers: int = 2
+    """Transformer blocks over the visits."""
+    head_size: int = 64
+    """Width of the heads."""
+    window: int = 64
+    """Visits that a visit can attend to."""
+    dropout: float = 0.05
+    """Share of the encoder's activations hidden in training."""
+    state_dropout: float = 0.1
+    """Share of the state hidden from the heads in training, so that they lean on the counters."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out!r}, but it must lie between 0 and 1.")
+        if not self.epochs > 0:
+            raise ValueError(f"epochs is {self.epochs!r}, but it must be above 0.")
+        if self.batch_episodes < 1:
+            raise ValueError(f"batch_episodes is {self.batch_episodes!r}, but it must be 1 or more.")
+
+
+@dataclass(frozen=True)
+class Visits:
+    """The V visits of S episodes, one episode after the other, as the model takes them. Shapes: K positions.
+
+    A visit is the last one of its episode where `leaves` is 1; an episode that the log cut off has none.
+    """
+
+    slates: Tensor
+    """(V, K) int64 without padding."""
+    shown: Tensor
+    """(V, K) bool."""
+    clicks: Tensor
+    """(V, K) bool."""
+    counters: Tensor
+    """(V, K, COUNTERS) float32 before the visit."""
+    context: Tensor
+    """(V, C) float32 after it."""
+    leaves: Tensor
+    """(V,) float32, 1 where the shopper left after this visit."""
+    length: Tensor
+    """(S,) int64."""
+    declared: Tensor
+    """(S, D) float32, what each shopper told of its interest; D = 0 where shops do not ask."""
+
+    @classmethod
+    def of(cls, sessions: Sessions, catalog: Catalog) -> Visits:
+        """Replay a log: the counters are those that a simulation keeps.
+
+        Errors: ValueError where the log shows items that the catalogue does not have, or has no visit.
+        """
+        if sessions.n_slates == 0:
+            raise ValueError("sessions has no visit, but a model is fitted to at least one.")
+        if int(sessions.slates.max()) >= len(catalog):
+            raise ValueError(f"sessions shows item {int(sessions.slates.max())}, but the catalogue has {len(catalog)}.")
+        real = sessions.real
+        slates = sessions.slates[real]
+        shown = first_places(slates)
+        last = torch.arange(real.shape[1]) == sessions.length.unsqueeze(1) - 1
+        parts = [
+            _replayed(sessions.take(rows), catalog) for rows in torch.arange(len(sessions)).split(CHUNK) if len(rows)
+        ]
+        counters, context = (torch.cat(column) for column in zip(*parts, strict=True))
+        return cls(
+            slates=slates.clamp(min=0),
+            shown=shown,
+            clicks=sessions.clicks[real] & shown,
+            counters=counters,
+            context=context,
+            leaves=(last & sessions.left.unsqueeze(1))[real].float(),
+            length=sessions.length,
+            declared=sessions.declared,
+        )
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def batch(self, episodes: Tensor) -> dict[str, Tensor]:
+        """Some whole episodes (B,) as the arguments of `SessionShopper.forward`."""
+        length = self.length[episodes]
+        real = torch.arange(int(length.max())) < length.unsqueeze(1)
+        start = (self.length.cumsum(0) - self.length)[episodes]
+        rows = (start.unsqueeze(1) + torch.arange(real.shape[1]))[real]
+        names = ("slates", "shown", "clicks", "counters", "context", "leaves")
+        return {"real": real, "declared": self.declared[episodes]} | {name: getattr(self, name)[rows] for name in names}
+
+
+@torch.no_grad()
+def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
+    """Counters (V, K, COUNTERS) before and context (V, C) after each visit of a few episodes, episode by episode."""
+    width, groups = catalog.embedding.shape[1], len(catalog.categories)
+    batch, visits, size = sessions.slates.shape
+    counters = torch.zeros(batch, visits, size, COUNTERS)
+    context = torch.zeros(batch, visits, context_size(width))
+    memory = SessionMemory.empty(batch, len(catalog), groups, width, torch.device("cpu"))
+    for visit in range(visits):
+        shown = first_places(sessions.slates[:, visit])
+        slates = sessions.slates[:, visit].clamp(min=0)
+        counters[:, visit] = memory.look(slates, catalog.category)
+        memory.record(slates, shown, sessions.clicks[:, visit] & shown, catalog.category, catalog.embedding)
+        context[:, visit] = memory.context()
+    return counters[sessions.real], context[sessions.real]
+
+
+class Episodes(Dataset[int]):
+    """Episode numbers, for a data loader."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class Collator:
+    """Makes batches of whole episodes from their numbers."""
+
+    def __init__(self, visits: Visits) -> None:
+        self._visits = visits
+
+    def __call__(self, episodes: list[int]) -> dict[str, Tensor]:
+        """Arguments of `SessionShopper.forward`."""
+        return self._visits.batch(torch.tensor(episodes))
+
+
+def new_session_shopper(
+    catalog: Catalog, slate_size: int, config: SessionFitConfig, *, declared: int = 0
+) -> SessionShopper:
+    """An unfitted model for a catalogue, a slate size, and so many numbers that newcomers declare."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = SessionShopper(
+            SessionShopperConfig(
+                n_items=len(catalog),
+                n_categories=len(catalog.categories),
+                width=catalog.embedding.shape[1],
+                slate_size=slate_size,
+                declared=declared,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                intermediate_size=2 * config.hidden_size,
+                window=config.window,
+                head_size=config.head_size,
+                dropout=config.dropout,
+                state_dropout=config.state_dropout,
+            )
+        )
+    model.embedding.copy_(catalog.embedding)
+    model.category.copy_(catalog.category)
+    return model
+
+
+def fit_session(
+    sessions: Sessions,
+    catalog: Catalog,
+    config: SessionFitConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    callbacks: tuple[TrainerCallback, ...] = (),
+) -> SessionShopper:
+    """Fit a model to a log and calibrate it on the episodes held out; it comes back in `eval()` mode.
+
+    Args:
+        sessions, catalog: the log and its items, on the CPU
+        device: where to train
+        callbacks: transformers' trainer callbacks, for example to report progress
+
+    Errors: ValueError where the log has too few episodes to hold some out, or items that the catalogue does not have.
+    """
+    config = config or SessionFitConfig()
+    learn, check = learn_and_check(sessions, config)
+    visits = Visits.of(learn, catalog)
+    model = new_session_shopper(catalog, sessions.slates.shape[2], config, declared=sessions.declared.shape[1])
+    _standardise(model, visits)
+    model.to(device)  # type: ignore[arg-type]
+    _train(model, visits, config, callbacks)
+    model.train(False)
+    calibrate(model, Visits.of(check, catalog))
+    return model
+
+
+def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessions, Sessions]:
+    """Episodes that `fit_session` learns from, and those it holds out; the same for every seed.
+
+    Errors: ValueError where one of them would be empty.
+    """
+    learn, check = sessions.split(config.held_out)
+    if len(learn) == 0 or len(check) == 0:
+        raise ValueError(f"sessions has {len(sessions)} episodes, too few to hold out a share of {config.held_out}.")
+    return learn, check
+
+
+def _standardise(model: SessionShopper, visits: Visits) -> None:
+    """Set what brings the counter features to mean 0 and deviation 1 on the log."""
+    counters = visits.counters[visits.shown]
+    both = torch.cat([counters, torch.log1p(counters)], dim=1)
+    model.counter_mean.copy_(both.mean(dim=0))
+    model.counter_scale.copy_(both.std(dim=0).clamp(min=1e-3))
+
+
+def _train(
+    model: SessionShopper, visits: Visits, config: SessionFitConfig, callbacks: tuple[TrainerCallback, ...]
+) -> None:
+    steps = max(round(config.epochs * len(visits) / config.batch_episodes), 1)
+    with tempfile.TemporaryDirectory() as folder, _private_randomness():
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=config.batch_episodes,
+            max_steps=steps,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            lr_scheduler_type="cosine",
+            warmup_steps=steps // 20,
+            seed=config.seed,
+            logging_steps=max(steps // 20, 1),
+            save_strategy="no",
+            report_to=[],
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_pin_memory=model.device.type == "cuda",
+            use_cpu=model.device.type == "cpu",
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Episodes(len(visits)),
+            data_collator=Collator(visits),
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
+@contextlib.contextmanager
+def _private_randomness() -> Iterator[None]:
+    """Leave the global generators, which transformers' Trainer seeds, as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+# ---- held-out ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of V visits, uncalibrated. Shapes: click_logits, log_looks (V, K); leave_logits (V,)."""
+
+    click_logits: Tensor
+    log_looks: Tensor
+    leave_logits: Tensor
+
+
+@torch.no_grad()
+def predict(model: SessionShopper, visits: Visits, batch_episodes: int = 256) -> Predictions:
+    """Predict every visit from those before it; dropout off."""
+    model.train(False)
+    found = []
+    for rows in torch.arange(len(visits)).split(batch_episodes):
+        batch = {name: value.to(model.device) for name, value in visits.batch(rows).items()}
+        out = model(**batch)
+        found.append([out[name].cpu() for name in ("click_logits", "log_looks", "leave_logits")])
+    return Predictions(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+def calibrate(model: SessionShopper, visits: Visits) -> None:
+    """Set scale and shift of the click log-odds (Platt 1999) on visits it was not fitted to.
+
+    Leaving is left as it is: it is so rare that the shift would follow the noise of the held-out episodes.
+    """
+    model.config.click_calibration = (1.0, 0.0)
+    found = predict(model, visits)
+    click = torch.tensor([1.0, 0.0], requires_grad=True)
+
+    def click_loss() -> Tensor:
+        likelihood = click_log_likelihood(found.log_looks, found.click_logits * click[0] + click[1], visits.clicks)
+        return -likelihood[visits.shown].mean()
+
+    if visits.clicks.any():
+        minimise(click_loss, click)
+    model.config.click_calibration = (round(click[0].item(), 5), round(click[1].item(), 5))
+
+
+@dataclass(frozen=True)
+class SessionScores:
+    """How well a model predicts visits that it was not fitted to."""
+
+    visits: int
+    click_auc: float
+    """Chance that a click is ranked above a non-click."""
+    click_ne: float
+    """Normalised entropy (He et al. 2014): log-loss over that of always saying the mean rate."""
+    click_ratio: float
+    """Clicks predicted over clicks observed."""
+    click_ratio_by_position: tuple[float, ...]
+    """The same at each position, top first."""
+    click_calibration: float
+    """Expected calibration error: mean distance of prediction and rate over ten groups of equal size."""
+    leave_auc: float
+    leave_nll: float
+    """Log-loss a visit, nats."""
+    leave_ne: float
+    leave_ratio: float
+    leave_calibration: float
+
+    def row(self) -> dict[str, float | int | tuple[float, ...]]:
+        """As a flat dictionary."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def score(model: SessionShopper, visits: Visits) -> SessionScores:
+    """Held-out scores of a calibrated model."""
+    found = predict(model, visits)
+    scale, shift = model.config.click_calibration
+    click = torch.exp(found.log_looks + F.logsigmoid(scale * found.click_logits + shift))
+    leave = torch.sigmoid(found.leave_logits)
+    clicks, shown = visits.clicks, visits.shown
+    expected, observed = (click * shown).sum(dim=0), (clicks & shown).sum(dim=0)
+    return SessionScores(
+        visits=len(visits.leaves),
+        click_auc=auc(click[shown], clicks[shown]),
+        click_ne=normalised_entropy(click[shown], clicks[shown]),
+        click_ratio=float(expected.sum() / observed.sum()),
+        click_ratio_by_position=tuple((expected / observed).tolist()),
+        click_calibration=calibration_error(click[shown], clicks[shown]),
+        leave_auc=auc(leave, visits.leaves > 0),
+        leave_nll=float(F.binary_cross_entropy(leave, visits.leaves)),
+        leave_ne=normalised_entropy(leave, visits.leaves > 0),
+        leave_ratio=float(leave.sum() / visits.leaves.sum()),
+        leave_calibration=calibration_error(leave, visits.leaves > 0),
+    )
+
+
+def auc(probability: Tensor, label: Tensor) -> float:
+    """Area under the ROC curve, ties counted half (Hanley & McNeil 1982); probability (R,), label (R,) bool."""
+    _, place, count = probability.unique(return_inverse=True, return_counts=True)
+    rank = (count.cumsum(0).double() - (count.double() - 1) / 2)[place]
+    positive = int(label.sum())
+    negative = len(label) - positive
+    if positive == 0 or negative == 0:
+        return float("nan")
+    return float((rank[label].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def normalised_entropy(probability: Tensor, label: Tensor) -> float:
+    """Log-loss over the log-loss of the mean rate (He et al. 2014, section 3); probability (R,), label (R,) bool."""
+    truth = label.float()
+    base = truth.mean().expand_as(truth)
+    return float(F.binary_cross_entropy(probability, truth) / F.binary_cross_entropy(base, truth))
+
+
+def calibration_error(probability: Tensor, label: Tensor, groups: int = 10) -> float:
+    """Mean distance of mean prediction and rate over groups of about equal size, ordered by prediction."""
+    order = probability.argsort()
+    parts = zip(probability[order].tensor_split(groups), label[order].float().tensor_split(groups), strict=True)
+    errors = [len(p) * abs(float(p.mean() - y.mean())) for p, y in parts if len(p)]
+    return sum(errors) / len(probability)

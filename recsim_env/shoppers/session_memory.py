@@ -1,0 +1,112 @@
+"""What the session model counts of each shopper, visit by visit: the inputs that carry satiation and fatigue.
+
+Unlike `recsim_env.shoppers.profile`, which is what the shop remembers, this is what the user model knows: it also
+counts each item by itself, and positions by how likely they were looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from recsim_env.shoppers.profile import DECAYS, TASTE_DECAYS
+
+ITEM_DECAYS = (0.7, 0.9)
+"""What a visit counts less than the one after it in the counters of an item."""
+FADE = 0.8
+"""Weight of a position over the one above it in counters of what was looked at: a rough discount, which only shapes
+inputs; how far a shopper looks is learned (`SessionShopper.looks`)."""
+KINDS = 3  # shown, shown weighted by position, responded to
+CATEGORY_COUNTERS = KINDS * len(DECAYS)
+ITEM_COUNTERS = (KINDS - 1) * len(ITEM_DECAYS)
+COUNTERS = CATEGORY_COUNTERS + ITEM_COUNTERS
+
+
+def context_size(width: int) -> int:
+    """Numbers of `SessionMemory.context` with item embeddings of `width` dimensions."""
+    return 2 * len(TASTE_DECAYS) * (width + 1) + 1
+
+
+def first_places(slates: Tensor) -> Tensor:
+    """(..., K) bool: False at -1 and where the item stands above already; only these positions are shown."""
+    repeated = (slates.unsqueeze(-1) == slates.unsqueeze(-2)).tril(-1).any(dim=-1)
+    return ~repeated & (slates >= 0)
+
+
+@dataclass
+class SessionMemory:
+    """Counters of B shoppers. Shapes: G categories, N items, E embedding width, A = len(TASTE_DECAYS)."""
+
+    category: Tensor
+    """(B, CATEGORY_COUNTERS, G) float32: shown, shown by position, responded to, each with every one of `DECAYS`."""
+    item: Tensor
+    """(B, ITEM_COUNTERS, N) float32: shown by position, responded to, each with every one of `ITEM_DECAYS`."""
+    liked: Tensor
+    """(B, A, E + 1) float32: sum of the embeddings responded to, and their number."""
+    seen: Tensor
+    """(B, A, E + 1) float32: the same of what was shown, weighted by position."""
+    visits: Tensor
+    """(B,) float32, visits so far."""
+
+    @classmethod
+    def empty(cls, batch: int, items: int, categories: int, width: int, device: torch.device) -> SessionMemory:
+        """Of newcomers."""
+        taste = (batch, len(TASTE_DECAYS), width + 1)
+        return cls(
+            torch.zeros(batch, CATEGORY_COUNTERS, categories, device=device),
+            torch.zeros(batch, ITEM_COUNTERS, items, device=device),
+            torch.zeros(taste, device=device),
+            torch.zeros(taste, device=device),
+            torch.zeros(batch, device=device),
+        )
+
+    def look(self, slates: Tensor, category: Tensor) -> Tensor:
+        """(B, K, COUNTERS) float32: the counters of shown items before this visit; slates (B, K), category (N,)."""
+        of_category = category[slates].unsqueeze(1).expand(-1, CATEGORY_COUNTERS, -1)
+        of_item = slates.unsqueeze(1).expand(-1, ITEM_COUNTERS, -1)
+        found = torch.cat([self.category.gather(2, of_category), self.item.gather(2, of_item)], dim=1)
+        return found.transpose(1, 2)
+
+    def record(self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor) -> None:
+        """Add a visit, in place: slates (B, K) int64; shown, clicks (B, K) bool; category (N,); embedding (N, E)."""
+        clicks = clicks.float()
+        weight = shown * faded(slates.shape[1], slates.device)
+        kinds = torch.stack([shown.float(), weight, clicks], dim=1)
+        self._count(self.category, kinds, category[slates], DECAYS)
+        self._count(self.item, kinds[:, 1:], slates, ITEM_DECAYS)
+        vectors = torch.cat([embedding[slates], torch.ones_like(weight).unsqueeze(2)], dim=2)
+        decays = self.liked.new_tensor(TASTE_DECAYS).unsqueeze(1)
+        self.liked.mul_(decays).add_(torch.einsum("bk,bke->be", clicks, vectors).unsqueeze(1))
+        self.seen.mul_(decays).add_(torch.einsum("bk,bke->be", weight, vectors).unsqueeze(1))
+        self.visits += 1
+
+    @staticmethod
+    def _count(counters: Tensor, kinds: Tensor, group: Tensor, decays: tuple[float, ...]) -> None:
+        """Decay counters (B, M * D, G) and add kinds (B, M, K) at their groups (B, K), once for each of D decays."""
+        counters.mul_(counters.new_tensor(decays).repeat(kinds.shape[1]).unsqueeze(1))
+        added = kinds.repeat_interleave(len(decays), dim=1)
+        counters.scatter_add_(2, group.unsqueeze(1).expand(-1, added.shape[1], -1), added)
+
+    def context(self) -> Tensor:
+        """(B, context_size(E)) float32 of order 1: mean vectors of what was liked and seen, log counts, log visits."""
+        liked, seen = self.liked, self.seen
+        counts = torch.stack([liked[:, :, -1], seen[:, :, -1]], dim=1).flatten(1)
+        means = torch.cat([liked[:, :, :-1] / (1 + liked[:, :, -1:]), seen[:, :, :-1] / (1 + seen[:, :, -1:])], dim=1)
+        logs = torch.log1p(torch.cat([counts, self.visits.unsqueeze(1)], dim=1)) / 3.0
+        return torch.cat([means.flatten(1) * 2.0, logs], dim=1)
+
+    def replace(self, rows: Tensor, fresh: SessionMemory) -> None:
+        """Put the shoppers of `fresh` into `rows` (R,), in place."""
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(fresh, field.name)
+
+    def select(self, rows: Tensor) -> SessionMemory:
+        """A copy of some rows (R,)."""
+        return SessionMemory(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def faded(positions: int, device: torch.device) -> Tensor:
+    """(K,) float32: 1 at the top, `FADE` less at each position below."""
+    return FADE ** torch.arange(positions, device=device, dtype=torch.float32)

@@ -1,0 +1,268 @@
+"""An outside environment becomes a shopper: seeds, clicks, endings and rows go through the adapter unharmed.
+
+`Tap` is such an environment in a few lines: at visit v (1, 2, ..) item i is clicked where (i + v + secret) % 3 == 0,
+the secret being drawn at reset; whoever clicks nothing leaves, and the clock stops everybody after the sixth visit,
+which it reports as `terminated`.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agents.evaluate import evaluate
+from policies import POLICIES
+from policies.base import PolicyInputs
+from recsim_env.logs.record import record
+from recsim_env.logs.sessions import Sessions
+from recsim_env.shoppers.outside import (
+    OutsideShopper,
+    OutsideSpec,
+    clustered_catalog,
+    environment_seeds,
+    outside_simulator,
+    spherical_k_means,
+)
+from recsim_env.simulator import SlateSimulator
+
+ITEMS, SIZE, VISITS = 12, 3, 6
+
+
+class Tap(gymnasium.Env[dict[str, Any], Any]):
+    """See the module."""
+
+    def __init__(self, visits: int = VISITS, *, truncate: int | None = None) -> None:
+        self.observation_space = spaces.Dict({"secret": spaces.Discrete(3)})
+        self.action_space = spaces.MultiDiscrete([ITEMS] * SIZE)
+        self.visits = visits
+        self.truncate = truncate
+        self.closed = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        super().reset(seed=seed)
+        self.seed = seed
+        self.visit = 0
+        self.secret = int(self.np_random.integers(3))
+        return {"secret": self.secret}, {}
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self.visit += 1
+        clicks = ((action + self.visit + self.secret) % 3 == 0).astype(np.int64)
+        terminated = self.visit >= self.visits or not clicks.any()
+        return (
+            {"secret": self.secret},
+            float(clicks.sum()),
+            bool(terminated),
+            self.visit == self.truncate,
+            {"c": clicks},
+        )
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def items_around_axes(items: int = ITEMS, axes: int = 3) -> Tensor:
+    """Item i lies near axis i % axes."""
+    noise = 0.05 * torch.randn(items, axes, generator=torch.Generator().manual_seed(0))
+    return torch.eye(axes)[torch.arange(items) % axes] + noise
+
+
+def tap_spec(visits: int = VISITS, *, longer: int = 0, truncate: int | None = None) -> OutsideSpec:
+    return OutsideSpec(
+        make=lambda: Tap(visits + longer, truncate=truncate),
+        catalog=clustered_catalog(items_around_axes(), 3),
+        visits=visits,
+        clicks=lambda observation, info: info["c"],
+    )
+
+
+def tap_simulator(visits: int = VISITS) -> SlateSimulator:
+    return outside_simulator(tap_spec(visits))
+
+
+def secrets(simulator: SlateSimulator) -> list[int]:
+    return [tap.unwrapped.secret for tap in simulator.hidden.environments]
+
+
+ALWAYS = torch.tensor([[0, 1, 2]])  # three neighbours: one of them is clicked whatever the secret
+
+
+def test_clicks_are_the_outsiders_and_the_reward_is_its_own() -> None:
+    simulator, rows = tap_simulator(), 8
+    simulator.reset(torch.arange(rows))
+    secret = torch.tensor(secrets(simulator)).unsqueeze(1)
+    slates = torch.tensor([[3, 7, 1]]).repeat(rows, 1)  # 3 % 3 = 0, 7 % 3 = 1 % 3 = 1
+    step = simulator.step(slates)
+    expected = (slates + 1 + secret) % 3 == 0
+    assert torch.equal(step.observation["recent_clicks"][:, 0].bool(), expected)
+    assert torch.equal(step.reward, expected.sum(dim=1).float())
+    assert torch.equal(step.terminated, ~expected.any(dim=1)), "no click: the shopper left"
+
+
+def test_seeds_depend_on_the_simulators_seeds_alone() -> None:
+    one, many = tap_simulator(), tap_simulator()
+    many.reset(torch.arange(100, 140))
+    one.reset(torch.tensor([117]))
+    assert secrets(one) == [secrets(many)[17]]
+    assert sorted(set(secrets(many))) == [0, 1, 2]
+    seeds = [tap.unwrapped.seed for tap in many.hidden.environments]
+    assert len(set(seeds)) == 40
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_the_seed_is_31_bits_of_two_numbers() -> None:
+    draws = torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 0.5], [1 - 2.0**-24, 1 - 2.0**-24]])
+    assert environment_seeds(draws) == [0, 2**30, 64, 2**31 - 1]
+
+
+def test_the_clock_truncates_and_only_leaving_terminates() -> None:
+    simulator = tap_simulator()
+    simulator.reset(torch.arange(4))
+    for visit in range(1, VISITS + 1):
+        step = simulator.step(ALWAYS.repeat(4, 1))
+        assert not bool(step.terminated.any())
+        assert step.truncated.tolist() == [visit == VISITS] * 4
+
+
+def test_rows_start_again_and_old_environments_are_closed() -> None:
+    simulator = tap_simulator()
+    simulator.reset(torch.arange(4))
+    before = list(simulator.hidden.environments)
+    simulator.step(ALWAYS.repeat(4, 1))
+    simulator.reset_rows(torch.tensor([2, 0]), torch.tensor([70, 50]))
+    now = simulator.hidden.environments
+    assert [now[row] is before[row] for row in range(4)] == [False, True, False, True]
+    assert [tap.closed for tap in before] == [True, False, True, False]
+    assert simulator.hidden.visit.tolist() == [0, 1, 0, 1]
+    other = tap_simulator()
+    other.reset(torch.tensor([50, 70]))
+    assert [now[0].unwrapped.seed, now[2].unwrapped.seed] == [tap.unwrapped.seed for tap in other.hidden.environments]
+    observation = simulator.observe()
+    assert observation["visits"].squeeze(1).tolist() == [0, 1, 0, 1]
+
+
+def test_keeping_rows_moves_environments_and_never_copies_them() -> None:
+    simulator = tap_simulator()
+    simulator.reset(torch.arange(4))
+    before = list(simulator.hidden.environments)
+    simulator.keep(torch.tensor([3, 1]))
+    assert [id(tap) for tap in simulator.hidden.environments] == [id(before[3]), id(before[1])]
+    with pytest.raises(ValueError, match="no copies"):
+        simulator.keep(torch.tensor([0, 0]))
+
+
+def test_an_episode_that_is_over_may_be_asked_once_more() -> None:
+    simulator = tap_simulator()
+    simulator.reset(torch.arange(3))
+    for _ in range(VISITS):
+        simulator.advance(ALWAYS.repeat(3, 1))
+    assert simulator.advance(ALWAYS.repeat(3, 1)).reward.tolist() == [0, 0, 0]
+    with pytest.raises(RuntimeError, match="horizon_days"):
+        simulator.advance(ALWAYS.repeat(3, 1))
+
+
+def test_a_shorter_clock_of_the_outsider_is_an_error() -> None:
+    simulator = outside_simulator(tap_spec(truncate=2))
+    simulator.reset(torch.arange(2))
+    simulator.step(ALWAYS.repeat(2, 1))
+    with pytest.raises(RuntimeError, match="cut off at visit 2"):
+        simulator.step(ALWAYS.repeat(2, 1))
+
+
+def test_an_outsider_with_a_longer_clock_is_cut_off_at_ours() -> None:
+    simulator = outside_simulator(tap_spec(longer=5))
+    simulator.reset(torch.arange(2))
+    ended = [simulator.step(ALWAYS.repeat(2, 1)).truncated.tolist() for _ in range(VISITS)]
+    assert ended == [[False, False]] * (VISITS - 1) + [[True, True]]
+
+
+def test_a_repeated_item_gets_no_click() -> None:
+    simulator = tap_simulator()
+    simulator.reset(torch.arange(6))
+    clicked = (3 + 1 + torch.tensor(secrets(simulator))) % 3 == 0
+    step = simulator.step(torch.tensor([[3, 3, 3]]).repeat(6, 1))
+    assert torch.equal(step.reward, clicked.float()), "the outsider clicks thrice, or not at all"
+    assert step.info["invalid_items"].tolist() == [2] * 6
+
+
+def test_agents_see_nothing_of_the_outsiders_observation() -> None:
+    simulator = tap_simulator()
+    observation = simulator.reset(torch.arange(5))
+    assert set(observation) == set(simulator.observation_space.spaces)
+    assert "secret" not in observation
+    first = {name: value[:1] for name, value in observation.items()}
+    same = {name: bool((value == first[name]).all()) for name, value in observation.items()}
+    assert all(same.values()), "newcomers look alike"
+
+
+def test_policies_and_logs_run_on_it_unchanged() -> None:
+    simulator = tap_simulator()
+    inputs = PolicyInputs(simulator.catalog, simulator.observation_space, SIZE)
+    uniform = POLICIES["uniform"].build(inputs)
+    seeds = torch.arange(30)
+    rows = evaluate(uniform, simulator, seeds, batch=7).rows
+    again = evaluate(uniform, simulator, seeds, batch=30).rows
+    assert rows.equals(again), "episodes do not depend on the batch"
+    assert rows["return"].to_list() == rows["clicks"].to_list()
+    impressions, _ = record(simulator, uniform, uniform.draws, seeds)
+    sessions = Sessions.of(impressions)
+    assert sessions.length.tolist() == rows["visits"].to_list()
+    assert int(sessions.clicks.sum()) == rows["clicks"].sum()
+    assert sessions.left.tolist() == rows["lapsed"].to_list()
+
+
+def test_global_generators_do_not_move() -> None:
+    states = (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002
+    simulator = tap_simulator()
+    simulator.reset(torch.arange(3))
+    simulator.step(ALWAYS.repeat(3, 1))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert str(states[1]) == str(np.random.get_state())  # noqa: NPY002
+    assert states[2] == random.getstate()
+
+
+def test_a_spec_that_does_not_fit_is_refused() -> None:
+    spec = tap_spec()
+    with pytest.raises(ValueError, match="MultiDiscrete with 5 items"):
+        OutsideShopper(OutsideSpec(spec.make, clustered_catalog(items_around_axes(5), 2), VISITS), torch.device("cpu"))
+    with pytest.raises(ValueError, match="visits is 0"):
+        outside_simulator(OutsideSpec(spec.make, spec.catalog, 0))
+
+
+# ---- clusters --------------------------------------------------------------------------------------------------------
+
+
+def test_clusters_are_the_axes() -> None:
+    catalog = clustered_catalog(5 * items_around_axes(30), 3)
+    by_axis = [{int(group) for group in catalog.category[axis::3]} for axis in range(3)]
+    assert all(len(groups) == 1 for groups in by_axis)
+    assert set().union(*by_axis) == {0, 1, 2}
+    torch.testing.assert_close(catalog.embedding.norm(dim=1), torch.ones(30))
+
+
+def test_as_many_clusters_as_points_are_the_points() -> None:
+    points = torch.nn.functional.normalize(torch.eye(5) + 0.1, dim=1)
+    groups = spherical_k_means(points, 5, torch.Generator().manual_seed(0))
+    assert sorted(groups.tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("embedding", "clusters", "says"),
+    [
+        (torch.zeros(4, 2), 2, "above 0"),
+        (torch.full((4, 2), torch.nan), 2, "above 0"),
+        (torch.ones(4), 2, "above 0"),
+        (torch.ones(4, 2), 5, "clusters is 5"),
+        (torch.ones(4, 2), 0, "clusters is 0"),
+    ],
+)
+def test_bad_embeddings_are_refused(embedding: Tensor, clusters: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        clustered_catalog(embedding, clusters)

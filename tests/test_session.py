@@ -1,0 +1,270 @@
+"""The session model: what it counts, what it says, and that it learns a log."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.logs.sessions import Sessions
+from recsim_env.shoppers.session import SessionShopper, click_log_likelihood
+from recsim_env.shoppers.session_fit import (
+    SessionFitConfig,
+    Visits,
+    auc,
+    calibration_error,
+    fit_session,
+    learn_and_check,
+    new_session_shopper,
+    normalised_entropy,
+    predict,
+    score,
+)
+from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, FADE, SessionMemory, first_places
+
+ITEMS, GROUPS, WIDTH, SIZE, DECLARED = 12, 3, 4, 3, 2
+
+
+def catalog() -> Catalog:
+    return Catalog.synthetic(ITEMS, GROUPS, WIDTH, torch.Generator().manual_seed(5))
+
+
+def log(episodes: int = 6, visits: int = 7, seed: int = 0, declared: int = DECLARED) -> Sessions:
+    """Random slates and clicks, episodes of different lengths; every other shopper left."""
+    generator = torch.Generator().manual_seed(seed)
+    slates = torch.rand(episodes, visits, ITEMS, generator=generator).argsort(dim=2)[:, :, :SIZE]
+    clicks = torch.rand(slates.shape, generator=generator) < 0.4
+    length = torch.arange(episodes) % visits + 1
+    real = torch.arange(visits) < length.unsqueeze(1)
+    return Sessions(
+        slates=slates.masked_fill(~real.unsqueeze(2), -1),
+        clicks=clicks & real.unsqueeze(2),
+        length=length,
+        left=torch.arange(episodes) % 2 == 0,
+        propensity=torch.full((episodes, visits), torch.nan),
+        scenario=torch.zeros(episodes, dtype=torch.int64),
+        declared=torch.randn(episodes, declared, generator=generator),
+        scenarios=("random",),
+    )
+
+
+def model(seed: int = 0, declared: int = DECLARED) -> SessionShopper:
+    """Unfitted, in eval mode, with every weight away from zero."""
+    config = SessionFitConfig(seed=seed, hidden_size=16, head_size=8)
+    made = new_session_shopper(catalog(), SIZE, config, declared=declared)
+    generator = torch.Generator().manual_seed(100 + seed)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
+    made.train(False)
+    return made
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_memory_counts_by_hand() -> None:
+    category, embedding = torch.tensor([0, 0, 1]), torch.eye(3)
+    memory = SessionMemory.empty(1, 3, 2, 3, torch.device("cpu"))
+    shown = torch.tensor([[True, True]])
+    memory.record(torch.tensor([[0, 1]]), shown, torch.tensor([[False, True]]), category, embedding)
+    memory.record(torch.tensor([[2, 0]]), shown, torch.tensor([[True, False]]), category, embedding)
+    first, other = memory.look(torch.tensor([[0, 2]]), category)[0]
+    by_decay = [[d * 2 + 1, d * (1 + FADE) + FADE, d * 1] for d in (0.7, 0.9, 1.0)]
+    expected = [by_decay[d][kind] for kind in range(3) for d in range(3)]
+    assert first[:CATEGORY_COUNTERS].tolist() == pytest.approx(expected)
+    assert first[CATEGORY_COUNTERS:].tolist() == pytest.approx([0.7 + FADE, 0.9 + FADE, 0.0, 0.0])
+    assert other.tolist() == pytest.approx([1.0] * CATEGORY_COUNTERS + [1.0] * 4)
+    assert memory.liked[0, 0].tolist() == pytest.approx([0, 0.9, 1.0, 1.9])
+    assert memory.visits.tolist() == [2.0]
+
+
+def test_only_the_first_place_of_an_item_is_shown() -> None:
+    assert first_places(torch.tensor([[4, 4, 2], [-1, 3, -1]])).tolist() == [[True, False, True], [False, True, False]]
+
+
+def test_visits_of_a_log_are_its_visits() -> None:
+    sessions = log()
+    visits = Visits.of(sessions, catalog())
+    assert len(visits.slates) == sessions.n_slates
+    ends = visits.length.cumsum(0) - 1
+    assert visits.leaves[ends].tolist() == sessions.left.float().tolist()
+    assert visits.leaves.sum() == sessions.left.sum()
+    starts = visits.length.cumsum(0) - visits.length
+    assert (visits.counters[starts] == 0).all()  # nothing is known at a first visit
+
+
+def test_an_item_that_the_catalogue_lacks_is_named() -> None:
+    sessions = log()
+    sessions.slates[0, 0, 0] = ITEMS
+    with pytest.raises(ValueError, match=f"shows item {ITEMS}, but the catalogue has {ITEMS}"):
+        Visits.of(sessions, catalog())
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def stepped(shopper: SessionShopper, visits: Visits, episode: int) -> tuple[Tensor, Tensor]:
+    """Click and leave logits of one episode, a visit at a time."""
+    batch = visits.batch(torch.tensor([episode]))
+    cache = shopper.empty_cache(batch["declared"])
+    clicks, leaves = [], []
+    for t in range(len(batch["leaves"])):
+        slates, shown, clicked, counters, context = (
+            batch[name][t : t + 1] for name in ("slates", "shown", "clicks", "counters", "context")
+        )
+        logits, reaction = shopper.answer(cache.state, slates, counters)
+        clicks.append(logits)
+        leaves.append(shopper.leave_logit(cache.state, reaction, clicked, shown))
+        shopper.advance(cache, shopper.token(slates, shown, clicked, counters, context, batch["declared"]))
+    return torch.cat(clicks), torch.cat(leaves)
+
+
+@pytest.mark.parametrize("declared", [0, DECLARED])
+def test_a_visit_at_a_time_is_the_whole_episode_at_once(declared: int) -> None:
+    shopper, visits = model(declared=declared), Visits.of(log(declared=declared), catalog())
+    whole = predict(shopper, visits)
+    parts = [stepped(shopper, visits, episode) for episode in range(len(visits))]
+    torch.testing.assert_close(torch.cat([p[0] for p in parts]), whole.click_logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat([p[1] for p in parts]), whole.leave_logits, rtol=0, atol=1e-5)
+
+
+def test_beyond_its_window_a_visit_is_forgotten_alike() -> None:
+    shopper = model()
+    shopper.config.window = 3
+    visits = Visits.of(log(episodes=7), catalog())
+    whole = predict(shopper, visits)
+    last = stepped(shopper, visits, 6)[0]
+    torch.testing.assert_close(last, whole.click_logits[-7:], rtol=0, atol=1e-5)
+
+
+def test_a_batch_is_its_episodes_one_by_one() -> None:
+    shopper, visits = model(), Visits.of(log(), catalog())
+    together, alone = predict(shopper, visits), predict(shopper, visits, batch_episodes=1)
+    torch.testing.assert_close(together.click_logits, alone.click_logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.log_looks, alone.log_looks, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.leave_logits, alone.leave_logits, rtol=0, atol=1e-5)
+
+
+def test_gradients_reach_every_part() -> None:
+    shopper, visits = model(), Visits.of(log(), catalog())
+    shopper.train()
+    shopper(**visits.batch(torch.arange(len(visits))))["loss"].backward()
+    without = [name for name, weight in shopper.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []
+
+
+def test_looks_start_at_one_and_fall() -> None:
+    looks = model().looks(torch.randn(50, 16, generator=torch.Generator().manual_seed(1)))
+    assert (looks[:, 0] == 1).all()
+    assert (looks.diff(dim=1) < 0).all()
+    assert (looks > 0).all()
+
+
+def test_probabilities_stay_in_range_however_often_things_were_shown() -> None:
+    shopper, state = model(), torch.randn(4, 16, generator=torch.Generator().manual_seed(2))
+    slates, shown = torch.tensor([[0, 1, 2]] * 4), torch.tensor([[True, True, False]] * 4)
+    for amount in (0.0, 1.0, 1e4):
+        logits, reaction = shopper.answer(state, slates, torch.full((4, SIZE, 13), amount))
+        click = shopper.click_probability(state, logits, shown)
+        leave = torch.sigmoid(shopper.leave_logit(state, reaction, shown, shown))
+        for chance in (click, leave):
+            assert bool(((chance >= 0) & (chance <= 1)).all())
+        assert (click[:, 2] == 0).all()
+
+
+def test_weariness_rises_in_proportion() -> None:
+    shopper, state = model(), torch.randn(1, 16, generator=torch.Generator().manual_seed(3))
+    once, thrice = (
+        shopper.answer(state, torch.tensor([[0]]), torch.full((1, 1, 13), amount))[1][0, 0, :2] for amount in (1.0, 3.0)
+    )
+    assert (once > 0).all()
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_the_likelihood_of_an_answer_by_hand() -> None:
+    looks, logits = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 0.0]])
+    found = click_log_likelihood(looks.log(), logits, torch.tensor([[True, False]]))
+    assert found.exp()[0].tolist() == pytest.approx([0.5 * 0.5, 1 - 0.5 * 0.5])
+
+
+def test_what_is_saved_comes_back(tmp_path: object) -> None:
+    shopper, visits = model(), Visits.of(log(), catalog())
+    shopper.config.click_calibration = (0.9, 0.1)
+    shopper.save_pretrained(str(tmp_path))
+    again = SessionShopper.from_pretrained(str(tmp_path))
+    assert tuple(again.config.click_calibration) == (0.9, 0.1)
+    assert torch.equal(predict(again, visits).click_logits, predict(shopper, visits).click_logits)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_by_hand() -> None:
+    chance, label = torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([False, True, False, True])
+    assert auc(chance, label) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
+    assert normalised_entropy(torch.full((4,), 0.5), label) == pytest.approx(1.0)
+    assert calibration_error(torch.full((4,), 0.5), label, groups=1) == pytest.approx(0.0)
+    assert calibration_error(chance, label, groups=2) == pytest.approx((2 * abs(0.25 - 0.5) + 2 * abs(0.6 - 0.5)) / 4)
+
+
+# ---- learning --------------------------------------------------------------------------------------------------------
+
+
+def known_log(episodes: int = 1200, visits: int = 10) -> Sessions:
+    """Position j is looked at with chance 0.6^j; what is looked at is clicked with chance 0.7, items of category 0
+    with 0.2; nobody who clicked leaves, anybody else leaves with chance 0.3."""
+    generator = torch.Generator().manual_seed(0)
+    slates = torch.rand(episodes, visits, ITEMS, generator=generator).argsort(dim=2)[:, :, :SIZE]
+    chance = torch.where(catalog().category[slates] == 0, 0.2, 0.7) * 0.6 ** torch.arange(SIZE)
+    clicks = torch.rand(slates.shape, generator=generator) < chance
+    leaves = (torch.rand(episodes, visits, generator=generator) < 0.3) & ~clicks.any(dim=2)
+    left = leaves.any(dim=1)
+    length = torch.where(left, leaves.int().argmax(dim=1) + 1, visits)
+    real = torch.arange(visits) < length.unsqueeze(1)
+    unknown = torch.full((episodes, visits), torch.nan)
+    nobody = torch.zeros(episodes, dtype=torch.int64)
+    slates, clicks = slates.masked_fill(~real.unsqueeze(2), -1), clicks & real.unsqueeze(2)
+    return Sessions(slates, clicks, length, left, unknown, nobody, torch.zeros(episodes, 0), ("known",))
+
+
+@pytest.mark.slow
+def test_a_known_log_is_learned_and_no_global_generator_moves() -> None:
+    sessions, config = (
+        known_log(),
+        SessionFitConfig(epochs=8, batch_episodes=16, hidden_size=16, head_size=16, layers=1),
+    )
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())  # type: ignore[index]  # noqa: NPY002
+    shopper = fit_session(sessions, catalog(), config)
+    after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())  # type: ignore[index]  # noqa: NPY002
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
+
+    visits = Visits.of(learn_and_check(sessions, config)[1], catalog())
+    found = predict(shopper, visits)
+    looks = found.log_looks.exp().mean(dim=0)
+    assert looks.tolist() == pytest.approx([1.0, 0.6, 0.36], abs=0.08)
+    liked = catalog().category[visits.slates] != 0
+    scale, shift = shopper.config.click_calibration
+    clicked = torch.sigmoid(scale * found.click_logits + shift)
+    assert float(clicked[liked].mean()) == pytest.approx(0.7, abs=0.08)
+    assert float(clicked[~liked].mean()) == pytest.approx(0.2, abs=0.08)
+    leave = torch.sigmoid(found.leave_logits)
+    nothing = ~visits.clicks.any(dim=1)
+    assert float(leave[nothing].mean()) == pytest.approx(0.3, abs=0.08)
+    assert float(leave[~nothing].mean()) < 0.03
+    scores = score(shopper, visits)
+    assert scores.click_ratio == pytest.approx(1.0, abs=0.02)
+    assert scores.leave_ratio == pytest.approx(1.0, abs=0.15)
+    assert scores.click_ne < 0.95
+    assert scores.leave_ne < 0.8
+
+
+def test_a_log_too_small_to_hold_out_is_refused() -> None:
+    with pytest.raises(ValueError, match="too few to hold out"):
+        fit_session(log(episodes=2), catalog())
