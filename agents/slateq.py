@@ -19,9 +19,18 @@ then the chance that i is among the clicks C, gains add up, and
 is fitted on every visit. With at most one click that is SlateQ to the letter. Under position-based clicks Q(s, A) is
 linear in the slate, so the K best of sigmoid(logit_i) gain(s, i), best first, are exactly the best slate.
 
-**Reward.** r is the whole reward of the visit, terms of the slate as a whole (diversity) included. A term that clicks
-do not cause is averaged into the values of the items it came with: the objective is the environment's, but what a slate
-earns or spoils by its mere look is seen only as far as its clicks tell. That is the limit of the decomposition.
+**Hidden states.** What follows a click on i is what the click causes only if s is the whole state. A shop does not see
+patience or boredom, and a click is good news about both: learned from clicks, an item whose click says much about the
+shopper looks as if it made the shopper stay. `slateq_chances` therefore fits Q(s, A) itself to the same target,
+
+    Q(s, none) + sum over i of A of P(i | s, A) gain(s, i) <- r + discount * max over A' of Q(s', A')
+
+Both have the same solution where the paper's assumptions hold; but given what the shop knows, A depends on nothing but
+the exploration, so here no news is taken for an effect. It costs variance: what was clicked is not used.
+
+**Reward.** r is the whole reward of the visit, terms of the slate as a whole (diversity) included. Such a one is spread
+over the items it came with, so the objective is the environment's as far as a sum over items can tell it: how the
+items of one slate go together is beyond the decomposition.
 
 The values of the next visit come from its own state s' (google/recsim passes s to its target network, its issue 26),
 with the slate chosen by the trained network and judged by the averaged one (van Hasselt et al. 2016, double DQN).
@@ -63,9 +72,9 @@ class SlateQConfig:
     temperature: float = tuned(0.5, 0.1, 1.5)
     """Exploration: scale of the Gumbel noise on the logits, so that the untrained agent samples from their softmax at
     this temperature."""
-    attribution: Literal["clicks", "chances"] = "chances"
+    attribution: Literal["clicks", "chances"] = "clicks"
     """What a visit teaches: the values of what was clicked, as in the paper, or of all that was shown, each by its
-    chance of a click."""
+    chance of a click; see the module."""
     learning_rate: float = 2e-3
     """Of Adam at the start; it falls to 0 along a line."""
     batch_size: int = 512
@@ -106,6 +115,16 @@ class SlateQConfig:
             raise ValueError(f"gamma is {self.gamma!r}, but it must be at least 0 and below 1.")
         if not 0 < self.target_rate <= 1:
             raise ValueError(f"target_rate is {self.target_rate!r}, but it must be above 0 and at most 1.")
+        if self.attribution not in ("clicks", "chances"):
+            raise ValueError(f"attribution is {self.attribution!r}, but it must be 'clicks' or 'chances'.")
+
+
+@dataclass(frozen=True)
+class SlateQChancesConfig(SlateQConfig):
+    """SlateQ that learns from all that was shown."""
+
+    attribution: Literal["clicks", "chances"] = "chances"
+    """As in `SlateQConfig`."""
 
 
 # ---- what is looked at -----------------------------------------------------------------------------------------------
@@ -535,6 +554,7 @@ def serve(
     return {"loss": float(losses) / max(updates, 1), "updates": updates, "reward_per_visit": float(rewards) / rounds}
 
 
+@register_agent("slateq_chances", SlateQChancesConfig)
 @register_agent("slateq", SlateQConfig)
 def slateq(ground: Ground, config: SlateQConfig) -> Learned:
     """Learn item values by serving; before the first update it is greedy CTR.

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from benchmarks.finetune import replace_folder
 from benchmarks.market import MarketWorld, build
@@ -60,31 +61,6 @@ class Config:
     """CPU threads."""
 
 
-class Bar(TrainerCallback):
-    """A progress bar of a training."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Open the bar."""
-        self._bar = tqdm(total=state.max_steps, desc=self._title, unit="step", leave=False)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """One step on."""
-        self._bar.update()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Close the bar."""
-        self._bar.close()
-
-
 def main(config: Config) -> None:
     """Build the log where it is missing, fit the members, score them on held-out episodes, write the folder."""
     torch.set_num_threads(config.threads)
@@ -96,8 +72,10 @@ def main(config: Config) -> None:
     began = time.perf_counter()
     for number in range(config.members):
         settings = replace(config.model, seed=config.model.seed + number)
-        bar = Bar(f"member {number + 1} of {config.members}")
-        members.append(fit_session(built.log, catalog, settings, device=config.device, callbacks=(bar,)))
+        with tqdm(desc=f"member {number + 1} of {config.members}", unit="step", leave=False) as bar:
+            members.append(
+                fit_session(built.log, catalog, settings, device=config.device, progress=partial(_advance, bar))
+            )
         scores.append(score(members[-1], visits))
     minutes = (time.perf_counter() - began) / 60
     save_learned_market(config.output, catalog, members, built.log.declared[:NEWCOMERS])
@@ -115,6 +93,11 @@ def main(config: Config) -> None:
     console = Console()
     console.print(table(scores))
     console.print(f"{SHIPPED if config.ship else config.output}: {config.members} models, {minutes:.1f} minutes")
+
+
+def _advance(bar: Any, step: int, steps: int) -> None:
+    bar.total = steps
+    bar.update(step - bar.n)
 
 
 def table(scores: list[SessionScores]) -> Table:

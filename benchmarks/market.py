@@ -101,7 +101,12 @@ def policy_inputs(
     """What policies are built from in a market; nothing of it comes from the shoppers."""
     popularity = None if log is None else _popularity(log, len(simulator.catalog)).to(simulator.device)
     return PolicyInputs(
-        simulator.catalog, simulator.observation_space, simulator.slate_size, ranker, popularity, PER_CATEGORY
+        simulator.catalog,
+        simulator.observation_space,
+        simulator.slate_size,
+        ranker,
+        popularity,
+        per_category=PER_CATEGORY,
     )
 
 

@@ -41,7 +41,6 @@ from benchmarks.world import TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
 from policies.base import candidates_of, top_slates
 from policies.composer import Composer, ComposerConfig
-from policies.rerankers import Constant, ConstantParameters
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from recsim_env import noise
 from recsim_env.logs.record import record
@@ -56,6 +55,10 @@ EVALUATION_SEED = 50_000_000
 """First seed of the evaluation's users: none of them was met while the pool, the clusters or PPO were chosen."""
 ORACLE, RANDOM = "greedy oracle", "random"
 """SARDINE's own two."""
+
+
+TUNED = ("mmr", "cap", "constant")
+"""Re-rankers whose parameters are searched."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ class Config:
     temperatures: tuple[float, ...] = (1.0, 0.5)
     """Of the exploring rankers: an equal part of the users meets each."""
     pool: int = 200
-    """Best candidates that the composer looks at, be it steered by PPO or by tuned constants."""
+    """Best candidates that every re-ranker and the composer look at."""
     trials: int = 24
     """Settings tried for each tuned re-ranker."""
     tuning_users: int = 100
     """Users of a trial."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each a pipeline of its own."""
-    steps: int = 600_000
+    steps: int = 400_000
     """Slates shown in a training of PPO."""
     shoppers: int = 512
     """Users served at once in a training."""
@@ -158,30 +161,14 @@ def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTow
     return ranker
 
 
-def inputs_of(simulator: SlateSimulator, ranker: TwoTowerRanker | None = None) -> PolicyInputs:
+def inputs_of(simulator: SlateSimulator, ranker: TwoTowerRanker | None = None, pool: int = 64) -> PolicyInputs:
     """What policies are built from."""
-    return PolicyInputs(simulator.catalog, simulator.observation_space, simulator.slate_size, ranker)
-
-
-def constant(inputs: PolicyInputs, parameters: dict[str, float], pool: int) -> Policy:
-    """The composer with one setting of its knobs, looking as far as PPO does."""
-    policy = Constant(inputs, ConstantParameters(**parameters))
-    policy.composer = Composer(inputs, ComposerConfig(pool=pool, offset_dims=0))
-    return policy
-
-
-def builders(config: Config, inputs: PolicyInputs) -> dict[str, Callable[[dict[str, float]], Policy]]:
-    """The tuned re-rankers, from their parameters."""
-    return {
-        "mmr": lambda parameters: POLICIES["mmr"].build(inputs, parameters),
-        "constant": lambda parameters: constant(inputs, parameters, config.pool),
-    }
+    return PolicyInputs(simulator.catalog, simulator.observation_space, simulator.slate_size, ranker, pool=pool)
 
 
 def tune(
     config: Config,
     name: str,
-    build: Callable[[dict[str, float]], Policy],
     simulator: SlateSimulator,
     inputs: PolicyInputs,
     folder: Path,
@@ -201,8 +188,15 @@ def tune(
     users = seeds(TUNING_SEED, config.tuning_users)
 
     def value(trial: optuna.Trial) -> float:
-        parameters = {key: trial.suggest_float(key, span.low, span.high) for key, span in search.items()}
-        return float(evaluate(build(parameters), simulator, users).rows["return"].to_numpy().mean())
+        parameters = {
+            key: trial.suggest_int(key, int(span.low), int(span.high))
+            if span.integer
+            else trial.suggest_float(key, span.low, span.high)
+            for key, span in search.items()
+        }
+        return float(
+            evaluate(POLICIES[name].build(inputs, parameters), simulator, users).rows["return"].to_numpy().mean()
+        )
 
     done = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
     for _ in tqdm(range(done, config.trials), initial=done, total=config.trials, desc=f"tuning {name}", unit="trial"):
@@ -271,14 +265,14 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
     path = folder / "ranker.safetensors"
     if not path.exists() or not path.with_suffix(".json").exists():
         save_two_tower(learn_ranker(config, simulator, seed), path)
-    inputs = inputs_of(simulator, load_two_tower(path))
+    inputs = inputs_of(simulator, load_two_tower(path), config.pool)
     parts = [rows_of(POLICIES["greedy_ctr"].build(inputs), "greedy_ctr", seed, simulator, config.users)]
-    for name, build in builders(config, inputs).items():
-        best = tune(config, name, build, simulator, inputs, folder)
-        parts.append(rows_of(build(best), name, seed, simulator, config.users))
+    for name in TUNED:
+        best = tune(config, name, simulator, inputs, folder)
+        parts.append(rows_of(POLICIES[name].build(inputs, best), name, seed, simulator, config.users))
     agent = PPOComposerConfig(
         ppo=config.ppo,
-        composer=ComposerConfig(pool=config.pool, offset_dims=config.offset_dims),
+        composer=ComposerConfig(offset_dims=config.offset_dims),
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )
     learned = ppo_composer(Ground(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent)

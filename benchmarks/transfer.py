@@ -20,20 +20,20 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 import polars as pl
 import torch
 import tyro
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 
 from agents.base import Ground
 from agents.evaluate import evaluate
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
-from benchmarks.fit_market import Bar
 from benchmarks.market import BuiltMarket, Logging, MarketWorld, Mixture, build
 from benchmarks.report import RESULTS, Run, config_as_json, write_text
 from benchmarks.transfer_report import LOG, ROWS, TRUE, analyse, draw, tables
@@ -345,8 +345,8 @@ def fitted_shopper(config: Config, built: BuiltMarket, seed: int) -> LearnedMark
     folder = config.work / built.world.name / f"seed{seed}" / "model"
     if not folder.exists():
         catalog, settings = true.catalog.to("cpu"), replace(config.model, seed=seed)
-        bar = Bar(f"user model {seed} of {built.world.name}")
-        model = fit_session(built.log, catalog, settings, device=true.device, callbacks=(bar,))
+        with tqdm(desc=f"user model {seed} of {built.world.name}", unit="step", leave=False) as bar:
+            model = fit_session(built.log, catalog, settings, device=true.device, progress=partial(_advance, bar))
         temporary = folder.with_name(f".model.{os.getpid()}")
         save_learned_market(temporary, catalog, [model], built.log.declared)
         if folder.exists():  # a run beside this one was faster
@@ -356,25 +356,32 @@ def fitted_shopper(config: Config, built: BuiltMarket, seed: int) -> LearnedMark
     return load_learned_market(true.device, true.slate_size, folder=folder)
 
 
+def _advance(bar: Any, step: int, steps: int) -> None:
+    bar.total = steps
+    bar.update(step - bar.n)
+
+
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
 def measure(config: Config, cell: Cell) -> None:
     """Let everyone play in both markets of a cell, wherever the row is not there yet."""
     bench = Bench(config, cell)
-    for agent in agents_of(cell):
-        paths = {kind: bench.place(kind) / "rows" / f"{agent.file}.parquet" for kind in (TRUE, cell.models.kind)}
-        for kind, path in paths.items():
-            if not path.exists():
-                write_row(row(bench, agent, kind), path)
+    kinds = (TRUE, cell.models.kind)
+    with tqdm(total=len(agents_of(cell)), desc=f"{cell.world.name}, {cell.models.name}", unit="agent") as bar:
+        for agent in agents_of(cell):
+            paths = {kind: bench.place(kind) / "rows" / f"{agent.file}.parquet" for kind in kinds}
+            for kind, path in paths.items():
+                if not path.exists():
+                    write_row(row(bench, agent, kind), path)
+            bar.update()
 
 
 def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
     """What an agent earned in a simulator: one row, columns `transfer_report.ROWS`."""
     config, world, models = bench.config, bench.cell.world, bench.cell.models
-    title = f"{agent.file} in {world.name}, {TRUE if kind == TRUE else models.name}"
     episodes = seeds(REPORTED_SEED, config.episodes)
-    found = evaluate(bench.policy(agent), bench.markets[kind], episodes, batch=config.batch, title=title).rows
+    found = evaluate(bench.policy(agent), bench.markets[kind], episodes, batch=config.batch).rows
     returns = found["return"].to_numpy()
     return pl.DataFrame(
         {

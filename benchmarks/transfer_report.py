@@ -110,7 +110,7 @@ class Cell:
 
 def trained(simulator: str) -> str:
     """Label of PPO that was trained in a simulator."""
-    return f"{PPO}, trained in {simulator}"
+    return f"{PPO} trained in {simulator}"
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -145,7 +145,7 @@ def cells_of(rows: pl.DataFrame) -> list[Cell]:
 
 def _label() -> pl.Expr:
     """What an agent is called; of one that was trained, as `trained` says."""
-    where = pl.concat_str(pl.col("agent"), pl.lit(", trained in "), pl.col("trained_in"))
+    where = pl.concat_str(pl.col("agent"), pl.lit(" trained in "), pl.col("trained_in"))
     return pl.when(pl.col("trained_in") == LOG).then(pl.col("agent")).otherwise(where)
 
 
@@ -169,7 +169,9 @@ class Group:
         several = len({cell.world for cell, _ in found}) > 1
         units = [cell.world if several else cell.seed for cell, _ in found]
         values = [value for _, value in found]
-        if len(set(values)) == 1:  # one simulator, whose PPO seeds share this figure: nothing was repeated
+        if (
+            not several and len(set(values)) == 1
+        ):  # one simulator, whose PPO seeds share this figure: nothing was repeated
             return Estimate(values[0])
         return bootstrap(values, clusters=units, generator=np.random.default_rng(0))
 
@@ -238,10 +240,12 @@ def _ensemble_name(kind: str) -> str:
 
 
 def _shared(groups: dict[K, list[Cell]]) -> dict[K, tuple[Cell, ...]]:
-    """The cells of those worlds and seeds that every group has; groups without a cell go."""
+    """The cells of those worlds and seeds that every group has; groups without a cell go, all of them where they
+    have none in common."""
     there = {key: cells for key, cells in groups.items() if cells}
     common = set.intersection(*({(cell.world, cell.seed) for cell in cells} for cells in there.values()))
-    return {key: tuple(c for c in cells if (c.world, c.seed) in common) for key, cells in there.items()}
+    kept = {key: tuple(c for c in cells if (c.world, c.seed) in common) for key, cells in there.items()}
+    return kept if common else {}
 
 
 def _named(group: Group, pattern: str) -> dict[str, Estimate]:
@@ -275,11 +279,11 @@ def tables(transfer: Transfer) -> str:
     swept = [group for part in parts if len(part) > 1 for group in part]
     lines = [_line(group) for group in (transfer.main, *swept)]
     agents = [
-        {"agent": agent.name.replace("_", " "), "true": agent.true, "learned": agent.learned, "error": agent.error}
+        {"agent": agent.title, "true": agent.true, "learned": agent.learned, "error": agent.error}
         for agent in agent_means(transfer.main)
     ]
     headers = {"agent": "agent", "true": "return, true", "learned": "return, learned", "error": "learned / true - 1"}
-    return f"{markdown(lines, HEADERS)}\n{markdown(agents, headers, digits=3)}"
+    return f"{markdown(lines, HEADERS, digits=1)}\n{markdown(agents, headers, digits=3)}"
 
 
 def _line(group: Group) -> dict[str, object]:
@@ -295,6 +299,11 @@ class AgentMean:
     name: str
     true: float
     learned: float
+
+    @property
+    def title(self) -> str:
+        """How it reads to a person."""
+        return self.name.replace("_", " ").replace(PPO, "PPO") + (" market" if self.name.startswith(PPO) else "")
 
     @property
     def error(self) -> float:
@@ -319,7 +328,7 @@ def draw(transfer: Transfer) -> Figure:
     figure = Figure(figsize=(15, 5.6), layout="constrained")
     returns, sizes, mixtures = figure.subplots(1, 3, width_ratios=(2.2, 1.2, 1))
     _draw_returns(returns, transfer.main)
-    _draw_groups(sizes, [(f"{at // 1000}k", group) for at, group in transfer.sizes.items()], joined=True)
+    _draw_groups(sizes, [(f"{at:,}", group) for at, group in transfer.sizes.items()], joined=True)
     sizes.set_xlabel("logged slates")
     sizes.set_title("size of the log")
     _draw_groups(mixtures, [(at, group) for at, group in transfer.mixtures.items()], joined=False)
@@ -339,15 +348,15 @@ def _draw_returns(axes: Axes, group: Group) -> None:
         colour = RED if agent.name.startswith(PPO) else BLUE
         axes.plot([agent.true], [agent.learned], "o", color=colour, markersize=6)
         axes.annotate(
-            agent.name.replace("_", " "),
+            agent.title,
             (agent.true, agent.learned),
             (high + 0.08 * room, height),
             va="center",
             fontsize=8,
             color=colour,
-            arrowprops={"arrowstyle": "-", "color": "#dddddd", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": "#dddddd", "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)},
         )
-    axes.set_xlim(low - 0.05 * room, high + 0.6 * room)
+    axes.set_xlim(low - 0.05 * room, high + 0.75 * room)
     axes.set_ylim(min(low, heights[0]) - 0.05 * room, max(high, heights[-1]) + 0.05 * room)
     worlds, seeds = group.counts
     axes.set_title(f"mean of {worlds} world{'s'[: worlds > 1]}, {seeds} user model{'s'[: seeds > 1]} each")
@@ -370,6 +379,10 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 
 
 def _draw_groups(axes: Axes, groups: list[tuple[str, Group]], *, joined: bool) -> None:
+    _plain(axes)
+    if not groups:
+        axes.text(0.5, 0.5, "not measured yet", ha="center", transform=axes.transAxes)
+        return
     places = list(range(len(groups)))
     for name, (title, colour) in SHOWN.items():
         found = [group.estimate(name) for _, group in groups]
@@ -382,7 +395,6 @@ def _draw_groups(axes: Axes, groups: list[tuple[str, Group]], *, joined: bool) -
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.0, axes.get_ylim()[1]) + 0.02)
     axes.legend(frameon=False, loc="center left", fontsize=9)
-    _plain(axes)
 
 
 def _plain(axes: Axes) -> None:

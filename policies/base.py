@@ -61,6 +61,8 @@ class PolicyInputs:
     """Learned from a log's training weeks; only the policies that rank need it."""
     popularity: Tensor | None = None
     """(N,) float32 responses per visit in the log, for environments whose observation has no `popularity`."""
+    pool: int = 64
+    """P, how many of the best candidates by CTR re-rankers and composers look at: the same for all of them."""
     per_category: int = 0
     """How many of the best candidates of each category join the pool that re-rankers and composers look at, so that
     there is variety to choose from; 0 = the pool is the best candidates whatever their category."""
@@ -210,17 +212,20 @@ class Pool:
 
 
 class Pooling:
-    """Which candidates re-rankers and composers look at: the best ones, and with `per_category` the best of each
-    category too. The K best are always among them, so nothing that is left out was greedy's choice.
+    """Which candidates re-rankers and composers look at: the best `PolicyInputs.pool`, or with `per_category` the K
+    best and the best of each category. The K best are always among them: nothing that greedy shows is left out.
+
+    Args:
+        best: in place of `inputs.pool`
 
     `size` is P. Errors: ValueError where `per_category` is below 0.
     """
 
-    def __init__(self, inputs: PolicyInputs, best: int) -> None:
+    def __init__(self, inputs: PolicyInputs, best: int | None = None) -> None:
         if inputs.per_category < 0:
             raise ValueError(f"per_category is {inputs.per_category!r}, but it must be 0 or more.")
         most = max_candidates(inputs.observation_space, len(inputs.catalog))
-        self._best = min(max(best, inputs.slate_size), most)
+        self._best = min(max(inputs.pool if best is None else best, inputs.slate_size), most)
         self._slate_size = inputs.slate_size
         self._per_category = inputs.per_category
         self.size = self._best

@@ -29,8 +29,8 @@ from recsim_env.types import Observation
 class ComposerConfig:
     """What the composer looks at and how it may be steered."""
 
-    pool: int = 64
-    """How many of the best candidates by CTR are looked at, unless `PolicyInputs.per_category` says otherwise."""
+    pool: int | None = None
+    """How many of the best candidates by CTR are looked at; None = as many as every re-ranker, `PolicyInputs.pool`."""
     offset_dims: int = 8
     """Components of the item embedding that the intent can move the query along."""
     offset_unit: float = 0.3

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from policies.base import Policy, PolicyInputs, Pool, Untuned, candidates_of, filled, register_policy
-from policies.composer import ComposerConfig
 from policies.networks import tower
 from policies.pairs import BLOCKS, CODES, Items, Pairs, code_sizes
 from recsim_env.catalog import Catalog
@@ -163,12 +162,13 @@ class GreedyCTR:
         self._items = len(inputs.catalog)
         self._slate_size = inputs.slate_size
         self._ranker = inputs.need_ranker("greedy_ctr")
+        self._pool = max(inputs.pool, inputs.slate_size)
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K). By way of the pool, so that ties fall as they do in the re-rankers."""
         logits = self._ranker.logits(observation)
-        pool = Pool.best(logits, candidates_of(observation, self._items), max(ComposerConfig.pool, self._slate_size))
+        pool = Pool.best(logits, candidates_of(observation, self._items), self._pool)
         return filled(pool.items[:, : self._slate_size], self._slate_size)
 
 

@@ -24,8 +24,6 @@ from policies.base import (
 from policies.composer import Composer, ComposerConfig
 from recsim_env.types import Observation
 
-POOL = ComposerConfig.pool
-"""P of every re-ranker: that of the composer, so that none sees more than another."""
 FLOOR = 1e-6
 """Smallest volume that one more item may add in the determinantal point process."""
 
@@ -39,7 +37,7 @@ class Reranker:
         self._catalog = inputs.catalog
         self._ranker = inputs.need_ranker(name)
         self._slate_size = inputs.slate_size
-        self._pooling = Pooling(inputs, POOL)
+        self._pooling = Pooling(inputs)
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:

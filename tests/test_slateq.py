@@ -24,6 +24,7 @@ from agents.slateq import (
     Memory,
     PositionBased,
     SingleChoice,
+    SlateQChancesConfig,
     SlateQConfig,
     SlateQLearner,
     SlateQPolicy,
@@ -171,32 +172,58 @@ def solve() -> Solution:
     )
 
 
-@pytest.mark.slow
-def test_it_finds_the_values_and_slates_of_dynamic_programming() -> None:
-    config = SlateQConfig(
-        gamma=GAMMA, temperature=3.0, learning_rate=0.05, batch_size=256, memory=20_480, warm_up=512, target_rate=0.1,
-        reward_scale=1.0,
-    )  # fmt: skip
+def learn_moods(config: SlateQConfig) -> SlateQLearner:
+    """Learn by serving the shop of moods, from equal gains on."""
     simulator = SlateSimulator(MoodShopper(), Reward({"clicks": 1.0}), horizon_days=30)
-    choice = SingleChoice(1.0)
-    learner = SlateQLearner(TableValues([0.0] * 3, [[1.0] * ITEMS] * 3), choice, SLATE, config)
-    before = slates_in_every_mood(learner, choice)
-    serve(simulator, lambda seen: mood_visits(seen["mood"]), learner, pool=ITEMS, seed=0, steps=61_440, shoppers=256)
-    truth = solve()
+    learner = SlateQLearner(TableValues([0.0] * 3, [[1.0] * ITEMS] * 3), SingleChoice(1.0), SLATE, config)
+    assert slates_in_every_mood(learner) == solve().myopic
+    serve(simulator, lambda seen: mood_visits(seen["mood"]), learner, pool=ITEMS, seed=0, steps=46_080, shoppers=256)
+    return learner
+
+
+def learnt_q(learner: SlateQLearner) -> Tensor:
+    """(3, ITEMS + 1), no click last."""
     with torch.no_grad():
         none, gains = learner.network(mood_visits(torch.eye(3)))
-    torch.testing.assert_close(none, truth.q[:, ITEMS], atol=0.03, rtol=0)
-    torch.testing.assert_close(none.unsqueeze(1) + gains, truth.q[:, :ITEMS], atol=0.03, rtol=0)
-    after = slates_in_every_mood(learner, choice)
-    assert after == truth.slates
-    assert before == truth.myopic
-    assert after[FRESH] != before[FRESH]  # candy is clicked most, and bores
-    worth = torch.stack([chances_of(mood, tuple(after[mood])) @ truth.q[mood] for mood in range(3)])
-    torch.testing.assert_close(worth, truth.value)
+    return torch.cat([none.unsqueeze(1) + gains, none.unsqueeze(1)], dim=1)
 
 
-def slates_in_every_mood(learner: SlateQLearner, choice: Choice) -> list[set[int]]:
-    policy = SlateQPolicy(lambda seen: mood_visits(seen["mood"]), learner.network, choice, SLATE)
+MOODS = SlateQConfig(
+    gamma=GAMMA, temperature=3.0, learning_rate=0.05, batch_size=256, memory=20_480, warm_up=512, target_rate=0.1,
+    reward_scale=1.0,
+)  # fmt: skip
+
+
+def test_the_shop_of_moods_is_one_where_the_most_clicked_slate_is_not_the_best() -> None:
+    truth = solve()
+    assert truth.myopic[FRESH] == {0, 1}  # candy: clicked with chance 7 / 8
+    assert truth.slates[FRESH] == {2, 3}
+    best = (1.5 * truth.q[FRESH, 2] + 1.0 * truth.q[FRESH, 3] + truth.q[FRESH, ITEMS]) / 3.5
+    assert truth.value[FRESH].item() == pytest.approx(best.item())
+    assert truth.q[FRESH, 2].item() == pytest.approx(1 + GAMMA * truth.value[KEEN].item())
+    assert truth.q[BORED, ITEMS] == 0  # gone
+
+
+@pytest.mark.slow
+def test_it_finds_the_values_and_slates_of_dynamic_programming() -> None:
+    learner, truth = learn_moods(MOODS), solve()
+    torch.testing.assert_close(learnt_q(learner), truth.q, atol=0.05, rtol=0)
+    assert slates_in_every_mood(learner) == truth.slates
+
+
+@pytest.mark.slow
+def test_by_chances_it_finds_the_values_of_all_slates_and_the_best_ones() -> None:
+    learner, truth = learn_moods(replace(MOODS, attribution="chances")), solve()
+    q = learnt_q(learner)
+    for mood in range(3):
+        for slate in combinations(range(ITEMS), SLATE):
+            chances = chances_of(mood, slate)
+            assert float(chances @ q[mood]) == pytest.approx(float(chances @ truth.q[mood]), abs=0.3)
+    assert slates_in_every_mood(learner) == truth.slates
+
+
+def slates_in_every_mood(learner: SlateQLearner) -> list[set[int]]:
+    policy = SlateQPolicy(lambda seen: mood_visits(seen["mood"]), learner.network, learner.choice, SLATE)
     return [set(slate) for slate in policy({"mood": torch.eye(3)}, torch.zeros(3, 0)).tolist()]
 
 
@@ -255,6 +282,12 @@ def test_the_trained_network_chooses_and_the_averaged_one_judges() -> None:
 
 def test_the_gains_of_all_clicks_add_up() -> None:
     assert two_state_learner().predictions(two_state_batch()).tolist() == pytest.approx([0.5 + 1.0 + 0.0, 0.5])
+
+
+def test_or_the_gains_of_all_that_was_shown_by_chance() -> None:
+    config = SlateQChancesConfig(gamma=0.5)
+    learner = SlateQLearner(two_state_table(), SingleChoice(1.0), 2, config)
+    assert learner.predictions(two_state_batch()).tolist() == pytest.approx([0.5 + 1.0 / 3 + 0.0 / 3] * 2)
 
 
 def test_an_update_is_a_step_towards_the_target_and_the_average_follows() -> None:
@@ -383,7 +416,7 @@ def test_the_memory_gives_every_visit_with_the_next_of_its_shopper(rounds_added:
 SMALL = {"warm_up": 96, "batch_size": 64, "memory": 320, "hidden": 16, "item_hidden": 8, "pool": 24, "updates": 2}
 
 
-def learn(seed: int = 0, steps: int = 480, watched: list[int] | None = None) -> Learned:
+def learn(seed: int = 0, steps: int = 480, watched: list[int] | None = None, name: str = "slateq") -> Learned:
     simulator = make_simulator("recsim_env/Market-v0", device="cpu", world=0)
 
     def watch(at: int, policy: Policy) -> None:
@@ -391,7 +424,7 @@ def learn(seed: int = 0, steps: int = 480, watched: list[int] | None = None) -> 
             watched.append(at)
 
     ground = Ground(simulator, toy_inputs(simulator), seed=seed, steps=steps, shoppers=32, watch=watch)
-    return AGENTS["slateq"].learn(ground, SMALL)
+    return AGENTS[name].learn(ground, SMALL)
 
 
 def weights(policy: Policy) -> Tensor:
@@ -411,9 +444,10 @@ def test_the_same_seed_gives_the_same_agent_and_no_global_generator_moves() -> N
     assert global_generators() == before
 
 
-def test_it_learns_in_the_market_from_greedy_ctr() -> None:
+@pytest.mark.parametrize("name", ["slateq", "slateq_chances"])
+def test_it_learns_in_the_market_from_greedy_ctr(name: str) -> None:
     watched: list[int] = []
-    learned = learn(watched=watched)
+    learned = learn(watched=watched, name=name)
     assert learned.steps == 480
     assert (watched[0], watched[-1]) == (0, 480)
     assert watched == sorted(watched)
@@ -449,6 +483,8 @@ def test_bad_settings_are_named() -> None:
         SlateQConfig(gamma=1.0)
     with pytest.raises(ValueError, match="updates is 0"):
         SlateQConfig(updates=0)
+    with pytest.raises(ValueError, match="attribution is 'views'"):
+        SlateQConfig(attribution="views")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="none is 0"):
         SingleChoice(0.0)
     with pytest.raises(ValueError, match="steps is 0"):

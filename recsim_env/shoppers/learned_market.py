@@ -8,6 +8,7 @@ earns here and there tells how far a user model fitted to a log can be trusted.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -267,7 +268,11 @@ def load_learned_market(
             "positions."
         )
     declared = load_file(path / NEWCOMERS)["declared"]
-    return LearnedMarketShopper(Catalog.load(path), members, declared, device, pessimism=pessimism)
+    stored = members[
+        0
+    ].embedding  # as exact as in the market that the log is from; the catalogue's file is half as exact
+    catalog = dataclasses.replace(Catalog.load(path), embedding=stored.clone())
+    return LearnedMarketShopper(catalog, members, declared, device, pessimism=pessimism)
 
 
 def _member_folders(path: Path) -> list[Path]:

@@ -130,7 +130,7 @@ class LeaveHead(nn.Module):
         self.outer = nn.Linear(config.head_size // 2, 1)
 
     def forward(self, state: Tensor, reaction: Tensor, clicks: Tensor) -> Tensor:
-        """state (..., D) before the visit, reaction (..., RISING + reactions) of the slate, clicks (..., K); returns (...,).
+        """state (..., D) before the visit, reaction (..., RISING + reactions) of the slate, clicks (..., K) -> (...,).
 
         The first numbers of `reaction` are those that can only raise the chance; see `SessionShopper.answer`.
         """
@@ -326,7 +326,7 @@ class SessionShopper(PreTrainedModel):
     # ---- learning --------------------------------------------------------------------------------------------------
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch of whole episodes; `session_fit.Collator` makes it.
+        """Losses of a batch of whole episodes; `session_fit.Visits.batch` makes it.
 
         Shapes: B episodes, T visits (padded at the end), V real visits among them.
             real (B, T) bool; declared (B, config.declared); and of the real visits, episode by episode: slates (V, K)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import get_cosine_schedule_with_warmup
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
@@ -22,6 +16,7 @@ from recsim_env.shoppers.finetune import minimise
 from recsim_env.shoppers.session import SessionShopper, SessionShopperConfig, click_log_likelihood
 from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
 
+Progress = Callable[[int, int], None]
 CHUNK = 512  # episodes replayed side by side: what they touch stays in a processor's cache
 
 
@@ -35,7 +30,7 @@ class SessionFitConfig:
     """Episodes in a batch."""
     learning_rate: float = 3e-3
     """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
-    weight_decay: float = 0.05
+    weight_decay: float = 0.02
     """Decoupled weight decay."""
     held_out: float = 0.1
     """Share of the episodes that calibration and scores are made on, the same for every seed."""
@@ -49,10 +44,10 @@ class SessionFitConfig:
     """Width of the heads."""
     window: int = 64
     """Visits that a visit can attend to."""
-    dropout: float = 0.05
+    dropout: float = 0.03
     """Share of the encoder's activations hidden in training."""
-    state_dropout: float = 0.1
-    """Share of the state hidden from the heads in training, so that they lean on the counters."""
+    state_dropout: float = 0.0
+    """Share of the state hidden from the heads in training; more than 0 flattens the response to greedy slates."""
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
@@ -146,30 +141,6 @@ def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
     return counters[sessions.real], context[sessions.real]
 
 
-class Episodes(Dataset[int]):
-    """Episode numbers, for a data loader."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
-class Collator:
-    """Makes batches of whole episodes from their numbers."""
-
-    def __init__(self, visits: Visits) -> None:
-        self._visits = visits
-
-    def __call__(self, episodes: list[int]) -> dict[str, Tensor]:
-        """Arguments of `SessionShopper.forward`."""
-        return self._visits.batch(torch.tensor(episodes))
-
-
 def new_session_shopper(
     catalog: Catalog, slate_size: int, config: SessionFitConfig, *, declared: int = 0
 ) -> SessionShopper:
@@ -203,14 +174,14 @@ def fit_session(
     config: SessionFitConfig | None = None,
     *,
     device: torch.device | str = "cpu",
-    callbacks: tuple[TrainerCallback, ...] = (),
+    progress: Progress = lambda step, steps: None,
 ) -> SessionShopper:
     """Fit a model to a log and calibrate it on the episodes held out; it comes back in `eval()` mode.
 
     Args:
         sessions, catalog: the log and its items, on the CPU
         device: where to train
-        callbacks: transformers' trainer callbacks, for example to report progress
+        progress: called after each step with its number and that of all
 
     Errors: ValueError where the log has too few episodes to hold some out, or items that the catalogue does not have.
     """
@@ -220,7 +191,7 @@ def fit_session(
     model = new_session_shopper(catalog, sessions.slates.shape[2], config, declared=sessions.declared.shape[1])
     _standardise(model, visits)
     model.to(device)  # type: ignore[arg-type]
-    _train(model, visits, config, callbacks)
+    _train(model, visits, config, progress)
     model.train(False)
     calibrate(model, Visits.of(check, catalog))
     return model
@@ -245,51 +216,32 @@ def _standardise(model: SessionShopper, visits: Visits) -> None:
     model.counter_scale.copy_(both.std(dim=0).clamp(min=1e-3))
 
 
-def _train(
-    model: SessionShopper, visits: Visits, config: SessionFitConfig, callbacks: tuple[TrainerCallback, ...]
-) -> None:
+def _train(model: SessionShopper, visits: Visits, config: SessionFitConfig, progress: Progress) -> None:
+    """AdamW on whole episodes, each epoch in an order of its own; weight decay on matrices only."""
     steps = max(round(config.epochs * len(visits) / config.batch_episodes), 1)
-    with tempfile.TemporaryDirectory() as folder, _private_randomness():
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=config.batch_episodes,
-            max_steps=steps,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            adam_beta2=0.98,
-            max_grad_norm=1.0,
-            lr_scheduler_type="cosine",
-            warmup_steps=steps // 20,
-            seed=config.seed,
-            logging_steps=max(steps // 20, 1),
-            save_strategy="no",
-            report_to=[],
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            dataloader_pin_memory=model.device.type == "cuda",
-            use_cpu=model.device.type == "cpu",
-        )
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=Episodes(len(visits)),
-            data_collator=Collator(visits),
-            callbacks=list(callbacks),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
+    others = [weight for weight in model.parameters() if weight.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    schedule = get_cosine_schedule_with_warmup(optimiser, steps // 20, steps)
+    order = shuffled(len(visits), config.batch_episodes, torch.Generator().manual_seed(config.seed))
+    model.train()
+    with torch.random.fork_rng():  # of dropout
+        torch.manual_seed(config.seed)
+        for step in range(steps):
+            batch = {name: value.to(model.device) for name, value in visits.batch(next(order)).items()}
+            optimiser.zero_grad()
+            model(**batch)["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            progress(step + 1, steps)
 
 
-@contextlib.contextmanager
-def _private_randomness() -> Iterator[None]:
-    """Leave the global generators, which transformers' Trainer seeds, as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of episode numbers without end, each epoch shuffled anew."""
+    while True:
+        yield from torch.randperm(count, generator=generator).split(size)
 
 
 # ---- held-out ----------------------------------------------------------------------------------------------------

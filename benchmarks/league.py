@@ -1,0 +1,399 @@
+"""Who earns how much where: python -m benchmarks.league
+
+Agents and policies (contenders) x environments (places) x runs, one *cell* at a time. Run r has the training seed r and
+fresh shoppers of its own, the same for all contenders of a place, so policies that nobody trains have as many runs.
+What has parameters is tuned in each place on other shoppers, each contender with the same number of trials.
+
+    runs/league/config.json                         what all cells have in common
+    runs/league/tuned/<place>/<contender>.json      the parameters that were found
+    runs/league/cells/<cell>.parquet                a row a mode; its presence says that the cell is done
+    runs/league/cells/<cell>.curve.parquet          returns on the way
+    runs/league/cells/<cell>.safetensors            what a composer has learned
+
+What is there is not made again, so a league goes on where it stopped, and two may run side by side on different
+`--places`, `--contenders` or `--runs`. `benchmarks.league_report` makes table, figure and summary of the cells.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import polars as pl
+import torch
+import tyro
+from tqdm.auto import tqdm
+
+from agents import AGENTS, Ground
+from agents.base import Watch, unwatched
+from agents.evaluate import evaluate
+from benchmarks.league_places import CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place, Site
+from benchmarks.league_report import CURVE, ROW, analyse
+from benchmarks.oracles import ORACLES, oracle_specs
+from benchmarks.report import RESULTS, Run, config_as_json, write_text
+from benchmarks.transfer import save_actor
+from benchmarks.tune import starts, suggest
+from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
+from policies import POLICIES, Policy, PolicyInputs
+from policies.base import PolicySpec
+from policies.composer import ComposerPolicy
+from recsim_env.registration import PRESETS
+from recsim_env.simulator import SlateSimulator
+
+IN_SLATES = ("ppo_plackett_luce", "ppo_autoregressive")
+"""PPO that explores in every position: it takes more steps, so it plays in one environment only."""
+RUN_SEEDS = 100_000
+"""Seeds set aside for the shoppers of one run."""
+TUNING_RUN = 1_000
+"""Training seed of an agent's trials: no run's."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Play the league, or the part of it that is missing, and report everything that was played."""
+
+    places: tuple[str, ...] = ()
+    """Where, by name; all by default."""
+    contenders: tuple[str, ...] = ()
+    """Who, by name; all by default."""
+    runs: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Training seeds, each with shoppers of its own."""
+    frontier: tuple[float, ...] = (0.0, 1.0, 3.0)
+    """Weights of diversity in the reward of further ppo_composer, in the first place; the league has its own weight."""
+    mmr_frontier: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+    """Weights of further MMR there."""
+    steps: dict[str, int] = field(
+        default_factory=lambda: {MARKET: 500_000, MILD: 300_000, CONTROL: 300_000, LEARNED: 300_000, JOURNEY: 150_000}
+    )
+    """Shopper-steps of a training by environment."""
+    factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(IN_SLATES, 4.0))
+    """What a contender's steps are multiplied by; 1 where it is not named."""
+    shoppers: int = 512
+    """Shoppers served at once in a training."""
+    episodes: int = 512
+    """Episodes of a row."""
+    watched: int = 128
+    """Episodes of a point of the learning curve: the first of the row's."""
+    trials: int = 30
+    """Settings tried for each policy with parameters."""
+    agent_trials: int = 0
+    """Settings tried for each agent with parameters, a training each; 0 = its defaults."""
+    tuning_episodes: int = 256
+    """Episodes of a trial."""
+    batch: int = 256
+    """Shoppers at a time in an evaluation."""
+    slates: int = 300_000
+    """Logged slates of a market, about."""
+    device: str | None = None
+    """cpu or cuda; None for the best there is."""
+    threads: int = 2
+    """CPU threads."""
+    report_only: bool = False
+    """Play nothing."""
+    markets: Path = Path("runs/market")
+    """Folder of logs and rankers; what is missing there is built."""
+    work: Path = Path("runs/league")
+    """Folder of the cells; delete it to start anew."""
+    results: Path = RESULTS
+    """Folder of the results."""
+
+
+COMMON = ("steps", "factors", "shoppers", "episodes", "watched", "trials", "agent_trials", "tuning_episodes", "slates")
+"""Settings that all cells of a folder share."""
+
+
+# ---- cells -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One contender's run in one place."""
+
+    place: Place
+    contender: str
+    run: int
+    weight: float | None = None
+    """Off the league, for the frontier: the weight of diversity, in an agent's reward or in MMR."""
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        weight = "" if self.weight is None else f"-weight{self.weight:g}"
+        return f"{self.place.name}--{self.contender}{weight}--run{self.run}"
+
+    def path(self, config: Config, suffix: str = ".parquet") -> Path:
+        """Of one of its files."""
+        return config.work / "cells" / f"{self.name}{suffix}"
+
+    @property
+    def shoppers(self) -> int:
+        """First seed of its shoppers: the same for every contender."""
+        return REPORTED_SEED + self.run * RUN_SEEDS
+
+
+def contenders(place: Place) -> list[str]:
+    """Who plays at a place."""
+    agents = [name for name, spec in AGENTS.items() if place.log or not spec.needs_log]
+    agents = [name for name in agents if place.env == MARKET or name not in IN_SLATES]
+    return [*POLICIES, *(ORACLES if place.oracles else ()), *agents]
+
+
+def cells(config: Config) -> list[Cell]:
+    """What the configuration asks for: every first run before any second, then the frontier.
+
+    Errors: ValueError at a place or a contender that there is not.
+    """
+    places = [PLACES[name] for name in _known("places", config.places, list(PLACES))]
+    names = {name for place in PLACES.values() for name in contenders(place)}
+    chosen = _known("contenders", config.contenders, sorted(names))
+    found = [
+        Cell(place, name, run)
+        for run in config.runs
+        for place in places
+        for name in contenders(place)
+        if name in chosen
+    ]
+    if next(iter(PLACES.values())) in places and 0 in config.runs:
+        swept = {"ppo_composer": config.frontier, "mmr": config.mmr_frontier}
+        found += [Cell(places[0], name, 0, weight) for name in swept if name in chosen for weight in swept[name]]
+    return found
+
+
+def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
+    unknown = [one for one in asked if one not in there]
+    if unknown:
+        raise ValueError(f"{name} has {unknown}, but there are {there}.")
+    return list(asked) or there
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def tuned_parameters(cell: Cell, site: Site, config: Config) -> dict[str, float]:
+    """The best of some trials on tuning shoppers, read where they were found before; empty where nothing is tuned."""
+    name, simulator = cell.contender, site.judging("train")
+    spec = spec_of(cell, site, simulator, config)
+    trials = config.agent_trials if name in AGENTS else config.trials
+    if not spec.search() or trials == 0:
+        return {}
+    path = config.work / "tuned" / cell.place.name / f"{name}.json"
+    if not path.exists():
+        cases = ("mmr",) if name == "constant" else ()  # what it can be: its search starts from there
+        before = {case: tuned_parameters(replace(cell, contender=case), site, config) for case in cases}
+        episodes = seeds(TUNING_SEED, config.tuning_episodes)
+
+        def value(trial: optuna.Trial) -> float:
+            policy = spec.build(site.inputs, suggest(trial, spec))
+            return mean(evaluate(policy, simulator, episodes, batch=config.batch).rows, "return")
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+        for start in starts(name, spec, before):
+            study.enqueue_trial(start)
+        study.optimize(value, n_trials=trials)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = {"return": study.best_value, "trials": trials, "parameters": study.best_params}
+        write_text(path, json.dumps(told, indent=1) + "\n")
+    parameters: dict[str, float] = json.loads(path.read_text())["parameters"]
+    return parameters
+
+
+def spec_of(cell: Cell, site: Site, simulator: SlateSimulator, config: Config) -> PolicySpec:
+    """How a contender is built to play in `simulator`; to build an agent is to train it, with a seed of no run."""
+    name = cell.contender
+    if name not in AGENTS:
+        return oracle_specs(simulator)[name] if name in ORACLES else POLICIES[name]
+    agent, trial = AGENTS[name], replace(cell, run=TUNING_RUN, weight=None)
+
+    def train(inputs: PolicyInputs, parameters: Any) -> Policy:
+        return agent.learner(ground(trial, site, config), parameters).policy
+
+    return PolicySpec(agent.config, train, needs_ranker=True)
+
+
+# ---- playing ---------------------------------------------------------------------------------------------------------
+
+
+def ground(cell: Cell, site: Site, config: Config, watch: Watch = unwatched) -> Ground:
+    """Where an agent's run learns."""
+    steps = round(config.steps[cell.place.env] * config.factors.get(cell.contender, 1.0))
+    return Ground(site.training(cell.weight), site.inputs, cell.run, steps, config.shoppers, site.log, watch)
+
+
+class Watching:
+    """Writes a learning curve, and keeps the time that this takes out of the training's. It starts the clock."""
+
+    def __init__(self, cell: Cell, simulator: SlateSimulator, config: Config) -> None:
+        self._cell, self._simulator, self._batch = cell, simulator, config.batch
+        self._seeds = seeds(cell.shoppers, config.watched)
+        self._began, self._watched = time.perf_counter(), 0.0
+        self.rows: list[dict[str, object]] = []
+
+    @property
+    def minutes(self) -> float:
+        """Of training so far."""
+        return (time.perf_counter() - self._began - self._watched) / 60
+
+    def __call__(self, steps: int, policy: Policy) -> None:
+        """A `agents.base.Watch`."""
+        minutes, before = self.minutes, time.perf_counter()
+        value = mean(evaluate(policy, self._simulator, self._seeds, batch=self._batch).rows, "return")
+        self.rows.append({**key(self._cell), "steps": steps, "minutes": minutes, "return": value})
+        self._watched += time.perf_counter() - before
+
+
+def play(cell: Cell, site: Site, config: Config) -> None:
+    """Play one cell and write it; the rows last, for they say that it is done."""
+    rows, watching = (train if cell.contender in AGENTS else show)(cell, site, config)
+    write(pl.DataFrame(watching.rows, schema=CURVE), cell.path(config, ".curve.parquet"))
+    write(pl.DataFrame(rows, schema=ROW), cell.path(config))
+
+
+def show(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]], Watching]:
+    """A row of a policy that nobody trains, and a curve of one point."""
+    simulator = site.judging()
+    parameters = tuned_parameters(cell, site, config) if cell.weight is None else {"weight": cell.weight}
+    policy = spec_of(cell, site, simulator, config).build(site.inputs, parameters)
+    watching = Watching(cell, simulator, config)
+    watching(0, policy)
+    return [row_of(cell, "deterministic", policy, simulator, config) | {"steps": 0, "minutes": 0.0}], watching
+
+
+def train(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]], Watching]:
+    """A row for each way to use an agent after its run, and its learning curve."""
+    parameters, simulator = tuned_parameters(cell, site, config), site.judging()
+    watching = Watching(cell, simulator, config)
+    learned = AGENTS[cell.contender].learn(ground(cell, site, config, watching), parameters)
+    facts = {"steps": learned.steps, "minutes": watching.minutes}
+    if isinstance(learned.policy, ComposerPolicy):
+        save_actor(learned.policy, cell.path(config, ".safetensors"))
+    modes = {
+        "deterministic": learned.policy,
+        "sampled": learned.sampled,
+        "untrained": learned.untrained,
+        "untrained sampled": learned.untrained_sampled,
+    }
+    used = {mode: policy for mode, policy in modes.items() if policy is not None}
+    return [row_of(cell, mode, policy, simulator, config) | facts for mode, policy in used.items()], watching
+
+
+def row_of(cell: Cell, mode: str, policy: Policy, simulator: SlateSimulator, config: Config) -> dict[str, object]:
+    """Means over the run's episodes: what `ROW` says of a policy in use."""
+    found = evaluate(policy, simulator, seeds(cell.shoppers, config.episodes), batch=config.batch)
+    table = found.rows.with_columns(
+        (pl.col("intra_list_distance") / pl.col("visits")).alias("diversity"),
+        pl.col("category_coverage") / pl.col("visits"),
+    )
+    means = {name: mean(table, name) for name in ("return", "clicks", "diversity", "category_coverage", "visits")}
+    error = float(table["return"].to_numpy().std(ddof=1)) / len(table) ** 0.5
+    exposure = {"coverage": found.coverage, "gini": found.gini}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {**key(cell), "mode": mode, "episodes": len(table), **means, "return_error": error, **exposure, "date": date}
+
+
+def mean(rows: pl.DataFrame, column: str) -> float:
+    """Of a column, in float64."""
+    return float(rows[column].to_numpy().mean())
+
+
+def key(cell: Cell) -> dict[str, object]:
+    """The columns that say which cell a row is of."""
+    of_place = {"env": cell.place.env, "world": cell.place.world}
+    return {**of_place, "contender": cell.contender, "weight": cell.weight, "run": cell.run}
+
+
+def write(rows: pl.DataFrame, path: Path) -> None:
+    """A parquet file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    rows.write_parquet(temporary)
+    temporary.replace(path)
+
+
+# ---- the league ------------------------------------------------------------------------------------------------------
+
+
+def play_missing(config: Config) -> list[str]:
+    """Play every cell that is asked for and not there; the names of those that failed, after their traceback.
+
+    One cell that fails stops no other: it is missing, and the next league tries it again.
+    """
+    missing = [cell for cell in cells(config) if not cell.path(config).exists()]
+    for env in sorted({cell.place.env for cell in missing} - PRESETS.keys()):
+        print(f"{env} is no registered environment, so its cells are left out.")
+    sites: dict[Place, Site] = {}
+    failed = []
+    for cell in tqdm([cell for cell in missing if cell.place.env in PRESETS], desc="league", unit="cell"):
+        if cell.path(config).exists():  # by another process, meanwhile
+            continue
+        try:
+            if cell.place not in sites:
+                sites[cell.place] = cell.place.open(config.markets, config.slates, config.device)
+            play(cell, sites[cell.place], config)
+        except Exception:
+            traceback.print_exc()
+            failed.append(cell.name)
+    return failed
+
+
+def read_cells(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows and learning curves of every cell that was played.
+
+    Errors: FileNotFoundError where none was.
+    """
+    curves = sorted((work / "cells").glob("*.curve.parquet"))
+    rows = sorted(set((work / "cells").glob("*.parquet")) - set(curves))
+    if not rows:
+        raise FileNotFoundError(f"{work / 'cells'} holds no cell: run python -m benchmarks.league.")
+    return pl.concat(map(pl.read_parquet, rows)), pl.concat(map(pl.read_parquet, curves))
+
+
+def check_work(config: Config) -> None:
+    """Remember what the cells in `config.work` have in common.
+
+    Errors: ValueError where they were played with other settings.
+    """
+    told = {name: value for name, value in config_as_json(config).items() if name in COMMON}
+    path = config.work / "config.json"
+    if path.exists() and (found := json.loads(path.read_text())) != told:
+        other = sorted(name for name in told if found.get(name) != told[name])
+        raise ValueError(f"{path} differs in {other}: give the same settings, name another folder, or delete this one.")
+    config.work.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(told, indent=1) + "\n")
+
+
+def note(config: Config) -> str:
+    """What the tables do not say."""
+    agents = f"tuned by {config.agent_trials} trainings each" if config.agent_trials else "at their defaults"
+    longer = ", ".join(f"{name} x{factor:g}" for name, factor in config.factors.items())
+    return (
+        f"A run is a training seed and {config.episodes} fresh shoppers, the same for all contenders; brackets are "
+        f"95 % intervals by a bootstrap over runs. Policies with parameters had {config.trials} trials each, on other "
+        f"shoppers; agents are {agents}. More steps than the others: {longer}."
+    )
+
+
+def main(config: Config) -> None:
+    """Play what is missing, then report all there is. The exit status is 1 where a cell failed."""
+    torch.set_num_threads(config.threads)
+    check_work(config)
+    run = Run("league", config, results=config.results)
+    failed = [] if config.report_only else play_missing(config)
+    rows, curves = read_cells(config.work)
+    report = analyse(rows, curves, MARKET, note(config))
+    print(report.table)
+    run.save(rows, summary=report.summary, table=report.table, figure=report.figure)
+    if failed:
+        sys.exit(f"{len(failed)} cells failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

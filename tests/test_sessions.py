@@ -1,0 +1,249 @@
+"""A log as episodes: what was recorded comes back, and the shop knows at each logged slate what it knew then."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from recsim_env import noise
+from recsim_env.logs.record import record
+from recsim_env.logs.schema import IMPRESSIONS
+from recsim_env.logs.sessions import Sessions, replay
+from recsim_env.shoppers.market import MarketConfig, MarketShopper
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation
+
+CONFIG = MarketConfig(items=20, categories=4, width=3, favourites=2, leave_base=-5.0)
+SEEDS = torch.arange(30, 42)
+SIZE, HORIZON = 4, 14
+
+
+def market(history: int = 5) -> SlateSimulator:
+    return SlateSimulator(
+        MarketShopper(torch.device("cpu"), SIZE, config=CONFIG), horizon_days=HORIZON, history=history
+    )
+
+
+def uniform(observation: Observation, draws: Tensor) -> Tensor:
+    return draws.topk(SIZE, dim=1).indices
+
+
+def logged() -> pl.DataFrame:
+    return record(market(), uniform, len(market().catalog), SEEDS)[0]
+
+
+def declared(rows: Tensor = SEEDS) -> pl.DataFrame:
+    said = market().reset(rows)["declared"].tolist()
+    schema = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32())}
+    return pl.DataFrame({"shopper": range(len(rows)), "declared": said}, schema=schema)
+
+
+class Played:
+    """The same episodes as `logged`, without a log: every observation, slate and answer by shopper and visit."""
+
+    def __init__(self, history: int = 5) -> None:
+        simulator = market(history)
+        self.length = torch.zeros(len(SEEDS), dtype=torch.int64)
+        self.left = torch.zeros(len(SEEDS), dtype=torch.bool)
+        self.observations: list[Observation] = []
+        self.slates: list[Tensor] = []
+        self.clicks: list[Tensor] = []
+        observation = simulator.reset(SEEDS)
+        keys = noise.episode_key(SEEDS, torch.zeros_like(SEEDS), stream=1)
+        going = torch.ones(len(SEEDS), dtype=torch.bool)
+        for visit in range(HORIZON):
+            slates = uniform(observation, noise.uniform(keys, visit, 20))
+            outcome = simulator.advance(slates)  # rows that are over play on, and are not looked at
+            self.observations.append(observation)
+            self.slates.append(slates)
+            observation = simulator.observe()
+            self.clicks.append(observation["recent_clicks"][:, 0].bool())
+            self.length += going
+            self.left |= going & outcome.terminated
+            going = going & ~outcome.ended
+        assert not going.any()
+
+
+def table(**columns: Any) -> pl.DataFrame:
+    """Impressions with the columns given; the rest is of no interest."""
+    rows = len(columns["shopper"])
+    start = datetime.datetime(2020, 1, 1)
+    given = {
+        "visit": list(range(rows)),
+        "time": [start + datetime.timedelta(days=at) for at in range(rows)],
+        "day": list(range(rows)),
+        "week": [0] * rows,
+        "store": [0] * rows,
+        "scenario": ["shop"] * rows,
+        "page": [0] * rows,
+        "click": [None] * rows,
+        "placement": [None] * rows,
+        "propensity": [None] * rows,
+        "weight": [None] * rows,
+        "gap": [1] * rows,
+        "follow_up": [1] * rows,
+        "split": ["train"] * rows,
+        **columns,
+    }
+    given.setdefault("purchase", [None] * rows)
+    return pl.DataFrame({column.name: given[column.name] for column in IMPRESSIONS.columns}, schema=IMPRESSIONS.schema)
+
+
+# --- a log as episodes ---
+
+
+def test_what_was_recorded_comes_back() -> None:
+    played, sessions = Played(), Sessions.of(logged())
+    assert torch.equal(sessions.length, played.length)
+    assert torch.equal(sessions.left, played.left)
+    assert 0 < int(sessions.left.sum()) < len(SEEDS)  # some left, some stayed until the log ended
+    assert sessions.slates.shape == (len(SEEDS), int(played.length.max()), SIZE)
+    for row in range(len(SEEDS)):
+        for visit in range(int(played.length[row])):
+            assert torch.equal(sessions.slates[row, visit], played.slates[visit][row])
+            assert torch.equal(sessions.clicks[row, visit], played.clicks[visit][row])
+    assert (sessions.slates[~sessions.real] == -1).all()
+    assert not sessions.clicks[~sessions.real].any()
+    assert sessions.n_slates == int(played.length.sum()) == len(logged())
+    assert sessions.propensity.isnan().all()
+    assert sessions.scenarios == ("simulated",)
+    assert sessions.declared.shape == (len(SEEDS), 0)
+
+
+def test_a_small_table_by_hand() -> None:
+    """Two shoppers, their rows mixed up; 7 comes twice and leaves, 3 comes once and the log ends."""
+    sessions = Sessions.of(
+        table(
+            shopper=[7, 3, 7],
+            visit=[11, 12, 10],
+            slate=[[2, 3], [4, 5], [0, 1]],
+            click=[[True, False], [False, False], [False, True]],
+            propensity=[-1.5, None, -0.5],
+            scenario=["b", "a", "b"],
+            gap=[None, 4, 1],
+            follow_up=[9, 9, 9],
+        ),
+        pl.DataFrame({"shopper": [7, 3], "declared": [[0.0, 1.0], [1.0, 0.0]]}),
+    )
+    assert sessions.slates.tolist() == [[[4, 5], [-1, -1]], [[0, 1], [2, 3]]]
+    assert sessions.clicks.tolist() == [[[False, False], [False, False]], [[False, True], [True, False]]]
+    assert sessions.length.tolist() == [1, 2]
+    assert sessions.left.tolist() == [False, True]
+    assert sessions.propensity.nan_to_num(7).tolist() == [[7.0, 7.0], [-0.5, -1.5]]
+    assert sessions.scenarios == ("a", "b")
+    assert sessions.scenario.tolist() == [0, 1]
+    assert sessions.declared.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_purchases_are_the_responses_where_no_clicks_were_kept() -> None:
+    sessions = Sessions.of(table(shopper=[0], slate=[[2, 3]], purchase=[[False, True]]))
+    assert sessions.clicks.tolist() == [[[False, True]]]
+
+
+def test_nobody_is_known_to_have_left_who_was_not_watched_any_longer() -> None:
+    rows = {"shopper": [0, 1], "slate": [[2, 3]] * 2, "purchase": [[False, True]] * 2}
+    assert Sessions.of(table(**rows, gap=[None, None], follow_up=[0, 1])).left.tolist() == [False, True]
+
+
+# --- the observation at each slate ---
+
+
+@pytest.mark.parametrize("history", [3, 20])
+def test_the_observation_of_every_logged_slate_is_that_of_the_simulator(history: int) -> None:
+    played, sessions = Played(history), Sessions.of(logged(), declared())
+    visits = 0
+    for moment in replay(sessions, market().catalog, history=history):
+        expected = played.observations[moment.visit]
+        assert moment.observation.keys() == expected.keys()
+        for name, value in moment.observation.items():
+            assert value.dtype == expected[name].dtype, name
+            assert torch.equal(value, expected[name][moment.rows]), (name, moment.visit)
+        assert moment.rows.tolist() == (played.length > moment.visit).nonzero().flatten().tolist()
+        assert torch.equal(moment.slates, played.slates[moment.visit][moment.rows])
+        assert torch.equal(moment.clicks, played.clicks[moment.visit][moment.rows])
+        visits += len(moment.rows)
+    assert visits == sessions.n_slates
+
+
+def test_what_a_moment_said_stays_as_it_was() -> None:
+    moments = replay(Sessions.of(logged(), declared()), market().catalog)
+    first = next(moments)
+    kept = {name: value.clone() for name, value in first.observation.items()}
+    for _ in moments:
+        pass
+    for name, value in first.observation.items():
+        assert torch.equal(value, kept[name]), name
+
+
+def test_without_declared_interests_the_key_is_not_there() -> None:
+    first = next(replay(Sessions.of(logged()), market().catalog))
+    assert "declared" not in first.observation
+
+
+def test_an_empty_position_counts_as_nothing_shown() -> None:
+    sessions = Sessions.of(table(shopper=[0, 0], slate=[[2, -1], [0, 1]], purchase=[[True, False]] * 2))
+    *_, second = replay(sessions, market().catalog, history=1)
+    assert second.observation["recent_slates"].tolist() == [[[2, -1]]]
+    assert second.observation["category_shown"][0, :, 2].sum().item() == 1
+    assert second.observation["familiarity"].tolist() == [[0.0, 0.0, 1.0, 1.0]]
+
+
+# --- parts of a log ---
+
+
+def test_some_episodes_are_cut_to_the_longest_of_them() -> None:
+    sessions = Sessions.of(logged(), declared())
+    rows = sessions.length.argsort()[:3].sort().values
+    short = sessions.take(rows)
+    longest = int(sessions.length[rows].max())
+    assert longest < int(sessions.length.max())
+    assert len(short) == 3
+    assert short.slates.shape == (3, longest, SIZE)
+    assert torch.equal(short.slates, sessions.slates[rows, :longest])
+    assert torch.equal(short.clicks, sessions.clicks[rows, :longest])
+    assert torch.equal(short.declared, sessions.declared[rows])
+    assert torch.equal(short.left, sessions.left[rows])
+    mask = torch.zeros(len(sessions), dtype=torch.bool)
+    mask[rows] = True
+    assert torch.equal(sessions.take(mask).slates, short.slates)
+    nobody = sessions.take(torch.zeros(0, dtype=torch.int64))
+    assert (len(nobody), nobody.n_slates) == (0, 0)
+
+
+def test_a_split_keeps_every_episode_whole_and_once() -> None:
+    sessions = Sessions.of(logged(), declared())
+    learn, check = sessions.split(0.25, seed=3)
+    assert (len(learn), len(check)) == (9, 3)
+    names = [tuple(row) for part in (learn, check) for row in part.declared.tolist()]
+    assert sorted(names) == sorted(tuple(row) for row in sessions.declared.tolist())
+    assert learn.n_slates + check.n_slates == sessions.n_slates
+    assert torch.equal(check.declared, sessions.split(0.25, seed=3)[1].declared)
+    others = [sessions.split(0.25, seed=seed)[1].declared for seed in range(4)]
+    assert any(not torch.equal(check.declared, other) for other in others)
+    state = torch.get_rng_state()
+    sessions.split(0.5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- what is refused ---
+
+
+def test_slates_of_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^impressions has slates of \[1, 2\] positions, but all must be alike.$"):
+        Sessions.of(table(shopper=[0, 1], slate=[[1], [2, 3]], purchase=[[True], [True, False]]))
+
+
+def test_several_pages_a_visit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^impressions has several pages a visit, but sessions hold one slate"):
+        Sessions.of(table(shopper=[0, 0], visit=[5, 5], page=[0, 1], slate=[[1], [2]], purchase=[[True], [False]]))
+
+
+def test_a_shopper_who_declared_nothing_is_refused() -> None:
+    rows = {"shopper": [4, 6], "slate": [[1], [2]], "purchase": [[True], [False]]}
+    with pytest.raises(ValueError, match=r"^declared has no row for shopper 6, but every shopper of the log"):
+        Sessions.of(table(**rows), pl.DataFrame({"shopper": [4], "declared": [[1.0]]}))
