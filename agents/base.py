@@ -36,7 +36,7 @@ class Ground:
     """Of everything random in the training; the same seed gives the same agent."""
     steps: int
     """Shopper-steps (one slate of one shopper) that the agent may take; an off-policy agent takes none."""
-    shoppers: int = 512
+    shoppers: int = 1024
     """Shoppers served at once."""
     log: Sessions | None = None
     """What the shop logged before, for agents that learn from it."""

@@ -71,12 +71,12 @@ class Config:
     mmr_frontier: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Weights of further MMR there."""
     steps: dict[str, int] = field(
-        default_factory=lambda: {MARKET: 500_000, MILD: 300_000, CONTROL: 300_000, LEARNED: 300_000, JOURNEY: 150_000}
+        default_factory=lambda: {MARKET: 1_000_000, MILD: 400_000, CONTROL: 300_000, LEARNED: 400_000, JOURNEY: 150_000}
     )
     """Shopper-steps of a training by environment."""
     factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(IN_SLATES, 4.0))
     """What a contender's steps are multiplied by; 1 where it is not named."""
-    shoppers: int = 512
+    shoppers: int = 1024
     """Shoppers served at once in a training."""
     episodes: int = 512
     """Episodes of a row."""
@@ -271,7 +271,8 @@ def train(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object
     """A row for each way to use an agent after its run, and its learning curve."""
     parameters, simulator = tuned_parameters(cell, site, config), site.judging()
     watching = Watching(cell, simulator, config)
-    learned = AGENTS[cell.contender].learn(ground(cell, site, config, watching), parameters)
+    settings = {**cell.place.settings.get(cell.contender, {}), **parameters}
+    learned = AGENTS[cell.contender].learn(ground(cell, site, config, watching), settings)
     facts = {"steps": learned.steps, "minutes": watching.minutes}
     if isinstance(learned.policy, ComposerPolicy):
         save_actor(learned.policy, cell.path(config, ".safetensors"))
@@ -362,6 +363,8 @@ def check_work(config: Config) -> None:
     Errors: ValueError where they were played with other settings.
     """
     told = {name: value for name, value in config_as_json(config).items() if name in COMMON}
+    markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
+    told["markets"] = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)}
     path = config.work / "config.json"
     if path.exists() and (found := json.loads(path.read_text())) != told:
         other = sorted(name for name in told if found.get(name) != told[name])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.ppo import PPOConfig
+from agents.vec_env import TrainingReward
 from benchmarks.market import MarketWorld, build
 from benchmarks.world import World
 from policies import PolicyInputs
+from policies.composer import ComposerConfig
+from policies.sb3 import NetworkConfig
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.rewards import as_reward
@@ -74,7 +78,7 @@ def open_journey(env: str, world: int, markets: Path, slates: int, device: str |
     return Site(env, inputs, None, lambda population: {"population": population}, device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """An environment, and what is there."""
 
@@ -88,6 +92,8 @@ class Place:
     """Whether the shoppers' state can be read."""
     log: bool = True
     """Whether there is a log to learn from."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Contender -> settings of its own here, in place of its defaults."""
 
     @property
     def name(self) -> str:
@@ -99,6 +105,15 @@ class Place:
         return self.opener(self.env, self.world, markets, slates, device)
 
 
+JOURNEY_SETTINGS = {
+    "ppo_composer": {
+        "ppo": PPOConfig(),
+        "network": NetworkConfig(log_std=-1.5),
+        "composer": ComposerConfig(),
+        "reward": TrainingReward(),
+    }
+}
+"""Greed is nearly right there, so PPO explores close to it; as in `benchmarks.train`."""
 PLACES = {
     place.name: place
     for place in (
@@ -109,7 +124,7 @@ PLACES = {
         Place(CONTROL, 0),
         Place(CONTROL, 1),
         Place(LEARNED, 0, open_learned, oracles=False),
-        Place(JOURNEY, 0, open_journey, oracles=False, log=False),
+        Place(JOURNEY, 0, open_journey, oracles=False, log=False, settings=JOURNEY_SETTINGS),
     )
 }
 """Every place by name; the first is where the frontier is swept."""

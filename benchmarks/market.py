@@ -28,6 +28,7 @@ from recsim_env import SlateSimulator, make_simulator
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
+from recsim_env.shoppers.market import MarketShopper
 from recsim_env.types import Observation
 
 LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000
@@ -200,22 +201,36 @@ def build(world: MarketWorld, work: Path = Path("runs/market"), device: str | No
     """
     folder = work / world.name
     simulator = world.simulator(device)
-    told = {"config": {k: str(v) for k, v in vars(simulator.shopper.config).items()}, "rounds": list(ROUNDS)}
+    told = _told(simulator)
     path = folder / "market.json"
     if path.exists() and json.loads(path.read_text()) != told:
         raise ValueError(f"{path} was built with other settings of the market: delete the folder to build it again.")
     impressions, ranker = folder / "impressions.parquet", folder / "ranker.safetensors"
     if not impressions.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(told, indent=1) + "\n")
         table, declared = write_log(world, simulator)
         declared.write_parquet(folder / "declared.parquet")
         simulator.catalog.to("cpu").save(folder)
         write_impressions(table, impressions, len(simulator.catalog))
-        write_text(path, json.dumps(told, indent=1) + "\n")
     log = Sessions.of(read_impressions(impressions), pl.read_parquet(folder / "declared.parquet"))
     if not ranker.exists():
         save_two_tower(fit_two_tower(log, simulator.catalog, simulator.slate_size), ranker)
     return BuiltMarket(world, folder, simulator, log, load_two_tower(ranker, simulator.device))
+
+
+def _told(simulator: SlateSimulator) -> dict[str, object]:
+    """What a log depends on besides its folder's name."""
+    assert isinstance(simulator.shopper, MarketShopper)
+    return {
+        "config": {name: str(value) for name, value in vars(simulator.shopper.config).items()},
+        "slate_size": simulator.slate_size,
+        "horizon_days": simulator.horizon_days,
+        "rounds": list(ROUNDS),
+        "knobs": {name: list(span) for name, span in KNOBS.items()},
+        "temperatures": list(TEMPERATURES),
+        "per_category": PER_CATEGORY,
+    }
 
 
 @dataclass(frozen=True)

@@ -103,15 +103,15 @@ class Config:
     """PPO."""
     steps: int = 300_000
     """Slates shown in a training of PPO."""
-    shoppers: int = 512
+    shoppers: int = 1024
     """Shoppers served at once in a training."""
     trials: int = 20
     """Settings tried for the tuned constant re-ranker, in the true market."""
     tuning_episodes: int = 128
     """Episodes of a trial."""
-    episodes: int = 1024
+    episodes: int = 2048
     """Episodes of an evaluation, the same seeds in every market."""
-    batch: int = 256
+    batch: int = 512
     """Shoppers at a time in an evaluation."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""

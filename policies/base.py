@@ -231,6 +231,7 @@ class Pooling:
         self.size = self._best
         if inputs.per_category:
             self._by_category = _items_by_category(inputs.catalog)
+            self._items = len(inputs.catalog)
             width = min(inputs.per_category, self._by_category.shape[1])
             self.size = min(len(self._by_category) * width + inputs.slate_size, most)
 
@@ -238,7 +239,7 @@ class Pooling:
         """The pool of logits (B, C) and candidates (B, C), best first."""
         if not self._per_category:
             return Pool.best(logits, candidates, self._best)
-        column = torch.zeros(len(logits), int(self._by_category.max()) + 2, dtype=torch.int64, device=logits.device)
+        column = torch.zeros(len(logits), self._items + 1, dtype=torch.int64, device=logits.device)
         places = torch.arange(1, logits.shape[1] + 1, device=logits.device).expand_as(candidates)
         column.scatter_(1, candidates + 1, places)  # of each item, 0 = no candidate; padding goes to column 0
         column[:, 0] = 0
@@ -247,8 +248,9 @@ class Pooling:
         best = of_category.topk(min(self._per_category, of_category.shape[2]), dim=2).indices
         items = self._by_category.expand(len(logits), -1, -1).gather(2, best).flatten(1)
         chosen = torch.zeros_like(padded, dtype=torch.bool).scatter_(1, column.gather(1, items + 1), True)
-        chosen.scatter_(1, padded.topk(self._slate_size, dim=1).indices, True)
-        values, columns = padded.masked_fill(~chosen, -math.inf).topk(self.size, dim=1)
+        width = padded.shape[1]
+        chosen.scatter_(1, padded.topk(min(self._slate_size, width), dim=1).indices, True)
+        values, columns = padded.masked_fill(~chosen, -math.inf).topk(min(self.size, width), dim=1)
         columns = (columns - 1).clamp(min=0)
         items = candidates.gather(1, columns).where(values > -math.inf, -1)
         return Pool(items, values, columns)

@@ -132,20 +132,20 @@ def promotions_of_item(inputs: CueInputs) -> Tensor:
     return (placement // MAILERS > 0).float() + (placement % MAILERS > 0).float()
 
 
-@cue("sated", 1.0, "category_clicked")
+@cue("sated", 2.0, "category_clicked")
 def sated_category(inputs: CueInputs) -> Tensor:
     """Responses in the item's category in the last ten visits or so."""
     return inputs.observation["category_clicked"][:, :, 1].gather(1, inputs.category[inputs.pool.ids])
 
 
-@cue("flooded", 2.0, "category_shown")
+@cue("flooded", 3.0, "category_shown")
 def flooded_category(inputs: CueInputs) -> Tensor:
     """Exposures of the item's category in the last ten visits or so, in slates."""
     shown = inputs.observation["category_shown"][:, :, 1] / inputs.slate_size
     return shown.gather(1, inputs.category[inputs.pool.ids])
 
 
-@cue("loyal", 1.0, "category_clicked")
+@cue("loyal", 2.0, "category_clicked")
 def loyal_category(inputs: CueInputs) -> Tensor:
     """Log of one plus all responses in the item's category so far."""
     ever = torch.log1p(inputs.observation["category_clicked"][:, :, 2])

@@ -148,7 +148,7 @@ class SlateSimulator:
     @property
     def hidden(self) -> Any:
         """The shoppers' own state, which agents never see: for oracles and for reports. Errors: ResetNeeded."""
-        assert self.num_envs == len(self.episodes.seed)
+        _ = self.episodes
         return self._shoppers
 
     @property
@@ -335,7 +335,7 @@ def check_settings(horizon_days: float, history: int) -> None:
 
 def _among(slates: Tensor, candidates: Tensor) -> Tensor:
     """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row."""
-    if candidates.stride(0) == 0:  # one list for everybody
+    if len(candidates) and candidates.stride(0) == 0:  # one list for everybody
         return torch.isin(slates, candidates[0])
     return (slates.unsqueeze(2) == candidates.unsqueeze(1)).any(dim=2)
 

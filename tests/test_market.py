@@ -529,8 +529,8 @@ def test_whole_episodes_of_the_market_end_by_boredom_or_by_the_horizon() -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"drift": -0.1}, "drift is -0.1, but it must be 0 or more."),
-        ({"declared_noise": -1.0}, "declared_noise is -1.0, but it must be 0 or more."),
+        ({"drift": -0.1}, "drift is -0.1, but it must be a finite number, 0 or more."),
+        ({"declared_noise": -1.0}, "declared_noise is -1.0, but it must be a finite number, 0 or more."),
         ({"items": 0}, "items is 0, but it must be a whole number above 0."),
         ({"categories": 0}, "categories is 0, but it must be a whole number above 0."),
         ({"width": -1}, "width is -1, but it must be a whole number above 0."),
@@ -538,8 +538,8 @@ def test_whole_episodes_of_the_market_end_by_boredom_or_by_the_horizon() -> None
         ({"examination": 1.5}, "examination is 1.5, but it must be from 0 to 1."),
         ({"satiation_decay": -0.1}, "satiation_decay is -0.1, but it must be from 0 to 1."),
         ({"fatigue_decay": math.nan}, "fatigue_decay is nan, but it must be from 0 to 1."),
-        ({"quality_spread": -1.0}, "quality_spread is -1.0, but it must be 0 or more."),
-        ({"variety_spread": -1.0}, "variety_spread is -1.0, but it must be 0 or more."),
+        ({"quality_spread": -1.0}, "quality_spread is -1.0, but it must be a finite number, 0 or more."),
+        ({"variety_spread": -1.0}, "variety_spread is -1.0, but it must be a finite number, 0 or more."),
         ({"categories": 2000}, r"categories is 2000, but it must be from 3 \(favourites\) to 1000 \(items\)."),
         ({"favourites": 21}, r"categories is 20, but it must be from 21 \(favourites\) to 1000 \(items\)."),
     ],

@@ -40,13 +40,13 @@ def record(
         propensity: log-probability (B,) of the ordered slates, where the policy knows it
         progress: called after each step with the number of steps and of episodes still running
     """
-    shopper = simulator.shopper
+    shopper, seeds = simulator.shopper, seeds.to(simulator.device)
     tap = Witness(shopper)
     simulator.shopper = tap
     parts: list[dict[str, Any]] = []
     try:
         observation = simulator.reset(seeds)
-        keys = noise.episode_key(seeds.to(simulator.device), torch.zeros_like(seeds), stream=POLICY_STREAM)
+        keys = noise.episode_key(seeds, torch.zeros_like(seeds), stream=POLICY_STREAM)
         number = torch.arange(len(seeds), device=simulator.device)
         while len(number):
             where = simulator.when_and_where()

@@ -102,10 +102,17 @@ class Sessions:
         scenario = torch.from_numpy(code.to_numpy().copy())[last]
         said = torch.zeros(len(length), 0)
         if declared is not None:
-            of_shopper = table.select("shopper").unique().sort("shopper").join(declared, on="shopper", how="left")
+            of_shopper = (
+                table.select("shopper")
+                .unique()
+                .sort("shopper")
+                .join(declared, on="shopper", how="left", maintain_order="left")
+            )
             if of_shopper["declared"].null_count():
                 missing = of_shopper.filter(pl.col("declared").is_null())["shopper"][0]
                 raise ValueError(f"declared has no row for shopper {missing}, but every shopper of the log needs one.")
+            if len(of_shopper) != len(length) or of_shopper["declared"].list.len().n_unique() != 1:
+                raise ValueError("declared has several rows a shopper or lists of several lengths, but needs one each.")
             flat = of_shopper["declared"].explode().cast(pl.Float32).to_numpy().copy()
             said = torch.from_numpy(flat).view(len(length), -1)
         return cls(slates, clicks, length, gone[last], propensity, scenario, said, names)

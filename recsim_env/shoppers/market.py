@@ -59,6 +59,8 @@ class MarketConfig:
     """Of a click on an item of no interest that was looked at."""
     interest: float = 3.0
     """Per cosine of interest and item."""
+    interest_noise: float = 0.3
+    """Length of what a newcomer's interest has besides those."""
     declared_noise: float = 0.3
     """Length of the noise in what a newcomer declares of its interest, which has length 1."""
     quality_spread: float = 0.3
@@ -99,18 +101,22 @@ class MarketConfig:
     """Standard deviation of the log-odds of looking further. An assumption: the data hold no positions."""
 
     def __post_init__(self) -> None:
-        for name in ("drift", "declared_noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be 0 or more.")
         for name in ("items", "categories", "width", "favourites"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be a whole number above 0.")
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} is {count!r}, but it must be a whole number above 0.")
         for name in ("examination", "satiation_decay", "fatigue_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be from 0 to 1.")
-        for name in (field.name for field in fields(self) if field.name.endswith("_spread")):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be 0 or more.")
+        lengths = ("drift", "declared_noise", "interest_noise", "satiation_exposure", "satiation_click")
+        for name in (*lengths, *(field.name for field in fields(self) if field.name.endswith("_spread"))):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be a finite number, 0 or more.")
+        for name in ("base", "interest", "satiation", "fatigue", "leave_bored", "leave_unsatisfied"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be a finite number.")
+        if math.isnan(self.leave_base):
+            raise ValueError(f"leave_base is {self.leave_base!r}, but it must be a number, or -inf.")
         if self.categories > self.items or self.favourites > self.categories:
             raise ValueError(
                 f"categories is {self.categories!r}, but it must be from {self.favourites} (favourites) to "
@@ -216,7 +222,7 @@ class MarketShopper:
         which, weight, noise, said, traits = draws.split([f, f, d, d, 4], dim=1)
         favourite = (which * config.categories).long().clamp(max=config.categories - 1)
         mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, self._centres[favourite])
-        interest = torch.nn.functional.normalize(mixed + 0.3 * normal(noise) / math.sqrt(d), dim=1)
+        interest = torch.nn.functional.normalize(mixed + config.interest_noise * normal(noise) / math.sqrt(d), dim=1)
         declared = interest + config.declared_noise * normal(said) / math.sqrt(d)
         trait = normal(traits)
         odds = math.log(config.examination / (1 - config.examination)) if 0 < config.examination < 1 else None
