@@ -37,7 +37,11 @@ SCALE = 2.0
 
 @dataclass(frozen=True)
 class PPOAgentConfig:
-    """What the three agents share."""
+    """What the three agents share.
+
+    Rewards are weighted by survival, which needs shoppers who say how likely they leave: elsewhere give another
+    `reward`.
+    """
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """PPO."""
@@ -45,7 +49,7 @@ class PPOAgentConfig:
     """Actor and critic; its seed is replaced by the ground's."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
     """What the agent sees of a visit."""
-    reward: TrainingReward = field(default_factory=TrainingReward)
+    reward: TrainingReward = field(default_factory=lambda: TrainingReward(survival=True))
     """How the reward is learned from."""
     annealed: float = 0.1
     """What is left of the learning rate at the end, on a straight line from 1; 1 = it stays."""
@@ -60,11 +64,7 @@ so high a rate. With a GAE lambda of .95 it stayed a return of 1 below."""
 
 @dataclass(frozen=True)
 class PPOComposerConfig(PPOAgentConfig):
-    """PPO over the composer's intents; how wide it explores at first is `NetworkConfig.log_std`.
-
-    Its rewards are weighted by survival, so it needs shoppers who say how likely they leave; elsewhere give it another
-    `reward`.
-    """
+    """PPO over the composer's intents; how wide it explores at first is `NetworkConfig.log_std`."""
 
     ppo: PPOConfig = IN_INTENTS
     """PPO."""
@@ -72,8 +72,6 @@ class PPOComposerConfig(PPOAgentConfig):
     """Actor and critic; its seed is replaced by the ground's."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
     """What the agent sees of a visit."""
-    reward: TrainingReward = field(default_factory=lambda: TrainingReward(survival=True))
-    """How the reward is learned from."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from benchmarks.world import TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
 from policies.base import candidates_of, top_slates
 from policies.composer import Composer, ComposerConfig
+from policies.sb3 import NetworkConfig
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from recsim_env import noise
 from recsim_env.logs.record import record
@@ -272,6 +273,7 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         parts.append(rows_of(POLICIES[name].build(inputs, best), name, seed, simulator, config.users))
     agent = PPOComposerConfig(
         ppo=config.ppo,
+        network=NetworkConfig(),
         composer=ComposerConfig(offset_dims=config.offset_dims),
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.session import SessionShopper, click_log_likelihood
+from recsim_env.shoppers.session import MOOD_CHANCES, MOODS, SessionShopper, over_moods, slate_log_likelihood
 from recsim_env.shoppers.session_fit import (
     SessionFitConfig,
     Visits,
@@ -119,7 +119,7 @@ def stepped(shopper: SessionShopper, visits: Visits, episode: int) -> tuple[Tens
             batch[name][t : t + 1] for name in ("slates", "shown", "clicks", "counters", "context")
         )
         logits, reaction = shopper.answer(cache.state, slates, counters)
-        clicks.append(logits)
+        clicks.append(shopper.in_moods(cache.state, logits))
         leaves.append(shopper.leave_logit(cache.state, reaction, clicked, shown))
         shopper.advance(cache, shopper.token(slates, shown, clicked, counters, context, batch["declared"]))
     return torch.cat(clicks), torch.cat(leaves)
@@ -161,7 +161,7 @@ def test_gradients_reach_every_part() -> None:
 
 def test_looks_start_at_one_and_fall() -> None:
     looks = model().looks(torch.randn(50, 16, generator=torch.Generator().manual_seed(1)))
-    assert (looks[:, 0] == 1).all()
+    torch.testing.assert_close(looks[:, 0], torch.ones(50))
     assert (looks.diff(dim=1) < 0).all()
     assert (looks > 0).all()
 
@@ -175,7 +175,7 @@ def test_probabilities_stay_in_range_however_often_things_were_shown() -> None:
         leave = torch.sigmoid(shopper.leave_logit(state, reaction, shown, shown))
         for chance in (click, leave):
             assert bool(((chance >= 0) & (chance <= 1)).all())
-        assert (click[:, 2] == 0).all()
+        assert (click[:, :, 2] == 0).all()
 
 
 def test_weariness_rises_in_proportion() -> None:
@@ -188,9 +188,33 @@ def test_weariness_rises_in_proportion() -> None:
 
 
 def test_the_likelihood_of_an_answer_by_hand() -> None:
-    looks, logits = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 0.0]])
-    found = click_log_likelihood(looks.log(), logits, torch.tensor([[True, False]]))
-    assert found.exp()[0].tolist() == pytest.approx([0.5 * 0.5, 1 - 0.5 * 0.5])
+    looks = torch.tensor([1.0, 0.5]).expand(1, 5, 2)
+    logits = torch.zeros(1, 5, 2)
+    logits[0, 4] = 100.0  # in the rarest mood, whatever is looked at is clicked
+    shown = torch.tensor([[True, True]])
+    found = slate_log_likelihood(looks.log(), logits, torch.tensor([[True, False]]), shown)
+    rare = MOOD_CHANCES[4]
+    assert found.exp().item() == pytest.approx((1 - rare) * 0.5 * (1 - 0.5 * 0.5) + rare * 1.0 * (1 - 0.5), rel=1e-4)
+    hidden = slate_log_likelihood(looks.log(), logits, torch.tensor([[True, False]]), torch.tensor([[True, False]]))
+    assert hidden.exp().item() == pytest.approx((1 - rare) * 0.5 + rare * 1.0, rel=1e-4)
+
+
+def test_moods_are_a_standard_normal() -> None:
+    nodes = torch.tensor(MOODS, dtype=torch.float64).unsqueeze(1)
+    moments = [over_moods(nodes**power).item() for power in range(5)]
+    assert moments == pytest.approx([1.0, 0.0, 1.0, 0.0, 3.0], abs=1e-6)
+
+
+def test_clicks_that_go_together_leave_more_slates_without_any() -> None:
+    shopper = model()
+    state = torch.zeros(1, 16)
+    logits, shown = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        shopper.mood.bias.copy_(torch.tensor([2.0, 0.0]))
+        chance = shopper.click_probability(state, logits, shown)
+    none = (1 - chance).prod(dim=2, keepdim=True)  # in each mood
+    alone = (1 - over_moods(chance)).prod()
+    assert over_moods(none).item() > 1.2 * alone.item()
 
 
 def test_what_is_saved_comes_back(tmp_path: object) -> None:
@@ -247,11 +271,11 @@ def test_a_known_log_is_learned_and_no_global_generator_moves() -> None:
 
     visits = Visits.of(learn_and_check(sessions, config)[1], catalog())
     found = predict(shopper, visits)
-    looks = found.log_looks.exp().mean(dim=0)
+    looks = over_moods(found.log_looks.exp()).mean(dim=0)
     assert looks.tolist() == pytest.approx([1.0, 0.6, 0.36], abs=0.08)
     liked = catalog().category[visits.slates] != 0
     scale, shift = shopper.config.click_calibration
-    clicked = torch.sigmoid(scale * found.click_logits + shift)
+    clicked = over_moods(torch.sigmoid(scale * found.click_logits + shift))
     assert float(clicked[liked].mean()) == pytest.approx(0.7, abs=0.08)
     assert float(clicked[~liked].mean()) == pytest.approx(0.2, abs=0.08)
     leave = torch.sigmoid(found.leave_logits)

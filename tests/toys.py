@@ -54,6 +54,7 @@ class ToyShopper:
         self.category = self.catalog.category.to(self.device)
         self.slate_size = slate_size
         self.lapse = lapse
+        self.never_leave = False
         self.start_draws = 1
         self.visit_draws = slate_size + 3
         self._offers = self._offer_table()
@@ -129,12 +130,14 @@ class ToyShopper:
         probability = self.probability(state, slates, shown)
         clicks = draws[:, : self.slate_size] < probability
         leave, gap, elsewhere = draws[:, self.slate_size :].unbind(dim=1)
+        leaving = self.lapse * (~clicks.any(dim=1)).float()
         response = Response(
             clicks=clicks,
             probability=probability,
-            left=~clicks.any(dim=1) & (leave < self.lapse),
+            left=(leave < leaving) & (not self.never_leave),
             days=1 + (gap * LONGEST_GAP).floor(),
             elsewhere=(elsewhere * 4).floor(),
+            leaving=leaving,
         )
         state.bought.scatter_add_(1, slates, clicks.float())
         touched = torch.zeros_like(state.bought).scatter_add_(1, slates, clicks.float()) > 0

@@ -28,7 +28,7 @@ from transformers.utils import logging
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.profile import Profile, profile_spaces
-from recsim_env.shoppers.session import SessionShopper
+from recsim_env.shoppers.session import MOOD_CHANCES, SessionShopper, over_moods
 from recsim_env.shoppers.session_memory import SessionMemory
 from recsim_env.shoppers.transformer import Cache
 from recsim_env.types import Observation
@@ -65,8 +65,8 @@ class LearnedMarketShopper:
     A newcomer declares what a shopper of the log did, drawn at random; what else they like, how deep they look and how
     fast they tire shows in their clicks, each drawn given all before it.
 
-    Clicks and leaving have the members' mean probability. With `pessimism` b a click has the members' mean less b of
-    their standard deviations, at least 0, and leaving the mean plus b of them, at most 1: a penalty for what the
+    Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b a click has their mean less
+    b of their standard deviations, at least 0, and leaving the mean plus b of them, at most 1: a penalty for what the
     members do not agree on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6,
     put on the chances themselves so that every reward term feels it.
 
@@ -98,7 +98,8 @@ class LearnedMarketShopper:
         self.slate_size = members[0].config.slate_size
         self.max_candidates = len(catalog)
         self.start_draws = 1
-        self.visit_draws = self.slate_size + 1
+        self.visit_draws = self.slate_size + 2
+        self._moods = torch.tensor(MOOD_CHANCES, device=device).cumsum(0)
         self.never_leave = False
         self._all = torch.arange(len(catalog), device=device)
 
@@ -136,7 +137,7 @@ class LearnedMarketShopper:
     def respond(self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Click, remember, and come back tomorrow or never; moves `state` in place."""
         category, embedding = self.catalog.category, self.catalog.embedding
-        click_draw, leave_draw = draws.split([self.slate_size, 1], dim=1)
+        click_draw, mood_draw, leave_draw = draws.split([self.slate_size, 1, 1], dim=1)
         counters = state.memory.look(slates, category)
         answers = [
             member.answer(cache.state, slates, counters)
@@ -146,8 +147,9 @@ class LearnedMarketShopper:
             member.click_probability(cache.state, logits, shown)
             for member, cache, (logits, _) in zip(self.members, state.caches, answers, strict=True)
         ]
-        probability = self._agreed(chances, -self.pessimism)
-        clicks = click_draw < probability
+        in_moods = self._agreed(chances, -self.pessimism)
+        mood = torch.bucketize(mood_draw, self._moods[:-1], right=True).unsqueeze(2)
+        clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
         leaving = self._agreed(
             [
                 torch.sigmoid(member.leave_logit(cache.state, reaction, clicks, shown))
@@ -163,7 +165,7 @@ class LearnedMarketShopper:
             member.advance(cache, member.token(slates, shown, clicks, counters, context, state.declared))
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
-        return Response(clicks, probability, left, days=one, elsewhere=none, leaving=leaving)
+        return Response(clicks, over_moods(in_moods), left, days=one, elsewhere=none, leaving=leaving)
 
     def replace(self, state: LearnedMarketState, rows: Tensor, fresh: LearnedMarketState) -> None:
         """Put new shoppers into some rows."""

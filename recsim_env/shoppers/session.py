@@ -3,12 +3,15 @@
     visit -> token -> causal encoder -> state -+-> click head  chance of a click at each position
                                                +-> leave head  chance of leaving after the visit
 
-Every position is answered on its own: it is looked at, and what is looked at is clicked or not,
+Every position is looked at, and what is looked at is clicked or not,
 
-    p_j = look_j(state) sigmoid(query(state) . v_i + bias_i + reaction(counters_i, state)_0)
+    p_j = look_j(state, z) sigmoid(query(state) . v_i + bias_i + reaction(counters_i, state)_0 + spread(state) z)
 
 with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et al. 2008, "An
-experimental comparison of click position-bias models", section 3.2) with a depth of the shopper's own. `reaction` sees
+experimental comparison of click position-bias models", section 3.2) with a depth of the shopper's own. z is the mood of
+the visit, a standard normal number that all positions share: what the model cannot know of a shopper makes the clicks
+of a slate go together, and without it slates that nothing is clicked in are too rare. Its likelihood is a sum over
+Gauss-Hermite nodes, as in any logistic model with a random effect (Bock & Aitkin 1981, equation 8). `reaction` sees
 how often the item and its category were shown and clicked before; its other outputs, averaged over what was looked at,
 are what a slate does to the shopper beyond its clicks, and go into the leave head with the clicks.
 """
@@ -30,6 +33,8 @@ from recsim_env.shoppers.transformer import Block, Cache, lag_bucket
 
 RISING = 2 + COUNTERS  # numbers of a reaction that can only make leaving likelier
 LEAVE_WEIGHT = 2.0  # of the leave loss: leaving is rare, and its gradient would drown in that of the clicks
+MOODS = (-2.8569700139, -1.3556261800, 0.0, 1.3556261800, 2.8569700139)  # nodes of the standard normal
+MOOD_CHANCES = (0.0112574113, 0.2220759220, 0.5333333333, 0.2220759220, 0.0112574113)  # their weights
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
 
 
@@ -175,6 +180,7 @@ class SessionShopper(PreTrainedModel):
         self.reaction = Reaction(config)
         self.look_step = nn.Parameter(torch.zeros(config.slate_size - 1))
         self.look_depth = nn.Linear(d, 1)
+        self.mood = nn.Linear(d, 2)  # what it adds to the log-odds of a click, before softplus, and to those of a look
         self.leave_head = LeaveHead(config)
         self.state_dropout = nn.Dropout(config.state_dropout)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -193,6 +199,7 @@ class SessionShopper(PreTrainedModel):
             nn.init.zeros_(module.newcomer)
             nn.init.constant_(module.look_step, 1.5)
             nn.init.zeros_(module.look_depth.weight)
+            nn.init.zeros_(module.mood.weight)
             nn.init.constant_(module.reaction.last.bias, -2.0)
             nn.init.constant_(module.reaction.slopes.bias, -3.0)
             nn.init.constant_(module.leave_head.slopes.bias, -2.0)
@@ -289,13 +296,23 @@ class SessionShopper(PreTrainedModel):
     # ---- states in, behaviour out ----------------------------------------------------------------------------------
 
     def log_looks(self, state: Tensor) -> Tensor:
-        """Log-probability that each position is looked at, 0 at the top and falling: state (..., D) -> (..., K)."""
-        steps = F.logsigmoid(self.look_step + self.look_depth(state)).cumsum(dim=-1)
-        return F.pad(steps, (1, 0))
+        """Log-probability that each position is looked at in each of the M `MOODS`, 0 at the top and falling.
+
+        Shapes: state (..., D) -> (..., M, K).
+        """
+        nodes = state.new_tensor(MOODS).unsqueeze(1)
+        lean = self.mood(state)[..., 1:].unsqueeze(-2)
+        depth = self.look_depth(state).unsqueeze(-2) + lean * nodes  # (..., M, 1)
+        return F.pad(F.logsigmoid(self.look_step + depth).cumsum(dim=-1), (1, 0))
 
     def looks(self, state: Tensor) -> Tensor:
         """(..., K) the chance that each position is looked at."""
-        return self.log_looks(state).exp()
+        return over_moods(self.log_looks(state).exp())
+
+    def in_moods(self, state: Tensor, logits: Tensor) -> Tensor:
+        """Log-odds (..., K) of a click once looked at, in each mood: (..., M, K)."""
+        spread = F.softplus(self.mood(state)[..., :1]).unsqueeze(-1)
+        return logits.unsqueeze(-2) + spread * logits.new_tensor(MOODS).unsqueeze(1)
 
     def answer(self, state: Tensor, slates: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds (..., K) of a click once looked at, uncalibrated, and reactions (..., K, RISING + reactions).
@@ -311,9 +328,10 @@ class SessionShopper(PreTrainedModel):
         return logits, torch.cat([weary, amounts, bounded[..., 1:]], dim=-1)
 
     def click_probability(self, state: Tensor, logits: Tensor, shown: Tensor) -> Tensor:
-        """(..., K) calibrated chance of a click; 0 where `shown` is False. logits from `answer`."""
+        """(..., M, K) calibrated chance of a click in each mood; 0 where `shown` is False. logits from `answer`."""
         scale, shift = self.config.click_calibration
-        return torch.exp(self.log_looks(state) + F.logsigmoid(scale * logits + shift)) * shown
+        chance = torch.exp(self.log_looks(state) + F.logsigmoid(scale * self.in_moods(state, logits) + shift))
+        return chance * shown.unsqueeze(-2)
 
     def leave_logit(self, state: Tensor, reaction: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
         """(...,) log-odds of leaving after the visit; reaction (..., K, RISING + reactions) from `answer`."""
@@ -332,7 +350,7 @@ class SessionShopper(PreTrainedModel):
             real (B, T) bool; declared (B, config.declared); and of the real visits, episode by episode: slates (V, K)
             int64 without padding; shown, clicks (V, K) bool; counters (V, K, COUNTERS) before the visit; context (V, C)
             after it; leaves (V,) float32
-        Returns `loss` () its parts `click` and `leave`, and `click_logits`, `log_looks` (V, K) and
+        Returns `loss` () its parts `click` and `leave`, and `click_logits`, `log_looks` (V, M, K) by mood and
         `leave_logits` (V,), uncalibrated.
         """
         real, slates, shown, clicks = (batch[name] for name in ("real", "slates", "shown", "clicks"))
@@ -343,17 +361,27 @@ class SessionShopper(PreTrainedModel):
         before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[real]
         state = self.state_dropout(before)
         logits, reaction = self.answer(state, slates, batch["counters"])
-        log_looks = self.log_looks(state)
+        log_looks, click_logits = self.log_looks(state), self.in_moods(state, logits)
         leave = self.leave_logit(state, reaction, clicks, shown)
         losses = {
-            "click": -(click_log_likelihood(log_looks, logits, clicks) * shown).sum(dim=1).mean(),
+            "click": -slate_log_likelihood(log_looks, click_logits, clicks, shown).mean(),
             "leave": F.binary_cross_entropy_with_logits(leave, batch["leaves"]),
         }
         loss = losses["click"] + LEAVE_WEIGHT * losses["leave"]
-        return {"loss": loss, **losses, "click_logits": logits, "log_looks": log_looks, "leave_logits": leave}
+        return {"loss": loss, **losses, "click_logits": click_logits, "log_looks": log_looks, "leave_logits": leave}
 
 
-def click_log_likelihood(log_looks: Tensor, logits: Tensor, clicks: Tensor) -> Tensor:
-    """Log-likelihood of each position's answer under look x click once looked at; all of the same shape."""
-    log_click = (log_looks + F.logsigmoid(logits)).clamp(max=-CLICK_EDGE)
-    return torch.where(clicks, log_click, torch.log1p(-log_click.exp()))
+def slate_log_likelihood(log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+    """Log-likelihood (V,) of the answers to slates: in a mood positions are independent, moods are summed over.
+
+    Shapes: log_looks, click_logits (V, M, K) by mood; clicks, shown (V, K) bool.
+    """
+    log_click = (log_looks + F.logsigmoid(click_logits)).clamp(max=-CLICK_EDGE)
+    of_position = torch.where(clicks.unsqueeze(1), log_click, torch.log1p(-log_click.exp()))
+    of_mood = (of_position * shown.unsqueeze(1)).sum(dim=2)
+    return torch.logsumexp(of_mood + of_mood.new_tensor(MOOD_CHANCES).log(), dim=1)
+
+
+def over_moods(values: Tensor) -> Tensor:
+    """The mean over moods of values (..., M, K): (..., K)."""
+    return torch.einsum("...mk,m->...k", values, values.new_tensor(MOOD_CHANCES))

@@ -13,7 +13,7 @@ from transformers import get_cosine_schedule_with_warmup
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.finetune import minimise
-from recsim_env.shoppers.session import SessionShopper, SessionShopperConfig, click_log_likelihood
+from recsim_env.shoppers.session import SessionShopper, SessionShopperConfig, over_moods, slate_log_likelihood
 from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
 
 Progress = Callable[[int, int], None]
@@ -249,7 +249,10 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of V visits, uncalibrated. Shapes: click_logits, log_looks (V, K); leave_logits (V,)."""
+    """What a model says of V visits, uncalibrated.
+
+    Shapes: click_logits, log_looks (V, M, K) by mood; leave_logits (V,).
+    """
 
     click_logits: Tensor
     log_looks: Tensor
@@ -278,8 +281,8 @@ def calibrate(model: SessionShopper, visits: Visits) -> None:
     click = torch.tensor([1.0, 0.0], requires_grad=True)
 
     def click_loss() -> Tensor:
-        likelihood = click_log_likelihood(found.log_looks, found.click_logits * click[0] + click[1], visits.clicks)
-        return -likelihood[visits.shown].mean()
+        log_odds = found.click_logits * click[0] + click[1]
+        return -slate_log_likelihood(found.log_looks, log_odds, visits.clicks, visits.shown).mean()
 
     if visits.clicks.any():
         minimise(click_loss, click)
@@ -318,7 +321,7 @@ def score(model: SessionShopper, visits: Visits) -> SessionScores:
     """Held-out scores of a calibrated model."""
     found = predict(model, visits)
     scale, shift = model.config.click_calibration
-    click = torch.exp(found.log_looks + F.logsigmoid(scale * found.click_logits + shift))
+    click = over_moods(torch.exp(found.log_looks + F.logsigmoid(scale * found.click_logits + shift)))
     leave = torch.sigmoid(found.leave_logits)
     clicks, shown = visits.clicks, visits.shown
     expected, observed = (click * shown).sum(dim=0), (clicks & shown).sum(dim=0)
