@@ -38,7 +38,7 @@ TRAITS = ("variety", "patience", "speed", "examination")
 """Of a shopper, hidden: the fields of `MarketState`."""
 MOMENT = "boredom"
 """Of a visit: variety-seeking times the satiation with greedy's slate, each position by the chance to look at it."""
-KNOBS = ("count", "similarity", "sated", "flooded")
+KNOBS = ("count", "clicked", "sated", "flooded")
 """Knobs of the composer that are reported, log-odds per unit of their cue."""
 THIRDS = ("low", "middle", "high")
 FRESH_RUN = 90

@@ -113,6 +113,6 @@ def test_a_shopper_who_cannot_stay_is_refused() -> None:
             return getattr(self.shopper, name)
 
     simulator = toy(0.3)
-    simulator.shopper = Mute(simulator.shopper)  # type: ignore[assignment]
+    simulator.shopper = Mute(simulator.shopper)
     with pytest.raises(ValueError, match=r"survival is True, but Mute does not say"):
         environment(simulator, 4, TrainingReward(survival=True))

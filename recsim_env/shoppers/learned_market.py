@@ -148,7 +148,7 @@ class LearnedMarketShopper:
             for member, cache, (logits, _) in zip(self.members, state.caches, answers, strict=True)
         ]
         in_moods = self._agreed(chances, -self.pessimism)
-        mood = torch.bucketize(mood_draw, self._moods[:-1], right=True).unsqueeze(2)
+        mood = torch.bucketize(mood_draw.contiguous(), self._moods[:-1], right=True).unsqueeze(2)
         clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
         leaving = self._agreed(
             [
