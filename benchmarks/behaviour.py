@@ -211,7 +211,7 @@ HEADERS = {
     "distance": "diversity",
     f"categories_{RERANKER}": "categories, constant",
     "count": "count",
-    "similarity": "similarity",
+    "clicked": "clicked",
     "sated": "sated",
     "flooded": "flooded",
     "gain": "return above constant",

@@ -152,7 +152,7 @@ class LearnedMarketShopper:
         clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
         leaving = self._agreed(
             [
-                torch.sigmoid(member.leave_logit(cache.state, reaction, clicks, shown))
+                member.leave_probability(cache.state, reaction, clicks, shown)
                 for member, cache, (_, reaction) in zip(self.members, state.caches, answers, strict=True)
             ],
             self.pessimism,

@@ -52,7 +52,8 @@ class SessionShopperConfig(PreTrainedConfig):
         reactions: numbers that a shown item adds to what the leave head sees
         dropout, state_dropout: training only; chance to hide activations of the encoder, and of the states that the
             heads see, so that they lean on the counters
-        click_calibration: scale and shift of the log-odds of a click, fitted on held-out episodes
+        click_calibration, leave_calibration: scale and shift of the log-odds of a click and of leaving, fitted on
+            held-out episodes
     """
 
     model_type = "session_shopper"
@@ -74,6 +75,7 @@ class SessionShopperConfig(PreTrainedConfig):
         dropout: float = 0.05,
         state_dropout: float = 0.1,
         click_calibration: tuple[float, float] = (1.0, 0.0),
+        leave_calibration: tuple[float, float] = (1.0, 0.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -92,6 +94,7 @@ class SessionShopperConfig(PreTrainedConfig):
         self.dropout = dropout
         self.state_dropout = state_dropout
         self.click_calibration = click_calibration
+        self.leave_calibration = leave_calibration
 
 
 class Reaction(nn.Module):
@@ -334,12 +337,17 @@ class SessionShopper(PreTrainedModel):
         return chance * shown.unsqueeze(-2)
 
     def leave_logit(self, state: Tensor, reaction: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
-        """(...,) log-odds of leaving after the visit; reaction (..., K, RISING + reactions) from `answer`."""
+        """(...,) log-odds of leaving after the visit, uncalibrated; reaction (..., K, RISING + ..) from `answer`."""
         weight = self.looks(state) * shown
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         mean = torch.einsum("...k,...kr->...r", weight, reaction)
         logit: Tensor = self.leave_head(state, mean, clicks)
         return logit
+
+    def leave_probability(self, state: Tensor, reaction: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+        """(...,) calibrated chance of leaving after the visit; as `leave_logit`."""
+        scale, shift = self.config.leave_calibration
+        return torch.sigmoid(scale * self.leave_logit(state, reaction, clicks, shown) + shift)
 
     # ---- learning --------------------------------------------------------------------------------------------------
 

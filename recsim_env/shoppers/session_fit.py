@@ -17,6 +17,7 @@ from recsim_env.shoppers.session import SessionShopper, SessionShopperConfig, ov
 from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
 
 Progress = Callable[[int, int], None]
+MIN_LEAVES = 300  # held-out shoppers who left, from which on leaving is calibrated
 CHUNK = 512  # episodes replayed side by side: what they touch stays in a processor's cache
 
 
@@ -272,11 +273,11 @@ def predict(model: SessionShopper, visits: Visits, batch_episodes: int = 256) ->
 
 
 def calibrate(model: SessionShopper, visits: Visits) -> None:
-    """Set scale and shift of the click log-odds (Platt 1999) on visits it was not fitted to.
+    """Set scale and shift of the log-odds of a click and of leaving (Platt 1999) on visits it was not fitted to.
 
-    Leaving is left as it is: it is so rare that the shift would follow the noise of the held-out episodes.
+    Leaving takes `MIN_LEAVES` of them: with fewer, the shift would follow the noise.
     """
-    model.config.click_calibration = (1.0, 0.0)
+    model.config.click_calibration = model.config.leave_calibration = (1.0, 0.0)
     found = predict(model, visits)
     click = torch.tensor([1.0, 0.0], requires_grad=True)
 
@@ -287,6 +288,12 @@ def calibrate(model: SessionShopper, visits: Visits) -> None:
     if visits.clicks.any():
         minimise(click_loss, click)
     model.config.click_calibration = (round(click[0].item(), 5), round(click[1].item(), 5))
+    leave = torch.tensor([1.0, 0.0], requires_grad=True)
+    if int(visits.leaves.sum()) >= MIN_LEAVES:
+        minimise(
+            lambda: F.binary_cross_entropy_with_logits(found.leave_logits * leave[0] + leave[1], visits.leaves), leave
+        )
+    model.config.leave_calibration = (round(leave[0].item(), 5), round(leave[1].item(), 5))
 
 
 @dataclass(frozen=True)
@@ -322,7 +329,8 @@ def score(model: SessionShopper, visits: Visits) -> SessionScores:
     found = predict(model, visits)
     scale, shift = model.config.click_calibration
     click = over_moods(torch.exp(found.log_looks + F.logsigmoid(scale * found.click_logits + shift)))
-    leave = torch.sigmoid(found.leave_logits)
+    of_leave, by = model.config.leave_calibration
+    leave = torch.sigmoid(of_leave * found.leave_logits + by)
     clicks, shown = visits.clicks, visits.shown
     expected, observed = (click * shown).sum(dim=0), (clicks & shown).sum(dim=0)
     return SessionScores(
