@@ -54,7 +54,7 @@ class PPOAgentConfig:
     annealed: float = 0.1
     """What is left of the learning rate at the end, on a straight line from 1; 1 = it stays."""
     watch_every: int = 10
-    """Updates between two calls of `Ground.watch`."""
+    """Updates between two calls of `Ground.watch`; before the first of them it is called after update 1, 2, 4, .."""
 
 
 IN_INTENTS = PPOConfig(learning_rate=4e-3, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.99, gae_lambda=0.8)
@@ -131,7 +131,8 @@ def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Lea
         share = (update - 1) / max(updates - 1, 1)
         model.lr_schedule = FloatSchedule(config.ppo.learning_rate * (1 - share * (1 - config.annealed)))
         model.learn(rollout, reset_num_timesteps=update == 1)
-        if update % config.watch_every == 0 and update < updates:
+        early = update < config.watch_every and update & (update - 1) == 0  # powers of two: where curves are steep
+        if (early or update % config.watch_every == 0) and update < updates:
             watched += _watch(ground, looked + update * rollout, frozen_policy_of(model))
     facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
     facts["minutes"] = (time.perf_counter() - began - watched) / 60

@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 from agents import AGENTS, Ground
 from agents.base import Watch, unwatched
 from agents.evaluate import evaluate
-from benchmarks.league_places import CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place, Site
+from benchmarks.league_places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place, Site
 from benchmarks.league_report import CURVE, ROW, analyse
 from benchmarks.oracles import ORACLES, oracle_specs
 from benchmarks.report import RESULTS, Run, config_as_json, write_text
@@ -80,7 +80,14 @@ class Config:
     mmr_frontier: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Weights of further MMR there."""
     steps: dict[str, int] = field(
-        default_factory=lambda: {MARKET: 1_000_000, MILD: 400_000, CONTROL: 300_000, LEARNED: 400_000, JOURNEY: 150_000}
+        default_factory=lambda: {
+            MARKET: 1_000_000,
+            ALIKE: 400_000,
+            MILD: 400_000,
+            CONTROL: 300_000,
+            LEARNED: 400_000,
+            JOURNEY: 150_000,
+        }
     )
     """Shopper-steps of a training by environment."""
     factors: dict[str, float] = field(default_factory=lambda: dict(FACTORS))

@@ -19,7 +19,9 @@ from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.rewards import as_reward
 from recsim_env.simulator import SlateSimulator
 
-MARKET, MILD, CONTROL = (f"recsim_env/{name}-v0" for name in ("Market", "MarketMild", "MarketControl"))
+MARKET, ALIKE, MILD, CONTROL = (
+    f"recsim_env/{name}-v0" for name in ("Market", "MarketAlike", "MarketMild", "MarketControl")
+)
 LEARNED, JOURNEY = "recsim_env/LearnedMarket-v0", "recsim_env/CompleteJourney-v0"
 MEASURED = ("intra_list_distance", "category_coverage")
 """Reward terms that are looked at whatever the environment pays for."""
@@ -119,6 +121,7 @@ PLACES = {
     for place in (
         Place(MARKET, 0),
         Place(MARKET, 1),
+        Place(ALIKE, 0),
         Place(MILD, 0),
         Place(MILD, 1),
         Place(CONTROL, 0),

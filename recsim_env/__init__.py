@@ -4,7 +4,8 @@
 
     recsim_env/CompleteJourney-v0   shoppers fine-tuned on the Complete Journey data
     recsim_env/Market-v0            closed-form shoppers whom greed bores: the truth is known
-    recsim_env/MarketMild-v0        the same with little to gain from variety
+    recsim_env/MarketAlike-v0       the same with shoppers who are all the median one
+    recsim_env/MarketMild-v0        Market-v0 with little to gain from variety
     recsim_env/MarketControl-v0     nothing shown has a later effect: greed is optimal
     recsim_env/LearnedMarket-v0     a transformer's shoppers, fitted to the log of Market-v0
 """
@@ -29,6 +30,7 @@ add_preset("recsim_env/CompleteJourney-v0", EnvConfig(shopper=Path(__file__).par
 
 for _name, _market, _reward in (
     ("Market", MARKET, {"clicks": 1.0, "intra_list_distance": 0.3}),
+    ("MarketAlike", MARKET.alike(), {"clicks": 1.0, "intra_list_distance": 0.3}),
     ("MarketMild", MILD, {"clicks": 1.0, "intra_list_distance": 0.3}),
     ("MarketControl", CONTROL, {"clicks": 1.0}),
 ):

@@ -116,3 +116,23 @@ def test_a_shopper_who_cannot_stay_is_refused() -> None:
     simulator.shopper = Mute(simulator.shopper)
     with pytest.raises(ValueError, match=r"survival is True, but Mute does not say"):
         environment(simulator, 4, TrainingReward(survival=True))
+
+
+def test_the_fine_tuned_shoppers_say_how_likely_they_lapse_and_can_stay() -> None:
+    def lapses(stay: bool) -> tuple[float, float]:
+        simulator = make_simulator("recsim_env/CompleteJourney-v0", device="cpu")
+        shopper: Any = simulator.shopper
+        shopper.never_leave = stay
+        env = environment(simulator, 256, TrainingReward())
+        env.reset()
+        left = chance = 0.0
+        for _ in range(4):
+            env.step(np.zeros((256, env.composer.intent_size), dtype=np.float32))
+            left += float(env._witness.last.left.float().sum())
+            chance += float(env._witness.last.leaving.sum())
+        return left, chance
+
+    left, chance = lapses(stay=False)
+    assert abs(left - chance) < 4 * chance**0.5  # a sum of rare events
+    assert chance > 5
+    assert lapses(stay=True)[0] == 0
