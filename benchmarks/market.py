@@ -24,7 +24,7 @@ from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
-from recsim_env import SlateSimulator, make_simulator
+from recsim_env import SlateSimulator, make_simulator, noise
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
@@ -89,9 +89,7 @@ class Logging:
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K)."""
         view = self._composer.view(observation)
-        edge = 2.0**-25
-        gumbel = -torch.log(-torch.log(draws.clamp(edge, 1 - edge)))
-        logits = view.pool.logits + self._temperature * gumbel
+        logits = view.pool.logits + self._temperature * noise.gumbel(draws)
         intent = self._intent.to(draws.device).expand(len(draws), -1)
         return self._composer.compose_view(replace(view, pool=replace(view.pool, logits=logits)), intent)
 

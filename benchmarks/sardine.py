@@ -135,9 +135,7 @@ class Exploring:
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K); draws (B, N)."""
-        edge = 2.0**-25
-        gumbel = -torch.log(-torch.log(draws.clamp(edge, 1 - edge)))
-        scores = self._ranker.logits(observation) / self._temperature + gumbel
+        scores = self._ranker.logits(observation) / self._temperature + noise.gumbel(draws)
         return top_slates(scores, candidates_of(observation, self.draws), self._slate_size)
 
 

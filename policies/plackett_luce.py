@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from policies.base import Pool, filled
 from policies.composer import Composer, View
 from policies.networks import Standardizer, tower
+from recsim_env.noise import gumbel
 from recsim_env.types import Observation
 
 NEVER = -1e9
@@ -30,12 +31,6 @@ def sample(scores: Tensor, draws: Tensor, size: int) -> Tensor:
     Returns (B, size) int64, -1 where none is left.
     """
     return ordered(scores + gumbel(draws), size)
-
-
-def gumbel(draws: Tensor) -> Tensor:
-    """Standard Gumbel noise from uniform numbers in [0, 1), of the same shape."""
-    edge = 2.0**-25
-    return -torch.log(-torch.log(draws.clamp(edge, 1 - edge)))
 
 
 def ordered(scores: Tensor, size: int) -> Tensor:

@@ -73,5 +73,15 @@ def uniform(keys: Tensor, counter: Tensor | int, n: int) -> Tensor:
 
 def normal(draws: Tensor) -> Tensor:
     """Standard normal numbers from uniform ones in [0, 1), by the inverse of the distribution function."""
+    return math.sqrt(2) * torch.erfinv(2 * _inside(draws) - 1)
+
+
+def gumbel(draws: Tensor) -> Tensor:
+    """Standard Gumbel numbers from uniform ones in [0, 1): added to scores, the best K are a sample without replacement
+    from their softmax (Yellott 1977; Kool et al. 2019, "Stochastic beams and where to find them", section 2.2)."""
+    return -torch.log(-torch.log(_inside(draws)))
+
+
+def _inside(draws: Tensor) -> Tensor:
     edge = 2.0**-25
-    return math.sqrt(2) * torch.erfinv(2 * draws.clamp(edge, 1 - edge) - 1)
+    return draws.clamp(edge, 1 - edge)
