@@ -133,13 +133,17 @@ def read_summary(name: str, *, results: Path = RESULTS) -> dict[str, Estimate]:
 
 
 def config_as_json(config: object) -> dict[str, Any]:
-    """A config dataclass as what `json` can write: paths as text, enums as their value, tuples as lists."""
+    """A config dataclass as what `json` can write: enums as their value, tuples as lists, paths as text.
+
+    A path inside the checkout is told from its root.
+    """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"a benchmark's config is a dataclass instance, found {type(config).__name__}")
 
     def plain(value: object) -> object:
         if isinstance(value, os.PathLike):
-            return os.fspath(value)
+            path = Path(value)
+            return os.fspath(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
         if isinstance(value, enum.Enum):
             return value.value
         raise TypeError(f"the config holds a {type(value).__name__}, which config.json cannot: {value!r}")
