@@ -1,14 +1,16 @@
 """Build a market's log and its CTR ranker: python -m benchmarks.market
 
 A shop that explores writes an impression log: every episode is served by one policy, drawn from a mixture that holds
-the greedy ranker, noisy versions of it, constant re-rankers with knobs drawn at random, and uniform slates. The ranker
-they start from is fitted to what was logged before, in rounds. What is built lies in `runs/market/` and is used again.
+the greedy ranker, noisy versions of it, constant re-rankers with knobs drawn at random, and uniform slates. A shop that
+explores broadly also serves what is popular, has many more such re-rankers, and in a part of the episodes draws the
+knobs anew at every visit, so that what was shown before and what is shown now are not of one hand. The ranker they
+start from is fitted to what was logged before, in rounds. What is built lies in `runs/market/` and is used again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +21,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks.report import write_text
-from policies import PolicyInputs
+from policies import POLICIES, PolicyInputs
 from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
@@ -45,7 +47,12 @@ DECLARED = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32)}
 """Columns of the table of what shoppers declared."""
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 """Impressions, and what their shoppers declared."""
-Mixture = Literal["exploring", "greedy", "uniform"]
+Mixture = Literal["broad", "exploring", "greedy", "uniform"]
+"""Who serves a log: `greedy` is the ranker alone after a uniform first round; see the module for the others."""
+GROUPS = 60
+"""Re-rankers with knobs of their own that a round of a broad log has."""
+BROAD = {"count": (-2.0, 0.0), "similarity": (-2.0, 0.0), "sated": (-3.0, 0.3), "flooded": (-3.0, 0.5)}
+"""Range of the knobs there; each is off half of the time, so that diversity and feedback also come alone."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class MarketWorld:
     slates: int = 300_000
     """Logged slates, about."""
     mixture: Mixture = "exploring"
-    """Who serves the log: an exploring mixture, the greedy ranker after a uniform first round, or uniform slates."""
+    """Who serves the log."""
     alike: bool = False
     """Shoppers without traits of their own."""
 
@@ -94,6 +101,24 @@ class Logging:
         return self._composer.compose_view(replace(view, pool=replace(view.pool, logits=logits)), intent)
 
 
+class Restless:
+    """A composer that draws its knobs, as those of a broad log, and the temperature of its noise at every visit."""
+
+    def __init__(self, composer: Composer) -> None:
+        self._composer = composer
+        self._low, self._high = (composer.intent({name: span[end] for name, span in BROAD.items()}) for end in (0, 1))
+        self.draws = composer.pool_size + len(self._low) + 1
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        view = self._composer.view(observation)
+        of_items, of_knobs, heat = draws.split([self._composer.pool_size, len(self._low), 1], dim=1)
+        logits = view.pool.logits + TEMPERATURES[-1] * heat**2 * noise.gumbel(of_items)
+        low, high = self._low.to(draws.device), self._high.to(draws.device)
+        intent = torch.where(of_knobs < 0.5, 0.0, low + (high - low) * (2 * of_knobs - 1))
+        return self._composer.compose_view(replace(view, pool=replace(view.pool, logits=logits)), intent)
+
+
 def policy_inputs(
     simulator: SlateSimulator, ranker: TwoTowerRanker | None, log: Sessions | None = None
 ) -> PolicyInputs:
@@ -117,33 +142,64 @@ def _popularity(log: Sessions, items: int) -> Tensor:
 
 
 def servers(
-    simulator: SlateSimulator, ranker: TwoTowerRanker | None, mixture: Mixture, seed: int
+    simulator: SlateSimulator, ranker: TwoTowerRanker | None, log: Sessions | None, mixture: Mixture, seed: int
 ) -> list[tuple[str, Policy, float]]:
-    """Name, policy and share of episodes of everyone who serves a round of the log."""
+    """Name, policy and share of episodes of everyone who serves a round, of whom `ranker` and `log` were before it."""
     uniform = Uniform(len(simulator.catalog), simulator.shopper.max_candidates, simulator.slate_size)
     if ranker is None or mixture == "uniform":
         return [("uniform", uniform, 1.0)]
-    composer = Composer(policy_inputs(simulator, ranker), ComposerConfig(offset_dims=0))
+    inputs = policy_inputs(simulator, ranker, log)
+    composer = Composer(inputs, ComposerConfig(offset_dims=0))
+    greedy = Logging(composer, {}, 0.0)
     if mixture == "greedy":
-        return [("greedy", Logging(composer, {}, 0.0), 1.0)]
+        return [("greedy", greedy, 1.0)]
+    softmax = [(f"softmax {t}", Logging(composer, {}, t), 0.2 / len(TEMPERATURES)) for t in TEMPERATURES]
+    found: list[tuple[str, Policy, float]] = [("uniform", uniform, 0.1), ("greedy", greedy, 0.1), *softmax]
+    if mixture == "exploring":
+        return found + rerankers(composer, 12, 0.6, seed)
+    popular = POLICIES["popular"].build(inputs, {})
+    return [
+        *found,
+        ("popular", popular, 0.05),
+        *rerankers(composer, GROUPS, 0.3, seed, BROAD, off=0.5),
+        ("restless", Restless(composer), 0.25),
+    ]
+
+
+def rerankers(
+    composer: Composer,
+    number: int,
+    share: float,
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] = KNOBS,
+    off: float = 0.0,
+) -> list[tuple[str, Policy, float]]:
+    """Constant re-rankers with knobs drawn at random, each off with a chance, and half of them noisy."""
     generator = torch.Generator().manual_seed(seed)
-    found: list[tuple[str, Policy, float]] = [("uniform", uniform, 0.1), ("greedy", Logging(composer, {}, 0.0), 0.1)]
-    found += [(f"softmax {t}", Logging(composer, {}, t), 0.2 / len(TEMPERATURES)) for t in TEMPERATURES]
-    for number in range(12):
+    found: list[tuple[str, Policy, float]] = []
+    for at in range(number):
         knobs = {
-            name: low + (high - low) * float(torch.rand((), generator=generator)) for name, (low, high) in KNOBS.items()
+            name: low + (high - low) * float(torch.rand((), generator=generator))
+            for name, (low, high) in ranges.items()
         }
-        temperature = TEMPERATURES[number % len(TEMPERATURES)] * (number % 2)
-        found.append((f"knobs {number}", Logging(composer, knobs, temperature), 0.6 / 12))
+        if off > 0:
+            knobs = {name: knob for name, knob in knobs.items() if float(torch.rand((), generator=generator)) >= off}
+        temperature = TEMPERATURES[at % len(TEMPERATURES)] * (at % 2)
+        found.append((f"knobs {at}", Logging(composer, knobs, temperature), share / number))
     return found
 
 
 def write_round(
-    simulator: SlateSimulator, ranker: TwoTowerRanker | None, mixture: Mixture, slates: int, first_seed: int
+    simulator: SlateSimulator,
+    ranker: TwoTowerRanker | None,
+    log: Sessions | None,
+    mixture: Mixture,
+    slates: int,
+    first_seed: int,
 ) -> Iterator[Tables]:
     """Impressions of about so many slates and what their shoppers declared; shoppers are numbered by their seed."""
     at = first_seed
-    for name, policy, share in servers(simulator, ranker, mixture, first_seed):
+    for name, policy, share in servers(simulator, ranker, log, mixture, first_seed):
         wanted, visits, mean = slates * share, 0, simulator.horizon_days  # at most a visit a day
         while visits < wanted:
             episodes = min(max(round((wanted - visits) / mean), 16), 1024)
@@ -158,11 +214,11 @@ def write_round(
 def write_log(world: MarketWorld, simulator: SlateSimulator) -> Tables:
     """The whole log, in rounds; the ranker of a round knows the rounds before."""
     parts: list[Tables] = []
-    ranker = None
+    ranker = log = None
     rounds = (1.0,) if world.mixture == "uniform" else ROUNDS
     for number, share in enumerate(rounds):
         first = LOG_SEED + number * 1_000_000
-        parts += write_round(simulator, ranker, world.mixture, round(share * world.slates), first)
+        parts += write_round(simulator, ranker, log, world.mixture, round(share * world.slates), first)
         if number + 1 < len(rounds):
             log = Sessions.of(*_joined(parts))
             ranker = fit_two_tower(log, simulator.catalog, simulator.slate_size)

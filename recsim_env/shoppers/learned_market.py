@@ -152,8 +152,8 @@ class LearnedMarketShopper:
         clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
         leaving = self._agreed(
             [
-                member.leave_probability(cache.state, reaction, clicks, shown)
-                for member, cache, (_, reaction) in zip(self.members, state.caches, answers, strict=True)
+                member.leave_probability(cache.state, weary, clicks, shown)
+                for member, cache, (_, weary) in zip(self.members, state.caches, answers, strict=True)
             ],
             self.pessimism,
         )

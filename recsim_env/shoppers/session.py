@@ -5,15 +5,20 @@
 
 Every position is looked at, and what is looked at is clicked or not,
 
-    p_j = look_j(state, z) sigmoid(query(state) . v_i + bias_i + reaction(counters_i, state)_0 + spread(state) z)
+    p_j = look_j(state, z) sigmoid(base(state) + query(state) . v_i + bias_i - weariness_i + spread(state) z)
 
 with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et al. 2008, "An
 experimental comparison of click position-bias models", section 3.2) with a depth of the shopper's own. z is the mood of
 the visit, a standard normal number that all positions share: what the model cannot know of a shopper makes the clicks
 of a slate go together, and without it slates that nothing is clicked in are too rare. Its likelihood is a sum over
-Gauss-Hermite nodes, as in any logistic model with a random effect (Bock & Aitkin 1981, equation 8). `reaction` sees
-how often the item and its category were shown and clicked before; its other outputs, averaged over what was looked at,
-are what a slate does to the shopper beyond its clicks, and go into the leave head with the clicks.
+Gauss-Hermite nodes, as in any logistic model with a random effect (Bock & Aitkin 1981, equation 8). Weariness grows
+with how often the item and its category were shown and clicked before (`Weariness`); that of what was looked at also
+makes the shopper leave,
+
+    P(leaves) = mean over z of sigmoid(rest(state, clicks) + exp(spread'(state) z) slopes(state) . weariness)
+
+where z says that how much weariness a shopper bears is not known either: without it the chance rises with weariness
+as steeply as for the average shopper, too late and then too fast.
 """
 
 from __future__ import annotations
@@ -28,10 +33,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from recsim_env.shoppers.memory import NEVER
-from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, COUNTERS, ITEM_COUNTERS, context_size, faded
+from recsim_env.shoppers.profile import DECAYS
+from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
 from recsim_env.shoppers.transformer import Block, Cache, lag_bucket
 
-RISING = 2 + COUNTERS  # numbers of a reaction that can only make leaving likelier
+WEARY = (len(DECAYS) + 1, 2 * len(DECAYS) + 1, CATEGORY_COUNTERS)
+"""Which counters make weary: of the category, showings by position and responses of the last ten visits or so (decay
+0.9); of the item, showings of the last few. On held-out visits of a market's log these did as well as all thirteen, and
+with all of them the weights are shared out among counters that are alike in the log and not elsewhere."""
 LEAVE_WEIGHT = 2.0  # of the leave loss: leaving is rare, and its gradient would drown in that of the clicks
 MOODS = (-2.8569700139, -1.3556261800, 0.0, 1.3556261800, 2.8569700139)  # nodes of the standard normal
 MOOD_CHANCES = (0.0112574113, 0.2220759220, 0.5333333333, 0.2220759220, 0.0112574113)  # their weights
@@ -49,7 +58,6 @@ class SessionShopperConfig(PreTrainedConfig):
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over visits
         window: visits that a visit can attend to, itself among them
         head_size: width of the heads
-        reactions: numbers that a shown item adds to what the leave head sees
         dropout, state_dropout: training only; chance to hide activations of the encoder, and of the states that the
             heads see, so that they lean on the counters
         click_calibration, leave_calibration: scale and shift of the log-odds of a click and of leaving, fitted on
@@ -71,7 +79,6 @@ class SessionShopperConfig(PreTrainedConfig):
         intermediate_size: int = 128,
         window: int = 64,
         head_size: int = 64,
-        reactions: int = 4,
         dropout: float = 0.05,
         state_dropout: float = 0.1,
         click_calibration: tuple[float, float] = (1.0, 0.0),
@@ -90,62 +97,50 @@ class SessionShopperConfig(PreTrainedConfig):
         self.intermediate_size = intermediate_size
         self.window = window
         self.head_size = head_size
-        self.reactions = reactions
         self.dropout = dropout
         self.state_dropout = state_dropout
         self.click_calibration = click_calibration
         self.leave_calibration = leave_calibration
 
 
-class Reaction(nn.Module):
-    """What the counters of a shown item do to this shopper.
+class Weariness(nn.Module):
+    """How weary a shopper is of what is shown: of its category, and of the item itself.
 
-    Weariness grows in proportion to how often the category and the item were met, as in McAlister 1982, equation 1,
-    with slopes >= 0 of the shopper's own; a small network adds what is bounded. So a policy that repeats itself more
-    than anyone did in the log is answered by the slopes, and not by wherever a network happens to run off to.
+    Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters of `WEARY` with
+    weights >= 0 that all shoppers share, times a factor >= 0 of the shopper's own. So a policy that repeats itself more
+    than anyone did in the log is answered by a slope, and not by wherever a network happens to run off to.
     """
 
     def __init__(self, config: SessionShopperConfig) -> None:
         super().__init__()
-        d, h = config.hidden_size, config.head_size
-        self.slopes = nn.Linear(d, COUNTERS)
-        self.of_counters = nn.Linear(2 * COUNTERS, h)
-        self.of_state = nn.Linear(d, 2 * h)
-        self.middle = nn.Linear(h, h // 2)
-        self.last = nn.Linear(h // 2, 1 + config.reactions)
+        self.weights = nn.Parameter(torch.zeros(len(WEARY)))
+        self.factors = nn.Linear(config.hidden_size, 2)
 
-    def forward(self, state: Tensor, amounts: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Weariness (..., K, 2) >= 0, of the category and of the item, and what is bounded (..., K, 1 + reactions).
-
-        Shapes: state (..., D), amounts (..., K, COUNTERS) >= 0, features (..., K, 2 * COUNTERS).
-        """
-        weary = amounts * F.softplus(self.slopes(state)).unsqueeze(-2)
-        parts = [part.sum(dim=-1) for part in weary.split([CATEGORY_COUNTERS, ITEM_COUNTERS], dim=-1)]
-        shift, gate = self.of_state(state).unsqueeze(-2).chunk(2, dim=-1)
-        hidden = self.of_counters(features) * (1 + gate) + shift
-        bounded: Tensor = self.last(torch.tanh(self.middle(F.gelu(hidden))))
-        return torch.stack(parts, dim=-1), bounded
+    def forward(self, state: Tensor, amounts: Tensor) -> Tensor:
+        """(..., K, 2) log-odds >= 0, of category and item; state (..., D), amounts (..., K, COUNTERS) >= 0."""
+        met = amounts[..., WEARY] * F.softplus(self.weights)
+        common = torch.stack([met[..., :2].sum(dim=-1), met[..., 2]], dim=-1)
+        return common * F.softplus(self.factors(state)).unsqueeze(-2)
 
 
 class LeaveHead(nn.Module):
-    """Log-odds of leaving after a visit: rising with weariness by slopes of the shopper's own, plus what is bounded."""
+    """Log-odds of leaving after a visit: rising with weariness, plus what is bounded. See the module docstring."""
 
     def __init__(self, config: SessionShopperConfig) -> None:
         super().__init__()
-        size = RISING + config.reactions + 2
-        self.slopes = nn.Linear(config.hidden_size, RISING)
-        self.inner = nn.Linear(config.hidden_size + size, config.head_size // 2)
+        d = config.hidden_size
+        self.slopes = nn.Linear(d, 2)
+        self.spread = nn.Linear(d, 1)
+        self.inner = nn.Linear(d + 4, config.head_size // 2)
         self.outer = nn.Linear(config.head_size // 2, 1)
 
-    def forward(self, state: Tensor, reaction: Tensor, clicks: Tensor) -> Tensor:
-        """state (..., D) before the visit, reaction (..., RISING + reactions) of the slate, clicks (..., K) -> (...,).
-
-        The first numbers of `reaction` are those that can only raise the chance; see `SessionShopper.answer`.
-        """
+    def forward(self, state: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
+        """state (..., D) before the visit, weary (..., 2) >= 0 of the slate, clicks (..., K) -> (..., M) by mood."""
         number = clicks.float().sum(dim=-1, keepdim=True)
-        seen = torch.cat([state, reaction, (number == 0).float(), torch.log1p(number)], dim=-1)
-        bounded: Tensor = self.outer(torch.tanh(self.inner(seen))).squeeze(-1)
-        return bounded + (F.softplus(self.slopes(state)) * reaction[..., :RISING]).sum(dim=-1)
+        seen = torch.cat([state, weary, (number == 0).float(), torch.log1p(number)], dim=-1)
+        bounded: Tensor = self.outer(torch.tanh(self.inner(seen)))
+        rising = (F.softplus(self.slopes(state)) * weary).sum(dim=-1, keepdim=True)
+        return bounded + rising * torch.exp(F.softplus(self.spread(state)) * state.new_tensor(MOODS))
 
 
 class SessionShopper(PreTrainedModel):
@@ -179,8 +174,9 @@ class SessionShopper(PreTrainedModel):
         self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits,
         self.of_declared = nn.Linear(max(config.declared, 1), d, bias=False)  # moved by what the shopper declared
         self.query = nn.Linear(d, config.width)
+        self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
-        self.reaction = Reaction(config)
+        self.weariness = Weariness(config)
         self.look_step = nn.Parameter(torch.zeros(config.slate_size - 1))
         self.look_depth = nn.Linear(d, 1)
         self.mood = nn.Linear(d, 2)  # what it adds to the log-odds of a click, before softplus, and to those of a look
@@ -200,12 +196,14 @@ class SessionShopper(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, SessionShopper):
             nn.init.zeros_(module.newcomer)
+            nn.init.constant_(module.base.bias, -2.0)
             nn.init.constant_(module.look_step, 1.5)
             nn.init.zeros_(module.look_depth.weight)
             nn.init.zeros_(module.mood.weight)
-            nn.init.constant_(module.reaction.last.bias, -2.0)
-            nn.init.constant_(module.reaction.slopes.bias, -3.0)
-            nn.init.constant_(module.leave_head.slopes.bias, -2.0)
+            nn.init.constant_(module.weariness.weights, -2.0)
+            nn.init.constant_(module.weariness.factors.bias, 0.5)
+            nn.init.zeros_(module.leave_head.slopes.bias)
+            nn.init.constant_(module.leave_head.spread.bias, -1.0)
             nn.init.constant_(module.leave_head.outer.bias, -3.0)
 
     # ---- visits in, states out -------------------------------------------------------------------------------------
@@ -318,17 +316,13 @@ class SessionShopper(PreTrainedModel):
         return logits.unsqueeze(-2) + spread * logits.new_tensor(MOODS).unsqueeze(1)
 
     def answer(self, state: Tensor, slates: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-odds (..., K) of a click once looked at, uncalibrated, and reactions (..., K, RISING + reactions).
-
-        A reaction is the weariness of category and item and the counters themselves, >= 0, and then what is bounded.
+        """Log-odds (..., K) of a click once looked at, uncalibrated, and weariness (..., K, 2) of category and item.
 
         Shapes: state (..., D) before the visit, slates (..., K) int64 without padding, counters (..., K, COUNTERS).
         """
-        amounts = counters / self.counter_scale[:COUNTERS]
-        weary, bounded = self.reaction(state, amounts, self.features(counters))
+        weary = self.weariness(state, counters / self.counter_scale[:COUNTERS])
         liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
-        logits = liked + self.item_bias(slates).squeeze(-1) + bounded[..., 0] - weary.sum(dim=-1)
-        return logits, torch.cat([weary, amounts, bounded[..., 1:]], dim=-1)
+        return self.base(state) + liked + self.item_bias(slates).squeeze(-1) - weary.sum(dim=-1), weary
 
     def click_probability(self, state: Tensor, logits: Tensor, shown: Tensor) -> Tensor:
         """(..., M, K) calibrated chance of a click in each mood; 0 where `shown` is False. logits from `answer`."""
@@ -336,18 +330,18 @@ class SessionShopper(PreTrainedModel):
         chance = torch.exp(self.log_looks(state) + F.logsigmoid(scale * self.in_moods(state, logits) + shift))
         return chance * shown.unsqueeze(-2)
 
-    def leave_logit(self, state: Tensor, reaction: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
-        """(...,) log-odds of leaving after the visit, uncalibrated; reaction (..., K, RISING + ..) from `answer`."""
+    def leave_logits(self, state: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+        """(..., M) log-odds of leaving after the visit in each mood, uncalibrated; weary (..., K, 2) from `answer`."""
         weight = self.looks(state) * shown
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        mean = torch.einsum("...k,...kr->...r", weight, reaction)
-        logit: Tensor = self.leave_head(state, mean, clicks)
-        return logit
+        mean = torch.einsum("...k,...kr->...r", weight, weary)
+        logits: Tensor = self.leave_head(state, mean, clicks)
+        return logits
 
-    def leave_probability(self, state: Tensor, reaction: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
-        """(...,) calibrated chance of leaving after the visit; as `leave_logit`."""
+    def leave_probability(self, state: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+        """(...,) calibrated chance of leaving after the visit; as `leave_logits`."""
         scale, shift = self.config.leave_calibration
-        return torch.sigmoid(scale * self.leave_logit(state, reaction, clicks, shown) + shift)
+        return mean_mood(torch.sigmoid(scale * self.leave_logits(state, weary, clicks, shown) + shift))
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
@@ -359,7 +353,7 @@ class SessionShopper(PreTrainedModel):
             int64 without padding; shown, clicks (V, K) bool; counters (V, K, COUNTERS) before the visit; context (V, C)
             after it; leaves (V,) float32
         Returns `loss` () its parts `click` and `leave`, and `click_logits`, `log_looks` (V, M, K) by mood and
-        `leave_logits` (V,), uncalibrated.
+        `leave_logits` (V, M), uncalibrated.
         """
         real, slates, shown, clicks = (batch[name] for name in ("real", "slates", "shown", "clicks"))
         said = batch["declared"].unsqueeze(1).expand(-1, real.shape[1], -1)[real]
@@ -368,12 +362,12 @@ class SessionShopper(PreTrainedModel):
         after = self.encode(padded)
         before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[real]
         state = self.state_dropout(before)
-        logits, reaction = self.answer(state, slates, batch["counters"])
+        logits, weary = self.answer(state, slates, batch["counters"])
         log_looks, click_logits = self.log_looks(state), self.in_moods(state, logits)
-        leave = self.leave_logit(state, reaction, clicks, shown)
+        leave = self.leave_logits(state, weary, clicks, shown)
         losses = {
             "click": -slate_log_likelihood(log_looks, click_logits, clicks, shown).mean(),
-            "leave": F.binary_cross_entropy_with_logits(leave, batch["leaves"]),
+            "leave": -leave_log_likelihood(leave, batch["leaves"]).mean(),
         }
         loss = losses["click"] + LEAVE_WEIGHT * losses["leave"]
         return {"loss": loss, **losses, "click_logits": click_logits, "log_looks": log_looks, "leave_logits": leave}
@@ -388,6 +382,17 @@ def slate_log_likelihood(log_looks: Tensor, click_logits: Tensor, clicks: Tensor
     of_position = torch.where(clicks.unsqueeze(1), log_click, torch.log1p(-log_click.exp()))
     of_mood = (of_position * shown.unsqueeze(1)).sum(dim=2)
     return torch.logsumexp(of_mood + of_mood.new_tensor(MOOD_CHANCES).log(), dim=1)
+
+
+def leave_log_likelihood(leave_logits: Tensor, leaves: Tensor) -> Tensor:
+    """Log-likelihood (V,) of staying or leaving, moods summed over: leave_logits (V, M), leaves (V,) 0 or 1."""
+    of_mood = F.logsigmoid(torch.where(leaves.unsqueeze(1) > 0, leave_logits, -leave_logits))
+    return torch.logsumexp(of_mood + of_mood.new_tensor(MOOD_CHANCES).log(), dim=1)
+
+
+def mean_mood(values: Tensor) -> Tensor:
+    """The mean over moods of values (..., M): (...,)."""
+    return values @ values.new_tensor(MOOD_CHANCES)
 
 
 def over_moods(values: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ from transformers import get_cosine_schedule_with_warmup
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.finetune import minimise
-from recsim_env.shoppers.session import SessionShopper, SessionShopperConfig, over_moods, slate_log_likelihood
+from recsim_env.shoppers.session import (
+    SessionShopper,
+    SessionShopperConfig,
+    leave_log_likelihood,
+    mean_mood,
+    over_moods,
+    slate_log_likelihood,
+)
 from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
 
 Progress = Callable[[int, int], None]
@@ -252,7 +259,7 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
 class Predictions:
     """What a model says of V visits, uncalibrated.
 
-    Shapes: click_logits, log_looks (V, M, K) by mood; leave_logits (V,).
+    Shapes: click_logits, log_looks (V, M, K) by mood; leave_logits (V, M).
     """
 
     click_logits: Tensor
@@ -290,9 +297,7 @@ def calibrate(model: SessionShopper, visits: Visits) -> None:
     model.config.click_calibration = (round(click[0].item(), 5), round(click[1].item(), 5))
     leave = torch.tensor([1.0, 0.0], requires_grad=True)
     if int(visits.leaves.sum()) >= MIN_LEAVES:
-        minimise(
-            lambda: F.binary_cross_entropy_with_logits(found.leave_logits * leave[0] + leave[1], visits.leaves), leave
-        )
+        minimise(lambda: -leave_log_likelihood(found.leave_logits * leave[0] + leave[1], visits.leaves).mean(), leave)
     model.config.leave_calibration = (round(leave[0].item(), 5), round(leave[1].item(), 5))
 
 
@@ -330,7 +335,7 @@ def score(model: SessionShopper, visits: Visits) -> SessionScores:
     scale, shift = model.config.click_calibration
     click = over_moods(torch.exp(found.log_looks + F.logsigmoid(scale * found.click_logits + shift)))
     of_leave, by = model.config.leave_calibration
-    leave = torch.sigmoid(of_leave * found.leave_logits + by)
+    leave = mean_mood(torch.sigmoid(of_leave * found.leave_logits + by))
     clicks, shown = visits.clicks, visits.shown
     expected, observed = (click * shown).sum(dim=0), (clicks & shown).sum(dim=0)
     return SessionScores(
