@@ -43,7 +43,7 @@ NEWCOMERS = 4096
 class Config:
     """Fit a learned market."""
 
-    market: MarketWorld = field(default_factory=MarketWorld)
+    market: MarketWorld = field(default_factory=lambda: MarketWorld(mixture="broad"))
     """The market and its log; built where it is not there."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
     """The model and its training; its seed is that of the first member."""

@@ -69,7 +69,7 @@ def open_market(env: str, world: int, markets: Path, slates: int, device: str | 
 
 def open_learned(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
     """A learned market, with the log that it was learned from and that log's ranker."""
-    built = build(MarketWorld(MARKET, world, slates), markets, device)
+    built = build(MarketWorld(MARKET, world, slates, "broad"), markets, device)
     return Site(env, built.inputs(make_simulator(env, device=device)), built.log, device=device)
 
 

@@ -178,10 +178,8 @@ def rerankers(
     generator = torch.Generator().manual_seed(seed)
     found: list[tuple[str, Policy, float]] = []
     for at in range(number):
-        knobs = {
-            name: low + (high - low) * float(torch.rand((), generator=generator))
-            for name, (low, high) in ranges.items()
-        }
+        drawn = {name: float(torch.rand((), generator=generator)) for name in ranges}
+        knobs = {name: low + (high - low) * drawn[name] for name, (low, high) in ranges.items()}
         if off > 0:
             knobs = {name: knob for name, knob in knobs.items() if float(torch.rand((), generator=generator)) >= off}
         temperature = TEMPERATURES[at % len(TEMPERATURES)] * (at % 2)

@@ -89,11 +89,11 @@ class Config:
     """Of user models and of PPO; `sweep` uses the first, `ensemble` puts the models of all into one."""
     slates: int = 300_000
     """Logged slates, about."""
-    mixture: Mixture = "exploring"
+    mixture: Mixture = "broad"
     """Who wrote the log."""
     sizes: tuple[int, ...] = (30_000, 100_000, 300_000, 1_000_000)
     """Logged slates in the sweep."""
-    mixtures: tuple[Mixture, ...] = ("greedy", "exploring", "uniform")
+    mixtures: tuple[Mixture, ...] = ("greedy", "uniform", "exploring", "broad")
     """Who wrote the log in the sweep."""
     pessimism: tuple[float, ...] = (0.0, 1.0)
     """Of the ensembles: standard deviations of its members."""
@@ -109,7 +109,7 @@ class Config:
     """Settings tried for the tuned constant re-ranker, in the true market."""
     tuning_episodes: int = 128
     """Episodes of a trial."""
-    episodes: int = 1024
+    episodes: int = 2048
     """Episodes of an evaluation, the same seeds in every market."""
     batch: int = 512
     """Shoppers at a time in an evaluation."""
