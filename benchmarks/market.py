@@ -49,8 +49,8 @@ Tables = tuple[pl.DataFrame, pl.DataFrame]
 """Impressions, and what their shoppers declared."""
 Mixture = Literal["broad", "exploring", "greedy", "uniform"]
 """Who serves a log: `greedy` is the ranker alone after a uniform first round; see the module for the others."""
-GROUPS = 60
-"""Re-rankers with knobs of their own that a round of a broad log has."""
+GROUPS, GROUP = 60, 400
+"""Most re-rankers with knobs of their own in a round of a broad log, and slates of each at least, about."""
 BROAD = {"count": (-2.0, 0.0), "similarity": (-2.0, 0.0), "sated": (-3.0, 0.3), "flooded": (-3.0, 0.5)}
 """Range of the knobs there; each is off half of the time, so that diversity and feedback also come alone."""
 
@@ -142,9 +142,14 @@ def _popularity(log: Sessions, items: int) -> Tensor:
 
 
 def servers(
-    simulator: SlateSimulator, ranker: TwoTowerRanker | None, log: Sessions | None, mixture: Mixture, seed: int
+    simulator: SlateSimulator,
+    ranker: TwoTowerRanker | None,
+    log: Sessions | None,
+    mixture: Mixture,
+    slates: int,
+    seed: int,
 ) -> list[tuple[str, Policy, float]]:
-    """Name, policy and share of episodes of everyone who serves a round, of whom `ranker` and `log` were before it."""
+    """Name, policy and share of everyone who serves a round of so many slates; `ranker` and `log` were before it."""
     uniform = Uniform(len(simulator.catalog), simulator.shopper.max_candidates, simulator.slate_size)
     if ranker is None or mixture == "uniform":
         return [("uniform", uniform, 1.0)]
@@ -161,7 +166,7 @@ def servers(
     return [
         *found,
         ("popular", popular, 0.05),
-        *rerankers(composer, GROUPS, 0.3, seed, BROAD, off=0.5),
+        *rerankers(composer, min(max(round(0.3 * slates / GROUP), 1), GROUPS), 0.3, seed, BROAD, off=0.5),
         ("restless", Restless(composer), 0.25),
     ]
 
@@ -197,7 +202,7 @@ def write_round(
 ) -> Iterator[Tables]:
     """Impressions of about so many slates and what their shoppers declared; shoppers are numbered by their seed."""
     at = first_seed
-    for name, policy, share in servers(simulator, ranker, log, mixture, first_seed):
+    for name, policy, share in servers(simulator, ranker, log, mixture, slates, first_seed):
         wanted, visits, mean = slates * share, 0, simulator.horizon_days  # at most a visit a day
         while visits < wanted:
             episodes = min(max(round((wanted - visits) / mean), 16), 1024)

@@ -10,8 +10,9 @@ plays in both. `main` asks over worlds and user-model seeds, `sweep` changes the
     runs/transfer/<market>/<simulator>/ppo-seed<k>.safetensors   PPO that was trained there
     runs/transfer/<market>/<simulator>/rows/<agent>.parquet      what an agent earned there
 
-where <simulator> is `true`, `seed<k>` or an ensemble. What is there is not made again, so a run goes on where it
-stopped, and two may run side by side (`--worlds`, `--part`). `benchmarks.transfer_report` makes figures of the rows.
+where <simulator> is `true`, `again` (the true market with other shoppers, for agents that were not trained), `seed<k>`
+or an ensemble. What is there is not made again, so a run goes on where it stopped, and two may run side by side
+(`--worlds`, `--part`). `benchmarks.transfer_report` makes figures of the rows.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from agents.evaluate import evaluate
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from benchmarks.market import BuiltMarket, Logging, MarketWorld, Mixture, build
 from benchmarks.report import RESULTS, Run, config_as_json, write_text
-from benchmarks.transfer_report import LOG, ROWS, TRUE, analyse, draw, tables
+from benchmarks.transfer_report import AGAIN, LOG, ROWS, TRUE, analyse, draw, tables
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
 from policies.composer import Composer, ComposerConfig, ComposerPolicy, IntentActor
@@ -71,6 +72,8 @@ RERANKERS: dict[str, tuple[str, dict[str, float]]] = {
 SOFTMAX = {"softmax 0.5": 0.5, "softmax 1": 1.0}
 """Name -> temperature of the greedy ranker with noise on its log-odds."""
 TUNED = "constant tuned"
+OTHERS = 1_000_000
+"""How far the seeds of `AGAIN` lie from those of everyone else."""
 FIXED = (*RERANKERS, *SOFTMAX, TUNED)
 """Names of the agents that are built from the log and not trained in a simulator."""
 
@@ -247,7 +250,8 @@ class Bench:
     @cached_property
     def markets(self) -> dict[str, SlateSimulator]:
         """Both markets, to play in; training takes new ones."""
-        return {kind: self.simulator(kind) for kind in (TRUE, self.cell.models.kind)}
+        true = self.simulator(TRUE)
+        return {TRUE: true, AGAIN: true, self.cell.models.kind: self.simulator(self.cell.models.kind)}
 
     def simulator(self, kind: str) -> SlateSimulator:
         """A new simulator: `TRUE`, or the learned market of the cell."""
@@ -257,7 +261,7 @@ class Bench:
 
     def place(self, kind: str) -> Path:
         """The folder of a simulator."""
-        return self.folder / (TRUE if kind == TRUE else self.cell.models.name)
+        return self.folder / (kind if kind in (TRUE, AGAIN) else self.cell.models.name)
 
     def policy(self, agent: Agent) -> Policy:
         """Build an agent; train it first where that was not done yet."""
@@ -367,9 +371,10 @@ def _advance(bar: Any, step: int, steps: int) -> None:
 def measure(config: Config, cell: Cell) -> None:
     """Let everyone play in both markets of a cell, wherever the row is not there yet."""
     bench = Bench(config, cell)
-    kinds = (TRUE, cell.models.kind)
     with tqdm(total=len(agents_of(cell)), desc=f"{cell.world.name}, {cell.models.name}", unit="agent") as bar:
         for agent in agents_of(cell):
+            again = (AGAIN,) if agent.trained_in == LOG and cell.world.mixture == config.mixture else ()
+            kinds = (TRUE, cell.models.kind, *again)
             paths = {kind: bench.place(kind) / "rows" / f"{agent.file}.parquet" for kind in kinds}
             for kind, path in paths.items():
                 if not path.exists():
@@ -380,7 +385,7 @@ def measure(config: Config, cell: Cell) -> None:
 def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
     """What an agent earned in a simulator: one row, columns `transfer_report.ROWS`."""
     config, world, models = bench.config, bench.cell.world, bench.cell.models
-    episodes = seeds(REPORTED_SEED, config.episodes)
+    episodes = seeds(REPORTED_SEED + OTHERS * (kind == AGAIN), config.episodes)
     found = evaluate(bench.policy(agent), bench.markets[kind], episodes, batch=config.batch).rows
     returns = found["return"].to_numpy()
     return pl.DataFrame(
@@ -389,7 +394,7 @@ def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
             "slates": world.slates,
             "mixture": world.mixture,
             "simulator": kind,
-            "model_seed": models.seeds[0] if kind != TRUE and len(models.seeds) == 1 else None,
+            "model_seed": models.seeds[0] if kind not in (TRUE, AGAIN) and len(models.seeds) == 1 else None,
             "agent": agent.name,
             "trained_in": agent.trained_in,
             "agent_seed": agent.seed,

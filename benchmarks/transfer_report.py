@@ -9,6 +9,9 @@ each cell, with the return J of every agent in the true market and J' in the lea
     ppo_optimism         J' / J - 1 of PPO trained in the learned market: what it only thinks it earns
     winner_regret        1 - J of the agent that wins in the learned market / J of the best one
 
+The true market that is played twice, with other shoppers the second time, does not agree with itself either: its tau
+and errors are what a perfect learned market would have with so many shoppers.
+
 Intervals are 95 % bootstrap intervals of the mean over cells that resample whole worlds, or user-model seeds where
 there is one world. A cell that lacks agents which another has is not finished and is left out.
 """
@@ -30,15 +33,16 @@ from scipy.stats import kendalltau
 from benchmarks.report import markdown
 from benchmarks.statistics import Estimate, bootstrap
 
-TRUE, LEARNED, LOG = "true", "learned", "log"
-"""`simulator` of the true market and of a single user model; `trained_in` of agents that no simulator trained."""
+TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
+"""`simulator` of the true market, of it with other shoppers, and of a single user model; `trained_in` of agents that no
+simulator trained."""
 BASE, PPO = "greedy_ctr", "ppo"
 """Names of the agent that gains are counted from, and of the one that is trained."""
 ROWS: dict[str, pl.DataType] = {
     "world": pl.Int64(),  # seed of the market's catalogue
     "slates": pl.Int64(),  # logged, about
     "mixture": pl.String(),  # who wrote the log
-    "simulator": pl.String(),  # where the agent played: `TRUE`, `LEARNED` or an ensemble
+    "simulator": pl.String(),  # where the agent played: `TRUE`, `AGAIN`, `LEARNED` or an ensemble
     "model_seed": pl.Int64(),  # of the user model; null in the true market and in an ensemble
     "agent": pl.String(),
     "trained_in": pl.String(),  # `LOG`, or the simulator
@@ -127,7 +131,7 @@ def gain_kept(learned: float, true: float, base: float) -> float:
 def cells_of(rows: pl.DataFrame) -> list[Cell]:
     """Every finished cell: those with the most agents."""
     true = rows.filter(pl.col("simulator") == TRUE).select(*AGENT, pl.col("return").alias("true"))
-    beside = rows.filter(pl.col("simulator") != TRUE).join(true, on=AGENT, how="inner")
+    beside = rows.filter(~pl.col("simulator").is_in([TRUE, AGAIN])).join(true, on=AGENT, how="inner")
     named = beside.with_columns(_label().alias("label")).rename({"return": "learned"})
     found: list[Cell] = []
     for key, part in named.sort(*AGENT).group_by("world", "slates", "mixture", "simulator", maintain_order=True):
@@ -194,6 +198,8 @@ class Transfer:
     ensembles: dict[str, Group]
     """By kind of simulator, the single model as `single`."""
     summary: dict[str, Estimate]
+    itself: dict[str, Estimate]
+    """Figures of the true market beside itself with other shoppers; empty where it was played once."""
 
 
 def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
@@ -217,14 +223,36 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
     sizes = {at: Group(f"{at:,} slates", cells) for at, cells in _shared(by_size).items()}
     mixtures = {at: Group(f"{at} log", cells) for at, cells in _shared(by_mixture).items()}
     ensembles = {at: Group(_ensemble_name(at), cells) for at, cells in _shared(by_kind).items()}
+    itself = agreement_with_itself(rows, slates, mixture)
     summary = _named(main_group, "{long}") | _counts(main_group)
+    summary |= {f"{name}_of_the_true_market_itself": estimate for name, estimate in itself.items()}
     for size, group in sizes.items():
         summary |= _named(group, f"{{short}}/{size}")
     for who, group in mixtures.items():
         summary |= _named(group, f"{{short}}/{who}")
     for kind, group in ensembles.items():
         summary |= _named(group, f"ensemble/{kind}/{{short}}")
-    return Transfer(main_group, sizes, mixtures, ensembles, summary)
+    return Transfer(main_group, sizes, mixtures, ensembles, summary, itself)
+
+
+def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict[str, Estimate]:
+    """Tau and errors of the true market against itself with other shoppers, over worlds; agents that were not trained.
+
+    Empty where no world was played twice.
+    """
+    here = rows.filter(pl.col("slates") == slates, pl.col("mixture") == mixture, pl.col("trained_in") == LOG)
+    once, again = (
+        here.filter(pl.col("simulator") == kind).select("world", "agent", pl.col("return").alias(kind))
+        for kind in (TRUE, AGAIN)
+    )
+    found: dict[str, list[float]] = {"kendall_tau": [], "worst_return_error": [], "mean_return_error": []}
+    for part in once.join(again, on=("world", "agent")).sort("world", "agent").partition_by("world"):
+        one, other = part[TRUE].to_numpy(), part[AGAIN].to_numpy()
+        error = np.abs(other / one - 1)
+        values = (rank_correlation(one, other), float(error.max()), float(error.mean()))
+        for name, value in zip(found, values, strict=True):
+            found[name].append(value)
+    return {name: bootstrap(values, generator=np.random.default_rng(0)) for name, values in found.items() if values}
 
 
 def _sizes(cells: Iterable[Cell]) -> list[int]:
@@ -278,6 +306,10 @@ def tables(transfer: Transfer) -> str:
     parts = [list(part.values()) for part in (transfer.sizes, transfer.mixtures, transfer.ensembles)]
     swept = [group for part in parts if len(part) > 1 for group in part]
     lines = [_line(group) for group in (transfer.main, *swept)]
+    if transfer.itself:
+        runs = f"{transfer.itself['kendall_tau'].n} x 1"
+        of_itself = {"what": "the true market itself, other shoppers", "runs": runs, **transfer.itself}
+        lines.insert(1, dict.fromkeys(HEADERS) | of_itself)
     agents = [
         {"agent": agent.title, "true": agent.true, "learned": agent.learned, "error": agent.error}
         for agent in agent_means(transfer.main)
@@ -288,8 +320,9 @@ def tables(transfer: Transfer) -> str:
 
 def _line(group: Group) -> dict[str, object]:
     worlds, seeds = group.counts
+    few = min(len([cell for cell in group.cells if cell.world == world]) for world in {c.world for c in group.cells})
     figures = {name: group.estimate(name) for name in HEADERS if name in FIGURES}
-    return {"what": group.name, "runs": f"{worlds} x {seeds}", **figures}
+    return {"what": group.name, "runs": f"{worlds} x {seeds if few == seeds else f'{few}-{seeds}'}", **figures}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import torch
 
 from benchmarks import market
 from benchmarks.market import (
+    BROAD,
+    GROUP,
     HELD_OUT_SEED,
     KNOBS,
     LOG_SEED,
@@ -24,8 +26,10 @@ from benchmarks.market import (
     TEMPERATURES,
     Logging,
     MarketWorld,
+    Restless,
     build,
     policy_inputs,
+    rerankers,
     servers,
     write_log,
 )
@@ -204,10 +208,13 @@ def test_worlds_that_differ_have_folders_of_their_own() -> None:
 # --- who serves ---
 
 
-def test_the_shares_of_a_mixture_are_everything() -> None:
+def test_the_shares_of_a_mixture_are_everything(work: Path) -> None:
     simulator = WORLD.simulator("cpu")
-    for mixture, many in (("exploring", 2 + len(TEMPERATURES) + 12), ("greedy", 1), ("uniform", 1)):
-        found = servers(simulator, made_up_ranker(24), mixture, seed=1)  # type: ignore[arg-type]
+    log = Sessions.of(*tables(work))
+    exploring = 2 + len(TEMPERATURES) + 12
+    broad = 2 + len(TEMPERATURES) + 1 + 15 + 1
+    for mixture, many in (("exploring", exploring), ("broad", broad), ("greedy", 1), ("uniform", 1)):
+        found = servers(simulator, made_up_ranker(24), log, mixture, 15 * GROUP * 10 // 3, seed=1)  # type: ignore[arg-type]
         assert len(found) == many
         assert sum(share for _, _, share in found) == pytest.approx(1.0)
         assert len({name for name, _, _ in found}) == many
@@ -217,7 +224,7 @@ def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
     simulator = WORLD.simulator("cpu")
     drawn = []
     for seed in (1, 1, 2):
-        found = servers(simulator, made_up_ranker(24), "exploring", seed)  # type: ignore[arg-type]
+        found = servers(simulator, made_up_ranker(24), None, "exploring", 600, seed)  # type: ignore[arg-type]
         policies = [policy for name, policy, _ in found if name.startswith("knobs")]
         assert all(isinstance(policy, Logging) for policy in policies)
         drawn.append(torch.stack([policy._intent for policy in policies]))  # type: ignore[attr-defined]
@@ -230,6 +237,30 @@ def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
         assert values.std() > 0.1 * (high - low)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_in_a_broad_log_each_knob_is_off_half_of_the_time() -> None:
+    composer = made_up_composer(WORLD.simulator("cpu"))
+    of_episodes = torch.stack([policy._intent for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)])  # type: ignore[attr-defined]
+    for name, (low, high) in BROAD.items():
+        values = of_episodes[:, composer.knobs.index(name)] * composer.units[composer.knobs.index(name)]
+        assert (values == 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+        assert values.min() >= low - 1e-6
+        assert values.max() <= high + 1e-6
+
+
+def test_a_restless_policy_draws_its_knobs_at_every_visit() -> None:
+    simulator = WORLD.simulator("cpu")
+    composer = made_up_composer(simulator)
+    restless, seen = Restless(composer), simulator.reset(torch.arange(3))
+    knobs = len(composer.intent({}))
+    quiet = torch.full((3, restless.draws), 0.25)  # every knob is off
+    quiet[:, -1] = 0.0  # and no noise
+    assert torch.equal(restless(seen, quiet), POLICIES["greedy_ctr"].build(composer._inputs)(seen, NO_DRAWS))
+    pushed = quiet.clone()
+    pushed[:, -1 - knobs : -1] = 0.5  # every knob at the low end of its range
+    lowest = composer.intent({name: low for name, (low, _) in BROAD.items()})
+    assert torch.equal(restless(seen, pushed), composer.compose_view(composer.view(seen), lowest.expand(3, -1)))
 
 
 def test_without_noise_and_knobs_the_logging_policy_is_greedy() -> None:

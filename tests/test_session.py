@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -11,7 +12,16 @@ from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.session import MOOD_CHANCES, MOODS, SessionShopper, over_moods, slate_log_likelihood
+from recsim_env.shoppers.session import (
+    MOOD_CHANCES,
+    MOODS,
+    WEARY,
+    SessionShopper,
+    leave_log_likelihood,
+    mean_mood,
+    over_moods,
+    slate_log_likelihood,
+)
 from recsim_env.shoppers.session_fit import (
     SessionFitConfig,
     Visits,
@@ -118,9 +128,9 @@ def stepped(shopper: SessionShopper, visits: Visits, episode: int) -> tuple[Tens
         slates, shown, clicked, counters, context = (
             batch[name][t : t + 1] for name in ("slates", "shown", "clicks", "counters", "context")
         )
-        logits, reaction = shopper.answer(cache.state, slates, counters)
+        logits, weary = shopper.answer(cache.state, slates, counters)
         clicks.append(shopper.in_moods(cache.state, logits))
-        leaves.append(shopper.leave_logit(cache.state, reaction, clicked, shown))
+        leaves.append(shopper.leave_logits(cache.state, weary, clicked, shown))
         shopper.advance(cache, shopper.token(slates, shown, clicked, counters, context, batch["declared"]))
     return torch.cat(clicks), torch.cat(leaves)
 
@@ -170,9 +180,9 @@ def test_probabilities_stay_in_range_however_often_things_were_shown() -> None:
     shopper, state = model(), torch.randn(4, 16, generator=torch.Generator().manual_seed(2))
     slates, shown = torch.tensor([[0, 1, 2]] * 4), torch.tensor([[True, True, False]] * 4)
     for amount in (0.0, 1.0, 1e4):
-        logits, reaction = shopper.answer(state, slates, torch.full((4, SIZE, 13), amount))
+        logits, weary = shopper.answer(state, slates, torch.full((4, SIZE, 13), amount))
         click = shopper.click_probability(state, logits, shown)
-        leave = torch.sigmoid(shopper.leave_logit(state, reaction, shown, shown))
+        leave = shopper.leave_probability(state, weary, shown, shown)
         for chance in (click, leave):
             assert bool(((chance >= 0) & (chance <= 1)).all())
         assert (click[:, :, 2] == 0).all()
@@ -181,10 +191,45 @@ def test_probabilities_stay_in_range_however_often_things_were_shown() -> None:
 def test_weariness_rises_in_proportion() -> None:
     shopper, state = model(), torch.randn(1, 16, generator=torch.Generator().manual_seed(3))
     once, thrice = (
-        shopper.answer(state, torch.tensor([[0]]), torch.full((1, 1, 13), amount))[1][0, 0, :2] for amount in (1.0, 3.0)
+        shopper.answer(state, torch.tensor([[0]]), torch.full((1, 1, 13), amount))[1][0, 0] for amount in (1.0, 3.0)
     )
     assert (once > 0).all()
     torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_weariness_by_hand() -> None:
+    shopper = model()
+    counters = torch.zeros(1, 1, 13)
+    counters[0, 0, list(WEARY)] = torch.tensor([2.0, 4.0, 6.0])
+    counters[0, 0, 0] = 1e3  # is not one of them
+    shopper.counter_scale[list(WEARY)] = torch.tensor([1.0, 2.0, 3.0])
+    with torch.no_grad():
+        shopper.weariness.weights.copy_(torch.tensor([0.5, 1.0, 2.0]).expm1().log())  # softplus of it is .5, 1, 2
+        shopper.weariness.factors.weight.zero_()
+        shopper.weariness.factors.bias.copy_(torch.tensor([3.0, 0.1]).expm1().log())
+        weary = shopper.answer(torch.zeros(1, 16), torch.tensor([[0]]), counters)[1]
+    of_category, of_item = 3.0 * (0.5 * 2 / 1 + 1.0 * 4 / 2), 0.1 * (2.0 * 6 / 3)
+    assert weary[0, 0].tolist() == pytest.approx([of_category, of_item], rel=1e-5)
+
+
+def test_leaving_by_hand() -> None:
+    shopper, shown = model(), torch.tensor([[True, False, False]])
+    weary = torch.tensor([[[0.4, 1.0], [9.0, 9.0], [9.0, 9.0]]])  # only the first position is shown
+    head = shopper.leave_head
+    with torch.no_grad():
+        head.outer.weight.zero_()
+        head.outer.bias.fill_(-1.0)
+        head.slopes.weight.zero_()
+        head.slopes.bias.copy_(torch.tensor([2.0, 0.5]).expm1().log())
+        head.spread.weight.zero_()
+        head.spread.bias.fill_(math.log(math.expm1(0.3)))
+        chance = shopper.leave_probability(torch.zeros(1, 16), weary, torch.zeros(1, 3, dtype=torch.bool), shown)
+    rising = 2.0 * 0.4 + 0.5 * 1.0
+    logits = [-1.0 + rising * math.exp(0.3 * mood) for mood in MOODS]
+    by_hand = sum(share / (1 + math.exp(-logit)) for share, logit in zip(MOOD_CHANCES, logits, strict=True))
+    assert chance.item() == pytest.approx(by_hand, rel=1e-5)
+    both = [leave_log_likelihood(torch.tensor([logits]), torch.tensor([leaves])).exp().item() for leaves in (1.0, 0.0)]
+    assert both == pytest.approx([by_hand, 1 - by_hand], rel=1e-5)
 
 
 def test_the_likelihood_of_an_answer_by_hand() -> None:
@@ -278,7 +323,7 @@ def test_a_known_log_is_learned_and_no_global_generator_moves() -> None:
     clicked = over_moods(torch.sigmoid(scale * found.click_logits + shift))
     assert float(clicked[liked].mean()) == pytest.approx(0.7, abs=0.08)
     assert float(clicked[~liked].mean()) == pytest.approx(0.2, abs=0.08)
-    leave = torch.sigmoid(found.leave_logits)
+    leave = mean_mood(torch.sigmoid(found.leave_logits))
     nothing = ~visits.clicks.any(dim=1)
     assert float(leave[nothing].mean()) == pytest.approx(0.3, abs=0.08)
     assert float(leave[~nothing].mean()) < 0.03

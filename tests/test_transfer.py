@@ -213,11 +213,13 @@ def measured(tmp_path_factory: pytest.TempPathFactory, market: str) -> Config:
 
 def test_the_truth_in_place_of_the_learned_market_transfers_whole(measured: Config) -> None:
     rows = read_work(measured.work)
-    assert len(rows) == 2 * (len(FIXED) + 2)
+    assert len(rows) == 2 * (len(FIXED) + 2) + len(FIXED)
     found = analyse(rows, measured.slates, measured.mixture).summary
     assert found["kendall_tau"].value == pytest.approx(1)
     assert found["kendall_tau_ppo_included"].value == pytest.approx(1)
     assert found["worst_return_error"].value == 0
+    assert 0 < found["kendall_tau_of_the_true_market_itself"].value < 1  # other shoppers, and few of them
+    assert found["worst_return_error_of_the_true_market_itself"].value > 0
     assert found["winner_regret"].value == 0
     assert found["ppo_optimism"].value == 0
     assert found["ppo_gain_true"].value == found["ppo_gain_learned"].value  # the same market and the same seed
@@ -277,7 +279,7 @@ def test_runs_of_other_settings_do_not_mix(measured: Config) -> None:
 
 
 def test_parts_ask_for_these_cells() -> None:
-    config = Config(worlds=(4, 5), seeds=(0, 1), sizes=(10, 300_000), mixtures=("uniform", "exploring"))
+    config = Config(worlds=(4, 5), seeds=(0, 1), sizes=(10, 300_000), mixtures=("uniform", "broad"))
     found = {part: cells(dataclasses.replace(config, part=part)) for part in ("main", "sweep", "ensemble", "all")}
     assert [(cell.world.world, cell.models.seeds) for cell in found["main"]] == [
         (4, (0,)),
@@ -286,11 +288,11 @@ def test_parts_ask_for_these_cells() -> None:
         (5, (1,)),
     ]
     assert [(cell.world.slates, cell.world.mixture) for cell in found["sweep"]] == [
-        (10, "exploring"),
-        (300_000, "exploring"),
+        (10, "broad"),
+        (300_000, "broad"),
         (300_000, "uniform"),
     ]
-    world = MarketWorld(world=4)
+    world = MarketWorld(world=4, mixture="broad")
     assert found["ensemble"][-2:] == [Cell(world, Models((0, 1), b), (0, 1)) for b in (0.0, 1.0)]
     assert len(found["all"]) == len(set(found["all"])) == 4 + 2 + 2
     assert cells(dataclasses.replace(config, part="report")) == []
