@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.report import markdown
+from benchmarks.report import markdown, name_beside
 from benchmarks.statistics import LEVEL, Estimate, bootstrap, paired_difference
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import as_reward
@@ -401,22 +401,20 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
     """
     rows = rows.filter((pl.col("mode") == "deterministic") & (pl.col("world") == pl.col("world").min()))
     own = as_reward(PRESETS[market].reward).weights.get("intra_list_distance") if market in PRESETS else None
-    for name, ink, word in ((PPO, COLOURS[0], "λ"), ("mmr", "#444444", "w")):
+    for name, ink, word, above in ((PPO, COLOURS[0], "λ", 7), ("mmr", "#444444", "w", -12)):
         swept = frontier(rows, name, own if name == PPO else None)
         if len(swept) > 1:
             axes.plot(swept["diversity"], swept["clicks"], "-o", color=ink, markersize=4, linewidth=1.4, alpha=0.8)
             for line in swept.iter_rows(named=True):
                 place = (line["diversity"], line["clicks"])
                 text = f"{word}={line['weight']:g}"
-                axes.annotate(text, place, xytext=(4, -11), textcoords="offset points", fontsize=7, color=ink)
+                axes.annotate(text, place, xytext=(0, above), textcoords="offset points", fontsize=7, color=ink)
     means = rows.filter(pl.col("weight").is_null()).group_by("contender").agg(pl.col("clicks", "diversity").mean())
-    for line in means.sort("contender").iter_rows(named=True):
+    for line in means.iter_rows(named=True):
         ink = colour.get(line["contender"], "#444444")
         axes.plot([line["diversity"]], [line["clicks"]], "D", color=ink, markersize=6)
-        if line["contender"] not in colour:
-            place, text = (line["diversity"], line["clicks"]), _spoken(line["contender"])
-            axes.annotate(text, place, xytext=(5, 5), textcoords="offset points", fontsize=8, color=ink)
-    axes.margins(0.12)
+    others = means.filter(~pl.col("contender").is_in(list(colour)))
+    name_beside(axes, {_spoken(line["contender"]): (line["diversity"], line["clicks"]) for line in others.to_dicts()})
     axes.set_xlabel("diversity: mean intra-list distance of a slate")
     axes.set_ylabel("clicks of an episode")
     axes.set_title("Clicks and diversity (λ: weight in PPO's reward, w: of MMR)")

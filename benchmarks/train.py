@@ -18,11 +18,13 @@ from stable_baselines3.common.logger import configure
 
 from agents.checkpoints import LAST, load, save
 from agents.monitor import Monitor, MonitorConfig
-from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, make_composer_ppo, make_plackett_luce_ppo
+from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, make_ppo
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from benchmarks.report import config_as_json, write_text
 from benchmarks.world import World
+from policies.autoregressive import AutoregressiveConfig
 from policies.composer import Composer, ComposerConfig
+from policies.learnable import LEARNABLE, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import NetworkConfig
 
@@ -36,8 +38,8 @@ class Config:
 
     world: World = field(default_factory=World)
     """Where."""
-    agent: Literal["composer", "plackett_luce"] = "composer"
-    """What PPO acts in: intents of the slate composer, or slates themselves."""
+    agent: Literal["composer", "plackett_luce", "autoregressive"] = "composer"
+    """What PPO acts in: intents of the slate composer, or slates themselves, drawn at once or item by item."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each a run of its own."""
     visits: int = 300_000
@@ -52,6 +54,8 @@ class Config:
     """What the agent sees of a visit and how it may steer."""
     plackett_luce: PlackettLuceConfig = field(default_factory=PlackettLuceConfig)
     """Of the Plackett-Luce agent."""
+    autoregressive: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
+    """Of the autoregressive agent."""
     reward: TrainingReward = field(default_factory=TrainingReward)
     """How the reward is learned from."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -70,12 +74,15 @@ def make_model(config: Config, seed: int) -> SlatePPO:
     simulator = config.world.simulator("train")
     composer = Composer(config.world.inputs(simulator), config.composer)
     network = NetworkConfig(**{**asdict(config.network), "seed": seed})
-    device = simulator.device
-    if config.agent == "composer":
-        intents = IntentVecEnv(simulator, composer, config.shoppers, seed, config.reward)
-        return make_composer_ppo(intents, config.ppo, network, seed=seed, device=device)
-    slates = SlateVecEnv(simulator, composer, config.shoppers, seed, config.reward)
-    return make_plackett_luce_ppo(slates, config.ppo, network, scores=config.plackett_luce, seed=seed, device=device)
+    face = IntentVecEnv if LEARNABLE[config.agent].intents else SlateVecEnv
+    env = face(simulator, composer, config.shoppers, seed, config.reward)
+    starts = {
+        "composer": IntentConfig(network.log_std),
+        "plackett_luce": config.plackett_luce,
+        "autoregressive": config.autoregressive,
+    }
+    start = starts[config.agent]
+    return make_ppo(config.agent, env, config.ppo, network, start=start, seed=seed, device=simulator.device)
 
 
 def train(config: Config, seed: int) -> Path:

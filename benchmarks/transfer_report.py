@@ -19,7 +19,7 @@ there is one world. A cell that lacks agents which another has is not finished a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -30,7 +30,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-from benchmarks.report import markdown
+from benchmarks.report import markdown, name_beside
 from benchmarks.statistics import Estimate, bootstrap
 
 TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
@@ -371,44 +371,20 @@ def draw(transfer: Transfer) -> Figure:
 
 
 def _draw_returns(axes: Axes, group: Group) -> None:
-    agents = sorted(agent_means(group), key=lambda agent: agent.learned)
+    agents = agent_means(group)
     low = min(min(agent.true, agent.learned) for agent in agents)
     high = max(max(agent.true, agent.learned) for agent in agents)
-    room = max(high - low, 1e-6)
     axes.plot([low, high], [low, high], color="#cccccc", linewidth=1, zorder=0)
-    heights = spread([agent.learned for agent in agents], 0.047 * room)
-    for agent, height in zip(agents, heights, strict=True):
-        colour = RED if agent.name.startswith(PPO) else BLUE
-        axes.plot([agent.true], [agent.learned], "o", color=colour, markersize=6)
-        axes.annotate(
-            agent.title,
-            (agent.true, agent.learned),
-            (high + 0.08 * room, height),
-            va="center",
-            fontsize=8,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "color": "#dddddd", "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)},
-        )
-    axes.set_xlim(low - 0.05 * room, high + 0.75 * room)
-    axes.set_ylim(min(low, heights[0]) - 0.05 * room, max(high, heights[-1]) + 0.05 * room)
+    points = {agent.title: (agent.true, agent.learned) for agent in agents}
+    red = {agent.title: RED for agent in agents if agent.name.startswith(PPO)}
+    for title, (true, learned) in points.items():
+        axes.plot([true], [learned], "o", color=red.get(title, BLUE), markersize=6)
+    name_beside(axes, points, colours=dict.fromkeys(points, BLUE) | red, room=0.7)
     worlds, seeds = group.counts
     axes.set_title(f"mean of {worlds} world{'s'[: worlds > 1]}, {seeds} user model{'s'[: seeds > 1]} each")
     axes.set_xlabel("return in the true market")
     axes.set_ylabel("return in the learned market")
     _plain(axes)
-
-
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending values moved as little as needed to stand `gap` apart or more: isotonic regression of values - i gap
-    by pooling adjacent violators (Barlow et al. 1972)."""
-    blocks: list[tuple[float, int]] = []  # sum and size
-    for at, value in enumerate(values):
-        blocks.append((value - at * gap, 1))
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            total, size = blocks.pop()
-            blocks[-1] = (blocks[-1][0] + total, blocks[-1][1] + size)
-    level = [total / size for total, size in blocks for _ in range(size)]
-    return [value + at * gap for at, value in enumerate(level)]
 
 
 def _draw_groups(axes: Axes, groups: list[tuple[str, Group]], *, joined: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from benchmarks import compare, demo, train, tune
 from benchmarks.report import read_rows, read_summary
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, World
 from policies import POLICIES
+from policies.learnable import LEARNABLE
 from policies.rankers import save_model
 from recsim_env.registration import PRESETS, EnvConfig, add_preset
 from tests.policy_toys import toy_inputs
@@ -81,8 +83,11 @@ def test_from_tuning_to_the_table(world: World, tmp_path: Path) -> None:
     assert (results / "compare" / "figure.png").stat().st_size > 5000
 
 
-def test_an_interrupted_training_goes_on_and_a_finished_one_rests(world: World, tmp_path: Path) -> None:
-    config = replace(training(world, tmp_path, visits=16 * 4 * 2), seeds=(0,))
+@pytest.mark.parametrize("agent", LEARNABLE)
+def test_an_interrupted_training_goes_on_and_a_finished_one_rests(
+    world: World, tmp_path: Path, agent: Literal["composer", "plackett_luce", "autoregressive"]
+) -> None:
+    config = replace(training(world, tmp_path, visits=16 * 4 * 2), seeds=(0,), agent=agent)
     checkpoint = train.train(config, 0)
     assert train.train(config, 0) == checkpoint
     before = checkpoint.read_bytes()
@@ -95,7 +100,7 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_rests(world: World, 
     load(model, checkpoint)
     steps.append(model.num_timesteps)
     assert steps == [16 * 4 * 5]
-    events = list((tmp_path / "train" / "composer" / "seed0").glob("events.*"))
+    events = list((tmp_path / "train" / agent / "seed0").glob("events.*"))
     assert len(events) == 2  # one of each part that trained
 
 

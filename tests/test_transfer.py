@@ -21,8 +21,9 @@ from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig
 from benchmarks import transfer
 from benchmarks.market import MarketWorld, build
+from benchmarks.report import spread
 from benchmarks.transfer import FIXED, Bench, Cell, Config, Models, cells, measure, read_work
-from benchmarks.transfer_report import LEARNED, LOG, ROWS, TRUE, analyse, cells_of, draw, gain_kept, spread, tables
+from benchmarks.transfer_report import LEARNED, LOG, ROWS, TRUE, analyse, cells_of, draw, gain_kept, tables
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES
 from policies.sb3 import NetworkConfig
