@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -25,31 +26,40 @@ shoppers back."""
 
 
 def model_card(
-    model: SlateShopper, examples: Examples, cold: torch.Tensor, settings: Mapping[str, object], minutes: float
+    members: Sequence[SlateShopper],
+    examples: Examples,
+    cold: torch.Tensor,
+    settings: Mapping[str, object],
+    minutes: float,
 ) -> str:
-    """Markdown: what the model is, data and disclaimer, command, versions, held-out scores, calibration table."""
-    scores = score(model, examples, "test", kinds=("case_control", "policy"))
-    visit = examples.row_visit[scores.row]
-    everything = Rows(
-        examples.row_label[scores.row].double().numpy(),
-        examples.row_weight[scores.row].double().numpy(),
-        torch.sigmoid(scores.logit.double()).numpy(),
-        examples.visits.shopper[visit].numpy(),
-        visit.numpy(),
-    )
-    warm, kind = ~cold[examples.row_item[scores.row]], examples.row_kind[scores.row]
+    """Markdown: what the model is, data and disclaimer, command, versions, held-out scores, calibration table.
+
+    Where there are several members, scores are those of each and of their mean chance; the calibration table is the
+    first one's.
+    """
+    scores = [score(member, examples, "test", kinds=("case_control", "policy")) for member in members]
+    chances = [torch.sigmoid(one.logit.double()) for one in scores]
+    row = scores[0].row
+    everything = [_rows(examples, row, chance) for chance in chances]
+    names = [""] if len(members) == 1 else [f", member {number}" for number in range(len(members))]
+    if len(members) > 1:
+        everything.append(_rows(examples, row, torch.stack(chances).mean(dim=0)))
+        names.append(f", mean of {len(members)}")
+    warm, kind = ~cold[examples.row_item[row]], examples.row_kind[row]
     lines: list[dict[str, object]] = []
     for name, label in (("case_control", "full exposure"), ("policy", "policy slates")):
-        rows = everything.only((warm & (kind == ROW_KINDS.index(name))).numpy())
-        found = {metric: METRICS[metric](rows, rows.weight) for metric in METRICS}
-        if name != "policy":
-            found["ndcg10"] = float("nan")  # a case-control sample is no slate
-        lines.append({"rows": label, **found})
+        keep = (warm & (kind == ROW_KINDS.index(name))).numpy()
+        for who, scored in zip(names, everything, strict=True):
+            rows = scored.only(keep)
+            found = {metric: METRICS[metric](rows, rows.weight) for metric in METRICS}
+            if name != "policy":
+                found["ndcg10"] = math.nan  # a case-control sample is no slate
+            lines.append({"rows": f"{label}{who}", **found})
     full = (warm & (kind == ROW_KINDS.index("case_control"))).numpy()
-    count = examples.row_stats[scores.row, 0, COUNT].double().numpy()[full]
-    observed, predicted, _ = curve(everything.only(full), count, COUNT_BINS)
+    count = examples.row_stats[row, 0, COUNT].double().numpy()[full]
+    observed, predicted, _ = curve(everything[0].only(full), count, COUNT_BINS)
     calibration = [
-        {"past purchases of the item, from": first, "observed": o, "predicted": p, "ratio": p / o}
+        {"past purchases of the item, from": first, "observed": o, "predicted": p, "ratio": p / o if o else math.nan}
         for first, o, p in zip(COUNT_BINS, observed.tolist(), predicted.tolist(), strict=True)
     ]
     return f"""---
@@ -85,3 +95,15 @@ Versions: {", ".join(f"{name} {version}" for name, version in versions().items()
 
 {markdown(calibration, digits=3)}
 """
+
+
+def _rows(examples: Examples, row: torch.Tensor, chance: torch.Tensor) -> Rows:
+    """The examples' rows `row` (R,) with their chances (R,) float64."""
+    visit = examples.row_visit[row]
+    return Rows(
+        examples.row_label[row].double().numpy(),
+        examples.row_weight[row].double().numpy(),
+        chance.numpy(),
+        examples.visits.shopper[visit].numpy(),
+        visit.numpy(),
+    )

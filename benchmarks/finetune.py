@@ -2,13 +2,15 @@
 
 Two stages: baskets of the whole catalogue, then the exposure logs; calibration on weeks 45-48; the folder that comes
 out is what `recsim_env.register` and `recsim_env/CompleteJourney-v0` read. Run again, it goes on where it stopped.
+With `--members` further shoppers are fitted with other seeds: the ensemble of `recsim_env.shoppers.learned`.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -45,6 +47,8 @@ class Config:
     """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
     text_encoder: str = "frozen"
     """What happens to the pretrained text encoder: frozen, lora or full (trained end to end)."""
+    members: int = 1
+    """Models in the folder; each after the first has the next seed, all else alike."""
     ship: bool = False
     """Put the finished shopper into the package, in place of the one that `recsim_env/CompleteJourney-v0` starts."""
     threads: int = 2
@@ -88,42 +92,66 @@ class Log:
 
 
 def main(config: Config) -> None:
-    """Build what is missing, train what is not trained, calibrate, write the shopper's folder."""
+    """Build what is missing, train what is not trained, calibrate, write the shopper's folder.
+
+    Errors: ValueError where `members` is no whole number above 0.
+    """
+    if config.members < 1:
+        raise ValueError(f"members is {config.members}, but it must be a whole number above 0.")
     torch.set_num_threads(config.threads)
     console = Console()
     began = time.perf_counter()
     log = Log.load(config.log)
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=True)
-    cold = log.catalog.cold
-    model = new_shopper(log.catalog, config.shopper, known=None if cold is None else ~cold)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)  # type: ignore[arg-type]
-    fit(model, examples, config.shopper, config.output, stage="pretrain")
-    if config.text_encoder == "frozen":
-        fit(model, examples, config.shopper, config.output, stage="finetune")
-    else:
-        tuned = TextTunedShopper(model, log.catalog.text, encoder_folder(), config.text_encoder).to(device)
-        fit(tuned, examples, config.shopper, config.output, stage="finetune")
-        tuned.refresh()
+    members = [fit_member(log, examples, config, number) for number in range(config.members)]
     del examples
     examples = log.examples(cold_hidden=False)
-    calibration = calibrate(model, examples)
+    calibrations = [calibrate(member, examples) for member in members]
     minutes = (time.perf_counter() - began) / 60
-    nothing = torch.zeros(len(log.catalog), dtype=torch.bool)
-    settings = vars(config.shopper) | {"text_encoder": config.text_encoder, "calibration": calibration}
-    save_shop(model, config, model_card(model, examples, nothing if cold is None else cold, settings, minutes))
+    cold = torch.zeros(len(log.catalog), dtype=torch.bool) if log.catalog.cold is None else log.catalog.cold
+    settings = vars(config.shopper) | {
+        "text_encoder": config.text_encoder,
+        "members": config.members,
+        "calibration": calibrations[0] if config.members == 1 else calibrations,
+    }
+    save_shop(members, config, model_card(members, examples, cold, settings, minutes))
     if config.ship:
         replace_folder(config.output / "shopper", SHIPPED)
-    console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibration}")
+    console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibrations}")
 
 
-def save_shop(model: SlateShopper, config: Config, card: str) -> None:
-    """Write the finished shopper with the tables that a simulation starts from; replaces the old folder at the end."""
+def fit_member(log: Log, examples: Examples, config: Config, number: int) -> SlateShopper:
+    """Train member `number`, or go on with it; not yet calibrated.
+
+    Checkpoints of the first one lie in the output folder itself, those of the others in `model1/`, `model2/`, ..
+    """
+    settings = replace(config.shopper, seed=config.shopper.seed + number)
+    folder = config.output / f"model{number}" if number else config.output
+    cold = log.catalog.cold
+    model = new_shopper(log.catalog, settings, known=None if cold is None else ~cold)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)  # type: ignore[arg-type]
+    fit(model, examples, settings, folder, stage="pretrain")
+    if config.text_encoder == "frozen":
+        fit(model, examples, settings, folder, stage="finetune")
+    else:
+        tuned = TextTunedShopper(model, log.catalog.text, encoder_folder(), config.text_encoder).to(device)
+        fit(tuned, examples, settings, folder, stage="finetune")
+        tuned.refresh()
+    return model
+
+
+def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> None:
+    """Write the finished shopper with the tables that a simulation starts from; replaces the old folder at the end.
+
+    The first member lies in the folder itself, the others in `model1/`, `model2/`, ..
+    """
     folder, part = config.output / "shopper", config.output / "shopper.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    model.save_pretrained(part)
+    for number, member in enumerate(members):
+        member.save_pretrained(part / f"model{number}" if number else part)
     for name in SHOP_FILES[2:]:
         shutil.copy(config.log / name, part / name)
     write_text(part / "README.md", card)

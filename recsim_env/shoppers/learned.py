@@ -2,7 +2,7 @@
 
 A visit: the items of the slate are answered by the slate head; items bought before are bought again "elsewhere", by
 the same head; new items come from the explore head; the basket moves memory and encoder; the gap head says when the
-shopper is back, and one of the shopper's own stores is visited then.
+shopper is back, and one of the shopper's own stores is visited then. Several fitted models can answer together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from transformers.utils import logging
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
 from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
 from recsim_env.shoppers.examples import Market, ints
 from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory
 from recsim_env.shoppers.replay import Visits, padded
@@ -40,9 +42,9 @@ from recsim_env.shoppers.transformer import (
 )
 from recsim_env.types import MAX_DAYS, Observation
 
+MODEL_FILES = ("config.json", "model.safetensors")
 SHOP_FILES = (
-    "config.json",
-    "model.safetensors",
+    *MODEL_FILES,
     "catalog.parquet",
     "embedding.safetensors",
     "shoppers.parquet",
@@ -72,18 +74,30 @@ class ShopperOptions:
     """An episode starts at a shopper's first visit after a day in this range, spread over it."""
     examination: tuple[float, ...] | None = None
     """Chance that a position is looked at, top first: an assumption (the log has no positions). None = all are."""
+    ensemble: int = 1
+    """How many of the folder's fitted models answer together."""
+    pessimism: float = 0.0
+    """Standard deviations between them, 0 or more, that clicks lose and leaving gains; see `LearnedShopper`."""
 
 
 @dataclass
 class LearnedState:
-    """Hidden state of B shoppers at a visit: who (B,) int64 start state, day and since (B,) float32, store (B,)."""
+    """Hidden state of B shoppers at a visit: who (B,) int64 start state, day and since (B,) float32, store (B,).
+
+    `caches` hold what each member of the ensemble makes of the visits so far; all see the counters of `memory`.
+    """
 
     who: Tensor
     memory: Memory
-    cache: Cache
+    caches: list[Cache]
     day: Tensor
     since: Tensor
     store: Tensor
+
+    @property
+    def cache(self) -> Cache:
+        """The first member's."""
+        return self.caches[0]
 
 
 @dataclass(frozen=True)
@@ -101,25 +115,52 @@ class Starts:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A fitted model and what it makes of the catalogue, on one device and never changed.
+
+    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them; season
+    (weeks, N) what the weeks add to the log rates of new items.
+    """
+
+    model: SlateShopper
+    vectors: Tensor
+    item_parts: Tensor
+    season: Tensor
+
+    @classmethod
+    def of(cls, model: SlateShopper, market: Market) -> Member:
+        """A model and a market that are on the same device."""
+        vectors = model.items()
+        parts = model.slate_head.items(vectors, model.items.known)
+        return cls(model, vectors, parts, model.season(market.item_context))
+
+
+@dataclass(frozen=True)
 class Shop:
     """What a folder of a fine-tuned shopper holds, on one device and never changed.
 
-    week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a row a store-week; vectors (N, D) and
-    item_parts (N, ...) item vectors of the model and what its slate head makes of them; popularity (weeks, N) float32
-    purchases a visit; season (weeks, N) what the weeks add to the log rates of new items.
+    members the models that answer together; week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a
+    row a store-week; popularity (weeks, N) float32 purchases a visit.
     """
 
     catalog: Catalog
     keys: Keys
-    model: SlateShopper
+    members: tuple[Member, ...]
     market: Market
     candidates: Tensor
     week_of_day: Tensor
-    vectors: Tensor
-    item_parts: Tensor
     popularity: Tensor
-    season: Tensor
     starts: Starts
+
+    @property
+    def model(self) -> SlateShopper:
+        """The first member's."""
+        return self.members[0].model
+
+    @property
+    def vectors(self) -> Tensor:
+        """The first member's."""
+        return self.members[0].vectors
 
 
 def load_model(folder: Path) -> SlateShopper:
@@ -143,18 +184,31 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 @functools.cache
-def load_shop(folder: Path, device: torch.device, population: str, start_days: tuple[int, int]) -> Shop:
+def load_shop(
+    folder: Path, device: torch.device, population: str, start_days: tuple[int, int], ensemble: int = 1
+) -> Shop:
     """Read a folder written by `benchmarks.finetune` and bring its shoppers to their start states.
 
-    Errors: FileNotFoundError where a file is missing.
+    Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is how many are read.
+
+    Errors: FileNotFoundError where a file is missing; ValueError on an unknown population, where the folder holds fewer
+    models, or where a model and the catalogue differ in size.
     """
     if population not in POPULATIONS:
         raise ValueError(f"population is {population!r}, but it must be one of {', '.join(POPULATIONS)}.")
-    for name in SHOP_FILES:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing, but a shopper's folder must hold it.")
+    folders = _member_folders(folder)
+    if len(folders) < ensemble:
+        raise ValueError(f"ensemble is {ensemble}, but {str(folder)!r} holds {len(folders)} models.")
+    members = folders[:ensemble]
+    needed = [folder / name for name in SHOP_FILES] + [member / name for member in members for name in MODEL_FILES]
+    for path in needed:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing, but a shopper's folder must hold it.")
     catalog = Catalog.load(folder)
-    model = load_model(folder).requires_grad_(False)
+    models = [load_model(member).requires_grad_(False) for member in members]
+    for member, model in zip(members, models, strict=True):
+        if model.config.n_items != len(catalog):
+            raise ValueError(f"{member} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}.")
     popularity = read_popularity(folder / "popularity.parquet")
     market = Market.of(read_promotions(folder / "promotions.parquet"), popularity, len(catalog))
     baskets = read_baskets(folder / "baskets.parquet")
@@ -162,21 +216,25 @@ def load_shop(folder: Path, device: torch.device, population: str, start_days: t
     with torch.no_grad():
         shoppers = read_shoppers(folder / "shoppers.parquet").sort("shopper")
         holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
-        starts = start_states(model, keys, market, baskets, holdout, population, start_days)
-        return _on(device, catalog, keys, model, market, baskets, starts)
+        starts = start_states(models, keys, market, baskets, holdout, population, start_days)
+        return _on(device, catalog, keys, models, market, baskets, starts)
+
+
+def _member_folders(folder: Path) -> list[Path]:
+    """The folder itself, `model1/`, `model2/`, .. in order."""
+    found = [child for child in folder.glob("model*") if child.is_dir() and re.fullmatch(r"model[1-9]\d*", child.name)]
+    return [folder, *sorted(found, key=lambda child: int(child.name.removeprefix("model")))]
 
 
 def _on(
     device: torch.device,
     catalog: Catalog,
     keys: Keys,
-    model: SlateShopper,
+    models: Sequence[SlateShopper],
     market: Market,
     baskets: pl.DataFrame,
     starts: Starts,
 ) -> Shop:
-    model = model.to(device)  # type: ignore[arg-type]
-    vectors = model.items()
     market = Market(*(tensor.to(device) for tensor in vars(market).values()))
     days = baskets.group_by("day").agg(pl.col("week").mode().first()).sort("day")
     week_of_day = torch.zeros(int(days["day"].max() or 0) + 1, dtype=torch.int64)  # type: ignore[arg-type]
@@ -184,13 +242,10 @@ def _on(
     return Shop(
         catalog=catalog.to(device),
         keys=keys.to(device),
-        model=model,
+        members=tuple(Member.of(model.to(device), market) for model in models),  # type: ignore[arg-type]
         market=market,
         candidates=candidate_table(market.placement),
         week_of_day=week_of_day.cummax(0).values.to(device),
-        vectors=vectors,
-        item_parts=model.slate_head.items(vectors, model.items.known),
-        season=model.season(market.item_context),
         popularity=torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0,
         starts=Starts(
             take(starts.state, slice(None), device),
@@ -210,7 +265,7 @@ def candidate_table(placement: Tensor) -> Tensor:
 
 
 def start_states(
-    model: SlateShopper,
+    models: Sequence[SlateShopper],
     keys: Keys,
     market: Market,
     baskets: pl.DataFrame,
@@ -222,7 +277,7 @@ def start_states(
 
     An episode starts at the first visit to a store with promotions after a day of the shopper's own, spread evenly
     over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
-    `holdout` (shoppers,) bool marks those kept for evaluation.
+    `models` see the same visits; `holdout` (shoppers,) bool marks those kept for evaluation.
     """
     visits = Visits.of(baskets)
     enough = (market.placement > 0).sum(1) >= MIN_CANDIDATES
@@ -236,7 +291,7 @@ def start_states(
     shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
     start = chosen[torch.from_numpy(first)]
     stores, shares = _stores(visits, open_store, torch.from_numpy(shoppers))
-    return Starts(_replayed(model, keys, visits, start), torch.from_numpy(shoppers), stores, shares)
+    return Starts(_replayed(models, keys, visits, start), torch.from_numpy(shoppers), stores, shares)
 
 
 def _stores(visits: Visits, open_store: Tensor, shoppers: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,27 +311,31 @@ def _stores(visits: Visits, open_store: Tensor, shoppers: Tensor) -> tuple[Tenso
     return store, number / number.sum(1, keepdim=True)
 
 
-def _replayed(model: SlateShopper, keys: Keys, visits: Visits, start: Tensor) -> LearnedState:
+def _replayed(models: Sequence[SlateShopper], keys: Keys, visits: Visits, start: Tensor) -> LearnedState:
     """State of shoppers just before their visits `start` (S,)."""
     everyone = torch.arange(len(start))
     memory = Memory.empty(keys, len(start), REMEMBERED)
-    cache = model.empty_cache(len(start))
-    vectors = model.items()
+    caches = [model.empty_cache(len(start)) for model in models]
+    vectors = [model.items() for model in models]
     for rank in range(int(visits.rank[start].max())):
         rows = everyone[visits.rank[start] > rank]
         visit = start[rows] - visits.rank[start[rows]] + rank
         day = visits.day[visit].float()
         context = visit_context(memory.tally_of(rows, day), day, visits.since[visit])
         basket = visits.padded(visit)
-        part = take(cache, rows, vectors.device)
-        model.advance(part, model.token(vectors, basket, context), day)
-        put(cache, rows, part)
+        for model, items, cache in zip(models, vectors, caches, strict=True):
+            part = take(cache, rows, items.device)
+            model.advance(part, model.token(items, basket, context), day)
+            put(cache, rows, part)
         memory.record(rows, basket, day)
-    return LearnedState(everyone, memory, cache, visits.day[start].float(), visits.since[start], visits.store[start])
+    return LearnedState(everyone, memory, caches, visits.day[start].float(), visits.since[start], visits.store[start])
 
 
 def take(state: Any, rows: Any, device: torch.device) -> Any:
-    """Rows of a state (a dataclass of tensors with the shoppers in front, or second in a cache's layers)."""
+    """Rows of a state (a dataclass of tensors with the shoppers in front, or second in a cache's layers) or of a list
+    of them."""
+    if isinstance(state, list):
+        return [take(part, rows, device) for part in state]
     if isinstance(state, Cache):
         return Cache(
             state.keys[:, rows].to(device),
@@ -289,7 +348,7 @@ def take(state: Any, rows: Any, device: torch.device) -> Any:
         table, items, tallies = state.table[rows], state.items[rows], state.tallies[rows]
         return Memory(state.keys.to(device), table.to(device), items.to(device), tallies.to(device))
     parts = {
-        name: take(value, rows, device) if isinstance(value, Cache | Memory) else value[rows].to(device)
+        name: take(value, rows, device) if isinstance(value, Memory | list) else value[rows].to(device)
         for name, value in vars(state).items()
     }
     return type(state)(**parts)
@@ -299,7 +358,10 @@ def put(state: Any, rows: Tensor, fresh: Any) -> None:
     """Write the rows of `fresh` into `rows` (R,) of a state, in place."""
     for name, value in vars(state).items():
         new = getattr(fresh, name)
-        if isinstance(value, Cache | Memory):
+        if isinstance(value, list):
+            for part, new_part in zip(value, new, strict=True):
+                put(part, rows, new_part)
+        elif isinstance(value, Memory):
             put(value, rows, new)
         elif isinstance(state, Cache) and name in ("keys", "values"):
             value[:, rows] = new
@@ -319,6 +381,15 @@ class LearnedShopper:
         category_counts: (G,) float32 purchases of each category; category_days (G,) float32 days since, 1000 = never
         placement:       (C,) int64 display * 11 + mailer code of each candidate; 0 where padded
         popularity:      (C,) float32 purchases a visit of each candidate in the last four weeks, all shoppers
+
+    Whatever a shopper does has the mean probability of the shop's members (new items: their mean rate). With
+    `options.pessimism` b a response to the slate has their mean less b of their standard deviations, at least 0, and
+    leaving the mean plus b of them, at most 1, while the days until the next visit share what is left as before: a
+    penalty for what the members do not agree on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization",
+    equations 5 and 6, put on the chances themselves so that every reward term feels it. A single member agrees with
+    itself.
+
+    Errors: ValueError where `examination` has not a number a position, or `pessimism` is negative.
     """
 
     start_draws = 1
@@ -329,6 +400,7 @@ class LearnedShopper:
                 f"examination has {len(options.examination)} numbers, but it must have one for each of the "
                 f"{slate_size} positions."
             )
+        check_pessimism(options.pessimism)
         self.shop = shop
         self.catalog = shop.catalog
         self.device = shop.vectors.device
@@ -341,6 +413,9 @@ class LearnedShopper:
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
         weights = options.examination or (1.0,) * slate_size
         self._examination = torch.tensor(weights, device=self.device)
+        # what leaves the slate alone is not punished: repeat purchases have the mean
+        self._deviations = torch.zeros(slate_size + REMEMBERED, device=self.device)
+        self._deviations[:slate_size] = -float(options.pessimism)
         self.never_leave = False
 
     # ---- the protocol ----------------------------------------------------------------------------------------------
@@ -403,7 +478,7 @@ class LearnedShopper:
         k, m = self.slate_size, REMEMBERED
         slate_draw, repeat_draw, explore_draw, gap_draw = draws.split([k, m, 1 + EXPLORED, 3], dim=1)
         context = visit_context(state.memory.tally(state.day), state.day, state.since)
-        inside = torch.cat([state.cache.state, context], dim=1)
+        inside = [torch.cat([cache.state, context], dim=1) for cache in state.caches]
         probability, repeat = self._bernoulli(state, inside, slates, shown)
         clicks = slate_draw < probability
         again = repeat_draw < repeat
@@ -461,34 +536,35 @@ class LearnedShopper:
         size = torch.log1p((state.memory.items >= 0).sum(1))
         return torch.cat([torch.stack(own, dim=1), state.memory.tally(state.day)[:, :4], size.unsqueeze(1)], dim=1)
 
-    def _bernoulli(self, state: LearnedState, inside: Tensor, slates: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    def _bernoulli(
+        self, state: LearnedState, inside: list[Tensor], slates: Tensor, shown: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Chance of a response to each slate item (B, K), and of buying each remembered item elsewhere (B, M)."""
         items = torch.cat([slates, state.memory.items], dim=1)
         everyone = torch.arange(len(items), device=self.device)
         parts = everyone.split(CACHED_SHOPPERS) if self.device.type == "cpu" else (everyone,)
-        chance = torch.cat([self._chances(state, rows, inside[rows], items[rows]) for rows in parts])
+        chance = torch.cat([self._chances(state, rows, [one[rows] for one in inside], items[rows]) for rows in parts])
         in_slate = (state.memory.items.unsqueeze(2) == slates.where(shown, -1).unsqueeze(1)).any(2)
         shown_chance = chance[:, : self.slate_size] * shown * self._examination
         return shown_chance, chance[:, self.slate_size :] * ((state.memory.items >= 0) & ~in_slate)
 
-    def _chances(self, state: LearnedState, rows: Tensor, inside: Tensor, items: Tensor) -> Tensor:
-        """Slate head for some shoppers: rows (R,), inside (R, D + CONTEXT), items (R, K + M) -> (R, K + M)."""
-        head, market, at = self.shop.model.slate_head, self.shop.market, items.clamp(min=0)
+    def _chances(self, state: LearnedState, rows: Tensor, inside: list[Tensor], items: Tensor) -> Tensor:
+        """Slate heads for some shoppers: rows (R,), inside (R, D + CONTEXT) each, items (R, K + M) -> (R, K + M)."""
+        market, at = self.shop.market, items.clamp(min=0)
         row = rows.unsqueeze(1)
         day, week, store_week = state.day[row], self._week(state)[row], self._store_week(state)[row]
         placement = market.placement[store_week, at].long()
         if not self.options.store_promotions:
             placement[:, self.slate_size :] = 0
-        logits = head(
-            head.shoppers(inside).unsqueeze(1),
-            self.shop.item_parts[at],
-            state.memory.stats(row, items, day),
-            market.item_context[week, at],
-            placement,
-        )
-        return torch.sigmoid(self.shop.model.calibrated(logits))
+        stats, item_context = state.memory.stats(row, items, day), market.item_context[week, at]
+        chances = []
+        for member, own in zip(self.shop.members, inside, strict=True):
+            head = member.model.slate_head
+            logits = head(head.shoppers(own).unsqueeze(1), member.item_parts[at], stats, item_context, placement)
+            chances.append(torch.sigmoid(member.model.calibrated(logits)))
+        return agreed(chances, self._deviations)
 
-    def _explore(self, state: LearnedState, inside: Tensor, slates: Tensor, draws: Tensor) -> Tensor:
+    def _explore(self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor) -> Tensor:
         """New items bought outside the slate: (B, EXPLORED) int64, -1 padded.
 
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
@@ -496,9 +572,13 @@ class LearnedShopper:
         promoted: Tensor | None = None
         if self.options.store_promotions:
             promoted = (self.shop.market.placement[self._store_week(state)] > 0).float()
-        rate = self.shop.model.explore_log_rate(
-            inside, self.shop.vectors, self.shop.season[self._week(state)], promoted
-        ).exp()
+        week = self._week(state)
+        rate = mean(
+            [
+                member.model.explore_log_rate(own, member.vectors, member.season[week], promoted).exp()
+                for member, own in zip(self.shop.members, inside, strict=True)
+            ]
+        )
         taken = torch.cat([state.memory.items, slates], dim=1)
         width = rate.shape[1]
         rate = torch.cat([rate, rate.new_zeros(len(rate), 1)], dim=1).scatter(1, taken.where(taken >= 0, width), 0.0)
@@ -519,13 +599,16 @@ class LearnedShopper:
         probability: Tensor,
         draws: Tensor,
     ) -> Response:
-        model, rows = self.shop.model, torch.arange(len(basket), device=self.device)
-        model.advance(state.cache, model.token(self.shop.vectors, basket, context), state.day)
-        state.memory.record(rows, basket, state.day)
-        logits = model.gap_head(torch.cat([state.cache.state, context], dim=1)) + model.config.gap_calibration
-        leaving = torch.nn.functional.logsigmoid(-logits).sum(1).exp()
+        logits = []
+        for member, cache in zip(self.shop.members, state.caches, strict=True):
+            model = member.model
+            model.advance(cache, model.token(member.vectors, basket, context), state.day)
+            logits.append(model.gap_head(torch.cat([cache.state, context], dim=1)) + model.config.gap_calibration)
+        state.memory.record(torch.arange(len(basket), device=self.device), basket, state.day)
+        back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
-        days, left = sample_gap(logits, come, draws[:, 1])
+        days, left = sample_gap(back, come, draws[:, 1])
+        left = left & (not self.never_leave)  # also where leaving is certain
         state.since = days
         state.day = state.day + days
         state.store = self._next_store(state, draws[:, 2])
@@ -555,14 +638,31 @@ def poisson(rate: Tensor, draw: Tensor, most: int) -> Tensor:
     return (draw >= log_chance.exp().cumsum(1)).sum(1, keepdim=True)
 
 
-def sample_gap(logits: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    """Days until the next visit (B,) float32 and who lapsed (B,) bool, by inversion of the hazards.
+def back_by(logits: Sequence[Tensor], pessimism: float) -> tuple[Tensor, Tensor]:
+    """Chance to be back by the end of each bin of days (B, bins), and never to come back (B,), of several members.
 
-    Shapes: logits (B, bins); draw and within (B,) uniform. A bin's days are equally likely.
+    Every bin has the members' mean chance. Staying away has `pessimism` of their standard deviations more, at most 1,
+    and the bins share what is left in the same proportions.
+
+    Shapes: logits (B, bins) of the hazards, one a member.
     """
-    stay = torch.cumsum(torch.nn.functional.logsigmoid(-logits), dim=1).exp()
-    left_bin = (draw.unsqueeze(1) >= 1.0 - stay).sum(1)
-    edges = torch.tensor([*GAP_EDGES, LAPSE_DAYS + 1], device=logits.device, dtype=logits.dtype)
+    stay = [torch.nn.functional.logsigmoid(-one) for one in logits]
+    back = 1.0 - mean([one.cumsum(1).exp() for one in stay])
+    lapse = [one.sum(1).exp() for one in stay]
+    leaving = agreed(lapse, pessimism)
+    if len(logits) == 1:
+        return back, leaving
+    share = (1.0 - leaving) / (1.0 - mean(lapse)).clamp(min=1e-9)
+    return back * share.unsqueeze(1), leaving
+
+
+def sample_gap(back: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
+    """Days until the next visit (B,) float32 and who lapsed (B,) bool, by inversion.
+
+    Shapes: back (B, bins) from `back_by`; draw and within (B,) uniform. A bin's days are equally likely.
+    """
+    left_bin = (draw.unsqueeze(1) >= back).sum(1)
+    edges = torch.tensor([*GAP_EDGES, LAPSE_DAYS + 1], device=back.device, dtype=back.dtype)
     left = left_bin >= len(GAP_EDGES)
     place = left_bin.clamp(max=len(GAP_EDGES) - 1)
     days = edges[place] + torch.floor(within * (edges[place + 1] - edges[place]))
@@ -578,11 +678,16 @@ def load_shopper(
     store_promotions: bool = False,
     start_days: tuple[int, int] = (56, 182),
     examination: tuple[float, ...] | None = None,
+    ensemble: int = 1,
+    pessimism: float = 0.0,
 ) -> LearnedShopper:
     """Shoppers from a folder of `benchmarks.finetune`; the options are the fields of `ShopperOptions`.
 
-    Errors: ValueError on a bad option; FileNotFoundError where a file is missing.
+    Errors: ValueError on a bad option, or where the folder holds fewer than `ensemble` models; FileNotFoundError where
+    a file is missing.
     """
-    options = ShopperOptions(population, store_promotions, start_days, examination)
-    shop = load_shop(Path(folder).resolve(), device, population, start_days)
+    check_ensemble(ensemble)
+    check_pessimism(pessimism)
+    options = ShopperOptions(population, store_promotions, start_days, examination, ensemble, pessimism)
+    shop = load_shop(Path(folder).resolve(), device, population, start_days, ensemble)
     return LearnedShopper(shop, slate_size, options)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from transformers.utils import logging
 
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.shoppers.session import MOOD_CHANCES, SessionShopper, over_moods
 from recsim_env.shoppers.session_memory import SessionMemory
@@ -88,8 +88,7 @@ class LearnedMarketShopper:
         pessimism: float = 0.0,
     ) -> None:
         _check_members(catalog, members, declared)
-        if isinstance(pessimism, bool) or not (math.isfinite(pessimism) and pessimism >= 0):
-            raise ValueError(f"pessimism is {pessimism!r}, but it must be a finite number, 0 or more.")
+        check_pessimism(pessimism)
         self.device = device
         self.catalog = catalog.to(device)
         self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
@@ -147,10 +146,10 @@ class LearnedMarketShopper:
             member.click_probability(cache.state, logits, shown)
             for member, cache, (logits, _) in zip(self.members, state.caches, answers, strict=True)
         ]
-        in_moods = self._agreed(chances, -self.pessimism)
+        in_moods = agreed(chances, -self.pessimism)
         mood = torch.bucketize(mood_draw.contiguous(), self._moods[:-1], right=True).unsqueeze(2)
         clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
-        leaving = self._agreed(
+        leaving = agreed(
             [
                 member.leave_probability(cache.state, weary, clicks, shown)
                 for member, cache, (_, weary) in zip(self.members, state.caches, answers, strict=True)
@@ -205,15 +204,6 @@ class LearnedMarketShopper:
         told = f"looks at the last position with chance {depth:.2f}"
         return {"shopper": told, "date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines}
 
-    # ---- inside ----------------------------------------------------------------------------------------------------
-
-    def _agreed(self, chances: list[Tensor], deviations: float) -> Tensor:
-        """Mean of the members' chances plus so many standard deviations of them, within 0 and 1."""
-        if len(chances) == 1:
-            return chances[0]
-        every = torch.stack(chances)
-        return (every.mean(dim=0) + deviations * every.std(dim=0, correction=0)).clamp(0, 1)
-
 
 def save_learned_market(
     folder: str | os.PathLike[str], catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor
@@ -257,8 +247,7 @@ def load_learned_market(
     path = SHIPPED if folder is None else Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market.")
-    if isinstance(ensemble, bool) or not isinstance(ensemble, int) or ensemble < 1:
-        raise ValueError(f"ensemble is {ensemble!r}, but it must be a whole number above 0.")
+    check_ensemble(ensemble)
     there = _member_folders(path)
     if len(there) < ensemble:
         raise ValueError(f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models.")

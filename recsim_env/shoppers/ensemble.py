@@ -1,0 +1,40 @@
+"""Fitted models that answer together: their mean chance, less or more for what they do not agree on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mean(parts: Sequence[Tensor]) -> Tensor:
+    """Mean over the members: tensors of one shape, one a member; that of a single member is handed through."""
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean(dim=0)
+
+
+def agreed(chances: Sequence[Tensor], deviations: Tensor | float) -> Tensor:
+    """Mean of the members' chances plus so many standard deviations of them, within 0 and 1.
+
+    Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6, put on the chances themselves so
+    that every reward term feels the penalty. A single member's chances are handed through: it agrees with itself.
+
+    Shapes: chances (...) float32, one a member; deviations a number, or a tensor that broadcasts to (...).
+    """
+    if len(chances) == 1:
+        return chances[0]
+    every = torch.stack(list(chances))
+    return (every.mean(dim=0) + deviations * every.std(dim=0, correction=0)).clamp(0, 1)
+
+
+def check_ensemble(ensemble: int) -> None:
+    """Raise ValueError where the number of members is no whole number above 0."""
+    if isinstance(ensemble, bool) or not isinstance(ensemble, int) or ensemble < 1:
+        raise ValueError(f"ensemble is {ensemble!r}, but it must be a whole number above 0.")
+
+
+def check_pessimism(pessimism: float) -> None:
+    """Raise ValueError where the number of standard deviations is negative or not finite."""
+    if isinstance(pessimism, bool) or not (math.isfinite(pessimism) and pessimism >= 0):
+        raise ValueError(f"pessimism is {pessimism!r}, but it must be a finite number, 0 or more.")
