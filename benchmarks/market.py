@@ -2,9 +2,10 @@
 
 A shop that explores writes an impression log: every episode is served by one policy, drawn from a mixture that holds
 the greedy ranker, noisy versions of it, constant re-rankers with knobs drawn at random, and uniform slates. A shop that
-explores broadly also serves what is popular, has many more such re-rankers, and in a part of the episodes draws the
-knobs anew at every visit, so that what was shown before and what is shown now are not of one hand. The ranker they
-start from is fitted to what was logged before, in rounds. What is built lies in `runs/market/` and is used again.
+explores broadly also serves what is popular, has many more such re-rankers, tries out the ones it could have instead
+(MMR, caps, DPP), and in a part of the episodes draws the knobs anew at every visit, so that what was shown before and
+what is shown now are not of one hand. The ranker they start from is fitted to what was logged before, in rounds. What
+is built lies in `runs/market/` and is used again.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ Mixture = Literal["broad", "exploring", "greedy", "uniform"]
 """Who serves a log: `greedy` is the ranker alone after a uniform first round; see the module for the others."""
 GROUPS, GROUP = 60, 400
 """Most re-rankers with knobs of their own in a round of a broad log, and slates of each at least, about."""
+TRIED = ("mmr", "cap", "dpp")
+"""Registered policies that a broad log tries with parameters from all over their ranges."""
 BROAD = {"count": (-2.0, 0.0), "similarity": (-2.0, 0.0), "sated": (-3.0, 0.3), "flooded": (-3.0, 0.5)}
 """Range of the knobs there; each is off half of the time, so that diversity and feedback also come alone."""
 
@@ -158,17 +161,36 @@ def servers(
     greedy = Logging(composer, {}, 0.0)
     if mixture == "greedy":
         return [("greedy", greedy, 1.0)]
-    softmax = [(f"softmax {t}", Logging(composer, {}, t), 0.2 / len(TEMPERATURES)) for t in TEMPERATURES]
-    found: list[tuple[str, Policy, float]] = [("uniform", uniform, 0.1), ("greedy", greedy, 0.1), *softmax]
+    noisy = [(f"softmax {t}", Logging(composer, {}, t)) for t in TEMPERATURES]
     if mixture == "exploring":
+        found: list[tuple[str, Policy, float]] = [("uniform", uniform, 0.1), ("greedy", greedy, 0.1)]
+        found += [(name, policy, 0.2 / len(noisy)) for name, policy in noisy]
         return found + rerankers(composer, 12, 0.6, seed)
-    popular = POLICIES["popular"].build(inputs, {})
+    groups = min(max(round(0.25 * slates / GROUP), len(TRIED)), GROUPS)
     return [
-        *found,
-        ("popular", popular, 0.05),
-        *rerankers(composer, min(max(round(0.3 * slates / GROUP), 1), GROUPS), 0.3, seed, BROAD, off=0.5),
-        ("restless", Restless(composer), 0.25),
+        ("uniform", uniform, 0.05),
+        ("greedy", greedy, 0.1),
+        ("popular", POLICIES["popular"].build(inputs, {}), 0.05),
+        *((name, policy, 0.1 / len(noisy)) for name, policy in noisy),
+        *rerankers(composer, groups, 0.25, seed, BROAD, off=0.5),
+        *tried(inputs, groups, 0.25, seed),
+        ("restless", Restless(composer), 0.2),
     ]
+
+
+def tried(inputs: PolicyInputs, number: int, share: float, seed: int) -> list[tuple[str, Policy, float]]:
+    """The registered policies of `TRIED` in turn, each time with other parameters from the range they are tuned in."""
+    generator = torch.Generator().manual_seed(seed)
+    found: list[tuple[str, Policy, float]] = []
+    for at in range(number):
+        spec = POLICIES[TRIED[at % len(TRIED)]]
+        drawn = {
+            name: span.low + (span.high + span.integer - span.low) * float(torch.rand((), generator=generator))
+            for name, span in spec.search().items()
+        }
+        parameters = {name: int(value) if spec.search()[name].integer else value for name, value in drawn.items()}
+        found.append((f"{TRIED[at % len(TRIED)]} {at}", spec.build(inputs, parameters), share / number))
+    return found
 
 
 def rerankers(
