@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -24,6 +25,7 @@ from benchmarks.market import (
     PER_CATEGORY,
     ROUNDS,
     TEMPERATURES,
+    TRIED,
     Logging,
     MarketWorld,
     Restless,
@@ -31,6 +33,7 @@ from benchmarks.market import (
     policy_inputs,
     rerankers,
     servers,
+    tried,
     write_log,
 )
 from policies import POLICIES
@@ -212,9 +215,9 @@ def test_the_shares_of_a_mixture_are_everything(work: Path) -> None:
     simulator = WORLD.simulator("cpu")
     log = Sessions.of(*tables(work))
     exploring = 2 + len(TEMPERATURES) + 12
-    broad = 2 + len(TEMPERATURES) + 1 + 15 + 1
+    broad = 3 + len(TEMPERATURES) + 15 + 15 + 1
     for mixture, many in (("exploring", exploring), ("broad", broad), ("greedy", 1), ("uniform", 1)):
-        found = servers(simulator, made_up_ranker(24), log, mixture, 15 * GROUP * 10 // 3, seed=1)  # type: ignore[arg-type]
+        found = servers(simulator, made_up_ranker(24), log, mixture, 60 * GROUP, seed=1)  # type: ignore[arg-type]
         assert len(found) == many
         assert sum(share for _, _, share in found) == pytest.approx(1.0)
         assert len({name for name, _, _ in found}) == many
@@ -247,6 +250,29 @@ def test_in_a_broad_log_each_knob_is_off_half_of_the_time() -> None:
         assert (values == 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
         assert values.min() >= low - 1e-6
         assert values.max() <= high + 1e-6
+
+
+def test_policies_that_are_tried_have_parameters_from_their_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = made_up_composer(WORLD.simulator("cpu"))._inputs
+    built: dict[str, list[dict[str, float]]] = {name: [] for name in TRIED}
+    for name in TRIED:
+        spec = POLICIES[name]
+
+        def build(inputs: object, parameters: dict[str, float], *, of: str = name) -> object:
+            built[of].append(parameters)
+            return of
+
+        monkeypatch.setitem(POLICIES, name, SimpleNamespace(build=build, search=spec.search))
+    names = [name for name, _, _ in tried(inputs, 60, 1.0, seed=1)]
+    assert len(set(names)) == 60
+    for name, found in built.items():
+        assert len(found) == 60 / len(TRIED)
+        for key, span in POLICIES[name].search().items():
+            values = [parameters[key] for parameters in found]
+            assert min(values) >= span.low
+            assert max(values) <= span.high
+            assert max(values) - min(values) > 0.6 * (span.high - span.low)
+            assert all(isinstance(value, int) for value in values) == span.integer
 
 
 def test_a_restless_policy_draws_its_knobs_at_every_visit() -> None:
