@@ -112,7 +112,7 @@ class Config:
     """Settings tried for the tuned constant re-ranker, in the true market."""
     tuning_episodes: int = 128
     """Episodes of a trial."""
-    episodes: int = 2048
+    episodes: int = 1024
     """Episodes of an evaluation, the same seeds in every market."""
     batch: int = 512
     """Shoppers at a time in an evaluation."""
