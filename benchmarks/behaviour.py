@@ -208,12 +208,8 @@ HEADERS = {
     "group": "by",
     "third": "third",
     "categories": "categories in a slate",
-    "distance": "diversity",
-    f"categories_{RERANKER}": "categories, constant",
     "count": "count",
-    "clicked": "clicked",
     "sated": "sated",
-    "flooded": "flooded",
     "gain": "return above constant",
 }
 
@@ -268,7 +264,7 @@ def main(config: Config) -> None:
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
     lines = by_group(rows)
-    table = markdown(lines, HEADERS)
+    table = markdown([line for line in lines if line["third"] != "middle"], HEADERS)
     print(table)
     run.save(rows, summary=contrasts(lines), table=table, figure=draw(lines))
 
