@@ -68,8 +68,10 @@ class Recent:
         """Sum of weight (B, R) over the items of each group: group (N,) int64 of an item; returns (B, groups)."""
         return weight.new_zeros(len(weight), groups).scatter_add_(1, group[self.items], weight)
 
-    def of_items(self, items: Tensor, weight: Tensor) -> Tensor:
-        """Sum of weight (B, R) over the positions that held each of items (B, P); returns (B, P)."""
+    def of_items(self, items: Tensor, weight: Tensor, catalogue: int) -> Tensor:
+        """Sum of weight (B, R) over the positions that held each of items (B, P); catalogue: N. Returns (B, P)."""
+        if catalogue <= items.shape[1] * self.items.shape[1]:  # a table of all items is less than all pairs
+            return weight.new_zeros(len(weight), catalogue).scatter_add_(1, self.items, weight).gather(1, items)
         same = (items.unsqueeze(2) == self.items.unsqueeze(1)).to(weight.dtype)
         return (same @ weight.unsqueeze(2)).squeeze(2)
 

@@ -99,7 +99,8 @@ def test_cues_of_a_small_history() -> None:
     by_category = recent.by_group(catalog.category, 3, recent.clicked)
     assert by_category.tolist() == [[1 + 0.5, 0.5, 0.0]]  # 0 and 3 are of category 0, 4 of category 1
     assert recent.by_group(catalog.category, 3, recent.shown).tolist() == [[1.5, 1.5, 0.0]]
-    assert recent.of_items(pool.ids, recent.shown).tolist() == [[1.0, 0.5, 0.0]]
+    for catalogue in (10, 10_000):  # a table of all items, and all pairs
+        assert recent.of_items(pool.ids, recent.shown, catalogue).tolist() == [[1.0, 0.5, 0.0]]
 
 
 def test_purchases_reach_the_cues() -> None:
