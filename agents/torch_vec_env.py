@@ -126,7 +126,7 @@ def as_numpy(seen: Seen) -> VecEnvObs:
     """Observations in numpy; on a CPU in the same memory."""
     if isinstance(seen, dict):
         return {name: value.cpu().numpy() for name, value in seen.items()}
-    return cast(np.ndarray, seen.cpu().numpy())
+    return seen.cpu().numpy()
 
 
 def as_tensors(seen: Seen | VecEnvObs, device: torch.device) -> Seen:
