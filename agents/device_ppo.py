@@ -56,11 +56,12 @@ class DevicePPO(PPO):
         last = cast(Any, self)  # SB3 declares arrays; tensors take their place
         last._last_obs = as_tensors(cast(Any, self._last_obs), self.device)
         last._last_episode_starts = torch.as_tensor(self._last_episode_starts, device=self.device)
-        finished: list[Ends] = []
+        limits = self._limits()
+        finished: list[tuple[Tensor, Tensor]] = []
         for _ in range(n_rollout_steps):
             with torch.no_grad():
                 actions, values, log_probs = self.policy(self._last_obs)
-            turn = env.step_tensors(self._inside(actions))
+            turn = env.step_tensors(self._inside(actions, limits))
             new_obs, rewards, dones = turn.seen, turn.rewards, turn.ended
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -68,7 +69,7 @@ class DevicePPO(PPO):
                 self._note(finished)
                 return False
             if turn.ends is not None:
-                finished.append(turn.ends)
+                finished.append((turn.ends.returns, turn.ends.lengths))
                 rewards = self._bootstrapped(rewards, turn.ends)
             rollout_buffer.add(
                 last._last_obs, actions, cast(Any, rewards), last._last_episode_starts, values, log_probs
@@ -82,16 +83,19 @@ class DevicePPO(PPO):
         callback.on_rollout_end()
         return True
 
-    def _inside(self, actions: Tensor) -> Tensor:
-        """Actions as the environment takes them: a Gaussian's are cut off at the bounds of a Box."""
-        if not isinstance(self.action_space, spaces.Box):
+    def _limits(self) -> tuple[Tensor, Tensor] | None:
+        """The bounds of a Box of actions, on the device; None for other actions."""
+        space = self.action_space
+        if not isinstance(space, spaces.Box):
+            return None
+        return torch.as_tensor(space.low, device=self.device), torch.as_tensor(space.high, device=self.device)
+
+    def _inside(self, actions: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Actions as the environment takes them: a Gaussian's are cut off at the bounds."""
+        if limits is None:
             return actions
-        low, high = (
-            torch.as_tensor(bound, device=actions.device) for bound in (self.action_space.low, self.action_space.high)
-        )
-        if self.policy.squash_output:
-            return low + 0.5 * (actions + 1.0) * (high - low)
-        return actions.clamp(low, high)
+        low, high = limits
+        return low + 0.5 * (actions + 1.0) * (high - low) if self.policy.squash_output else actions.clamp(low, high)
 
     @torch.no_grad()
     def _bootstrapped(self, rewards: Tensor, ends: Ends) -> Tensor:
@@ -105,10 +109,10 @@ class DevicePPO(PPO):
         value = self.policy.predict_values(cast(Any, ends.last(which))).squeeze(1)
         return rewards.index_add(0, ends.rows[which], self.gamma * value)
 
-    def _note(self, finished: list[Ends]) -> None:
-        """Tell `ep_info_buffer` of the episodes that ended, in their order."""
+    def _note(self, finished: list[tuple[Tensor, Tensor]]) -> None:
+        """Tell `ep_info_buffer` of the returns and lengths, (E,) each, of the episodes that ended, in their order."""
         if finished:
             assert self.ep_info_buffer is not None
-            returns, lengths = (torch.cat([getattr(ends, of) for ends in finished]) for of in ("returns", "lengths"))
+            returns, lengths = (torch.cat(column) for column in zip(*finished, strict=True))
             pairs = zip(returns.tolist(), lengths.int().tolist(), strict=True)
             self.ep_info_buffer.extend({"r": total, "l": length} for total, length in pairs)

@@ -239,7 +239,7 @@ def draw(rows: pl.DataFrame, summary: dict[str, Estimate]) -> Figure:
     _curves(right, rows)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, ncols=len(PARTS), loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 

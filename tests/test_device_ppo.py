@@ -86,7 +86,7 @@ SLATES = spaces.MultiDiscrete([9, 9])
 
 def filled(space: spaces.Space[Any], steps: int = 7, rows: int = 5) -> tuple[RolloutBuffer, DeviceRolloutBuffer]:
     """SB3's buffer and ours after the same made-up rollout."""
-    stock = DictRolloutBuffer if isinstance(space, spaces.Dict) else RolloutBuffer
+    stock: Any = DictRolloutBuffer if isinstance(space, spaces.Dict) else RolloutBuffer
     options: Any = {"device": "cpu", "gamma": 0.9, "gae_lambda": 0.7, "n_envs": rows}
     theirs, ours = stock(steps, space, SLATES, **options), DeviceRolloutBuffer(steps, space, SLATES, **options)
     generator = torch.Generator().manual_seed(0)
@@ -99,7 +99,7 @@ def filled(space: spaces.Space[Any], steps: int = 7, rows: int = 5) -> tuple[Rol
         seen: Any = {"features": numbers(3), "pool": pool} if isinstance(space, spaces.Dict) else numbers(3)
         actions = torch.randint(0, 9, (rows, 2), generator=generator)
         rewards, starts, values, log_probs = numbers(), numbers() > 0.5, numbers(1), numbers()
-        arrays = {name: part.numpy() for name, part in seen.items()} if isinstance(seen, dict) else seen.numpy()
+        arrays: Any = {name: part.numpy() for name, part in seen.items()} if isinstance(seen, dict) else seen.numpy()
         theirs.add(arrays, actions.numpy(), rewards.numpy(), starts.numpy(), values, log_probs)
         ours.add(seen, actions, rewards, starts, values, log_probs)
     last, done = numbers(1), numbers() > 0.5
@@ -311,7 +311,7 @@ def test_what_is_saved_predicts_the_same_and_learns_on(tmp_path: Path) -> None:
     model.learn(8 * 6 * 2)
     model.save(tmp_path / "model")
     loaded = DevicePPO.load(tmp_path / "model", env=Chase(), device="cpu")
-    seen = Chase().reset()
+    seen: Any = Chase().reset()
     np.testing.assert_array_equal(
         loaded.predict(seen, deterministic=True)[0], model.predict(seen, deterministic=True)[0]
     )
