@@ -1,7 +1,7 @@
-"""Stable-Baselines3's PPO for slate policies.
+"""Stable-Baselines3's PPO for slate policies, with rollouts that stay on the device (`agents.device_ppo`).
 
-Two things differ from the stock class. Actor and critic have learning rates of their own; and SB3 seeds and draws from
-the global generators, which it does here with a private state that is swapped in and out. What remains: on a GPU,
+Two more things differ from the stock class. Actor and critic have learning rates of their own; and SB3 seeds and draws
+from the global generators, which it does here with a private state that is swapped in and out. What remains: on a GPU,
 SB3's seeding sets `torch.backends.cudnn.deterministic` for the whole process.
 """
 
@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from agents.device_ppo import DevicePPO
 from agents.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
 from policies.autoregressive import AutoregressiveConfig
 from policies.base import Policy
@@ -111,8 +112,11 @@ class PrivateRandomness:
 # ---- algorithm -------------------------------------------------------------------------------------------------------
 
 
-class SlatePPO(PPO):
-    """SB3's PPO with private randomness and a learning rate for each optimizer group."""
+class StockPPO(PPO):
+    """SB3's PPO with private randomness and a learning rate for each optimizer group; rollouts go through numpy.
+
+    What `SlatePPO` is compared with, and its base.
+    """
 
     policy: SlateActorCritic
     randomness: PrivateRandomness
@@ -139,6 +143,13 @@ class SlatePPO(PPO):
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             for group in optimizer.param_groups:
                 group["lr"] *= group[LR_SCALE]
+
+
+class SlatePPO(StockPPO, DevicePPO):
+    """The same with rollouts that stay on the device."""
+
+
+Algorithm = TypeVar("Algorithm", bound=StockPPO)
 
 
 def make_composer_ppo(
@@ -191,6 +202,33 @@ def make_ppo(
         env: an `IntentVecEnv` where the kind acts in intents, else a `SlateVecEnv`
         start: how the actor starts, the kind's config; None = its defaults
     """
+    return _make(SlatePPO, kind, env, config, network, start, seed, device)
+
+
+def make_stock_ppo(
+    kind: str,
+    env: SimulatorVecEnv,
+    config: PPOConfig,
+    network: NetworkConfig,
+    *,
+    start: Any = None,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> StockPPO:
+    """`make_ppo` with SB3's own loop."""
+    return _make(StockPPO, kind, env, config, network, start, seed, device)
+
+
+def _make(
+    algorithm: type[Algorithm],
+    kind: str,
+    env: SimulatorVecEnv,
+    config: PPOConfig,
+    network: NetworkConfig,
+    start: Any,
+    seed: int,
+    device: torch.device | str,
+) -> Algorithm:
     policy = {
         "kind": kind,
         "composer": env.composer,
@@ -199,10 +237,10 @@ def make_ppo(
         "network": network,
         "survival": env.weighs_survival,
     }
-    return SlatePPO(SlateActorCritic, env, **asdict(config), policy_kwargs=policy, seed=seed, device=device)
+    return algorithm(SlateActorCritic, env, **asdict(config), policy_kwargs=policy, seed=seed, device=device)
 
 
-def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
+def fit_standardizers(model: StockPPO, visits: int = 10) -> None:
     """Play some visits with the untrained policy, and fix the scale of the features from what was seen."""
     env = environment_of(model)
     seen = env.reset()
@@ -215,19 +253,19 @@ def fit_standardizers(model: SlatePPO, visits: int = 10) -> None:
     model.policy.fit_standardizers(torch.cat(rows))
 
 
-def environment_of(model: SlatePPO) -> SimulatorVecEnv:
+def environment_of(model: StockPPO) -> SimulatorVecEnv:
     """The environment that a model trains in."""
     env = model.get_env()
     assert isinstance(env, SimulatorVecEnv)
     return env
 
 
-def policy_of(model: SlatePPO, *, deterministic: bool = True) -> Policy:
+def policy_of(model: StockPPO, *, deterministic: bool = True) -> Policy:
     """The policy being trained, as `agents.evaluate` takes it; it follows the training."""
     return model.policy.in_use(deterministic=deterministic)
 
 
-def frozen_policy_of(model: SlatePPO, *, deterministic: bool = True) -> Policy:
+def frozen_policy_of(model: StockPPO, *, deterministic: bool = True) -> Policy:
     """A copy of the policy as it is now."""
     actor = cast(nn.Module, copy.deepcopy(model.policy.actor)).requires_grad_(False)
     return model.policy.in_use(deterministic=deterministic, actor=cast(Actor, actor))

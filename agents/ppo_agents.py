@@ -8,13 +8,14 @@ Not offered: a clipped ratio for each position instead of one for the slate, whi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from stable_baselines3.common.utils import FloatSchedule
 
 from agents.base import Ground, Learned, register_agent
-from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, frozen_policy_of, make_ppo
+from agents.ppo import PPOConfig, SlatePPO, StockPPO, fit_standardizers, frozen_policy_of, make_ppo
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.autoregressive import AutoregressiveConfig
 from policies.base import Policy
@@ -23,6 +24,7 @@ from policies.learnable import LEARNABLE, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import NetworkConfig
 
+Model = TypeVar("Model", bound=StockPPO)
 LOOKING = 10
 """Visits of each shopper from which the scale of the features is learned, before the first update."""
 REPORTED = ("explained_variance", "approx_kl", "clip_fraction")
@@ -124,13 +126,11 @@ def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Lea
             f"ground.steps is {ground.steps}, but PPO needs {looked} to look and {rollout} for each update."
         )
     began = time.perf_counter()
-    model = _model(kind, ground, config, start)
+    model = untrained_model(kind, ground, config, start, make_ppo)
     untrained, untrained_sampled = _frozen(model)
     watched = _watch(ground, 0, untrained)
     for update in range(1, updates + 1):  # not a callback: SB3 would call it amid its own random numbers
-        share = (update - 1) / max(updates - 1, 1)
-        model.lr_schedule = FloatSchedule(config.ppo.learning_rate * (1 - share * (1 - config.annealed)))
-        model.learn(rollout, reset_num_timesteps=update == 1)
+        learn_update(model, config, update, updates)
         early = update < config.watch_every and update & (update - 1) == 0  # powers of two: where curves are steep
         if (early or update % config.watch_every == 0) and update < updates:
             watched += _watch(ground, looked + update * rollout, frozen_policy_of(model))
@@ -142,16 +142,23 @@ def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Lea
     return Learned(policy, sampled, untrained, untrained_sampled, steps, facts)
 
 
-def _model(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> SlatePPO:
-    """PPO before its first update."""
+def untrained_model(kind: str, ground: Ground, config: PPOAgentConfig, start: Any, make: Callable[..., Model]) -> Model:
+    """PPO before its first update, made by `make_ppo` or `make_stock_ppo`."""
     composer = Composer(ground.inputs, config.composer)
     face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
     env = face(ground.simulator, composer, ground.shoppers, ground.seed, config.reward)
     network = replace(config.network, seed=ground.seed)
     device = ground.simulator.device
-    model = make_ppo(kind, env, config.ppo, network, start=start, seed=ground.seed, device=device)
+    model = make(kind, env, config.ppo, network, start=start, seed=ground.seed, device=device)
     fit_standardizers(model, LOOKING)
     return model
+
+
+def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: int) -> None:
+    """One rollout and one update, the number `update` of 1 .. `updates`, at the learning rate that is its turn."""
+    share = (update - 1) / max(updates - 1, 1)
+    model.lr_schedule = FloatSchedule(config.ppo.learning_rate * (1 - share * (1 - config.annealed)))
+    model.learn(config.ppo.n_steps * model.n_envs, reset_num_timesteps=update == 1)
 
 
 def _frozen(model: SlatePPO) -> tuple[Policy, Policy]:

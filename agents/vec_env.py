@@ -1,25 +1,22 @@
-"""The batched simulator as a Stable-Baselines3 `VecEnv`.
+"""The batched simulator as an environment of Stable-Baselines3.
 
-Slates are composed on the simulator's device; only what the network sees, the rewards and the flags cross to numpy.
-An episode that ends is started anew at once. Its last observation stands in `infos[i]["terminal_observation"]`, and
-`infos[i]["TimeLimit.truncated"]` is True where the horizon cut it off (the return goes on: bootstrap) and False where
-the shopper lapsed (nothing follows).
+Slates are composed on the simulator's device, and what the network sees, the rewards and the flags stay there unless
+they are asked for in numpy: see `agents.torch_vec_env`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
+from agents.torch_vec_env import Ends, Seen, TorchVecEnv, Turn
 from policies.composer import Composer, View
 from policies.plackett_luce import slate_observation
 from recsim_env import noise
@@ -34,7 +31,6 @@ TRAINING_STREAM = 2
 ROULETTE, ROULETTE_STREAM = 0.15, 3
 """Survival below which a shopper goes on with chance survival / ROULETTE, then weighted by ROULETTE; and the noise
 stream of that draw."""
-Indices = None | int | Iterable[int]
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class TrainingReward:
     expectation. Only a simulator whose shoppers say how likely they leave can do this."""
 
 
-class SimulatorVecEnv(VecEnv):
+class SimulatorVecEnv(TorchVecEnv):
     """What the two faces below share.
 
     Args:
@@ -74,7 +70,6 @@ class SimulatorVecEnv(VecEnv):
     ) -> None:
         self.simulator = simulator
         self.composer = composer
-        self.render_mode: str | None = None
         self._reward = reward or TrainingReward()
         self._witness = Witness(simulator.shopper)
         if self._reward.survival:
@@ -85,10 +80,9 @@ class SimulatorVecEnv(VecEnv):
         self._seed = seed
         self.generation = 0  # another number, other episodes: a training that goes on after an interruption counts on
         self._view: View | None = None
-        self._slates: Tensor | None = None
         self._finished: list[dict[str, Tensor]] = []
         view = composer.view(simulator.reset(torch.zeros(1, dtype=torch.int64)))
-        super().__init__(num_envs, self._space(view), self._actions())
+        super().__init__(num_envs, self._space(view), self._action_space(), simulator.device)
         self._sums: dict[str, Tensor] = {}
 
     # ---- what the faces differ in ----
@@ -98,15 +92,15 @@ class SimulatorVecEnv(VecEnv):
         """Observation space of one shopper."""
 
     @abstractmethod
-    def _actions(self) -> spaces.Space[Any]:
+    def _action_space(self) -> spaces.Space[Any]:
         """Action space of one shopper."""
 
     @abstractmethod
-    def _seen(self, view: View, survival: Tensor) -> VecEnvObs:
-        """What the network sees, in numpy; survival (B,) is part of it where the reward is weighted by it."""
+    def _seen(self, view: View, survival: Tensor) -> Seen:
+        """What the network sees; survival (B,) is part of it where the reward is weighted by it."""
 
     @abstractmethod
-    def _compose(self, view: View, actions: np.ndarray) -> Tensor:
+    def _compose(self, view: View, actions: Tensor) -> Tensor:
         """Slates (B, K) of actions."""
 
     @property
@@ -114,9 +108,9 @@ class SimulatorVecEnv(VecEnv):
         """Whether the observation ends with, or holds, the chance that the shopper is still there."""
         return self._reward.survival
 
-    # ---- VecEnv ----
+    # ---- TorchVecEnv ----
 
-    def reset(self) -> VecEnvObs:
+    def reset_tensors(self) -> Seen:
         """Start new episodes everywhere."""
         key = noise.episode_key(torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM)
         self._sums = {}
@@ -124,57 +118,27 @@ class SimulatorVecEnv(VecEnv):
         self._survival = torch.ones_like(self._survival)
         return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
 
-    def step_async(self, actions: np.ndarray) -> None:
-        """Compose the slates."""
+    def step_tensors(self, actions: Tensor) -> Turn:
+        """Compose the slates, and show them."""
         assert self._view is not None, "reset comes first"
-        self._slates = self._compose(self._view, actions)
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Show them."""
-        assert self._slates is not None, "step_async comes first"
         at = self.simulator.episodes
-        outcome = self.simulator.advance(self._slates)
+        outcome = self.simulator.advance(self._compose(self._view, actions))
         self._add(outcome)
         rewards = self._training_reward(outcome)
         ended = outcome.ended | self._survive(at) if self._reward.survival else outcome.ended
         done = ended.nonzero().squeeze(1)
-        infos: list[dict[str, Any]] = [_NOTHING] * self.num_envs
+        ends = None
         if len(done):
-            self._end(done, outcome, infos)
+            ends = self._end(done, outcome)
             self.simulator.restart(done)
             self._survival = self._survival.index_fill(0, done, 1.0)
-        seen = self._look(self.simulator.observe())
-        return seen, rewards, ended.cpu().numpy(), infos
-
-    def close(self) -> None:
-        """Nothing to close."""
+        return Turn(self._look(self.simulator.observe()), rewards, ended, ends)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed all episodes from the next `reset` on; None keeps the seed."""
         if seed is not None:
             self._seed = seed
         return [self._seed] * self.num_envs
-
-    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """The attribute, once a shopper asked for."""
-        return [getattr(self, attr_name)] * self._count(indices)
-
-    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Not possible: all shoppers live in one simulator."""
-        raise NotImplementedError("All shoppers share one simulator; set its attributes instead.")
-
-    def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
-        """Not possible: all shoppers live in one simulator."""
-        raise NotImplementedError("All shoppers share one simulator; call its methods instead.")
-
-    def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
-        """Never: no shopper has a wrapper of its own."""
-        return [False] * self._count(indices)
-
-    def _count(self, indices: Indices) -> int:
-        if indices is None:
-            return self.num_envs
-        return 1 if isinstance(indices, int) else len(list(indices))
 
     # ---- statistics ----
 
@@ -190,7 +154,7 @@ class SimulatorVecEnv(VecEnv):
 
     # ---- inside ----
 
-    def _look(self, observation: Observation) -> VecEnvObs:
+    def _look(self, observation: Observation) -> Seen:
         self._view = self.composer.view(observation)
         return self._seen(self._view, self._survival)
 
@@ -205,13 +169,13 @@ class SimulatorVecEnv(VecEnv):
         self._survival = alive.where(~doubtful, ROULETTE)
         return gone
 
-    def _training_reward(self, outcome: Outcome) -> np.ndarray:
+    def _training_reward(self, outcome: Outcome) -> Tensor:
         reward = outcome.reward
         if self._reward.expected_clicks and "clicks" in self.simulator.reward.weights:
             assert self._witness.last is not None
             surplus = self._witness.last.probability.sum(dim=1) - outcome.info["clicks"]
             reward = reward + self.simulator.reward.weights["clicks"] * surplus
-        return (reward * self._survival * self._reward.scale).float().cpu().numpy()
+        return (reward * self._survival * self._reward.scale).float()
 
     def _add(self, outcome: Outcome) -> None:
         new = {"return": outcome.reward, "visits": torch.ones_like(outcome.reward)}
@@ -219,22 +183,19 @@ class SimulatorVecEnv(VecEnv):
         zeros = torch.zeros_like(outcome.reward)
         self._sums = {name: self._sums.get(name, zeros) + value * self._survival for name, value in new.items()}
 
-    def _end(self, done: Tensor, outcome: Outcome, infos: list[dict[str, Any]]) -> None:
-        """Write the infos of the rows that ended, and take their sums."""
+    def _end(self, done: Tensor, outcome: Outcome) -> Ends:
+        """The episodes that ended, with their sums, which begin anew."""
         last = {name: value[done] for name, value in self.simulator.observe().items()}
-        seen = self._seen(self.composer.view(last), self._survival[done])
-        finished = {name: value[done].cpu() for name, value in self._sums.items()}
-        finished["lapsed"] = (~outcome.truncated[done]).float().cpu()
+        survival, truncated = self._survival[done], outcome.truncated[done]
+
+        def seen(which: Tensor) -> Seen:
+            return self._seen(self.composer.view({name: value[which] for name, value in last.items()}), survival[which])
+
+        finished = {name: value[done] for name, value in self._sums.items()}
+        finished["lapsed"] = (~truncated).float()
         self._finished.append(finished)
         self._sums = {name: value.index_fill(0, done, 0.0) for name, value in self._sums.items()}
-        truncated = outcome.truncated[done].tolist()
-        returns, visits = finished["return"].tolist(), finished["visits"].int().tolist()
-        for at, row in enumerate(done.tolist()):
-            infos[row] = {
-                "terminal_observation": _row(seen, at),
-                "TimeLimit.truncated": truncated[at],
-                "episode": {"r": returns[at], "l": visits[at]},
-            }
+        return Ends(done, truncated, finished["return"], finished["visits"], seen)
 
 
 class IntentVecEnv(SimulatorVecEnv):
@@ -243,22 +204,21 @@ class IntentVecEnv(SimulatorVecEnv):
     def _space(self, view: View) -> spaces.Space[Any]:
         return spaces.Box(-np.inf, np.inf, (view.features.shape[1] + self.weighs_survival,), np.float32)
 
-    def _actions(self) -> spaces.Space[Any]:
+    def _action_space(self) -> spaces.Space[Any]:
         return spaces.Box(-INTENT_LIMIT, INTENT_LIMIT, (self.composer.intent_size,), np.float32)
 
-    def _seen(self, view: View, survival: Tensor) -> VecEnvObs:
-        features = view.features
-        return (torch.cat([features, survival.unsqueeze(1)], 1) if self.weighs_survival else features).cpu().numpy()
+    def _seen(self, view: View, survival: Tensor) -> Seen:
+        return torch.cat([view.features, survival.unsqueeze(1)], 1) if self.weighs_survival else view.features
 
-    def _compose(self, view: View, actions: np.ndarray) -> Tensor:
-        return self.composer.compose_view(view, torch.from_numpy(actions).to(view.features.device))
+    def _compose(self, view: View, actions: Tensor) -> Tensor:
+        return self.composer.compose_view(view, actions)
 
 
 class SlateVecEnv(SimulatorVecEnv):
     """Acts in slates: action MultiDiscrete((N,) * K), observation `policies.plackett_luce.slate_observation`."""
 
     def _space(self, view: View) -> spaces.Space[Any]:
-        seen = self._tensors(view, torch.ones(len(view.features)))
+        seen = self._seen(view, torch.ones(len(view.features), device=view.features.device))
         bound = dict.fromkeys(seen, np.inf) | {"pool": len(self.simulator.catalog)}
         dtypes = {name: np.int64 if name == "pool" else np.float32 for name in seen}
         return spaces.Dict(
@@ -268,17 +228,14 @@ class SlateVecEnv(SimulatorVecEnv):
             }
         )
 
-    def _actions(self) -> spaces.Space[Any]:
+    def _action_space(self) -> spaces.Space[Any]:
         return self.simulator.action_space
 
-    def _seen(self, view: View, survival: Tensor) -> VecEnvObs:
-        return {name: value.cpu().numpy() for name, value in self._tensors(view, survival).items()}
-
-    def _tensors(self, view: View, survival: Tensor) -> Observation:
+    def _seen(self, view: View, survival: Tensor) -> dict[str, Tensor]:
         return slate_observation(view) | ({"survival": survival.unsqueeze(1)} if self.weighs_survival else {})
 
-    def _compose(self, view: View, actions: np.ndarray) -> Tensor:
-        return torch.from_numpy(actions).to(view.features.device)
+    def _compose(self, view: View, actions: Tensor) -> Tensor:
+        return actions
 
 
 def _carry_on(shopper: Shopper[Any]) -> None:
@@ -288,13 +245,3 @@ def _carry_on(shopper: Shopper[Any]) -> None:
             f"survival is True, but {type(shopper).__name__} does not say how likely shoppers leave (`never_leave`)."
         )
     shopper.never_leave = True
-
-
-_NOTHING: dict[str, Any] = {}
-"""The info of every row that goes on: one shared dictionary, which nobody writes into."""
-
-
-def _row(seen: VecEnvObs, at: int) -> Any:
-    if isinstance(seen, dict):
-        return {name: value[at] for name, value in seen.items()}
-    return cast(np.ndarray, seen)[at]

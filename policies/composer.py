@@ -98,7 +98,7 @@ def shown_category(inputs: CueInputs) -> Tensor:
 @cue("repeated", 1.0, "recent_slates")
 def shown_item(inputs: CueInputs) -> Tensor:
     """Recent exposures of the item itself, decayed by slate."""
-    return inputs.recent.of_items(inputs.pool.ids, inputs.recent.shown)
+    return inputs.recent.of_items(inputs.pool.ids, inputs.recent.shown, len(inputs.category))
 
 
 @cue("habit", 1.0, "bought_items", "bought_counts")

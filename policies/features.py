@@ -68,8 +68,14 @@ class Recent:
         """Sum of weight (B, R) over the items of each group: group (N,) int64 of an item; returns (B, groups)."""
         return weight.new_zeros(len(weight), groups).scatter_add_(1, group[self.items], weight)
 
-    def of_items(self, items: Tensor, weight: Tensor) -> Tensor:
-        """Sum of weight (B, R) over the positions that held each of items (B, P); returns (B, P)."""
+    def of_items(self, items: Tensor, weight: Tensor, catalogue: int) -> Tensor:
+        """Sum of weight (B, R) over the positions that held each of items (B, P), 0 at -1; returns (B, P).
+
+        catalogue: N.
+        """
+        if catalogue <= items.shape[1] * self.items.shape[1]:  # a table of all items is less than all pairs
+            table = weight.new_zeros(len(weight), catalogue).scatter_add_(1, self.items, weight)
+            return table.gather(1, items.clamp(min=0)).where(items >= 0, 0.0)
         same = (items.unsqueeze(2) == self.items.unsqueeze(1)).to(weight.dtype)
         return (same @ weight.unsqueeze(2)).squeeze(2)
 

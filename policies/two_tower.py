@@ -135,7 +135,7 @@ class TwoTowerRanker:
         """Log-odds of the whole catalogue for some shoppers: (B, N)."""
         model, recent = self.model, Recent.of(observation)
         query, of_category = model.shopper(*inputs(observation))
-        scores = torch.addmm(model.bias, query, self._items) + of_category[:, model.category]
+        scores = torch.addmm(model.bias, query, self._items) + of_category.index_select(1, model.category)
         tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
         return scores.scatter_add(1, recent.items, tired)
 
@@ -173,10 +173,13 @@ class Examples:
 def examples_of(sessions: Sessions, catalog: Catalog) -> Examples:
     """Every logged slate with what was known before it."""
     parts: list[tuple[Tensor, ...]] = []
+    items = len(catalog)
     for moment in replay(sessions, catalog):
         whole, by_category = inputs(moment.observation)
         recent = Recent.of(moment.observation)
-        fatigue = torch.stack([recent.of_items(moment.slates, weight) for weight in (recent.shown, recent.clicked)], 2)
+        fatigue = torch.stack(
+            [recent.of_items(moment.slates, weight, items) for weight in (recent.shown, recent.clicked)], 2
+        )
         parts.append((whole.half(), by_category.half(), moment.slates, moment.clicks, fatigue.half()))
     return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))
 

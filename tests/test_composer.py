@@ -7,7 +7,6 @@ import dataclasses
 import torch
 
 from policies import POLICIES
-from policies.base import Pool
 from policies.composer import CUES, Composer, ComposerConfig, ComposerPolicy, IntentActor
 from policies.features import Recent, principal
 from recsim_env.simulator import SlateSimulator
@@ -95,11 +94,12 @@ def test_cues_of_a_small_history() -> None:
         "recent_clicks": torch.tensor([[[1, 0], [1, 1]]], dtype=torch.int8),
     }
     recent = Recent.of(observation, decay=0.5)
-    pool = Pool(torch.tensor([[0, 4, 5]]), torch.zeros(1, 3), torch.arange(3).unsqueeze(0))
     by_category = recent.by_group(catalog.category, 3, recent.clicked)
     assert by_category.tolist() == [[1 + 0.5, 0.5, 0.0]]  # 0 and 3 are of category 0, 4 of category 1
     assert recent.by_group(catalog.category, 3, recent.shown).tolist() == [[1.5, 1.5, 0.0]]
-    assert recent.of_items(pool.ids, recent.shown).tolist() == [[1.0, 0.5, 0.0]]
+    items = torch.tensor([[0, 4, 5, -1]])
+    for catalogue in (6, 10_000):  # a table of all items, and all pairs
+        assert recent.of_items(items, recent.shown, catalogue).tolist() == [[1.0, 0.5, 0.0, 0.0]]
 
 
 def test_purchases_reach_the_cues() -> None:

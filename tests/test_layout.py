@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     # SB3's distributions draw from the library-wide generators; agents/ppo.py lends SB3 a state of its own of each and
     # puts everyone else's back
     "policies/sb3.py": {"torch.rand"},
+    "agents/device_rollout.py": {"numpy.random.permutation"},  # the minibatches of SB3's buffer, likewise
     "agents/ppo.py": {
         "torch.set_rng_state",
         "numpy.random.get_state",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from agents.ppo import PPOConfig, make_composer_ppo
+from agents.torch_vec_env import Turn
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
 from policies.sb3 import NetworkConfig
@@ -66,24 +67,23 @@ def test_ppo_bootstraps_a_truncated_episode_and_not_a_lapsed_one() -> None:
         last = model.policy.critic.tower[-1]
         assert isinstance(last, torch.nn.Linear)
         last.bias.fill_(value)
-    seen: list[tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]] = []
-    step_wait = env.step_wait
+    seen: list[Turn] = []
+    step_tensors = env.step_tensors
 
-    def recorded() -> Any:
-        result = step_wait()
-        seen.append((result[1].copy(), result[2], result[3]))
-        return result
+    def recorded(actions: torch.Tensor) -> Turn:
+        seen.append(step_tensors(actions))
+        return seen[-1]
 
-    env.step_wait = recorded  # type: ignore[method-assign]
+    env.step_tensors = recorded  # type: ignore[method-assign]
     _, callback = model._setup_learn(12 * 32, None)
     model.collect_rollouts(env, callback, model.rollout_buffer, 12)
     ended = 0
-    for step, (rewards, dones, infos) in enumerate(seen):
-        expected = rewards.copy()
-        for row in np.flatnonzero(dones):
-            expected[row] += 0.9 * value if infos[row]["TimeLimit.truncated"] else 0.0
-            ended += 1
-        np.testing.assert_allclose(model.rollout_buffer.rewards[step], expected, rtol=1e-6)
+    for step, turn in enumerate(seen):
+        expected = turn.rewards.clone()
+        if turn.ends is not None:
+            expected[turn.ends.rows] += torch.where(turn.ends.truncated, 0.9 * value, 0.0)
+            ended += len(turn.ends.rows)
+        np.testing.assert_allclose(model.rollout_buffer.rewards[step], expected.numpy(), rtol=1e-6)
     assert ended > 0
 
 

@@ -1,0 +1,287 @@
+"""How fast PPO trains, and what the time goes to: python -m benchmarks.ppo_speed
+
+PPO over the composer's intents learns twice in the same market: with rollouts that stay on the device, as all agents
+here do, and with Stable-Baselines3's own loop, which carries them through numpy. Policy, hyper-parameters, shoppers and
+seeds are the same. The two take turns, update by update, so that whatever else the machine does strikes both. Every
+part is timed on the clock of the processor, on a GPU on the wall clock after waiting for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from agents.base import Ground
+from agents.evaluate import evaluate
+from agents.ppo import StockPPO, environment_of, make_ppo, make_stock_ppo, policy_of
+from agents.ppo_agents import PPOComposerConfig, learn_update, untrained_model
+from benchmarks.league_places import MARKET, PLACES, Place, Site
+from benchmarks.report import RESULTS, Run, markdown
+from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.world import REPORTED_SEED, seeds
+from policies.learnable import IntentConfig
+
+AGENT = "ppo_composer"
+LOOPS: dict[str, Callable[..., StockPPO]] = {"device": make_ppo, "stock": make_stock_ppo}
+"""Who collects rollouts: this project's loop, and SB3's."""
+LABELS = {"device": "rollouts on the device", "stock": "stock SB3"}
+NECESSARY = ("simulate", "act", "learn")
+"""Parts that any PPO must do: shoppers answer; the network, the ranker and the composer make slates; gradients."""
+PARTS = (*NECESSARY, "store", "other")
+"""`store` is the rollout buffer and the advantages; `other` is all that is left of an update."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time PPO against stock SB3."""
+
+    place: str = Place(MARKET, 0).name
+    """Where, a place of the league."""
+    shoppers: int = 1024
+    """Shoppers served at once."""
+    updates: int = 10
+    """Rollouts and updates of each training; the first is left out of the speed."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Training seeds."""
+    evaluate_every: int = 2
+    """Updates between two evaluations, which are not timed."""
+    episodes: int = 512
+    """Episodes of an evaluation, the same for all."""
+    markets: Path = Path("runs/market")
+    """Folder of the markets' logs and rankers."""
+    slates: int = 300_000
+    """Logged slates of the market."""
+    device: str | None = None
+    """cpu or cuda; None for the best there is."""
+    threads: int = 2
+    """CPU threads."""
+    results: Path = RESULTS
+    """Folder of the results."""
+
+
+# ---- clocks ----------------------------------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """Seconds that pass inside of methods, by part; a method inside of a timed one counts for the outer one's part."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._busy = False
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    def now(self) -> float:
+        """Seconds: of the processor, on a GPU of the wall clock with nothing left to do."""
+        if self._device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def watch(self, part: str, owner: Any, *names: str) -> None:
+        """Time methods of an object."""
+        for name in names:
+            setattr(owner, name, self._timed(part, getattr(owner, name)))
+
+    def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._busy:
+                return method(*args, **kwargs)
+            self._busy, began = True, self.now()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._busy = False
+                self.seconds[part] += self.now() - began
+
+        return timed
+
+
+def watched(model: StockPPO) -> Stopwatch:
+    """A stopwatch on everything that PPO does."""
+    env = environment_of(model)
+    watch = Stopwatch(env.device)
+    watch.watch("simulate", env.simulator, "reset", "advance", "restart", "observe")
+    watch.watch("act", env.composer, "view", "compose_view")
+    watch.watch("act", model.policy, "forward", "predict_values")
+    watch.watch("store", model.rollout_buffer, "reset", "add", "compute_returns_and_advantage")
+    watch.watch("learn", model, "train")
+    return watch
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+class Training:
+    """One training with one loop, an update at a time."""
+
+    def __init__(self, config: Config, site: Site, loop: str, seed: int) -> None:
+        self._config, self._site, self._loop, self._seed = config, site, loop, seed
+        self._agent = PPOComposerConfig(**PLACES[config.place].settings.get(AGENT, {}))
+        ground = Ground(site.training(), site.inputs, seed, 0, config.shoppers)
+        start = IntentConfig(self._agent.network.log_std)
+        self._model = untrained_model("composer", ground, self._agent, start, LOOPS[loop])
+        self._watch = watched(self._model)
+
+    def update(self, number: int) -> dict[str, Any]:
+        """A row of seconds; number 0 trains nothing. Every few updates it has a `return`, elsewhere null."""
+        before = dict(self._watch.seconds)
+        wall, cpu, began = time.perf_counter(), time.process_time(), self._watch.now()
+        if number:
+            learn_update(self._model, self._agent, number, self._config.updates)
+        whole = self._watch.now() - began if number else 0.0
+        clocks = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu} if number else {}
+        parts = {part: self._watch.seconds[part] - before[part] for part in PARTS}
+        parts["other"] = whole - sum(parts.values())
+        return {
+            "loop": self._loop,
+            "seed": self._seed,
+            "update": number,
+            "steps": self._model.num_timesteps,
+            "wall_s": clocks.get("wall_s", 0.0),
+            "cpu_s": clocks.get("cpu_s", 0.0),
+            **{f"{part}_s": seconds for part, seconds in parts.items()},
+            "return": None if number % self._config.evaluate_every else self._return(),
+        }
+
+    def _return(self) -> float:
+        episodes = seeds(REPORTED_SEED, self._config.episodes)
+        rows = evaluate(policy_of(self._model), self._site.judging(), episodes).rows
+        return float(rows["return"].to_numpy().mean())
+
+
+def measure(config: Config) -> pl.DataFrame:
+    """A row an update, loop and seed; see `Training.update`."""
+    site = PLACES[config.place].open(config.markets, config.slates, config.device)
+    rows: list[dict[str, Any]] = []
+    for seed in config.seeds:
+        trainings = [Training(config, site, loop, seed) for loop in LOOPS]
+        for number in range(config.updates + 1):
+            turn = trainings if number % 2 else trainings[::-1]
+            rows += [training.update(number) for training in turn]
+    schema = {"loop": pl.String, "seed": pl.Int64, "update": pl.Int64, "steps": pl.Int64}
+    floats = dict.fromkeys(("wall_s", "cpu_s", *(f"{part}_s" for part in PARTS), "return"), pl.Float64)
+    return pl.DataFrame(rows, schema={**schema, **floats}).sort("loop", "seed", "update")
+
+
+# ---- report ----------------------------------------------------------------------------------------------------------
+
+
+def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
+    """Speeds from the updates after the first, which are what is resampled, and the returns at the end.
+
+    over_stock_sb3 is the wall time of the stock loop in units of ours; `necessary_share` the share of `NECESSARY`.
+    """
+    generator = np.random.default_rng(0)
+    timed = rows.filter(pl.col("update") > 1).with_columns(whole_s=pl.sum_horizontal(f"{part}_s" for part in PARTS))
+    steps = rows["steps"].to_numpy().max() / rows["update"].to_numpy().max()  # of an update
+    summary: dict[str, Estimate] = {}
+
+    def ratio(above: Any, below: Any) -> Estimate:
+        return bootstrap(above / below, weights=below, generator=generator)
+
+    ours, stock = (timed.filter(pl.col("loop") == loop).sort("seed", "update") for loop in ("device", "stock"))
+    for name, clock in {"over_stock_sb3": "wall_s", "over_stock_sb3_cpu": "cpu_s"}.items():
+        summary[name] = ratio(stock[clock].to_numpy(), ours[clock].to_numpy())
+    for loop, own in (("device", ours), ("stock", stock)):
+        whole = own["whole_s"].to_numpy()
+        necessary = own.select(pl.sum_horizontal(f"{part}_s" for part in NECESSARY)).to_series().to_numpy()
+        summary["necessary_share" if loop == "device" else f"necessary_share_{loop}"] = ratio(necessary, whole)
+        for name, clock in {"steps_per_s": "wall_s", "steps_per_cpu_s": "cpu_s"}.items():
+            seconds = own[clock].to_numpy()
+            summary[f"{name}_{loop}"] = ratio(np.full_like(seconds, steps), seconds)
+        for part in PARTS:
+            mean = bootstrap(own[f"{part}_s"].to_numpy() / steps * 1e6, generator=generator)
+            summary[f"{part}_us_{loop}"] = mean
+        last = rows.filter(pl.col("loop") == loop).drop_nulls("return").sort("seed", "update")
+        summary[f"return_{loop}"] = bootstrap(last.group_by("seed").last()["return"].to_numpy(), generator=generator)
+    return summary
+
+
+def lines(summary: dict[str, Estimate]) -> list[dict[str, object]]:
+    """A line a loop."""
+    return [
+        {
+            "loop": LABELS[loop],
+            **{name: summary[f"{name}_{loop}"] for name in ("steps_per_s", "steps_per_cpu_s")},
+            **{part: summary[f"{part}_us_{loop}"] for part in PARTS},
+            "share": summary["necessary_share" if loop == "device" else f"necessary_share_{loop}"],
+            "return": summary[f"return_{loop}"],
+        }
+        for loop in LOOPS
+    ]
+
+
+HEADERS = {
+    "loop": "PPO",
+    "steps_per_s": "steps/s",
+    "steps_per_cpu_s": "steps per CPU second",
+    **{part: f"{part}, µs" for part in PARTS},
+    "share": "simulate, act, learn",
+    "return": "return at the end",
+}
+
+
+def draw(rows: pl.DataFrame, summary: dict[str, Estimate]) -> Figure:
+    """What a shopper-step costs by part, and return against wall minutes."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _costs(left, summary)
+    _curves(right, rows)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, ncols=len(PARTS), loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def _costs(axes: Axes, summary: dict[str, Estimate]) -> None:
+    colours = ("#3b6ea5", "#3f8f55", "#c23b3b", "#b07a1e", "#999999")
+    left = np.zeros(len(LOOPS))
+    for part, colour in zip(PARTS, colours, strict=True):
+        widths = np.array([summary[f"{part}_us_{loop}"].value for loop in LOOPS])
+        axes.barh([LABELS[loop] for loop in LOOPS], widths, left=left, color=colour, label=part)
+        left += widths
+    axes.invert_yaxis()
+    axes.set_xlabel("microseconds a shopper-step")
+
+
+def _curves(axes: Axes, rows: pl.DataFrame) -> None:
+    """One thin line a seed, and the mean over seeds at the same number of updates."""
+    spent = rows.sort("loop", "seed", "update").with_columns(
+        minutes=pl.col("wall_s").cum_sum().over("loop", "seed", order_by="update") / 60
+    )
+    for loop, colour in zip(LOOPS, ("#c23b3b", "#3b6ea5"), strict=True):
+        seen = spent.filter(pl.col("loop") == loop).drop_nulls("return")
+        for (_,), own in seen.group_by("seed", maintain_order=True):
+            axes.plot(own["minutes"].to_numpy(), own["return"].to_numpy(), color=colour, alpha=0.3, linewidth=0.8)
+        mean = seen.group_by("update").agg(pl.col("minutes", "return").mean()).sort("update")
+        axes.plot(
+            mean["minutes"].to_numpy(), mean["return"].to_numpy(), "-o", color=colour, markersize=4, label=LABELS[loop]
+        )
+    axes.set_xlabel("wall minutes of training")
+    axes.set_ylabel("return")
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+
+
+def main(config: Config) -> None:
+    """Train, then report."""
+    torch.set_num_threads(config.threads)
+    run = Run("ppo_speed", config, results=config.results)
+    rows = measure(config)
+    summary = summarise(rows)
+    table = markdown(lines(summary), HEADERS)
+    print(table)
+    run.save(rows, summary=summary, table=table, figure=draw(rows, summary))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

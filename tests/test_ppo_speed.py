@@ -1,0 +1,104 @@
+"""The speed benchmark times what it says, both loops learn the same, and its figures are the rows'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from gymnasium.envs.registration import registry
+
+import recsim_env
+from agents.ppo import PPOConfig
+from benchmarks import ppo_speed
+from benchmarks.league_places import Place
+from benchmarks.ppo_speed import LOOPS, PARTS, Config, Stopwatch, draw, lines, measure, summarise
+from recsim_env.registration import PRESETS
+from tests.test_league import TOY, open_toy
+from tests.toys import make_toy_shopper
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a place where toy shoppers come."""
+    recsim_env.register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4)
+    small = {"ppo_composer": {"ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=2)}}
+    place = Place(TOY, 0, open_toy, oracles=False, log=False, settings=small)
+    monkeypatch.setattr(ppo_speed, "PLACES", {place.name: place})
+    yield place.name
+    PRESETS.pop(TOY)
+    registry.pop(TOY)
+
+
+def test_both_loops_learn_the_same_and_every_part_is_timed(toy: str) -> None:
+    rows = measure(Config(toy, shoppers=8, updates=2, seeds=(0,), evaluate_every=2, episodes=12, device="cpu"))
+    assert rows.height == len(LOOPS) * 3
+    ours, stock = (rows.filter(pl.col("loop") == loop) for loop in LOOPS)
+    assert ours["steps"].to_list() == stock["steps"].to_list() == [0, 32, 64]
+    assert ours["return"].is_null().to_list() == [False, True, False]
+    assert ours["return"].drop_nulls().to_list() == pytest.approx(stock["return"].drop_nulls().to_list(), rel=1e-4)
+    trained = rows.filter(pl.col("update") > 0)
+    assert trained.select(pl.min_horizontal(f"{part}_s" for part in PARTS).min()).item() > 0
+    whole = trained.select(pl.sum_horizontal(f"{part}_s" for part in PARTS)).to_series()
+    assert whole.to_list() == pytest.approx(trained["cpu_s"].to_list(), rel=0.05)
+
+
+def made_up() -> pl.DataFrame:
+    """Two loops, one seed, three updates of 100 steps; the first, ten times as slow, does not count."""
+    rows = []
+    for loop, seconds in (("device", 1.0), ("stock", 3.0)):
+        for update in range(4):
+            slow = 10.0 if update == 1 else float(update > 0)
+            parts = dict(zip(PARTS, (0.3, 0.5, 0.1, 0.05, 0.05), strict=True))
+            times = {f"{part}_s": slow * seconds * share for part, share in parts.items()}
+            clocks = {"wall_s": 2 * slow * seconds, "cpu_s": slow * seconds}
+            counted = {"loop": loop, "seed": 0, "update": update, "steps": 100 * update}
+            rows.append({**counted, **clocks, **times, "return": 5.0 + update if update in (0, 3) else None})
+    return pl.DataFrame(rows)
+
+
+def test_the_figures_are_those_of_the_rows() -> None:
+    summary = summarise(made_up())
+    value = {name: estimate.value for name, estimate in summary.items()}
+    assert value["over_stock_sb3"] == value["over_stock_sb3_cpu"] == pytest.approx(3.0)
+    assert value["necessary_share"] == pytest.approx(0.3 + 0.5 + 0.1)
+    assert value["steps_per_s_device"] == pytest.approx(100 / 2.0)
+    assert value["steps_per_cpu_s_stock"] == pytest.approx(100 / 3.0)
+    assert value["act_us_stock"] == pytest.approx(3.0 * 0.5 / 100 * 1e6)
+    assert value["return_device"] == 8.0
+    assert [line["loop"] for line in lines(summary)] == ["rollouts on the device", "stock SB3"]
+
+
+def test_the_curves_are_drawn_against_wall_minutes() -> None:
+    rows = made_up()
+    figure = draw(rows, summarise(rows))
+    curves = {str(line.get_label()): np.asarray(line.get_xydata()) for line in figure.axes[1].lines}
+    np.testing.assert_allclose(curves["stock SB3"], [[0.0, 5.0], [6.0 * 12 / 60, 8.0]])
+
+
+class Steps:
+    """A clock by hand."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.at = 0.0
+        watch.now = lambda: self.at  # type: ignore[method-assign]
+
+    def outer(self) -> None:
+        self.at += 1.0
+        self.inner()
+
+    def inner(self) -> None:
+        self.at += 10.0
+
+
+def test_a_timed_method_inside_of_a_timed_one_counts_once() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    steps = Steps(watch)
+    watch.watch("act", steps, "outer")
+    watch.watch("learn", steps, "inner")
+    steps.outer()
+    steps.inner()
+    assert watch.seconds["act"] == 11.0
+    assert watch.seconds["learn"] == 10.0
