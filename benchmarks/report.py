@@ -383,7 +383,8 @@ def name_beside(
             arrowprops={"arrowstyle": "-", "color": "#d8d8d8", "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)},
         )
     axes.set_xlim(left, right + room * (right - left))
-    axes.set_ylim(min([low, *heights]), max([high, *heights]))
+    room_for_text = 0.03 * (high - low)
+    axes.set_ylim(min([low, *heights]) - room_for_text, max([high, *heights]) + room_for_text)
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
