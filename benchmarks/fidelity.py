@@ -34,9 +34,9 @@ from benchmarks.report import Run, markdown
 from benchmarks.statistics import Estimate
 from recsim_env.shoppers.examples import SPLITS, Examples
 from recsim_env.shoppers.finetune import score
-from recsim_env.shoppers.learned import load_model
 from recsim_env.shoppers.memory import COUNT, SINCE
 from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.weights import load_model
 
 GOOD = {
     "full_exposure_auc": 0.877,
@@ -98,7 +98,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     run, console = Run("fidelity", config), Console()
     log = Log.load(config.log)
-    model = load_model(config.shopper)
+    model = load_model(SlateShopper, config.shopper)
     report = Report({}, [], {})
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=False)

@@ -15,6 +15,7 @@ from recsim_env.shoppers.memory import (
     WEEKDAY_DAYS,
     Keys,
     Memory,
+    packed,
 )
 
 # six items: kinds (0, 0, 1, 1, 2, 2), categories (0, 0, 0, 1, 1, 1)
@@ -92,3 +93,9 @@ def test_rhythm_by_hand() -> None:
     torch.testing.assert_close(rhythm[5:], torch.tensor(weekday) / sum(weekday), rtol=1e-5, atol=1e-6)
     ahead = memory.tally(torch.tensor([17.0]))[0, 5:]  # the weekday of day 10 is today
     assert ahead.argmax() == 4  # four days later it is that of days 0 and 7
+
+
+def test_packed_items_are_the_same_without_the_gaps() -> None:
+    items = torch.tensor([[-1, 4, -1, 2], [-1, -1, -1, -1], [7, -1, -1, -1]])
+    assert packed(items).tolist() == [[4, 2], [-1, -1], [7, -1]]
+    assert packed(items[1:2]).tolist() == [[-1]]

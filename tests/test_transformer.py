@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsim_env.shoppers.learned import load_model
 from recsim_env.shoppers.memory import RHYTHM
 from recsim_env.shoppers.transformer import (
     CONTEXT,
@@ -18,6 +17,7 @@ from recsim_env.shoppers.transformer import (
     visit_context,
     without_item,
 )
+from recsim_env.shoppers.weights import load_model
 
 
 def small_model(window: int = 5) -> SlateShopper:
@@ -97,7 +97,7 @@ def test_save_and_load_give_the_same_shopper(tmp_path: Path) -> None:
     model.config.slate_calibration = (1.25, -0.5)
     model.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
-    again = load_model(tmp_path)
+    again = load_model(SlateShopper, tmp_path)
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     assert again.calibrated(torch.tensor(2.0)).item() == pytest.approx(2.0)

@@ -7,11 +7,10 @@ shopper is back, and one of the shopper's own stores is visited then. Several fi
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,13 @@ import polars as pl
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from transformers.utils import logging
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
 from recsim_env.shoppers.examples import Market, ints
-from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory
+from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory, packed, picked
 from recsim_env.shoppers.replay import Visits, padded
 from recsim_env.shoppers.transformer import (
     DISPLAYS,
@@ -40,6 +38,7 @@ from recsim_env.shoppers.transformer import (
     SlateShopper,
     visit_context,
 )
+from recsim_env.shoppers.weights import load_model
 from recsim_env.types import MAX_DAYS, Observation
 
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -55,7 +54,7 @@ SHOP_FILES = (
 REMEMBERED = 192  # items bought before that a shopper can buy again outside the slate
 EXPLORED = 16  # most new items of a visit
 STORES = 8  # most stores of a shopper
-CACHED_SHOPPERS = 32  # scored together on a CPU: what they touch stays in its cache
+CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache
 MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
 EARLIER_VISITS = 3  # visits before an episode starts
 POPULATIONS = ("train", "evaluation", "all")
@@ -118,21 +117,21 @@ class Starts:
 class Member:
     """A fitted model and what it makes of the catalogue, on one device and never changed.
 
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them; season
-    (weeks, N) what the weeks add to the log rates of new items.
+    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them; base
+    (weeks, N) log rates of new items that the shopper does not change.
     """
 
     model: SlateShopper
     vectors: Tensor
     item_parts: Tensor
-    season: Tensor
+    base: Tensor
 
     @classmethod
     def of(cls, model: SlateShopper, market: Market) -> Member:
         """A model and a market that are on the same device."""
         vectors = model.items()
         parts = model.slate_head.items(vectors, model.items.known)
-        return cls(model, vectors, parts, model.season(market.item_context))
+        return cls(model, vectors, parts, model.explore_base() + model.season(market.item_context))
 
 
 @dataclass(frozen=True)
@@ -163,26 +162,6 @@ class Shop:
         return self.members[0].vectors
 
 
-def load_model(folder: Path) -> SlateShopper:
-    """The fine-tuned model in a folder, ready to predict: dropout off, probabilities calibrated."""
-    with _no_progress_bar():
-        model: SlateShopper = SlateShopper.from_pretrained(folder, local_files_only=True)
-    model.train(False)
-    return model
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Loading takes milliseconds; a bar over it is noise."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 @functools.cache
 def load_shop(
     folder: Path, device: torch.device, population: str, start_days: tuple[int, int], ensemble: int = 1
@@ -205,7 +184,7 @@ def load_shop(
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but a shopper's folder must hold it.")
     catalog = Catalog.load(folder)
-    models = [load_model(member).requires_grad_(False) for member in members]
+    models = [load_model(SlateShopper, member).requires_grad_(False) for member in members]
     for member, model in zip(members, models, strict=True):
         if model.config.n_items != len(catalog):
             raise ValueError(f"{member} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}.")
@@ -453,9 +432,12 @@ class LearnedShopper:
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
         memory, day = state.memory, state.day
-        rows = torch.arange(len(day), device=self.device).unsqueeze(1)
-        own = memory.stats(rows, memory.items, day.unsqueeze(1))[..., 0, :]
-        held = memory.items >= 0
+        held = self._pairs(memory.items)
+        own = memory.stats(held[0], memory.items[held], day[held[0]], levels=1).squeeze(1)
+        counts, days = (
+            torch.zeros_like(memory.items, dtype=day.dtype),
+            torch.full_like(memory.items, NEVER, dtype=day.dtype),
+        )
         table = memory.table[:, self._category_keys]
         bought = table[..., 0] > 0
         candidates, week, row = self.candidates(state), self._week(state), self._store_week(state)
@@ -464,8 +446,8 @@ class LearnedShopper:
         return {
             "context": self._shop_context(state),
             "bought_items": memory.items.clone(),
-            "bought_counts": own[..., COUNT].where(held, 0.0),
-            "bought_days": own[..., SINCE].where(held, NEVER),
+            "bought_counts": counts.index_put_(held, own[:, COUNT]),
+            "bought_days": days.index_put_(held, own[:, SINCE]),
             "category_counts": table[..., 0].clone(),
             "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
             "placement": self.shop.market.placement[row.unsqueeze(1), at].long().where(real, 0),
@@ -540,45 +522,68 @@ class LearnedShopper:
         self, state: LearnedState, inside: list[Tensor], slates: Tensor, shown: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Chance of a response to each slate item (B, K), and of buying each remembered item elsewhere (B, M)."""
-        items = torch.cat([slates, state.memory.items], dim=1)
-        everyone = torch.arange(len(items), device=self.device)
-        parts = everyone.split(CACHED_SHOPPERS) if self.device.type == "cpu" else (everyone,)
-        chance = torch.cat([self._chances(state, rows, [one[rows] for one in inside], items[rows]) for rows in parts])
+        items = torch.cat([slates.where(shown, -1), state.memory.items], dim=1)
+        pairs = self._pairs(items)
+        parts = [part.split(CACHED) if self.device.type == "cpu" else (part,) for part in pairs]
+        shoppers = [
+            member.model.slate_head.shoppers(own) for member, own in zip(self.shop.members, inside, strict=True)
+        ]
+        week, store_week = self._week(state), self._store_week(state)
+        found = [
+            self._chances(state, shoppers, rows, columns, items[rows, columns], week[rows], store_week[rows])
+            for rows, columns in zip(*parts, strict=True)
+        ]
+        chance = torch.zeros(items.shape, device=self.device).index_put_(pairs, torch.cat(found))
         in_slate = (state.memory.items.unsqueeze(2) == slates.where(shown, -1).unsqueeze(1)).any(2)
         shown_chance = chance[:, : self.slate_size] * shown * self._examination
         return shown_chance, chance[:, self.slate_size :] * ((state.memory.items >= 0) & ~in_slate)
 
-    def _chances(self, state: LearnedState, rows: Tensor, inside: list[Tensor], items: Tensor) -> Tensor:
-        """Slate heads for some shoppers: rows (R,), inside (R, D + CONTEXT) each, items (R, K + M) -> (R, K + M)."""
-        market, at = self.shop.market, items.clamp(min=0)
-        row = rows.unsqueeze(1)
-        day, week, store_week = state.day[row], self._week(state)[row], self._store_week(state)[row]
-        placement = market.placement[store_week, at].long()
+    def _pairs(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns (P,) of the items (B, L) that are none of the padding; all of them where to know that is to
+        wait for the device."""
+        if self.device.type == "cpu":
+            rows, columns = (items >= 0).nonzero(as_tuple=True)
+            return rows, columns
+        rows = torch.arange(items.shape[0], device=self.device).repeat_interleave(items.shape[1])
+        return rows, torch.arange(items.shape[1], device=self.device).repeat(items.shape[0])
+
+    def _chances(
+        self,
+        state: LearnedState,
+        shoppers: list[Tensor],
+        rows: Tensor,
+        columns: Tensor,
+        items: Tensor,
+        week: Tensor,
+        store_week: Tensor,
+    ) -> Tensor:
+        """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each member has in
+        `shoppers`, in their week and store's week (P,)."""
+        market, at, n = self.shop.market, items.clamp(min=0), len(self.catalog)
+        placement = picked(market.placement.view(-1, 1), store_week * n + at).squeeze(1).long()
         if not self.options.store_promotions:
-            placement[:, self.slate_size :] = 0
-        stats, item_context = state.memory.stats(row, items, day), market.item_context[week, at]
+            placement = placement.where(columns < self.slate_size, 0)
+        stats = state.memory.stats(rows, items, state.day[rows])
+        item_context = picked(market.item_context.flatten(0, 1), week * n + at)
         chances = []
-        for member, own in zip(self.shop.members, inside, strict=True):
-            head = member.model.slate_head
-            logits = head(head.shoppers(own).unsqueeze(1), member.item_parts[at], stats, item_context, placement)
+        for member, own in zip(self.shop.members, shoppers, strict=True):
+            head, of_item = member.model.slate_head, picked(member.item_parts, at)
+            logits = head(picked(own, rows), of_item, stats, item_context, placement)
             chances.append(torch.sigmoid(member.model.calibrated(logits)))
-        return agreed(chances, self._deviations)
+        return agreed(chances, self._deviations[columns])
 
     def _explore(self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor) -> Tensor:
         """New items bought outside the slate: (B, EXPLORED) int64, -1 padded.
 
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
         """
-        promoted: Tensor | None = None
-        if self.options.store_promotions:
-            promoted = (self.shop.market.placement[self._store_week(state)] > 0).float()
         week = self._week(state)
-        rate = mean(
-            [
-                member.model.explore_log_rate(own, member.vectors, member.season[week], promoted).exp()
-                for member, own in zip(self.shop.members, inside, strict=True)
-            ]
-        )
+        promoted = self.shop.market.placement[self._store_week(state)] > 0 if self.options.store_promotions else None
+        rates = [
+            member.model.explore_log_rate(own, member.vectors, member.base[week], promoted).exp_()
+            for member, own in zip(self.shop.members, inside, strict=True)
+        ]
+        rate = mean(rates)
         taken = torch.cat([state.memory.items, slates], dim=1)
         width = rate.shape[1]
         rate = torch.cat([rate, rate.new_zeros(len(rate), 1)], dim=1).scatter(1, taken.where(taken >= 0, width), 0.0)
@@ -599,12 +604,12 @@ class LearnedShopper:
         probability: Tensor,
         draws: Tensor,
     ) -> Response:
-        logits = []
+        bought, logits = packed(basket), []
         for member, cache in zip(self.shop.members, state.caches, strict=True):
             model = member.model
-            model.advance(cache, model.token(member.vectors, basket, context), state.day)
+            model.advance(cache, model.token(member.vectors, bought, context), state.day)
             logits.append(model.gap_head(torch.cat([cache.state, context], dim=1)) + model.config.gap_calibration)
-        state.memory.record(torch.arange(len(basket), device=self.device), basket, state.day)
+        state.memory.record(torch.arange(len(basket), device=self.device), bought, state.day)
         back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
         days, left = sample_gap(back, come, draws[:, 1])
@@ -612,7 +617,7 @@ class LearnedShopper:
         state.since = days
         state.day = state.day + days
         state.store = self._next_store(state, draws[:, 2])
-        elsewhere = (basket >= 0).sum(1) - clicks.sum(1)
+        elsewhere = (bought >= 0).sum(1) - clicks.sum(1)
         return Response(clicks, probability, left, days, elsewhere.float(), basket, leaving)
 
     def _next_store(self, state: LearnedState, draw: Tensor) -> Tensor:

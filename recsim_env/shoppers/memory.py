@@ -83,14 +83,18 @@ class Memory:
             torch.zeros(shoppers, TALLIES, device=device),
         )
 
-    def stats(self, rows: Tensor, items: Tensor, day: Tensor) -> Tensor:
+    def stats(self, rows: Tensor, items: Tensor, day: Tensor, levels: int = LEVELS) -> Tensor:
         """Counters of items as they stand on a day, before that day's visit is recorded.
 
         Shapes (leading dimensions broadcast): rows int64 which shopper, items int64 (-1 gives zeros and NEVER),
-        day float32. Returns (..., LEVELS, STATS) float32: purchases, purchases decayed with `RECENT_DAYS`,
-        days since the last one (`NEVER` if none), mean days between purchases (0 before the second).
+        day float32; levels: how many of them, the item's own first. Returns (..., levels, STATS) float32: purchases,
+        purchases decayed with `RECENT_DAYS`, days since the last one (`NEVER` if none), mean days between purchases (0
+        before the second).
         """
-        count, recent, first, last = self.table[rows.unsqueeze(-1), self.keys.of_item[items]].unbind(-1)
+        of_item = self.keys.of_item[:, :levels]
+        key = picked(of_item, items.where(items >= 0, self.keys.n_items))
+        counters = self.table.view(-1, STATS)
+        count, recent, first, last = picked(counters, key + (rows * (self.keys.total + 1)).unsqueeze(-1)).unbind(-1)
         since = day.unsqueeze(-1) - last
         bought = count > 0
         recent = recent * torch.exp(-since / RECENT_DAYS)
@@ -124,16 +128,21 @@ class Memory:
         self.tallies[rows] = torch.cat([now, weekdays], dim=-1)
 
     def _remember(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
-        """Give each item bought for the first time (or forgotten since) a slot: free ones first, then the stalest."""
+        """Give each item bought for the first time (or forgotten since) a slot: free ones first, then the stalest.
+
+        Among equals the slot further to the front: which one must not depend on how many items others bought.
+        """
         slots = self.items[rows]  # (R, M)
-        new = (items >= 0) & ~(items.unsqueeze(2) == slots.unsqueeze(1)).any(2)  # (R, L)
+        same = items.int().unsqueeze(2) == slots.int().unsqueeze(1)  # (R, L, M)
+        new = (items >= 0) & ~same.any(2)  # (R, L)
         width = min(items.shape[1], slots.shape[1])
         order = new.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
         new_items = items.gather(1, order).where(new.gather(1, order), -1)  # the new ones first
         last = self.table[rows.unsqueeze(1), slots, _LAST]  # padding -1 reads the dummy counter
-        stale = last.where(slots >= 0, -math.inf)
+        column = torch.arange(slots.shape[1], device=slots.device)
+        stale = last.where(slots >= 0, -NEVER) + column * (0.5 / slots.shape[1])  # days are whole numbers
         # an item bought again in this visit must not give way to a new one
-        again = (slots.unsqueeze(2) == items.unsqueeze(1)).any(2) & (slots >= 0)
+        again = same.any(1) & (slots >= 0)
         victim = stale.masked_fill(again, math.inf).topk(width, dim=1, largest=False).indices
         kept = slots.gather(1, victim)
         self.items[rows] = slots.scatter(1, victim, new_items.where(new_items >= 0, kept))
@@ -145,6 +154,23 @@ class Memory:
     def tally_of(self, rows: Tensor, day: Tensor) -> Tensor:
         """Rhythm of some shoppers, rows (R,) int64, as of day (R,): (R, 4)."""
         return tally_features(self.tallies[rows], day)
+
+
+def picked(table: Tensor, at: Tensor) -> Tensor:
+    """Rows of a table: `table[at]` (..., D) of table (N, D) and at (...) int64 >= 0, in a fraction of the time."""
+    return table.index_select(0, at.flatten()).view(*at.shape, -1)
+
+
+def packed(items: Tensor) -> Tensor:
+    """The same items (R, L) with the padding, -1, at the end; on a CPU as narrow as the longest row (or 1).
+
+    Elsewhere the width stays: to know the longest row is to wait for the device.
+    """
+    held = items >= 0
+    width = items.shape[1]
+    place = (held.cumsum(1) - 1).where(held, width)
+    front = torch.full((len(items), width + 1), -1, dtype=items.dtype, device=items.device).scatter_(1, place, items)
+    return front[:, : max(int(held.sum(1).max()), 1) if items.device.type == "cpu" else width]
 
 
 def tally_features(tallies: Tensor, day: Tensor) -> Tensor:

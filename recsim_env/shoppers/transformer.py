@@ -232,9 +232,13 @@ class SlateHead(nn.Module):
         vector, of_item, bias = item.split([d, h, 1], dim=-1)
         if known is not None:
             item_context = item_context * known.unsqueeze(-1)
-        hidden = of_shopper + of_item + self._codes(stats, placement, known) + self.of_item_context(item_context)
+        given = [item_context]
+        weights = [self.of_item_context.weight]
         if self.config.use_counters:
-            hidden = hidden + self.of_stats(self._features(stats, known))
+            given.append(self._features(stats, known))
+            weights.append(self.of_stats.weight)
+        hidden = of_shopper + of_item + self._codes(stats, placement, known)
+        hidden = hidden + F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
         score: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1) + (query * vector).sum(-1)
         return score
 
@@ -470,9 +474,9 @@ class SlateShopper(PreTrainedModel):
         learn = batch["learn"].flatten()
         times = torch.arange(batch["learn"].shape[1], device=states.device)
         fresh = (batch["first_visit"].unsqueeze(1) >= times.view(1, -1, 1)).flatten(0, 1)[learn]
-        season = self.season(batch["item_context"])[batch["week"].flatten()[learn]]
+        base = self.explore_base() + self.season(batch["item_context"])[batch["week"].flatten()[learn]]
         promoted = batch["promoted"][learn].to(states.dtype)
-        return self.explore_log_rate(states[learn], vectors, season, promoted), fresh
+        return self.explore_log_rate(states[learn], vectors, base, promoted), fresh
 
     # ---- states in, behaviour out ----------------------------------------------------------------------------------
 
@@ -486,17 +490,20 @@ class SlateShopper(PreTrainedModel):
         added: Tensor = self.explore_season(item_context).squeeze(-1)
         return added
 
-    def explore_log_rate(
-        self, state: Tensor, vectors: Tensor, season: Tensor, promoted: Tensor | None = None
-    ) -> Tensor:
+    def explore_base(self) -> Tensor:
+        """Log rates (N,) of items that neither shopper nor week changes."""
+        bias = self.items.known * self.explore_bias.weight.squeeze(1) + self.explore_shift
+        base: Tensor = bias + self.config.explore_calibration
+        return base
+
+    def explore_log_rate(self, state: Tensor, vectors: Tensor, base: Tensor, promoted: Tensor | None = None) -> Tensor:
         """Log rate at which a shopper buys each item for the first time in a visit.
 
-        Shapes: state (..., D + CONTEXT), vectors (N, D), season (..., N) from `season`, promoted (..., N) 0/1 or None
-        for nothing promoted. Returns (..., N).
+        Shapes: state (B, D + CONTEXT), vectors (N, D), base (B, N) from `explore_base` and `season`, promoted (B, N)
+        0/1 or None for nothing promoted. Returns (B, N).
         """
         query = self.explore_query(state) / math.sqrt(self.config.hidden_size)
-        bias = self.items.known * self.explore_bias.weight.squeeze(1) + self.explore_shift
-        rate: Tensor = query @ vectors.T + (bias + self.config.explore_calibration) + season
+        rate = torch.addmm(base, query, vectors.T)
         return rate if promoted is None else rate + promoted * self.explore_placement.weight.squeeze()
 
 
