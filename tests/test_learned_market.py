@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recsim_env import noise
@@ -19,8 +20,8 @@ from recsim_env.shoppers.learned_market import (
     save_learned_market,
 )
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
-from recsim_env.shoppers.session import SessionShopper, mean_mood, over_moods
-from recsim_env.shoppers.session_fit import Visits, predict
+from recsim_env.shoppers.session import SessionShopper, over_moods
+from recsim_env.shoppers.session_fit import Visits
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 from tests.test_session import DECLARED, ITEMS, SIZE, catalog, model
@@ -40,7 +41,7 @@ def uniform(observation: Observation, draws: Tensor) -> Tensor:
 def play(shopper: LearnedMarketShopper, shoppers: int = 8, visits: int = 4) -> list[Response]:
     """The answers to the same random slates."""
     keys = noise.episode_key(torch.arange(shoppers), torch.zeros(shoppers, dtype=torch.int64))
-    state = shopper.start(noise.uniform(keys, 0, 1))
+    state = shopper.start(noise.uniform(keys, 0, shopper.start_draws))
     answers = []
     for visit in range(visits):
         slates = noise.uniform(keys, 100 + visit, ITEMS).topk(SIZE, dim=1).indices
@@ -55,7 +56,7 @@ def test_it_looks_like_the_true_market() -> None:
     learned = LearnedMarketShopper(true.catalog, [model(declared=4)], torch.zeros(1, 4), CPU)
     assert learned.spaces() == true.spaces()
     assert learned.slate_size == true.slate_size
-    state, other = learned.start(torch.zeros(3, 1)), true.start(torch.zeros(3, true.start_draws))
+    state, other = learned.start(torch.zeros(3, learned.start_draws)), true.start(torch.zeros(3, true.start_draws))
     assert {k: v.shape for k, v in learned.observe(state).items()} == {
         k: v.shape for k, v in true.observe(other).items()
     }
@@ -71,12 +72,13 @@ def test_a_simulated_log_has_the_chances_that_the_fit_would_give_it() -> None:
     sessions = Sessions.of(table)
     sessions = Sessions(**{**vars(sessions), "declared": observation["declared"]})
     visits = Visits.of(sessions, catalog())
-    found = predict(shopper.members[0], visits)
-    whole = over_moods(torch.exp(found.log_looks) * torch.sigmoid(found.click_logits))
     first = visits.length.cumsum(0) - visits.length
-    slates = visits.slates[first]
-    draws = torch.ones(len(seeds), shopper.visit_draws)
-    state = shopper.start(noise.uniform(noise.episode_key(seeds, torch.zeros_like(seeds)), 0, 1))
+    keys = noise.episode_key(seeds, torch.zeros_like(seeds))
+    state = shopper.start(noise.uniform(keys, 0, shopper.start_draws))
+    with torch.no_grad():
+        found = shopper.members[0](**visits.batch(seeds), normal=state.normal.unsqueeze(1))
+        whole = over_moods(torch.exp(found["log_looks"].unsqueeze(2) + F.logsigmoid(found["click_logits"])))[:, 0]
+        leaving = torch.sigmoid(found["leave_logits"])[:, 0]
     for visit in range(int(visits.length.max())):
         here = visits.length > visit
         at = (first + visit).clamp(max=len(visits.slates) - 1)
@@ -86,9 +88,7 @@ def test_a_simulated_log_has_the_chances_that_the_fit_would_give_it() -> None:
         assert torch.equal(answer.clicks[here], clicks[here])
         torch.testing.assert_close(answer.probability[here], whole[at][here], rtol=0, atol=1e-5)
         assert answer.leaving is not None
-        torch.testing.assert_close(
-            answer.leaving[here], mean_mood(torch.sigmoid(found.leave_logits))[at][here], rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(answer.leaving[here], leaving[at][here], rtol=0, atol=1e-5)
 
 
 def test_identical_members_are_one() -> None:
@@ -123,7 +123,7 @@ def test_a_batch_is_its_shoppers_one_by_one() -> None:
 
 def test_nobody_leaves_where_nobody_may() -> None:
     shopper = market(0)
-    state = shopper.start(torch.zeros(3, 1))
+    state = shopper.start(torch.zeros(3, shopper.start_draws))
     slates, draws = torch.tensor([[0, 1, 2]] * 3), torch.zeros(3, shopper.visit_draws)
     shown = torch.ones_like(slates, dtype=torch.bool)
     assert shopper.respond(state, slates, shown, draws).left.all()
@@ -145,10 +145,10 @@ def moved(shopper: LearnedMarketShopper, state: LearnedMarketState) -> Tensor:
 
 def test_rows_are_selected_and_replaced() -> None:
     shopper = market(0, 1)
-    state = shopper.start(torch.tensor([[0.0], [0.3], [0.9]]))
+    state = shopper.start(torch.tensor([[0.0], [0.3], [0.9]]).expand(-1, shopper.start_draws))
     moved(shopper, state)
-    fresh = shopper.start(torch.tensor([[0.5]]))
-    expected_fresh = moved(shopper, shopper.start(torch.tensor([[0.5]])))
+    fresh = shopper.start(torch.tensor([[0.5]]).expand(-1, shopper.start_draws))
+    expected_fresh = moved(shopper, shopper.start(torch.tensor([[0.5]]).expand(-1, shopper.start_draws)))
     picked = shopper.select(state, torch.tensor([2, 0]))
     shopper.replace(state, torch.tensor([1]), fresh)
     after = moved(shopper, state)
@@ -182,7 +182,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
 
 def test_a_shopper_reads_well() -> None:
     shopper = market(0)
-    state = shopper.start(torch.zeros(1, 1))
+    state = shopper.start(torch.zeros(1, shopper.start_draws))
     shopper.respond(state, torch.tensor([[0, 1, 2]]), torch.ones(1, SIZE, dtype=torch.bool), torch.zeros(1, SIZE + 2))
     told = shopper.describe(state, 0)
     assert told["date"] == "visit 2"

@@ -7,12 +7,11 @@ earns here and there tells how far a user model fitted to a log can be trusted.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.utils import logging
 
 from recsim_env.catalog import Catalog
+from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.profile import Profile, profile_spaces
-from recsim_env.shoppers.session import MOOD_CHANCES, SessionShopper, over_moods
+from recsim_env.shoppers.session import MOOD_CHANCES, TEMPERAMENT, SessionShopper, over_moods
 from recsim_env.shoppers.session_memory import SessionMemory
 from recsim_env.shoppers.transformer import Cache
+from recsim_env.shoppers.weights import load_model, no_progress_bar
 from recsim_env.types import Observation
 
 SHIPPED = Path(__file__).parent.parent / "data" / "market"
@@ -51,6 +51,8 @@ class LearnedMarketState:
     """What the shop remembers."""
     declared: Tensor
     """(B, D) float32, what the shopper said of its interest before the first visit."""
+    normal: Tensor
+    """(B, TEMPERAMENT) float32, the hidden numbers that each member makes the shopper's temperament of."""
     day: Tensor
     """(B,) float32, one a visit."""
 
@@ -62,8 +64,8 @@ class LearnedMarketShopper:
     `recsim_env.shoppers.profile.profile_spaces`, and
         declared: (D,) float32, what the shopper said of its interest before the first visit, where the log has it
 
-    A newcomer declares what a shopper of the log did, drawn at random; what else they like, how deep they look and how
-    fast they tire shows in their clicks, each drawn given all before it.
+    A newcomer declares what a shopper of the log did, and has a temperament of its own (see `session`), both drawn at
+    random; what else they like shows in their clicks, each drawn given all before it.
 
     Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b a click has their mean less
     b of their standard deviations, at least 0, and leaving the mean plus b of them, at most 1: a penalty for what the
@@ -96,7 +98,7 @@ class LearnedMarketShopper:
         self.pessimism = float(pessimism)
         self.slate_size = members[0].config.slate_size
         self.max_candidates = len(catalog)
-        self.start_draws = 1
+        self.start_draws = 1 + TEMPERAMENT
         self.visit_draws = self.slate_size + 2
         self._moods = torch.tensor(MOOD_CHANCES, device=device).cumsum(0)
         self.never_leave = False
@@ -120,6 +122,7 @@ class LearnedMarketShopper:
             memory=SessionMemory.empty(batch, len(self.catalog), len(self.catalog.categories), width, self.device),
             profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
             declared=declared,
+            normal=normal(draws[:, 1:]),
             day=torch.zeros(batch, device=self.device),
         )
 
@@ -138,24 +141,22 @@ class LearnedMarketShopper:
         category, embedding = self.catalog.category, self.catalog.embedding
         click_draw, mood_draw, leave_draw = draws.split([self.slate_size, 1, 1], dim=1)
         counters = state.memory.look(slates, category)
-        answers = [
-            member.answer(cache.state, slates, counters)
-            for member, cache in zip(self.members, state.caches, strict=True)
-        ]
+        states = [cache.state for cache in state.caches]
+        tempers = [member.temperament(state.normal).unsqueeze(1) for member in self.members]
+        asked = list(zip(self.members, states, tempers, strict=True))
+        answers = [member.answer(before, temper, slates, counters) for member, before, temper in asked]
         chances = [
-            member.click_probability(cache.state, logits, shown)
-            for member, cache, (logits, _) in zip(self.members, state.caches, answers, strict=True)
+            member.click_probability(before, temper, logits, shown).squeeze(1)
+            for (member, before, temper), (logits, _) in zip(asked, answers, strict=True)
         ]
         in_moods = agreed(chances, -self.pessimism)
         mood = torch.bucketize(mood_draw.contiguous(), self._moods[:-1], right=True).unsqueeze(2)
         clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
-        leaving = agreed(
-            [
-                member.leave_probability(cache.state, weary, clicks, shown)
-                for member, cache, (_, weary) in zip(self.members, state.caches, answers, strict=True)
-            ],
-            self.pessimism,
-        )
+        leavings = [
+            torch.sigmoid(member.leave_logits(before, temper, weary, clicks, shown)).squeeze(1)
+            for (member, before, temper), (_, weary) in zip(asked, answers, strict=True)
+        ]
+        leaving = agreed(leavings, self.pessimism)
         left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
         state.memory.record(slates, shown, clicks, category, embedding)
         state.profile.record(slates, shown, clicks, category, embedding)
@@ -175,6 +176,7 @@ class LearnedMarketShopper:
         state.memory.replace(rows, fresh.memory)
         state.profile.replace(rows, fresh.profile)
         state.declared[rows] = fresh.declared
+        state.normal[rows] = fresh.normal
         state.day[rows] = fresh.day
 
     def select(self, state: LearnedMarketState, rows: Tensor) -> LearnedMarketState:
@@ -182,9 +184,8 @@ class LearnedMarketShopper:
         caches = [
             Cache(c.keys[:, rows], c.values[:, rows], c.day[rows], c.count[rows], c.state[rows]) for c in state.caches
         ]
-        return LearnedMarketState(
-            caches, state.memory.select(rows), state.profile.select(rows), state.declared[rows], state.day[rows]
-        )
+        memory, profile = state.memory.select(rows), state.profile.select(rows)
+        return LearnedMarketState(caches, memory, profile, state.declared[rows], state.normal[rows], state.day[rows])
 
     def when_and_where(self, state: LearnedMarketState) -> dict[str, Tensor]:
         """Day and week of this visit; one store."""
@@ -194,7 +195,9 @@ class LearnedMarketShopper:
 
     def describe(self, state: LearnedMarketState, row: int) -> Description:
         """How deep the model thinks the shopper looks, and what was clicked in each category so far."""
-        depth = float(self.members[0].looks(state.caches[0].state[row])[-1])
+        member, before = self.members[0], state.caches[0].state[row].unsqueeze(0)
+        temper = member.temperament(state.normal[row]).view(1, 1, -1)
+        depth = float(member.log_looks(before, temper)[0, 0, -1].exp())
         clicks = state.profile.clicked[row, :, 2]
         lines = [
             f"{int(clicks[c])} clicks · {self.catalog.categories[c]}"
@@ -221,7 +224,7 @@ def save_learned_market(
     save_file({"declared": declared.cpu().contiguous()}, path / NEWCOMERS)
     for old in _member_folders(path):
         shutil.rmtree(old)
-    with _quiet():
+    with no_progress_bar():
         for number, member in enumerate(members):
             member.save_pretrained(path / f"model{number}")
 
@@ -242,7 +245,7 @@ def load_learned_market(
         pessimism: see `LearnedMarketShopper`
 
     Errors: FileNotFoundError where the folder is missing; ValueError where it holds fewer members, the members answer
-    slates of another size, or `pessimism` is negative.
+    slates of another size, a folder holds the weights of something else, or `pessimism` is negative.
     """
     path = SHIPPED if folder is None else Path(folder)
     if not path.is_dir():
@@ -251,8 +254,7 @@ def load_learned_market(
     there = _member_folders(path)
     if len(there) < ensemble:
         raise ValueError(f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models.")
-    with _quiet():
-        members = [SessionShopper.from_pretrained(found) for found in there[:ensemble]]
+    members = [load_model(SessionShopper, found) for found in there[:ensemble]]
     if members[0].config.slate_size != slate_size:
         raise ValueError(
             f"slate_size is {slate_size}, but the learned market answers slates of {members[0].config.slate_size} "
@@ -290,15 +292,3 @@ def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared
             raise ValueError(
                 f"members has models of {size} and of {member.config.slate_size} positions, but all must be alike."
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars of reading and writing weights."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

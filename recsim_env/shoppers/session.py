@@ -5,20 +5,22 @@
 
 Every position is looked at, and what is looked at is clicked or not,
 
-    p_j = look_j(state, z) sigmoid(base(state) + query(state) . v_i + bias_i - weariness_i + spread(state) z)
+    p_j = look_j(state, a) sigmoid(base(state) + query(state) . v_i + bias_i + a_keen - weariness_i(a) + mood(state) z)
 
 with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et al. 2008, "An
-experimental comparison of click position-bias models", section 3.2) with a depth of the shopper's own. z is the mood of
-the visit, a standard normal number that all positions share: what the model cannot know of a shopper makes the clicks
-of a slate go together, and without it slates that nothing is clicked in are too rare. Its likelihood is a sum over
-Gauss-Hermite nodes, as in any logistic model with a random effect (Bock & Aitkin 1981, equation 8). Weariness grows
+experimental comparison of click position-bias models", section 3.2) with a depth of the shopper's own. Weariness grows
 with how often the item and its category were shown and clicked before (`Weariness`); that of what was looked at also
 makes the shopper leave,
 
-    P(leaves) = mean over z of sigmoid(rest(state, clicks) + exp(spread'(state) z) slopes(state) . weariness)
+    P(leaves) = sigmoid(rest(state, clicks) + slopes . weariness(a) - a_patient)
 
-where z says that how much weariness a shopper bears is not known either: without it the chance rises with weariness
-as steeply as for the average shopper, too late and then too fast.
+Two things are hidden and drawn: the *temperament* a of a shopper, normal with a mean and a covariance that are fitted,
+the same from the first visit to the last; and the *mood* z of a visit, standard normal, which all positions share, so
+that the clicks of a slate go together. Both are what a mixed logit model has for panels (Train 2009, "Discrete choice
+methods with simulation", section 6.7). The likelihood of an episode is the mean over temperaments of the product over
+its visits, by simulation (there, chapter 10), and in it that of a visit a sum over moods at Gauss-Hermite nodes (Bock &
+Aitkin 1981, equation 8). So those who stay are those who are patient and slow to tire, as they are: a model that has to
+tell this from the visits so far alone answers policies that nobody logged 5-15 % too kindly.
 """
 
 from __future__ import annotations
@@ -37,13 +39,19 @@ from recsim_env.shoppers.profile import DECAYS
 from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
 from recsim_env.shoppers.transformer import Block, Cache, lag_bucket
 
-WEARY = (len(DECAYS) + 1, 2 * len(DECAYS) + 1, CATEGORY_COUNTERS)
-"""Which counters make weary: of the category, showings by position and responses of the last ten visits or so (decay
-0.9); of the item, showings of the last few. On held-out visits of a market's log these did as well as all thirteen, and
-with all of them the weights are shared out among counters that are alike in the log and not elsewhere."""
-LEAVE_WEIGHT = 2.0  # of the leave loss: leaving is rare, and its gradient would drown in that of the clicks
-MOODS = (-2.8569700139, -1.3556261800, 0.0, 1.3556261800, 2.8569700139)  # nodes of the standard normal
-MOOD_CHANCES = (0.0112574113, 0.2220759220, 0.5333333333, 0.2220759220, 0.0112574113)  # their weights
+OF_CATEGORIES = (len(DECAYS) + 1, 2 * len(DECAYS) + 1)
+"""Counters that make weary of a category: showings by position and responses of the last ten visits or so (decay 0.9).
+On held-out visits of a market's log they do as well as all nine, and with all of them the weights are shared out among
+counters that are alike in the log and not elsewhere."""
+OF_ITEMS = (CATEGORY_COUNTERS, CATEGORY_COUNTERS + 1)
+"""Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last ten (0.9)."""
+MOODS = (-math.sqrt(3), 0.0, math.sqrt(3))  # nodes of the standard normal
+MOOD_CHANCES = (1 / 6, 2 / 3, 1 / 6)  # their weights
+TEMPERAMENT = 5
+"""Numbers of a temperament: log-odds of a click, log of how weary of categories and of items, log-odds to stay, and
+log-odds to look further."""
+KEEN, OF_CATEGORY, OF_ITEM, PATIENT, DEEP = range(TEMPERAMENT)
+MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch comes back
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
 
 
@@ -60,8 +68,6 @@ class SessionShopperConfig(PreTrainedConfig):
         head_size: width of the heads
         dropout, state_dropout: training only; chance to hide activations of the encoder, and of the states that the
             heads see, so that they lean on the counters
-        click_calibration, leave_calibration: scale and shift of the log-odds of a click and of leaving, fitted on
-            held-out episodes
     """
 
     model_type = "session_shopper"
@@ -81,8 +87,6 @@ class SessionShopperConfig(PreTrainedConfig):
         head_size: int = 64,
         dropout: float = 0.05,
         state_dropout: float = 0.1,
-        click_calibration: tuple[float, float] = (1.0, 0.0),
-        leave_calibration: tuple[float, float] = (1.0, 0.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -99,28 +103,28 @@ class SessionShopperConfig(PreTrainedConfig):
         self.head_size = head_size
         self.dropout = dropout
         self.state_dropout = state_dropout
-        self.click_calibration = click_calibration
-        self.leave_calibration = leave_calibration
 
 
 class Weariness(nn.Module):
     """How weary a shopper is of what is shown: of its category, and of the item itself.
 
-    Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters of `WEARY` with
-    weights >= 0 that all shoppers share, times a factor >= 0 of the shopper's own. So a policy that repeats itself more
+    Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters above with
+    weights >= 0 that all shoppers share, times a factor > 0 of the shopper's own. So a policy that repeats itself more
     than anyone did in the log is answered by a slope, and not by wherever a network happens to run off to.
     """
 
-    def __init__(self, config: SessionShopperConfig) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.zeros(len(WEARY)))
-        self.factors = nn.Linear(config.hidden_size, 2)
+        self.of_category = nn.Parameter(torch.zeros(len(OF_CATEGORIES)))
+        self.of_item = nn.Parameter(torch.zeros(len(OF_ITEMS)))
 
-    def forward(self, state: Tensor, amounts: Tensor) -> Tensor:
-        """(..., K, 2) log-odds >= 0, of category and item; state (..., D), amounts (..., K, COUNTERS) >= 0."""
-        met = amounts[..., WEARY] * F.softplus(self.weights)
-        common = torch.stack([met[..., :2].sum(dim=-1), met[..., 2]], dim=-1)
-        return common * F.softplus(self.factors(state)).unsqueeze(-2)
+    def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
+        """(V, S, K, 2) log-odds >= 0, of category and item; amounts (V, K, COUNTERS) >= 0, temperament (V, S, R)."""
+        of_category = amounts[..., OF_CATEGORIES] @ F.softplus(self.of_category)
+        of_item = amounts[..., OF_ITEMS] @ F.softplus(self.of_item)
+        common = torch.stack([of_category, of_item], dim=-1)
+        factors = temperament[..., [OF_CATEGORY, OF_ITEM]].clamp(max=MAX_LOG_FACTOR).exp()
+        return common.unsqueeze(1) * factors.unsqueeze(2)
 
 
 class LeaveHead(nn.Module):
@@ -128,19 +132,16 @@ class LeaveHead(nn.Module):
 
     def __init__(self, config: SessionShopperConfig) -> None:
         super().__init__()
-        d = config.hidden_size
-        self.slopes = nn.Linear(d, 2)
-        self.spread = nn.Linear(d, 1)
-        self.inner = nn.Linear(d + 4, config.head_size // 2)
+        self.slopes = nn.Parameter(torch.zeros(2))
+        self.inner = nn.Linear(config.hidden_size + 2, config.head_size // 2)
         self.outer = nn.Linear(config.head_size // 2, 1)
 
-    def forward(self, state: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
-        """state (..., D) before the visit, weary (..., 2) >= 0 of the slate, clicks (..., K) -> (..., M) by mood."""
+    def forward(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
+        """(V, S); state (V, D) before the visit, temperament (V, S, R), weary (V, S, 2), clicks (V, K)."""
         number = clicks.float().sum(dim=-1, keepdim=True)
-        seen = torch.cat([state, weary, (number == 0).float(), torch.log1p(number)], dim=-1)
+        seen = torch.cat([state, (number == 0).float(), torch.log1p(number)], dim=-1)
         bounded: Tensor = self.outer(torch.tanh(self.inner(seen)))
-        rising = (F.softplus(self.slopes(state)) * weary).sum(dim=-1, keepdim=True)
-        return bounded + rising * torch.exp(F.softplus(self.spread(state)) * state.new_tensor(MOODS))
+        return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
 
 
 class SessionShopper(PreTrainedModel):
@@ -176,10 +177,11 @@ class SessionShopper(PreTrainedModel):
         self.query = nn.Linear(d, config.width)
         self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
-        self.weariness = Weariness(config)
+        self.weariness = Weariness()
+        self.temper = nn.Linear(TEMPERAMENT, TEMPERAMENT)  # mean, and a root of the covariance, over shoppers
         self.look_step = nn.Parameter(torch.zeros(config.slate_size - 1))
         self.look_depth = nn.Linear(d, 1)
-        self.mood = nn.Linear(d, 2)  # what it adds to the log-odds of a click, before softplus, and to those of a look
+        self.mood = nn.Linear(d, 1)  # what it adds to the log-odds of a click, before softplus
         self.leave_head = LeaveHead(config)
         self.state_dropout = nn.Dropout(config.state_dropout)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -200,10 +202,11 @@ class SessionShopper(PreTrainedModel):
             nn.init.constant_(module.look_step, 1.5)
             nn.init.zeros_(module.look_depth.weight)
             nn.init.zeros_(module.mood.weight)
-            nn.init.constant_(module.weariness.weights, -2.0)
-            nn.init.constant_(module.weariness.factors.bias, 0.5)
-            nn.init.zeros_(module.leave_head.slopes.bias)
-            nn.init.constant_(module.leave_head.spread.bias, -1.0)
+            nn.init.constant_(module.weariness.of_category, -2.0)
+            nn.init.constant_(module.weariness.of_item, -2.0)
+            nn.init.constant_(module.leave_head.slopes, -2.0)
+            nn.init.zeros_(module.temper.bias)
+            module.temper.weight.copy_(0.4 * torch.eye(TEMPERAMENT))
             nn.init.constant_(module.leave_head.outer.bias, -3.0)
 
     # ---- visits in, states out -------------------------------------------------------------------------------------
@@ -296,103 +299,97 @@ class SessionShopper(PreTrainedModel):
 
     # ---- states in, behaviour out ----------------------------------------------------------------------------------
 
-    def log_looks(self, state: Tensor) -> Tensor:
-        """Log-probability that each position is looked at in each of the M `MOODS`, 0 at the top and falling.
+    def temperament(self, normal: Tensor) -> Tensor:
+        """Temperaments (..., TEMPERAMENT) of shoppers, from standard normal numbers of the same shape."""
+        drawn: Tensor = self.temper(normal)
+        return drawn
 
-        Shapes: state (..., D) -> (..., M, K).
+    def log_looks(self, state: Tensor, temperament: Tensor) -> Tensor:
+        """Log-probability that each position is looked at, 0 at the top and falling.
+
+        Shapes: state (V, D), temperament (V, S, R) -> (V, S, K).
         """
-        nodes = state.new_tensor(MOODS).unsqueeze(1)
-        lean = self.mood(state)[..., 1:].unsqueeze(-2)
-        depth = self.look_depth(state).unsqueeze(-2) + lean * nodes  # (..., M, 1)
-        return F.pad(F.logsigmoid(self.look_step + depth).cumsum(dim=-1), (1, 0))
+        depth = self.look_depth(state) + temperament[..., DEEP]
+        return F.pad(F.logsigmoid(self.look_step + depth.unsqueeze(-1)).cumsum(dim=-1), (1, 0))
 
-    def looks(self, state: Tensor) -> Tensor:
-        """(..., K) the chance that each position is looked at."""
-        return over_moods(self.log_looks(state).exp())
+    def answer(self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-odds (V, S, M, K) of a click once looked at, in each mood; weariness (V, S, K, 2) of category and item.
 
-    def in_moods(self, state: Tensor, logits: Tensor) -> Tensor:
-        """Log-odds (..., K) of a click once looked at, in each mood: (..., M, K)."""
-        spread = F.softplus(self.mood(state)[..., :1]).unsqueeze(-1)
-        return logits.unsqueeze(-2) + spread * logits.new_tensor(MOODS).unsqueeze(1)
-
-    def answer(self, state: Tensor, slates: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-odds (..., K) of a click once looked at, uncalibrated, and weariness (..., K, 2) of category and item.
-
-        Shapes: state (..., D) before the visit, slates (..., K) int64 without padding, counters (..., K, COUNTERS).
+        Shapes: state (V, D) before the visit, temperament (V, S, R), slates (V, K) int64 without padding, counters
+        (V, K, COUNTERS).
         """
-        weary = self.weariness(state, counters / self.counter_scale[:COUNTERS])
+        weary = self.weariness(counters / self.counter_scale[:COUNTERS], temperament)
         liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
-        return self.base(state) + liked + self.item_bias(slates).squeeze(-1) - weary.sum(dim=-1), weary
+        common = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
+        logits = common.unsqueeze(1) + temperament[..., KEEN].unsqueeze(-1) - weary.sum(dim=-1)
+        mood = F.softplus(self.mood(state)) * state.new_tensor(MOODS)  # (V, M)
+        return logits.unsqueeze(2) + mood[:, None, :, None], weary
 
-    def click_probability(self, state: Tensor, logits: Tensor, shown: Tensor) -> Tensor:
-        """(..., M, K) calibrated chance of a click in each mood; 0 where `shown` is False. logits from `answer`."""
-        scale, shift = self.config.click_calibration
-        chance = torch.exp(self.log_looks(state) + F.logsigmoid(scale * self.in_moods(state, logits) + shift))
-        return chance * shown.unsqueeze(-2)
+    def click_probability(self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor) -> Tensor:
+        """(V, S, M, K) chance of a click in each mood; 0 where `shown` (V, K) is False. logits from `answer`."""
+        looks = self.log_looks(state, temperament).unsqueeze(2)
+        return torch.exp(looks + F.logsigmoid(logits)) * shown[:, None, None]
 
-    def leave_logits(self, state: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
-        """(..., M) log-odds of leaving after the visit in each mood, uncalibrated; weary (..., K, 2) from `answer`."""
-        weight = self.looks(state) * shown
+    def leave_logits(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+        """(V, S) log-odds of leaving after the visit; weary (V, S, K, 2) from `answer`, clicks, shown (V, K)."""
+        weight = self.log_looks(state, temperament).exp() * shown.unsqueeze(1)
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        mean = torch.einsum("...k,...kr->...r", weight, weary)
-        logits: Tensor = self.leave_head(state, mean, clicks)
+        mean = torch.einsum("vsk,vskr->vsr", weight, weary)
+        logits: Tensor = self.leave_head(state, temperament, mean, clicks)
         return logits
-
-    def leave_probability(self, state: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
-        """(...,) calibrated chance of leaving after the visit; as `leave_logits`."""
-        scale, shift = self.config.leave_calibration
-        return mean_mood(torch.sigmoid(scale * self.leave_logits(state, weary, clicks, shown) + shift))
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch of whole episodes; `session_fit.Visits.batch` makes it.
+        """Loss of a batch of whole episodes; `session_fit.Visits.batch` makes it.
 
-        Shapes: B episodes, T visits (padded at the end), V real visits among them.
-            real (B, T) bool; declared (B, config.declared); and of the real visits, episode by episode: slates (V, K)
-            int64 without padding; shown, clicks (V, K) bool; counters (V, K, COUNTERS) before the visit; context (V, C)
-            after it; leaves (V,) float32
-        Returns `loss` () its parts `click` and `leave`, and `click_logits`, `log_looks` (V, M, K) by mood and
-        `leave_logits` (V, M), uncalibrated.
+        Shapes: B episodes, T visits (padded at the end), V real visits among them, S temperaments.
+            real (B, T) bool; declared (B, config.declared); normal (B, S, TEMPERAMENT) standard normal numbers; and of
+            the real visits, episode by episode: slates (V, K) int64 without padding; shown, clicks (V, K) bool;
+            counters (V, K, COUNTERS) before the visit; context (V, C) after it; leaves (V,) float32
+        Returns `loss` (), the negative log-likelihood a visit in nats, and of each visit and temperament
+        `log_likelihood`, `leave_logits` (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
         """
         real, slates, shown, clicks = (batch[name] for name in ("real", "slates", "shown", "clicks"))
-        said = batch["declared"].unsqueeze(1).expand(-1, real.shape[1], -1)[real]
-        token = self.token(slates, shown, clicks, batch["counters"], batch["context"], said)
+        episode = real.nonzero()[:, 0]
+        token = self.token(slates, shown, clicks, batch["counters"], batch["context"], batch["declared"][episode])
         padded = token.new_zeros(*real.shape, token.shape[1]).masked_scatter(real.unsqueeze(2), token)
         after = self.encode(padded)
         before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[real]
         state = self.state_dropout(before)
-        logits, weary = self.answer(state, slates, batch["counters"])
-        log_looks, click_logits = self.log_looks(state), self.in_moods(state, logits)
-        leave = self.leave_logits(state, weary, clicks, shown)
-        losses = {
-            "click": -slate_log_likelihood(log_looks, click_logits, clicks, shown).mean(),
-            "leave": -leave_log_likelihood(leave, batch["leaves"]).mean(),
+        temperament = self.temperament(batch["normal"])[episode]
+        logits, weary = self.answer(state, temperament, slates, batch["counters"])
+        log_looks = self.log_looks(state, temperament)
+        leave = self.leave_logits(state, temperament, weary, clicks, shown)
+        of_leaving = F.logsigmoid(torch.where(batch["leaves"].unsqueeze(1) > 0, leave, -leave))
+        of_visit = slate_log_likelihood(log_looks, logits, clicks, shown) + of_leaving
+        return {
+            "loss": -episode_log_likelihood(of_visit, episode, len(real)).sum() / len(slates),
+            "log_likelihood": of_visit,
+            "click_logits": logits,
+            "log_looks": log_looks,
+            "leave_logits": leave,
         }
-        loss = losses["click"] + LEAVE_WEIGHT * losses["leave"]
-        return {"loss": loss, **losses, "click_logits": click_logits, "log_looks": log_looks, "leave_logits": leave}
 
 
 def slate_log_likelihood(log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
-    """Log-likelihood (V,) of the answers to slates: in a mood positions are independent, moods are summed over.
+    """Log-likelihood (V, S) of the answers to slates: in a mood positions are independent, moods are summed over.
 
-    Shapes: log_looks, click_logits (V, M, K) by mood; clicks, shown (V, K) bool.
+    Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.
     """
-    log_click = (log_looks + F.logsigmoid(click_logits)).clamp(max=-CLICK_EDGE)
-    of_position = torch.where(clicks.unsqueeze(1), log_click, torch.log1p(-log_click.exp()))
-    of_mood = (of_position * shown.unsqueeze(1)).sum(dim=2)
-    return torch.logsumexp(of_mood + of_mood.new_tensor(MOOD_CHANCES).log(), dim=1)
+    log_click = (log_looks.unsqueeze(2) + F.logsigmoid(click_logits)).clamp(max=-CLICK_EDGE)
+    of_position = torch.where(clicks[:, None, None], log_click, torch.log1p(-log_click.exp()))
+    of_mood = (of_position * shown[:, None, None]).sum(dim=3)
+    return torch.logsumexp(of_mood + of_mood.new_tensor(MOOD_CHANCES).log(), dim=2)
 
 
-def leave_log_likelihood(leave_logits: Tensor, leaves: Tensor) -> Tensor:
-    """Log-likelihood (V,) of staying or leaving, moods summed over: leave_logits (V, M), leaves (V,) 0 or 1."""
-    of_mood = F.logsigmoid(torch.where(leaves.unsqueeze(1) > 0, leave_logits, -leave_logits))
-    return torch.logsumexp(of_mood + of_mood.new_tensor(MOOD_CHANCES).log(), dim=1)
+def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> Tensor:
+    """Log-likelihood (B,) of episodes, the mean over temperaments of the product over visits.
 
-
-def mean_mood(values: Tensor) -> Tensor:
-    """The mean over moods of values (..., M): (...,)."""
-    return values @ values.new_tensor(MOOD_CHANCES)
+    Shapes: of_visit (V, S) log-likelihoods, episode (V,) int64 whose visit it is, 0 .. B - 1 with B = episodes.
+    """
+    whole = of_visit.new_zeros(episodes, of_visit.shape[1]).index_add(0, episode, of_visit)
+    return torch.logsumexp(whole, dim=1) - math.log(of_visit.shape[1])
 
 
 def over_moods(values: Tensor) -> Tensor:

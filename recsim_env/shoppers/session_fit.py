@@ -1,9 +1,10 @@
-"""Fit the session model to an impression log: episodes in; calibrated weights and held-out scores out."""
+"""Fit the session model to an impression log: episodes in; weights and held-out scores out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +13,18 @@ from transformers import get_cosine_schedule_with_warmup
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.finetune import minimise
+from recsim_env.noise import normal
 from recsim_env.shoppers.session import (
+    TEMPERAMENT,
     SessionShopper,
     SessionShopperConfig,
-    leave_log_likelihood,
-    mean_mood,
     over_moods,
     slate_log_likelihood,
 )
 from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
 
 Progress = Callable[[int, int], None]
-MIN_LEAVES = 300  # held-out shoppers who left, from which on leaving is calibrated
+SWIFT = 10.0  # times the learning rate, of the few numbers that all shoppers share: they have far to go
 CHUNK = 512  # episodes replayed side by side: what they touch stays in a processor's cache
 
 
@@ -36,12 +36,14 @@ class SessionFitConfig:
     """Passes over the episodes."""
     batch_episodes: int = 64
     """Episodes in a batch."""
+    temperaments: int = 32
+    """Temperaments drawn for each episode of a batch."""
     learning_rate: float = 3e-3
     """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
     weight_decay: float = 0.02
     """Decoupled weight decay."""
     held_out: float = 0.1
-    """Share of the episodes that calibration and scores are made on, the same for every seed."""
+    """Share of the episodes that scores are made on, the same for every seed."""
     seed: int = 0
     """Seed of initialisation, order and dropout."""
     hidden_size: int = 64
@@ -123,7 +125,7 @@ class Visits:
         return len(self.length)
 
     def batch(self, episodes: Tensor) -> dict[str, Tensor]:
-        """Some whole episodes (B,) as the arguments of `SessionShopper.forward`."""
+        """Some whole episodes (B,) as the arguments of `SessionShopper.forward`, all but `normal`."""
         length = self.length[episodes]
         real = torch.arange(int(length.max())) < length.unsqueeze(1)
         start = (self.length.cumsum(0) - self.length)[episodes]
@@ -184,7 +186,7 @@ def fit_session(
     device: torch.device | str = "cpu",
     progress: Progress = lambda step, steps: None,
 ) -> SessionShopper:
-    """Fit a model to a log and calibrate it on the episodes held out; it comes back in `eval()` mode.
+    """Fit a model to a log, but for the episodes held out; it comes back in `eval()` mode.
 
     Args:
         sessions, catalog: the log and its items, on the CPU
@@ -194,14 +196,13 @@ def fit_session(
     Errors: ValueError where the log has too few episodes to hold some out, or items that the catalogue does not have.
     """
     config = config or SessionFitConfig()
-    learn, check = learn_and_check(sessions, config)
+    learn, _ = learn_and_check(sessions, config)
     visits = Visits.of(learn, catalog)
     model = new_session_shopper(catalog, sessions.slates.shape[2], config, declared=sessions.declared.shape[1])
     _standardise(model, visits)
     model.to(device)  # type: ignore[arg-type]
     _train(model, visits, config, progress)
     model.train(False)
-    calibrate(model, Visits.of(check, catalog))
     return model
 
 
@@ -227,17 +228,25 @@ def _standardise(model: SessionShopper, visits: Visits) -> None:
 def _train(model: SessionShopper, visits: Visits, config: SessionFitConfig, progress: Progress) -> None:
     """AdamW on whole episodes, each epoch in an order of its own; weight decay on matrices only."""
     steps = max(round(config.epochs * len(visits) / config.batch_episodes), 1)
-    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
-    others = [weight for weight in model.parameters() if weight.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    of_shoppers = [*model.temper.parameters(), *model.weariness.parameters(), model.leave_head.slopes, model.look_step]
+    single = {id(weight) for weight in of_shoppers}
+    rest = [weight for weight in model.parameters() if id(weight) not in single]
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in rest if weight.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in rest if weight.ndim <= 1]},
+        {"params": of_shoppers, "lr": SWIFT * config.learning_rate},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimiser, steps // 20, steps)
-    order = shuffled(len(visits), config.batch_episodes, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    order = shuffled(len(visits), config.batch_episodes, generator)
     model.train()
     with torch.random.fork_rng():  # of dropout
         torch.manual_seed(config.seed)
         for step in range(steps):
-            batch = {name: value.to(model.device) for name, value in visits.batch(next(order)).items()}
+            episodes = next(order)
+            batch = visits.batch(episodes) | {"normal": spread_out(len(episodes), config.temperaments, generator)}
+            batch = {name: value.to(model.device) for name, value in batch.items()}
             optimiser.zero_grad()
             model(**batch)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -252,53 +261,54 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
         yield from torch.randperm(count, generator=generator).split(size)
 
 
+def spread_out(episodes: int, count: int, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers (B, S, TEMPERAMENT) that cover their space evenly in each episode.
+
+    A Sobol sequence, moved by a draw of the episode's own around the unit cube (Cranley & Patterson 1976).
+    """
+    points = torch.quasirandom.SobolEngine(TEMPERAMENT).draw(count)
+    return normal((points + torch.rand(episodes, 1, TEMPERAMENT, generator=generator)) % 1.0)
+
+
 # ---- held-out ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of V visits, uncalibrated.
+    """What a model says of V visits, each from those before it."""
 
-    Shapes: click_logits, log_looks (V, M, K) by mood; leave_logits (V, M).
-    """
-
-    click_logits: Tensor
-    log_looks: Tensor
-    leave_logits: Tensor
+    clicks: Tensor
+    """(V, K) chance of a click."""
+    leaves: Tensor
+    """(V,) chance of leaving, given the clicks."""
+    nll: float
+    """Negative log-likelihood a visit, nats."""
 
 
 @torch.no_grad()
-def predict(model: SessionShopper, visits: Visits, batch_episodes: int = 256) -> Predictions:
-    """Predict every visit from those before it; dropout off."""
+def predict(model: SessionShopper, visits: Visits, temperaments: int = 128, batch_episodes: int = 64) -> Predictions:
+    """Predict every visit; a temperament weighs as much as it explains the visits before. Dropout off."""
     model.train(False)
-    found = []
+    generator = torch.Generator().manual_seed(0)
+    clicks, leaves, likelihood = [], [], 0.0
     for rows in torch.arange(len(visits)).split(batch_episodes):
-        batch = {name: value.to(model.device) for name, value in visits.batch(rows).items()}
+        batch = visits.batch(rows) | {"normal": spread_out(len(rows), temperaments, generator)}
+        batch = {name: value.to(model.device) for name, value in batch.items()}
         out = model(**batch)
-        found.append([out[name].cpu() for name in ("click_logits", "log_looks", "leave_logits")])
-    return Predictions(*(torch.cat(column) for column in zip(*found, strict=True)))
+        likelihood += float(out["loss"]) * len(batch["slates"])
+        known = _before(out["log_likelihood"], batch["real"])
+        chance = over_moods(torch.exp(out["log_looks"].unsqueeze(2) + F.logsigmoid(out["click_logits"])))
+        clicks.append(torch.einsum("vs,vsk->vk", known.softmax(dim=1), chance).cpu())
+        of_clicks = slate_log_likelihood(out["log_looks"], out["click_logits"], batch["clicks"], batch["shown"])
+        weight = (known + of_clicks).softmax(dim=1)
+        leaves.append((weight * torch.sigmoid(out["leave_logits"])).sum(dim=1).cpu())
+    return Predictions(torch.cat(clicks), torch.cat(leaves), likelihood / len(visits.leaves))
 
 
-def calibrate(model: SessionShopper, visits: Visits) -> None:
-    """Set scale and shift of the log-odds of a click and of leaving (Platt 1999) on visits it was not fitted to.
-
-    Leaving takes `MIN_LEAVES` of them: with fewer, the shift would follow the noise.
-    """
-    model.config.click_calibration = model.config.leave_calibration = (1.0, 0.0)
-    found = predict(model, visits)
-    click = torch.tensor([1.0, 0.0], requires_grad=True)
-
-    def click_loss() -> Tensor:
-        log_odds = found.click_logits * click[0] + click[1]
-        return -slate_log_likelihood(found.log_looks, log_odds, visits.clicks, visits.shown).mean()
-
-    if visits.clicks.any():
-        minimise(click_loss, click)
-    model.config.click_calibration = (round(click[0].item(), 5), round(click[1].item(), 5))
-    leave = torch.tensor([1.0, 0.0], requires_grad=True)
-    if int(visits.leaves.sum()) >= MIN_LEAVES:
-        minimise(lambda: -leave_log_likelihood(found.leave_logits * leave[0] + leave[1], visits.leaves).mean(), leave)
-    model.config.leave_calibration = (round(leave[0].item(), 5), round(leave[1].item(), 5))
+def _before(of_visit: Tensor, real: Tensor) -> Tensor:
+    """(V, S) sums of the log-likelihoods (V, S) of the earlier visits of the same episode; real (B, T)."""
+    padded = of_visit.new_zeros(*real.shape, of_visit.shape[1]).masked_scatter(real.unsqueeze(2), of_visit)
+    return (padded.cumsum(dim=1) - padded)[real]
 
 
 @dataclass(frozen=True)
@@ -306,6 +316,8 @@ class SessionScores:
     """How well a model predicts visits that it was not fitted to."""
 
     visits: int
+    nll: float
+    """Negative log-likelihood a visit, nats."""
     click_auc: float
     """Chance that a click is ranked above a non-click."""
     click_ne: float
@@ -330,16 +342,14 @@ class SessionScores:
 
 @torch.no_grad()
 def score(model: SessionShopper, visits: Visits) -> SessionScores:
-    """Held-out scores of a calibrated model."""
+    """Held-out scores of a model."""
     found = predict(model, visits)
-    scale, shift = model.config.click_calibration
-    click = over_moods(torch.exp(found.log_looks + F.logsigmoid(scale * found.click_logits + shift)))
-    of_leave, by = model.config.leave_calibration
-    leave = mean_mood(torch.sigmoid(of_leave * found.leave_logits + by))
+    click, leave = found.clicks, found.leaves
     clicks, shown = visits.clicks, visits.shown
     expected, observed = (click * shown).sum(dim=0), (clicks & shown).sum(dim=0)
     return SessionScores(
         visits=len(visits.leaves),
+        nll=found.nll,
         click_auc=auc(click[shown], clicks[shown]),
         click_ne=normalised_entropy(click[shown], clicks[shown]),
         click_ratio=float(expected.sum() / observed.sum()),
