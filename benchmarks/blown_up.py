@@ -60,7 +60,8 @@ class Carried:
         weights = self._solve @ values.double()
         if not torch.allclose(self._before @ weights, values.double(), rtol=0, atol=1e-4):
             raise ValueError("values are not affine in the embeddings, but only what is affine can be carried over.")
-        return (self._after @ weights).float()
+        found: Tensor = self._after @ weights
+        return found.float()
 
 
 def _with_one(embedding: Tensor) -> Tensor:

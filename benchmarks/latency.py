@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import faiss
@@ -30,7 +30,7 @@ from agents.evaluate import evaluate
 from agents.ppo_agents import PPOComposerConfig
 from benchmarks import league
 from benchmarks.blown_up import Shop, blow_up
-from benchmarks.latency_report import CLUSTERS, EVERY, EXACT, STEPS, report
+from benchmarks.latency_report import EVERY, ORDER, SERVED, STEPS, report
 from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.league_report import PPO
 from benchmarks.market import MarketWorld, policy_inputs
@@ -105,14 +105,15 @@ class Config:
 # ---- ways to serve ---------------------------------------------------------------------------------------------------
 
 
-WAYS = (EVERY, f"{EXACT}, fp32", f"{EXACT}, int8", f"{CLUSTERS}, fp32", f"{CLUSTERS}, int8")
-"""Every way; the first is what the others are compared with."""
-PLAYED = (WAYS[0], *WAYS[3:])
-"""Ways that play episodes: those with an exact index find what the first finds, as its requests show."""
+PLAYED = (SERVED, EVERY, ORDER[4])
+"""Ways that play episodes, in this order: the others find the same or more, as their requests show."""
 
 
 def ways(items: int, categories: int, share: float) -> dict[str, IndexConfig | None]:
-    """Name -> index, None for ranking every item; as many clusters in a category as there are items in each."""
+    """Name -> index, in the order of `ORDER`; None = every item is ranked.
+
+    A category has as many clusters as each of them has items.
+    """
     lists = max(round((items / categories) ** 0.5), 1)
     probes = max(round(share * lists), 1)
     indices = (
@@ -122,7 +123,7 @@ def ways(items: int, categories: int, share: float) -> dict[str, IndexConfig | N
         IndexConfig(lists, probes),
         IndexConfig(lists, probes, int8=True),
     )
-    return dict(zip(WAYS, indices, strict=True))
+    return dict(zip(ORDER, indices, strict=True))
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Size:
     @cached_property
     def requests(self) -> list[Observation]:
         """Observations of one shopper each, from episodes that exact retrieval played."""
-        return list(requests_of(self.shop, self.recommender(f"{EXACT}, fp32"), self.config.requests))
+        return list(requests_of(self.shop, self.recommender(ORDER[1]), self.config.requests))
 
     @cached_property
     def truth(self) -> list[tuple[Tensor, Tensor]]:
@@ -232,7 +233,7 @@ def serve(size: Size, way: str) -> pl.DataFrame:
     common = {"items": size.items, "way": way, "index_mb": recommender.megabytes, "load": os.getloadavg()[0]}
     rows: list[dict[str, object]] = []
     for number, request in enumerate(requests):
-        rows.append({"what": "request", "number": number, **timed(lambda asked=request: recommender.recommend(asked))})
+        rows.append({"what": "request", "number": number, **timed(partial(recommender.recommend, request))})
     for number, request in enumerate(requests[: config.looked_at]):
         shares = recalled(found(recommender, request), size.truth[number])
         rows[number] |= shares
@@ -240,7 +241,7 @@ def serve(size: Size, way: str) -> pl.DataFrame:
     for number in range(config.batches):
         part = [requests[at % len(requests)] for at in range(number * config.batch, (number + 1) * config.batch)]
         together = {name: torch.cat([request[name] for request in part]) for name in part[0]}
-        took = timed(lambda asked=together: recommender.recommend(asked))
+        took = timed(partial(recommender.recommend, together))
         rows.append({"what": "batch", "number": number, "size": config.batch, **took})
     return pl.DataFrame([{**common, "size": 1, "pool": None, "slate": None, **row} for row in rows], schema=SERVED)
 
@@ -299,11 +300,13 @@ def play(size: Size, way: str) -> pl.DataFrame:
 
 
 def measure(config: Config) -> None:
-    """Measure what is missing: all timing, then the episodes; ranking every item, which takes longest, comes last."""
+    """Measure what is missing: all timing, then the episodes; first in both the way that the targets are read off."""
     small = small_market(config)
     sizes = [Size(config, small, at) for at in range(len(config.items))]
-    tables = [(serve, "requests", size, way) for size in sizes for way in reversed(WAYS)]
-    tables += [(play, "episodes", size, way) for size in sizes if size.episodes for way in reversed(PLAYED)]
+    tables = [
+        (serve, "requests", size, way) for size in sizes for way in (SERVED, *(way for way in ORDER if way != SERVED))
+    ]
+    tables += [(play, "episodes", size, way) for size in sizes if size.episodes for way in PLAYED]
     missing = [table for table in tables if not path_of(table[2].folder, table[3], table[1]).exists()]
     for action, kind, size, way in tqdm(missing, unit="table"):
         league.write(action(size, way), path_of(size.folder, way, kind))

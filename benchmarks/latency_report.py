@@ -14,8 +14,10 @@ from benchmarks.statistics import Estimate, bootstrap, paired_difference
 
 EVERY, EXACT, CLUSTERS = "every item", "exact index", "clusters"
 """What a way to serve compares a request with; the last two are followed by how numbers are kept."""
-SERVED = f"{CLUSTERS}, int8"
-"""The way that the targets are read off."""
+SERVED = f"{EXACT}, int8"
+"""The way that the targets are read off: the cheapest that finds nearly all that ranking every item finds."""
+ORDER = (EVERY, f"{EXACT}, fp32", SERVED, f"{CLUSTERS}, fp32", f"{CLUSTERS}, int8")
+"""Every way to serve; the first is what the others are compared with."""
 NAMES = {10_000: "10k", 100_000: "100k", 1_000_000: "1m"}
 """Sizes of a catalogue in the summary's names."""
 STEPS = ("retrieval", "features", "policy")
@@ -36,10 +38,10 @@ class Report:
 def report(rows: pl.DataFrame) -> Report:
     """From rows as `benchmarks.latency` writes them."""
     lines = lines_of(rows)
-    load = rows["load"].drop_nulls()
+    load = rows["load"].drop_nulls().to_list()
     note = (
-        f"Times are those of one thread. The machine had other work: {load.min():.1f} to {load.max():.1f} processes "
-        "wanted its cores at a time, so the clock's times hold waiting; the processor's do not."
+        f"Times are those of one thread. While they were taken, {min(load):.1f} to {max(load):.1f} processes wanted the "
+        "machine's cores: the clock's times hold waiting, the processor's do not."
     )
     return Report(f"{markdown(lines, HEADERS)}\n{note}", summary_of(lines), draw(lines))
 
@@ -55,16 +57,13 @@ def quantile(values: pl.Series, share: float) -> Estimate:
 
 
 def lines_of(rows: pl.DataFrame) -> list[dict[str, object]]:
-    """A line a size and way, in the order of the rows' sizes and of the first size's ways."""
+    """A line a size and way."""
     generator = np.random.default_rng(0)
     found: list[dict[str, object]] = []
-    for items, way in rows.select("items", "way").unique(maintain_order=True).sort("items", maintain_order=True).rows():
+    for items, way in rows.select("items", "way").unique().sort("items", "way").rows():
         own = rows.filter(pl.col("items") == items, pl.col("way") == way)
         found.append({"items": items, "way": way, **times(own), **quality(rows, items, way, generator)})
-    order = {
-        way: at for at, way in enumerate((EVERY, *(f"{a}, {b}" for a in (EXACT, CLUSTERS) for b in ("fp32", "int8"))))
-    }
-    return sorted(found, key=lambda line: (line["items"], order[str(line["way"])]))
+    return sorted(found, key=lambda line: (int(str(line["items"])), ORDER.index(str(line["way"]))))
 
 
 def times(own: pl.DataFrame) -> dict[str, object]:
@@ -86,9 +85,10 @@ def times(own: pl.DataFrame) -> dict[str, object]:
 
 
 def quality(rows: pl.DataFrame, items: int, way: str, generator: np.random.Generator) -> dict[str, object]:
-    """What a way finds of what ranking every item finds, and the share of its return that it loses in the same episodes.
+    """What a way finds of what ranking every item finds, and the share of the return that it loses.
 
-    The return that is lost is the mean difference over the mean of ranking every item; its interval is the difference's.
+    What is lost is the mean difference of the same episodes, over the mean of ranking every item; the interval is the
+    difference's.
     """
     of_size = rows.filter(pl.col("items") == items)
     own = of_size.filter(pl.col("way") == way)
@@ -155,10 +155,8 @@ def draw(lines: list[dict[str, object]]) -> Figure:
     for number, way in enumerate(names):
         own = [line for line in lines if line["way"] == way]
         for axes, column, scale in ((left, "p99_cpu", 1.0), (right, "lost", 100.0)):
-            known = [(line, line[column]) for line in own if isinstance(line.get(column), Estimate)]
-            found = [
-                (sizes.index(int(str(line["items"]))), value) for line, value in known if isinstance(value, Estimate)
-            ]
+            points = [(sizes.index(int(str(line["items"]))), line.get(column)) for line in own]
+            found = [(at, value) for at, value in points if isinstance(value, Estimate)]
             x = [at + 0.12 * (number - 2) for at, _ in found]
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(x, [scale * e.value for _, e in found], "o", color=colour, markersize=5, label=way)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 import torch
-from faiss.contrib.ivf_tools import add_preassigned
+from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 from torch import Tensor
 
 LANES = 8
@@ -97,7 +97,7 @@ class CategoryIndex:
         asked[:, self._width] = 1.0
         lists = self._probed(asked).flatten(0, 1).numpy()  # (B G, probes)
         repeated = asked.repeat_interleave(self.categories, dim=0).numpy()
-        _, found = self._faiss.search_preassigned(repeated, count, lists, np.zeros(lists.shape, np.float32))
+        found: np.ndarray = search_preassigned(self._faiss, repeated, count, lists)[1]
         return torch.from_numpy(found).view(batch, self.categories, count).to(query.device)
 
     def _probed(self, asked: Tensor) -> Tensor:

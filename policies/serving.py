@@ -105,7 +105,7 @@ class Recommender:
             if not isinstance(value, Tensor) or value.dtype != dtype or value.device.type != self._device.type:
                 found = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
                 raise TypeError(f"observation[{name!r}] is {found}, but it must be a {dtype} tensor on {self._device}.")
-            batch = len(value) if batch is None and value.ndim else batch
+            batch = len(value) if batch is None and value.ndim == 1 + len(shape) else batch
             if tuple(value.shape) != (batch, *shape) or not batch:
                 wanted = ", ".join(str(size) for size in ("B" if batch is None else max(batch, 1), *shape))
                 raise ValueError(
