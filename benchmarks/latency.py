@@ -243,10 +243,10 @@ def serve(size: Size, way: str) -> pl.DataFrame:
         together = {name: torch.cat([request[name] for request in part]) for name in part[0]}
         took = timed(partial(recommender.recommend, together))
         rows.append({"what": "batch", "number": number, "size": config.batch, **took})
-    return pl.DataFrame([{**common, "size": 1, "pool": None, "slate": None, **row} for row in rows], schema=SERVED)
+    return pl.DataFrame([{**common, "size": 1, "pool": None, "slate": None, **row} for row in rows], schema=ROW)
 
 
-SERVED = {
+ROW = {
     "items": pl.Int64(),
     "way": pl.String(),
     "what": pl.String(),

@@ -40,8 +40,8 @@ def report(rows: pl.DataFrame) -> Report:
     lines = lines_of(rows)
     load = rows["load"].drop_nulls().to_list()
     note = (
-        f"Times are those of one thread. While they were taken, {min(load):.1f} to {max(load):.1f} processes wanted the "
-        "machine's cores: the clock's times hold waiting, the processor's do not."
+        f"Times are those of one thread. Meanwhile {min(load):.1f} to {max(load):.1f} processes wanted the machine's "
+        "cores: the clock's times hold waiting, the processor's do not."
     )
     return Report(f"{markdown(lines, HEADERS)}\n{note}", summary_of(lines), draw(lines))
 
