@@ -222,11 +222,15 @@ class Composer:
         return intent
 
     @torch.no_grad()
-    def view(self, observation: Observation) -> View:
-        """Look at a visit: rank, take the pool, and work out every cue."""
-        catalog = self._inputs.catalog
-        candidates = candidates_of(observation, len(catalog))
-        pool = self._pooling(self._ranker.logits(observation), candidates)
+    def pool(self, observation: Observation) -> Pool:
+        """Rank the candidates of a visit and take the pool."""
+        candidates = candidates_of(observation, len(self._inputs.catalog))
+        return self._pooling(self._ranker.logits(observation), candidates)
+
+    @torch.no_grad()
+    def view(self, observation: Observation, pool: Pool | None = None) -> View:
+        """Look at a visit: take its pool, if it is not given, and work out every cue."""
+        pool = self.pool(observation) if pool is None else pool
         recent = Recent.of(observation)
         inputs = CueInputs(observation, recent, pool, self._category, self.slate_size)
         cues = torch.stack([cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=2)
