@@ -131,7 +131,7 @@ class Recommender:
         ids = items.clamp(min=0)
         tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
         logits = torch.einsum("bd,bcd->bc", query, self._vectors[ids]) + model.bias[ids]
-        logits = logits + of_category.gather(1, model.category[ids]) + recent.of_items(ids, tired)
+        logits = logits + of_category.gather(1, model.category[ids]) + recent.of_items(ids, tired, self._items)
         return self._pooling.among(logits, items)
 
     @torch.no_grad()
