@@ -18,7 +18,6 @@ from policies.composer import Composer, ComposerPolicy
 from policies.features import principal
 from policies.two_tower import TwoTower, TwoTowerRanker
 from recsim_env.catalog import Catalog
-from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.simulator import SlateSimulator
 
@@ -68,8 +67,8 @@ def _with_one(embedding: Tensor) -> Tensor:
     return torch.cat([embedding.double(), embedding.new_ones(len(embedding), 1).double()], dim=1)
 
 
-def blow_up(env: str, small: SlateSimulator, policy: ComposerPolicy, ranker: TwoTowerRanker, items: int) -> Shop:
-    """A market of so many items, on the CPU, with the policy and the ranker of a smaller one of that id.
+def blow_up(small: SlateSimulator, policy: ComposerPolicy, ranker: TwoTowerRanker, items: int) -> Shop:
+    """A market of so many items, on the CPU, with the policy and the ranker of a smaller one.
 
     Errors: TypeError where the small one is no market, ValueError where it has more items.
     """
@@ -79,7 +78,8 @@ def blow_up(env: str, small: SlateSimulator, policy: ComposerPolicy, ranker: Two
     if items < len(small.catalog):
         raise ValueError(f"items is {items}, but the market has {len(small.catalog)} already.")
     config = replace(shopper.config, items=items)
-    simulator = make_simulator(env, device="cpu", reward=PRESETS[env].reward, world=shopper.world, config=config)
+    more = MarketShopper(torch.device("cpu"), small.slate_size, config=config, world=shopper.world)
+    simulator = SlateSimulator(more, small.reward, horizon_days=small.horizon_days, history=small.history)
     carried = Carried(small.catalog, simulator.catalog)
     inputs = policy_inputs(simulator, carry_ranker(ranker, carried, simulator.catalog))
     composer = Composer(inputs, policy.composer.config)

@@ -2,22 +2,25 @@
 
 A market is blown up to catalogues of several sizes. The league's PPO composer serves requests from real episodes there
 in several ways: every item ranked, or candidates from an index that is exact or looks into some clusters, of four-byte
-or one-byte numbers. Timed on one core, from the observations to the slates; then the same ways play the same episodes.
+or one-byte numbers. Timed on one core, from the observations to the slates; then some of the ways play the same
+episodes.
 
-    runs/latency/<items>/<way>.requests.parquet     a row a request, a batch, or a request looked at step by step
-    runs/latency/<items>/<way>.episodes.parquet     a row an episode
+    runs/latency/config.json                  the settings that all rows have in common
+    runs/latency/<items>-<way>.parquet        a row a request, a step of a request, a batch, or an episode
 
-What is there is not measured again. `benchmarks.latency_report` makes table, figure and summary of the rows.
+What is there is not measured again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import faiss
 import polars as pl
@@ -30,11 +33,11 @@ from agents.evaluate import evaluate
 from agents.ppo_agents import PPOComposerConfig
 from benchmarks import league
 from benchmarks.blown_up import Shop, blow_up
-from benchmarks.latency_report import EVERY, ORDER, SERVED, STEPS, report
+from benchmarks.latency_report import EVERY, ORDER, PLAYED, report
 from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.league_report import PPO
 from benchmarks.market import MarketWorld, policy_inputs
-from benchmarks.report import RESULTS, Run
+from benchmarks.report import RESULTS, Run, config_as_json, write_text
 from benchmarks.transfer import load_actor
 from benchmarks.world import REPORTED_SEED, seeds
 from policies.composer import ComposerPolicy
@@ -48,6 +51,11 @@ RUN_EPISODES, RUN_REQUESTS = 91, 92
 """The league's runs whose shoppers these would be: no run has so high a number."""
 VISITS = 32
 """Visits of each shopper that requests are taken from."""
+WARM = 50
+"""Requests before those that count."""
+REMEMBERED = 16_000_000
+"""Items times shoppers at a time in the episodes: a market remembers every item that each was shown."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,56 +65,34 @@ class Config:
     league: league.Config = field(default_factory=league.Config)
     """How the agent is trained, and where it lies if that was done."""
     place: str = Place(MARKET, 0).name
-    """A market."""
+    """A market of the league."""
     items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Sizes of its catalogue."""
+    episodes: tuple[int, ...] = (2048, 1024, 48)
+    """Episodes that are played at each size; 0 = none."""
     share: float = 0.25
     """Of the clusters of each category, how many are looked into."""
     count: int = 24
     """Candidates of each category."""
-    requests: int = 2048
-    """Single requests of each way with an index."""
-    baseline: int = 1024
-    """Single requests where every item is ranked."""
-    warm: int = 100
-    """Requests before those that count."""
-    looked_at: int = 512
+    requests: int = 1000
+    """Single requests of each way."""
+    looked_at: int = 128
     """Requests taken apart: time of each step, and what is found of what ranking every item finds."""
     batch: int = 64
     """Requests answered at once, for the throughput."""
-    batches: int = 16
+    batches: int = 4
     """Times that these are."""
-    episodes: tuple[int, ...] = (4096, 2048, 128)
-    """Episodes of each size; 0 = none are played."""
-    shoppers: tuple[int, ...] = (256, 128, 16)
-    """Shoppers at a time in these: a market remembers every item that each was shown."""
-    threads: int = 1
-    """CPU threads."""
-    report_only: bool = False
-    """Measure nothing."""
     work: Path = Path("runs/latency")
     """Folder of the rows; delete it to start anew."""
     results: Path = RESULTS
     """Folder of the results."""
 
     def __post_init__(self) -> None:
-        if not len(self.items) == len(self.episodes) == len(self.shoppers):
-            raise ValueError(
-                f"items, episodes and shoppers name {len(self.items)}, {len(self.episodes)} and {len(self.shoppers)} "
-                "numbers, but each needs one a size."
-            )
-        if not max(self.looked_at, self.warm) <= self.baseline <= self.requests:
-            raise ValueError(
-                f"baseline is {self.baseline}, but it must be from {max(self.looked_at, self.warm)} (looked_at, warm) "
-                f"to {self.requests} (requests)."
-            )
+        if len(self.items) != len(self.episodes):
+            raise ValueError(f"episodes has {len(self.episodes)} numbers, but items has {len(self.items)}: one a size.")
 
 
-# ---- ways to serve ---------------------------------------------------------------------------------------------------
-
-
-PLAYED = (SERVED, EVERY, ORDER[4])
-"""Ways that play episodes, in this order: the others find the same or more, as their requests show."""
+# ---- what serves -----------------------------------------------------------------------------------------------------
 
 
 def ways(items: int, categories: int, share: float) -> dict[str, IndexConfig | None]:
@@ -130,7 +116,6 @@ def ways(items: int, categories: int, share: float) -> dict[str, IndexConfig | N
 class Small:
     """The market as the agent met it."""
 
-    env: str
     simulator: SlateSimulator
     ranker: TwoTowerRanker
     agent: ComposerPolicy
@@ -147,32 +132,26 @@ def small_market(config: Config) -> Small:
             league.play(cell, site, config.league)
     simulator, fitted = world.simulator("cpu"), load_two_tower(ranker)
     loaded = load_actor(agent, PPOComposerConfig(), policy_inputs(simulator, fitted))
-    return Small(place.env, simulator, fitted, loaded)
+    return Small(simulator, fitted, loaded)
 
 
 class Size:
     """One size of the market; what takes time is made when it is needed."""
 
-    def __init__(self, config: Config, small: Small, at: int) -> None:
-        self.items, self.config, self._small = config.items[at], config, small
-        self.episodes, self.shoppers = config.episodes[at], config.shoppers[at]
-        self.folder = config.work / str(self.items)
-        self._made: dict[str, Recommender] = {}
+    def __init__(self, config: Config, small: Small, items: int, episodes: int) -> None:
+        self.config, self.items, self.episodes, self._small = config, items, episodes, small
 
     @cached_property
     def shop(self) -> Shop:
         """The market blown up."""
         small = self._small
-        return blow_up(small.env, small.simulator, small.agent, small.ranker, self.items)
+        return blow_up(small.simulator, small.agent, small.ranker, self.items)
 
     def recommender(self, way: str) -> Recommender:
         """Serves in this way."""
-        if way not in self._made:
-            categories = len(self.shop.simulator.catalog.categories)
-            config = ways(self.items, categories, self.config.share)[way]
-            index = None if config is None else index_of(self.shop.ranker, config)
-            self._made[way] = Recommender(self.shop.inputs, self.shop.policy, index, count=self.config.count)
-        return self._made[way]
+        index = ways(self.items, len(self.shop.simulator.catalog.categories), self.config.share)[way]
+        built = None if index is None else index_of(self.shop.ranker, index)
+        return Recommender(self.shop.inputs, self.shop.policy, built, count=self.config.count)
 
     @cached_property
     def requests(self) -> list[Observation]:
@@ -183,7 +162,7 @@ class Size:
     def truth(self) -> list[tuple[Tensor, Tensor]]:
         """Pool and slate of the requests that are looked at, every item ranked."""
         every = self.recommender(EVERY)
-        return [found(every, request) for request in self.requests[: self.config.looked_at]]
+        return [taken_apart(every, request)[:2] for request in self.requests[: self.config.looked_at]]
 
 
 def requests_of(shop: Shop, recommender: Recommender, number: int) -> Iterator[Observation]:
@@ -203,48 +182,7 @@ def requests_of(shop: Shop, recommender: Recommender, number: int) -> Iterator[O
         observation = simulator.observe()
 
 
-def found(recommender: Recommender, request: Observation) -> tuple[Tensor, Tensor]:
-    """Ids in the pool of one shopper, and their slate."""
-    pool = recommender.pool(request)
-    return pool.items[pool.items >= 0], recommender.compose(recommender.policy.composer.view(request, pool))[0]
-
-
 # ---- rows ------------------------------------------------------------------------------------------------------------
-
-
-def timed(action: Callable[[], object]) -> dict[str, float]:
-    """Milliseconds by the clock and of this thread's processor time."""
-    wall, cpu = time.perf_counter(), time.thread_time()
-    action()
-    return {"wall_ms": 1e3 * (time.perf_counter() - wall), "cpu_ms": 1e3 * (time.thread_time() - cpu)}
-
-
-def serve(size: Size, way: str) -> pl.DataFrame:
-    """A row a request, a step of a request, and a batch.
-
-    Columns: items · way · what (`request`, `batch` or a step) · number · wall_ms · cpu_ms · size (requests at once) ·
-    pool and slate, the share of them that ranking every item finds too, null for most · index_mb · load (of the
-    machine, mean runnable processes of the last minute).
-    """
-    recommender, config = size.recommender(way), size.config
-    requests = size.requests[: config.baseline if way == EVERY else None]
-    for request in requests[: config.warm]:
-        recommender.recommend(request)
-    common = {"items": size.items, "way": way, "index_mb": recommender.megabytes, "load": os.getloadavg()[0]}
-    rows: list[dict[str, object]] = []
-    for number, request in enumerate(requests):
-        rows.append({"what": "request", "number": number, **timed(partial(recommender.recommend, request))})
-    for number, request in enumerate(requests[: config.looked_at]):
-        shares = recalled(found(recommender, request), size.truth[number])
-        rows[number] |= shares
-        rows += steps_of(recommender, request, number)
-    for number in range(config.batches):
-        part = [requests[at % len(requests)] for at in range(number * config.batch, (number + 1) * config.batch)]
-        together = {name: torch.cat([request[name] for request in part]) for name in part[0]}
-        took = timed(partial(recommender.recommend, together))
-        rows.append({"what": "batch", "number": number, "size": config.batch, **took})
-    return pl.DataFrame([{**common, "size": 1, "pool": None, "slate": None, **row} for row in rows], schema=ROW)
-
 
 ROW = {
     "items": pl.Int64(),
@@ -256,81 +194,120 @@ ROW = {
     "cpu_ms": pl.Float64(),
     "pool": pl.Float64(),
     "slate": pl.Float64(),
+    "return": pl.Float64(),
     "index_mb": pl.Float64(),
     "load": pl.Float64(),
 }
+"""Columns; null where a row has nothing to say. what: `request`, `batch`, `episode`, or one of
+`latency_report.STEPS` · number: which of these, an episode's is its seed · size: requests at once · wall_ms: by the
+clock · cpu_ms: of this thread's processor time · pool, slate: share of those of ranking every item that is there too ·
+load: of the machine, mean runnable processes of the last minute."""
+Clocks = dict[str, float]
 
 
-def steps_of(recommender: Recommender, request: Observation, number: int) -> list[dict[str, object]]:
-    """A row for each of `STEPS`; the check is left out."""
-    made: dict[str, object] = {}
+def timed(action: Callable[[], T]) -> tuple[T, Clocks]:
+    """What an action returns, and its milliseconds by the clock and of this thread's processor time."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    found = action()
+    return found, {"wall_ms": 1e3 * (time.perf_counter() - wall), "cpu_ms": 1e3 * (time.thread_time() - cpu)}
+
+
+def taken_apart(recommender: Recommender, request: Observation) -> tuple[Tensor, Tensor, dict[str, Clocks]]:
+    """Ids in the pool of one shopper, their slate, and the time of each of `STEPS`; the check is left out."""
     composer = recommender.policy.composer
-
-    def retrieve() -> None:
-        made["pool"] = recommender.pool(request)
-
-    def look() -> None:
-        made["view"] = composer.view(request, made["pool"])  # type: ignore[arg-type]
-
-    def act() -> None:
-        recommender.compose(made["view"])  # type: ignore[arg-type]
-
-    actions = zip(STEPS, (retrieve, look, act), strict=True)
-    return [{"what": step, "number": number, **timed(action)} for step, action in actions]
+    pool, retrieval = timed(lambda: recommender.pool(request))
+    view, features = timed(lambda: composer.view(request, pool))
+    slates, policy = timed(lambda: recommender.compose(view))
+    times = {"retrieval": retrieval, "features": features, "policy": policy}
+    return pool.items[pool.items >= 0], slates[0], times
 
 
-def recalled(one: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Share of the true pool and of the true slate that is there."""
-    return {
-        name: float(torch.isin(wanted, had).float().mean())
-        for name, had, wanted in zip(("pool", "slate"), one, true, strict=True)
-    }
+def recall(found: Tensor, true: Tensor) -> float:
+    """Share of true (P,) that is found (P',)."""
+    return float(torch.isin(true, found).float().mean())
 
 
-def play(size: Size, way: str) -> pl.DataFrame:
-    """A row an episode: items · way · what (`episode`) · seed · return · visits · clicks."""
-    episodes = seeds(REPORTED_SEED + RUN_EPISODES * league.RUN_SEEDS, size.episodes)
+def measure(size: Size, way: str) -> pl.DataFrame:
+    """All rows of a size and a way."""
     recommender = size.recommender(way)
-    rows = evaluate(recommender, size.shop.simulator, episodes, batch=size.shoppers).rows
-    named = [pl.lit(size.items, pl.Int64()).alias("items"), pl.lit(way).alias("way"), pl.lit("episode").alias("what")]
-    return rows.select(*named, "seed", "return", "visits", "clicks")
+    rows = [*serve(size, recommender), *(play(size, recommender) if way in PLAYED else [])]
+    common = {"items": size.items, "way": way, "index_mb": recommender.megabytes, "load": os.getloadavg()[0]}
+    return pl.DataFrame([dict.fromkeys(ROW) | common | row for row in rows], schema=ROW)
+
+
+def serve(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
+    """A row a request, a batch, and a step of the requests that are looked at."""
+    requests, config = size.requests, size.config
+    for request in requests[:WARM]:
+        recommender.recommend(request)
+    for number, request in enumerate(requests):
+        _, clocks = timed(partial(recommender.recommend, request))
+        yield {"what": "request", "number": number, "size": 1, **clocks}
+    for number in range(config.batches):
+        part = [requests[at % len(requests)] for at in range(number * config.batch, (number + 1) * config.batch)]
+        together = {name: torch.cat([request[name] for request in part]) for name in part[0]}
+        _, clocks = timed(partial(recommender.recommend, together))
+        yield {"what": "batch", "number": number, "size": config.batch, **clocks}
+    for number, (request, true) in enumerate(zip(requests, size.truth, strict=False)):
+        pool, slate, times = taken_apart(recommender, request)
+        shares = {"pool": recall(pool, true[0]), "slate": recall(slate, true[1])}
+        for step, clocks in times.items():
+            found = shares if step == "retrieval" else {}
+            yield {"what": step, "number": number, "size": 1, **clocks, **found}
+
+
+def play(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
+    """A row an episode."""
+    if size.episodes == 0:
+        return
+    episodes = seeds(REPORTED_SEED + RUN_EPISODES * league.RUN_SEEDS, size.episodes)
+    shoppers = min(max(REMEMBERED // size.items, 1), 256)
+    rows = evaluate(recommender, size.shop.simulator, episodes, batch=shoppers).rows
+    for seed, earned in rows.select("seed", "return").iter_rows():
+        yield {"what": "episode", "number": seed, "return": earned}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
 
 
-def measure(config: Config) -> None:
-    """Measure what is missing: all timing, then the episodes; first in both the way that the targets are read off."""
+def rows_of(config: Config) -> pl.DataFrame:
+    """All rows; those that are not there yet are measured."""
     small = small_market(config)
-    sizes = [Size(config, small, at) for at in range(len(config.items))]
-    tables = [
-        (serve, "requests", size, way) for size in sizes for way in (SERVED, *(way for way in ORDER if way != SERVED))
-    ]
-    tables += [(play, "episodes", size, way) for size in sizes if size.episodes for way in PLAYED]
-    missing = [table for table in tables if not path_of(table[2].folder, table[3], table[1]).exists()]
-    for action, kind, size, way in tqdm(missing, unit="table"):
-        league.write(action(size, way), path_of(size.folder, way, kind))
+    found = []
+    with tqdm(total=len(config.items) * len(ORDER), unit="way") as bar:
+        for items, episodes in zip(config.items, config.episodes, strict=True):
+            size = Size(config, small, items, episodes)
+            for way in ORDER:
+                path = config.work / f"{items}-{way.replace(', ', '-').replace(' ', '-')}.parquet"
+                if not path.exists():
+                    league.write(measure(size, way), path)
+                found.append(pl.read_parquet(path))
+                bar.update()
+    return pl.concat(found)
 
 
-def path_of(folder: Path, way: str, kind: str) -> Path:
-    """Of some rows."""
-    return folder / f"{way.replace(', ', '-').replace(' ', '_')}.{kind}.parquet"
+def check_work(config: Config) -> None:
+    """Remember the settings of the rows in `config.work`.
 
-
-def read(config: Config) -> pl.DataFrame:
-    """All rows that there are, of the sizes asked for."""
-    paths = [path for items in config.items for path in sorted((config.work / str(items)).glob("*.parquet"))]
-    return pl.concat([pl.read_parquet(path) for path in paths], how="diagonal")
+    Errors: ValueError where they were measured with others.
+    """
+    free = ("league", "work", "results")
+    told = {name: value for name, value in config_as_json(config).items() if name not in free}
+    path = config.work / "config.json"
+    if path.exists() and (before := json.loads(path.read_text())) != told:
+        other = sorted(name for name in told if before.get(name) != told[name])
+        raise ValueError(f"{path} differs in {other}: give the same settings, name another folder, or delete this one.")
+    config.work.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(told, indent=1) + "\n")
 
 
 def main(config: Config) -> None:
     """Measure what is missing, then report."""
-    torch.set_num_threads(config.threads)
-    faiss.omp_set_num_threads(config.threads)
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    check_work(config)
     run = Run("latency", config, results=config.results)
-    if not config.report_only:
-        measure(config)
-    rows = read(config)
+    rows = rows_of(config)
     found = report(rows)
     print(found.table)
     run.save(rows, summary=found.summary, table=found.table, figure=found.figure)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown
@@ -18,12 +19,12 @@ SERVED = f"{EXACT}, int8"
 """The way that the targets are read off: the cheapest that finds nearly all that ranking every item finds."""
 ORDER = (EVERY, f"{EXACT}, fp32", SERVED, f"{CLUSTERS}, fp32", f"{CLUSTERS}, int8")
 """Every way to serve; the first is what the others are compared with."""
+PLAYED = (EVERY, SERVED, ORDER[4])
+"""Ways that play episodes: the others find the same or more, as their requests show."""
 NAMES = {10_000: "10k", 100_000: "100k", 1_000_000: "1m"}
 """Sizes of a catalogue in the summary's names."""
 STEPS = ("retrieval", "features", "policy")
 """Of a request, in their order."""
-QUANTILES = (0.5, 0.95, 0.99)
-COLOURS = ("#777777", "#3b6ea5", "#7fb0dd", "#c23b3b", "#e39a3c")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class Report:
 
 def report(rows: pl.DataFrame) -> Report:
     """From rows as `benchmarks.latency` writes them."""
-    lines = lines_of(rows)
-    load = rows["load"].drop_nulls().to_list()
+    generator = np.random.default_rng(0)
+    order = pl.col("way").cast(pl.Enum(ORDER))
+    kinds = rows.select("items", "way").unique().sort(pl.col("items"), order).rows()
+    lines = [line_of(rows, items, way, generator) for items, way in kinds]
+    load = rows["load"].to_list()
     note = (
         f"Times are those of one thread. Meanwhile {min(load):.1f} to {max(load):.1f} processes wanted the machine's "
         "cores: the clock's times hold waiting, the processor's do not."
@@ -56,53 +60,36 @@ def quantile(values: pl.Series, share: float) -> Estimate:
     return Estimate(float(np.quantile(ordered, share)), float(ordered[low]), float(ordered[high]), n)
 
 
-def lines_of(rows: pl.DataFrame) -> list[dict[str, object]]:
-    """A line a size and way."""
-    generator = np.random.default_rng(0)
-    found: list[dict[str, object]] = []
-    for items, way in rows.select("items", "way").unique().sort("items", "way").rows():
-        own = rows.filter(pl.col("items") == items, pl.col("way") == way)
-        found.append({"items": items, "way": way, **times(own), **quality(rows, items, way, generator)})
-    return sorted(found, key=lambda line: (int(str(line["items"])), ORDER.index(str(line["way"]))))
-
-
-def times(own: pl.DataFrame) -> dict[str, object]:
-    """How fast a way is: milliseconds of a request and of its steps, requests a second, and megabytes of its index."""
-    single, batch = (own.filter(pl.col("what") == what) for what in ("request", "batch"))
-    if single.is_empty():
-        return {}
-    line: dict[str, object] = {
-        f"p{100 * share:.0f}_{clock}": quantile(single[f"{clock}_ms"], share)
-        for clock in ("wall", "cpu")
-        for share in QUANTILES
-    }
-    for step in STEPS:
-        line[step] = _mean(own.filter(pl.col("what") == step)["cpu_ms"])
-    for name, group in (("single", single), ("batch", batch)):
-        for clock in ("wall", "cpu"):
-            line[f"{name}_{clock}"] = 1e3 * float(group["size"].sum()) / float(group[f"{clock}_ms"].sum())
-    return {**line, "index_mb": float(single["index_mb"][0]), "n": len(single)}
-
-
-def quality(rows: pl.DataFrame, items: int, way: str, generator: np.random.Generator) -> dict[str, object]:
-    """What a way finds of what ranking every item finds, and the share of the return that it loses.
+def line_of(rows: pl.DataFrame, items: int, way: str, generator: np.random.Generator) -> dict[str, object]:
+    """What a line of the table and a point of the figure say; None where nothing was measured.
 
     What is lost is the mean difference of the same episodes, over the mean of ranking every item; the interval is the
     difference's.
     """
     of_size = rows.filter(pl.col("items") == items)
     own = of_size.filter(pl.col("way") == way)
-    line: dict[str, object] = {}
+    single, batch, retrieval = (own.filter(pl.col("what") == what) for what in ("request", "batch", "retrieval"))
+    steps = [own.filter(pl.col("what") == step)["cpu_ms"].to_numpy().mean() for step in STEPS]
+    line: dict[str, object] = {
+        "items": items,
+        "way": way,
+        "p50": quantile(single["wall_ms"], 0.5).value,
+        "p95": quantile(single["wall_ms"], 0.95).value,
+        "p99": quantile(single["wall_ms"], 0.99),
+        "p99_cpu": quantile(single["cpu_ms"], 0.99),
+        "steps": " + ".join(f"{step:.1f}" for step in steps),
+        "index_mb": float(own["index_mb"][0]),
+        "lost": None,
+    }
+    for name, group in (("single", single), ("batch", batch)):
+        line[name] = 1e3 * float(group["size"].sum()) / float(group["cpu_ms"].sum())
     for name in ("pool", "slate"):
-        shares = own[name].drop_nulls()
-        line[name] = bootstrap(shares.to_numpy(), generator=generator, resamples=2_000) if len(shares) else None
-    played = of_size.filter(pl.col("what") == "episode")
-    here, there = (played.filter(pl.col("way") == name).sort("seed") for name in (way, EVERY))
-    line["return"] = bootstrap(here["return"].to_numpy(), generator=generator) if len(here) else None
-    line["lost"] = None
-    if len(here) and way != EVERY and here["seed"].equals(there["seed"]):
-        lost = paired_difference(there["return"].to_numpy(), here["return"].to_numpy(), generator=generator)
-        mean = float(there["return"].to_numpy().mean())
+        line[name] = bootstrap(retrieval[name].to_numpy(), generator=generator, resamples=2_000)
+    played = of_size.filter(pl.col("what") == "episode").sort("number")
+    here, there = (played.filter(pl.col("way") == name)["return"].to_numpy() for name in (way, EVERY))
+    if way != EVERY and len(here):
+        lost = paired_difference(there, here, generator=generator)
+        mean = float(there.mean())
         line["lost"] = Estimate(lost.value / mean, lost.low / mean, lost.high / mean, lost.n)
     return line
 
@@ -110,12 +97,12 @@ def quality(rows: pl.DataFrame, items: int, way: str, generator: np.random.Gener
 def summary_of(lines: list[dict[str, object]]) -> dict[str, Estimate]:
     """Every figure: those of `SERVED` by their short names, and all of them with the way behind."""
     found: dict[str, Estimate] = {}
-    figures = {"p99_wall": "p99_ms", "p99_cpu": "p99_cpu_ms", "lost": "return_lost", "pool": "pool_recall"}
+    figures = {"p99": "p99_ms", "p99_cpu": "p99_cpu_ms", "lost": "return_lost", "pool": "pool_recall"}
     figures |= {"slate": "slate_recall"}
     for line in lines:
         size = NAMES.get(int(str(line["items"])), str(line["items"]))
         for column, name in figures.items():
-            value = line.get(column)
+            value = line[column]
             if isinstance(value, Estimate):
                 found[f"{name}_{size}/{line['way']}"] = value
                 if line["way"] == SERVED:
@@ -123,22 +110,16 @@ def summary_of(lines: list[dict[str, object]]) -> dict[str, Estimate]:
     return found
 
 
-def _mean(values: pl.Series) -> float | None:
-    return float(values.to_numpy().mean()) if len(values) else None
-
-
 HEADERS = {
     "items": "items",
     "way": "compared with a request",
-    "p50_wall": "p50, ms",
-    "p95_wall": "p95, ms",
-    "p99_wall": "p99, ms",
+    "p50": "p50, ms",
+    "p95": "p95, ms",
+    "p99": "p99, ms",
     "p99_cpu": "p99 of the processor's time, ms",
-    "retrieval": "retrieval, processor ms",
-    "features": "features",
-    "policy": "policy",
-    "single_cpu": "requests a processor second",
-    "batch_cpu": "in batches of 64",
+    "steps": "retrieval + features + policy, processor ms",
+    "single": "requests a processor second",
+    "batch": "in batches",
     "index_mb": "index, MB",
     "pool": "recall of the pool",
     "slate": "of the slate",
@@ -146,29 +127,39 @@ HEADERS = {
 }
 
 
+# ---- figure ----------------------------------------------------------------------------------------------------------
+
+COLOURS = dict(zip(ORDER, ("#777777", "#3b6ea5", "#7fb0dd", "#c23b3b", "#e39a3c"), strict=True))
+TICKS = (2, 5, 10, 20, 50, 100)
+"""Milliseconds."""
+
+
 def draw(lines: list[dict[str, object]]) -> Figure:
-    """Processor time of a request by step, and return lost, for each size and way."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    names = list(dict.fromkeys(str(line["way"]) for line in lines))
-    sizes = sorted({int(str(line["items"])) for line in lines})
-    for number, way in enumerate(names):
-        own = [line for line in lines if line["way"] == way]
-        for axes, column, scale in ((left, "p99_cpu", 1.0), (right, "lost", 100.0)):
-            points = [(sizes.index(int(str(line["items"]))), line.get(column)) for line in own]
-            found = [(at, value) for at, value in points if isinstance(value, Estimate)]
-            x = [at + 0.12 * (number - 2) for at, _ in found]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(x, [scale * e.value for _, e in found], "o", color=colour, markersize=5, label=way)
-            axes.vlines(x, [scale * e.low for _, e in found], [scale * e.high for _, e in found], color=colour)
+    """p99 of a request in processor time, recall of the pool and return lost, for each size and way."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _points(left, lines, "p99_cpu", "p99 of a request, processor ms")
+    _points(middle, lines, "pool", "recall of the pool, %", 100.0)
+    _points(right, lines, "lost", "return lost, %", 100.0)
     left.set_yscale("log")
-    left.set_ylabel("p99 of a request, processor ms")
+    left.set_yticks(TICKS, [str(tick) for tick in TICKS])
+    left.minorticks_off()
     right.axhline(0, color="#444444", linewidth=0.8)
-    right.set_ylabel("return lost, %")
-    for axes in (left, right):
-        axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
-        axes.set_xlabel("items in the catalogue")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
-    left.legend(frameon=False, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), frameon=False, ncols=len(ORDER), loc="outside upper left")
     return figure
+
+
+def _points(axes: Axes, lines: list[dict[str, object]], column: str, label: str, scale: float = 1.0) -> None:
+    """A point and its interval for each line that has the column, ways side by side at each size."""
+    sizes = sorted({int(str(line["items"])) for line in lines})
+    for number, way in enumerate(ORDER):
+        found = [(line["items"], line[column]) for line in lines if line["way"] == way]
+        points = [(sizes.index(int(str(size))), value) for size, value in found if isinstance(value, Estimate)]
+        x = [at + 0.12 * (number - 2) for at, _ in points]
+        axes.plot(x, [scale * e.value for _, e in points], "o", color=COLOURS[way], markersize=5, label=way)
+        axes.vlines(x, [scale * e.low for _, e in points], [scale * e.high for _, e in points], color=COLOURS[way])
+    axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+    axes.set_xlabel("items in the catalogue")
+    axes.set_ylabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)

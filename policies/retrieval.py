@@ -22,6 +22,8 @@ LANES = 8
 """Vectors are padded with zeros to a multiple of this: faiss reads int8 in such groups, three times as fast."""
 TRAINED = 100_000
 """Items that the ranges of the int8 numbers are taken from."""
+ITERATIONS, SAMPLE, SEED = 10, 64, 0
+"""Of k-means; it looks at so many items for each cluster."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,9 @@ class IndexConfig:
     """Clusters of each category that a search looks into; as many as there are = all items are compared."""
     int8: bool = False
     """Keep a byte for each number of an item, by its range over the catalogue, in place of four."""
-    iterations: int = 10
-    """Of k-means."""
-    sample: int = 64
-    """Items for each cluster that k-means looks at."""
-    seed: int = 0
-    """Of k-means."""
 
     def __post_init__(self) -> None:
-        for name in ("lists", "probes", "iterations", "sample"):
+        for name in ("lists", "probes"):
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} is {number!r}, but it must be a whole number above 0.")
@@ -116,8 +112,8 @@ class CategoryIndex:
         for group in range(self.categories):
             rows = (category == group).nonzero().squeeze(1).numpy()
             own = np.ascontiguousarray(points[rows])
-            limits = {"min_points_per_centroid": 1, "max_points_per_centroid": self.config.sample}
-            means = faiss.Kmeans(width, lists, niter=self.config.iterations, seed=self.config.seed, **limits)
+            limits = {"min_points_per_centroid": 1, "max_points_per_centroid": SAMPLE}
+            means = faiss.Kmeans(width, lists, niter=ITERATIONS, seed=SEED, **limits)
             means.train(own)
             centres[group] = means.centroids
             clusters[rows] = means.index.search(own, 1)[1][:, 0]

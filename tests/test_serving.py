@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,11 +16,11 @@ from torch import Tensor
 pytest.importorskip("faiss")
 
 from agents.evaluate import evaluate
-from benchmarks.blown_up import Carried, blow_up
-from benchmarks.latency import ways
-from benchmarks.latency_report import EVERY, ORDER, SERVED, quantile, report
+from benchmarks import latency
+from benchmarks.blown_up import Carried, Shop, blow_up
+from benchmarks.latency_report import EVERY, ORDER, PLAYED, SERVED, STEPS, quantile, report
 from benchmarks.market import policy_inputs
-from policies.base import PolicyInputs, Pooling
+from policies.base import Pooling
 from policies.composer import Composer, ComposerPolicy, IntentActor
 from policies.features import principal
 from policies.retrieval import CategoryIndex, IndexConfig
@@ -27,7 +28,6 @@ from policies.serving import Recommender, index_of
 from policies.two_tower import TwoTower, TwoTowerConfig, TwoTowerRanker, inputs
 from recsim_env.registration import make_simulator
 from recsim_env.shoppers.market import MarketConfig
-from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 from tests.policy_toys import made_up_ranker
 
@@ -35,14 +35,6 @@ ITEMS, GROUPS, WIDTH, SIZE = 600, 6, 8, 5
 MARKET = MarketConfig(items=ITEMS, categories=GROUPS, width=WIDTH)
 NO_DRAWS = torch.zeros(1, 0)
 COMPARE_ALL = IndexConfig()
-
-
-@dataclass(frozen=True)
-class Shop:
-    simulator: SlateSimulator
-    inputs: PolicyInputs
-    policy: ComposerPolicy
-    ranker: TwoTowerRanker
 
 
 @lru_cache(maxsize=1)
@@ -66,7 +58,7 @@ def shop() -> Shop:
     width = composer.features(simulator.reset(torch.arange(2))).shape[1]
     actor = IntentActor(width, composer.intent_size, (8,), -0.7, generator).requires_grad_(False)
     _disturb(actor.tower, 0.5, generator)
-    return Shop(simulator, built_from, ComposerPolicy(composer, actor), ranker)
+    return Shop(simulator, built_from, ComposerPolicy(composer, actor))
 
 
 def _disturb(tower: torch.nn.Sequential, deviation: float, generator: torch.Generator) -> None:
@@ -311,7 +303,7 @@ def test_an_index_that_cannot_be_is_refused() -> None:
 
 def test_a_blown_up_market_keeps_the_items_it_had_and_what_is_known_of_embeddings() -> None:
     made = shop()
-    large = blow_up("recsim_env/Market-v0", made.simulator, made.policy, made.ranker, 2 * ITEMS)
+    large = blow_up(made.simulator, made.policy, made.ranker, 2 * ITEMS)
     assert len(large.simulator.catalog) == 2 * ITEMS
     torch.testing.assert_close(large.simulator.catalog.embedding[:ITEMS], made.simulator.catalog.embedding)
     torch.testing.assert_close(large.ranker.model.vectors[:ITEMS], made.ranker.model.vectors, rtol=0, atol=1e-4)
@@ -326,35 +318,95 @@ def test_a_blown_up_market_keeps_the_items_it_had_and_what_is_known_of_embedding
 def test_what_cannot_be_carried_over_is_refused() -> None:
     made = shop()
     with pytest.raises(ValueError, match=r"^items is 599, but the market has 600 already"):
-        blow_up("recsim_env/Market-v0", made.simulator, made.policy, made.ranker, ITEMS - 1)
+        blow_up(made.simulator, made.policy, made.ranker, ITEMS - 1)
     with pytest.raises(ValueError, match=r"^values are not affine in the embeddings"):
         Carried(made.simulator.catalog, made.simulator.catalog)(made.ranker.model.own)
 
 
-# --- the report ---
+# --- the benchmark ---
 
 
 def test_there_are_as_many_clusters_as_items_in_each() -> None:
-    found = ways(2_000, 20, 0.25)
+    found = latency.ways(2_000, 20, 0.25)
     assert tuple(found) == ORDER
     assert found[EVERY] is None
     assert found[SERVED] == IndexConfig(int8=True)
     assert found[ORDER[4]] == IndexConfig(lists=10, probes=2, int8=True)
 
 
+def small_market() -> latency.Small:
+    made = shop()
+    return latency.Small(made.simulator, made.ranker, made.policy)
+
+
+def small_config(folder: Path) -> latency.Config:
+    return latency.Config(
+        items=(2 * ITEMS,),
+        episodes=(3,),
+        requests=40,
+        looked_at=5,
+        batch=4,
+        batches=2,
+        work=folder / "work",
+        results=folder,
+    )
+
+
+def test_what_is_measured(tmp_path: Path) -> None:
+    size = latency.Size(small_config(tmp_path), small_market(), 2 * ITEMS, 3)
+    numbers = {"request": 40, "batch": 2, **dict.fromkeys(STEPS, 5)}
+    for way in ORDER:
+        rows = latency.measure(size, way)
+        played = {"episode": 3} if way in PLAYED else {}
+        assert dict(rows.group_by("what").len().iter_rows()) == numbers | played
+        exact = way in (EVERY, *ORDER[1:3])
+        assert (rows["pool"].drop_nulls().to_list() == [1.0] * 5) == exact
+        assert rows["index_mb"].unique().to_list() == [size.recommender(way).megabytes]
+        if played and exact:
+            seen = rows.filter(pl.col("what") == "episode")
+            true = evaluate(size.shop.policy, size.shop.simulator, torch.from_numpy(seen["number"].to_numpy().copy()))
+            assert seen["return"].to_list() == true.rows["return"].to_list()
+
+
+def test_requests_are_visits_of_the_market(tmp_path: Path) -> None:
+    """Of two shoppers here, in turns: newcomers first, and 32 visits of each where nobody leaves."""
+    size = latency.Size(small_config(tmp_path), small_market(), 2 * ITEMS, 3)
+    visits = [int(request["visits"]) for request in size.requests]
+    assert (len(visits), visits[:2]) == (40, [0, 0])
+    assert all(late in (0, early + 1) for early, late in zip(visits, visits[2:], strict=False))
+
+
+def test_what_was_measured_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "small_market", lambda config: small_market())
+    latency.main(small_config(tmp_path))
+    first = (tmp_path / "latency" / "rows.csv").read_text()
+    monkeypatch.setattr(latency, "measure", lambda size, way: pytest.fail("measured again"))
+    latency.main(small_config(tmp_path))
+    assert (tmp_path / "latency" / "rows.csv").read_text() == first
+    with pytest.raises(ValueError, match=r"config.json differs in \['count'\]: give the same settings, name another"):
+        latency.main(replace(small_config(tmp_path), count=30))
+
+
+def test_each_size_has_its_episodes() -> None:
+    with pytest.raises(ValueError, match=r"^episodes has 3 numbers, but items has 1: one a size"):
+        latency.Config(items=(1_000,))
+
+
 def made_up_rows() -> pl.DataFrame:
     """Ranking every item takes 1 .. 100 ms and earns 10 and 30; the way served takes half of it and earns 9 and 29."""
     rows: list[dict[str, object]] = []
     for way, pace, lost in ((EVERY, 1.0, 0.0), (SERVED, 0.5, 1.0)):
-        common = {"items": 100_000, "way": way, "index_mb": 2.0, "load": 1.0, "size": 1}
+        common = dict.fromkeys(latency.ROW) | {"items": 100_000, "way": way, "index_mb": 2.0, "load": 1.0, "size": 1}
         for number in range(100):
             took = pace * (number + 1)
             rows.append({**common, "what": "request", "number": number, "wall_ms": 2 * took, "cpu_ms": took})
-        rows[-1] |= {"pool": 1.0 - lost / 4, "slate": 1.0}
+        for step in STEPS:
+            found = {"pool": 1.0 - lost / 4, "slate": 1.0} if step == "retrieval" else {}
+            rows.append({**common, "what": step, "number": 0, "wall_ms": 2.0, "cpu_ms": pace, **found})
         rows.append({**common, "what": "batch", "number": 0, "size": 64, "wall_ms": 64.0, "cpu_ms": 32.0})
         for seed, earned in ((1, 10.0), (2, 30.0)):
-            rows.append({"items": 100_000, "way": way, "what": "episode", "seed": seed, "return": earned - lost})
-    return pl.DataFrame(rows, infer_schema_length=None)
+            rows.append({**common, "what": "episode", "number": seed, "return": earned - lost})
+    return pl.DataFrame(rows, schema=latency.ROW)
 
 
 def test_the_report_says_what_the_rows_say() -> None:
@@ -369,6 +421,8 @@ def test_the_report_says_what_the_rows_say() -> None:
     lines = found.table.splitlines()
     assert lines[2].startswith(f"| 100,000 | {EVERY} |")
     assert lines[3].startswith(f"| 100,000 | {SERVED} |")
+    assert "| 1.0 + 1.0 + 1.0 |" in lines[2]
+    assert "| 2,000 |" in lines[3]  # 64 at once in 32 ms
 
 
 def test_a_quantile_lies_in_its_interval() -> None:
