@@ -68,7 +68,7 @@ class Config:
     """A market of the league."""
     items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Sizes of its catalogue."""
-    episodes: tuple[int, ...] = (2048, 1024, 48)
+    episodes: tuple[int, ...] = (2048, 1024, 32)
     """Episodes that are played at each size; 0 = none."""
     share: float = 0.25
     """Of the clusters of each category, how many are looked into."""

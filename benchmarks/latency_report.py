@@ -47,7 +47,16 @@ def report(rows: pl.DataFrame) -> Report:
         f"Times are those of one thread. Meanwhile {min(load):.1f} to {max(load):.1f} processes wanted the machine's "
         "cores: the clock's times hold waiting, the processor's do not."
     )
-    return Report(f"{markdown(lines, HEADERS)}\n{note}", summary_of(lines), draw(lines))
+    table = [{**line, **{name: percent(line[name]) for name in SHARES}} for line in lines]
+    return Report(f"{markdown(table, HEADERS)}\n{note}", summary_of(lines), draw(lines))
+
+
+def percent(share: object) -> str | None:
+    """A share as the table shows it, with its interval where it has a width."""
+    if not isinstance(share, Estimate):
+        return None
+    value, low, high = (f"{100 * number:.1f}" for number in (share.value, share.low, share.high))
+    return value if low == high else f"{value} [{low}, {high}]"
 
 
 def quantile(values: pl.Series, share: float) -> Estimate:
@@ -121,10 +130,12 @@ HEADERS = {
     "single": "requests a processor second",
     "batch": "in batches",
     "index_mb": "index, MB",
-    "pool": "recall of the pool",
-    "slate": "of the slate",
-    "lost": "return lost",
+    "pool": "recall of the pool, %",
+    "slate": "of the slate, %",
+    "lost": "return lost, %",
 }
+SHARES = ("pool", "slate", "lost")
+"""Columns that are shares."""
 
 
 # ---- figure ----------------------------------------------------------------------------------------------------------

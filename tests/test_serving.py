@@ -423,6 +423,8 @@ def test_the_report_says_what_the_rows_say() -> None:
     assert lines[3].startswith(f"| 100,000 | {SERVED} |")
     assert "| 1.0 + 1.0 + 1.0 |" in lines[2]
     assert "| 2,000 |" in lines[3]  # 64 at once in 32 ms
+    assert lines[2].endswith("| 100.0 | 100.0 | – |")
+    assert lines[3].endswith("| 75.0 | 100.0 | 5.0 |")
 
 
 def test_a_quantile_lies_in_its_interval() -> None:
