@@ -52,10 +52,10 @@ def report(rows: pl.DataFrame) -> Report:
 
 
 def percent(share: object) -> str | None:
-    """A share as the table shows it, with its interval where it has a width."""
+    """A share as the table shows it, with its interval where it has a width; -0.0 is 0.0."""
     if not isinstance(share, Estimate):
         return None
-    value, low, high = (f"{100 * number:.1f}" for number in (share.value, share.low, share.high))
+    value, low, high = (f"{round(100 * number, 1) + 0.0:.1f}" for number in (share.value, share.low, share.high))
     return value if low == high else f"{value} [{low}, {high}]"
 
 
