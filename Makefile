@@ -54,13 +54,13 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(call create,.venv)
 	$(BIN)/python $(PIP) install --constraint constraints.txt $(TORCH)
-	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,peers,dev]"
+	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,dev]"
 	@touch $@
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(call create,$(LOWEST))
 	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt $(TORCH)
-	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,peers]" pytest
+	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers]" pytest
 	@touch $@
 
 define create

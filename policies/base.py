@@ -228,6 +228,8 @@ class Pooling:
         self._best = min(max(inputs.pool if best is None else best, inputs.slate_size), most)
         self._slate_size = inputs.slate_size
         self._per_category = inputs.per_category
+        self._category = inputs.catalog.category
+        self._groups = torch.arange(len(inputs.catalog.categories), device=inputs.catalog.device)
         self.size = self._best
         if inputs.per_category:
             self._by_category = _items_by_category(inputs.catalog)
@@ -256,6 +258,28 @@ class Pooling:
         columns = (torch.cat([top.indices, of_category], dim=1).gather(1, order) - 1).clamp(min=0)
         items = candidates.gather(1, columns).where(values > -math.inf, -1)
         return Pool(items, values, columns)
+
+    def among(self, logits: Tensor, items: Tensor) -> Pool:
+        """The pool where the whole catalogue may be shown and all items but these few rank too low to be in it.
+
+        Takes time by how many are given, not by the size of the catalogue.
+
+        Shapes: logits (B, C), items (B, C) int64, distinct in a row, -1 where there is none. `Pool.columns` are the
+        items' ids, as where the candidates are the catalogue in its order.
+        """
+        logits = logits.masked_fill(items < 0, -math.inf)
+        width = logits.shape[1]
+        if self._per_category:
+            other = self._category[items.clamp(min=0)].unsqueeze(1) != self._groups.view(1, -1, 1)  # (B, G, C)
+            best = logits.unsqueeze(1).masked_fill(other, -math.inf).topk(min(self._per_category, width), dim=2)
+            places = best.indices.where(best.values > -math.inf, width).flatten(1)  # no item there: past the last one
+            chosen = torch.zeros(len(items), width + 1, dtype=torch.bool, device=items.device)
+            chosen = chosen.scatter_(1, places, True)[:, :width]
+            chosen = chosen.scatter(1, logits.topk(min(self._slate_size, width), dim=1).indices, True)
+            logits = logits.masked_fill(~chosen, -math.inf)
+        values, at = logits.topk(min(self.size, width), dim=1)
+        items = items.gather(1, at).where(values > -math.inf, -1)
+        return Pool(items, values, items.clamp(min=0))
 
 
 def _items_by_category(catalog: Catalog) -> Tensor:

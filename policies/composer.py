@@ -44,12 +44,13 @@ class ComposerConfig:
 
 @dataclass(frozen=True)
 class CueInputs:
-    """What a cue sees. Shapes: recent (B, R) each, items (B, P) int64 without padding, category (N,)."""
+    """What a cue sees. Shapes: recent (B, R) each, items (B, P) int64 without padding, category (N,), 0..groups-1."""
 
     observation: Observation
     recent: Recent
     pool: Pool
     category: Tensor
+    groups: int
     slate_size: int
 
 
@@ -82,16 +83,14 @@ def cue(name: str, unit: float, *keys: str) -> Callable[[Callable[[CueInputs], T
 @cue("clicked", 2.0, "recent_slates", "recent_clicks")
 def clicked_category(inputs: CueInputs) -> Tensor:
     """Recent responses in the item's category, decayed by slate."""
-    groups = int(inputs.category.max()) + 1
-    by_category = inputs.recent.by_group(inputs.category, groups, inputs.recent.clicked)
+    by_category = inputs.recent.by_group(inputs.category, inputs.groups, inputs.recent.clicked)
     return by_category.gather(1, inputs.category[inputs.pool.ids])
 
 
 @cue("shown", 2.0, "recent_slates")
 def shown_category(inputs: CueInputs) -> Tensor:
     """Recent exposures of the item's category, decayed by slate, in slates."""
-    groups = int(inputs.category.max()) + 1
-    by_category = inputs.recent.by_group(inputs.category, groups, inputs.recent.shown / inputs.slate_size)
+    by_category = inputs.recent.by_group(inputs.category, inputs.groups, inputs.recent.shown / inputs.slate_size)
     return by_category.gather(1, inputs.category[inputs.pool.ids])
 
 
@@ -222,13 +221,18 @@ class Composer:
         return intent
 
     @torch.no_grad()
-    def view(self, observation: Observation) -> View:
-        """Look at a visit: rank, take the pool, and work out every cue."""
-        catalog = self._inputs.catalog
-        candidates = candidates_of(observation, len(catalog))
-        pool = self._pooling(self._ranker.logits(observation), candidates)
+    def pool(self, observation: Observation) -> Pool:
+        """Rank the candidates of a visit and take the pool."""
+        candidates = candidates_of(observation, len(self._inputs.catalog))
+        return self._pooling(self._ranker.logits(observation), candidates)
+
+    @torch.no_grad()
+    def view(self, observation: Observation, pool: Pool | None = None) -> View:
+        """Look at a visit: take its pool, if it is not given, and work out every cue."""
+        pool = self.pool(observation) if pool is None else pool
         recent = Recent.of(observation)
-        inputs = CueInputs(observation, recent, pool, self._category, self.slate_size)
+        groups = len(self._inputs.catalog.categories)
+        inputs = CueInputs(observation, recent, pool, self._category, groups, self.slate_size)
         cues = torch.stack([cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=2)
         return View(
             pool,

@@ -1,0 +1,152 @@
+"""Which items of a large catalogue suit a shopper best, without scoring them all: search within each category.
+
+A two-tower ranker's log-odds of item i of category c are q . v_i + bias_i plus a number that all items of c share (the
+few items shown lately apart). Within a category the best items are therefore those with the largest inner product of
+(q, 1) and (v_i, bias_i). The items of each category are clustered, and a search looks into the clusters whose centres
+have the largest inner product: an inverted file (Jégou, Douze & Schmid 2011, "Product quantization for nearest
+neighbor search", section 4) with a coarse quantiser for each category, so that every category is covered by one call.
+Needs faiss (Johnson, Douze & Jégou 2021, "Billion-scale similarity search with GPUs"), the extra `serve`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import torch
+from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
+from torch import Tensor
+
+LANES = 8
+"""Vectors are padded with zeros to a multiple of this: faiss reads int8 in such groups, three times as fast."""
+TRAINED = 100_000
+"""Items that the ranges of the int8 numbers are taken from."""
+ITERATIONS, SAMPLE, SEED = 10, 64, 0
+"""Of k-means; it looks at so many items for each cluster."""
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """How the items are kept. Errors: ValueError where a number is out of its range."""
+
+    lists: int = 1
+    """Clusters of each category; 1 = none."""
+    probes: int = 1
+    """Clusters of each category that a search looks into; as many as there are = all items are compared."""
+    int8: bool = False
+    """Keep a byte for each number of an item, by its range over the catalogue, in place of four."""
+
+    def __post_init__(self) -> None:
+        for name in ("lists", "probes"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is {number!r}, but it must be a whole number above 0.")
+        if self.probes > self.lists:
+            raise ValueError(f"probes is {self.probes}, but there are only {self.lists} lists in a category.")
+
+
+class CategoryIndex:
+    """The items of a catalogue, by category. Searching is deterministic, and building too.
+
+    Args:
+        vectors: (N, D) float32
+        bias: (N,) float32
+        category: (N,) int64, 0..G-1, each with at least `config.lists` items
+
+    Errors: ValueError where shapes differ, a category has fewer items than lists, or a number is not finite.
+    """
+
+    def __init__(self, vectors: Tensor, bias: Tensor, category: Tensor, config: IndexConfig | None = None) -> None:
+        self.config = config or IndexConfig()
+        points, category = _points(vectors, bias), category.cpu()
+        if category.shape != (len(points),):
+            raise ValueError(f"category has the shape {tuple(category.shape)}, but it must be ({len(points)},).")
+        counts = torch.bincount(category)
+        if int(counts.min()) < self.config.lists:
+            raise ValueError(
+                f"lists is {self.config.lists}, but category {int(counts.argmin())} has {int(counts.min())} items."
+            )
+        self.categories = len(counts)
+        """G."""
+        self._width = vectors.shape[1]
+        centres, clusters = self._cluster(points, category)
+        self._centres = torch.from_numpy(centres)  # (G, lists, padded)
+        self._faiss = self._fill(points, clusters + category.numpy() * self.config.lists)
+
+    def __len__(self) -> int:
+        return int(self._faiss.ntotal)
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the items' numbers and ids, in 10^6 bytes."""
+        return len(self) * (self._faiss.code_size + 8) / 1e6
+
+    def search(self, query: Tensor, count: int) -> Tensor:
+        """The best `count` items of every category, best first.
+
+        Shapes: query (B, D) float32; returns (B, G, count) int64, -1 where fewer were found.
+        """
+        batch, padded = len(query), self._centres.shape[2]
+        asked = torch.zeros(batch, padded)
+        asked[:, : self._width] = query.detach().cpu()
+        asked[:, self._width] = 1.0
+        lists = self._probed(asked).flatten(0, 1).numpy()  # (B G, probes)
+        repeated = asked.repeat_interleave(self.categories, dim=0).numpy()
+        found: np.ndarray = search_preassigned(self._faiss, repeated, count, lists)[1]
+        return torch.from_numpy(found).view(batch, self.categories, count).to(query.device)
+
+    def _probed(self, asked: Tensor) -> Tensor:
+        """Which lists to look into: (B, G, probes) int64."""
+        affinity = torch.einsum("bd,gld->bgl", asked, self._centres)
+        first = self.config.lists * torch.arange(self.categories).view(1, -1, 1)
+        return affinity.topk(self.config.probes, dim=2).indices + first
+
+    def _cluster(self, points: np.ndarray, category: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (G, lists, padded) float32, and the cluster of each item within its category (N,) int64."""
+        lists, width = self.config.lists, points.shape[1]
+        centres = np.zeros((self.categories, lists, width), np.float32)
+        clusters = np.zeros(len(points), np.int64)
+        if lists == 1:
+            return centres, clusters
+        for group in range(self.categories):
+            rows = (category == group).nonzero().squeeze(1).numpy()
+            own = np.ascontiguousarray(points[rows])
+            limits = {"min_points_per_centroid": 1, "max_points_per_centroid": SAMPLE}
+            means = faiss.Kmeans(width, lists, niter=ITERATIONS, seed=SEED, **limits)
+            means.train(own)
+            centres[group] = means.centroids
+            clusters[rows] = means.index.search(own, 1)[1][:, 0]
+        return centres, clusters
+
+    def _fill(self, points: np.ndarray, lists: np.ndarray) -> faiss.IndexIVF:
+        """The inverted file of all items; which list an item stands in is decided here and not by faiss."""
+        width, number, metric = points.shape[1], self.categories * self.config.lists, faiss.METRIC_INNER_PRODUCT
+        unused = faiss.IndexFlatIP(width)
+        index: faiss.IndexIVF
+        if self.config.int8:
+            kind = faiss.ScalarQuantizer.QT_8bit
+            index = faiss.IndexIVFScalarQuantizer(unused, width, number, kind, metric, False)
+            unused.add(np.zeros((number, width), np.float32))
+            index.train(points[:: max(1, len(points) // TRAINED)])
+        else:
+            index = faiss.IndexIVFFlat(unused, width, number, metric)
+            index.is_trained = True
+        index.nprobe = self.config.probes
+        add_preassigned(index, points, lists)
+        return index
+
+
+def _points(vectors: Tensor, bias: Tensor) -> np.ndarray:
+    """(N, padded) float32: vector, bias, zeros."""
+    if vectors.ndim != 2 or bias.shape != vectors.shape[:1] or len(vectors) == 0:
+        found = tuple(vectors.shape), tuple(bias.shape)
+        raise ValueError(f"vectors and bias have the shapes {found[0]} and {found[1]}, but need (N, D) and (N,).")
+    width = vectors.shape[1] + 1
+    points = np.zeros((len(vectors), -(-width // LANES) * LANES), np.float32)
+    points[:, : width - 1] = vectors.detach().cpu().numpy()
+    points[:, width - 1] = bias.detach().cpu().numpy()
+    if not np.isfinite(points).all():
+        row = int((~np.isfinite(points)).any(axis=1).argmax())
+        raise ValueError(f"vectors or bias of item {row} hold a number that is not finite.")
+    return points

@@ -1,0 +1,188 @@
+"""A trained policy as a shop calls it: what is known of some shoppers in, their slates out.
+
+An index proposes the best items of every category; the two-tower ranker scores these and what was shown lately, the
+composer looks at their pool, and the actor's most likely intent composes the slate. No step but the index's takes time
+by the size of the catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from policies.base import PolicyInputs, Pool, Pooling
+from policies.composer import ComposerPolicy, View
+from policies.features import Recent
+from policies.retrieval import CategoryIndex, IndexConfig
+from policies.two_tower import TwoTowerRanker, inputs
+from recsim_env.types import Observation
+
+
+def index_of(ranker: TwoTowerRanker, config: IndexConfig | None = None) -> CategoryIndex:
+    """An index over a ranker's items."""
+    model = ranker.model
+    return CategoryIndex(model.items(), model.bias, model.category, config)
+
+
+class Recommender:
+    """Slates from observations; also a deterministic `policies.base.Policy`.
+
+    With an exact index and as many candidates as a category has items, the slates are those of `policy` itself. With
+    `count` at a slate and the items shown lately or more, an exact index is enough.
+
+    Args:
+        built_from: what `policy` was built from
+        policy: a composer's; its most likely intent is taken
+        index: of the ranker's items; None = every item is ranked
+        count: candidates of each category
+
+    Errors: TypeError where the ranker is no `TwoTowerRanker`, ValueError where the policy samples, the index holds
+    another number of items, or `count` is below 1 or too small for the pool.
+    """
+
+    draws = 0
+
+    def __init__(
+        self, built_from: PolicyInputs, policy: ComposerPolicy, index: CategoryIndex | None, *, count: int = 24
+    ) -> None:
+        ranker, items = built_from.ranker, len(built_from.catalog)
+        if not isinstance(ranker, TwoTowerRanker):
+            raise TypeError(f"built_from.ranker is {type(ranker).__name__}, but an index needs a TwoTowerRanker.")
+        if policy.draws:
+            raise ValueError(f"policy takes {policy.draws} draws, but serving needs a deterministic one.")
+        if index is not None and len(index) != items:
+            raise ValueError(f"index holds {len(index)} items, but the catalogue has {items}.")
+        least = max(built_from.per_category, 1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise ValueError(f"count is {count!r}, but it must be a whole number, {least} or more.")
+        self.policy = policy
+        self._index, self._count, self._items = index, count, items
+        self._ranker = ranker
+        self._vectors = ranker.model.items().detach()
+        self._pooling = Pooling(built_from, policy.composer.config.pool)
+        self._expected = {
+            name: (tuple(space.shape or ()), _dtype(space))
+            for name, space in built_from.observation_space.items()
+            if name != "candidates"
+        }
+        self._device = built_from.catalog.device
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the index, in 10^6 bytes; 0 without one."""
+        return 0.0 if self._index is None else self._index.megabytes
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """As `recommend`."""
+        return self.recommend(observation)
+
+    @torch.no_grad()
+    def recommend(self, observation: Observation) -> Tensor:
+        """Slates (B, K) int64, distinct items, top position first.
+
+        `observation` holds the keys of the observation space, (B, ...) each. `candidates` may be left out: every item
+        may be shown.
+
+        Errors: ValueError or TypeError where a key is missing, of another shape or dtype, or on another device; where a
+        number is not finite or an item unknown; and where `candidates` leaves out an item.
+        """
+        self.check(observation)
+        return self.compose(self.policy.composer.view(observation, self.pool(observation)))
+
+    # ---- the steps -------------------------------------------------------------------------------------------------
+
+    def check(self, observation: Observation) -> None:
+        """Raise what `recommend` says."""
+        if missing := sorted(self._expected.keys() - observation.keys()):
+            raise ValueError(f"observation lacks {missing}, but the policy looks at {sorted(self._expected)}.")
+        batch = None
+        for name, (shape, dtype) in self._expected.items():
+            value = observation[name]
+            if not isinstance(value, Tensor) or value.dtype != dtype or value.device.type != self._device.type:
+                found = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"observation[{name!r}] is {found}, but it must be a {dtype} tensor on {self._device}.")
+            batch = len(value) if batch is None and value.ndim == 1 + len(shape) else batch
+            if tuple(value.shape) != (batch, *shape) or not batch:
+                wanted = ", ".join(str(size) for size in ("B" if batch is None else max(batch, 1), *shape))
+                raise ValueError(
+                    f"observation[{name!r}] has the shape {tuple(value.shape)}, but it must be ({wanted}): a row a "
+                    "shopper, as many in every key."
+                )
+        _check_items("recent_slates", observation["recent_slates"], self._items)
+        if "candidates" in observation:
+            _check_all("candidates", observation["candidates"], self._items)
+
+    @torch.no_grad()
+    def pool(self, observation: Observation) -> Pool:
+        """What the composer looks at, from the index where there is one.
+
+        Errors: ValueError where a number that the ranker looks at is not finite.
+        """
+        if self._index is None:
+            return self.policy.composer.pool(observation)
+        model, recent = self._ranker.model, Recent.of(observation)
+        query, of_category = model.shopper(*inputs(observation))
+        _check_finite(query, observation)
+        items = _with_recent(self._index.search(query, self._count).flatten(1), recent)
+        ids = items.clamp(min=0)
+        tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
+        logits = torch.einsum("bd,bcd->bc", query, self._vectors[ids]) + model.bias[ids]
+        logits = logits + of_category.gather(1, model.category[ids]) + recent.of_items(ids, tired, self._items)
+        return self._pooling.among(logits, items)
+
+    @torch.no_grad()
+    def compose(self, view: View) -> Tensor:
+        """The slates (B, K) of the most likely intents.
+
+        Errors: ValueError where a number that the actor looks at is not finite.
+        """
+        intent = self.policy.actor.mean(view.features)
+        if not bool(intent.isfinite().all()):
+            raise ValueError("observation holds a number that is not finite, but the policy needs finite ones.")
+        return self.policy.composer.compose_view(view, intent)
+
+
+def _with_recent(found: Tensor, recent: Recent) -> Tensor:
+    """Items found (B, C) and behind them those shown lately (B, R) that are not there yet, -1 in place of the others.
+
+    These change places by how often they were shown, which the index does not know.
+    """
+    shown = recent.items.where(recent.shown > 0, -1)
+    here = (found.unsqueeze(1) == shown.unsqueeze(2)).any(dim=2)
+    above = (shown.unsqueeze(2) == shown.unsqueeze(1)).tril(-1).any(dim=2)
+    return torch.cat([found, shown.where(~(here | above), -1)], dim=1)
+
+
+def _dtype(space: spaces.Space[object]) -> torch.dtype:
+    return torch.from_numpy(np.zeros(1, space.dtype)).dtype
+
+
+def _check_items(name: str, value: Tensor, items: int) -> None:
+    low, high = (int(bound) for bound in value.aminmax())
+    if low < -1 or high >= items:
+        found = low if low < -1 else high
+        raise ValueError(
+            f"observation[{name!r}] holds {found}, but an item is a number from 0 to {items - 1}, or -1 for none."
+        )
+
+
+def _check_all(name: str, value: Tensor, items: int) -> None:
+    """Raise where candidates (B, C) are not the whole catalogue."""
+    every = torch.arange(items, device=value.device)
+    if value.ndim != 2 or value.shape[1] != items or not bool((value == every).all()):
+        raise ValueError(
+            f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the catalogue's {items} items in "
+            "their order, but an index serves all of them: leave it out."
+        )
+
+
+def _check_finite(query: Tensor, observation: Observation) -> None:
+    """Raise where queries (B, D) are not finite, by the key that was not."""
+    if math.isfinite(float(query.sum())):
+        return
+    bad = [name for name, value in observation.items() if value.is_floating_point() and not value.isfinite().all()]
+    raise ValueError(f"observation holds a number that is not finite in {bad}, but the policy needs finite ones.")
