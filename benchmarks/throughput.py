@@ -72,11 +72,11 @@ class Config:
     """Shoppers at a time where one thread is compared with two."""
     crowd: int = 100_000
     """Shoppers of `CompleteJourney-v0` at a time, one step, for their memory; 0 = none."""
-    rounds: int = 3
+    rounds: int = 2
     """Turns of everyone."""
     seconds: float = 1.0
     """Of a turn, at least, and at least one step."""
-    memory_gib: float = 12.0
+    memory_gib: float = 4.0
     """Batches whose state would take more are left out."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
