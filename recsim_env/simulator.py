@@ -18,6 +18,7 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.rewards import Reward, RewardInputs
 from recsim_env.shoppers.base import Response, Shopper
+from recsim_env.tensors import among
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
 
 
@@ -304,7 +305,7 @@ class SlateSimulator:
 
     def _shown(self, slates: Tensor) -> Tensor:
         """(B, K) bool: the item is a candidate, and stands at no position above."""
-        candidate = _among(slates, self.candidates, len(self.catalog))
+        candidate = _among(slates.clamp(min=-1), self.candidates, len(self.catalog))
         repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
         return candidate & ~repeated & (slates >= 0)
 
@@ -337,16 +338,10 @@ def check_settings(horizon_days: float, history: int) -> None:
 
 
 def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
-    """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row; padding, -1, is among padding.
-
-    Candidates are marked in a row of all items: K x C comparisons would take several times as long.
-    """
-    place = slates.clamp(min=-1) + 1
+    """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row."""
     if _one_list(candidates):
-        marked = torch.zeros(items + 1, dtype=torch.bool, device=slates.device).index_fill_(0, candidates[0] + 1, True)
-        return marked.index_select(0, place.flatten()).view(place.shape)
-    marked = torch.zeros(len(slates), items + 1, dtype=torch.bool, device=slates.device)
-    return marked.scatter_(1, candidates + 1, True).gather(1, place)
+        return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
+    return among(slates, candidates, items)
 
 
 def _one_list(candidates: Tensor) -> bool:

@@ -6,7 +6,6 @@ H remembered slates, E item-embedding width.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,19 +62,6 @@ def best_device(device: torch.device | str | None = None) -> torch.device:
     if asked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but torch sees no GPU here; use 'cpu', or None for the best there is.")
     return asked
-
-
-def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """These numbers as a tensor of the type and on the device of `like`; shared, not to be written into.
-
-    Made once: what a step makes anew out of Python's numbers, it waits for a GPU to receive.
-    """
-    return _constant(values, like.dtype, like.device)
-
-
-@functools.cache
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def to_numpy(tensor: Tensor) -> Any:

@@ -16,7 +16,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
-from recsim_env.types import Observation, constant
+from recsim_env.tensors import constant
+from recsim_env.types import Observation
 
 DECAYS = (0.7, 0.9, 1.0)
 """What a visit counts less than the one after it: the last few visits, the last ten or so, all."""
