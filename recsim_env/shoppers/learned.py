@@ -57,7 +57,7 @@ SHOP_FILES = (
 REMEMBERED = 192  # items bought before that a shopper can buy again outside the slate
 EXPLORED = 16  # most new items of a visit
 STORES = 8  # most stores of a shopper
-CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache
+CACHED = 2048  # items scored together on a CPU: what they touch stays in its cache
 EXPLORING = 64  # shoppers whose rates of all items are worked out together on a CPU, likewise
 MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
 EARLIER_VISITS = 3  # visits before an episode starts
@@ -121,7 +121,7 @@ class Starts:
 class Member:
     """A fitted model and what it makes of the catalogue, on one device and never changed.
 
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them. For the rates
+    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them. For rates
     of new items, with a last item that nobody buys: queried (N + 1, D) item vectors and base (weeks, N + 1) log rates
     that the shopper does not change.
     """
@@ -603,7 +603,7 @@ class LearnedShopper:
         return torch.cat([self._new_items(*part) for part in parts])
 
     def _new_items(self, week: Tensor, row: Tensor, taken: Tensor, draws: Tensor, *inside: Tensor) -> Tensor:
-        """`_explore` of some shoppers, in their week and store's week (R,), who have taken (R, T) or are shown these."""
+        """`_explore` of R shoppers in their week and store's week (R,); none of what they have `taken` (R, T) is new."""
         promoted = None
         if self.options.store_promotions:
             promoted = F.pad(self.shop.market.placement.index_select(0, row) > 0, (0, 1))

@@ -102,7 +102,9 @@ class Memory:
         bought = count > 0
         recent = recent * torch.exp(since / -RECENT_DAYS)
         interval = torch.where(count > 1, (last - first) / (count - 1).clamp(min=1), 0.0)
-        stats = torch.stack([count, recent.where(bought, 0.0), since.where(bought, NEVER), interval])
+        stats = torch.stack(
+            [count, recent, since.where(bought, NEVER), interval]
+        )  # what was never bought is 0 in the table
         return stats.movedim(0, -1)
 
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
