@@ -30,7 +30,7 @@ _UNIT = 2.0**-24  # float32 holds 24 bits exactly, so every number is below 1
 
 def _shift(words: Tensor, bits: int) -> Tensor:
     """Logical right shift (torch's own keeps the sign)."""
-    return (words >> bits) & ((1 << (64 - bits)) - 1)
+    return (words >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def mix(words: Tensor) -> Tensor:
@@ -38,9 +38,14 @@ def mix(words: Tensor) -> Tensor:
 
     Shapes: words int64 of any shape; returns the same shape, a bijection of the 64-bit words.
     """
-    words = (words ^ _shift(words, 30)) * _MULTIPLIER_1
-    words = (words ^ _shift(words, 27)) * _MULTIPLIER_2
-    return words ^ _shift(words, 31)
+    return _mix_(words.clone())
+
+
+def _mix_(words: Tensor) -> Tensor:
+    """`mix` in place: for many words the memory that copies take is most of the cost."""
+    words.bitwise_xor_(_shift(words, 30)).mul_(_MULTIPLIER_1)
+    words.bitwise_xor_(_shift(words, 27)).mul_(_MULTIPLIER_2)
+    return words.bitwise_xor_(_shift(words, 31))
 
 
 def episode_key(seeds: Tensor, episodes: Tensor, *, stream: int = 0) -> Tensor:
@@ -66,9 +71,9 @@ def uniform(keys: Tensor, counter: Tensor | int, n: int) -> Tensor:
         returns: (B, n) float32 in [0, 1), on the device of `keys`
     """
     step = _signed((counter + 1) * _STEP) if isinstance(counter, int) else (counter + 1) * _STEP
-    words = mix(keys + step)
+    words = _mix_(keys + step)
     slots = torch.arange(1, n + 1, device=keys.device, dtype=torch.int64) * _STEP
-    return _shift(mix(words.unsqueeze(1) + slots), 40).to(torch.float32) * _UNIT
+    return _shift(_mix_(words.unsqueeze(1) + slots), 40).to(torch.float32).mul_(_UNIT)
 
 
 def normal(draws: Tensor) -> Tensor:

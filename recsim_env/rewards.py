@@ -65,11 +65,11 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
     equation 3 (there a sum of similarities), with its whole range kept. Returns (B,).
     """
     size = inputs.slates.shape[1]
-    vectors = inputs.embedding[inputs.slates].double()
-    cosine = vectors @ vectors.transpose(1, 2)
-    pairs = inputs.shown.unsqueeze(1) & inputs.shown.unsqueeze(2)
-    distance = (1 - cosine.clamp(0, 1)).masked_fill(~pairs, 0)
-    return distance.triu(1).sum(dim=(1, 2)) / max(size * (size - 1) / 2, 1)
+    vectors = inputs.embedding.index_select(0, inputs.slates.flatten()).view(*inputs.slates.shape, -1).double()
+    distance = 1 - (vectors @ vectors.transpose(1, 2)).clamp_(0, 1)
+    shown = inputs.shown.double()
+    per_item = (distance.triu_(1) @ shown.unsqueeze(2)).squeeze(2)
+    return (per_item * shown).sum(dim=1) / max(size * (size - 1) / 2, 1)
 
 
 @reward_term("category_coverage")
@@ -105,7 +105,7 @@ class Reward:
     def __call__(self, inputs: RewardInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward (B,) float32, and each term (B,) float32 before its weight, by name."""
         values = {name: REWARD_TERMS[name](inputs).double() for name in self.weights}
-        total = torch.stack([weight * values[name] for name, weight in self.weights.items()]).sum(dim=0)
+        total = sum((weight * values[name] for name, weight in self.weights.items()), start=torch.zeros(()))
         return total.float(), {name: value.float() for name, value in values.items()}
 
 

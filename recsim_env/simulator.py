@@ -18,6 +18,7 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.rewards import Reward, RewardInputs
 from recsim_env.shoppers.base import Response, Shopper
+from recsim_env.tensors import among
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
 
 
@@ -29,6 +30,8 @@ class Episodes:
     """(B,) int64."""
     number: Tensor
     """(B,) int64, 0 for the first episode under a seed."""
+    key: Tensor
+    """(B,) int64, seed and number in one: what the noise of the episode is made of."""
     visit: Tensor
     """(B,) int64, visits so far."""
     day: Tensor
@@ -189,7 +192,7 @@ class SlateSimulator:
         """
         episodes = self.episodes
         shown, slates = self._shown(slates), slates.clamp(min=0)
-        draws = noise.uniform(self._keys(episodes), episodes.visit + 1, self.shopper.visit_draws)
+        draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
         response = self.shopper.respond(self._shoppers, slates, shown, draws)
         reward, terms = self._reward(slates, shown, response.clicks)
         day = episodes.day + response.days
@@ -225,13 +228,16 @@ class SlateSimulator:
 
     @torch.no_grad()
     def observe(self) -> Observation:
-        """What the shop knows about every shopper at this visit. The tensors are the caller's to keep and change."""
+        """What the shop knows about every shopper at this visit.
+
+        The tensors are the caller's to keep and change; only `candidates` may be one row that all shoppers share.
+        """
         episodes = self.episodes
         return {
             "recent_slates": episodes.recent_slates.clone(),
             "recent_clicks": episodes.recent_clicks.to(torch.int8),
             "recent_days": episodes.recent_days.clone(),
-            "candidates": self.candidates.clone(),
+            "candidates": _own(self.candidates),
             **self.shopper.observe(self._shoppers),
         }
 
@@ -285,6 +291,7 @@ class SlateSimulator:
         return Episodes(
             seed=seeds,
             number=numbers,
+            key=noise.episode_key(seeds, numbers),
             visit=torch.zeros_like(seeds),
             day=torch.zeros(batch, device=self.device),
             ended=torch.zeros(batch, dtype=torch.bool, device=self.device),
@@ -294,14 +301,11 @@ class SlateSimulator:
         )
 
     def _new_shoppers(self, episodes: Episodes) -> Any:
-        return self.shopper.start(noise.uniform(self._keys(episodes), 0, self.shopper.start_draws))
-
-    def _keys(self, episodes: Episodes) -> Tensor:
-        return noise.episode_key(episodes.seed, episodes.number)
+        return self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
 
     def _shown(self, slates: Tensor) -> Tensor:
         """(B, K) bool: the item is a candidate, and stands at no position above."""
-        candidate = _among(slates, self.candidates)
+        candidate = _among(slates.clamp(min=-1), self.candidates, len(self.catalog))
         repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
         return candidate & ~repeated & (slates >= 0)
 
@@ -333,11 +337,21 @@ def check_settings(horizon_days: float, history: int) -> None:
         raise ValueError(f"history is {history!r}, but the shop must remember at least 1 slate.")
 
 
-def _among(slates: Tensor, candidates: Tensor) -> Tensor:
+def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
     """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row."""
-    if len(candidates) and candidates.stride(0) == 0:  # one list for everybody
-        return torch.isin(slates, candidates[0])
-    return (slates.unsqueeze(2) == candidates.unsqueeze(1)).any(dim=2)
+    if _one_list(candidates):
+        return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
+    return among(slates, candidates, items)
+
+
+def _one_list(candidates: Tensor) -> bool:
+    """Everybody has the same candidates, held once."""
+    return len(candidates) > 0 and candidates.stride(0) == 0
+
+
+def _own(candidates: Tensor) -> Tensor:
+    """A copy; of one list for everybody it is again one list, not B of them."""
+    return candidates[:1].clone().expand(candidates.shape) if _one_list(candidates) else candidates.clone()
 
 
 def _push(history: Tensor, newest: Tensor) -> Tensor:

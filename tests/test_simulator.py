@@ -11,7 +11,7 @@ import torch
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from recsim_env import noise
+from recsim_env import make_simulator, noise
 from recsim_env.rewards import Reward
 from recsim_env.shoppers.base import Response
 from recsim_env.simulator import SlateSimulator
@@ -417,6 +417,20 @@ def test_a_trusted_step_never_waits_for_the_gpu() -> None:
     simulator.reset(torch.arange(64))
     slates = slates_for(simulator, 0)
     simulator.step(slates)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        simulator.step(slates, validate=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ["Market-v0", "CompleteJourney-v0"])
+def test_the_steps_of_an_environment_never_wait_for_the_gpu(name: str) -> None:
+    simulator = make_simulator(f"recsim_env/{name}", device="cuda")
+    simulator.reset(torch.arange(64))
+    slates = simulator.candidates[:, :10].contiguous()
+    simulator.step(slates, validate=False)  # makes what is made once
     torch.cuda.set_sync_debug_mode("error")
     try:
         simulator.step(slates, validate=False)

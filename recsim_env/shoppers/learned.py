@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import gymnasium
 import numpy as np
 import polars as pl
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
@@ -39,6 +41,7 @@ from recsim_env.shoppers.transformer import (
     visit_context,
 )
 from recsim_env.shoppers.weights import load_model
+from recsim_env.tensors import among, constant
 from recsim_env.types import MAX_DAYS, Observation
 
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -54,7 +57,8 @@ SHOP_FILES = (
 REMEMBERED = 192  # items bought before that a shopper can buy again outside the slate
 EXPLORED = 16  # most new items of a visit
 STORES = 8  # most stores of a shopper
-CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache
+CACHED = 2048  # items scored together on a CPU: what they touch stays in its cache
+EXPLORING = 64  # shoppers whose rates of all items are worked out together on a CPU, likewise
 MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
 EARLIER_VISITS = 3  # visits before an episode starts
 POPULATIONS = ("train", "evaluation", "all")
@@ -117,13 +121,15 @@ class Starts:
 class Member:
     """A fitted model and what it makes of the catalogue, on one device and never changed.
 
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them; base
-    (weeks, N) log rates of new items that the shopper does not change.
+    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them. For rates
+    of new items, with a last item that nobody buys: queried (N + 1, D) item vectors and base (weeks, N + 1) log rates
+    that the shopper does not change.
     """
 
     model: SlateShopper
     vectors: Tensor
     item_parts: Tensor
+    queried: Tensor
     base: Tensor
 
     @classmethod
@@ -131,15 +137,17 @@ class Member:
         """A model and a market that are on the same device."""
         vectors = model.items()
         parts = model.slate_head.items(vectors, model.items.known)
-        return cls(model, vectors, parts, model.explore_base() + model.season(market.item_context))
+        base = model.explore_base() + model.season(market.item_context)
+        queried, base = F.pad(vectors, (0, 0, 0, 1)), F.pad(base, (0, 1), value=-math.inf)
+        return cls(model, vectors, parts, queried, base)
 
 
 @dataclass(frozen=True)
 class Shop:
     """What a folder of a fine-tuned shopper holds, on one device and never changed.
 
-    members the models that answer together; week_of_day (days,) int64; candidates (W + 1, C) int16 padded with -1, a
-    row a store-week; popularity (weeks, N) float32 purchases a visit.
+    members the models that answer together; week_of_day (days,) int64. A row a store-week, (W + 1, C) each: candidates
+    int16 padded with -1, their placement uint8 and popularity float32 (purchases a visit in that week), 0 where padded.
     """
 
     catalog: Catalog
@@ -147,8 +155,9 @@ class Shop:
     members: tuple[Member, ...]
     market: Market
     candidates: Tensor
-    week_of_day: Tensor
+    placement: Tensor
     popularity: Tensor
+    week_of_day: Tensor
     starts: Starts
 
     @property
@@ -214,6 +223,8 @@ def _on(
     baskets: pl.DataFrame,
     starts: Starts,
 ) -> Shop:
+    candidates = candidate_table(market.placement)
+    placement, popularity = of_candidates(candidates, market)
     market = Market(*(tensor.to(device) for tensor in vars(market).values()))
     days = baskets.group_by("day").agg(pl.col("week").mode().first()).sort("day")
     week_of_day = torch.zeros(int(days["day"].max() or 0) + 1, dtype=torch.int64)  # type: ignore[arg-type]
@@ -223,9 +234,10 @@ def _on(
         keys=keys.to(device),
         members=tuple(Member.of(model.to(device), market) for model in models),  # type: ignore[arg-type]
         market=market,
-        candidates=candidate_table(market.placement),
+        candidates=candidates.to(device),
+        placement=placement.to(device),
+        popularity=popularity.to(device),
         week_of_day=week_of_day.cummax(0).values.to(device),
-        popularity=torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0,
         starts=Starts(
             take(starts.state, slice(None), device),
             starts.shopper.to(device),
@@ -241,6 +253,15 @@ def candidate_table(placement: Tensor) -> Tensor:
     width = max(int(promoted.sum(1).max()), 1)
     order = promoted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
     return order.where(promoted.gather(1, order), -1).to(torch.int16)
+
+
+def of_candidates(candidates: Tensor, market: Market) -> tuple[Tensor, Tensor]:
+    """Placement (uint8) and popularity (float32) of candidates (W + 1, C), of the same shape; 0 where padded."""
+    real, at = candidates >= 0, candidates.long().clamp(min=0)
+    weeks = torch.arange(market.store_week.shape[1]).expand_as(market.store_week)
+    week = torch.zeros(len(candidates), dtype=torch.int64).scatter_(0, market.store_week.flatten(), weeks.flatten())
+    popularity = torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0
+    return market.placement.gather(1, at) * real, popularity[week.unsqueeze(1), at] * real
 
 
 def start_states(
@@ -427,7 +448,7 @@ class LearnedShopper:
 
     def candidates(self, state: LearnedState) -> Tensor:
         """Catalogue items promoted in this store in this week."""
-        return self.shop.candidates[self._store_week(state)].long()
+        return self.shop.candidates.index_select(0, self._store_week(state)).long()
 
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
@@ -440,9 +461,7 @@ class LearnedShopper:
         )
         table = memory.table[:, self._category_keys]
         bought = table[..., 0] > 0
-        candidates, week, row = self.candidates(state), self._week(state), self._store_week(state)
-        real = candidates >= 0
-        at = candidates.clamp(min=0)
+        row = self._store_week(state)
         return {
             "context": self._shop_context(state),
             "bought_items": memory.items.clone(),
@@ -450,8 +469,8 @@ class LearnedShopper:
             "bought_days": days.index_put_(held, own[:, SINCE]),
             "category_counts": table[..., 0].clone(),
             "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
-            "placement": self.shop.market.placement[row.unsqueeze(1), at].long().where(real, 0),
-            "popularity": self.shop.popularity[week.unsqueeze(1), at].where(real, 0.0),
+            "placement": self.shop.placement.index_select(0, row).long(),
+            "popularity": self.shop.popularity.index_select(0, row),
         }
 
     @torch.no_grad()
@@ -534,7 +553,7 @@ class LearnedShopper:
             for rows, columns in zip(*parts, strict=True)
         ]
         chance = torch.zeros(items.shape, device=self.device).index_put_(pairs, torch.cat(found))
-        in_slate = (state.memory.items.unsqueeze(2) == slates.where(shown, -1).unsqueeze(1)).any(2)
+        in_slate = among(state.memory.items, slates.where(shown, -1), len(self.catalog))
         shown_chance = chance[:, : self.slate_size] * shown * self._examination
         return shown_chance, chance[:, self.slate_size :] * ((state.memory.items >= 0) & ~in_slate)
 
@@ -577,20 +596,27 @@ class LearnedShopper:
 
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
         """
-        week = self._week(state)
-        promoted = self.shop.market.placement[self._store_week(state)] > 0 if self.options.store_promotions else None
+        taken = torch.cat([state.memory.items, slates], dim=1)
+        given = (self._week(state), self._store_week(state), taken, draws, *inside)
+        together = EXPLORING if self.device.type == "cpu" else len(draws)
+        parts = zip(*(tensor.split(together) for tensor in given), strict=True)
+        return torch.cat([self._new_items(*part) for part in parts])
+
+    def _new_items(self, week: Tensor, row: Tensor, taken: Tensor, draws: Tensor, *inside: Tensor) -> Tensor:
+        """`_explore` of R shoppers in their week and store's week (R,); none of what they have `taken` (R, T) is new."""
+        promoted = None
+        if self.options.store_promotions:
+            promoted = F.pad(self.shop.market.placement.index_select(0, row) > 0, (0, 1))
         rates = [
-            member.model.explore_log_rate(own, member.vectors, member.base[week], promoted).exp_()
+            member.model.explore_log_rate(own, member.queried, member.base.index_select(0, week), promoted).exp_()
             for member, own in zip(self.shop.members, inside, strict=True)
         ]
-        rate = mean(rates)
-        taken = torch.cat([state.memory.items, slates], dim=1)
-        width = rate.shape[1]
-        rate = torch.cat([rate, rate.new_zeros(len(rate), 1)], dim=1).scatter(1, taken.where(taken >= 0, width), 0.0)
-        cumulative = rate[:, :width].cumsum(1)
+        nobody = len(self.catalog)  # buys the last item, where all of the padding goes
+        rate = mean(rates).scatter_(1, taken.where(taken >= 0, nobody), 0.0)
+        cumulative = rate.cumsum(1)
         total = cumulative[:, -1:]
         number = poisson(total, draws[:, :1], EXPLORED)
-        items = torch.searchsorted(cumulative, draws[:, 1:].contiguous() * total, right=True).clamp(max=width - 1)
+        items = torch.searchsorted(cumulative, draws[:, 1:] * total, right=True).clamp(max=nobody - 1)
         twice = (items.unsqueeze(2) == items.unsqueeze(1)).tril(-1).any(2)
         drawn = torch.arange(EXPLORED, device=self.device) < number
         return items.where(drawn & ~twice, -1)
@@ -667,7 +693,7 @@ def sample_gap(back: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Tens
     Shapes: back (B, bins) from `back_by`; draw and within (B,) uniform. A bin's days are equally likely.
     """
     left_bin = (draw.unsqueeze(1) >= back).sum(1)
-    edges = torch.tensor([*GAP_EDGES, LAPSE_DAYS + 1], device=back.device, dtype=back.dtype)
+    edges = constant((*GAP_EDGES, LAPSE_DAYS + 1), back)
     left = left_bin >= len(GAP_EDGES)
     place = left_bin.clamp(max=len(GAP_EDGES) - 1)
     days = edges[place] + torch.floor(within * (edges[place + 1] - edges[place]))

@@ -252,7 +252,7 @@ class MarketShopper:
 
     def respond(self, state: MarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Click, tire, drift, and come back tomorrow or never; moves `state` in place. See the module."""
-        config, category = self.config, self.catalog.category[slates]
+        config, category = self.config, self.catalog.category.index_select(0, slates.flatten()).view(slates.shape)
         click_draw, leave_draw, drift_draw = draws.split([self.slate_size, 1, config.width], dim=1)
         looks = self.examined(state) * shown
         probability = looks * torch.sigmoid(self.log_odds(state, slates))
@@ -302,10 +302,13 @@ class MarketShopper:
     def log_odds(self, state: MarketState, items: Tensor) -> Tensor:
         """Log-odds of a click on items (B, P) once they are looked at: (B, P) float32."""
         config = self.config
-        liked = torch.einsum("bd,bpd->bp", state.interest, self.catalog.embedding[items])
-        sated = state.satiation.gather(1, self.catalog.category[items]) * state.variety.unsqueeze(1)
+        flat = items.flatten()
+        vectors = self.catalog.embedding.index_select(0, flat).view(*items.shape, -1)
+        liked = torch.bmm(vectors, state.interest.unsqueeze(2)).squeeze(2)
+        category = self.catalog.category.index_select(0, flat).view(items.shape)
+        sated = state.satiation.gather(1, category) * state.variety.unsqueeze(1)
         tired = state.fatigue.gather(1, items)
-        fixed = config.base + config.interest * liked + self.quality[items]
+        fixed = config.base + config.interest * liked + self.quality.index_select(0, flat).view(items.shape)
         return fixed - config.satiation * sated - config.fatigue * tired
 
     def examined(self, state: MarketState) -> Tensor:

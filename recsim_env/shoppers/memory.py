@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsim_env.tensors import among, constant
+
 NEVER = 1000.0  # days since a purchase that never was
 RECENT_DAYS = 28.0  # time constant of the decayed counts
 LEVELS = 3  # item, kind, category
@@ -92,14 +94,18 @@ class Memory:
         before the second).
         """
         of_item = self.keys.of_item[:, :levels]
-        key = picked(of_item, items.where(items >= 0, self.keys.n_items))
-        counters = self.table.view(-1, STATS)
-        count, recent, first, last = picked(counters, key + (rows * (self.keys.total + 1)).unsqueeze(-1)).unbind(-1)
+        key = picked(of_item, items.where(items >= 0, self.keys.n_items)) + (rows * (self.keys.total + 1)).unsqueeze(-1)
+        # each column in one piece, which is what makes the arithmetic on columns fast, here and at the caller's
+        columns = picked(self.table.view(-1, STATS), key).movedim(-1, 0).contiguous()
+        count, recent, first, last = columns.unbind(0)
         since = day.unsqueeze(-1) - last
         bought = count > 0
-        recent = recent * torch.exp(-since / RECENT_DAYS)
+        recent = recent * torch.exp(since / -RECENT_DAYS)
         interval = torch.where(count > 1, (last - first) / (count - 1).clamp(min=1), 0.0)
-        return torch.stack([count, recent.where(bought, 0.0), since.where(bought, NEVER), interval], dim=-1)
+        stats = torch.stack(
+            [count, recent, since.where(bought, NEVER), interval]
+        )  # what was never bought is 0 in the table
+        return stats.movedim(0, -1)
 
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Add one visit to each of R shoppers: rows (R,) distinct, items (R, L) int64 padded with -1, day (R,)."""
@@ -111,7 +117,7 @@ class Memory:
         recent = recent * torch.exp(-(now - last) / RECENT_DAYS)
         # several items of a visit may share a counter: they write equal values here, and add up below
         self.table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
-        one = torch.tensor([1.0, 1.0, 0.0, 0.0], device=day.device).expand(*keys.shape, STATS)
+        one = constant((1.0, 1.0, 0.0, 0.0), day).expand(*keys.shape, STATS)
         self.table.index_put_(at, one, accumulate=True)
         self.table[rows, -1] = 0.0
         self._tally(rows, (items >= 0).sum(1).to(day.dtype), day)
@@ -133,17 +139,14 @@ class Memory:
         Among equals the slot further to the front: which one must not depend on how many items others bought.
         """
         slots = self.items[rows]  # (R, M)
-        same = items.int().unsqueeze(2) == slots.int().unsqueeze(1)  # (R, L, M)
-        new = (items >= 0) & ~same.any(2)  # (R, L)
-        width = min(items.shape[1], slots.shape[1])
-        order = new.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        new_items = items.gather(1, order).where(new.gather(1, order), -1)  # the new ones first
+        new = (items >= 0) & ~among(items, slots, self.keys.n_items)  # (R, L)
+        new_items = packed(items.where(new, -1))[:, : slots.shape[1]]  # the new ones first
         last = self.table[rows.unsqueeze(1), slots, _LAST]  # padding -1 reads the dummy counter
         column = torch.arange(slots.shape[1], device=slots.device)
         stale = last.where(slots >= 0, -NEVER) + column * (0.5 / slots.shape[1])  # days are whole numbers
         # an item bought again in this visit must not give way to a new one
-        again = same.any(1) & (slots >= 0)
-        victim = stale.masked_fill(again, math.inf).topk(width, dim=1, largest=False).indices
+        again = among(slots, items, self.keys.n_items) & (slots >= 0)
+        victim = stale.masked_fill(again, math.inf).topk(new_items.shape[1], dim=1, largest=False).indices
         kept = slots.gather(1, victim)
         self.items[rows] = slots.scatter(1, victim, new_items.where(new_items >= 0, kept))
 

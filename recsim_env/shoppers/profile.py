@@ -5,6 +5,7 @@ A pure function of the slates shown and the responses, so a logged episode and a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
+from recsim_env.tensors import constant
 from recsim_env.types import Observation
 
 DECAYS = (0.7, 0.9, 1.0)
@@ -70,19 +72,22 @@ class Profile:
 
         Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N, E).
         """
-        of_item = category[slates]
+        items = slates.flatten()
+        of_item = category.index_select(0, items).view(slates.shape)
         shown, clicks = shown.float(), clicks.float()
         familiar = (self.clicked[:, :, 1].gather(1, of_item) >= FAMILIAR).float()
-        parts = (shown * familiar, clicks * familiar, shown * (1 - familiar), clicks * (1 - familiar))
-        self.familiarity += torch.stack([part.sum(dim=1) for part in parts], dim=1)
+        both = torch.stack([shown, clicks], dim=1)  # (B, 2, K)
+        known = (both @ familiar.unsqueeze(2)).squeeze(2)
+        self.familiarity += torch.cat([known, both.sum(dim=2) - known], dim=1)
         for counter, weight in ((self.shown, shown), (self.clicked, clicks)):
             new = weight.new_zeros(counter.shape[:2]).scatter_add_(1, of_item, weight)
-            counter.mul_(counter.new_tensor(DECAYS)).add_(new.unsqueeze(2))
-        vectors = embedding[slates]
-        looks = shown / torch.log2(torch.arange(2, shown.shape[1] + 2, device=shown.device))
-        for counter, weight in ((self.taste, clicks), (self.exposed, looks)):
-            new = torch.einsum("bk,bke->be", weight, vectors)
-            counter.mul_(counter.new_tensor(TASTE_DECAYS).unsqueeze(1)).add_(new.unsqueeze(1))
+            counter.mul_(constant(DECAYS, counter)).add_(new.unsqueeze(2))
+        vectors = embedding.index_select(0, items).view(*slates.shape, -1)
+        looks = shown * constant(_looks(slates.shape[1]), shown)
+        new = torch.stack([clicks, looks], dim=1) @ vectors  # (B, 2, E)
+        decays = constant(TASTE_DECAYS, new).unsqueeze(1)
+        self.taste.mul_(decays).add_(new[:, :1])
+        self.exposed.mul_(decays).add_(new[:, 1:])
         self.position_clicks += clicks
         self.visits += 1
 
@@ -106,6 +111,11 @@ class Profile:
             "familiarity": self.familiarity.clone(),
             "visits": self.visits.unsqueeze(1).clone(),
         }
+
+
+def _looks(positions: int) -> tuple[float, ...]:
+    """How much a position counts in `exposed`, top first."""
+    return tuple(1 / math.log2(position + 2) for position in range(positions))
 
 
 def profile_spaces(catalog: Catalog, slate_size: int) -> dict[str, gymnasium.Space[Any]]:

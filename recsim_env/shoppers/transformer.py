@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from recsim_env.shoppers.memory import COUNT, INTERVAL, LEVELS, NEVER, RECENT, RHYTHM, SINCE
+from recsim_env.tensors import constant
 
 GAP_EDGES = (*range(15), 15, 18, 21, 25, 28, 35, 42, 49)  # first day of each hazard bin; the last ends on LAPSE_DAYS
 LAPSE_DAYS = 56  # a shopper who stayed away longer is gone
@@ -516,7 +517,7 @@ def counter_features(stats: Tensor) -> Tensor:
     since, interval = stats[..., SINCE], stats[..., INTERVAL]
     phase = torch.where(interval > 0, (since / interval.clamp(min=0.5)).clamp(max=4.0), 0.0)
     gone = torch.log1p(since.clamp(min=0.0, max=400.0)) / 3.0
-    return torch.stack([torch.log1p(count), torch.log1p(recent) * 1.5, gone, phase], dim=-1)
+    return torch.stack([torch.log1p(count), torch.log1p(recent) * 1.5, gone, phase]).movedim(0, -1)
 
 
 def without_item(stats: Tensor) -> Tensor:
@@ -544,7 +545,7 @@ def since_bucket(since: Tensor) -> Tensor:
 
 def lag_bucket(lag: Tensor) -> Tensor:
     """Bucket of days between two visits."""
-    return torch.bucketize(lag.clamp(min=0.0), torch.tensor(LAG_EDGES, dtype=lag.dtype, device=lag.device), right=True)
+    return torch.bucketize(lag.clamp(min=0.0), constant(LAG_EDGES, lag), right=True)
 
 
 def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:
@@ -562,7 +563,7 @@ def gap_log_likelihood(logits: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor
     Shapes: logits (..., bins), gap and follow_up (...,) in days; returns (...,). A gap beyond `LAPSE_DAYS` counts as
     surviving all bins. A censored visit survives the bins that ended before the follow-up did.
     """
-    edges = torch.tensor([*GAP_EDGES, LAPSE_DAYS + 1], dtype=gap.dtype, device=gap.device)
+    edges = constant((*GAP_EDGES, LAPSE_DAYS + 1), gap)
     stay = F.logsigmoid(-logits)
     bins = torch.arange(len(GAP_EDGES), device=gap.device)
     seen = gap >= 0

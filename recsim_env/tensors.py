@@ -1,0 +1,32 @@
+"""Small tensor functions that the steps of simulator and shoppers share."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+def among(items: Tensor, others: Tensor, n_items: int) -> Tensor:
+    """Which items of a row are among others of the same row; padding, -1, is an item like any.
+
+    The others are marked in a row of all items: L x M comparisons would take several times as long.
+
+    Shapes: items (B, L) and others (B, M) int64 from -1 to n_items - 1; returns (B, L) bool.
+    """
+    marked = torch.zeros(len(items), n_items + 1, dtype=torch.bool, device=items.device)
+    return marked.scatter_(1, others + 1, True).gather(1, items + 1)
+
+
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """These numbers as a tensor of the type and on the device of `like`; shared, not to be written into.
+
+    Made once: what a step makes anew out of Python's numbers, it waits for a GPU to receive.
+    """
+    return _constant(values, like.dtype, like.device)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)

@@ -1,0 +1,29 @@
+"""What is among what, and constants that are made once."""
+
+from __future__ import annotations
+
+import torch
+
+from recsim_env.tensors import among, constant
+
+
+def test_items_are_among_others_of_their_own_row() -> None:
+    items = torch.tensor([[3, 0, -1, 2], [3, 0, 1, 2]])
+    others = torch.tensor([[0, 3, 3], [4, -1, 2]])
+    assert among(items, others, 5).tolist() == [[True, True, False, False], [False, False, False, True]]
+    assert among(items, others, 5).tolist() == (items.unsqueeze(2) == others.unsqueeze(1)).any(2).tolist()
+
+
+def test_padding_is_among_padding() -> None:
+    padding = torch.tensor([[-1]])
+    assert among(padding, torch.tensor([[2, -1]]), 3).item()
+    assert not among(padding, torch.tensor([[2, 0]]), 3).item()
+
+
+def test_a_constant_is_made_once_for_each_type() -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    made = constant((0.5, 2.0), like)
+    assert made.dtype == torch.float64
+    assert made.tolist() == [0.5, 2.0]
+    assert constant((0.5, 2.0), like) is made
+    assert constant((0.5, 2.0), like.float()).dtype == torch.float32
