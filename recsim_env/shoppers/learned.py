@@ -603,7 +603,7 @@ class LearnedShopper:
         return torch.cat([self._new_items(*part) for part in parts])
 
     def _new_items(self, week: Tensor, row: Tensor, taken: Tensor, draws: Tensor, *inside: Tensor) -> Tensor:
-        """`_explore` of R shoppers in their week and store's week (R,); none of what they have `taken` (R, T) is new."""
+        """`_explore` of R shoppers in their week and store's week (R,); nothing of `taken` (R, T) is new."""
         promoted = None
         if self.options.store_promotions:
             promoted = F.pad(self.shop.market.placement.index_select(0, row) > 0, (0, 1))
