@@ -304,7 +304,9 @@ NOTHING = int(np.float32(-math.inf).view(np.int32) ^ 0x7FFFFFFF) * _PLACES
 def _keys(logits: Tensor) -> Tensor:
     """Of logits (B, S) float32: (B, S) int64."""
     bits = logits.view(torch.int32)
-    ascending = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)  # floats are ordered as their bits, but for signs
+    ascending = (
+        (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
+    )  # floats are ordered as their bits, but for signs
     return ascending.long().mul_(_PLACES).add_(torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device))
 
 

@@ -126,7 +126,7 @@ class TwoTowerRanker:
         seen = {name: observation[name] for name in (*WHOLE, "recent_slates", "recent_clicks")}
         seen |= {name: observation[name] for name in ("declared",) if name in observation}
         scores = [self._part({name: value[part] for name, value in seen.items()}, candidates[part]) for part in parts]
-        return torch.cat(scores)
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _part(self, observation: Observation, candidates: Tensor) -> Tensor:
         """`logits` of some shoppers."""
