@@ -71,7 +71,7 @@ class Config:
     """Episodes of an evaluation."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
-    peer_episodes: int = 10
+    peer_episodes: int = 50
     """Episodes of RecSim's agent between two evaluations."""
     peer_evaluations: int = 12
     """Evaluations of RecSim's agent after the one before training."""

@@ -17,6 +17,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from agents.ppo import PrivateRandomness
+
 CANDIDATES = 10
 """Documents of a visit, drawn anew at every visit; one of them is shown."""
 Choice = Callable[[float, Any], Any]
@@ -24,19 +26,17 @@ Choice = Callable[[float, Any], Any]
 
 
 @contextmanager
-def as_it_was_written() -> Iterator[None]:
-    """RecSim draws from numpy's global generator, whose state comes back at the end, and asks numpy for `Inf`, a name
-    that NumPy 2 took away and that is there meanwhile."""
-    state = np.random.get_state()  # noqa: NPY002 - RecSim's source of randomness
+def as_it_was_written(randomness: PrivateRandomness) -> Iterator[None]:
+    """RecSim draws from numpy's library-wide generator, which it gets a state of its own of, and asks numpy for `Inf`,
+    a name that NumPy 2 took away and that is there meanwhile."""
     missing = not hasattr(np, "Inf")
     if missing:
         cast(Any, np).Inf = np.inf
     try:
-        with warnings.catch_warnings():
+        with randomness(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        np.random.set_state(state)  # noqa: NPY002
         if missing:
             del cast(Any, np).Inf
 
@@ -48,7 +48,8 @@ class RecSimTraining:
     """
 
     def __init__(self, seed: int) -> None:
-        with as_it_was_written():
+        self._randomness = PrivateRandomness()
+        with as_it_was_written(self._randomness):
             agents: Any = importlib.import_module("recsim.agents.tabular_q_agent")
             self._env, self._judging = environment(seed + 1), environment(0)
             self._agent: Any = agents.TabularQAgent(self._env.observation_space, self._env.action_space)
@@ -60,7 +61,7 @@ class RecSimTraining:
     def learn(self, episodes: int) -> None:
         """Play so many episodes more; `steps` and `seconds` (wall) count them."""
         began = time.perf_counter()
-        with as_it_was_written():
+        with as_it_was_written(self._randomness):
             for _ in range(episodes):
                 first = 1_000_000 * (self._seed + 1) + self._episodes
                 _, steps = play(self._env, self._agent.step, first, self._agent.end_episode)
@@ -79,7 +80,7 @@ class RecSimTraining:
         self._judging.reset_sampler()
         self._agent._eval_mode = True  # RecSim's runner makes a second agent for it, from the first one's checkpoint
         try:
-            with as_it_was_written():
+            with as_it_was_written(self._randomness):
                 return [play(self._judging, choices[who], episode)[0] for episode in range(episodes)]
         finally:
             self._agent._eval_mode = False
