@@ -298,7 +298,8 @@ def draw(rows: pl.DataFrame, summary: dict[str, Estimate]) -> Figure:
     spent = with_minutes(rows)
     draw_curves(middle, spent, "steps")
     draw_curves(right, spent, "minutes")
-    middle.set_xlabel("shopper-steps")
+    middle.set_xlabel("thousand shopper-steps")
+    middle.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}")
     right.set_xlabel("wall minutes of training")
     right.legend(frameon=False, fontsize=8, loc="lower right")
     for axes in (left, middle, right):
