@@ -155,7 +155,8 @@ class SimulatorVecEnv(TorchVecEnv):
     # ---- inside ----
 
     def _look(self, observation: Observation) -> Seen:
-        self._view = self.composer.view(observation)
+        candidates = self.simulator.candidates  # one list for everybody stays one, which an observation's copy hides
+        self._view = self.composer.view({**observation, "candidates": candidates})
         return self._seen(self._view, self._survival)
 
     def _survive(self, at: Episodes) -> Tensor:

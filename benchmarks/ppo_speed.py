@@ -1,16 +1,26 @@
 """How fast PPO trains, and what the time goes to: python -m benchmarks.ppo_speed
 
-PPO over the composer's intents learns twice in the same market: with rollouts that stay on the device, as all agents
-here do, and with Stable-Baselines3's own loop, which carries them through numpy. Policy, hyper-parameters, shoppers and
-seeds are the same. The two take turns, update by update, so that whatever else the machine does strikes both. Every
-part is timed on the clock of the processor, on a GPU on the wall clock after waiting for the device.
+PPO over the composer's intents learns three times in the same market, with the same policy, networks, rollouts,
+shoppers and seeds:
+
+- *device*: rollouts that stay on the device and the agent's hyper-parameters, as all agents here learn;
+- *stock*: Stable-Baselines3's PPO as it comes: its own loop, which carries rollouts through numpy, and its default
+  hyper-parameters (`SB3_DEFAULTS`: ten epochs in minibatches of 64, and so on);
+- *same settings*: SB3's own loop with the agent's hyper-parameters, which tells how much of it is the loop.
+
+They take turns, update by update, so that whatever else the machine does strikes all. Every part is timed on the clock
+of the processor, on a GPU on the wall clock after waiting for the device. `over_stock_sb3` is the wall time of *stock*
+over that of *device* for the same number of shopper-steps. It is worth something only if those steps taught as much:
+`return_minus_stock` is the difference of the returns at the end, `curve_minus_stock` that of the evaluations on the
+way, on the same fresh shoppers, paired by training seed. `over_stock_sb3_same_settings` is the loop alone.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +30,50 @@ import torch
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from stable_baselines3 import PPO
 
 from agents.base import Ground
 from agents.evaluate import evaluate
-from agents.ppo import StockPPO, environment_of, make_ppo, make_stock_ppo, policy_of
+from agents.ppo import PPOConfig, StockPPO, environment_of, make_ppo, make_stock_ppo, policy_of
 from agents.ppo_agents import PPOComposerConfig, learn_update, untrained_model
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.statistics import Estimate, bootstrap, paired_difference
 from benchmarks.world import REPORTED_SEED, seeds
 from policies.learnable import IntentConfig
 
 AGENT = "ppo_composer"
-LOOPS: dict[str, Callable[..., StockPPO]] = {"device": make_ppo, "stock": make_stock_ppo}
-"""Who collects rollouts: this project's loop, and SB3's."""
-LABELS = {"device": "rollouts on the device", "stock": "stock SB3"}
+SB3_DEFAULTS = {
+    field.name: inspect.signature(PPO).parameters[field.name].default
+    for field in fields(PPOConfig)
+    if field.name != "n_steps"
+}
+"""What SB3's PPO does unless told otherwise. Visits between two updates are the same for all."""
+
+
+def as_it_comes(agent: PPOComposerConfig) -> PPOComposerConfig:
+    """The agent at SB3's default hyper-parameters, at a learning rate that stays."""
+    return replace(agent, ppo=replace(agent.ppo, **SB3_DEFAULTS), annealed=1.0)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A way to train."""
+
+    label: str
+    make: Callable[..., StockPPO]
+    """Whose loop it is."""
+    settings: Callable[[PPOComposerConfig], PPOComposerConfig] = lambda agent: agent
+    """What becomes of the agent's hyper-parameters."""
+
+
+LOOPS = {
+    "device": Loop("here: rollouts on the device", make_ppo),
+    "stock": Loop("stock SB3, its defaults", make_stock_ppo, as_it_comes),
+    "same_settings": Loop("stock SB3, settings as here", make_stock_ppo),
+}
+"""This project's, SB3's as it comes, and SB3's with the agent's hyper-parameters."""
+COLOURS = {"device": "#c23b3b", "stock": "#3b6ea5", "same_settings": "#7d7d7d"}
 NECESSARY = ("simulate", "act", "learn")
 """Parts that any PPO must do: shoppers answer; the network, the ranker and the composer make slates; gradients."""
 PARTS = (*NECESSARY, "store", "other")
@@ -51,7 +90,9 @@ class Config:
     """Shoppers served at once."""
     updates: int = 10
     """Rollouts and updates of each training; the first is left out of the speed."""
-    seeds: tuple[int, ...] = (0, 1)
+    loops: tuple[str, ...] = tuple(LOOPS)
+    """Ways to train, of `LOOPS`."""
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
     evaluate_every: int = 2
     """Updates between two evaluations, which are not timed."""
@@ -126,10 +167,10 @@ class Training:
 
     def __init__(self, config: Config, site: Site, loop: str, seed: int) -> None:
         self._config, self._site, self._loop, self._seed = config, site, loop, seed
-        self._agent = PPOComposerConfig(**PLACES[config.place].settings.get(AGENT, {}))
+        self._agent = LOOPS[loop].settings(PPOComposerConfig(**PLACES[config.place].settings.get(AGENT, {})))
         ground = Ground(site.training(), site.inputs, seed, 0, config.shoppers)
         start = IntentConfig(self._agent.network.log_std)
-        self._model = untrained_model("composer", ground, self._agent, start, LOOPS[loop])
+        self._model = untrained_model("composer", ground, self._agent, start, LOOPS[loop].make)
         self._watch = watched(self._model)
 
     def update(self, number: int) -> dict[str, Any]:
@@ -164,7 +205,7 @@ def measure(config: Config) -> pl.DataFrame:
     site = PLACES[config.place].open(config.markets, config.slates, config.device)
     rows: list[dict[str, Any]] = []
     for seed in config.seeds:
-        trainings = [Training(config, site, loop, seed) for loop in LOOPS]
+        trainings = [Training(config, site, loop, seed) for loop in config.loops]
         for number in range(config.updates + 1):
             turn = trainings if number % 2 else trainings[::-1]
             rows += [training.update(number) for training in turn]
@@ -177,9 +218,10 @@ def measure(config: Config) -> pl.DataFrame:
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """Speeds from the updates after the first, which are what is resampled, and the returns at the end.
+    """Speeds from the updates after the first, which are what is resampled, and returns, by training seed.
 
-    over_stock_sb3 is the wall time of the stock loop in units of ours; `necessary_share` the share of `NECESSARY`.
+    What the figures mean stands at the top of this file; `necessary_share` is the share of `NECESSARY`. Figures of a
+    loop end in its name, but for the share of ours.
     """
     generator = np.random.default_rng(0)
     timed = rows.filter(pl.col("update") > 1).with_columns(whole_s=pl.sum_horizontal(f"{part}_s" for part in PARTS))
@@ -189,10 +231,11 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     def ratio(above: Any, below: Any) -> Estimate:
         return bootstrap(above / below, weights=below, generator=generator)
 
-    ours, stock = (timed.filter(pl.col("loop") == loop).sort("seed", "update") for loop in ("device", "stock"))
-    for name, clock in {"over_stock_sb3": "wall_s", "over_stock_sb3_cpu": "cpu_s"}.items():
-        summary[name] = ratio(stock[clock].to_numpy(), ours[clock].to_numpy())
-    for loop, own in (("device", ours), ("stock", stock)):
+    measured = {loop: timed.filter(pl.col("loop") == loop).sort("seed", "update") for loop in LOOPS}
+    for loop, name in (("stock", "over_stock_sb3"), ("same_settings", "over_stock_sb3_same_settings")):
+        for clock, ending in (("wall_s", ""), ("cpu_s", "_cpu")):
+            summary[name + ending] = ratio(measured[loop][clock].to_numpy(), measured["device"][clock].to_numpy())
+    for loop, own in measured.items():
         whole = own["whole_s"].to_numpy()
         necessary = own.select(pl.sum_horizontal(f"{part}_s" for part in NECESSARY)).to_series().to_numpy()
         summary["necessary_share" if loop == "device" else f"necessary_share_{loop}"] = ratio(necessary, whole)
@@ -202,16 +245,31 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
         for part in PARTS:
             mean = bootstrap(own[f"{part}_s"].to_numpy() / steps * 1e6, generator=generator)
             summary[f"{part}_us_{loop}"] = mean
-        last = rows.filter(pl.col("loop") == loop).drop_nulls("return").sort("seed", "update")
-        summary[f"return_{loop}"] = bootstrap(last.group_by("seed").last()["return"].to_numpy(), generator=generator)
+    ends, curves = returns(rows)
+    for loop in LOOPS:
+        summary[f"return_{loop}"] = bootstrap(ends[loop].to_numpy(), generator=generator)
+    for loop, name in (("stock", "stock"), ("same_settings", "stock_same_settings")):
+        for kind, values in (("return", ends), ("curve", curves)):
+            pair = values["device"].to_numpy(), values[loop].to_numpy()
+            summary[f"{kind}_minus_{name}"] = paired_difference(*pair, generator=generator)
     return summary
+
+
+def returns(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A row a training seed and a column a loop: the return at the end, and the mean of those after training began."""
+    seen = rows.drop_nulls("return").filter(pl.col("update") > 0).sort("seed", "update")
+    by = ("seed", "loop")
+    ends = seen.group_by(by, maintain_order=True).agg(pl.col("return").last())
+    means = seen.group_by(by, maintain_order=True).agg(pl.col("return").mean())
+    one, other = (table.pivot("loop", index="seed", values="return").sort("seed") for table in (ends, means))
+    return one, other
 
 
 def lines(summary: dict[str, Estimate]) -> list[dict[str, object]]:
     """A line a loop."""
     return [
         {
-            "loop": LABELS[loop],
+            "loop": LOOPS[loop].label,
             **{name: summary[f"{name}_{loop}"] for name in ("steps_per_s", "steps_per_cpu_s")},
             **{part: summary[f"{part}_us_{loop}"] for part in PARTS},
             "share": summary["necessary_share" if loop == "device" else f"necessary_share_{loop}"],
@@ -232,14 +290,20 @@ HEADERS = {
 
 
 def draw(rows: pl.DataFrame, summary: dict[str, Estimate]) -> Figure:
-    """What a shopper-step costs by part, and return against wall minutes."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """What a shopper-step costs by part, and return against shopper-steps and against wall minutes."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     _costs(left, summary)
-    _curves(right, rows)
-    for axes in (left, right):
+    left.legend(frameon=False, fontsize=8, ncols=len(PARTS), loc="lower left", bbox_to_anchor=(-0.3, 1))
+    spent = with_minutes(rows)
+    draw_curves(middle, spent, "steps")
+    draw_curves(right, spent, "minutes")
+    middle.set_xlabel("thousand shopper-steps")
+    middle.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}")
+    right.set_xlabel("wall minutes of training")
+    right.legend(frameon=False, fontsize=8, loc="lower right")
+    for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, ncols=len(PARTS), loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -248,26 +312,28 @@ def _costs(axes: Axes, summary: dict[str, Estimate]) -> None:
     left = np.zeros(len(LOOPS))
     for part, colour in zip(PARTS, colours, strict=True):
         widths = np.array([summary[f"{part}_us_{loop}"].value for loop in LOOPS])
-        axes.barh([LABELS[loop] for loop in LOOPS], widths, left=left, color=colour, label=part)
+        axes.barh([LOOPS[loop].label for loop in LOOPS], widths, left=left, color=colour, label=part)
         left += widths
     axes.invert_yaxis()
     axes.set_xlabel("microseconds a shopper-step")
 
 
-def _curves(axes: Axes, rows: pl.DataFrame) -> None:
-    """One thin line a seed, and the mean over seeds at the same number of updates."""
-    spent = rows.sort("loop", "seed", "update").with_columns(
-        minutes=pl.col("wall_s").cum_sum().over("loop", "seed", order_by="update") / 60
-    )
-    for loop, colour in zip(LOOPS, ("#c23b3b", "#3b6ea5"), strict=True):
-        seen = spent.filter(pl.col("loop") == loop).drop_nulls("return")
+def with_minutes(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows in order, with the wall `minutes` of training so far."""
+    minutes = pl.col("wall_s").cum_sum().over("loop", "seed", order_by="update") / 60
+    return rows.sort("loop", "seed", "update").with_columns(minutes=minutes)
+
+
+def draw_curves(axes: Axes, rows: pl.DataFrame, against: str) -> None:
+    """One thin line a seed, and the mean over seeds at the same number of updates; against: `steps` or `minutes`."""
+    for loop in LOOPS:
+        seen = rows.filter(pl.col("loop") == loop).drop_nulls("return")
+        colour = COLOURS[loop]
         for (_,), own in seen.group_by("seed", maintain_order=True):
-            axes.plot(own["minutes"].to_numpy(), own["return"].to_numpy(), color=colour, alpha=0.3, linewidth=0.8)
-        mean = seen.group_by("update").agg(pl.col("minutes", "return").mean()).sort("update")
-        axes.plot(
-            mean["minutes"].to_numpy(), mean["return"].to_numpy(), "-o", color=colour, markersize=4, label=LABELS[loop]
-        )
-    axes.set_xlabel("wall minutes of training")
+            axes.plot(own[against].to_numpy(), own["return"].to_numpy(), color=colour, alpha=0.3, linewidth=0.8)
+        mean = seen.group_by("update").agg(pl.col(against, "return").mean()).sort("update")
+        line = mean[against].to_numpy(), mean["return"].to_numpy()
+        axes.plot(*line, "-o", color=colour, markersize=4, label=LOOPS[loop].label)
     axes.set_ylabel("return")
     axes.grid(color="#e4e4e4", linewidth=0.6)
 

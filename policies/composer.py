@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, candidates_of, pick
+from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, looked_up, pick
 from policies.features import Recent, Summary, principal
 from policies.networks import Standardizer, tower
 from recsim_env.noise import normal
@@ -44,13 +44,16 @@ class ComposerConfig:
 
 @dataclass(frozen=True)
 class CueInputs:
-    """What a cue sees. Shapes: recent (B, R) each, items (B, P) int64 without padding, category (N,), 0..groups-1."""
+    """What a cue sees. Shapes: recent (B, R) each, category (N,) int64, of_pool (B, P) int64."""
 
     observation: Observation
     recent: Recent
     pool: Pool
     category: Tensor
+    of_pool: Tensor
+    """Category of each item of the pool."""
     groups: int
+    """G, how many categories there are."""
     slate_size: int
 
 
@@ -84,14 +87,14 @@ def cue(name: str, unit: float, *keys: str) -> Callable[[Callable[[CueInputs], T
 def clicked_category(inputs: CueInputs) -> Tensor:
     """Recent responses in the item's category, decayed by slate."""
     by_category = inputs.recent.by_group(inputs.category, inputs.groups, inputs.recent.clicked)
-    return by_category.gather(1, inputs.category[inputs.pool.ids])
+    return by_category.gather(1, inputs.of_pool)
 
 
 @cue("shown", 2.0, "recent_slates")
 def shown_category(inputs: CueInputs) -> Tensor:
     """Recent exposures of the item's category, decayed by slate, in slates."""
     by_category = inputs.recent.by_group(inputs.category, inputs.groups, inputs.recent.shown / inputs.slate_size)
-    return by_category.gather(1, inputs.category[inputs.pool.ids])
+    return by_category.gather(1, inputs.of_pool)
 
 
 @cue("repeated", 1.0, "recent_slates")
@@ -134,21 +137,21 @@ def promotions_of_item(inputs: CueInputs) -> Tensor:
 @cue("sated", 2.0, "category_clicked")
 def sated_category(inputs: CueInputs) -> Tensor:
     """Responses in the item's category in the last ten visits or so."""
-    return inputs.observation["category_clicked"][:, :, 1].gather(1, inputs.category[inputs.pool.ids])
+    return inputs.observation["category_clicked"][:, :, 1].gather(1, inputs.of_pool)
 
 
 @cue("flooded", 3.0, "category_shown")
 def flooded_category(inputs: CueInputs) -> Tensor:
     """Exposures of the item's category in the last ten visits or so, in slates."""
     shown = inputs.observation["category_shown"][:, :, 1] / inputs.slate_size
-    return shown.gather(1, inputs.category[inputs.pool.ids])
+    return shown.gather(1, inputs.of_pool)
 
 
 @cue("loyal", 2.0, "category_clicked")
 def loyal_category(inputs: CueInputs) -> Tensor:
     """Log of one plus all responses in the item's category so far."""
     ever = torch.log1p(inputs.observation["category_clicked"][:, :, 2])
-    return ever.gather(1, inputs.category[inputs.pool.ids])
+    return ever.gather(1, inputs.of_pool)
 
 
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
@@ -191,13 +194,15 @@ class Composer:
         self._ranker = inputs.need_ranker("composer")
         self._cosines = Cosines(inputs.catalog.embedding)
         self._category = inputs.catalog.category
+        self._groups = len(inputs.catalog.categories)
         self.summary = Summary(
             inputs.catalog, inputs.observation_space, inputs.slate_size, max(self.config.summary_dims, 1)
         )
         self.offset_vectors = self.config.offset_unit * principal(inputs.catalog.embedding, self.config.offset_dims)
         self.cues = {name: cue for name, cue in CUES.items() if set(cue.keys) <= inputs.observation_space.keys()}
         self.knobs = ("count", "similarity", *self.cues)
-        self.units = torch.tensor([2.0, 1.0, *(cue.unit for cue in self.cues.values())])  # log-odds per unit of intent
+        units = [2.0, 1.0, *(cue.unit for cue in self.cues.values())]  # log-odds per unit of intent
+        self.units = torch.tensor(units)
         self.intent_size = len(self.knobs) + self.offset_vectors.shape[1]
         self._pooling = Pooling(inputs, self.config.pool)
         self.pool_size = self._pooling.size
@@ -223,24 +228,18 @@ class Composer:
     @torch.no_grad()
     def pool(self, observation: Observation) -> Pool:
         """Rank the candidates of a visit and take the pool."""
-        candidates = candidates_of(observation, len(self._inputs.catalog))
-        return self._pooling(self._ranker.logits(observation), candidates)
+        return self._pooling.of(self._ranker, observation)
 
     @torch.no_grad()
     def view(self, observation: Observation, pool: Pool | None = None) -> View:
         """Look at a visit: take its pool, if it is not given, and work out every cue."""
         pool = self.pool(observation) if pool is None else pool
         recent = Recent.of(observation)
-        groups = len(self._inputs.catalog.categories)
-        inputs = CueInputs(observation, recent, pool, self._category, groups, self.slate_size)
-        cues = torch.stack([cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=2)
-        return View(
-            pool,
-            cues,
-            self.offset_vectors[pool.ids],
-            self._category[pool.ids],
-            self.summary(observation, pool, recent),
-        )
+        category = looked_up(self._category, pool.ids)
+        inputs = CueInputs(observation, recent, pool, self._category, category, self._groups, self.slate_size)
+        cues = torch.stack([cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=1)  # cheaper than dim=2
+        vectors = looked_up(self.offset_vectors, pool.ids)
+        return View(pool, cues.transpose(1, 2), vectors, category, self.summary(observation, pool, recent))
 
     def features(self, observation: Observation) -> Tensor:
         """What a network sees of a visit: (B, F) float32."""
@@ -266,21 +265,22 @@ class _Steered(Adjust):
     """Scores as the slate fills: what stands fixed, plus the category count and the similarity to the slate."""
 
     def __init__(self, view: View, fixed: Tensor, weights: Tensor, cosines: Cosines) -> None:
-        self._view = view
+        self._category, self._ids = view.category, view.pool.ids
         self._fixed = fixed  # (B, P)
         self._of_count, self._of_similarity = weights[:, :1], weights[:, 1:]  # (B, 1) each
         self._cosines = cosines
         self._count = torch.zeros_like(fixed)
         self._similarity = torch.zeros_like(fixed)
+        self._same = torch.zeros_like(fixed)
 
     def scores(self) -> Tensor:
-        return self._fixed + self._of_count * self._count + self._of_similarity * self._similarity
+        return (self._of_count * self._count).add_(self._fixed).add_(self._of_similarity * self._similarity)
 
     def add(self, chosen: Tensor) -> None:
         at = chosen.unsqueeze(1)
-        self._count = self._count + (self._view.category == self._view.category.gather(1, at))
-        cosine = self._cosines.between(self._view.pool.ids.gather(1, at).squeeze(1), self._view.pool.ids)
-        self._similarity = torch.maximum(self._similarity, cosine)
+        self._count += torch.eq(self._category, self._category.gather(1, at), out=self._same)  # 1.0 where they are
+        cosine = self._cosines.between(self._ids.gather(1, at).squeeze(1), self._ids)
+        torch.maximum(self._similarity, cosine, out=self._similarity)
 
 
 # ---- the learnable policy --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from policies.base import Pool
+from policies.base import Pool, looked_up
 from recsim_env.catalog import Catalog
 from recsim_env.types import Observation
 
@@ -66,7 +66,7 @@ class Recent:
 
     def by_group(self, group: Tensor, groups: int, weight: Tensor) -> Tensor:
         """Sum of weight (B, R) over the items of each group: group (N,) int64 of an item; returns (B, groups)."""
-        return weight.new_zeros(len(weight), groups).scatter_add_(1, group[self.items], weight)
+        return weight.new_zeros(len(weight), groups).scatter_add_(1, looked_up(group, self.items), weight)
 
     def of_items(self, items: Tensor, weight: Tensor, catalogue: int) -> Tensor:
         """Sum of weight (B, R) over the positions that held each of items (B, P), 0 at -1; returns (B, P).
@@ -82,7 +82,12 @@ class Recent:
 
 def mean_vector(vectors: Tensor, items: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean of item vectors (N, D): items (B, R), weight (B, R); returns (B, D), 0 where all weights are."""
-    total = torch.einsum("br,brd->bd", weight, vectors[items])
+    return _mean(looked_up(vectors, items), weight)
+
+
+def _mean(vectors: Tensor, weight: Tensor) -> Tensor:
+    """Of vectors (B, R, D): (B, D)."""
+    total = torch.einsum("br,brd->bd", weight, vectors)
     return total / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
@@ -150,8 +155,8 @@ def visit_rhythm(seen: Seen) -> Tensor:
 def recent_taste(seen: Seen) -> Tensor:
     """Mean vector of what was responded to and of what was shown: (B, 2 D)."""
     recent = seen.recent
-    clicked = mean_vector(seen.vectors, recent.items, recent.clicked)
-    return torch.cat([clicked, mean_vector(seen.vectors, recent.items, recent.shown)], dim=1)
+    vectors = looked_up(seen.vectors, recent.items)
+    return torch.cat([_mean(vectors, recent.clicked), _mean(vectors, recent.shown)], dim=1)
 
 
 @part("variety", "recent_slates")
@@ -159,7 +164,7 @@ def recent_variety(seen: Seen) -> Tensor:
     """Share of distinct categories and the norm of the mean vector in the last slate: (B, 2); 0 where there is none."""
     last = seen.observation["recent_slates"][:, 0]
     shown = (last >= 0).float()
-    distinct = _distinct(seen.category[last.clamp(min=0)], last >= 0)
+    distinct = _distinct(looked_up(seen.category, last.clamp(min=0)), last >= 0)
     size = shown.sum(dim=1).clamp(min=1)
     norm = mean_vector(seen.vectors, last.clamp(min=0), shown).norm(dim=1) / seen.vectors.shape[1] ** 0.5
     return torch.stack([distinct / size, norm], dim=1)
@@ -174,7 +179,7 @@ def pool_summary(seen: Seen) -> Tensor:
     mean = logits.sum(dim=1) / count
     spread = ((logits - mean.unsqueeze(1)).square() * present).sum(dim=1).div(count).sqrt()
     top = slice(0, seen.slate_size)
-    distinct = _distinct(seen.category[seen.pool.ids[:, top]], present[:, top])
+    distinct = _distinct(looked_up(seen.category, seen.pool.ids[:, top]), present[:, top])
     nth = logits[:, top][:, -1]
     return torch.stack([logits[:, 0], nth, mean, spread, distinct / seen.slate_size], dim=1)
 
@@ -207,7 +212,7 @@ def shopper_behaviour(seen: Seen) -> Tensor:
     depth = (by_position @ positions.float() + 2) / (clicks + 1) / by_position.shape[1]
     clicked, lately = observation["category_clicked"][:, :, 2], observation["category_clicked"][:, :, 1]
     top_share = clicked.amax(dim=1) / clicks.clamp(min=1)
-    best = seen.category[seen.pool.ids[:, : seen.slate_size]]
+    best = looked_up(seen.category, seen.pool.ids[:, : seen.slate_size])
     worn = lately.gather(1, best).mean(dim=1)
     flooded = observation["category_shown"][:, :, 1].gather(1, best).mean(dim=1) / seen.slate_size
     rate = clicks / observation["visits"].squeeze(1).clamp(min=1)
@@ -237,7 +242,8 @@ class Summary:
         recent = Recent.of(observation) if recent is None else recent
         seen = Seen(observation, recent, pool, self.vectors, self.category, self._slate_size)
         values = [part.values(seen) for part in self.parts.values()]
-        values += [squashed(observation[name].flatten(1)) for name in self.small]
+        if self.small:
+            values.append(squashed(torch.cat([observation[name].flatten(1) for name in self.small], dim=1)))
         return torch.cat(values, dim=1)
 
 

@@ -31,7 +31,7 @@ class Standardizer(nn.Module):
         self.deviation.copy_(deviation.where(deviation > 1e-4, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) / self.deviation).clamp(-5, 5)
+        return (x - self.mean).div_(self.deviation).clamp_(-5, 5)  # in place: half of the memory's traffic
 
 
 def tower(

@@ -16,7 +16,6 @@ from policies.base import (
     PolicyInputs,
     Pool,
     Pooling,
-    candidates_of,
     pick,
     register_policy,
     tuned,
@@ -42,8 +41,7 @@ class Reranker:
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K)."""
-        candidates = candidates_of(observation, len(self._catalog))
-        pool = self._pooling(self._ranker.logits(observation), candidates)
+        pool = self._pooling.of(self._ranker, observation)
         return pick(pool, self._slate_size, self.adjust(pool))
 
     def adjust(self, pool: Pool) -> Adjust:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from policies.base import candidates_of
+from policies.base import CACHED, candidates_of, shared
 from policies.features import Recent, principal, squashed
 from policies.networks import Standardizer, tower
 from recsim_env.catalog import Catalog
@@ -32,8 +32,6 @@ WHOLE = ("category_shown", "category_clicked", "taste", "exposed", "position_cli
 """Observation keys of the shopper tower; `declared` joins them where the shop asks."""
 BY_CATEGORY = ("category_shown", "category_clicked")
 """Observation keys (B, G, ..) of the category tower."""
-CACHED = 256
-"""Shoppers scored at once on a CPU: their scores stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -123,33 +121,44 @@ class TwoTowerRanker:
     def logits(self, observation: Observation) -> Tensor:
         """Log-odds of a response, once looked at, for every candidate: (B, C) float32, -inf at padding."""
         candidates = candidates_of(observation, self._numbers)
-        rows = torch.arange(len(candidates), device=candidates.device)
-        parts = rows.split(CACHED) if candidates.device.type == "cpu" else (rows,)
+        most = CACHED if candidates.device.type == "cpu" else len(candidates)
+        parts = [slice(start, start + most) for start in range(0, len(candidates), most)]
         seen = {name: observation[name] for name in (*WHOLE, "recent_slates", "recent_clicks")}
         seen |= {name: observation[name] for name in ("declared",) if name in observation}
-        scores = [self._part({name: value[part] for name, value in seen.items()}) for part in parts]
-        of_candidates = torch.cat(scores).gather(1, candidates.clamp(min=0))
-        return of_candidates.masked_fill(candidates < 0, -math.inf)
+        scores = [self._part({name: value[part] for name, value in seen.items()}, candidates[part]) for part in parts]
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
 
-    def _part(self, observation: Observation) -> Tensor:
-        """Log-odds of the whole catalogue for some shoppers: (B, N)."""
+    def _part(self, observation: Observation, candidates: Tensor) -> Tensor:
+        """`logits` of some shoppers."""
+        scores = self._catalogue(observation)
+        if shared(candidates):  # a column for everybody costs a small part of what an item for each does
+            candidates = candidates[:1]
+            scores = scores.index_select(1, candidates[0].clamp(min=0))
+        else:
+            scores = scores.gather(1, candidates.clamp(min=0))
+        return scores.masked_fill_(candidates < 0, -math.inf)
+
+    def _catalogue(self, observation: Observation) -> Tensor:
+        """Log-odds of the whole catalogue: (B, N)."""
         model, recent = self.model, Recent.of(observation)
         query, of_category = model.shopper(*inputs(observation))
-        scores = torch.addmm(model.bias, query, self._items) + of_category.index_select(1, model.category)
+        scores = torch.addmm(model.bias, query, self._items).add_(of_category.index_select(1, model.category))
         tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
-        return scores.scatter_add(1, recent.items, tired)
+        return scores.scatter_add_(1, recent.items, tired)
 
 
 def inputs(observation: Observation) -> tuple[Tensor, Tensor]:
     """What the towers see: x (B, F) and x_c (B, G, F_c) float32."""
-    columns = [squashed(observation[name].flatten(1)) for name in WHOLE]
+    flat = [observation[name].flatten(1) for name in WHOLE]
+    logs = squashed(torch.cat(flat, dim=1))
+    log_of = dict(zip(WHOLE, logs.split([values.shape[1] for values in flat], dim=1), strict=True))
     visits = observation["visits"]
-    columns += [observation[name].flatten(1) / (visits + 5) for name in ("taste", "exposed")]
+    columns = [observation[name].flatten(1) / (visits + 5) for name in ("taste", "exposed")]
     columns += [observation[name] for name in ("declared",) if name in observation]
-    whole = torch.cat(columns, dim=1)
-    by_category = torch.cat([observation[name] for name in BY_CATEGORY], dim=2)
-    many = squashed(visits).unsqueeze(1).expand(-1, by_category.shape[1], -1)
-    return whole, torch.cat([by_category, squashed(by_category), many], dim=2)
+    counts = [observation[name] for name in BY_CATEGORY]
+    counts += [log_of[name].view_as(observation[name]) for name in BY_CATEGORY]
+    many = log_of["visits"].unsqueeze(1).expand(-1, counts[0].shape[1], -1)
+    return torch.cat([logs, *columns], dim=1), torch.cat([*counts, many], dim=2)
 
 
 # ---- fitting ---------------------------------------------------------------------------------------------------------
