@@ -40,6 +40,7 @@ from recsim_env.shoppers.session_fit import (
     predict,
     score,
     spread_out,
+    use_symmetric_root,
 )
 from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, FADE, SessionMemory, first_places
 
@@ -329,6 +330,20 @@ def test_temperaments_are_drawn_evenly_and_standard_normal() -> None:
     torch.testing.assert_close(flat.mean(dim=0), torch.zeros(TEMPERAMENT), rtol=0, atol=0.02)
     torch.testing.assert_close(flat.T.cov(), torch.eye(TEMPERAMENT), rtol=0, atol=0.03)
     assert float(normal.mean(dim=1).std()) < 0.5 / 64**0.5  # chance alone would give 1 / 8
+
+
+def test_the_symmetric_root_keeps_the_covariance_and_undoes_rotations() -> None:
+    shopper, turned = model(), model()
+    rotation = torch.linalg.qr(torch.randn(TEMPERAMENT, TEMPERAMENT, generator=torch.Generator().manual_seed(0))).Q
+    with torch.no_grad():
+        turned.temper.weight.copy_(shopper.temper.weight @ rotation)
+    before = shopper.temper.weight @ shopper.temper.weight.T
+    for one in (shopper, turned):
+        use_symmetric_root(one)
+        root = one.temper.weight
+        torch.testing.assert_close(root, root.T, rtol=0, atol=1e-5)
+        torch.testing.assert_close(root @ root.T, before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(turned.temper.weight, shopper.temper.weight, rtol=0, atol=1e-5)
 
 
 def test_clicks_that_go_together_leave_more_slates_without_any() -> None:

@@ -178,7 +178,7 @@ class SessionShopper(PreTrainedModel):
         self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
         self.weariness = Weariness()
-        self.temper = nn.Linear(TEMPERAMENT, TEMPERAMENT)  # mean, and a root of the covariance, over shoppers
+        self.temper = nn.Linear(TEMPERAMENT, TEMPERAMENT)  # mean over shoppers, and a root of the covariance
         self.look_step = nn.Parameter(torch.zeros(config.slate_size - 1))
         self.look_depth = nn.Linear(d, 1)
         self.mood = nn.Linear(d, 1)  # what it adds to the log-odds of a click, before softplus

@@ -202,6 +202,7 @@ def fit_session(
     _standardise(model, visits)
     model.to(device)  # type: ignore[arg-type]
     _train(model, visits, config, progress)
+    use_symmetric_root(model)
     model.train(False)
     return model
 
@@ -253,6 +254,16 @@ def _train(model: SessionShopper, visits: Visits, config: SessionFitConfig, prog
             optimiser.step()
             schedule.step()
             progress(step + 1, steps)
+
+
+@torch.no_grad()
+def use_symmetric_root(model: SessionShopper) -> None:
+    """Of all roots of the temperaments' covariance take the symmetric one: which numbers make a shopper patient is then
+    the same in every model, and models that answer together speak of the same shopper. Temperaments are distributed as
+    before."""
+    root = model.temper.weight
+    values, vectors = torch.linalg.eigh(root @ root.T)
+    root.copy_(vectors @ torch.diag(values.clamp(min=0.0).sqrt()) @ vectors.T)
 
 
 def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
