@@ -99,3 +99,9 @@ def test_packed_items_are_the_same_without_the_gaps() -> None:
     items = torch.tensor([[-1, 4, -1, 2], [-1, -1, -1, -1], [7, -1, -1, -1]])
     assert packed(items).tolist() == [[4, 2], [-1, -1], [7, -1]]
     assert packed(items[1:2]).tolist() == [[-1]]
+
+
+def test_stats_of_nothing_are_none() -> None:
+    memory = Memory.empty(KEYS, 2, 4)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert memory.stats(nothing, nothing, torch.zeros(0)).shape == (0, 3, 4)

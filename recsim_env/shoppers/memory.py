@@ -161,7 +161,7 @@ class Memory:
 
 def picked(table: Tensor, at: Tensor) -> Tensor:
     """Rows of a table: `table[at]` (..., D) of table (N, D) and at (...) int64 >= 0, in a fraction of the time."""
-    return table.index_select(0, at.flatten()).view(*at.shape, -1)
+    return table.index_select(0, at.flatten()).view(*at.shape, table.shape[1])
 
 
 def packed(items: Tensor) -> Tensor:
