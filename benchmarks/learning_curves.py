@@ -21,6 +21,7 @@ import polars as pl
 import torch
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
@@ -285,6 +286,7 @@ def draw(rows: pl.DataFrame) -> Figure:
     axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--")
     axes.axhline(0, color="#999999", linewidth=0.8, linestyle="--")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set_xlabel("wall minutes of training")
     axes.set_ylabel("return: 0 = random, 1 = greedy")
     axes.grid(color="#e4e4e4", linewidth=0.6)

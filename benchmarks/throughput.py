@@ -28,6 +28,7 @@ import polars as pl
 import torch
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
@@ -507,6 +508,7 @@ def draw(rows: pl.DataFrame) -> Figure:
                 label=name.removeprefix(PREFIX),
             )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set_yscale("log")
     axes.set_xlabel("shoppers at a time")
     axes.set_ylabel(f"shopper-steps per {'CPU ' if clock == 'cpu_s' else ''}second")
