@@ -95,17 +95,12 @@ class Memory:
         """
         of_item = self.keys.of_item[:, :levels]
         key = picked(of_item, items.where(items >= 0, self.keys.n_items)) + (rows * (self.keys.total + 1)).unsqueeze(-1)
-        # each column in one piece, which is what makes the arithmetic on columns fast, here and at the caller's
-        columns = picked(self.table.view(-1, STATS), key).movedim(-1, 0).contiguous()
-        count, recent, first, last = columns.unbind(0)
+        count, recent, first, last = picked(self.table.view(-1, STATS), key).unbind(-1)
         since = day.unsqueeze(-1) - last
         bought = count > 0
-        recent = recent * torch.exp(since / -RECENT_DAYS)
+        recent = recent * torch.exp(since / -RECENT_DAYS)  # 0 in the table where nothing was bought
         interval = torch.where(count > 1, (last - first) / (count - 1).clamp(min=1), 0.0)
-        stats = torch.stack(
-            [count, recent, since.where(bought, NEVER), interval]
-        )  # what was never bought is 0 in the table
-        return stats.movedim(0, -1)
+        return torch.stack([count, recent, since.where(bought, NEVER), interval], dim=-1)
 
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Add one visit to each of R shoppers: rows (R,) distinct, items (R, L) int64 padded with -1, day (R,)."""

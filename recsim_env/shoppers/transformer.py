@@ -517,7 +517,7 @@ def counter_features(stats: Tensor) -> Tensor:
     since, interval = stats[..., SINCE], stats[..., INTERVAL]
     phase = torch.where(interval > 0, (since / interval.clamp(min=0.5)).clamp(max=4.0), 0.0)
     gone = torch.log1p(since.clamp(min=0.0, max=400.0)) / 3.0
-    return torch.stack([torch.log1p(count), torch.log1p(recent) * 1.5, gone, phase]).movedim(0, -1)
+    return torch.stack([torch.log1p(count), torch.log1p(recent) * 1.5, gone, phase], dim=-1)
 
 
 def without_item(stats: Tensor) -> Tensor:
