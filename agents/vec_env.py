@@ -155,8 +155,7 @@ class SimulatorVecEnv(TorchVecEnv):
     # ---- inside ----
 
     def _look(self, observation: Observation) -> Seen:
-        candidates = self.simulator.candidates  # one list for everybody stays one, which an observation's copy hides
-        self._view = self.composer.view({**observation, "candidates": candidates})
+        self._view = self.composer.view(observation)
         return self._seen(self._view, self._survival)
 
     def _survive(self, at: Episodes) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
+from recsim_env.tensors import looked_up, shared
 from recsim_env.types import Observation
 
 GRAM_LIMIT = 5000
@@ -158,16 +159,6 @@ def candidates_of(observation: Observation, items: int) -> Tensor:
         return observation["candidates"]
     any_key = next(iter(observation.values()))
     return torch.arange(items, device=any_key.device).expand(len(any_key), -1)
-
-
-def looked_up(table: Tensor, ids: Tensor) -> Tensor:
-    """`table[ids]`, on a CPU in a fifth of the time: table (N, ..), ids (..) int64."""
-    return table.index_select(0, ids.flatten()).view(*ids.shape, *table.shape[1:])
-
-
-def shared(candidates: Tensor) -> bool:
-    """Whether candidates (B, C) are one list for everybody, as the memory tells: a row expanded, not a row each."""
-    return len(candidates) == 1 or candidates.stride(0) == 0
 
 
 def max_candidates(space: gymnasium.spaces.Dict, items: int) -> int:
@@ -397,5 +388,5 @@ class Cosines:
         """Cosines of items one (B,) with items many (B, P): (B, P) float32."""
         if self._table is not None:
             places = one.unsqueeze(1) * len(self._table) + many
-            return self._table.view(-1).index_select(0, places.flatten()).view_as(many)
+            return looked_up(self._table.view(-1), places)
         return torch.einsum("be,bpe->bp", self._embedding[one], looked_up(self._embedding, many))

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, looked_up, pick
+from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, pick
 from policies.features import Recent, Summary, principal
 from policies.networks import Standardizer, tower
 from recsim_env.noise import normal
+from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
 

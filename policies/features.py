@@ -13,8 +13,9 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from policies.base import Pool, looked_up
+from policies.base import Pool
 from recsim_env.catalog import Catalog
+from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
 DECAYS = (0.5, 0.8, 0.95)

@@ -21,11 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from policies.base import CACHED, candidates_of, shared
+from policies.base import CACHED, candidates_of
 from policies.features import Recent, principal, squashed
 from policies.networks import Standardizer, tower
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions, replay
+from recsim_env.tensors import shared
 from recsim_env.types import Observation
 
 WHOLE = ("category_shown", "category_clicked", "taste", "exposed", "position_clicks", "familiarity", "visits")

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from recsim_env.tensors import looked_up
+
 
 @dataclass(frozen=True)
 class RewardInputs:
@@ -65,7 +67,7 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
     equation 3 (there a sum of similarities), with its whole range kept. Returns (B,).
     """
     size = inputs.slates.shape[1]
-    vectors = inputs.embedding.index_select(0, inputs.slates.flatten()).view(*inputs.slates.shape, -1).double()
+    vectors = looked_up(inputs.embedding, inputs.slates).double()
     distance = 1 - (vectors @ vectors.transpose(1, 2)).clamp_(0, 1)
     shown = inputs.shown.double()
     per_item = (distance.triu_(1) @ shown.unsqueeze(2)).squeeze(2)

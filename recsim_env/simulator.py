@@ -18,7 +18,7 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.rewards import Reward, RewardInputs
 from recsim_env.shoppers.base import Response, Shopper
-from recsim_env.tensors import among
+from recsim_env.tensors import among, shared
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
 
 
@@ -339,19 +339,14 @@ def check_settings(horizon_days: float, history: int) -> None:
 
 def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
     """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row."""
-    if _one_list(candidates):
+    if shared(candidates):
         return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
     return among(slates, candidates, items)
 
 
-def _one_list(candidates: Tensor) -> bool:
-    """Everybody has the same candidates, held once."""
-    return len(candidates) > 0 and candidates.stride(0) == 0
-
-
 def _own(candidates: Tensor) -> Tensor:
     """A copy; of one list for everybody it is again one list, not B of them."""
-    return candidates[:1].clone().expand(candidates.shape) if _one_list(candidates) else candidates.clone()
+    return candidates[:1].clone().expand(candidates.shape) if shared(candidates) else candidates.clone()
 
 
 def _push(history: Tensor, newest: Tensor) -> Tensor:

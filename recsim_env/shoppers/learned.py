@@ -29,7 +29,7 @@ from recsim_env.logs.schema import read_baskets, read_popularity, read_promotion
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
 from recsim_env.shoppers.examples import Market, ints
-from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory, packed, picked
+from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory, packed
 from recsim_env.shoppers.replay import Visits, padded
 from recsim_env.shoppers.transformer import (
     DISPLAYS,
@@ -41,7 +41,7 @@ from recsim_env.shoppers.transformer import (
     visit_context,
 )
 from recsim_env.shoppers.weights import load_model
-from recsim_env.tensors import among, constant
+from recsim_env.tensors import among, constant, looked_up
 from recsim_env.types import MAX_DAYS, Observation
 
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -579,15 +579,15 @@ class LearnedShopper:
         """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each member has in
         `shoppers`, in their week and store's week (P,)."""
         market, at, n = self.shop.market, items.clamp(min=0), len(self.catalog)
-        placement = picked(market.placement.view(-1, 1), store_week * n + at).squeeze(1).long()
+        placement = looked_up(market.placement.view(-1, 1), store_week * n + at).squeeze(1).long()
         if not self.options.store_promotions:
             placement = placement.where(columns < self.slate_size, 0)
         stats = state.memory.stats(rows, items, state.day[rows])
-        item_context = picked(market.item_context.flatten(0, 1), week * n + at)
+        item_context = looked_up(market.item_context.flatten(0, 1), week * n + at)
         chances = []
         for member, own in zip(self.shop.members, shoppers, strict=True):
-            head, of_item = member.model.slate_head, picked(member.item_parts, at)
-            logits = head(picked(own, rows), of_item, stats, item_context, placement)
+            head, of_item = member.model.slate_head, looked_up(member.item_parts, at)
+            logits = head(looked_up(own, rows), of_item, stats, item_context, placement)
             chances.append(torch.sigmoid(member.model.calibrated(logits)))
         return agreed(chances, self._deviations[columns])
 

@@ -36,6 +36,7 @@ from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.profile import Profile, profile_spaces
+from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
 
@@ -252,7 +253,7 @@ class MarketShopper:
 
     def respond(self, state: MarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Click, tire, drift, and come back tomorrow or never; moves `state` in place. See the module."""
-        config, category = self.config, self.catalog.category.index_select(0, slates.flatten()).view(slates.shape)
+        config, category = self.config, looked_up(self.catalog.category, slates)
         click_draw, leave_draw, drift_draw = draws.split([self.slate_size, 1, config.width], dim=1)
         looks = self.examined(state) * shown
         probability = looks * torch.sigmoid(self.log_odds(state, slates))
@@ -302,13 +303,11 @@ class MarketShopper:
     def log_odds(self, state: MarketState, items: Tensor) -> Tensor:
         """Log-odds of a click on items (B, P) once they are looked at: (B, P) float32."""
         config = self.config
-        flat = items.flatten()
-        vectors = self.catalog.embedding.index_select(0, flat).view(*items.shape, -1)
+        vectors = looked_up(self.catalog.embedding, items)
         liked = torch.bmm(vectors, state.interest.unsqueeze(2)).squeeze(2)
-        category = self.catalog.category.index_select(0, flat).view(items.shape)
-        sated = state.satiation.gather(1, category) * state.variety.unsqueeze(1)
+        sated = state.satiation.gather(1, looked_up(self.catalog.category, items)) * state.variety.unsqueeze(1)
         tired = state.fatigue.gather(1, items)
-        fixed = config.base + config.interest * liked + self.quality.index_select(0, flat).view(items.shape)
+        fixed = config.base + config.interest * liked + looked_up(self.quality, items)
         return fixed - config.satiation * sated - config.fatigue * tired
 
     def examined(self, state: MarketState) -> Tensor:

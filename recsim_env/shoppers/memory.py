@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recsim_env.tensors import among, constant
+from recsim_env.tensors import among, constant, looked_up
 
 NEVER = 1000.0  # days since a purchase that never was
 RECENT_DAYS = 28.0  # time constant of the decayed counts
@@ -94,8 +94,10 @@ class Memory:
         before the second).
         """
         of_item = self.keys.of_item[:, :levels]
-        key = picked(of_item, items.where(items >= 0, self.keys.n_items)) + (rows * (self.keys.total + 1)).unsqueeze(-1)
-        count, recent, first, last = picked(self.table.view(-1, STATS), key).unbind(-1)
+        key = looked_up(of_item, items.where(items >= 0, self.keys.n_items)) + (rows * (self.keys.total + 1)).unsqueeze(
+            -1
+        )
+        count, recent, first, last = looked_up(self.table.view(-1, STATS), key).unbind(-1)
         since = day.unsqueeze(-1) - last
         bought = count > 0
         recent = recent * torch.exp(since / -RECENT_DAYS)  # 0 in the table where nothing was bought
@@ -152,11 +154,6 @@ class Memory:
     def tally_of(self, rows: Tensor, day: Tensor) -> Tensor:
         """Rhythm of some shoppers, rows (R,) int64, as of day (R,): (R, 4)."""
         return tally_features(self.tallies[rows], day)
-
-
-def picked(table: Tensor, at: Tensor) -> Tensor:
-    """Rows of a table: `table[at]` (..., D) of table (N, D) and at (...) int64 >= 0, in a fraction of the time."""
-    return table.index_select(0, at.flatten()).view(*at.shape, table.shape[1])
 
 
 def packed(items: Tensor) -> Tensor:

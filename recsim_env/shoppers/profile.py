@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
-from recsim_env.tensors import constant
+from recsim_env.tensors import constant, looked_up
 from recsim_env.types import Observation
 
 DECAYS = (0.7, 0.9, 1.0)
@@ -72,8 +72,7 @@ class Profile:
 
         Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N, E).
         """
-        items = slates.flatten()
-        of_item = category.index_select(0, items).view(slates.shape)
+        of_item = looked_up(category, slates)
         shown, clicks = shown.float(), clicks.float()
         familiar = (self.clicked[:, :, 1].gather(1, of_item) >= FAMILIAR).float()
         both = torch.stack([shown, clicks], dim=1)  # (B, 2, K)
@@ -82,7 +81,7 @@ class Profile:
         for counter, weight in ((self.shown, shown), (self.clicked, clicks)):
             new = weight.new_zeros(counter.shape[:2]).scatter_add_(1, of_item, weight)
             counter.mul_(constant(DECAYS, counter)).add_(new.unsqueeze(2))
-        vectors = embedding.index_select(0, items).view(*slates.shape, -1)
+        vectors = looked_up(embedding, slates)
         looks = shown * constant(_looks(slates.shape[1]), shown)
         new = torch.stack([clicks, looks], dim=1) @ vectors  # (B, 2, E)
         decays = constant(TASTE_DECAYS, new).unsqueeze(1)
