@@ -13,7 +13,6 @@ What is there is not measured again.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +36,7 @@ from benchmarks.latency_report import EVERY, ORDER, PLAYED, report
 from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.league_report import PPO
 from benchmarks.market import MarketWorld, policy_inputs
-from benchmarks.report import RESULTS, Run, config_as_json, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, remember_settings
 from benchmarks.transfer import load_actor
 from benchmarks.world import REPORTED_SEED, seeds
 from policies.composer import ComposerPolicy
@@ -293,12 +292,7 @@ def check_work(config: Config) -> None:
     """
     free = ("league", "work", "results")
     told = {name: value for name, value in config_as_json(config).items() if name not in free}
-    path = config.work / "config.json"
-    if path.exists() and (before := json.loads(path.read_text())) != told:
-        other = sorted(name for name in told if before.get(name) != told[name])
-        raise ValueError(f"{path} differs in {other}: give the same settings, name another folder, or delete this one.")
-    config.work.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(told, indent=1) + "\n")
+    remember_settings(config.work, told)
 
 
 def main(config: Config) -> None:

@@ -38,7 +38,7 @@ from agents.evaluate import evaluate
 from benchmarks.league_places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place, Site
 from benchmarks.league_report import CURVE, ROW, analyse
 from benchmarks.oracles import ORACLES, oracle_specs
-from benchmarks.report import RESULTS, Run, config_as_json, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, remember_settings, write_text
 from benchmarks.transfer import save_actor
 from benchmarks.tune import starts, suggest
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
@@ -381,12 +381,7 @@ def check_work(config: Config) -> None:
     told = {name: value for name, value in config_as_json(config).items() if name in COMMON}
     markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
     told["markets"] = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)}
-    path = config.work / "config.json"
-    if path.exists() and (found := json.loads(path.read_text())) != told:
-        other = sorted(name for name in told if found.get(name) != told[name])
-        raise ValueError(f"{path} differs in {other}: give the same settings, name another folder, or delete this one.")
-    config.work.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(told, indent=1) + "\n")
+    remember_settings(config.work, told)
 
 
 def note(config: Config) -> str:

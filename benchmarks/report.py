@@ -153,6 +153,21 @@ def config_as_json(config: object) -> dict[str, Any]:
     return loaded
 
 
+def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
+    """Write down in `folder`/config.json what all that lies there has in common.
+
+    Errors: ValueError where it was made with other settings.
+    """
+    path = folder / "config.json"
+    if path.exists() and (found := json.loads(path.read_text())) != told:
+        other = sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name))
+        raise ValueError(
+            f"{path} differs in {other}: give the same settings, name another folder, or delete the folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(told, indent=1) + "\n")
+
+
 def git_state(root: Path = ROOT) -> dict[str, str | bool | None]:
     """The commit that is checked out, and whether files differ from it; None without git.
 

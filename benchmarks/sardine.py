@@ -11,7 +11,6 @@ training seeds and trials that are missing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +34,7 @@ from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from agents.vec_env import TrainingReward
 from benchmarks.compare import difference, draw, estimate
-from benchmarks.report import RESULTS, Run, config_as_json, markdown, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate, by_training_seed, over_training_seeds
 from benchmarks.world import TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
@@ -300,12 +299,7 @@ def check_work(config: Config) -> None:
     """
     free = ("seeds", "threads", "work", "results")
     told = {key: value for key, value in config_as_json(config).items() if key not in free}
-    path = config.work / "config.json"
-    if path.exists() and (found := json.loads(path.read_text())) != told:
-        other = sorted(key for key in told.keys() | found.keys() if told.get(key) != found.get(key))
-        raise ValueError(f"{path} differs in {other}, but parts must fit together: delete the folder, or name another.")
-    config.work.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(told, indent=1) + "\n")
+    remember_settings(config.work, told)
 
 
 # ---- analysis --------------------------------------------------------------------------------------------------------

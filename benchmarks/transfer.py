@@ -36,7 +36,7 @@ from agents.base import Ground
 from agents.evaluate import evaluate
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from benchmarks.market import BuiltMarket, Logging, MarketWorld, Mixture, build
-from benchmarks.report import RESULTS, Run, config_as_json, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, remember_settings, write_text
 from benchmarks.transfer_report import AGAIN, LOG, ROWS, TRUE, analyse, draw, tables
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
@@ -430,12 +430,7 @@ def check_work(config: Config) -> None:
     Errors: ValueError where they belong to another configuration.
     """
     told = {key: value for key, value in config_as_json(config).items() if key not in (*FREE, "work", "results")}
-    path = config.work / "config.json"
-    if path.exists() and (found := json.loads(path.read_text())) != told:
-        other = sorted(key for key in told.keys() | found.keys() if told.get(key) != found.get(key))
-        raise ValueError(f"{path} differs in {other}, but rows must fit together: delete the folder, or name another.")
-    config.work.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(told, indent=1) + "\n")
+    remember_settings(config.work, told)
 
 
 def main(config: Config) -> None:

@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
-from benchmarks.report import RESULTS, Run, config_as_json, markdown, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings, write_text
 from benchmarks.statistics import Estimate
 from benchmarks.world import TUNING_SEED, World, seeds
 from policies import POLICIES, PolicyInputs
@@ -107,11 +107,7 @@ def check_work(config: Config) -> None:
     Errors: ValueError where they belong to another configuration.
     """
     told = {key: value for key, value in config_as_json(config).items() if key in ("world", "episodes", "seed")}
-    path = config.work / "config.json"
-    if path.exists() and (found := json.loads(path.read_text())) != told:
-        raise ValueError(f"{path} says {found}, but this run is {told}: delete the folder, or name another.")
-    config.work.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(told, indent=1) + "\n")
+    remember_settings(config.work, told)
 
 
 def main(config: Config) -> None:
