@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,11 @@ class Config:
 class Stopwatch:
     """Seconds that pass inside of methods, by part; a method inside of a timed one counts for the outer one's part."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, parts: Sequence[str] = PARTS) -> None:
         self._device = device
         self._busy = False
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._watched: list[tuple[Any, str]] = []
+        self.seconds = dict.fromkeys(parts, 0.0)
 
     def now(self) -> float:
         """Seconds: of the processor, on a GPU of the wall clock with nothing left to do."""
@@ -132,6 +133,13 @@ class Stopwatch:
         """Time methods of an object."""
         for name in names:
             setattr(owner, name, self._timed(part, getattr(owner, name)))
+            self._watched.append((owner, name))
+
+    def release(self) -> None:
+        """Time them no longer."""
+        for owner, name in self._watched:
+            delattr(owner, name)  # the class's own is behind it
+        self._watched.clear()
 
     def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:

@@ -12,15 +12,12 @@ of a copy in the same run. `roofline_share` is the time that the slower of the t
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -34,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from benchmarks.peers import PEERS
+from benchmarks.ppo_speed import Stopwatch
 from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate, bootstrap
 from recsim_env.registration import PRESETS, make_simulator
@@ -354,29 +352,23 @@ def shares(crowd: Crowd, steps: int = 4) -> dict[str, float]:
     models = [getattr(member, "model", member) for member in getattr(shop, "members", ())]
     if not models or crowd.simulator.device.type != "cpu":
         return {}
-    forward, counters, whole = (Clock(crowd.simulator.device) for _ in range(3))
+    watch, whole = Stopwatch(crowd.simulator.device, ("forward", "counters")), Clock(crowd.simulator.device)
     state: Any = crowd.simulator.hidden
-    with contextlib.ExitStack() as stack:
-        for model in models:
-            for part in (model, getattr(model, "slate_head", None), getattr(model, "gap_head", None)):
-                _watch(stack, forward, part, *(FORWARD if part is model else ("forward", "shoppers")))
-        _watch(stack, counters, state.memory, *COUNTERS)
-        for _ in range(steps):
-            slates = crowd.slates()
-            whole.timed(lambda chosen=slates: crowd.watch(chosen))  # type: ignore[misc]
-    return {"forward_share": forward.cpu / whole.cpu, "counters_share": counters.cpu / whole.cpu}
+    for model in models:
+        watch.watch("forward", model, *_methods(model, FORWARD))
+        for head in (getattr(model, name) for name in ("slate_head", "gap_head") if hasattr(model, name)):
+            watch.watch("forward", head, *_methods(head, ("forward", "shoppers")))
+    watch.watch("counters", state.memory, *_methods(state.memory, COUNTERS))
+    for _ in range(steps):
+        slates = crowd.slates()
+        whole.timed(lambda chosen=slates: crowd.watch(chosen))  # type: ignore[misc]
+    watch.release()
+    return {f"{part}_share": seconds / whole.cpu for part, seconds in watch.seconds.items()}
 
 
-def _watch(stack: contextlib.ExitStack, clock: Clock, owner: Any, *names: str) -> None:
-    """Time those of the methods that the owner has, until the stack ends."""
-    for name in names:
-        if hasattr(owner, name):
-            method = getattr(owner, name)
-            stack.enter_context(mock.patch.object(owner, name, functools.partial(_timed, clock, method)))
-
-
-def _timed(clock: Clock, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return clock.timed(lambda: method(*args, **kwargs))
+def _methods(owner: Any, names: tuple[str, ...]) -> list[str]:
+    """Those that the owner has."""
+    return [name for name in names if hasattr(owner, name)]
 
 
 # ---- report ----------------------------------------------------------------------------------------------------------
@@ -455,7 +447,7 @@ def lines(rows: pl.DataFrame, summary: dict[str, Estimate]) -> list[dict[str, ob
                 "two": summary.get(f"two_threads_over_one{suffix}"),
                 "kib": _scaled(summary.get(f"bytes/{system}"), 2**10),
                 "kflop": _scaled(summary.get(f"flops/{system}"), 1e3),
-                "roofline": summary.get(f"roofline_share{suffix}") if _has_network(summary, system) else None,
+                "roofline": summary.get(f"roofline_share{suffix}") if system in LEARNED else None,
                 "history": summary.get(f"late_over_early/{system}"),
             }
         )
@@ -464,10 +456,6 @@ def lines(rows: pl.DataFrame, summary: dict[str, Estimate]) -> list[dict[str, ob
 
 def _scaled(estimate: Estimate | None, by: float) -> float | None:
     return None if estimate is None else estimate.value / by
-
-
-def _has_network(summary: dict[str, Estimate], system: str) -> bool:
-    return f"flops/{system}" in summary and summary[f"flops/{system}"].value > 0 and system in LEARNED
 
 
 HEADERS = {
