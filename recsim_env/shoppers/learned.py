@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import functools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ from recsim_env.shoppers.transformer import (
     SlateShopper,
     visit_context,
 )
-from recsim_env.shoppers.weights import load_model
+from recsim_env.shoppers.weights import load_model, member_folders
 from recsim_env.tensors import among, constant, looked_up
 from recsim_env.types import MAX_DAYS, Observation
 
@@ -184,7 +183,7 @@ def load_shop(
     """
     if population not in POPULATIONS:
         raise ValueError(f"population is {population!r}, but it must be one of {', '.join(POPULATIONS)}.")
-    folders = _member_folders(folder)
+    folders = [folder, *member_folders(folder, 1)]
     if len(folders) < ensemble:
         raise ValueError(f"ensemble is {ensemble}, but {str(folder)!r} holds {len(folders)} models.")
     members = folders[:ensemble]
@@ -206,12 +205,6 @@ def load_shop(
         holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
         starts = start_states(models, keys, market, baskets, holdout, population, start_days)
         return _on(device, catalog, keys, models, market, baskets, starts)
-
-
-def _member_folders(folder: Path) -> list[Path]:
-    """The folder itself, `model1/`, `model2/`, .. in order."""
-    found = [child for child in folder.glob("model*") if child.is_dir() and re.fullmatch(r"model[1-9]\d*", child.name)]
-    return [folder, *sorted(found, key=lambda child: int(child.name.removeprefix("model")))]
 
 
 def _on(

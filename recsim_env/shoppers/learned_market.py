@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.shoppers.session import MOOD_CHANCES, TEMPERAMENT, SessionShopper, over_moods
 from recsim_env.shoppers.session_memory import SessionMemory
 from recsim_env.shoppers.transformer import Cache
-from recsim_env.shoppers.weights import load_model, no_progress_bar
+from recsim_env.shoppers.weights import load_model, member_folders, no_progress_bar
 from recsim_env.types import Observation
 
 SHIPPED = Path(__file__).parent.parent / "data" / "market"
@@ -222,7 +221,7 @@ def save_learned_market(
     path.mkdir(parents=True, exist_ok=True)
     catalog.save(path)
     save_file({"declared": declared.cpu().contiguous()}, path / NEWCOMERS)
-    for old in _member_folders(path):
+    for old in member_folders(path, 0):
         shutil.rmtree(old)
     with no_progress_bar():
         for number, member in enumerate(members):
@@ -251,7 +250,7 @@ def load_learned_market(
     if not path.is_dir():
         raise FileNotFoundError(f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market.")
     check_ensemble(ensemble)
-    there = _member_folders(path)
+    there = member_folders(path, 0)
     if len(there) < ensemble:
         raise ValueError(f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models.")
     members = [load_model(SessionShopper, found) for found in there[:ensemble]]
@@ -266,12 +265,6 @@ def load_learned_market(
     ].embedding  # as exact as in the market that the log is from; the catalogue's file is half as exact
     catalog = dataclasses.replace(Catalog.load(path), embedding=stored.clone())
     return LearnedMarketShopper(catalog, members, declared, device, pessimism=pessimism)
-
-
-def _member_folders(path: Path) -> list[Path]:
-    """`model0/`, `model1/`, .. in order."""
-    found = [child for child in path.glob("model*") if child.is_dir() and re.fullmatch(r"model\d+", child.name)]
-    return sorted(found, key=lambda child: int(child.name.removeprefix("model")))
 
 
 def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
@@ -34,6 +36,16 @@ def load_model(kind: type[Model], folder: str | os.PathLike[str]) -> Model:
         raise ValueError(f"folder is {os.fspath(folder)!r}, but its weights do not fit a {kind.__name__}: {wrong}.")
     model.train(False)
     return model
+
+
+def member_folders(folder: Path, first: int) -> list[Path]:
+    """Folders of an ensemble's members, `model<k>/` with k >= `first`, in order."""
+    found = {}
+    for child in folder.glob("model*"):
+        number = child.name.removeprefix("model")
+        if child.is_dir() and re.fullmatch(r"0|[1-9]\d*", number) and int(number) >= first:
+            found[int(number)] = child
+    return [found[number] for number in sorted(found)]
 
 
 @contextlib.contextmanager
