@@ -348,7 +348,8 @@ class SessionShopper(PreTrainedModel):
             the real visits, episode by episode: slates (V, K) int64 without padding; shown, clicks (V, K) bool;
             counters (V, K, COUNTERS) before the visit; context (V, C) after it; leaves (V,) float32
         Returns `loss` (), the negative log-likelihood a visit in nats, and of each visit and temperament
-        `log_likelihood`, `leave_logits` (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
+        `log_likelihood`, its part `click_log_likelihood`, `leave_logits` (V, S), `click_logits` (V, S, M, K) and
+        `log_looks` (V, S, K).
         """
         real, slates, shown, clicks = (batch[name] for name in ("real", "slates", "shown", "clicks"))
         episode = real.nonzero()[:, 0]
@@ -362,10 +363,12 @@ class SessionShopper(PreTrainedModel):
         log_looks = self.log_looks(state, temperament)
         leave = self.leave_logits(state, temperament, weary, clicks, shown)
         of_leaving = F.logsigmoid(torch.where(batch["leaves"].unsqueeze(1) > 0, leave, -leave))
-        of_visit = slate_log_likelihood(log_looks, logits, clicks, shown) + of_leaving
+        of_clicks = slate_log_likelihood(log_looks, logits, clicks, shown)
+        of_visit = of_clicks + of_leaving
         return {
             "loss": -episode_log_likelihood(of_visit, episode, len(real)).sum() / len(slates),
             "log_likelihood": of_visit,
+            "click_log_likelihood": of_clicks,
             "click_logits": logits,
             "log_looks": log_looks,
             "leave_logits": leave,

@@ -19,7 +19,6 @@ from recsim_env.shoppers.session import (
     SessionShopper,
     SessionShopperConfig,
     over_moods,
-    slate_log_likelihood,
 )
 from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
 
@@ -310,8 +309,7 @@ def predict(model: SessionShopper, visits: Visits, temperaments: int = 128, batc
         known = _before(out["log_likelihood"], batch["real"])
         chance = over_moods(torch.exp(out["log_looks"].unsqueeze(2) + F.logsigmoid(out["click_logits"])))
         clicks.append(torch.einsum("vs,vsk->vk", known.softmax(dim=1), chance).cpu())
-        of_clicks = slate_log_likelihood(out["log_looks"], out["click_logits"], batch["clicks"], batch["shown"])
-        weight = (known + of_clicks).softmax(dim=1)
+        weight = (known + out["click_log_likelihood"]).softmax(dim=1)
         leaves.append((weight * torch.sigmoid(out["leave_logits"])).sum(dim=1).cpu())
     return Predictions(torch.cat(clicks), torch.cat(leaves), likelihood / len(visits.leaves))
 
