@@ -280,7 +280,7 @@ class BanditConfig:
 
     pool: int = 64
     """P, how many of the best candidates by CTR are looked at."""
-    ridge: float = tuned(10.0, 1.0, 1000.0)
+    ridge: float = tuned(10.0, 1.0, 1000.0, log=True)
     """How many examined positions the prior, that the CTR ranker is right, counts as."""
     looks_on: float = 0.85
     """Chance to look one position further that is believed at first: e_j starts as this to the power of j."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policies.base import Policy, PolicyInputs, Range
+from policies.base import Policy, PolicyInputs, Range, altered, ranges
 from recsim_env.logs.sessions import Sessions
 from recsim_env.simulator import SlateSimulator
 
@@ -85,15 +85,14 @@ class AgentSpec:
 
     def search(self) -> dict[str, Range]:
         """The range of every tuned parameter; empty where nothing is tuned."""
-        fields = dataclasses.fields(self.config)
-        return {field.name: field.metadata["range"] for field in fields if "range" in field.metadata}
+        return ranges(self.config())
 
     def learn(self, ground: Ground, parameters: Mapping[str, Any] | None = None) -> Learned:
         """Train with some parameters, defaults for the rest.
 
         Errors: TypeError at an unknown parameter, ValueError where the ground lacks what the agent needs.
         """
-        return self.learner(ground, self.config(**(parameters or {})))
+        return self.learner(ground, altered(self.config(), parameters or {}))
 
 
 AGENTS: dict[str, AgentSpec] = {}

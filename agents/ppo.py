@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from agents.device_ppo import DevicePPO
 from agents.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
 from policies.autoregressive import AutoregressiveConfig
-from policies.base import Policy
+from policies.base import Policy, tuned
 from policies.learnable import Actor, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
@@ -35,7 +35,7 @@ from policies.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
 class PPOConfig:
     """Hyper-parameters of PPO (Schulman et al. 2017)."""
 
-    learning_rate: float = 1.5e-3
+    learning_rate: float = tuned(1.5e-3, 3e-4, 2e-2, log=True)
     """Of the actor; the critic's is a multiple of it, see `NetworkConfig`."""
     n_steps: int = 20
     """Visits of each shopper between two updates."""
@@ -43,13 +43,13 @@ class PPOConfig:
     """Visits in a minibatch."""
     n_epochs: int = 5
     """Passes over the visits of an update."""
-    gamma: float = 0.97
+    gamma: float = tuned(0.97, 0.9, 0.999)
     """Discount a visit."""
-    gae_lambda: float = 0.8
+    gae_lambda: float = tuned(0.8, 0.3, 1.0)
     """Trade-off of the advantage estimate: 0 = trust the critic, 1 = trust the sampled return."""
     clip_range: float = 0.2
     """How far a probability may move in an update, as a ratio."""
-    ent_coef: float = 0.0
+    ent_coef: float = tuned(0.0, 0.0, 0.02)
     """Reward for entropy."""
     vf_coef: float = 0.5
     """Weight of the critic's loss."""

@@ -59,7 +59,7 @@ class ReinforceConfig:
     """Inverse temperature: the policy starts as a softmax of this times the CTR logits."""
     discount: float = tuned(0.9, 0.0, 0.99)
     """Of the reward, a visit."""
-    cap: float = tuned(20.0, 1.0, 1000.0)
+    cap: float = tuned(20.0, 1.0, 1000.0, log=True)
     """Largest importance weight pi / beta."""
     top_k: bool = True
     """Whether to correct for slates of K items; False = as if one item were shown."""
@@ -74,7 +74,7 @@ class ReinforceConfig:
     """Passes over the log in which both are learned."""
     batch_size: int = 512
     """Logged slates in a minibatch."""
-    learning_rate: float = tuned(3e-4, 3e-5, 3e-3)
+    learning_rate: float = tuned(3e-4, 3e-5, 3e-3, log=True)
     """Of Adam, for the policy."""
     behaviour_rate: float = 1e-3
     """Of Adam, for the behaviour head."""

@@ -24,7 +24,6 @@ import time
 import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import polars as pl
@@ -42,7 +41,7 @@ from benchmarks.report import RESULTS, Run, config_as_json, remember_settings, w
 from benchmarks.transfer import save_actor
 from benchmarks.tune import starts, suggest
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, Policy
 from policies.base import PolicySpec
 from policies.composer import ComposerPolicy
 from recsim_env.registration import PRESETS
@@ -61,8 +60,6 @@ FACTORS = {
 """Whose curve is flat earlier, or whose steps take longer, gets fewer."""
 RUN_SEEDS = 100_000
 """Seeds set aside for the shoppers of one run."""
-TUNING_RUN = 1_000
-"""Training seed of an agent's trials: no run's."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +97,6 @@ class Config:
     """Episodes of a point of the learning curve: the first of the row's."""
     trials: int = 30
     """Settings tried for each policy with parameters."""
-    agent_trials: int = 0
-    """Settings tried for each agent with parameters, a training each; 0 = its defaults."""
     tuning_episodes: int = 256
     """Episodes of a trial."""
     batch: int = 256
@@ -122,7 +117,7 @@ class Config:
     """Folder of the results."""
 
 
-COMMON = ("steps", "factors", "shoppers", "episodes", "watched", "trials", "agent_trials", "tuning_episodes", "slates")
+COMMON = ("steps", "factors", "shoppers", "episodes", "watched", "trials", "tuning_episodes", "slates")
 """Settings that all cells of a folder share."""
 
 
@@ -196,9 +191,8 @@ def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
 def tuned_parameters(cell: Cell, site: Site, config: Config) -> dict[str, float]:
     """The best of some trials on tuning shoppers, read where they were found before; empty where nothing is tuned."""
     name, simulator = cell.contender, site.judging("train")
-    spec = spec_of(cell, site, simulator, config)
-    trials = config.agent_trials if name in AGENTS else config.trials
-    if not spec.search() or trials == 0:
+    spec = spec_of(name, simulator)
+    if not spec.search():
         return {}
     path = config.work / "tuned" / cell.place.name / f"{name}.json"
     if not path.exists():
@@ -207,32 +201,24 @@ def tuned_parameters(cell: Cell, site: Site, config: Config) -> dict[str, float]
         episodes = seeds(TUNING_SEED, config.tuning_episodes)
 
         def value(trial: optuna.Trial) -> float:
-            policy = spec.build(site.inputs, suggest(trial, spec))
+            policy = spec.build(site.inputs, suggest(trial, spec.search()))
             return mean(evaluate(policy, simulator, episodes, batch=config.batch).rows, "return")
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
         for start in starts(name, spec, before):
             study.enqueue_trial(start)
-        study.optimize(value, n_trials=trials)
+        study.optimize(value, n_trials=config.trials)
         path.parent.mkdir(parents=True, exist_ok=True)
-        told = {"return": study.best_value, "trials": trials, "parameters": study.best_params}
+        told = {"return": study.best_value, "trials": config.trials, "parameters": study.best_params}
         write_text(path, json.dumps(told, indent=1) + "\n")
     parameters: dict[str, float] = json.loads(path.read_text())["parameters"]
     return parameters
 
 
-def spec_of(cell: Cell, site: Site, simulator: SlateSimulator, config: Config) -> PolicySpec:
-    """How a contender is built to play in `simulator`; to build an agent is to train it, with a seed of no run."""
-    name = cell.contender
-    if name not in AGENTS:
-        return oracle_specs(simulator)[name] if name in ORACLES else POLICIES[name]
-    agent, trial = AGENTS[name], replace(cell, run=TUNING_RUN, weight=None)
-
-    def train(inputs: PolicyInputs, parameters: Any) -> Policy:
-        return agent.learner(ground(trial, site, config), parameters).policy
-
-    return PolicySpec(agent.config, train, needs_ranker=True)
+def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
+    """How a policy that nobody trains is built to play in `simulator`."""
+    return oracle_specs(simulator)[name] if name in ORACLES else POLICIES[name]
 
 
 # ---- playing ---------------------------------------------------------------------------------------------------------
@@ -277,7 +263,7 @@ def show(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]
     """A row of a policy that nobody trains, and a curve of one point."""
     simulator = site.judging()
     parameters = tuned_parameters(cell, site, config) if cell.weight is None else {"weight": cell.weight}
-    policy = spec_of(cell, site, simulator, config).build(site.inputs, parameters)
+    policy = spec_of(cell.contender, simulator).build(site.inputs, parameters)
     watching = Watching(cell, simulator, config)
     watching(0, policy)
     return [row_of(cell, "deterministic", policy, simulator, config) | {"steps": 0, "minutes": 0.0}], watching
@@ -285,9 +271,9 @@ def show(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]
 
 def train(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]], Watching]:
     """A row for each way to use an agent after its run, and its learning curve."""
-    parameters, simulator = tuned_parameters(cell, site, config), site.judging()
+    simulator = site.judging()
     watching = Watching(cell, simulator, config)
-    settings = {**cell.place.settings.get(cell.contender, {}), **parameters}
+    settings = cell.place.settings.get(cell.contender)
     learned = AGENTS[cell.contender].learn(ground(cell, site, config, watching), settings)
     facts = {"steps": learned.steps, "minutes": watching.minutes}
     if isinstance(learned.policy, ComposerPolicy):
@@ -386,12 +372,12 @@ def check_work(config: Config) -> None:
 
 def note(config: Config) -> str:
     """What the tables do not say."""
-    agents = f"tuned by {config.agent_trials} trainings each" if config.agent_trials else "at their defaults"
     fewer = ", ".join(f"{name} {factor:g}" for name, factor in config.factors.items())
     return (
         f"A run is a training seed and {config.episodes} fresh shoppers, the same for all contenders; brackets are "
         f"95 % intervals by a bootstrap over runs. Policies with parameters had {config.trials} trials each, on other "
-        f"shoppers; agents are {agents}. Steps as a multiple of those of the environment: {fewer}."
+        "shoppers; agents have the parameters that `benchmarks.tune_agents` found. Steps as a multiple of those of the "
+        f"environment: {fewer}."
     )
 
 

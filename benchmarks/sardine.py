@@ -23,10 +23,7 @@ import optuna
 import polars as pl
 import torch
 import tyro
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from agents.base import Ground
 from agents.evaluate import evaluate
@@ -36,9 +33,10 @@ from agents.vec_env import TrainingReward
 from benchmarks.compare import difference, draw, estimate
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate, by_training_seed, over_training_seeds
+from benchmarks.tune import suggest, trials_of
 from benchmarks.world import TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
-from policies.base import candidates_of, top_slates
+from policies.base import candidates_of, top_slates, value_of
 from policies.composer import Composer, ComposerConfig
 from policies.sb3 import NetworkConfig
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
@@ -174,32 +172,14 @@ def tune(
     """The best of some settings on training users; only knobs that this environment has."""
     knobs = Composer(inputs).knobs
     search = {key: span for key, span in POLICIES[name].search().items() if name != "constant" or key in knobs}
-    study = optuna.create_study(
-        study_name=name,
-        direction="maximize",
-        storage=JournalStorage(JournalFileBackend(str(folder / "trials.log"))),
-        sampler=optuna.samplers.TPESampler(seed=0),
-        load_if_exists=True,
-    )
-    if not study.trials:
-        study.enqueue_trial({key: getattr(POLICIES[name].parameters(), key) for key in search})
+    start = {key: value_of(POLICIES[name].parameters(), key) for key in search}
     users = seeds(TUNING_SEED, config.tuning_users)
 
     def value(trial: optuna.Trial) -> float:
-        parameters = {
-            key: trial.suggest_int(key, int(span.low), int(span.high))
-            if span.integer
-            else trial.suggest_float(key, span.low, span.high)
-            for key, span in search.items()
-        }
-        return float(
-            evaluate(POLICIES[name].build(inputs, parameters), simulator, users).rows["return"].to_numpy().mean()
-        )
+        policy = POLICIES[name].build(inputs, suggest(trial, search))
+        return float(evaluate(policy, simulator, users).rows["return"].to_numpy().mean())
 
-    done = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
-    for _ in tqdm(range(done, config.trials), initial=done, total=config.trials, desc=f"tuning {name}", unit="trial"):
-        study.optimize(value, n_trials=1)
-    return dict(study.best_params)
+    return dict(trials_of(name, value, [start], config.trials, folder, seed=0).best_params)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

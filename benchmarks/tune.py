@@ -7,6 +7,7 @@ report uses. Run again, it goes on where it stopped. `benchmarks.compare` reads 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_s
 from benchmarks.statistics import Estimate
 from benchmarks.world import TUNING_SEED, World, seeds
 from policies import POLICIES, PolicyInputs
-from policies.base import PolicySpec
+from policies.base import PolicySpec, Range, value_of
 from recsim_env import SlateSimulator
 
 PARAMETERS = RESULTS / "tune" / "parameters.json"
@@ -53,19 +54,19 @@ class Config:
     """Where the parameters go."""
 
 
-def suggest(trial: optuna.Trial, spec: PolicySpec) -> dict[str, float]:
-    """A setting of every tuned parameter."""
+def suggest(trial: optuna.Trial, search: Mapping[str, Range]) -> dict[str, float]:
+    """A setting of every tuned parameter, each from its range."""
     return {
         name: trial.suggest_int(name, int(allowed.low), int(allowed.high))
         if allowed.integer
-        else trial.suggest_float(name, allowed.low, allowed.high)
-        for name, allowed in spec.search().items()
+        else trial.suggest_float(name, allowed.low, allowed.high, log=allowed.log)
+        for name, allowed in search.items()
     }
 
 
 def starts(name: str, spec: PolicySpec, best: dict[str, dict[str, float]]) -> list[dict[str, float]]:
     """What is tried first: the defaults; for the constant re-ranker also the tuned MMR, which is a case of it."""
-    first = [{key: getattr(spec.parameters(), key) for key in spec.search()}]
+    first = [{key: value_of(spec.parameters(), key) for key in spec.search()}]
     if name == "constant" and "mmr" in best:
         first.append(
             dict.fromkeys(spec.search(), 0.0)
@@ -77,26 +78,37 @@ def starts(name: str, spec: PolicySpec, best: dict[str, dict[str, float]]) -> li
 def search(
     config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, best: dict[str, dict[str, float]]
 ) -> optuna.Study:
-    """The trials of one policy, those of an interrupted run included; `best` holds the policies tuned before."""
+    """The trials of one policy; `best` holds the policies tuned before."""
     spec = POLICIES[name]
-    storage = JournalStorage(JournalFileBackend(str(config.work / "trials.log")))
-    study = optuna.create_study(
-        study_name=name,
-        direction="maximize",
-        storage=storage,
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
-        load_if_exists=True,
-    )
-    for start in starts(name, spec, best) if not study.trials else ():
-        study.enqueue_trial(start)
     episodes = seeds(TUNING_SEED, config.episodes)
 
     def value(trial: optuna.Trial) -> float:
-        rows = evaluate(spec.build(inputs, suggest(trial, spec)), simulator, episodes, batch=config.batch).rows
+        rows = evaluate(spec.build(inputs, suggest(trial, spec.search())), simulator, episodes, batch=config.batch).rows
         return float(rows["return"].to_numpy().mean())
 
+    return trials_of(name, value, starts(name, spec, best), config.trials, config.work, config.seed)
+
+
+def trials_of(
+    name: str,
+    value: Callable[[optuna.Trial], float],
+    first: Sequence[Mapping[str, float]],
+    number: int,
+    work: Path,
+    seed: int,
+) -> optuna.Study:
+    """So many trials with the settings `first` among them; those of an interrupted run, kept in `work`, count."""
+    study = optuna.create_study(
+        study_name=name,
+        direction="maximize",
+        storage=JournalStorage(JournalFileBackend(str(work / "trials.log"))),
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        load_if_exists=True,
+    )
+    for start in first if not study.trials else ():
+        study.enqueue_trial(dict(start))
     done = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
-    for _ in tqdm(range(done, config.trials), initial=done, total=config.trials, desc=f"tuning {name}", unit="trial"):
+    for _ in tqdm(range(done, number), initial=done, total=number, desc=f"tuning {name}", unit="trial"):
         study.optimize(value, n_trials=1)
     return study
 

@@ -7,6 +7,7 @@ P items of the pool that a re-ranker looks at, H remembered slates, G categories
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,11 +93,39 @@ class Range:
     low: float
     high: float
     integer: bool = False
+    log: bool = False
+    """Whether it is looked for by its order of magnitude."""
 
 
-def tuned(default: float, low: float, high: float, *, integer: bool = False) -> Any:
+def tuned(default: float, low: float, high: float, *, integer: bool = False, log: bool = False) -> Any:
     """A dataclass field of a policy's parameters that `benchmarks.tune` looks for in [low, high]."""
-    return dataclasses.field(default=default, metadata={"range": Range(low, high, integer)})
+    return dataclasses.field(default=default, metadata={"range": Range(low, high, integer, log)})
+
+
+def ranges(parameters: Any) -> dict[str, Range]:
+    """The range of every field made by `tuned`, those of dataclasses inside it by `<field>.<their field>`."""
+    found: dict[str, Range] = {}
+    for field in dataclasses.fields(parameters):
+        if "range" in field.metadata:
+            found[field.name] = field.metadata["range"]
+        elif dataclasses.is_dataclass(getattr(parameters, field.name)):
+            inner = ranges(getattr(parameters, field.name))
+            found |= {f"{field.name}.{name}": allowed for name, allowed in inner.items()}
+    return found
+
+
+def value_of(parameters: Any, name: str) -> Any:
+    """The value of a field as `ranges` names it."""
+    return functools.reduce(getattr, name.split("."), parameters)
+
+
+def altered(parameters: T, values: Mapping[str, Any]) -> T:
+    """A copy with some fields, as `ranges` names them, of another value. Errors: TypeError at an unknown field."""
+    changed = {name: value for name, value in values.items() if "." not in name}
+    for part in {name.partition(".")[0] for name in values if "." in name}:
+        inner = {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}
+        changed[part] = altered(getattr(parameters, part, None), inner)
+    return dataclasses.replace(parameters, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -120,15 +149,14 @@ class PolicySpec:
 
     def search(self) -> dict[str, Range]:
         """The range of every tuned parameter; empty where nothing is tuned."""
-        fields = dataclasses.fields(self.parameters)
-        return {field.name: field.metadata["range"] for field in fields if "range" in field.metadata}
+        return ranges(self.parameters())
 
     def build(self, inputs: PolicyInputs, parameters: Mapping[str, float] | None = None) -> Policy:
         """The policy with some parameters, defaults for the rest.
 
         Errors: TypeError at an unknown parameter, ValueError where `inputs` lacks what the policy needs.
         """
-        return self.builder(inputs, self.parameters(**(parameters or {})))
+        return self.builder(inputs, altered(self.parameters(), parameters or {}))
 
 
 POLICIES: dict[str, PolicySpec] = {}
