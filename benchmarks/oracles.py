@@ -56,7 +56,7 @@ class Oracle:
         if not isinstance(simulator.shopper, MarketShopper):
             raise ValueError(f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a MarketShopper.")
         self._simulator, self._shopper = simulator, simulator.shopper
-        self._cosines = Cosines(simulator.catalog.embedding)
+        self._cosines = Cosines(simulator.catalog)
         self._parameters = parameters
 
     @torch.no_grad()

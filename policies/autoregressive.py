@@ -22,10 +22,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from policies.base import GRAM_LIMIT, Pool, pick
+from policies.base import Pool, pick
 from policies.composer import Composer
 from policies.networks import Standardizer, tower
 from policies.plackett_luce import NEVER, pick_order, places_of, slate_observation
+from recsim_env.catalog import GRAM_LIMIT
 from recsim_env.noise import gumbel
 from recsim_env.types import Observation
 

@@ -22,9 +22,6 @@ from recsim_env.catalog import Catalog
 from recsim_env.tensors import looked_up, shared
 from recsim_env.types import Observation
 
-GRAM_LIMIT = 5000
-"""Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
-
 CACHED = 256
 """Shoppers ranked at once on a CPU: what is worked out about every candidate stays in its cache."""
 
@@ -403,14 +400,10 @@ def pick(pool: Pool, size: int, adjust: Adjust) -> Tensor:
 
 
 class Cosines:
-    """Cosine similarities between items, from a table where the catalogue is small.
+    """Cosine similarities between items of a catalogue, from its table where it is small."""
 
-    Shapes: embedding (N, E) of unit length.
-    """
-
-    def __init__(self, embedding: Tensor, limit: int = GRAM_LIMIT) -> None:
-        self._embedding = embedding
-        self._table = embedding @ embedding.T if len(embedding) <= limit else None
+    def __init__(self, catalog: Catalog) -> None:
+        self._embedding, self._table = catalog.embedding, catalog.cosines
 
     def between(self, one: Tensor, many: Tensor) -> Tensor:
         """Cosines of items one (B,) with items many (B, P): (B, P) float32."""

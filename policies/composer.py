@@ -193,7 +193,7 @@ class Composer:
         self.config = config or ComposerConfig()
         self._inputs = inputs
         self._ranker = inputs.need_ranker("composer")
-        self._cosines = Cosines(inputs.catalog.embedding)
+        self._cosines = Cosines(inputs.catalog)
         self._category = inputs.catalog.category
         self._groups = len(inputs.catalog.categories)
         self.summary = Summary(

@@ -68,7 +68,7 @@ class MMR(Reranker):
 
     def __init__(self, inputs: PolicyInputs, parameters: MMRParameters) -> None:
         super().__init__("mmr", inputs)
-        self._cosines = Cosines(inputs.catalog.embedding)
+        self._cosines = Cosines(inputs.catalog)
         self._weight = parameters.weight
 
     def adjust(self, pool: Pool) -> Adjust:
@@ -152,7 +152,7 @@ class DPP(Reranker):
 
     def __init__(self, inputs: PolicyInputs, parameters: DPPParameters) -> None:
         super().__init__("dpp", inputs)
-        self._cosines = Cosines(inputs.catalog.embedding)
+        self._cosines = Cosines(inputs.catalog)
         self._alpha = parameters.alpha
 
     def adjust(self, pool: Pool) -> Adjust:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor
 
 CATALOG_FILE = "catalog.parquet"
 EMBEDDING_FILE = "embedding.safetensors"
+GRAM_LIMIT = 5000
+"""Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
 LEVELS = 3  # of a path: department, category, type
 _COLUMNS = {"item": pl.Int64(), "text": pl.String(), "path": pl.String(), "price": pl.Float32()}
 _OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
@@ -66,6 +69,14 @@ class Catalog:
     def device(self) -> torch.device:
         """Where the tensors live."""
         return self.embedding.device
+
+    @functools.cached_property
+    def cosines(self) -> Tensor | None:
+        """(N, N) float32 cosines of all pairs of items; None above `GRAM_LIMIT` items. Made when first asked for."""
+        if len(self) > GRAM_LIMIT:
+            return None
+        exact = self.embedding.double()  # so that rewards do not depend on the device
+        return (exact @ exact.T).float()
 
     def to(self, device: torch.device | str) -> Catalog:
         """Copy to a device."""

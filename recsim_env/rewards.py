@@ -5,6 +5,7 @@ Every term works in float64 inside, so that a reward is the same number whatever
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class RewardInputs:
     """(N, E) float32 of unit length, the catalogue's."""
     category: Tensor
     """(N,) int64, the catalogue's."""
+    cosines: Tensor | None = None
+    """(N, N) float32 of all pairs of items, where the catalogue is small; otherwise they come from `embedding`."""
 
 
 Term = Callable[[RewardInputs], Tensor]
@@ -66,12 +69,22 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
     one position scores 0. Ziegler et al. 2005, "Improving recommendation lists through topic diversification",
     equation 3 (there a sum of similarities), with its whole range kept. Returns (B,).
     """
-    size = inputs.slates.shape[1]
-    vectors = looked_up(inputs.embedding, inputs.slates).double()
-    distance = 1 - (vectors @ vectors.transpose(1, 2)).clamp_(0, 1)
-    shown = inputs.shown.double()
-    per_item = (distance.triu_(1) @ shown.unsqueeze(2)).squeeze(2)
-    return (per_item * shown).sum(dim=1) / max(size * (size - 1) / 2, 1)
+    one, other = _pairs(inputs.slates.shape[1], inputs.slates.device)
+    if inputs.cosines is not None:
+        upper, lower = inputs.slates.index_select(1, one), inputs.slates.index_select(1, other)
+        cosine = looked_up(inputs.cosines.view(-1), upper * len(inputs.cosines) + lower)
+    else:
+        vectors = looked_up(inputs.embedding, inputs.slates).double()
+        cosine = (vectors @ vectors.transpose(1, 2))[:, one, other]
+    both = inputs.shown.index_select(1, one) & inputs.shown.index_select(1, other)
+    return ((1 - cosine.double().clamp(0, 1)) * both).sum(dim=1) / max(len(one), 1)
+
+
+@functools.cache
+def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both positions of every pair in a slate of so many: made once, for a GPU would wait for them."""
+    one, other = torch.triu_indices(size, size, offset=1, device=device)
+    return one, other
 
 
 @reward_term("category_coverage")

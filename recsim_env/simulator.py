@@ -310,7 +310,7 @@ class SlateSimulator:
         return candidate & ~repeated & (slates >= 0)
 
     def _reward(self, slates: Tensor, shown: Tensor, clicks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.reward(RewardInputs(slates, shown, clicks, self._embedding, self._category))
+        return self.reward(RewardInputs(slates, shown, clicks, self._embedding, self._category, self.catalog.cosines))
 
     def _remember(
         self, episodes: Episodes, slates: Tensor, shown: Tensor, response: Response, day: Tensor, ended: Tensor

@@ -13,8 +13,19 @@ from benchmarks.finetune import Log
 from benchmarks.heldout import auc
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
+from recsim_env.shoppers import finetune
 from recsim_env.shoppers.examples import Collator, Examples
-from recsim_env.shoppers.finetune import FinetuneConfig, Packs, calibrate, explored, fit, new_shopper, score
+from recsim_env.shoppers.finetune import (
+    CUT,
+    FinetuneConfig,
+    Packs,
+    calibrate,
+    ceiling_of,
+    explored,
+    fit,
+    new_shopper,
+    score,
+)
 from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
 from recsim_env.shoppers.memory import COUNT, SINCE
 from recsim_env.shoppers.transformer import ROW_KINDS, visit_context
@@ -181,3 +192,29 @@ def test_fine_tuning_beats_popularity_and_is_calibrated(log: Log, examples: Exam
     assert 0.3 < bought / expected < 3.0
     assert examples.n_shoppers == SHOPPERS
     assert set(Collator(examples)([0])) >= {"basket", "row_item", "new_item"}
+
+
+@pytest.mark.parametrize(("cut", "ceiling"), [(0.0, 0.5), (0.37, 0.5), (0.38, 0.2), (0.62, 0.2), (0.63, 0.1)])
+def test_a_ceiling_cuts_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch, cut: float, ceiling: float) -> None:
+    """Of .5 + .2 + 2 x .05 = .8 purchases lie .3 above .2 and .4 + .1 = .5 above .1."""
+    monkeypatch.setattr(finetune, "CUT", cut)
+    chance = torch.tensor([0.2, 0.05, 0.5, 0.1], dtype=torch.float64)
+    weight = torch.tensor([1.0, 2.0, 1.0, 0.0], dtype=torch.float64)
+    assert ceiling_of(chance, weight) == pytest.approx(ceiling)
+
+
+def test_of_every_counts_purchases_the_ceilings_cut_at_most_a_share(log: Log, examples: Examples) -> None:
+    model = new_shopper(log.catalog, SMALL)
+    with torch.no_grad():
+        for parameter in model.slate_head.parameters():
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    calibrate(model, examples)
+    scores = score(model, examples, "valid", kinds=("repeat",))
+    chance, weight = torch.sigmoid(scores.logit).double(), examples.row_weight[scores.row].double()
+    often = examples.row_stats[scores.row, 0, COUNT].long()
+    ceilings = torch.tensor(model.config.repeat_ceilings, dtype=torch.float64)
+    assert len(often.unique()) > 3
+    for number in often[often < len(ceilings) - 1].unique().tolist():
+        own = often == number
+        over = (weight[own] * (chance[own] - ceilings[number]).clamp(min=0)).sum()
+        assert over <= CUT * (weight[own] * chance[own]).sum() + 1e-9

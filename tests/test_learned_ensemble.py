@@ -327,3 +327,47 @@ def test_the_shipped_ensemble_opens() -> None:
         if terminated or truncated:
             observation, _ = env.reset()
     assert bought > 0
+
+
+def test_nothing_is_bought_again_above_the_ceiling_of_its_purchases(log: Path, tmp_path: Path) -> None:
+    """By the draw at which a purchase begins: its chance, or the ceiling of items bought as often if that is lower."""
+    model = plain(log, 0.4, 0.1, 1e-9)
+    model.config.repeat_ceilings = (1.0, 0.3, *[0.9] * 14)
+    shopper = shop(log, tmp_path / "shop", [model])
+    start = shopper.start(torch.linspace(0, 0.99, 12).unsqueeze(1))
+    slates = shopper.candidates(start)[:, :K]
+    rows, columns = (start.memory.items >= 0).nonzero(as_tuple=True)
+    items = start.memory.items[rows, columns]
+    outside = ~(items.unsqueeze(1) == slates[rows]).any(1)
+    often = start.memory.purchases(rows, items)
+    once, more = int((outside & (often == 1)).sum()), int((outside & (often > 1)).sum())
+    assert min(once, more) > 0
+
+    def elsewhere(repeat: float) -> float:
+        draws = torch.full((12, shopper.visit_draws), 0.5)
+        draws[:, K : K + REMEMBERED] = repeat
+        state = shopper.start(torch.linspace(0, 0.99, 12).unsqueeze(1))
+        return shopper.respond(state, slates, slates >= 0, draws).elsewhere.sum().item()
+
+    assert [elsewhere(draw) for draw in (0.29, 0.31, 0.39, 0.41)] == [once + more, more, more, 0]
+
+
+def test_a_ceiling_spares_questions_and_changes_nothing_below_it(log: Path, tmp_path: Path) -> None:
+    models = [member(log, 0), member(log, 0)]
+    models[1].config.repeat_ceilings = (0.999,) * 16
+    without, spared = (shop(log, tmp_path / str(number), [model]) for number, model in enumerate(models))
+    for left, right in zip(play(without, torch.arange(4)), play(spared, torch.arange(4)), strict=True):
+        assert_same(left, right)
+
+
+def test_the_highest_ceiling_of_an_ensemble_counts(log: Path, tmp_path: Path) -> None:
+    models = [plain(log, 0.4, 0.1, 1e-9), plain(log, 0.4, 0.1, 1e-9)]
+    models[0].config.repeat_ceilings = (0.1,) * 16
+    models[1].config.repeat_ceilings = (0.2,) * 16
+    shopper = shop(log, tmp_path / "shop", models)
+    start = shopper.start(torch.tensor([[0.1]]))
+    slates = torch.full((1, K), -1)
+    held = (start.memory.items >= 0).sum()
+    for draw, considered in ((0.15, held), (0.25, 0)):
+        draws = torch.full((1, REMEMBERED), draw)
+        assert (shopper._considered(start, slates, draws) >= 0).sum() == considered

@@ -17,7 +17,11 @@ from transformers import Trainer, TrainingArguments
 
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.examples import SPLITS, Collator, Examples
-from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper, SlateShopperConfig, gap_log_likelihood
+from recsim_env.shoppers.memory import COUNT
+from recsim_env.shoppers.transformer import COUNTED, ROW_KINDS, SlateShopper, SlateShopperConfig, gap_log_likelihood
+
+CUT = 0.003
+"""Share of the repeat purchases that lie above the ceilings, `SlateShopperConfig.repeat_ceilings`."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +234,8 @@ def score(
 
 def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> dict[str, float]:
     """Set the model's calibration on a split it was not trained on (Platt 1999): scale and shift of the slate logits,
-    fitted to the full exposure (case-control rows with weights) and the policy's slates together, and the shift of
-    the return hazards. Returns what was set."""
+    fitted to the full exposure (case-control rows with weights) and the policy's slates together, the shift of the
+    return hazards, and the ceilings of buying again. Returns the scales and shifts."""
     model.config.slate_calibration = (1.0, 0.0)
     model.config.gap_calibration = model.config.explore_calibration = 0.0
     scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))
@@ -253,12 +257,42 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
     model.config.gap_calibration = round(shift.item(), 5)
     model.config.explore_calibration = round(math.log(bought / expected), 5)
+    model.config.repeat_ceilings = repeat_ceilings(model, examples, scores)
     return {
         "scale": platt[0].item(),
         "shift": platt[1].item(),
         "gap_shift": shift.item(),
         "explore_shift": model.config.explore_calibration,
     }
+
+
+def repeat_ceilings(model: SlateShopper, examples: Examples, scores: Scores) -> tuple[float, ...]:
+    """`SlateShopperConfig.repeat_ceilings` of a calibrated model, from the scores that `score` gave it before that.
+
+    Rows of items that nobody bought so often have the ceiling of the next rarer ones.
+    """
+    repeat = examples.row_kind[scores.row] == ROW_KINDS.index("repeat")
+    rows = scores.row[repeat]
+    chance = torch.sigmoid(model.calibrated(scores.logit[repeat])).double()
+    often = examples.row_stats[rows, 0, COUNT].long().clamp(max=COUNTED - 1)
+    ceilings: list[float] = []
+    for number in range(COUNTED):
+        own = often == number
+        before = ceilings[-1] if ceilings else 1.0
+        ceilings.append(ceiling_of(chance[own], examples.row_weight[rows[own]].double()) if own.any() else before)
+    return tuple(ceilings)
+
+
+def ceiling_of(chance: Tensor, weight: Tensor) -> float:
+    """The lowest of some chances (R,) above which lie at most `CUT` of all purchases, rounded up to four places.
+
+    What lies above a ceiling c is the weighted sum of max(p - c, 0); all purchases are that of p.
+    """
+    order = chance.argsort(descending=True)
+    chance, weight = chance[order], weight[order]
+    bought, rows = (weight * chance).cumsum(0), weight.cumsum(0)
+    lowest = int((bought - rows * chance <= CUT * bought[-1]).nonzero()[-1])
+    return min(math.ceil(float(chance[lowest]) * 1e4) / 1e4, 1.0)
 
 
 @torch.no_grad()

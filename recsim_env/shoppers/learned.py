@@ -409,6 +409,8 @@ class LearnedShopper:
         # what leaves the slate alone is not punished: repeat purchases have the mean
         self._deviations = torch.zeros(slate_size + REMEMBERED, device=self.device)
         self._deviations[:slate_size] = -float(options.pessimism)
+        ceilings = [member.model.config.repeat_ceilings for member in shop.members]
+        self._ceilings = torch.tensor(ceilings, device=self.device).amax(dim=0)
         self.never_leave = False
 
     # ---- the protocol ----------------------------------------------------------------------------------------------
@@ -473,7 +475,8 @@ class LearnedShopper:
         slate_draw, repeat_draw, explore_draw, gap_draw = draws.split([k, m, 1 + EXPLORED, 3], dim=1)
         context = visit_context(state.memory.tally(state.day), state.day, state.since)
         inside = [torch.cat([cache.state, context], dim=1) for cache in state.caches]
-        probability, repeat = self._bernoulli(state, inside, slates, shown)
+        considered = self._considered(state, slates.where(shown, -1), repeat_draw)
+        probability, repeat = self._bernoulli(state, inside, slates.where(shown, -1), considered)
         clicks = slate_draw < probability
         again = repeat_draw < repeat
         new = self._explore(state, inside, slates.where(shown, -1), explore_draw)
@@ -530,11 +533,27 @@ class LearnedShopper:
         size = torch.log1p((state.memory.items >= 0).sum(1))
         return torch.cat([torch.stack(own, dim=1), state.memory.tally(state.day)[:, :4], size.unsqueeze(1)], dim=1)
 
+    def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
+        """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
+
+        An item is bought where its draw is below its chance, which is never above the ceiling of items bought as often:
+        so what has a draw above the ceiling needs no chance worked out (thinning; Lewis & Shedler 1979, "Simulation of
+        nonhomogeneous Poisson processes by thinning", section 1). That is four items in five.
+        """
+        items = state.memory.items
+        rows, columns = self._pairs(items)
+        often = state.memory.purchases(rows, items[rows, columns]).long().clamp(max=len(self._ceilings) - 1)
+        ceiling = torch.zeros_like(draws).index_put_((rows, columns), looked_up(self._ceilings, often))
+        return items.where((draws < ceiling) & ~among(items, slates, len(self.catalog)), -1)
+
     def _bernoulli(
-        self, state: LearnedState, inside: list[Tensor], slates: Tensor, shown: Tensor
+        self, state: LearnedState, inside: list[Tensor], slates: Tensor, considered: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Chance of a response to each slate item (B, K), and of buying each remembered item elsewhere (B, M)."""
-        items = torch.cat([slates.where(shown, -1), state.memory.items], dim=1)
+        """Chance of a response to each slate item (B, K), and of buying each considered item elsewhere (B, M).
+
+        0 where slates (B, K) and considered (B, M) are padded, with -1.
+        """
+        items = torch.cat([slates, considered], dim=1)
         pairs = self._pairs(items)
         parts = [part.split(CACHED) if self.device.type == "cpu" else (part,) for part in pairs]
         shoppers = [
@@ -546,9 +565,8 @@ class LearnedShopper:
             for rows, columns in zip(*parts, strict=True)
         ]
         chance = torch.zeros(items.shape, device=self.device).index_put_(pairs, torch.cat(found))
-        in_slate = among(state.memory.items, slates.where(shown, -1), len(self.catalog))
-        shown_chance = chance[:, : self.slate_size] * shown * self._examination
-        return shown_chance, chance[:, self.slate_size :] * ((state.memory.items >= 0) & ~in_slate)
+        chance = chance * (items >= 0)
+        return chance[:, : self.slate_size] * self._examination, chance[:, self.slate_size :]
 
     def _pairs(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and columns (P,) of the items (B, L) that are none of the padding; all of them where to know that is to

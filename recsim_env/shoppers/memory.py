@@ -104,6 +104,10 @@ class Memory:
         interval = torch.where(count > 1, (last - first) / (count - 1).clamp(min=1), 0.0)
         return torch.stack([count, recent, since.where(bought, NEVER), interval], dim=-1)
 
+    def purchases(self, rows: Tensor, items: Tensor) -> Tensor:
+        """How often shoppers rows bought items, -1 gives 0: both int64, they broadcast; returns float32."""
+        return self._of(rows, items, COUNT)
+
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Add one visit to each of R shoppers: rows (R,) distinct, items (R, L) int64 padded with -1, day (R,)."""
         self._remember(rows, items, day)
@@ -118,6 +122,11 @@ class Memory:
         self.table.index_put_(at, one, accumulate=True)
         self.table[rows, -1] = 0.0
         self._tally(rows, (items >= 0).sum(1).to(day.dtype), day)
+
+    def _of(self, rows: Tensor, items: Tensor, column: int) -> Tensor:
+        """A column of the items' own counters, which have the items' numbers; -1 reads the dummy counter."""
+        counter = items.where(items >= 0, self.keys.total) + rows * (self.keys.total + 1)
+        return looked_up(self.table.view(-1), counter * STATS + column)
 
     def _tally(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
         visits, recent, basket, first, last, usual = self.tallies[rows, :6].unbind(-1)
@@ -135,10 +144,10 @@ class Memory:
 
         Among equals the slot further to the front: which one must not depend on how many items others bought.
         """
-        slots = self.items[rows]  # (R, M)
+        slots = looked_up(self.items, rows)  # (R, M)
         new = (items >= 0) & ~among(items, slots, self.keys.n_items)  # (R, L)
         new_items = packed(items.where(new, -1))[:, : slots.shape[1]]  # the new ones first
-        last = self.table[rows.unsqueeze(1), slots, _LAST]  # padding -1 reads the dummy counter
+        last = self._of(rows.unsqueeze(1), slots, _LAST)
         column = torch.arange(slots.shape[1], device=slots.device)
         stale = last.where(slots >= 0, -NEVER) + column * (0.5 / slots.shape[1])  # days are whole numbers
         # an item bought again in this visit must not give way to a new one

@@ -29,6 +29,7 @@ DISPLAYS, MAILERS = 10, 11  # placement = display * MAILERS + mailer
 CONTEXT = RHYTHM + 7 + 1  # rhythm (memory.tally), day of the week, log days since the last visit
 ITEM_CONTEXT = 2  # trailing popularity and discount of an item in a week
 SINCE_BUCKETS = 29 + 12  # single days up to four weeks, then steps of a quarter octave; the last is "never"
+COUNTED = 16  # purchases of an item that `SlateShopperConfig.repeat_ceilings` tells apart
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
 LOSS_WEIGHTS = {"case_control": 1.0, "policy": 1.0, "uniform": 0.1, "repeat": 1.0, "gap": 0.5, "explore": 0.02}
 LAG_EDGES = (1, 2, 3, 5, 8, 14, 21, 35, 70, 140)  # days between two visits, as the attention sees them
@@ -46,6 +47,8 @@ class SlateShopperConfig(PreTrainedConfig):
         use_text, use_counters: False removes the input (ablations)
         dropout, gap_dropout, id_dropout, unknown_dropout: training only; chance to hide activations of the encoder and
             of the gap head, an item's id, an item's whole past
+        repeat_ceilings: most that the chance to buy an item again outside a slate can be, for items bought 0, 1, 2, ..
+            times, the last for all that were bought as often or more often; fitted there too
         slate_calibration: scale and shift of the slate logits, fitted on validation weeks
         explore_calibration, gap_calibration: shift of the log rates and of the log hazards, likewise
     """
@@ -72,6 +75,7 @@ class SlateShopperConfig(PreTrainedConfig):
         slate_calibration: tuple[float, float] = (1.0, 0.0),
         explore_calibration: float = 0.0,
         gap_calibration: float = 0.0,
+        repeat_ceilings: tuple[float, ...] = (1.0,) * COUNTED,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -93,6 +97,7 @@ class SlateShopperConfig(PreTrainedConfig):
         self.slate_calibration = slate_calibration
         self.explore_calibration = explore_calibration
         self.gap_calibration = gap_calibration
+        self.repeat_ceilings = repeat_ceilings
 
 
 @dataclass
