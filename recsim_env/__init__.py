@@ -39,12 +39,27 @@ for _name, _market, _reward in (
 
 
 def _learned_market(
-    device: torch.device, slate_size: int, *, folder: Path | None = None, ensemble: int = 1, pessimism: float = 0.0
+    device: torch.device,
+    slate_size: int,
+    *,
+    folder: Path | None = None,
+    ensemble: int = 1,
+    pessimism: float = 0.0,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> Shopper[Any]:
     """Shoppers fitted to a market's log; the options are those of `load_learned_market`."""
     from recsim_env.shoppers.learned_market import load_learned_market  # heavy, and not every environment needs it
 
-    return load_learned_market(device, slate_size, folder=folder, ensemble=ensemble, pessimism=pessimism)
+    return load_learned_market(
+        device,
+        slate_size,
+        folder=folder,
+        ensemble=ensemble,
+        pessimism=pessimism,
+        precision=precision,
+        compiled=compiled,
+    )
 
 
 add_preset(

@@ -227,7 +227,7 @@ def one_temperament(**numbers: float) -> Tensor:
 
 def test_weariness_by_hand() -> None:
     shopper = model()
-    counters, places = torch.zeros(1, 1, 13), [*OF_CATEGORIES, *OF_ITEMS]
+    counters, places = torch.zeros(1, 1, 13), [*range(13)[OF_CATEGORIES], *range(13)[OF_ITEMS]]
     counters[0, 0, places] = torch.tensor([2.0, 4.0, 6.0, 8.0])
     counters[0, 0, 0] = 1e3  # is not one of them
     shopper.counter_scale[places] = torch.tensor([1.0, 2.0, 3.0, 4.0])

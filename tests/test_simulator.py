@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -408,6 +409,7 @@ def test_a_shopper_cannot_take_the_simulators_keys() -> None:
 
 # --- the GPU ---
 
+FAST = {"precision": "bf16", "compiled": True}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -425,9 +427,15 @@ def test_a_trusted_step_never_waits_for_the_gpu() -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", ["Market-v0", "CompleteJourney-v0"])
-def test_the_steps_of_an_environment_never_wait_for_the_gpu(name: str) -> None:
-    simulator = make_simulator(f"recsim_env/{name}", device="cuda")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Market-v0", {}),
+        *((name, options) for name in ("CompleteJourney-v0", "LearnedMarket-v0") for options in ({}, FAST)),
+    ],
+)
+def test_the_steps_of_an_environment_never_wait_for_the_gpu(name: str, options: dict[str, Any]) -> None:
+    simulator = make_simulator(f"recsim_env/{name}", device="cuda", **options)
     simulator.reset(torch.arange(64))
     slates = simulator.candidates[:, :10].contiguous()
     simulator.step(slates, validate=False)  # makes what is made once

@@ -30,12 +30,16 @@ from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.examples import Market, ints
 from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory, packed
 from recsim_env.shoppers.replay import Visits, padded
+from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_parts, mixed
 from recsim_env.shoppers.transformer import (
     DISPLAYS,
     GAP_EDGES,
     LAPSE_DAYS,
     MAILERS,
+    Block,
     Cache,
+    GapHead,
+    SlateHead,
     SlateShopper,
     visit_context,
 )
@@ -80,6 +84,8 @@ class ShopperOptions:
     """How many of the folder's fitted models answer together."""
     pessimism: float = 0.0
     """Standard deviations between them, 0 or more, that clicks lose and leaving gains; see `LearnedShopper`."""
+    precision: str = "fp32"
+    """Of encoder and slate head: fp32 or bf16, for a GPU."""
 
 
 @dataclass
@@ -172,11 +178,17 @@ class Shop:
 
 @functools.cache
 def load_shop(
-    folder: Path, device: torch.device, population: str, start_days: tuple[int, int], ensemble: int = 1
+    folder: Path,
+    device: torch.device,
+    population: str,
+    start_days: tuple[int, int],
+    ensemble: int = 1,
+    compiled: bool = False,
 ) -> Shop:
     """Read a folder written by `benchmarks.finetune` and bring its shoppers to their start states.
 
     Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is how many are read.
+    With `compiled` they are fused by `torch.compile` once they are asked something.
 
     Errors: FileNotFoundError where a file is missing; ValueError on an unknown population, where the folder holds fewer
     models, or where a model and the catalogue differ in size.
@@ -204,7 +216,10 @@ def load_shop(
         shoppers = read_shoppers(folder / "shoppers.parquet").sort("shopper")
         holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
         starts = start_states(models, keys, market, baskets, holdout, population, start_days)
-        return _on(device, catalog, keys, models, market, baskets, starts)
+        shop = _on(device, catalog, keys, models, market, baskets, starts)
+    for model in models if compiled else ():
+        compile_parts(model, (Block, SlateHead, GapHead))
+    return shop
 
 
 def _on(
@@ -382,7 +397,7 @@ class LearnedShopper:
     equations 5 and 6, put on the chances themselves so that every reward term feels it. A single member agrees with
     itself.
 
-    Errors: ValueError where `examination` has not a number a position, or `pessimism` is negative.
+    Errors: ValueError where `examination` has not a number a position, `pessimism` is negative, or `precision` unknown.
     """
 
     start_draws = 1
@@ -394,6 +409,7 @@ class LearnedShopper:
                 f"{slate_size} positions."
             )
         check_pessimism(options.pessimism)
+        check_precision(options.precision)
         self.shop = shop
         self.catalog = shop.catalog
         self.device = shop.vectors.device
@@ -439,6 +455,7 @@ class LearnedShopper:
         starts = self.shop.starts
         who = (draws[:, 0] * len(starts.shopper)).long().clamp(max=len(starts.shopper) - 1)
         state: LearnedState = take(starts.state, who, self.device)
+        state.caches = [cache.to(PRECISIONS[self.options.precision]) for cache in state.caches]
         return state
 
     def candidates(self, state: LearnedState) -> Tensor:
@@ -598,8 +615,9 @@ class LearnedShopper:
         chances = []
         for member, own in zip(self.shop.members, shoppers, strict=True):
             head, of_item = member.model.slate_head, looked_up(member.item_parts, at)
-            logits = head(looked_up(own, rows), of_item, stats, item_context, placement)
-            chances.append(torch.sigmoid(member.model.calibrated(logits)))
+            with mixed(self.device, self.options.precision):
+                logits = head(looked_up(own, rows), of_item, stats, item_context, placement)
+            chances.append(torch.sigmoid(member.model.calibrated(logits.float())))
         return agreed(chances, self._deviations[columns])
 
     def _explore(self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor) -> Tensor:
@@ -644,7 +662,8 @@ class LearnedShopper:
         bought, logits = packed(basket), []
         for member, cache in zip(self.shop.members, state.caches, strict=True):
             model = member.model
-            model.advance(cache, model.token(member.vectors, bought, context), state.day)
+            with mixed(self.device, self.options.precision):
+                model.advance(cache, model.token(member.vectors, bought, context), state.day)
             logits.append(model.gap_head(torch.cat([cache.state, context], dim=1)) + model.config.gap_calibration)
         state.memory.record(torch.arange(len(basket), device=self.device), bought, state.day)
         back, leaving = back_by(logits, self.options.pessimism)
@@ -722,14 +741,19 @@ def load_shopper(
     examination: tuple[float, ...] | None = None,
     ensemble: int = 1,
     pessimism: float = 0.0,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> LearnedShopper:
     """Shoppers from a folder of `benchmarks.finetune`; the options are the fields of `ShopperOptions`.
+
+    `compiled` has the networks fused by `torch.compile`: the first steps take a minute longer, and on a CPU the others
+    are hardly faster.
 
     Errors: ValueError on a bad option, or where the folder holds fewer than `ensemble` models; FileNotFoundError where
     a file is missing.
     """
     check_ensemble(ensemble)
     check_pessimism(pessimism)
-    options = ShopperOptions(population, store_promotions, start_days, examination, ensemble, pessimism)
-    shop = load_shop(Path(folder).resolve(), device, population, start_days, ensemble)
+    options = ShopperOptions(population, store_promotions, start_days, examination, ensemble, pessimism, precision)
+    shop = load_shop(Path(folder).resolve(), device, population, start_days, ensemble, compiled)
     return LearnedShopper(shop, slate_size, options)

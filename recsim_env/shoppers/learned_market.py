@@ -26,9 +26,10 @@ from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.profile import Profile, profile_spaces
-from recsim_env.shoppers.session import MOOD_CHANCES, TEMPERAMENT, SessionShopper, over_moods
+from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_parts, mixed
+from recsim_env.shoppers.session import MOOD_CHANCES, TEMPERAMENT, LeaveHead, SessionShopper, Weariness, over_moods
 from recsim_env.shoppers.session_memory import SessionMemory
-from recsim_env.shoppers.transformer import Cache
+from recsim_env.shoppers.transformer import Block, Cache
 from recsim_env.shoppers.weights import load_model, member_folders, no_progress_bar
 from recsim_env.types import Observation
 
@@ -75,8 +76,10 @@ class LearnedMarketShopper:
         declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
         members: fitted models of one catalogue and slate size, in any mode; they are set to `eval()` and frozen
         pessimism: b >= 0, without unit
+        precision: of the encoder, fp32 or bf16
 
-    Errors: ValueError where there is no member, members or catalogue differ in size, or `pessimism` is negative.
+    Errors: ValueError where there is no member, members or catalogue differ in size, `pessimism` is negative, or
+    `precision` unknown.
     """
 
     def __init__(
@@ -87,14 +90,17 @@ class LearnedMarketShopper:
         device: torch.device,
         *,
         pessimism: float = 0.0,
+        precision: str = "fp32",
     ) -> None:
         _check_members(catalog, members, declared)
         check_pessimism(pessimism)
+        check_precision(precision)
         self.device = device
         self.catalog = catalog.to(device)
         self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
         self.declared = declared.to(device)
         self.pessimism = float(pessimism)
+        self.precision = precision
         self.slate_size = members[0].config.slate_size
         self.max_candidates = len(catalog)
         self.start_draws = 1 + TEMPERAMENT
@@ -117,7 +123,7 @@ class LearnedMarketShopper:
         batch, width = len(draws), self.catalog.embedding.shape[1]
         declared = self.declared[(draws[:, 0] * len(self.declared)).long().clamp(max=len(self.declared) - 1)]
         return LearnedMarketState(
-            caches=[member.empty_cache(declared) for member in self.members],
+            caches=[member.empty_cache(declared).to(PRECISIONS[self.precision]) for member in self.members],
             memory=SessionMemory.empty(batch, len(self.catalog), len(self.catalog.categories), width, self.device),
             profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
             declared=declared,
@@ -161,7 +167,8 @@ class LearnedMarketShopper:
         state.profile.record(slates, shown, clicks, category, embedding)
         context = state.memory.context()
         for member, cache in zip(self.members, state.caches, strict=True):
-            member.advance(cache, member.token(slates, shown, clicks, counters, context, state.declared))
+            with mixed(self.device, self.precision):
+                member.advance(cache, member.token(slates, shown, clicks, counters, context, state.declared))
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
         return Response(clicks, over_moods(in_moods), left, days=one, elsewhere=none, leaving=leaving)
@@ -235,16 +242,20 @@ def load_learned_market(
     folder: str | os.PathLike[str] | None = None,
     ensemble: int = 1,
     pessimism: float = 0.0,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> LearnedMarketShopper:
     """The shoppers of a learned market.
 
     Args:
         folder: of `save_learned_market`; None = the one that comes with the package
         ensemble: how many of its members answer together
-        pessimism: see `LearnedMarketShopper`
+        pessimism, precision: see `LearnedMarketShopper`
+        compiled: whether the networks are fused by `torch.compile`, which takes the first steps a minute longer
 
     Errors: FileNotFoundError where the folder is missing; ValueError where it holds fewer members, the members answer
-    slates of another size, a folder holds the weights of something else, or `pessimism` is negative.
+    slates of another size, a folder holds the weights of something else, `pessimism` is negative, or `precision`
+    unknown.
     """
     path = SHIPPED if folder is None else Path(folder)
     if not path.is_dir():
@@ -264,7 +275,9 @@ def load_learned_market(
         0
     ].embedding  # as exact as in the market that the log is from; the catalogue's file is half as exact
     catalog = dataclasses.replace(Catalog.load(path), embedding=stored.clone())
-    return LearnedMarketShopper(catalog, members, declared, device, pessimism=pessimism)
+    for member in members if compiled else ():
+        compile_parts(member, (Block, Weariness, LeaveHead))
+    return LearnedMarketShopper(catalog, members, declared, device, pessimism=pessimism, precision=precision)
 
 
 def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor) -> None:

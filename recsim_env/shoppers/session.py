@@ -38,12 +38,13 @@ from recsim_env.shoppers.memory import NEVER
 from recsim_env.shoppers.profile import DECAYS
 from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
 from recsim_env.shoppers.transformer import Block, Cache, lag_bucket
+from recsim_env.tensors import constant
 
-OF_CATEGORIES = (len(DECAYS) + 1, 2 * len(DECAYS) + 1)
+OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
 """Counters that make weary of a category: showings by position and responses of the last ten visits or so (decay 0.9).
 On held-out visits of a market's log they do as well as all nine, and with all of them the weights are shared out among
 counters that are alike in the log and not elsewhere."""
-OF_ITEMS = (CATEGORY_COUNTERS, CATEGORY_COUNTERS + 1)
+OF_ITEMS = slice(CATEGORY_COUNTERS, CATEGORY_COUNTERS + 2)
 """Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last ten (0.9)."""
 MOODS = (-math.sqrt(3), 0.0, math.sqrt(3))  # nodes of the standard normal
 MOOD_CHANCES = (1 / 6, 2 / 3, 1 / 6)  # their weights
@@ -115,15 +116,15 @@ class Weariness(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.of_category = nn.Parameter(torch.zeros(len(OF_CATEGORIES)))
-        self.of_item = nn.Parameter(torch.zeros(len(OF_ITEMS)))
+        self.of_category = nn.Parameter(torch.zeros(2))
+        self.of_item = nn.Parameter(torch.zeros(2))
 
     def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
         """(V, S, K, 2) log-odds >= 0, of category and item; amounts (V, K, COUNTERS) >= 0, temperament (V, S, R)."""
         of_category = amounts[..., OF_CATEGORIES] @ F.softplus(self.of_category)
         of_item = amounts[..., OF_ITEMS] @ F.softplus(self.of_item)
         common = torch.stack([of_category, of_item], dim=-1)
-        factors = temperament[..., [OF_CATEGORY, OF_ITEM]].clamp(max=MAX_LOG_FACTOR).exp()
+        factors = temperament[..., OF_CATEGORY : OF_ITEM + 1].clamp(max=MAX_LOG_FACTOR).exp()
         return common.unsqueeze(1) * factors.unsqueeze(2)
 
 
@@ -291,11 +292,10 @@ class SessionShopper(PreTrainedModel):
         x = token.unsqueeze(1)
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             query, key, value = block.project(x)
-            cache.keys[layer, rows, place] = key.squeeze(1)
-            cache.values[layer, rows, place] = value.squeeze(1)
+            cache.write(layer, place, key, value)
             x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
         cache.count += 1
-        cache.state = self.final_norm(x.squeeze(1))
+        cache.state = self.final_norm(x.squeeze(1)).float()
 
     # ---- states in, behaviour out ----------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ class SessionShopper(PreTrainedModel):
         liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
         common = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
         logits = common.unsqueeze(1) + temperament[..., KEEN].unsqueeze(-1) - weary.sum(dim=-1)
-        mood = F.softplus(self.mood(state)) * state.new_tensor(MOODS)  # (V, M)
+        mood = F.softplus(self.mood(state)) * constant(MOODS, state)  # (V, M)
         return logits.unsqueeze(2) + mood[:, None, :, None], weary
 
     def click_probability(self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor) -> Tensor:
@@ -383,7 +383,7 @@ def slate_log_likelihood(log_looks: Tensor, click_logits: Tensor, clicks: Tensor
     log_click = (log_looks.unsqueeze(2) + F.logsigmoid(click_logits)).clamp(max=-CLICK_EDGE)
     of_position = torch.where(clicks[:, None, None], log_click, torch.log1p(-log_click.exp()))
     of_mood = (of_position * shown[:, None, None]).sum(dim=3)
-    return torch.logsumexp(of_mood + of_mood.new_tensor(MOOD_CHANCES).log(), dim=2)
+    return torch.logsumexp(of_mood + constant(MOOD_CHANCES, of_mood).log(), dim=2)
 
 
 def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> Tensor:
@@ -397,4 +397,4 @@ def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> 
 
 def over_moods(values: Tensor) -> Tensor:
     """The mean over moods of values (..., M, K): (..., K)."""
-    return torch.einsum("...mk,m->...k", values, values.new_tensor(MOOD_CHANCES))
+    return torch.einsum("...mk,m->...k", values, constant(MOOD_CHANCES, values))

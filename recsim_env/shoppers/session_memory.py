@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.shoppers.profile import DECAYS, TASTE_DECAYS
+from recsim_env.tensors import constant
 
 ITEM_DECAYS = (0.7, 0.9)
 """What a visit counts less than the one after it in the counters of an item."""
@@ -77,7 +78,7 @@ class SessionMemory:
         self._count(self.category, kinds, category[slates], DECAYS)
         self._count(self.item, kinds[:, 1:], slates, ITEM_DECAYS)
         vectors = torch.cat([embedding[slates], torch.ones_like(weight).unsqueeze(2)], dim=2)
-        decays = self.liked.new_tensor(TASTE_DECAYS).unsqueeze(1)
+        decays = constant(TASTE_DECAYS, self.liked).unsqueeze(1)
         self.liked.mul_(decays).add_(torch.einsum("bk,bke->be", clicks, vectors).unsqueeze(1))
         self.seen.mul_(decays).add_(torch.einsum("bk,bke->be", weight, vectors).unsqueeze(1))
         self.visits += 1
@@ -85,7 +86,7 @@ class SessionMemory:
     @staticmethod
     def _count(counters: Tensor, kinds: Tensor, group: Tensor, decays: tuple[float, ...]) -> None:
         """Decay counters (B, M * D, G) and add kinds (B, M, K) at their groups (B, K), once for each of D decays."""
-        counters.mul_(counters.new_tensor(decays).repeat(kinds.shape[1]).unsqueeze(1))
+        counters.mul_(constant(decays, counters).repeat(kinds.shape[1]).unsqueeze(1))
         added = kinds.repeat_interleave(len(decays), dim=1)
         counters.scatter_add_(2, group.unsqueeze(1).expand(-1, added.shape[1], -1), added)
 

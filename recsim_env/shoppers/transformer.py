@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -105,7 +105,7 @@ class Cache:
     """Keys and values of the last visits, a ring of W = `window` places a shopper.
 
     Shapes: A layers, B shoppers, H heads.
-        keys, values: (A, B, W, hidden) float32
+        keys, values: (A, B, W, hidden) float32, or bfloat16 where the precision is that
         day:          (B, W) float32 of the visit in each place, -inf where empty
         count:        (B,) int64 visits seen
         state:        (B, hidden) encoder output after the last visit
@@ -116,6 +116,16 @@ class Cache:
     day: Tensor
     count: Tensor
     state: Tensor
+
+    def to(self, dtype: torch.dtype) -> Cache:
+        """The same with keys and values of this type."""
+        return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
+
+    def write(self, layer: int, place: Tensor, key: Tensor, value: Tensor) -> None:
+        """Put a visit's key and value (B, 1, hidden) into each shopper's place (B,)."""
+        rows = torch.arange(len(place), device=place.device)
+        self.keys[layer, rows, place] = key.squeeze(1).to(self.keys.dtype)
+        self.values[layer, rows, place] = value.squeeze(1).to(self.values.dtype)
 
 
 class ItemTower(nn.Module):
@@ -382,11 +392,10 @@ class SlateShopper(PreTrainedModel):
         x = token.unsqueeze(1)
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             query, key, value = block.project(x)
-            cache.keys[layer, rows, place] = key.squeeze(1)
-            cache.values[layer, rows, place] = value.squeeze(1)
+            cache.write(layer, place, key, value)
             x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
         cache.count += 1
-        cache.state = self.final_norm(x.squeeze(1))
+        cache.state = self.final_norm(x.squeeze(1)).float()
 
     def forward(self, text: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
         """Losses of a batch of whole histories; `finetune.Collator` makes it.

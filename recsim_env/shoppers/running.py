@@ -1,0 +1,27 @@
+"""How a fitted network is run inside a simulation: in which precision, and compiled or not."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of matrix products and of the keys and values that attention reads; everything else is float32 in both."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError where it is none of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, but it must be one of {', '.join(PRECISIONS)}.")
+
+
+def mixed(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which matrix products have this precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def compile_parts(model: nn.Module, parts: tuple[type[nn.Module], ...]) -> None:
+    """Let `torch.compile` fuse every module of these types when it is first called; for any number of shoppers."""
+    for module in model.modules():
+        if isinstance(module, parts):
+            module.compile(dynamic=True)
