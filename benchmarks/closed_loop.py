@@ -165,6 +165,7 @@ def roll(
     slates: pl.DataFrame,
     *,
     store_promotions: bool,
+    precision: str = "fp32",
     seed: int = 0,
     batch: int = 500,
 ) -> Roll:
@@ -178,6 +179,7 @@ def roll(
         population="all",
         store_promotions=store_promotions,
         start_days=(START_DAY, START_DAY + 6),
+        precision=precision,
     )
     simulator = SlateSimulator(shopper, horizon_days=365 - START_DAY)
     policy = LoggingPolicy(shopper.catalog, 4 * len(baskets) / 53)

@@ -30,11 +30,12 @@ from benchmarks.heldout import (
     curve_error,
     interval,
 )
-from benchmarks.report import Run, markdown
+from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate
 from recsim_env.shoppers.examples import SPLITS, Examples
 from recsim_env.shoppers.finetune import score
 from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.running import mixed
 from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
 from recsim_env.shoppers.weights import load_model
 
@@ -69,8 +70,12 @@ class Config:
     """Most train rows that a baseline is fitted on (drawn from all case-control rows of weeks 1-44)."""
     closed_loop: bool = True
     """Roll the shoppers for 26 weeks as well."""
+    precision: str = "fp32"
+    """Of the shopper's matrix products: fp32 or bf16."""
     threads: int = 2
     """CPU threads."""
+    results: Path = RESULTS
+    """Folder of the results."""
 
 
 def figure_name(name: str, model: str) -> str:
@@ -96,7 +101,7 @@ class Report:
 def main(config: Config) -> None:
     """Fit the baselines, score everything, roll the closed loop, write `benchmarks/results/fidelity`."""
     torch.set_num_threads(config.threads)
-    run, console = Run("fidelity", config), Console()
+    run, console = Run("fidelity", config, results=config.results), Console()
     log = Log.load(config.log)
     model = load_model(SlateShopper, config.shopper)
     report = Report({}, [], {})
@@ -122,7 +127,8 @@ def predictions(
     model: SlateShopper, examples: Examples, config: Config, console: Console
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Calibrated logits of each model on the test rows: model -> (row (R,), logit (R,))."""
-    test = score(model, examples, "test")
+    with mixed(model.device, config.precision):
+        test = score(model, examples, "test")
     valid_rows = rows_of(examples, "valid")
     found = {MODEL: (test.row, test.logit)}
     train_rows = rows_of(examples, "train")
@@ -253,7 +259,10 @@ def loop(report: Report, log: Log, config: Config) -> str:
     """Closed loop beside the log: as logged (store promotions stay), and as the environment runs by default."""
     lines: list[dict[str, object]] = []
     for name, promotions in (("as logged", True), ("slate only", False)):
-        rolled = closed_loop.roll(config.shopper, log.baskets, log.impressions["policy"], store_promotions=promotions)
+        slates = log.impressions["policy"]
+        rolled = closed_loop.roll(
+            config.shopper, log.baskets, slates, store_promotions=promotions, precision=config.precision
+        )
         for weeks, held_out in (((45, 52), True), ((27, 52), False)):
             ours = closed_loop.behaviour(log.catalog, rolled.history, rolled.baskets, rolled.slates, weeks)
             theirs = closed_loop.behaviour(

@@ -20,7 +20,7 @@ from recsim_env.shoppers.examples import SPLITS, Collator, Examples
 from recsim_env.shoppers.memory import COUNT
 from recsim_env.shoppers.transformer import COUNTED, ROW_KINDS, SlateShopper, SlateShopperConfig, gap_log_likelihood
 
-CUT = 0.003
+CUT = 0.001
 """Share of the repeat purchases that lie above the ceilings, `SlateShopperConfig.repeat_ceilings`."""
 
 
