@@ -304,7 +304,9 @@ class BanditConfig:
 class LinUCBConfig(BanditConfig):
     """LinUCB (Li et al. 2010)."""
 
-    alpha: float = tuned(0.3, 0.0, 2.0)
+    ridge: float = tuned(1.63, 1.0, 1000.0, log=True)
+    """As in `BanditConfig`."""
+    alpha: float = tuned(0.174, 0.0, 2.0)
     """Width of the confidence bound in standard deviations of a click whose variance is 1."""
 
 

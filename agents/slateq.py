@@ -67,9 +67,9 @@ TINY = 1e-30
 class SlateQConfig:
     """Hyper-parameters of SlateQ."""
 
-    gamma: float = tuned(0.97, 0.9, 0.99)
+    gamma: float = tuned(0.9, 0.9, 0.99)
     """Discount a visit."""
-    temperature: float = tuned(0.5, 0.1, 1.5)
+    temperature: float = tuned(1.27, 0.1, 1.5)
     """Exploration: scale of the Gumbel noise on the logits, so that the untrained agent samples from their softmax at
     this temperature."""
     attribution: Literal["clicks", "chances"] = "clicks"
@@ -123,8 +123,10 @@ class SlateQConfig:
 class SlateQChancesConfig(SlateQConfig):
     """SlateQ that learns from all that was shown."""
 
+    gamma: float = tuned(0.97, 0.9, 0.99)
+    """As in `SlateQConfig`, like the others here."""
+    temperature: float = tuned(0.5, 0.1, 1.5)
     attribution: Literal["clicks", "chances"] = "chances"
-    """As in `SlateQConfig`."""
 
 
 # ---- what is looked at -----------------------------------------------------------------------------------------------

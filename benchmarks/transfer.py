@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from agents.base import Ground
 from agents.evaluate import evaluate
+from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from benchmarks.market import BuiltMarket, Logging, MarketWorld, Mixture, build
 from benchmarks.report import RESULTS, Run, config_as_json, remember_settings, write_text
@@ -74,6 +75,9 @@ SOFTMAX = {"softmax 0.5": 0.5, "softmax 1": 1.0}
 TUNED = "constant tuned"
 OTHERS = 1_000_000
 """How far the seeds of `AGAIN` lie from those of everyone else."""
+PPO_IN_BOTH = PPOConfig(learning_rate=4e-3, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.99, gae_lambda=0.8)
+"""PPO of both trainings. What counts is that they are alike; those of `benchmarks.league` were tuned in the true market.
+"""
 FIXED = (*RERANKERS, *SOFTMAX, TUNED)
 """Names of the agents that are built from the log and not trained in a simulator."""
 
@@ -102,7 +106,7 @@ class Config:
     """Of the ensembles: standard deviations of its members."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
     """The user model; its seed is replaced."""
-    ppo: PPOComposerConfig = field(default_factory=PPOComposerConfig)
+    ppo: PPOComposerConfig = field(default_factory=lambda: PPOComposerConfig(ppo=PPO_IN_BOTH))
     """PPO."""
     steps: int = 300_000
     """Slates shown in a training of PPO."""
