@@ -76,8 +76,7 @@ TUNED = "constant tuned"
 OTHERS = 1_000_000
 """How far the seeds of `AGAIN` lie from those of everyone else."""
 PPO_IN_BOTH = PPOConfig(learning_rate=4e-3, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.99, gae_lambda=0.8)
-"""PPO of both trainings. What counts is that they are alike; those of `benchmarks.league` were tuned in the true market.
-"""
+"""PPO of both trainings: what counts is that they are alike, so the league's tuning is no part of it."""
 FIXED = (*RERANKERS, *SOFTMAX, TUNED)
 """Names of the agents that are built from the log and not trained in a simulator."""
 
