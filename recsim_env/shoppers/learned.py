@@ -92,7 +92,8 @@ class ShopperOptions:
 class LearnedState:
     """Hidden state of B shoppers at a visit: who (B,) int64 start state, day and since (B,) float32, store (B,).
 
-    `caches` hold what each member of the ensemble makes of the visits so far; all see the counters of `memory`.
+    Of this day: week (B,) int64, row (B,) int64 of the store's week in the shop's tables, rhythm (B, RHYTHM) of the
+    memory. `caches` hold what each member of the ensemble makes of the visits so far; all see the counters of `memory`.
     """
 
     who: Tensor
@@ -101,6 +102,9 @@ class LearnedState:
     day: Tensor
     since: Tensor
     store: Tensor
+    week: Tensor
+    row: Tensor
+    rhythm: Tensor
 
     @property
     def cache(self) -> Cache:
@@ -299,7 +303,7 @@ def start_states(
     shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
     start = chosen[torch.from_numpy(first)]
     stores, shares = _stores(visits, open_store, torch.from_numpy(shoppers))
-    return Starts(_replayed(models, keys, visits, start), torch.from_numpy(shoppers), stores, shares)
+    return Starts(_replayed(models, keys, market, visits, start), torch.from_numpy(shoppers), stores, shares)
 
 
 def _stores(visits: Visits, open_store: Tensor, shoppers: Tensor) -> tuple[Tensor, Tensor]:
@@ -319,7 +323,9 @@ def _stores(visits: Visits, open_store: Tensor, shoppers: Tensor) -> tuple[Tenso
     return store, number / number.sum(1, keepdim=True)
 
 
-def _replayed(models: Sequence[SlateShopper], keys: Keys, visits: Visits, start: Tensor) -> LearnedState:
+def _replayed(
+    models: Sequence[SlateShopper], keys: Keys, market: Market, visits: Visits, start: Tensor
+) -> LearnedState:
     """State of shoppers just before their visits `start` (S,)."""
     everyone = torch.arange(len(start))
     memory = Memory.empty(keys, len(start), REMEMBERED)
@@ -336,7 +342,9 @@ def _replayed(models: Sequence[SlateShopper], keys: Keys, visits: Visits, start:
             model.advance(part, model.token(items, basket, context), day)
             put(cache, rows, part)
         memory.record(rows, basket, day)
-    return LearnedState(everyone, memory, caches, visits.day[start].float(), visits.since[start], visits.store[start])
+    day, store, week = visits.day[start].float(), visits.store[start], visits.week[start]
+    row, rhythm = market.row(store, week), memory.tally(day)
+    return LearnedState(everyone, memory, caches, day, visits.since[start], store, week, row, rhythm)
 
 
 def take(state: Any, rows: Any, device: torch.device) -> Any:
@@ -460,7 +468,7 @@ class LearnedShopper:
 
     def candidates(self, state: LearnedState) -> Tensor:
         """Catalogue items promoted in this store in this week."""
-        return self.shop.candidates.index_select(0, self._store_week(state)).long()
+        return self.shop.candidates.index_select(0, state.row).long()
 
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
@@ -473,7 +481,6 @@ class LearnedShopper:
         )
         table = memory.table[:, self._category_keys]
         bought = table[..., 0] > 0
-        row = self._store_week(state)
         return {
             "context": self._shop_context(state),
             "bought_items": memory.items.clone(),
@@ -481,8 +488,8 @@ class LearnedShopper:
             "bought_days": days.index_put_(held, own[:, SINCE]),
             "category_counts": table[..., 0].clone(),
             "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
-            "placement": self.shop.placement.index_select(0, row).long(),
-            "popularity": self.shop.popularity.index_select(0, row),
+            "placement": self.shop.placement.index_select(0, state.row).long(),
+            "popularity": self.shop.popularity.index_select(0, state.row),
         }
 
     @torch.no_grad()
@@ -490,7 +497,7 @@ class LearnedShopper:
         """Answer the slate, fill the basket, and come back later or never; moves `state` in place."""
         k, m = self.slate_size, REMEMBERED
         slate_draw, repeat_draw, explore_draw, gap_draw = draws.split([k, m, 1 + EXPLORED, 3], dim=1)
-        context = visit_context(state.memory.tally(state.day), state.day, state.since)
+        context = visit_context(state.rhythm, state.day, state.since)
         inside = [torch.cat([cache.state, context], dim=1) for cache in state.caches]
         considered = self._considered(state, slates.where(shown, -1), repeat_draw)
         probability, repeat = self._bernoulli(state, inside, slates.where(shown, -1), considered)
@@ -507,7 +514,7 @@ class LearnedShopper:
     def when_and_where(self, state: LearnedState) -> dict[str, Tensor]:
         """Day of the log, week, store and household of this visit."""
         shopper = self.shop.starts.shopper[state.who]
-        return {"shopper": shopper, "day": state.day.long(), "week": self._week(state), "store": state.store}
+        return {"shopper": shopper, "day": state.day.long(), "week": state.week.clone(), "store": state.store}
 
     def select(self, state: LearnedState, rows: Tensor) -> LearnedState:
         """A state of some rows only."""
@@ -529,26 +536,22 @@ class LearnedShopper:
         return {
             "shopper": f"household {int(self.shop.starts.shopper[state.who[row]])}",
             "date": date.strftime("%a %d %b %Y"),
-            "store": f"store {int(state.store[row])}, week {int(self._week(state)[row])}",
+            "store": f"store {int(state.store[row])}, week {int(state.week[row])}",
             "since": f"{int(state.since[row])} days since the last visit",
             "history": lines,
         }
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _week(self, state: LearnedState) -> Tensor:
+    def _week(self, day: Tensor) -> Tensor:
         weeks = self.shop.week_of_day
-        return weeks[state.day.long().clamp(max=len(weeks) - 1)]
-
-    def _store_week(self, state: LearnedState) -> Tensor:
-        return self.shop.market.row(state.store, self._week(state))
+        return weeks[day.long().clamp(max=len(weeks) - 1)]
 
     def _shop_context(self, state: LearnedState) -> Tensor:
         angle = state.day * (2 * torch.pi / 7)
-        week = self._week(state) / 53.0
-        own = [angle.sin(), angle.cos(), week, torch.log1p(state.since)]
+        own = [angle.sin(), angle.cos(), state.week / 53.0, torch.log1p(state.since)]
         size = torch.log1p((state.memory.items >= 0).sum(1))
-        return torch.cat([torch.stack(own, dim=1), state.memory.tally(state.day)[:, :4], size.unsqueeze(1)], dim=1)
+        return torch.cat([torch.stack(own, dim=1), state.rhythm[:, :4], size.unsqueeze(1)], dim=1)
 
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
         """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
@@ -576,9 +579,8 @@ class LearnedShopper:
         shoppers = [
             member.model.slate_head.shoppers(own) for member, own in zip(self.shop.members, inside, strict=True)
         ]
-        week, store_week = self._week(state), self._store_week(state)
         found = [
-            self._chances(state, shoppers, rows, columns, items[rows, columns], week[rows], store_week[rows])
+            self._chances(state, shoppers, rows, columns, items[rows, columns], state.week[rows], state.row[rows])
             for rows, columns in zip(*parts, strict=True)
         ]
         chance = torch.zeros(items.shape, device=self.device).index_put_(pairs, torch.cat(found))
@@ -626,7 +628,7 @@ class LearnedShopper:
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
         """
         taken = torch.cat([state.memory.items, slates], dim=1)
-        given = (self._week(state), self._store_week(state), taken, draws, *inside)
+        given = (state.week, state.row, taken, draws, *inside)
         together = EXPLORING if self.device.type == "cpu" else len(draws)
         parts = zip(*(tensor.split(together) for tensor in given), strict=True)
         return torch.cat([self._new_items(*part) for part in parts])
@@ -672,7 +674,10 @@ class LearnedShopper:
         left = left & (not self.never_leave)  # also where leaving is certain
         state.since = days
         state.day = state.day + days
+        state.week = self._week(state.day)
         state.store = self._next_store(state, draws[:, 2])
+        state.row = self.shop.market.row(state.store, state.week)
+        state.rhythm = state.memory.tally(state.day)
         elsewhere = (bought >= 0).sum(1) - clicks.sum(1)
         return Response(clicks, probability, left, days, elsewhere.float(), basket, leaving)
 
@@ -680,7 +685,7 @@ class LearnedShopper:
         """One of the shopper's own stores that has enough promotions that week; another one on the same day."""
         starts = self.shop.starts
         stores, shares = starts.stores[state.who], starts.store_shares[state.who]
-        row = self.shop.market.row(stores, self._week(state).unsqueeze(1))
+        row = self.shop.market.row(stores, state.week.unsqueeze(1))
         usable = shares * self._enough[row]
         elsewhere = usable * (stores != state.store.unsqueeze(1))
         same_day = (state.since == 0).unsqueeze(1) & (elsewhere.sum(1, keepdim=True) > 0)
