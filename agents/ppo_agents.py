@@ -30,9 +30,11 @@ LOOKING = 10
 REPORTED = ("explained_variance", "approx_kl", "clip_fraction")
 """What SB3 logs of an update under `train/` that is worth a row."""
 
-IN_SLATES = PPOConfig(learning_rate=1e-3, n_steps=32, batch_size=8192, n_epochs=3, gae_lambda=0.5)
-"""Where PPO over slates starts from. At twice this rate and scores three times as steep, one update moved the slates so
-far (a third of the ratios were clipped) that nothing was learned."""
+_IN_SLATES = PPOConfig(n_steps=32, batch_size=8192, n_epochs=3)
+IN_PLACKETT_LUCE = replace(_IN_SLATES, learning_rate=3e-4, gamma=0.904, gae_lambda=0.61, ent_coef=0.019)
+IN_AUTOREGRESSIVE = replace(_IN_SLATES, learning_rate=0.0186, gamma=0.904, gae_lambda=0.456, ent_coef=0.0176)
+"""PPO over slates: large batches and few epochs. Learning rate, gamma, lambda and entropy are what
+`benchmarks.tune_agents` found."""
 SCALE = 2.0
 """Inverse temperature of slates: steeper, and every step of the weights is a leap of the slate."""
 
@@ -82,7 +84,7 @@ class PPOComposerConfig(PPOAgentConfig):
 class PPOPlackettLuceConfig(PPOAgentConfig):
     """PPO over Plackett-Luce slates."""
 
-    ppo: PPOConfig = IN_SLATES
+    ppo: PPOConfig = IN_PLACKETT_LUCE
     """PPO."""
     start: PlackettLuceConfig = field(default_factory=lambda: PlackettLuceConfig(SCALE))
     """How the scores start."""
@@ -92,7 +94,7 @@ class PPOPlackettLuceConfig(PPOAgentConfig):
 class PPOAutoregressiveConfig(PPOAgentConfig):
     """PPO over autoregressive slates."""
 
-    ppo: PPOConfig = IN_SLATES
+    ppo: PPOConfig = IN_AUTOREGRESSIVE
     """PPO."""
     start: AutoregressiveConfig = field(default_factory=lambda: AutoregressiveConfig(SCALE))
     """How the scores start."""
