@@ -69,6 +69,10 @@ class Config:
     """Shoppers at a time."""
     twice: int = 4096
     """Shoppers at a time where one thread is compared with two."""
+    precisions: tuple[str, ...] = ("fp32",)
+    """Of networks: fp32, bf16."""
+    compiled: bool = False
+    """Whether networks are also timed fused by `torch.compile`."""
     crowd: int = 100_000
     """Shoppers of `CompleteJourney-v0` at a time, one step, for their memory; 0 = none."""
     rounds: int = 2
@@ -125,8 +129,8 @@ def state_bytes(state: Any, seen: set[int] | None = None) -> int:
 class Crowd:
     """Many shoppers of an environment under a random policy."""
 
-    def __init__(self, env: str, batch: int, device: torch.device) -> None:
-        self.simulator = make_simulator(env, device=device)
+    def __init__(self, env: str, batch: int, device: torch.device, **options: Any) -> None:
+        self.simulator = make_simulator(env, device=device, **options)
         self.batch = batch
         self.simulator.reset(torch.arange(batch))
         self._generator = torch.Generator(device).manual_seed(0)
@@ -209,12 +213,23 @@ class Seat:
     system: str
     batch: int
     threads: int = 1
+    precision: str = "fp32"
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """In the column `system`: a network that runs in another way is another system."""
+        way = ("" if self.precision == "fp32" else f", {self.precision}") + (", compiled" if self.compiled else "")
+        return self.system + way
 
     def player(self, device: torch.device) -> Crowd | One | Peer:
         """Seated; made anew for every turn, so that only one crowd is in memory."""
         if self.system in PEERS:
             return Peer(self.system)
-        return One(self.system, device) if self.batch == SINGLE else Crowd(self.system, self.batch, device)
+        if self.batch == SINGLE:
+            return One(self.system, device)
+        options = {"precision": self.precision, "compiled": self.compiled} if self.system in LEARNED else {}
+        return Crowd(self.system, self.batch, device, **options)
 
 
 def seats(config: Config, device: torch.device) -> list[Seat]:
@@ -228,7 +243,9 @@ def seats(config: Config, device: torch.device) -> list[Seat]:
     fit = {env: [b for b in config.batches if b * sizes[env] <= config.memory_gib * 2**30] for env in envs}
     crowds = [Seat(env, batch) for env in envs for batch in (SINGLE, *fit[env])]
     both = [Seat(env, config.twice, threads) for env in envs for threads in (1, 2)] if device.type == "cpu" else []
-    return list(dict.fromkeys([*peers, *crowds, *both]))
+    ways = [(precision, compiled) for precision in config.precisions for compiled in {False, config.compiled}]
+    others = [Seat(env, batch, 1, *way) for env in envs if env in LEARNED for way in ways for batch in fit[env]]
+    return list(dict.fromkeys([*peers, *crowds, *both, *others]))
 
 
 def _installed(peer: str) -> bool:
@@ -271,8 +288,8 @@ def measure(config: Config) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
 
     def add(what: str, seat: Seat, number: int, value: float | None = None, **told: Any) -> None:
-        common = {"batch": seat.batch, "threads": seat.threads, "device": device.type, "precision": "float32"}
-        rows.append({"what": what, "system": seat.system, **common, "round": number, "value": value, **told})
+        common = {"batch": seat.batch, "threads": seat.threads, "device": device.type, "precision": seat.precision}
+        rows.append({"what": what, "system": seat.name, **common, "round": number, "value": value, **told})
 
     chosen = seats(config, device)
     for number in range(config.rounds):
