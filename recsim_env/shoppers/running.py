@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -15,9 +17,9 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision is {precision!r}, but it must be one of {', '.join(PRECISIONS)}.")
 
 
-def mixed(device: torch.device, precision: str) -> torch.autocast:
+def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """A context in which matrix products have this precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def compile_parts(model: nn.Module, parts: tuple[type[nn.Module], ...]) -> None:
