@@ -332,6 +332,7 @@ def machine(device: torch.device) -> dict[str, float]:
 def sizes(env: str, device: torch.device, batch: int = 1024) -> dict[str, float]:
     """What a step of one shopper needs and where its time goes, from steps of `batch` at a time."""
     crowd = Crowd(env, batch, device)
+    crowd.step(crowd.slates())  # makes what is made once
     counter = FlopCounterMode(display=False)
     with counter:
         crowd.step(crowd.slates())

@@ -339,7 +339,7 @@ def test_nothing_is_bought_again_above_the_ceiling_of_its_purchases(log: Path, t
     rows, columns = (start.memory.items >= 0).nonzero(as_tuple=True)
     items = start.memory.items[rows, columns]
     outside = ~(items.unsqueeze(1) == slates[rows]).any(1)
-    often = start.memory.purchases(rows, items)
+    often = start.memory.purchases()[rows, columns]
     once, more = int((outside & (often == 1)).sum()), int((outside & (often > 1)).sum())
     assert min(once, more) > 0
 

@@ -48,6 +48,14 @@ def test_counts_of_item_kind_and_category_by_hand() -> None:
     torch.testing.assert_close(kind[RECENT], torch.tensor(both), rtol=1e-5, atol=1e-6)
 
 
+def test_purchases_and_last_days_of_what_is_remembered() -> None:
+    memory = bought((2.0, [0, 2]), (9.0, [0, 1]), (16.0, [0]))
+    told = dict(
+        zip(memory.items[0].tolist(), zip(memory.purchases()[0], memory.last_days()[0], strict=True), strict=True)
+    )
+    assert told == {0: (3, 16), 2: (1, 2), 1: (1, 9), -1: (0, 0)}
+
+
 def test_what_was_never_bought_has_no_past() -> None:
     memory = bought((2.0, [0]))
     assert stats_of(memory, 4, 9.0).tolist() == [[0, 0, NEVER, 0]] * 3

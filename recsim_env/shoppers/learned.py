@@ -473,19 +473,14 @@ class LearnedShopper:
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
         memory, day = state.memory, state.day
-        held = self._pairs(memory.items)
-        own = memory.stats(held[0], memory.items[held], day[held[0]], levels=1).squeeze(1)
-        counts, days = (
-            torch.zeros_like(memory.items, dtype=day.dtype),
-            torch.full_like(memory.items, NEVER, dtype=day.dtype),
-        )
+        since = day.unsqueeze(1) - memory.last_days()
         table = memory.table[:, self._category_keys]
         bought = table[..., 0] > 0
         return {
             "context": self._shop_context(state),
             "bought_items": memory.items.clone(),
-            "bought_counts": counts.index_put_(held, own[:, COUNT]),
-            "bought_days": days.index_put_(held, own[:, SINCE]),
+            "bought_counts": memory.purchases(),
+            "bought_days": since.where(memory.items >= 0, NEVER),
             "category_counts": table[..., 0].clone(),
             "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
             "placement": self.shop.placement.index_select(0, state.row).long(),
@@ -560,10 +555,8 @@ class LearnedShopper:
         so what has a draw above the ceiling needs no chance worked out (thinning; Lewis & Shedler 1979, "Simulation of
         nonhomogeneous Poisson processes by thinning", section 1). That is four items in five.
         """
-        items = state.memory.items
-        rows, columns = self._pairs(items)
-        often = state.memory.purchases(rows, items[rows, columns]).long().clamp(max=len(self._ceilings) - 1)
-        ceiling = torch.zeros_like(draws).index_put_((rows, columns), looked_up(self._ceilings, often))
+        items, often = state.memory.items, state.memory.purchases().long()
+        ceiling = looked_up(self._ceilings, often.clamp(max=len(self._ceilings) - 1))
         return items.where((draws < ceiling) & ~among(items, slates, len(self.catalog)), -1)
 
     def _bernoulli(

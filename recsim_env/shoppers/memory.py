@@ -85,18 +85,15 @@ class Memory:
             torch.zeros(shoppers, TALLIES, device=device),
         )
 
-    def stats(self, rows: Tensor, items: Tensor, day: Tensor, levels: int = LEVELS) -> Tensor:
+    def stats(self, rows: Tensor, items: Tensor, day: Tensor) -> Tensor:
         """Counters of items as they stand on a day, before that day's visit is recorded.
 
         Shapes (leading dimensions broadcast): rows int64 which shopper, items int64 (-1 gives zeros and NEVER),
-        day float32; levels: how many of them, the item's own first. Returns (..., levels, STATS) float32: purchases,
-        purchases decayed with `RECENT_DAYS`, days since the last one (`NEVER` if none), mean days between purchases (0
-        before the second).
+        day float32. Returns (..., LEVELS, STATS) float32: purchases, purchases decayed with `RECENT_DAYS`, days since
+        the last one (`NEVER` if none), mean days between purchases (0 before the second).
         """
-        of_item = self.keys.of_item[:, :levels]
-        key = looked_up(of_item, items.where(items >= 0, self.keys.n_items)) + (rows * (self.keys.total + 1)).unsqueeze(
-            -1
-        )
+        counter = looked_up(self.keys.of_item, items.where(items >= 0, self.keys.n_items))
+        key = counter + (rows * (self.keys.total + 1)).unsqueeze(-1)
         count, recent, first, last = looked_up(self.table.view(-1, STATS), key).unbind(-1)
         since = day.unsqueeze(-1) - last
         bought = count > 0
@@ -104,9 +101,13 @@ class Memory:
         interval = torch.where(count > 1, (last - first) / (count - 1).clamp(min=1), 0.0)
         return torch.stack([count, recent, since.where(bought, NEVER), interval], dim=-1)
 
-    def purchases(self, rows: Tensor, items: Tensor) -> Tensor:
-        """How often shoppers rows bought items, -1 gives 0: both int64, they broadcast; returns float32."""
-        return self._of(rows, items, COUNT)
+    def purchases(self) -> Tensor:
+        """How often each of `items` was bought, 0 where free: (B, M) float32."""
+        return self._of(self.items, COUNT)
+
+    def last_days(self) -> Tensor:
+        """Day on which each of `items` was bought last, 0 where free: (B, M) float32."""
+        return self._of(self.items, _LAST)
 
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Add one visit to each of R shoppers: rows (R,) distinct, items (R, L) int64 padded with -1, day (R,)."""
@@ -123,9 +124,13 @@ class Memory:
         self.table[rows, -1] = 0.0
         self._tally(rows, (items >= 0).sum(1).to(day.dtype), day)
 
-    def _of(self, rows: Tensor, items: Tensor, column: int) -> Tensor:
-        """A column of the items' own counters, which have the items' numbers; -1 reads the dummy counter."""
-        counter = items.where(items >= 0, self.keys.total) + rows * (self.keys.total + 1)
+    def _of(self, items: Tensor, column: int, rows: Tensor | None = None) -> Tensor:
+        """A column of the own counters of items (R, M), which have the items' numbers; -1 reads the dummy counter.
+
+        rows (R,): whose they are, all shoppers' by default.
+        """
+        rows = torch.arange(len(items), device=items.device) if rows is None else rows
+        counter = items.where(items >= 0, self.keys.total) + rows.unsqueeze(1) * (self.keys.total + 1)
         return looked_up(self.table.view(-1), counter * STATS + column)
 
     def _tally(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
@@ -147,7 +152,7 @@ class Memory:
         slots = looked_up(self.items, rows)  # (R, M)
         new = (items >= 0) & ~among(items, slots, self.keys.n_items)  # (R, L)
         new_items = packed(items.where(new, -1))[:, : slots.shape[1]]  # the new ones first
-        last = self._of(rows.unsqueeze(1), slots, _LAST)
+        last = self._of(slots, _LAST, rows)
         column = torch.arange(slots.shape[1], device=slots.device)
         stale = last.where(slots >= 0, -NEVER) + column * (0.5 / slots.shape[1])  # days are whole numbers
         # an item bought again in this visit must not give way to a new one
