@@ -78,7 +78,7 @@ class AgentSpec:
     """How to train a registered agent."""
 
     config: type[Any]
-    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by `benchmarks.league`."""
+    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by `benchmarks.tune_agents`."""
     learner: Learner[Any]
     needs_log: bool
     """Whether `Ground.log` must be there."""

@@ -1,7 +1,7 @@
 """PPO as registered agents: over the composer's intents, over Plackett-Luce slates and over autoregressive slates.
 
 The composer explores in a few numbers that a whole slate hangs together by, the two others in every position. Their
-gradients have more noise for it, so their defaults are larger batches, a shorter advantage estimate and fewer epochs.
+gradients have more noise for it, so their defaults are larger batches and fewer epochs.
 Not offered: a clipped ratio for each position instead of one for the slate, which SB3's `PPO.train` has no place for.
 """
 

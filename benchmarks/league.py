@@ -2,7 +2,8 @@
 
 Agents and policies (contenders) x environments (places) x runs, one *cell* at a time. Run r has the training seed r and
 fresh shoppers of its own, the same for all contenders of a place, so policies that nobody trains have as many runs.
-What has parameters is tuned in each place on other shoppers, each contender with the same number of trials.
+A policy with parameters is tuned in each place on other shoppers, each with the same number of trials; agents have the
+parameters that `benchmarks.tune_agents` found.
 
     runs/league/config.json                         what all cells have in common
     runs/league/tuned/<place>/<contender>.json      the parameters that were found

@@ -33,10 +33,10 @@ from agents.vec_env import TrainingReward
 from benchmarks.compare import difference, draw, estimate
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate, by_training_seed, over_training_seeds
-from benchmarks.tune import suggest, trials_of
+from benchmarks.tune import defaults_of, suggest, trials_of
 from benchmarks.world import TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
-from policies.base import candidates_of, top_slates, value_of
+from policies.base import candidates_of, top_slates
 from policies.composer import Composer, ComposerConfig
 from policies.sb3 import NetworkConfig
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
@@ -172,7 +172,7 @@ def tune(
     """The best of some settings on training users; only knobs that this environment has."""
     knobs = Composer(inputs).knobs
     search = {key: span for key, span in POLICIES[name].search().items() if name != "constant" or key in knobs}
-    start = {key: value_of(POLICIES[name].parameters(), key) for key in search}
+    start = defaults_of(POLICIES[name].parameters(), search)
     users = seeds(TUNING_SEED, config.tuning_users)
 
     def value(trial: optuna.Trial) -> float:

@@ -64,9 +64,14 @@ def suggest(trial: optuna.Trial, search: Mapping[str, Range]) -> dict[str, float
     }
 
 
+def defaults_of(parameters: Any, search: Mapping[str, Range]) -> dict[str, float]:
+    """What parameters have by themselves, for those that are searched."""
+    return {name: value_of(parameters, name) for name in search}
+
+
 def starts(name: str, spec: PolicySpec, best: dict[str, dict[str, float]]) -> list[dict[str, float]]:
     """What is tried first: the defaults; for the constant re-ranker also the tuned MMR, which is a case of it."""
-    first = [{key: value_of(spec.parameters(), key) for key in spec.search()}]
+    first = [defaults_of(spec.parameters(), spec.search())]
     if name == "constant" and "mmr" in best:
         first.append(
             dict.fromkeys(spec.search(), 0.0)

@@ -26,9 +26,8 @@ from benchmarks.league import FACTORS
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate
-from benchmarks.tune import suggest, trials_of
+from benchmarks.tune import defaults_of, suggest, trials_of
 from benchmarks.world import TUNING_SEED, seeds
-from policies.base import value_of
 
 TUNING_RUN = 1_000
 """Training seed of the trials; those that follow it are the repetitions'. No report uses them."""
@@ -84,7 +83,7 @@ def trained_return(site: Site, config: Config, name: str, parameters: Mapping[st
 def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
     """A row a training of one agent: its trials, then default and best setting again."""
     spec = AGENTS[name]
-    default = {key: value_of(spec.config(), key) for key in spec.search()}
+    default = defaults_of(spec.config(), spec.search())
 
     def row(what: str, number: int, value: float | None, parameters: Mapping[str, float]) -> dict[str, Any]:
         told = json.dumps(dict(parameters))

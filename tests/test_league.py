@@ -12,10 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from gymnasium.envs.registration import registry
 from torch import Tensor
 
-import recsim_env
 from agents import AGENTS, Ground, Learned
 from agents.evaluate import evaluate
 from benchmarks import behaviour, league, league_report
@@ -43,10 +41,9 @@ from policies import POLICIES, PolicyInputs
 from policies.base import candidates_of
 from policies.composer import Composer
 from recsim_env import make_simulator
-from recsim_env.registration import PRESETS
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.types import Observation
-from tests.toys import make_toy_shopper
+from tests.toys import registered_toys
 
 TOY = "toy/League-v0"
 
@@ -68,11 +65,10 @@ def open_toy(env: str, world: int, markets: Path, slates: int, device: str | Non
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
     """A league with one place, where toy shoppers come."""
-    recsim_env.register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4)
     place = Place(TOY, 0, open_toy, oracles=False, log=False)
     for module in (league, behaviour):
         monkeypatch.setattr(module, "PLACES", {place.name: place})
-    yield Config(
+    config = Config(
         runs=(0, 1),
         steps={TOY: 64},
         contenders=("uniform", "greedy_ctr", "cap"),
@@ -87,8 +83,8 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
         work=tmp_path / "work",
         results=tmp_path / "results",
     )
-    PRESETS.pop(TOY)
-    registry.pop(TOY)
+    with registered_toys(TOY):
+        yield config
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------

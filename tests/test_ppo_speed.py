@@ -8,29 +8,24 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from gymnasium.envs.registration import registry
 
-import recsim_env
 from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig
 from benchmarks import ppo_speed
 from benchmarks.league_places import Place
 from benchmarks.ppo_speed import LOOPS, PARTS, Config, Stopwatch, as_it_comes, draw, lines, measure, summarise
-from recsim_env.registration import PRESETS
 from tests.test_league import TOY, open_toy
-from tests.toys import make_toy_shopper
+from tests.toys import registered_toys
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a place where toy shoppers come."""
-    recsim_env.register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4)
     small = {"ppo_composer": {"ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=2)}}
     place = Place(TOY, 0, open_toy, oracles=False, log=False, settings=small)
     monkeypatch.setattr(ppo_speed, "PLACES", {place.name: place})
-    yield place.name
-    PRESETS.pop(TOY)
-    registry.pop(TOY)
+    with registered_toys(TOY):
+        yield place.name
 
 
 def test_with_the_same_settings_both_loops_learn_the_same_and_every_part_is_timed(toy: str) -> None:

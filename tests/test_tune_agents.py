@@ -10,9 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from gymnasium.envs.registration import registry
 
-import recsim_env
 from agents import AGENTS
 from benchmarks import tune_agents
 from benchmarks.league_places import PLACES, Place, Site
@@ -20,12 +18,8 @@ from benchmarks.report import read_rows, read_summary
 from benchmarks.tune_agents import TUNING_RUN, Config, trained_return
 from policies import POLICIES
 from policies.base import Range, altered, ranges, tuned, value_of
-from recsim_env import make_simulator
-from recsim_env.registration import PRESETS
-from tests.policy_toys import toy_inputs
-from tests.toys import make_toy_shopper
-
-TOY = "toy/Tuning-v0"
+from tests.test_league import TOY, open_toy
+from tests.toys import registered_toys
 
 
 @dataclass(frozen=True)
@@ -66,13 +60,8 @@ def test_every_agent_is_tuned_from_defaults_inside_their_range(name: str) -> Non
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
     """Two quick agents, tuned where toy shoppers come."""
-    recsim_env.register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4)
-
-    def open_toy(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-        return Site(env, toy_inputs(make_simulator(env, device="cpu")), device="cpu")
-
     monkeypatch.setattr(tune_agents, "PLACES", {"toy": Place(TOY, 0, open_toy, oracles=False, log=False)})
-    yield Config(
+    config = Config(
         agents=("linucb", "thompson"),
         place="toy",
         trials=3,
@@ -86,8 +75,8 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
         work=tmp_path / "work",
         results=tmp_path / "results",
     )
-    PRESETS.pop(TOY)
-    registry.pop(TOY)
+    with registered_toys(TOY):
+        yield config
 
 
 def test_equal_trials_then_default_and_best_again_with_fresh_seeds(

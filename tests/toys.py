@@ -7,6 +7,8 @@ nothing lapses with probability 0.2; the next visit comes after 1 to 13 days, ea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,9 +16,11 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import registry
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
+from recsim_env.registration import PRESETS, register
 from recsim_env.rewards import Reward
 from recsim_env.shoppers.base import Response
 from recsim_env.simulator import SlateSimulator
@@ -196,3 +200,12 @@ def make_toy_shopper(
 ) -> ToyShopper:
     """A shopper factory as `recsim_env.register` takes it."""
     return ToyShopper(items, categories, slate_size, device=device, lapse=lapse)
+
+
+@contextmanager
+def registered_toys(name: str) -> Iterator[None]:
+    """An id of toy shoppers who see slates of four, as long as the context is open."""
+    register(name, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4)
+    yield
+    PRESETS.pop(name)
+    registry.pop(name)

@@ -494,11 +494,12 @@ class LearnedShopper:
         slate_draw, repeat_draw, explore_draw, gap_draw = draws.split([k, m, 1 + EXPLORED, 3], dim=1)
         context = visit_context(state.rhythm, state.day, state.since)
         inside = [torch.cat([cache.state, context], dim=1) for cache in state.caches]
-        considered = self._considered(state, slates.where(shown, -1), repeat_draw)
-        probability, repeat = self._bernoulli(state, inside, slates.where(shown, -1), considered)
+        slates = slates.where(shown, -1)
+        considered = self._considered(state, slates, repeat_draw)
+        probability, repeat = self._bernoulli(state, inside, slates, considered)
         clicks = slate_draw < probability
         again = repeat_draw < repeat
-        new = self._explore(state, inside, slates.where(shown, -1), explore_draw)
+        new = self._explore(state, inside, slates, explore_draw)
         basket = torch.cat([slates.where(clicks, -1), state.memory.items.where(again, -1), new], dim=1)
         return self._leave_and_return(state, context, basket, clicks, probability, gap_draw)
 
@@ -573,7 +574,7 @@ class LearnedShopper:
             member.model.slate_head.shoppers(own) for member, own in zip(self.shop.members, inside, strict=True)
         ]
         found = [
-            self._chances(state, shoppers, rows, columns, items[rows, columns], state.week[rows], state.row[rows])
+            self._chances(state, shoppers, rows, columns, items[rows, columns])
             for rows, columns in zip(*parts, strict=True)
         ]
         chance = torch.zeros(items.shape, device=self.device).index_put_(pairs, torch.cat(found))
@@ -590,23 +591,16 @@ class LearnedShopper:
         return rows, torch.arange(items.shape[1], device=self.device).repeat(items.shape[0])
 
     def _chances(
-        self,
-        state: LearnedState,
-        shoppers: list[Tensor],
-        rows: Tensor,
-        columns: Tensor,
-        items: Tensor,
-        week: Tensor,
-        store_week: Tensor,
+        self, state: LearnedState, shoppers: list[Tensor], rows: Tensor, columns: Tensor, items: Tensor
     ) -> Tensor:
         """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each member has in
-        `shoppers`, in their week and store's week (P,)."""
+        `shoppers`."""
         market, at, n = self.shop.market, items.clamp(min=0), len(self.catalog)
-        placement = looked_up(market.placement.view(-1, 1), store_week * n + at).squeeze(1).long()
+        placement = looked_up(market.placement.view(-1, 1), state.row[rows] * n + at).squeeze(1).long()
         if not self.options.store_promotions:
             placement = placement.where(columns < self.slate_size, 0)
         stats = state.memory.stats(rows, items, state.day[rows])
-        item_context = looked_up(market.item_context.flatten(0, 1), week * n + at)
+        item_context = looked_up(market.item_context.flatten(0, 1), state.week[rows] * n + at)
         chances = []
         for member, own in zip(self.shop.members, shoppers, strict=True):
             head, of_item = member.model.slate_head, looked_up(member.item_parts, at)

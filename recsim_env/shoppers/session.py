@@ -292,7 +292,7 @@ class SessionShopper(PreTrainedModel):
         x = token.unsqueeze(1)
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             query, key, value = block.project(x)
-            cache.write(layer, place, key, value)
+            cache.write(layer, rows, place, key, value)
             x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
         cache.count += 1
         cache.state = self.final_norm(x.squeeze(1)).float()

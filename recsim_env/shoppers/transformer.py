@@ -121,9 +121,8 @@ class Cache:
         """The same with keys and values of this type."""
         return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
 
-    def write(self, layer: int, place: Tensor, key: Tensor, value: Tensor) -> None:
-        """Put a visit's key and value (B, 1, hidden) into each shopper's place (B,)."""
-        rows = torch.arange(len(place), device=place.device)
+    def write(self, layer: int, rows: Tensor, place: Tensor, key: Tensor, value: Tensor) -> None:
+        """Put a visit's key and value (B, 1, hidden) into the places (B,) of shoppers rows (B,)."""
         self.keys[layer, rows, place] = key.squeeze(1).to(self.keys.dtype)
         self.values[layer, rows, place] = value.squeeze(1).to(self.values.dtype)
 
@@ -392,7 +391,7 @@ class SlateShopper(PreTrainedModel):
         x = token.unsqueeze(1)
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             query, key, value = block.project(x)
-            cache.write(layer, place, key, value)
+            cache.write(layer, rows, place, key, value)
             x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
         cache.count += 1
         cache.state = self.final_norm(x.squeeze(1)).float()
