@@ -53,7 +53,7 @@ def test_purchases_and_last_days_of_what_is_remembered() -> None:
     told = dict(
         zip(memory.items[0].tolist(), zip(memory.purchases()[0], memory.last_days()[0], strict=True), strict=True)
     )
-    assert told == {0: (3, 16), 2: (1, 2), 1: (1, 9), -1: (0, 0)}
+    assert told == {0: (3, 16), 2: (1, 2), 1: (1, 9), -1: (0, -NEVER)}
 
 
 def test_what_was_never_bought_has_no_past() -> None:

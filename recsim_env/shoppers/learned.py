@@ -361,8 +361,8 @@ def take(state: Any, rows: Any, device: torch.device) -> Any:
             state.state[rows].to(device),
         )
     if isinstance(state, Memory):
-        table, items, tallies = state.table[rows], state.items[rows], state.tallies[rows]
-        return Memory(state.keys.to(device), table.to(device), items.to(device), tallies.to(device))
+        parts = {name: value[rows].to(device) for name, value in vars(state).items() if isinstance(value, Tensor)}
+        return Memory(state.keys.to(device), **parts)
     parts = {
         name: take(value, rows, device) if isinstance(value, Memory | list) else value[rows].to(device)
         for name, value in vars(state).items()
@@ -473,14 +473,14 @@ class LearnedShopper:
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
         memory, day = state.memory, state.day
-        since = day.unsqueeze(1) - memory.last_days()
+        since = (day.unsqueeze(1) - memory.last_days()).clamp(max=NEVER)
         table = memory.table[:, self._category_keys]
         bought = table[..., 0] > 0
         return {
             "context": self._shop_context(state),
             "bought_items": memory.items.clone(),
-            "bought_counts": memory.purchases(),
-            "bought_days": since.where(memory.items >= 0, NEVER),
+            "bought_counts": memory.purchases().clone(),
+            "bought_days": since,
             "category_counts": table[..., 0].clone(),
             "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
             "placement": self.shop.placement.index_select(0, state.row).long(),

@@ -11,16 +11,16 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from recsim_env.tensors import among, constant, looked_up
+from recsim_env.tensors import constant, looked_up
 
 NEVER = 1000.0  # days since a purchase that never was
 RECENT_DAYS = 28.0  # time constant of the decayed counts
 LEVELS = 3  # item, kind, category
 STATS = 4  # of each level: count, recent count, days since, usual interval
 COUNT, RECENT, SINCE, INTERVAL = range(STATS)
-_FIRST, _LAST = SINCE, INTERVAL  # in the table these two columns hold days, not differences
 TALLIES = 13  # visits, recent visits, recent basket size, first day, last day, usual log gap, visits a weekday (7)
 RHYTHM = 12  # features made of them, see `tally_features`
 WEEKDAY_DAYS = 84.0  # time constant of the visits a weekday
@@ -62,9 +62,12 @@ class Keys:
 class Memory:
     """Counters of B shoppers; `record` changes them in place.
 
-    Shapes: B shoppers, M remembered items.
+    Shapes: B shoppers, M remembered items, N items.
         table:   (B, total + 1, 4) float32: count, decayed count as of the last purchase, first day, last day
         items:   (B, M) int64 items bought before, -1 where free; when full, the one bought longest ago gives way
+        counts, days: (B, M + 1) float32 how often `items` were bought and on which day last, 0 and -`NEVER` where free,
+            as in the table but side by side; the last slot is padding
+        slots:   (B, N + 1) int16 where in `items` each item stands, M where nowhere; the last item is padding
         tallies: (B, TALLIES) float32: visits, decayed visits, decayed basket size, first and last day of a visit, mean
             log gap (exponentially weighted), decayed visits on each of the seven weekdays (day 0 comes first)
     """
@@ -72,6 +75,9 @@ class Memory:
     keys: Keys
     table: Tensor
     items: Tensor
+    counts: Tensor
+    days: Tensor
+    slots: Tensor
     tallies: Tensor
 
     @classmethod
@@ -82,6 +88,9 @@ class Memory:
             keys,
             torch.zeros(shoppers, keys.total + 1, STATS, device=device),
             torch.full((shoppers, remembered), -1, dtype=torch.int64, device=device),
+            torch.zeros(shoppers, remembered + 1, device=device),
+            torch.full((shoppers, remembered + 1), -NEVER, device=device),
+            torch.full((shoppers, keys.n_items + 1), remembered, dtype=torch.int16, device=device),
             torch.zeros(shoppers, TALLIES, device=device),
         )
 
@@ -103,35 +112,34 @@ class Memory:
 
     def purchases(self) -> Tensor:
         """How often each of `items` was bought, 0 where free: (B, M) float32."""
-        return self._of(self.items, COUNT)
+        return self.counts[:, :-1]
 
     def last_days(self) -> Tensor:
-        """Day on which each of `items` was bought last, 0 where free: (B, M) float32."""
-        return self._of(self.items, _LAST)
+        """Day on which each of `items` was bought last, -`NEVER` where free: (B, M) float32."""
+        return self.days[:, :-1]
+
+    def slots_of(self, rows: Tensor, items: Tensor) -> Tensor:
+        """Where items (R, L), -1 padded, stand in `items` of the shoppers rows (R,): (R, L) int64, M where nowhere."""
+        width = self.keys.n_items + 1
+        at = items.where(items >= 0, width - 1) + rows.unsqueeze(1) * width
+        return looked_up(self.slots.view(-1), at).long()
 
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Add one visit to each of R shoppers: rows (R,) distinct, items (R, L) int64 padded with -1, day (R,)."""
-        self._remember(rows, items, day)
-        keys = self.keys.of_item[items].flatten(1)  # (R, L * LEVELS)
-        at = (rows.unsqueeze(1), keys)
+        slots = self._remember(rows, items)
+        row, keys = rows.unsqueeze(1), self.keys.of_item[items]
+        at = (row, keys.flatten(1))  # (R, L * LEVELS)
         count, recent, first, last = self.table[at].unbind(-1)
         now = day.unsqueeze(1).expand_as(count)
         recent = recent * torch.exp(-(now - last) / RECENT_DAYS)
         # several items of a visit may share a counter: they write equal values here, and add up below
         self.table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
-        one = constant((1.0, 1.0, 0.0, 0.0), day).expand(*keys.shape, STATS)
+        one = constant((1.0, 1.0, 0.0, 0.0), day).expand(*count.shape, STATS)
         self.table.index_put_(at, one, accumulate=True)
         self.table[rows, -1] = 0.0
+        self.counts[row, slots] = self.table[row, keys[..., 0], COUNT]
+        self.days[row, slots] = day.unsqueeze(1)
         self._tally(rows, (items >= 0).sum(1).to(day.dtype), day)
-
-    def _of(self, items: Tensor, column: int, rows: Tensor | None = None) -> Tensor:
-        """A column of the own counters of items (R, M), which have the items' numbers; -1 reads the dummy counter.
-
-        rows (R,): whose they are, all shoppers' by default.
-        """
-        rows = torch.arange(len(items), device=items.device) if rows is None else rows
-        counter = items.where(items >= 0, self.keys.total) + rows.unsqueeze(1) * (self.keys.total + 1)
-        return looked_up(self.table.view(-1), counter * STATS + column)
 
     def _tally(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
         visits, recent, basket, first, last, usual = self.tallies[rows, :6].unbind(-1)
@@ -139,27 +147,30 @@ class Memory:
         decay, gap = torch.exp(-elapsed / RECENT_DAYS), torch.log1p(elapsed.clamp(min=0.0))
         usual = torch.where(visits > 1, usual + GAP_SHARE * (gap - usual), gap).where(visits > 0, 0.0)
         first = first.where(visits > 0, day)
-        today = torch.nn.functional.one_hot((day % 7).long(), 7)
+        today = F.one_hot((day % 7).long(), 7)
         weekdays = self.tallies[rows, 6:] * torch.exp(-elapsed / WEEKDAY_DAYS).unsqueeze(1) + today
         now = torch.stack([visits + 1, recent * decay + 1, basket * decay + size, first, day, usual], dim=-1)
         self.tallies[rows] = torch.cat([now, weekdays], dim=-1)
 
-    def _remember(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
+    def _remember(self, rows: Tensor, items: Tensor) -> Tensor:
         """Give each item bought for the first time (or forgotten since) a slot: free ones first, then the stalest.
 
         Among equals the slot further to the front: which one must not depend on how many items others bought.
+        Returns the slots (R, L) of items (R, L), as `slots_of`.
         """
-        slots = looked_up(self.items, rows)  # (R, M)
-        new = (items >= 0) & ~among(items, slots, self.keys.n_items)  # (R, L)
-        new_items = packed(items.where(new, -1))[:, : slots.shape[1]]  # the new ones first
-        last = self._of(slots, _LAST, rows)
-        column = torch.arange(slots.shape[1], device=slots.device)
-        stale = last.where(slots >= 0, -NEVER) + column * (0.5 / slots.shape[1])  # days are whole numbers
+        row, free = rows.unsqueeze(1), self.items.shape[1]
+        known = self.slots_of(rows, items)
+        new = packed(items.where(known == free, -1))[:, :free]  # the new ones first
+        column = torch.arange(free + 1, device=items.device)
+        stale = looked_up(self.days, rows).add_(column * (0.5 / free))  # days are whole numbers
         # an item bought again in this visit must not give way to a new one
-        again = among(slots, items, self.keys.n_items) & (slots >= 0)
-        victim = stale.masked_fill(again, math.inf).topk(new_items.shape[1], dim=1, largest=False).indices
-        kept = slots.gather(1, victim)
-        self.items[rows] = slots.scatter(1, victim, new_items.where(new_items >= 0, kept))
+        stale.scatter_(1, known, math.inf)
+        victim = stale[:, :-1].topk(new.shape[1], dim=1, largest=False).indices
+        gone, is_new, nothing = self.items[row, victim], new >= 0, self.keys.n_items
+        self.items[row, victim] = new.where(is_new, gone)
+        self.slots[row, gone.where(is_new & (gone >= 0), nothing)] = free
+        self.slots[row, new.where(is_new, nothing)] = victim.where(is_new, free).to(torch.int16)
+        return self.slots_of(rows, items)
 
     def tally(self, day: Tensor) -> Tensor:
         """Rhythm of all B shoppers as of day (B,): (B, 4), see `tally_features`."""
