@@ -48,7 +48,7 @@ LATE = 40
 FORWARD = (
     "token",
     "advance",
-    "explore_log_rate",
+    "explore_queries",
     "temperament",
     "answer",
     "click_probability",
@@ -132,12 +132,12 @@ class Crowd:
     def __init__(self, env: str, batch: int, device: torch.device, **options: Any) -> None:
         self.simulator = make_simulator(env, device=device, **options)
         self.batch = batch
-        self.simulator.reset(torch.arange(batch))
+        self._seen = self.simulator.reset(torch.arange(batch))
         self._generator = torch.Generator(device).manual_seed(0)
 
     def slates(self) -> Tensor:
         """A random slate of candidates for each shopper."""
-        candidates = self.simulator.candidates
+        candidates = self._seen["candidates"]
         number = (candidates >= 0).sum(dim=1, keepdim=True)
         shape = (self.batch, self.simulator.slate_size)
         draws = torch.rand(shape, generator=self._generator, device=self.simulator.device)
@@ -149,12 +149,12 @@ class Crowd:
         over = (outcome.terminated | outcome.truncated).nonzero().flatten()
         if len(over):
             self.simulator.restart(over)
-        self.simulator.observe()
+        self._seen = self.simulator.observe()
 
     def watch(self, slates: Tensor) -> None:
         """Show them and look; who left is shown more, for what it costs."""
         self.simulator.advance(slates)
-        self.simulator.observe()
+        self._seen = self.simulator.observe()
 
     def play(self, clock: Clock, seconds: float) -> int:
         """Steps of all shoppers together."""

@@ -28,7 +28,7 @@ from policies.rankers import WEIGHTS, CTRModel, save_model
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_shoppers
 from recsim_env.shoppers.learned import REMEMBERED
-from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory
+from recsim_env.shoppers.memory import NEVER, Keys, Memory
 from recsim_env.shoppers.replay import Visits
 from recsim_env.types import Observation
 
@@ -114,18 +114,16 @@ def observe(memory: Memory, who: Tensor, day: Tensor, since: Tensor, week: Tenso
 
     Shapes: who, week (R,) int64; day, since (R,) float32.
     """
-    own = memory.stats(who.unsqueeze(1), memory.items[who], day.unsqueeze(1))[..., 0, :]
-    held = memory.items[who] >= 0
     first = int(memory.keys.of_item[:-1, 2].min())
     table = memory.table[who, first : memory.keys.total]
     angle = day * (2 * torch.pi / 7)
     own_context = [angle.sin(), angle.cos(), week / 53.0, torch.log1p(since)]
-    size = torch.log1p(held.sum(dim=1))
+    size = torch.log1p((memory.items[who] >= 0).sum(dim=1))
     return {
         "context": torch.cat([torch.stack(own_context, 1), memory.tally_of(who, day)[:, :4], size.unsqueeze(1)], dim=1),
         "bought_items": memory.items[who],
-        "bought_counts": own[..., COUNT].where(held, 0.0),
-        "bought_days": own[..., SINCE].where(held, NEVER),
+        "bought_counts": memory.purchases()[who],
+        "bought_days": (day.unsqueeze(1) - memory.last_days()[who]).clamp(max=NEVER),
         "category_counts": table[..., 0].clone(),
         "category_days": (day.unsqueeze(1) - table[..., 3]).where(table[..., 0] > 0, NEVER),
     }

@@ -208,8 +208,8 @@ class Code:
 CODES: dict[str, Code] = {
     "item": Code((), lambda pairs: pairs.item),
     "category": Code((), lambda pairs: pairs.items.category[pairs.item]),
-    "display": Code(("placement",), lambda pairs: pairs.aligned("placement") // MAILERS),
-    "mailer": Code(("placement",), lambda pairs: pairs.aligned("placement") % MAILERS),
+    "display": Code(("placement",), lambda pairs: pairs.aligned("placement").long() // MAILERS),
+    "mailer": Code(("placement",), lambda pairs: pairs.aligned("placement").long() % MAILERS),
 }
 """Every code by name. A placement code is a display and a mailer."""
 

@@ -237,7 +237,7 @@ class SlateSimulator:
             "recent_slates": episodes.recent_slates.clone(),
             "recent_clicks": episodes.recent_clicks.to(torch.int8),
             "recent_days": episodes.recent_days.clone(),
-            "candidates": _own(self.candidates),
+            "candidates": _own(self.shopper.candidates(self._shoppers)),
             **self.shopper.observe(self._shoppers),
         }
 
@@ -305,7 +305,12 @@ class SlateSimulator:
 
     def _shown(self, slates: Tensor) -> Tensor:
         """(B, K) bool: the item is a candidate, and stands at no position above."""
-        candidate = _among(slates.clamp(min=-1), self.candidates, len(self.catalog))
+        slates = slates.clamp(min=-1)
+        on_offer = getattr(self.shopper, "on_offer", None)
+        if on_offer is None:
+            candidate = _among(slates, self.candidates, len(self.catalog))
+        else:
+            candidate = on_offer(self._shoppers, slates)
         repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
         return candidate & ~repeated & (slates >= 0)
 
@@ -345,8 +350,8 @@ def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
 
 
 def _own(candidates: Tensor) -> Tensor:
-    """A copy; of one list for everybody it is again one list, not B of them."""
-    return candidates[:1].clone().expand(candidates.shape) if shared(candidates) else candidates.clone()
+    """What a caller may change: one list for everybody is the shopper's own, so a copy of it (again one, not B)."""
+    return candidates[:1].clone().expand(candidates.shape) if shared(candidates) else candidates
 
 
 def _push(history: Tensor, newest: Tensor) -> Tensor:

@@ -18,6 +18,15 @@ def shared(rows: Tensor) -> bool:
     return len(rows) == 1 or (len(rows) > 1 and rows.stride(0) == 0)
 
 
+def places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns (P,) int64 where a mask (B, L) holds; all of them where to know it is to wait for the device."""
+    if mask.device.type == "cpu":
+        rows, columns = mask.nonzero(as_tuple=True)
+        return rows, columns
+    rows = torch.arange(mask.shape[0], device=mask.device).repeat_interleave(mask.shape[1])
+    return rows, torch.arange(mask.shape[1], device=mask.device).repeat(mask.shape[0])
+
+
 def among(items: Tensor, others: Tensor, n_items: int) -> Tensor:
     """Which items of a row are among others of the same row; padding, -1, is an item like any.
 

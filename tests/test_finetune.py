@@ -28,7 +28,7 @@ from recsim_env.shoppers.finetune import (
 )
 from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
 from recsim_env.shoppers.memory import COUNT, SINCE
-from recsim_env.shoppers.transformer import ROW_KINDS, visit_context
+from recsim_env.shoppers.transformer import ROW_KINDS, repeat_bucket, visit_context
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import ITEMS, SHOPPERS, write_shop
 
@@ -136,6 +136,16 @@ def test_a_simulated_visit_equals_one_replayed_from_its_own_log(shop: Path) -> N
     torch.testing.assert_close(state.cache.state, whole[:, -1], rtol=1e-5, atol=1e-5)
 
 
+def test_on_offer_is_what_is_among_the_candidates(shop: Path) -> None:
+    shopper = load_shopper(shop, torch.device("cpu"), population="all", start_days=(60, 80))
+    state = shopper.start(torch.linspace(0, 0.99, 6).unsqueeze(1))
+    candidates, everything = shopper.candidates(state), torch.arange(ITEMS).expand(6, -1)
+    among = (everything.unsqueeze(2) == candidates.unsqueeze(1)).any(2)
+    assert 0 < among.sum() < among.numel()
+    assert torch.equal(shopper.on_offer(state, everything), among)
+    assert shopper.on_offer(state, everything.where(among, -1)).where(among, False).sum() == among.sum()
+
+
 def test_a_recorded_simulation_is_a_log_and_nobody_buys_twice_in_a_visit(shop: Path) -> None:
     shopper = load_shopper(shop, torch.device("cpu"), start_days=(60, 80))
     simulator = SlateSimulator(shopper, horizon_days=60)
@@ -203,18 +213,25 @@ def test_a_ceiling_cuts_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch, 
     assert ceiling_of(chance, weight) == pytest.approx(ceiling)
 
 
-def test_of_every_counts_purchases_the_ceilings_cut_at_most_a_share(log: Log, examples: Examples) -> None:
+@pytest.mark.parametrize("promoted", [False, True])
+def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
+    log: Log, examples: Examples, promoted: bool
+) -> None:
     model = new_shopper(log.catalog, SMALL)
     with torch.no_grad():
         for parameter in model.slate_head.parameters():
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     calibrate(model, examples)
+    if not promoted:
+        examples = replace(examples, row_placement=torch.zeros_like(examples.row_placement))
     scores = score(model, examples, "valid", kinds=("repeat",))
     chance, weight = torch.sigmoid(scores.logit).double(), examples.row_weight[scores.row].double()
-    often = examples.row_stats[scores.row, 0, COUNT].long()
-    ceilings = torch.tensor(model.config.repeat_ceilings, dtype=torch.float64)
-    assert len(often.unique()) > 3
-    for number in often[often < len(ceilings) - 1].unique().tolist():
-        own = often == number
+    item, visits = examples.row_stats[scores.row, 0].float(), examples.rhythm[examples.row_visit[scores.row], 0].expm1()
+    bucket = repeat_bucket(item[:, COUNT], visits, item[:, SINCE])
+    ceilings = torch.tensor(model.config.repeat_ceilings[promoted], dtype=torch.float64)
+    assert len(bucket.unique()) > 10
+    for number in range(len(ceilings)):
+        own = bucket == number
         over = (weight[own] * (chance[own] - ceilings[number]).clamp(min=0)).sum()
         assert over <= CUT * (weight[own] * chance[own]).sum() + 1e-9
+        assert own.any() or ceilings[number] == 1

@@ -18,16 +18,17 @@ from benchmarks import finetune
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.base import Response
 from recsim_env.shoppers.ensemble import agreed
+from recsim_env.shoppers.exploring import DARTS
 from recsim_env.shoppers.finetune import FinetuneConfig, new_shopper
-from recsim_env.shoppers.learned import EXPLORED, REMEMBERED, SHOP_FILES, LearnedShopper, back_by, load_shopper
-from recsim_env.shoppers.transformer import GAP_EDGES, SlateShopper
+from recsim_env.shoppers.learned import REMEMBERED, SHOP_FILES, LearnedShopper, back_by, load_shopper
+from recsim_env.shoppers.transformer import GAP_EDGES, RECENCIES, SHARES, SlateShopper, repeat_bucket
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Step
 from tests.fake_log import ITEMS, write_shop
 
 CPU = torch.device("cpu")
 SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16)
-K, BINS = 10, len(GAP_EDGES)
+K, BINS, BUCKETS = 10, len(GAP_EDGES), SHARES * RECENCIES
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def arranged(shopper: LearnedShopper, visits: int) -> list[Response]:
     state = shopper.start(torch.linspace(0, 0.99, 6).unsqueeze(1))
     draws = torch.ones(6, shopper.visit_draws)
     draws[:, :3] = draws[:, K : K + 2] = 0.0
-    draws[:, -EXPLORED - 4] = draws[:, -3:] = 0.0
+    draws[:, -DARTS - 4] = draws[:, -3:] = 0.0
     answers = []
     for _ in range(visits):
         slates = shopper.candidates(state)[:, :K]
@@ -171,28 +172,30 @@ def test_clicks_lose_and_leaving_gains_so_many_deviations(
 
 @pytest.mark.parametrize("pessimism", [0.0, 0.5])
 def test_what_is_bought_elsewhere_has_the_members_mean(log: Path, tmp_path: Path, pessimism: float) -> None:
-    """Both kinds of purchase, by the draw at which they begin."""
-    models = [plain(log, 0.2, 0.1, 0.05), plain(log, 0.6, 0.3, 0.15)]
+    """What is bought again by the draw at which it begins; new items by how many shoppers buy."""
+    models = [plain(log, 0.2, 0.1, 0.005), plain(log, 0.6, 0.3, 0.015)]
     shopper = shop(log, tmp_path / "shop", models, pessimism=pessimism)
-    start = shopper.start(torch.tensor([[0.1]]))
+    crowd = 4000
+    start = shopper.start(torch.full((crowd, 1), 0.1))
     slates = shopper.candidates(start)[:, :K]
     known = set(start.memory.items[0].tolist()) - {-1}
     outside = len(known - set(slates[0].tolist()))
     new = ITEMS - len(known | set(slates[0].tolist()))
     assert min(outside, new) > 0
 
-    def elsewhere(repeat: float, explore: float) -> float:
-        state = shopper.start(torch.tensor([[0.1]]))
-        draws = torch.full((1, shopper.visit_draws), 0.5)
+    def elsewhere(repeat: float, explore: Tensor) -> Tensor:
+        state = shopper.start(torch.full((crowd, 1), 0.1))
+        draws = torch.full((crowd, shopper.visit_draws), 0.5)
         draws[:, K : K + REMEMBERED] = repeat
-        draws[:, K + REMEMBERED] = explore
-        return shopper.respond(state, slates, slates >= 0, draws).elsewhere.item()
+        draws[:, K + REMEMBERED : -3] = explore
+        return shopper.respond(state, slates, slates >= 0, draws).elsewhere
 
-    assert elsewhere(0.39, 0.0) == outside
-    assert elsewhere(0.41, 0.0) == 0
-    none = math.exp(-(0.05 + 0.15) / 2 * new)  # Poisson: nothing new
-    assert elsewhere(0.41, none - 1e-3) == 0
-    assert elsewhere(0.41, none + 1e-3) == 1
+    nothing = torch.zeros(crowd, 1 + DARTS)
+    assert elsewhere(0.39, nothing).eq(outside).all()
+    assert elsewhere(0.41, nothing).eq(0).all()
+    mean = new * (1 - math.exp(-(0.005 + 0.015) / 2))
+    bought = elsewhere(0.41, torch.rand(nothing.shape, generator=torch.Generator().manual_seed(0))).mean().item()
+    assert bought == pytest.approx(mean, abs=4 * math.sqrt(mean / crowd))
 
 
 def test_days_until_the_next_visit_share_what_leaving_does_not_take() -> None:
@@ -329,32 +332,69 @@ def test_the_shipped_ensemble_opens() -> None:
     assert bought > 0
 
 
-def test_nothing_is_bought_again_above_the_ceiling_of_its_purchases(log: Path, tmp_path: Path) -> None:
-    """By the draw at which a purchase begins: its chance, or the ceiling of items bought as often if that is lower."""
+def test_nothing_is_bought_again_above_its_ceiling(log: Path, tmp_path: Path) -> None:
+    """By the draw at which a purchase begins: its chance, or the ceiling of its bucket if that is lower."""
     model = plain(log, 0.4, 0.1, 1e-9)
-    model.config.repeat_ceilings = (1.0, 0.3, *[0.9] * 14)
+    shares = torch.arange(BUCKETS) // RECENCIES
+    ceilings = tuple(torch.where(shares < 6, 0.3, 0.9).tolist())
+    model.config.repeat_ceilings = (ceilings, (0.0,) * BUCKETS)
     shopper = shop(log, tmp_path / "shop", [model])
     start = shopper.start(torch.linspace(0, 0.99, 12).unsqueeze(1))
     slates = shopper.candidates(start)[:, :K]
     rows, columns = (start.memory.items >= 0).nonzero(as_tuple=True)
     items = start.memory.items[rows, columns]
     outside = ~(items.unsqueeze(1) == slates[rows]).any(1)
-    often = start.memory.purchases()[rows, columns]
-    once, more = int((outside & (often == 1)).sum()), int((outside & (often > 1)).sum())
-    assert min(once, more) > 0
+    share = start.memory.purchases()[rows, columns] / start.memory.tallies[rows, 0]
+    often = share >= (6 / SHARES) ** 2
+    rarer, more = int((outside & ~often).sum()), int((outside & often).sum())
+    assert min(rarer, more) > 0
 
     def elsewhere(repeat: float) -> float:
         draws = torch.full((12, shopper.visit_draws), 0.5)
         draws[:, K : K + REMEMBERED] = repeat
+        draws[:, K + REMEMBERED] = 0.0
         state = shopper.start(torch.linspace(0, 0.99, 12).unsqueeze(1))
         return shopper.respond(state, slates, slates >= 0, draws).elsewhere.sum().item()
 
-    assert [elsewhere(draw) for draw in (0.29, 0.31, 0.39, 0.41)] == [once + more, more, more, 0]
+    assert [elsewhere(draw) for draw in (0.29, 0.31, 0.39, 0.41)] == [rarer + more, more, more, 0]
+
+
+def test_the_ceilings_are_those_of_promotions_where_there_are_some(log: Path, tmp_path: Path) -> None:
+    model = plain(log, 0.4, 0.1, 1e-9)
+    model.config.repeat_ceilings = ((0.1,) * BUCKETS, (0.2,) * BUCKETS)
+    shop(log, tmp_path / "shop", [model])
+    for promoted, ceiling in ((False, 0.1), (True, 0.2)):
+        shopper = load_shopper(
+            tmp_path / "shop", CPU, K, population="all", start_days=(60, 80), store_promotions=promoted
+        )
+        start = shopper.start(torch.tensor([[0.1]]))
+        slates = torch.full((1, K), -1)
+        held = (start.memory.items >= 0).sum()
+        for draw, considered in ((ceiling - 0.01, held), (ceiling + 0.01, 0)):
+            assert (shopper._considered(start, slates, torch.full((1, REMEMBERED), draw)) >= 0).sum() == considered
+
+
+@pytest.mark.parametrize(
+    ("purchases", "visits", "since", "share", "recency"),
+    [
+        (0, 20, 1000, 0, 3),
+        (1, 1, 0, 15, 0),
+        (1, 4, 9, 8, 0),  # sqrt(1/4) * 16
+        (1, 4, 10, 8, 1),
+        (3, 16, 39, 6, 1),  # sqrt(3/16) * 16 = 6.9
+        (3, 16, 40, 6, 2),
+        (3, 16, 90, 6, 3),
+        (2, 0, 1, 15, 0),  # more often than it was there
+    ],
+)
+def test_the_bucket_of_a_ceiling(purchases: float, visits: float, since: float, share: int, recency: int) -> None:
+    bucket = repeat_bucket(*(torch.tensor(float(value)) for value in (purchases, visits, since)))
+    assert divmod(int(bucket), RECENCIES) == (share, recency)
 
 
 def test_a_ceiling_spares_questions_and_changes_nothing_below_it(log: Path, tmp_path: Path) -> None:
     models = [member(log, 0), member(log, 0)]
-    models[1].config.repeat_ceilings = (0.999,) * 16
+    models[1].config.repeat_ceilings = ((0.999,) * BUCKETS,) * 2
     without, spared = (shop(log, tmp_path / str(number), [model]) for number, model in enumerate(models))
     for left, right in zip(play(without, torch.arange(4)), play(spared, torch.arange(4)), strict=True):
         assert_same(left, right)
@@ -362,8 +402,8 @@ def test_a_ceiling_spares_questions_and_changes_nothing_below_it(log: Path, tmp_
 
 def test_the_highest_ceiling_of_an_ensemble_counts(log: Path, tmp_path: Path) -> None:
     models = [plain(log, 0.4, 0.1, 1e-9), plain(log, 0.4, 0.1, 1e-9)]
-    models[0].config.repeat_ceilings = (0.1,) * 16
-    models[1].config.repeat_ceilings = (0.2,) * 16
+    models[0].config.repeat_ceilings = ((0.1,) * BUCKETS,) * 2
+    models[1].config.repeat_ceilings = ((0.2,) * BUCKETS,) * 2
     shopper = shop(log, tmp_path / "shop", models)
     start = shopper.start(torch.tensor([[0.1]]))
     slates = torch.full((1, K), -1)

@@ -113,3 +113,24 @@ def test_stats_of_nothing_are_none() -> None:
     memory = Memory.empty(KEYS, 2, 4)
     nothing = torch.zeros(0, dtype=torch.int64)
     assert memory.stats(nothing, nothing, torch.zeros(0)).shape == (0, 3, 4)
+
+
+def test_what_is_held_side_by_side_is_what_the_counters_say() -> None:
+    """Also of items that were forgotten, and bought again since."""
+    generator = torch.Generator().manual_seed(0)
+    shoppers, remembered = 5, 4
+    memory = Memory.empty(KEYS, shoppers, remembered)
+    for day in range(0, 300, 3):
+        items = torch.stack([torch.randperm(KEYS.n_items, generator=generator)[:3] for _ in range(shoppers)])
+        items = items.where(torch.rand(items.shape, generator=generator) < 0.6, -1)
+        rows = torch.randperm(shoppers, generator=generator)[: 1 + day % shoppers]
+        memory.record(rows, items[: len(rows)], torch.full((len(rows),), float(day)))
+        rows, slots = (memory.items >= 0).nonzero(as_tuple=True)
+        items = memory.items[rows, slots]
+        assert torch.equal(memory.purchases()[rows, slots], memory.table[rows, items, COUNT])
+        assert torch.equal(memory.last_days()[rows, slots], memory.table[rows, items, 3])
+        expected = torch.full((shoppers, KEYS.n_items + 1), remembered)
+        expected[rows, items] = slots
+        everything = torch.arange(-1, KEYS.n_items).roll(-1).expand(shoppers, -1)
+        assert torch.equal(memory.slots_of(torch.arange(shoppers), everything), expected)
+    assert (memory.table[:, : KEYS.n_items, COUNT] > 0).sum(1).min() > remembered

@@ -61,7 +61,12 @@ def test_keys_and_values_have_the_precision_and_all_else_is_float32(name: str) -
             step = one_step(simulator)
         cache = simulator.hidden.caches[0]
         assert (cache.keys.dtype, cache.values.dtype, cache.state.dtype) == (dtype, dtype, torch.float32)
-        assert {value.dtype for value in step.observation.values()} <= {torch.float32, torch.int64, torch.int8}
+        assert {value.dtype for value in step.observation.values()} <= {
+            torch.float32,
+            torch.int64,
+            torch.int8,
+            torch.uint8,
+        }
         simulator.reset_rows(torch.tensor([1, 5]))
         one_step(simulator)
 

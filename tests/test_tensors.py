@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recsim_env.tensors import among, constant
+from recsim_env.tensors import among, constant, places
 
 
 def test_items_are_among_others_of_their_own_row() -> None:
@@ -27,3 +27,8 @@ def test_a_constant_is_made_once_for_each_type() -> None:
     assert made.tolist() == [0.5, 2.0]
     assert constant((0.5, 2.0), like) is made
     assert constant((0.5, 2.0), like.float()).dtype == torch.float32
+
+
+def test_places_of_a_mask_by_hand() -> None:
+    mask = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
+    assert [part.tolist() for part in places(mask)] == [[0, 0, 2], [0, 2, 1]]

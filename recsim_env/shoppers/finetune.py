@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,16 @@ from transformers import Trainer, TrainingArguments
 
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.examples import SPLITS, Collator, Examples
-from recsim_env.shoppers.memory import COUNT
-from recsim_env.shoppers.transformer import COUNTED, ROW_KINDS, SlateShopper, SlateShopperConfig, gap_log_likelihood
+from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.transformer import (
+    RECENCIES,
+    ROW_KINDS,
+    SHARES,
+    SlateShopper,
+    SlateShopperConfig,
+    gap_log_likelihood,
+    repeat_bucket,
+)
 
 CUT = 0.001
 """Share of the repeat purchases that lie above the ceilings, `SlateShopperConfig.repeat_ceilings`."""
@@ -257,7 +265,7 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
     model.config.gap_calibration = round(shift.item(), 5)
     model.config.explore_calibration = round(math.log(bought / expected), 5)
-    model.config.repeat_ceilings = repeat_ceilings(model, examples, scores)
+    model.config.repeat_ceilings = repeat_ceilings(model, examples, split)
     return {
         "scale": platt[0].item(),
         "shift": platt[1].item(),
@@ -266,20 +274,21 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     }
 
 
-def repeat_ceilings(model: SlateShopper, examples: Examples, scores: Scores) -> tuple[float, ...]:
-    """`SlateShopperConfig.repeat_ceilings` of a calibrated model, from the scores that `score` gave it before that.
+def repeat_ceilings(model: SlateShopper, examples: Examples, split: str) -> tuple[tuple[float, ...], ...]:
+    """`SlateShopperConfig.repeat_ceilings` of a calibrated model, from the chances in a split; 1 where it has none."""
+    unpromoted = replace(examples, row_placement=torch.zeros_like(examples.row_placement))
+    return tuple(_ceilings(score(model, how, split, kinds=("repeat",)), examples) for how in (unpromoted, examples))
 
-    Rows of items that nobody bought so often have the ceiling of the next rarer ones.
-    """
-    repeat = examples.row_kind[scores.row] == ROW_KINDS.index("repeat")
-    rows = scores.row[repeat]
-    chance = torch.sigmoid(model.calibrated(scores.logit[repeat])).double()
-    often = examples.row_stats[rows, 0, COUNT].long().clamp(max=COUNTED - 1)
+
+def _ceilings(scores: Scores, examples: Examples) -> tuple[float, ...]:
+    chance, weight = torch.sigmoid(scores.logit).double(), examples.row_weight[scores.row].double()
+    visits = torch.expm1(examples.rhythm[examples.row_visit[scores.row], 0])
+    item = examples.row_stats[scores.row, 0].float()
+    bucket = repeat_bucket(item[:, COUNT], visits, item[:, SINCE])
     ceilings: list[float] = []
-    for number in range(COUNTED):
-        own = often == number
-        before = ceilings[-1] if ceilings else 1.0
-        ceilings.append(ceiling_of(chance[own], examples.row_weight[rows[own]].double()) if own.any() else before)
+    for number in range(SHARES * RECENCIES):
+        own = bucket == number
+        ceilings.append(ceiling_of(chance[own], weight[own]) if own.any() else 1.0)
     return tuple(ceilings)
 
 

@@ -28,6 +28,7 @@ from recsim_env.logs.schema import read_baskets, read_popularity, read_promotion
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
 from recsim_env.shoppers.examples import Market, ints
+from recsim_env.shoppers.exploring import DARTS, Envelope
 from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory, packed
 from recsim_env.shoppers.replay import Visits, padded
 from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_parts, mixed
@@ -41,10 +42,11 @@ from recsim_env.shoppers.transformer import (
     GapHead,
     SlateHead,
     SlateShopper,
+    repeat_bucket,
     visit_context,
 )
 from recsim_env.shoppers.weights import load_model, member_folders
-from recsim_env.tensors import among, constant, looked_up
+from recsim_env.tensors import constant, looked_up, places
 from recsim_env.types import MAX_DAYS, Observation
 
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -61,7 +63,6 @@ REMEMBERED = 192  # items bought before that a shopper can buy again outside the
 EXPLORED = 16  # most new items of a visit
 STORES = 8  # most stores of a shopper
 CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache
-EXPLORING = 64  # shoppers whose rates of all items are worked out together on a CPU, likewise
 MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
 EARLIER_VISITS = 3  # visits before an episode starts
 POPULATIONS = ("train", "evaluation", "all")
@@ -130,38 +131,33 @@ class Starts:
 class Member:
     """A fitted model and what it makes of the catalogue, on one device and never changed.
 
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them. For rates
-    of new items, with a last item that nobody buys: queried (N + 1, D) item vectors and base (weeks, N + 1) log rates
-    that the shopper does not change.
+    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them.
     """
 
     model: SlateShopper
     vectors: Tensor
     item_parts: Tensor
-    queried: Tensor
-    base: Tensor
 
     @classmethod
-    def of(cls, model: SlateShopper, market: Market) -> Member:
-        """A model and a market that are on the same device."""
+    def of(cls, model: SlateShopper) -> Member:
+        """With the model on its device."""
         vectors = model.items()
-        parts = model.slate_head.items(vectors, model.items.known)
-        base = model.explore_base() + model.season(market.item_context)
-        queried, base = F.pad(vectors, (0, 0, 0, 1)), F.pad(base, (0, 1), value=-math.inf)
-        return cls(model, vectors, parts, queried, base)
+        return cls(model, vectors, model.slate_head.items(vectors, model.items.known))
 
 
 @dataclass(frozen=True)
 class Shop:
     """What a folder of a fine-tuned shopper holds, on one device and never changed.
 
-    members the models that answer together; week_of_day (days,) int64. A row a store-week, (W + 1, C) each: candidates
-    int16 padded with -1, their placement uint8 and popularity float32 (purchases a visit in that week), 0 where padded.
+    members the models that answer together; envelope above their rates of new items; week_of_day (days,) int64. A row a
+    store-week, (W + 1, C) each: candidates int16 padded with -1, their placement uint8 and popularity float32
+    (purchases a visit in that week), 0 where padded.
     """
 
     catalog: Catalog
     keys: Keys
     members: tuple[Member, ...]
+    envelope: Envelope
     market: Market
     candidates: Tensor
     placement: Tensor
@@ -241,22 +237,36 @@ def _on(
     days = baskets.group_by("day").agg(pl.col("week").mode().first()).sort("day")
     week_of_day = torch.zeros(int(days["day"].max() or 0) + 1, dtype=torch.int64)  # type: ignore[arg-type]
     week_of_day[ints(days, "day")] = ints(days, "week")
+    members = tuple(Member.of(model.to(device)) for model in models)  # type: ignore[arg-type]
+    state: LearnedState = take(starts.state, slice(None), device)
     return Shop(
         catalog=catalog.to(device),
         keys=keys.to(device),
-        members=tuple(Member.of(model.to(device), market) for model in models),  # type: ignore[arg-type]
+        members=members,
+        envelope=envelope_of(members, market, state),
         market=market,
         candidates=candidates.to(device),
         placement=placement.to(device),
         popularity=popularity.to(device),
         week_of_day=week_of_day.cummax(0).values.to(device),
         starts=Starts(
-            take(starts.state, slice(None), device),
+            state,
             starts.shopper.to(device),
             starts.stores.to(device),
             starts.store_shares.to(device),
         ),
     )
+
+
+def envelope_of(members: Sequence[Member], market: Market, state: LearnedState) -> Envelope:
+    """Above the members' rates of new items for the shoppers of a state, all on one device."""
+    context = visit_context(state.rhythm, state.day, state.since)
+    base = [member.model.explore_base() + member.model.season(market.item_context) for member in members]
+    queries = [
+        member.model.explore_queries(torch.cat([cache.state, context], dim=1))
+        for member, cache in zip(members, state.caches, strict=True)
+    ]
+    return Envelope.over(base, [member.vectors for member in members], queries)
 
 
 def candidate_table(placement: Tensor) -> Tensor:
@@ -395,7 +405,7 @@ class LearnedShopper:
         bought_items:    (M,) int64 items bought before, -1 padded; bought_counts (M,) float32 how often;
         bought_days:     (M,) float32 days since the last time
         category_counts: (G,) float32 purchases of each category; category_days (G,) float32 days since, 1000 = never
-        placement:       (C,) int64 display * 11 + mailer code of each candidate; 0 where padded
+        placement:       (C,) uint8 display * 11 + mailer code of each candidate; 0 where padded
         popularity:      (C,) float32 purchases a visit of each candidate in the last four weeks, all shoppers
 
     Whatever a shopper does has the mean probability of the shop's members (new items: their mean rate). With
@@ -424,7 +434,6 @@ class LearnedShopper:
         self.slate_size = slate_size
         self.options = options
         self.max_candidates = shop.candidates.shape[1]
-        self.visit_draws = slate_size + REMEMBERED + 1 + EXPLORED + 3
         self._keys = shop.keys
         self._category_keys = slice(int(shop.keys.of_item[:-1, 2].min()), shop.keys.total)
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
@@ -433,8 +442,14 @@ class LearnedShopper:
         # what leaves the slate alone is not punished: repeat purchases have the mean
         self._deviations = torch.zeros(slate_size + REMEMBERED, device=self.device)
         self._deviations[:slate_size] = -float(options.pessimism)
-        ceilings = [member.model.config.repeat_ceilings for member in shop.members]
+        ceilings = [member.model.config.repeat_ceilings[options.store_promotions] for member in shop.members]
         self._ceilings = torch.tensor(ceilings, device=self.device).amax(dim=0)
+        # how much promotions may raise the rates of new items
+        most = max(member.model.promotion().item() for member in shop.members) if options.store_promotions else 0.0
+        self._promoting = math.exp(max(most, 0.0))
+        darts = math.ceil(DARTS * self._promoting)
+        self._draws = (slate_size, REMEMBERED, 1 + darts, 3)  # of a visit: slate, bought again, new items, return
+        self.visit_draws = sum(self._draws)
         self.never_leave = False
 
     # ---- the protocol ----------------------------------------------------------------------------------------------
@@ -454,7 +469,7 @@ class LearnedShopper:
             "bought_days": box(0.0, MAX_DAYS, m),
             "category_counts": box(0.0, 1e6, g),
             "category_days": box(0.0, MAX_DAYS, g),
-            "placement": spaces.Box(0, DISPLAYS * MAILERS - 1, (c,), np.int64),
+            "placement": spaces.Box(0, DISPLAYS * MAILERS - 1, (c,), np.uint8),
             "popularity": box(0.0, 1e3, c),
         }
 
@@ -470,6 +485,10 @@ class LearnedShopper:
         """Catalogue items promoted in this store in this week."""
         return self.shop.candidates.index_select(0, state.row).long()
 
+    def on_offer(self, state: LearnedState, items: Tensor) -> Tensor:
+        """Which items (B, K) are promoted in this store in this week: (B, K) bool."""
+        return self._placement(state.row.unsqueeze(1), items.clamp(min=0)) > 0
+
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
         memory, day = state.memory, state.day
@@ -483,15 +502,14 @@ class LearnedShopper:
             "bought_days": since,
             "category_counts": table[..., 0].clone(),
             "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
-            "placement": self.shop.placement.index_select(0, state.row).long(),
+            "placement": self.shop.placement.index_select(0, state.row),
             "popularity": self.shop.popularity.index_select(0, state.row),
         }
 
     @torch.no_grad()
     def respond(self, state: LearnedState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Answer the slate, fill the basket, and come back later or never; moves `state` in place."""
-        k, m = self.slate_size, REMEMBERED
-        slate_draw, repeat_draw, explore_draw, gap_draw = draws.split([k, m, 1 + EXPLORED, 3], dim=1)
+        slate_draw, repeat_draw, explore_draw, gap_draw = draws.split(self._draws, dim=1)
         context = visit_context(state.rhythm, state.day, state.since)
         inside = [torch.cat([cache.state, context], dim=1) for cache in state.caches]
         slates = slates.where(shown, -1)
@@ -543,6 +561,10 @@ class LearnedShopper:
         weeks = self.shop.week_of_day
         return weeks[day.long().clamp(max=len(weeks) - 1)]
 
+    def _placement(self, row: Tensor, items: Tensor) -> Tensor:
+        """Codes (..., ) uint8 of items (...) int64 in the store's weeks `row` (...)."""
+        return looked_up(self.shop.market.placement.view(-1, 1), row * len(self.catalog) + items).squeeze(-1)
+
     def _shop_context(self, state: LearnedState) -> Tensor:
         angle = state.day * (2 * torch.pi / 7)
         own = [angle.sin(), angle.cos(), state.week / 53.0, torch.log1p(state.since)]
@@ -552,13 +574,17 @@ class LearnedShopper:
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
         """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
 
-        An item is bought where its draw is below its chance, which is never above the ceiling of items bought as often:
-        so what has a draw above the ceiling needs no chance worked out (thinning; Lewis & Shedler 1979, "Simulation of
-        nonhomogeneous Poisson processes by thinning", section 1). That is four items in five.
+        An item is bought where its draw is below its chance, which is never above the ceiling of items bought at as
+        many visits: so what has a draw above the ceiling needs no chance worked out (thinning; Lewis & Shedler 1979,
+        "Simulation of nonhomogeneous Poisson processes by thinning", section 1). That is nine items in ten.
         """
-        items, often = state.memory.items, state.memory.purchases().long()
-        ceiling = looked_up(self._ceilings, often.clamp(max=len(self._ceilings) - 1))
-        return items.where((draws < ceiling) & ~among(items, slates, len(self.catalog)), -1)
+        memory = state.memory
+        since = state.day.unsqueeze(1) - memory.last_days()
+        bucket = repeat_bucket(memory.purchases(), memory.tallies[:, :1], since)
+        possible = draws < looked_up(self._ceilings, bucket)
+        everyone = torch.arange(len(slates), device=self.device)
+        shown = F.pad(possible, (0, 1)).scatter_(1, memory.slots_of(everyone, slates), False)
+        return memory.items.where(shown[:, :-1], -1)
 
     def _bernoulli(
         self, state: LearnedState, inside: list[Tensor], slates: Tensor, considered: Tensor
@@ -568,7 +594,7 @@ class LearnedShopper:
         0 where slates (B, K) and considered (B, M) are padded, with -1.
         """
         items = torch.cat([slates, considered], dim=1)
-        pairs = self._pairs(items)
+        pairs = places(items >= 0)
         parts = [part.split(CACHED) if self.device.type == "cpu" else (part,) for part in pairs]
         shoppers = [
             member.model.slate_head.shoppers(own) for member, own in zip(self.shop.members, inside, strict=True)
@@ -581,22 +607,13 @@ class LearnedShopper:
         chance = chance * (items >= 0)
         return chance[:, : self.slate_size] * self._examination, chance[:, self.slate_size :]
 
-    def _pairs(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns (P,) of the items (B, L) that are none of the padding; all of them where to know that is to
-        wait for the device."""
-        if self.device.type == "cpu":
-            rows, columns = (items >= 0).nonzero(as_tuple=True)
-            return rows, columns
-        rows = torch.arange(items.shape[0], device=self.device).repeat_interleave(items.shape[1])
-        return rows, torch.arange(items.shape[1], device=self.device).repeat(items.shape[0])
-
     def _chances(
         self, state: LearnedState, shoppers: list[Tensor], rows: Tensor, columns: Tensor, items: Tensor
     ) -> Tensor:
         """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each member has in
         `shoppers`."""
         market, at, n = self.shop.market, items.clamp(min=0), len(self.catalog)
-        placement = looked_up(market.placement.view(-1, 1), state.row[rows] * n + at).squeeze(1).long()
+        placement = self._placement(state.row[rows], at).long()
         if not self.options.store_promotions:
             placement = placement.where(columns < self.slate_size, 0)
         stats = state.memory.stats(rows, items, state.day[rows])
@@ -610,34 +627,25 @@ class LearnedShopper:
         return agreed(chances, self._deviations[columns])
 
     def _explore(self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor) -> Tensor:
-        """New items bought outside the slate: (B, EXPLORED) int64, -1 padded.
+        """New items bought outside the slate: (B, E) int64, -1 padded; at most `EXPLORED`.
 
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
         """
-        taken = torch.cat([state.memory.items, slates], dim=1)
-        given = (state.week, state.row, taken, draws, *inside)
-        together = EXPLORING if self.device.type == "cpu" else len(draws)
-        parts = zip(*(tensor.split(together) for tensor in given), strict=True)
-        return torch.cat([self._new_items(*part) for part in parts])
-
-    def _new_items(self, week: Tensor, row: Tensor, taken: Tensor, draws: Tensor, *inside: Tensor) -> Tensor:
-        """`_explore` of R shoppers in their week and store's week (R,); nothing of `taken` (R, T) is new."""
-        promoted = None
+        envelope, models = self.shop.envelope, [member.model for member in self.shop.members]
+        queries = [model.explore_queries(own) for model, own in zip(models, inside, strict=True)]
+        darts = envelope.throw(envelope.scale(queries) * self._promoting, state.week, draws)
+        rows, items = darts.rows, darts.items
+        rates = envelope.log_rates(queries, state.week, darts)
         if self.options.store_promotions:
-            promoted = F.pad(self.shop.market.placement.index_select(0, row) > 0, (0, 1))
-        rates = [
-            member.model.explore_log_rate(own, member.queried, member.base.index_select(0, week), promoted).exp_()
-            for member, own in zip(self.shop.members, inside, strict=True)
-        ]
-        nobody = len(self.catalog)  # buys the last item, where all of the padding goes
-        rate = mean(rates).scatter_(1, taken.where(taken >= 0, nobody), 0.0)
-        cumulative = rate.cumsum(1)
-        total = cumulative[:, -1:]
-        number = poisson(total, draws[:, :1], EXPLORED)
-        items = torch.searchsorted(cumulative, draws[:, 1:] * total, right=True).clamp(max=nobody - 1)
-        twice = (items.unsqueeze(2) == items.unsqueeze(1)).tril(-1).any(2)
-        drawn = torch.arange(EXPLORED, device=self.device) < number
-        return items.where(drawn & ~twice, -1)
+            promoted = self._placement(state.row[rows], items) > 0
+            rates = [rate + promoted * model.promotion() for rate, model in zip(rates, models, strict=True)]
+        slot = state.memory.slots_of(rows, items.unsqueeze(1)).squeeze(1)
+        new = (slot == REMEMBERED) & (slates[rows] != items.unsqueeze(1)).all(1)
+        hit = new & (darts.heights < mean([rate.exp() for rate in rates]))
+        tried = torch.full((len(draws), self._draws[2] - 1), -1, device=self.device)
+        tried = packed(tried.index_put_((rows, darts.columns), items.where(hit, -1)))[:, :EXPLORED]
+        twice = (tried.unsqueeze(2) == tried.unsqueeze(1)).tril(-1).any(2)
+        return tried.where(~twice, -1)
 
     def _leave_and_return(
         self,
@@ -682,13 +690,6 @@ class LearnedShopper:
         pick = torch.searchsorted(cumulative, draw.unsqueeze(1) * total, right=True).clamp(max=stores.shape[1] - 1)
         chosen = stores.gather(1, pick).squeeze(1)
         return chosen.where(total.squeeze(1) > 0, state.store)
-
-
-def poisson(rate: Tensor, draw: Tensor, most: int) -> Tensor:
-    """Poisson counts by inversion: rate (B, 1), draw (B, 1) uniform -> (B, 1) int64, at most `most`."""
-    count = torch.arange(most, device=rate.device)
-    log_chance = count * rate.clamp(min=1e-9).log() - rate - torch.lgamma(count + 1.0)
-    return (draw >= log_chance.exp().cumsum(1)).sum(1, keepdim=True)
 
 
 def back_by(logits: Sequence[Tensor], pessimism: float) -> tuple[Tensor, Tensor]:

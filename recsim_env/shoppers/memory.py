@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsim_env.tensors import constant, looked_up
+from recsim_env.tensors import looked_up, places
 
 NEVER = 1000.0  # days since a purchase that never was
 RECENT_DAYS = 28.0  # time constant of the decayed counts
@@ -127,18 +127,21 @@ class Memory:
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Add one visit to each of R shoppers: rows (R,) distinct, items (R, L) int64 padded with -1, day (R,)."""
         slots = self._remember(rows, items)
-        row, keys = rows.unsqueeze(1), self.keys.of_item[items]
-        at = (row, keys.flatten(1))  # (R, L * LEVELS)
-        count, recent, first, last = self.table[at].unbind(-1)
-        now = day.unsqueeze(1).expand_as(count)
-        recent = recent * torch.exp(-(now - last) / RECENT_DAYS)
+        row, column = places(items >= 0)
+        who, today, bought = rows[row], day[row], items[row, column]
+        bought = bought.where(bought >= 0, self.keys.n_items)
+        counter = looked_up(self.keys.of_item, bought) + (who * self.table.shape[1]).unsqueeze(1)  # (P, LEVELS)
+        at, table, now = counter.flatten(), self.table.view(-1, STATS), today.repeat_interleave(LEVELS)
+        count, recent, first, last = looked_up(table, at).unbind(-1)
+        recent = recent * torch.exp((now - last) / -RECENT_DAYS)
         # several items of a visit may share a counter: they write equal values here, and add up below
-        self.table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
-        one = constant((1.0, 1.0, 0.0, 0.0), day).expand(*count.shape, STATS)
-        self.table.index_put_(at, one, accumulate=True)
+        table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
+        one = torch.ones_like(now)
+        table.view(-1).index_add_(0, at * STATS + COUNT, one).index_add_(0, at * STATS + RECENT, one)
         self.table[rows, -1] = 0.0
-        self.counts[row, slots] = self.table[row, keys[..., 0], COUNT]
-        self.days[row, slots] = day.unsqueeze(1)
+        place = who * self.counts.shape[1] + slots[row, column]
+        self.counts.view(-1)[place] = table[counter[:, 0], COUNT]
+        self.days.view(-1)[place] = today
         self._tally(rows, (items >= 0).sum(1).to(day.dtype), day)
 
     def _tally(self, rows: Tensor, size: Tensor, day: Tensor) -> None:

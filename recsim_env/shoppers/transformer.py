@@ -29,7 +29,7 @@ DISPLAYS, MAILERS = 10, 11  # placement = display * MAILERS + mailer
 CONTEXT = RHYTHM + 7 + 1  # rhythm (memory.tally), day of the week, log days since the last visit
 ITEM_CONTEXT = 2  # trailing popularity and discount of an item in a week
 SINCE_BUCKETS = 29 + 12  # single days up to four weeks, then steps of a quarter octave; the last is "never"
-COUNTED = 16  # purchases of an item that `SlateShopperConfig.repeat_ceilings` tells apart
+SHARES, RECENCIES = 16, 4  # what `SlateShopperConfig.repeat_ceilings` tells apart, see `repeat_bucket`
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
 LOSS_WEIGHTS = {"case_control": 1.0, "policy": 1.0, "uniform": 0.1, "repeat": 1.0, "gap": 0.5, "explore": 0.02}
 LAG_EDGES = (1, 2, 3, 5, 8, 14, 21, 35, 70, 140)  # days between two visits, as the attention sees them
@@ -47,10 +47,10 @@ class SlateShopperConfig(PreTrainedConfig):
         use_text, use_counters: False removes the input (ablations)
         dropout, gap_dropout, id_dropout, unknown_dropout: training only; chance to hide activations of the encoder and
             of the gap head, an item's id, an item's whole past
-        repeat_ceilings: most that the chance to buy an item again outside a slate can be, for items bought 0, 1, 2, ..
-            times, the last for all that were bought as often or more often; fitted there too
         slate_calibration: scale and shift of the slate logits, fitted on validation weeks
         explore_calibration, gap_calibration: shift of the log rates and of the log hazards, likewise
+        repeat_ceilings: most that the chance to buy an item again outside a slate can be, by `repeat_bucket`: where
+            nothing outside is promoted, and where promotions are as in the log; likewise
     """
 
     model_type = "slate_shopper"
@@ -75,7 +75,7 @@ class SlateShopperConfig(PreTrainedConfig):
         slate_calibration: tuple[float, float] = (1.0, 0.0),
         explore_calibration: float = 0.0,
         gap_calibration: float = 0.0,
-        repeat_ceilings: tuple[float, ...] = (1.0,) * COUNTED,
+        repeat_ceilings: tuple[tuple[float, ...], ...] = ((1.0,) * SHARES * RECENCIES,) * 2,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -252,8 +252,8 @@ class SlateHead(nn.Module):
         if self.config.use_counters:
             given.append(self._features(stats, known))
             weights.append(self.of_stats.weight)
-        hidden = of_shopper + of_item + self._codes(stats, placement, known)
-        hidden = hidden + F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
+        hidden = F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
+        hidden = hidden.add_(of_shopper).add_(of_item).add_(self._codes(stats, placement, known))
         score: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1) + (query * vector).sum(-1)
         return score
 
@@ -516,9 +516,20 @@ class SlateShopper(PreTrainedModel):
         Shapes: state (B, D + CONTEXT), vectors (N, D), base (B, N) from `explore_base` and `season`, promoted (B, N)
         0/1 or None for nothing promoted. Returns (B, N).
         """
-        query = self.explore_query(state) / math.sqrt(self.config.hidden_size)
-        rate = torch.addmm(base, query, vectors.T)
-        return rate if promoted is None else rate + promoted * self.explore_placement.weight.squeeze()
+        rate = torch.addmm(base, self.explore_queries(state), vectors.T)
+        return rate if promoted is None else rate + promoted * self.promotion()
+
+    def explore_queries(self, state: Tensor) -> Tensor:
+        """What a shopper looks for among new items, (B, D): its product with an item's vector is added to the log rate.
+
+        Shapes: state (B, D + CONTEXT).
+        """
+        query: Tensor = self.explore_query(state) / math.sqrt(self.config.hidden_size)
+        return query
+
+    def promotion(self) -> Tensor:
+        """What a promotion adds to the log rate of a new item, ()."""
+        return self.explore_placement.weight.squeeze()
 
 
 def counter_features(stats: Tensor) -> Tensor:
@@ -554,6 +565,16 @@ def since_bucket(since: Tensor) -> Tensor:
     late = 29 + (torch.log2(since.clamp(min=29.0) / 29.0) * 4.0)
     bucket = torch.where(since < 29, since.clamp(min=0.0), late.clamp(max=SINCE_BUCKETS - 2.0))
     return bucket.where(since < NEVER, SINCE_BUCKETS - 1.0).long()
+
+
+def repeat_bucket(purchases: Tensor, visits: Tensor, since: Tensor) -> Tensor:
+    """Bucket of how often an item was bought in so many visits, and of the days since: 0 to `SHARES * RECENCIES` - 1.
+
+    Buckets of shares begin at (b / SHARES)^2, those of days at 10 b^2: rare and recent ones are told apart best.
+    """
+    share = (purchases / visits.clamp(min=1.0)).sqrt_().mul_(SHARES).clamp_(max=SHARES - 0.5)
+    recency = (since / 10.0).sqrt_().clamp_(max=RECENCIES - 0.5)
+    return share.long() * RECENCIES + recency.long()
 
 
 def lag_bucket(lag: Tensor) -> Tensor:

@@ -1,0 +1,183 @@
+"""New items by thinning: what is bought has the true rates, whatever the envelope."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from recsim_env import make_simulator, tensors
+from recsim_env.shoppers import exploring, learned, memory
+from recsim_env.shoppers.exploring import DARTS, MARGIN, Envelope, poisson
+from recsim_env.shoppers.learned import REMEMBERED, LearnedShopper, load_shopper
+from recsim_env.shoppers.transformer import visit_context
+from recsim_env.simulator import SlateSimulator
+from tests.fake_log import write_shop
+
+WEEKS, ITEMS, WIDTH, MEMBERS = 3, 40, 4, 2
+LAST = 1.0 - 2.0**-24  # the largest draw
+
+
+def model(seed: int, shoppers: int = 20) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Of each member base (W, N) with .5 purchases a visit or so, vectors (N, D) and queries (shoppers, D)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    base = [normal(WEEKS, ITEMS) - 5.0 for _ in range(MEMBERS)]
+    return base, [normal(ITEMS, WIDTH) for _ in base], [0.7 * normal(shoppers, WIDTH) for _ in base]
+
+
+def rates(base: list[Tensor], vectors: list[Tensor], queries: list[Tensor]) -> Tensor:
+    """(B, W, N), worked out in full."""
+    own = zip(base, vectors, queries, strict=True)
+    return torch.stack([(one + (query @ vector.T).unsqueeze(1)).exp() for one, vector, query in own]).mean(0)
+
+
+def heights(envelope: Envelope) -> Tensor:
+    """Of each item in each week, (W, N)."""
+    width = envelope.edges.diff().view(WEEKS, ITEMS)
+    return (width * envelope.total.unsqueeze(1)).float()
+
+
+def hits(envelope: Envelope, queries: list[Tensor], week: Tensor, seed: int) -> Tensor:
+    """How many darts hit each item below its rate: (N,)."""
+    draws = torch.rand(len(week), 1 + DARTS, generator=torch.Generator().manual_seed(seed))
+    darts = envelope.throw(envelope.scale(queries), week, draws)
+    rate = torch.stack([one.exp() for one in envelope.log_rates(queries, week, darts)]).mean(0)
+    return torch.bincount(darts.items[darts.heights < rate], minlength=ITEMS)
+
+
+def test_the_envelope_lies_above_whom_it_was_made_for() -> None:
+    base, vectors, queries = model(0)
+    envelope = Envelope.over(base, vectors, queries)
+    above = envelope.scale(queries).view(-1, 1, 1) * heights(envelope)
+    share = (rates(base, vectors, queries) / above).amax(0)
+    assert share.max() <= math.exp(-MARGIN) + 1e-4
+    alone = Envelope.over(base[:1], vectors[:1], queries[:1])  # of one member somebody touches it everywhere
+    above = alone.scale(queries[:1]).view(-1, 1, 1) * heights(alone)
+    touched = (rates(base[:1], vectors[:1], queries[:1]) / above).amax(0)
+    torch.testing.assert_close(touched, torch.full((WEEKS, ITEMS), math.exp(-MARGIN)))
+
+
+@pytest.mark.parametrize("week", range(WEEKS))
+def test_items_are_hit_at_their_rates(week: int) -> None:
+    base, vectors, queries = model(1)
+    envelope, crowd = Envelope.over(base, vectors, queries), 40_000
+    same = [query[:1].expand(crowd, -1).contiguous() for query in queries]
+    true = crowd * rates(base, vectors, [query[:1] for query in queries])[0, week]
+    found = hits(envelope, same, torch.full((crowd,), week), seed=2)
+    deviations = (found - true) / true.sqrt()
+    assert true.sum() > 5_000
+    assert deviations.abs().max() < 4.5
+    assert deviations.square().mean() == pytest.approx(1.0, abs=4.5 * math.sqrt(2 / ITEMS))
+
+
+def test_what_lies_above_the_envelope_is_cut_off() -> None:
+    base, vectors, queries = model(3)
+    envelope, crowd = Envelope.over(base, vectors, queries), 20_000
+    far = [1.5 * query[:1].expand(crowd, -1).contiguous() for query in queries]
+    scale = envelope.scale([one[:1] for one in far])
+    rate, bound = rates(base, vectors, [one[:1] for one in far])[0, 0], scale * heights(envelope)[0]
+    assert (rate > bound).any()
+    true = crowd * torch.minimum(rate, bound)
+    deviations = (hits(envelope, far, torch.zeros(crowd, dtype=torch.int64), seed=4) - true) / true.sqrt()
+    assert deviations.abs().max() < 4.5
+
+
+@pytest.mark.parametrize("week", range(WEEKS))
+@pytest.mark.parametrize(("draw", "item"), [(0.0, 0), (LAST, ITEMS - 1)])
+def test_the_first_and_last_draw_hit_the_first_and_last_item_of_their_week(week: int, draw: float, item: int) -> None:
+    base, vectors, queries = model(5)
+    envelope = Envelope.over(base, vectors, queries)
+    draws = torch.full((1, 1 + DARTS), draw)
+    draws[:, 0] = LAST
+    darts = envelope.throw(torch.ones(1), torch.tensor([week]), draws)
+    assert len(darts.items) > 1
+    assert darts.items.eq(item).all()
+    assert ((darts.heights >= 0) & (darts.heights <= heights(envelope)[week, item] * 1.001)).all()
+
+
+def test_numbers_of_purchases_by_hand() -> None:
+    """Of rate 1 the chances of 0, 0 to 1 and 0 to 2 are .368, .736 and .920."""
+    draw = torch.tensor([0.0, 0.36, 0.37, 0.73, 0.74, 0.91, 0.93]).unsqueeze(1)
+    assert poisson(torch.ones_like(draw), draw, 16).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3]
+    assert poisson(torch.ones(1, 1), torch.tensor([[LAST]]), 2).item() == 2
+    assert poisson(torch.zeros(1, 1), torch.tensor([[0.999]]), 16).item() == 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.test_learned_ensemble import member
+
+    path = tmp_path_factory.mktemp("shop")
+    write_shop(path)
+    for number in range(MEMBERS):
+        member(path, 1 + number).save_pretrained(path / f"model{number}" if number else path)
+    return path
+
+
+def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """On a GPU nobody waits for the number of pairs: all are worked out, and those of the padding are nobody's."""
+
+    def played() -> list[Tensor]:
+        shopper = load_shopper(folder, torch.device("cpu"), population="all", start_days=(60, 80), ensemble=MEMBERS)
+        simulator = SlateSimulator(shopper)
+        simulator.reset(torch.arange(16))
+        kept: list[Tensor] = []
+        for _ in range(6):
+            step = simulator.step(simulator.candidates[:, :10], validate=False)
+            kept += [
+                *step.observation.values(),
+                *step.info.values(),
+                step.reward,
+                simulator.hidden.memory.table.clone(),
+            ]
+        return kept
+
+    def everywhere(mask: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = torch.ones_like(mask).nonzero(as_tuple=True)
+        return rows, columns
+
+    listed = played()
+    for module in (learned, memory, exploring):
+        assert module.places is tensors.places
+        monkeypatch.setattr(module, "places", everywhere)
+    for left, right in zip(listed, played(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(promoted: bool) -> None:
+    """To the envelope, which is made for how they start, and to the limit of darts; later in their episodes too."""
+    simulator = make_simulator("recsim_env/CompleteJourney-v0", device="cpu", store_promotions=promoted)
+    simulator.reset(torch.arange(512))
+    shopper = simulator.shopper
+    assert isinstance(shopper, LearnedShopper)
+    darts = shopper.visit_draws - simulator.slate_size - REMEMBERED - 4
+    envelope, (member,) = shopper.shop.envelope, shopper.shop.members
+    width = envelope.edges.diff().view(len(envelope.total), -1)
+    for _ in range(4):
+        for _ in range(10):
+            step = simulator.step(simulator.candidates[:, :10], validate=False)
+            simulator.reset_rows(step.ended.nonzero().flatten())
+        state = simulator.hidden
+        context = visit_context(state.rhythm, state.day, state.since)
+        inside = torch.cat([state.cache.state, context], dim=1)
+        base = (member.model.explore_base() + member.model.season(shopper.shop.market.item_context))[state.week]
+        on_promotion = (shopper.shop.market.placement[state.row] > 0).float() if promoted else None
+        rate = member.model.explore_log_rate(inside, member.vectors, base, on_promotion).exp()
+        scale = envelope.scale([member.model.explore_queries(inside)])
+        promotion = member.model.promotion().exp() if promoted else 1.0
+        thrown = scale * promotion * envelope.total[state.week]
+        bound = width[state.week].float() * thrown.unsqueeze(1)
+        assert (rate - bound).clamp(min=0).sum() < 1e-3 * rate.sum()
+        number = torch.poisson(thrown.expand(100, -1), generator=torch.Generator().manual_seed(0))
+        assert thrown.mean() < darts / 3
+        assert (number - darts).clamp(min=0).sum() < 1e-4 * number.sum()
