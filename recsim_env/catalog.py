@@ -71,6 +71,7 @@ class Catalog:
         return self.embedding.device
 
     @functools.cached_property
+    @torch.inference_mode(False)  # whoever asks first, others may learn with it
     def cosines(self) -> Tensor | None:
         """(N, N) float32 cosines of all pairs of items; None above `GRAM_LIMIT` items. Made when first asked for."""
         if len(self) > GRAM_LIMIT:

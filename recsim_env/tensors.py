@@ -47,5 +47,6 @@ def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # whoever asks first, others may learn with it
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)

@@ -160,6 +160,18 @@ def test_no_global_generator_moves() -> None:
 # --- memory ---
 
 
+def test_the_catalogue_of_an_environment_that_was_stepped_can_be_learnt_with() -> None:
+    env = toy_env()
+    env.reset(seed=0)
+    env.step(GOOD)
+    cosines = env.simulator.catalog.cosines
+    assert cosines is not None
+    weight = torch.ones((), requires_grad=True)
+    (weight * cosines).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.item() == pytest.approx(cosines.sum().item())
+
+
 def test_what_is_handed_out_and_in_is_not_shared() -> None:
     env, twin = toy_env(), toy_env()
     seen, _ = env.reset(seed=2)

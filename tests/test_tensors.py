@@ -32,3 +32,12 @@ def test_a_constant_is_made_once_for_each_type() -> None:
 def test_places_of_a_mask_by_hand() -> None:
     mask = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
     assert [part.tolist() for part in places(mask)] == [[0, 0, 2], [0, 2, 1]]
+
+
+def test_a_constant_first_asked_for_in_inference_can_be_learnt_with() -> None:
+    with torch.inference_mode():
+        made = constant((0.25, 4.0, 7.0), torch.zeros(1))
+    weight = torch.ones(3, requires_grad=True)
+    (weight * made).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0.25, 4.0, 7.0]
