@@ -65,7 +65,7 @@ class Config:
 
     envs: tuple[str, ...] = ()
     """Ids; all registered ones of this package by default."""
-    batches: tuple[int, ...] = (1, 64, 1024, 16384, 65536)
+    batches: tuple[int, ...] = (1, 64, 1024, 4096, 16384, 65536)
     """Shoppers at a time."""
     twice: int = 4096
     """Shoppers at a time where one thread is compared with two."""

@@ -270,16 +270,7 @@ class SessionShopper(PreTrainedModel):
 
     def empty_cache(self, declared: Tensor) -> Cache:
         """Cache of shoppers without visits; declared (B, config.declared)."""
-        shoppers = len(declared)
-        c, device = self.config, self.device
-        shape = (c.num_hidden_layers, shoppers, c.window, c.hidden_size)
-        return Cache(
-            torch.zeros(shape, device=device),
-            torch.zeros(shape, device=device),
-            torch.full((shoppers, c.window), -math.inf, device=device),
-            torch.zeros(shoppers, dtype=torch.int64, device=device),
-            self.welcome(declared).detach().clone(),
-        )
+        return Cache.empty(self.config, self.welcome(declared).detach().clone())
 
     def advance(self, cache: Cache, token: Tensor) -> None:
         """Add one visit to each shopper, in place: token (B, D). The cost does not grow with the history."""

@@ -104,8 +104,8 @@ class SlateShopperConfig(PreTrainedConfig):
 class Cache:
     """Keys and values of the last visits, a ring of W = `window` places a shopper.
 
-    Shapes: A layers, B shoppers, H heads.
-        keys, values: (A, B, W, hidden) float32, or bfloat16 where the precision is that
+    Shapes: A layers, B shoppers, H heads of width E.
+        keys, values: (A, B, H, W, E) float32, or bfloat16 where the precision is that
         day:          (B, W) float32 of the visit in each place, -inf where empty
         count:        (B,) int64 visits seen
         state:        (B, hidden) encoder output after the last visit
@@ -117,14 +117,27 @@ class Cache:
     count: Tensor
     state: Tensor
 
+    @classmethod
+    def empty(cls, config: Any, state: Tensor) -> Cache:
+        """Of shoppers without visits, in a state (B, hidden); config tells layers, heads, window and hidden size."""
+        shoppers, heads = len(state), config.num_attention_heads
+        shape = (config.num_hidden_layers, shoppers, heads, config.window, config.hidden_size // heads)
+        return cls(
+            state.new_zeros(shape),
+            state.new_zeros(shape),
+            state.new_full((shoppers, config.window), -math.inf),
+            torch.zeros(shoppers, dtype=torch.int64, device=state.device),
+            state,
+        )
+
     def to(self, dtype: torch.dtype) -> Cache:
         """The same with keys and values of this type."""
         return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
 
     def write(self, layer: int, rows: Tensor, place: Tensor, key: Tensor, value: Tensor) -> None:
-        """Put a visit's key and value (B, 1, hidden) into the places (B,) of shoppers rows (B,)."""
-        self.keys[layer, rows, place] = key.squeeze(1).to(self.keys.dtype)
-        self.values[layer, rows, place] = value.squeeze(1).to(self.values.dtype)
+        """Put a visit's key and value (B, H, 1, E) into the places (B,) of shoppers rows (B,)."""
+        self.keys[layer][rows, :, place] = key.squeeze(2).to(self.keys.dtype)
+        self.values[layer][rows, :, place] = value.squeeze(2).to(self.values.dtype)
 
 
 class ItemTower(nn.Module):
@@ -162,8 +175,8 @@ class ItemTower(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention over visits and a feed-forward layer; attention knows the days between two visits.
 
-    Shapes: B shoppers, T queries, S places, D hidden.
-        x (B, T, D); memory: keys and values (B, S, D); bias (B, heads, T, S), -inf where not visible; returns (B, T, D)
+    Shapes: B shoppers, T queries, S places, D hidden, H heads of width E.
+        x (B, T, D); query (B, H, T, E); key, value (B, H, S, E); returns (B, T, D)
     """
 
     def __init__(self, config: SlateShopperConfig) -> None:
@@ -180,15 +193,15 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of visits, each (B, T, D)."""
-        query, key, value = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        """Queries, keys and values of visits, each (B, H, T, E)."""
+        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
         return query, key, value
 
     def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor) -> Tensor:
         """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
         bias = self.lag_bias(lag).permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
         out: Tensor = x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
         return out
@@ -371,15 +384,7 @@ class SlateShopper(PreTrainedModel):
 
     def empty_cache(self, shoppers: int) -> Cache:
         """Cache of shoppers without visits."""
-        c, device = self.config, self.device
-        shape = (c.num_hidden_layers, shoppers, c.window, c.hidden_size)
-        return Cache(
-            torch.zeros(shape, device=device),
-            torch.zeros(shape, device=device),
-            torch.full((shoppers, c.window), -math.inf, device=device),
-            torch.zeros(shoppers, dtype=torch.int64, device=device),
-            self.newcomer.detach().expand(shoppers, -1).clone(),
-        )
+        return Cache.empty(self.config, self.newcomer.detach().expand(shoppers, -1).clone())
 
     def advance(self, cache: Cache, token: Tensor, day: Tensor) -> None:
         """Add one visit to each shopper, in place: token (B, D), day (B,). The cost does not grow with the history."""
