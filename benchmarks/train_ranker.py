@@ -114,8 +114,7 @@ def observe(memory: Memory, who: Tensor, day: Tensor, since: Tensor, week: Tenso
 
     Shapes: who, week (R,) int64; day, since (R,) float32.
     """
-    first = int(memory.keys.of_item[:-1, 2].min())
-    table = memory.table[who, first : memory.keys.total]
+    table = memory.table[who, memory.keys.categories]
     angle = day * (2 * torch.pi / 7)
     own_context = [angle.sin(), angle.cos(), week / 53.0, torch.log1p(since)]
     size = torch.log1p((memory.items[who] >= 0).sum(dim=1))

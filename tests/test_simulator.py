@@ -413,6 +413,38 @@ FAST = {"precision": "bf16", "compiled": True}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Market-v0", {}),
+        ("LearnedMarket-v0", {}),
+        ("CompleteJourney-v0", {}),
+        ("CompleteJourney-v0", {"ensemble": 2, "pessimism": 0.5}),
+    ],
+)
+def test_a_step_asks_no_tensor_for_its_numbers(
+    monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
+) -> None:
+    """On the device of shapes without numbers: whatever would wait for a GPU, or send it something, fails there."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("a step sends numbers to the device")
+
+    simulator = make_simulator(f"recsim_env/{name}", device="meta", **options)
+    simulator.reset(torch.arange(64))
+    slates = torch.zeros(64, simulator.slate_size, dtype=torch.int64, device="meta")
+    simulator.advance(slates)  # makes what is made once
+    for function in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, function, refused)
+    outcome, seen = simulator.advance(slates), simulator.observe()
+    simulator.restart(torch.zeros(5, dtype=torch.int64, device="meta"))
+    made = [outcome.reward, outcome.terminated, outcome.truncated, *outcome.info.values(), *seen.values()]
+    assert {value.device.type for value in made} == {"meta"}
+    assert {name: tuple(value.shape[1:]) for name, value in seen.items()} == {
+        name: space.shape for name, space in simulator.observation_space.items()
+    }
+
+
 @needs_gpu
 def test_a_trusted_step_never_waits_for_the_gpu() -> None:
     simulator = toy_simulator(device="cuda")

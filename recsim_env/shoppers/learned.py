@@ -435,7 +435,6 @@ class LearnedShopper:
         self.options = options
         self.max_candidates = shop.candidates.shape[1]
         self._keys = shop.keys
-        self._category_keys = slice(int(shop.keys.of_item[:-1, 2].min()), shop.keys.total)
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
         weights = options.examination or (1.0,) * slate_size
         self._examination = torch.tensor(weights, device=self.device)
@@ -457,7 +456,7 @@ class LearnedShopper:
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         """Spaces of `observe`, one shopper."""
         n, c, m = len(self.catalog), self.max_candidates, REMEMBERED
-        g = self._category_keys.stop - self._category_keys.start
+        g = self._keys.categories.stop - self._keys.categories.start
 
         def box(low: float, high: float, size: int) -> spaces.Box:
             return spaces.Box(low, high, (size,), np.float32)
@@ -493,7 +492,7 @@ class LearnedShopper:
         """What a shop with loyalty cards knows; see the class."""
         memory, day = state.memory, state.day
         since = (day.unsqueeze(1) - memory.last_days()).clamp(max=NEVER)
-        table = memory.table[:, self._category_keys]
+        table = memory.table[:, self._keys.categories]
         bought = table[..., 0] > 0
         return {
             "context": self._shop_context(state),

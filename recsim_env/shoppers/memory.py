@@ -32,21 +32,24 @@ class Keys:
     """Which counters an item moves.
 
     Shapes: N items.
-        of_item: (N + 1, LEVELS) int64 counter of each level; the last row is padding and points to the dummy counter
-        total:   number of counters, the dummy counter not among them
+        of_item:    (N + 1, LEVELS) int64 counter of each level; the last row is padding and points to the dummy counter
+        categories: which counters are the categories'; they are the last before the dummy counter
+        total:      number of counters, the dummy counter not among them
     """
 
     of_item: Tensor
+    categories: slice
     total: int
 
     @classmethod
     def of(cls, kind: Tensor, category: Tensor) -> Keys:
         """Number the counters of N items: first the items, then the kinds (N,), then the categories (N,)."""
-        n_items, n_kinds = len(kind), int(kind.max()) + 1
-        total = n_items + n_kinds + int(category.max()) + 1
+        n_items = len(kind)
+        first = n_items + int(kind.max()) + 1
+        total = first + int(category.max()) + 1
         own = torch.arange(n_items, device=kind.device)
-        keys = torch.stack([own, n_items + kind, n_items + n_kinds + category], dim=1)
-        return cls(torch.cat([keys, torch.full_like(keys[:1], total)]), total)
+        keys = torch.stack([own, n_items + kind, first + category], dim=1)
+        return cls(torch.cat([keys, torch.full_like(keys[:1], total)]), slice(first, total), total)
 
     @property
     def n_items(self) -> int:
@@ -55,7 +58,7 @@ class Keys:
 
     def to(self, device: torch.device) -> Keys:
         """Copy to a device."""
-        return Keys(self.of_item.to(device), self.total)
+        return Keys(self.of_item.to(device), self.categories, self.total)
 
 
 @dataclass
