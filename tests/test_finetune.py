@@ -175,6 +175,13 @@ def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> Non
         ValueError, match="examination has 2 numbers, but it must have one for each of the 10 positions"
     ):
         load_shopper(shop, torch.device("cpu"), examination=(1.0, 0.5))
+    for days in ((80, 60), (-1, 60)):
+        with pytest.raises(ValueError, match="but it must be a first and a last day, 0 or more and in order"):
+            load_shopper(shop, torch.device("cpu"), start_days=days)
+    with pytest.raises(
+        ValueError, match=r"start_days is \(900, 901\), but no shopper of population 'train' starts then"
+    ):
+        load_shopper(shop, torch.device("cpu"), start_days=(900, 901))
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         load_shopper(tmp_path, torch.device("cpu"))
 

@@ -411,3 +411,10 @@ def test_the_highest_ceiling_of_an_ensemble_counts(log: Path, tmp_path: Path) ->
     for draw, considered in ((0.15, held), (0.25, 0)):
         draws = torch.full((1, REMEMBERED), draw)
         assert (shopper._considered(start, slates, draws) >= 0).sum() == considered
+
+
+def test_ceilings_of_another_version_are_said_in_one_sentence(log: Path, tmp_path: Path) -> None:
+    model = plain(log, 0.4, 0.1, 1e-9)
+    model.config.repeat_ceilings = (1.0,) * 16  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"repeat_ceilings of shape \(16,\), but they must be \(2, 64\): fit"):
+        shop(log, tmp_path / "shop", [model])

@@ -37,6 +37,8 @@ from recsim_env.shoppers.transformer import (
     GAP_EDGES,
     LAPSE_DAYS,
     MAILERS,
+    RECENCIES,
+    SHARES,
     Block,
     Cache,
     GapHead,
@@ -190,8 +192,9 @@ def load_shop(
     Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is how many are read.
     With `compiled` they are fused by `torch.compile` once they are asked something.
 
-    Errors: FileNotFoundError where a file is missing; ValueError on an unknown population, where the folder holds fewer
-    models, or where a model and the catalogue differ in size.
+    Errors: FileNotFoundError where a file is missing; ValueError on an unknown population, on days at which nobody can
+    start, where the folder holds fewer models, or where a model and the catalogue differ in size or a model was fitted
+    by another version.
     """
     if population not in POPULATIONS:
         raise ValueError(f"population is {population!r}, but it must be one of {', '.join(POPULATIONS)}.")
@@ -208,6 +211,11 @@ def load_shop(
     for member, model in zip(members, models, strict=True):
         if model.config.n_items != len(catalog):
             raise ValueError(f"{member} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}.")
+        if np.shape(model.config.repeat_ceilings) != (2, SHARES * RECENCIES):
+            raise ValueError(
+                f"{member} holds repeat_ceilings of shape {np.shape(model.config.repeat_ceilings)}, but they must be "
+                f"{(2, SHARES * RECENCIES)}: fit the shopper again with this version."
+            )
     popularity = read_popularity(folder / "popularity.parquet")
     market = Market.of(read_promotions(folder / "promotions.parquet"), popularity, len(catalog))
     baskets = read_baskets(folder / "baskets.parquet")
@@ -300,16 +308,22 @@ def start_states(
     An episode starts at the first visit to a store with promotions after a day of the shopper's own, spread evenly
     over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
     `models` see the same visits; `holdout` (shoppers,) bool marks those kept for evaluation.
+
+    Errors: ValueError where the days are not in order, or nobody has such a visit.
     """
     visits = Visits.of(baskets)
     enough = (market.placement > 0).sum(1) >= MIN_CANDIDATES
     open_store = enough[market.row(visits.store, visits.week)]
     low, high = start_days
+    if not 0 <= low <= high:
+        raise ValueError(f"start_days is {start_days}, but it must be a first and a last day, 0 or more and in order.")
     wanted = low + (visits.shopper * 61) % (high - low + 1)  # 61 steps through the range without a pattern
     allowed = open_store & (visits.rank >= EARLIER_VISITS) & (visits.day >= wanted) & (visits.day <= high + LAPSE_DAYS)
     if population != "all":
         allowed &= holdout[visits.shopper] == (population == "evaluation")
     chosen = allowed.nonzero().flatten()
+    if len(chosen) == 0:
+        raise ValueError(f"start_days is {start_days}, but no shopper of population {population!r} starts then.")
     shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
     start = chosen[torch.from_numpy(first)]
     stores, shares = _stores(visits, open_store, torch.from_numpy(shoppers))
@@ -573,17 +587,17 @@ class LearnedShopper:
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
         """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
 
-        An item is bought where its draw is below its chance, which is never above the ceiling of items bought at as
-        many visits: so what has a draw above the ceiling needs no chance worked out (thinning; Lewis & Shedler 1979,
-        "Simulation of nonhomogeneous Poisson processes by thinning", section 1). That is nine items in ten.
+        An item is bought where its draw is below its chance, which is never above the ceiling of items bought as often
+        and as lately: so what has a draw above the ceiling needs no chance worked out (thinning, as in `exploring.py`).
+        That is nine items in ten.
         """
         memory = state.memory
         since = state.day.unsqueeze(1) - memory.last_days()
         bucket = repeat_bucket(memory.purchases(), memory.tallies[:, :1], since)
         possible = draws < looked_up(self._ceilings, bucket)
         everyone = torch.arange(len(slates), device=self.device)
-        shown = F.pad(possible, (0, 1)).scatter_(1, memory.slots_of(everyone, slates), False)
-        return memory.items.where(shown[:, :-1], -1)
+        elsewhere = F.pad(possible, (0, 1)).scatter_(1, memory.slots_of(everyone, slates), False)
+        return memory.items.where(elsewhere[:, :-1], -1)
 
     def _bernoulli(
         self, state: LearnedState, inside: list[Tensor], slates: Tensor, considered: Tensor
