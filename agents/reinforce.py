@@ -41,6 +41,7 @@ from policies.plackett_luce import (
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.rewards import Reward, RewardInputs
 from recsim_env.simulator import SlateSimulator
+from recsim_env.tensors import first_places
 from recsim_env.types import Observation
 
 CHUNK = 2048
@@ -199,13 +200,7 @@ class Decisions:
     @property
     def shown(self) -> Tensor:
         """(T, K) bool, False at an empty or repeated position."""
-        return shown_of(self.slates)
-
-
-def shown_of(slates: Tensor) -> Tensor:
-    """(..., K) bool, False where a position is empty (-1) or repeats an item above."""
-    repeated = (slates.unsqueeze(-1) == slates.unsqueeze(-2)).tril(-1).any(dim=-1)
-    return (slates >= 0) & ~repeated
+        return first_places(self.slates)
 
 
 def logged_rewards(log: Sessions, reward: Reward, embedding: Tensor, category: Tensor) -> Tensor:
@@ -216,7 +211,7 @@ def logged_rewards(log: Sessions, reward: Reward, embedding: Tensor, category: T
     slates, clicks = log.slates.to(embedding.device), log.clicks.to(embedding.device)
     total = torch.zeros(slates.shape[:2], device=embedding.device)
     for visit in range(slates.shape[1]):  # one at a time: all pairs of all slates would not fit
-        shown = shown_of(slates[:, visit])
+        shown = first_places(slates[:, visit])
         inputs = RewardInputs(slates[:, visit].clamp(min=0), shown, clicks[:, visit] & shown, embedding, category)
         total[:, visit] = reward(inputs)[0]
     return total * log.real.to(total.device)

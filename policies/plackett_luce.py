@@ -18,6 +18,7 @@ from policies.base import Pool, filled
 from policies.composer import Composer, View
 from policies.networks import Standardizer, tower
 from recsim_env.noise import gumbel
+from recsim_env.tensors import repeated
 from recsim_env.types import Observation
 
 NEVER = -1e9
@@ -76,8 +77,7 @@ def pick_order(places: Tensor, pool: int) -> Tensor:
 def places_of(pool: Tensor, slates: Tensor) -> Tensor:
     """Where the items of slates (B, K) stand in the pool (B, P): (B, K) int64, -1 at a repeated or absent item."""
     same = slates.unsqueeze(2) == pool.unsqueeze(1)  # (B, K, P)
-    repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
-    return same.to(torch.int8).argmax(dim=2).where(same.any(dim=2) & ~repeated, -1)
+    return same.to(torch.int8).argmax(dim=2).where(same.any(dim=2) & ~repeated(slates), -1)
 
 
 @dataclass(frozen=True)

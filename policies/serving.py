@@ -19,6 +19,7 @@ from policies.composer import ComposerPolicy, View
 from policies.features import Recent
 from policies.retrieval import CategoryIndex, IndexConfig
 from policies.two_tower import TwoTowerRanker, inputs
+from recsim_env.tensors import repeated
 from recsim_env.types import Observation
 
 
@@ -153,8 +154,7 @@ def _with_recent(found: Tensor, recent: Recent) -> Tensor:
     """
     shown = recent.items.where(recent.shown > 0, -1)
     here = (found.unsqueeze(1) == shown.unsqueeze(2)).any(dim=2)
-    above = (shown.unsqueeze(2) == shown.unsqueeze(1)).tril(-1).any(dim=2)
-    return torch.cat([found, shown.where(~(here | above), -1)], dim=1)
+    return torch.cat([found, shown.where(~(here | repeated(shown)), -1)], dim=1)
 
 
 def _dtype(space: spaces.Space[object]) -> torch.dtype:

@@ -18,7 +18,7 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.rewards import Reward, RewardInputs
 from recsim_env.shoppers.base import Response, Shopper
-from recsim_env.tensors import among, shared
+from recsim_env.tensors import among, first_places, shared
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
 
 
@@ -311,8 +311,7 @@ class SlateSimulator:
             candidate = _among(slates, self.candidates, len(self.catalog))
         else:
             candidate = on_offer(self._shoppers, slates)
-        repeated = (slates.unsqueeze(2) == slates.unsqueeze(1)).tril(-1).any(dim=2)
-        return candidate & ~repeated & (slates >= 0)
+        return candidate & first_places(slates)
 
     def _reward(self, slates: Tensor, shown: Tensor, clicks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.reward(RewardInputs(slates, shown, clicks, self._embedding, self._category, self.catalog.cosines))

@@ -27,6 +27,18 @@ def places(mask: Tensor) -> tuple[Tensor, Tensor]:
     return rows, torch.arange(mask.shape[1], device=mask.device).repeat(mask.shape[0])
 
 
+def repeated(items: Tensor) -> Tensor:
+    """Which items (..., L) stand further to the front already: (..., L) bool; padding is an item like any."""
+    length = items.shape[-1]
+    before = torch.ones(length, length, dtype=torch.bool, device=items.device).tril(-1)
+    return ((items.unsqueeze(-1) == items.unsqueeze(-2)) & before).any(dim=-1)
+
+
+def first_places(slates: Tensor) -> Tensor:
+    """(..., K) bool: False at -1 and where the item stands above already; only these positions are shown."""
+    return ~repeated(slates) & (slates >= 0)
+
+
 def among(items: Tensor, others: Tensor, n_items: int) -> Tensor:
     """Which items of a row are among others of the same row; padding, -1, is an item like any.
 

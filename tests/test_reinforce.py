@@ -25,7 +25,6 @@ from agents.reinforce import (
     discounted_returns,
     importance_weight,
     logged_rewards,
-    shown_of,
     state_of,
     surrogate,
     top_k_multiplier,
@@ -112,10 +111,6 @@ def test_returns_and_rewards_of_a_log_by_hand() -> None:
     found = logged_rewards(log, reward, catalog.embedding, catalog.category)
     # a repeated item is neither shown nor clicked on, and nothing is at -1
     torch.testing.assert_close(found, torch.tensor([[2 + 10 * 2 / 2, 1 + 0.0], [1 + 10 * 1 / 2, 0.0]]))
-
-
-def test_shown_positions() -> None:
-    assert shown_of(torch.tensor([[3, -1, 3, 4]])).tolist() == [[True, False, False, True]]
 
 
 def sessions(slates: list[list[list[int]]], clicks: list[list[list[int]]]) -> Sessions:

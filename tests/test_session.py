@@ -42,7 +42,7 @@ from recsim_env.shoppers.session_fit import (
     spread_out,
     use_symmetric_root,
 )
-from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, FADE, SessionMemory, first_places
+from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, FADE, SessionMemory
 
 ITEMS, GROUPS, WIDTH, SIZE, DECLARED = 12, 3, 4, 3, 2
 
@@ -99,10 +99,6 @@ def test_the_memory_counts_by_hand() -> None:
     assert other.tolist() == pytest.approx([1.0] * CATEGORY_COUNTERS + [1.0] * 4)
     assert memory.liked[0, 0].tolist() == pytest.approx([0, 0.9, 1.0, 1.9])
     assert memory.visits.tolist() == [2.0]
-
-
-def test_only_the_first_place_of_an_item_is_shown() -> None:
-    assert first_places(torch.tensor([[4, 4, 2], [-1, 3, -1]])).tolist() == [[True, False, True], [False, True, False]]
 
 
 def test_visits_of_a_log_are_its_visits() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recsim_env.tensors import among, constant, places
+from recsim_env.tensors import among, constant, first_places, places, repeated
 
 
 def test_items_are_among_others_of_their_own_row() -> None:
@@ -41,3 +41,12 @@ def test_a_constant_first_asked_for_in_inference_can_be_learnt_with() -> None:
     (weight * made).sum().backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [0.25, 4.0, 7.0]
+
+
+def test_only_the_first_place_of_an_item_is_shown() -> None:
+    assert first_places(torch.tensor([[4, 4, 2], [-1, 3, -1]])).tolist() == [[True, False, True], [False, True, False]]
+
+
+def test_what_is_repeated_stands_further_to_the_front() -> None:
+    items = torch.tensor([[[4, 4, 2, 4], [-1, 3, -1, 3]]])
+    assert repeated(items).tolist() == [[[False, True, False, True], [False, False, True, True]]]

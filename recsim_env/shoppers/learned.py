@@ -48,7 +48,7 @@ from recsim_env.shoppers.transformer import (
     visit_context,
 )
 from recsim_env.shoppers.weights import load_model, member_folders
-from recsim_env.tensors import constant, looked_up, places
+from recsim_env.tensors import constant, looked_up, places, repeated
 from recsim_env.types import MAX_DAYS, Observation
 
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -657,8 +657,7 @@ class LearnedShopper:
         hit = new & (darts.heights < mean([rate.exp() for rate in rates]))
         tried = torch.full((len(draws), self._draws[2] - 1), -1, device=self.device)
         tried = packed(tried.index_put_((rows, darts.columns), items.where(hit, -1)))[:, :EXPLORED]
-        twice = (tried.unsqueeze(2) == tried.unsqueeze(1)).tril(-1).any(2)
-        return tried.where(~twice, -1)
+        return tried.where(~repeated(tried), -1)
 
     def _leave_and_return(
         self,

@@ -20,7 +20,8 @@ from recsim_env.shoppers.session import (
     SessionShopperConfig,
     over_moods,
 )
-from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size, first_places
+from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size
+from recsim_env.tensors import first_places
 
 Progress = Callable[[int, int], None]
 SWIFT = 10.0  # times the learning rate, of the few numbers that all shoppers share: they have far to go

@@ -30,12 +30,6 @@ def context_size(width: int) -> int:
     return 2 * len(TASTE_DECAYS) * (width + 1) + 1
 
 
-def first_places(slates: Tensor) -> Tensor:
-    """(..., K) bool: False at -1 and where the item stands above already; only these positions are shown."""
-    repeated = (slates.unsqueeze(-1) == slates.unsqueeze(-2)).tril(-1).any(dim=-1)
-    return ~repeated & (slates >= 0)
-
-
 @dataclass
 class SessionMemory:
     """Counters of B shoppers. Shapes: G categories, N items, E embedding width, A = len(TASTE_DECAYS)."""
