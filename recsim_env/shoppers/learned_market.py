@@ -135,6 +135,10 @@ class LearnedMarketShopper:
         """The whole catalogue."""
         return self._all.expand(len(state.day), -1)
 
+    def on_offer(self, state: LearnedMarketState, items: Tensor) -> Tensor:
+        """All of them."""
+        return items >= 0
+
     def observe(self, state: LearnedMarketState) -> Observation:
         """What the shopper declared, and what the shop remembers of its slates and the responses."""
         said = {"declared": state.declared.clone()} if self.declared.shape[1] else {}

@@ -247,6 +247,10 @@ class MarketShopper:
         """The whole catalogue."""
         return self._all.expand(len(state.day), -1)
 
+    def on_offer(self, state: MarketState, items: Tensor) -> Tensor:
+        """All of them."""
+        return items >= 0
+
     def observe(self, state: MarketState) -> Observation:
         """What the shopper declared, and what the shop remembers of its slates and the responses."""
         return {"declared": state.declared.clone(), **state.profile.observe()}
