@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
 
 from recsim_env import make_simulator, tensors
+from recsim_env.logs.schema import read_popularity, write_popularity
 from recsim_env.shoppers import exploring, learned, memory
 from recsim_env.shoppers.exploring import DARTS, MARGIN, Envelope, poisson
-from recsim_env.shoppers.learned import REMEMBERED, LearnedShopper, load_shopper
+from recsim_env.shoppers.learned import EXPLORED, REMEMBERED, LearnedShopper, LearnedState, load_shopper
 from recsim_env.shoppers.transformer import visit_context
 from recsim_env.simulator import SlateSimulator
+from tests.fake_log import ITEMS as FAKE_ITEMS
 from tests.fake_log import write_shop
+from tests.test_learned_ensemble import member, plain
 
 WEEKS, ITEMS, WIDTH, MEMBERS = 3, 40, 4, 2
 LAST = 1.0 - 2.0**-24  # the largest draw
@@ -112,12 +117,18 @@ def test_numbers_of_purchases_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.test_learned_ensemble import member
-
     path = tmp_path_factory.mktemp("shop")
     write_shop(path)
+    popularity = read_popularity(path / "popularity.parquet")  # every week has discounts of its own
+    popularity = popularity.with_columns(discount=((pl.col("week") * 7 + pl.col("item") * 3) % 5 / 5).cast(pl.Float32))
+    write_popularity(popularity, path / "popularity.parquet", FAKE_ITEMS)
     for number in range(MEMBERS):
-        member(path, 1 + number).save_pretrained(path / f"model{number}" if number else path)
+        model = member(path, 1 + number)
+        with torch.no_grad():
+            model.explore_placement.weight.fill_(0.7 + 0.3 * number)
+            model.explore_season.weight.fill_(1.5 - number)
+            model.explore_shift.fill_(-5.5 - number)
+        model.save_pretrained(path / f"model{number}" if number else path)
     return path
 
 
@@ -153,6 +164,67 @@ def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 
+def rates_in_full(shopper: LearnedShopper, state: LearnedState, promoted: bool) -> Tensor:
+    """Of every item for every shopper of a state, (B, N), one by one as the model says them."""
+    context = visit_context(state.rhythm, state.day, state.since)
+    on_promotion = (shopper.shop.market.placement[state.row] > 0).float() if promoted else None
+    found = []
+    for one, cache in zip(shopper.shop.members, state.caches, strict=True):
+        base = (one.model.explore_base() + one.model.season(shopper.shop.market.item_context))[state.week]
+        inside = torch.cat([cache.state, context], dim=1)
+        found.append(one.model.explore_log_rate(inside, one.vectors, base, on_promotion).exp())
+    return torch.stack(found).mean(0)
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_new_items_are_bought_at_the_members_mean_rates(folder: Path, promoted: bool) -> None:
+    """By shoppers in weeks of their own; what they know and what their slate shows is not new."""
+    shopper = load_shopper(
+        folder,
+        torch.device("cpu"),
+        population="all",
+        start_days=(60, 80),
+        ensemble=MEMBERS,
+        store_promotions=promoted,
+    )
+    state = shopper.start(torch.linspace(0, 0.99, 12).unsqueeze(1))
+    slates = shopper.candidates(state)[:, :10]
+    assert len(state.week.unique()) > 1
+    new = torch.ones(len(slates), len(shopper.catalog) + 1, dtype=torch.bool)
+    new = new.scatter(1, torch.cat([state.memory.items, slates], dim=1) % new.shape[1], False)[:, :-1]
+    chance = (1.0 - torch.exp(-rates_in_full(shopper, state, promoted))) * new
+    times, bought = 4000, torch.zeros_like(chance)
+    inside = [
+        torch.cat([cache.state, visit_context(state.rhythm, state.day, state.since)], dim=1) for cache in state.caches
+    ]
+    generator = torch.Generator().manual_seed(0)
+    width = shopper.visit_draws - 10 - REMEMBERED - 3
+    for _ in range(times):
+        tried = shopper._explore(state, inside, slates, torch.rand(len(slates), width, generator=generator))
+        bought.scatter_add_(1, tried.clamp(min=0), (tried >= 0).float())
+    spread = (times * chance * (1 - chance)).sqrt()
+    assert bought[~new].sum() == 0
+    assert bought.sum() > 5_000
+    off = ((bought - times * chance)[new] / spread[new]).abs()
+    assert off.max() < 5.0
+    assert off.square().mean() == pytest.approx(1.0, abs=5 * math.sqrt(2 / len(off)))
+
+
+def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    eager = plain(folder, 0.2, 0.1, 0.5)
+    eager.save_pretrained(tmp_path)
+    shopper = load_shopper(tmp_path, torch.device("cpu"), population="all", start_days=(60, 80))
+    state = shopper.start(torch.linspace(0, 0.99, 200).unsqueeze(1))
+    inside = [torch.cat([state.cache.state, visit_context(state.rhythm, state.day, state.since)], dim=1)]
+    nothing = torch.full((200, 10), -1)
+    tried = shopper._explore(
+        state, inside, nothing, torch.rand(200, 1 + DARTS, generator=torch.Generator().manual_seed(0))
+    )
+    assert (tried >= 0).sum(1).max() == EXPLORED
+    assert all(len(set(row)) == len(row) for row in ([i for i in row if i >= 0] for row in tried.tolist()))
+
+
 @pytest.mark.parametrize("promoted", [False, True])
 def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(promoted: bool) -> None:
     """To the envelope, which is made for how they start, and to the limit of darts; later in their episodes too."""
@@ -168,11 +240,9 @@ def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(pro
             step = simulator.step(simulator.candidates[:, :10], validate=False)
             simulator.reset_rows(step.ended.nonzero().flatten())
         state = simulator.hidden
+        rate = rates_in_full(shopper, state, promoted)
         context = visit_context(state.rhythm, state.day, state.since)
         inside = torch.cat([state.cache.state, context], dim=1)
-        base = (member.model.explore_base() + member.model.season(shopper.shop.market.item_context))[state.week]
-        on_promotion = (shopper.shop.market.placement[state.row] > 0).float() if promoted else None
-        rate = member.model.explore_log_rate(inside, member.vectors, base, on_promotion).exp()
         scale = envelope.scale([member.model.explore_queries(inside)])
         promotion = member.model.promotion().exp() if promoted else 1.0
         thrown = scale * promotion * envelope.total[state.week]

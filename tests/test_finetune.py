@@ -239,6 +239,7 @@ def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
     assert len(bucket.unique()) > 10
     for number in range(len(ceilings)):
         own = bucket == number
+        expected = ceiling_of(chance[own], weight[own]) if own.any() else 1.0
+        assert ceilings[number].item() == pytest.approx(expected)
         over = (weight[own] * (chance[own] - ceilings[number]).clamp(min=0)).sum()
         assert over <= CUT * (weight[own] * chance[own]).sum() + 1e-9
-        assert own.any() or ceilings[number] == 1
