@@ -43,7 +43,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         - `bought_days`: float32 (M,), days since each was last bought
         - `category_counts`: float32 (G,), purchases in each category
         - `category_days`: float32 (G,), days since the last purchase in each category, 1000 = never
-        - `placement`: int64 (C,), how the store promotes each candidate: display * 11 + mailer code
+        - `placement`: uint8 (C,), how the store promotes each candidate: display * 11 + mailer code
         - `popularity`: float32 (C,), purchases of each candidate per visit to the chain, trailing four weeks
     - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any sample is accepted:
       a repeated item, or one that is no candidate, is not shown; it gets no response and no credit for diversity.

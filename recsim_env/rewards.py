@@ -82,6 +82,7 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # whoever asks first, others may learn with it
 def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Both positions of every pair in a slate of so many: made once, for a GPU would wait for them."""
     one, other = torch.triu_indices(size, size, offset=1, device=device)

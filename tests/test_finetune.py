@@ -233,7 +233,10 @@ def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
         examples = replace(examples, row_placement=torch.zeros_like(examples.row_placement))
     scores = score(model, examples, "valid", kinds=("repeat",))
     chance, weight = torch.sigmoid(scores.logit).double(), examples.row_weight[scores.row].double()
-    item, visits = examples.row_stats[scores.row, 0].float(), examples.rhythm[examples.row_visit[scores.row], 0].expm1()
+    item, visits = (
+        examples.row_stats[scores.row, 0].float(),
+        examples.rhythm[examples.row_visit[scores.row], 0].expm1().round(),
+    )
     bucket = repeat_bucket(item[:, COUNT], visits, item[:, SINCE])
     ceilings = torch.tensor(model.config.repeat_ceilings[promoted], dtype=torch.float64)
     assert len(bucket.unique()) > 10

@@ -37,6 +37,16 @@ def random_inputs(batch: int = 50, size: int = 6, seed: int = 0) -> RewardInputs
     return RewardInputs(slates, shown, clicks & shown, catalog.embedding, catalog.category)
 
 
+def test_diversity_first_asked_for_in_inference_can_be_learnt_with() -> None:
+    inputs = random_inputs(size=13)
+    with torch.inference_mode():
+        REWARD_TERMS["intra_list_distance"](inputs)
+    embedding = inputs.embedding.clone().requires_grad_()
+    REWARD_TERMS["intra_list_distance"](replace(inputs, embedding=embedding)).sum().backward()
+    assert embedding.grad is not None
+    assert embedding.grad.abs().sum() > 0
+
+
 @each_diversity
 def test_ten_copies_of_one_item_score_0(name: str) -> None:
     slates = torch.full((1, 10), 3)

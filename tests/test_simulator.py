@@ -430,12 +430,19 @@ def test_a_step_asks_no_tensor_for_its_numbers(
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("a step sends numbers to the device")
 
+    def assigned(tensor: Tensor, index: Any, value: Any, assign: Any = Tensor.__setitem__) -> None:
+        parts = index if isinstance(index, tuple) else (index,)
+        if not isinstance(value, Tensor) and any(isinstance(part, Tensor) for part in parts):
+            refused()  # a number that is put where a tensor points
+        assign(tensor, index, value)
+
     simulator = make_simulator(f"recsim_env/{name}", device="meta", **options)
     simulator.reset(torch.arange(64))
     slates = torch.zeros(64, simulator.slate_size, dtype=torch.int64, device="meta")
     simulator.advance(slates)  # makes what is made once
     for function in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, function, refused)
+    monkeypatch.setattr(Tensor, "__setitem__", assigned)
     outcome, seen = simulator.advance(slates), simulator.observe()
     simulator.restart(torch.zeros(5, dtype=torch.int64, device="meta"))
     made = [outcome.reward, outcome.terminated, outcome.truncated, *outcome.info.values(), *seen.values()]

@@ -85,7 +85,7 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Darts:
-    """P darts: rows and columns (P,) int64 whose and the how manieth, items (P,) int64 hit, heights (P,) float32.
+    """P darts: rows (P,) int64 whose, columns (P,) int64 which of that shopper's, items (P,) int64 hit, heights (P,).
 
     Where to know how many were thrown is to wait for the device, all possible ones are there: the others have the
     height inf, which no rate reaches.

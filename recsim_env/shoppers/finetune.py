@@ -282,7 +282,7 @@ def repeat_ceilings(model: SlateShopper, examples: Examples, split: str) -> tupl
 
 def _ceilings(scores: Scores, examples: Examples) -> tuple[float, ...]:
     chance, weight = torch.sigmoid(scores.logit).double(), examples.row_weight[scores.row].double()
-    visits = torch.expm1(examples.rhythm[examples.row_visit[scores.row], 0])
+    visits = torch.expm1(examples.rhythm[examples.row_visit[scores.row], 0]).round()
     item = examples.row_stats[scores.row, 0].float()
     bucket = repeat_bucket(item[:, COUNT], visits, item[:, SINCE])
     ceilings: list[float] = []

@@ -587,9 +587,9 @@ class LearnedShopper:
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
         """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
 
-        An item is bought where its draw is below its chance, which is never above the ceiling of items bought as often
-        and as lately: so what has a draw above the ceiling needs no chance worked out (thinning, as in `exploring.py`).
-        That is nine items in ten.
+        An item is bought where its draw is below its chance, which hardly ever lies above the ceiling of items bought
+        as often and as lately (and is cut off there, `finetune.CUT`): so what has a draw above the ceiling needs no
+        chance worked out (thinning, as in `exploring.py`). That is nine items in ten.
         """
         memory = state.memory
         since = state.day.unsqueeze(1) - memory.last_days()

@@ -141,7 +141,7 @@ class Memory:
         table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
         one = torch.ones_like(now)
         table.view(-1).index_add_(0, at * STATS + COUNT, one).index_add_(0, at * STATS + RECENT, one)
-        self.table[rows, -1] = 0.0
+        self.table[:, -1].index_fill_(0, rows, 0.0)
         place = who * self.counts.shape[1] + slots[row, column]
         self.counts.view(-1)[place] = table[counter[:, 0], COUNT]
         self.days.view(-1)[place] = today
@@ -174,7 +174,8 @@ class Memory:
         victim = stale[:, :-1].topk(new.shape[1], dim=1, largest=False).indices
         gone, is_new, nothing = self.items[row, victim], new >= 0, self.keys.n_items
         self.items[row, victim] = new.where(is_new, gone)
-        self.slots[row, gone.where(is_new & (gone >= 0), nothing)] = free
+        nowhere = torch.full_like(victim, free, dtype=torch.int16)
+        self.slots[row, gone.where(is_new & (gone >= 0), nothing)] = nowhere
         self.slots[row, new.where(is_new, nothing)] = victim.where(is_new, free).to(torch.int16)
         return self.slots_of(rows, items)
 

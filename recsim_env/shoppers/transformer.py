@@ -266,7 +266,7 @@ class SlateHead(nn.Module):
             given.append(self._features(stats, known))
             weights.append(self.of_stats.weight)
         hidden = F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
-        hidden = hidden.add_(of_shopper).add_(of_item).add_(self._codes(stats, placement, known))
+        hidden = hidden.to(of_shopper.dtype).add_(of_shopper).add_(of_item).add_(self._codes(stats, placement, known))
         score: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1) + (query * vector).sum(-1)
         return score
 
