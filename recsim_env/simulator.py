@@ -237,7 +237,7 @@ class SlateSimulator:
             "recent_slates": episodes.recent_slates.clone(),
             "recent_clicks": episodes.recent_clicks.to(torch.int8),
             "recent_days": episodes.recent_days.clone(),
-            "candidates": _own(self.shopper.candidates(self._shoppers)),
+            "candidates": self._own_candidates(),
             **self.shopper.observe(self._shoppers),
         }
 
@@ -303,6 +303,14 @@ class SlateSimulator:
     def _new_shoppers(self, episodes: Episodes) -> Any:
         return self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
 
+    def _own_candidates(self) -> Tensor:
+        """The caller's to change; a copy of one list for everybody is again one list, not B of them."""
+        fresh = self._candidates is None and hasattr(self.shopper, "on_offer")  # nobody else needs the list
+        candidates = self.shopper.candidates(self._shoppers) if fresh else self.candidates
+        if shared(candidates):
+            return candidates[:1].clone().expand(candidates.shape)
+        return candidates if fresh else candidates.clone()
+
     def _shown(self, slates: Tensor) -> Tensor:
         """(B, K) bool: the item is a candidate, and stands at no position above."""
         slates = slates.clamp(min=-1)
@@ -346,11 +354,6 @@ def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
     if shared(candidates):
         return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
     return among(slates, candidates, items)
-
-
-def _own(candidates: Tensor) -> Tensor:
-    """What a caller may change: one list for everybody is the shopper's own, so a copy of it (again one, not B)."""
-    return candidates[:1].clone().expand(candidates.shape) if shared(candidates) else candidates
 
 
 def _push(history: Tensor, newest: Tensor) -> Tensor:
