@@ -315,7 +315,7 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
 
     folder = encoder_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
     distinct = sorted(set(texts), key=lambda text: (len(text), text))  # like lengths together: little padding
     vectors = []
     with torch.inference_mode():

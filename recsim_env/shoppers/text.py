@@ -44,7 +44,9 @@ class TextTunedShopper(nn.Module):
         tokens = tokenizer(distinct, padding=True, return_tensors="pt")
         self.register_buffer("tokens", tokens["input_ids"], persistent=False)
         self.register_buffer("attention", tokens["attention_mask"], persistent=False)
-        self.encoder = _trainable(AutoModel.from_pretrained(encoder_folder, local_files_only=True), mode)
+        self.encoder = _trainable(
+            AutoModel.from_pretrained(encoder_folder, local_files_only=True, use_safetensors=True), mode
+        )
 
     text_of_item: Tensor
     tokens: Tensor
