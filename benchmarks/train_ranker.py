@@ -28,7 +28,7 @@ from policies.rankers import WEIGHTS, CTRModel, save_model
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_shoppers
 from recsim_env.shoppers.learned import REMEMBERED
-from recsim_env.shoppers.memory import NEVER, Keys, Memory
+from recsim_env.shoppers.memory import Keys, Memory, loyalty_card
 from recsim_env.shoppers.replay import Visits
 from recsim_env.types import Observation
 
@@ -109,25 +109,6 @@ def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
     return table
 
 
-def observe(memory: Memory, who: Tensor, day: Tensor, since: Tensor, week: Tensor) -> Observation:
-    """What the shop knew of R shoppers before a visit, as `LearnedShopper.observe` tells it, less the candidates.
-
-    Shapes: who, week (R,) int64; day, since (R,) float32.
-    """
-    table = memory.table[who, memory.keys.categories]
-    angle = day * (2 * torch.pi / 7)
-    own_context = [angle.sin(), angle.cos(), week / 53.0, torch.log1p(since)]
-    size = torch.log1p((memory.items[who] >= 0).sum(dim=1))
-    return {
-        "context": torch.cat([torch.stack(own_context, 1), memory.tally_of(who, day)[:, :4], size.unsqueeze(1)], dim=1),
-        "bought_items": memory.items[who],
-        "bought_counts": memory.purchases()[who],
-        "bought_days": (day.unsqueeze(1) - memory.last_days()[who]).clamp(max=NEVER),
-        "category_counts": table[..., 0].clone(),
-        "category_days": (day.unsqueeze(1) - table[..., 3]).where(table[..., 0] > 0, NEVER),
-    }
-
-
 def replay_slates(
     visits: Visits, slates: Slates, keys: Keys, popularity: Tensor, *, remembered: int = REMEMBERED
 ) -> Iterator[tuple[Tensor, Observation]]:
@@ -142,8 +123,8 @@ def replay_slates(
     for rows, now in zip(slate_parts, visit_parts, strict=True):
         if len(rows):
             visit = slates.visit[rows]
-            day, week = visits.day[visit].float(), visits.week[visit]
-            observation = observe(memory, visits.shopper[visit], day, visits.since[visit], week)
+            who, day, week = visits.shopper[visit], visits.day[visit].float(), visits.week[visit]
+            observation = loyalty_card(memory, who, memory.tally_of(who, day), day, visits.since[visit], week)
             observation["candidates"] = slates.items[rows]
             observation["placement"] = slates.placement[rows]
             observation["popularity"] = popularity[week.clamp(max=len(popularity) - 1)].gather(1, slates.items[rows])

@@ -16,11 +16,10 @@ from recsim_env.logs.schema import read_popularity, write_popularity
 from recsim_env.shoppers import exploring, learned, memory
 from recsim_env.shoppers.exploring import DARTS, MARGIN, Envelope, poisson
 from recsim_env.shoppers.learned import EXPLORED, REMEMBERED, LearnedShopper, LearnedState, load_shopper
-from recsim_env.shoppers.transformer import visit_context
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import ITEMS as FAKE_ITEMS
 from tests.fake_log import write_shop
-from tests.test_learned_ensemble import member, plain
+from tests.fake_shoppers import member, plain
 
 WEEKS, ITEMS, WIDTH, MEMBERS = 3, 40, 4, 2
 LAST = 1.0 - 2.0**-24  # the largest draw
@@ -166,12 +165,10 @@ def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
 
 def rates_in_full(shopper: LearnedShopper, state: LearnedState, promoted: bool) -> Tensor:
     """Of every item for every shopper of a state, (B, N), one by one as the model says them."""
-    context = visit_context(state.rhythm, state.day, state.since)
     on_promotion = (shopper.shop.market.placement[state.row] > 0).float() if promoted else None
     found = []
-    for one, cache in zip(shopper.shop.members, state.caches, strict=True):
+    for one, inside in zip(shopper.shop.members, state.inside(state.context()), strict=True):
         base = (one.model.explore_base() + one.model.season(shopper.shop.market.item_context))[state.week]
-        inside = torch.cat([cache.state, context], dim=1)
         found.append(one.model.explore_log_rate(inside, one.vectors, base, on_promotion).exp())
     return torch.stack(found).mean(0)
 
@@ -194,9 +191,7 @@ def test_new_items_are_bought_at_the_members_mean_rates(folder: Path, promoted: 
     new = new.scatter(1, torch.cat([state.memory.items, slates], dim=1) % new.shape[1], False)[:, :-1]
     chance = (1.0 - torch.exp(-rates_in_full(shopper, state, promoted))) * new
     times, bought = 4000, torch.zeros_like(chance)
-    inside = [
-        torch.cat([cache.state, visit_context(state.rhythm, state.day, state.since)], dim=1) for cache in state.caches
-    ]
+    inside = state.inside(state.context())
     generator = torch.Generator().manual_seed(0)
     width = shopper.visit_draws - 10 - REMEMBERED - 3
     for _ in range(times):
@@ -216,7 +211,7 @@ def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(folder: Path, t
     eager.save_pretrained(tmp_path)
     shopper = load_shopper(tmp_path, torch.device("cpu"), population="all", start_days=(60, 80))
     state = shopper.start(torch.linspace(0, 0.99, 200).unsqueeze(1))
-    inside = [torch.cat([state.cache.state, visit_context(state.rhythm, state.day, state.since)], dim=1)]
+    inside = state.inside(state.context())
     nothing = torch.full((200, 10), -1)
     tried = shopper._explore(
         state, inside, nothing, torch.rand(200, 1 + DARTS, generator=torch.Generator().manual_seed(0))
@@ -233,7 +228,7 @@ def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(pro
     shopper = simulator.shopper
     assert isinstance(shopper, LearnedShopper)
     darts = shopper.visit_draws - simulator.slate_size - REMEMBERED - 4
-    envelope, (member,) = shopper.shop.envelope, shopper.shop.members
+    envelope, (single,) = shopper.shop.envelope, shopper.shop.members
     width = envelope.edges.diff().view(len(envelope.total), -1)
     for _ in range(4):
         for _ in range(10):
@@ -241,10 +236,9 @@ def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(pro
             simulator.reset_rows(step.ended.nonzero().flatten())
         state = simulator.hidden
         rate = rates_in_full(shopper, state, promoted)
-        context = visit_context(state.rhythm, state.day, state.since)
-        inside = torch.cat([state.cache.state, context], dim=1)
-        scale = envelope.scale([member.model.explore_queries(inside)])
-        promotion = member.model.promotion().exp() if promoted else 1.0
+        (inside,) = state.inside(state.context())
+        scale = envelope.scale([single.model.explore_queries(inside)])
+        promotion = single.model.promotion().exp() if promoted else 1.0
         thrown = scale * promotion * envelope.total[state.week]
         bound = width[state.week].float() * thrown.unsqueeze(1)
         assert (rate - bound).clamp(min=0).sum() < 1e-3 * rate.sum()

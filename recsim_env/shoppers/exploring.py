@@ -60,7 +60,7 @@ class Envelope:
     def scale(self, queries: Sequence[Tensor]) -> Tensor:
         """The shoppers' own factor (B,): queries (B, D), one a member."""
         own = [(query @ centre).exp() for query, centre in zip(queries, self.centres, strict=True)]
-        return own[0] if len(own) == 1 else torch.stack(own).amax(0)
+        return torch.stack(own).amax(0)
 
     def throw(self, scale: Tensor, week: Tensor, draws: Tensor) -> Darts:
         """The darts of shoppers with some scale (B,) in their week (B,); draws (B, 1 + most darts) uniform."""

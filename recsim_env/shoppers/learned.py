@@ -29,7 +29,7 @@ from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
 from recsim_env.shoppers.examples import Market, ints
 from recsim_env.shoppers.exploring import DARTS, Envelope
-from recsim_env.shoppers.memory import COUNT, NEVER, SINCE, Keys, Memory, packed
+from recsim_env.shoppers.memory import COUNT, SINCE, Keys, Memory, loyalty_card, packed
 from recsim_env.shoppers.replay import Visits, padded
 from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_parts, mixed
 from recsim_env.shoppers.transformer import (
@@ -113,6 +113,14 @@ class LearnedState:
     def cache(self) -> Cache:
         """The first member's."""
         return self.caches[0]
+
+    def context(self) -> Tensor:
+        """Of this visit: (B, CONTEXT)."""
+        return visit_context(self.rhythm, self.day, self.since)
+
+    def inside(self, context: Tensor) -> list[Tensor]:
+        """What each member's heads see of the shoppers, with the context of this visit: (B, D + CONTEXT) each."""
+        return [torch.cat([cache.state, context], dim=1) for cache in self.caches]
 
 
 @dataclass(frozen=True)
@@ -268,12 +276,9 @@ def _on(
 
 def envelope_of(members: Sequence[Member], market: Market, state: LearnedState) -> Envelope:
     """Above the members' rates of new items for the shoppers of a state, all on one device."""
-    context = visit_context(state.rhythm, state.day, state.since)
     base = [member.model.explore_base() + member.model.season(market.item_context) for member in members]
-    queries = [
-        member.model.explore_queries(torch.cat([cache.state, context], dim=1))
-        for member, cache in zip(members, state.caches, strict=True)
-    ]
+    inside = state.inside(state.context())
+    queries = [member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)]
     return Envelope.over(base, [member.vectors for member in members], queries)
 
 
@@ -504,17 +509,8 @@ class LearnedShopper:
 
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
-        memory, day = state.memory, state.day
-        since = (day.unsqueeze(1) - memory.last_days()).clamp(max=NEVER)
-        table = memory.table[:, self._keys.categories]
-        bought = table[..., 0] > 0
         return {
-            "context": self._shop_context(state),
-            "bought_items": memory.items.clone(),
-            "bought_counts": memory.purchases().clone(),
-            "bought_days": since,
-            "category_counts": table[..., 0].clone(),
-            "category_days": (day.unsqueeze(1) - table[..., 3]).where(bought, NEVER),
+            **loyalty_card(state.memory, slice(None), state.rhythm, state.day, state.since, state.week),
             "placement": self.shop.placement.index_select(0, state.row),
             "popularity": self.shop.popularity.index_select(0, state.row),
         }
@@ -523,8 +519,8 @@ class LearnedShopper:
     def respond(self, state: LearnedState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Answer the slate, fill the basket, and come back later or never; moves `state` in place."""
         slate_draw, repeat_draw, explore_draw, gap_draw = draws.split(self._draws, dim=1)
-        context = visit_context(state.rhythm, state.day, state.since)
-        inside = [torch.cat([cache.state, context], dim=1) for cache in state.caches]
+        context = state.context()
+        inside = state.inside(context)
         slates = slates.where(shown, -1)
         considered = self._considered(state, slates, repeat_draw)
         probability, repeat = self._bernoulli(state, inside, slates, considered)
@@ -577,12 +573,6 @@ class LearnedShopper:
     def _placement(self, row: Tensor, items: Tensor) -> Tensor:
         """Codes (..., ) uint8 of items (...) int64 in the store's weeks `row` (...)."""
         return looked_up(self.shop.market.placement.view(-1, 1), row * len(self.catalog) + items).squeeze(-1)
-
-    def _shop_context(self, state: LearnedState) -> Tensor:
-        angle = state.day * (2 * torch.pi / 7)
-        own = [angle.sin(), angle.cos(), state.week / 53.0, torch.log1p(state.since)]
-        size = torch.log1p((state.memory.items >= 0).sum(1))
-        return torch.cat([torch.stack(own, dim=1), state.rhythm[:, :4], size.unsqueeze(1)], dim=1)
 
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
         """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
@@ -655,7 +645,7 @@ class LearnedShopper:
         slot = state.memory.slots_of(rows, items.unsqueeze(1)).squeeze(1)
         new = (slot == REMEMBERED) & (slates[rows] != items.unsqueeze(1)).all(1)
         hit = new & (darts.heights < mean([rate.exp() for rate in rates]))
-        tried = torch.full((len(draws), self._draws[2] - 1), -1, device=self.device)
+        tried = torch.full((len(draws), draws.shape[1] - 1), -1, device=self.device)
         tried = packed(tried.index_put_((rows, darts.columns), items.where(hit, -1)))[:, :EXPLORED]
         return tried.where(~repeated(tried), -1)
 

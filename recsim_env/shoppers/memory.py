@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsim_env.tensors import looked_up, places
+from recsim_env.types import Observation
 
 NEVER = 1000.0  # days since a purchase that never was
 RECENT_DAYS = 28.0  # time constant of the decayed counts
@@ -186,6 +187,27 @@ class Memory:
     def tally_of(self, rows: Tensor, day: Tensor) -> Tensor:
         """Rhythm of some shoppers, rows (R,) int64, as of day (R,): (R, 4)."""
         return tally_features(self.tallies[rows], day)
+
+
+def loyalty_card(
+    memory: Memory, rows: Tensor | slice, rhythm: Tensor, day: Tensor, since: Tensor, week: Tensor
+) -> Observation:
+    """What a shop with loyalty cards knows of R shoppers before a visit; the keys are those of `LearnedShopper`.
+
+    Shapes: rows (R,) int64, or a slice of R of them; rhythm (R, RHYTHM); day, since (R,) float32; week (R,) int64.
+    """
+    items, table = memory.items[rows], memory.table[rows, memory.keys.categories]
+    angle = day * (2 * torch.pi / 7)
+    calendar = torch.stack([angle.sin(), angle.cos(), week / 53.0, torch.log1p(since)], dim=1)
+    size = torch.log1p((items >= 0).sum(1, keepdim=True))
+    return {
+        "context": torch.cat([calendar, rhythm[:, :4], size], dim=1),
+        "bought_items": items.clone(),
+        "bought_counts": memory.purchases()[rows].clone(),
+        "bought_days": (day.unsqueeze(1) - memory.last_days()[rows]).clamp(max=NEVER),
+        "category_counts": table[..., 0].clone(),
+        "category_days": (day.unsqueeze(1) - table[..., 3]).where(table[..., 0] > 0, NEVER),
+    }
 
 
 def packed(items: Tensor) -> Tensor:
