@@ -1,0 +1,174 @@
+"""One sentence for a bad argument: every check names the argument, the value found and what was expected.
+
+A check returns the value as the plain Python type that the rest of the code works with, so that numpy's numbers are
+accepted wherever Python's are. A boolean is no number, and a number is no boolean.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+import reprlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LONGEST = 120
+"""Characters of a value that a message shows at most."""
+
+
+def told(value: object) -> str:
+    """A value as a message shows it: one line, at most `LONGEST` characters, whatever the value is."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        return f"a {value.dtype} array of shape {value.shape}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    try:
+        text = " ".join((repr(value) if isinstance(value, numbers.Number) else _SHORT.repr(value)).split())
+    except Exception:  # a message must not fail because a value cannot describe itself
+        return f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = LONGEST
+
+
+def whole(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
+    """A whole number of Python's or numpy's from `low` to `high`, both included; None = no bound.
+
+    Raises:
+        ValueError: for anything else, booleans and numbers with a fraction included.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        count = int(value)
+        if (low is None or count >= low) and (high is None or count <= high):
+            return count
+    raise ValueError(f"{name} is {told(value)}, but it must be a whole number{_between(low, high)}.")
+
+
+def number(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    infinite: bool = False,
+) -> float:
+    """A number of Python's or numpy's from `low` to `high`.
+
+    Args:
+        above: whether `low` itself is refused
+        infinite: whether an infinite number within the bounds is accepted
+
+    Raises:
+        ValueError: for anything else: booleans, NaN, and infinite numbers unless `infinite`.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            real = float(value)
+        except OverflowError:
+            real = math.nan
+        inside = low < real <= high if above else low <= real <= high
+        if inside and (infinite or math.isfinite(real)):
+            return real
+    finite = "a number" if infinite else "a finite number"
+    bounds = _between(None if low == -math.inf else low, None if high == math.inf else high, above=above)
+    raise ValueError(f"{name} is {told(value)}, but it must be {finite}{bounds}.")
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, Python's or numpy's.
+
+    Raises:
+        ValueError: for anything else, such as "no", 0 or None, which Python would take for one of the two.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise ValueError(f"{name} is {told(value)}, but it must be True or False.")
+
+
+def choice(name: str, value: object, known: Collection[str]) -> str:
+    """One of some strings.
+
+    Raises:
+        ValueError: for anything else; the sentence lists all that are known.
+    """
+    if isinstance(value, str) and value in known:
+        return value
+    raise ValueError(f"{name} is {told(value)}, but it must be one of {', '.join(map(repr, known))}.")
+
+
+def text(name: str, value: object) -> str:
+    """A string that is not empty.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(f"{name} is {told(value)}, but it must be a text.")
+
+
+def path(name: str, value: object) -> Path:
+    """A path, from a string or anything that stands for one.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    raise TypeError(f"{name} is {told(value)}, but it must be a path.")
+
+
+def mapping(name: str, value: object) -> dict[str, Any]:
+    """A copy of a mapping whose keys are strings.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    raise TypeError(f"{name} is {told(value)}, but it must be a mapping with strings as keys.")
+
+
+def tensor(
+    name: str, value: object, shape: tuple[int | str, ...], dtype: torch.dtype, *, finite: bool = True
+) -> Tensor:
+    """A tensor of a type and shape; a length given as a letter may be any.
+
+    Args:
+        finite: whether NaN and infinite numbers are refused
+
+    Raises:
+        TypeError: where it is no tensor, or one of another type.
+        ValueError: where its shape is another, or a number in it is not finite.
+    """
+    expected = f"a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))})"
+    if not isinstance(value, Tensor) or value.dtype != dtype:
+        raise TypeError(f"{name} is {told(value)}, but it must be {expected}.")
+    same = all(isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=False))
+    if value.ndim != len(shape) or not same:
+        raise ValueError(f"{name} is {told(value)}, but it must be {expected}.")
+    if finite and dtype.is_floating_point and value.device.type != "meta":
+        wrong = ~torch.isfinite(value)
+        if bool(wrong.any()):
+            at = wrong.nonzero()[0].tolist()
+            raise ValueError(f"{name} holds {value[tuple(at)].item()} at {at}, but every number must be finite.")
+    return value
+
+
+def _between(low: float | None, high: float | None, *, above: bool = False) -> str:
+    if low is not None and high is not None:
+        return f" above {low} and up to {high}" if above else f" from {low} to {high}"
+    if low is not None:
+        return f" above {low}" if above else f" of {low} or more"
+    return "" if high is None else f" of {high} or less"

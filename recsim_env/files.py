@@ -1,0 +1,127 @@
+"""Files are written whole or not at all, and a folder that is being written has one writer.
+
+`replacing` is the only way in which this project writes a file: into a temporary file beside it, which takes its place
+in one move. A process that is killed leaves what stood there before, and at most a temporary file, which `locked`
+sweeps away when the folder is next written to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+LOCK = ".lock"
+HOLDER = ".lock.json"
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path`; what was written there takes the place of `path` when the block ends well.
+
+    The temporary name holds the process and a random number, so no two writers share it. Folders are made as needed.
+
+    Raises:
+        OSError: where the file cannot be written, a full disk for example; the sentence names `path`, and what stood
+            there before is whole.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        before = "; what stood there before is whole" if path.exists() else ""
+        message = f"could not be written ({reason}){before}"
+        raise OSError(getattr(error, "errno", None) or 0, message, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Replace a text file (UTF-8)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, content: object) -> None:
+    """Replace a JSON file.
+
+    Raises:
+        ValueError: where `content` holds NaN or an infinite number, which JSON does not know.
+    """
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Replace a file."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Replace a safetensors file. `metadata` lies in the same file, so weights and description never part."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(held, temporary, dict(metadata) if metadata is not None else None)
+
+
+def write_parquet(path: Path | str, frame: pl.DataFrame) -> None:
+    """Replace a parquet file. The same rows give the same bytes."""
+    whole = frame.rechunk()  # row groups follow chunks, which follow threads: without this, bytes differ by run
+    with replacing(path) as temporary:
+        whole.write_parquet(temporary, compression="zstd", statistics=False)
+
+
+@contextlib.contextmanager
+def locked(folder: Path | str) -> Iterator[None]:
+    """Be the only process that writes into a folder; the lock goes with the process, however that ends.
+
+    Temporary files that a killed process left in the folder are removed.
+
+    Raises:
+        RuntimeError: where another process holds the folder; the sentence says which.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"{folder} is being written by {_holder(folder)}: wait for it, or use another folder."
+        ) from None
+    try:
+        for left in folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "since": since}
+        write_json(folder / HOLDER, holder)
+        yield
+    finally:
+        (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        held = json.loads((folder / HOLDER).read_text())
+        return f"process {held['process']} on {held['host']} since {held['since']} ({held['command']})"
+    except (OSError, ValueError, KeyError):
+        return "another process"

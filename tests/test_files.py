@@ -1,0 +1,101 @@
+"""Files are replaced whole or not at all; a folder has one writer."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from safetensors import safe_open
+
+from recsim_env import files
+
+
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "text.txt"
+    files.write_text(path, "one")
+    files.write_text(path, "two")
+    assert path.read_text() == "two"
+    assert [child.name for child in path.parent.iterdir()] == ["text.txt"]
+
+
+def test_a_write_that_fails_leaves_what_stood_there(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    files.write_text(path, "one")
+
+    def half() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        half()
+    assert path.read_text() == "one"
+    assert [child.name for child in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_full_disk_is_one_sentence_with_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    files.write_text(path, "one")
+    with (
+        pytest.raises(
+            OSError, match=r"could not be written \(.*\); what stood there before is whole: '.*text.txt'"
+        ) as found,
+        files.replacing(path),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert found.value.errno == errno.ENOSPC
+    assert path.read_text() == "one"
+
+
+def test_json_knows_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensors_and_their_description_lie_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    files.write_tensors(path, {"a": torch.arange(6).view(2, 3).t()}, {"kind": "toy"})
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"kind": "toy"}
+        assert file.get_tensor("a").tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"a": range(100)})
+    parts = pl.concat([rows[:30], rows[30:]], rechunk=False)
+    files.write_parquet(tmp_path / "a", rows)
+    files.write_parquet(tmp_path / "b", parts)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+HOLD = """
+import sys, time
+from recsim_env import files
+with files.locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".left.1.0.tmp").touch()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        assert not (tmp_path / ".left.1.0.tmp").exists()
+        with pytest.raises(RuntimeError, match=rf"is being written by process {first.pid} on .*: wait for it, or use"):  # noqa: SIM117
+            with files.locked(tmp_path):
+                pass
+        first.send_signal(signal.SIGKILL)
+    with files.locked(tmp_path):
+        assert json.loads((tmp_path / files.HOLDER).read_text())["process"] == os.getpid()
+    assert not (tmp_path / files.HOLDER).exists()
