@@ -288,7 +288,7 @@ class SlateHead(nn.Module):
             level = torch.arange(LEVELS, device=bucket.device) * (SINCE_BUCKETS + 1)
             codes = torch.cat([codes, DISPLAYS + MAILERS + level + bucket], dim=-1)
         total: Tensor = F.embedding_bag(codes.flatten(0, -2), self.of_codes.weight, mode="sum")
-        return total.view(*codes.shape[:-1], -1)
+        return total.view(*codes.shape[:-1], total.shape[-1])
 
 
 class GapHead(nn.Module):
@@ -360,7 +360,8 @@ class SlateShopper(PreTrainedModel):
         bought = (basket >= 0).to(vectors.dtype)
         size = bought.sum(-1, keepdim=True)
         flat, weights = basket.clamp(min=0).flatten(0, -2), bought.flatten(0, -2)
-        total = F.embedding_bag(flat, vectors, mode="sum", per_sample_weights=weights).view(*size.shape[:-1], -1)
+        total = F.embedding_bag(flat, vectors, mode="sum", per_sample_weights=weights)
+        total = total.view(*size.shape[:-1], total.shape[-1])
         mean = total / size.clamp(min=1).sqrt()
         token: Tensor = self.dropout(mean + self.of_size(torch.log1p(size)) + self.of_context(context))
         return token
