@@ -16,6 +16,7 @@ from torch import Tensor
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, as_reward, reward_term
 from tests.toys import toy_catalog
 
+NO_WEIGHTS: list[Any] = [float("nan"), float("inf"), -float("inf"), 1e308, 2**70, "1", None, [], True, np.bool_(True)]
 DIVERSITY = ["intra_list_distance", "category_coverage"]
 each_term = pytest.mark.parametrize("name", sorted(REWARD_TERMS))
 each_diversity = pytest.mark.parametrize("name", DIVERSITY)
@@ -170,7 +171,7 @@ def test_a_term_of_ones_own(own_term: str) -> None:
         ({"click": 1.0}, "a term of reward is 'click', but it must be one of 'category_coverage', 'clicks'"),
         *(
             ({"clicks": weight}, r"reward\['clicks'\] is .*, but it must be a finite number from -1000000000")
-            for weight in (float("nan"), float("inf"), -float("inf"), 1e308, 2**70, "1", None, [], True, np.bool_(True))
+            for weight in NO_WEIGHTS
         ),
         ({"clicks": torch.tensor(1.0)}, r"reward\['clicks'\] is a float32 tensor"),
         ({"clicks": 1j}, r"reward\['clicks'\] is 1j"),
