@@ -71,12 +71,12 @@ class Log:
             complete_journey.build(folder)
         catalog = Catalog.load(folder)
         promotions, popularity = (
-            read_promotions(folder / "promotions.parquet"),
-            read_popularity(folder / "popularity.parquet"),
+            read_promotions(folder / "promotions.parquet", len(catalog)),
+            read_popularity(folder / "popularity.parquet", len(catalog)),
         )
         market = Market.of(promotions, popularity, len(catalog))
-        impressions = {kind: read_impressions(folder / f"{kind}.parquet") for kind in LOGS}
-        return cls(catalog, read_baskets(folder / "baskets.parquet"), impressions, market)
+        impressions = {kind: read_impressions(folder / f"{kind}.parquet", len(catalog)) for kind in LOGS}
+        return cls(catalog, read_baskets(folder / "baskets.parquet", len(catalog)), impressions, market)
 
     def examples(self, *, cold_hidden: bool) -> Examples:
         """Histories and rows; `cold_hidden` leaves the cold items out of every history, as training must."""

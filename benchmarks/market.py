@@ -292,7 +292,8 @@ def build(world: MarketWorld, work: Path = Path("runs/market"), device: str | No
         declared.write_parquet(folder / "declared.parquet")
         simulator.catalog.to("cpu").save(folder)
         write_impressions(table, impressions, len(simulator.catalog))
-    log = Sessions.of(read_impressions(impressions), pl.read_parquet(folder / "declared.parquet"))
+    rows = read_impressions(impressions, len(simulator.catalog))
+    log = Sessions.of(rows, pl.read_parquet(folder / "declared.parquet"))
     if not ranker.exists():
         save_two_tower(fit_two_tower(log, simulator.catalog, simulator.slate_size), ranker)
     return BuiltMarket(world, folder, simulator, log, load_two_tower(ranker, simulator.device))

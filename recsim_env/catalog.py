@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
+
+from recsim_env import checks, files
+from recsim_env.tensors import widest
 
 CATALOG_FILE = "catalog.parquet"
 EMBEDDING_FILE = "embedding.safetensors"
 GRAM_LIMIT = 5000
 """Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
 LEVELS = 3  # of a path: department, category, type
+UNIT_TOLERANCE = 1e-3
+"""How far from 1 the length of an embedding may be: what rounding to float16 does to it, twice over."""
+ROUNDING = 1e-2
+"""How far from 1 it may be in a file of another type than float32 and be brought back: what bfloat16 does to it."""
 _COLUMNS = {"item": pl.Int64(), "text": pl.String(), "path": pl.String(), "price": pl.Float32()}
 _OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
 
 
 class CatalogError(ValueError):
-    """A catalogue file is not what it should be; the message names file, column, row, finding and expectation."""
+    """A catalogue is not what it should be; the message names column, row, finding, expectation, and file if any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +45,9 @@ class Catalog:
         cold:       (N,) bool, kept out of every training exposure, or None
         category:   (N,) int64, derived: index into `categories` ("department/category", sorted)
         kind:       (N,) int64, derived: index into `kinds` (whole paths, sorted)
+
+    Errors: CatalogError where a field is not as said. Every catalogue is checked, whether it is made in memory or read
+    from files; on a `meta` device, which holds no numbers, only types and sizes are.
     """
 
     text: tuple[str, ...]
@@ -53,7 +62,9 @@ class Catalog:
     kinds: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        _check_sizes(self)
+        object.__setattr__(self, "text", _strings("text", self.text))
+        object.__setattr__(self, "path", _strings("path", self.path))
+        _check(self)
         device = self.embedding.device
         categories, category = _index(["/".join(path.split("/")[:2]) for path in self.path])
         kinds, kind = _index(self.path)
@@ -76,7 +87,7 @@ class Catalog:
         """(N, N) float32 cosines of all pairs of items; None above `GRAM_LIMIT` items. Made when first asked for."""
         if len(self) > GRAM_LIMIT:
             return None
-        exact = self.embedding.double()  # so that rewards do not depend on the device
+        exact = self.embedding.to(widest(self.device))  # so that rewards do not depend on the device
         return (exact @ exact.T).float()
 
     def to(self, device: torch.device | str) -> Catalog:
@@ -87,40 +98,55 @@ class Catalog:
         return replace(self, price=price, embedding=embedding, product_id=product_id, cold=cold)
 
     def save(self, folder: Path | str) -> None:
-        """Write `catalog.parquet` and `embedding.safetensors` (float16), each in one move."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write `catalog.parquet` and `embedding.safetensors` (float32), each in one move; `load` gives the same back.
+
+        Errors: TypeError where `folder` is no path; OSError where a file cannot be written.
+        """
+        folder = checks.path("folder", folder)
         columns = {"item": torch.arange(len(self)).numpy(), "text": self.text, "path": self.path}
-        tensors = {"price": self.price, **{k: v for k, v in _extras(self).items() if v is not None}}
+        tensors = {"price": self.price, **_extras(self)}
         columns |= {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        frame = pl.DataFrame(columns, schema_overrides=_COLUMNS)
-        half = self.embedding.to("cpu", torch.float16).contiguous()
-        with _moved_to(folder / EMBEDDING_FILE) as path:
-            path.partial.write_bytes(save({"embedding": half}))
-        with _moved_to(folder / CATALOG_FILE) as path:
-            frame.write_parquet(path.partial)
+        files.write_tensors(folder / EMBEDDING_FILE, {"embedding": self.embedding})
+        files.write_parquet(folder / CATALOG_FILE, pl.DataFrame(columns, schema_overrides=_COLUMNS))
 
     @classmethod
     def load(cls, folder: Path | str) -> Catalog:
-        """Read and check a saved catalogue; the embedding comes back as float32 of unit length."""
-        folder = Path(folder)
+        """Read and check a saved catalogue.
+
+        A float32 embedding comes back as it is. In files by another hand it may have another floating-point type, such
+        as float16; then it is brought back to the unit length that rounding took from it.
+
+        Errors: TypeError where `folder` is no path; CatalogError where a file is missing, unreadable, or not as said.
+        """
+        folder = checks.path("folder", folder)
         frame = _read_frame(folder / CATALOG_FILE)
         embedding = _read_embedding(folder / EMBEDDING_FILE, len(frame))
         optional = {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in _OPTIONAL if name in frame}
         price = torch.from_numpy(frame["price"].fill_null(float("nan")).to_numpy().copy())
-        return cls(tuple(frame["text"]), tuple(frame["path"]), price, embedding, **optional)
+        try:
+            return cls(tuple(frame["text"]), tuple(frame["path"]), price, embedding, **optional)
+        except CatalogError as error:
+            file = EMBEDDING_FILE if str(error).startswith("column 'embedding'") else CATALOG_FILE
+            raise CatalogError(f"{folder / file}: {error}") from None
 
     @classmethod
     def synthetic(cls, n_items: int, n_categories: int, width: int, generator: torch.Generator) -> Catalog:
         """Invent items: each lies near the centre of its category, in turn category 0, 1, ..; prices are log-normal.
 
         All randomness comes from `generator` (a CPU one). Each category has two types.
+
+        Errors: ValueError where a number is no whole number above 0 or `generator` is none.
         """
+        n_items, n_categories = checks.whole("n_items", n_items, 1), checks.whole("n_categories", n_categories, 1)
+        width = checks.whole("width", width, 1)
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator is {checks.told(generator)}, but it must be a torch.Generator.")
         category = torch.arange(n_items) % n_categories
         kind = torch.arange(n_items) // n_categories % 2
-        centres = torch.randn(n_categories, width, generator=generator)
-        points = centres[category] + 0.5 * torch.randn(n_items, width, generator=generator)
-        price = torch.exp(1 + 0.5 * torch.randn(n_items, generator=generator))
+        normal = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
+        centres = normal(n_categories, width)
+        points = centres[category] + 0.5 * normal(n_items, width)
+        price = torch.exp(1 + 0.5 * normal(n_items))
         pairs = list(zip(category.tolist(), kind.tolist(), strict=True))
         return cls(
             text=tuple(f"item {item}; type {k}; category {c}" for item, (c, k) in enumerate(pairs)),
@@ -130,8 +156,9 @@ class Catalog:
         )
 
 
-def _extras(catalog: Catalog) -> dict[str, Tensor | None]:
-    return {"product_id": catalog.product_id, "cold": catalog.cold}
+def _extras(catalog: Catalog) -> dict[str, Tensor]:
+    extras = {"product_id": catalog.product_id, "cold": catalog.cold}
+    return {name: value for name, value in extras.items() if value is not None}
 
 
 def _index(names: list[str] | tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]:
@@ -141,64 +168,85 @@ def _index(names: list[str] | tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]
     return distinct, torch.tensor([place[name] for name in names], dtype=torch.int64)
 
 
-def _check_sizes(catalog: Catalog) -> None:
-    n = len(catalog.text)
-    if catalog.embedding.ndim != 2:
-        raise CatalogError(f"embedding: found shape {tuple(catalog.embedding.shape)}, expected (N, E).")
-    sizes = {"path": len(catalog.path), "price": len(catalog.price), "embedding": len(catalog.embedding)}
-    sizes |= {name: len(value) for name, value in _extras(catalog).items() if value is not None}
-    for name, size in sizes.items():
-        if size != n:
-            raise CatalogError(f"{name}: found {size} rows, expected {n}, one for each text.")
+# ---- the one check of a catalogue ------------------------------------------------------------------------------------
 
 
-class _moved_to:
-    """Context manager: write to `.partial`; on success it becomes the file, on failure it goes."""
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise CatalogError(f"column '{name}': found {checks.told(value)}, expected a tuple of texts, one an item.")
+    return tuple(value)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
-    def __enter__(self) -> _moved_to:
-        return self
+def _check(catalog: Catalog) -> None:
+    """Raise CatalogError where a field is not as `Catalog` says."""
+    n, device = len(catalog.text), getattr(catalog.embedding, "device", None)
+    if n == 0:
+        raise CatalogError("column 'text': found no rows, expected at least one item.")
+    _check_texts(catalog)
+    expected = {"embedding": torch.float32, "price": torch.float32, "product_id": torch.int64, "cold": torch.bool}
+    for name, tensor in {"embedding": catalog.embedding, "price": catalog.price, **_extras(catalog)}.items():
+        shape = (n, "E") if name == "embedding" else (n,)
+        try:
+            checks.tensor(f"column '{name}'", tensor, shape, expected[name], finite=False)
+        except (TypeError, ValueError) as error:
+            raise CatalogError(str(error)) from None
+        if tensor.device != device:
+            raise CatalogError(f"column '{name}': found a tensor on {tensor.device}, expected it on {device} as all.")
+    if catalog.embedding.device.type != "meta":
+        _check_numbers(catalog)
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            os.replace(self.partial, self.path)
-        self.partial.unlink(missing_ok=True)
+
+def _check_texts(catalog: Catalog) -> None:
+    if len(catalog.path) != len(catalog.text):
+        found = f"found {len(catalog.path)} rows, expected {len(catalog.text)}, one for each text"
+        raise CatalogError(f"column 'path': {found}.")
+    for row, text in enumerate(catalog.text):
+        if not isinstance(text, str) or not text:
+            raise _fault("text", row, text, "a text")
+    for row, path in enumerate(catalog.path):
+        levels = path.split("/") if isinstance(path, str) else []
+        if len(levels) != LEVELS or not all(levels):
+            raise _fault("path", row, path, "a path department/category/type")
+
+
+def _check_numbers(catalog: Catalog) -> None:
+    price, length = catalog.price, catalog.embedding.norm(dim=1)
+    if catalog.embedding.shape[1] == 0:
+        raise CatalogError("column 'embedding': found vectors of no numbers, expected at least one number an item.")
+    dear = ~(price.isnan() | ((price >= 0) & price.isfinite()))
+    for row in dear.nonzero().flatten()[:1].tolist():
+        raise _fault("price", row, float(price[row]), "a price >= 0 or NaN")
+    for row in (~((length - 1).abs() <= UNIT_TOLERANCE)).nonzero().flatten()[:1].tolist():
+        raise _fault("embedding", row, f"length {float(length[row]):.6g}", "a vector of length 1", quoted=False)
+
+
+def _fault(column: str, row: int, found: object, expected: str, *, quoted: bool = True) -> CatalogError:
+    shown = checks.told(found) if quoted else found
+    return CatalogError(f"column '{column}', row {row}: found {shown}, expected {expected}.")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def _read_frame(path: Path) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path)
-    except FileNotFoundError:
-        raise CatalogError(f"{path}: found no such file, expected the catalogue as parquet.") from None
-    except pl.exceptions.PolarsError as error:
-        raise CatalogError(f"{path}: found no readable parquet, expected the catalogue.") from error
+        frame = files.read_parquet(path, "the catalogue")
+    except ValueError as error:
+        raise CatalogError(str(error)) from error
     for name, dtype in {**_COLUMNS, **_OPTIONAL}.items():
         if name not in frame.columns and name in _OPTIONAL:
             continue
         found = frame.schema.get(name, "no such column")
         if found != dtype:
             raise CatalogError(f"{path}: column '{name}', row 0: found {found}, expected {dtype}.")
-    _check_frame(frame, path)
-    return frame
-
-
-def _check_frame(frame: pl.DataFrame, path: Path) -> None:
-    depth = pl.col("path").str.count_matches("/", literal=True) + 1
     rules = {
         "item": (pl.col("item") == pl.int_range(pl.len()), "the row number"),
-        "text": (pl.col("text").str.len_chars() > 0, "a text"),
-        "path": (depth == LEVELS, "a path department/category/type"),
-        "price": (pl.col("price").is_null() | pl.col("price").is_nan() | (pl.col("price") >= 0), "a price >= 0 or NaN"),
         **{name: (pl.col(name).is_not_null(), "a value") for name in _OPTIONAL if name in frame},
     }
     for name, (holds, expected) in rules.items():
-        rows = frame.select((~holds).fill_null(True).arg_true()).to_series()
-        if len(rows):
-            found = frame[name][int(rows[0])]
-            raise CatalogError(f"{path}: column '{name}', row {rows[0]}: found {found!r}, expected {expected}.")
+        for row in frame.select((~holds).fill_null(True).arg_true()).to_series()[:1]:
+            raise CatalogError(f"{path}: {_fault(name, row, frame[name][row], expected)}")
+    return frame
 
 
 def _read_embedding(path: Path, n_items: int) -> Tensor:
@@ -206,18 +254,18 @@ def _read_embedding(path: Path, n_items: int) -> Tensor:
         tensors = load_file(path)
     except FileNotFoundError:
         raise CatalogError(f"{path}: found no such file, expected the embeddings of {n_items} items.") from None
-    except SafetensorError as error:
-        raise CatalogError(f"{path}: found no readable safetensors, expected the item embeddings.") from error
+    except (OSError, SafetensorError) as error:
+        found = f"found no readable safetensors ({error})"
+        raise CatalogError(f"{path}: {found}, expected the item embeddings.") from error
     if "embedding" not in tensors:
         raise CatalogError(f"{path}: found tensors {sorted(tensors)}, expected one named 'embedding'.")
     stored = tensors["embedding"]
-    if stored.ndim != 2 or len(stored) != n_items:
-        raise CatalogError(f"{path}: found shape {tuple(stored.shape)}, expected ({n_items}, E), one row an item.")
+    if stored.ndim != 2 or len(stored) != n_items or not stored.is_floating_point():
+        found = f"found {checks.told(stored)}"
+        raise CatalogError(f"{path}: {found}, expected floats of shape ({n_items}, E), one row an item.")
+    if stored.dtype == torch.float32:
+        return stored
     embedding = stored.float()
-    norms = embedding.norm(dim=1)
-    bad = ~(torch.isfinite(norms) & (norms > 0))
-    if bad.any():
-        row = int(bad.nonzero()[0, 0])
-        raise CatalogError(f"{path}: column 'embedding', row {row}: found length {norms[row]}, expected a vector > 0.")
-    unit: Tensor = embedding / norms[:, None]
+    length = embedding.norm(dim=1, keepdim=True)
+    unit: Tensor = embedding / length.where((length - 1).abs() <= ROUNDING, 1)
     return unit

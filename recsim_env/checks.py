@@ -153,7 +153,7 @@ def tensor(
         ValueError: where its shape is another, or a number in it is not finite.
     """
     expected = f"a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))})"
-    if not isinstance(value, Tensor) or value.dtype != dtype:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype != dtype:
         raise TypeError(f"{name} is {told(value)}, but it must be {expected}.")
     same = all(isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=False))
     if value.ndim != len(shape) or not same:

@@ -6,14 +6,19 @@ Every term works in float64 inside, so that a reward is the same number whatever
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from recsim_env.tensors import looked_up
+from recsim_env import checks
+from recsim_env.registry import Registry
+from recsim_env.tensors import looked_up, widest
+
+MOST_WEIGHT = 1e9
+"""Largest weight of a term: with it no reward leaves the range of float32 while terms stay below 1e29."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +42,23 @@ class RewardInputs:
 Term = Callable[[RewardInputs], Tensor]
 """A reward term: (B,) float values of a slate and its response."""
 
-REWARD_TERMS: dict[str, Term] = {}
+REWARD_TERMS: Registry[Term] = Registry("reward term")
 """Every term that a `Reward` can name."""
 
 
 def reward_term(name: str) -> Callable[[Term], Term]:
     """Register a term under a name: `@reward_term("margin")` above a function of `RewardInputs`.
 
-    Errors: ValueError where the name is taken by another function.
+    A cell of a notebook that runs again replaces its term, with a warning.
+
+    Errors: ValueError where the name is no text, or is taken by another function, or where the term is no function.
     """
+    checks.text("name", name)
 
     def add(term: Term) -> Term:
-        if REWARD_TERMS.setdefault(name, term) is not term:
-            raise ValueError(f"name is {name!r}, but a reward term of that name is registered already.")
+        if not callable(term):
+            raise ValueError(f"term is {checks.told(term)}, but it must be a function of RewardInputs.")
+        REWARD_TERMS.add(name, term, term)
         return term
 
     return add
@@ -75,10 +84,11 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
         pairs = looked_up(slates, one) * len(inputs.cosines) + looked_up(slates, other)
         cosine = looked_up(inputs.cosines.view(-1), pairs)
     else:
-        vectors = looked_up(inputs.embedding, inputs.slates).double()
+        vectors = looked_up(inputs.embedding, inputs.slates).to(widest(inputs.slates.device))
         cosine = (vectors @ vectors.transpose(1, 2))[:, one, other].t()
     both = looked_up(shown, one) & looked_up(shown, other)
-    return ((1 - cosine.double().clamp(0, 1)) * both).sum(dim=0) / max(len(one), 1)
+    cosine = cosine.to(widest(cosine.device))
+    return ((1 - cosine.clamp(0, 1)) * both).sum(dim=0) / max(len(one), 1)
 
 
 @functools.cache
@@ -100,42 +110,77 @@ def category_coverage(inputs: RewardInputs) -> Tensor:
     alike = (category.unsqueeze(2) == category.unsqueeze(1)) & inputs.shown.unsqueeze(1)
     repeats = alike.tril(-1).any(dim=2)
     distinct = (inputs.shown & ~repeats).sum(dim=1)
-    return (distinct - 1).clamp(min=0).double() / max(size - 1, 1)
+    return (distinct - 1).clamp(min=0).to(widest(distinct.device)) / max(size - 1, 1)
 
 
 @dataclass(frozen=True)
 class Reward:
     """A weighted sum of registered terms.
 
-    `Reward({"clicks": 1.0, "intra_list_distance": 1.0})`. Errors: ValueError where there is no term, a term is not
-    registered, or a weight is not a finite number.
+    `Reward({"clicks": 1.0, "intra_list_distance": 1.0})`. Errors: TypeError where `weights` is no mapping; ValueError
+    where there is no term, a term is not registered, or a weight is no finite number from -1e9 to 1e9.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {"clicks": 1.0, "intra_list_distance": 1.0})
     """Weight of each term by its name in `REWARD_TERMS`; by default a slate of unrelated items is worth a response."""
+    _called: ClassVar[bool] = False  # no field: it says nothing of the reward
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", {name: _checked_weight(name, self.weights[name]) for name in self.weights})
-        if not self.weights:
+        weights = checks.mapping("reward", self.weights)
+        if not weights:
             raise ValueError(f"reward has no term, but it needs at least one of {sorted(REWARD_TERMS)}.")
+        for name in weights:
+            REWARD_TERMS.find("a term of reward", name)
+            weights[name] = checks.number(f"reward[{name!r}]", weights[name], -MOST_WEIGHT, MOST_WEIGHT)
+        object.__setattr__(self, "weights", weights)
 
     def __call__(self, inputs: RewardInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward (B,) float32, and each term (B,) float32 before its weight, by name."""
-        values = {name: REWARD_TERMS[name](inputs).double() for name in self.weights}
-        total = sum((weight * values[name] for name, weight in self.weights.items()), start=torch.zeros(()))
-        return total.float(), {name: value.float() for name, value in values.items()}
+        """The reward (B,) float32, and each term (B,) float32 before its weight, by name.
+
+        Errors: ValueError where a term is no real tensor of shape (B,) on the device of the slates, or where a reward
+        is not finite. The numbers are looked at on a CPU at every call, elsewhere at the first: it takes a
+        synchronisation.
+        """
+        device = inputs.slates.device
+        values = {name: _value(name, inputs).to(widest(device)) for name in self.weights}
+        total = sum((weight * values[name] for name, weight in self.weights.items()), start=_zero(device)).float()
+        if device.type == "cpu" or not self._called:
+            _check_finite(total, values)
+            object.__setattr__(self, "_called", True)
+        return total, {name: value.float() for name, value in values.items()}
 
 
 def as_reward(reward: Reward | Mapping[str, float] | None) -> Reward:
-    """A reward of one's own copy from a reward, from weights by name, or the default from None."""
+    """A reward of one's own copy from a reward, from weights by name, or the default from None. Errors: as `Reward`."""
     if reward is None:
         return Reward()
     return Reward(reward.weights if isinstance(reward, Reward) else reward)
 
 
-def _checked_weight(name: str, weight: float) -> float:
-    if name not in REWARD_TERMS:
-        raise ValueError(f"reward names the term {name!r}, but the registered terms are {sorted(REWARD_TERMS)}.")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-        raise ValueError(f"reward gives the term {name!r} the weight {weight!r}, but a weight must be a finite number.")
-    return float(weight)
+def _zero(device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=widest(device))  # on the CPU: it joins a sum on any device without a wait
+
+
+def _value(name: str, inputs: RewardInputs) -> Tensor:
+    value: object = REWARD_TERMS.find("a term of reward", name)(inputs)
+    slates = inputs.slates
+    if (
+        isinstance(value, Tensor)
+        and value.shape == slates.shape[:1]
+        and value.device == slates.device
+        and value.layout == torch.strided
+        and not value.is_complex()
+    ):
+        return value
+    raise ValueError(
+        f"The reward term {name!r} is {checks.told(value)}, but it must be a tensor of real numbers of shape "
+        f"({len(slates)},), one a shopper, on {slates.device}."
+    )
+
+
+def _check_finite(total: Tensor, values: Mapping[str, Tensor]) -> None:
+    if bool(total.isfinite().all()):
+        return
+    row = int((~total.isfinite()).nonzero()[0, 0])
+    found = ", ".join(f"{name} {float(value[row])}" for name, value in values.items())
+    raise ValueError(f"The reward of row {row} is {float(total[row])} ({found}), but it must be finite.")

@@ -293,11 +293,11 @@ class SlateSimulator:
             number=numbers,
             key=noise.episode_key(seeds, numbers),
             visit=torch.zeros_like(seeds),
-            day=torch.zeros(batch, device=self.device),
+            day=torch.zeros(batch, dtype=torch.float32, device=self.device),
             ended=torch.zeros(batch, dtype=torch.bool, device=self.device),
-            recent_slates=torch.full((batch, *size), -1, device=self.device),
+            recent_slates=torch.full((batch, *size), -1, dtype=torch.int64, device=self.device),
             recent_clicks=torch.zeros((batch, *size), dtype=torch.bool, device=self.device),
-            recent_days=torch.zeros((batch, self.history), device=self.device),
+            recent_days=torch.zeros((batch, self.history), dtype=torch.float32, device=self.device),
         )
 
     def _new_shoppers(self, episodes: Episodes) -> Any:

@@ -13,6 +13,11 @@ def looked_up(table: Tensor, ids: Tensor) -> Tensor:
     return table.index_select(0, ids.flatten()).view(*ids.shape, *table.shape[1:])
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating-point type that a device computes with: float64, but for Apple's and Intel's GPUs."""
+    return torch.float32 if device.type in ("mps", "xpu") else torch.float64
+
+
 def shared(rows: Tensor) -> bool:
     """Whether rows (B, ..) are one and the same for everybody, as the memory tells: expanded, not a row each."""
     return len(rows) == 1 or (len(rows) > 1 and rows.stride(0) == 0)

@@ -6,10 +6,13 @@ import importlib.util
 import itertools
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -345,8 +348,8 @@ def test_a_seed_repeats_and_another_differs(build: Build, tmp_path: Path) -> Non
         assert table.equals(again[name])
     for name in (*LOGS, "shoppers"):
         assert not first[name].equals(other[name])
-    files = ("summary.json", "embedding.safetensors")
-    assert all((tmp_path / "first" / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in files)
+    for file in ("summary.json", "embedding.safetensors"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
 
 
 def test_summary_agrees_with_the_tables(build: Build, tmp_path: Path) -> None:
@@ -382,8 +385,117 @@ def test_is_built_knows_seed_and_wholeness(build: Build, tmp_path: Path) -> None
     build()
     assert cj.is_built(folder, 0)
     assert not cj.is_built(folder, 1)
+    for content in ("", "{", "[]", "3", '{"seed": 0}'):
+        (folder / cj.SUMMARY_FILE).write_text(content)
+        assert not cj.is_built(folder, 0)
     (folder / cj.SUMMARY_FILE).unlink()
     assert not cj.is_built(folder, 0)
+
+
+def test_nobodys_files_are_written_over(build: Build, tmp_path: Path) -> None:
+    """A folder without a summary was taken for one to build in, whatever lay there."""
+    folder = tmp_path / "log"
+    build()
+    for mark in (None, "summary.json", "unfinished.json"):
+        mine = tmp_path / f"mine {mark}"
+        mine.mkdir()
+        for name in ("baskets", "catalog"):
+            shutil.copy(folder / f"{name}.parquet", mine / f"{name}.parquet")
+        if mark is not None:
+            (mine / mark).write_text('{"rows": 3}')
+        before = {path.name: path.read_bytes() for path in mine.iterdir()}
+        with pytest.raises(FileExistsError, match=r"folder is '.*mine.*', which holds .*, but a log is only built in"):
+            build(name=mine.name)
+        assert {path.name: path.read_bytes() for path in mine.iterdir()} == before
+
+
+def test_a_file_beside_a_build_is_somebodys(build: Build, tmp_path: Path) -> None:
+    build()
+    (tmp_path / "log" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"which holds notes\.txt"):
+        build()
+    (tmp_path / "log" / "notes.txt").unlink()
+    build(seed=1)
+    assert cj.is_built(tmp_path / "log", 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="which is a file"):
+        build(name="file")
+
+
+class Stopped(BaseException):
+    """As a kill, it is no exception that anybody handles."""
+
+
+def test_a_build_that_stops_at_any_file_is_built_again(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before and after every replacement of a file, in a new folder and over another seed's build."""
+    whole = build(name="whole")
+    moved = os.replace
+    stopped = 0
+    expected = 12  # the holder of the lock, the mark, two files of the catalogue, seven tables, the summary
+    for old in (False, True):
+        for at in range(24):
+            name = f"log {old} {at}"
+            if old:
+                shutil.copytree(tmp_path / "whole", tmp_path / name)
+            done: list[int] = []
+
+            def stopping(source: Path, target: Path, at: int = at, done: list[int] = done) -> None:
+                done.append(1)
+                if len(done) == at // 2 + 1 and at % 2 == 0:
+                    raise Stopped
+                moved(source, target)
+                if len(done) == at // 2 + 1:
+                    raise Stopped
+
+            monkeypatch.setattr(os, "replace", stopping)
+            try:
+                build(name=name, seed=1 if old else 0)
+            except Stopped:
+                stopped += 1
+                still, already = old and at < 4, not old and at == 23
+                assert cj.is_built(tmp_path / name, 0) == (still or already)
+            monkeypatch.setattr(os, "replace", moved)
+            again = build(name=name)
+            assert all(table.equals(again[part]) for part, table in whole.items())
+            assert not (tmp_path / name / cj.UNFINISHED_FILE).exists()
+    assert stopped == 2 * 2 * expected
+
+
+BAD_ARGUMENTS: dict[str, list[Any]] = {
+    "seed": [None, "3", -1, 1.5, True, []],
+    "sources": [3, "here", {}],
+    "recipe": [3, {"n_items": 5}],
+    "encode": [3, "model"],
+    "progress": [3, None],
+    "folder": [3, None, []],
+}
+NO_NUMBERS: list[Any] = [None, "3", [], {}, math.nan, math.inf, True, np.bool_(True), 2**70, 1j, torch.tensor(1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("n_items", value) for value in [*NO_NUMBERS, 0, -1, 2.5]),
+        *(("min_earlier", value) for value in [*NO_NUMBERS, -1, 2.5]),
+        *(("holdout", value) for value in [*NO_NUMBERS, -0.1, 2.5]),
+        *(("item_weight", value) for value in NO_NUMBERS),
+    ],
+)
+def test_a_recipe_has_numbers(name: str, bad: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is .*, but it must be"):
+        cj.Recipe(**{name: bad})
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"), [(argument, value) for argument, values in BAD_ARGUMENTS.items() for value in values]
+)
+def test_a_bad_argument_is_named_before_anything_is_written(tmp_path: Path, argument: str, bad: Any) -> None:
+    good: dict[str, Any] = {"folder": tmp_path / "log", "sources": fake_sources(), "recipe": RECIPE}
+    with pytest.raises((TypeError, ValueError), match=rf"^{argument} is .*, but it must be"):
+        cj.build(**{**good, argument: bad})
+    assert not list(tmp_path.iterdir())
 
 
 def test_global_generators_do_not_move(build: Build) -> None:

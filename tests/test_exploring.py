@@ -118,7 +118,7 @@ def test_numbers_of_purchases_by_hand() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shop")
     write_shop(path)
-    popularity = read_popularity(path / "popularity.parquet")  # every week has discounts of its own
+    popularity = read_popularity(path / "popularity.parquet", FAKE_ITEMS)  # every week has discounts of its own
     popularity = popularity.with_columns(discount=((pl.col("week") * 7 + pl.col("item") * 3) % 5 / 5).cast(pl.Float32))
     write_popularity(popularity, path / "popularity.parquet", FAKE_ITEMS)
     for number in range(MEMBERS):

@@ -18,6 +18,8 @@ from policies import POLICIES, PolicyInputs
 from policies.base import Policy, top_slates
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
+from recsim_env.rewards import Reward
+from recsim_env.shoppers import market
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, MarketConfig, MarketShopper, MarketState, make_market
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
@@ -529,17 +531,17 @@ def test_whole_episodes_of_the_market_end_by_boredom_or_by_the_horizon() -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"drift": -0.1}, "drift is -0.1, but it must be a finite number, 0 or more."),
-        ({"declared_noise": -1.0}, "declared_noise is -1.0, but it must be a finite number, 0 or more."),
-        ({"items": 0}, "items is 0, but it must be a whole number above 0."),
-        ({"categories": 0}, "categories is 0, but it must be a whole number above 0."),
-        ({"width": -1}, "width is -1, but it must be a whole number above 0."),
-        ({"favourites": 0}, "favourites is 0, but it must be a whole number above 0."),
-        ({"examination": 1.5}, "examination is 1.5, but it must be from 0 to 1."),
-        ({"satiation_decay": -0.1}, "satiation_decay is -0.1, but it must be from 0 to 1."),
-        ({"fatigue_decay": math.nan}, "fatigue_decay is nan, but it must be from 0 to 1."),
-        ({"quality_spread": -1.0}, "quality_spread is -1.0, but it must be a finite number, 0 or more."),
-        ({"variety_spread": -1.0}, "variety_spread is -1.0, but it must be a finite number, 0 or more."),
+        ({"drift": -0.1}, "drift is -0.1, but it must be a finite number from 0.0 to 10000.0."),
+        ({"declared_noise": -1.0}, "declared_noise is -1.0, but it must be a finite number from 0.0 to 10000.0."),
+        ({"items": 0}, "items is 0, but it must be a whole number from 1 to 1000000."),
+        ({"categories": 0}, "categories is 0, but it must be a whole number from 1 to 1000000."),
+        ({"width": -1}, "width is -1, but it must be a whole number from 1 to 4096."),
+        ({"favourites": 0}, "favourites is 0, but it must be a whole number from 1 to 1000000."),
+        ({"examination": 1.5}, "examination is 1.5, but it must be a finite number from 0.0 to 1.0."),
+        ({"satiation_decay": -0.1}, "satiation_decay is -0.1, but it must be a finite number from 0.0 to 1.0."),
+        ({"fatigue_decay": math.nan}, "fatigue_decay is nan, but it must be a finite number from 0.0 to 1.0."),
+        ({"quality_spread": -1.0}, "quality_spread is -1.0, but it must be a finite number from 0.0 to 10000.0."),
+        ({"variety_spread": -1.0}, "variety_spread is -1.0, but it must be a finite number from 0.0 to 5.0."),
         ({"categories": 2000}, r"categories is 2000, but it must be from 3 \(favourites\) to 1000 \(items\)."),
         ({"favourites": 21}, r"categories is 20, but it must be from 21 \(favourites\) to 1000 \(items\)."),
     ],
@@ -551,7 +553,132 @@ def test_a_configuration_out_of_range_is_refused(changes: dict[str, Any], said: 
 
 def test_a_market_that_cannot_be_made_is_refused() -> None:
     for world in (-1, 1.5, True):
-        with pytest.raises(ValueError, match=f"^world is {world}, but it must be a whole number, 0 or more.$"):
+        with pytest.raises(ValueError, match=f"^world is {world}, but it must be a whole number from 0 to "):
             make_market(CPU, 10, world=world)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^slate_size is 10, but the market has 8 items.$"):
+    with pytest.raises(ValueError, match=r"^slate_size is 10, but it must be a whole number from 1 to 8.$"):
         make_market(CPU, 10, config=dataclasses.replace(MARKET, items=8, categories=4))
+
+
+NO_NUMBERS: list[Any] = [
+    None, "3", "1.0", [], {}, (), object(), True, False, np.bool_(True), 1j, 10**400,
+    math.nan, np.float32("nan"), torch.tensor(1.0), torch.tensor(1), np.array([1.0]),
+]  # fmt: skip
+FIELDS = [field.name for field in dataclasses.fields(MarketConfig)]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_number_of_a_market_is_one(name: str) -> None:
+    """668 inputs of a wrong type ended in comparisons that named nothing; booleans and tensors passed."""
+    wild = [] if name == "leave_base" else [math.inf, -math.inf, 1e308, -1e308]
+    for bad in [*NO_NUMBERS, *wild, math.inf, 1e308, 2**70]:
+        with pytest.raises(ValueError, match=rf"^{name} is .*, but it must be a"):
+            MarketConfig(**{name: bad})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_numbers_of_numpy_are_numbers(name: str) -> None:
+    value = getattr(MARKET, name)
+    for kind in (np.int64, np.int32) if isinstance(value, int) else (np.float64, np.float32):
+        changes: dict[str, Any] = {name: kind(value)}
+        config = dataclasses.replace(MARKET, **changes)
+        assert type(getattr(config, name)) is type(value)
+        assert getattr(config, name) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FIELDS if name not in ("items", "categories", "width", "favourites")]
+)
+def test_at_the_ends_of_every_range_all_numbers_stay_finite(name: str) -> None:
+    """A noise of 1e308 gave observations outside of their space."""
+    low, high = market._RANGES.get(name, (-market.MOST, market.MOST))
+    small: dict[str, Any] = {"items": 12, "categories": 4, "width": 2, "favourites": 2}
+    rng = torch.Generator().manual_seed(0)
+    for end in (low, high):
+        config = MarketConfig(**{**small, name: end})
+        simulator = SlateSimulator(make_market(CPU, 4, config=config), Reward(), horizon_days=20.0)
+        space = simulator.observation_space
+        observation = simulator.reset(torch.arange(8))
+        for _ in range(12):
+            for row in range(8):
+                assert space.contains({key: value[row].numpy() for key, value in observation.items()})
+            step = simulator.step(torch.rand(8, 12, generator=rng).argsort(dim=1)[:, :4])
+            observation = simulator.reset_rows(step.ended.nonzero().flatten()) if step.ended.any() else step.observation
+            hidden = vars(simulator.hidden)
+            assert all(bool(value.isfinite().all()) for value in hidden.values() if isinstance(value, Tensor))
+            assert bool(step.reward.isfinite().all())
+
+
+def test_all_extremes_at_once_stay_finite() -> None:
+    ends = {name: market._RANGES.get(name, (-market.MOST, market.MOST)) for name in FIELDS[4:]}
+    for side in (0, 1):
+        values: dict[str, float] = {name: span[side] for name, span in ends.items()}
+        config = MarketConfig(items=12, categories=4, width=2, favourites=2, **values)
+        shopper = make_market(CPU, 4, config=config)
+        state = shopper.start(torch.rand(16, shopper.start_draws, generator=torch.Generator().manual_seed(0)))
+        slates, shown = torch.arange(4).expand(16, 4), torch.ones(16, 4, dtype=torch.bool)
+        for _ in range(50):
+            draws = torch.rand(16, shopper.visit_draws, generator=torch.Generator().manual_seed(1))
+            response = shopper.respond(state, slates, shown, draws)
+            assert bool((response.probability >= 0).all())
+            assert response.leaving is not None
+            assert not bool(response.leaving.isnan().any())
+
+
+def test_what_is_declared_lies_in_its_space_whatever_the_width() -> None:
+    for width in (1, 2, 3, 16):
+        config = dataclasses.replace(MARKET, items=20, categories=4, width=width)
+        shopper = make_market(CPU, 4, config=config)
+        draws = torch.rand(5000, shopper.start_draws, generator=torch.Generator().manual_seed(0))
+        assert float(shopper.start(draws).declared.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("config", [None, 3, "market", {"items": 50}, {}, [], object(), MarketConfig])
+def test_a_market_is_made_of_its_configuration(config: Any) -> None:
+    with pytest.raises(ValueError, match=r"^config is .*, but it must be a MarketConfig\."):
+        make_market(CPU, 10, config=config)
+
+
+BAD_ARGUMENTS: dict[str, list[Any]] = {
+    "alike": [*(value for value in NO_NUMBERS if not isinstance(value, (bool, np.bool_))), "no", 0, 1, 1.0],
+    "world": [*NO_NUMBERS, -1, 2**63, 2.0],
+    "slate_size": [*NO_NUMBERS, 0, -1, 1001, 2.0],
+}
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"), [(argument, value) for argument, values in BAD_ARGUMENTS.items() for value in values]
+)
+def test_what_a_market_is_made_with_is_named(argument: str, bad: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{argument} is .*, but it must be"):
+        make_market(CPU, **{argument: bad})
+
+
+def test_numpy_numbers_make_a_market() -> None:
+    shopper = make_market(CPU, np.int64(5), world=np.int64(3), alike=np.bool_(True))  # type: ignore[arg-type]
+    assert (shopper.slate_size, shopper.world, shopper.config.speed_spread) == (5, 3, 0.0)
+    assert torch.equal(shopper.catalog.embedding, make_market(CPU, 5, world=3).catalog.embedding)
+
+
+def test_tables_of_a_market_are_bounded_before_they_are_made() -> None:
+    with pytest.raises(ValueError, match=r"^width is 101, but it must be from 1 to 100 with 1000000 items"):
+        MarketConfig(items=10**6, width=101)
+
+
+def market_episodes() -> list[Tensor]:
+    """All that four shoppers of Market-v0 let be seen in ten visits."""
+    simulator = make_simulator("recsim_env/Market-v0", device="cpu")
+    seen = [*simulator.reset(torch.arange(4)).values()]
+    for visit in range(10):
+        step = simulator.step((torch.arange(10) * 7 + visit).expand(4, 10))
+        seen += [*step.observation.values(), *step.info.values(), step.reward]
+    return seen
+
+
+def test_the_default_type_of_torch_changes_nothing() -> None:
+    plain = market_episodes()
+    torch.set_default_dtype(torch.float64)
+    try:
+        wide = market_episodes()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(plain, wide, strict=True))

@@ -79,7 +79,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tables(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     folder = work / WORLD.name
-    return read_impressions(folder / "impressions.parquet"), pl.read_parquet(folder / "declared.parquet")
+    return read_impressions(folder / "impressions.parquet", CONFIG.items), pl.read_parquet(folder / "declared.parquet")
 
 
 def made_up_composer(simulator: SlateSimulator) -> Composer:

@@ -236,6 +236,53 @@ def test_a_spec_that_does_not_fit_is_refused() -> None:
         outside_simulator(OutsideSpec(spec.make, spec.catalog, 0))
 
 
+BAD_FIELDS: dict[str, list[Any]] = {
+    "make": [None, 3, "Tap", Tap(), []],
+    "clicks": [None, 3, "clicks", []],
+    "catalog": [None, 3, "catalog", torch.eye(12), {}],
+    "visits": [None, "3", 0, -1, 2.5, True, np.bool_(True), 2**70, 36501, [], float("nan"), torch.tensor(3)],
+}
+
+
+@pytest.mark.parametrize(("field", "bad"), [(field, value) for field, values in BAD_FIELDS.items() for value in values])
+def test_every_field_of_a_spec_is_checked(field: str, bad: Any) -> None:
+    spec = tap_spec()
+    good: dict[str, Any] = {name: getattr(spec, name) for name in BAD_FIELDS}
+    assert OutsideSpec(**{**good, "visits": np.int32(4)}).visits == 4
+    with pytest.raises(ValueError, match=rf"^{field} is .*, but it must be a"):
+        OutsideSpec(**{**good, field: bad})
+
+
+@pytest.mark.parametrize("spec", [None, 3, "tap", {}, OutsideSpec])
+def test_an_outside_shopper_needs_a_spec(spec: Any) -> None:
+    with pytest.raises(ValueError, match=r"^spec is .*, but it must be an OutsideSpec"):
+        outside_simulator(spec)
+
+
+def test_what_makes_no_environment_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"OutsideSpec\.make\(\) is 3, but it must be a gymnasium\.Env"):
+        outside_simulator(OutsideSpec(lambda: 3, tap_spec().catalog, VISITS))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    "clicks",
+    [None, [1, 0], [[1, 0, 0]], 1, "101", [1, 0, 2], [0.5, 0, 0], [float("nan"), 0, 0], np.zeros(4), [None] * 3],
+)
+def test_clicks_are_one_0_or_1_a_position(clicks: Any) -> None:
+    spec = tap_spec()
+    simulator = outside_simulator(OutsideSpec(spec.make, spec.catalog, VISITS, lambda observation, info: clicks))
+    simulator.reset(torch.arange(2))
+    with pytest.raises(RuntimeError, match=r"OutsideSpec\.clicks gave .*, but it must give 3 numbers of 0 and 1"):
+        simulator.step(ALWAYS.repeat(2, 1))
+
+
+def test_seeds_are_31_bits_of_two_numbers() -> None:
+    last = 1 - 2.0**-24
+    draws = torch.tensor([[0.0, 0.0], [0.5, 0.5], [last, last], [2.0**-24, 1 / 128]])
+    expected = [0, 2**30 + 2**6, 2**31 - 1, 2**7 + 1]
+    assert environment_seeds(draws) == expected
+
+
 # ---- clusters --------------------------------------------------------------------------------------------------------
 
 
@@ -258,11 +305,18 @@ def test_as_many_clusters_as_points_are_the_points() -> None:
     [
         (torch.zeros(4, 2), 2, "above 0"),
         (torch.full((4, 2), torch.nan), 2, "above 0"),
-        (torch.ones(4), 2, "above 0"),
+        (torch.ones(4), 2, r"\(N, E\)"),
         (torch.ones(4, 2), 5, "clusters is 5"),
         (torch.ones(4, 2), 0, "clusters is 0"),
+        (torch.ones(4, 2), True, "clusters is True"),
+        (torch.ones(4, 2), "2", "clusters is '2'"),
+        (torch.ones(4, 2), None, "clusters is None"),
+        (torch.ones(4, 2, dtype=torch.int64), 2, "embedding is a int64 tensor"),
+        (torch.full((4, 2), torch.inf), 2, "above 0"),
+        ([[1.0, 0.0]], 1, "embedding is"),
+        (None, 1, "embedding is None"),
     ],
 )
-def test_bad_embeddings_are_refused(embedding: Tensor, clusters: int, says: str) -> None:
+def test_bad_embeddings_are_refused(embedding: Any, clusters: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         clustered_catalog(embedding, clusters)

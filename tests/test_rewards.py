@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, as_reward, reward_term
 from tests.toys import toy_catalog
 
+NO_WEIGHTS: list[Any] = [float("nan"), float("inf"), -float("inf"), 1e308, 2**70, "1", None, [], True, np.bool_(True)]
 DIVERSITY = ["intra_list_distance", "category_coverage"]
 each_term = pytest.mark.parametrize("name", sorted(REWARD_TERMS))
 each_diversity = pytest.mark.parametrize("name", DIVERSITY)
@@ -163,16 +168,170 @@ def test_a_term_of_ones_own(own_term: str) -> None:
     ("weights", "message"),
     [
         ({}, "reward has no term, but it needs at least one of"),
-        ({"click": 1.0}, "reward names the term 'click', but the registered terms are"),
-        ({"clicks": float("nan")}, "the weight nan, but a weight must be a finite number"),
-        ({"clicks": float("inf")}, "the weight inf"),
-        ({"clicks": "1"}, "the weight '1'"),
-        ({"clicks": True}, "the weight True"),
+        ({"click": 1.0}, "a term of reward is 'click', but it must be one of 'category_coverage', 'clicks'"),
+        *(
+            ({"clicks": weight}, r"reward\['clicks'\] is .*, but it must be a finite number from -1000000000")
+            for weight in NO_WEIGHTS
+        ),
+        ({"clicks": torch.tensor(1.0)}, r"reward\['clicks'\] is a float32 tensor"),
+        ({"clicks": 1j}, r"reward\['clicks'\] is 1j"),
     ],
 )
-def test_bad_weights_raise(weights: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Reward(weights)
+def test_bad_weights_raise(weights: Any, message: str) -> None:
+    for build in (Reward, as_reward):
+        with pytest.raises(ValueError, match=message):
+            build(weights)
+
+
+@pytest.mark.parametrize("reward", [5, 1.0, "clicks", ["clicks"], lambda inputs: 0, Reward, {5: 1.0}, {"clicks"}])
+def test_what_is_no_mapping_of_names_is_no_reward(reward: Any) -> None:
+    for build in (Reward, as_reward):
+        with pytest.raises(TypeError, match=r"reward is .*, but it must be a mapping with strings as keys"):
+            build(reward)
+
+
+@pytest.mark.parametrize("weight", [np.float32(2), np.float64(2), np.int8(2), 2, 2.0])
+def test_a_weight_is_a_number_of_pythons_or_numpys(weight: Any) -> None:
+    assert Reward({"clicks": weight}).weights == {"clicks": 2.0}
+    assert type(Reward({"clicks": weight}).weights["clicks"]) is float
+
+
+def test_the_heaviest_weights_leave_a_finite_reward() -> None:
+    inputs = random_inputs()
+    total, _ = Reward(dict.fromkeys(sorted(REWARD_TERMS), 1e9))(inputs)
+    assert torch.isfinite(total).all()
+
+
+def gives(term: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """The reward of a term that gives this for three shoppers."""
+    REWARD_TERMS["given"] = lambda inputs: term
+    try:
+        return Reward({"given": 2.0})(random_inputs(batch=3))
+    finally:
+        del REWARD_TERMS["given"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float32, torch.float64])
+def test_a_term_may_give_any_real_type(dtype: torch.dtype) -> None:
+    total, terms = gives(torch.tensor([0, 1, 1]).to(dtype))
+    assert (total.dtype, total.tolist()) == (torch.float32, [0.0, 2.0, 2.0])
+    assert (terms["given"].dtype, terms["given"].tolist()) == (torch.float32, [0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        torch.zeros(3, 1),  # would make the reward (3, 3)
+        torch.zeros(1, 3),
+        torch.zeros(1),
+        torch.zeros(()),
+        torch.zeros(2),
+        torch.zeros(3, dtype=torch.complex64),
+        torch.zeros(3, device="meta"),
+        torch.zeros(3).to_sparse(),
+        np.zeros(3),
+        [0.0, 0.0, 0.0],
+        1.0,
+        None,
+    ],
+)
+def test_a_term_gives_one_real_number_a_shopper(term: Any) -> None:
+    with pytest.raises(ValueError, match=r"The reward term 'given' is .*, but it must be .* of shape \(3,\)"):
+        gives(term)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_a_reward_is_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match=r"The reward of row 1 is .*\(given .*\), but it must be finite"):
+        gives(torch.tensor([0.0, bad, 0.0], dtype=torch.float64))
+
+
+def test_a_reward_is_looked_at_at_every_call_on_a_cpu() -> None:
+    values = iter([torch.zeros(3), torch.tensor([0.0, 0.0, torch.nan])])
+    REWARD_TERMS["given"] = lambda inputs: next(values)
+    try:
+        reward = Reward({"given": 1.0})
+        reward(random_inputs(batch=3))
+        with pytest.raises(ValueError, match="row 2 is nan"):
+            reward(random_inputs(batch=3))
+    finally:
+        del REWARD_TERMS["given"]
+
+
+@pytest.mark.parametrize("name", [None, 3, "", [], {}, object(), True, lambda inputs: 0])
+def test_a_term_has_a_text_as_its_name(name: Any) -> None:
+    before = dict(REWARD_TERMS)
+    with pytest.raises(ValueError, match=r"name is .*, but it must be a text"):
+        reward_term(name)
+    assert before == REWARD_TERMS
+
+
+@pytest.mark.parametrize("term", [None, 3, "clicks", torch.zeros(3)])
+def test_a_term_is_a_function(term: Any) -> None:
+    with pytest.raises(ValueError, match=r"term is .*, but it must be a function of RewardInputs"):
+        reward_term("mine")(term)
+    assert "mine" not in REWARD_TERMS
+
+
+def test_a_term_that_is_defined_again_at_the_same_place_replaces_the_first(own_term: str) -> None:
+    inputs = random_inputs()
+    reward = Reward({own_term: 1.0})
+
+    def define(position: int) -> None:
+        def bottom_position(inputs: RewardInputs) -> Tensor:
+            return inputs.clicks[:, position]
+
+        reward_term("bottom_position")(bottom_position)
+
+    try:
+        define(-1)
+        reward = Reward({"bottom_position": 1.0})
+        with pytest.warns(UserWarning, match="The reward term 'bottom_position' is replaced"):
+            define(-2)
+        assert torch.equal(reward(inputs)[0], inputs.clicks[:, -2].float())
+    finally:
+        del REWARD_TERMS["bottom_position"]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    batch=st.integers(1, 5),
+    size=st.integers(1, 12),
+    weights=st.dictionaries(st.sampled_from(sorted(REWARD_TERMS)), st.floats(-1e9, 1e9), min_size=1),
+)
+def test_a_reward_is_its_weighted_sum_row_by_row(seed: int, batch: int, size: int, weights: dict[str, float]) -> None:
+    """Diversity lies in [0, 1], clicks in [0, K]; rows know nothing of each other; tables of cosines change nothing."""
+    inputs = random_inputs(batch, size, seed)
+    total, terms = Reward(weights)(inputs)
+    exact = sum(weight * terms[name].double() for name, weight in weights.items())
+    torch.testing.assert_close(
+        total, torch.as_tensor(exact).float(), rtol=1e-5, atol=1e-5 * sum(map(abs, weights.values()))
+    )
+    for name, value in terms.items():
+        assert bool(((value >= 0) & (value <= (1 if name in DIVERSITY else size))).all())
+    for row in range(batch):
+        alone = RewardInputs(
+            inputs.slates[row : row + 1],
+            inputs.shown[row : row + 1],
+            inputs.clicks[row : row + 1],
+            inputs.embedding,
+            inputs.category,
+        )
+        assert torch.equal(Reward(weights)(alone)[0], total[row : row + 1])
+
+
+def test_rewards_are_the_same_bits_whatever_the_default_type() -> None:
+    inputs = random_inputs()
+    reward = Reward(dict.fromkeys(sorted(REWARD_TERMS), 0.7))
+    total, _ = reward(inputs)
+    torch.set_default_dtype(torch.float64)
+    try:
+        again, terms = reward(inputs)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(total, again)
+    assert {value.dtype for value in [again, *terms.values()]} == {torch.float32}
 
 
 def test_a_reward_keeps_its_own_weights() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recsim_env.tensors import among, constant, first_places, places, repeated
+from recsim_env.tensors import among, constant, first_places, places, repeated, widest
 
 
 def test_items_are_among_others_of_their_own_row() -> None:
@@ -50,3 +50,8 @@ def test_only_the_first_place_of_an_item_is_shown() -> None:
 def test_what_is_repeated_stands_further_to_the_front() -> None:
     items = torch.tensor([[[4, 4, 2, 4], [-1, 3, -1, 3]]])
     assert repeated(items).tolist() == [[[False, True, False, True], [False, False, True, True]]]
+
+
+def test_no_device_is_asked_for_floats_that_it_has_not() -> None:
+    found = {name: widest(torch.device(name)) for name in ("cpu", "cuda", "mps", "xpu")}
+    assert found == {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32, "xpu": torch.float32}

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,11 +26,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsim_env.catalog import Catalog
+from recsim_env import checks, files
+from recsim_env.catalog import CATALOG_FILE, EMBEDDING_FILE, Catalog
 from recsim_env.logs import schema
 
 VERSION = 1  # of the files; raise it when their content changes
 SUMMARY_FILE = "summary.json"
+UNFINISHED_FILE = "unfinished.json"  # lies in a folder as long as a build in it is not whole
+LOGS = ("uniform", "policy", "case_control")
+TABLES = ("baskets", "promotions", "popularity", "shoppers", *LOGS)
 SCENARIO = "store_promotions"
 STAMP_DELAY_HOURS = 5  # weeks turn at 05:00 by the stamps
 POPULARITY_WEEKS = 4
@@ -87,6 +90,17 @@ class Recipe:
     category_weight: float = 0.5  # of log(1 + earlier purchases in the item's category)
     popularity_weight: float = 0.5  # of log(1 + visits that bought the item in the four weeks before)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where a field is no number that it can be."""
+        least = {"n_items": 1, "slate_size": 1}
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if isinstance(field.default, int):
+                checked: float = checks.whole(name, value, least.get(name, 0), 10**6)
+            else:
+                checked = checks.number(name, value, *((0, 1) if name == "holdout" else (-1e3, 1e3)))
+            object.__setattr__(self, name, checked)
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -124,9 +138,61 @@ def build(
     """Write the catalogue, baskets, promotions, popularity and the three logs into `folder`; return the summary.
 
     The same seed gives the same tables. `summary.json` comes last: where it stands, the other files are whole.
-    """
-    folder, sources, recipe = Path(folder), sources or Sources.installed(), recipe or Recipe()
 
+    Args:
+        folder: a new or an empty folder, or one that holds a build, whole or not, which is replaced
+        progress: called with the name of each stage
+
+    Errors, before anything is written: TypeError or ValueError where an argument is not as said; FileExistsError where
+    the folder holds files that are not of a build: nobody's tables are written over. RuntimeError where another process
+    builds there.
+    """
+    folder, seed = checks.path("folder", folder), checks.whole("seed", seed, 0)
+    for name, value, kind in (("sources", sources, Sources), ("recipe", recipe, Recipe)):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} is {checks.told(value)}, but it must be {kind.__name__} or None.")
+    for name, function in (("encode", encode or embed_texts), ("progress", progress)):
+        if not callable(function):
+            raise ValueError(f"{name} is {checks.told(function)}, but it must be a function.")
+    check_own(folder)
+    with files.locked(folder):
+        return _build(folder, seed, sources or Sources.installed(), recipe or Recipe(), encode or embed_texts, progress)
+
+
+def check_own(folder: Path) -> None:
+    """Raise FileExistsError unless a build may be written into a folder: a new or empty one, or one of a build.
+
+    What a build left behind is known by `summary.json`, or by `unfinished.json` where it was interrupted.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(
+            f"folder is {str(folder)!r}, which is a file, but it must be a folder to build the log in."
+        )
+    ours = {CATALOG_FILE, EMBEDDING_FILE, SUMMARY_FILE, UNFINISHED_FILE, *(f"{name}.parquet" for name in TABLES)}
+    marks = (SUMMARY_FILE, UNFINISHED_FILE)
+    begun = any({"seed", "version"} <= _content(folder / name).keys() for name in marks)
+    temporary = tuple(f".{name}." for name in (*ours, files.HOLDER))
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        swept = path.name in (files.LOCK, files.HOLDER) or (path.name.startswith(temporary) and path.suffix == ".tmp")
+        if not swept and not (begun and path.name in ours):
+            raise FileExistsError(
+                f"folder is {str(folder)!r}, which holds {path.name}, but a log is only built in a folder that is new, "
+                "empty or holds nothing but such a build: nobody's files are written over."
+            )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is missing or no JSON object."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _build(
+    folder: Path, seed: int, sources: Sources, recipe: Recipe, encode: Encoder, progress: Callable[[str], None]
+) -> dict[str, Any]:
     progress("visits")
     lines = clean_lines(sources)
     visits = make_visits(lines, recipe)
@@ -136,7 +202,7 @@ def build(
     products = choose_products(lines, sources, recipe)
     cold = _choose(np.random.default_rng([seed, 1]), len(products), recipe.n_cold)
     texts = [describe(row) for row in products.iter_rows(named=True)]
-    catalog = make_catalog(products, texts, cold, (encode or embed_texts)(texts))
+    catalog = make_catalog(products, texts, cold, encode(texts))
 
     progress("promotions and popularity")
     purchases = make_purchases(lines, visits, products)
@@ -148,6 +214,7 @@ def build(
 
     progress("writing")
     n = len(catalog)
+    files.write_json(folder / UNFINISHED_FILE, {"version": VERSION, "seed": seed})
     (folder / SUMMARY_FILE).unlink(missing_ok=True)  # from here on the folder is not whole
     catalog.save(folder)
     schema.write_shoppers(shoppers, folder / "shoppers.parquet")
@@ -157,16 +224,14 @@ def build(
     for name, log in logs.items():
         schema.write_impressions(log, folder / f"{name}.parquet", n)
     summary = summarise(seed, recipe, lines, visits, shoppers, purchases, promotions, catalog, logs)
-    _write_json(summary, folder / SUMMARY_FILE)
+    files.write_json(folder / SUMMARY_FILE, summary)
+    (folder / UNFINISHED_FILE).unlink()
     return summary
 
 
 def is_built(folder: Path | str, seed: int) -> bool:
     """Whether `folder` holds a whole build of this seed and version."""
-    try:
-        summary = json.loads((Path(folder) / SUMMARY_FILE).read_text())
-    except FileNotFoundError:
-        return False
+    summary = _content(checks.path("folder", folder) / SUMMARY_FILE)
     return bool(summary.get("seed") == seed and summary.get("version") == VERSION)
 
 
@@ -503,7 +568,7 @@ def make_logs(
     chosen = qualifying(visits, exposures, recipe)
     category = np.append(catalog.category.numpy(), len(catalog.categories))
     popular = _trailing_purchases(popularity, visits, n)
-    samples: dict[str, list[Sample]] = {"uniform": [], "policy": [], "case_control": []}
+    samples: dict[str, list[Sample]] = {name: [] for name in LOGS}
     for shopper, first, last, rows in _households(visits, chosen):
         bought = _bought(purchases, first, last, n)
         items, placements = exposures.padded(rows["group"].to_numpy().astype(np.int64), n)
@@ -756,9 +821,3 @@ def _rates(log: pl.DataFrame) -> dict[str, float]:
         "weighted_rate": float(np.average(bought, weights=weight)),
         "with_response": float(log["purchase"].list.any().cast(pl.Float64).to_numpy().mean()),
     }
-
-
-def _write_json(value: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
-from recsim_env import noise
-from recsim_env.logs.schema import BASKETS, IMPRESSIONS
+from recsim_env import checks, noise
+from recsim_env.logs.schema import BASKETS, IMPRESSIONS, SPLITS
 from recsim_env.shoppers.base import Response, Witness
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
 SlatePolicy = Callable[[Observation, Tensor], Tensor]
 POLICY_STREAM = 1  # the noise stream of policies (see `noise.episode_key`)
+MOST_DRAWS = 10**6  # uniform numbers that a policy takes for one slate
 DAY_ZERO = datetime.datetime(2017, 1, 1)  # of the Complete Journey log
 
 
@@ -34,12 +35,25 @@ def record(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One episode a seed under a policy, as an impression table and a basket table (`recsim_env.logs.schema`).
 
+    The impressions hold what was shown: an item that was repeated or was no candidate is left out of its slate, and a
+    visit to which nothing was shown has no row there. Both tables can be written with `schema.write_impressions` and
+    `schema.write_baskets`.
+
     Args:
         policy: observation and `policy_draws` uniform numbers a shopper in, slates (B, K) out
         seeds: (B,) int64; the shopper number in the tables is the row number of the seed
-        propensity: log-probability (B,) of the ordered slates, where the policy knows it
+        propensity: log-probability (B,) of the ordered slates, where the policy knows it; it is not logged for a slate
+            that was not shown as a whole
+        scenario: name of this kind of slates in the table
+        split: train, valid or test
         progress: called after each step with the number of steps and of episodes still running
+
+    Errors: TypeError or ValueError where an argument is not as said, or where a slate is not what `SlateSimulator.step`
+    takes.
     """
+    _check_arguments(simulator, {"policy": policy, "progress": progress}, propensity, scenario, split)
+    policy_draws = checks.whole("policy_draws", policy_draws, 0, MOST_DRAWS)
+    checks.tensor("seeds", seeds, ("B",), torch.int64)
     shopper, seeds = simulator.shopper, seeds.to(simulator.device)
     tap = Witness(shopper)
     simulator.shopper = tap
@@ -51,10 +65,11 @@ def record(
         while len(number):
             where = simulator.when_and_where()
             slates = policy(observation, noise.uniform(keys, len(parts), policy_draws))
-            chance = None if propensity is None else propensity(observation, slates)
-            step = simulator.step(slates, validate=False)
+            chance = None if propensity is None else _chance(propensity(observation, slates), len(number))
+            step = simulator.step(slates)
             assert tap.last is not None
-            parts.append(_visits(number, where, slates, chance, tap.last))
+            shown = step.observation["recent_slates"][:, 0]  # -1 where nothing was shown
+            parts.append(_visits(number, where, shown, chance, tap.last))
             running = (~step.ended).nonzero().flatten()
             observation = {name: value[running] for name, value in step.observation.items()}
             number, keys = number[running], keys[running]
@@ -66,16 +81,21 @@ def record(
 
 
 def _visits(
-    number: Tensor, where: dict[str, Tensor], slates: Tensor, propensity: Tensor | None, response: Response
+    number: Tensor, where: dict[str, Tensor], shown: Tensor, propensity: Tensor | None, response: Response
 ) -> dict[str, Any]:
-    """The visits of one step; a shopper who lapsed has no next visit."""
-    basket = slates.where(response.clicks, -1) if response.basket is None else response.basket
+    """The visits of one step, with the slates (B, K) as shown, -1 = nothing; a shopper who lapsed has no next visit."""
+    basket = shown.where(response.clicks, -1) if response.basket is None else response.basket
     part = {name: value.cpu().numpy() for name, value in where.items() if name != "shopper"}
+    slates, clicks = shown.cpu().tolist(), response.clicks.cpu().tolist()
+    chance = [None] * len(slates) if propensity is None else propensity.cpu().double().tolist()
     return part | {
         "shopper": number.cpu().numpy(),
-        "slate": slates.cpu().tolist(),
-        "purchase": response.clicks.cpu().tolist(),
-        "propensity": None if propensity is None else propensity.double().cpu().numpy(),
+        "slate": [[item for item in slate if item >= 0] for slate in slates],
+        "purchase": [
+            [click for item, click in zip(slate, row, strict=True) if item >= 0]
+            for slate, row in zip(slates, clicks, strict=True)
+        ],
+        "propensity": [None if -1 in slate else value for slate, value in zip(slates, chance, strict=True)],
         "items": [[item for item in items if item >= 0] for items in basket.cpu().tolist()],
         "gap": response.days.where(~response.left, -1).long().cpu().numpy(),
         "follow_up": response.days.long().cpu().numpy(),
@@ -83,9 +103,9 @@ def _visits(
 
 
 def _tables(parts: list[dict[str, Any]], scenario: str, split: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    frame = pl.concat([pl.DataFrame(part) for part in parts], how="vertical_relaxed").sort(
-        "shopper", "day", maintain_order=True
-    )
+    types = {"slate": pl.List(pl.Int32), "purchase": pl.List(pl.Boolean), "items": pl.List(pl.Int32)}
+    frames = [pl.DataFrame(part, schema_overrides={**types, "propensity": pl.Float64}) for part in parts]
+    frame = pl.concat(frames, how="vertical_relaxed").sort("shopper", "day", maintain_order=True)
     frame = frame.with_columns(
         visit=pl.int_range(pl.len(), dtype=pl.Int64),
         time=pl.lit(DAY_ZERO) + pl.duration(days=pl.col("day"), hours=12),
@@ -101,4 +121,22 @@ def _tables(parts: list[dict[str, Any]], scenario: str, split: str) -> tuple[pl.
         frame.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
         for table in (IMPRESSIONS, BASKETS)
     )
-    return slates, baskets
+    return slates.filter(pl.col("slate").list.len() > 0), baskets
+
+
+def _chance(found: Tensor, shoppers: int) -> Tensor:
+    if not isinstance(found, Tensor) or found.shape != (shoppers,) or not found.is_floating_point():
+        raise ValueError(f"propensity() is {checks.told(found)}, but it must be a float tensor of shape ({shoppers},).")
+    return found
+
+
+def _check_arguments(
+    simulator: SlateSimulator, functions: Mapping[str, object], propensity: object, scenario: str, split: str
+) -> None:
+    if not isinstance(simulator, SlateSimulator):
+        raise ValueError(f"simulator is {checks.told(simulator)}, but it must be a SlateSimulator.")
+    for name, function in {**functions, **({} if propensity is None else {"propensity": propensity})}.items():
+        if not callable(function):
+            raise ValueError(f"{name} is {checks.told(function)}, but it must be a function.")
+    checks.text("scenario", scenario)
+    checks.choice("split", split, SPLITS)

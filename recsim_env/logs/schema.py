@@ -1,18 +1,32 @@
 """The tables of a log: which columns they have, what each means, and readers and writers that check all of it.
 
 An item is its row number in the catalogue. Every complaint is one sentence: file, column, row (counted from 0),
-what was found, what was expected. Writes go to a temporary file first, so a table on disk is whole or not there.
+what was found, what was expected. A table on disk is whole or not there.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from recsim_env import checks, files
+from recsim_env.types import MAX_DAYS
+
 SPLITS = ("train", "valid", "test")
+
+# Readers make tables with a row for each day, week and store: a wild number would ask for all the memory there is.
+DAYS = int(MAX_DAYS)
+WEEKS = DAYS // 7
+STORES = 10**5
+LAST_YEAR = 2 * 10**17  # microseconds: polars cannot tell a time far beyond
+SHOPPERS_AND_VISITS = 10**12  # never the length of a table
+PLACEMENTS = 110
+"""Placement codes: ten displays times eleven mailers, 0 = not promoted."""
 
 
 class LogError(ValueError):
@@ -21,12 +35,16 @@ class LogError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, type, meaning with unit, and whether a row may leave it empty (null)."""
+    """One column: its name, type, meaning with unit, whether a row may leave it empty (null), and its range."""
 
     name: str
     dtype: pl.DataType
     meaning: str
     nullable: bool = False
+    span: tuple[Any, Any] | None = None
+    """The smallest and the largest value, of lists the smallest and the largest in them; None = any."""
+    items: bool = False
+    """Whether it holds catalogue items, numbers from 0 to the size of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +64,17 @@ class Table:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     rules: tuple[Rule, ...] = ()
-    items: tuple[str, ...] = field(default=())  # columns that hold catalogue items, checked against n_items
+    may_be_empty: bool = False
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
         """Name and type of each column, in order."""
         return {column.name: column.dtype for column in self.columns}
 
-
-def _at_least(name: str, bound: int) -> Rule:
-    return Rule(name, pl.col(name) >= bound, f"a number >= {bound}")
+    @property
+    def has_items(self) -> bool:
+        """Whether a column holds catalogue items."""
+        return any(column.items for column in self.columns)
 
 
 def _complete(name: str) -> Rule:
@@ -73,27 +92,49 @@ def _distinct(name: str) -> Rule:
     return Rule(name, values.n_unique() == values.len(), "distinct items")
 
 
-def _list_at_least(name: str, bound: int) -> Rule:
-    return Rule(name, pl.col(name).list.min() >= bound, f"values >= {bound}")
+def _not_below_the_row_above(name: str) -> Rule:
+    same = pl.col("shopper") == pl.col("shopper").shift(1)
+    holds = ~same | (pl.col(name) >= pl.col(name).shift(1))
+    return Rule(name, holds, "no less than in the shopper's row above: rows go by time")
+
+
+def _dense(above: pl.Expr) -> Rule:
+    return Rule("shopper", pl.col("shopper") <= above + 1, "shoppers numbered 0, 1, .. without a gap")
 
 
 _VISIT = (
-    Column("shopper", pl.Int64(), "dense index of the shopper, from 0"),
-    Column("visit", pl.Int64(), "number of the visit, unique in the log; the pages of a visit share it"),
-    Column("time", pl.Datetime("us"), "local time at which the visit began"),
-    Column("day", pl.Int32(), "local days since the log's day 0"),
-    Column("week", pl.Int16(), "week of the log, as the shop counts weeks"),
-    Column("store", pl.Int32(), "store that was visited"),
+    Column("shopper", pl.Int64(), "dense index of the shopper, from 0", span=(0, SHOPPERS_AND_VISITS)),
+    Column(
+        "visit",
+        pl.Int64(),
+        "number of the visit, unique in the log; the pages of a visit share it",
+        span=(0, SHOPPERS_AND_VISITS),
+    ),
+    Column(
+        "time",
+        pl.Datetime("us"),
+        "local time at which the visit began",
+        span=(datetime.datetime(1900, 1, 1), datetime.datetime(2200, 1, 1)),
+    ),
+    Column("day", pl.Int32(), "local days since the log's day 0", span=(0, DAYS)),
+    Column("week", pl.Int16(), "week of the log, as the shop counts weeks", span=(0, WEEKS)),
+    Column("store", pl.Int32(), "store that was visited", span=(0, STORES)),
 )
 _RETURN = (
-    Column("gap", pl.Int32(), "days until the shopper's next visit; null: not seen before the watch ended", True),
-    Column("follow_up", pl.Int32(), "days watched after the visit, until the end of the visit's split"),
+    Column(
+        "gap",
+        pl.Int32(),
+        "days until the shopper's next visit; null: not seen before the watch ended",
+        nullable=True,
+        span=(0, DAYS),
+    ),
+    Column("follow_up", pl.Int32(), "days watched after the visit, until the end of its split", span=(0, DAYS)),
     Column("split", pl.String(), "train, valid or test"),
 )
 _VISIT_RULES = (
-    *(_at_least(name, 0) for name in ("shopper", "visit", "day", "week", "gap", "follow_up")),
     Rule("gap", pl.col("gap") <= pl.col("follow_up"), "a gap within follow_up"),
     Rule("split", pl.col("split").is_in(SPLITS), "one of train, valid, test"),
+    _not_below_the_row_above("day"),
 )
 
 IMPRESSIONS = Table(
@@ -101,26 +142,40 @@ IMPRESSIONS = Table(
     (
         *_VISIT,
         Column("scenario", pl.String(), "what kind of slate it was"),
-        Column("page", pl.Int16(), "0 for the first slate of a visit, 1 for the next"),
-        Column("slate", pl.List(pl.Int32()), "items shown, top first (an unordered sample where propensity is null)"),
-        Column("click", pl.List(pl.Boolean()), "clicked, one value an item; null: not recorded", True),
+        Column("page", pl.Int16(), "0 for the first slate of a visit, 1 for the next", span=(0, 9999)),
+        Column(
+            "slate",
+            pl.List(pl.Int32()),
+            "items shown, top first (an unordered sample where propensity is null)",
+            items=True,
+        ),
+        Column("click", pl.List(pl.Boolean()), "clicked, one value an item; null: not recorded", nullable=True),
         Column("purchase", pl.List(pl.Boolean()), "bought in this visit, one value an item; null: not recorded", True),
-        Column("placement", pl.List(pl.Int16()), "where each item stood, a code from 0 (plain); null: unknown", True),
-        Column("propensity", pl.Float64(), "log-probability of the ordered slate under the logging policy", True),
-        Column("weight", pl.List(pl.Float32()), "1 / sampling probability of each item's row; null: 1", True),
+        Column(
+            "placement",
+            pl.List(pl.Int16()),
+            "where each item stood, a code from 0 (plain); null: unknown",
+            nullable=True,
+            span=(0, PLACEMENTS - 1),
+        ),
+        Column(
+            "propensity",
+            pl.Float64(),
+            "log-probability of the ordered slate under the logging policy",
+            nullable=True,
+            span=(-1e6, 0),
+        ),
+        Column("weight", pl.List(pl.Float32()), "1 / sampling probability of each item's row; null: 1", True, (0, 1e9)),
         *_RETURN,
     ),
     ("shopper", "time", "visit", "page"),
     (
         *_VISIT_RULES,
-        _at_least("page", 0),
         Rule("slate", pl.col("slate").list.len() > 0, "at least one item"),
         *(_complete(name) for name in ("slate", "click", "purchase", "placement", "weight")),
         _distinct("slate"),
         Rule("purchase", pl.any_horizontal(pl.col("click", "purchase").is_not_null()), "a click or a purchase list"),
         *(_as_long_as_slate(name) for name in ("click", "purchase", "placement", "weight")),
-        _list_at_least("placement", 0),
-        Rule("propensity", pl.col("propensity").is_finite() & (pl.col("propensity") <= 0), "a log-probability <= 0"),
         Rule(
             "weight",
             (pl.col("weight").list.min() > 0) & pl.col("weight").list.sum().is_finite(),
@@ -128,133 +183,163 @@ IMPRESSIONS = Table(
         ),
         Rule("visit", ~pl.struct("visit", "page").is_duplicated(), "no other row with this visit and page"),
     ),
-    ("slate",),
 )
 
 BASKETS = Table(
     "baskets",
-    (*_VISIT, Column("items", pl.List(pl.Int32()), "catalogue items bought, distinct; may be empty"), *_RETURN),
+    (
+        *_VISIT,
+        Column("items", pl.List(pl.Int32()), "catalogue items bought, distinct; may be empty", items=True),
+        *_RETURN,
+    ),
     ("shopper", "time", "visit"),
     (
         *_VISIT_RULES,
+        _dense(pl.col("shopper").shift(1, fill_value=-1)),
         _complete("items"),
         _distinct("items"),
         Rule("visit", ~pl.col("visit").is_duplicated(), "no other row with this visit"),
     ),
-    ("items",),
 )
 
 PROMOTIONS = Table(
     "promotions",
     (
-        Column("store", pl.Int32(), "store that promotes"),
-        Column("week", pl.Int16(), "week of the log"),
-        Column("item", pl.Int32(), "promoted catalogue item"),
-        Column("placement", pl.Int16(), "where: code of the display and mailer pair, 0 = not promoted"),
+        Column("store", pl.Int32(), "store that promotes", span=(0, STORES)),
+        Column("week", pl.Int16(), "week of the log", span=(0, WEEKS)),
+        Column("item", pl.Int32(), "promoted catalogue item", items=True),
+        Column("placement", pl.Int16(), "where: code of the display and mailer pair", span=(1, PLACEMENTS - 1)),
     ),
     ("store", "week", "item"),
-    (_at_least("week", 0), _at_least("placement", 1)),
-    ("item",),
+    may_be_empty=True,
 )
 
 POPULARITY = Table(
     "popularity",
     (
-        Column("week", pl.Int16(), "week of the log in which the numbers may be used"),
-        Column("item", pl.Int32(), "catalogue item"),
-        Column("popularity", pl.Float32(), "visits that bought it / all visits, in the four weeks before"),
-        Column("discount", pl.Float32(), "mean retail discount / shelf price of its lines in the four weeks before"),
+        Column("week", pl.Int16(), "week of the log in which the numbers may be used", span=(0, WEEKS)),
+        Column("item", pl.Int32(), "catalogue item", items=True),
+        Column("popularity", pl.Float32(), "visits that bought it / all visits, in the four weeks before", span=(0, 1)),
+        Column(
+            "discount",
+            pl.Float32(),
+            "mean retail discount / shelf price of its lines in the four weeks before",
+            span=(0, 1),
+        ),
     ),
     ("week", "item"),
-    (
-        _at_least("week", 0),
-        Rule("popularity", pl.col("popularity").is_between(0, 1), "a share in 0..1"),
-        Rule("discount", pl.col("discount").is_between(0, 1), "a share in 0..1"),
-    ),
-    ("item",),
 )
 
 SHOPPERS = Table(
     "shoppers",
     (
-        Column("shopper", pl.Int64(), "dense index of the shopper, from 0"),
+        Column("shopper", pl.Int64(), "dense index of the shopper, from 0", span=(0, SHOPPERS_AND_VISITS)),
         Column("household_id", pl.Int64(), "the shopper's number in the source"),
         Column("holdout", pl.Boolean(), "kept for evaluation: nothing may be learned from this shopper in RL"),
     ),
     ("shopper",),
-    (_at_least("shopper", 0),),
+    (_dense(pl.int_range(pl.len()) - 1),),
 )
 
 
-def read_table(table: Table, path: Path | str, n_items: int | None = None) -> pl.DataFrame:
-    """Read and check one table; items must lie in 0..n_items-1 where `n_items` is given."""
-    path = Path(path)
+def read_table(table: Table, path: Path | str, n_items: int | None) -> pl.DataFrame:
+    """Read and check one table.
+
+    Args:
+        n_items: size of the catalogue, whose items are 0..n_items-1; None for a table without items
+
+    Errors: LogError where the file is missing, no readable parquet, or not what the schema says.
+    """
     try:
-        frame = pl.read_parquet(path)
-    except FileNotFoundError:
-        raise LogError(f"{path}: found no such file, expected the {table.name} table as parquet.") from None
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise LogError(f"{path}: found no readable parquet ({reason}), expected the {table.name} table.") from error
+        frame = files.read_parquet(path, f"the {table.name} table")
+    except ValueError as error:
+        raise LogError(str(error)) from error
     return check_table(table, frame, path, n_items)
 
 
-def write_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None = None) -> None:
-    """Check a table, then write it in one move."""
-    path = Path(path)
-    write_parquet(check_table(table, frame, path, n_items), path)
+def write_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None) -> None:
+    """Check a table, then write it in one move. Errors: as `check_table`; OSError where it cannot be written."""
+    path = checks.path("path", path)
+    files.write_parquet(path, check_table(table, frame, path, n_items))
 
 
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write any frame to a temporary file beside `path`, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        whole = frame.rechunk()  # row groups follow chunks, which follow threads: without this, bytes differ by run
-        whole.write_parquet(temporary, compression="zstd", statistics=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def check_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None) -> pl.DataFrame:
+    """The frame with its columns in the table's order.
 
+    A nullable column may have the type Null, or be a float column of whole numbers: so pandas writes columns in which
+    all or some values are missing.
 
-def check_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None = None) -> pl.DataFrame:
-    """Return the frame with its columns in the table's order, or raise a LogError."""
-    _check_columns(table, frame, path)
-    frame = frame.select(*table.schema)
-    rules = [Rule(c.name, pl.col(c.name).is_not_null(), "a value") for c in table.columns if not c.nullable]
-    _check_rules(rules, frame, path)
-    _check_rules([*table.rules, *(_in_catalogue(table, name, n_items) for name in table.items)], frame, path)
+    Args:
+        path: for messages
+        n_items: size of the catalogue, whose items are 0..n_items-1; None for a table without items
+
+    Errors: LogError where the frame is not what the schema says; TypeError where it is no frame; ValueError where
+    `n_items` is no whole number above 0 although the table holds items.
+    """
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"frame is {checks.told(frame)}, but it must be a polars DataFrame.")
+    if table.has_items:
+        n_items = checks.whole("n_items", n_items, 1)
+    frame = _typed(table, frame, path)
+    if len(frame) == 0 and not table.may_be_empty:
+        raise LogError(f"{path}: found no rows, expected at least one in the {table.name} table.")
+    _check_rules(
+        [Rule(c.name, pl.col(c.name).is_not_null(), "a value") for c in table.columns if not c.nullable], frame, path
+    )
+    _check_rules([_range(column, n_items) for column in table.columns], frame, path)
+    _check_rules(table.rules, frame, path)
     _check_key(table, frame, path)
     return frame
 
 
-def _check_columns(table: Table, frame: pl.DataFrame, path: Path | str) -> None:
-    for name, dtype in table.schema.items():
-        if name not in frame.columns:
-            raise LogError(f"{path}: column '{name}', row 0: found no such column, expected {dtype}.")
-        if frame.schema[name] != dtype:
-            raise LogError(f"{path}: column '{name}', row 0: found type {frame.schema[name]}, expected {dtype}.")
+def _typed(table: Table, frame: pl.DataFrame, path: Path | str) -> pl.DataFrame:
+    """The columns of the table, in its order and of its types."""
     for name in frame.columns:
         if name not in table.schema:
             known = ", ".join(table.schema)
             raise LogError(f"{path}: column '{name}', row 0: found an unknown column, expected only {known}.")
+    typed = []
+    for column in table.columns:
+        if column.name not in frame.columns:
+            raise LogError(f"{path}: column '{column.name}', row 0: found no such column, expected {column.dtype}.")
+        values = frame[column.name]
+        if column.nullable and values.dtype != column.dtype:
+            values = _without_loss(values, column.dtype)
+        if values.dtype != column.dtype:
+            found = f"found type {values.dtype}, expected {column.dtype}"
+            raise LogError(f"{path}: column '{column.name}', row 0: {found}.")
+        typed.append(values)
+    return pl.DataFrame(typed)
 
 
-def _in_catalogue(table: Table, name: str, n_items: int | None) -> Rule:
-    is_list = isinstance(table.schema[name], pl.List)
-    low = pl.col(name).list.min() if is_list else pl.col(name)
-    high = pl.col(name).list.max() if is_list else pl.col(name)
-    if n_items is None:
-        return Rule(name, low >= 0, "catalogue items >= 0")
-    return Rule(name, (low >= 0) & (high < n_items), f"catalogue items in 0..{n_items - 1}")
+def _without_loss(values: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """As this type, where it is a column of nulls, or of floats that are whole numbers or missing."""
+    if values.dtype == pl.Null():
+        return values.cast(dtype)
+    if values.dtype != pl.Float64() or not dtype.is_integer():
+        return values
+    whole = values.cast(dtype, strict=False)
+    return whole if whole.cast(pl.Float64).equals(values) else values
 
 
-def _check_rules(rules: list[Rule], frame: pl.DataFrame, path: Path | str) -> None:
-    broken = frame.select((~rule.holds).any().alias(str(i)) for i, rule in enumerate(rules)).row(0)
+def _range(column: Column, n_items: int | None) -> Rule:
+    """That all values lie in the column's range, or in the catalogue."""
+    span = (0, (n_items or 1) - 1) if column.items else column.span
+    if span is None:
+        return Rule(column.name, pl.lit(True), "any value")
+    is_list = isinstance(column.dtype, pl.List)
+    values = pl.col(column.name)
+    least, most = (values.list.min(), values.list.max()) if is_list else (values, values)
+    what = "catalogue items" if column.items else "values" if is_list else "a value"
+    return Rule(column.name, (least >= span[0]) & (most <= span[1]), f"{what} from {span[0]} to {span[1]}")
+
+
+def _check_rules(rules: Sequence[Rule], frame: pl.DataFrame, path: Path | str) -> None:
+    broken = frame.select((~rule.holds).any().alias(str(i)) for i, rule in enumerate(rules)).row(0) if rules else ()
     for rule, is_broken in zip(rules, broken, strict=True):
         if is_broken:
             row = frame.select((~rule.holds).fill_null(False).arg_max()).item()
-            found = _written(frame[rule.column][row])
+            found = _written(frame[rule.column], row)
             raise LogError(f"{path}: column '{rule.column}', row {row}: found {found}, expected {rule.expected}.")
 
 
@@ -268,60 +353,71 @@ def _check_key(table: Table, frame: pl.DataFrame, path: Path | str) -> None:
     rows = rows.filter(rows > 0)  # the first row has none above
     if len(rows):
         key, row = ", ".join(table.key), int(rows[0])
-        found = ", ".join(_written(value) for value in frame.select(table.key).row(row))
+        found = ", ".join(_written(frame[name], row) for name in table.key)
         above = f"rows ascending by ({key}) without repeats"
         raise LogError(f"{path}: column '{table.key[0]}', row {row}: found ({found}), expected {above}.")
 
 
-def _written(value: object) -> str:
-    return str(value.to_list()) if isinstance(value, pl.Series) else str(value)
+def _written(column: pl.Series, row: int) -> str:
+    number = column.to_physical()[row]
+    if column.dtype == pl.Datetime("us") and number is not None and abs(number) > LAST_YEAR:
+        return f"{number} microseconds since 1970"
+    value = column[row]
+    text = str(value.to_list()) if isinstance(value, pl.Series) else str(value)
+    return text if len(text) <= checks.LONGEST else f"{text[: checks.LONGEST - 3]}..."
 
 
-def read_impressions(path: Path | str, n_items: int | None = None) -> pl.DataFrame:
+def read_impressions(path: Path | str, n_items: int) -> pl.DataFrame:
     """Read a log of slates, one row a slate."""
     return read_table(IMPRESSIONS, path, n_items)
 
 
-def write_impressions(frame: pl.DataFrame, path: Path | str, n_items: int | None = None) -> None:
+def write_impressions(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
     """Check and write a log of slates."""
     write_table(IMPRESSIONS, frame, path, n_items)
 
 
-def read_baskets(path: Path | str, n_items: int | None = None) -> pl.DataFrame:
-    """Read the visits and what was bought in each."""
-    return read_table(BASKETS, path, n_items)
+def read_baskets(path: Path | str, n_items: int, n_shoppers: int | None = None) -> pl.DataFrame:
+    """Read the visits and what was bought in each; `n_shoppers`, if given, is the length of the shoppers table."""
+    baskets = read_table(BASKETS, path, n_items)
+    last = baskets["shopper"][-1]
+    if n_shoppers is not None and last >= n_shoppers:
+        row = len(baskets) - 1
+        expected = f"one of the {n_shoppers} shoppers of the shoppers table"
+        raise LogError(f"{path}: column 'shopper', row {row}: found {last}, expected {expected}.")
+    return baskets
 
 
-def write_baskets(frame: pl.DataFrame, path: Path | str, n_items: int | None = None) -> None:
+def write_baskets(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
     """Check and write the visits."""
     write_table(BASKETS, frame, path, n_items)
 
 
-def read_promotions(path: Path | str, n_items: int | None = None) -> pl.DataFrame:
+def read_promotions(path: Path | str, n_items: int) -> pl.DataFrame:
     """Read what each store promoted in each week."""
     return read_table(PROMOTIONS, path, n_items)
 
 
-def write_promotions(frame: pl.DataFrame, path: Path | str, n_items: int | None = None) -> None:
+def write_promotions(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
     """Check and write the promotions."""
     write_table(PROMOTIONS, frame, path, n_items)
 
 
-def read_popularity(path: Path | str, n_items: int | None = None) -> pl.DataFrame:
+def read_popularity(path: Path | str, n_items: int) -> pl.DataFrame:
     """Read the trailing popularity and discount of each item in each week."""
     return read_table(POPULARITY, path, n_items)
 
 
-def write_popularity(frame: pl.DataFrame, path: Path | str, n_items: int | None = None) -> None:
+def write_popularity(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
     """Check and write the trailing popularity and discount."""
     write_table(POPULARITY, frame, path, n_items)
 
 
 def read_shoppers(path: Path | str) -> pl.DataFrame:
     """Read who the shoppers are and which are held out."""
-    return read_table(SHOPPERS, path)
+    return read_table(SHOPPERS, path, None)
 
 
 def write_shoppers(frame: pl.DataFrame, path: Path | str) -> None:
     """Check and write the shoppers."""
-    write_table(SHOPPERS, frame, path)
+    write_table(SHOPPERS, frame, path, None)

@@ -37,7 +37,7 @@ class Market:
     @classmethod
     def of(cls, promotions: pl.DataFrame, popularity: pl.DataFrame, n_items: int) -> Market:
         """From the tables `promotions` and `popularity`; weeks beyond the last use its row."""
-        weeks = int(popularity["week"].max() or 0) + 1  # type: ignore[arg-type]
+        weeks = max(int(table["week"].max() or 0) for table in (popularity, promotions)) + 1  # type: ignore[arg-type]
         stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type]
         pairs = promotions.select("store", "week").unique().sort("store", "week").with_row_index("row")
         store_week = torch.full((stores, weeks), len(pairs), dtype=torch.int64)

@@ -224,12 +224,13 @@ def load_shop(
                 f"{member} holds repeat_ceilings of shape {np.shape(model.config.repeat_ceilings)}, but they must be "
                 f"{(2, SHARES * RECENCIES)}: fit the shopper again with this version."
             )
-    popularity = read_popularity(folder / "popularity.parquet")
-    market = Market.of(read_promotions(folder / "promotions.parquet"), popularity, len(catalog))
-    baskets = read_baskets(folder / "baskets.parquet")
+    n = len(catalog)
+    popularity = read_popularity(folder / "popularity.parquet", n)
+    market = Market.of(read_promotions(folder / "promotions.parquet", n), popularity, n)
+    shoppers = read_shoppers(folder / "shoppers.parquet")
+    baskets = read_baskets(folder / "baskets.parquet", n, len(shoppers))
     keys = Keys.of(catalog.kind, catalog.category)
     with torch.no_grad():
-        shoppers = read_shoppers(folder / "shoppers.parquet").sort("shopper")
         holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
         starts = start_states(models, keys, market, baskets, holdout, population, start_days)
         shop = _on(device, catalog, keys, models, market, baskets, starts)

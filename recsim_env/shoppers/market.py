@@ -23,6 +23,7 @@ unit(u + noise), as in a questionnaire at registration.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -32,12 +33,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.tensors import looked_up
-from recsim_env.types import Observation
+from recsim_env.types import Observation, best_device
+
+MOST = 1e4
+"""Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds all that follows."""
+MOST_NUMBERS = 10**8
+"""Numbers in the largest table of embeddings, 400 MB."""
+_COUNTS = {"items": 10**6, "categories": 10**6, "width": 4096, "favourites": 10**6}  # from 1 to this
+_LENGTHS = ("interest_noise", "declared_noise", "drift", "satiation_exposure", "satiation_click")
+_SPREADS = ("quality_spread", "patience_spread", "examination_spread")
+_RANGES = {  # of all other numbers: from -MOST to MOST
+    **dict.fromkeys(("examination", "satiation_decay", "fatigue_decay"), (0.0, 1.0)),
+    **dict.fromkeys((*_LENGTHS, *_SPREADS), (0.0, MOST)),
+    **dict.fromkeys(("speed_spread", "variety_spread"), (0.0, 5.0)),  # of logarithms
+    "leave_base": (-math.inf, MOST),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class MarketConfig:
     """Every parameter of a market. Log-odds unless another unit is given.
 
     The dynamics are assumptions, chosen so that boredom decides how long a shopper stays; nothing is fitted to data.
-    Errors: ValueError where a number is out of its range.
+    Errors: ValueError where a number is none, or is out of its range.
     """
 
     items: int = 1000
@@ -102,27 +118,22 @@ class MarketConfig:
     """Standard deviation of the log-odds of looking further. An assumption: the data hold no positions."""
 
     def __post_init__(self) -> None:
-        for name in ("items", "categories", "width", "favourites"):
-            count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} is {count!r}, but it must be a whole number above 0.")
-        for name in ("examination", "satiation_decay", "fatigue_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be from 0 to 1.")
-        lengths = ("drift", "declared_noise", "interest_noise", "satiation_exposure", "satiation_click")
-        for name in (*lengths, *(field.name for field in fields(self) if field.name.endswith("_spread"))):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be a finite number, 0 or more.")
-        for name in ("base", "interest", "satiation", "fatigue", "leave_bored", "leave_unsatisfied"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be a finite number.")
-        if math.isnan(self.leave_base):
-            raise ValueError(f"leave_base is {self.leave_base!r}, but it must be a number, or -inf.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _COUNTS:
+                checked: float = checks.whole(field.name, value, 1, _COUNTS[field.name])
+            else:
+                low, high = _RANGES.get(field.name, (-MOST, MOST))
+                checked = checks.number(field.name, value, low, high, infinite=field.name == "leave_base")
+            object.__setattr__(self, field.name, checked)
         if self.categories > self.items or self.favourites > self.categories:
             raise ValueError(
                 f"categories is {self.categories!r}, but it must be from {self.favourites} (favourites) to "
                 f"{self.items} (items)."
             )
+        if self.items * self.width > MOST_NUMBERS:
+            most = MOST_NUMBERS // self.items
+            raise ValueError(f"width is {self.width!r}, but it must be from 1 to {most} with {self.items} items.")
 
     def alike(self) -> MarketConfig:
         """The same market with shoppers who all satiate, tire, look and leave as the median one does."""
@@ -184,29 +195,31 @@ class MarketShopper:
         declared: (D,) float32 of unit length, what the shopper said of its interest before the first visit
 
     Args:
-        world: seed of the catalogue and of the items' quality: another number, another market
+        device: `cpu` or `cuda`
+        slate_size: K, from 1 to the number of items
+        config: the market's parameters
+        world: seed of the catalogue and of the items' quality, 0 or more: another number, another market
+
+    Errors: ValueError where an argument is not as said.
     """
 
     def __init__(
         self, device: torch.device, slate_size: int = 10, *, config: MarketConfig = MARKET, world: int = 0
     ) -> None:
-        if slate_size > config.items:
-            raise ValueError(f"slate_size is {slate_size}, but the market has {config.items} items.")
-        if isinstance(world, bool) or not isinstance(world, int) or world < 0:
-            raise ValueError(f"world is {world!r}, but it must be a whole number, 0 or more.")
-        generator = torch.Generator().manual_seed(world)
-        self.config = config
-        self.world = world
-        self.device = device
-        self.slate_size = slate_size
+        self.config = _checked(config)
+        self.world = checks.whole("world", world, 0, 2**63 - 1)
+        self.slate_size = checks.whole("slate_size", slate_size, 1, config.items)
+        self.device = best_device(device)
+        generator = torch.Generator().manual_seed(self.world)
         catalog = Catalog.synthetic(config.items, config.categories, config.width, generator)
-        self.catalog = catalog.to(device)
-        self.quality = (config.quality_spread * torch.randn(config.items, generator=generator)).to(device)
+        self.catalog = catalog.to(self.device)
+        quality = config.quality_spread * torch.randn(config.items, generator=generator, dtype=torch.float32)
+        self.quality = quality.to(self.device)
         self.max_candidates = config.items
         self.start_draws = 2 * config.favourites + 2 * config.width + 4
-        self.visit_draws = slate_size + 1 + config.width
+        self.visit_draws = self.slate_size + 1 + config.width
         self.never_leave = False
-        self._all = torch.arange(config.items, device=device)
+        self._all = torch.arange(config.items, device=self.device)
         self._centres = self._category_centres()
 
     # ---- the protocol ----------------------------------------------------------------------------------------------
@@ -224,6 +237,7 @@ class MarketShopper:
         favourite = (which * config.categories).long().clamp(max=config.categories - 1)
         mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, self._centres[favourite])
         interest = torch.nn.functional.normalize(mixed + config.interest_noise * normal(noise) / math.sqrt(d), dim=1)
+        zeros = functools.partial(torch.zeros, dtype=torch.float32, device=self.device)
         declared = interest + config.declared_noise * normal(said) / math.sqrt(d)
         trait = normal(traits)
         odds = math.log(config.examination / (1 - config.examination)) if 0 < config.examination < 1 else None
@@ -232,15 +246,15 @@ class MarketShopper:
             depth = torch.sigmoid(odds + config.examination_spread * trait[:, 3])
         return MarketState(
             interest=interest,
-            declared=torch.nn.functional.normalize(declared, dim=1),
-            satiation=torch.zeros(batch, config.categories, device=self.device),
-            fatigue=torch.zeros(batch, config.items, device=self.device),
+            declared=torch.nn.functional.normalize(declared, dim=1).clamp(-1, 1),  # rounding may go beyond
+            satiation=zeros(batch, config.categories),
+            fatigue=zeros(batch, config.items),
             speed=torch.exp(config.speed_spread * trait[:, 0]),
             variety=torch.exp(config.variety_spread * trait[:, 1]),
             patience=config.patience_spread * trait[:, 2],
             examination=depth,
             profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
-            day=torch.zeros(batch, device=self.device),
+            day=zeros(batch),
         )
 
     def candidates(self, state: MarketState) -> Tensor:
@@ -323,7 +337,7 @@ class MarketShopper:
 
     def _category_centres(self) -> Tensor:
         """(G, D) mean of each category's items, of unit length."""
-        total = torch.zeros(self.config.categories, self.config.width, device=self.device)
+        total = torch.zeros(self.config.categories, self.config.width, dtype=torch.float32, device=self.device)
         total.index_add_(0, self.catalog.category, self.catalog.embedding)
         return torch.nn.functional.normalize(total, dim=1)
 
@@ -339,7 +353,7 @@ class MarketShopper:
 
     def _tire(self, state: MarketState, slates: Tensor, category: Tensor, looks: Tensor, clicks: Tensor) -> None:
         config = self.config
-        gained = config.satiation_exposure * looks + config.satiation_click * clicks
+        gained = config.satiation_exposure * looks + config.satiation_click * clicks.to(looks.dtype)
         state.satiation = (config.satiation_decay * state.satiation).scatter_add(
             1, category, gained * state.speed.unsqueeze(1)
         )
@@ -361,6 +375,16 @@ def make_market(
         world: seed of its catalogue
         alike: every shopper as the median one; by default they differ in satiation, variety-seeking, patience and depth
 
-    Errors: ValueError where `world` is no whole number of 0 or more, or a slate is larger than the catalogue.
+    Errors: ValueError where `config` is no MarketConfig, `world` no whole number of 0 or more, `alike` no flag, or a
+    slate is larger than the catalogue.
     """
-    return MarketShopper(device, slate_size, config=config.alike() if alike else config, world=world)
+    config = _checked(config)
+    return MarketShopper(
+        device, slate_size, config=config.alike() if checks.flag("alike", alike) else config, world=world
+    )
+
+
+def _checked(config: MarketConfig) -> MarketConfig:
+    if not isinstance(config, MarketConfig):
+        raise ValueError(f"config is {checks.told(config)}, but it must be a MarketConfig.")
+    return config

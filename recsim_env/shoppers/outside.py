@@ -17,12 +17,13 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import Reward
 from recsim_env.shoppers.base import Description, Response
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import MAX_DAYS, Observation, best_device
 
 Environment = gymnasium.Env[Any, Any]
 Clicks = Callable[[Any, Mapping[str, Any]], ArrayLike]
@@ -40,6 +41,8 @@ class OutsideSpec:
     """What must be said of an environment that was not made for this package.
 
     Its action is a slate: `MultiDiscrete` of K item ids 0..N-1, top position first.
+
+    Errors: ValueError where a field is not as said.
     """
 
     make: Callable[[], Environment]
@@ -51,6 +54,14 @@ class OutsideSpec:
     left."""
     clicks: Clicks = clicks_in_info
     """Reads the clicks of a step."""
+
+    def __post_init__(self) -> None:
+        for name in ("make", "clicks"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name} is {checks.told(getattr(self, name))}, but it must be a function.")
+        if not isinstance(self.catalog, Catalog):
+            raise ValueError(f"catalog is {checks.told(self.catalog)}, but it must be a Catalog.")
+        object.__setattr__(self, "visits", checks.whole("visits", self.visits, 1, int(MAX_DAYS)))
 
 
 @dataclass
@@ -78,19 +89,20 @@ class OutsideShopper:
     known only the clicks have the right mean. Where an item is repeated within a slate the outsider sees the slate as
     it is, but a click on the repetition does not count.
 
-    Errors: ValueError where the action space is no slate of the catalogue's items, or `visits` is not above 0.
+    Errors: ValueError where `spec` is none, `make` makes no environment, or its action space is no slate of the
+    catalogue's items.
     """
 
     start_draws = 2
     visit_draws = 0
 
     def __init__(self, spec: OutsideSpec, device: torch.device) -> None:
-        self.spec = spec
-        self.device = device
-        self.catalog = spec.catalog.to(device)
         self.slate_size = _slate_size(spec)
+        self.spec = spec
+        self.device = best_device(device)
+        self.catalog = spec.catalog.to(self.device)
         self.max_candidates = len(spec.catalog)
-        self._all = torch.arange(self.max_candidates, device=device)
+        self._all = torch.arange(self.max_candidates, device=self.device)
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         """Spaces of `observe`, one shopper."""
@@ -119,15 +131,17 @@ class OutsideShopper:
     def respond(self, state: OutsideState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Step every environment; moves `state` in place.
 
-        Errors: RuntimeError where an environment ends in another way than `OutsideSpec` says.
+        Errors: RuntimeError where an environment ends in another way than `OutsideSpec` says, or where
+        `OutsideSpec.clicks` does not give K numbers of 0 and 1.
         """
         actions = slates.cpu().numpy()
         answers = [self._step(state, row, action) for row, action in enumerate(actions)]
         clicked = torch.from_numpy(np.stack([clicks for clicks, _ in answers])).to(self.device) & shown
-        left = torch.tensor([gone for _, gone in answers], device=self.device)
+        left = torch.tensor([gone for _, gone in answers], dtype=torch.bool, device=self.device)
         state.profile.record(slates, shown, clicked, self.catalog.category, self.catalog.embedding)
-        one, none = torch.ones(len(left), device=self.device), torch.zeros(len(left), device=self.device)
-        return Response(clicked, clicked.float(), left, days=one, elsewhere=none)
+        none = torch.zeros(len(left), dtype=torch.float32, device=self.device)
+        one = torch.ones_like(none)
+        return Response(clicked, clicked.to(torch.float32), left, days=one, elsewhere=none)
 
     def replace(self, state: OutsideState, rows: Tensor, fresh: OutsideState) -> None:
         """Put new shoppers into some rows, and close the environments of those who stood there."""
@@ -181,8 +195,18 @@ class OutsideShopper:
                 f"An outside episode was cut off at visit {visit}, but OutsideSpec.visits is {self.spec.visits}."
             )
         state.over[row] = terminated or truncated or visit >= self.spec.visits
-        clicks = np.asarray(self.spec.clicks(observation, info)).astype(np.bool_)
+        clicks = self._clicks(self.spec.clicks(observation, info))
         return clicks, bool(terminated) and visit < self.spec.visits
+
+    def _clicks(self, found: ArrayLike) -> NDArray[np.bool_]:
+        """(K,) bool. Errors: as `respond`."""
+        clicks = np.asarray(found)
+        if clicks.shape != (self.slate_size,) or not bool(np.isin(clicks, (0, 1)).all()):
+            told = checks.told(found)
+            raise RuntimeError(
+                f"OutsideSpec.clicks gave {told}, but it must give {self.slate_size} numbers of 0 and 1."
+            )
+        return clicks.astype(np.bool_)
 
 
 def outside_simulator(
@@ -193,13 +217,13 @@ def outside_simulator(
     Errors: ValueError where the environment does not fit `spec`.
     """
     reward = Reward({"clicks": 1.0}) if reward is None else reward
-    shopper = OutsideShopper(spec, torch.device(device))
+    shopper = OutsideShopper(spec, best_device(device))
     return SlateSimulator(shopper, reward, horizon_days=float(spec.visits), history=history)
 
 
 def environment_seeds(draws: Tensor) -> list[int]:
     """The seed of each environment, 31 bits from two uniform numbers: draws (B, 2); some take no more than 32 bits."""
-    high, low = (draws.double() * draws.new_tensor([2.0**24, 2.0**7]).double()).long().unbind(dim=1)
+    high, low = (draws * draws.new_tensor([2.0**24, 2.0**7])).long().unbind(dim=1)  # exact: powers of two
     seeds: list[int] = (high * 2**7 + low).tolist()
     return seeds
 
@@ -213,17 +237,20 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
     Shapes: embedding (N, E) float; it is brought to unit length.
     Errors: ValueError where `embedding` is no matrix of finite rows above zero, or has fewer rows than clusters.
     """
-    if embedding.ndim != 2 or not bool((embedding.norm(dim=1).nan_to_num(posinf=0.0) > 0).all()):
-        raise ValueError(f"embedding has the shape {tuple(embedding.shape)}, but it must be (N, E), every row above 0.")
-    if not 1 <= clusters <= len(embedding):
-        raise ValueError(f"clusters is {clusters!r}, but it must be from 1 to the number of items, {len(embedding)}.")
+    if not isinstance(embedding, Tensor) or embedding.ndim != 2 or not embedding.is_floating_point():
+        raise ValueError(f"embedding is {checks.told(embedding)}, but it must be a float tensor of shape (N, E).")
+    length = embedding.float().norm(dim=1)
+    for row in (~(length.isfinite() & (length > 0))).nonzero().flatten()[:1].tolist():
+        raise ValueError(f"embedding has the length {float(length[row])} in row {row}, but it must be finite, above 0.")
+    clusters = checks.whole("clusters", clusters, 1, len(embedding))
+    seed = checks.whole("seed", seed, 0, 2**63 - 1)
     unit = torch.nn.functional.normalize(embedding.float(), dim=1)
     group = spherical_k_means(unit, clusters, torch.Generator().manual_seed(seed)).tolist()
     width = len(str(clusters - 1))
     return Catalog(
         text=tuple(f"item {item}" for item in range(len(unit))),
         path=tuple(f"outside/cluster {number:0{width}d}/any" for number in group),
-        price=torch.full((len(unit),), torch.nan),
+        price=torch.full((len(unit),), torch.nan, dtype=torch.float32),
         embedding=unit,
     )
 
@@ -267,9 +294,11 @@ def _spread_centres(points: Tensor, clusters: int, generator: torch.Generator) -
 
 def _slate_size(spec: OutsideSpec) -> int:
     """K. Errors: as `OutsideShopper`."""
-    if spec.visits < 1:
-        raise ValueError(f"OutsideSpec.visits is {spec.visits!r}, but an episode has at least 1 step.")
+    if not isinstance(spec, OutsideSpec):
+        raise ValueError(f"spec is {checks.told(spec)}, but it must be an OutsideSpec.")
     environment = spec.make()
+    if not isinstance(environment, gymnasium.Env):
+        raise ValueError(f"OutsideSpec.make() is {checks.told(environment)}, but it must be a gymnasium.Env.")
     space = environment.action_space
     environment.close()
     if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or (space.nvec != len(spec.catalog)).any():
