@@ -160,10 +160,10 @@ def test_the_spec_makes_the_environment_again(own_id: str) -> None:
             "shopper is '/no/such/folder', but there is no such folder",
         ),
         ({"reward": {"click": 1.0}}, ValueError, "reward names the term 'click'"),
-        ({"slate_size": 0}, ValueError, "slate_size is 0, but it must be a whole number above 0"),
+        ({"slate_size": 0}, ValueError, "slate_size is 0, but it must be a whole number from 1 to 1000"),
         ({"slate_size": 2.5}, ValueError, "slate_size is 2.5"),
-        ({"horizon_days": -1.0}, ValueError, "horizon_days is -1.0, but it must be a number of days above 0"),
-        ({"history": 0}, ValueError, "history is 0, but the shop must remember at least 1 slate"),
+        ({"horizon_days": -1.0}, ValueError, "horizon_days is -1.0, but it must be a number above 0"),
+        ({"history": 0}, ValueError, "history is 0, but it must be a whole number from 1 to 1000"),
     ],
 )
 def test_bad_settings_raise_and_register_nothing(
@@ -184,7 +184,9 @@ def test_a_bad_id_raises_and_registers_nothing() -> None:
 @pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec, make_simulator])
 def test_unknown_options_raise(own_id: str, make: Any) -> None:
     recsim_env.register(own_id, make_toy_shopper)
-    with pytest.raises(TypeError, match=r"\['populaton'\] are no options here; known are \['categories', 'device'"):
+    with pytest.raises(
+        TypeError, match=r"unexpected keyword argument 'populaton', but the options are \['categories', 'device'"
+    ):
         make(own_id, populaton="train")
 
 

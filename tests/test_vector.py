@@ -351,9 +351,12 @@ def test_before_reset() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": [1, 2]}, "seed has 2 numbers, but it must be one number or 5"),
-        ({"seed": [1, 2, None, 4, 5]}, "seed is None in row 2"),
-        ({"seed": 2**63 - 2}, "seed is 9223372036854775808 in row 2"),
+        ({"seed": [1, 2]}, r"seed is \[1, 2\], but it must be one whole number or 5 of them"),
+        ({"seed": [1, 2, None, 4, 5]}, r"seed\[2\] is None, but it must be a whole number from 0"),
+        (
+            {"seed": 2**63 - 2},
+            "seed is 9223372036854775806, but it must be a whole number from 0 to 9223372036854775803, or a",
+        ),
         ({"seed": "1"}, "seed is '1', but it must be"),
         ({"options": {"mask": 1}}, r"options has the keys \['mask'\], but reset knows \['reset_mask'\]"),
         ({"options": {"reset_mask": [True] * 5}}, "is list, but it must be bool of shape"),
@@ -374,9 +377,9 @@ def test_a_bad_reset_raises(arguments: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs is 0, but it must be a whole number above 0"),
+        ({"num_envs": 0}, "num_envs is 0, but it must be a whole number of 1 or more"),
         ({"num_envs": 2.0}, "num_envs is 2.0"),
-        ({"output": "jax"}, r"output is 'jax', but it must be one of \['numpy', 'torch'\]"),
+        ({"output": "jax"}, "output is 'jax', but it must be one of 'numpy', 'torch'"),
         ({"autoreset_mode": "never"}, "autoreset_mode is 'never', but it must be an AutoresetMode or one of"),
         ({"render_mode": "human"}, "render_mode is 'human', but"),
     ],
