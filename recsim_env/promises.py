@@ -52,14 +52,14 @@ def check_spaces(shopper: Any, found: Any) -> None:
     """Raise ValueError unless `spaces` returned a space for each key, and no key of the simulator's."""
     expected = "it must return a space of Gymnasium's for each key of observe"
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        _broken(shopper, "spaces", f"returned {checks.told(found)}", expected)
+        broken(shopper, "spaces", f"returned {checks.told(found)}", expected)
     for key, space in found.items():
         if not isinstance(space, _SPACES):
             kinds = ", ".join(kind.__name__ for kind in _SPACES)
-            _broken(shopper, "spaces", f"returned {checks.told(space)} for {key!r}", f"it must be one of {kinds}")
+            broken(shopper, "spaces", f"returned {checks.told(space)} for {key!r}", f"it must be one of {kinds}")
     taken = sorted(found.keys() & set(TAKEN))
     if taken:
-        _broken(shopper, "spaces", f"returned the keys {taken}", "those are the simulator's own")
+        broken(shopper, "spaces", f"returned the keys {taken}", "those are the simulator's own")
 
 
 def check_candidates(shopper: Any, found: Any, batch: int) -> None:
@@ -80,7 +80,7 @@ def check_candidates(shopper: Any, found: Any, batch: int) -> None:
     twice[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if bool(twice.any()):
         row, place = twice.nonzero()[0].tolist()
-        _broken(
+        broken(
             shopper,
             "candidates",
             f"returned the item {int(ordered[row, place])} twice in row {row}",
@@ -98,10 +98,10 @@ def check_observation(
         state: the hidden state that was observed, whose memory must not be handed out; None = not looked at
     """
     if not isinstance(found, Mapping):
-        _broken(shopper, "observe", f"returned {checks.told(found)}", "it must return a mapping of tensors")
+        broken(shopper, "observe", f"returned {checks.told(found)}", "it must return a mapping of tensors")
     if found.keys() != known.keys():
-        _broken(shopper, "observe", f"returned the keys {sorted(found)}", f"spaces() declared the keys {sorted(known)}")
-    hidden = {_memory(tensor) for tensor in tensors_of(state)}
+        broken(shopper, "observe", f"returned the keys {sorted(found)}", f"spaces() declared the keys {sorted(known)}")
+    hidden = {memory_of(tensor) for tensor in tensors_of(state)}
     for key, value in found.items():
         space = known[key]
         _check_tensor(shopper, "observe", key, value, (batch, *(space.shape or ())), _dtype_of(space))
@@ -109,14 +109,14 @@ def check_observation(
             continue
         for row, numbers in enumerate(value[:WATCHED].cpu().numpy()):
             if not space.contains(np.asarray(numbers)[()] if space.shape == () else numbers):
-                _broken(
+                broken(
                     shopper,
                     "observe",
                     f"returned {key!r} outside of its space in row {row}",
                     f"spaces() declared {checks.told(space)}",
                 )
-        if value.numel() and _memory(value) in hidden:
-            _broken(
+        if value.numel() and memory_of(value) in hidden:
+            broken(
                 shopper,
                 "observe",
                 f"returned the memory of the hidden state as {key!r}",
@@ -130,7 +130,7 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
     Shapes: shown (B, K) bool, what `respond` was given; running (B,) bool, rows whose numbers matter, None = all.
     """
     if not isinstance(found, Response):
-        _broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")
+        broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")
     batch, size = shown.shape
     _check_tensor(shopper, "respond", "clicks", found.clicks, (batch, size), torch.bool)
     _check_tensor(shopper, "respond", "probability", found.probability, (batch, size), torch.float32)
@@ -167,7 +167,7 @@ def check_place(shopper: Any, found: Any, batch: int) -> None:
     """Raise ValueError unless `when_and_where` returned (B,) int64 for each of its keys."""
     if not isinstance(found, Mapping) or not set(PLACE) <= found.keys():
         keys = sorted(found) if isinstance(found, Mapping) else checks.told(found)
-        _broken(shopper, "when_and_where", f"returned {keys}", f"it must return the keys {list(PLACE)}")
+        broken(shopper, "when_and_where", f"returned {keys}", f"it must return the keys {list(PLACE)}")
     for key in PLACE:
         _check_tensor(shopper, "when_and_where", key, found[key], (batch,), torch.int64)
 
@@ -175,11 +175,11 @@ def check_place(shopper: Any, found: Any, batch: int) -> None:
 def check_description(shopper: Any, found: Any) -> None:
     """Raise ValueError unless `describe` returned strings, or lists of strings for `history` and `hidden`."""
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        _broken(shopper, "describe", f"returned {checks.told(found)}", "it must return a mapping with strings as keys")
+        broken(shopper, "describe", f"returned {checks.told(found)}", "it must return a mapping with strings as keys")
     for key, value in found.items():
         lines = value if isinstance(value, list) and key in ("history", HIDDEN) else [value]
         if not all(isinstance(line, str) for line in lines):
-            _broken(shopper, "describe", f"returned {checks.told(value)} as {key!r}", "it must be a string")
+            broken(shopper, "describe", f"returned {checks.told(value)} as {key!r}", "it must be a string")
 
 
 def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
@@ -204,7 +204,8 @@ def _part(shopper: Any, part: str) -> Any:
     return getattr(shopper, part)
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
+    """Where the numbers of a tensor lie: equal for two tensors that share them; 0 where they have none."""
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
 
 
@@ -224,13 +225,13 @@ def _check_tensor(
     expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))}"
     expected += ",)" if len(shape) == 1 else ")"
     if not isinstance(value, Tensor) or value.dtype != dtype or value.layout != torch.strided:
-        _broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
+        broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
     if value.ndim != len(shape) or any(
         have != want for have, want in zip(value.shape, shape, strict=True) if want != "L"
     ):
-        _broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
+        broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
     if value.device.type != shopper.device.type:
-        _broken(shopper, method, f"returned {of}a tensor on {value.device}", f"the shopper is on {shopper.device}")
+        broken(shopper, method, f"returned {of}a tensor on {value.device}", f"the shopper is on {shopper.device}")
 
 
 def _check_numbers(shopper: Any, method: str, key: str, value: Tensor, good: Tensor, expected: str) -> None:
@@ -239,8 +240,9 @@ def _check_numbers(shopper: Any, method: str, key: str, value: Tensor, good: Ten
         return
     place = (~good).nonzero()[0].tolist()
     of = f"{key} with " if key else ""
-    _broken(shopper, method, f"returned {of}{value[tuple(place)].item()} at {place}", expected)
+    broken(shopper, method, f"returned {of}{value[tuple(place)].item()} at {place}", expected)
 
 
-def _broken(shopper: Any, method: str, found: str, expected: str) -> NoReturn:
+def broken(shopper: Any, method: str, found: str, expected: str) -> NoReturn:
+    """Raise ValueError: which method of a shopper returned what, and what was expected."""
     raise ValueError(f"{name_of(shopper)}.{method} {found}, but {expected}.")

@@ -199,9 +199,13 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     def _slates(self, actions: Array, waiting: Tensor) -> Tensor:
         """The actions as (B, K) int64 on the device, item 0 in the rows that are about to start again."""
         shape = (self.num_envs, self.simulator.slate_size)
-        if isinstance(actions, Tensor) and is_dense(actions, torch.int64) and tuple(actions.shape) == shape:
-            if not actions.is_meta or self.simulator.device.type == "meta":
-                return actions.to(self.simulator.device).masked_fill(waiting.unsqueeze(1), 0)
+        if (
+            isinstance(actions, Tensor)
+            and is_dense(actions, torch.int64)
+            and not actions.is_meta
+            and tuple(actions.shape) == shape
+        ):
+            return actions.to(self.simulator.device).masked_fill(waiting.unsqueeze(1), 0)
         ignored = to_numpy(waiting) if waiting.any() else None
         items = checked_items(actions, self.simulator, shape, "actions", ignored)
         return torch.from_numpy(items).to(self.simulator.device)
