@@ -18,7 +18,8 @@ from recsim_env.rendering import RENDER_MODES, Frame, Scene, arrival, draw, visi
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, to_numpy
 
-LARGEST_SEED = 2**63 - 1
+LARGEST = 2**63 - 1
+"""The largest seed, and the largest number of steps: what 64 bits hold."""
 
 
 class RenderModes(list[str]):
@@ -119,7 +120,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Start an episode: the first under `seed`, or the next one where it is None. No option is known."""
         check_options(options, known=())
-        number = None if seed is None else checks.whole("seed", seed, 0, LARGEST_SEED)
+        number = None if seed is None else checks.whole("seed", seed, 0, LARGEST)
         super().reset(seed=number)
         if number is None and self._started:
             observation = self.simulator.reset_rows(torch.zeros(1, dtype=torch.int64))
@@ -232,10 +233,10 @@ def checked_seeds(seed: Any, count: int) -> torch.Tensor:
         if np.shape(seed)[:1] != (count,) if isinstance(seed, np.ndarray) else len(seed) != count:
             found = checks.told(seed)
             raise ValueError(f"seed is {found}, but it must be one whole number or {count} of them, one a shopper.")
-        each = [checks.whole(f"seed[{row}]", value, 0, LARGEST_SEED) for row, value in enumerate(seed)]
+        each = [checks.whole(f"seed[{row}]", value, 0, LARGEST) for row, value in enumerate(seed)]
         return torch.tensor(each, dtype=torch.int64)
     try:
-        first = checks.whole("seed", seed, 0, LARGEST_SEED - count + 1)
+        first = checks.whole("seed", seed, 0, LARGEST - count + 1)
     except ValueError as error:
         raise ValueError(f"{str(error).removesuffix('.')}, or a sequence of {count}, one a shopper.") from None
     return first + torch.arange(count)

@@ -148,12 +148,15 @@ def make_simulator(id: str | EnvConfig, *, device: torch.device | str | None = N
     )
 
 
-def preset(id: str) -> EnvConfig:
+def preset(id: str, name: str = "id") -> EnvConfig:
     """The configuration of a registered id, or of `module:id` once the module is imported.
+
+    Args:
+        name: of the argument, for messages
 
     Errors: `gymnasium.error.NameNotFound` for any other; ModuleNotFoundError where there is no such module.
     """
-    module, _, name = id.rpartition(":")
+    module, _, own = id.rpartition(":")
     if module and all(part.isidentifier() for part in module.split(".")):
         try:
             importlib.import_module(module)
@@ -161,16 +164,18 @@ def preset(id: str) -> EnvConfig:
             raise ModuleNotFoundError(
                 f"id is {checks.told(id)}, but its module cannot be imported: {error}."
             ) from error
-        id = name
+        id = own
     if id not in PRESETS:
-        raise gymnasium.error.NameNotFound(f"id is {checks.told(id)}, but the registered ids are {sorted(PRESETS)}.")
+        raise gymnasium.error.NameNotFound(
+            f"{name} is {checks.told(id)}, but the registered ids are {sorted(PRESETS)}."
+        )
     return PRESETS[id]
 
 
 def _config(source: Any, name: str, expected: str) -> EnvConfig:
     """The configuration that an id or a configuration stands for. Errors: ValueError for anything else."""
     if isinstance(source, str):
-        return preset(source)
+        return preset(source, name)
     if not isinstance(source, EnvConfig):
         raise ValueError(f"{name} is {checks.told(source)}, but it must be {expected}.")
     return source
@@ -200,7 +205,8 @@ def _factory(config: EnvConfig) -> ShopperFactory:
 
 def _check_folder(folder: str | os.PathLike[str]) -> Path:
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"shopper is {os.fspath(folder)!r}, but there is no such folder with a shopper in it.")
+        found = checks.told(os.fspath(folder))
+        raise FileNotFoundError(f"shopper is {found}, but there is no such folder with a shopper in it.")
     return Path(folder)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.env import (
+    LARGEST,
     RenderModes,
     check_options,
     checked_items,
@@ -243,9 +244,10 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         mask = (options or {}).get("reset_mask")
         if mask is None:
             return torch.arange(self.num_envs)
-        mask = to_numpy(mask) if isinstance(mask, Tensor) else mask
+        if is_dense(mask, torch.bool) and not mask.is_meta:
+            mask = to_numpy(mask)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            found = checks.told(mask)
             raise ValueError(f"options['reset_mask'] is {found}, but it must be bool of shape ({self.num_envs},).")
         if not mask.any():
             raise ValueError("options['reset_mask'] is False everywhere, but at least one row must be True.")
@@ -268,18 +270,17 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
 
 
 def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
+    known = [known.value for known in AutoresetMode]
+    if isinstance(mode, AutoresetMode) or (isinstance(mode, str) and mode in known):
         return AutoresetMode(mode)
-    except ValueError as error:
-        known = [known.value for known in AutoresetMode]
-        raise ValueError(f"autoreset_mode is {mode!r}, but it must be an AutoresetMode or one of {known}.") from error
+    raise ValueError(f"autoreset_mode is {checks.told(mode)}, but it must be an AutoresetMode or one of {known}.")
 
 
 def _checked_limit(max_episode_steps: Any) -> int | None:
     """The steps of an episode, None where there is no limit. Errors: ValueError."""
     if max_episode_steps is None:
         return None
-    limit = checks.whole("max_episode_steps", max_episode_steps, -1)
+    limit = checks.whole("max_episode_steps", max_episode_steps, -1, LARGEST)
     if limit == 0:
         raise ValueError("max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no limit.")
     return None if limit == -1 else limit

@@ -159,6 +159,15 @@ def test_no_global_generator_moves() -> None:
     assert (random.getstate(), repr(np.random.get_state())) == before[1:]  # noqa: NPY002
 
 
+@pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), np.int32(5)])
+def test_a_whole_number_of_numpy_is_a_seed(seed: Any) -> None:
+    env, twin = toy_env(), toy_env()
+    assert data_equivalence(env.reset(seed=seed), twin.reset(seed=5), exact=True)
+    assert env.np_random.random() == twin.np_random.random()
+    wrapped, plain = gymnasium.make(ID), gymnasium.make(ID)
+    assert data_equivalence(wrapped.reset(seed=seed), plain.reset(seed=5), exact=True)
+
+
 # --- memory ---
 
 
@@ -273,3 +282,30 @@ def test_unknown_settings_raise() -> None:
         SlateEnv(toy_simulator(), render_mode="human")
     with pytest.raises(TypeError, match="unexpected keyword argument 'horizon_days', but a finished"):
         SlateEnv(toy_simulator(), horizon_days=3)
+
+
+def test_an_unknown_option_is_told_in_the_words_that_torchrl_looks_for() -> None:
+    # torchrl.envs.GymEnv tries `frameskip` first, and goes on without it where the TypeError holds these words.
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'") as raised:
+        gymnasium.make(ID, frameskip=1, render_moode="ansi")
+    assert "the unexpected keyword argument 'render_moode', but the options are ['categories'," in str(raised.value)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip', but a finished simulator takes no"):
+        SlateEnv(toy_simulator(), frameskip=1)
+
+
+def test_every_space_of_the_shop_is_a_box() -> None:
+    env = toy_env()  # wrappers of others, such as TorchRL's, know no MultiBinary of two dimensions
+    assert {type(space) for space in env.observation_space.values()} == {gymnasium.spaces.Box}
+    clicks = env.observation_space["recent_clicks"]
+    assert clicks.shape == (10, 4)
+    assert clicks.dtype == np.int8
+    env.reset(seed=1)
+    for _ in range(3):
+        seen, *_ = env.step(GOOD)
+        assert set(np.unique(seen["recent_clicks"])) <= {0, 1}
+
+
+@pytest.mark.parametrize("mode", [5, ["ansi"], {}, 2.5, object()])
+def test_gymnasium_make_tells_a_render_mode_that_is_no_text(mode: Any) -> None:
+    with pytest.raises(ValueError, match=r"^render_mode is .*, but it must be None or one of \['ansi', 'rgb_array'\]"):
+        gymnasium.make(ID, render_mode=mode)

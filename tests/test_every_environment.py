@@ -91,6 +91,10 @@ def test_every_environment_answers_any_slate_to_the_end(id: str) -> None:
             assert bool(alone[-1]["ended"])
 
     before = simulator.reset(SEEDS)
+    told, everything = simulator.describe(1), simulator.describe(1, hidden=True)
+    assert {name: everything[name] for name in told} == told
+    assert everything.keys() - told.keys() == {"hidden"}
+    assert "household" not in str(told)
     after = simulator.reset_rows(torch.zeros(0, dtype=torch.int64))
     assert all(torch.equal(before[name], value) for name, value in after.items())
     simulator.keep(torch.zeros(0, dtype=torch.int64))

@@ -325,6 +325,42 @@ def test_keep_goes_on_with_the_named_rows() -> None:
     )
 
 
+def test_no_rows_may_start_again_and_none_may_be_kept() -> None:
+    simulator, twin, none = toy_simulator(), toy_simulator(), torch.zeros(0, dtype=torch.int64)
+    list(play(simulator, torch.arange(4), 2))
+    list(play(twin, torch.arange(4), 2))
+    assert_same(simulator.reset_rows(none), twin.observe())
+    simulator.restart(none, none)
+    assert_same(simulator.step(slates_for(twin, 5)).observation, twin.step(slates_for(twin, 5)).observation)
+    simulator.keep(none)
+    assert simulator.num_envs == 0
+    with pytest.raises(ResetNeeded, match="no shoppers left"):
+        simulator.step(torch.zeros(0, 4, dtype=torch.int64))
+
+
+def test_episodes_that_are_ended_from_outside_wait_for_a_restart() -> None:
+    simulator = toy_simulator(lapse=0.0)
+    simulator.reset(torch.arange(3))
+    simulator.end(torch.tensor([False, True, False]))
+    with pytest.raises(ResetNeeded, match="The episode of row 1 is over"):
+        simulator.step(slates_for(simulator, 0))
+    simulator.restart(torch.tensor([1]))
+    simulator.step(slates_for(simulator, 0))
+
+
+def test_the_default_type_of_torch_changes_no_type_of_an_episode() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        simulator = toy_simulator()
+        episodes = simulator._new_episodes(torch.arange(3), torch.zeros(3, dtype=torch.int64))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {name: value.dtype for name, value in vars(episodes).items() if value.is_floating_point()} == {
+        "day": torch.float32,
+        "recent_days": torch.float32,
+    }
+
+
 # --- errors ---
 
 
@@ -361,7 +397,9 @@ def test_strict_raises_before_anything_changes(bad: list[int]) -> None:
     assert_same(simulator.step(good).observation, twin.step(good).observation)
 
 
-@pytest.mark.parametrize("call", ["step", "observe", "restart", "describe", "episodes", "keep"])
+@pytest.mark.parametrize(
+    "call", ["step", "observe", "restart", "describe", "episodes", "keep", "candidates", "hidden", "end"]
+)
 def test_nothing_works_before_reset(call: str) -> None:
     simulator, slate = toy_simulator(), torch.tensor([[1, 2, 4, 5]])
     calls: dict[str, Callable[[], object]] = {
@@ -371,6 +409,9 @@ def test_nothing_works_before_reset(call: str) -> None:
         "describe": lambda: simulator.describe(0),
         "episodes": lambda: simulator.episodes,
         "keep": lambda: simulator.keep(torch.tensor([0])),
+        "candidates": lambda: simulator.candidates,
+        "hidden": lambda: simulator.hidden,
+        "end": lambda: simulator.end(torch.tensor([True])),
     }
     assert simulator.num_envs == 0
     with pytest.raises(ResetNeeded, match="was not reset"):
