@@ -24,8 +24,9 @@ LONGEST = 120
 
 def told(value: object) -> str:
     """A value as a message shows it: one line, at most `LONGEST` characters, whatever the value is."""
-    if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Tensor) and not value.is_nested:
+        layout = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        return f"a {layout}{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     if isinstance(value, np.ndarray) and value.ndim > 0:
         return f"a {value.dtype} array of shape {value.shape}"
     if isinstance(value, type):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import gymnasium
 import numpy as np
@@ -12,12 +12,33 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
+from recsim_env import checks
 from recsim_env.registration import EnvConfig, as_simulator
 from recsim_env.rendering import RENDER_MODES, Frame, Scene, arrival, draw, visit
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, to_numpy
 
-LARGEST_SEED = 2**63 - 1
+LARGEST = 2**63 - 1
+"""The largest seed, and the largest number of steps: what 64 bits hold."""
+
+
+class RenderModes(list[str]):
+    """The render modes of a face, for its metadata.
+
+    `gymnasium.make` looks a mode up in the metadata and then takes it for a string; what is none is told here.
+    """
+
+    def __contains__(self, mode: object) -> bool:
+        return list.__contains__(self, mode if isinstance(mode, str) else checked_render_mode(mode))
+
+
+def checked_render_mode(render_mode: Any) -> str | None:
+    """The render mode, once it is known. Errors: ValueError for anything else."""
+    if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
+        raise ValueError(
+            f"render_mode is {checks.told(render_mode)}, but it must be None or one of {list(RENDER_MODES)}."
+        )
+    return render_mode
 
 
 class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
@@ -61,24 +82,32 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     Args:
         simulator: a registered id, an `EnvConfig`, or a simulator that nobody else steps.
         render_mode: `ansi` for a text, `rgb_array` for a picture (H, W, 3) uint8, None for neither.
+        render_hidden: whether frames show what agents must not see too, such as hidden traits.
         options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the shopper.
 
     Errors: ValueError or TypeError where an action is no (K,) array of whole numbers from 0 to N-1, and, with
-    `strict`, where an item would not be shown; `gymnasium.error.ResetNeeded` where `step` or `render` comes before
-    `reset` or `step` after the end. Each before anything changes.
+    `strict`, where an item would not be shown, and where an argument of `reset` is not as said;
+    `gymnasium.error.ResetNeeded` where `step` or `render` comes before `reset` or `step` after the end. Each before
+    anything changes.
 
     Only numpy leaves it, so it runs under `torch.inference_mode`: a seventh of a step. Its simulator's tensors can be
     read anywhere, but stepped only here.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 1}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": RenderModes(RENDER_MODES), "render_fps": 1}  # type: ignore[misc]
     observation_space: spaces.Dict
     action_space: spaces.MultiDiscrete
 
     def __init__(
-        self, simulator: SlateSimulator | EnvConfig | str, *, render_mode: str | None = None, **options: Any
+        self,
+        simulator: SlateSimulator | EnvConfig | str,
+        *,
+        render_mode: str | None = None,
+        render_hidden: bool = False,
+        **options: Any,
     ) -> None:
         self.render_mode = checked_render_mode(render_mode)
+        self.render_hidden = checks.flag("render_hidden", render_hidden)
         self.simulator = as_simulator(simulator, options)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
@@ -91,15 +120,16 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Start an episode: the first under `seed`, or the next one where it is None. No option is known."""
         check_options(options, known=())
-        checked = None if seed is None else checked_seeds(seed, 1)
-        super().reset(seed=seed)
-        if checked is None and self._started:
+        number = None if seed is None else checks.whole("seed", seed, 0, LARGEST)
+        super().reset(seed=number)
+        if number is None and self._started:
             observation = self.simulator.reset_rows(torch.zeros(1, dtype=torch.int64))
         else:
-            observation = self.simulator.reset(drawn_seeds(self.np_random, 1) if checked is None else checked)
+            seeds = drawn_seeds(self.np_random, 1) if number is None else torch.tensor([number])
+            observation = self.simulator.reset(seeds)
         self._started = True
         if self.render_mode is not None:
-            self._scene = arrival(self.simulator, 0)
+            self._scene = arrival(self.simulator, 0, hidden=self.render_hidden)
         return _single(observation), {}
 
     @torch.inference_mode()
@@ -111,7 +141,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")
         slates = torch.from_numpy(items).unsqueeze(0).to(self.simulator.device)
         self.simulator.check(slates, name="action")
-        before = arrival(self.simulator, 0) if self.render_mode is not None else None
+        before = arrival(self.simulator, 0, hidden=self.render_hidden) if self.render_mode is not None else None
         outcome = self.simulator.advance(slates)
         if before is not None:
             self._scene = visit(self.simulator, 0, before, slates, outcome)
@@ -152,10 +182,7 @@ def checked_items(
 
     Shapes: shape is (K,) or (B, K); ignored (B,), rows that may hold anything and come back as item 0.
     """
-    try:
-        array = to_numpy(action) if isinstance(action, torch.Tensor) else np.array(action)
-    except ValueError as error:
-        raise ValueError(f"{name} is ragged, but it must have the shape {shape}.") from error
+    array = _as_array(action, name, shape)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has the dtype {array.dtype}, but it must hold whole numbers (int64).")
     if array.shape != shape:
@@ -170,34 +197,49 @@ def checked_items(
     return array.astype(np.int64)
 
 
-def checked_render_mode(render_mode: str | None) -> str | None:
-    """The render mode, once it is known."""
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise ValueError(f"render_mode is {render_mode!r}, but it must be None or one of {list(RENDER_MODES)}.")
-    return render_mode
+def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A numpy copy of what is meant to be a slate, of whatever type and shape. Errors: ValueError or TypeError."""
+    if isinstance(action, torch.Tensor):
+        if action.layout != torch.strided or action.is_nested or action.is_meta:
+            where = " on meta" if action.is_meta else ""
+            raise TypeError(f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole numbers.")
+        if action.is_floating_point() or action.is_complex():  # some of these types numpy does not know
+            kind = str(action.dtype).removeprefix("torch.")
+            raise TypeError(f"{name} has the dtype {kind}, but it must hold whole numbers (int64).")
+        return cast("NDArray[Any]", to_numpy(action))
+    try:
+        return np.array(action)
+    except Exception as error:  # rows of different length, or whatever an object says that cannot be an array
+        raise ValueError(f"{name} is {checks.told(action)}, but it must be an array of the shape {shape}.") from error
 
 
-def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...]) -> None:
-    """Raise where `reset` was given an option that it does not know."""
-    unknown = sorted(set(options or ()) - set(known))
+def check_options(options: Any, known: tuple[str, ...]) -> None:
+    """Raise unless the options of `reset` are None or a mapping of known ones.
+
+    Errors: ValueError for an unknown one, so that a misspelt option is not lost; TypeError where it is no mapping.
+    """
+    given = {} if options is None else checks.mapping("options", options)
+    unknown = sorted(given.keys() - set(known))
     if unknown:
         raise ValueError(f"options has the keys {unknown}, but reset knows {list(known) or 'none'}.")
 
 
 def checked_seeds(seed: Any, count: int) -> torch.Tensor:
-    """(count,) int64 seeds: seed, seed + 1, ... for one number, or a sequence with one seed a row."""
-    if isinstance(seed, (int, np.integer)):
-        seeds = [int(seed) + row for row in range(count)]
-    elif isinstance(seed, (list, tuple, np.ndarray)):
-        seeds = list(seed)
-    else:
-        raise ValueError(f"seed is {seed!r}, but it must be a whole number, or a sequence of {count}.")
-    if len(seeds) != count:
-        raise ValueError(f"seed has {len(seeds)} numbers, but it must be one number or {count}, one a shopper.")
-    for row, value in enumerate(seeds):
-        if not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_SEED:
-            raise ValueError(f"seed is {value!r} in row {row}, but a seed is a whole number from 0 to 2**63 - 1.")
-    return torch.tensor([int(value) for value in seeds], dtype=torch.int64)
+    """(count,) int64 seeds: seed, seed + 1, ... for one number, or a sequence with one seed a row.
+
+    Errors: ValueError for anything else.
+    """
+    if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, (str, bytes)):
+        if np.shape(seed)[:1] != (count,) if isinstance(seed, np.ndarray) else len(seed) != count:
+            found = checks.told(seed)
+            raise ValueError(f"seed is {found}, but it must be one whole number or {count} of them, one a shopper.")
+        each = [checks.whole(f"seed[{row}]", value, 0, LARGEST) for row, value in enumerate(seed)]
+        return torch.tensor(each, dtype=torch.int64)
+    try:
+        first = checks.whole("seed", seed, 0, LARGEST - count + 1)
+    except ValueError as error:
+        raise ValueError(f"{str(error).removesuffix('.')}, or a sequence of {count}, one a shopper.") from None
+    return first + torch.arange(count)
 
 
 def drawn_seeds(generator: np.random.Generator, count: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -13,9 +14,10 @@ from typing import Any
 import gymnasium
 import torch
 
+from recsim_env import checks
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.shoppers.base import Shopper
-from recsim_env.simulator import SlateSimulator, check_settings
+from recsim_env.simulator import SlateSimulator, checked_history, checked_horizon, checked_slate_size
 from recsim_env.types import best_device
 
 ShopperFactory = Callable[..., Shopper[Any]]
@@ -43,12 +45,19 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         if not callable(self.shopper) and not isinstance(self.shopper, (str, os.PathLike)):
-            raise TypeError(f"shopper is {self.shopper!r}, but it must be a function or a folder.")
-        if isinstance(self.slate_size, bool) or not isinstance(self.slate_size, int) or self.slate_size < 1:
-            raise ValueError(f"slate_size is {self.slate_size!r}, but it must be a whole number above 0.")
-        check_settings(self.horizon_days, self.history)
-        object.__setattr__(self, "reward", as_reward(self.reward))
-        object.__setattr__(self, "shopper_options", dict(self.shopper_options))
+            raise TypeError(f"shopper is {checks.told(self.shopper)}, but it must be a function or a folder.")
+        if callable(self.shopper):
+            _check_factory(self.shopper)
+        checked = {
+            "reward": as_reward(self.reward),
+            "slate_size": checked_slate_size(self.slate_size),
+            "horizon_days": checked_horizon(self.horizon_days),
+            "history": checked_history(self.history),
+            "strict": checks.flag("strict", self.strict),
+            "shopper_options": checks.mapping("shopper_options", self.shopper_options),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 PRESETS: dict[str, EnvConfig] = {}
@@ -77,8 +86,9 @@ def register(
         id: `name-v0` or `namespace/name-v0`. An id that is taken is replaced, with Gymnasium's warning.
         shopper and the rest: the fields of `EnvConfig`.
 
-    Errors: ValueError or TypeError where a field is not as `EnvConfig` says; FileNotFoundError where the folder is
-    missing; `gymnasium.error.Error` where Gymnasium does not accept the id.
+    Errors, before anything is registered: ValueError or TypeError where a field is not as `EnvConfig` says; ValueError
+    where the id is no text; FileNotFoundError where the folder is missing; `gymnasium.error.Error` where Gymnasium does
+    not accept the id.
     """
     config = EnvConfig(
         shopper=shopper,
@@ -87,8 +97,9 @@ def register(
         horizon_days=horizon_days,
         history=history,
         strict=strict,
-        shopper_options=shopper_options or {},
+        shopper_options={} if shopper_options is None else shopper_options,
     )
+    checks.text("id", id)
     if not callable(shopper):
         _check_folder(shopper)
     add_preset(id, config)
@@ -109,46 +120,78 @@ def make_simulator(id: str | EnvConfig, *, device: torch.device | str | None = N
     """The simulator behind a registered id, for an agent that lives in torch.
 
     Args:
-        id: a registered id, or a configuration of one's own.
+        id: a registered id, or a configuration of one's own. `module:id` imports the module first, as `gymnasium.make`
+            does, so that the module can register the id.
         device: `cpu`, `cuda`, or None for the best there is.
         options: `reward`, `slate_size`, `horizon_days`, `history`, `strict` in place of the configuration's; any other
             goes to the shopper.
 
-    Errors: `gymnasium.error.NameNotFound` for an unknown id; TypeError for an option that neither side knows;
-    ValueError for a value out of range or a device that is not there; FileNotFoundError for a missing folder.
+    Errors: `gymnasium.error.NameNotFound` for an unknown id; ModuleNotFoundError for an unknown module; TypeError for
+    an option that neither side knows; ValueError for a value out of range, a device that is not there, or a shopper
+    that is none; FileNotFoundError for a missing folder.
     """
-    config = preset(id) if isinstance(id, str) else id
+    config = _config(id, "id", "a registered id or an EnvConfig")
     changes = {name: options.pop(name) for name in _OVERRIDES if name in options}
     config = replace(config, **changes)
     factory = _factory(config)
     _check_known(factory, options)
     shopper = factory(best_device(device), config.slate_size, **{**config.shopper_options, **options})
-    if shopper.slate_size != config.slate_size:
-        raise ValueError(
-            f"shopper answers slates of {shopper.slate_size} positions, but slate_size is {config.slate_size}."
-        )
+    size = getattr(shopper, "slate_size", None)
+    if size is not None and size != config.slate_size:
+        raise ValueError(f"shopper answers slates of {size} positions, but slate_size is {config.slate_size}.")
     return SlateSimulator(
         shopper,
-        as_reward(config.reward),
+        config.reward,
         horizon_days=config.horizon_days,
         history=config.history,
         strict=config.strict,
     )
 
 
-def preset(id: str) -> EnvConfig:
-    """The configuration of a registered id. Errors: `gymnasium.error.NameNotFound` for any other."""
+def preset(id: str, name: str = "id") -> EnvConfig:
+    """The configuration of a registered id, or of `module:id` once the module is imported.
+
+    Args:
+        name: of the argument, for messages
+
+    Errors: `gymnasium.error.NameNotFound` for any other; ModuleNotFoundError where there is no such module.
+    """
+    module, _, own = id.rpartition(":")
+    if module and all(part.isidentifier() for part in module.split(".")):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"id is {checks.told(id)}, but its module cannot be imported: {error}."
+            ) from error
+        id = own
     if id not in PRESETS:
-        raise gymnasium.error.NameNotFound(f"id is {id!r}, but the registered ids are {sorted(PRESETS)}.")
+        raise gymnasium.error.NameNotFound(
+            f"{name} is {checks.told(id)}, but the registered ids are {sorted(PRESETS)}."
+        )
     return PRESETS[id]
 
 
+def _config(source: Any, name: str, expected: str) -> EnvConfig:
+    """The configuration that an id or a configuration stands for. Errors: ValueError for anything else."""
+    if isinstance(source, str):
+        return preset(source, name)
+    if not isinstance(source, EnvConfig):
+        raise ValueError(f"{name} is {checks.told(source)}, but it must be {expected}.")
+    return source
+
+
 def as_simulator(source: SlateSimulator | EnvConfig | str, options: dict[str, Any]) -> SlateSimulator:
-    """What a face was given, as a simulator. Errors: TypeError for options beside a finished simulator."""
+    """What a face was given, as a simulator.
+
+    Errors: TypeError for options beside a finished simulator; ValueError where `source` is neither a simulator nor an
+    id or a configuration; what `make_simulator` says.
+    """
     if not isinstance(source, SlateSimulator):
-        return make_simulator(source, **options)
+        config = _config(source, "simulator", "a registered id, an EnvConfig or a SlateSimulator")
+        return make_simulator(config, **options)
     if options:
-        raise TypeError(f"{sorted(options)} given beside a simulator, but a finished simulator takes no options.")
+        raise TypeError(_unexpected(sorted(options), "a finished simulator takes no options"))
     return source
 
 
@@ -161,10 +204,20 @@ def _factory(config: EnvConfig) -> ShopperFactory:
 
 
 def _check_folder(folder: str | os.PathLike[str]) -> Path:
-    path = Path(folder)
-    if not path.is_dir():
-        raise FileNotFoundError(f"shopper is {os.fspath(path)!r}, but there is no such folder with a shopper in it.")
-    return path
+    if not os.path.isdir(folder):
+        found = checks.told(os.fspath(folder))
+        raise FileNotFoundError(f"shopper is {found}, but there is no such folder with a shopper in it.")
+    return Path(folder)
+
+
+def _check_factory(factory: ShopperFactory) -> None:
+    """Raise TypeError unless a function takes a device and a slate size."""
+    try:
+        inspect.signature(factory).bind_partial(torch.device("cpu"), 1)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"shopper is {checks.told(factory)}, but a function must take (device, slate_size, **options): {error}."
+        ) from error
 
 
 def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
@@ -173,4 +226,10 @@ def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
     known = {parameter.name for parameter in parameters}
     unknown = sorted(options.keys() - known)
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        raise TypeError(f"{unknown} are no options here; known are {sorted(known | set(_OVERRIDES) | {'device'})}.")
+        raise TypeError(_unexpected(unknown, f"the options are {sorted(known | set(_OVERRIDES) | {'device'})}"))
+
+
+def _unexpected(names: list[str], expected: str) -> str:
+    """What is said of unknown options, in Python's own words: TorchRL looks for them and tries again without."""
+    found = " and the ".join(f"unexpected keyword argument {name!r}" for name in names)
+    return f"The environment got the {found}, but {expected}."

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsim_env.shoppers.base import Description
+from recsim_env.shoppers.base import Description, counted
 from recsim_env.types import Outcome
 
 if TYPE_CHECKING:
@@ -57,8 +57,13 @@ class Ending:
         """What the shopper does next, in words."""
         if self.lapsed:
             return "lapsed: does not come back"
-        days = f"{self.gap_days:.0f} day" + ("" if round(self.gap_days) == 1 else "s")
+        days = counted(round(self.gap_days), "day")
         return f"comes back after {days}" + (", beyond the horizon" if self.truncated else "")
+
+    @property
+    def besides(self) -> str:
+        """What was bought outside of the slate, in words; empty where nothing was."""
+        return f"{self.elsewhere} more bought elsewhere in the store" if self.elsewhere else ""
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,10 @@ class Scene:
         return [f"{key}: {self.says(key)}" for key in self.description if key not in known]
 
 
-def arrival(simulator: SlateSimulator, row: int) -> Scene:
-    """The scene of a shopper who has just come in."""
+def arrival(simulator: SlateSimulator, row: int, *, hidden: bool = False) -> Scene:
+    """The scene of a shopper who has just come in; `hidden`: with what agents must not see."""
     candidates = int((simulator.candidates[row] >= 0).sum())
-    return Scene(simulator.describe(row), candidates, simulator.slate_size)
+    return Scene(simulator.describe(row, hidden=hidden), candidates, simulator.slate_size)
 
 
 def visit(simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, outcome: Outcome) -> Scene:
@@ -157,7 +162,7 @@ def _ending(row: int, outcome: Outcome) -> Ending:
 def as_text(scene: Scene) -> str:
     """The scene as lines of text."""
     head = "  ".join(filter(None, map(scene.says, ("date", "store", "shopper"))))
-    lines = [head, "-" * max(len(head), 40), f"{scene.candidates} items could be shown"]
+    lines = [head, "-" * max(len(head), 40), f"{counted(scene.candidates, 'item')} could be shown"]
     lines += [_text_line(position, card) for position, card in enumerate(scene.cards, start=1)]
     lines += _text_ending(scene.ending)
     lines += scene.remarks
@@ -178,7 +183,7 @@ def _text_ending(ending: Ending | None) -> list[str]:
         return ["no slate yet"]
     terms = ", ".join(f"{name} {value:.2f}" for name, value in ending.terms.items())
     return [
-        f"reward {ending.reward:.2f} ({terms}); {ending.elsewhere} more bought elsewhere in the store",
+        "; ".join(filter(None, (f"reward {ending.reward:.2f} ({terms})", ending.besides))),
         f"day {ending.day:.0f}: {ending.sentence}",
     ]
 
@@ -289,9 +294,9 @@ def _draw_header(sheet: _Sheet, scene: Scene) -> None:
     sheet.box(0, 0, sheet.width, _TOP, _HEADER)
     half = sheet.width / 2 - 2 * _MARGIN
     left = "  ·  ".join(filter(None, (scene.says("date"), scene.says("store"))))
-    right = [scene.says("shopper"), *scene.remarks]
+    right = [*filter(None, [scene.says("shopper"), *scene.remarks]), ""]
     sheet.write(_MARGIN, 16, sheet.cut(left, half, 22), 22, _WHITE, bold=True)
-    sheet.write(_MARGIN, 50, f"{scene.candidates} items could be shown", 15, "#c5ced6")
+    sheet.write(_MARGIN, 50, f"{counted(scene.candidates, 'item')} could be shown", 15, "#c5ced6")
     sheet.write(sheet.width - _MARGIN, 18, sheet.cut(right[0], half, 17), 17, _WHITE, at="ra")
     sheet.write(sheet.width - _MARGIN, 50, sheet.cut("  ·  ".join(right[1:]), half, 15), 15, "#c5ced6", at="ra")
 
@@ -342,7 +347,7 @@ def _draw_ending(sheet: _Sheet, scene: Scene, x: float, y: float, w: float) -> N
     sheet.write(x, y + 34, sheet.cut(terms, w * 0.58, 15), 15, _FAINT)
     colour = _RED if ending.lapsed else _GREEN
     sheet.write(x + w, y, sheet.cut(ending.sentence, w * 0.6, 20), 20, colour, bold=True, at="ra")
-    rest = f"day {ending.day:.0f}  ·  {ending.elsewhere} more bought elsewhere in the store"
+    rest = "  ·  ".join(filter(None, (f"day {ending.day:.0f}", ending.besides)))
     sheet.write(x + w, y + 34, sheet.cut(rest, w * 0.42, 15), 15, _FAINT, at="ra")
 
 

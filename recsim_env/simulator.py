@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +16,16 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from recsim_env import noise
-from recsim_env.rewards import Reward, RewardInputs
-from recsim_env.shoppers.base import Response, Shopper
+from recsim_env import checks, noise, promises
+from recsim_env.rewards import Reward, RewardInputs, as_reward
+from recsim_env.shoppers.base import HIDDEN, Description, Response, Shopper
 from recsim_env.tensors import among, first_places, shared
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
+
+MOST_POSITIONS = 1000
+"""Positions of the longest slate: an observation holds `history` slates, so that both are bounded."""
+LONGEST_HISTORY = 1000
+"""Slates that a shop can remember at most."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,9 @@ class SlateSimulator:
     """B shoppers who each meet one slate a step.
 
     Args:
-        shopper: who answers; its catalogue, slate size and device are the simulator's.
-        reward: the weighted reward terms.
+        shopper: who answers; its catalogue, slate size and device are the simulator's. The first answer of each of its
+            methods is held against what a `Shopper` promises.
+        reward: the weighted reward terms, or the weight of each term by name.
         horizon_days: an episode is truncated at the first visit this many days or more after its first.
         history: H, how many slates the shop remembers.
         strict: raise on a repeated item or one that is no candidate, where otherwise it goes unseen and is counted.
@@ -67,26 +74,30 @@ class SlateSimulator:
     Action (`action_space`): (K,) item ids 0..N-1, top position first.
 
     Randomness comes from (seed, episode number, visit) by `recsim_env.noise`; no generator is kept or touched.
+
+    Errors: ValueError where an argument is not as said, or a shopper breaks a promise; what `as_reward` says.
     """
 
     def __init__(
         self,
         shopper: Shopper[Any],
-        reward: Reward | None = None,
+        reward: Reward | Mapping[str, float] | None = None,
         *,
         horizon_days: float = 182.0,
         history: int = 10,
         strict: bool = False,
     ) -> None:
-        check_settings(horizon_days, history)
+        self.horizon_days = checked_horizon(horizon_days)
+        self.history = checked_history(history)
+        self.strict = checks.flag("strict", strict)
+        promises.check_parts(shopper)
         self.shopper = shopper
         self.catalog = shopper.catalog
         self.device = shopper.device
-        self.slate_size = shopper.slate_size
-        self.reward = Reward() if reward is None else reward
-        self.horizon_days = float(horizon_days)
-        self.history = history
-        self.strict = strict
+        self.slate_size = checked_slate_size(shopper.slate_size)
+        self.reward = as_reward(reward)
+        self._their_spaces = shopper.spaces()
+        promises.check_spaces(shopper, self._their_spaces)
         self.observation_space = self._observation_space()
         self.action_space = spaces.MultiDiscrete(np.full(self.slate_size, len(self.catalog), dtype=np.int64))
         self._embedding = self.catalog.embedding.to(self.device)
@@ -94,6 +105,7 @@ class SlateSimulator:
         self._episodes: Episodes | None = None
         self._shoppers: Any = None
         self._candidates: Tensor | None = None
+        self._kept: set[str] = set()  # methods of the shopper whose first answer kept its promises
 
     # What an agent calls: reset, reset_rows, step.
 
@@ -102,20 +114,23 @@ class SlateSimulator:
 
         Errors: ValueError where `seeds` is no (B,) int64 tensor with at least one seed.
         """
-        if not isinstance(seeds, Tensor) or seeds.ndim != 1 or len(seeds) == 0 or seeds.dtype != torch.int64:
-            found = (tuple(seeds.shape), seeds.dtype) if isinstance(seeds, Tensor) else type(seeds).__name__
-            raise ValueError(f"seeds is {found}, but it must be an int64 tensor of shape (B,), one seed a shopper.")
-        seeds = seeds.to(self.device, copy=True)
+        seeds = self._checked("seeds", seeds, "it must be an int64 tensor of shape (B,), one seed a shopper")
+        if len(seeds) == 0:
+            raise ValueError("seeds is empty, but it must be an int64 tensor of shape (B,), one seed a shopper.")
+        episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
-            self._episodes = self._new_episodes(seeds, torch.zeros_like(seeds))
-            self._shoppers = self._new_shoppers(self._episodes)
-            self._candidates = None
-        return self.observe()
+            shoppers = self._new_shoppers(episodes)
+        self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
+        try:
+            return self.observe()
+        except ValueError:  # a shopper that breaks a promise cannot be stepped
+            self._episodes = None
+            raise
 
     def reset_rows(self, rows: Tensor, seeds: Tensor | None = None) -> Observation:
         """Start again in some rows, leaving the others as they are; the observation is that of all B rows.
 
-        Args as `restart`.
+        Args and errors as `restart`.
         """
         self.restart(rows, seeds)
         return self.observe()
@@ -129,7 +144,7 @@ class SlateSimulator:
         Errors, before anything changes: ResetNeeded before `reset` and where a row's episode is over; TypeError and
         ValueError where `slates` is not as said; with `strict`, ValueError on an item that would not be shown.
         """
-        if validate:
+        if checks.flag("validate", validate):
             self.check(slates)
         outcome = self.advance(slates)
         return Step(**vars(outcome), observation=self.observe())
@@ -156,10 +171,14 @@ class SlateSimulator:
 
     @property
     def candidates(self) -> Tensor:
-        """(B, C) int64, the candidates of this visit, padded at the end with -1; not to be written into."""
+        """(B, C) int64, the candidates of this visit, padded at the end with -1; not to be written into.
+
+        Errors: ResetNeeded before `reset`.
+        """
+        _ = self.episodes
         if self._candidates is None:
             with torch.no_grad():
-                self._candidates = self.shopper.candidates(self._shoppers)
+                self._candidates = self._asked_candidates()
         return self._candidates
 
     def check(self, slates: Tensor, *, ignore: Tensor | None = None, name: str = "slates") -> None:
@@ -169,11 +188,13 @@ class SlateSimulator:
         """
         episodes = self.episodes
         shape = (self.num_envs, self.slate_size)
-        if not isinstance(slates, Tensor) or slates.dtype != torch.int64 or slates.device.type != self.device.type:
-            found = f"{slates.dtype} on {slates.device}" if isinstance(slates, Tensor) else type(slates).__name__
+        if not is_dense(slates, torch.int64) or slates.device.type != self.device.type:
+            found = f"{slates.dtype} on {slates.device}" if is_dense(slates) else checks.told(slates)
             raise TypeError(f"{name} is {found}, but it must be an int64 tensor on {self.device}.")
         if tuple(slates.shape) != shape:
             raise ValueError(f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a shopper.")
+        if self.num_envs == 0:
+            raise ResetNeeded("The simulator has no shoppers left, but a step needs some: reset it first.")
         watched = torch.ones_like(episodes.ended) if ignore is None else ~ignore
         outside = ((slates < 0) | (slates >= len(self.catalog))) & watched.unsqueeze(1)
         over = episodes.ended & watched
@@ -194,6 +215,9 @@ class SlateSimulator:
         shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
         response = self.shopper.respond(self._shoppers, slates, shown, draws)
+        if "respond" not in self._kept:
+            promises.check_response(self.shopper, response, shown)
+            self._kept.add("respond")
         reward, terms = self._reward(slates, shown, response.clicks)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
@@ -213,12 +237,19 @@ class SlateSimulator:
     def restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:
         """Start again in some rows: the next episode under the same seed, or the first under a new one.
 
-        Shapes: rows (R,) int64 distinct row numbers; seeds (R,) int64, or None to keep the rows' seeds.
-        Errors: ResetNeeded before `reset`.
+        Shapes: rows (R,) int64 distinct row numbers, R may be 0; seeds (R,) int64, or None to keep the rows' seeds.
+        Errors, before anything changes: ResetNeeded before `reset`; ValueError where `rows` or `seeds` is not as said.
+        The numbers in `rows` are looked at on a CPU only: elsewhere that would wait for the device.
         """
         old = self.episodes
-        rows = rows.to(self.device)
-        seed = old.seed[rows] if seeds is None else seeds.to(self.device)
+        rows = self._checked_rows(rows, distinct=True)
+        if seeds is not None:
+            seeds = self._checked("seeds", seeds, "it must be an int64 tensor of shape (R,), one seed a row")
+            if len(seeds) != len(rows):
+                raise ValueError(f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each of rows.")
+        if len(rows) == 0:
+            return
+        seed = old.seed[rows] if seeds is None else seeds
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
         self.shopper.replace(self._shoppers, rows, self._new_shoppers(fresh))
@@ -233,33 +264,53 @@ class SlateSimulator:
         The tensors are the caller's to keep and change; only `candidates` may be one row that all shoppers share.
         """
         episodes = self.episodes
+        candidates = self._own_candidates()
+        theirs = self.shopper.observe(self._shoppers)
+        if "observe" not in self._kept:
+            promises.check_observation(self.shopper, self._their_spaces, theirs, self.num_envs, self._shoppers)
+            self._kept.add("observe")
         return {
             "recent_slates": episodes.recent_slates.clone(),
             "recent_clicks": episodes.recent_clicks.to(torch.int8),
             "recent_days": episodes.recent_days.clone(),
-            "candidates": self._own_candidates(),
-            **self.shopper.observe(self._shoppers),
+            "candidates": candidates,
+            **theirs,
         }
 
-    def describe(self, row: int) -> dict[str, str | list[str]]:
+    def describe(self, row: int, *, hidden: bool = False) -> Description:
         """How one shopper and their visit read to a person.
 
-        Errors: ResetNeeded before `reset`; IndexError where there is no such row.
+        Args:
+            hidden: whether to tell what agents must not see too, under the key `hidden`
+
+        Errors: ResetNeeded before `reset`; IndexError where there is no such row; ValueError where `row` is no whole
+        number or `hidden` no flag.
         """
-        if row not in range(len(self.episodes.seed)):
-            raise IndexError(f"row is {row}, but the simulator has the rows 0 to {self.num_envs - 1}.")
-        return self.shopper.describe(self._shoppers, row)
+        rows = len(self.episodes.seed)
+        if not 0 <= checks.whole("row", row) < rows:
+            raise IndexError(f"row is {row}, but the simulator has the rows 0 to {rows - 1}.")
+        with_hidden = checks.flag("hidden", hidden)
+        told = self.shopper.describe(self._shoppers, row)
+        if "describe" not in self._kept:
+            promises.check_description(self.shopper, told)
+            self._kept.add("describe")
+        return {key: value for key, value in told.items() if with_hidden or key != HIDDEN}
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
-        """Go on with the shoppers in `rows` (R,) int64 only, in that order; `num_envs` becomes R.
+        """Go on with the shoppers in `rows` (R,) int64 only, in that order; `num_envs` becomes R, which may be 0.
 
-        Errors: ResetNeeded before `reset`.
+        Errors, before anything changes: ResetNeeded before `reset`; ValueError where `rows` is not as said (see
+        `restart`).
         """
-        old, rows = self.episodes, rows.to(self.device)
-        self._episodes = Episodes(**{name: value[rows] for name, value in vars(old).items()})
+        old, rows = self.episodes, self._checked_rows(rows, distinct=False)
         self._shoppers = self.shopper.select(self._shoppers, rows)
+        self._episodes = Episodes(**{name: value[rows] for name, value in vars(old).items()})
         self._candidates = None
+
+    def end(self, over: Tensor) -> None:
+        """Let the episodes of some rows be over, so that they wait for a restart. over: (B,) bool."""
+        self._episodes = replace(self.episodes, ended=self.episodes.ended | over)
 
     def when_and_where(self) -> dict[str, Tensor]:
         """Who is visiting, on which day, in which week and store, for a log: (B,) int64 each.
@@ -267,7 +318,11 @@ class SlateSimulator:
         Errors: ResetNeeded before `reset`.
         """
         assert self.num_envs == len(self.episodes.seed)
-        return self.shopper.when_and_where(self._shoppers)
+        found = self.shopper.when_and_where(self._shoppers)
+        if "when_and_where" not in self._kept:
+            promises.check_place(self.shopper, found, self.num_envs)
+            self._kept.add("when_and_where")
+        return found
 
     # Inside.
 
@@ -276,15 +331,34 @@ class SlateSimulator:
         items = len(self.catalog)
         own: dict[str, gymnasium.Space[Any]] = {
             "recent_slates": spaces.Box(-1, items - 1, size, np.int64),
-            "recent_clicks": spaces.MultiBinary(size),
+            "recent_clicks": spaces.Box(0, 1, size, np.int8),  # a MultiBinary of two dimensions is not known everywhere
             "recent_days": spaces.Box(0, MAX_DAYS, (self.history,), np.float32),
             "candidates": spaces.Box(-1, items - 1, (self.shopper.max_candidates,), np.int64),
         }
-        theirs = self.shopper.spaces()
-        taken = sorted(own.keys() & theirs.keys())
-        if taken:
-            raise ValueError(f"shopper.spaces() has the keys {taken}, but those are the simulator's own.")
-        return spaces.Dict({**own, **theirs})
+        return spaces.Dict({**own, **self._their_spaces})
+
+    def _checked(self, name: str, numbers: Any, expected: str) -> Tensor:
+        """A (R,) int64 tensor on the device. Errors: ValueError that names it and says what was expected."""
+        if not is_dense(numbers, torch.int64) or numbers.ndim != 1:
+            raise ValueError(f"{name} is {checks.told(numbers)}, but {expected}.")
+        if numbers.is_meta and self.device.type != "meta":
+            raise ValueError(f"{name} is a tensor on meta, which has no numbers, but {expected}.")
+        moved: Tensor = numbers.to(self.device)
+        return moved
+
+    def _checked_rows(self, rows: Any, *, distinct: bool) -> Tensor:
+        """Row numbers (R,) on the device. Their numbers are looked at on a CPU only, see `restart`."""
+        expected = f"it must be an int64 tensor of shape (R,) with rows from 0 to {self.num_envs - 1}"
+        found = self._checked("rows", rows, expected)
+        if rows.device.type != "cpu" or len(rows) == 0:
+            return found
+        least, most = int(rows.min()), int(rows.max())
+        if least < 0 or most >= self.num_envs:
+            raise ValueError(f"rows holds {least if least < 0 else most}, but {expected}.")
+        if distinct and len(rows) > 1 and len(torch.unique(rows)) < len(rows):
+            twice = int(rows.bincount().argmax())
+            raise ValueError(f"rows holds {twice} twice, but each row can start again only once.")
+        return found
 
     def _new_episodes(self, seeds: Tensor, numbers: Tensor) -> Episodes:
         batch, size = len(seeds), (self.history, self.slate_size)
@@ -303,10 +377,17 @@ class SlateSimulator:
     def _new_shoppers(self, episodes: Episodes) -> Any:
         return self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
 
+    def _asked_candidates(self) -> Tensor:
+        candidates = self.shopper.candidates(self._shoppers)
+        if "candidates" not in self._kept:
+            promises.check_candidates(self.shopper, candidates, self.num_envs)
+            self._kept.add("candidates")
+        return candidates
+
     def _own_candidates(self) -> Tensor:
         """The caller's to change; a copy of one list for everybody is again one list, not B of them."""
         fresh = self._candidates is None and hasattr(self.shopper, "on_offer")  # nobody else needs the list
-        candidates = self.shopper.candidates(self._shoppers) if fresh else self.candidates
+        candidates = self._asked_candidates() if fresh else self.candidates
         if shared(candidates):
             return candidates[:1].clone().expand(candidates.shape)
         return candidates if fresh else candidates.clone()
@@ -341,12 +422,25 @@ class SlateSimulator:
         )
 
 
-def check_settings(horizon_days: float, history: int) -> None:
-    """Raise ValueError where a simulator could not be built with these."""
-    if not horizon_days > 0:
-        raise ValueError(f"horizon_days is {horizon_days!r}, but it must be a number of days above 0.")
-    if history < 1:
-        raise ValueError(f"history is {history!r}, but the shop must remember at least 1 slate.")
+def checked_horizon(horizon_days: Any) -> float:
+    """The days after which an episode is truncated; infinity = never. Errors: ValueError."""
+    return checks.number("horizon_days", horizon_days, 0, above=True, infinite=True)
+
+
+def checked_history(history: Any) -> int:
+    """How many slates a shop remembers. Errors: ValueError."""
+    return checks.whole("history", history, 1, LONGEST_HISTORY)
+
+
+def checked_slate_size(slate_size: Any) -> int:
+    """How many positions a slate has. Errors: ValueError."""
+    return checks.whole("slate_size", slate_size, 1, MOST_POSITIONS)
+
+
+def is_dense(value: Any, dtype: torch.dtype | None = None) -> bool:
+    """Whether this is a tensor with its numbers in rows and columns, of a type where one is given."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    return dense and (dtype is None or value.dtype == dtype)
 
 
 def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:

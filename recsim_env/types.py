@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsim_env.checks import told
+
 Observation = dict[str, Tensor]
 """What the shop knows about B shoppers: one tensor a key, the first dimension is B."""
 
@@ -51,16 +53,19 @@ class Step(Outcome):
 def best_device(device: torch.device | str | None = None) -> torch.device:
     """The device asked for, or the best there is where none is asked for.
 
-    Errors: ValueError where the device is unknown, or is a GPU that is not there.
+    Errors: ValueError where the device is unknown, is neither a CPU nor a CUDA GPU, or is a GPU that is not there.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = "it must be 'cpu', 'cuda' or 'cuda:0', 'cuda:1', .., or None for the best there is."
     try:
-        asked = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device is {device!r}, but it must be a torch device such as 'cpu' or 'cuda'.") from error
-    if asked.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no GPU here; use 'cpu', or None for the best there is.")
+        asked = torch.device(device) if isinstance(device, (str, torch.device)) else None
+    except RuntimeError as error:
+        raise ValueError(f"device is {told(device)}, but {expected}") from error
+    if asked is None or asked.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {told(device)}, but {expected}")
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; {expected}")
     return asked
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium
@@ -15,10 +19,19 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsim_env.env import check_options, checked_items, checked_render_mode, checked_seeds, drawn_seeds
+from recsim_env import checks
+from recsim_env.env import (
+    LARGEST,
+    RenderModes,
+    check_options,
+    checked_items,
+    checked_render_mode,
+    checked_seeds,
+    drawn_seeds,
+)
 from recsim_env.registration import EnvConfig, as_simulator
 from recsim_env.rendering import RENDER_MODES, Frame, Scene, arrival, draw, visit
-from recsim_env.simulator import SlateSimulator
+from recsim_env.simulator import SlateSimulator, is_dense
 from recsim_env.types import Observation, Outcome, to_numpy
 
 Array = NDArray[Any] | Tensor
@@ -52,14 +65,16 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         num_envs: B, the number of shoppers.
         autoreset_mode: an `AutoresetMode`, or its value.
         output: `numpy` or `torch`.
+        max_episode_steps: steps after which an episode is truncated, as `gymnasium.make` does; None or -1 = no limit.
         render_mode: `ansi` or `rgb_array`: `render` gives a tuple of B frames.
+        render_hidden: whether frames show what agents must not see too, such as hidden traits.
         options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the shopper.
 
     Errors: as `SlateEnv`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": list(RENDER_MODES),
+        "render_modes": RenderModes(RENDER_MODES),
         "render_fps": 1,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
@@ -73,23 +88,24 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        render_hidden: bool = False,
         **options: Any,
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs!r}, but it must be a whole number above 0.")
-        if output not in OUTPUTS:
-            raise ValueError(f"output is {output!r}, but it must be one of {list(OUTPUTS)}.")
+        self.num_envs = checks.whole("num_envs", num_envs, 1)
+        self.output = checks.choice("output", output, OUTPUTS)
         self.autoreset_mode = _checked_mode(autoreset_mode)
+        self.max_episode_steps = _checked_limit(max_episode_steps)
         self.render_mode = checked_render_mode(render_mode)
-        self.output = output
-        self.num_envs = num_envs
+        self.render_hidden = checks.flag("render_hidden", render_hidden)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.simulator = as_simulator(simulator, options)
         self.single_observation_space = self.simulator.observation_space
         self.single_action_space = self.simulator.action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        _check_memory(self.num_envs, self.single_observation_space)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._started = False
         self._scenes: list[Scene] = []
 
@@ -103,7 +119,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         check_options(options, known=("reset_mask",))
         rows = self._rows_to_reset(options)
         seeds = None if seed is None else checked_seeds(seed, self.num_envs)
-        super().reset(seed=int(seed) if isinstance(seed, (int, np.integer)) else None)
+        super().reset(seed=int(seed) if isinstance(seed, numbers.Integral) else None)
         if self._started and (seeds is None or len(rows) < self.num_envs):
             observation = self.simulator.reset_rows(rows, None if seeds is None else seeds[rows])
         else:
@@ -121,8 +137,10 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
             waiting = torch.zeros_like(waiting)
         slates = self._slates(actions, waiting)
         simulator.check(slates, ignore=waiting, name="actions")
-        before = [arrival(simulator, row) for row in range(self.num_envs)] if self.render_mode else []
+        before = [self._arrival(row) for row in range(self.num_envs)] if self.render_mode else []
         outcome = simulator.advance(slates)
+        if self.max_episode_steps is not None:
+            outcome = self._cut_off(outcome, self.max_episode_steps)
         self._scenes = [visit(simulator, row, scene, slates, outcome) for row, scene in enumerate(before)]
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             return self._restart_within(outcome)
@@ -137,6 +155,12 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         return tuple(draw(scene, self.render_mode) for scene in self._scenes)
 
     # Ends.
+
+    def _cut_off(self, outcome: Outcome, limit: int) -> Outcome:
+        """The outcome, with the episodes truncated that have had their last step."""
+        late = self.simulator.episodes.visit >= limit
+        self.simulator.end(late)
+        return replace(outcome, truncated=outcome.truncated | late)
 
     def _restart_waiting(self, outcome: Outcome, waiting: Tensor) -> StepResult:
         """The step's result, once the rows that had ended before it have started again."""
@@ -176,7 +200,12 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     def _slates(self, actions: Array, waiting: Tensor) -> Tensor:
         """The actions as (B, K) int64 on the device, item 0 in the rows that are about to start again."""
         shape = (self.num_envs, self.simulator.slate_size)
-        if isinstance(actions, Tensor) and tuple(actions.shape) == shape and actions.dtype == torch.int64:
+        if (
+            isinstance(actions, Tensor)
+            and is_dense(actions, torch.int64)
+            and not actions.is_meta
+            and tuple(actions.shape) == shape
+        ):
             return actions.to(self.simulator.device).masked_fill(waiting.unsqueeze(1), 0)
         ignored = to_numpy(waiting) if waiting.any() else None
         items = checked_items(actions, self.simulator, shape, "actions", ignored)
@@ -215,9 +244,10 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         mask = (options or {}).get("reset_mask")
         if mask is None:
             return torch.arange(self.num_envs)
-        mask = to_numpy(mask) if isinstance(mask, Tensor) else mask
+        if is_dense(mask, torch.bool) and not mask.is_meta:
+            mask = to_numpy(mask)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            found = checks.told(mask)
             raise ValueError(f"options['reset_mask'] is {found}, but it must be bool of shape ({self.num_envs},).")
         if not mask.any():
             raise ValueError("options['reset_mask'] is False everywhere, but at least one row must be True.")
@@ -228,8 +258,11 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     def _redraw(self, rows: list[int]) -> None:
         """The scenes of rows that have just started."""
         if self.render_mode is not None:
-            scenes = dict(enumerate(self._scenes)) | {row: arrival(self.simulator, row) for row in rows}
+            scenes = dict(enumerate(self._scenes)) | {row: self._arrival(row) for row in rows}
             self._scenes = [scenes[row] for row in range(self.num_envs)]
+
+    def _arrival(self, row: int) -> Scene:
+        return arrival(self.simulator, row, hidden=self.render_hidden)
 
     def _check_started(self) -> None:
         if not self._started:
@@ -237,11 +270,36 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
 
 
 def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
+    known = [known.value for known in AutoresetMode]
+    if isinstance(mode, AutoresetMode) or (isinstance(mode, str) and mode in known):
         return AutoresetMode(mode)
-    except ValueError as error:
-        known = [known.value for known in AutoresetMode]
-        raise ValueError(f"autoreset_mode is {mode!r}, but it must be an AutoresetMode or one of {known}.") from error
+    raise ValueError(f"autoreset_mode is {checks.told(mode)}, but it must be an AutoresetMode or one of {known}.")
+
+
+def _checked_limit(max_episode_steps: Any) -> int | None:
+    """The steps of an episode, None where there is no limit. Errors: ValueError."""
+    if max_episode_steps is None:
+        return None
+    limit = checks.whole("max_episode_steps", max_episode_steps, -1, LARGEST)
+    if limit == 0:
+        raise ValueError("max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no limit.")
+    return None if limit == -1 else limit
+
+
+def _check_memory(num_envs: int, space: spaces.Dict) -> None:
+    """Raise ValueError where the bounds and one observation of so many shoppers are more than the machine can hold."""
+    one = 3 * sum(math.prod(part.shape or ()) * np.dtype(part.dtype).itemsize for part in space.values())
+    most = _memory() // one
+    if num_envs > most:
+        raise ValueError(f"num_envs is {num_envs}, but it must be at most {most}: memory holds no more observations.")
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; where the system does not say, as many as a number can address."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**63
 
 
 def _objects(observation: dict[str, Any], rows: list[int], batch: int) -> NDArray[Any]:

@@ -42,12 +42,14 @@ def test_gymnasiums_checker_passes_without_a_warning() -> None:
     assert warnings_of(lambda: check_env(gymnasium.make(ID).unwrapped)) == []
 
 
-def test_sb3s_checker_passes_with_one_warning_that_is_meant() -> None:
+def test_sb3s_checker_passes_with_two_warnings_that_are_meant() -> None:
     found = warnings_of(lambda: check_env_for_sb3(gymnasium.make(ID).unwrapped, skip_render_check=False))
-    # `recent_slates` is (H, K), a table of item ids: SB3 would want it flat for its own feature extractor, which could
-    # make nothing of item ids either. agents/vec_env.py gives SB3 a flat vector of features instead.
-    assert len(found) == 1
-    assert found[0].startswith("Your observation recent_slates has an unconventional shape")
+    # Both are (H, K), tables of item ids and of clicks: SB3 would want them flat for its own feature extractor, which
+    # could make nothing of item ids either. agents/vec_env.py gives SB3 a flat vector of features instead.
+    assert [message.split(" has an ")[0] for message in found] == [
+        "Your observation recent_clicks",
+        "Your observation recent_slates",
+    ]
 
 
 def test_gymnasium_make_takes_the_options_and_wraps_nothing_that_ends_an_episode() -> None:
@@ -157,6 +159,15 @@ def test_no_global_generator_moves() -> None:
     assert (random.getstate(), repr(np.random.get_state())) == before[1:]  # noqa: NPY002
 
 
+@pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), np.int32(5)])
+def test_a_whole_number_of_numpy_is_a_seed(seed: Any) -> None:
+    env, twin = toy_env(), toy_env()
+    assert data_equivalence(env.reset(seed=seed), twin.reset(seed=5), exact=True)
+    assert env.np_random.random() == twin.np_random.random()
+    wrapped, plain = gymnasium.make(ID), gymnasium.make(ID)
+    assert data_equivalence(wrapped.reset(seed=seed), plain.reset(seed=5), exact=True)
+
+
 # --- memory ---
 
 
@@ -199,7 +210,7 @@ def test_what_is_handed_out_and_in_is_not_shared() -> None:
         ([1, 2, 4], ValueError, r"action has the shape \(3,\), but it must be \(4,\)"),
         ([[1, 2, 4, 5]], ValueError, r"action has the shape \(1, 4\), but it must be \(4,\)"),
         (3, ValueError, r"action has the shape \(\), but"),
-        ([[1, 2], [3]], ValueError, "action is ragged, but it must have the shape"),
+        ([[1, 2], [3]], ValueError, r"action is \[\[1, 2\], \[3\]\], but it must be an array of the shape \(4,\)"),
         ([1.0, 2.0, 4.0, 5.0], TypeError, "action has the dtype float64, but it must hold whole numbers"),
         ([1, float("nan"), 4, 5], TypeError, "action has the dtype float64"),
         ([True, False, True, True], TypeError, "action has the dtype bool"),
@@ -249,8 +260,8 @@ def test_step_and_render_before_reset_and_after_the_end() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, "seed is -1 in row 0, but a seed is a whole number"),
-        ({"seed": 2**63}, "seed is 9223372036854775808 in row 0"),
+        ({"seed": -1}, "seed is -1, but it must be a whole number from 0 to 9223372036854775807"),
+        ({"seed": 2**63}, "seed is 9223372036854775808, but it must be a whole number from 0 to 9223372036854775807"),
         ({"seed": 1.5}, "seed is 1.5, but it must be"),
         ({"seed": 0, "options": {"day": 3}}, r"options has the keys \['day'\], but reset knows none"),
     ],
@@ -269,5 +280,32 @@ def test_unknown_settings_raise() -> None:
         ValueError, match=r"render_mode is 'human', but it must be None or one of \['ansi', 'rgb_array'\]"
     ):
         SlateEnv(toy_simulator(), render_mode="human")
-    with pytest.raises(TypeError, match=r"\['horizon_days'\] given beside a simulator"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'horizon_days', but a finished"):
         SlateEnv(toy_simulator(), horizon_days=3)
+
+
+def test_an_unknown_option_is_told_in_the_words_that_torchrl_looks_for() -> None:
+    # torchrl.envs.GymEnv tries `frameskip` first, and goes on without it where the TypeError holds these words.
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'") as raised:
+        gymnasium.make(ID, frameskip=1, render_moode="ansi")
+    assert "the unexpected keyword argument 'render_moode', but the options are ['categories'," in str(raised.value)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip', but a finished simulator takes no"):
+        SlateEnv(toy_simulator(), frameskip=1)
+
+
+def test_every_space_of_the_shop_is_a_box() -> None:
+    env = toy_env()  # wrappers of others, such as TorchRL's, know no MultiBinary of two dimensions
+    assert {type(space) for space in env.observation_space.values()} == {gymnasium.spaces.Box}
+    clicks = env.observation_space["recent_clicks"]
+    assert clicks.shape == (10, 4)
+    assert clicks.dtype == np.int8
+    env.reset(seed=1)
+    for _ in range(3):
+        seen, *_ = env.step(GOOD)
+        assert set(np.unique(seen["recent_clicks"])) <= {0, 1}
+
+
+@pytest.mark.parametrize("mode", [5, ["ansi"], {}, 2.5, object()])
+def test_gymnasium_make_tells_a_render_mode_that_is_no_text(mode: Any) -> None:
+    with pytest.raises(ValueError, match=r"^render_mode is .*, but it must be None or one of \['ansi', 'rgb_array'\]"):
+        gymnasium.make(ID, render_mode=mode)

@@ -187,3 +187,4 @@ def test_a_shopper_reads_well() -> None:
     told = shopper.describe(state, 0)
     assert told["date"] == "visit 2"
     assert len(told["history"]) == 3
+    assert str(told["hidden"]).startswith("looks at the last position with chance 0.")

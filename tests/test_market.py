@@ -495,8 +495,12 @@ def test_a_shopper_reads_well() -> None:
     told = shopper.describe(state, 0)
     assert told["date"] == "visit 2"
     satiation = 2 * (0.1 * 1.5 + 0.4 * 2)
-    assert told["history"] == [f"2 clicks · satiation {satiation:.1f} · {shopper.catalog.categories[0]}"]
-    assert told["shopper"] == "speed 2.00, variety 1.00, patience 0.00, examination 0.50"
+    category = shopper.catalog.categories[0]
+    assert told["history"] == [f"2 clicks · {category}"]
+    assert told["hidden"] == [
+        "speed 2.00, variety 1.00, patience 0.00, examination 0.50",
+        f"satiation {satiation:.1f} with {category}",
+    ]
 
 
 # --- the presets, and what is refused ---

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
@@ -147,12 +149,48 @@ def test_the_spec_makes_the_environment_again(own_id: str) -> None:
     assert len(again.simulator.catalog) == 40
 
 
+def test_whole_numbers_of_numpy_are_settings(own_id: str) -> None:
+    settings: dict[str, Any] = {"slate_size": np.int64(3), "history": np.uint8(2), "horizon_days": np.int32(9)}
+    recsim_env.register(own_id, make_toy_shopper, **settings)
+    simulator = make_simulator(own_id)
+    assert (simulator.slate_size, simulator.history, simulator.horizon_days) == (3, 2, 9.0)
+    assert [type(value) for value in (simulator.slate_size, simulator.history, simulator.horizon_days)] == [
+        int,
+        int,
+        float,
+    ]
+    assert make_simulator(own_id, strict=np.bool_(True)).strict is True
+
+
+def test_a_module_before_the_id_is_imported_first(own_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_of_mine.py").write_text(
+        "import recsim_env\nfrom tests.toys import make_toy_shopper\n"
+        f"recsim_env.register({own_id!r}, make_toy_shopper, slate_size=3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(gymnasium.error.NameNotFound, match=f"id is '{own_id}', but the registered ids are"):
+        make_simulator(own_id)
+    assert make_simulator(f"shop_of_mine:{own_id}").slate_size == 3
+    assert inside(gymnasium.make(f"shop_of_mine:{own_id}")).simulator.slate_size == 3
+    assert SlateVectorEnv(f"shop_of_mine:{own_id}", 2).simulator.slate_size == 3
+    with pytest.raises(ModuleNotFoundError, match="id is 'no_shop:x-v0', but its module cannot be imported"):
+        make_simulator("no_shop:x-v0")
+    with pytest.raises(gymnasium.error.NameNotFound, match=f"id is 'shop_of_mine:{own_id}x', but the registered|id is"):
+        make_simulator(f"shop_of_mine:{own_id}x")
+
+
 # --- errors ---
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        ({"shopper": dict}, TypeError, r"shopper is the class dict, but a function must take \(device, slate_size"),
+        (
+            {"shopper": lambda: 1},
+            TypeError,
+            r"shopper is .*, but a function must take \(device, slate_size, \*\*options\)",
+        ),
         ({"shopper": 3}, TypeError, "shopper is 3, but it must be a function or a folder"),
         (
             {"shopper": "/no/such/folder"},
@@ -160,10 +198,10 @@ def test_the_spec_makes_the_environment_again(own_id: str) -> None:
             "shopper is '/no/such/folder', but there is no such folder",
         ),
         ({"reward": {"click": 1.0}}, ValueError, "reward names the term 'click'"),
-        ({"slate_size": 0}, ValueError, "slate_size is 0, but it must be a whole number above 0"),
+        ({"slate_size": 0}, ValueError, "slate_size is 0, but it must be a whole number from 1 to 1000"),
         ({"slate_size": 2.5}, ValueError, "slate_size is 2.5"),
-        ({"horizon_days": -1.0}, ValueError, "horizon_days is -1.0, but it must be a number of days above 0"),
-        ({"history": 0}, ValueError, "history is 0, but the shop must remember at least 1 slate"),
+        ({"horizon_days": -1.0}, ValueError, "horizon_days is -1.0, but it must be a number above 0"),
+        ({"history": 0}, ValueError, "history is 0, but it must be a whole number from 1 to 1000"),
     ],
 )
 def test_bad_settings_raise_and_register_nothing(
@@ -184,7 +222,9 @@ def test_a_bad_id_raises_and_registers_nothing() -> None:
 @pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec, make_simulator])
 def test_unknown_options_raise(own_id: str, make: Any) -> None:
     recsim_env.register(own_id, make_toy_shopper)
-    with pytest.raises(TypeError, match=r"\['populaton'\] are no options here; known are \['categories', 'device'"):
+    with pytest.raises(
+        TypeError, match=r"unexpected keyword argument 'populaton', but the options are \['categories', 'device'"
+    ):
         make(own_id, populaton="train")
 
 
@@ -199,10 +239,25 @@ def test_a_shopper_of_another_slate_size_raises() -> None:
         make_simulator(config)
 
 
-@pytest.mark.parametrize("device", ["warp", "cuda" if not torch.cuda.is_available() else "warp", 3.5])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "warp",
+        "",
+        "mps",
+        "xpu",
+        "meta",
+        "cpu:x",
+        f"cuda:{torch.cuda.device_count()}",
+        3.5,
+        0,
+        True,
+        torch.device("meta"),
+    ],
+)
 def test_an_unknown_or_missing_device_raises(own_id: str, device: Any) -> None:
     recsim_env.register(own_id, make_toy_shopper)
-    with pytest.raises(ValueError, match=f"device is {device!r}, but"):
+    with pytest.raises(ValueError, match=re.escape(f"device is {device!r}, but")):
         gymnasium.make(own_id, device=device)
 
 

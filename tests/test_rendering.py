@@ -15,16 +15,18 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
 from recsim_env.env import SlateEnv
-from recsim_env.rendering import RENDER_MODES, Card, Ending, Scene, _card, as_picture, as_text, draw
+from recsim_env.rendering import RENDER_MODES, Card, Ending, Scene, _card, arrival, as_picture, as_text, draw
+from recsim_env.shoppers.base import ago, counted
 from recsim_env.vector import SlateVectorEnv
 from tests.toys import toy_simulator
 
+ENDING = Ending(1.25, {"clicks": 1.0, "intra_list_distance": 0.83}, 4, 6.0, 71.0, lapsed=False, truncated=False)
 SCENE = Scene(
     description={
         "date": "Thu 14 Sep 2017",
         "store": "store 367",
         "shopper": "household 1228",
-        "since": "9 days since the last visit",
+        "last visit": "9 days ago",
         "history": ["9 days ago · 2x · fluid milk", "bananas"],
     },
     candidates=412,
@@ -34,7 +36,7 @@ SCENE = Scene(
         Card("yogurt", "", "dairy", 1, float("nan"), shown=True, bought=False),
         Card("yogurt", "", "dairy", 1, 0.6, shown=False, bought=False),
     ),
-    ending=Ending(1.25, {"clicks": 1.0, "intra_list_distance": 0.83}, 4, 6.0, 71.0, lapsed=False, truncated=False),
+    ending=ENDING,
 )
 GREEN = (47, 133, 90)  # the tick of a bought item
 
@@ -53,7 +55,7 @@ def test_the_text_says_what_happened() -> None:
         f"  3  -  {'yogurt':60s}     0.60  dairy  (not shown)",
         "reward 1.25 (clicks 1.00, intra_list_distance 0.83); 4 more bought elsewhere in the store",
         "day 71: comes back after 6 days",
-        "since: 9 days since the last visit",
+        "last visit: 9 days ago",
         "lately:",
         "  9 days ago · 2x · fluid milk",
         "  bananas",
@@ -84,6 +86,57 @@ def test_a_card_leaves_out_what_the_category_says() -> None:
 )
 def test_what_the_shopper_does_next_in_words(days: float, lapsed: bool, truncated: bool, sentence: str) -> None:
     assert Ending(0.0, {}, 0, days, 9.0, lapsed, truncated).sentence == sentence
+
+
+def test_counts_have_their_plural() -> None:
+    assert [counted(number, "click") for number in (0, 1, 2)] == ["0 clicks", "1 click", "2 clicks"]
+    assert [ago(days) for days in (0, 1, 2)] == ["today", "1 day ago", "2 days ago"]
+    alone = dataclasses.replace(SCENE, candidates=1, ending=dataclasses.replace(ENDING, elsewhere=0))
+    assert as_text(alone).splitlines()[2] == "1 item could be shown"
+    assert "elsewhere" not in as_text(alone)
+
+
+# --- what agents must not see ---
+
+
+@pytest.mark.parametrize(
+    ("id", "secrets"),
+    [
+        ("Market-v0", ["speed", "variety", "patience", "examination"]),
+        ("LearnedMarket-v0", ["chance", "position"]),
+    ],
+)
+@pytest.mark.parametrize("make", [SlateEnv, SlateVectorEnv])
+def test_hidden_traits_are_rendered_on_request_only(make: Any, id: str, secrets: list[str]) -> None:
+    frames = {}
+    for hidden in (False, True):
+        env = make(f"recsim_env/{id}", device="cpu", render_mode="ansi", render_hidden=hidden)
+        seen, _ = env.reset(seed=3)
+        env.step(seen["candidates"][..., :10])
+        frames[hidden] = env.render() if isinstance(env.render(), str) else env.render()[0]
+    assert not any(secret in frames[False] for secret in secrets)
+    assert all(secret in frames[True] for secret in secrets)
+    kept = [line for line in frames[True].splitlines() if not line.startswith("hidden: ")]
+    assert kept == frames[False].splitlines()
+
+
+def test_what_the_market_hides_does_not_change_a_frame() -> None:
+    env = SlateEnv("recsim_env/Market-v0", device="cpu", render_mode="ansi")
+    env.reset(seed=1)
+    env.step(np.arange(10))
+    hidden = env.simulator.hidden
+    before = as_text(arrival(env.simulator, 0))
+    for name in ("interest", "satiation", "fatigue", "speed", "variety", "patience", "examination"):
+        setattr(hidden, name, getattr(hidden, name) + 1)
+        assert as_text(arrival(env.simulator, 0)) == before, name
+    assert as_text(arrival(env.simulator, 0, hidden=True)) != before
+
+
+def test_a_description_tells_the_hidden_part_on_request_only() -> None:
+    env = SlateEnv("recsim_env/Market-v0", device="cpu")
+    env.reset(seed=1)
+    assert env.simulator.describe(0).keys() == {"date", "store", "history"}
+    assert env.simulator.describe(0, hidden=True).keys() == {"date", "store", "history", "hidden"}
 
 
 def test_the_frame_follows_the_visit() -> None:

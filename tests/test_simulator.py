@@ -12,7 +12,7 @@ import torch
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from recsim_env import make_simulator, noise
+from recsim_env import make_simulator, noise, registration
 from recsim_env.rewards import Reward
 from recsim_env.shoppers.base import Response
 from recsim_env.simulator import SlateSimulator
@@ -325,13 +325,49 @@ def test_keep_goes_on_with_the_named_rows() -> None:
     )
 
 
+def test_no_rows_may_start_again_and_none_may_be_kept() -> None:
+    simulator, twin, none = toy_simulator(), toy_simulator(), torch.zeros(0, dtype=torch.int64)
+    list(play(simulator, torch.arange(4), 2))
+    list(play(twin, torch.arange(4), 2))
+    assert_same(simulator.reset_rows(none), twin.observe())
+    simulator.restart(none, none)
+    assert_same(simulator.step(slates_for(twin, 5)).observation, twin.step(slates_for(twin, 5)).observation)
+    simulator.keep(none)
+    assert simulator.num_envs == 0
+    with pytest.raises(ResetNeeded, match="no shoppers left"):
+        simulator.step(torch.zeros(0, 4, dtype=torch.int64))
+
+
+def test_episodes_that_are_ended_from_outside_wait_for_a_restart() -> None:
+    simulator = toy_simulator(lapse=0.0)
+    simulator.reset(torch.arange(3))
+    simulator.end(torch.tensor([False, True, False]))
+    with pytest.raises(ResetNeeded, match="The episode of row 1 is over"):
+        simulator.step(slates_for(simulator, 0))
+    simulator.restart(torch.tensor([1]))
+    simulator.step(slates_for(simulator, 0))
+
+
+def test_the_default_type_of_torch_changes_no_type_of_an_episode() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        simulator = toy_simulator()
+        episodes = simulator._new_episodes(torch.arange(3), torch.zeros(3, dtype=torch.int64))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {name: value.dtype for name, value in vars(episodes).items() if value.is_floating_point()} == {
+        "day": torch.float32,
+        "recent_days": torch.float32,
+    }
+
+
 # --- errors ---
 
 
 @pytest.mark.parametrize(
     ("slates", "error", "message"),
     [
-        ([[1, 2, 4, 5]], TypeError, "slates is list, but it must be an int64 tensor"),
+        ([[1, 2, 4, 5]], TypeError, r"slates is \[\[1, 2, 4, 5\]\], but it must be an int64 tensor"),
         (torch.zeros(2, 4), TypeError, r"slates is torch.float32 on cpu, but it must be an int64 tensor"),
         (torch.full((2, 4), float("nan")), TypeError, "slates is torch.float32"),
         (torch.zeros(4, dtype=torch.int64), ValueError, r"slates has the shape \(4,\), but it must be \(2, 4\)"),
@@ -361,7 +397,9 @@ def test_strict_raises_before_anything_changes(bad: list[int]) -> None:
     assert_same(simulator.step(good).observation, twin.step(good).observation)
 
 
-@pytest.mark.parametrize("call", ["step", "observe", "restart", "describe", "episodes", "keep"])
+@pytest.mark.parametrize(
+    "call", ["step", "observe", "restart", "describe", "episodes", "keep", "candidates", "hidden", "end"]
+)
 def test_nothing_works_before_reset(call: str) -> None:
     simulator, slate = toy_simulator(), torch.tensor([[1, 2, 4, 5]])
     calls: dict[str, Callable[[], object]] = {
@@ -371,6 +409,9 @@ def test_nothing_works_before_reset(call: str) -> None:
         "describe": lambda: simulator.describe(0),
         "episodes": lambda: simulator.episodes,
         "keep": lambda: simulator.keep(torch.tensor([0])),
+        "candidates": lambda: simulator.candidates,
+        "hidden": lambda: simulator.hidden,
+        "end": lambda: simulator.end(torch.tensor([True])),
     }
     assert simulator.num_envs == 0
     with pytest.raises(ResetNeeded, match="was not reset"):
@@ -381,7 +422,7 @@ def test_nothing_works_before_reset(call: str) -> None:
     "seeds", [3, [1, 2], torch.zeros(0, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 2).long()]
 )
 def test_bad_seeds_raise(seeds: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"seeds is .* it must be an int64 tensor of shape"):
+    with pytest.raises(ValueError, match=r"seeds is .* it must be an int64 tensor of shape \(B,\), one seed a shopper"):
         toy_simulator().reset(seeds)
 
 
@@ -436,6 +477,7 @@ def test_a_step_asks_no_tensor_for_its_numbers(
             refused()  # a number that is put where a tensor points
         assign(tensor, index, value)
 
+    monkeypatch.setattr(registration, "best_device", torch.device)  # no agent may ask for a device without numbers
     simulator = make_simulator(f"recsim_env/{name}", device="meta", **options)
     simulator.reset(torch.arange(64))
     slates = torch.zeros(64, simulator.slate_size, dtype=torch.int64, device="meta")

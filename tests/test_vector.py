@@ -238,6 +238,53 @@ def test_make_vec_sync_gives_the_same_episodes() -> None:
         assert_same(ours.step(actions), theirs.step(actions))
 
 
+@each_mode
+def test_a_limit_of_steps_truncates_as_gymnasium_makes_it(mode: AutoresetMode) -> None:
+    settings: dict[str, Any] = {"num_envs": 3, "max_episode_steps": 4, "lapse": 0.5, "horizon_days": 30}
+    ours = gymnasium.make_vec(ID, autoreset_mode=mode, **settings)
+    vector_kwargs = {"autoreset_mode": mode}
+    theirs = gymnasium.make_vec(ID, vectorization_mode="sync", vector_kwargs=vector_kwargs, **settings)
+    assert isinstance(ours, SlateVectorEnv)
+    assert_same(ours.reset(seed=1), theirs.reset(seed=1))
+    rng, ends, late = np.random.default_rng(0), 0, 0
+    for _ in range(25):
+        actions = rng.integers(31, size=(3, 4))
+        step, expected = ours.step(actions), theirs.step(actions)
+        assert_same(step, expected)
+        ends, late = ends + int(expected[2].sum()), late + int(expected[3].sum())
+        if mode is AutoresetMode.DISABLED:
+            assert_same(restart_ended(ours, step), restart_ended(theirs, expected))
+    assert ends > 3
+    assert late > 3
+    assert ours.spec is not None
+    again = gymnasium.make_vec(ours.spec)
+    assert isinstance(again, SlateVectorEnv)
+    assert again.max_episode_steps == 4
+
+
+def test_a_row_waits_after_its_last_step() -> None:
+    env = SlateVectorEnv(toy_simulator(lapse=0.0), 2, autoreset_mode="Disabled", max_episode_steps=1)
+    env.reset(seed=0)
+    assert env.step(np.array([[1, 2, 4, 5]] * 2))[3].tolist() == [True, True]
+    with pytest.raises(ResetNeeded, match="The episode of row 0 is over"):
+        env.step(np.array([[1, 2, 4, 5]] * 2))
+    assert SlateVectorEnv(toy_simulator(), 2, max_episode_steps=-1).max_episode_steps is None
+
+
+def test_numpy_numbers_are_a_number_of_environments() -> None:
+    three: Any = np.int64(3)
+    env = SlateVectorEnv(toy_simulator(), three)
+    assert type(env.num_envs) is int
+    assert env.action_space.shape == (3, 4)
+
+
+def test_more_shoppers_than_memory_holds_are_refused_before_anything_is_asked_for() -> None:
+    with pytest.raises(
+        ValueError, match=r"^num_envs is 1000000000000, but it must be at most \d+: memory holds no more"
+    ):
+        SlateVectorEnv(toy_simulator(), 10**12)
+
+
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP], ids=lambda mode: mode.value)
 def test_gymnasiums_episode_statistics_are_right(mode: AutoresetMode) -> None:
     env = RecordEpisodeStatistics(cast(Any, toy_vector(mode=mode)))
@@ -351,14 +398,20 @@ def test_before_reset() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": [1, 2]}, "seed has 2 numbers, but it must be one number or 5"),
-        ({"seed": [1, 2, None, 4, 5]}, "seed is None in row 2"),
-        ({"seed": 2**63 - 2}, "seed is 9223372036854775808 in row 2"),
+        ({"seed": [1, 2]}, r"seed is \[1, 2\], but it must be one whole number or 5 of them"),
+        ({"seed": [1, 2, None, 4, 5]}, r"seed\[2\] is None, but it must be a whole number from 0"),
+        (
+            {"seed": 2**63 - 2},
+            "seed is 9223372036854775806, but it must be a whole number from 0 to 9223372036854775803, or a",
+        ),
         ({"seed": "1"}, "seed is '1', but it must be"),
         ({"options": {"mask": 1}}, r"options has the keys \['mask'\], but reset knows \['reset_mask'\]"),
-        ({"options": {"reset_mask": [True] * 5}}, "is list, but it must be bool of shape"),
-        ({"options": {"reset_mask": np.ones(4, dtype=bool)}}, r"is bool of shape \(4,\), but it must be bool of shape"),
-        ({"options": {"reset_mask": np.ones(5)}}, r"is float64 of shape \(5,\)"),
+        ({"options": {"reset_mask": [True] * 5}}, r"is \[True, True, True, True, True\], but it must be bool of shape"),
+        (
+            {"options": {"reset_mask": np.ones(4, dtype=bool)}},
+            r"is a bool array of shape \(4,\), but it must be bool of shape",
+        ),
+        ({"options": {"reset_mask": np.ones(5)}}, r"is a float64 array of shape \(5,\)"),
         ({"options": {"reset_mask": np.zeros(5, dtype=bool)}}, "is False everywhere"),
     ],
 )
@@ -374,9 +427,9 @@ def test_a_bad_reset_raises(arguments: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs is 0, but it must be a whole number above 0"),
+        ({"num_envs": 0}, "num_envs is 0, but it must be a whole number of 1 or more"),
         ({"num_envs": 2.0}, "num_envs is 2.0"),
-        ({"output": "jax"}, r"output is 'jax', but it must be one of \['numpy', 'torch'\]"),
+        ({"output": "jax"}, "output is 'jax', but it must be one of 'numpy', 'torch'"),
         ({"autoreset_mode": "never"}, "autoreset_mode is 'never', but it must be an AutoresetMode or one of"),
         ({"render_mode": "human"}, "render_mode is 'human', but"),
     ],

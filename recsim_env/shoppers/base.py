@@ -16,7 +16,10 @@ S = TypeVar("S")
 Description = dict[str, str | list[str]]
 """How a shopper and a visit read to a person, for rendering. Keys that the pictures know: `shopper`, `date`, `store`
 (strings) and `history` (a list of lines, newest first; what stands before the last " · " of a line is its heading);
-any further string is shown under the header."""
+any further string is shown under the header. All of these say what the shop knows and nothing else; what agents must
+not see, such as a hidden trait, belongs under the key `hidden`, which is shown on request only."""
+HIDDEN = "hidden"
+"""The key of a `Description` under which stands what agents must not see."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Shopper(Protocol[S]):
     `S` is the hidden state of B shoppers; only the shopper model looks inside. Everything random comes from `draws`,
     uniform numbers in [0, 1) that the simulator hands in, so equal draws give equal shoppers. Row b of a result
     depends on row b of the arguments alone. Tensors that are returned are new: no later call changes them.
+    The simulator holds the first answer of each method against these promises and says which one is broken;
+    `recsim_env.testing.check_shopper` tries all of them.
 
     A shopper whose `Response.leaving` says how likely it is to lapse may have an attribute `never_leave`, False at
     first. Where it is True nobody lapses, and everything else is as it is for those who come back: training that
@@ -113,7 +118,17 @@ class Shopper(Protocol[S]):
         """`day`, `week` and `store` of this visit and number of the `shopper`, (B,) int64 each, for a log."""
 
     def describe(self, state: S, row: int) -> Description:
-        """How one shopper and their visit read to a person."""
+        """How one shopper and their visit read to a person; what agents must not see stands under `hidden`."""
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its noun: `1 day`, `2 days`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def ago(days: int) -> str:
+    """How long ago something was: `today`, `1 day ago`, `2 days ago`."""
+    return f"{counted(days, 'day')} ago" if days > 0 else "today"
 
 
 class Witness(Generic[S]):
@@ -130,3 +145,8 @@ class Witness(Generic[S]):
         """Answer as the shopper does, and keep the answer in `last`."""
         self.last = self._shopper.respond(state, slates, shown, draws)
         return self.last
+
+
+def name_of(shopper: Any) -> str:
+    """The class of a shopper, as a message names it; a witness has the name of the shopper that it watches."""
+    return name_of(shopper._shopper) if isinstance(shopper, Witness) else type(shopper).__name__

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
-from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.base import Description, Response, ago
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
 from recsim_env.shoppers.examples import Market, ints
 from recsim_env.shoppers.exploring import DARTS, Envelope
@@ -538,7 +538,7 @@ class LearnedShopper:
     def when_and_where(self, state: LearnedState) -> dict[str, Tensor]:
         """Day of the log, week, store and household of this visit."""
         shopper = self.shop.starts.shopper[state.who]
-        return {"shopper": shopper, "day": state.day.long(), "week": state.week.clone(), "store": state.store}
+        return {"shopper": shopper, "day": state.day.long(), "week": state.week.clone(), "store": state.store.clone()}
 
     def select(self, state: LearnedState, rows: Tensor) -> LearnedState:
         """A state of some rows only."""
@@ -546,23 +546,22 @@ class LearnedShopper:
         return part
 
     def describe(self, state: LearnedState, row: int) -> Description:
-        """Date, store and the last purchases."""
+        """Date, store and the last purchases; hidden: the number of the household."""
         day = int(state.day[row])
         memory = state.memory
         items = memory.items[row][memory.items[row] >= 0]
         stats = memory.stats(torch.full_like(items, row), items, state.day[row].expand(len(items)))[:, 0]
         order = stats[:, SINCE].argsort(stable=True)[:8].tolist()
         lines = [
-            f"{int(stats[i, SINCE])} days ago · {int(stats[i, COUNT])}x · {self.catalog.text[int(items[i])]}"
-            for i in order
+            f"{ago(int(stats[i, SINCE]))} · {int(stats[i, COUNT])}x · {self.catalog.text[int(items[i])]}" for i in order
         ]
         date = datetime.date(2017, 1, 1) + datetime.timedelta(days=day)
         return {
-            "shopper": f"household {int(self.shop.starts.shopper[state.who[row]])}",
             "date": date.strftime("%a %d %b %Y"),
             "store": f"store {int(state.store[row])}, week {int(state.week[row])}",
-            "since": f"{int(state.since[row])} days since the last visit",
+            "last visit": ago(int(state.since[row])),
             "history": lines,
+            "hidden": f"household {int(self.shop.starts.shopper[state.who[row]])}",
         }
 
     # ---- inside ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.base import Description, Response, counted
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_parts, mixed
@@ -204,18 +204,18 @@ class LearnedMarketShopper:
         return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
 
     def describe(self, state: LearnedMarketState, row: int) -> Description:
-        """How deep the model thinks the shopper looks, and what was clicked in each category so far."""
+        """What was clicked in each category so far; hidden: how deep the model thinks the shopper looks."""
         member, before = self.members[0], state.caches[0].state[row].unsqueeze(0)
         temper = member.temperament(state.normal[row]).view(1, 1, -1)
         depth = float(member.log_looks(before, temper)[0, 0, -1].exp())
         clicks = state.profile.clicked[row, :, 2]
         lines = [
-            f"{int(clicks[c])} clicks · {self.catalog.categories[c]}"
+            f"{counted(int(clicks[c]), 'click')} · {self.catalog.categories[c]}"
             for c in clicks.argsort(descending=True, stable=True)[:8].tolist()
             if clicks[c] > 0
         ]
-        told = f"looks at the last position with chance {depth:.2f}"
-        return {"shopper": told, "date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines}
+        hidden = f"looks at the last position with chance {depth:.2f}"
+        return {"date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines, "hidden": hidden}
 
 
 def save_learned_market(

@@ -36,7 +36,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.base import Description, Response, counted
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, best_device
@@ -305,16 +305,21 @@ class MarketShopper:
         return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
 
     def describe(self, state: MarketState, row: int) -> Description:
-        """The hidden traits, and what was clicked in each category so far."""
+        """What was clicked in each category so far; hidden: the traits, and how sated the shopper is."""
         traits = ("speed", "variety", "patience", "examination")
-        told = ", ".join(f"{name} {float(getattr(state, name)[row]):.2f}" for name in traits)
-        clicks = state.profile.clicked[row, :, 2]
-        lines = [
-            f"{int(clicks[c])} clicks · satiation {float(state.satiation[row, c]):.1f} · {self.catalog.categories[c]}"
-            for c in clicks.argsort(descending=True, stable=True)[:8].tolist()
-            if clicks[c] > 0
-        ]
-        return {"shopper": told, "date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines}
+        clicks, satiation = state.profile.clicked[row, :, 2], state.satiation[row]
+        names = self.catalog.categories
+        most = clicks.argsort(descending=True, stable=True)[:8].tolist()
+        sated = [c for c in satiation.argsort(descending=True, stable=True)[:8].tolist() if satiation[c] > 0]
+        return {
+            "date": f"visit {int(state.day[row]) + 1}",
+            "store": "market",
+            "history": [f"{counted(int(clicks[c]), 'click')} · {names[c]}" for c in most if clicks[c] > 0],
+            "hidden": [
+                ", ".join(f"{name} {float(getattr(state, name)[row]):.2f}" for name in traits),
+                *(f"satiation {float(satiation[c]):.1f} with {names[c]}" for c in sated),
+            ],
+        }
 
     # ---- the truth, for oracles ------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.base import Description, Response, counted
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import MAX_DAYS, Observation, best_device
@@ -174,7 +174,8 @@ class OutsideShopper:
         """What was clicked in each category so far."""
         clicks = state.profile.clicked[row, :, -1]
         best = clicks.argsort(descending=True, stable=True)[:8].tolist()
-        lines = [f"{int(clicks[group])} clicks · {self.catalog.categories[group]}" for group in best if clicks[group]]
+        names = self.catalog.categories
+        lines = [f"{counted(int(clicks[group]), 'click')} · {names[group]}" for group in best if clicks[group]]
         who = str(state.environments[row].unwrapped)
         return {"shopper": who, "date": f"visit {state.visit[row] + 1}", "store": "outside", "history": lines}
 

@@ -1,0 +1,248 @@
+"""What a shopper promises (`recsim_env.shoppers.base.Shopper`), held against what it returned.
+
+One function for each method, and one sentence for a broken promise: which method returned what, and what was expected.
+The simulator asks once, at the first answer of each method; `recsim_env.testing.check_shopper` asks at every answer.
+On the device `meta`, where tensors have no numbers, only types, shapes and devices are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from recsim_env import checks
+from recsim_env.catalog import Catalog
+from recsim_env.shoppers.base import HIDDEN, Response, name_of
+
+METHODS = ("spaces", "start", "candidates", "observe", "respond", "replace", "select")
+"""What a simulator calls; `describe` is called for pictures and `when_and_where` for logs only."""
+TAKEN = ("recent_slates", "recent_clicks", "recent_days", "candidates")
+"""Keys of an observation that are the simulator's own."""
+WATCHED = 16
+"""Rows of the candidates and of an observation whose numbers are looked at: the whole of them can be large."""
+PLACE = ("shopper", "day", "week", "store")
+"""Keys of `when_and_where`."""
+_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+_DEPTH = 4  # of a hidden state: how deep its tensors are looked for
+
+
+def check_parts(shopper: Any, methods: tuple[str, ...] = METHODS) -> None:
+    """Raise ValueError unless a shopper has the attributes and methods of the protocol."""
+    for method in methods:
+        if not callable(getattr(shopper, method, None)):
+            raise ValueError(
+                f"shopper is {checks.told(shopper)}, but it must be a Shopper, which has a method {method}."
+            )
+    name = name_of(shopper)
+    if not isinstance(_part(shopper, "catalog"), Catalog):
+        raise ValueError(f"{name}.catalog is {checks.told(shopper.catalog)}, but it must be a Catalog.")
+    if not isinstance(_part(shopper, "device"), torch.device):
+        raise ValueError(f"{name}.device is {checks.told(shopper.device)}, but it must be a torch.device.")
+    for part, least in (("slate_size", 1), ("max_candidates", 1), ("start_draws", 0), ("visit_draws", 0)):
+        checks.whole(f"{name}.{part}", _part(shopper, part), least)
+
+
+def check_spaces(shopper: Any, found: Any) -> None:
+    """Raise ValueError unless `spaces` returned a space for each key, and no key of the simulator's."""
+    expected = "it must return a space of Gymnasium's for each key of observe"
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        broken(shopper, "spaces", f"returned {checks.told(found)}", expected)
+    for key, space in found.items():
+        if not isinstance(space, _SPACES):
+            kinds = ", ".join(kind.__name__ for kind in _SPACES)
+            broken(shopper, "spaces", f"returned {checks.told(space)} for {key!r}", f"it must be one of {kinds}")
+    taken = sorted(found.keys() & set(TAKEN))
+    if taken:
+        broken(shopper, "spaces", f"returned the keys {taken}", "those are the simulator's own")
+
+
+def check_candidates(shopper: Any, found: Any, batch: int) -> None:
+    """Raise ValueError unless `candidates` returned distinct items in range, padded at the end with -1."""
+    shape, items = (batch, shopper.max_candidates), len(shopper.catalog)
+    _check_tensor(shopper, "candidates", "", found, shape, torch.int64)
+    if found.is_meta:
+        return
+    rows = found[:WATCHED]
+    _check_numbers(
+        shopper, "candidates", "", rows, (rows >= -1) & (rows < items), f"an item is 0 to {items - 1}, padding is -1"
+    )
+    after_padding = torch.zeros_like(rows, dtype=torch.bool)
+    after_padding[:, 1:] = (rows[:, 1:] >= 0) & (rows[:, :-1] < 0)
+    _check_numbers(shopper, "candidates", "", rows, ~after_padding, "padding with -1 must stand at the end of a row")
+    ordered = rows.sort(dim=1).values
+    twice = torch.zeros_like(after_padding)
+    twice[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if bool(twice.any()):
+        row, place = twice.nonzero()[0].tolist()
+        broken(
+            shopper,
+            "candidates",
+            f"returned the item {int(ordered[row, place])} twice in row {row}",
+            "the candidates of a row must be distinct",
+        )
+
+
+def check_observation(
+    shopper: Any, known: Mapping[str, gymnasium.Space[Any]], found: Any, batch: int, state: Any = None
+) -> None:
+    """Raise ValueError unless `observe` returned what `spaces` declared, in tensors of its own.
+
+    Args:
+        known: what `spaces` returned
+        state: the hidden state that was observed, whose memory must not be handed out; None = not looked at
+    """
+    if not isinstance(found, Mapping):
+        broken(shopper, "observe", f"returned {checks.told(found)}", "it must return a mapping of tensors")
+    if found.keys() != known.keys():
+        broken(shopper, "observe", f"returned the keys {sorted(found)}", f"spaces() declared the keys {sorted(known)}")
+    hidden = {memory_of(tensor) for tensor in tensors_of(state)}
+    for key, value in found.items():
+        space = known[key]
+        _check_tensor(shopper, "observe", key, value, (batch, *(space.shape or ())), _dtype_of(space))
+        if value.is_meta:
+            continue
+        for row, numbers in enumerate(value[:WATCHED].cpu().numpy()):
+            if not space.contains(np.asarray(numbers)[()] if space.shape == () else numbers):
+                broken(
+                    shopper,
+                    "observe",
+                    f"returned {key!r} outside of its space in row {row}",
+                    f"spaces() declared {checks.told(space)}",
+                )
+        if value.numel() and memory_of(value) in hidden:
+            broken(
+                shopper,
+                "observe",
+                f"returned the memory of the hidden state as {key!r}",
+                "a tensor that is returned must be new, such as a clone",
+            )
+
+
+def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | None = None) -> None:
+    """Raise ValueError unless `respond` returned what `Response` says.
+
+    Shapes: shown (B, K) bool, what `respond` was given; running (B,) bool, rows whose numbers matter, None = all.
+    """
+    if not isinstance(found, Response):
+        broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")
+    batch, size = shown.shape
+    _check_tensor(shopper, "respond", "clicks", found.clicks, (batch, size), torch.bool)
+    _check_tensor(shopper, "respond", "probability", found.probability, (batch, size), torch.float32)
+    _check_tensor(shopper, "respond", "left", found.left, (batch,), torch.bool)
+    _check_tensor(shopper, "respond", "days", found.days, (batch,), torch.float32)
+    _check_tensor(shopper, "respond", "elsewhere", found.elsewhere, (batch,), torch.float32)
+    if found.leaving is not None:
+        _check_tensor(shopper, "respond", "leaving", found.leaving, (batch,), torch.float32)
+    if found.basket is not None:
+        _check_tensor(shopper, "respond", "basket", found.basket, (batch, "L"), torch.int64)
+    if shown.is_meta:
+        return
+    over = torch.zeros(batch, dtype=torch.bool, device=shown.device) if running is None else ~running
+    clicks, chance, items = found.clicks, found.probability, len(shopper.catalog)
+    of_positions = over.unsqueeze(1)
+
+    def check(key: str, value: Tensor, good: Tensor, expected: str) -> None:
+        _check_numbers(shopper, "respond", key, value, good, expected)
+
+    check("clicks", clicks, ~clicks | shown | of_positions, "it must be False where shown is False")
+    check("probability", chance, _unit(chance) | of_positions, "a chance is from 0 to 1")
+    check("probability", chance, shown | (chance == 0) | of_positions, "it must be 0 where shown is False")
+    for key in ("days", "elsewhere"):
+        value = getattr(found, key)
+        check(key, value, ((value >= 0) & value.isfinite()) | over, "it must be a finite number of 0 or more")
+    if found.leaving is not None:
+        check("leaving", found.leaving, _unit(found.leaving) | over, "a chance is from 0 to 1")
+    if found.basket is not None:
+        allowed = (found.basket >= -1) & (found.basket < items)
+        check("basket", found.basket, allowed | of_positions, f"an item is 0 to {items - 1}, padding is -1")
+
+
+def check_place(shopper: Any, found: Any, batch: int) -> None:
+    """Raise ValueError unless `when_and_where` returned (B,) int64 for each of its keys."""
+    if not isinstance(found, Mapping) or not set(PLACE) <= found.keys():
+        keys = sorted(found) if isinstance(found, Mapping) else checks.told(found)
+        broken(shopper, "when_and_where", f"returned {keys}", f"it must return the keys {list(PLACE)}")
+    for key in PLACE:
+        _check_tensor(shopper, "when_and_where", key, found[key], (batch,), torch.int64)
+
+
+def check_description(shopper: Any, found: Any) -> None:
+    """Raise ValueError unless `describe` returned strings, or lists of strings for `history` and `hidden`."""
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        broken(shopper, "describe", f"returned {checks.told(found)}", "it must return a mapping with strings as keys")
+    for key, value in found.items():
+        lines = value if isinstance(value, list) and key in ("history", HIDDEN) else [value]
+        if not all(isinstance(line, str) for line in lines):
+            broken(shopper, "describe", f"returned {checks.told(value)} as {key!r}", "it must be a string")
+
+
+def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
+    """The tensors in a hidden state: a tensor, or a mapping, sequence, dataclass or object that holds some."""
+    if isinstance(state, Tensor):
+        yield state
+    elif depth == 0 or isinstance(state, (str, bytes, int, float, type(None))):
+        return
+    elif isinstance(state, Mapping):
+        for part in state.values():
+            yield from tensors_of(part, depth - 1)
+    elif isinstance(state, (list, tuple)):
+        for part in state:
+            yield from tensors_of(part, depth - 1)
+    elif hasattr(state, "__dict__"):
+        yield from tensors_of(vars(state), depth)
+
+
+def _part(shopper: Any, part: str) -> Any:
+    if not hasattr(shopper, part):
+        raise ValueError(f"{name_of(shopper)}.{part} is missing, but a Shopper must have it.")
+    return getattr(shopper, part)
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Where the numbers of a tensor lie: equal for two tensors that share them; 0 where they have none."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
+
+
+def _dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, space.dtype)).dtype
+
+
+def _unit(chance: Tensor) -> Tensor:
+    return (chance >= 0) & (chance <= 1)
+
+
+def _check_tensor(
+    shopper: Any, method: str, key: str, value: Any, shape: tuple[int | str, ...], dtype: torch.dtype
+) -> None:
+    """Raise unless a result is a dense tensor of this type and shape on the shopper's device."""
+    of = f"{key} as " if key else ""
+    expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))}"
+    expected += ",)" if len(shape) == 1 else ")"
+    if not isinstance(value, Tensor) or value.dtype != dtype or value.layout != torch.strided:
+        broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
+    if value.ndim != len(shape) or any(
+        have != want for have, want in zip(value.shape, shape, strict=True) if want != "L"
+    ):
+        broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
+    if value.device.type != shopper.device.type:
+        broken(shopper, method, f"returned {of}a tensor on {value.device}", f"the shopper is on {shopper.device}")
+
+
+def _check_numbers(shopper: Any, method: str, key: str, value: Tensor, good: Tensor, expected: str) -> None:
+    """Raise with the first number of `value` where `good`, of the same shape, does not hold."""
+    if bool(good.all()):
+        return
+    place = (~good).nonzero()[0].tolist()
+    of = f"{key} with " if key else ""
+    broken(shopper, method, f"returned {of}{value[tuple(place)].item()} at {place}", expected)
+
+
+def broken(shopper: Any, method: str, found: str, expected: str) -> NoReturn:
+    """Raise ValueError: which method of a shopper returned what, and what was expected."""
+    raise ValueError(f"{name_of(shopper)}.{method} {found}, but {expected}.")
