@@ -1,0 +1,81 @@
+"""Names under which parts are registered: reward terms, policies."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from recsim_env import checks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a function or class was written."""
+
+    name: str
+    """Its module and its qualified name in there."""
+    file: str
+    """Its source file; "" where it was typed in: a cell of a notebook, a console."""
+
+    @classmethod
+    def of(cls, maker: object) -> Source:
+        """Of a function or class, of the function inside a partial, or of the class of any other object."""
+        while isinstance(maker, functools.partial):
+            maker = maker.func
+        named = maker if hasattr(maker, "__qualname__") else type(maker)
+        module = named.__module__
+        code = getattr(named, "__code__", None)
+        file = code.co_filename if code is not None else getattr(sys.modules.get(module), "__file__", None)
+        written = file is not None and Path(file).is_file()  # a notebook gives a cell the name of no file
+        return cls(f"{module}.{getattr(named, '__qualname__', '')}", str(Path(str(file)).resolve()) if written else "")
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.file}" if self.file else self.name
+
+
+class Registry(dict[str, T]):
+    """Registered parts by name, in the order of their registration.
+
+    A name is given once. Only the very code that took a name may take it again, as when a cell of a notebook is run
+    once more or a module is reloaded: the new part replaces the old one, with a warning.
+
+    Args:
+        kind: what is registered, in the singular, for messages: "reward term"
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self._sources: dict[str, Source] = {}
+
+    def add(self, name: str, part: T, maker: object) -> None:
+        """Register a part.
+
+        Args:
+            maker: the function or class that it was made of; where that was written decides who may replace it
+
+        Errors: ValueError where `name` is no text, or was taken by code that was written elsewhere.
+        """
+        checks.text("name", name)
+        if name in self and self[name] is part:
+            return
+        source = Source.of(maker)
+        if name in self and self._sources.get(name) != source:
+            taken = f", by {self._sources[name]}" if name in self._sources else ""
+            raise ValueError(f"name is {name!r}, but a {self.kind} of that name is registered already{taken}.")
+        if name in self:
+            warnings.warn(f"The {self.kind} {name!r} is replaced: {source} ran again.", stacklevel=3)
+        self[name], self._sources[name] = part, source
+
+    def find(self, argument: str, name: str) -> T:
+        """The part of a name; `argument` is who asks, for the message.
+
+        Errors: ValueError where nothing is registered under this name; the sentence lists the names that are.
+        """
+        return self[checks.choice(argument, name, sorted(self))]
