@@ -292,7 +292,7 @@ class ObservationCheck:
     """Refuses what is no observation of the space that a policy was built for.
 
     Every call looks at keys, types, shapes and devices, which needs no wait for a device. The first call also looks at
-    the numbers: whole numbers lie within the bounds of the space, others are not NaN.
+    the numbers: whole numbers lie within the bounds of the space, others are finite.
 
     `candidates` may be left out where the space has a place for every item: then every item may be shown.
 
@@ -302,7 +302,11 @@ class ObservationCheck:
     """
 
     def __init__(self, space: gymnasium.spaces.Dict, catalog: Catalog) -> None:
-        self._spaces = dict(space.items())
+        self._bounds = {
+            name: (int(box.low.min()), int(box.high.max()))
+            for name, box in space.items()
+            if isinstance(box, gymnasium.spaces.Box) and np.issubdtype(box.dtype, np.integer) and box.low.size
+        }
         self._expected = {name: (tuple(of_key.shape or ()), dtype_of(of_key)) for name, of_key in space.items()}
         self._all = max_candidates(space, len(catalog)) == len(catalog)
         self._device = catalog.device
@@ -339,20 +343,24 @@ class ObservationCheck:
         return batch
 
     def check_numbers(self, observation: Observation) -> None:
-        """Errors: ValueError where a whole number lies outside of the space, or another one is NaN."""
-        for name, space in self._spaces.items():
+        """Errors: ValueError where a whole number lies outside of the space, or another one is not finite."""
+        self.check_whole(observation)
+        for name, (_, dtype) in self._expected.items():
+            if dtype.is_floating_point and not bool(observation[name].isfinite().all()):
+                raise ValueError(
+                    f"observation[{name!r}] holds a number that is not finite, but it must hold finite ones."
+                )
+
+    def check_whole(self, observation: Observation) -> None:
+        """Errors: ValueError where a whole number lies outside of the space."""
+        for name, (least, most) in self._bounds.items():
             value = observation.get(name)
-            if value is None:
+            if value is None or not value.numel():
                 continue
-            if value.is_floating_point():
-                if bool(value.isnan().any()):
-                    raise ValueError(f"observation[{name!r}] holds nan, but every number must be one.")
-            elif isinstance(space, gymnasium.spaces.Box) and value.numel():
-                low, high = (int(bound) for bound in value.aminmax())
-                least, most = int(space.low.min()), int(space.high.max())
-                if low < least or high > most:
-                    found = low if low < least else high
-                    raise ValueError(f"observation[{name!r}] holds {found}, but it must be from {least} to {most}.")
+            low, high = (int(bound) for bound in value.aminmax())
+            if low < least or high > most:
+                found = low if low < least else high
+                raise ValueError(f"observation[{name!r}] holds {found}, but it must be from {least} to {most}.")
 
     def _raise(self, observation: Observation, name: str, batch: int) -> None:
         if name not in observation:
