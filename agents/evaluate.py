@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from policies.base import Policy
-from recsim_env import noise
+from recsim_env import checks, noise
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Outcome
 
@@ -30,7 +30,7 @@ class Evaluation:
     the horizon · `lapsed` · `clicks`, `invalid_items`, `elsewhere` and each reward term (its name alone, before its
     weight), summed over the visits."""
     exposures: Tensor
-    """(N,) int64, how often each item was shown."""
+    """(N,) int64, how often each item was shown. A repeated item or one that is no candidate is not shown."""
 
     @property
     def coverage(self) -> float:
@@ -39,10 +39,14 @@ class Evaluation:
 
     @property
     def gini(self) -> float:
-        """Inequality of exposure: 0 = all items alike, towards 1 = all exposure on one item (Gini 1912)."""
+        """Inequality of exposure: 0 = all items alike, also where none was shown; towards 1 = all exposure on one item
+        (Gini 1912)."""
         counts = self.exposures.double().sort().values
+        total = float(counts.sum())
+        if total == 0:
+            return 0.0
         ranks = torch.arange(1, len(counts) + 1, device=counts.device)
-        return float((2 * (ranks * counts).sum() / counts.sum() - (len(counts) + 1)) / len(counts))
+        return (2 * float((ranks * counts).sum()) / total - (len(counts) + 1)) / len(counts)
 
 
 class _Sums:
@@ -89,22 +93,27 @@ def evaluate(
         seeds: (S,) int64, distinct
         batch: shoppers at a time
         title: of the progress bar; None shows none
+
+    Errors: TypeError or ValueError where an argument is not as said, and where the policy's slates are none that the
+    simulator could show: see `SlateSimulator.step`.
     """
+    _check(policy, simulator, seeds)
     seeds = seeds.to(simulator.device)
-    width = min(batch, len(seeds))
+    width = min(checks.whole("batch", batch, 1), len(seeds))
     episode = torch.arange(width, device=simulator.device)  # which seed each row plays
     waiting = width
     sums = _Sums(width, simulator.device)
     finished: list[dict[str, Tensor]] = []
-    exposures = torch.zeros(len(simulator.catalog), dtype=torch.int64, device=simulator.device)
+    exposures = torch.zeros(len(simulator.catalog) + 1, dtype=torch.int64, device=simulator.device)
     observation = simulator.reset(seeds[:width])
     with tqdm(total=len(seeds), desc=title, unit="episode", disable=title is None) as bar:
         while True:
             at = simulator.episodes
             slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
+            simulator.check(slates, name="policy(observation, draws)")
             outcome = simulator.advance(slates)
             sums.add(outcome)
-            exposures += torch.bincount(slates.flatten(), minlength=len(exposures))
+            count_shown(exposures, simulator.episodes.recent_slates[:, 0])
             done = outcome.ended.nonzero().squeeze(1)
             if len(done):
                 finished.append(_finish(sums, outcome, done, episode[done], seeds))
@@ -123,7 +132,30 @@ def evaluate(
                     sums.keep(rows)
                     episode = episode[rows]
             observation = simulator.observe()
-    return Evaluation(_table(finished), exposures.cpu())
+    return Evaluation(_table(finished), exposures[1:].cpu())
+
+
+def count_shown(exposures: Tensor, shown: Tensor) -> None:
+    """Add what was shown to exposures (N + 1,) int64: item i counts at i + 1, empty positions at 0.
+
+    Unlike `torch.bincount` this does not wait for the device.
+
+    Shapes: shown (B, K) int64, -1 where nothing was shown, as in `Episodes.recent_slates`.
+    """
+    places = shown.flatten() + 1
+    exposures.scatter_add_(0, places, torch.ones_like(places))
+
+
+def _check(policy: Policy, simulator: SlateSimulator, seeds: Tensor) -> None:
+    """Raise what `evaluate` says of its first three arguments."""
+    if not isinstance(simulator, SlateSimulator):
+        raise TypeError(f"simulator is {checks.told(simulator)}, but it must be a SlateSimulator.")
+    if not callable(policy) or isinstance(policy, type) or not hasattr(policy, "draws"):
+        raise TypeError(f"policy is {checks.told(policy)}, but it must be a Policy: callable, with `draws`.")
+    checks.whole("policy.draws", policy.draws, 0)
+    checks.tensor("seeds", seeds, ("S",), torch.int64)
+    if len(seeds.unique()) < max(len(seeds), 1):
+        raise ValueError(f"seeds holds {len(seeds)} numbers, but they must be distinct and at least one.")
 
 
 def _finish(sums: _Sums, outcome: Outcome, rows: Tensor, episode: Tensor, seeds: Tensor) -> dict[str, Tensor]:

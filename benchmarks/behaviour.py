@@ -33,6 +33,7 @@ from policies import POLICIES, Policy
 from policies.composer import Composer, ComposerPolicy
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
+from recsim_env.tensors import first_places
 
 TRAITS = ("variety", "patience", "speed", "examination")
 """Of a shopper, hidden: the fields of `MarketState`."""
@@ -99,7 +100,8 @@ def visits(name: str, policy: Policy, simulator: SlateSimulator, composer: Compo
         columns = {column: value.clone() for column, value in columns.items()}
         slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
         outcome = simulator.advance(slates)
-        columns["categories"] = distinct(simulator.catalog.category[slates])
+        shown = simulator.episodes.recent_slates[:, 0]
+        columns["categories"] = distinct(simulator.catalog.category[shown.clamp(min=0)].where(shown >= 0, -1))
         columns["distance"] = outcome.info["reward_terms/intra_list_distance"]
         columns |= {"clicks": outcome.info["clicks"], "reward": outcome.reward}
         parts.append(pl.DataFrame({column: value.cpu().numpy() for column, value in columns.items()}))
@@ -124,9 +126,8 @@ def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:
 
 
 def distinct(category: Tensor) -> Tensor:
-    """How many different categories (B, K) each row has: (B,) int64."""
-    ordered = category.sort(dim=1).values
-    return 1 + (ordered.diff(dim=1) != 0).sum(dim=1)
+    """How many different categories (B, K) each row has, -1 where nothing was shown: (B,) int64."""
+    return first_places(category).sum(dim=1)
 
 
 def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:

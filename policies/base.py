@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,12 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsim_env.catalog import Catalog
+from recsim_env import checks
+from recsim_env.catalog import GRAM_LIMIT, Catalog
+from recsim_env.registry import Registry
 from recsim_env.tensors import looked_up, shared
 from recsim_env.types import Observation
 
 CACHED = 256
 """Shoppers ranked at once on a CPU: what is worked out about every candidate stays in its cache."""
+
+UNRANKED = -1e6
+"""Logit of a candidate to which a ranker gave NaN or inf: it comes after every candidate with a number."""
+
+LARGEST = 1e6
+"""Largest size of a parameter in log-odds: beyond it float32 cannot tell logits apart."""
+
+WIDEST = 16_384
+"""Largest width of a layer: a square of it takes a gigabyte."""
 
 MAILERS = 11
 """A placement code is display * MAILERS + mailer, each 0 where there is none."""
@@ -47,7 +59,10 @@ class Ranker(Protocol):
     """Scores candidates, each on its own."""
 
     def logits(self, observation: Observation) -> Tensor:
-        """Log-odds of a response, (B, C) float32 aligned with the candidates; -inf at padding."""
+        """Log-odds of a response, (B, C) float32 aligned with the candidates; -inf at padding.
+
+        A candidate at -inf is not shown. One at NaN or inf is shown only where nothing else is left: see `logits_of`.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,21 @@ class PolicyInputs:
     per_category: int = 0
     """How many of the best candidates of each category join the pool that re-rankers and composers look at, so that
     there is variety to choose from; 0 = the pool is the best candidates whatever their category."""
+
+    def __post_init__(self) -> None:
+        """Errors: TypeError where a part is of another kind, ValueError where a number is out of its range."""
+        of_kind("catalog", self.catalog, Catalog)
+        of_kind("observation_space", self.observation_space, gymnasium.spaces.Dict)
+        if self.ranker is not None and not callable(getattr(self.ranker, "logits", None)):
+            raise TypeError(f"ranker is {checks.told(self.ranker)}, but it must have a method `logits`.")
+        if self.popularity is not None:
+            checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
+        settle(
+            self,
+            slate_size=checks.whole("slate_size", self.slate_size, 1),
+            pool=checks.whole("pool", self.pool, 1),
+            per_category=checks.whole("per_category", self.per_category, 0),
+        )
 
     def need_ranker(self, name: str) -> Ranker:
         """The ranker. Errors: ValueError where there is none."""
@@ -94,9 +124,55 @@ class Range:
     """Whether it is looked for by its order of magnitude."""
 
 
-def tuned(default: float, low: float, high: float, *, integer: bool = False, log: bool = False) -> Any:
-    """A dataclass field of a policy's parameters that `benchmarks.tune` looks for in [low, high]."""
-    return dataclasses.field(default=default, metadata={"range": Range(low, high, integer, log)})
+def tuned(
+    default: float,
+    low: float,
+    high: float,
+    *,
+    integer: bool = False,
+    log: bool = False,
+    least: float = -LARGEST,
+    most: float = LARGEST,
+) -> Any:
+    """A dataclass field of a policy's parameters that `benchmarks.tune` looks for in [low, high].
+
+    `check_tuned` accepts it in [least, most].
+    """
+    searched = Range(low, high, integer, log)
+    return dataclasses.field(default=default, metadata={"range": searched, "legal": (least, most)})
+
+
+def check_tuned(parameters: Any) -> None:
+    """For `__post_init__`: refuse values of fields made by `tuned` that no policy could work with.
+
+    Errors: ValueError.
+    """
+    for field in dataclasses.fields(parameters):
+        if "legal" in field.metadata:
+            (least, most), value = field.metadata["legal"], getattr(parameters, field.name)
+            if field.metadata["range"].integer:
+                settle(parameters, **{field.name: checks.whole(field.name, value, int(least), int(most))})
+            else:
+                settle(parameters, **{field.name: checks.number(field.name, value, least, most)})
+
+
+def settle(config: object, **values: object) -> None:
+    """Set fields of a frozen dataclass, for its `__post_init__`: checked values, as plain Python types."""
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+
+
+def of_kind(name: str, value: object, kind: type) -> None:
+    """Errors: TypeError where `value` is no `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {checks.told(value)}, but it must be a {kind.__name__}.")
+
+
+def widths(name: str, value: object) -> tuple[int, ...]:
+    """Widths of layers, as a tuple. Errors: ValueError where they are none."""
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{name} is {checks.told(value)}, but it must be a tuple of whole numbers.")
+    return tuple(checks.whole(f"{name}[{at}]", width, 1, WIDEST) for at, width in enumerate(value))
 
 
 def ranges(parameters: Any) -> dict[str, Range]:
@@ -116,13 +192,38 @@ def value_of(parameters: Any, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), parameters)
 
 
-def altered(parameters: T, values: Mapping[str, Any]) -> T:
-    """A copy with some fields, as `ranges` names them, of another value. Errors: TypeError at an unknown field."""
+def altered(parameters: T, values: Mapping[str, Any], owner: str = "") -> T:
+    """A copy with some fields, as `ranges` names them, of another value.
+
+    Args:
+        owner: what the parameters belong to, for messages: "the policy 'mmr'"
+
+    Errors: TypeError at an unknown field and where `values` is no mapping; what the dataclass says of a wrong value.
+    """
+    values = checks.mapping("parameters", values)
+    known = list(_names(parameters))
+    for name in values:
+        if name not in known:
+            has = ", ".join(map(repr, known)) or "no parameters"
+            raise TypeError(f"parameters names {name!r}, but {owner or type(parameters).__name__} has {has}.")
+    return _altered(parameters, values)
+
+
+def _altered(parameters: T, values: Mapping[str, Any]) -> T:
     changed = {name: value for name, value in values.items() if "." not in name}
     for part in {name.partition(".")[0] for name in values if "." in name}:
         inner = {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}
-        changed[part] = altered(getattr(parameters, part, None), inner)
+        changed[part] = _altered(changed.get(part, getattr(parameters, part)), inner)
     return dataclasses.replace(parameters, **changed)  # type: ignore[type-var]
+
+
+def _names(parameters: Any) -> Iterator[str]:
+    """Every field, and those of dataclasses inside it as `ranges` names them."""
+    for field in dataclasses.fields(parameters):
+        yield field.name
+        value = getattr(parameters, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from (f"{field.name}.{name}" for name in _names(value))
 
 
 @dataclass(frozen=True)
@@ -143,6 +244,8 @@ class PolicySpec:
     builder: Builder[Any]
     needs_ranker: bool
     """Whether `PolicyInputs.ranker` must be there."""
+    name: str = "unregistered"
+    """In the registry, for messages."""
 
     def search(self) -> dict[str, Range]:
         """The range of every tuned parameter; empty where nothing is tuned."""
@@ -151,31 +254,136 @@ class PolicySpec:
     def build(self, inputs: PolicyInputs, parameters: Mapping[str, float] | None = None) -> Policy:
         """The policy with some parameters, defaults for the rest.
 
-        Errors: TypeError at an unknown parameter, ValueError where `inputs` lacks what the policy needs.
+        Errors: TypeError at an unknown parameter; ValueError where a parameter is out of its range and where `inputs`
+        lacks what the policy needs.
         """
-        return self.builder(inputs, altered(self.parameters(), parameters or {}))
+        of_kind("inputs", inputs, PolicyInputs)
+        given = {} if parameters is None else parameters
+        return self.builder(inputs, altered(self.parameters(), given, f"the policy {self.name!r}"))
 
 
-POLICIES: dict[str, PolicySpec] = {}
+POLICIES: Registry[PolicySpec] = Registry("policy")
 """Every policy that needs no training of its own, by name. `import policies` fills it."""
 
 
 def register_policy(name: str, parameters: type[T], *, needs_ranker: bool = True) -> Callable[[Builder[T]], Builder[T]]:
     """Register a builder: `@register_policy("mmr", MMRParameters)` above `def mmr(inputs, parameters) -> Policy`.
 
-    Errors: ValueError where the name is taken.
+    The same code may register again, as a cell of a notebook does that is run once more: the new policy replaces the
+    old one, with a warning.
+
+    Errors: ValueError where other code took the name, TypeError where `parameters` is no dataclass.
     """
+    if not isinstance(parameters, type) or not dataclasses.is_dataclass(parameters):
+        raise TypeError(f"parameters is {checks.told(parameters)}, but it must be a dataclass with defaults.")
+    checks.flag("needs_ranker", needs_ranker)
 
     def add(builder: Builder[T]) -> Builder[T]:
-        if name in POLICIES:
-            raise ValueError(f"name is {name!r}, but a policy of that name is registered already.")
-        POLICIES[name] = PolicySpec(parameters, builder, needs_ranker)
+        POLICIES.add(name, PolicySpec(parameters, builder, needs_ranker, name), builder)
         return builder
 
     return add
 
 
 # ---- candidates ------------------------------------------------------------------------------------------------------
+
+
+class ObservationCheck:
+    """Refuses what is no observation of the space that a policy was built for.
+
+    Every call looks at keys, types, shapes and devices, which needs no wait for a device. The first call also looks at
+    the numbers: whole numbers lie within the bounds of the space, others are finite.
+
+    `candidates` may be left out where the space has a place for every item: then every item may be shown.
+
+    Args:
+        space: of one shopper
+        catalog: the items, on the device that the policy works on
+    """
+
+    def __init__(self, space: gymnasium.spaces.Dict, catalog: Catalog) -> None:
+        self._bounds = {
+            name: (int(box.low.min()), int(box.high.max()))
+            for name, box in space.items()
+            if isinstance(box, gymnasium.spaces.Box) and np.issubdtype(box.dtype, np.integer) and box.low.size
+        }
+        self._expected = {name: (tuple(of_key.shape or ()), dtype_of(of_key)) for name, of_key in space.items()}
+        self._all = max_candidates(space, len(catalog)) == len(catalog)
+        self._device = catalog.device
+        self._seen = False
+
+    def __call__(self, observation: Observation) -> int:
+        """B, how many shoppers it is of.
+
+        Errors: TypeError where the observation is no mapping and where a value is no tensor of the space's type on the
+        policy's device; ValueError where a key is missing, has another shape, or holds a number that cannot be.
+        """
+        if not isinstance(observation, dict):
+            observation = checks.mapping("observation", observation)
+        batch = 0
+        for name, (shape, dtype) in self._expected.items():
+            value = observation.get(name)
+            if value is None and self._all and name == "candidates":
+                continue
+            if (
+                not isinstance(value, Tensor)
+                or value.dtype != dtype
+                or value.device.type != self._device.type
+                or value.shape[1:] != shape
+                or value.ndim == 0
+                or len(value) != (batch or len(value))
+                or len(value) == 0
+            ):
+                self._raise(observation, name, batch)
+            else:
+                batch = len(value)
+        if not self._seen:
+            self.check_numbers(observation)
+            self._seen = True
+        return batch
+
+    def check_numbers(self, observation: Observation) -> None:
+        """Errors: ValueError where a whole number lies outside of the space, or another one is not finite."""
+        self.check_whole(observation)
+        for name, (_, dtype) in self._expected.items():
+            if dtype.is_floating_point and not bool(observation[name].isfinite().all()):
+                raise ValueError(
+                    f"observation[{name!r}] holds a number that is not finite, but it must hold finite ones."
+                )
+
+    def check_whole(self, observation: Observation) -> None:
+        """Errors: ValueError where a whole number lies outside of the space."""
+        for name, (least, most) in self._bounds.items():
+            value = observation.get(name)
+            if value is None or not value.numel():
+                continue
+            low, high = (int(bound) for bound in value.aminmax())
+            if low < least or high > most:
+                found = low if low < least else high
+                raise ValueError(f"observation[{name!r}] holds {found}, but it must be from {least} to {most}.")
+
+    def _raise(self, observation: Observation, name: str, batch: int) -> None:
+        if name not in observation:
+            raise ValueError(
+                f"observation has the keys {sorted(observation)}, but it must have {name!r}: the policy was built for "
+                f"{sorted(self._expected)}."
+            )
+        value, (shape, dtype) = observation[name], self._expected[name]
+        checks.tensor(f"observation[{name!r}]", value, (batch or "B", *shape), dtype, finite=False)
+        if value.device.type != self._device.type:
+            raise TypeError(f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}.")
+        raise ValueError(f"observation[{name!r}] is {checks.told(value)}, but it must be of one shopper or more.")
+
+
+def dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
+    """The type of a space's values as tensors."""
+    return torch.from_numpy(np.zeros(1, space.dtype)).dtype
+
+
+def check_draws(draws: Tensor, batch: int, number: int) -> None:
+    """Errors: TypeError or ValueError where draws are no (batch, number) numbers."""
+    dtype = draws.dtype if isinstance(draws, Tensor) and draws.is_floating_point() else torch.float32
+    checks.tensor("draws", draws, (batch, number), dtype, finite=False)
 
 
 def candidates_of(observation: Observation, items: int) -> Tensor:
@@ -193,12 +401,26 @@ def max_candidates(space: gymnasium.spaces.Dict, items: int) -> int:
     return int(shape[0])
 
 
+def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> Tensor:
+    """The ranker's logits (B, C) float32, NaN and inf made `UNRANKED`: the one door through which logits come in.
+
+    So a candidate without a number is shown only where nothing else is left, whatever the policy, and no step waits
+    for a GPU to look for it. That a shopper has no candidate with a number is an error on a CPU: see `Pool.checked`.
+
+    Errors: TypeError where they are no floating-point tensor, ValueError where they are of another shape.
+    """
+    logits = ranker.logits(observation)
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.shape != candidates.shape:
+        checks.tensor("ranker.logits(observation)", logits, tuple(candidates.shape), torch.float32, finite=False)
+    return logits.float().nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=-math.inf)
+
+
 def top_slates(scores: Tensor, candidates: Tensor, size: int) -> Tensor:
-    """The best candidates, best first.
+    """The best candidates, best first; one whose score is no finite number comes after all others.
 
     Shapes: scores (B, C), candidates (B, C) int64 -1 padded; returns slates (B, size) int64.
     """
-    scores = scores.masked_fill(candidates < 0, -math.inf)
+    scores = scores.nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=UNRANKED).masked_fill_(candidates < 0, -math.inf)
     best = scores.topk(min(size, scores.shape[1]), dim=1).indices
     return filled(candidates.gather(1, best), size)
 
@@ -231,14 +453,34 @@ class Pool:
 
     @classmethod
     def best(cls, logits: Tensor, candidates: Tensor, size: int) -> Pool:
-        """The best `size` of logits (B, C) and candidates (B, C)."""
+        """The best `size` of logits (B, C), no NaN, and candidates (B, C)."""
         logits, columns = logits.topk(min(size, logits.shape[1]), dim=1)
-        return cls(candidates.gather(1, columns), logits, columns)
+        return cls(candidates.gather(1, columns).where(logits > -math.inf, -1), logits, columns)
+
+    def checked(self, candidates: Tensor) -> Pool:
+        """This pool of candidates (B, C), looked at where that needs no wait for a device: on a CPU.
+
+        Errors: ValueError where the ranker gave padding a number, or a shopper's candidates none.
+        """
+        if self.logits.device.type == "cpu":
+            if bool(((self.items < 0) & (self.logits > -math.inf)).any()):
+                raise ValueError("ranker.logits(observation) holds a number at padding, but it must hold -inf there.")
+            bare = self.logits[:, 0] <= UNRANKED
+            if bool(bare.any()):
+                _raise_unranked(bare & (candidates >= 0).any(dim=1))
+        return self
 
     @property
     def ids(self) -> Tensor:
         """`items` with 0 instead of -1, to look things up with; (B, P)."""
         return self.items.clamp(min=0)
+
+
+def _raise_unranked(bare: Tensor) -> None:
+    for row in bare.nonzero()[:1, 0].tolist():
+        raise ValueError(
+            f"ranker.logits(observation) holds no finite number in row {row}, but it must rank the candidates there."
+        )
 
 
 class Pooling:
@@ -248,12 +490,10 @@ class Pooling:
     Args:
         best: in place of `inputs.pool`
 
-    `size` is P. Errors: ValueError where `per_category` is below 0.
+    `size` is P.
     """
 
     def __init__(self, inputs: PolicyInputs, best: int | None = None) -> None:
-        if inputs.per_category < 0:
-            raise ValueError(f"per_category is {inputs.per_category!r}, but it must be 0 or more.")
         most = max_candidates(inputs.observation_space, len(inputs.catalog))
         self._best = min(max(inputs.pool if best is None else best, inputs.slate_size), most)
         self._slate_size = inputs.slate_size
@@ -261,6 +501,7 @@ class Pooling:
         self._category = inputs.catalog.category
         self._groups = torch.arange(len(inputs.catalog.categories), device=inputs.catalog.device)
         self._items = len(inputs.catalog)
+        self._check = ObservationCheck(inputs.observation_space, inputs.catalog)
         self.size = self._best
         if inputs.per_category:
             self._by_category = _items_by_category(inputs.catalog)
@@ -268,7 +509,7 @@ class Pooling:
             self.size = min(len(self._by_category) * width + inputs.slate_size, most)
 
     def __call__(self, logits: Tensor, candidates: Tensor) -> Pool:
-        """The pool of logits (B, C) and candidates (B, C), best first."""
+        """The pool of logits (B, C), no NaN, and candidates (B, C), best first."""
         if not self._per_category:
             return Pool.best(logits, candidates, self._best)
         standing = self._standing(candidates)
@@ -312,13 +553,18 @@ class Pooling:
         return Pool(items, values, items.clamp(min=0))
 
     def of(self, ranker: Ranker, observation: Observation) -> Pool:
-        """Rank and take the pool, on a CPU `CACHED` shoppers at a time."""
+        """Rank and take the pool, on a CPU `CACHED` shoppers at a time.
+
+        Errors: what `ObservationCheck`, `logits_of` and `Pool.checked` say.
+        """
+        self._check(observation)
         candidates = candidates_of(observation, self._items)
         most = CACHED if candidates.device.type == "cpu" else max(len(candidates), 1)
         parts = []
         for start in range(0, len(candidates), most):
             part = {name: value[start : start + most] for name, value in observation.items()}
-            parts.append(self(ranker.logits(part), candidates[start : start + most]))
+            own = candidates[start : start + most]
+            parts.append(self(logits_of(ranker, part, own), own).checked(own))
         if len(parts) == 1:
             return parts[0]
         return Pool(*(torch.cat([getattr(part, name) for part in parts]) for name in ("items", "logits", "columns")))
@@ -375,6 +621,10 @@ def _items_by_category(catalog: Catalog) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(order.split(counts.tolist()), batch_first=True, padding_value=-1)
 
 
+FARTHEST = 1e30
+"""Score of what is better than all others; below 0 of what is worse, but not taken yet."""
+
+
 class Adjust(Protocol):
     """What a re-ranker makes of the logits as the slate fills."""
 
@@ -386,28 +636,72 @@ class Adjust(Protocol):
 
 
 def pick(pool: Pool, size: int, adjust: Adjust) -> Tensor:
-    """Fill a slate greedily: at each position the pool item with the best score. Returns (B, size) item ids."""
-    open_ = torch.zeros_like(pool.logits).masked_fill_(pool.items < 0, -math.inf)  # 0, or -inf at what is taken
-    slots = []
+    """Fill a slate greedily: at each position the pool item with the best score. Returns (B, size) item ids.
+
+    Distinct items as long as the pool has some, whatever the scores: NaN and -inf come after all others, and among
+    equals comes the better logit.
+    """
+    taken = pool.items < 0
+    there = taken.shape[1] - taken.sum(dim=1, keepdim=True)
+    chosen = []
     for _ in range(min(size, pool.items.shape[1])):
-        chosen = (adjust.scores() + open_).max(dim=1).indices  # on a CPU faster than argmax
-        at = chosen.unsqueeze(1)
-        free = open_.gather(1, at) == 0  # False where the pool ran out
-        slots.append(pool.items.gather(1, at).where(free, -1))
-        open_.scatter_(1, at, -math.inf)
-        adjust.add(chosen)
-    return filled(torch.cat(slots, dim=1), size)
+        scores = (
+            adjust.scores().nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-FARTHEST).masked_fill_(taken, -math.inf)
+        )
+        best = scores.max(dim=1).indices  # the first of the largest; on a CPU faster than argmax
+        taken.scatter_(1, best.unsqueeze(1), True)
+        adjust.add(best)
+        chosen.append(best)
+    places = torch.stack(chosen, dim=1)
+    picked = torch.arange(places.shape[1], device=places.device) < there
+    return filled(pool.items.gather(1, places).where(picked, -1), size)
 
 
 class Cosines:
-    """Cosine similarities between items of a catalogue, from its table where it is small."""
+    """Cosine similarities between items of a catalogue, from its table where it is small.
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._embedding, self._table = catalog.embedding, catalog.cosines
+    Args:
+        exact: in float64, for differences of nearly equal cosines; in float32 on a device that has nothing finer
+
+    `dtype` is what they come in.
+    """
+
+    def __init__(self, catalog: Catalog, *, exact: bool = False) -> None:
+        self._embedding, self._table = catalog.embedding, exact_cosines(catalog) if exact else catalog.cosines
+        self._exact = exact
+        self.dtype = finest(catalog.device) if exact else torch.float32
 
     def between(self, one: Tensor, many: Tensor) -> Tensor:
-        """Cosines of items one (B,) with items many (B, P): (B, P) float32."""
+        """Cosines of items one (B,) with items many (B, P): (B, P)."""
         if self._table is not None:
             places = one.unsqueeze(1) * len(self._table) + many
             return looked_up(self._table.view(-1), places)
-        return torch.einsum("be,bpe->bp", self._embedding[one], looked_up(self._embedding, many))
+        own, others = self._embedding[one], looked_up(self._embedding, many)
+        if self._exact:
+            own, others = _unit(own.to(self.dtype)), _unit(others.to(self.dtype))
+        return torch.einsum("be,bpe->bp", own, others)
+
+
+def finest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def exact_cosines(catalog: Catalog) -> Tensor | None:
+    """(N, N) cosines of all pairs of items as exact as the device has them; None above `GRAM_LIMIT` items.
+
+    Made when first asked for, and kept as long as the catalogue is.
+    """
+    if len(catalog) > GRAM_LIMIT:
+        return None
+    if catalog not in _EXACT:
+        exact = _unit(catalog.embedding.cpu().double())
+        _EXACT[catalog] = (exact @ exact.T).to(catalog.device, finest(catalog.device))
+    return _EXACT[catalog]
+
+
+_EXACT: weakref.WeakKeyDictionary[Catalog, Tensor] = weakref.WeakKeyDictionary()
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from policies.base import (
+    ObservationCheck,
     Policy,
     PolicyInputs,
     Untuned,
     candidates_of,
+    check_draws,
     max_candidates,
     register_policy,
     top_slates,
@@ -17,30 +19,54 @@ from recsim_env.types import Observation
 
 
 class Uniform:
-    """Every slate of candidates is as likely as any other."""
+    """Every slate of candidates is as likely as any other.
 
-    def __init__(self, items: int, candidates: int, slate_size: int) -> None:
+    Args:
+        items: N
+        candidates: C
+        slate_size: K
+        check: of the observations; None = they are not looked at
+    """
+
+    def __init__(self, items: int, candidates: int, slate_size: int, check: ObservationCheck | None = None) -> None:
         self._items = items
         self._slate_size = slate_size
+        self._check = check
         self.draws = candidates  # one number a candidate; the K largest make the slate
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K) of the candidates with the largest draws (B, C)."""
-        return top_slates(draws, candidates_of(observation, self._items), self._slate_size)
+        if self._check is not None:
+            self._check(observation)
+        candidates = candidates_of(observation, self._items)
+        check_draws(draws, *candidates.shape)
+        return top_slates(draws, candidates, self._slate_size)
 
 
 class Popular:
-    """What the most shoppers respond to, the same for everyone with the same candidates."""
+    """What the most shoppers respond to, the same for everyone with the same candidates.
+
+    Args:
+        items: N
+        slate_size: K
+        popularity: (N,) of the log, for observations without a `popularity`
+        check: of the observations; None = they are not looked at
+    """
 
     draws = 0
 
-    def __init__(self, items: int, slate_size: int, popularity: Tensor | None) -> None:
+    def __init__(
+        self, items: int, slate_size: int, popularity: Tensor | None, check: ObservationCheck | None = None
+    ) -> None:
         self._items = items
         self._slate_size = slate_size
+        self._check = check
         self._popularity = popularity
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K) by `observation["popularity"]` (B, C), or by the log's popularity (N,)."""
+        if self._check is not None:
+            self._check(observation)
         candidates = candidates_of(observation, self._items)
         scores = observation.get("popularity")
         if scores is None:
@@ -52,8 +78,9 @@ class Popular:
 @register_policy("uniform", Untuned, needs_ranker=False)
 def uniform(inputs: PolicyInputs, parameters: Untuned) -> Policy:
     """Build `Uniform`."""
-    items = len(inputs.catalog)
-    return Uniform(items, max_candidates(inputs.observation_space, items), inputs.slate_size)
+    items, space = len(inputs.catalog), inputs.observation_space
+    check = ObservationCheck(space, inputs.catalog)
+    return Uniform(items, max_candidates(space, items), inputs.slate_size, check)
 
 
 @register_policy("popular", Untuned, needs_ranker=False)
@@ -61,4 +88,5 @@ def popular(inputs: PolicyInputs, parameters: Untuned) -> Policy:
     """Build `Popular`. Errors: ValueError where neither the observation nor the log says what is popular."""
     if "popularity" not in inputs.observation_space.spaces and inputs.popularity is None:
         raise ValueError("The policy 'popular' needs a `popularity` key in the observation or PolicyInputs.popularity.")
-    return Popular(len(inputs.catalog), inputs.slate_size, inputs.popularity)
+    check = ObservationCheck(inputs.observation_space, inputs.catalog)
+    return Popular(len(inputs.catalog), inputs.slate_size, inputs.popularity, check)

@@ -14,7 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from policies.base import Policy, PolicyInputs, Pool, Untuned, candidates_of, filled, register_policy
+from policies.base import (
+    ObservationCheck,
+    Policy,
+    PolicyInputs,
+    Pool,
+    Untuned,
+    candidates_of,
+    filled,
+    logits_of,
+    register_policy,
+)
 from policies.networks import tower
 from policies.pairs import BLOCKS, CODES, Items, Pairs, code_sizes
 from recsim_env.catalog import Catalog
@@ -163,12 +173,14 @@ class GreedyCTR:
         self._slate_size = inputs.slate_size
         self._ranker = inputs.need_ranker("greedy_ctr")
         self._pool = max(inputs.pool, inputs.slate_size)
+        self._check = ObservationCheck(inputs.observation_space, inputs.catalog)
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K). By way of the pool, so that ties fall as they do in the re-rankers."""
-        logits = self._ranker.logits(observation)
-        pool = Pool.best(logits, candidates_of(observation, self._items), self._pool)
+        self._check(observation)
+        candidates = candidates_of(observation, self._items)
+        pool = Pool.best(logits_of(self._ranker, observation, candidates), candidates, self._pool).checked(candidates)
         return filled(pool.items[:, : self._slate_size], self._slate_size)
 
 

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from policies.base import (
+    FARTHEST,
+    UNRANKED,
     Adjust,
     Cosines,
     PolicyInputs,
     Pool,
     Pooling,
+    check_tuned,
     pick,
     register_policy,
     tuned,
@@ -23,8 +26,10 @@ from policies.base import (
 from policies.composer import Composer, ComposerConfig
 from recsim_env.types import Observation
 
-FLOOR = 1e-6
-"""Smallest volume that one more item may add in the determinantal point process."""
+SINGULAR = 1e-8
+"""Squared length of what one more item adds to the span of a slate, from which on it counts as something. Items whose
+vectors are equal, or in the span of the slate, are at 0; the rounding of vectors that a catalogue keeps is below this.
+"""
 
 
 class Reranker:
@@ -56,8 +61,11 @@ class Reranker:
 class MMRParameters:
     """Of `MMR`."""
 
-    weight: float = tuned(1.0, 0.0, 5.0)
-    """Log-odds that a cosine of 1 to an item in the slate costs."""
+    weight: float = tuned(1.0, 0.0, 5.0, least=0.0)
+    """Log-odds that a cosine of 1 to an item in the slate costs, 0 or more."""
+
+    def __post_init__(self) -> None:
+        check_tuned(self)
 
 
 class MMR(Reranker):
@@ -99,8 +107,11 @@ register_policy("mmr", MMRParameters)(MMR)
 class CapParameters:
     """Of `CategoryCap`."""
 
-    limit: int = tuned(2, 1, 10, integer=True)
-    """Most items of one category in a slate."""
+    limit: int = tuned(2, 1, 10, integer=True, least=1)
+    """Most items of one category in a slate, 1 or more."""
+
+    def __post_init__(self) -> None:
+        check_tuned(self)
 
 
 class CategoryCap(Reranker):
@@ -138,8 +149,11 @@ register_policy("cap", CapParameters)(CategoryCap)
 class DPPParameters:
     """Of `DPP`."""
 
-    alpha: float = tuned(2.0, 0.05, 10.0)
-    """How much a log-odds counts against the log-volume of the slate."""
+    alpha: float = tuned(2.0, 0.05, 10.0, least=0.0)
+    """How much a log-odds counts against the log-volume of the slate, 0 or more."""
+
+    def __post_init__(self) -> None:
+        check_tuned(self)
 
 
 class DPP(Reranker):
@@ -148,34 +162,38 @@ class DPP(Reranker):
     Chen, Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process", algorithm 1: with the Cholesky
     factor kept row by row, an item's gain is log d_i^2, and after item j is taken
     e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
+
+    An item with the vector of one in the slate, or with any vector in their span, makes the determinant 0 and its log
+    -inf: such items are taken only where nothing else is left, and then by their logits.
     """
 
     def __init__(self, inputs: PolicyInputs, parameters: DPPParameters) -> None:
         super().__init__("dpp", inputs)
-        self._cosines = Cosines(inputs.catalog)
+        self._cosines = Cosines(inputs.catalog, exact=True)
         self._alpha = parameters.alpha
 
     def adjust(self, pool: Pool) -> Adjust:
         """Every item alone has volume 1."""
-        return _Volume(pool, self._cosines, self._alpha)
+        quality = (self._alpha * pool.logits).masked_fill(pool.logits <= UNRANKED, -FARTHEST)
+        return _Volume(pool, self._cosines, quality)
 
 
 class _Volume(Adjust):
-    def __init__(self, pool: Pool, cosines: Cosines, alpha: float) -> None:
-        self._pool, self._cosines = pool, cosines
-        self._quality = alpha * pool.logits
-        self._volume = torch.ones_like(pool.logits)  # d^2, (B, P)
-        self._factor = pool.logits.new_zeros(*pool.logits.shape, 0)  # c, (B, P, items taken)
+    def __init__(self, pool: Pool, cosines: Cosines, quality: Tensor) -> None:
+        self._pool, self._cosines, self._quality = pool, cosines, quality
+        self._volume = torch.ones_like(quality, dtype=cosines.dtype)  # d^2, (B, P)
+        self._factor = self._volume.new_zeros(*pool.logits.shape, 0)  # c, (B, P, items taken)
 
     def scores(self) -> Tensor:
-        return self._quality + self._volume.clamp(min=FLOOR).log()
+        return torch.where(self._volume > SINGULAR, self._quality + self._volume.log(), -FARTHEST)
 
     def add(self, chosen: Tensor) -> None:
         at = chosen.unsqueeze(1)
         cosine = self._cosines.between(self._pool.ids.gather(1, at).squeeze(1), self._pool.ids)
         own = self._factor.gather(1, at.unsqueeze(2).expand(-1, -1, self._factor.shape[2]))  # (B, 1, taken)
-        root = self._volume.gather(1, at).clamp(min=FLOOR).sqrt()
-        entry = (cosine - (own * self._factor).sum(dim=2)) / root
+        volume = self._volume.gather(1, at)
+        entry = (cosine - (own * self._factor).sum(dim=2)) / volume.sqrt()
+        entry = entry.where(volume > SINGULAR, 0.0)  # what adds nothing to the span changes no volume
         self._factor = torch.cat([self._factor, entry.unsqueeze(2)], dim=2)
         self._volume = self._volume - entry.square()
 
@@ -214,6 +232,9 @@ class ConstantParameters:
     """Per slate full of the category in the last ten visits or so."""
     loyal: float = tuned(0.0, -2.0, 2.0)
     """Per log of one plus all responses in the category."""
+
+    def __post_init__(self) -> None:
+        check_tuned(self)
 
 
 class Constant:

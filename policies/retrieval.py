@@ -18,6 +18,9 @@ import torch
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 from torch import Tensor
 
+from policies.base import FARTHEST, of_kind, settle
+from recsim_env import checks
+
 LANES = 8
 """Vectors are padded with zeros to a multiple of this: faiss reads int8 in such groups, three times as fast."""
 TRAINED = 100_000
@@ -38,12 +41,9 @@ class IndexConfig:
     """Keep a byte for each number of an item, by its range over the catalogue, in place of four."""
 
     def __post_init__(self) -> None:
-        for name in ("lists", "probes"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} is {number!r}, but it must be a whole number above 0.")
-        if self.probes > self.lists:
-            raise ValueError(f"probes is {self.probes}, but there are only {self.lists} lists in a category.")
+        lists = checks.whole("lists", self.lists, 1)
+        settle(self, lists=lists, probes=checks.whole("probes", self.probes, 1, lists))
+        settle(self, int8=checks.flag("int8", self.int8))
 
 
 class CategoryIndex:
@@ -54,14 +54,17 @@ class CategoryIndex:
         bias: (N,) float32
         category: (N,) int64, 0..G-1, each with at least `config.lists` items
 
-    Errors: ValueError where shapes differ, a category has fewer items than lists, or a number is not finite.
+    Errors: TypeError where an argument is of another type, ValueError where shapes differ, a category has fewer items
+    than lists, or a number is not finite.
     """
 
     def __init__(self, vectors: Tensor, bias: Tensor, category: Tensor, config: IndexConfig | None = None) -> None:
-        self.config = config or IndexConfig()
-        points, category = _points(vectors, bias), category.cpu()
-        if category.shape != (len(points),):
-            raise ValueError(f"category has the shape {tuple(category.shape)}, but it must be ({len(points)},).")
+        self.config = IndexConfig() if config is None else config
+        of_kind("config", self.config, IndexConfig)
+        points = _points(vectors, bias)
+        category = checks.tensor("category", category, (len(points),), torch.int64).cpu()
+        if int(category.min()) < 0:
+            raise ValueError(f"category holds {int(category.min())}, but a category is a number of 0 or more.")
         counts = torch.bincount(category)
         if int(counts.min()) < self.config.lists:
             raise ValueError(
@@ -85,10 +88,14 @@ class CategoryIndex:
     def search(self, query: Tensor, count: int) -> Tensor:
         """The best `count` items of every category, best first.
 
-        Shapes: query (B, D) float32; returns (B, G, count) int64, -1 where fewer were found.
+        Shapes: query (B, D) float32; returns (B, G, count) int64, -1 where fewer were found: at least one item of every
+        category is.
+        Errors: TypeError or ValueError where an argument is not as said.
         """
+        checks.tensor("query", query, ("B", self._width), torch.float32)
+        count = checks.whole("count", count, 1)
         batch, padded = len(query), self._centres.shape[2]
-        asked = torch.zeros(batch, padded)
+        asked = torch.zeros(batch, padded, dtype=torch.float32)
         asked[:, : self._width] = query.detach().cpu()
         asked[:, self._width] = 1.0
         lists = self._probed(asked).flatten(0, 1).numpy()  # (B G, probes)
@@ -117,7 +124,15 @@ class CategoryIndex:
             means.train(own)
             centres[group] = means.centroids
             clusters[rows] = means.index.search(own, 1)[1][:, 0]
+            empty = np.bincount(clusters[rows], minlength=lists) == 0  # where items are fewer than they look: twins
+            centres[group, empty] = self._nowhere()
         return centres, clusters
+
+    def _nowhere(self) -> np.ndarray:
+        """A centre (padded,) that is farther from every query than any other, as each has a 1 behind its numbers."""
+        centre = np.zeros(-(-(self._width + 1) // LANES) * LANES, np.float32)
+        centre[self._width] = -FARTHEST
+        return centre
 
     def _fill(self, points: np.ndarray, lists: np.ndarray) -> faiss.IndexIVF:
         """The inverted file of all items; which list an item stands in is decided here and not by faiss."""
@@ -139,14 +154,12 @@ class CategoryIndex:
 
 def _points(vectors: Tensor, bias: Tensor) -> np.ndarray:
     """(N, padded) float32: vector, bias, zeros."""
-    if vectors.ndim != 2 or bias.shape != vectors.shape[:1] or len(vectors) == 0:
-        found = tuple(vectors.shape), tuple(bias.shape)
-        raise ValueError(f"vectors and bias have the shapes {found[0]} and {found[1]}, but need (N, D) and (N,).")
+    checks.tensor("vectors", vectors, ("N", "D"), torch.float32)
+    if len(vectors) == 0:
+        raise ValueError(f"vectors is {checks.told(vectors)}, but it must be of one item or more.")
+    checks.tensor("bias", bias, (len(vectors),), torch.float32)
     width = vectors.shape[1] + 1
     points = np.zeros((len(vectors), -(-width // LANES) * LANES), np.float32)
     points[:, : width - 1] = vectors.detach().cpu().numpy()
     points[:, width - 1] = bias.detach().cpu().numpy()
-    if not np.isfinite(points).all():
-        row = int((~np.isfinite(points)).any(axis=1).argmax())
-        raise ValueError(f"vectors or bias of item {row} hold a number that is not finite.")
     return points

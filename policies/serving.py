@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from policies.base import PolicyInputs, Pool, Pooling
+from policies.base import ObservationCheck, PolicyInputs, Pool, Pooling, of_kind
 from policies.composer import ComposerPolicy, View
 from policies.features import Recent
 from policies.retrieval import CategoryIndex, IndexConfig
 from policies.two_tower import TwoTowerRanker, inputs
+from recsim_env import checks
 from recsim_env.tensors import repeated
 from recsim_env.types import Observation
 
@@ -41,8 +41,8 @@ class Recommender:
         index: of the ranker's items; None = every item is ranked
         count: candidates of each category
 
-    Errors: TypeError where the ranker is no `TwoTowerRanker`, ValueError where the policy samples, the index holds
-    another number of items, or `count` is below 1 or too small for the pool.
+    Errors: TypeError where an argument is of another kind or the ranker is no `TwoTowerRanker`, ValueError where the
+    policy samples, the index holds another number of items, or `count` is below 1 or too small for the pool.
     """
 
     draws = 0
@@ -50,27 +50,26 @@ class Recommender:
     def __init__(
         self, built_from: PolicyInputs, policy: ComposerPolicy, index: CategoryIndex | None, *, count: int = 24
     ) -> None:
+        of_kind("built_from", built_from, PolicyInputs)
+        of_kind("policy", policy, ComposerPolicy)
         ranker, items = built_from.ranker, len(built_from.catalog)
         if not isinstance(ranker, TwoTowerRanker):
             raise TypeError(f"built_from.ranker is {type(ranker).__name__}, but an index needs a TwoTowerRanker.")
         if policy.draws:
             raise ValueError(f"policy takes {policy.draws} draws, but serving needs a deterministic one.")
+        if index is not None:
+            of_kind("index", index, CategoryIndex)
         if index is not None and len(index) != items:
             raise ValueError(f"index holds {len(index)} items, but the catalogue has {items}.")
-        least = max(built_from.per_category, 1)
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
-            raise ValueError(f"count is {count!r}, but it must be a whole number, {least} or more.")
         self.policy = policy
-        self._index, self._count, self._items = index, count, items
+        self._index, self._items = index, items
+        self._count = checks.whole("count", count, max(built_from.per_category, 1))
+        self._slate_size = min(built_from.slate_size, items)
         self._ranker = ranker
         self._vectors = ranker.model.items().detach()
         self._pooling = Pooling(built_from, policy.composer.config.pool)
-        self._expected = {
-            name: (tuple(space.shape or ()), _dtype(space))
-            for name, space in built_from.observation_space.items()
-            if name != "candidates"
-        }
-        self._device = built_from.catalog.device
+        known = {name: space for name, space in built_from.observation_space.items() if name != "candidates"}
+        self._check = ObservationCheck(spaces.Dict(known), built_from.catalog)
 
     @property
     def megabytes(self) -> float:
@@ -83,7 +82,8 @@ class Recommender:
 
     @torch.no_grad()
     def recommend(self, observation: Observation) -> Tensor:
-        """Slates (B, K) int64, distinct items, top position first.
+        """Slates (B, K) int64, distinct items, top position first. For a shopper for whom what the index looks into
+        holds too few of them, every item is ranked.
 
         `observation` holds the keys of the observation space, (B, ...) each. `candidates` may be left out: every item
         may be shown.
@@ -92,28 +92,16 @@ class Recommender:
         number is not finite or an item unknown; and where `candidates` leaves out an item.
         """
         self.check(observation)
-        return self.compose(self.policy.composer.view(observation, self.pool(observation)))
+        view = self.policy.composer.view(observation, self.pool(observation))
+        self._check_finite(view.features, observation)
+        return self.compose(view)
 
     # ---- the steps -------------------------------------------------------------------------------------------------
 
     def check(self, observation: Observation) -> None:
         """Raise what `recommend` says."""
-        if missing := sorted(self._expected.keys() - observation.keys()):
-            raise ValueError(f"observation lacks {missing}, but the policy looks at {sorted(self._expected)}.")
-        batch = None
-        for name, (shape, dtype) in self._expected.items():
-            value = observation[name]
-            if not isinstance(value, Tensor) or value.dtype != dtype or value.device.type != self._device.type:
-                found = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
-                raise TypeError(f"observation[{name!r}] is {found}, but it must be a {dtype} tensor on {self._device}.")
-            batch = len(value) if batch is None and value.ndim == 1 + len(shape) else batch
-            if tuple(value.shape) != (batch, *shape) or not batch:
-                wanted = ", ".join(str(size) for size in ("B" if batch is None else max(batch, 1), *shape))
-                raise ValueError(
-                    f"observation[{name!r}] has the shape {tuple(value.shape)}, but it must be ({wanted}): a row a "
-                    "shopper, as many in every key."
-                )
-        _check_items("recent_slates", observation["recent_slates"], self._items)
+        self._check(observation)
+        self._check.check_whole(observation)
         if "candidates" in observation:
             _check_all("candidates", observation["candidates"], self._items)
 
@@ -127,13 +115,33 @@ class Recommender:
             return self.policy.composer.pool(observation)
         model, recent = self._ranker.model, Recent.of(observation)
         query, of_category = model.shopper(*inputs(observation))
-        _check_finite(query, observation)
+        self._check_finite(query, observation)
         items = _with_recent(self._index.search(query, self._count).flatten(1), recent)
         ids = items.clamp(min=0)
         tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
         logits = torch.einsum("bd,bcd->bc", query, self._vectors[ids]) + model.bias[ids]
         logits = logits + of_category.gather(1, model.category[ids]) + recent.of_items(ids, tired, self._items)
-        return self._pooling.among(logits, items)
+        pool = self._pooling.among(logits, items)
+        short = (pool.items >= 0).sum(dim=1) < self._slate_size
+        return self._completed(pool, short, observation) if bool(short.any()) else pool
+
+    def _completed(self, pool: Pool, short: Tensor, observation: Observation) -> Pool:
+        """The pool where some rows, short (B,) bool, have fewer items than a slate: every item is ranked for them."""
+        every = self.policy.composer.pool({name: value[short] for name, value in observation.items()})
+        more = every.items.shape[1] - pool.items.shape[1]
+        parts = []
+        for name, nothing in (("items", -1), ("logits", -math.inf), ("columns", 0)):
+            values = torch.nn.functional.pad(getattr(pool, name), (0, more), value=nothing)
+            values[short] = getattr(every, name)
+            parts.append(values)
+        return Pool(*parts)
+
+    def _check_finite(self, seen: Tensor, observation: Observation) -> None:
+        """Raise where what was made of an observation is not finite, by the key that was not."""
+        if not math.isfinite(float(seen.sum())):
+            self._check.check_numbers(observation)
+            if not bool(seen.isfinite().all()):
+                raise ValueError("observation holds numbers so large that what the policy sees of them is not finite.")
 
     @torch.no_grad()
     def compose(self, view: View) -> Tensor:
@@ -157,32 +165,12 @@ def _with_recent(found: Tensor, recent: Recent) -> Tensor:
     return torch.cat([found, shown.where(~(here | repeated(shown)), -1)], dim=1)
 
 
-def _dtype(space: spaces.Space[object]) -> torch.dtype:
-    return torch.from_numpy(np.zeros(1, space.dtype)).dtype
-
-
-def _check_items(name: str, value: Tensor, items: int) -> None:
-    low, high = (int(bound) for bound in value.aminmax())
-    if low < -1 or high >= items:
-        found = low if low < -1 else high
-        raise ValueError(
-            f"observation[{name!r}] holds {found}, but an item is a number from 0 to {items - 1}, or -1 for none."
-        )
-
-
 def _check_all(name: str, value: Tensor, items: int) -> None:
     """Raise where candidates (B, C) are not the whole catalogue."""
+    checks.tensor(f"observation[{name!r}]", value, ("B", "C"), torch.int64)
     every = torch.arange(items, device=value.device)
-    if value.ndim != 2 or value.shape[1] != items or not bool((value == every).all()):
+    if value.shape[1] != items or not bool((value == every).all()):
         raise ValueError(
             f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the catalogue's {items} items in "
             "their order, but an index serves all of them: leave it out."
         )
-
-
-def _check_finite(query: Tensor, observation: Observation) -> None:
-    """Raise where queries (B, D) are not finite, by the key that was not."""
-    if math.isfinite(float(query.sum())):
-        return
-    bad = [name for name, value in observation.items() if value.is_floating_point() and not value.isfinite().all()]
-    raise ValueError(f"observation holds a number that is not finite in {bad}, but the policy needs finite ones.")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import gymnasium
+import numpy as np
 import torch
 
 from policies import POLICIES
+from policies.base import MAILERS
 from policies.composer import CUES, Composer, ComposerConfig, ComposerPolicy, IntentActor
 from policies.features import Recent, principal
 from recsim_env.simulator import SlateSimulator
@@ -164,7 +167,10 @@ def test_the_smallest_and_largest_draws_make_finite_intents() -> None:
 
 def test_promotions_count_the_display_and_the_mailer() -> None:
     simulator = toy_simulator(items=30, slate_size=4)
-    composer = Composer(toy_inputs(simulator))
+    inputs = toy_inputs(simulator)
+    placement = gymnasium.spaces.Box(0, MAILERS**2 - 1, inputs.observation_space["placement"].shape, np.int64)
+    space = gymnasium.spaces.Dict({**inputs.observation_space.spaces, "placement": placement})
+    composer = Composer(dataclasses.replace(inputs, observation_space=space))
     seen = some_visits(simulator)
     seen["placement"] = torch.tensor([0, 3, 2 * 11, 2 * 11 + 5]).repeat(5)[: seen["placement"].shape[1]].expand(24, -1)
     view = composer.view(seen)

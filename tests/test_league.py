@@ -445,7 +445,8 @@ def test_an_oracle_reads_nobody_but_the_shoppers_of_a_market(toy: Config) -> Non
 
 
 def test_distinct_categories_are_counted() -> None:
-    assert behaviour.distinct(torch.tensor([[3, 1, 3, 1], [5, 5, 5, 5], [4, 3, 2, 1]])).tolist() == [2, 1, 4]
+    shown = torch.tensor([[3, 1, 3, 1], [5, 5, 5, 5], [4, 3, 2, 1], [0, -1, 0, -1], [-1, -1, -1, -1]])
+    assert behaviour.distinct(shown).tolist() == [2, 1, 4, 1, 0]  # an empty position is of no category
 
 
 def test_boredom_weighs_each_position_by_the_chance_to_look_at_it() -> None:

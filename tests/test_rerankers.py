@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from policies import POLICIES
@@ -23,8 +25,20 @@ def small_shop(logits: list[float], embedding: Tensor, categories: list[str], sl
     paths = tuple(f"d/{category}/t" for category in categories)
     embedding = torch.nn.functional.normalize(embedding, dim=1)
     catalog = Catalog(tuple(paths), paths, torch.ones(len(paths)), embedding)
-    space = toy_simulator(items=2 * len(paths), categories=2, slate_size=slate_size).observation_space
-    return PolicyInputs(catalog, space, slate_size, TableRanker(torch.tensor(logits)))
+    return PolicyInputs(catalog, space_of(len(paths), slate_size), slate_size, TableRanker(torch.tensor(logits)))
+
+
+def space_of(items: int, slate_size: int) -> spaces.Dict:
+    """The space of `observation`."""
+    size = (3, slate_size)
+    return spaces.Dict(
+        {
+            "candidates": spaces.Box(-1, items - 1, (items,), np.int64),
+            "recent_slates": spaces.Box(-1, items - 1, size, np.int64),
+            "recent_clicks": spaces.MultiBinary(size),
+            "recent_days": spaces.Box(0, 1e6, (3,), np.float32),
+        }
+    )
 
 
 def at(angle: float) -> list[float]:
@@ -59,56 +73,89 @@ def test_cap_takes_so_many_of_a_category_and_then_the_best_of_the_rest() -> None
     assert POLICIES["cap"].build(inputs, {"limit": 4})(seen, NO_DRAWS).tolist() == [[0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.5, 2.0])
-def test_dpp_is_the_greedy_maximum_of_the_determinant(alpha: float) -> None:
-    generator = torch.Generator().manual_seed(1)
-    items, size = 8, 4
-    embedding = torch.randn(items, 5, generator=generator).abs()
-    logits = torch.randn(items, generator=generator)
-    inputs = small_shop(logits.tolist(), embedding, ["a"] * items, size)
-    cosines = inputs.catalog.embedding.double() @ inputs.catalog.embedding.double().T
-
-    def value(chosen: list[int]) -> float:
-        log_volume = torch.logdet(cosines[chosen][:, chosen])
-        return float(alpha * logits.double()[chosen].sum() + log_volume)
-
+def greedy_map(vectors: Tensor, logits: Tensor, alpha: float, size: int) -> list[int]:
+    """By brute force: the determinant of every possible next slate. -inf where it is 0, and then the best logit."""
+    cosines = vectors.double() @ vectors.double().T
     slate: list[int] = []
-    for _ in range(size):  # by brute force: the determinant of every possible next slate
-        rest = [item for item in range(items) if item not in slate]
-        slate.append(max(rest, key=lambda item: value([*slate, item])))
-    assert POLICIES["dpp"].build(inputs, {"alpha": alpha})(observation(items, size), NO_DRAWS).tolist() == [slate]
+
+    def value(item: int) -> tuple[bool, float]:
+        chosen = [*slate, item]
+        if int(torch.linalg.matrix_rank(cosines[chosen][:, chosen], atol=1e-9, rtol=0.0)) < len(chosen):
+            return False, float(logits[item])
+        return True, alpha * float(logits[item]) + float(torch.logdet(cosines[chosen][:, chosen]))
+
+    while len(slate) < size:
+        slate.append(max((item for item in range(len(logits)) if item not in slate), key=value))
+    return slate
 
 
-def test_dpp_never_takes_a_copy_while_anything_else_is_left() -> None:
-    inputs = small_shop([3.0, 2.9, 0.0], torch.tensor([at(0), at(0), at(90)]), ["a", "a", "a"], 2)
-    assert POLICIES["dpp"].build(inputs, {"alpha": 1.0})(observation(3), NO_DRAWS).tolist() == [[0, 2]]
+def dpp_slate(embedding: Tensor, logits: Tensor, alpha: float, size: int) -> list[int]:
+    inputs = small_shop(logits.tolist(), embedding, ["a"] * len(logits), size)
+    slates = POLICIES["dpp"].build(inputs, {"alpha": alpha})(observation(len(logits), size), NO_DRAWS)
+    return [int(item) for item in slates[0]]
+
+
+@pytest.mark.parametrize(
+    ("logits", "alpha"),
+    [([3.0, 2.9, 0.0], 1.0), ([2.0, 1.9, 0.4], 10.0), ([8.0, 7.9, 0.5], 2.0), ([9.0, 8.0, -9.0], 1e3)],
+)
+def test_dpp_takes_no_twin_while_anything_else_is_left(logits: list[float], alpha: float) -> None:
+    vectors = torch.tensor([at(0), at(0), at(90)])
+    assert dpp_slate(vectors, torch.tensor(logits), alpha, 2) == [0, 2]
+    assert dpp_slate(vectors, torch.tensor(logits), alpha, 3) == [0, 2, 1]
+
+
+def test_dpp_takes_the_best_twins_where_nothing_else_is_left() -> None:
+    logits = torch.tensor([0.1, 3.0, 2.0, 1.0, 0.4])
+    assert dpp_slate(torch.tensor([at(90), at(0), at(0), at(0), at(90)]), logits, 5.0, 5) == [1, 4, 2, 3, 0]
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.1, 0.5, 2.0, 10.0])
+@pytest.mark.parametrize("near", [1e-1, 1e-2, 1e-3])
+def test_dpp_is_the_greedy_maximum_of_the_determinant(alpha: float, near: float) -> None:
+    """Random vectors, some of them exactly equal, some nearly, and more positions than dimensions now and then."""
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        items, width, size = 9, 2 + seed % 6, 4
+        vectors = torch.randn(5, width, generator=generator)[torch.randint(0, 5, (items,), generator=generator)]
+        moved = torch.rand(items, 1, generator=generator) < 0.5
+        vectors = torch.nn.functional.normalize(
+            vectors + near * moved * torch.randn(items, width, generator=generator), dim=1
+        )
+        logits = torch.randn(items, generator=generator)
+        assert dpp_slate(vectors, logits, alpha, size) == greedy_map(vectors, logits, alpha, size), seed
+
+
+def test_dpp_without_logits_starts_with_the_best_all_the_same() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), dim=1)
+    assert dpp_slate(vectors, torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 0]), 0.0, 1) == [3]
+
+
+def test_dpp_in_a_catalogue_without_a_table_of_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.nn.functional.normalize(torch.randn(6, 4, generator=generator), dim=1)[torch.arange(12) % 6]
+    logits = torch.randn(12, generator=generator)
+    monkeypatch.setattr("policies.base.GRAM_LIMIT", 11)
+    assert dpp_slate(vectors, logits, 5.0, 4) == greedy_map(vectors, logits, 5.0, 4)
+
+
+def test_twins_of_a_shop_like_the_complete_journey_are_kept_apart() -> None:
+    """Two thirds of its items share their vector with another one; vectors are wide, and kept as float16."""
+    generator = torch.Generator().manual_seed(5)
+    distinct = torch.randn(60, 384, generator=generator).half().float()
+    vectors = torch.nn.functional.normalize(distinct[torch.randint(0, 60, (100,), generator=generator)], dim=1)
+    for alpha in (2.0, 8.9, 10.0):
+        slate = dpp_slate(vectors, torch.randn(100, generator=generator), alpha, 10)
+        assert len({tuple(vectors[item].tolist()) for item in slate}) == 10
 
 
 def test_constant_counts_categories_as_it_says() -> None:
     # item 1 loses 1.5 for the item of its category in the slate, so item 2 at 1.0 stands before it
     inputs = small_shop([3.0, 2.0, 1.0], torch.eye(3), ["a", "a", "b"], 2)
     zero = dict.fromkeys(POLICIES["constant"].search(), 0.0)
-    assert POLICIES["constant"].build(inputs, zero)(shop_history(3), NO_DRAWS).tolist() == [[0, 1]]
-    assert POLICIES["constant"].build(inputs, {**zero, "count": -0.9})(shop_history(3), NO_DRAWS).tolist() == [[0, 1]]
-    assert POLICIES["constant"].build(inputs, {**zero, "count": -1.5})(shop_history(3), NO_DRAWS).tolist() == [[0, 2]]
-
-
-def shop_history(items: int) -> dict[str, Tensor]:
-    """`observation` with the purchase keys that the toy space has."""
-    never = {
-        "bought_items": torch.full((1, 6), -1),
-        "bought_counts": torch.zeros(1, 6),
-        "bought_days": torch.zeros(1, 6),
-    }
-    return {
-        **observation(items),
-        **never,
-        "popularity": torch.ones(1, items),
-        "placement": torch.ones(1, items, dtype=torch.int64),
-        "context": torch.zeros(1, 8),
-        "category_counts": torch.zeros(1, 2),
-        "category_days": torch.zeros(1, 2),
-    }
+    assert POLICIES["constant"].build(inputs, zero)(observation(3), NO_DRAWS).tolist() == [[0, 1]]
+    assert POLICIES["constant"].build(inputs, {**zero, "count": -0.9})(observation(3), NO_DRAWS).tolist() == [[0, 1]]
+    assert POLICIES["constant"].build(inputs, {**zero, "count": -1.5})(observation(3), NO_DRAWS).tolist() == [[0, 2]]
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

@@ -140,6 +140,28 @@ def test_building_an_index_again_gives_the_same_answers() -> None:
     assert torch.equal(first.search(queries(), 9), again.search(queries(), 9))
 
 
+@pytest.mark.parametrize(("distinct", "lists", "probes"), [(1, 4, 1), (1, 4, 2), (5, 8, 1), (5, 16, 1), (20, 40, 3)])
+@pytest.mark.parametrize("int8", [False, True])
+def test_items_are_found_where_vectors_are_fewer_than_clusters(
+    distinct: int, lists: int, probes: int, int8: bool
+) -> None:
+    """Every vector stands there 20 times, in two categories: as many items as are asked for lie beside the best one."""
+    generator = torch.Generator().manual_seed(distinct + lists)
+    vectors = torch.randn(2 * distinct, 4, generator=generator).repeat(20, 1)
+    category = (torch.arange(len(vectors)) // distinct) % 2
+    index = CategoryIndex(vectors, torch.zeros(len(vectors)), category, IndexConfig(lists, probes, int8))
+    found = index.search(torch.randn(30, 4, generator=generator), 20)
+    assert bool((found >= 0).all())
+    assert torch.equal(category[found], torch.tensor([0, 1]).view(1, 2, 1).expand_as(found))
+    assert bool((found.sort(dim=2).values.diff(dim=2) > 0).all())  # distinct
+
+
+def test_four_equal_items_in_four_clusters() -> None:
+    same = torch.zeros(4, dtype=torch.int64)
+    index = CategoryIndex(torch.ones(4, 2), torch.zeros(4), same, IndexConfig(lists=4, probes=1))
+    assert sorted(index.search(torch.ones(1, 2), 4).flatten().tolist()) == [0, 1, 2, 3]
+
+
 # --- the slates ---
 
 
@@ -196,6 +218,57 @@ def test_slates_hold_distinct_items(config: IndexConfig) -> None:
         assert all(len(set(slate)) == SIZE for slate in slates.tolist())
 
 
+@lru_cache(maxsize=4)
+def alike_shop(groups: int) -> Shop:
+    """A shop in which all items of a category have one vector, so that its clusters are empty but for one."""
+    config = replace(MARKET, items=60, categories=groups, favourites=min(groups, MARKET.favourites))
+    simulator = make_simulator("recsim_env/Market-v0", device="cpu", config=config, slate_size=SIZE)
+    old, catalog = shop().ranker.model, simulator.catalog
+    whole, by_category = inputs(simulator.reset(torch.arange(2)))
+    first = torch.stack([(catalog.category == group).nonzero()[0, 0] for group in range(groups)])
+    vectors = principal(catalog.embedding, 32)[first][catalog.category]
+    model = TwoTower(vectors, catalog.category, whole.shape[1], by_category.shape[2], SIZE, old.config)
+    ranker = TwoTowerRanker(model.requires_grad_(False))
+    built_from = policy_inputs(simulator, ranker)
+    composer = Composer(built_from)
+    width = composer.features(simulator.reset(torch.arange(2))).shape[1]
+    actor = IntentActor(width, composer.intent_size, (8,), -0.7, torch.Generator().manual_seed(0))
+    return Shop(simulator, built_from, ComposerPolicy(composer, actor.requires_grad_(False)))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("config", [IndexConfig(4, 1), IndexConfig(8, 1, int8=True), IndexConfig(15, 15)])
+@pytest.mark.parametrize("count", [4, 24])
+def test_slates_hold_distinct_items_where_all_of_a_category_are_alike(
+    groups: int, config: IndexConfig, count: int
+) -> None:
+    made = alike_shop(groups)
+    seen = made.simulator.reset(torch.arange(7))
+    served = Recommender(made.inputs, made.policy, index_of(made.ranker, config), count=count)
+    for _ in range(3):
+        slates = served.recommend(seen)
+        assert all(len(set(slate)) == SIZE for slate in slates.tolist())
+        made.simulator.advance(slates)
+        seen = made.simulator.observe()
+
+
+def test_a_shopper_for_whom_the_clusters_hold_too_few_is_served_from_all_of_them() -> None:
+    """One category, and clusters of about one item: the slate is that of everything, in a batch as alone."""
+    made = alike_shop(1)
+    model = made.ranker.model
+    generator = torch.Generator().manual_seed(4)
+    model.own.normal_(0, 1.0, generator=generator)
+    ranker = TwoTowerRanker(model)
+    index = index_of(ranker, IndexConfig(lists=50, probes=1))
+    served = Recommender(replace(made.inputs, ranker=ranker), made.policy, index, count=24)
+    seen = made.simulator.reset(torch.arange(12))
+    slates = served.recommend(seen)
+    assert all(len(set(slate)) == SIZE for slate in slates.tolist())
+    alone = [served.recommend({name: value[row : row + 1] for name, value in seen.items()}) for row in range(12)]
+    assert torch.equal(slates, torch.cat(alone))
+    alike_shop.cache_clear()
+
+
 def test_approximate_slates_hold_mostly_the_same_items() -> None:
     config = IndexConfig(lists=10, probes=4, int8=True)
     shares = [
@@ -239,22 +312,26 @@ def wrong(name: str, value: object) -> Observation:
 
 def test_what_is_wrong_with_an_observation_is_said() -> None:
     seen, served = visits()[2], recommender()
-    with pytest.raises(ValueError, match=r"^observation lacks \['taste'\], but the policy looks at \["):
+    with pytest.raises(ValueError, match=r"^observation has the keys \['category_.*\], but it must have 'taste'"):
         served.recommend({name: value for name, value in seen.items() if name != "taste"})
-    with pytest.raises(TypeError, match=r"^observation\['visits'\] is list, but it must be a torch.float32 tensor on"):
+    with pytest.raises(TypeError, match=r"^observation\['visits'\] is \[1.0\], but it must be a float32 tensor of"):
         served.recommend(wrong("visits", [1.0]))
-    with pytest.raises(TypeError, match=r"^observation\['visits'\] is torch.float64 on cpu, but it must be a torch.fl"):
+    with pytest.raises(
+        TypeError, match=r"^observation\['visits'\] is a float64 tensor of .*, but it must be a float32"
+    ):
         served.recommend(wrong("visits", seen["visits"].double()))
-    with pytest.raises(ValueError, match=r"^observation\['visits'\] has the shape \(23, 1\), but it must be \(24,"):
+    with pytest.raises(
+        ValueError, match=r"^observation\['visits'\] is .* shape \(23, 1\), but it must be .* \(24, 1\)"
+    ):
         served.recommend(wrong("visits", seen["visits"][1:]))
-    with pytest.raises(ValueError, match=r"has the shape \(10, 5\), but it must be \(\w+, 10, 5\)"):
+    with pytest.raises(ValueError, match=r"shape \(10, 5\), but it must be .* of shape \(\w+, 10, 5\)"):
         served.recommend(wrong("recent_slates", seen["recent_slates"][0]))
-    with pytest.raises(ValueError, match=r"^observation\['recent_slates'\] holds 600, but an item is a number from 0 "):
+    with pytest.raises(ValueError, match=r"^observation\['recent_slates'\] holds 600, but it must be from -1 to 599\."):
         served.recommend(wrong("recent_slates", seen["recent_slates"].masked_fill(seen["recent_slates"] < 0, 600)))
-    with pytest.raises(ValueError, match=r"^observation holds a number that is not finite in \['declared'\], but"):
-        served.recommend(wrong("declared", seen["declared"] * torch.nan))
-    with pytest.raises(ValueError, match=r"^observation holds a number that is not finite, but the policy needs"):
-        served.recommend(wrong("recent_days", seen["recent_days"] * torch.nan))
+    for name in ("declared", "recent_days"):
+        for number in (torch.nan, torch.inf):
+            with pytest.raises(ValueError, match=rf"^observation\['{name}'\] holds a number that is not finite, but"):
+                served.recommend(wrong(name, torch.full_like(seen[name], number)))
 
 
 def test_candidates_are_all_items_or_left_out() -> None:
@@ -278,24 +355,35 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^index holds 5 items, but the catalogue has 600"):
         Recommender(made.inputs, made.policy, small)
     for count in (3, 4.0, True):
-        with pytest.raises(ValueError, match=rf"^count is {count!r}, but it must be a whole number, 4 or more"):
+        with pytest.raises(ValueError, match=rf"^count is {count!r}, but it must be a whole number of 4 or more"):
             Recommender(made.inputs, made.policy, index, count=count)  # type: ignore[arg-type]
 
 
 def test_an_index_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^lists is 0, but it must be a whole number above 0"):
+    with pytest.raises(ValueError, match=r"^lists is 0, but it must be a whole number of 1 or more"):
         IndexConfig(lists=0)
-    with pytest.raises(ValueError, match=r"^probes is 3, but there are only 2 lists in a category"):
+    with pytest.raises(ValueError, match=r"^probes is 3, but it must be a whole number from 1 to 2"):
         IndexConfig(lists=2, probes=3)
+    with pytest.raises(ValueError, match=r"^int8 is 'no', but it must be True or False"):
+        IndexConfig(int8="no")  # type: ignore[arg-type]
     two = torch.tensor([0, 0, 1])
     with pytest.raises(ValueError, match=r"^lists is 2, but category 1 has 1 items"):
         CategoryIndex(torch.ones(3, 2), torch.zeros(3), two, IndexConfig(lists=2))
-    with pytest.raises(ValueError, match=r"^vectors and bias have the shapes \(3, 2\) and \(2,\), but need"):
+    with pytest.raises(ValueError, match=r"^bias is a float32 tensor of shape \(2,\), but it must be .*\(3\)"):
         CategoryIndex(torch.ones(3, 2), torch.zeros(2), two)
-    with pytest.raises(ValueError, match=r"^category has the shape \(2,\), but it must be \(3,\)"):
+    with pytest.raises(ValueError, match=r"^category is a int64 tensor of shape \(2,\), but it must be .*\(3\)"):
         CategoryIndex(torch.ones(3, 2), torch.zeros(3), two[:2])
-    with pytest.raises(ValueError, match=r"^vectors or bias of item 1 hold a number that is not finite"):
+    with pytest.raises(ValueError, match=r"^category holds -1, but a category is a number of 0 or more"):
+        CategoryIndex(torch.ones(3, 2), torch.zeros(3), two - 1)
+    with pytest.raises(ValueError, match=r"^bias holds inf at \[1\], but every number must be finite"):
         CategoryIndex(torch.ones(3, 2), torch.tensor([0.0, torch.inf, 0.0]), two)
+    with pytest.raises(ValueError, match=r"^vectors is a float32 tensor of shape \(0, 2\), but it must be of one item"):
+        CategoryIndex(torch.ones(0, 2), torch.zeros(0), two[:0])
+    index = CategoryIndex(torch.ones(3, 2), torch.zeros(3), two)
+    with pytest.raises(ValueError, match=r"^count is 0, but it must be a whole number of 1 or more"):
+        index.search(torch.ones(1, 2), 0)
+    with pytest.raises(ValueError, match=r"^query is a float32 tensor of shape \(1, 3\), but it must be .*\(B, 2\)"):
+        index.search(torch.ones(1, 3), 1)
 
 
 # --- the catalogue blown up ---
