@@ -189,7 +189,9 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             continue
         if not bool((finite := value.isfinite()).all()):
             at = (~finite).nonzero()[0].tolist()
-            raise ValueError(f"{path}: the tensor {name!r} holds {value[tuple(at)].item()} at {at}, but must be finite.")
+            raise ValueError(
+                f"{path}: the tensor {name!r} holds {value[tuple(at)].item()} at {at}, but must be finite."
+            )
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

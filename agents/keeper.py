@@ -79,13 +79,17 @@ class Keeper:
             return None
         try:
             tensors, metadata = read_tensors(self._path)
-            told, outline, notes = (json.loads(metadata[name]) for name in ("about", "outline", "notes"))
-            if other := sorted(key for key in told.keys() | self._about.keys() if told.get(key) != self._about.get(key)):
+            told, outline, notes = (json.loads(metadata.get(name, "{}")) for name in ("about", "outline", "notes"))
+            if wrong := [name for name, value in tensors.items() if value.isnan().any()]:
+                raise ValueError(f"{self._path}: the tensor {wrong[0]!r} holds NaN.")
+            if other := sorted(
+                key for key in told.keys() | self._about.keys() if told.get(key) != self._about.get(key)
+            ):
                 raise ValueError(f"{self._path} was kept with another {' and another '.join(other)}.")
             tree = restored(like, Flat(tensors, outline), device)
             if self._notes is not None:
                 self._notes.restore(notes)
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, OSError) as error:
             print(f"The training begins anew: {error}", file=sys.stderr)
             return None
         return tree

@@ -279,8 +279,12 @@ class SlateSimulator:
         """
         seed = state.tensors.get("episodes/seed")
         if seed is None or seed.ndim != 1 or seed.dtype != torch.int64:
-            raise ValueError(f"state has {told(seed)} as 'episodes/seed', but it must be an int64 tensor of shape (B,).")
-        like = self._new_episodes(torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device))
+            raise ValueError(
+                f"state has {told(seed)} as 'episodes/seed', but it must be an int64 tensor of shape (B,)."
+            )
+        like = self._new_episodes(
+            torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
+        )
         found = restored({"episodes": like, "shoppers": self._new_shoppers(like)}, state)
         self._episodes, self._shoppers, self._candidates = found["episodes"], found["shoppers"], None
 

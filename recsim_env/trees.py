@@ -1,7 +1,7 @@
-"""Trees of tensors, such as the hidden state of a shopper: as named tensors and an outline that JSON can hold, and back.
+"""Trees of tensors, such as the hidden state of a shopper: as named tensors and an outline for JSON, and back.
 
 A tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy arrays of numbers,
-`torch.Generator`s, slices, numbers, strings and None. Nothing is pickled. What only a class can tell, namely which
+`torch.Generator`s of a CPU, slices, numbers, strings and None. Nothing is pickled. What only a class can tell, namely which
 dataclass stands where, `restored` takes from a template: a tree that was built in the same way.
 """
 
@@ -47,7 +47,7 @@ def restored(template: Any, written: Flat, device: torch.device | str = "cpu") -
 
     Args:
         template: a tree of the same dataclasses, tensors of the same shapes and types. Where it has None or an empty
-            list or dictionary, anything that needs no dataclass may stand. Its generators are set and handed back.
+            list or dictionary, anything that needs no dataclass may stand. It is not changed.
         device: for tensors that the template does not have.
 
     Raises:
@@ -139,9 +139,8 @@ class _Reader:
         wanted = "tensor" if template is None else _kind(template)
         if template is not None and wanted != kind:
             raise ValueError(f"{_at(key)} is a {kind}, but it must be a {wanted}.")
-        if isinstance(template, torch.Generator):
-            template.set_state(value)
-            return template
+        if kind == "generator":
+            return _generator(value, key)
         like = torch.from_numpy(template) if isinstance(template, np.ndarray) else template
         if like is not None and (like.shape != value.shape or like.dtype != value.dtype):
             raise ValueError(f"{_at(key)} is {told(value)}, but it must be {told(like)}.")
@@ -174,6 +173,13 @@ class _Reader:
         for key, part in parts.items():
             object.__setattr__(fresh, key, part)
         return fresh
+
+
+def _generator(state: Tensor, key: str) -> torch.Generator:
+    try:
+        return torch.Generator().set_state(state)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{_at(key)} is {told(state)}, but it must be the state of a generator.") from None
 
 
 def _at(place: str) -> str:

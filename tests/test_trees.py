@@ -95,12 +95,14 @@ def test_a_tree_that_does_not_fit_is_refused_with_its_place() -> None:
         restored(state(), Flat({}, None))
     with pytest.raises(ValueError, match="but it must be None"):
         restored(None, written)
-    with pytest.raises(ValueError, match="two|Two"):
+    with pytest.raises(ValueError, match="^Two tensors are called 'a/b'"):
         flat({"a/b": torch.zeros(1), "a": {"b": torch.zeros(1)}})
 
 
 def test_a_number_of_another_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^'count' is '3', but it must be a int\.$"):
         restored({"count": 3}, flat({"count": "3"}))
+    with pytest.raises(ValueError, match=r"^'seed' is a uint8 tensor .*, but it must be the state of a generator\.$"):
+        restored(None, Flat({"seed": torch.zeros(3, dtype=torch.uint8)}, {"dict": {"seed": {"generator": "seed"}}}))
     with pytest.raises(ValueError, match=r"^'day' is a tensor, but it must be a generator\.$"):
         restored({"day": torch.Generator()}, flat({"day": torch.zeros(1)}))
