@@ -55,7 +55,7 @@ def load(model: SlatePPO, path: Path) -> None:
     built = _told(path, metadata, "policy")
     if built != _how_built(model):
         raise ValueError(f"{path} holds the policy {built}, but the model is {_how_built(model)}.")
-    _check_finite(path, tensors)
+    check_finite(path, tensors, (POLICY, "optimizer/"))
     try:
         missing = restore_model(model, Flat(tensors, _told(path, metadata, "outline")))
     except ValueError as error:
@@ -124,7 +124,7 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
         raise ValueError(f"{path} does not tell {missing} of its policy, but it can be built with all of {BUILT} only.")
     if built["kind"] not in LEARNABLE:
         raise ValueError(f"{path} holds a policy of kind {built['kind']!r}, but there are {sorted(LEARNABLE)}.")
-    _check_finite(path, tensors)
+    check_finite(path, tensors)
     kind = LEARNABLE[built["kind"]]
     try:
         composer = Composer(inputs, ComposerConfig(**built["composer"]))
@@ -182,10 +182,10 @@ def _told(path: Path, metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     return told
 
 
-def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Errors: ValueError where a weight or what the optimizer knows of it is NaN or infinite."""
+def check_finite(path: Path, tensors: Mapping[str, Tensor], prefixes: tuple[str, ...] = ("",)) -> None:
+    """Errors: ValueError where a number in a tensor whose name begins so is NaN or infinite; it names the tensor."""
     for name, value in tensors.items():
-        if not name.startswith((POLICY, "optimizer/")) or not value.is_floating_point():
+        if not name.startswith(prefixes) or not value.is_floating_point():
             continue
         if not bool((finite := value.isfinite()).all()):
             at = (~finite).nonzero()[0].tolist()

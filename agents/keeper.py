@@ -113,6 +113,11 @@ class Keeper:
         write_tensors(self._path, written.tensors, {name: json.dumps(value) for name, value in told.items()})
         self._clock.kept(began)
 
+    def forget(self) -> None:
+        """Remove the file: the training is done."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     """Parameter -> name -> tensor; the parameters are numbered, the numbers are strings."""

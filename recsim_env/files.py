@@ -103,15 +103,21 @@ def write_parquet(path: Path | str, frame: pl.DataFrame) -> None:
         whole.write_parquet(temporary, compression="zstd", statistics=False)
 
 
+class FolderInUse(RuntimeError):
+    """Another process writes into a folder."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
+def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes into a folder; the lock goes with the process, however that ends.
 
-    Temporary files that a killed process left in the folder are removed; below it, where others may hold folders of
-    their own, only those whose process runs no longer.
+    Temporary files that a killed process left in the folder are removed, see `sweep`.
+
+    Args:
+        wait: for another process to end, which a line on stderr says, where otherwise it is an error.
 
     Raises:
-        RuntimeError: where another process holds the folder; the sentence says which.
+        FolderInUse: where another process holds the folder; the sentence says which.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,13 +125,15 @@ def locked(folder: Path | str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise RuntimeError(
-            f"{folder} is being written by {_holder(folder)}: wait for it, or use another folder."
-        ) from None
+        held = f"{folder} is being written by {_holder(folder)}"
+        if not wait:
+            raise FolderInUse(f"{held}: wait for it, or use another folder.") from None
+        print(f"{held}: waiting for it.", file=sys.stderr)
+        lock.acquire(timeout=-1)
     try:
-        for left in folder.rglob(".*.tmp"):
-            if left.parent == folder or not _runs(left):
-                left.unlink(missing_ok=True)
+        for left in folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        sweep(folder)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "since": since}
@@ -134,6 +142,13 @@ def locked(folder: Path | str) -> Iterator[None]:
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def sweep(folder: Path | str) -> None:
+    """Remove the temporary files in and below a folder whose processes run no longer."""
+    for left in Path(folder).rglob(".*.tmp"):
+        if not _runs(left):
+            left.unlink(missing_ok=True)
 
 
 def _runs(temporary: Path) -> bool:
