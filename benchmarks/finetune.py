@@ -169,7 +169,7 @@ def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> Non
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Copy a folder over another one, locks and what is unfinished left out; the old one goes when the new one is whole."""
+    """Copy a folder over another one, but for locks and what is unfinished; the old one goes when the new is whole."""
     fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
     for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)

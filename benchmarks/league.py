@@ -10,10 +10,11 @@ parameters that `benchmarks.tune_agents` found.
     runs/league/cells/<cell>.parquet                a row a mode; its presence says that the cell is done
     runs/league/cells/<cell>.curve.parquet          returns on the way
     runs/league/cells/<cell>.safetensors            what a composer has learned
-    runs/league/unfinished/<cell>/                  what a training or a search needs to go on; gone when the cell is done
+    runs/league/unfinished/<cell>/                  what a cell needs to go on; gone when it is done
 
 What is there is not made again, so a league goes on where it stopped, in the middle of a training too. Two may run side
-by side, best on different `--places`, `--contenders` or `--runs`: each leaves aside what the other one plays. `benchmarks.league_report` makes table, figure and summary of the cells.
+by side, best on different `--places`, `--contenders` or `--runs`: each leaves aside what the other one plays.
+`benchmarks.league_report` makes table, figure and summary of the cells.
 """
 
 from __future__ import annotations

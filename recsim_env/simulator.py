@@ -266,8 +266,8 @@ class SlateSimulator:
     def state(self) -> Flat:
         """A copy of where the episodes and their shoppers stand, which `restore` takes and a file can hold.
 
-        Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than `recsim_env.trees` can write
-        down, an outside environment for example.
+        Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than `recsim_env.trees` can
+        write down, an outside environment for example.
         """
         return flat({"episodes": self.episodes, "shoppers": self._shoppers})
 

@@ -1,8 +1,8 @@
 """Trees of tensors, such as the hidden state of a shopper: as named tensors and an outline for JSON, and back.
 
 A tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy arrays of numbers,
-`torch.Generator`s of a CPU, slices, numbers, strings and None. Nothing is pickled. What only a class can tell, namely which
-dataclass stands where, `restored` takes from a template: a tree that was built in the same way.
+generators of torch (on the CPU), slices, numbers, strings and None. Nothing is pickled. What only a class can tell,
+namely which dataclass stands where, `restored` takes from a template: a tree that was built in the same way.
 """
 
 from __future__ import annotations

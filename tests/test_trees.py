@@ -95,7 +95,7 @@ def test_a_tree_that_does_not_fit_is_refused_with_its_place() -> None:
         restored(state(), Flat({}, None))
     with pytest.raises(ValueError, match="but it must be None"):
         restored(None, written)
-    with pytest.raises(ValueError, match="^Two tensors are called 'a/b'"):
+    with pytest.raises(ValueError, match=r"^Two tensors are called 'a/b'"):
         flat({"a/b": torch.zeros(1), "a": {"b": torch.zeros(1)}})
 
 
