@@ -17,8 +17,10 @@ are no prior knowledge: they are estimated from the same clicks, see `Evidence.e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,12 +32,15 @@ from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
 from recsim_env import noise
+from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
 WATCHES = 10
 """How often `Ground.watch` is called on the way."""
 LOGIT_UNIT = 10.0
 """The CTR logit is a context in units of this, so that it is of the order of 1."""
+ADDED = ("gram", "clicked", "total", "clicks")
+"""The sums of `Evidence`."""
 LEAST_EXAMINED = 0.02
 """Lower bound of an estimated chance to look at a position."""
 
@@ -171,6 +176,16 @@ class Evidence:
         self._clicked += (clicked @ seen).squeeze(1)
         self._total += seen.sum(dim=1)
         self._clicks += clicked.sum(dim=(1, 2))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that was added, for `restore`."""
+        return {name: getattr(self, f"_{name}") for name in ADDED} | {"examination": self.examination}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state` gave."""
+        for name in ADDED:
+            setattr(self, f"_{name}", state[name])
+        self.examination = state["examination"]
 
     def posterior(self) -> Posterior:
         """The ridge regression on all that was added, given `examination`."""
@@ -345,7 +360,14 @@ def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
     rounds = ground.steps // shoppers
     observation = simulator.reset(_training_seeds(ground.seed, shoppers))
     clicks = torch.zeros((), dtype=torch.int64, device=simulator.device)
-    for at in range(rounds):
+    first, like = 0, {"round": 0, "clicks": clicks, "evidence": evidence.state(), "simulator": None}
+    if found := ground.keeper.found(ground.about(config), like, simulator.device):
+        first, clicks = found["round"], found["clicks"]
+        evidence.restore(found["evidence"])
+        simulator.restore(found["simulator"])
+        posterior, observation = evidence.posterior(), simulator.observe()
+    for at in range(first, rounds):
+        ground.keeper.keep(partial(_state, at, clicks, evidence, simulator))
         if at % max(rounds // WATCHES, 1) == 0:
             ground.watch(at * shoppers, BanditPolicy(contexts, posterior, Exploit()))
         policy, episodes = BanditPolicy(contexts, posterior, explorer), simulator.episodes
@@ -369,6 +391,11 @@ def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
         steps=rounds * shoppers,
         facts=facts,
     )
+
+
+def _state(at: int, clicks: Tensor, evidence: Evidence, simulator: SlateSimulator) -> dict[str, Any]:
+    """What `_serve` needs to go on with round `at`."""
+    return {"round": at, "clicks": clicks, "evidence": evidence.state(), "simulator": simulator.state()}
 
 
 def _training_seeds(seed: int, shoppers: int) -> Tensor:

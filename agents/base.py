@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from agents.keeper import Keeper
 from policies.base import Policy, PolicyInputs, Range, altered, ranges
 from recsim_env.logs.sessions import Sessions
 from recsim_env.simulator import SlateSimulator
@@ -42,6 +43,12 @@ class Ground:
     """What the shop logged before, for agents that learn from it."""
     watch: Watch = unwatched
     """Called before the first update, now and then, and at the end."""
+    keeper: Keeper = dataclasses.field(default_factory=Keeper)
+    """Keeps the training on the way, so that one that was killed goes on; by default it keeps nothing."""
+
+    def about(self, config: object) -> dict[str, object]:
+        """What a training here with a configuration depends on, for `Keeper.found`."""
+        return {"seed": self.seed, "steps": self.steps, "shoppers": self.shoppers, "config": config}
 
     def need_log(self, name: str) -> Sessions:
         """The log. Errors: ValueError where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from agents.checkpoints import LAST, save
 from agents.evaluate import Evaluation, draws_for, evaluate
+from agents.keeper import Clock
 from agents.ppo import SlatePPO, environment_of, policy_of
 from policies.base import Policy
 from recsim_env import rendering
@@ -98,16 +100,18 @@ class Monitor(BaseCallback):
         self._title = title
         self._bar: tqdm[None] | None = None
         self._rollouts = 0
+        self._clock = Clock()
 
     def _on_training_start(self) -> None:
         metrics = {"evaluation/return": 0.0, "episodes/return": 0.0}
         self.logger.record("hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD)
         total = self.model._total_timesteps
         self._bar = tqdm(total=total, initial=self.num_timesteps, desc=self._title, unit="visit")
+        self._rollouts = self.num_timesteps // (self.model.n_steps * self.model.n_envs)  # of a training that goes on
 
     def _on_rollout_start(self) -> None:
         """Comes after an update, except for the first."""
-        if self._rollouts > 0:
+        if self.num_timesteps > self.model._num_timesteps_at_start and self._clock.due():
             self._keep()
         if self._rollouts % self._config.evaluate_every == 0:
             self.evaluate()
@@ -137,7 +141,9 @@ class Monitor(BaseCallback):
 
     def _keep(self) -> None:
         if self._folder is not None:
+            began = time.perf_counter()
             save(self.model, self._folder / LAST)
+            self._clock.kept(began)
 
     def evaluate(self) -> None:
         """Evaluate the policy as it is now, deterministic and sampled, and draw some of its slates."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from stable_baselines3.common.utils import FloatSchedule
 
 from agents.base import Ground, Learned, register_agent
+from agents.checkpoints import restore_model, state_of
 from agents.ppo import PPOConfig, SlatePPO, StockPPO, fit_standardizers, frozen_policy_of, make_ppo
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.autoregressive import AutoregressiveConfig
@@ -23,6 +25,7 @@ from policies.composer import Composer, ComposerConfig
 from policies.learnable import LEARNABLE, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import NetworkConfig
+from recsim_env.trees import flat
 
 Model = TypeVar("Model", bound=StockPPO)
 LOOKING = 10
@@ -132,8 +135,11 @@ def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Lea
     began = time.perf_counter()
     model = untrained_model(kind, ground, config, start, make_ppo)
     untrained, untrained_sampled = _frozen(model)
-    watched = _watch(ground, 0, untrained)
-    for update in range(1, updates + 1):  # not a callback: SB3 would call it amid its own random numbers
+    first = _goes_on(ground, (kind, config, start), model)
+    watched = _watch(ground, 0, untrained) if first == 1 else 0.0
+    for update in range(first, updates + 1):  # not a callback: SB3 would call it amid its own random numbers
+        if update > 1:
+            ground.keeper.keep(partial(_state, update, model))
         learn_update(model, config, update, updates)
         early = update < config.watch_every and update & (update - 1) == 0  # powers of two: where curves are steep
         if (early or update % config.watch_every == 0) and update < updates:
@@ -144,6 +150,27 @@ def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Lea
     steps = looked + updates * rollout
     _watch(ground, steps, policy)
     return Learned(policy, sampled, untrained, untrained_sampled, steps, facts)
+
+
+def _goes_on(ground: Ground, config: object, model: SlatePPO) -> int:
+    """The update to go on with: the one before which the training was kept, else 1."""
+    found = ground.keeper.found(ground.about(config), {"update": 0, "model": None})
+    if found is None:
+        return 1
+    restore_model(model, found["model"])
+    update: int = found["update"]
+    return update
+
+
+def _state(update: int, model: SlatePPO) -> dict[str, object]:
+    """What `_learn` needs to go on with an update.
+
+    Errors: TypeError where the shoppers cannot be written down.
+    """
+    state = state_of(model)
+    if state["why_not"]:
+        raise TypeError(state["why_not"])
+    return {"update": update, "model": flat(state)}
 
 
 def untrained_model(kind: str, ground: Ground, config: PPOAgentConfig, start: Any, make: Callable[..., Model]) -> Model:

@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from agents.base import Ground, Learned, register_agent
+from agents.keeper import optimizer_state, restore_optimizer
 from policies.base import tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import principal
@@ -292,6 +294,22 @@ class Reinforce:
         self._of_policy = torch.optim.Adam(actor.parameters(), lr=config.learning_rate)
         self._of_behaviour = torch.optim.Adam(behaviour.parameters(), lr=config.behaviour_rate)
 
+    def state(self) -> dict[str, Any]:
+        """Networks and optimizers, for `restore`."""
+        return {
+            "actor": dict(self._actor.state_dict()),
+            "behaviour": dict(self._behaviour.state_dict()),
+            "of_policy": optimizer_state(self._of_policy),
+            "of_behaviour": optimizer_state(self._of_behaviour),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave. Errors: ValueError where the optimizers are about other networks."""
+        restore_optimizer(self._of_policy, state["of_policy"])
+        restore_optimizer(self._of_behaviour, state["of_behaviour"])
+        self._actor.load_state_dict(state["actor"])
+        self._behaviour.load_state_dict(state["behaviour"])
+
     def epoch(self, decisions: Decisions, generator: torch.Generator, *, policy: bool = True) -> dict[str, float]:
         """One pass in an order drawn from `generator` (a CPU one); with `policy` False only beta is learned.
 
@@ -369,16 +387,38 @@ def reinforce(ground: Ground, config: ReinforceConfig) -> Learned:
     policies = _policies_of(actor, composer)
     untrained = policies()
     learning = Reinforce(actor, behaviour, config, composer.slate_size)
-    for _ in range(config.warm_up):
-        learning.epoch(decisions, generator, policy=False)
-    ground.watch(0, untrained[0])
-    facts: dict[str, float] = {}
-    for _ in range(config.epochs):
-        facts = learning.epoch(decisions, generator)
-        ground.watch(0, policies()[0])
+    first, facts, generator = _goes_on(ground, config, learning, generator)
+    for epoch in range(first, config.warm_up + config.epochs):
+        ground.keeper.keep(partial(_state, epoch, facts, learning, generator))
+        if epoch == config.warm_up:
+            ground.watch(0, untrained[0])
+        found = learning.epoch(decisions, generator, policy=epoch >= config.warm_up)
+        if epoch >= config.warm_up:
+            facts = found
+            ground.watch(0, policies()[0])
+    if config.epochs == 0:
+        ground.watch(0, untrained[0])
     policy, sampled = policies()
     facts |= {"slates": float(len(decisions)), "mean_return": float(decisions.returns.mean())}
     return Learned(policy, sampled, *untrained, steps=0, facts=facts)
+
+
+def _goes_on(
+    ground: Ground, config: ReinforceConfig, learning: Reinforce, generator: torch.Generator
+) -> tuple[int, dict[str, float], torch.Generator]:
+    """The epoch to go on with, the facts of the one before and the generator: as kept, or as nothing was learned."""
+    like = _state(0, {}, learning, generator)
+    like["learning"] |= {"of_policy": None, "of_behaviour": None}
+    found = ground.keeper.found(ground.about(config), like, ground.simulator.device)
+    if found is None:
+        return 0, {}, generator
+    learning.restore(found["learning"])
+    return found["epoch"], found["facts"], found["generator"]
+
+
+def _state(epoch: int, facts: dict[str, float], learning: Reinforce, generator: torch.Generator) -> dict[str, Any]:
+    """What `reinforce` needs to go on with an epoch."""
+    return {"epoch": epoch, "facts": facts, "learning": learning.state(), "generator": generator}
 
 
 def _actor(

@@ -39,15 +39,17 @@ with the slate chosen by the trained network and judged by the averaged one (van
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from agents.base import Ground, Learned, Watch, register_agent, unwatched
 from agents.evaluate import draws_for
+from agents.keeper import Keeper, optimizer_state, restore_optimizer
 from agents.vec_env import TRAINING_STREAM
 from policies.base import filled, tuned
 from policies.composer import Composer, ComposerConfig
@@ -220,6 +222,12 @@ class Choice(Protocol):
     def learn(self, logits: Tensor, clicks: Tensor, shown: Tensor) -> None:
         """Learn from B slates: logits (B, K), clicks (B, K) bool, shown (B, K) bool."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What was learned, for `restore`."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state` gave."""
+
 
 class SingleChoice:
     """One click or none: P(i | A) = exp(logit_i) / (none + sum over A of exp(logit)), the conditional logit model.
@@ -247,6 +255,13 @@ class SingleChoice:
 
     def learn(self, logits: Tensor, clicks: Tensor, shown: Tensor) -> None:
         """Nothing to learn."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to take."""
 
 
 class PositionBased:
@@ -278,6 +293,14 @@ class PositionBased:
         width = logits.shape[1]
         self._clicks[:width] += (clicks & shown).double().sum(dim=0)
         self._promised[:width] += (torch.sigmoid(logits) * shown).double().sum(dim=0)
+
+    def state(self) -> dict[str, Tensor]:
+        """The counts."""
+        return {"clicks": self._clicks, "promised": self._promised}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take the counts."""
+        self._clicks, self._promised = state["clicks"], state["promised"]
 
 
 # ---- item values -----------------------------------------------------------------------------------------------------
@@ -369,6 +392,19 @@ class Memory:
         self._kept: dict[str, Tensor] = {}  # (rounds, B, ...) each
         self._added = 0
 
+    def state(self) -> dict[str, Any]:
+        """What is remembered, for `restore`; the room that was never written to is left out."""
+        there = min(self._added, self._rounds)
+        return {"kept": {name: value[:there] for name, value in self._kept.items()}, "added": self._added}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
+        self._added = state["added"]
+        self._kept = {}
+        for name, value in state["kept"].items():
+            self._kept[name] = value.new_zeros(self._rounds, *value.shape[1:])
+            self._kept[name][: len(value)] = value
+
     @property
     def pairs(self) -> int:
         """How many rounds are there whose next one is there as well."""
@@ -420,6 +456,22 @@ class SlateQLearner:
         self.config = config
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         self._optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+
+    def state(self) -> dict[str, Any]:
+        """Networks, optimizer and what is known of the choice, for `restore`."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "averaged": dict(self.averaged.state_dict()),
+            "optimizer": optimizer_state(self._optimizer),
+            "choice": self.choice.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave. Errors: ValueError where the optimizer is about another network."""
+        restore_optimizer(self._optimizer, state["optimizer"])
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.choice.restore(state["choice"])
 
     def start(self, visits: Visits, level: float) -> None:
         """Set the networks on a scale; see `ItemValues.start`."""
@@ -511,6 +563,8 @@ def serve(
     steps: int,
     shoppers: int,
     watch: Watch = unwatched,
+    keeper: Keeper | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> dict[str, float]:
     """Serve shoppers with noisy slates and learn from their visits. Returns facts: the loss, and values on the way.
 
@@ -520,6 +574,7 @@ def serve(
         steps: visits in all, at least one
         shoppers: served at once, at least one
         watch: called with the visits so far and the greedy policy as it stands
+        keeper, about: keeps what is needed to go on, and what the training depends on, see `Keeper.found`
     """
     config, size = learner.config, learner.size
     rounds, warm_up = steps // shoppers, max(-(-config.warm_up // shoppers), 2)
@@ -529,8 +584,19 @@ def serve(
     best = SlateQPolicy(look, learner.averaged, learner.choice, size)
     visits = look(simulator.reset(_training_seeds(seed, shoppers)))
     losses = torch.zeros((), device=simulator.device)
-    rewards, lapses, updates = torch.zeros_like(losses), torch.zeros_like(losses), 0
-    for at in range(rounds):
+    rewards, lapses, updates, first = torch.zeros_like(losses), torch.zeros_like(losses), 0, 0
+    keeper = keeper or Keeper()
+    like = _state(0, (losses, rewards, lapses), 0, learner, memory, generator, None)
+    like["learner"]["optimizer"] = like["memory"]["kept"] = None
+    if found := keeper.found(about or {}, like, simulator.device):
+        first, updates, (losses, rewards, lapses) = found["round"], found["updates"], found["sums"]
+        generator = found["generator"]
+        learner.restore(found["learner"])
+        memory.restore(found["memory"])
+        simulator.restore(found["simulator"])
+        visits = look(simulator.observe())
+    for at in range(first, rounds):
+        keeper.keep(partial(_state, at, (losses, rewards, lapses), updates, learner, memory, generator, simulator))
         if at % max(rounds // WATCHES, 1) == 0:
             watch(at * shoppers, best)
         now = simulator.episodes
@@ -554,6 +620,27 @@ def serve(
                 updates += 1
     watch(rounds * shoppers, best)
     return {"loss": float(losses) / max(updates, 1), "updates": updates, "reward_per_visit": float(rewards) / rounds}
+
+
+def _state(
+    at: int,
+    sums: tuple[Tensor, Tensor, Tensor],
+    updates: int,
+    learner: SlateQLearner,
+    memory: Memory,
+    generator: torch.Generator,
+    simulator: SlateSimulator | None,
+) -> dict[str, Any]:
+    """What `serve` needs to go on with round `at`."""
+    return {
+        "round": at,
+        "sums": sums,
+        "updates": updates,
+        "learner": learner.state(),
+        "memory": memory.state(),
+        "generator": generator,
+        "simulator": None if simulator is None else simulator.state(),
+    }
 
 
 @register_agent("slateq_chances", SlateQChancesConfig)
@@ -589,6 +676,8 @@ def slateq(ground: Ground, config: SlateQConfig) -> Learned:
         steps=ground.steps,
         shoppers=shoppers,
         watch=ground.watch,
+        keeper=ground.keeper,
+        about=ground.about(config),
     )
     facts |= {f"examination/{j}": chance for j, chance in enumerate(choice.examination.tolist())}
     steps = ground.steps // shoppers * shoppers

@@ -22,6 +22,7 @@ from policies.plackett_luce import slate_observation
 from recsim_env import noise
 from recsim_env.shoppers.base import Shopper, Witness
 from recsim_env.simulator import Episodes, SlateSimulator
+from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Observation, Outcome
 
 INTENT_LIMIT = 10.0
@@ -139,6 +140,39 @@ class SimulatorVecEnv(TorchVecEnv):
         if seed is not None:
             self._seed = seed
         return [self._seed] * self.num_envs
+
+    # ---- going on after an interruption ----
+
+    def state(self) -> Flat:
+        """A copy of where all episodes and the sums over them stand, for `restore`.
+
+        Errors: TypeError where the shoppers cannot be written down.
+        """
+        return flat({"simulator": self.simulator.state(), **self._own_state()})
+
+    def restore(self, state: Flat) -> Seen:
+        """Go on from a `state` of an environment that was built alike; what is seen there.
+
+        Errors, before anything changes: ValueError where it does not fit.
+        """
+        like = {"simulator": None, **self._own_state(), "sums": {}, "finished": []}
+        found = restored(like, state, self.simulator.device)
+        rows = len(found["simulator"].tensors.get("episodes/seed", ()))
+        if rows != self.num_envs:
+            raise ValueError(f"state has {rows} shoppers, but here are {self.num_envs}.")
+        self.simulator.restore(found["simulator"])
+        self.generation, self._seed = found["generation"], found["seed"]
+        self._survival, self._sums, self._finished = found["survival"], found["sums"], found["finished"]
+        return self._look(self.simulator.observe())
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation,
+            "seed": self._seed,
+            "survival": self._survival,
+            "sums": self._sums,
+            "finished": self._finished,
+        }
 
     # ---- statistics ----
 

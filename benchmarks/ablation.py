@@ -22,8 +22,9 @@ from torch import Tensor
 from benchmarks.fidelity import table_of
 from benchmarks.finetune import Log
 from benchmarks.heldout import bootstrap
-from benchmarks.report import Run, markdown, write_text
+from benchmarks.report import Run, markdown
 from benchmarks.statistics import Estimate
+from recsim_env.files import write_text
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.shoppers.examples import Examples
 from recsim_env.shoppers.finetune import FinetuneConfig, calibrate, fit, new_shopper, score

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from agents.monitor import MonitorConfig
 from benchmarks import compare, train
-from benchmarks.report import Run, markdown, write_text
+from benchmarks.report import Run, markdown
+from recsim_env.files import locked, write_text
 
 POLICIES = ("uniform", "popular", "greedy_ctr", "mmr", "constant")
 
@@ -40,7 +41,15 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Train where that is not done yet, compare, write the report."""
+    """Train where that is not done yet, compare, write the report.
+
+    Errors: RuntimeError where another process writes the same folder.
+    """
+    with locked(config.output):
+        _demo(config)
+
+
+def _demo(config: Config) -> None:
     console = Console()
     torch.set_num_threads(config.train.world.threads)
     console.print(f"[bold]Training PPO[/] for {config.train.visits:,} visits; watch it with")

@@ -20,8 +20,9 @@ from rich.console import Console
 
 import recsim_env
 from benchmarks.card import model_card
-from benchmarks.report import write_text
+from benchmarks.report import config_as_json, remember_settings
 from recsim_env.catalog import Catalog
+from recsim_env.files import locked, write_text
 from recsim_env.logs import complete_journey
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_promotions
@@ -94,10 +95,18 @@ class Log:
 def main(config: Config) -> None:
     """Build what is missing, train what is not trained, calibrate, write the shopper's folder.
 
-    Errors: ValueError where `members` is no whole number above 0.
+    Errors: ValueError where `members` is no whole number above 0, or the folder holds a training with other settings;
+    RuntimeError where another process writes the folder.
     """
     if config.members < 1:
         raise ValueError(f"members is {config.members}, but it must be a whole number above 0.")
+    with locked(config.output):
+        told = config_as_json(config)
+        remember_settings(config.output, {name: told[name] for name in ("shopper", "log", "text_encoder")})
+        _finetune(config)
+
+
+def _finetune(config: Config) -> None:
     torch.set_num_threads(config.threads)
     console = Console()
     began = time.perf_counter()
@@ -160,12 +169,15 @@ def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> Non
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Copy a folder over another one; the old one goes when the new one is whole."""
-    fresh = target.with_name(f"{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh)
-    shutil.rmtree(target, ignore_errors=True)
+    """Copy a folder over another one, but for locks and what is unfinished; the old one goes when the new is whole."""
+    fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(".*", "unfinished*"))
+    if target.exists():
+        target.rename(old)
     fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ folder goes into the package, where `recsim_env/LearnedMarket-v0` finds it.
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -22,7 +22,10 @@ from tqdm.auto import tqdm
 
 from benchmarks.finetune import replace_folder
 from benchmarks.market import MarketWorld, build
-from benchmarks.report import write_text
+from benchmarks.report import remember_settings
+from recsim_env.catalog import Catalog
+from recsim_env.files import locked, write_json
+from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.learned_market import SHIPPED, save_learned_market
 from recsim_env.shoppers.session import SessionShopper
 from recsim_env.shoppers.session_fit import (
@@ -33,8 +36,11 @@ from recsim_env.shoppers.session_fit import (
     learn_and_check,
     score,
 )
+from recsim_env.shoppers.weights import load_model, member_folders, no_progress_bar
 
 SHOWN = ("click_auc", "click_ne", "click_ratio", "click_calibration", "leave_auc", "leave_ne", "leave_ratio")
+UNFINISHED = "unfinished"
+"""Folder of the members of a run that did not end."""
 NEWCOMERS = 4096
 """Most declarations that are kept for newcomers to draw from."""
 
@@ -62,7 +68,18 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Build the log where it is missing, fit the members, score them on held-out episodes, write the folder."""
+    """Build the log where it is missing, fit the members, score them on held-out episodes, write the folder.
+
+    Members that an interrupted run has fitted are kept in `unfinished/` of the folder, and not fitted again.
+
+    Errors: RuntimeError where another process fits into the same folder; ValueError where members of other settings
+    are kept there.
+    """
+    with locked(config.output):
+        _fit(config)
+
+
+def _fit(config: Config) -> None:
     torch.set_num_threads(config.threads)
     built = build(config.market, config.work, "cpu")
     catalog = built.simulator.catalog.to("cpu")
@@ -70,15 +87,15 @@ def main(config: Config) -> None:
     members: list[SessionShopper] = []
     scores: list[SessionScores] = []
     began = time.perf_counter()
+    kept = config.output / UNFINISHED
+    remember_settings(kept, {"market": asdict(config.market), "model": asdict(config.model)})
     for number in range(config.members):
-        settings = replace(config.model, seed=config.model.seed + number)
-        with tqdm(desc=f"member {number + 1} of {config.members}", unit="step", leave=False) as bar:
-            members.append(
-                fit_session(built.log, catalog, settings, device=config.device, progress=partial(_advance, bar))
-            )
+        members.append(_member(config, number, built.log, catalog, kept / f"model{number}"))
         scores.append(score(members[-1], visits))
     minutes = (time.perf_counter() - began) / 60
-    save_learned_market(config.output, catalog, members, built.log.declared[:NEWCOMERS])
+    part = config.output / f"{UNFINISHED}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    save_learned_market(part, catalog, members, built.log.declared[:NEWCOMERS])
     told = {
         "market": asdict(config.market),
         "model": asdict(config.model),
@@ -86,13 +103,39 @@ def main(config: Config) -> None:
         "minutes": round(minutes, 1),
         "held_out": [one.row() for one in scores],
     }
-    write_text(config.output / "fit.json", json.dumps(told, indent=1) + "\n")
+    write_json(part / "fit.json", told)
+    _put(part, config.output)
+    shutil.rmtree(kept)
     if config.ship:
         SHIPPED.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(config.output, SHIPPED)
     console = Console()
     console.print(table(scores))
     console.print(f"{SHIPPED if config.ship else config.output}: {config.members} models, {minutes:.1f} minutes")
+
+
+def _member(config: Config, number: int, log: Sessions, catalog: Catalog, folder: Path) -> SessionShopper:
+    """A fitted member, from its folder where it is there."""
+    if not folder.exists():
+        settings = replace(config.model, seed=config.model.seed + number)
+        with tqdm(desc=f"member {number + 1} of {config.members}", unit="step", leave=False) as bar:
+            member = fit_session(log, catalog, settings, device=config.device, progress=partial(_advance, bar))
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        with no_progress_bar():
+            member.save_pretrained(part)
+        part.rename(folder)
+    found = load_model(SessionShopper, folder)
+    return found.to(config.device)  # type: ignore[arg-type]
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Move everything of one folder into another one; members that stood there before go first."""
+    for old in member_folders(folder, 0):
+        shutil.rmtree(old)
+    for child in sorted(part.iterdir()):
+        child.replace(folder / child.name)
+    part.rmdir()
 
 
 def _advance(bar: Any, step: int, steps: int) -> None:

@@ -10,21 +10,25 @@ parameters that `benchmarks.tune_agents` found.
     runs/league/cells/<cell>.parquet                a row a mode; its presence says that the cell is done
     runs/league/cells/<cell>.curve.parquet          returns on the way
     runs/league/cells/<cell>.safetensors            what a composer has learned
+    runs/league/unfinished/<cell>/                  what a cell needs to go on; gone when it is done
 
-What is there is not made again, so a league goes on where it stopped, and two may run side by side on different
-`--places`, `--contenders` or `--runs`. `benchmarks.league_report` makes table, figure and summary of the cells.
+What is there is not made again, so a league goes on where it stopped, in the middle of a training too. Two may run side
+by side, best on different `--places`, `--contenders` or `--runs`: each leaves aside what the other one plays.
+`benchmarks.league_report` makes table, figure and summary of the cells.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
-import os
+import shutil
 import sys
 import time
 import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import polars as pl
@@ -35,16 +39,18 @@ from tqdm.auto import tqdm
 from agents import AGENTS, Ground
 from agents.base import Watch, unwatched
 from agents.evaluate import evaluate
+from agents.keeper import Keeper
 from benchmarks.league_places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place, Site
 from benchmarks.league_report import CURVE, ROW, analyse
 from benchmarks.oracles import ORACLES, oracle_specs
-from benchmarks.report import RESULTS, Run, config_as_json, remember_settings, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, remember_settings
 from benchmarks.transfer import save_actor
-from benchmarks.tune import starts, suggest
+from benchmarks.tune import starts, trials_of
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, Policy
 from policies.base import PolicySpec
 from policies.composer import ComposerPolicy
+from recsim_env.files import FolderInUse, locked, sweep, write_json, write_parquet
 from recsim_env.registration import PRESETS
 from recsim_env.simulator import SlateSimulator
 
@@ -145,6 +151,10 @@ class Cell:
         """Of one of its files."""
         return config.work / "cells" / f"{self.name}{suffix}"
 
+    def unfinished(self, config: Config) -> Path:
+        """The folder of what it needs to go on."""
+        return config.work / "unfinished" / self.name
+
     @property
     def shoppers(self) -> int:
         """First seed of its shoppers: the same for every contender."""
@@ -189,8 +199,12 @@ def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 
-def tuned_parameters(cell: Cell, site: Site, config: Config) -> dict[str, float]:
-    """The best of some trials on tuning shoppers, read where they were found before; empty where nothing is tuned."""
+def tuned_parameters(cell: Cell, site: Site, config: Config, kept: Path | None = None) -> dict[str, float]:
+    """The best of some trials on tuning shoppers, read where they were found before; empty where nothing is tuned.
+
+    kept: folder where the trials of an interrupted search are; None for the cell's own.
+    """
+    kept = kept or cell.unfinished(config)
     name, simulator = cell.contender, site.judging("train")
     spec = spec_of(name, simulator)
     if not spec.search():
@@ -198,21 +212,17 @@ def tuned_parameters(cell: Cell, site: Site, config: Config) -> dict[str, float]
     path = config.work / "tuned" / cell.place.name / f"{name}.json"
     if not path.exists():
         cases = ("mmr",) if name == "constant" else ()  # what it can be: its search starts from there
-        before = {case: tuned_parameters(replace(cell, contender=case), site, config) for case in cases}
+        before = {case: tuned_parameters(replace(cell, contender=case), site, config, kept) for case in cases}
         episodes = seeds(TUNING_SEED, config.tuning_episodes)
 
-        def value(trial: optuna.Trial) -> float:
-            policy = spec.build(site.inputs, suggest(trial, spec.search()))
+        def value(parameters: dict[str, float], number: int) -> float:
+            policy = spec.build(site.inputs, parameters)
             return mean(evaluate(policy, simulator, episodes, batch=config.batch).rows, "return")
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
-        for start in starts(name, spec, before):
-            study.enqueue_trial(start)
-        study.optimize(value, n_trials=config.trials)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        told = {"return": study.best_value, "trials": config.trials, "parameters": study.best_params}
-        write_text(path, json.dumps(told, indent=1) + "\n")
+        first, trials = starts(name, spec, before), kept / f"{name}.trials.json"
+        study = trials_of(trials, value, spec.search(), first, config.trials, 0, name)
+        write_json(path, {"return": study.best_value, "trials": config.trials, "parameters": study.best_params})
     parameters: dict[str, float] = json.loads(path.read_text())["parameters"]
     return parameters
 
@@ -225,14 +235,19 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
 # ---- playing ---------------------------------------------------------------------------------------------------------
 
 
-def ground(cell: Cell, site: Site, config: Config, watch: Watch = unwatched) -> Ground:
+def ground(cell: Cell, site: Site, config: Config, watch: Watch = unwatched, keeper: Keeper | None = None) -> Ground:
     """Where an agent's run learns."""
     steps = round(config.steps[cell.place.env] * config.factors.get(cell.contender, 1.0))
-    return Ground(site.training(cell.weight), site.inputs, cell.run, steps, config.shoppers, site.log, watch)
+    simulator = site.training(cell.weight)
+    return Ground(simulator, site.inputs, cell.run, steps, config.shoppers, site.log, watch, keeper or Keeper())
 
 
 class Watching:
-    """Writes a learning curve, and keeps the time that this takes out of the training's. It starts the clock."""
+    """Writes a learning curve, and keeps the time that this takes out of the training's. It starts the clock.
+
+    It goes back with a training that goes on (`agents.keeper.Notes`): rows that follow the training's state are played
+    again.
+    """
 
     def __init__(self, cell: Cell, simulator: SlateSimulator, config: Config) -> None:
         self._cell, self._simulator, self._batch = cell, simulator, config.batch
@@ -245,6 +260,15 @@ class Watching:
         """Of training so far."""
         return (time.perf_counter() - self._began - self._watched) / 60
 
+    def state(self) -> dict[str, object]:
+        """Rows and minutes so far."""
+        return {"rows": self.rows, "minutes": self.minutes}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `state` gave."""
+        self.rows = state["rows"]
+        self._began, self._watched = time.perf_counter() - 60 * state["minutes"], 0.0
+
     def __call__(self, steps: int, policy: Policy) -> None:
         """A `agents.base.Watch`."""
         minutes, before = self.minutes, time.perf_counter()
@@ -256,8 +280,8 @@ class Watching:
 def play(cell: Cell, site: Site, config: Config) -> None:
     """Play one cell and write it; the rows last, for they say that it is done."""
     rows, watching = (train if cell.contender in AGENTS else show)(cell, site, config)
-    write(pl.DataFrame(watching.rows, schema=CURVE), cell.path(config, ".curve.parquet"))
-    write(pl.DataFrame(rows, schema=ROW), cell.path(config))
+    write_parquet(cell.path(config, ".curve.parquet"), pl.DataFrame(watching.rows, schema=CURVE))
+    write_parquet(cell.path(config), pl.DataFrame(rows, schema=ROW))
 
 
 def show(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]], Watching]:
@@ -275,7 +299,8 @@ def train(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object
     simulator = site.judging()
     watching = Watching(cell, simulator, config)
     settings = cell.place.settings.get(cell.contender)
-    learned = AGENTS[cell.contender].learn(ground(cell, site, config, watching), settings)
+    keeper = Keeper(cell.unfinished(config) / "training.safetensors", watching)
+    learned = AGENTS[cell.contender].learn(ground(cell, site, config, watching, keeper), settings)
     facts = {"steps": learned.steps, "minutes": watching.minutes}
     if isinstance(learned.policy, ComposerPolicy):
         save_actor(learned.policy, cell.path(config, ".safetensors"))
@@ -314,38 +339,44 @@ def key(cell: Cell) -> dict[str, object]:
     return {**of_place, "contender": cell.contender, "weight": cell.weight, "run": cell.run}
 
 
-def write(rows: pl.DataFrame, path: Path) -> None:
-    """A parquet file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    rows.write_parquet(temporary)
-    temporary.replace(path)
-
-
 # ---- the league ------------------------------------------------------------------------------------------------------
 
 
 def play_missing(config: Config) -> list[str]:
     """Play every cell that is asked for and not there; the names of those that failed, after their traceback.
 
-    One cell that fails stops no other: it is missing, and the next league tries it again.
+    One cell that fails stops no other: it is missing, and the next league tries it again. One that another process
+    plays is left to it, which a line on stderr says.
     """
+    sweep(config.work)
     missing = [cell for cell in cells(config) if not cell.path(config).exists()]
     for env in sorted({cell.place.env for cell in missing} - PRESETS.keys()):
         print(f"{env} is no registered environment, so its cells are left out.")
     sites: dict[Place, Site] = {}
     failed = []
     for cell in tqdm([cell for cell in missing if cell.place.env in PRESETS], desc="league", unit="cell"):
-        if cell.path(config).exists():  # by another process, meanwhile
-            continue
         try:
-            if cell.place not in sites:
-                sites[cell.place] = cell.place.open(config.markets, config.slates, config.device)
-            play(cell, sites[cell.place], config)
+            with locked(cell.unfinished(config)):
+                if not cell.path(config).exists():  # by another process, meanwhile
+                    if cell.place not in sites:
+                        sites[cell.place] = cell.place.open(config.markets, config.slates, config.device)
+                    play(cell, sites[cell.place], config)
+        except FolderInUse as error:
+            print(f"{error} The cell is left to that process.", file=sys.stderr)
         except Exception:
             traceback.print_exc()
             failed.append(cell.name)
+    _tidy(config)
     return failed
+
+
+def _tidy(config: Config) -> None:
+    """Remove what cells that are done needed to go on."""
+    for cell in cells(config):
+        if cell.path(config).exists():
+            shutil.rmtree(cell.unfinished(config), ignore_errors=True)
+    with contextlib.suppress(OSError):  # others are at work there
+        (config.work / "unfinished").rmdir()
 
 
 def read_cells(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -21,13 +21,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.report import write_text
 from policies import POLICIES, PolicyInputs
 from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from recsim_env import SlateSimulator, make_simulator, noise
+from recsim_env.files import locked, write_json, write_parquet
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
@@ -285,18 +285,28 @@ def build(world: MarketWorld, work: Path = Path("runs/market"), device: str | No
     if path.exists() and json.loads(path.read_text()) != told:
         raise ValueError(f"{path} was built with other settings of the market: delete the folder to build it again.")
     impressions, ranker = folder / "impressions.parquet", folder / "ranker.safetensors"
+    if not impressions.exists() or not ranker.exists():
+        with locked(folder, wait=True):
+            _make(world, simulator, folder)
+    return BuiltMarket(world, folder, simulator, _sessions(folder, simulator), load_two_tower(ranker, simulator.device))
+
+
+def _sessions(folder: Path, simulator: SlateSimulator) -> Sessions:
+    rows = read_impressions(folder / "impressions.parquet", len(simulator.catalog))
+    return Sessions.of(rows, pl.read_parquet(folder / "declared.parquet"))
+
+
+def _make(world: MarketWorld, simulator: SlateSimulator, folder: Path) -> None:
+    """What is missing in a market's folder; the presence of the impressions says that the log is whole."""
+    impressions, ranker = folder / "impressions.parquet", folder / "ranker.safetensors"
     if not impressions.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(told, indent=1) + "\n")
+        write_json(folder / "market.json", _told(simulator))
         table, declared = write_log(world, simulator)
-        declared.write_parquet(folder / "declared.parquet")
+        write_parquet(folder / "declared.parquet", declared)
         simulator.catalog.to("cpu").save(folder)
         write_impressions(table, impressions, len(simulator.catalog))
-    rows = read_impressions(impressions, len(simulator.catalog))
-    log = Sessions.of(rows, pl.read_parquet(folder / "declared.parquet"))
     if not ranker.exists():
-        save_two_tower(fit_two_tower(log, simulator.catalog, simulator.slate_size), ranker)
-    return BuiltMarket(world, folder, simulator, log, load_two_tower(ranker, simulator.device))
+        save_two_tower(fit_two_tower(_sessions(folder, simulator), simulator.catalog, simulator.slate_size), ranker)
 
 
 def _told(simulator: SlateSimulator) -> dict[str, object]:

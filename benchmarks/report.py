@@ -30,14 +30,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from benchmarks.statistics import Estimate
+from recsim_env.files import locked, replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,25 +85,31 @@ class Run:
     ) -> Path:
         """Write the folder and return it. Each file is replaced whole; those of an earlier run that this one lacks go.
 
+        Errors: ValueError where `rows` has nested columns; RuntimeError where another process writes the folder.
+
         rows:    as measured; no nested columns.
         summary: the figures that anything else may quote, by name.
         table:   markdown, as `markdown` makes it.
         """
         if nested := [name for name, dtype in rows.schema.items() if dtype.is_nested()]:
             raise ValueError(f"the rows of {self.name!r} have nested columns {nested}: write one row a value")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            self._write(rows, summary, table, figure)
+        return self.folder
+
+    def _write(self, rows: pl.DataFrame, summary: Mapping[str, Estimate], table: str, figure: Figure | None) -> None:
         names = ["config.json", "summary.json", "table.md"]
         if rows.height <= LARGEST_CSV:
             names.append("rows.csv")
-            with _replacing(self.folder / "rows.csv") as path:
+            with replacing(self.folder / "rows.csv") as path:
                 rows.write_csv(path)
         else:
             names.append("rows.parquet")
-            with _replacing(self.folder / "rows.parquet") as path:
+            with replacing(self.folder / "rows.parquet") as path:
                 rows.write_parquet(path)
         if figure is not None:
             names.append("figure.png")
-            with _replacing(self.folder / "figure.png") as path:
+            with replacing(self.folder / "figure.png") as path:
                 figure.savefig(path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
         write_text(self.folder / "summary.json", _json({name: _finite(value) for name, value in summary.items()}))
         write_text(self.folder / "table.md", table.strip() + "\n")
@@ -111,7 +117,6 @@ class Run:
         write_text(self.folder / "config.json", _json(origin))
         for stale in {"rows.csv", "rows.parquet", "figure.png"} - set(names):
             (self.folder / stale).unlink(missing_ok=True)
-        return self.folder
 
 
 def read_rows(name: str, *, results: Path = RESULTS) -> pl.DataFrame:
@@ -217,26 +222,6 @@ def _processor() -> str:
     if information.exists() and (found := re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)):
         return found[1].strip()
     return platform.processor() or platform.machine()
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file whole, or leave it as it was."""
-    with _replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _json(content: object) -> str:

@@ -6,7 +6,7 @@ and shows that; whoever plans does better. Our agents get the item embeddings, w
 
 A training seed is a whole pipeline: log by a uniform policy, then by ever better exploring rankers; fit a CTR ranker
 on it; tune re-rankers; train PPO. Everything is then evaluated on the same users. Run again, it goes on with the
-training seeds and trials that are missing.
+training seeds and trials that are missing; SARDINE's users cannot be written down, so PPO itself begins anew.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from agents.vec_env import TrainingReward
 from benchmarks.compare import difference, draw, estimate
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate, by_training_seed, over_training_seeds
-from benchmarks.tune import defaults_of, suggest, trials_of
+from benchmarks.tune import defaults_of, trials_of
 from benchmarks.world import TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
 from policies.base import candidates_of, top_slates
@@ -41,6 +41,7 @@ from policies.composer import Composer, ComposerConfig
 from policies.sb3 import NetworkConfig
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from recsim_env import noise
+from recsim_env.files import locked, write_parquet
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.outside import OutsideSpec, clustered_catalog, environment_seeds, outside_simulator
@@ -175,11 +176,12 @@ def tune(
     start = defaults_of(POLICIES[name].parameters(), search)
     users = seeds(TUNING_SEED, config.tuning_users)
 
-    def value(trial: optuna.Trial) -> float:
-        policy = POLICIES[name].build(inputs, suggest(trial, search))
+    def value(parameters: dict[str, float], number: int) -> float:
+        policy = POLICIES[name].build(inputs, parameters)
         return float(evaluate(policy, simulator, users).rows["return"].to_numpy().mean())
 
-    return dict(trials_of(name, value, [start], config.trials, folder, seed=0).best_params)
+    path = folder / f"{name}.trials.json"
+    return dict(trials_of(path, value, search, [start], config.trials, 0, name).best_params)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -266,9 +268,7 @@ def part(config: Config, name: str, measure: Callable[[], pl.DataFrame]) -> pl.D
     """Rows from `work/<name>.parquet`, measured only where they are not there yet."""
     path = config.work / f"{name}.parquet"
     if not path.exists():
-        rows = measure()
-        rows.write_parquet(path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        write_parquet(path, measure())
     return pl.read_parquet(path)
 
 
@@ -334,7 +334,15 @@ def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, generator: np.r
 
 
 def main(config: Config) -> None:
-    """Measure what is missing, then report."""
+    """Measure what is missing, then report.
+
+    Errors: RuntimeError where another process measures in the same folder.
+    """
+    with locked(config.work):
+        _measure(config)
+
+
+def _measure(config: Config) -> None:
     torch.set_num_threads(config.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec = sardine_spec(config.env, config.clusters)

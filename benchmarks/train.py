@@ -20,13 +20,14 @@ from agents.checkpoints import LAST, load, save
 from agents.monitor import Monitor, MonitorConfig
 from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, make_ppo
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
-from benchmarks.report import config_as_json, write_text
+from benchmarks.report import config_as_json
 from benchmarks.world import World
 from policies.autoregressive import AutoregressiveConfig
 from policies.composer import Composer, ComposerConfig
 from policies.learnable import LEARNABLE, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import NetworkConfig
+from recsim_env.files import locked, write_text
 
 UNTRAINED = "untrained.safetensors"
 """The policy before its first update, beside its last checkpoint."""
@@ -88,8 +89,14 @@ def make_model(config: Config, seed: int) -> SlatePPO:
 def train(config: Config, seed: int) -> Path:
     """Train one seed to its end, from the last checkpoint where there is one; the checkpoint's path.
 
-    Errors: ValueError where the folder holds a training with other settings.
+    Errors: ValueError where the folder holds a training with other settings; RuntimeError where another process trains
+    there.
     """
+    with locked(folder_of(config, seed)):
+        return _train(config, seed)
+
+
+def _train(config: Config, seed: int) -> Path:
     folder = folder_of(config, seed)
     told = _settings(config)
     check_settings(folder, told)

@@ -11,14 +11,13 @@ plays in both. `main` asks over worlds and user-model seeds, `sweep` changes the
     runs/transfer/<market>/<simulator>/rows/<agent>.parquet      what an agent earned there
 
 where <simulator> is `true`, `again` (the true market with other shoppers, for agents that were not trained), `seed<k>`
-or an ensemble. What is there is not made again, so a run goes on where it stopped, and two may run side by side
-(`--worlds`, `--part`). `benchmarks.transfer_report` makes figures of the rows.
+or an ensemble. What is there is not made again, so a run goes on where it stopped, and two may run side by side on
+different markets (`--worlds`, `--mixture`, `--slates`). `benchmarks.transfer_report` makes figures of the rows.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -29,19 +28,22 @@ import optuna
 import polars as pl
 import torch
 import tyro
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from agents.base import Ground
+from agents.checkpoints import check_finite
 from agents.evaluate import evaluate
+from agents.keeper import Keeper
 from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from benchmarks.market import BuiltMarket, Logging, MarketWorld, Mixture, build
-from benchmarks.report import RESULTS, Run, config_as_json, remember_settings, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, remember_settings
 from benchmarks.transfer_report import AGAIN, LOG, ROWS, TRUE, analyse, draw, tables
+from benchmarks.tune import trials_of
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
 from policies.composer import Composer, ComposerConfig, ComposerPolicy, IntentActor
+from recsim_env.files import locked, read_tensors, write_json, write_parquet, write_tensors
 from recsim_env.shoppers.learned_market import LearnedMarketShopper, load_learned_market, save_learned_market
 from recsim_env.shoppers.session_fit import SessionFitConfig, fit_session
 from recsim_env.simulator import SlateSimulator
@@ -54,6 +56,7 @@ HAND = (
     {"count": -1.0, "similarity": -0.5, "sated": -1.0, "flooded": -2.0},
     {"sated": -2.0, "flooded": -2.0},
 )
+
 """Knobs of constant re-rankers, set by hand; the search for the tuned one starts from them."""
 RERANKERS: dict[str, tuple[str, dict[str, float]]] = {
     "uniform": ("uniform", {}),
@@ -280,53 +283,56 @@ class Bench:
     def trained(self, agent: Agent) -> Policy:
         """PPO at its most likely action, from its file or trained."""
         path = self.place(agent.trained_in) / f"ppo-seed{agent.seed}.safetensors"
+        keeper = Keeper(path.with_suffix(".training.safetensors"))
         if not path.exists():
             simulator = self.simulator(agent.trained_in)
             inputs = self.built.inputs(simulator)
-            ground = Ground(simulator, inputs, agent.seed, self.config.steps, self.config.shoppers)
+            ground = Ground(simulator, inputs, agent.seed, self.config.steps, self.config.shoppers, keeper=keeper)
             save_actor(ppo_composer(ground, self.config.ppo).policy, path)
+        keeper.forget()
         return load_actor(path, self.config.ppo, self.inputs)
 
     def tuned_knobs(self) -> dict[str, float]:
         """The best knobs of the constant re-ranker, from their file or searched for."""
         path = self.folder / "tuned.json"
         if not path.exists():
-            write_text(path, json.dumps(tune_constant(self.config, self.built), indent=1) + "\n")
+            write_json(path, tune_constant(self.config, self.built, path.with_suffix(".trials.json")))
         knobs: dict[str, float] = json.loads(path.read_text())
         return knobs
 
 
-def tune_constant(config: Config, built: BuiltMarket) -> dict[str, float]:
-    """Search the knobs that this market has by what they earn in the true one; first come those set by hand."""
+def tune_constant(config: Config, built: BuiltMarket, path: Path) -> dict[str, float]:
+    """Search the knobs that this market has by what they earn in the true one; first come those set by hand.
+
+    path: where the trials of an interrupted search are kept.
+    """
     spec, inputs = POLICIES["constant"], built.inputs()
     here = Composer(inputs, ComposerConfig(offset_dims=0)).knobs
     ranges = {name: allowed for name, allowed in spec.search().items() if name in here}
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
-    for knobs in HAND:
-        study.enqueue_trial(dict.fromkeys(ranges, 0.0) | knobs)
+    first = [dict.fromkeys(ranges, 0.0) | knobs for knobs in HAND]
     episodes = seeds(TUNING_SEED, config.tuning_episodes)
 
-    def value(trial: optuna.Trial) -> float:
-        knobs = {name: trial.suggest_float(name, allowed.low, allowed.high) for name, allowed in ranges.items()}
+    def value(knobs: dict[str, float], number: int) -> float:
         found = evaluate(spec.build(inputs, knobs), built.simulator, episodes, batch=config.batch)
         return float(found.rows["return"].to_numpy().mean())
 
-    study.optimize(value, n_trials=config.trials)
-    return dict(study.best_params)
+    return dict(trials_of(path, value, ranges, first, config.trials, 0, TUNED).best_params)
 
 
 def save_actor(policy: Policy, path: Path) -> None:
     """Write what a composer policy has learned (safetensors), whole or not at all."""
     assert isinstance(policy, ComposerPolicy)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: value.cpu().contiguous() for name, value in policy.actor.state_dict().items()}, temporary)
-    temporary.replace(path)
+    write_tensors(path, policy.actor.state_dict())
 
 
 def load_actor(path: Path, config: PPOComposerConfig, inputs: PolicyInputs) -> ComposerPolicy:
-    """Read what `save_actor` wrote. Errors: RuntimeError where the weights do not fit `config` and `inputs`."""
-    weights, composer = load_file(path), Composer(inputs, config.composer)
+    """Read what `save_actor` wrote.
+
+    Errors: RuntimeError where the weights do not fit `config` and `inputs`; ValueError where the file is cut off, or
+    one of them is not finite.
+    """
+    weights, composer = read_tensors(path)[0], Composer(inputs, config.composer)
+    check_finite(path, weights)
     generator = torch.Generator().manual_seed(0)  # of weights that are overwritten
     width, hidden = len(weights["standardize.mean"]), config.network.actor_hidden
     actor = IntentActor(width, composer.intent_size, hidden, config.network.log_std, generator)
@@ -354,12 +360,10 @@ def fitted_shopper(config: Config, built: BuiltMarket, seed: int) -> LearnedMark
         catalog, settings = true.catalog.to("cpu"), replace(config.model, seed=seed)
         with tqdm(desc=f"user model {seed} of {built.world.name}", unit="step", leave=False) as bar:
             model = fit_session(built.log, catalog, settings, device=true.device, progress=partial(_advance, bar))
-        temporary = folder.with_name(f".model.{os.getpid()}")
-        save_learned_market(temporary, catalog, [model], built.log.declared)
-        if folder.exists():  # a run beside this one was faster
-            shutil.rmtree(temporary)
-        else:
-            temporary.rename(folder)
+        part = folder.with_name("model.part")
+        shutil.rmtree(part, ignore_errors=True)
+        save_learned_market(part, catalog, [model], built.log.declared)
+        part.rename(folder)
     return load_learned_market(true.device, true.slate_size, folder=folder)
 
 
@@ -372,8 +376,17 @@ def _advance(bar: Any, step: int, steps: int) -> None:
 
 
 def measure(config: Config, cell: Cell) -> None:
-    """Let everyone play in both markets of a cell, wherever the row is not there yet."""
+    """Let everyone play in both markets of a cell, wherever the row is not there yet.
+
+    Errors: RuntimeError where another process measures in the same market.
+    """
     bench = Bench(config, cell)
+    with locked(bench.folder):
+        _measure(bench)
+
+
+def _measure(bench: Bench) -> None:
+    config, cell = bench.config, bench.cell
     with tqdm(total=len(agents_of(cell)), desc=f"{cell.world.name}, {cell.models.name}", unit="agent") as bar:
         for agent in agents_of(cell):
             again = (AGAIN,) if agent.trained_in == LOG and cell.world.mixture == config.mixture else ()
@@ -381,7 +394,7 @@ def measure(config: Config, cell: Cell) -> None:
             paths = {kind: bench.place(kind) / "rows" / f"{agent.file}.parquet" for kind in kinds}
             for kind, path in paths.items():
                 if not path.exists():
-                    write_row(row(bench, agent, kind), path)
+                    write_parquet(path, row(bench, agent, kind))
             bar.update()
 
 
@@ -409,14 +422,6 @@ def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
         },
         schema=ROWS,
     )
-
-
-def write_row(found: pl.DataFrame, path: Path) -> None:
-    """Write a file of rows, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    found.write_parquet(temporary)
-    temporary.replace(path)
 
 
 def read_work(work: Path) -> pl.DataFrame:

@@ -16,17 +16,16 @@ import optuna
 import polars as pl
 import torch
 import tyro
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
-from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings, write_text
+from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate
 from benchmarks.world import TUNING_SEED, World, seeds
 from policies import POLICIES, PolicyInputs
 from policies.base import PolicySpec, Range, value_of
 from recsim_env import SlateSimulator
+from recsim_env.files import locked, write_json
 
 PARAMETERS = RESULTS / "tune" / "parameters.json"
 """Policy -> parameter -> value."""
@@ -87,34 +86,52 @@ def search(
     spec = POLICIES[name]
     episodes = seeds(TUNING_SEED, config.episodes)
 
-    def value(trial: optuna.Trial) -> float:
-        rows = evaluate(spec.build(inputs, suggest(trial, spec.search())), simulator, episodes, batch=config.batch).rows
+    def value(parameters: dict[str, float], number: int) -> float:
+        rows = evaluate(spec.build(inputs, parameters), simulator, episodes, batch=config.batch).rows
         return float(rows["return"].to_numpy().mean())
 
-    return trials_of(name, value, starts(name, spec, best), config.trials, config.work, config.seed)
+    path = config.work / f"{name}.trials.json"
+    return trials_of(path, value, spec.search(), starts(name, spec, best), config.trials, config.seed, name)
 
 
 def trials_of(
-    name: str,
-    value: Callable[[optuna.Trial], float],
+    path: Path,
+    value: Callable[[dict[str, float], int], float],
+    search: Mapping[str, Range],
     first: Sequence[Mapping[str, float]],
-    number: int,
-    work: Path,
+    trials: int,
     seed: int,
+    title: str,
 ) -> optuna.Study:
-    """So many trials with the settings `first` among them; those of an interrupted run, kept in `work`, count."""
-    study = optuna.create_study(
-        study_name=name,
-        direction="maximize",
-        storage=JournalStorage(JournalFileBackend(str(work / "trials.log"))),
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        load_if_exists=True,
-    )
-    for start in first if not study.trials else ():
+    """So many trials with the settings `first` among them, kept in a JSON file one by one.
+
+    What an interrupted search has kept is told to the sampler again in its order, so the trials that follow are those
+    that would have followed.
+
+    Args:
+        value: of some parameters, in the trial of a number
+        search: the range of every parameter
+
+    Errors: ValueError where the file holds the trials of another search.
+    """
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for start in first:
         study.enqueue_trial(dict(start))
-    done = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
-    for _ in tqdm(range(done, number), initial=done, total=number, desc=f"tuning {name}", unit="trial"):
-        study.optimize(value, n_trials=1)
+    kept: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+
+    def played(trial: optuna.Trial) -> float:
+        parameters = suggest(trial, search)
+        if trial.number == len(kept):
+            kept.append({"parameters": parameters, "value": value(parameters, trial.number)})
+            write_json(path, kept)
+        if kept[trial.number]["parameters"] != parameters:
+            raise ValueError(f"{path} holds the trials of another search: delete it to search anew.")
+        found: float = kept[trial.number]["value"]
+        return found
+
+    for _ in tqdm(range(trials), desc=f"tuning {title}", unit="trial"):
+        study.optimize(played, n_trials=1)
     return study
 
 
@@ -128,7 +145,15 @@ def check_work(config: Config) -> None:
 
 
 def main(config: Config) -> None:
-    """Tune, save the parameters, and the trials as rows."""
+    """Tune, save the parameters, and the trials as rows.
+
+    Errors: RuntimeError where another process tunes in the same folder.
+    """
+    with locked(config.work):
+        _tune(config)
+
+
+def _tune(config: Config) -> None:
     torch.set_num_threads(config.world.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_work(config)
@@ -157,7 +182,7 @@ def main(config: Config) -> None:
     print(markdown(table, digits=4))
     summary = {f"{line['policy']}/return": Estimate(line["return, tuned"], n=config.episodes) for line in table}
     run.save(pl.DataFrame(rows), summary=summary, table=markdown(table, digits=4))
-    write_text(config.output, json.dumps(best, indent=1) + "\n")
+    write_json(config.output, best)
 
 
 def read_parameters(path: Path = PARAMETERS) -> dict[str, dict[str, float]]:

@@ -22,12 +22,14 @@ import tyro
 
 from agents import AGENTS, Ground
 from agents.evaluate import evaluate
+from agents.keeper import Keeper
 from benchmarks.league import FACTORS
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate
-from benchmarks.tune import defaults_of, suggest, trials_of
+from benchmarks.tune import defaults_of, trials_of
 from benchmarks.world import TUNING_SEED, seeds
+from recsim_env.files import locked, write_json
 
 TUNING_RUN = 1_000
 """Training seed of the trials; those that follow it are the repetitions'. No report uses them."""
@@ -74,10 +76,13 @@ class Config:
 def trained_return(site: Site, config: Config, name: str, parameters: Mapping[str, float], run: int) -> float:
     """Mean return, over shoppers of the run's own, of an agent trained with some parameters and the run's seed."""
     steps = round(config.steps * config.factors.get(name, 1.0))
-    ground = Ground(site.training(), site.inputs, run, steps, config.shoppers, site.log)
+    keeper = Keeper(config.work / "unfinished" / f"{name}.safetensors")
+    ground = Ground(site.training(), site.inputs, run, steps, config.shoppers, site.log, keeper=keeper)
     policy = AGENTS[name].learn(ground, parameters).policy
     episodes = seeds(TUNING_SEED + (run - TUNING_RUN) * config.episodes, config.episodes)
-    return float(evaluate(policy, site.judging("train"), episodes, batch=config.batch).rows["return"].to_numpy().mean())
+    found = evaluate(policy, site.judging("train"), episodes, batch=config.batch).rows["return"].to_numpy()
+    keeper.forget()
+    return float(found.mean())
 
 
 def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
@@ -89,19 +94,27 @@ def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
         told = json.dumps(dict(parameters))
         return {"agent": name, "what": what, "number": number, "return": value, "parameters": told}
 
-    def trial_value(trial: optuna.Trial) -> float:
-        return trained_return(site, config, name, suggest(trial, spec.search()), TUNING_RUN)
+    def trial_value(parameters: dict[str, float], number: int) -> float:
+        return trained_return(site, config, name, parameters, TUNING_RUN)
 
-    study = trials_of(name, trial_value, [default], config.trials, config.work, config.seed)
+    kept = config.work / f"{name}.trials.json"
+    study = trials_of(kept, trial_value, spec.search(), [default], config.trials, config.seed, name)
     rows = [row("trial", trial.number, trial.value, trial.params) for trial in study.trials if trial.value is not None]
     for what, parameters in (("default", default), ("best", study.best_params)):
-
-        def again(trial: optuna.Trial, parameters: Mapping[str, float] = parameters) -> float:
-            return trained_return(site, config, name, parameters, TUNING_RUN + 1 + trial.number)
-
-        repeated = trials_of(f"{name}, {what} again", again, [], config.repetitions, config.work, config.seed)
-        rows += [row(what, trial.number, trial.value, parameters) for trial in repeated.trials]
+        values = repetitions(site, config, name, parameters, config.work / f"{name}.{what}.json")
+        rows += [row(what, number, value, parameters) for number, value in enumerate(values)]
     return rows
+
+
+def repetitions(site: Site, config: Config, name: str, parameters: Mapping[str, float], path: Path) -> list[float]:
+    """Returns of one setting, trained again with further seeds; those of an interrupted run, kept in `path`, count."""
+    told = dict(parameters)
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    values: list[float] = kept["values"] if kept.get("parameters") == told else []
+    for number in range(len(values), config.repetitions):
+        values.append(trained_return(site, config, name, parameters, TUNING_RUN + 1 + number))
+        write_json(path, {"parameters": told, "values": values})
+    return values[: config.repetitions]
 
 
 def line(rows: pl.DataFrame, name: str) -> dict[str, Any]:
@@ -124,7 +137,15 @@ def line(rows: pl.DataFrame, name: str) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    """Search, repeat, save every training as a row."""
+    """Search, repeat, save every training as a row.
+
+    Errors: RuntimeError where another process tunes in the same folder.
+    """
+    with locked(config.work):
+        _tune(config)
+
+
+def _tune(config: Config) -> None:
     torch.set_num_threads(config.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     same = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polars as pl
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -83,6 +83,21 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
         save_file(held, temporary, dict(metadata) if metadata is not None else None)
 
 
+def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors whose names begin with `prefix`, and the metadata, of a safetensors file.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file is empty, cut off or something else; the sentence names it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, IsADirectoryError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): it is cut off, or something else.") from None
+
+
 def write_parquet(path: Path | str, frame: pl.DataFrame) -> None:
     """Replace a parquet file. The same rows give the same bytes."""
     whole = frame.rechunk()  # row groups follow chunks, which follow threads: without this, bytes differ by run
@@ -114,14 +129,21 @@ def read_parquet(path: Path | str, expected: str) -> pl.DataFrame:
         raise ValueError(f"{path}: found no readable parquet ({reason}), expected {expected}.") from error
 
 
+class FolderInUse(RuntimeError):
+    """Another process writes into a folder."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
+def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes into a folder; the lock goes with the process, however that ends.
 
-    Temporary files that a killed process left in the folder are removed.
+    Temporary files that a killed process left in the folder are removed, see `sweep`.
+
+    Args:
+        wait: for another process to end, which a line on stderr says, where otherwise it is an error.
 
     Raises:
-        RuntimeError: where another process holds the folder; the sentence says which.
+        FolderInUse: where another process holds the folder; the sentence says which.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,12 +151,15 @@ def locked(folder: Path | str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise RuntimeError(
-            f"{folder} is being written by {_holder(folder)}: wait for it, or use another folder."
-        ) from None
+        held = f"{folder} is being written by {_holder(folder)}"
+        if not wait:
+            raise FolderInUse(f"{held}: wait for it, or use another folder.") from None
+        print(f"{held}: waiting for it.", file=sys.stderr)
+        lock.acquire(timeout=-1)
     try:
         for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
+        sweep(folder)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "since": since}
@@ -143,6 +168,27 @@ def locked(folder: Path | str) -> Iterator[None]:
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def sweep(folder: Path | str) -> None:
+    """Remove the temporary files in and below a folder whose processes run no longer."""
+    for left in Path(folder).rglob(".*.tmp"):
+        if not _runs(left):
+            left.unlink(missing_ok=True)
+
+
+def _runs(temporary: Path) -> bool:
+    """Whether the process that writes a temporary file of `replacing` still runs."""
+    number = temporary.name.split(".")[-3]
+    if not number.isdecimal():
+        return True  # not a name that `replacing` gives: it is not ours to remove
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it runs, and belongs to somebody else
+        return True
+    return True
 
 
 def _holder(folder: Path) -> str:

@@ -20,6 +20,7 @@ from recsim_env import checks, noise, promises
 from recsim_env.rewards import Reward, RewardInputs, as_reward
 from recsim_env.shoppers.base import HIDDEN, Description, Response, Shopper
 from recsim_env.tensors import among, first_places, shared
+from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
 
 MOST_POSITIONS = 1000
@@ -311,6 +312,31 @@ class SlateSimulator:
     def end(self, over: Tensor) -> None:
         """Let the episodes of some rows be over, so that they wait for a restart. over: (B,) bool."""
         self._episodes = replace(self.episodes, ended=self.episodes.ended | over)
+
+    def state(self) -> Flat:
+        """A copy of where the episodes and their shoppers stand, which `restore` takes and a file can hold.
+
+        Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than `recsim_env.trees` can
+        write down, an outside environment for example.
+        """
+        return flat({"episodes": self.episodes, "shoppers": self._shoppers})
+
+    @torch.no_grad()
+    def restore(self, state: Flat) -> None:
+        """Go on from a `state` of a simulator that was built alike, bit for bit; `num_envs` becomes that of the state.
+
+        Errors, before anything changes: ValueError where the state does not fit, with the place where it does not.
+        """
+        seed = state.tensors.get("episodes/seed")
+        if seed is None or seed.ndim != 1 or seed.dtype != torch.int64:
+            raise ValueError(
+                f"state has {checks.told(seed)} as 'episodes/seed', but it must be an int64 tensor of shape (B,)."
+            )
+        like = self._new_episodes(
+            torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
+        )
+        found = restored({"episodes": like, "shoppers": self._new_shoppers(like)}, state)
+        self._episodes, self._shoppers, self._candidates = found["episodes"], found["shoppers"], None
 
     def when_and_where(self) -> dict[str, Tensor]:
         """Who is visiting, on which day, in which week and store, for a log: (B,) int64 each.

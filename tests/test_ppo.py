@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agents.evaluate import evaluate
 from agents.ppo import (
     PPOConfig,
     SlatePPO,
+    environment_of,
     fit_standardizers,
     frozen_policy_of,
     make_autoregressive_ppo,
@@ -31,9 +33,11 @@ from policies.composer import CUES, Composer, ComposerConfig
 from policies.learnable import LEARNABLE
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import LR_SCALE, NetworkConfig
+from recsim_env.files import read_tensors, write_tensors
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs
 from recsim_env.simulator import SlateSimulator
 from tests.policy_toys import TableRanker, toy_inputs
+from tests.test_outside import tap_simulator
 from tests.toys import toy_catalog, toy_simulator
 
 SMALL = PPOConfig(n_steps=4, batch_size=32, n_epochs=2)
@@ -180,19 +184,98 @@ def test_a_frozen_policy_no_longer_changes() -> None:
     assert not torch.equal(trained(seen, draws), before)
 
 
-def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    one, two, again = composer_model(), composer_model(seed=5), composer_model(seed=9)
+@MODELS
+def test_a_training_that_goes_on_equals_the_unbroken_one_bit_for_bit(make: Any, tmp_path: Path) -> None:
+    one, other = make(), make(seed=9)
     one.learn(16 * 4)
     save(one, tmp_path / "checkpoint.safetensors")
-    for model in (two, again):
-        load(model, tmp_path / "checkpoint.safetensors")
-        before = weights(model)
+    load(other, tmp_path / "checkpoint.safetensors")
+    for model in (one, other):
         model.learn(16 * 4 * 2, reset_num_timesteps=False)
         assert model.num_timesteps == 16 * 4 * 3
-        assert any(not torch.equal(value, before[name]) for name, value in weights(model).items())
-    env = two.get_env()
-    assert isinstance(env, IntentVecEnv)
-    assert env.generation == one._n_updates  # other shoppers than before the interruption
+    assert_same(weights(one), weights(other))
+    assert list(one.ep_info_buffer or ()) == list(other.ep_info_buffer or ())
+    assert environment_of(one).pop_statistics() == environment_of(other).pop_statistics()
+    first, second = (environment_of(model).state() for model in (one, other))
+    assert first.outline == second.outline
+    assert_same(first.tensors, second.tensors)
+
+
+def test_a_checkpoint_of_fewer_shoppers_does_not_fit(tmp_path: Path) -> None:
+    one, other = composer_model(), composer_model(shoppers=8)
+    one.learn(16 * 4)
+    save(one, tmp_path / "checkpoint.safetensors")
+    before = weights(other)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors does not fit the training: 'survival' is .*\(16,\)"):
+        load(other, tmp_path / "checkpoint.safetensors")
+    assert_same(weights(other), before)
+
+
+def test_where_shoppers_cannot_be_written_down_training_goes_on_with_fresh_ones_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator = tap_simulator()
+    env = IntentVecEnv(
+        simulator, Composer(toy_inputs(simulator)), 4, reward=TrainingReward(expected_clicks=False, survival=False)
+    )
+    models = [make_composer_ppo(env, replace(SMALL, batch_size=8), NETWORK, seed=0) for _ in range(2)]
+    models[0].learn(4 * 4)
+    save(models[0], tmp_path / "checkpoint.safetensors")
+    assert capsys.readouterr().err == ""
+    load(models[1], tmp_path / "checkpoint.safetensors")
+    assert "goes on with fresh episodes, because state/shoppers/environments/0 is" in capsys.readouterr().err
+    assert environment_of(models[1]).generation == models[0]._n_updates > 0  # other shoppers than before
+    assert models[1].num_timesteps == 16
+
+
+def broken(path: Path, how: str) -> str:
+    """Break a checkpoint in some way; what the message must say."""
+    tensors, metadata = read_tensors(path)
+    name = "policy/actor.standardize.mean"
+    if how in ("empty", "cut", "garbage"):
+        content = path.read_bytes()
+        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "garbage": b"a pickle" * 99}[how])
+        return r"checkpoint\.safetensors cannot be read as safetensors"
+    if how == "no metadata":
+        write_tensors(path, tensors)
+        return r"checkpoint\.safetensors has no 'policy' in its metadata"
+    if how == "no outline":
+        write_tensors(path, tensors, {"policy": metadata["policy"]})
+        return r"checkpoint\.safetensors has no 'outline' in its metadata"
+    if how == "no random state":
+        tensors.pop("random/numpy")
+        write_tensors(path, tensors, metadata)
+        return r"checkpoint\.safetensors does not fit .*'random/numpy' is missing"
+    if how == "no weight":
+        tensors.pop(name)
+    if how == "another shape":
+        tensors[name] = tensors[name][:-1].clone()
+    if how in ("nan", "inf"):
+        tensors[name][2] = float(how)
+    if how == "nan in optimizer":
+        name = "optimizer/0/exp_avg"
+        tensors[name].view(-1)[0] = torch.nan
+    write_tensors(path, tensors, metadata)
+    return rf"checkpoint\.safetensors.*'{re.escape(name)}' (is|holds)"
+
+
+BROKEN = ("empty", "cut", "garbage", "no metadata", "no outline", "no random state", "no weight", "another shape")
+
+
+@pytest.mark.parametrize("how", [*BROKEN, "nan", "inf", "nan in optimizer"])
+def test_a_broken_checkpoint_is_refused_in_one_sentence_with_file_and_tensor(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    model = composer_model()
+    model.learn(16 * 4)
+    save(model, path)
+    expected, before = broken(path, how), weights(model)
+    with pytest.raises(ValueError, match=expected) as found:
+        load(model, path)
+    assert "\n" not in str(found.value)
+    assert_same(weights(model), before)
+    if how not in ("no outline", "no random state", "nan in optimizer"):  # of which a policy in use knows nothing
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
+            load_policy(path, toy_inputs(toy_simulator(items=40)))
 
 
 def test_actor_and_critic_learn_at_their_own_rates() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.examples import SPLITS, Collator, Examples
@@ -28,6 +33,10 @@ from recsim_env.shoppers.transformer import (
     repeat_bucket,
 )
 
+KEPT = 2
+"""Checkpoints that are kept of each stage."""
+PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""Files of a Trainer's checkpoint besides weights and state."""
 CUT = 0.001
 """Share of the repeat purchases that lie above the ceilings, `SlateShopperConfig.repeat_ceilings`."""
 
@@ -113,6 +122,60 @@ class ShopperTrainer(Trainer):
             logs |= {f"loss_{name}": round(float(value), 4) for name, value in self.parts.items()}
         super().log(logs, *args, **kwargs)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Errors: OSError where the disk is full, with the folder; the checkpoint before is whole."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            message = f"A checkpoint could not be written ({reason}); the one before it is whole"
+            raise OSError(getattr(error, "errno", None) or 0, message, str(self.args.output_dir)) from error
+
+
+# ---- checkpoints of the Trainer --------------------------------------------------------------------------------------
+
+
+class KeepNewest(TrainerCallback):
+    """Removes all checkpoints but the newest ones. A removal that is cut off leaves none that looks whole."""
+
+    def on_save(self, args: TrainingArguments, *unused: Any, **others: Any) -> None:
+        """After a checkpoint was written."""
+        for old in checkpoints(Path(args.output_dir))[:-KEPT]:
+            (old / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Folders of a Trainer's checkpoints, whole or not, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=_step)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that a training can go on from; those that were cut off are removed."""
+    for path in checkpoints(folder):
+        if not _is_whole(path):
+            shutil.rmtree(path)
+    return next(reversed(checkpoints(folder)), None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether nothing of a checkpoint is missing: the Trainer writes its state last."""
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        with safe_open(checkpoint / SAFE_WEIGHTS_NAME, framework="pt") as weights:
+            there = all((checkpoint / name).stat().st_size > 0 for name in PARTS)
+            return bool(state["global_step"] == _step(checkpoint) and there and weights.keys())
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return False
+
+
+# ---- fitting ---------------------------------------------------------------------------------------------------------
+
 
 def new_shopper(catalog: Catalog, config: FinetuneConfig, known: Tensor | None = None) -> SlateShopper:
     """An unfitted shopper for a catalogue; `known` (N,) bool says which items have an id of their own (default all)."""
@@ -151,7 +214,10 @@ def fit(
 ) -> None:
     """One stage of training, with transformers' Trainer; checkpoints and TensorBoard events go to `folder/stage`.
 
-    `stage` is "pretrain" (baskets only) or "finetune" (baskets and exposure logs).
+    `stage` is "pretrain" (baskets only) or "finetune" (baskets and exposure logs). With `resume` it goes on from the
+    newest whole checkpoint of an interrupted one, and ends as the unbroken one would have.
+
+    Errors: OSError where a checkpoint cannot be written; the one before it is whole.
     """
     pretrain = stage == "pretrain"
     epochs = config.pretrain_epochs if pretrain else config.epochs
@@ -177,7 +243,6 @@ def fit(
         logging_steps=20,
         save_strategy="steps",
         save_steps=max(steps // 5, 1),
-        save_total_limit=1,
         remove_unused_columns=False,
         report_to=["tensorboard"],
         disable_tqdm=False,
@@ -188,8 +253,10 @@ def fit(
         args=arguments,
         train_dataset=packs,
         data_collator=lambda chosen: collator(chosen[0]),
+        callbacks=[KeepNewest()],
     )
-    trainer.train(resume_from_checkpoint=resume and any(output.glob("checkpoint-*")))
+    checkpoint = newest_whole(output) if resume else None
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 @dataclass(frozen=True)

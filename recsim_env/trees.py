@@ -1,0 +1,186 @@
+"""Trees of tensors, such as the hidden state of a shopper: as named tensors and an outline for JSON, and back.
+
+A tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy arrays of numbers,
+generators of torch (on the CPU), slices, numbers, strings and None. Nothing is pickled. What only a class can tell,
+namely which dataclass stands where, `restored` takes from a template: a tree that was built in the same way.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsim_env.checks import told
+
+PLAIN = (bool, int, float, str, type(None))
+"""Types of leaves that JSON holds as they are."""
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A tree, written down. It may itself be a leaf of another tree."""
+
+    tensors: dict[str, Tensor]
+    """Copies on the CPU, by their place in the tree: `episodes/seed`."""
+    outline: Any
+    """Everything else: nested lists and dictionaries that `json` can write."""
+
+
+def flat(tree: object, name: str = "state") -> Flat:
+    """Write a tree down; `name` is what messages call it.
+
+    Raises:
+        TypeError: where the tree holds anything else than the module says; the sentence names the place.
+    """
+    tensors: dict[str, Tensor] = {}
+    return Flat(tensors, _outline(tree, "", name, tensors))
+
+
+def restored(template: Any, written: Flat, device: torch.device | str = "cpu") -> Any:
+    """The tree that was written down, with every tensor on the device where the template's is.
+
+    Args:
+        template: a tree of the same dataclasses, tensors of the same shapes and types. Where it has None or an empty
+            list or dictionary, anything that needs no dataclass may stand. It is not changed.
+        device: for tensors that the template does not have.
+
+    Raises:
+        ValueError: where names, shapes or types differ; the sentence names the place.
+    """
+    return _Reader(written.tensors, torch.device(device)).tree(template, written.outline, "")
+
+
+def _outline(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The outline of a node at `place`; its tensors go into `tensors`."""
+    if isinstance(node, (Tensor, np.ndarray, torch.Generator)):
+        return {_kind(node): _keep(node, place, name, tensors)}
+    if isinstance(node, PLAIN):
+        return {"value": node}
+    if isinstance(node, slice):
+        return {"slice": [node.start, node.stop, node.step]}
+    if isinstance(node, Flat):
+        return {"flat": node.outline, "tensors": [_put(tensors, f"{place}/{k}", v) for k, v in node.tensors.items()]}
+    if isinstance(node, (list, tuple)):
+        kind = "list" if isinstance(node, list) else "tuple"
+        return {kind: [_outline(part, f"{place}/{at}", name, tensors) for at, part in enumerate(node)]}
+    if is_dataclass(node) and not isinstance(node, type):
+        parts: Mapping[str, Any] = {field.name: getattr(node, field.name) for field in fields(node)}
+        return {"fields": {key: _outline(part, f"{place}/{key}", name, tensors) for key, part in parts.items()}}
+    if isinstance(node, dict) and all(isinstance(key, str) for key in node):
+        return {"dict": {key: _outline(part, f"{place}/{key}", name, tensors) for key, part in node.items()}}
+    raise TypeError(f"{name}{place} is {told(node)}, which cannot be written down.")
+
+
+def _kind(node: object) -> str:
+    kinds = {Tensor: "tensor", np.ndarray: "array", torch.Generator: "generator"}
+    return next((name for kind, name in kinds.items() if isinstance(node, kind)), type(node).__name__)
+
+
+def _keep(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> str:
+    """Put the numbers of a leaf into `tensors`; the name they have there."""
+    if isinstance(node, np.ndarray):
+        if node.dtype.kind not in "biuf":
+            raise TypeError(f"{name}{place} is an array of {node.dtype}, which cannot be written down.")
+        node = torch.from_numpy(node)
+    if isinstance(node, torch.Generator):
+        node = node.get_state()
+    return _put(tensors, place, node.detach().cpu().clone(memory_format=torch.contiguous_format))
+
+
+def _put(tensors: dict[str, Tensor], place: str, value: Tensor) -> str:
+    key = place.removeprefix("/")
+    if key in tensors:
+        raise ValueError(f"Two tensors are called {key!r}, but every one must have a name of its own.")
+    tensors[key] = value
+    return key
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Builds a tree from its outline and its tensors; what stands there without a template goes to `device`."""
+
+    tensors: Mapping[str, Tensor]
+    device: torch.device
+
+    def tree(self, template: Any, outline: Any, place: str) -> Any:
+        """The node at `place`."""
+        kind, held = next(iter(outline.items())) if isinstance(outline, dict) and outline else ("nothing", None)
+        if kind in ("tensor", "array", "generator"):
+            return self._leaf(template, kind, held)
+        if kind == "value":
+            if isinstance(template, PLAIN[:-1]) and type(held) is not type(template):
+                raise ValueError(f"{_at(place)} is {told(held)}, but it must be a {type(template).__name__}.")
+            return held
+        if kind == "slice":
+            return slice(*held)
+        if kind == "flat":
+            start = f"{place.removeprefix('/')}/"
+            return Flat({key.removeprefix(start): self._tensor(key) for key in outline["tensors"]}, held)
+        if kind in ("list", "tuple"):
+            return self._sequence(template, kind, held, place)
+        if kind in ("fields", "dict"):
+            return self._named(template, kind, held, place)
+        raise ValueError(f"The outline of {_at(place)} is {told(outline)}, but it must say what stands there.")
+
+    def _tensor(self, key: str) -> Tensor:
+        if key not in self.tensors:
+            raise ValueError(f"The tensor {key!r} is missing.")
+        return self.tensors[key]
+
+    def _leaf(self, template: Any, kind: str, key: str) -> Any:
+        """A tensor, array or generator. Copies: what was read from a file may lie anywhere in memory."""
+        value = self._tensor(key)
+        wanted = "tensor" if template is None else _kind(template)
+        if template is not None and wanted != kind:
+            raise ValueError(f"{_at(key)} is a {kind}, but it must be a {wanted}.")
+        if kind == "generator":
+            return _generator(value, key)
+        like = torch.from_numpy(template) if isinstance(template, np.ndarray) else template
+        if like is not None and (like.shape != value.shape or like.dtype != value.dtype):
+            raise ValueError(f"{_at(key)} is {told(value)}, but it must be {told(like)}.")
+        if kind == "array":
+            return value.numpy().copy()
+        return value.to(self.device if like is None else like.device, copy=True)
+
+    def _sequence(self, template: Any, kind: str, held: list[Any], place: str) -> Any:
+        templates = list(template) if isinstance(template, (list, tuple)) and template else [None] * len(held)
+        if len(templates) != len(held):
+            raise ValueError(f"{_at(place)} has {len(held)} parts, but it must have {len(templates)}.")
+        pairs = enumerate(zip(templates, held, strict=True))
+        parts = [self.tree(like, part, f"{place}/{at}") for at, (like, part) in pairs]
+        return parts if kind == "list" else tuple(parts)
+
+    def _named(self, template: Any, kind: str, held: dict[str, Any], place: str) -> Any:
+        if kind == "fields" and not is_dataclass(template):
+            raise ValueError(f"{_at(place)} has the fields {sorted(held)}, but it must be {told(template)}.")
+        templates: dict[str, Any] = (
+            {field.name: getattr(template, field.name) for field in fields(template)}
+            if is_dataclass(template)
+            else template or dict.fromkeys(held)
+        )
+        if other := sorted(templates.keys() ^ held.keys()):
+            raise ValueError(f"{_at(place)} differs in {other}: it must have {sorted(templates)}.")
+        parts = {key: self.tree(templates[key], part, f"{place}/{key}") for key, part in held.items()}
+        if kind == "dict":
+            return parts
+        fresh = copy.copy(template)
+        for key, part in parts.items():
+            object.__setattr__(fresh, key, part)
+        return fresh
+
+
+def _generator(state: Tensor, key: str) -> torch.Generator:
+    try:
+        return torch.Generator().set_state(state)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{_at(key)} is {told(state)}, but it must be the state of a generator.") from None
+
+
+def _at(place: str) -> str:
+    return repr(place.removeprefix("/") or "the whole")
