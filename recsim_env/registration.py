@@ -162,7 +162,7 @@ def preset(id: str, name: str = "id") -> EnvConfig:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"id is {checks.told(id)}, but its module cannot be imported: {error}."
+                f"{name} is {checks.told(id)}, but its module cannot be imported: {error}."
             ) from error
         id = own
     if id not in PRESETS:

@@ -124,7 +124,7 @@ class SlateSimulator:
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
         try:
             return self.observe()
-        except ValueError:  # a shopper that breaks a promise cannot be stepped
+        except Exception:  # a shopper that breaks a promise cannot be stepped
             self._episodes = None
             raise
 
@@ -291,6 +291,8 @@ class SlateSimulator:
         if not 0 <= checks.whole("row", row) < rows:
             raise IndexError(f"row is {row}, but the simulator has the rows 0 to {rows - 1}.")
         with_hidden = checks.flag("hidden", hidden)
+        if "describe" not in self._kept:
+            promises.check_parts(self.shopper, ("describe",))
         told = self.shopper.describe(self._shoppers, row)
         if "describe" not in self._kept:
             promises.check_description(self.shopper, told)
@@ -343,10 +345,12 @@ class SlateSimulator:
 
         Errors: ResetNeeded before `reset`.
         """
-        assert self.num_envs == len(self.episodes.seed)
+        rows = len(self.episodes.seed)
+        if "when_and_where" not in self._kept:
+            promises.check_parts(self.shopper, ("when_and_where",))
         found = self.shopper.when_and_where(self._shoppers)
         if "when_and_where" not in self._kept:
-            promises.check_place(self.shopper, found, self.num_envs)
+            promises.check_place(self.shopper, found, rows)
             self._kept.add("when_and_where")
         return found
 

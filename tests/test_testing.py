@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -388,6 +391,29 @@ def test_the_kit_finds_an_offer_that_contradicts_the_candidates() -> None:
 
     with pytest.raises(ValueError, match=r"^Offering.on_offer contradicted candidates, but an item is on offer where"):
         check_shopper(Offering())
+
+
+def test_what_is_for_logs_and_pictures_alone_may_be_missing() -> None:
+    class Short(ToyShopper):
+        when_and_where = None  # type: ignore[assignment]
+        describe = None  # type: ignore[assignment]
+
+    short: Any = Short()
+    simulator = SlateSimulator(short)
+    simulator.reset(torch.arange(2))
+    simulator.step(SLATES[:2])
+    for method in ("when_and_where", "describe"):
+        call = simulator.when_and_where if method == "when_and_where" else lambda: simulator.describe(0)
+        with pytest.raises(ValueError, match=f"^shopper is .*, but it must be a Shopper, which has a method {method}"):
+            call()
+
+
+def test_the_shopper_of_the_readme_keeps_its_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Regulars" in part]
+    (tmp_path / "regulars_of_the_readme.py").write_text(block.split("recsim_env.register(")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    check_shopper(importlib.import_module("regulars_of_the_readme").Regulars(torch.device("cpu"), 4))
 
 
 def test_the_kit_leaves_the_shopper_as_it_was() -> None:
