@@ -15,11 +15,9 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.catalog import Catalog
-from recsim_env.logs.schema import IMPRESSIONS, check_table
+from recsim_env.logs.schema import IMPRESSIONS, MOST_ITEMS, check_table
 from recsim_env.shoppers.profile import Profile
 from recsim_env.types import Observation
-
-MOST_ITEMS = 2**31 - 1  # the catalogue's size is not known here
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,7 @@ class Sessions:
         """
         if isinstance(impressions, pl.DataFrame) and set(IMPRESSIONS.key) <= set(impressions.columns):
             impressions = impressions.sort(IMPRESSIONS.key)
+        # the catalogue is not known here, so items need only be numbers from 0 on
         table = check_table(IMPRESSIONS, impressions, "impressions", MOST_ITEMS).sort("shopper", "visit")
         if table.select("shopper", "visit").is_duplicated().any():
             raise ValueError("impressions has several pages a visit, but sessions hold one slate a visit.")
