@@ -19,6 +19,10 @@ CATALOG_FILE = "catalog.parquet"
 EMBEDDING_FILE = "embedding.safetensors"
 GRAM_LIMIT = 5000
 """Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
+MOST_ITEMS = 10**7
+"""Items of the largest made-up catalogue."""
+MOST_NUMBERS = 10**8
+"""Numbers in the largest made-up table of embeddings, 400 MB."""
 LEVELS = 3  # of a path: department, category, type
 UNIT_TOLERANCE = 1e-3
 """How far from 1 the length of an embedding may be: what rounding to float16 does to it, twice over."""
@@ -135,10 +139,12 @@ class Catalog:
 
         All randomness comes from `generator` (a CPU one). Each category has two types.
 
-        Errors: ValueError where a number is no whole number above 0 or `generator` is none.
+        Errors: ValueError where a number is no whole number above 0 or is beyond `MOST_ITEMS` or `MOST_NUMBERS`, or
+        where `generator` is none.
         """
-        n_items, n_categories = checks.whole("n_items", n_items, 1), checks.whole("n_categories", n_categories, 1)
-        width = checks.whole("width", width, 1)
+        n_items = checks.whole("n_items", n_items, 1, MOST_ITEMS)
+        n_categories = checks.whole("n_categories", n_categories, 1, MOST_ITEMS)
+        width = checks.whole("width", width, 1, MOST_NUMBERS // max(n_items, n_categories))
         if not isinstance(generator, torch.Generator):
             raise ValueError(f"generator is {checks.told(generator)}, but it must be a torch.Generator.")
         category = torch.arange(n_items) % n_categories

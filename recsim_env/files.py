@@ -36,10 +36,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
     The temporary name holds the process and a random number, so no two writers share it. Folders are made as needed.
 
     Raises:
+        TypeError: where `path` is no path.
+        ValueError: where it has no name, as that of a root folder.
         OSError: where the file cannot be written, a full disk for example; the sentence names `path`, and what stood
             there before is whole.
     """
-    path = Path(path)
+    path = checks.path("path", path)
+    if not path.name:
+        raise ValueError(f"path is {str(path)!r}, but it must be that of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import math
 from typing import Any
 
 import polars as pl
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from recsim_env import noise
 from recsim_env.logs.record import record
-from recsim_env.logs.schema import IMPRESSIONS
+from recsim_env.logs.schema import IMPRESSIONS, LogError
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.simulator import SlateSimulator
@@ -186,7 +188,8 @@ def test_without_declared_interests_the_key_is_not_there() -> None:
 
 
 def test_an_empty_position_counts_as_nothing_shown() -> None:
-    sessions = Sessions.of(table(shopper=[0, 0], slate=[[2, -1], [0, 1]], purchase=[[True, False]] * 2))
+    whole = Sessions.of(table(shopper=[0, 0], slate=[[2, 3], [0, 1]], purchase=[[True, False]] * 2))
+    sessions = dataclasses.replace(whole, slates=torch.tensor([[[2, -1], [0, 1]]]))
     *_, second = replay(sessions, market().catalog, history=1)
     assert second.observation["recent_slates"].tolist() == [[[2, -1]]]
     assert second.observation["category_shown"][0, :, 2].sum().item() == 1
@@ -247,3 +250,90 @@ def test_a_shopper_who_declared_nothing_is_refused() -> None:
     rows = {"shopper": [4, 6], "slate": [[1], [2]], "purchase": [[True], [False]]}
     with pytest.raises(ValueError, match=r"^declared has no row for shopper 6, but every shopper of the log"):
         Sessions.of(table(**rows), pl.DataFrame({"shopper": [4], "declared": [[1.0]]}))
+
+
+def test_a_shopper_declares_finite_numbers_once() -> None:
+    rows = table(shopper=[4, 6], slate=[[1], [2]], purchase=[[True], [False]])
+    good = {"shopper": [4, 6], "declared": [[1.0, 0.0], [0.0, 1.0]]}
+    assert Sessions.of(rows, pl.DataFrame(good)).declared.tolist() == good["declared"]
+    for bad in (math.nan, math.inf, None):
+        said = pl.DataFrame({**good, "declared": [[1.0, 0.0], [0.0, bad]]})
+        with pytest.raises(ValueError, match=r"declared of shopper 6 is \[0.0, .*\], but every number must be finite"):
+            Sessions.of(rows, said)
+    for wrong, says in (
+        ({"shopper": [4, 4, 6], "declared": [[1.0], [1.0], [1.0]]}, "declared has several rows a shopper"),
+        ({"shopper": [4, 6], "declared": [[1.0], [1.0, 2.0]]}, "lists of several lengths"),
+        ({"shopper": [4, 6]}, "declared has the columns .*, but it needs 'declared'"),
+        ({"declared": [[1.0], [1.0]]}, "declared has the columns .*, but it needs 'shopper'"),
+        ({"shopper": ["4", "6"], "declared": [[1.0], [1.0]]}, "declared has the types String and List"),
+        ({"shopper": [4, 6], "declared": [1.0, 2.0]}, "declared has the types Int64 and Float64"),
+        ({"shopper": [4, 6], "declared": [["a"], ["b"]]}, "declared has the types Int64 and List"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Sessions.of(rows, pl.DataFrame(wrong))
+
+
+def test_clicks_and_purchases_may_take_turns() -> None:
+    """Where some visits have clicks, the others' purchases are their responses."""
+    rows = table(shopper=[0, 0], slate=[[2, 3]] * 2, click=[None, [True, False]], purchase=[[False, True], None])
+    assert Sessions.of(rows).clicks.tolist() == [[[False, True], [True, False]]]
+
+
+@pytest.mark.parametrize("bad", [None, 3, "log.parquet", {}, [], pl.LazyFrame()])
+def test_a_log_is_a_frame(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"^frame is .*, but it must be a polars DataFrame"):
+        Sessions.of(bad)
+    if bad is not None:
+        with pytest.raises(TypeError, match=r"^declared is .*, but it must be a polars DataFrame"):
+            Sessions.of(table(shopper=[0], slate=[[2]], purchase=[[True]]), bad)
+
+
+def test_a_log_is_what_its_schema_says() -> None:
+    rows = table(shopper=[0], slate=[[2, 3]], purchase=[[False, True]])
+    for bad, column in (
+        (rows.drop("gap"), "gap"),
+        (rows.drop("shopper"), "shopper"),
+        (rows.with_columns(slate=pl.Series([[2, -1]], dtype=pl.List(pl.Int32))), "slate"),
+        (rows.with_columns(slate=pl.Series([[2, 2]], dtype=pl.List(pl.Int32))), "slate"),
+        (rows.with_columns(purchase=pl.Series([[True]])), "purchase"),
+    ):
+        with pytest.raises(LogError, match=rf"^impressions: column '{column}', row 0: found "):
+            Sessions.of(bad)
+    with pytest.raises(LogError, match="impressions: found no rows"):
+        Sessions.of(rows.clear())
+
+
+@pytest.mark.parametrize("share", [None, "3", -0.1, 1.5, math.nan, True, []])
+def test_a_share_is_a_share(share: Any) -> None:
+    sessions = Sessions.of(table(shopper=[0], slate=[[2]], purchase=[[True]]))
+    with pytest.raises(ValueError, match=r"^share is .*, but it must be a finite number from 0 to 1"):
+        sessions.split(share)
+    with pytest.raises(ValueError, match=r"^seed is .*, but it must be a whole number"):
+        sessions.split(0.5, seed=-1)
+
+
+@pytest.mark.parametrize("history", [None, "3", 0, -1, 2.5, True, 10**9])
+def test_a_history_is_a_whole_number(history: Any) -> None:
+    sessions = Sessions.of(table(shopper=[0], slate=[[2]], purchase=[[True]]))
+    with pytest.raises(ValueError, match=r"^history is .*, but it must be a whole number"):
+        next(replay(sessions, market().catalog, history=history))
+
+
+def test_a_log_of_another_catalogue_is_refused() -> None:
+    sessions = Sessions.of(table(shopper=[0], slate=[[20]], purchase=[[True]]))
+    with pytest.raises(ValueError, match="sessions holds item 20, but the catalogue has the items 0 to 19"):
+        next(replay(sessions, market().catalog))
+
+
+def test_the_default_type_of_torch_changes_nothing() -> None:
+    log, said = logged(), declared()
+    plain = list(replay(Sessions.of(log, said), market().catalog))
+    torch.set_default_dtype(torch.float64)
+    try:
+        wide = list(replay(Sessions.of(log, said), market().catalog))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(plain, wide, strict=True):
+        for name, value in one.observation.items():
+            assert value.dtype == other.observation[name].dtype, name
+            assert torch.equal(value, other.observation[name]), name

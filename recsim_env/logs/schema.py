@@ -23,6 +23,7 @@ SPLITS = ("train", "valid", "test")
 DAYS = int(MAX_DAYS)
 WEEKS = DAYS // 7
 STORES = 10**5
+MOST_ITEMS = 2**31 - 1  # items are Int32
 LAST_YEAR = 2 * 10**17  # microseconds: polars cannot tell a time far beyond
 SHOPPERS_AND_VISITS = 10**12  # never the length of a table
 PLACEMENTS = 110
@@ -279,7 +280,7 @@ def check_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: in
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"frame is {checks.told(frame)}, but it must be a polars DataFrame.")
     if table.has_items:
-        n_items = checks.whole("n_items", n_items, 1)
+        n_items = checks.whole("n_items", n_items, 1, MOST_ITEMS)
     frame = _typed(table, frame, path)
     if len(frame) == 0 and not table.may_be_empty:
         raise LogError(f"{path}: found no rows, expected at least one in the {table.name} table.")

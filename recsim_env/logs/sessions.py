@@ -13,7 +13,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.logs.schema import IMPRESSIONS, MOST_ITEMS, check_table
 from recsim_env.shoppers.profile import Profile
 from recsim_env.types import Observation
 
@@ -60,7 +62,11 @@ class Sessions:
         return Sessions(**cut, scenarios=self.scenarios)
 
     def split(self, share: float, seed: int = 0) -> tuple[Sessions, Sessions]:
-        """Episodes to learn from and `share` of them to check on, whole episodes each."""
+        """Episodes to learn from and `share` of them to check on, whole episodes each.
+
+        Errors: ValueError where `share` is no number from 0 to 1 or `seed` no whole number of 0 or more.
+        """
+        share, seed = checks.number("share", share, 0, 1), checks.whole("seed", seed, 0, 2**63 - 1)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         held = round(share * len(self))
         return self.take(order[held:].sort().values), self.take(order[:held].sort().values)
@@ -71,28 +77,35 @@ class Sessions:
 
         A shopper whose last visit has no `gap` and was watched for some days has left.
 
-        declared: a row a shopper, `shopper` i64 and `declared` list[f32], where the shop asks
+        Args:
+            impressions: its rows may stand in any order
+            declared: a row a shopper, `shopper` i64 and `declared` list[f32], where the shop asks
 
-        Errors: ValueError where slates differ in size, a visit has several pages, or a shopper declared nothing.
+        Errors: TypeError where a table is no frame; LogError where `impressions` is not what the schema says;
+        ValueError where slates differ in size, a visit has several pages, or a shopper declared nothing or no finite
+        numbers.
         """
-        table = impressions.sort("shopper", "visit")
+        if isinstance(impressions, pl.DataFrame) and set(IMPRESSIONS.key) <= set(impressions.columns):
+            impressions = impressions.sort(IMPRESSIONS.key)
+        # the catalogue is not known here, so items need only be numbers from 0 on
+        table = check_table(IMPRESSIONS, impressions, "impressions", MOST_ITEMS).sort("shopper", "visit")
         if table.select("shopper", "visit").is_duplicated().any():
             raise ValueError("impressions has several pages a visit, but sessions hold one slate a visit.")
         sizes = table["slate"].list.len().unique()
         if len(sizes) != 1:
             raise ValueError(f"impressions has slates of {sizes.sort().to_list()} positions, but all must be alike.")
         size = int(sizes[0])
-        responses = table["click"] if table["click"].null_count() < len(table) else table["purchase"]
+        responses = table.select(pl.coalesce("click", "purchase")).to_series()
         slate, click = (_matrix(column, size) for column in (table["slate"], responses))
         shopper = torch.from_numpy(table["shopper"].to_numpy().copy())
         _, owner, length = shopper.unique_consecutive(return_inverse=True, return_counts=True)
         place = torch.arange(len(shopper)) - (length.cumsum(0) - length)[owner]
         shape = (len(length), int(length.max()) if len(length) else 0)
-        slates = torch.full((*shape, size), -1)
+        slates = torch.full((*shape, size), -1, dtype=torch.int64)
         slates[owner, place] = slate
         clicks = torch.zeros((*shape, size), dtype=torch.bool)
         clicks[owner, place] = click.bool()
-        propensity = torch.full(shape, torch.nan)
+        propensity = torch.full(shape, torch.nan, dtype=torch.float32)
         chance = table["propensity"].cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()
         propensity[owner, place] = torch.from_numpy(chance)
         last = length.cumsum(0) - 1
@@ -100,22 +113,37 @@ class Sessions:
         names = tuple(table["scenario"].unique().sort())
         code = table["scenario"].replace_strict({name: at for at, name in enumerate(names)}, return_dtype=pl.Int64)
         scenario = torch.from_numpy(code.to_numpy().copy())[last]
-        said = torch.zeros(len(length), 0)
+        said = torch.zeros(len(length), 0, dtype=torch.float32)
         if declared is not None:
-            of_shopper = (
-                table.select("shopper")
-                .unique()
-                .sort("shopper")
-                .join(declared, on="shopper", how="left", maintain_order="left")
-            )
-            if of_shopper["declared"].null_count():
-                missing = of_shopper.filter(pl.col("declared").is_null())["shopper"][0]
-                raise ValueError(f"declared has no row for shopper {missing}, but every shopper of the log needs one.")
-            if len(of_shopper) != len(length) or of_shopper["declared"].list.len().n_unique() != 1:
-                raise ValueError("declared has several rows a shopper or lists of several lengths, but needs one each.")
-            flat = of_shopper["declared"].explode().cast(pl.Float32).to_numpy().copy()
-            said = torch.from_numpy(flat).view(len(length), -1)
+            said = _declared(declared, table["shopper"].unique().sort())
         return cls(slates, clicks, length, gone[last], propensity, scenario, said, names)
+
+
+def _declared(declared: pl.DataFrame, shoppers: pl.Series) -> Tensor:
+    """What each of the shoppers declared: (S, D) float32. Errors: as `Sessions.of`."""
+    if not isinstance(declared, pl.DataFrame):
+        raise TypeError(f"declared is {checks.told(declared)}, but it must be a polars DataFrame.")
+    for name in ("shopper", "declared"):
+        if name not in declared.columns:
+            raise ValueError(f"declared has the columns {declared.columns}, but it needs {name!r}.")
+    known = declared.schema["shopper"].is_integer() and isinstance(declared.schema["declared"], pl.List)
+    if not known or not declared.schema["declared"].inner.is_numeric():  # type: ignore[attr-defined]
+        found = f"{declared.schema['shopper']} and {declared.schema['declared']}"
+        raise ValueError(f"declared has the types {found}, but it must have Int64 and List(Float32).")
+    typed = declared.select(pl.col("shopper").cast(pl.Int64), pl.col("declared").cast(pl.List(pl.Float32)))
+    rows = pl.DataFrame({"shopper": shoppers}).join(typed, on="shopper", how="left", maintain_order="left")
+    if rows["declared"].null_count():
+        missing = rows.filter(pl.col("declared").is_null())["shopper"][0]
+        raise ValueError(f"declared has no row for shopper {missing}, but every shopper of the log needs one.")
+    if len(rows) != len(shoppers) or rows["declared"].list.len().n_unique() != 1:
+        raise ValueError("declared has several rows a shopper or lists of several lengths, but needs one each.")
+    said = torch.from_numpy(rows["declared"].explode().fill_null(float("nan")).to_numpy().copy()).view(
+        len(shoppers), -1
+    )
+    for row in (~said.isfinite().all(dim=1)).nonzero().flatten()[:1].tolist():
+        told = checks.told(rows["declared"][row].to_list())
+        raise ValueError(f"declared of shopper {rows['shopper'][row]} is {told}, but every number must be finite.")
+    return said
 
 
 def _matrix(column: pl.Series, width: int) -> Tensor:
@@ -143,11 +171,17 @@ def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterat
 
     The observation has `recent_slates`, `recent_clicks`, `recent_days`, `candidates` (the whole catalogue) and the
     keys of `recsim_env.shoppers.profile`, and `declared` where the log has it; visits are a day apart.
+
+    Errors: ValueError where `history` is no whole number above 0, or a slate holds an item beyond the catalogue.
     """
+    history = checks.whole("history", history, 1, 1000)
+    if sessions.slates.numel() and int(sessions.slates.max()) >= len(catalog):
+        found = f"holds item {int(sessions.slates.max())}"
+        raise ValueError(f"sessions {found}, but the catalogue has the items 0 to {len(catalog) - 1}.")
     device, size = catalog.device, sessions.slates.shape[2]
     profile = Profile.empty(len(sessions), catalog, size, device)
     everything = torch.arange(len(catalog), device=device)
-    recent_slates = torch.full((len(sessions), history, size), -1, device=device)
+    recent_slates = torch.full((len(sessions), history, size), -1, dtype=torch.int64, device=device)
     recent_clicks = torch.zeros((len(sessions), history, size), dtype=torch.int8, device=device)
     rows = torch.arange(len(sessions), device=device)
     for visit in range(sessions.slates.shape[1]):
@@ -161,7 +195,7 @@ def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterat
         observation = {
             "recent_slates": recent_slates,
             "recent_clicks": recent_clicks,
-            "recent_days": days.float().expand(len(rows), -1),
+            "recent_days": days.to(torch.float32).expand(len(rows), -1),
             "candidates": everything.expand(len(rows), -1),
             **profile.observe(),
         }

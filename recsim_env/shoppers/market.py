@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.catalog import Catalog
+from recsim_env.catalog import MOST_NUMBERS, Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Response, counted
 from recsim_env.shoppers.profile import Profile, profile_spaces
@@ -43,8 +43,6 @@ from recsim_env.types import Observation, best_device
 
 MOST = 1e4
 """Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds all that follows."""
-MOST_NUMBERS = 10**8
-"""Numbers in the largest table of embeddings, 400 MB."""
 _COUNTS = {"items": 10**6, "categories": 10**6, "width": 4096, "favourites": 10**6}  # from 1 to this
 _LENGTHS = ("interest_noise", "declared_noise", "drift", "satiation_exposure", "satiation_click")
 _SPREADS = ("quality_spread", "patience_spread", "examination_spread")

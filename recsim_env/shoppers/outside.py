@@ -238,7 +238,8 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
     Shapes: embedding (N, E) float; it is brought to unit length.
     Errors: ValueError where `embedding` is no matrix of finite rows above zero, or has fewer rows than clusters.
     """
-    if not isinstance(embedding, Tensor) or embedding.ndim != 2 or not embedding.is_floating_point():
+    dense = isinstance(embedding, Tensor) and embedding.layout == torch.strided and not embedding.is_meta
+    if not dense or embedding.ndim != 2 or not embedding.is_floating_point():
         raise ValueError(f"embedding is {checks.told(embedding)}, but it must be a float tensor of shape (N, E).")
     length = embedding.float().norm(dim=1)
     for row in (~(length.isfinite() & (length > 0))).nonzero().flatten()[:1].tolist():
