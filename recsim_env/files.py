@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polars as pl
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -79,6 +79,21 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(held, temporary, dict(metadata) if metadata is not None else None)
+
+
+def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors whose names begin with `prefix`, and the metadata, of a safetensors file.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file is empty, cut off or something else; the sentence names it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, IsADirectoryError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): it is cut off, or something else.") from None
 
 
 def write_parquet(path: Path | str, frame: pl.DataFrame) -> None:
