@@ -243,7 +243,7 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     simulator = outside_simulator(spec)
     path = folder / "ranker.safetensors"
-    if not path.exists() or not path.with_suffix(".json").exists():
+    if not path.exists():
         save_two_tower(learn_ranker(config, simulator, seed), path)
     inputs = inputs_of(simulator, load_two_tower(path), config.pool)
     parts = [rows_of(POLICIES["greedy_ctr"].build(inputs), "greedy_ctr", seed, simulator, config.users)]

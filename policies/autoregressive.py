@@ -22,10 +22,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from policies.base import Pool, pick
+from policies.base import LARGEST, Pool, check_draws, pick, settle
 from policies.composer import Composer
 from policies.networks import Standardizer, tower
 from policies.plackett_luce import NEVER, pick_order, places_of, slate_observation
+from recsim_env import checks
 from recsim_env.catalog import GRAM_LIMIT
 from recsim_env.noise import gumbel
 from recsim_env.types import Observation
@@ -55,6 +56,15 @@ class AutoregressiveConfig:
     """Log-odds per item of the same category above, to start with; below 0 = a penalty."""
     similarity: float = 0.0
     """Log-odds per unit of the largest cosine with the items above, to start with."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is no finite number, or the scale not above 0."""
+        settle(
+            self,
+            scale=checks.number("scale", self.scale, 0.0, LARGEST, above=True),
+            count=checks.number("count", self.count, -LARGEST, LARGEST),
+            similarity=checks.number("similarity", self.similarity, -LARGEST, LARGEST),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,8 +123,8 @@ class AutoregressiveActor(nn.Module):
         self.config = config
         self.slate_size = slate_size
         self._cues = cues
-        start = torch.zeros(2 + cues + items.vectors.shape[1])
-        start[:2] = torch.tensor([config.count, config.similarity]) / units.cpu()
+        start = torch.zeros(2 + cues + items.vectors.shape[1], dtype=torch.float32)
+        start[:2] = torch.tensor([config.count, config.similarity], dtype=torch.float32) / units.cpu()
         self.start_at(start)
 
     @torch.no_grad()
@@ -163,7 +173,6 @@ class AutoregressiveActor(nn.Module):
     def cosines(self, chosen: Tensor, items: Tensor) -> Tensor:
         """Cosines of chosen items (B, K) with those of the pool (B, P): (B, K, P) float32."""
         items = items.clamp(min=0)
-        table: Tensor = self.cosine_table
         table = self.cosine_table
         if self._tabled:
             return table[chosen.unsqueeze(2), items.unsqueeze(1)]
@@ -220,4 +229,6 @@ class AutoregressivePolicy:
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K)."""
         seen = slate_observation(self.composer.view(observation))
+        if self.draws:
+            check_draws(draws, len(seen["features"]), self.draws)
         return self.actor.act(seen, draws if self.draws else None)

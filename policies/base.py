@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +36,15 @@ LARGEST = 1e6
 
 WIDEST = 16_384
 """Largest width of a layer: a square of it takes a gigabyte."""
+
+MOST = 10**9
+"""Largest number of anything that is counted."""
+
+LOG_STD = (-20.0, 20.0)
+"""Smallest and largest log of a standard deviation: what lies outside is no number in float32, or as good as none."""
+
+SEEDS = (0, 2**63 - 1)
+"""The first and the last seed of a generator of torch."""
 
 MAILERS = 11
 """A placement code is display * MAILERS + mailer, each 0 where there is none."""
@@ -95,9 +104,9 @@ class PolicyInputs:
             checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
         settle(
             self,
-            slate_size=checks.whole("slate_size", self.slate_size, 1),
-            pool=checks.whole("pool", self.pool, 1),
-            per_category=checks.whole("per_category", self.per_category, 0),
+            slate_size=checks.whole("slate_size", self.slate_size, 1, MOST),
+            pool=checks.whole("pool", self.pool, 1, MOST),
+            per_category=checks.whole("per_category", self.per_category, 0, MOST),
         )
 
     def need_ranker(self, name: str) -> Ranker:
@@ -170,9 +179,9 @@ def of_kind(name: str, value: object, kind: type) -> None:
 
 def widths(name: str, value: object) -> tuple[int, ...]:
     """Widths of layers, as a tuple. Errors: ValueError where they are none."""
-    if not isinstance(value, (tuple, list)):
-        raise ValueError(f"{name} is {checks.told(value)}, but it must be a tuple of whole numbers.")
-    return tuple(checks.whole(f"{name}[{at}]", width, 1, WIDEST) for at, width in enumerate(value))
+    return tuple(
+        checks.whole(f"{name}[{at}]", width, 1, WIDEST) for at, width in enumerate(checks.several(name, value))
+    )
 
 
 def ranges(parameters: Any) -> dict[str, Range]:
@@ -373,6 +382,13 @@ class ObservationCheck:
         if value.device.type != self._device.type:
             raise TypeError(f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}.")
         raise ValueError(f"observation[{name!r}] is {checks.told(value)}, but it must be of one shopper or more.")
+
+
+def check_keys(observation: Observation, needed: Collection[str]) -> None:
+    """For what looks at observations on its own, such as a ranker. Errors: ValueError where a key is missing."""
+    if not observation.keys() >= set(needed):
+        missing = sorted(set(needed) - observation.keys())
+        raise ValueError(f"observation has the keys {sorted(observation)}, but it must have {missing} too.")
 
 
 def dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:

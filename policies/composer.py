@@ -18,10 +18,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, pick
+from policies.base import (
+    LARGEST,
+    MAILERS,
+    MOST,
+    Adjust,
+    Cosines,
+    PolicyInputs,
+    Pool,
+    Pooling,
+    check_draws,
+    of_kind,
+    pick,
+    settle,
+)
 from policies.features import Recent, Summary, principal
 from policies.networks import Standardizer, tower
+from recsim_env import checks
 from recsim_env.noise import normal
+from recsim_env.registry import Registry
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
@@ -38,6 +53,16 @@ class ComposerConfig:
     """Log-odds by which one unit of intent moves an item that is one standard deviation out along a component."""
     summary_dims: int = 8
     """Components of the item embedding in which the flat state describes taste."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            pool=None if self.pool is None else checks.whole("pool", self.pool, 1, MOST),
+            offset_dims=checks.whole("offset_dims", self.offset_dims, 0, MOST),
+            offset_unit=checks.number("offset_unit", self.offset_unit, 0.0, LARGEST),
+            summary_dims=checks.whole("summary_dims", self.summary_dims, 0, MOST),
+        )
 
 
 # ---- cues ------------------------------------------------------------------------------------------------------------
@@ -70,15 +95,18 @@ class Cue:
     """(B, P) float32, finite, of the order of 1."""
 
 
-CUES: dict[str, Cue] = {}
+CUES: Registry[Cue] = Registry("cue")
 """Every cue by name; a composer uses those whose keys the environment has."""
 
 
 def cue(name: str, unit: float, *keys: str) -> Callable[[Callable[[CueInputs], Tensor]], Callable[[CueInputs], Tensor]]:
-    """Register a cue: `@cue("shown", 2.0, "recent_slates")` above a function of `CueInputs`."""
+    """Register a cue: `@cue("shown", 2.0, "recent_slates")` above a function of `CueInputs`.
+
+    Errors: ValueError where other code took the name.
+    """
 
     def add(values: Callable[[CueInputs], Tensor]) -> Callable[[CueInputs], Tensor]:
-        CUES[name] = Cue(unit, keys, values)
+        CUES.add(name, Cue(unit, keys, values), values)
         return values
 
     return add
@@ -187,10 +215,14 @@ class Composer:
 
     Intent: (B, A) with A = `intent_size`; `knobs` names the first numbers, `count` and `similarity` and then the
     cues; the rest is the offset. `pool_size` is P.
+
+    Errors: TypeError where an argument is of another kind, ValueError where there is no ranker.
     """
 
     def __init__(self, inputs: PolicyInputs, config: ComposerConfig | None = None) -> None:
-        self.config = config or ComposerConfig()
+        self.config = ComposerConfig() if config is None else config
+        of_kind("inputs", inputs, PolicyInputs)
+        of_kind("config", self.config, ComposerConfig)
         self._inputs = inputs
         self._ranker = inputs.need_ranker("composer")
         self._cosines = Cosines(inputs.catalog)
@@ -203,7 +235,7 @@ class Composer:
         self.cues = {name: cue for name, cue in CUES.items() if set(cue.keys) <= inputs.observation_space.keys()}
         self.knobs = ("count", "similarity", *self.cues)
         units = [2.0, 1.0, *(cue.unit for cue in self.cues.values())]  # log-odds per unit of intent
-        self.units = torch.tensor(units)
+        self.units = torch.tensor(units, dtype=torch.float32)
         self.intent_size = len(self.knobs) + self.offset_vectors.shape[1]
         self._pooling = Pooling(inputs, self.config.pool)
         self.pool_size = self._pooling.size
@@ -216,12 +248,15 @@ class Composer:
     def intent(self, knobs: Mapping[str, float]) -> Tensor:
         """The constant intent (A,) that puts each named knob at so many log-odds per unit of its cue, the rest at 0.
 
-        Errors: ValueError at a knob that is not 0 and that this environment does not have.
+        Errors: TypeError where `knobs` is no mapping; ValueError at a knob that is no finite number, and at one that is
+        not 0 and that this environment does not have.
         """
+        knobs = checks.mapping("knobs", knobs)
+        knobs = {name: checks.number(f"knobs[{name!r}]", value, -LARGEST, LARGEST) for name, value in knobs.items()}
         unknown = sorted(name for name, value in knobs.items() if name not in self.knobs and value != 0)
         if unknown:
             raise ValueError(f"knobs names {unknown}, but this environment has {list(self.knobs)}.")
-        intent = torch.zeros(self.intent_size)
+        intent = torch.zeros(self.intent_size, dtype=torch.float32)
         for at, name in enumerate(self.knobs):
             intent[at] = knobs.get(name, 0.0) / self.units[at]
         return intent
@@ -247,8 +282,13 @@ class Composer:
         return self.view(observation).features
 
     def compose(self, observation: Observation, intent: Tensor) -> Tensor:
-        """Slates (B, K) from intents (B, A)."""
-        return self.compose_view(self.view(observation), intent)
+        """Slates (B, K) from intents (B, A).
+
+        Errors: TypeError or ValueError where the observation or the intents are not as said.
+        """
+        view = self.view(observation)
+        checks.tensor("intent", intent, (len(view.features), self.intent_size), torch.float32, finite=False)
+        return self.compose_view(view, intent)
 
     @torch.no_grad()
     def compose_view(self, view: View, intent: Tensor) -> Tensor:
@@ -301,7 +341,7 @@ class IntentActor(nn.Module):
         super().__init__()
         self.standardize = Standardizer(width)
         self.tower = tower(width, hidden, intent_size, generator, gain=0.0)
-        self.log_std = nn.Parameter(torch.full((intent_size,), log_std))
+        self.log_std = nn.Parameter(torch.full((intent_size,), log_std, dtype=torch.float32))
         self.draws = intent_size
 
     def mean(self, features: Tensor) -> Tensor:
@@ -334,5 +374,7 @@ class ComposerPolicy:
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K)."""
         view = self.composer.view(observation)
+        if self.draws:
+            check_draws(draws, len(view.features), self.draws)
         intent = self.actor.act({"features": view.features}, draws if self.draws else None)
         return self.composer.compose_view(view, intent)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from policies.base import Pool
 from recsim_env.catalog import Catalog
+from recsim_env.registry import Registry
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
@@ -60,7 +61,7 @@ class Recent:
     def of(cls, observation: Observation, decay: float = MEMORY_DECAY) -> Recent:
         """From an observation; the newest slate counts 1, the one before `decay`, and so on."""
         slates = observation["recent_slates"]
-        ages = torch.arange(slates.shape[1], device=slates.device)
+        ages = torch.arange(slates.shape[1], device=slates.device, dtype=torch.float32)
         shown = (decay**ages).view(1, -1, 1) * (slates >= 0)
         clicked = shown * observation["recent_clicks"]
         return cls(slates.clamp(min=0).flatten(1), shown.flatten(1).float(), clicked.flatten(1).float())
@@ -118,15 +119,18 @@ class Part:
     """(B, some) float32."""
 
 
-PARTS: dict[str, Part] = {}
+PARTS: Registry[Part] = Registry("part of the summary")
 """Every part of the summary by name; those whose keys an environment has are used."""
 
 
 def part(name: str, *keys: str) -> Callable[[Callable[[Seen], Tensor]], Callable[[Seen], Tensor]]:
-    """Register a part: `@part("rates", "recent_slates")` above a function of `Seen`."""
+    """Register a part: `@part("rates", "recent_slates")` above a function of `Seen`.
+
+    Errors: ValueError where other code took the name.
+    """
 
     def add(values: Callable[[Seen], Tensor]) -> Callable[[Seen], Tensor]:
-        PARTS[name] = Part(keys, values)
+        PARTS.add(name, Part(keys, values), values)
         return values
 
     return add
@@ -137,7 +141,7 @@ def response_rates(seen: Seen) -> Tensor:
     """Responses per position shown at each of `DECAYS`, and the share of the memory that is filled: (B, 4)."""
     slates, clicks = seen.observation["recent_slates"], seen.observation["recent_clicks"]
     shown, responded = (slates >= 0).sum(dim=2).float(), clicks.sum(dim=2).float()
-    ages = torch.arange(slates.shape[1], device=slates.device)
+    ages = torch.arange(slates.shape[1], device=slates.device, dtype=torch.float32)
     weights = torch.stack([decay**ages for decay in DECAYS], dim=1).float()  # (H, decays)
     rates = (responded @ weights) / (shown @ weights).clamp(min=1e-6)
     return torch.cat([rates, (shown > 0).float().mean(dim=1, keepdim=True)], dim=1)

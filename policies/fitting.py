@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm.auto import tqdm
 
+from policies.base import LARGEST, MOST, SEEDS, WIDEST, of_kind, settle
 from policies.pairs import Items, Pairs, of_slates
 from policies.rankers import CTRModel, config_for, pair_inputs
+from recsim_env import checks
 from recsim_env.types import Observation
 
 
@@ -34,6 +36,19 @@ class FitConfig:
     """Width of the network's two hidden layers."""
     seed: int = 0
     """Of the initial weights and of the order of the rows."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            epochs=checks.whole("epochs", self.epochs, 1, MOST),
+            batch_size=checks.whole("batch_size", self.batch_size, 1, MOST),
+            learning_rate=checks.number("learning_rate", self.learning_rate, 0.0, 1.0, above=True),
+            weight_decay=checks.number("weight_decay", self.weight_decay, 0.0, LARGEST),
+            table_decay=checks.number("table_decay", self.table_decay, 0.0, LARGEST),
+            hidden=checks.whole("hidden", self.hidden, 1, WIDEST),
+            seed=checks.whole("seed", self.seed, *SEEDS),
+        )
 
 
 @dataclass(frozen=True)
@@ -86,11 +101,16 @@ def fit(
 ) -> CTRModel:
     """Minimise the log loss of `examples`. title: of the progress bar; None shows none.
 
-    Errors: ValueError where there are no rows, or none with a response.
+    Errors: TypeError where `config` is none, ValueError where there are no rows, none with a response, or a number in
+    them is not finite.
     """
-    config = config or FitConfig()
+    config = FitConfig() if config is None else config
+    of_kind("config", config, FitConfig)
     if len(examples) == 0 or float(examples.labels.sum()) == 0:
         raise ValueError(f"examples has {len(examples)} rows and no response, but a CTR model needs some.")
+    for name in ("numbers", "labels"):
+        if not bool(getattr(examples, name).isfinite().all()):
+            raise ValueError(f"examples.{name} holds a number that is not finite, but a CTR model needs finite ones.")
     shape = dataclasses.replace(config_for(items, blocks, codes, examples.numbers.shape[1]), hidden=config.hidden)
     model = CTRModel(shape, config.seed).to(examples.numbers.device)
     model.start_from(examples.numbers, float(examples.labels.mean()))

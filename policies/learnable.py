@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from policies.autoregressive import AutoregressiveActor, AutoregressiveConfig, AutoregressivePolicy, Items
-from policies.base import Policy
+from policies.base import LOG_STD, Policy, settle
 from policies.composer import Composer, ComposerPolicy, IntentActor
 from policies.networks import Standardizer
 from policies.plackett_luce import PlackettLuceActor, PlackettLuceConfig, PlackettLucePolicy
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.types import Observation
 
@@ -55,6 +56,10 @@ class IntentConfig:
 
     log_std: float = -0.7
     """Log of its standard deviation, in units of intent."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where it is no number from -20 to 20."""
+        settle(self, log_std=checks.number("log_std", self.log_std, *LOG_STD))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,24 @@
-"""Small networks that the learnable policies are built from."""
+"""Small networks that the learnable policies are built from, and the files that fitted models lie in."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from recsim_env import checks
+from recsim_env.files import read_tensors, write_tensors
+
+Shapes = dict[str, tuple[int, ...]]
+"""The shape of each tensor of a model, by name."""
+DESCRIBED = "model"
+"""Key of the metadata of a model's file."""
 
 
 class Standardizer(nn.Module):
@@ -20,8 +32,8 @@ class Standardizer(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float32))
+        self.register_buffer("deviation", torch.ones(width, dtype=torch.float32))
 
     @torch.no_grad()
     def fit(self, examples: Tensor) -> None:
@@ -51,8 +63,75 @@ def tower(
     layers: list[nn.Module] = []
     for at, (before, after) in enumerate(pairwise(sizes)):
         last = at == len(sizes) - 2
-        linear = nn.Linear(before, after, device="meta").to_empty(device="cpu")  # no draw from the global generator
+        linear = nn.Linear(before, after, device="meta", dtype=torch.float32)
+        linear = linear.to_empty(device="cpu")  # no draw from the global generator
         nn.init.orthogonal_(linear.weight, gain=gain if last else math.sqrt(2), generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear] if last else [linear, activation()]
     return nn.Sequential(*layers)
+
+
+def tower_shapes(name: str, width: int, hidden: tuple[int, ...], out: int) -> Shapes:
+    """Of the tensors of a `tower` that a model calls `name`."""
+    found: Shapes = {}
+    for at, (before, after) in enumerate(pairwise((width, *hidden, out))):
+        found |= {f"{name}.{2 * at}.weight": (after, before), f"{name}.{2 * at}.bias": (after,)}
+    return found
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def write_model(path: Path | str, model: nn.Module, kind: str, told: Mapping[str, Any]) -> None:
+    """Write a model's weights and in the same file what it is built from, whole or not at all.
+
+    Args:
+        kind: of the model, for `read_model`
+        told: what it is built from; goes into the metadata as JSON
+
+    Errors: OSError where the file cannot be written; what stood there before is whole.
+    """
+    described = json.dumps({"kind": kind, "told": told}, allow_nan=False)
+    write_tensors(path, model.state_dict(), {DESCRIBED: described})  # one key: their order in the file is random
+
+
+def read_model(path: Path | str, kind: str, keys: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and description as `write_model` wrote them; the description has these keys and no others.
+
+    Errors: TypeError where `path` is none; FileNotFoundError; ValueError, which names the file, where it is no such
+    model or a number in it is not finite.
+    """
+    path = checks.path("path", path)
+    tensors, metadata = read_tensors(path)
+    try:
+        described = checks.mapping("its description", json.loads(metadata.get(DESCRIBED, "null")))
+        checks.choice("kind", described.get("kind"), (kind,))
+        told = checks.mapping("told", described.get("told"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no file of a {kind}: {error}") from None
+    if told.keys() != set(keys):
+        raise ValueError(f"{path} is described by {sorted(told)}, but it must be by {sorted(keys)}.")
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool((finite := value.isfinite()).all()):
+            at = (~finite).nonzero()[0].tolist()
+            found = value[tuple(at)].item()
+            raise ValueError(f"{path}: the tensor {name!r} holds {found} at {at}, but must be finite.")
+    return tensors, told
+
+
+def check_shapes(path: Path | str, tensors: Mapping[str, Tensor], shapes: Shapes, whole: tuple[str, ...] = ()) -> None:
+    """Hold the tensors of a file against what its description asks for, before a model is made of it.
+
+    Args:
+        whole: names of the tensors of whole numbers (int64); all others are float32
+
+    Errors: ValueError, which names the file and the tensor.
+    """
+    for name in sorted({*tensors, *shapes}):
+        if name not in tensors or name not in shapes:
+            raise ValueError(f"{path}: the tensor {name!r} is {'missing' if name in shapes else 'not known'}.")
+        try:
+            dtype = torch.int64 if name in whole else torch.float32
+            checks.tensor(f"the tensor {name!r}", tensors[name], shapes[name], dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None

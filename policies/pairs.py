@@ -14,6 +14,7 @@ from torch import Tensor
 from policies.base import MAILERS, candidates_of
 from policies.features import HABIT_DAYS, Recent, mean_vector, principal, squashed
 from recsim_env.catalog import Catalog
+from recsim_env.registry import Registry
 from recsim_env.types import Observation
 
 ALIGNED = ("candidates", "placement", "popularity")
@@ -102,15 +103,18 @@ class Block:
     """(Q, some) float32."""
 
 
-BLOCKS: dict[str, Block] = {}
+BLOCKS: Registry[Block] = Registry("block")
 """Every block by name."""
 
 
 def block(name: str, *keys: str) -> Callable[[Callable[[Pairs], Tensor]], Callable[[Pairs], Tensor]]:
-    """Register a block: `@block("own", "bought_items")` above a function of `Pairs`."""
+    """Register a block: `@block("own", "bought_items")` above a function of `Pairs`.
+
+    Errors: ValueError where other code took the name.
+    """
 
     def add(values: Callable[[Pairs], Tensor]) -> Callable[[Pairs], Tensor]:
-        BLOCKS[name] = Block(keys, values)
+        BLOCKS.add(name, Block(keys, values), values)
         return values
 
     return add
@@ -127,8 +131,12 @@ def own_history(pairs: Pairs) -> Tensor:
     bought = pairs.observation["bought_items"]
     place = bought.where(bought >= 0, len(pairs.items.category))  # padding writes one column past the catalogue
     batch, width = len(bought), len(pairs.items.category) + 1
-    counts = torch.zeros(batch, width, device=bought.device).scatter_(1, place, pairs.observation["bought_counts"])
-    days = torch.zeros(batch, width, device=bought.device).scatter_(1, place, pairs.observation["bought_days"])
+    counts = torch.zeros(batch, width, device=bought.device, dtype=torch.float32).scatter_(
+        1, place, pairs.observation["bought_counts"]
+    )
+    days = torch.zeros(batch, width, device=bought.device, dtype=torch.float32).scatter_(
+        1, place, pairs.observation["bought_days"]
+    )
     at = pairs.row * width + pairs.item
     return _history(counts.view(-1)[at], days.view(-1)[at])
 

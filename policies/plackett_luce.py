@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import Pool, filled
+from policies.base import FARTHEST, LARGEST, Pool, check_draws, filled, settle
 from policies.composer import Composer, View
 from policies.networks import Standardizer, tower
+from recsim_env import checks
 from recsim_env.noise import gumbel
 from recsim_env.tensors import repeated
 from recsim_env.types import Observation
@@ -35,7 +36,8 @@ def sample(scores: Tensor, draws: Tensor, size: int) -> Tensor:
 
 
 def ordered(scores: Tensor, size: int) -> Tensor:
-    """Places in the pool by score (B, P), best first: (B, size) int64, -1 where none is left."""
+    """Places in the pool by score (B, P), best first, NaN last: (B, size) int64, -1 where none is left."""
+    scores = scores.nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-math.inf)
     best = scores.topk(min(size, scores.shape[1]), dim=1)
     places = best.indices.where(best.values > -math.inf, -1)
     return torch.nn.functional.pad(places, (0, size - places.shape[1]), value=-1)
@@ -86,6 +88,10 @@ class PlackettLuceConfig:
 
     scale: float = 6.0
     """Inverse temperature: the scores start as this times the CTR logits."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where it is no finite number above 0."""
+        settle(self, scale=checks.number("scale", self.scale, 0.0, LARGEST, above=True))
 
 
 class PlackettLuceActor(nn.Module):
@@ -164,4 +170,6 @@ class PlackettLucePolicy:
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K)."""
         seen = slate_observation(self.composer.view(observation))
+        if self.draws:
+            check_draws(draws, len(seen["features"]), self.draws)
         return self.actor.act(seen, draws if self.draws else None)

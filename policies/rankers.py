@@ -5,33 +5,41 @@ The model sees what an observation holds and learns from a log's training weeks;
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from policies.base import (
+    LARGEST,
+    MOST,
+    WIDEST,
     ObservationCheck,
     Policy,
     PolicyInputs,
     Pool,
     Untuned,
     candidates_of,
+    check_keys,
     filled,
     logits_of,
+    of_kind,
     register_policy,
+    settle,
 )
-from policies.networks import tower
+from policies.networks import Shapes, check_shapes, read_model, tower, tower_shapes, write_model
 from policies.pairs import BLOCKS, CODES, Items, Pairs, code_sizes
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.types import Observation
 
 WEIGHTS = Path(__file__).parent / "weights" / "ctr_ranker.safetensors"
 """The ranker of the Complete Journey environment."""
+
+KIND, FIELDS = "ctr_ranker", ("blocks", "codes", "width", "sizes", "hidden", "scale", "shift")
+"""Of a model's file: what it says that it holds, and the fields of `RankerConfig` that it tells."""
 
 CACHED = 8192
 """Pairs scored at once on a CPU: their activations stay in its cache, which is three times as fast as all at once."""
@@ -56,6 +64,28 @@ class RankerConfig:
     shift: float = 0.0
     """Its intercept."""
 
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        for name, known in (("blocks", BLOCKS), ("codes", CODES)):
+            of_field = checks.several(name, getattr(self, name))
+            settle(self, **{name: tuple(checks.choice(f"{name}[{at}]", one, known) for at, one in enumerate(of_field))})
+        sizes = checks.several("sizes", self.sizes, len(self.codes))
+        settle(
+            self,
+            width=checks.whole("width", self.width, 1, WIDEST),
+            sizes=tuple(checks.whole(f"sizes[{at}]", size, 1, MOST) for at, size in enumerate(sizes)),
+            hidden=checks.whole("hidden", self.hidden, 1, WIDEST),
+            scale=checks.number("scale", self.scale, -LARGEST, LARGEST),
+            shift=checks.number("shift", self.shift, -LARGEST, LARGEST),
+        )
+
+    @property
+    def shapes(self) -> Shapes:
+        """Of the tensors of the model."""
+        numbers = {"mean": (self.width,), "deviation": (self.width,)}
+        tables = {f"tables.{at}": (size,) for at, size in enumerate(self.sizes)}
+        return {**numbers, **tower_shapes("network", self.width, (self.hidden, self.hidden), 1), **tables}
+
 
 class CTRModel(nn.Module):
     """Log-odds of a response: a small network over the numbers plus one learned value for every code.
@@ -71,12 +101,13 @@ class CTRModel(nn.Module):
 
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
+        of_kind("config", config, RankerConfig)
         self.config = config
-        self.register_buffer("mean", torch.zeros(config.width))
-        self.register_buffer("deviation", torch.ones(config.width))
+        self.register_buffer("mean", torch.zeros(config.width, dtype=torch.float32))
+        self.register_buffer("deviation", torch.ones(config.width, dtype=torch.float32))
         generator = torch.Generator().manual_seed(seed)
         self.network = tower(config.width, (config.hidden, config.hidden), 1, generator, activation=nn.ReLU, gain=0.1)
-        self.tables = nn.ParameterList([torch.zeros(size) for size in config.sizes])
+        self.tables = nn.ParameterList([torch.zeros(size, dtype=torch.float32) for size in config.sizes])
 
     @torch.no_grad()
     def start_from(self, numbers: Tensor, rate: float) -> None:
@@ -97,10 +128,13 @@ class CTRModel(nn.Module):
 class CTRRanker:
     """A trained `CTRModel` on a catalogue; implements `policies.base.Ranker`.
 
-    Errors: ValueError where the model was trained on a catalogue of another size.
+    Errors: TypeError where an argument is of another kind, ValueError where the model was trained on a catalogue of
+    another size.
     """
 
     def __init__(self, catalog: Catalog, model: CTRModel) -> None:
+        of_kind("catalog", catalog, Catalog)
+        of_kind("model", model, CTRModel)
         self.items = Items.of(catalog)
         sizes = code_sizes(self.items)
         expected = tuple(sizes[name] for name in model.config.codes)
@@ -113,7 +147,13 @@ class CTRRanker:
 
     @torch.no_grad()
     def logits(self, observation: Observation) -> Tensor:
-        """Log-odds of a response for every candidate: (B, C) float32, -inf at padding."""
+        """Log-odds of a response for every candidate: (B, C) float32, -inf at padding.
+
+        Errors: ValueError where the observation lacks a key that the model looks at.
+        """
+        needed = {key for name in self.model.config.blocks for key in BLOCKS[name].keys}
+        needed |= {key for name in self.model.config.codes for key in CODES[name].keys}
+        check_keys(observation, needed)
         pairs = Pairs.of(observation, self.items)
         numbers, codes = pair_inputs(pairs, self.model.config.blocks, self.model.config.codes)
         part = CACHED if numbers.device.type == "cpu" else max(len(numbers), 1)
@@ -137,27 +177,29 @@ def config_for(items: Items, blocks: tuple[str, ...], codes: tuple[str, ...], wi
 
 
 def save_model(model: CTRModel, path: Path) -> None:
-    """Write `path` (safetensors) and the configuration beside it (`.json`), each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
-    temporary.replace(path)
-    temporary.write_text(json.dumps(asdict(model.config), indent=1) + "\n")
-    temporary.replace(path.with_suffix(".json"))
+    """Write a model to `path` (safetensors): weights, and the configuration in its metadata, whole or not at all.
+
+    Errors: TypeError where the model is none, OSError where the file cannot be written.
+    """
+    of_kind("model", model, CTRModel)
+    write_model(path, model, KIND, asdict(model.config))
 
 
 def load_model(path: Path = WEIGHTS) -> CTRModel:
     """Read what `save_model` wrote.
 
-    Errors: FileNotFoundError where a file is missing, TypeError at an unknown key of the configuration, RuntimeError
-    where the weights do not fit it.
+    Errors: FileNotFoundError; ValueError where the file is no CTR model, its tensors do not fit its configuration, or a
+    number in it is not finite. The sentence names the file, and the tensor or the field.
     """
-    fields = json.loads(path.with_suffix(".json").read_text())
-    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    config = RankerConfig(**{**fields, **lists})
+    tensors, told = read_model(path, KIND, FIELDS)
+    try:
+        config = RankerConfig(**told)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    check_shapes(path, tensors, config.shapes)
     model = CTRModel(config)
-    model.load_state_dict(load_file(path))
-    return model
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 # ---- policy ----------------------------------------------------------------------------------------------------------

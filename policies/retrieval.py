@@ -18,7 +18,7 @@ import torch
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 from torch import Tensor
 
-from policies.base import FARTHEST, of_kind, settle
+from policies.base import FARTHEST, MOST, of_kind, settle
 from recsim_env import checks
 
 LANES = 8
@@ -41,7 +41,7 @@ class IndexConfig:
     """Keep a byte for each number of an item, by its range over the catalogue, in place of four."""
 
     def __post_init__(self) -> None:
-        lists = checks.whole("lists", self.lists, 1)
+        lists = checks.whole("lists", self.lists, 1, MOST)
         settle(self, lists=lists, probes=checks.whole("probes", self.probes, 1, lists))
         settle(self, int8=checks.flag("int8", self.int8))
 

@@ -12,10 +12,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.base import Policy
+from policies.base import LARGEST, LOG_STD, SEEDS, Policy, settle, widths
 from policies.composer import Composer
 from policies.learnable import LEARNABLE, Actor, Plan
 from policies.networks import Standardizer, tower
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.types import Observation
 
@@ -37,6 +38,17 @@ class NetworkConfig:
     """Log of the standard deviation that the intents start with, in units of intent."""
     seed: int = 0
     """Of the initial weights."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            actor_hidden=widths("actor_hidden", self.actor_hidden),
+            critic_hidden=widths("critic_hidden", self.critic_hidden),
+            critic_lr_scale=checks.number("critic_lr_scale", self.critic_lr_scale, 0.0, LARGEST),
+            log_std=checks.number("log_std", self.log_std, *LOG_STD),
+            seed=checks.whole("seed", self.seed, *SEEDS),
+        )
 
 
 class Critic(nn.Module):
@@ -143,7 +155,11 @@ class SlateActorCritic(ActorCriticPolicy):
         """Actions. SB3 hands in no generator, so torch's own is used: see `agents.ppo`."""
         seen = self._observation(observation)
         features = seen["features"]
-        draws = None if deterministic else torch.rand(len(features), self._draws, device=features.device)
+        draws = (
+            None
+            if deterministic
+            else torch.rand(len(features), self._draws, device=features.device, dtype=torch.float32)
+        )
         return self.actor.act(seen, draws)
 
     def features(self, obs: PyTorchObs) -> Tensor:

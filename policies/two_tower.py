@@ -11,19 +11,19 @@ experimental comparison of click position-bias models", section 3.2. Learned fro
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from policies.base import CACHED, candidates_of
+from policies.base import CACHED, LARGEST, MOST, SEEDS, WIDEST, candidates_of, check_keys, of_kind, settle
 from policies.features import Recent, principal, squashed
-from policies.networks import Standardizer, tower
+from policies.networks import Shapes, Standardizer, check_shapes, read_model, tower, tower_shapes, write_model
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.tensors import shared
@@ -33,6 +33,8 @@ WHOLE = ("category_shown", "category_clicked", "taste", "exposed", "position_cli
 """Observation keys of the shopper tower; `declared` joins them where the shop asks."""
 BY_CATEGORY = ("category_shown", "category_clicked")
 """Observation keys (B, G, ..) of the category tower."""
+KIND, FIELDS = "two_tower", ("width", "per_category", "slate_size", "config")
+"""Of a model's file: what it says that it holds, and what it tells."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,37 @@ class TwoTowerConfig:
     seed: int = 0
     """Of the initial weights and of the order of the slates."""
 
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        widths = ("width", "hidden", "category_hidden", "dims")
+        settle(self, **{name: checks.whole(name, getattr(self, name), 1, WIDEST) for name in widths})
+        settle(self, **{name: checks.whole(name, getattr(self, name), 1, MOST) for name in ("epochs", "batch_size")})
+        settle(
+            self,
+            learning_rate=checks.number("learning_rate", self.learning_rate, 0.0, 1.0, above=True),
+            weight_decay=checks.number("weight_decay", self.weight_decay, 0.0, LARGEST),
+            own_decay=checks.number("own_decay", self.own_decay, 0.0, LARGEST),
+            seed=checks.whole("seed", self.seed, *SEEDS),
+        )
+
+    def shapes(self, items: int, dims: int, width: int, per_category: int, slate_size: int) -> Shapes:
+        """Of the tensors of a model: N items of so many components, F, F_c, K."""
+        return {
+            "vectors": (items, dims),
+            "category": (items,),
+            "standardize.mean": (width,),
+            "standardize.deviation": (width,),
+            **tower_shapes("of_shopper", width, (self.hidden, self.hidden), self.width + 1),
+            "standardize_category.mean": (per_category,),
+            "standardize_category.deviation": (per_category,),
+            **tower_shapes("of_category", per_category, (self.category_hidden,), 1),
+            "of_item": (dims, self.width),
+            "own": (items, self.width),
+            "bias": (items,),
+            "fatigue": (2,),
+            "examination": (slate_size,),
+        }
+
 
 class TwoTower(nn.Module):
     """The model. Shapes: B shoppers, N items, G categories, F numbers of a shopper, F_c of a category, K positions."""
@@ -82,11 +115,15 @@ class TwoTower(nn.Module):
         )
         self.standardize_category = Standardizer(per_category)
         self.of_category = tower(per_category, (config.category_hidden,), 1, generator, gain=0.1, activation=nn.ReLU)
-        self.of_item = nn.Parameter(torch.randn(dims, config.width, generator=generator) / math.sqrt(dims))
-        self.own = nn.Parameter(torch.zeros(items, config.width))
-        self.bias = nn.Parameter(torch.zeros(items))
-        self.fatigue = nn.Parameter(torch.zeros(2))
-        self.examination = nn.Parameter(torch.full((slate_size,), 2.0))  # log-odds; the top position counts as seen
+        self.of_item = nn.Parameter(
+            torch.randn(dims, config.width, generator=generator, dtype=torch.float32) / math.sqrt(dims)
+        )
+        self.own = nn.Parameter(torch.zeros(items, config.width, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(items, dtype=torch.float32))
+        self.fatigue = nn.Parameter(torch.zeros(2, dtype=torch.float32))
+        self.examination = nn.Parameter(
+            torch.full((slate_size,), 2.0, dtype=torch.float32)
+        )  # log-odds; the top position counts as seen
 
     def items(self) -> Tensor:
         """Item vectors (N, width)."""
@@ -110,9 +147,13 @@ class TwoTower(nn.Module):
 
 
 class TwoTowerRanker:
-    """A fitted `TwoTower` on a catalogue; implements `policies.base.Ranker`."""
+    """A fitted `TwoTower` on a catalogue; implements `policies.base.Ranker`.
+
+    Errors: TypeError where `model` is none.
+    """
 
     def __init__(self, model: TwoTower) -> None:
+        of_kind("model", model, TwoTower)
         self.model = model.eval()
         with torch.no_grad():
             self._items = model.items().T.contiguous()  # (width, N)
@@ -120,7 +161,11 @@ class TwoTowerRanker:
 
     @torch.no_grad()
     def logits(self, observation: Observation) -> Tensor:
-        """Log-odds of a response, once looked at, for every candidate: (B, C) float32, -inf at padding."""
+        """Log-odds of a response, once looked at, for every candidate: (B, C) float32, -inf at padding.
+
+        Errors: ValueError where the observation lacks a key that the model looks at.
+        """
+        check_keys(observation, (*WHOLE, "recent_slates", "recent_clicks"))
         candidates = candidates_of(observation, self._numbers)
         most = CACHED if candidates.device.type == "cpu" else len(candidates)
         parts = [slice(start, start + most) for start in range(0, len(candidates), most)]
@@ -204,9 +249,16 @@ def fit_two_tower(
 ) -> TwoTowerRanker:
     """Minimise the log loss of the clicks of a log. title: of the progress bar; None shows none.
 
-    Errors: ValueError where the log holds no click.
+    Errors: TypeError where an argument is of another kind, ValueError where the log holds no click.
     """
-    config = config or TwoTowerConfig()
+    config = TwoTowerConfig() if config is None else config
+    for name, value, kind in (
+        ("sessions", sessions, Sessions),
+        ("catalog", catalog, Catalog),
+        ("config", config, TwoTowerConfig),
+    ):
+        of_kind(name, value, kind)
+    slate_size = checks.whole("slate_size", slate_size, 1)
     if not bool(sessions.clicks.any()):
         raise ValueError(f"sessions has {sessions.n_slates} slates and no click, but a ranker needs some.")
     examples = examples_of(sessions, catalog)
@@ -271,33 +323,48 @@ def loss_of(model: TwoTower, examples: Examples, rows: Tensor) -> Tensor:
 
 
 def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
-    """Write `path` (safetensors) and its shape beside it (`.json`), each whole or not at all."""
+    """Write a ranker to `path` (safetensors): weights, and its shape in the metadata, whole or not at all.
+
+    Errors: TypeError where the ranker is none, OSError where the file cannot be written.
+    """
+    of_kind("ranker", ranker, TwoTowerRanker)
     model = ranker.model
-    shape = {
+    told = {
         "width": len(model.standardize.mean),
         "per_category": len(model.standardize_category.mean),
         "slate_size": len(model.examination),
         "config": asdict(model.config),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
-    temporary.replace(path)
-    temporary.write_text(json.dumps(shape, indent=1) + "\n")
-    temporary.replace(path.with_suffix(".json"))
+    write_model(path, model, KIND, told)
 
 
 def load_two_tower(path: Path, device: torch.device | str = "cpu") -> TwoTowerRanker:
     """Read what `save_two_tower` wrote.
 
-    Errors: FileNotFoundError where a file is missing, TypeError at an unknown key of the configuration, RuntimeError
-    where the weights do not fit it.
+    Errors: FileNotFoundError; ValueError where the file is no two-tower ranker, its tensors do not fit its
+    configuration, or a number in it is not finite. The sentence names the file, and the tensor or the field.
     """
-    shape = json.loads(path.with_suffix(".json").read_text())
-    tensors = load_file(path)
-    config = TwoTowerConfig(**shape["config"])
-    model = TwoTower(
-        tensors["vectors"], tensors["category"], shape["width"], shape["per_category"], shape["slate_size"], config
-    )
+    tensors, told = read_model(path, KIND, FIELDS)
+    try:
+        config, sizes = _described(told)
+        items, dims = checks.tensor("the tensor 'vectors'", tensors.get("vectors"), ("N", "D"), torch.float32).shape
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    check_shapes(path, tensors, config.shapes(items, dims, *sizes), whole=("category",))
+    if items == 0 or not 0 <= int(tensors["category"].min()) <= int(tensors["category"].max()) < items:
+        raise ValueError(f"{path}: the tensor 'category' must hold numbers from 0 to {items - 1}, one an item.")
+    model = TwoTower(tensors["vectors"], tensors["category"], *sizes, config)
     model.load_state_dict(tensors)
     return TwoTowerRanker(model.to(device))
+
+
+def _described(told: dict[str, object]) -> tuple[TwoTowerConfig, tuple[int, int, int]]:
+    """Configuration and F, F_c, K. Errors: TypeError or ValueError, which names the field."""
+    fields = checks.mapping("config", told["config"])
+    known = [field.name for field in dataclasses.fields(TwoTowerConfig)]
+    for name in sorted(fields.keys() ^ set(known)):
+        raise ValueError(
+            f"config has the fields {sorted(fields)}, but they must be {known}: {name!r} is one too many or few."
+        )
+    sizes = [checks.whole(name, told[name], 1) for name in ("width", "per_category", "slate_size")]
+    return TwoTowerConfig(**fields), (sizes[0], sizes[1], sizes[2])

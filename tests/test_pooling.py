@@ -132,9 +132,9 @@ def test_a_category_with_fewer_items_than_asked_for_brings_them_all() -> None:
 
 def test_a_number_below_zero_is_refused() -> None:
     simulator, _ = market()
-    with pytest.raises(ValueError, match=r"^per_category is -1, but it must be a whole number of 0 or more\.$"):
+    with pytest.raises(ValueError, match=r"^per_category is -1, but it must be a whole number from 0 "):
         inputs_of(simulator, -1)
-    with pytest.raises(ValueError, match=r"^pool is -1, but it must be a whole number of 1 or more\.$"):
+    with pytest.raises(ValueError, match=r"^pool is -1, but it must be a whole number from 1 "):
         dataclasses.replace(inputs_of(simulator, 0), pool=-1)
 
 

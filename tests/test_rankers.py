@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from benchmarks.train_ranker import KEYS, Slates, popularity_table, replay_slate
 from policies import POLICIES
 from policies.fitting import Examples, FitConfig, calibrate, fit, predict, shown_examples
 from policies.pairs import BLOCKS, DAYS, Items, Pairs, blocks_for, codes_for, of_slates
-from policies.rankers import WEIGHTS, CTRModel, CTRRanker, config_for, load_model, pair_inputs, save_model
+from policies.rankers import WEIGHTS, CTRModel, CTRRanker, RankerConfig, config_for, load_model, pair_inputs, save_model
+from recsim_env.files import write_tensors
 from recsim_env.logs.schema import read_baskets, read_popularity
 from recsim_env.shoppers.finetune import FinetuneConfig, new_shopper
 from recsim_env.shoppers.learned import load_shopper
@@ -253,21 +256,89 @@ def test_logits_stand_where_their_candidates_do() -> None:
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     ranker = some_ranker()
     save_model(ranker.model, tmp_path / "ranker.safetensors")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ranker.json", "ranker.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["ranker.safetensors"]
     loaded = CTRRanker(toy_simulator(items=30).catalog, load_model(tmp_path / "ranker.safetensors"))
     seen = some_visits(toy_simulator(items=30))
     assert torch.equal(loaded.logits(seen), ranker.logits(seen))
+    before = (tmp_path / "ranker.safetensors").read_bytes()
+    save_model(ranker.model, tmp_path / "ranker.safetensors")
+    assert (tmp_path / "ranker.safetensors").read_bytes() == before
 
 
-def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_the_shapes_of_a_configuration_are_those_of_its_model() -> None:
+    for config in (some_ranker().model.config, RankerConfig((), (), 3, (), hidden=5)):
+        assert config.shapes == {name: tuple(value.shape) for name, value in CTRModel(config).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"hidden": 7}, "the tensor 'network.0.bias' is .* of shape \\(32,\\), but it must be .* \\(7\\)"),
+        ({"hidden": 10**12}, "hidden is 1000000000000, but it must be a whole number from 1 to"),
+        ({"hidden": "32"}, "hidden is '32', but it must be a whole number"),
+        ({"sizes": [10**8]}, "the tensor 'tables.0' is .*shape \\(30,\\), but it must be .* \\(100000000\\)"),
+        ({"sizes": 5}, "sizes is 5, but it must be a list"),
+        ({"codes": ["item", "item"]}, "sizes is \\[30\\], but it must be a list of 2 values"),
+        ({"blocks": ["colour"]}, "blocks\\[0\\] is 'colour', but it must be one of"),
+        ({"scale": math.nan}, "scale is nan, but it must be a finite number"),
+        ({"colour": 1}, r"is described by \['blocks', 'codes', 'colour'"),
+        ({"shift": None}, "shift is None, but it must be a finite number"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], match: str) -> None:
     path = tmp_path / "ranker.safetensors"
-    save_model(some_ranker().model, path)
-    fields = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**fields, "hidden": 7}))
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    model = some_ranker().model
+    write_tensors(path, model.state_dict(), described("ctr_ranker", {**asdict(model.config), **changed}))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{match}"):
         load_model(path)
-    path.with_suffix(".json").write_text(json.dumps({**fields, "colour": 1}))
-    with pytest.raises(TypeError, match="colour"):
+
+
+def described(kind: str, told: object) -> dict[str, str]:
+    """Metadata of a model's file."""
+    return {"model": json.dumps({"kind": kind, "told": told})}
+
+
+def test_a_file_that_is_no_ranker_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ranker.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"ranker\.safetensors"):
+        load_model(path)
+    with pytest.raises(TypeError, match=r"^path is 5, but it must be a path"):
+        load_model(5)  # type: ignore[arg-type]
+    model = some_ranker().model
+    told = described("ctr_ranker", asdict(model.config))
+    save_model(model, path)
+    whole = path.read_bytes()
+    for broken in (b"", whole[:200], whole[:-8], b"{" * 40_000, whole[:8] + b"x" + whole[9:]):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} "):
+            load_model(path)
+    for metadata in (
+        None,
+        {"model": "no JSON"},
+        {"model": "[1]"},
+        described("two_tower", {}),
+        described("ctr_ranker", 3),
+    ):
+        write_tensors(path, model.state_dict(), metadata)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is no file of a ctr_ranker: "):
+            load_model(path)
+    for number in (math.nan, math.inf, -math.inf):
+        tensors = {name: value.clone() for name, value in model.state_dict().items()}
+        tensors["network.2.bias"][3] = number
+        write_tensors(path, tensors, told)
+        with pytest.raises(
+            ValueError, match=rf"^{re.escape(str(path))}: the tensor 'network.2.bias' holds {number} at \[3\]"
+        ):
+            load_model(path)
+    for name in model.state_dict():
+        write_tensors(path, {other: value for other, value in model.state_dict().items() if other != name}, told)
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: the tensor '{name}' is missing"):
+            load_model(path)
+    write_tensors(path, {**model.state_dict(), "more": torch.zeros(1)}, told)
+    with pytest.raises(ValueError, match="the tensor 'more' is not known"):
+        load_model(path)
+    write_tensors(path, {name: value.double() for name, value in model.state_dict().items()}, told)
+    with pytest.raises(ValueError, match=r"the tensor 'deviation' is a float64 tensor .*, but it must be a float32"):
         load_model(path)
 
 

@@ -360,7 +360,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
 
 
 def test_an_index_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^lists is 0, but it must be a whole number of 1 or more"):
+    with pytest.raises(ValueError, match=r"^lists is 0, but it must be a whole number from 1"):
         IndexConfig(lists=0)
     with pytest.raises(ValueError, match=r"^probes is 3, but it must be a whole number from 1 to 2"):
         IndexConfig(lists=2, probes=3)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from policies.two_tower import (
     save_two_tower,
 )
 from recsim_env.catalog import Catalog
+from recsim_env.files import read_tensors, write_tensors
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.types import Observation
 
@@ -170,20 +173,63 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     again = load_two_tower(tmp_path / "folder" / "ranker.safetensors")
     assert torch.equal(again.logits(seen), ranker.logits(seen))
     assert again.model.config == QUICK
-    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["ranker.json", "ranker.safetensors"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["ranker.safetensors"]
 
 
-def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_the_shapes_of_a_configuration_are_those_of_its_model() -> None:
+    model = quick_ranker().model
+    items, dims = model.vectors.shape
+    expected = QUICK.shapes(items, dims, len(model.standardize.mean), len(model.standardize_category.mean), SIZE)
+    assert expected == {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"config": {"depth": 3}}, "config has the fields .*'depth' is one too many or few"),
+        ({"config": {"hidden": 10**12}}, "hidden is 1000000000000, but it must be a whole number from 1 to"),
+        ({"config": {"hidden": 9}}, "the tensor 'of_shopper.0.bias' is .*, but it must be"),
+        ({"config": {"own_decay": "much"}}, "own_decay is 'much', but it must be a finite number"),
+        ({"width": 10**12}, "the tensor 'of_shopper.0.weight' is .* but it must be .*1000000000000"),
+        ({"width": 0}, "width is 0, but it must be a whole number of 1 or more"),
+        ({"slate_size": True}, "slate_size is True, but it must be a whole number"),
+        ({"slate_size": 4}, r"the tensor 'examination' is .*, but it must be .* \(4\)"),
+        ({"colour": 4}, "is described by"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], match: str) -> None:
     path = tmp_path / "ranker.safetensors"
-    with pytest.raises(FileNotFoundError):
+    save_two_tower(quick_ranker(), path)
+    tensors, metadata = read_tensors(path)
+    told = json.loads(metadata["model"])["told"]
+    config = {**told["config"], **changed.get("config", {})}
+    write_tensors(
+        path, tensors, {"model": json.dumps({"kind": "two_tower", "told": {**told, **changed, "config": config}})}
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{match}"):
+        load_two_tower(path)
+
+
+def test_a_file_that_is_no_ranker_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ranker.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"ranker\.safetensors"):
         load_two_tower(path)
     save_two_tower(quick_ranker(), path)
-    shape = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**shape, "config": {**shape["config"], "depth": 3}}))
-    with pytest.raises(TypeError, match="depth"):
-        load_two_tower(path)
-    path.with_suffix(".json").write_text(json.dumps({**shape, "width": shape["width"] + 1}))
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    tensors, metadata = read_tensors(path)
+    wrong: dict[str, Tensor | None] = {
+        "bias": tensors["bias"] * torch.nan,
+        "category": tensors["category"] + ITEMS,
+        "fatigue": None,
+        "vectors": None,
+        "own": tensors["own"].half(),
+    }
+    for name, value in wrong.items():
+        others = {other: tensor for other, tensor in tensors.items() if other != name}
+        write_tensors(path, others if value is None else {**others, name: value}, metadata)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: the tensor '{name}' "):
+            load_two_tower(path)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be read"):
         load_two_tower(path)
 
 
