@@ -107,6 +107,20 @@ def choice(name: str, value: object, known: Collection[str]) -> str:
     raise ValueError(f"{name} is {told(value)}, but it must be one of {', '.join(map(repr, known))}.")
 
 
+def several(name: str, value: object, length: int | None = None) -> list[Any]:
+    """The members of a list, a tuple, or a one-dimensional array; None = of any length.
+
+    Raises:
+        ValueError: for anything else, a string included.
+    """
+    if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 1:
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and (length is None or len(value) == length):
+        return list(value)
+    number = "" if length is None else f" of {length} values"
+    raise ValueError(f"{name} is {told(value)}, but it must be a list{number}.")
+
+
 def text(name: str, value: object) -> str:
     """A string that is not empty.
 

@@ -73,7 +73,7 @@ def test_keys_and_values_have_the_precision_and_all_else_is_float32(name: str) -
 
 @learned
 def test_an_unknown_precision_is_said_in_one_sentence(name: str) -> None:
-    with pytest.raises(ValueError, match=r"precision is 'fp8', but it must be one of fp32, bf16\."):
+    with pytest.raises(ValueError, match=r"precision is 'fp8', but it must be one of 'fp32', 'bf16'\."):
         make_simulator(f"recsim_env/{name}", device="cpu", precision="fp8")
 
 

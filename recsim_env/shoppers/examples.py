@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.memory import Keys
 from recsim_env.shoppers.replay import Rows, Visits, first_visits, replay
@@ -18,6 +19,7 @@ from recsim_env.shoppers.transformer import ITEM_CONTEXT, ROW_KINDS
 SPLITS = ("train", "valid", "test")
 REPEAT_NEGATIVES = 24  # items bought before but not in this visit, sampled a visit
 NEVER_BOUGHT = 32767
+MOST_STORES, MOST_WEEKS = 100_000, 5_300  # there is a place in memory for every store in every week
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,23 @@ class Market:
 
     @classmethod
     def of(cls, promotions: pl.DataFrame, popularity: pl.DataFrame, n_items: int) -> Market:
-        """From the tables `promotions` and `popularity`; weeks beyond the last use its row."""
-        weeks = int(popularity["week"].max() or 0) + 1  # type: ignore[arg-type]
-        stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type]
-        pairs = promotions.select("store", "week").unique().sort("store", "week").with_row_index("row")
-        store_week = torch.full((stores, weeks), len(pairs), dtype=torch.int64)
-        store_week[ints(pairs, "store"), ints(pairs, "week")] = ints(pairs, "row")
-        placement = torch.zeros(len(pairs) + 1, n_items, dtype=torch.uint8)
-        rows = store_week[ints(promotions, "store"), ints(promotions, "week")]
-        placement[rows, ints(promotions, "item")] = ints(promotions, "placement").to(torch.uint8)
-        context = torch.zeros(weeks, n_items, ITEM_CONTEXT)
-        at = (ints(popularity, "week"), ints(popularity, "item"))
-        context[(*at, torch.tensor(0))] = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
-        context[(*at, torch.tensor(1))] = floats(popularity, "discount")
-        return cls(placement, store_week, context)
+        """From the tables `promotions`, by store and week, and `popularity`; weeks beyond the last use its row."""
+        store, week = promotions["store"].to_numpy(), promotions["week"].to_numpy()
+        new = np.ones(len(store), dtype=bool)  # where a store-week begins
+        new[1:] = (store[1:] != store[:-1]) | (week[1:] != week[:-1])
+        row, pairs = np.cumsum(new) - 1, int(new.sum())
+        weeks = _most(popularity, "week", MOST_WEEKS)
+        store_week = torch.full((_most(promotions, "store", MOST_STORES) + 1, weeks + 1), pairs, dtype=torch.int64)
+        inside = new & (week <= weeks)
+        store_week.numpy()[store[inside], week[inside]] = row[inside]
+        placement = np.zeros((pairs + 1) * n_items, dtype=np.uint8)
+        placement[row * n_items + promotions["item"].to_numpy()] = promotions["placement"].to_numpy().astype(np.uint8)
+        context = torch.zeros((weeks + 1) * n_items, ITEM_CONTEXT, dtype=torch.float32)
+        at = ints(popularity, "week") * n_items + ints(popularity, "item")
+        popular = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
+        context[at] = torch.stack([popular, floats(popularity, "discount")], dim=1)
+        of_week = context.view(weeks + 1, n_items, ITEM_CONTEXT)
+        return cls(torch.from_numpy(placement).view(pairs + 1, n_items), store_week, of_week)
 
     def row(self, store: Tensor, week: Tensor) -> Tensor:
         """Row of `placement` for stores and weeks (...,); the last row where the store is not known."""
@@ -57,6 +62,11 @@ class Market:
         known = (store >= 0) & (store < stores)
         row = self.store_week[store.clamp(0, stores - 1), week.clamp(max=weeks - 1)]
         return row.where(known, len(self.placement) - 1)
+
+
+def _most(table: pl.DataFrame, column: str, most: int) -> int:
+    """The largest number in a column, 0 where there is none: no more than a table can have a row for."""
+    return checks.whole(f"the largest {column}", int(table[column].max() or 0), 0, most)  # type: ignore[arg-type]
 
 
 def ints(frame: pl.DataFrame, name: str) -> Tensor:

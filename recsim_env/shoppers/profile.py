@@ -54,7 +54,7 @@ class Profile:
         groups, width = len(catalog.categories), catalog.embedding.shape[1]
 
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch, *shape, device=device)
+            return torch.zeros(batch, *shape, dtype=torch.float32, device=device)
 
         counters = (groups, len(DECAYS))
         return cls(
