@@ -16,12 +16,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+if TYPE_CHECKING:  # a fifth of a second to import, and not every file is a table
+    import polars as pl
 
 LOCK = ".lock"
 HOLDER = ".lock.json"
@@ -43,7 +46,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
+    except _broken() as error:
         reason = getattr(error, "strerror", None) or str(error)
         before = "; what stood there before is whole" if path.exists() else ""
         message = f"could not be written ({reason}){before}"
@@ -51,6 +54,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What a writer raises; polars only where it was imported: otherwise it raised nothing."""
+    polars = sys.modules.get("polars")
+    return (OSError, SafetensorError) if polars is None else (OSError, SafetensorError, polars.exceptions.PolarsError)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recsim_env import make_simulator
+from recsim_env.shoppers import shop
 from recsim_env.shoppers.running import PRECISIONS, compile_parts
 from recsim_env.shoppers.transformer import Block, GapHead, SlateHead
 from recsim_env.simulator import SlateSimulator
@@ -78,6 +79,38 @@ def test_an_unknown_precision_is_said_in_one_sentence(name: str) -> None:
 
 
 @pytest.fixture
+def double_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def played(name: str, **options: Any) -> list[Step]:
+    simulator = opened(name, shoppers=24, **options)
+    steps = []
+    for _ in range(5):
+        steps.append(one_step(simulator))
+        simulator.reset_rows(steps[-1].ended.nonzero().flatten())
+    return steps
+
+
+@learned
+def test_the_default_type_of_the_process_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    expected = played(name)
+    request.getfixturevalue("double_by_default")
+    shop._opened.cache_clear()
+    for left, right in zip(expected, played(name), strict=True):
+        assert torch.equal(left.reward, right.reward)
+        for key, value in left.observation.items():
+            assert right.observation[key].dtype == value.dtype, key
+            assert torch.equal(right.observation[key], value), key
+        for key, value in left.info.items():
+            assert torch.equal(right.info[key], value), key
+    shop._opened.cache_clear()
+
+
+@pytest.fixture
 def traced_only() -> Iterator[None]:
     """torch.compile traces and runs what it traced, without a compiler of C++."""
     torch._dynamo.reset()
@@ -107,8 +140,8 @@ def test_compiled_networks_play_the_same_episodes(name: str, monkeypatch: pytest
 def test_only_the_named_parts_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[str] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **_: named.append(type(module).__name__))
-    shop = opened("CompleteJourney-v0", shoppers=1).shopper
-    compile_parts(shop.shop.model, (Block, SlateHead, GapHead))  # type: ignore[attr-defined]
+    shopper = opened("CompleteJourney-v0", shoppers=1).shopper
+    compile_parts(shopper.shop.model, (Block, SlateHead, GapHead))  # type: ignore[attr-defined]
     assert sorted(named) == ["Block", "Block", "GapHead", "SlateHead"]
 
 

@@ -30,7 +30,7 @@ from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_par
 from recsim_env.shoppers.session import MOOD_CHANCES, TEMPERAMENT, LeaveHead, SessionShopper, Weariness, over_moods
 from recsim_env.shoppers.session_memory import SessionMemory
 from recsim_env.shoppers.transformer import Block, Cache
-from recsim_env.shoppers.weights import load_model, member_folders, no_progress_bar, present, read_tensors
+from recsim_env.shoppers.weights import load_model, member_folders, present, read_tensors, save_model
 from recsim_env.types import Observation
 from recsim_env.waiting import waiting
 
@@ -235,9 +235,8 @@ def save_learned_market(
     files.write_tensors(path / NEWCOMERS, {"declared": declared})
     for old in member_folders(path, 0):
         shutil.rmtree(old)
-    with no_progress_bar():
-        for number, member in enumerate(members):
-            member.save_pretrained(path / f"model{number}")
+    for number, member in enumerate(members):
+        save_model(member, path / f"model{number}")
 
 
 def load_learned_market(

@@ -7,11 +7,10 @@ at, no code is fetched, and sizes are compared before anything is allocated.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,17 +18,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from recsim_env import checks
+from recsim_env import checks, files
 from recsim_env.waiting import waiting
 
 with waiting("importing transformers, which takes some seconds once a process"):
     from transformers import PreTrainedConfig, PreTrainedModel
-    from transformers.utils import logging
 
 CONFIG, WEIGHTS, ADAPTER = "config.json", "model.safetensors", "adapter_config.json"
 MODEL_FILES = (CONFIG, WEIGHTS)
 WRITTEN = ("architectures", "dtype", "model_type", "transformers_version", "use_cache")
 """Keys that transformers writes beside a model's own."""
+FOLLOWED = {"adapter_config", "attn_implementation", "auto_map", "experts_implementation", "quantization_config"}
+"""Keys of other models' configurations that have transformers fetch code or read another file."""
 MOST = {"layers": 64, "width": 2**16, "hidden": 2**12, "window": 512, "items": 10**7}
 """Largest sizes of a configuration: what a visit or a start state needs of memory grows with each."""
 
@@ -52,6 +52,8 @@ class CheckedConfig(PreTrainedConfig):
 
 class CheckedModel(PreTrainedModel):
     """A model whose numbers are finite however it was loaded."""
+
+    config_class: type[CheckedConfig]
 
     def check_tables(self) -> None:
         """Raise ValueError where a tensor that is no weight, such as the items' categories, is impossible."""
@@ -79,28 +81,60 @@ def load_model(kind: type[Model], folder: Path | str) -> Model:
     and the key or tensor.
     """
     folder = checks.path("folder", folder)
-    if (folder / ADAPTER).exists():
-        raise ValueError(f"{folder / ADAPTER} is there, but adapters are not followed: merge it into {WEIGHTS}.")
+    _no_adapter(folder)
     config = read_config(kind.config_class, present(folder / CONFIG))
     path = present(folder / WEIGHTS)
     with torch.device("meta"):  # sizes only
         model = kind(config)
-    tensors = read_tensors(path, _fits(path, kind, model.state_dict()))
+    expected = model.state_dict()
+    tensors = read_tensors(path, lambda shapes: _check_shapes(path, kind, expected, shapes))
+    _check_types(path, expected, tensors)
     model.load_state_dict(tensors, assign=True)
     _check_numbers(model, str(path))
     model.train(False)
     return model
 
 
+def save_model(model: CheckedModel, folder: Path | str) -> None:
+    """Write `MODEL_FILES`, the weights first: a configuration without its weights does not stand there.
+
+    Errors: OSError where a file cannot be written; what stood there before is whole.
+    """
+    folder = checks.path("folder", folder)
+    model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
+    files.write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
+    files.write_text(folder / CONFIG, model.config.to_json_string())
+
+
+def check_plain(folder: Path) -> None:
+    """Raise ValueError where a pretrained model's folder would have transformers fetch code or follow another file."""
+    path = present(folder / CONFIG)
+    try:
+        keys = FOLLOWED & checks.mapping("its content", json.loads(path.read_text(encoding="utf-8"))).keys()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no readable JSON: {error}.") from error
+    if keys:
+        raise ValueError(f"{path} has the keys {sorted(keys)}, but what they point to is not followed.")
+    _no_adapter(folder)
+
+
+def _no_adapter(folder: Path) -> None:
+    if (folder / ADAPTER).exists():
+        raise ValueError(f"{folder / ADAPTER} is there, but adapters are not followed: merge it into the weights.")
+
+
 def read_config(kind: Any, path: Path) -> Any:
     """A configuration from a `config.json`. Errors: ValueError on unknown keys and bad values."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no readable JSON: {error}.") from error
     try:
         values = checks.mapping("its content", content)
         check_keys(kind, values)
+        missing = sorted(set(kind.own_keys()) - values.keys())
+        if missing:
+            raise ValueError(f"{missing} are missing; a {kind.__name__} of this version has these keys too.")
         return kind(**{name: value for name, value in values.items() if name in kind.own_keys()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -122,8 +156,8 @@ def check_keys(kind: type[CheckedConfig], values: Mapping[str, object]) -> None:
     checks.flag("use_cache", values.get("use_cache", False))
     checks.text("transformers_version", values.get("transformers_version", "?"))
     architectures = values.get("architectures", [])
-    if not isinstance(architectures, list) or len(architectures) > 1:
-        raise ValueError(f"architectures is {checks.told(architectures)}, but it must be a list of one name.")
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise ValueError(f"architectures is {checks.told(architectures)}, but it must be a list of names.")
 
 
 def present(path: Path) -> Path:
@@ -147,36 +181,33 @@ def read_tensors(path: Path, allowed: Callable[[dict[str, tuple[int, ...]]], Non
         raise ValueError(f"{path} is no readable safetensors file: {error}.") from error
 
 
-def _fits(
-    path: Path, kind: type[CheckedModel], expected: Mapping[str, Tensor]
-) -> Callable[[dict[str, tuple[int, ...]]], None]:
-    def check(shapes: dict[str, tuple[int, ...]]) -> None:
-        wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-        wrong = sorted(name for name in {*wanted, *shapes} if wanted.get(name) != shapes.get(name))
-        if wrong:
-            raise ValueError(
-                f"{path}: its tensors do not fit a {kind.__name__} of this {CONFIG}: {checks.told(wrong)}."
-            )
+def _check_shapes(path: Path, kind: type[Any], expected: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    wrong = sorted(name for name in {*wanted, *shapes} if wanted.get(name) != shapes.get(name))
+    if wrong:
+        first = wrong[0]
+        found, want = (sizes.get(first, "not there") for sizes in (shapes, wanted))
+        raise ValueError(
+            f"{path}: its tensors do not fit a {kind.__name__} of this {CONFIG}: {checks.told(wrong)}; the first is "
+            f"{found}, but it must be {want}."
+        )
 
-    return check
+
+def _check_types(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        dtype = torch.float32 if expected[name].is_floating_point() else torch.int64
+        if tensor.dtype != dtype:
+            raise ValueError(f"{path}: {name} is {checks.told(tensor)}, but it must be {str(dtype)[6:]}.")
 
 
 def _check_numbers(model: CheckedModel, source: str) -> None:
-    """Raise ValueError where a tensor of a model has another type than it must, is not finite, or is impossible."""
-    for name, tensor in model.state_dict().items():
-        dtype = torch.float32 if tensor.is_floating_point() else torch.int64
-        try:
-            checks.tensor(name, tensor, tuple(tensor.shape), dtype)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{source}: {error}") from error
+    """Raise ValueError where a tensor of a model is not finite, or impossible."""
     try:
+        for name, tensor in model.state_dict().items():
+            checks.tensor(name, tensor, tuple(tensor.shape), tensor.dtype)
         model.check_tables()
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def member_folders(folder: Path, first: int) -> list[Path]:
@@ -187,15 +218,3 @@ def member_folders(folder: Path, first: int) -> list[Path]:
         if child.is_dir() and re.fullmatch(r"0|[1-9]\d*", number) and int(number) >= first:
             found[int(number)] = child
     return [found[number] for number in sorted(found)]
-
-
-@contextlib.contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Without the bars of transformers: reading and writing a small model takes milliseconds."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
