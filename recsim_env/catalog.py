@@ -6,20 +6,24 @@ import functools
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+if TYPE_CHECKING:  # a fifth of a second to import: only who reads or writes a file pays
+    import polars as pl
 
 CATALOG_FILE = "catalog.parquet"
 EMBEDDING_FILE = "embedding.safetensors"
 GRAM_LIMIT = 5000
 """Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
 LEVELS = 3  # of a path: department, category, type
-_COLUMNS = {"item": pl.Int64(), "text": pl.String(), "path": pl.String(), "price": pl.Float32()}
-_OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
+_COLUMNS = {"item": "Int64", "text": "String", "path": "String", "price": "Float32"}
+_OPTIONAL = {"product_id": "Int64", "cold": "Boolean"}
+"""Columns of the catalogue's file and their types in polars."""
 
 
 class CatalogError(ValueError):
@@ -93,7 +97,9 @@ class Catalog:
         columns = {"item": torch.arange(len(self)).numpy(), "text": self.text, "path": self.path}
         tensors = {"price": self.price, **{k: v for k, v in _extras(self).items() if v is not None}}
         columns |= {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        frame = pl.DataFrame(columns, schema_overrides=_COLUMNS)
+        import polars as pl
+
+        frame = pl.DataFrame(columns, schema_overrides={name: getattr(pl, dtype) for name, dtype in _COLUMNS.items()})
         half = self.embedding.to("cpu", torch.float16).contiguous()
         with _moved_to(folder / EMBEDDING_FILE) as path:
             path.partial.write_bytes(save({"embedding": half}))
@@ -169,6 +175,8 @@ class _moved_to:
 
 
 def _read_frame(path: Path) -> pl.DataFrame:
+    import polars as pl
+
     try:
         frame = pl.read_parquet(path)
     except FileNotFoundError:
@@ -179,13 +187,15 @@ def _read_frame(path: Path) -> pl.DataFrame:
         if name not in frame.columns and name in _OPTIONAL:
             continue
         found = frame.schema.get(name, "no such column")
-        if found != dtype:
+        if str(found) != dtype:
             raise CatalogError(f"{path}: column '{name}', row 0: found {found}, expected {dtype}.")
     _check_frame(frame, path)
     return frame
 
 
 def _check_frame(frame: pl.DataFrame, path: Path) -> None:
+    import polars as pl
+
     depth = pl.col("path").str.count_matches("/", literal=True) + 1
     rules = {
         "item": (pl.col("item") == pl.int_range(pl.len()), "the row number"),

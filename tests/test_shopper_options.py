@@ -36,16 +36,19 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+NO_FLAGS: tuple[Any, ...] = (None, 2, 0, "no", [])
+NO_DAYS: tuple[Any, ...] = (None, 5, "abc", "56", [56], (56, 60, 90), {}, set())
+NO_CHANCES: tuple[Any, ...] = (0.5, "abc", {}, True, (0.5,) * 9, np.full((TEN, 1), 0.5))
 WRONG: list[tuple[str, Any, str]] = [
-    *((name, value, f"{name} is ") for name in ("store_promotions", "compiled") for value in (None, 2, 0, "no", [])),
+    *((name, value, f"{name} is ") for name in ("store_promotions", "compiled") for value in NO_FLAGS),
     *(("population", value, "population is ") for value in (None, True, 3, "everyone", ["train"])),
     *(("precision", value, "precision is ") for value in (None, 16, "fp8", torch.float32)),
     *(("ensemble", value, "ensemble is ") for value in (None, True, 0, -1, 1.0, "1", math.nan, 2, 10**12)),
     *(("pessimism", value, "pessimism is ") for value in (None, True, -0.5, "1", math.nan, math.inf, [1.0])),
-    *(("start_days", value, "start_days is ") for value in (None, 5, "abc", "56", [56], (56, 60, 90), {}, set())),
+    *(("start_days", value, "start_days is ") for value in NO_DAYS),
     *(("start_days", (value, 80), "start_days[0] is ") for value in (-1, 56.0, True, None, "56", math.nan, 10**12)),
     *(("start_days", (60, value), "start_days[1] is ") for value in (59, 80.5, None, "80", math.inf, 10**12)),
-    *(("examination", value, "examination ") for value in (0.5, "abc", {}, True, (0.5,) * 9, np.full((TEN, 1), 0.5))),
+    *(("examination", value, "examination ") for value in NO_CHANCES),
     *(
         ("examination", (1.0,) * 9 + (value,), "examination[9] is ")
         for value in (2.0, -1.0, math.nan, None, "1", True, math.inf)
@@ -90,14 +93,8 @@ def test_a_folder_is_a_path(folder: Any) -> None:
 def test_numbers_and_lists_of_any_kind_are_the_same_options() -> None:
     plain = ShopperOptions("all", True, (60, 80), (0.5,) * TEN, 2, 1.0)
     for days, chances in (([60, 80], [0.5] * TEN), (np.array([60, 80]), np.full(TEN, 0.5))):
-        other: Any = ShopperOptions(
-            "all",
-            np.bool_(True),
-            days,
-            chances,
-            np.int64(2),
-            np.float32(1),  # type: ignore[arg-type]
-        )
+        given: list[Any] = ["all", np.bool_(True), days, chances, np.int64(2), np.float32(1)]
+        other = ShopperOptions(*given)
         assert other == plain
         assert hash(other) == hash(plain)
     assert [type(day) for day in plain.start_days] == [int, int]

@@ -95,7 +95,21 @@ def test_what_save_model_writes_is_what_transformers_writes(family: Family, tmp_
 
 # --- config.json ---
 
-ODD = (None, True, "", "owner/kernel", 1.5, -1, 10**12, 1e308, math.nan, -math.inf, [], [math.nan, 0.0], {"a": 1})
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    "",
+    "owner/kernel",
+    1.5,
+    -1,
+    10**12,
+    1e308,
+    math.nan,
+    -math.inf,
+    [],
+    [math.nan, 0.0],
+    {"a": 1},
+)
 """None of them is a right value of any key, but those of `HARMLESS`."""
 HARMLESS = {("use_text", True), ("use_counters", True), ("use_cache", True), ("architectures", "[]")} | {
     ("transformers_version", "owner/kernel"),
