@@ -71,7 +71,15 @@ tags: [recommendation, user-simulation]
 # Slate shopper
 
 A causal transformer over a shopper's visits with long-run counters, fine-tuned to predict what of a slate is bought,
-what else is bought, and when the shopper is back. `recsim_env.shoppers.learned.load_shopper` lets it shop.
+what else is bought, and when the shopper is back. `recsim_env.shoppers.learned.load_shopper` lets it shop; the model
+alone is read by
+
+```python
+import recsim_env.shoppers.transformer  # transformers knows the model from here on
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("path/to/this/folder")
+```
 
 ## Data
 

@@ -50,9 +50,10 @@ from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, Policy
 from policies.base import PolicySpec
 from policies.composer import ComposerPolicy
-from recsim_env.files import FolderInUse, locked, sweep, write_json, write_parquet
+from recsim_env.files import FolderInUse, locked, sweep, write_json
 from recsim_env.registration import PRESETS
 from recsim_env.simulator import SlateSimulator
+from recsim_env.tables import write_parquet
 
 IN_SLATES = ("ppo_plackett_luce", "ppo_autoregressive")
 """PPO that explores in every position: a step costs several times as much, so it plays in one environment only."""

@@ -27,11 +27,12 @@ from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from recsim_env import SlateSimulator, make_simulator, noise
-from recsim_env.files import locked, write_json, write_parquet
+from recsim_env.files import locked, write_json
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.market import MarketShopper
+from recsim_env.tables import write_parquet
 from recsim_env.types import Observation
 
 LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000

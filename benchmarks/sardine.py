@@ -41,11 +41,12 @@ from policies.composer import Composer, ComposerConfig
 from policies.sb3 import NetworkConfig
 from policies.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from recsim_env import noise
-from recsim_env.files import locked, write_parquet
+from recsim_env.files import locked
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.outside import OutsideSpec, clustered_catalog, environment_seeds, outside_simulator
 from recsim_env.simulator import SlateSimulator
+from recsim_env.tables import write_parquet
 from recsim_env.types import Observation
 
 LOG_SEED = 40_000_000

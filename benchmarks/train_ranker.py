@@ -27,9 +27,9 @@ from policies.pairs import Items, blocks_for, codes_for
 from policies.rankers import WEIGHTS, CTRModel, save_model
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_shoppers
-from recsim_env.shoppers.learned import REMEMBERED
 from recsim_env.shoppers.memory import Keys, Memory, loyalty_card
 from recsim_env.shoppers.replay import Visits
+from recsim_env.shoppers.states import REMEMBERED
 from recsim_env.types import Observation
 
 KEYS = {

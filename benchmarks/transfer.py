@@ -43,10 +43,11 @@ from benchmarks.tune import trials_of
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
 from policies.composer import Composer, ComposerConfig, ComposerPolicy, IntentActor
-from recsim_env.files import locked, read_tensors, write_json, write_parquet, write_tensors
+from recsim_env.files import locked, read_tensors, write_json, write_tensors
 from recsim_env.shoppers.learned_market import LearnedMarketShopper, load_learned_market, save_learned_market
 from recsim_env.shoppers.session_fit import SessionFitConfig, fit_session
 from recsim_env.simulator import SlateSimulator
+from recsim_env.tables import write_parquet
 
 Part = Literal["all", "main", "sweep", "ensemble", "report"]
 

@@ -6,17 +6,12 @@ import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import polars as pl
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from recsim_env import checks, files
+from recsim_env import checks
 from recsim_env.tensors import widest
 
-CATALOG_FILE = "catalog.parquet"
-EMBEDDING_FILE = "embedding.safetensors"
 GRAM_LIMIT = 5000
 """Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
 MOST_ITEMS = 10**7
@@ -26,10 +21,6 @@ MOST_NUMBERS = 10**8
 LEVELS = 3  # of a path: department, category, type
 UNIT_TOLERANCE = 1e-3
 """How far from 1 the length of an embedding may be: what rounding to float16 does to it, twice over."""
-ROUNDING = 1e-2
-"""How far from 1 it may be in a file of another type than float32 and be brought back: what bfloat16 does to it."""
-_COLUMNS = {"item": pl.Int64(), "text": pl.String(), "path": pl.String(), "price": pl.Float32()}
-_OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
 
 
 class CatalogError(ValueError):
@@ -106,12 +97,9 @@ class Catalog:
 
         Errors: TypeError where `folder` is no path; OSError where a file cannot be written.
         """
-        folder = checks.path("folder", folder)
-        columns = {"item": torch.arange(len(self)).numpy(), "text": self.text, "path": self.path}
-        tensors = {"price": self.price, **_extras(self)}
-        columns |= {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        files.write_tensors(folder / EMBEDDING_FILE, {"embedding": self.embedding})
-        files.write_parquet(folder / CATALOG_FILE, pl.DataFrame(columns, schema_overrides=_COLUMNS))
+        from recsim_env.catalog_files import save  # polars: only who reads or writes a file pays for its import
+
+        save(self, checks.path("folder", folder))
 
     @classmethod
     def load(cls, folder: Path | str) -> Catalog:
@@ -122,16 +110,9 @@ class Catalog:
 
         Errors: TypeError where `folder` is no path; CatalogError where a file is missing, unreadable, or not as said.
         """
-        folder = checks.path("folder", folder)
-        frame = _read_frame(folder / CATALOG_FILE)
-        embedding = _read_embedding(folder / EMBEDDING_FILE, len(frame))
-        optional = {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in _OPTIONAL if name in frame}
-        price = torch.from_numpy(frame["price"].fill_null(float("nan")).to_numpy().copy())
-        try:
-            return cls(tuple(frame["text"]), tuple(frame["path"]), price, embedding, **optional)
-        except CatalogError as error:
-            file = EMBEDDING_FILE if str(error).startswith("column 'embedding'") else CATALOG_FILE
-            raise CatalogError(f"{folder / file}: {error}") from None
+        from recsim_env.catalog_files import load
+
+        return load(checks.path("folder", folder))
 
     @classmethod
     def synthetic(cls, n_items: int, n_categories: int, width: int, generator: torch.Generator) -> Catalog:
@@ -162,7 +143,8 @@ class Catalog:
         )
 
 
-def _extras(catalog: Catalog) -> dict[str, Tensor]:
+def extras(catalog: Catalog) -> dict[str, Tensor]:
+    """The optional columns that a catalogue has."""
     extras = {"product_id": catalog.product_id, "cold": catalog.cold}
     return {name: value for name, value in extras.items() if value is not None}
 
@@ -190,7 +172,7 @@ def _check(catalog: Catalog) -> None:
         raise CatalogError("column 'text': found no rows, expected at least one item.")
     _check_texts(catalog)
     expected = {"embedding": torch.float32, "price": torch.float32, "product_id": torch.int64, "cold": torch.bool}
-    for name, tensor in {"embedding": catalog.embedding, "price": catalog.price, **_extras(catalog)}.items():
+    for name, tensor in {"embedding": catalog.embedding, "price": catalog.price, **extras(catalog)}.items():
         shape = (n, "E") if name == "embedding" else (n,)
         try:
             checks.tensor(f"column '{name}'", tensor, shape, expected[name], finite=False)
@@ -208,11 +190,11 @@ def _check_texts(catalog: Catalog) -> None:
         raise CatalogError(f"column 'path': {found}.")
     for row, text in enumerate(catalog.text):
         if not isinstance(text, str) or not text:
-            raise _fault("text", row, text, "a text")
+            raise fault("text", row, text, "a text")
     for row, path in enumerate(catalog.path):
         levels = path.split("/") if isinstance(path, str) else []
         if len(levels) != LEVELS or not all(levels):
-            raise _fault("path", row, path, "a path department/category/type")
+            raise fault("path", row, path, "a path department/category/type")
 
 
 def _check_numbers(catalog: Catalog) -> None:
@@ -221,57 +203,12 @@ def _check_numbers(catalog: Catalog) -> None:
         raise CatalogError("column 'embedding': found vectors of no numbers, expected at least one number an item.")
     dear = ~(price.isnan() | ((price >= 0) & price.isfinite()))
     for row in dear.nonzero().flatten()[:1].tolist():
-        raise _fault("price", row, float(price[row]), "a price >= 0 or NaN")
+        raise fault("price", row, float(price[row]), "a price >= 0 or NaN")
     for row in (~((length - 1).abs() <= UNIT_TOLERANCE)).nonzero().flatten()[:1].tolist():
-        raise _fault("embedding", row, f"length {float(length[row]):.6g}", "a vector of length 1", quoted=False)
+        raise fault("embedding", row, f"length {float(length[row]):.6g}", "a vector of length 1", quoted=False)
 
 
-def _fault(column: str, row: int, found: object, expected: str, *, quoted: bool = True) -> CatalogError:
+def fault(column: str, row: int, found: object, expected: str, *, quoted: bool = True) -> CatalogError:
+    """The error that says what was found in a row of a column and what was expected there."""
     shown = checks.told(found) if quoted else found
     return CatalogError(f"column '{column}', row {row}: found {shown}, expected {expected}.")
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
-def _read_frame(path: Path) -> pl.DataFrame:
-    try:
-        frame = files.read_parquet(path, "the catalogue")
-    except ValueError as error:
-        raise CatalogError(str(error)) from error
-    for name, dtype in {**_COLUMNS, **_OPTIONAL}.items():
-        if name not in frame.columns and name in _OPTIONAL:
-            continue
-        found = frame.schema.get(name, "no such column")
-        if found != dtype:
-            raise CatalogError(f"{path}: column '{name}', row 0: found {found}, expected {dtype}.")
-    rules = {
-        "item": (pl.col("item") == pl.int_range(pl.len()), "the row number"),
-        **{name: (pl.col(name).is_not_null(), "a value") for name in _OPTIONAL if name in frame},
-    }
-    for name, (holds, expected) in rules.items():
-        for row in frame.select((~holds).fill_null(True).arg_true()).to_series()[:1]:
-            raise CatalogError(f"{path}: {_fault(name, row, frame[name][row], expected)}")
-    return frame
-
-
-def _read_embedding(path: Path, n_items: int) -> Tensor:
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise CatalogError(f"{path}: found no such file, expected the embeddings of {n_items} items.") from None
-    except (OSError, SafetensorError) as error:
-        found = f"found no readable safetensors ({error})"
-        raise CatalogError(f"{path}: {found}, expected the item embeddings.") from error
-    if "embedding" not in tensors:
-        raise CatalogError(f"{path}: found tensors {sorted(tensors)}, expected one named 'embedding'.")
-    stored = tensors["embedding"]
-    if stored.ndim != 2 or len(stored) != n_items or not stored.is_floating_point():
-        found = f"found {checks.told(stored)}"
-        raise CatalogError(f"{path}: {found}, expected floats of shape ({n_items}, E), one row an item.")
-    if stored.dtype == torch.float32:
-        return stored
-    embedding = stored.float()
-    length = embedding.norm(dim=1, keepdim=True)
-    unit: Tensor = embedding / length.where((length - 1).abs() <= ROUNDING, 1)
-    return unit

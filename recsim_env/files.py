@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import polars as pl
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -49,7 +48,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
+    except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         before = "; what stood there before is whole" if path.exists() else ""
         message = f"could not be written ({reason}){before}"
@@ -100,37 +99,6 @@ def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor],
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, IsADirectoryError) as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): it is cut off, or something else.") from None
-
-
-def write_parquet(path: Path | str, frame: pl.DataFrame) -> None:
-    """Replace a parquet file. The same rows give the same bytes."""
-    whole = frame.rechunk()  # row groups follow chunks, which follow threads: without this, bytes differ by run
-    with replacing(path) as temporary:
-        whole.write_parquet(temporary, compression="zstd", statistics=False)
-
-
-def read_parquet(path: Path | str, expected: str) -> pl.DataFrame:
-    """Read one parquet file.
-
-    Args:
-        expected: what the file should hold, for messages
-
-    Raises:
-        TypeError: where `path` is no path.
-        ValueError: where there is no such file, or it is not readable as parquet; the sentence names the file.
-    """
-    path = checks.path("path", path)
-    try:
-        if path.is_dir():  # polars would read all files in there
-            raise ValueError(f"{path}: found a folder, expected {expected} as parquet.")
-        if path.exists() and not path.is_file():  # a pipe may never end
-            raise ValueError(f"{path}: found no regular file, expected {expected} as parquet.")
-        return pl.read_parquet(path, glob=False)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: found no such file, expected {expected} as parquet.") from None
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: found no readable parquet ({reason}), expected {expected}.") from error
 
 
 class FolderInUse(RuntimeError):

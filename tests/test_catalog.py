@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import recsim_env
-from recsim_env.catalog import CATALOG_FILE, EMBEDDING_FILE, Catalog, CatalogError
+from recsim_env.catalog import Catalog, CatalogError
+from recsim_env.catalog_files import CATALOG_FILE, EMBEDDING_FILE
 
 PATHS = ("grocery/yogurt/multi", "grocery/yogurt/single", "dairy/yogurt/single", "grocery/yogurt/multi")
 

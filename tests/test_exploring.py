@@ -15,7 +15,8 @@ from recsim_env import make_simulator, tensors
 from recsim_env.logs.schema import read_popularity, write_popularity
 from recsim_env.shoppers import exploring, learned, memory
 from recsim_env.shoppers.exploring import DARTS, MARGIN, Envelope, poisson
-from recsim_env.shoppers.learned import EXPLORED, REMEMBERED, LearnedShopper, LearnedState, load_shopper
+from recsim_env.shoppers.learned import EXPLORED, LearnedShopper, load_shopper
+from recsim_env.shoppers.states import REMEMBERED, LearnedState
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import ITEMS as FAKE_ITEMS
 from tests.fake_log import write_shop

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from recsim_env import files
+from recsim_env import files, tables
 
 
 def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_tensors_and_their_description_lie_in_one_file(tmp_path: Path) -> None:
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     rows = pl.DataFrame({"a": range(100)})
     parts = pl.concat([rows[:30], rows[30:]], rechunk=False)
-    files.write_parquet(tmp_path / "a", rows)
-    files.write_parquet(tmp_path / "b", parts)
+    tables.write_parquet(tmp_path / "a", rows)
+    tables.write_parquet(tmp_path / "b", parts)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

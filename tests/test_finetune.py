@@ -26,8 +26,9 @@ from recsim_env.shoppers.finetune import (
     new_shopper,
     score,
 )
-from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
+from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.shop import SHOP_FILES
 from recsim_env.shoppers.transformer import ROW_KINDS, repeat_bucket, visit_context
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import ITEMS, SHOPPERS, write_shop
@@ -169,15 +170,18 @@ def test_training_and_evaluation_shoppers_are_disjoint(shop: Path) -> None:
 
 
 def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="population is 'everyone', but it must be one of train, evaluation, all"):
+    with pytest.raises(
+        ValueError, match="population is 'everyone', but it must be one of 'train', 'evaluation', 'all'"
+    ):
         load_shopper(shop, torch.device("cpu"), population="everyone")
     with pytest.raises(
         ValueError, match="examination has 2 numbers, but it must have one for each of the 10 positions"
     ):
         load_shopper(shop, torch.device("cpu"), examination=(1.0, 0.5))
-    for days in ((80, 60), (-1, 60)):
-        with pytest.raises(ValueError, match="but it must be a first and a last day, 0 or more and in order"):
-            load_shopper(shop, torch.device("cpu"), start_days=days)
+    with pytest.raises(ValueError, match=r"start_days\[1\] is 60, but it must be a whole number from 80 to 36500"):
+        load_shopper(shop, torch.device("cpu"), start_days=(80, 60))
+    with pytest.raises(ValueError, match=r"start_days\[0\] is -1, but it must be a whole number from 0 to 36500"):
+        load_shopper(shop, torch.device("cpu"), start_days=(-1, 60))
     with pytest.raises(
         ValueError, match=r"start_days is \(900, 901\), but no shopper of population 'train' starts then"
     ):

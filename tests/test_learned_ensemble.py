@@ -20,7 +20,9 @@ from recsim_env.shoppers.base import Response
 from recsim_env.shoppers.ensemble import agreed
 from recsim_env.shoppers.exploring import DARTS
 from recsim_env.shoppers.finetune import new_shopper
-from recsim_env.shoppers.learned import REMEMBERED, SHOP_FILES, LearnedShopper, back_by, load_shopper
+from recsim_env.shoppers.learned import LearnedShopper, back_by, load_shopper
+from recsim_env.shoppers.shop import SHOP_FILES
+from recsim_env.shoppers.states import REMEMBERED
 from recsim_env.shoppers.transformer import GAP_EDGES, RECENCIES, SHARES, SlateShopper, repeat_bucket
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Step
@@ -258,10 +260,10 @@ def test_what_does_not_fit_together_is_refused(log: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"^ensemble is 3, but '.*shop' holds 2 models\.$"):
         opened(tmp_path / "shop", ensemble=3)
     for bad in (0, True, 1.5):
-        with pytest.raises(ValueError, match=rf"^ensemble is {bad}, but it must be a whole number above 0\.$"):
+        with pytest.raises(ValueError, match=rf"^ensemble is {bad}, but it must be a whole number of 1 or more\.$"):
             opened(tmp_path / "shop", ensemble=bad)  # type: ignore[arg-type]
     for wrong in (-1.0, math.inf, True):
-        with pytest.raises(ValueError, match=rf"^pessimism is {wrong}, but it must be a finite number, 0 or more\.$"):
+        with pytest.raises(ValueError, match=rf"^pessimism is {wrong}, but it must be a finite number of 0 or more\.$"):
             opened(tmp_path / "shop", ensemble=2, pessimism=wrong)
     other = new_shopper(Catalog.synthetic(7, 5, 8, torch.Generator().manual_seed(0)), SMALL)
     with pytest.raises(ValueError, match=r"model1 holds a model of 7 items, but catalog has 40\."):
@@ -388,5 +390,7 @@ def test_the_highest_ceiling_of_an_ensemble_counts(log: Path, tmp_path: Path) ->
 def test_ceilings_of_another_version_are_said_in_one_sentence(log: Path, tmp_path: Path) -> None:
     model = plain(log, 0.4, 0.1, 1e-9)
     model.config.repeat_ceilings = (1.0,) * 16  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"repeat_ceilings of shape \(16,\), but they must be \(2, 64\): fit"):
+    with pytest.raises(
+        ValueError, match=r"shop/config\.json: repeat_ceilings is \[1\.0, .*\], but it must be a list of 2 values\.$"
+    ):
         shop(log, tmp_path / "shop", [model])

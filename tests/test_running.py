@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recsim_env import make_simulator
+from recsim_env.shoppers import shop
 from recsim_env.shoppers.running import PRECISIONS, compile_parts
 from recsim_env.shoppers.transformer import Block, GapHead, SlateHead
 from recsim_env.simulator import SlateSimulator
@@ -73,8 +74,39 @@ def test_keys_and_values_have_the_precision_and_all_else_is_float32(name: str) -
 
 @learned
 def test_an_unknown_precision_is_said_in_one_sentence(name: str) -> None:
-    with pytest.raises(ValueError, match=r"precision is 'fp8', but it must be one of fp32, bf16\."):
+    with pytest.raises(ValueError, match=r"precision is 'fp8', but it must be one of 'fp32', 'bf16'\."):
         make_simulator(f"recsim_env/{name}", device="cpu", precision="fp8")
+
+
+@pytest.fixture
+def double_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def played(name: str, **options: Any) -> list[Step]:
+    simulator = opened(name, shoppers=24, **options)
+    steps = []
+    for _ in range(5):
+        steps.append(one_step(simulator))
+        simulator.reset_rows(steps[-1].ended.nonzero().flatten())
+    return steps
+
+
+@learned
+def test_the_default_type_of_the_process_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    expected = played(name)
+    request.getfixturevalue("double_by_default")
+    shop._opened.cache_clear()
+    for left, right in zip(expected, played(name), strict=True):
+        assert torch.equal(left.reward, right.reward)
+        for mine, theirs in ((left.observation, right.observation), (left.info, right.info)):
+            for key, value in mine.items():
+                assert torch.equal(theirs[key], value), key
+                assert theirs[key].dtype == value.dtype or key in ("day", "recent_days"), key  # those of the simulator
+    shop._opened.cache_clear()
 
 
 @pytest.fixture
@@ -107,8 +139,8 @@ def test_compiled_networks_play_the_same_episodes(name: str, monkeypatch: pytest
 def test_only_the_named_parts_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[str] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **_: named.append(type(module).__name__))
-    shop = opened("CompleteJourney-v0", shoppers=1).shopper
-    compile_parts(shop.shop.model, (Block, SlateHead, GapHead))  # type: ignore[attr-defined]
+    shopper = opened("CompleteJourney-v0", shoppers=1).shopper
+    compile_parts(shopper.shop.model, (Block, SlateHead, GapHead))  # type: ignore[attr-defined]
     assert sorted(named) == ["Block", "Block", "GapHead", "SlateHead"]
 
 

@@ -52,6 +52,33 @@ def test_a_cached_visit_equals_the_recomputed_history(window: int) -> None:
             torch.testing.assert_close(cache.state, whole[:, visit], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [3, 64])
+def test_whole_histories_at_once_are_their_visits_one_by_one(window: int) -> None:
+    """Of shoppers with many visits, few, and none, of whose baskets some are empty."""
+    model = small_model(window)
+    generator = torch.Generator().manual_seed(3)
+    visits = torch.tensor([2, 0, 9, 70])
+    size = torch.randint(0, 4, (int(visits.sum()),), generator=generator)
+    items = torch.randint(0, 20, (int(size.sum()),), generator=generator)
+    day = torch.cat([torch.randint(0, 9, (n,), generator=generator).cumsum(0) for n in visits.tolist()]).float()
+    context = torch.randn(len(day), CONTEXT, generator=generator)
+    with torch.no_grad():
+        found = model.prefill(model.tokens(model.items(), items, size, context), day, visits)
+        expected, visit = model.empty_cache(4), 0
+        for shopper, number in enumerate(visits.tolist()):
+            alone = model.empty_cache(1)
+            for _ in range(number):
+                basket = items[int(size[:visit].sum()) :][: int(size[visit])].tolist() or [-1]
+                token = model.token(model.items(), torch.tensor([basket]), context[visit : visit + 1])
+                model.advance(alone, token, day[visit : visit + 1])
+                visit += 1
+            for name in ("day", "count", "state"):
+                getattr(expected, name)[shopper] = getattr(alone, name)[0]
+            expected.keys[:, shopper], expected.values[:, shopper] = alone.keys[:, 0], alone.values[:, 0]
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(found, name), value, rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_padding_does_not_change_what_comes_before() -> None:
     model = small_model()
     generator = torch.Generator().manual_seed(1)

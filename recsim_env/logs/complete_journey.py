@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsim_env import checks, files
-from recsim_env.catalog import CATALOG_FILE, EMBEDDING_FILE, Catalog
+from recsim_env.catalog import Catalog
+from recsim_env.catalog_files import CATALOG_FILE, EMBEDDING_FILE
 from recsim_env.logs import schema
 
 VERSION = 1  # of the files; raise it when their content changes

@@ -14,7 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from recsim_env import checks, files
+from recsim_env import checks
+from recsim_env.tables import read_parquet, write_parquet
 from recsim_env.types import MAX_DAYS
 
 SPLITS = ("train", "valid", "test")
@@ -252,7 +253,7 @@ def read_table(table: Table, path: Path | str, n_items: int | None) -> pl.DataFr
     Errors: LogError where the file is missing, no readable parquet, or not what the schema says.
     """
     try:
-        frame = files.read_parquet(path, f"the {table.name} table")
+        frame = read_parquet(path, f"the {table.name} table")
     except ValueError as error:
         raise LogError(str(error)) from error
     return check_table(table, frame, path, n_items)
@@ -261,7 +262,7 @@ def read_table(table: Table, path: Path | str, n_items: int | None) -> pl.DataFr
 def write_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None) -> None:
     """Check a table, then write it in one move. Errors: as `check_table`; OSError where it cannot be written."""
     path = checks.path("path", path)
-    files.write_parquet(path, check_table(table, frame, path, n_items))
+    write_parquet(path, check_table(table, frame, path, n_items))
 
 
 def check_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None) -> pl.DataFrame:

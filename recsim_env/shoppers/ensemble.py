@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from recsim_env import checks
 
 
 def mean(parts: Sequence[Tensor]) -> Tensor:
@@ -28,13 +29,11 @@ def agreed(chances: Sequence[Tensor], deviations: Tensor | float) -> Tensor:
     return (every.mean(dim=0) + deviations * every.std(dim=0, correction=0)).clamp(0, 1)
 
 
-def check_ensemble(ensemble: int) -> None:
-    """Raise ValueError where the number of members is no whole number above 0."""
-    if isinstance(ensemble, bool) or not isinstance(ensemble, int) or ensemble < 1:
-        raise ValueError(f"ensemble is {ensemble!r}, but it must be a whole number above 0.")
+def check_ensemble(ensemble: object) -> int:
+    """How many members answer together. Errors: ValueError where it is no whole number above 0."""
+    return checks.whole("ensemble", ensemble, 1)
 
 
-def check_pessimism(pessimism: float) -> None:
-    """Raise ValueError where the number of standard deviations is negative or not finite."""
-    if isinstance(pessimism, bool) or not (math.isfinite(pessimism) and pessimism >= 0):
-        raise ValueError(f"pessimism is {pessimism!r}, but it must be a finite number, 0 or more.")
+def check_pessimism(pessimism: object) -> float:
+    """Standard deviations of doubt. Errors: ValueError where they are negative or not finite."""
+    return checks.number("pessimism", pessimism, 0)

@@ -36,20 +36,23 @@ class Market:
 
     @classmethod
     def of(cls, promotions: pl.DataFrame, popularity: pl.DataFrame, n_items: int) -> Market:
-        """From the tables `promotions` and `popularity`; weeks beyond the last use its row."""
+        """From `promotions`, sorted by store and week, and `popularity`; weeks beyond the last use its row."""
+        store, week = promotions["store"].to_numpy(), promotions["week"].to_numpy()
+        new = np.ones(len(store), dtype=bool)  # where a store-week begins
+        new[1:] = (store[1:] != store[:-1]) | (week[1:] != week[:-1])
+        row, pairs = np.cumsum(new) - 1, int(new.sum())
         weeks = max(int(table["week"].max() or 0) for table in (popularity, promotions)) + 1  # type: ignore[arg-type]
         stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type]
-        pairs = promotions.select("store", "week").unique().sort("store", "week").with_row_index("row")
-        store_week = torch.full((stores, weeks), len(pairs), dtype=torch.int64)
-        store_week[ints(pairs, "store"), ints(pairs, "week")] = ints(pairs, "row")
-        placement = torch.zeros(len(pairs) + 1, n_items, dtype=torch.uint8)
-        rows = store_week[ints(promotions, "store"), ints(promotions, "week")]
-        placement[rows, ints(promotions, "item")] = ints(promotions, "placement").to(torch.uint8)
-        context = torch.zeros(weeks, n_items, ITEM_CONTEXT)
-        at = (ints(popularity, "week"), ints(popularity, "item"))
-        context[(*at, torch.tensor(0))] = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
-        context[(*at, torch.tensor(1))] = floats(popularity, "discount")
-        return cls(placement, store_week, context)
+        store_week = torch.full((stores, weeks), pairs, dtype=torch.int64)
+        store_week.numpy()[store[new], week[new]] = row[new]
+        placement = np.zeros((pairs + 1) * n_items, dtype=np.uint8)
+        placement[row * n_items + promotions["item"].to_numpy()] = promotions["placement"].to_numpy().astype(np.uint8)
+        context = torch.zeros(weeks * n_items, ITEM_CONTEXT, dtype=torch.float32)
+        at = ints(popularity, "week") * n_items + ints(popularity, "item")
+        popular = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
+        context[at] = torch.stack([popular, floats(popularity, "discount")], dim=1)
+        of_week = context.view(weeks, n_items, ITEM_CONTEXT)
+        return cls(torch.from_numpy(placement).view(pairs + 1, n_items), store_week, of_week)
 
     def row(self, store: Tensor, week: Tensor) -> Tensor:
         """Row of `placement` for stores and weeks (...,); the last row where the store is not known."""

@@ -99,6 +99,6 @@ class Darts:
 
 def poisson(rate: Tensor, draw: Tensor, most: int) -> Tensor:
     """Poisson counts by inversion: rate (B, 1), draw (B, 1) uniform -> (B, 1) int64, at most `most`."""
-    count = torch.arange(most, device=rate.device)
+    count = torch.arange(most, dtype=torch.float32, device=rate.device)
     log_chance = count * rate.clamp(min=1e-9).log() - rate - torch.lgamma(count + 1.0)
     return (draw >= log_chance.exp().cumsum(1)).sum(1, keepdim=True)

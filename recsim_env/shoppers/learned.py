@@ -8,7 +8,6 @@ shopper is back, and one of the shopper's own stores is visited then. Several fi
 from __future__ import annotations
 
 import datetime
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,57 +16,26 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import polars as pl
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from recsim_env.catalog import Catalog
-from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
+from recsim_env import checks
 from recsim_env.shoppers.base import Description, Response, ago
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
-from recsim_env.shoppers.examples import Market, ints
-from recsim_env.shoppers.exploring import DARTS, Envelope
-from recsim_env.shoppers.memory import COUNT, SINCE, Keys, Memory, loyalty_card, packed
-from recsim_env.shoppers.replay import Visits, padded
-from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_parts, mixed
-from recsim_env.shoppers.transformer import (
-    DISPLAYS,
-    GAP_EDGES,
-    LAPSE_DAYS,
-    MAILERS,
-    RECENCIES,
-    SHARES,
-    Block,
-    Cache,
-    GapHead,
-    SlateHead,
-    SlateShopper,
-    repeat_bucket,
-    visit_context,
-)
-from recsim_env.shoppers.weights import load_model, member_folders
+from recsim_env.shoppers.exploring import DARTS
+from recsim_env.shoppers.memory import COUNT, SINCE, loyalty_card, packed
+from recsim_env.shoppers.running import PRECISIONS, check_precision, mixed
+from recsim_env.shoppers.shop import MIN_CANDIDATES, Shop, load_shop
+from recsim_env.shoppers.starts import POPULATIONS
+from recsim_env.shoppers.states import REMEMBERED, LearnedState, put, take
+from recsim_env.shoppers.transformer import DISPLAYS, GAP_EDGES, LAPSE_DAYS, MAILERS, repeat_bucket
 from recsim_env.tensors import constant, looked_up, places, repeated
 from recsim_env.types import MAX_DAYS, Observation
 
-MODEL_FILES = ("config.json", "model.safetensors")
-SHOP_FILES = (
-    *MODEL_FILES,
-    "catalog.parquet",
-    "embedding.safetensors",
-    "shoppers.parquet",
-    "baskets.parquet",
-    "promotions.parquet",
-    "popularity.parquet",
-)
-REMEMBERED = 192  # items bought before that a shopper can buy again outside the slate
 EXPLORED = 16  # most new items of a visit
-STORES = 8  # most stores of a shopper
 CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache
-MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
-EARLIER_VISITS = 3  # visits before an episode starts
-POPULATIONS = ("train", "evaluation", "all")
 
 
 @dataclass(frozen=True)
@@ -90,329 +58,26 @@ class ShopperOptions:
     precision: str = "fp32"
     """Of encoder and slate head: fp32 or bf16, for a GPU."""
 
-
-@dataclass
-class LearnedState:
-    """Hidden state of B shoppers at a visit: who (B,) int64 start state, day and since (B,) float32, store (B,).
-
-    Of this day: week (B,) int64, row (B,) int64 of the store's week in the shop's tables, rhythm (B, RHYTHM) of the
-    memory. `caches` hold what each member of the ensemble makes of the visits so far; all see the counters of `memory`.
-    """
-
-    who: Tensor
-    memory: Memory
-    caches: list[Cache]
-    day: Tensor
-    since: Tensor
-    store: Tensor
-    week: Tensor
-    row: Tensor
-    rhythm: Tensor
-
-    @property
-    def cache(self) -> Cache:
-        """The first member's."""
-        return self.caches[0]
-
-    def context(self) -> Tensor:
-        """Of this visit: (B, CONTEXT)."""
-        return visit_context(self.rhythm, self.day, self.since)
-
-    def inside(self, context: Tensor) -> list[Tensor]:
-        """What each member's heads see of the shoppers, with the context of this visit: (B, D + CONTEXT) each."""
-        return [torch.cat([cache.state, context], dim=1) for cache in self.caches]
+    def __post_init__(self) -> None:
+        checks.choice("population", self.population, POPULATIONS)
+        low, high = checks.several("start_days", self.start_days, 2)
+        low = checks.whole("start_days[0]", low, 0, int(MAX_DAYS))
+        high = checks.whole("start_days[1]", high, low, int(MAX_DAYS))
+        values = {
+            "store_promotions": checks.flag("store_promotions", self.store_promotions),
+            "start_days": (low, high),
+            "examination": None if self.examination is None else _examination(self.examination),
+            "ensemble": check_ensemble(self.ensemble),
+            "pessimism": check_pessimism(self.pessimism),
+            "precision": check_precision(self.precision),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True)
-class Starts:
-    """Shoppers as they stood before the first visit of an episode.
-
-    Shapes: S shoppers. `state` holds S rows; shopper (S,) int64 number in the log; stores (S, STORES) int64 padded with
-    -1; store_shares (S, STORES) float32.
-    """
-
-    state: LearnedState
-    shopper: Tensor
-    stores: Tensor
-    store_shares: Tensor
-
-
-@dataclass(frozen=True)
-class Member:
-    """A fitted model and what it makes of the catalogue, on one device and never changed.
-
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them.
-    """
-
-    model: SlateShopper
-    vectors: Tensor
-    item_parts: Tensor
-
-    @classmethod
-    def of(cls, model: SlateShopper) -> Member:
-        """With the model on its device."""
-        vectors = model.items()
-        return cls(model, vectors, model.slate_head.items(vectors, model.items.known))
-
-
-@dataclass(frozen=True)
-class Shop:
-    """What a folder of a fine-tuned shopper holds, on one device and never changed.
-
-    members the models that answer together; envelope above their rates of new items; week_of_day (days,) int64. A row a
-    store-week, (W + 1, C) each: candidates int16 padded with -1, their placement uint8 and popularity float32
-    (purchases a visit in that week), 0 where padded.
-    """
-
-    catalog: Catalog
-    keys: Keys
-    members: tuple[Member, ...]
-    envelope: Envelope
-    market: Market
-    candidates: Tensor
-    placement: Tensor
-    popularity: Tensor
-    week_of_day: Tensor
-    starts: Starts
-
-    @property
-    def model(self) -> SlateShopper:
-        """The first member's."""
-        return self.members[0].model
-
-    @property
-    def vectors(self) -> Tensor:
-        """The first member's."""
-        return self.members[0].vectors
-
-
-@functools.cache
-def load_shop(
-    folder: Path,
-    device: torch.device,
-    population: str,
-    start_days: tuple[int, int],
-    ensemble: int = 1,
-    compiled: bool = False,
-) -> Shop:
-    """Read a folder written by `benchmarks.finetune` and bring its shoppers to their start states.
-
-    Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is how many are read.
-    With `compiled` they are fused by `torch.compile` once they are asked something.
-
-    Errors: FileNotFoundError where a file is missing; ValueError on an unknown population, on days at which nobody can
-    start, where the folder holds fewer models, or where a model and the catalogue differ in size or a model was fitted
-    by another version.
-    """
-    if population not in POPULATIONS:
-        raise ValueError(f"population is {population!r}, but it must be one of {', '.join(POPULATIONS)}.")
-    folders = [folder, *member_folders(folder, 1)]
-    if len(folders) < ensemble:
-        raise ValueError(f"ensemble is {ensemble}, but {str(folder)!r} holds {len(folders)} models.")
-    members = folders[:ensemble]
-    needed = [folder / name for name in SHOP_FILES] + [member / name for member in members for name in MODEL_FILES]
-    for path in needed:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing, but a shopper's folder must hold it.")
-    catalog = Catalog.load(folder)
-    models = [load_model(SlateShopper, member).requires_grad_(False) for member in members]
-    for member, model in zip(members, models, strict=True):
-        if model.config.n_items != len(catalog):
-            raise ValueError(f"{member} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}.")
-        if np.shape(model.config.repeat_ceilings) != (2, SHARES * RECENCIES):
-            raise ValueError(
-                f"{member} holds repeat_ceilings of shape {np.shape(model.config.repeat_ceilings)}, but they must be "
-                f"{(2, SHARES * RECENCIES)}: fit the shopper again with this version."
-            )
-    n = len(catalog)
-    popularity = read_popularity(folder / "popularity.parquet", n)
-    market = Market.of(read_promotions(folder / "promotions.parquet", n), popularity, n)
-    shoppers = read_shoppers(folder / "shoppers.parquet")
-    baskets = read_baskets(folder / "baskets.parquet", n, len(shoppers))
-    keys = Keys.of(catalog.kind, catalog.category)
-    with torch.no_grad():
-        holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
-        starts = start_states(models, keys, market, baskets, holdout, population, start_days)
-        shop = _on(device, catalog, keys, models, market, baskets, starts)
-    for model in models if compiled else ():
-        compile_parts(model, (Block, SlateHead, GapHead))
-    return shop
-
-
-def _on(
-    device: torch.device,
-    catalog: Catalog,
-    keys: Keys,
-    models: Sequence[SlateShopper],
-    market: Market,
-    baskets: pl.DataFrame,
-    starts: Starts,
-) -> Shop:
-    candidates = candidate_table(market.placement)
-    placement, popularity = of_candidates(candidates, market)
-    market = Market(*(tensor.to(device) for tensor in vars(market).values()))
-    days = baskets.group_by("day").agg(pl.col("week").mode().first()).sort("day")
-    week_of_day = torch.zeros(int(days["day"].max() or 0) + 1, dtype=torch.int64)  # type: ignore[arg-type]
-    week_of_day[ints(days, "day")] = ints(days, "week")
-    members = tuple(Member.of(model.to(device)) for model in models)  # type: ignore[arg-type]
-    state: LearnedState = take(starts.state, slice(None), device)
-    return Shop(
-        catalog=catalog.to(device),
-        keys=keys.to(device),
-        members=members,
-        envelope=envelope_of(members, market, state),
-        market=market,
-        candidates=candidates.to(device),
-        placement=placement.to(device),
-        popularity=popularity.to(device),
-        week_of_day=week_of_day.cummax(0).values.to(device),
-        starts=Starts(
-            state,
-            starts.shopper.to(device),
-            starts.stores.to(device),
-            starts.store_shares.to(device),
-        ),
-    )
-
-
-def envelope_of(members: Sequence[Member], market: Market, state: LearnedState) -> Envelope:
-    """Above the members' rates of new items for the shoppers of a state, all on one device."""
-    base = [member.model.explore_base() + member.model.season(market.item_context) for member in members]
-    inside = state.inside(state.context())
-    queries = [member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)]
-    return Envelope.over(base, [member.vectors for member in members], queries)
-
-
-def candidate_table(placement: Tensor) -> Tensor:
-    """Promoted items of each store-week: (W, N) codes -> (W, C) int16 ascending ids, padded with -1."""
-    promoted = placement > 0
-    width = max(int(promoted.sum(1).max()), 1)
-    order = promoted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-    return order.where(promoted.gather(1, order), -1).to(torch.int16)
-
-
-def of_candidates(candidates: Tensor, market: Market) -> tuple[Tensor, Tensor]:
-    """Placement (uint8) and popularity (float32) of candidates (W + 1, C), of the same shape; 0 where padded."""
-    real, at = candidates >= 0, candidates.long().clamp(min=0)
-    weeks = torch.arange(market.store_week.shape[1]).expand_as(market.store_week)
-    week = torch.zeros(len(candidates), dtype=torch.int64).scatter_(0, market.store_week.flatten(), weeks.flatten())
-    popularity = torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0
-    return market.placement.gather(1, at) * real, popularity[week.unsqueeze(1), at] * real
-
-
-def start_states(
-    models: Sequence[SlateShopper],
-    keys: Keys,
-    market: Market,
-    baskets: pl.DataFrame,
-    holdout: Tensor,
-    population: str,
-    start_days: tuple[int, int],
-) -> Starts:
-    """Replay every shopper up to the start of an episode.
-
-    An episode starts at the first visit to a store with promotions after a day of the shopper's own, spread evenly
-    over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
-    `models` see the same visits; `holdout` (shoppers,) bool marks those kept for evaluation.
-
-    Errors: ValueError where the days are not in order, or nobody has such a visit.
-    """
-    visits = Visits.of(baskets)
-    enough = (market.placement > 0).sum(1) >= MIN_CANDIDATES
-    open_store = enough[market.row(visits.store, visits.week)]
-    low, high = start_days
-    if not 0 <= low <= high:
-        raise ValueError(f"start_days is {start_days}, but it must be a first and a last day, 0 or more and in order.")
-    wanted = low + (visits.shopper * 61) % (high - low + 1)  # 61 steps through the range without a pattern
-    allowed = open_store & (visits.rank >= EARLIER_VISITS) & (visits.day >= wanted) & (visits.day <= high + LAPSE_DAYS)
-    if population != "all":
-        allowed &= holdout[visits.shopper] == (population == "evaluation")
-    chosen = allowed.nonzero().flatten()
-    if len(chosen) == 0:
-        raise ValueError(f"start_days is {start_days}, but no shopper of population {population!r} starts then.")
-    shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
-    start = chosen[torch.from_numpy(first)]
-    stores, shares = _stores(visits, open_store, torch.from_numpy(shoppers))
-    return Starts(_replayed(models, keys, market, visits, start), torch.from_numpy(shoppers), stores, shares)
-
-
-def _stores(visits: Visits, open_store: Tensor, shoppers: Tensor) -> tuple[Tensor, Tensor]:
-    """The stores of each shopper that have promotions, the most visited first, and their shares of the visits."""
-    frame = pl.DataFrame(
-        {"shopper": visits.shopper.numpy(), "store": visits.store.numpy(), "open": open_store.numpy()}
-    ).filter("open")
-    top = frame.group_by("shopper", "store").len().sort("shopper", "len", "store", descending=[False, True, False])
-    lists = top.group_by("shopper", maintain_order=True).agg(pl.col("store", "len").head(STORES))
-    table = pl.DataFrame({"shopper": shoppers.numpy()}).join(lists, on="shopper", how="left", maintain_order="left")
-    starts = torch.cat(
-        [torch.zeros(1, dtype=torch.int64), ints(table.with_columns(n=pl.col("store").list.len()), "n").cumsum(0)]
-    )
-    everyone = torch.arange(len(shoppers))
-    store = padded(ints(table.explode("store", "len"), "store"), starts, everyone)
-    number = padded(ints(table.explode("store", "len"), "len"), starts, everyone, fill=0).float()
-    return store, number / number.sum(1, keepdim=True)
-
-
-def _replayed(
-    models: Sequence[SlateShopper], keys: Keys, market: Market, visits: Visits, start: Tensor
-) -> LearnedState:
-    """State of shoppers just before their visits `start` (S,)."""
-    everyone = torch.arange(len(start))
-    memory = Memory.empty(keys, len(start), REMEMBERED)
-    caches = [model.empty_cache(len(start)) for model in models]
-    vectors = [model.items() for model in models]
-    for rank in range(int(visits.rank[start].max())):
-        rows = everyone[visits.rank[start] > rank]
-        visit = start[rows] - visits.rank[start[rows]] + rank
-        day = visits.day[visit].float()
-        context = visit_context(memory.tally_of(rows, day), day, visits.since[visit])
-        basket = visits.padded(visit)
-        for model, items, cache in zip(models, vectors, caches, strict=True):
-            part = take(cache, rows, items.device)
-            model.advance(part, model.token(items, basket, context), day)
-            put(cache, rows, part)
-        memory.record(rows, basket, day)
-    day, store, week = visits.day[start].float(), visits.store[start], visits.week[start]
-    row, rhythm = market.row(store, week), memory.tally(day)
-    return LearnedState(everyone, memory, caches, day, visits.since[start], store, week, row, rhythm)
-
-
-def take(state: Any, rows: Any, device: torch.device) -> Any:
-    """Rows of a state (a dataclass of tensors with the shoppers in front, or second in a cache's layers) or of a list
-    of them."""
-    if isinstance(state, list):
-        return [take(part, rows, device) for part in state]
-    if isinstance(state, Cache):
-        return Cache(
-            state.keys[:, rows].to(device),
-            state.values[:, rows].to(device),
-            state.day[rows].to(device),
-            state.count[rows].to(device),
-            state.state[rows].to(device),
-        )
-    if isinstance(state, Memory):
-        parts = {name: value[rows].to(device) for name, value in vars(state).items() if isinstance(value, Tensor)}
-        return Memory(state.keys.to(device), **parts)
-    parts = {
-        name: take(value, rows, device) if isinstance(value, Memory | list) else value[rows].to(device)
-        for name, value in vars(state).items()
-    }
-    return type(state)(**parts)
-
-
-def put(state: Any, rows: Tensor, fresh: Any) -> None:
-    """Write the rows of `fresh` into `rows` (R,) of a state, in place."""
-    for name, value in vars(state).items():
-        new = getattr(fresh, name)
-        if isinstance(value, list):
-            for part, new_part in zip(value, new, strict=True):
-                put(part, rows, new_part)
-        elif isinstance(value, Memory):
-            put(value, rows, new)
-        elif isinstance(state, Cache) and name in ("keys", "values"):
-            value[:, rows] = new
-        elif isinstance(value, Tensor):
-            value[rows] = new
+def _examination(chances: object) -> tuple[float, ...]:
+    several = enumerate(checks.several("examination", chances))
+    return tuple(checks.number(f"examination[{place}]", chance, 0, 1) for place, chance in several)
 
 
 class LearnedShopper:
@@ -435,19 +100,18 @@ class LearnedShopper:
     equations 5 and 6, put on the chances themselves so that every reward term feels it. A single member agrees with
     itself.
 
-    Errors: ValueError where `examination` has not a number a position, `pessimism` is negative, or `precision` unknown.
+    Errors: ValueError where `examination` has not a number a position, or `slate_size` is none.
     """
 
     start_draws = 1
 
     def __init__(self, shop: Shop, slate_size: int, options: ShopperOptions) -> None:
+        checks.whole("slate_size", slate_size, 1, len(shop.catalog))
         if options.examination is not None and len(options.examination) != slate_size:
             raise ValueError(
                 f"examination has {len(options.examination)} numbers, but it must have one for each of the "
                 f"{slate_size} positions."
             )
-        check_pessimism(options.pessimism)
-        check_precision(options.precision)
         self.shop = shop
         self.catalog = shop.catalog
         self.device = shop.vectors.device
@@ -457,12 +121,12 @@ class LearnedShopper:
         self._keys = shop.keys
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
         weights = options.examination or (1.0,) * slate_size
-        self._examination = torch.tensor(weights, device=self.device)
+        self._examination = torch.tensor(weights, dtype=torch.float32, device=self.device)
         # what leaves the slate alone is not punished: repeat purchases have the mean
-        self._deviations = torch.zeros(slate_size + REMEMBERED, device=self.device)
-        self._deviations[:slate_size] = -float(options.pessimism)
+        self._deviations = torch.zeros(slate_size + REMEMBERED, dtype=torch.float32, device=self.device)
+        self._deviations[:slate_size] = -options.pessimism
         ceilings = [member.model.config.repeat_ceilings[options.store_promotions] for member in shop.members]
-        self._ceilings = torch.tensor(ceilings, device=self.device).amax(dim=0)
+        self._ceilings = torch.tensor(ceilings, dtype=torch.float32, device=self.device).amax(dim=0)
         # how much promotions may raise the rates of new items
         most = max(member.model.promotion().item() for member in shop.members) if options.store_promotions else 0.0
         self._promoting = math.exp(max(most, 0.0))
@@ -606,7 +270,7 @@ class LearnedShopper:
             self._chances(state, shoppers, rows, columns, items[rows, columns])
             for rows, columns in zip(*parts, strict=True)
         ]
-        chance = torch.zeros(items.shape, device=self.device).index_put_(pairs, torch.cat(found))
+        chance = torch.zeros(items.shape, dtype=torch.float32, device=self.device).index_put_(pairs, torch.cat(found))
         chance = chance * (items >= 0)
         return chance[:, : self.slate_size] * self._examination, chance[:, self.slate_size :]
 
@@ -645,7 +309,7 @@ class LearnedShopper:
         slot = state.memory.slots_of(rows, items.unsqueeze(1)).squeeze(1)
         new = (slot == REMEMBERED) & (slates[rows] != items.unsqueeze(1)).all(1)
         hit = new & (darts.heights < mean([rate.exp() for rate in rates]))
-        tried = torch.full((len(draws), draws.shape[1] - 1), -1, device=self.device)
+        tried = torch.full((len(draws), draws.shape[1] - 1), -1, dtype=torch.int64, device=self.device)
         tried = packed(tried.index_put_((rows, darts.columns), items.where(hit, -1)))[:, :EXPLORED]
         return tried.where(~repeated(tried), -1)
 
@@ -744,11 +408,10 @@ def load_shopper(
     `compiled` has the networks fused by `torch.compile`: the first steps take a minute longer, and on a CPU the others
     are hardly faster.
 
-    Errors: ValueError on a bad option, or where the folder holds fewer than `ensemble` models; FileNotFoundError where
-    a file is missing.
+    Errors: ValueError on a bad option, where the folder holds fewer than `ensemble` models, or where what it holds is
+    broken; FileNotFoundError where a file is missing; TypeError where `folder` is no path.
     """
-    check_ensemble(ensemble)
-    check_pessimism(pessimism)
     options = ShopperOptions(population, store_promotions, start_days, examination, ensemble, pessimism, precision)
-    shop = load_shop(Path(folder).resolve(), device, population, start_days, ensemble, compiled)
+    path, fused = checks.path("folder", folder).resolve(), checks.flag("compiled", compiled)
+    shop = load_shop(path, device, options.population, options.start_days, options.ensemble, fused)
     return LearnedShopper(shop, slate_size, options)

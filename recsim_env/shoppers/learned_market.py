@@ -18,9 +18,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Response, counted
@@ -30,13 +30,16 @@ from recsim_env.shoppers.running import PRECISIONS, check_precision, compile_par
 from recsim_env.shoppers.session import MOOD_CHANCES, TEMPERAMENT, LeaveHead, SessionShopper, Weariness, over_moods
 from recsim_env.shoppers.session_memory import SessionMemory
 from recsim_env.shoppers.transformer import Block, Cache
-from recsim_env.shoppers.weights import load_model, member_folders, no_progress_bar
+from recsim_env.shoppers.weights import load_model, member_folders, present, read_tensors, save_model
 from recsim_env.types import Observation
+from recsim_env.waiting import waiting
 
 SHIPPED = Path(__file__).parent.parent / "data" / "market"
 """The folder of `recsim_env/LearnedMarket-v0`."""
 NEWCOMERS = "newcomers.safetensors"
 """`declared` (S, D), what the shoppers of the log declared."""
+HALF = 0.002
+"""What a number of an embedding may lose where it is written with half the digits."""
 
 
 @dataclass
@@ -93,19 +96,17 @@ class LearnedMarketShopper:
         precision: str = "fp32",
     ) -> None:
         _check_members(catalog, members, declared)
-        check_pessimism(pessimism)
-        check_precision(precision)
         self.device = device
         self.catalog = catalog.to(device)
         self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
         self.declared = declared.to(device)
-        self.pessimism = float(pessimism)
-        self.precision = precision
+        self.pessimism = check_pessimism(pessimism)
+        self.precision = check_precision(precision)
         self.slate_size = members[0].config.slate_size
         self.max_candidates = len(catalog)
         self.start_draws = 1 + TEMPERAMENT
         self.visit_draws = self.slate_size + 2
-        self._moods = torch.tensor(MOOD_CHANCES, device=device).cumsum(0)
+        self._moods = torch.tensor(MOOD_CHANCES, dtype=torch.float32, device=device).cumsum(0)
         self.never_leave = False
         self._all = torch.arange(len(catalog), device=device)
 
@@ -128,7 +129,7 @@ class LearnedMarketShopper:
             profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
             declared=declared,
             normal=normal(draws[:, 1:]),
-            day=torch.zeros(batch, device=self.device),
+            day=torch.zeros(batch, dtype=torch.float32, device=self.device),
         )
 
     def candidates(self, state: LearnedMarketState) -> Tensor:
@@ -231,12 +232,11 @@ def save_learned_market(
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     catalog.save(path)
-    save_file({"declared": declared.cpu().contiguous()}, path / NEWCOMERS)
+    files.write_tensors(path / NEWCOMERS, {"declared": declared})
     for old in member_folders(path, 0):
         shutil.rmtree(old)
-    with no_progress_bar():
-        for number, member in enumerate(members):
-            member.save_pretrained(path / f"model{number}")
+    for number, member in enumerate(members):
+        save_model(member, path / f"model{number}")
 
 
 def load_learned_market(
@@ -257,31 +257,62 @@ def load_learned_market(
         pessimism, precision: see `LearnedMarketShopper`
         compiled: whether the networks are fused by `torch.compile`, which takes the first steps a minute longer
 
-    Errors: FileNotFoundError where the folder is missing; ValueError where it holds fewer members, the members answer
-    slates of another size, a folder holds the weights of something else, `pessimism` is negative, or `precision`
-    unknown.
+    Errors: FileNotFoundError where the folder or a file in it is missing; TypeError where it is no path; ValueError on
+    a bad option, where the folder holds fewer members, the members answer slates of another size, or what the folder
+    holds is broken or does not fit together; the sentence names file and key or tensor.
     """
-    path = SHIPPED if folder is None else Path(folder)
+    path = SHIPPED if folder is None else checks.path("folder", folder)
     if not path.is_dir():
         raise FileNotFoundError(f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market.")
-    check_ensemble(ensemble)
+    ensemble, fused = check_ensemble(ensemble), checks.flag("compiled", compiled)
     there = member_folders(path, 0)
     if len(there) < ensemble:
         raise ValueError(f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models.")
-    members = [load_model(SessionShopper, found) for found in there[:ensemble]]
-    if members[0].config.slate_size != slate_size:
+    with waiting(f"reading the shoppers in {path}"):
+        members = [load_model(SessionShopper, found) for found in there[:ensemble]]
+        declared = _read_declared(present(path / NEWCOMERS))
+        catalog = _exact(Catalog.load(path), members, path)
+    if members[0].config.slate_size != checks.whole("slate_size", slate_size, 1):
         raise ValueError(
             f"slate_size is {slate_size}, but the learned market answers slates of {members[0].config.slate_size} "
             "positions."
         )
-    declared = load_file(path / NEWCOMERS)["declared"]
-    stored = members[
-        0
-    ].embedding  # as exact as in the market that the log is from; the catalogue's file is half as exact
-    catalog = dataclasses.replace(Catalog.load(path), embedding=stored.clone())
-    for member in members if compiled else ():
+    for member in members if fused else ():
         compile_parts(member, (Block, Weariness, LeaveHead))
     return LearnedMarketShopper(catalog, members, declared, device, pessimism=pessimism, precision=precision)
+
+
+def _read_declared(path: Path) -> Tensor:
+    """(S, D) float32 within -1 and 1."""
+
+    def only_declared(shapes: dict[str, tuple[int, ...]]) -> None:
+        if shapes.keys() != {"declared"}:
+            raise ValueError(f"{path} holds tensors {checks.told(sorted(shapes))}, but it must hold 'declared' alone.")
+
+    declared = read_tensors(path, only_declared)["declared"]
+    try:
+        checks.tensor("declared", declared, ("S", "D"), torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    beyond = (declared.abs() > 1).nonzero()
+    if len(beyond):
+        at = beyond[0].tolist()
+        found = declared[tuple(at)].item()
+        raise ValueError(f"{path}: declared holds {found} at {at}, but every number must lie within -1 and 1.")
+    return declared
+
+
+def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> Catalog:
+    """The catalogue with the embedding that the models hold: as exact as in the market that the log is from.
+
+    Its file is half as exact, and must be the same but for that.
+    """
+    stored = members[0].embedding
+    for member in members:
+        same = member.embedding.shape == catalog.embedding.shape and torch.equal(member.category, catalog.category)
+        if not same or not torch.allclose(member.embedding, catalog.embedding, rtol=0, atol=HALF):
+            raise ValueError(f"{path} holds models of another catalog: their embedding or category is not the same.")
+    return dataclasses.replace(catalog, embedding=stored.clone())
 
 
 def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor) -> None:

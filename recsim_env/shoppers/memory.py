@@ -90,12 +90,12 @@ class Memory:
         device = keys.of_item.device
         return cls(
             keys,
-            torch.zeros(shoppers, keys.total + 1, STATS, device=device),
+            torch.zeros(shoppers, keys.total + 1, STATS, dtype=torch.float32, device=device),
             torch.full((shoppers, remembered), -1, dtype=torch.int64, device=device),
-            torch.zeros(shoppers, remembered + 1, device=device),
-            torch.full((shoppers, remembered + 1), -NEVER, device=device),
+            torch.zeros(shoppers, remembered + 1, dtype=torch.float32, device=device),
+            torch.full((shoppers, remembered + 1), -NEVER, dtype=torch.float32, device=device),
             torch.full((shoppers, keys.n_items + 1), remembered, dtype=torch.int16, device=device),
-            torch.zeros(shoppers, TALLIES, device=device),
+            torch.zeros(shoppers, TALLIES, dtype=torch.float32, device=device),
         )
 
     def stats(self, rows: Tensor, items: Tensor, day: Tensor) -> Tensor:
@@ -146,9 +146,10 @@ class Memory:
         place = who * self.counts.shape[1] + slots[row, column]
         self.counts.view(-1)[place] = table[counter[:, 0], COUNT]
         self.days.view(-1)[place] = today
-        self._tally(rows, (items >= 0).sum(1).to(day.dtype), day)
+        self.tally_visit(rows, (items >= 0).sum(1).to(day.dtype), day)
 
-    def _tally(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
+    def tally_visit(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
+        """Add one visit of R shoppers to the tallies alone: rows (R,), size (R,) items bought, day (R,)."""
         visits, recent, basket, first, last, usual = self.tallies[rows, :6].unbind(-1)
         elapsed = day - last
         decay, gap = torch.exp(-elapsed / RECENT_DAYS), torch.log1p(elapsed.clamp(min=0.0))
@@ -159,6 +160,12 @@ class Memory:
         now = torch.stack([visits + 1, recent * decay + 1, basket * decay + size, first, day, usual], dim=-1)
         self.tallies[rows] = torch.cat([now, weekdays], dim=-1)
 
+    def list_visit(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
+        """Add one visit of R shoppers to `items`, `slots` and `days` alone; shapes as in `record`."""
+        slots = self._remember(rows, items)
+        row, column = (items >= 0).nonzero(as_tuple=True)
+        self.days[rows[row], slots[row, column]] = day[row]
+
     def _remember(self, rows: Tensor, items: Tensor) -> Tensor:
         """Give each item bought for the first time (or forgotten since) a slot: free ones first, then the stalest.
 
@@ -168,7 +175,7 @@ class Memory:
         row, free = rows.unsqueeze(1), self.items.shape[1]
         known = self.slots_of(rows, items)
         new = packed(items.where(known == free, -1))[:, :free]  # the new ones first
-        column = torch.arange(free + 1, device=items.device)
+        column = torch.arange(free + 1, dtype=torch.float32, device=items.device)
         stale = looked_up(self.days, rows).add_(column * (0.5 / free))  # days are whole numbers
         # an item bought again in this visit must not give way to a new one
         stale.scatter_(1, known, math.inf)
@@ -198,8 +205,8 @@ def loyalty_card(
     """
     items, table = memory.items[rows], memory.table[rows, memory.keys.categories]
     angle = day * (2 * torch.pi / 7)
-    calendar = torch.stack([angle.sin(), angle.cos(), week / 53.0, torch.log1p(since)], dim=1)
-    size = torch.log1p((items >= 0).sum(1, keepdim=True))
+    calendar = torch.stack([angle.sin(), angle.cos(), week.to(day.dtype) / 53.0, torch.log1p(since)], dim=1)
+    size = torch.log1p((items >= 0).sum(1, keepdim=True).to(day.dtype))
     return {
         "context": torch.cat([calendar, rhythm[:, :4], size], dim=1),
         "bought_items": items.clone(),

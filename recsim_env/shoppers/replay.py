@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
 import torch
 from torch import Tensor
 
-from recsim_env.shoppers.memory import LEVELS, RHYTHM, STATS, Keys, Memory
+from recsim_env.shoppers.memory import COUNT, LEVELS, RECENT_DAYS, RHYTHM, STATS, TALLIES, Keys, Memory, tally_features
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,120 @@ def padded(values: Tensor, starts: Tensor, index: Tensor, fill: int = -1) -> Ten
 
 
 @dataclass(frozen=True)
+class Past:
+    """The visits that some shoppers made before one visit of each, shopper after shopper.
+
+    Shapes: S shoppers, P earlier visits, Z items bought in them.
+        number: (S,) int64 earlier visits of each; who: (P,) int64 whose visit it is, 0 .. S - 1
+        day, since: (P,) float32, as in `Visits`
+        items:  (Z,) int64; the items of visit p are `items[starts[p]:starts[p] + size[p]]`, both (P,) int64
+    """
+
+    number: Tensor
+    who: Tensor
+    day: Tensor
+    since: Tensor
+    items: Tensor
+    starts: Tensor
+    size: Tensor
+
+    @classmethod
+    def before(cls, visits: Visits, start: Tensor) -> Past:
+        """The visits before `start` (S,) int64, one visit of each shopper."""
+        number = visits.rank[start]
+        day, size = visits.day.float(), visits.starts.diff()
+        return cls._chosen(number, start - number, day, visits.since, visits.items, visits.starts[:-1], size)
+
+    def _only(self, shoppers: Tensor) -> Past:
+        """That of some shoppers (R,) int64."""
+        first = self.number.cumsum(0) - self.number
+        rest = (self.day, self.since, self.items, self.starts, self.size)
+        return self._chosen(self.number[shoppers], first[shoppers], *rest)
+
+    @classmethod
+    def _chosen(
+        cls, number: Tensor, first: Tensor, day: Tensor, since: Tensor, items: Tensor, starts: Tensor, size: Tensor
+    ) -> Past:
+        """`number` visits of each shopper from its `first` one on; day, since, starts and size are of all visits."""
+        who, place = _ragged(number)
+        at = first[who] + place
+        visit, place = _ragged(size[at])
+        bought = items[starts[at][visit] + place]
+        return cls(number, who, day[at], since[at], bought, size[at].cumsum(0) - size[at], size[at])
+
+    def _rounds(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Visit by visit: which shoppers (R,) make another one, and its number (R,) among the P."""
+        first = self.number.cumsum(0) - self.number
+        for rank in range(int(self.number.max()) if len(self.number) else 0):
+            rows = (self.number > rank).nonzero().flatten()
+            yield rows, first[rows] + rank
+
+    def remembered(self, keys: Keys, room: int) -> tuple[Memory, Tensor]:
+        """What a memory with `room` items holds after these visits, and the rhythm before each of them (P, RHYTHM).
+
+        It is what `Memory.record` makes of them one after the other, but for rounding of the decayed counts: those are
+        sums here. Shoppers who bought more than there is room for forget, so their items are listed visit by visit.
+        """
+        memory = Memory.empty(keys, len(self.number), room)
+        tallies = torch.zeros(len(self.day), TALLIES, dtype=torch.float32)
+        for rows, now in self._rounds():
+            tallies[now] = memory.tallies[rows]
+            memory.tally_visit(rows, self.size[now].float(), self.day[now])
+        crowded = self._count(memory).nonzero().flatten()
+        if len(crowded):
+            self._list(memory, crowded)
+        return memory, tally_features(tallies, self.day)
+
+    def _count(self, memory: Memory) -> Tensor:
+        """Fill counters and items of a memory whose tallies are right already; returns who needs more room (S,) bool.
+
+        Every purchase moves `LEVELS` counters. Sorted by counter, those of one counter stand together, the first
+        purchase in front: they are summed up where the last one ends.
+        """
+        visit = torch.repeat_interleave(torch.arange(len(self.size)), self.size)
+        width, room = memory.table.shape[1], memory.items.shape[1]
+        moved = (memory.keys.of_item[self.items] + (self.who[visit] * width).unsqueeze(1)).flatten()
+        moved, order = moved.sort(stable=True)
+        day = self.day[visit].repeat_interleave(LEVELS)[order]
+        counter, number = moved.unique_consecutive(return_counts=True)
+        end = number.cumsum(0)
+        first, last = end - number, day[end - 1]
+        weight = torch.exp((day - last.repeat_interleave(number)) / RECENT_DAYS)
+        recent = torch.zeros(len(counter), dtype=torch.float32)
+        recent.index_add_(0, torch.arange(len(counter)).repeat_interleave(number), weight)
+        memory.table.view(-1, STATS)[counter] = torch.stack([number.float(), recent, day[first], last], dim=1)
+
+        of_item = (counter % width < memory.keys.n_items).nonzero().flatten()
+        of_item = of_item[order[first[of_item]].argsort()]  # items as they were first bought, shopper after shopper
+        who, item = counter[of_item] // width, counter[of_item] % width
+        held = torch.bincount(who, minlength=len(self.number))
+        slot = torch.arange(len(who)) - (held.cumsum(0) - held)[who]
+        fits = slot < room
+        who, item, slot, of_item = who[fits], item[fits], slot[fits], of_item[fits]
+        memory.items[who, slot] = item
+        memory.counts[who, slot] = number[of_item].float()
+        memory.days[who, slot] = last[of_item]
+        memory.slots[who, item] = slot.to(memory.slots.dtype)
+        return held > room
+
+    def _list(self, memory: Memory, crowded: Tensor) -> None:
+        """Fill items of a memory whose counters are right already, visit by visit, of some shoppers (R,)."""
+        past, fresh = self._only(crowded), Memory.empty(memory.keys, len(crowded), memory.items.shape[1])
+        ends = torch.cat([past.starts, past.starts.new_full((1,), len(past.items))])
+        for rows, now in past._rounds():
+            fresh.list_visit(rows, padded(past.items, ends, now), past.day[now])
+        fresh.counts[:, :-1] = memory.table[crowded.unsqueeze(1), fresh.items, COUNT] * (fresh.items >= 0)
+        for name in ("items", "counts", "days", "slots"):
+            getattr(memory, name)[crowded] = getattr(fresh, name)
+
+
+def _ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of some lengths (R,) written one after the other: row and place in it, (sum,) int64 each."""
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return row, torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
+
+
+@dataclass(frozen=True)
 class Rows:
     """Items to be scored, R of them, sorted by visit: `visit` (R,) int64 index into `Visits`, `item` (R,) int64."""
 
@@ -96,7 +211,7 @@ def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple
     shoppers = int(visits.shopper.max()) + 1
     memory = Memory.empty(keys, shoppers, remembered)
     stats = torch.zeros(len(rows.item), LEVELS, STATS, dtype=torch.float16)
-    rhythm = torch.zeros(len(visits), RHYTHM)
+    rhythm = torch.zeros(len(visits), RHYTHM, dtype=torch.float32)
     rank_of_row = visits.rank[rows.visit]
     row_order = rank_of_row.argsort(stable=True)
     row_ends = torch.bincount(rank_of_row, minlength=int(visits.rank.max()) + 1).cumsum(0).tolist()

@@ -7,14 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from recsim_env import checks
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Of matrix products and of the keys and values that attention reads; everything else is float32 in both."""
 
 
-def check_precision(precision: str) -> None:
-    """Raise ValueError where it is none of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, but it must be one of {', '.join(PRECISIONS)}.")
+def check_precision(precision: object) -> str:
+    """The name of a precision. Errors: ValueError where it is none of `PRECISIONS`."""
+    return checks.choice("precision", precision, PRECISIONS)
 
 
 def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -32,12 +32,14 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 
+from recsim_env import checks
 from recsim_env.shoppers.memory import NEVER
 from recsim_env.shoppers.profile import DECAYS
 from recsim_env.shoppers.session_memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
-from recsim_env.shoppers.transformer import Block, Cache, lag_bucket
+from recsim_env.shoppers.transformer import Block, Cache, check_categories, encoder_sizes, lag_bucket
+from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
 from recsim_env.tensors import constant
 
 OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
@@ -56,7 +58,7 @@ MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch come
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
 
 
-class SessionShopperConfig(PreTrainedConfig):
+class SessionShopperConfig(CheckedConfig):
     """Configuration of `SessionShopper`.
 
     Args:
@@ -91,19 +93,16 @@ class SessionShopperConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.n_items = n_items
-        self.n_categories = n_categories
-        self.width = width
-        self.slate_size = slate_size
-        self.declared = declared
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.window = window
-        self.head_size = head_size
-        self.dropout = dropout
-        self.state_dropout = state_dropout
+        sizes = encoder_sizes(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window)
+        self.hidden_size, self.num_hidden_layers, self.num_attention_heads, self.intermediate_size, self.window = sizes
+        self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
+        self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
+        self.width = checks.whole("width", width, 1, MOST["width"])
+        self.slate_size = checks.whole("slate_size", slate_size, 1, MOST["width"])
+        self.declared = checks.whole("declared", declared, 0, MOST["width"])
+        self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
+        self.dropout = checks.number("dropout", dropout, 0, 1)
+        self.state_dropout = checks.number("state_dropout", state_dropout, 0, 1)
 
 
 class Weariness(nn.Module):
@@ -145,7 +144,7 @@ class LeaveHead(nn.Module):
         return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
 
 
-class SessionShopper(PreTrainedModel):
+class SessionShopper(CheckedModel):
     """Transformer user model; `session_fit` fits it, `learned_market` lets it shop. See the module docstring.
 
     `embedding` (N, E) and `category` (N,) are the catalogue's; `counter_mean`, `counter_scale` (2 * COUNTERS,) bring
@@ -186,6 +185,13 @@ class SessionShopper(PreTrainedModel):
         self.leave_head = LeaveHead(config)
         self.state_dropout = nn.Dropout(config.state_dropout)
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def check_tables(self) -> None:
+        """Raise ValueError where an item has no such category, or a counter no scale."""
+        check_categories("category", self.category, self.config.n_categories)
+        if not bool((self.counter_scale > 0).all()):
+            lowest = float(self.counter_scale.min())
+            raise ValueError(f"counter_scale holds {lowest}, but every number must be above 0.")
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -389,3 +395,7 @@ def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> 
 def over_moods(values: Tensor) -> Tensor:
     """The mean over moods of values (..., M, K): (..., K)."""
     return torch.einsum("...mk,m->...k", values, constant(MOOD_CHANCES, values))
+
+
+AutoConfig.register(SessionShopperConfig.model_type, SessionShopperConfig, exist_ok=True)
+AutoModel.register(SessionShopperConfig, SessionShopper, exist_ok=True)

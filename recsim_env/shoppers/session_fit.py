@@ -139,8 +139,8 @@ def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
     """Counters (V, K, COUNTERS) before and context (V, C) after each visit of a few episodes, episode by episode."""
     width, groups = catalog.embedding.shape[1], len(catalog.categories)
     batch, visits, size = sessions.slates.shape
-    counters = torch.zeros(batch, visits, size, COUNTERS)
-    context = torch.zeros(batch, visits, context_size(width))
+    counters = torch.zeros(batch, visits, size, COUNTERS, dtype=torch.float32)
+    context = torch.zeros(batch, visits, context_size(width), dtype=torch.float32)
     memory = SessionMemory.empty(batch, len(catalog), groups, width, torch.device("cpu"))
     for visit in range(visits):
         shown = first_places(sessions.slates[:, visit])

@@ -50,11 +50,11 @@ class SessionMemory:
         """Of newcomers."""
         taste = (batch, len(TASTE_DECAYS), width + 1)
         return cls(
-            torch.zeros(batch, CATEGORY_COUNTERS, categories, device=device),
-            torch.zeros(batch, ITEM_COUNTERS, items, device=device),
-            torch.zeros(taste, device=device),
-            torch.zeros(taste, device=device),
-            torch.zeros(batch, device=device),
+            torch.zeros(batch, CATEGORY_COUNTERS, categories, dtype=torch.float32, device=device),
+            torch.zeros(batch, ITEM_COUNTERS, items, dtype=torch.float32, device=device),
+            torch.zeros(taste, dtype=torch.float32, device=device),
+            torch.zeros(taste, dtype=torch.float32, device=device),
+            torch.zeros(batch, dtype=torch.float32, device=device),
         )
 
     def look(self, slates: Tensor, category: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from tqdm.auto import trange
 from transformers import AutoModel, AutoTokenizer
 
 from recsim_env.shoppers.transformer import SlateShopper
+from recsim_env.shoppers.weights import check_plain
 
 TEXT_MODES = ("frozen", "lora", "full")
 
@@ -27,6 +28,8 @@ class TextTunedShopper(nn.Module):
         encoder_folder: folder of the pretrained encoder and its tokenizer (mean pooling, unit length)
         mode: "lora" (rank-8 adapters on queries and values, Hu et al. 2021) or "full"
         refreshed: texts encoded with gradients in a step
+
+    Errors: ValueError where `mode` is another, or the encoder's folder points to code or files elsewhere.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class TextTunedShopper(nn.Module):
         super().__init__()
         if mode not in TEXT_MODES[1:]:
             raise ValueError(f"mode is {mode!r}, but it must be one of {', '.join(TEXT_MODES[1:])}.")
+        check_plain(encoder_folder)
         self.shopper = shopper
         self.refreshed = refreshed
         distinct = sorted(set(texts), key=lambda text: (len(text), text))

@@ -18,9 +18,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 
+from recsim_env import checks
 from recsim_env.shoppers.memory import COUNT, INTERVAL, LEVELS, NEVER, RECENT, RHYTHM, SINCE
+from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
 from recsim_env.tensors import constant
 
 GAP_EDGES = (*range(15), 15, 18, 21, 25, 28, 35, 42, 49)  # first day of each hazard bin; the last ends on LAPSE_DAYS
@@ -32,10 +34,12 @@ SINCE_BUCKETS = 29 + 12  # single days up to four weeks, then steps of a quarter
 SHARES, RECENCIES = 16, 4  # what `SlateShopperConfig.repeat_ceilings` tells apart, see `repeat_bucket`
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
 LOSS_WEIGHTS = {"case_control": 1.0, "policy": 1.0, "uniform": 0.1, "repeat": 1.0, "gap": 0.5, "explore": 0.02}
+PREFILLED = 64  # shoppers of about as many visits whose histories are encoded together
+LOGIT = 50.0  # no calibration moves a logit or a log rate further: its exponential would leave float32's range in sums
 LAG_EDGES = (1, 2, 3, 5, 8, 14, 21, 35, 70, 140)  # days between two visits, as the attention sees them
 
 
-class SlateShopperConfig(PreTrainedConfig):
+class SlateShopperConfig(CheckedConfig):
     """Configuration of `SlateShopper`.
 
     Args:
@@ -79,25 +83,48 @@ class SlateShopperConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.n_items = n_items
-        self.n_categories = n_categories
-        self.text_width = text_width
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.window = window
-        self.head_size = head_size
-        self.use_text = use_text
-        self.use_counters = use_counters
-        self.dropout = dropout
-        self.gap_dropout = gap_dropout
-        self.id_dropout = id_dropout
-        self.unknown_dropout = unknown_dropout
-        self.slate_calibration = slate_calibration
-        self.explore_calibration = explore_calibration
-        self.gap_calibration = gap_calibration
-        self.repeat_ceilings = repeat_ceilings
+        sizes = encoder_sizes(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window)
+        self.hidden_size, self.num_hidden_layers, self.num_attention_heads, self.intermediate_size, self.window = sizes
+        self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
+        self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
+        self.text_width = checks.whole("text_width", text_width, 1, MOST["width"])
+        self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
+        self.use_text = checks.flag("use_text", use_text)
+        self.use_counters = checks.flag("use_counters", use_counters)
+        self.dropout = checks.number("dropout", dropout, 0, 1)
+        self.gap_dropout = checks.number("gap_dropout", gap_dropout, 0, 1)
+        self.id_dropout = checks.number("id_dropout", id_dropout, 0, 1)
+        self.unknown_dropout = checks.number("unknown_dropout", unknown_dropout, 0, 1)
+        scale, shift = checks.several("slate_calibration", slate_calibration, 2)
+        self.slate_calibration = (
+            checks.number("slate_calibration[0]", scale, -LOGIT, LOGIT),
+            checks.number("slate_calibration[1]", shift, -LOGIT, LOGIT),
+        )
+        self.explore_calibration = checks.number("explore_calibration", explore_calibration, -LOGIT, LOGIT)
+        self.gap_calibration = checks.number("gap_calibration", gap_calibration, -LOGIT, LOGIT)
+        unpromoted, promoted = checks.several("repeat_ceilings", repeat_ceilings, 2)
+        self.repeat_ceilings: tuple[tuple[float, ...], ...] = (_ceilings(0, unpromoted), _ceilings(1, promoted))
+
+
+def _ceilings(row: int, values: object) -> tuple[float, ...]:
+    name = f"repeat_ceilings[{row}]"
+    several = checks.several(name, values, SHARES * RECENCIES)
+    return tuple(checks.number(f"{name}[{place}]", value, 0, 1) for place, value in enumerate(several))
+
+
+def encoder_sizes(hidden: int, layers: int, heads: int, intermediate: int, window: int) -> tuple[int, ...]:
+    """The sizes of an encoder over visits. Errors: ValueError where one is none, or larger than `weights.MOST`."""
+    hidden = checks.whole("hidden_size", hidden, 1, MOST["hidden"])
+    heads = checks.whole("num_attention_heads", heads, 1, hidden)
+    if hidden % heads:
+        raise ValueError(f"num_attention_heads is {heads}, but it must divide hidden_size, which is {hidden}.")
+    return (
+        hidden,
+        checks.whole("num_hidden_layers", layers, 1, MOST["layers"]),
+        heads,
+        checks.whole("intermediate_size", intermediate, 1, MOST["width"]),
+        checks.whole("window", window, 1, MOST["window"]),
+    )
 
 
 @dataclass
@@ -306,7 +333,7 @@ class GapHead(nn.Module):
         return logits
 
 
-class SlateShopper(PreTrainedModel):
+class SlateShopper(CheckedModel):
     """Transformer shopper; `benchmarks.finetune` trains it, `recsim_env.shoppers.learned` lets it shop.
 
     See the module docstring for the parts. In `eval()` mode the probabilities are calibrated.
@@ -335,6 +362,10 @@ class SlateShopper(PreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()  # type: ignore[no-untyped-call]
 
+    def check_tables(self) -> None:
+        """Raise ValueError where an item has no such category."""
+        check_categories("items.category", self.items.category, self.config.n_categories)
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.5 / math.sqrt(module.in_features))
@@ -361,7 +392,17 @@ class SlateShopper(PreTrainedModel):
         size = bought.sum(-1, keepdim=True)
         flat, weights = basket.clamp(min=0).flatten(0, -2), bought.flatten(0, -2)
         total = F.embedding_bag(flat, vectors, mode="sum", per_sample_weights=weights)
-        total = total.view(*size.shape[:-1], total.shape[-1])
+        return self._token(total.view(*size.shape[:-1], total.shape[-1]), size, context)
+
+    def tokens(self, vectors: Tensor, items: Tensor, size: Tensor, context: Tensor) -> Tensor:
+        """Tokens (P, D) of visits whose baskets are written one after the other, as `token` but for rounding.
+
+        Shapes: vectors (N, D), items (Z,) int64, size (P,) int64 items of each visit, context (P, CONTEXT).
+        """
+        total = F.embedding_bag(items, vectors, size.cumsum(0) - size, mode="sum")
+        return self._token(total, size.unsqueeze(1).to(vectors.dtype), context)
+
+    def _token(self, total: Tensor, size: Tensor, context: Tensor) -> Tensor:
         mean = total / size.clamp(min=1).sqrt()
         token: Tensor = self.dropout(mean + self.of_size(torch.log1p(size)) + self.of_context(context))
         return token
@@ -401,6 +442,42 @@ class SlateShopper(PreTrainedModel):
             x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
         cache.count += 1
         cache.state = self.final_norm(x.squeeze(1)).float()
+
+    def prefill(self, token: Tensor, day: Tensor, visits: Tensor) -> Cache:
+        """Cache of shoppers with whole histories, all visits at once: what `advance` makes of them but for rounding.
+
+        Shapes: B shoppers, P visits, shopper after shopper: token (P, D), day (P,); visits (B,) int64 of each shopper.
+        """
+        cache = self.empty_cache(len(visits))
+        first = visits.cumsum(0) - visits
+        for rows in visits.argsort(descending=True).split(PREFILLED):
+            number = visits[rows]
+            rows, number = rows[number > 0], number[number > 0]
+            if len(rows):
+                at = first[rows].unsqueeze(1) + torch.arange(int(number.max()), device=token.device)
+                at = at.clamp(max=len(token) - 1)
+                self._prefill(cache, rows, token[at], day[at], number)
+        cache.count += visits
+        return cache
+
+    def _prefill(self, cache: Cache, rows: Tensor, x: Tensor, day: Tensor, number: Tensor) -> None:
+        """Histories x (R, T, D), day (R, T) of shoppers rows (R,), padded beyond their number (R,) of visits."""
+        order = torch.arange(day.shape[1], device=day.device)
+        distance = order.unsqueeze(1) - order.unsqueeze(0)
+        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0)
+        lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
+        ends = number.unsqueeze(1)
+        row, kept = ((order < ends) & (order >= ends - self.config.window)).nonzero(as_tuple=True)
+        place, last = kept % self.config.window, (torch.arange(len(number), device=day.device), number - 1)
+        cache.day[rows[row], place] = day[row, kept]
+        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
+            query, key, value = block.project(x)
+            cache.write(layer, rows[row], place, key[row, :, kept].unsqueeze(2), value[row, :, kept].unsqueeze(2))
+            if layer == len(self.blocks) - 1:  # of the last one only the state after the last visit is asked for
+                x, query = x[last].unsqueeze(1), query[last[0], :, last[1]].unsqueeze(2)
+                lag, visible = lag[last].unsqueeze(1), visible.expand_as(lag)[last].unsqueeze(1)
+            x = block(x, query, key, value, lag, visible)
+        cache.state[rows] = self.final_norm(x.squeeze(1)).float()
 
     def forward(self, text: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
         """Losses of a batch of whole histories; `finetune.Collator` makes it.
@@ -538,6 +615,14 @@ class SlateShopper(PreTrainedModel):
         return self.explore_placement.weight.squeeze()
 
 
+def check_categories(name: str, category: Tensor, number: int) -> None:
+    """Raise ValueError where a category (N,) int64 is none of so many."""
+    wrong = ((category < 0) | (category >= number)).nonzero().flatten()
+    if len(wrong):
+        found = int(category[wrong[0]])
+        raise ValueError(f"{name} holds {found} at [{int(wrong[0])}], but it must be a number from 0 to {number - 1}.")
+
+
 def counter_features(stats: Tensor) -> Tensor:
     """(..., LEVELS, STATS) raw counters -> (..., LEVELS, 4): log count, log recent count, log days since, phase.
 
@@ -614,3 +699,7 @@ def gap_log_likelihood(logits: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor
     returned = seen & (end < len(GAP_EDGES))
     hit = F.logsigmoid(logits).gather(-1, end.clamp(max=len(GAP_EDGES) - 1).unsqueeze(-1)).squeeze(-1)
     return survived + torch.where(returned, hit, 0.0)
+
+
+AutoConfig.register(SlateShopperConfig.model_type, SlateShopperConfig, exist_ok=True)
+AutoModel.register(SlateShopperConfig, SlateShopper, exist_ok=True)

@@ -1,41 +1,213 @@
-"""Models in folders: safetensors in, and nothing that the folder lacks."""
+"""Models in folders: safetensors in, and nothing that the folder lacks.
+
+A folder may come from anybody. Its `config.json` may hold known keys only, each of a known type and size, and its
+`model.safetensors` the tensors that a model of this configuration has, each of finite numbers. No other file is looked
+at, no code is fetched, and sizes are compared before anything is allocated.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import inspect
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from transformers import PreTrainedModel
-from transformers.utils import logging
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-Model = TypeVar("Model", bound=PreTrainedModel)
+from recsim_env import checks, files
+from recsim_env.waiting import waiting
+
+with waiting("importing transformers, which takes some seconds once a process"):
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+CONFIG, WEIGHTS, ADAPTER = "config.json", "model.safetensors", "adapter_config.json"
+MODEL_FILES = (CONFIG, WEIGHTS)
+WRITTEN = ("architectures", "dtype", "model_type", "transformers_version", "use_cache")
+"""Keys that transformers writes beside a model's own."""
+FOLLOWED = {"adapter_config", "attn_implementation", "auto_map", "experts_implementation", "quantization_config"}
+"""Keys of other models' configurations that have transformers fetch code or read another file."""
+MOST = {"layers": 64, "width": 2**16, "hidden": 2**12, "window": 512, "items": 10**7}
+"""Largest sizes of a configuration: what a visit or a start state needs of memory grows with each."""
 
 
-def load_model(kind: type[Model], folder: str | os.PathLike[str]) -> Model:
-    """The model that `save_pretrained` wrote to a folder, in eval mode. Only safetensors are read.
+class CheckedConfig(PreTrainedConfig):
+    """A configuration in which every number is checked, and which is read from known keys only."""
 
-    Errors: OSError where weights or configuration are missing; ValueError where the weights are those of another model,
-    which transformers would leave at random numbers.
+    @classmethod
+    def own_keys(cls) -> list[str]:
+        """Names of the arguments of this configuration."""
+        return [name for name, one in inspect.signature(cls).parameters.items() if one.kind is not one.VAR_KEYWORD]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """As in transformers, from the content of a `config.json`. Errors: ValueError as in `check_keys`."""
+        check_keys(cls, config_dict)
+        made: Self = super().from_dict(config_dict, **kwargs)
+        return made
+
+
+class CheckedModel(PreTrainedModel):
+    """A model whose numbers are finite however it was loaded."""
+
+    config_class: type[CheckedConfig]
+
+    def check_tables(self) -> None:
+        """Raise ValueError where a tensor that is no weight, such as the items' categories, is impossible."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, which also reads other formats from elsewhere; `load_model` is stricter.
+
+        Errors: ValueError where a tensor holds a number that is not finite.
+        """
+        read: Any = super().from_pretrained
+        loaded = read(*args, **kwargs)
+        _check_numbers(loaded[0] if isinstance(loaded, tuple) else loaded, str(args[0]) if args else cls.__name__)
+        return loaded
+
+
+Model = TypeVar("Model", bound=CheckedModel)
+
+
+def load_model(kind: type[Model], folder: Path | str) -> Model:
+    """The model that `save_pretrained` wrote to a folder, in eval mode. Only `MODEL_FILES` are read.
+
+    Errors: FileNotFoundError where weights or configuration are missing; ValueError where a key of the configuration is
+    unknown or has a bad value, or the weights are those of another model or not finite. The sentence names the file
+    and the key or tensor.
     """
-    read: Any = kind.from_pretrained
-    with no_progress_bar(), _no_warnings():
-        loaded, found = read(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told of below
-        )
-    model: Model = loaded
-    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if wrong:
-        raise ValueError(f"folder is {os.fspath(folder)!r}, but its weights do not fit a {kind.__name__}: {wrong}.")
+    folder = checks.path("folder", folder)
+    _no_adapter(folder)
+    config = read_config(kind.config_class, present(folder / CONFIG))
+    path = present(folder / WEIGHTS)
+    with torch.device("meta"):  # sizes only
+        model = kind(config)
+    expected = model.state_dict()
+    tensors = read_tensors(path, lambda shapes: _check_shapes(path, kind, expected, shapes))
+    _check_types(path, expected, tensors)
+    model.load_state_dict(tensors, assign=True)
+    _check_numbers(model, str(path))
     model.train(False)
     return model
+
+
+def save_model(model: CheckedModel, folder: Path | str) -> None:
+    """Write `MODEL_FILES`, the weights first: a configuration without its weights does not stand there.
+
+    Errors: OSError where a file cannot be written; what stood there before is whole.
+    """
+    folder = checks.path("folder", folder)
+    model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
+    files.write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
+    files.write_text(folder / CONFIG, model.config.to_json_string())
+
+
+def check_plain(folder: Path) -> None:
+    """Raise ValueError where a pretrained model's folder would have transformers fetch code or follow another file."""
+    path = present(folder / CONFIG)
+    try:
+        keys = FOLLOWED & checks.mapping("its content", json.loads(path.read_text(encoding="utf-8"))).keys()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no readable JSON: {error}.") from error
+    if keys:
+        raise ValueError(f"{path} has the keys {sorted(keys)}, but what they point to is not followed.")
+    _no_adapter(folder)
+
+
+def _no_adapter(folder: Path) -> None:
+    if (folder / ADAPTER).exists():
+        raise ValueError(f"{folder / ADAPTER} is there, but adapters are not followed: merge it into the weights.")
+
+
+def read_config(kind: Any, path: Path) -> Any:
+    """A configuration from a `config.json`. Errors: ValueError on unknown keys and bad values."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no readable JSON: {error}.") from error
+    try:
+        values = checks.mapping("its content", content)
+        check_keys(kind, values)
+        missing = sorted(set(kind.own_keys()) - values.keys())
+        if missing:
+            raise ValueError(f"{missing} are missing; a {kind.__name__} of this version has these keys too.")
+        return kind(**{name: value for name, value in values.items() if name in kind.own_keys()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_keys(kind: type[CheckedConfig], values: Mapping[str, object]) -> None:
+    """Raise ValueError where `values` has keys that a `kind` does not know, or is the configuration of another model.
+
+    What would have transformers fetch code or follow another file (`attn_implementation`, `auto_map`,
+    `quantization_config`) is among the unknown.
+    """
+    known = {*kind.own_keys(), *WRITTEN}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise ValueError(f"{checks.told(unknown)} are no keys of a {kind.__name__}; known are {sorted(known)}.")
+    checks.choice("model_type", values.get("model_type"), (kind.model_type,))
+    dtype = values.get("dtype", "float32")
+    checks.choice("dtype", str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype, ("float32",))
+    checks.flag("use_cache", values.get("use_cache", False))
+    checks.text("transformers_version", values.get("transformers_version", "?"))
+    architectures = values.get("architectures", [])
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise ValueError(f"architectures is {checks.told(architectures)}, but it must be a list of names.")
+
+
+def present(path: Path) -> Path:
+    """The path of a file that must be there. Errors: FileNotFoundError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, but a shopper's folder must hold it.")
+    return path
+
+
+def read_tensors(path: Path, allowed: Callable[[dict[str, tuple[int, ...]]], None]) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; `allowed` sees their shapes before any of them is read, and may raise.
+
+    Errors: ValueError where the file is no readable safetensors.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            allowed({name: tuple(file.get_slice(name).get_shape()) for name in names})
+            return {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}.") from error
+
+
+def _check_shapes(path: Path, kind: type[Any], expected: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    wrong = sorted(name for name in {*wanted, *shapes} if wanted.get(name) != shapes.get(name))
+    if wrong:
+        first = wrong[0]
+        found, want = (sizes.get(first, "not there") for sizes in (shapes, wanted))
+        raise ValueError(
+            f"{path}: its tensors do not fit a {kind.__name__} of this {CONFIG}: {checks.told(wrong)}; the first is "
+            f"{found}, but it must be {want}."
+        )
+
+
+def _check_types(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        dtype = torch.float32 if expected[name].is_floating_point() else torch.int64
+        if tensor.dtype != dtype:
+            raise ValueError(f"{path}: {name} is {checks.told(tensor)}, but it must be {str(dtype)[6:]}.")
+
+
+def _check_numbers(model: CheckedModel, source: str) -> None:
+    """Raise ValueError where a tensor of a model is not finite, or impossible."""
+    try:
+        for name, tensor in model.state_dict().items():
+            checks.tensor(name, tensor, tuple(tensor.shape), tensor.dtype)
+        model.check_tables()
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def member_folders(folder: Path, first: int) -> list[Path]:
@@ -46,26 +218,3 @@ def member_folders(folder: Path, first: int) -> list[Path]:
         if child.is_dir() and re.fullmatch(r"0|[1-9]\d*", number) and int(number) >= first:
             found[int(number)] = child
     return [found[number] for number in sorted(found)]
-
-
-@contextlib.contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Without the bars of transformers: reading and writing a small model takes milliseconds."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Without a report of what did not fit: that is an error here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

@@ -1,0 +1,22 @@
+"""A line on stderr where something takes long, so that nobody thinks it hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+
+PATIENCE = 2.0  # seconds
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say what is being done where the block takes longer than `PATIENCE`; nothing is said otherwise."""
+    told = threading.Timer(PATIENCE, lambda: print(f"recsim_env: {what} ..", file=sys.stderr, flush=True))
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()

@@ -1,0 +1,151 @@
+"""Start states: what happened before an episode, worked out at once; nothing of what happens later."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.logs import schema
+from recsim_env.shoppers.examples import Market
+from recsim_env.shoppers.learned import load_shopper
+from recsim_env.shoppers.memory import Keys, Memory
+from recsim_env.shoppers.replay import Past, Visits
+from recsim_env.shoppers.shop import candidate_tables
+from recsim_env.shoppers.starts import Starts, _stores
+from tests.fake_log import write_shop
+from tests.fake_shoppers import member
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shop")
+    write_shop(path)
+    member(path, 1).save_pretrained(path)
+    return path
+
+
+def opened(folder: Path, **options: Any) -> Starts:
+    return load_shopper(folder, CPU, **{"population": "all", "start_days": (60, 80), **options}).shop.starts
+
+
+def tensors(value: Any, name: str = "starts") -> dict[str, Tensor]:
+    """Every tensor inside, by its path."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    if isinstance(value, list):
+        return {k: v for i, one in enumerate(value) for k, v in tensors(one, f"{name}[{i}]").items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, Keys):
+        return {k: v for key, one in vars(value).items() for k, v in tensors(one, f"{name}.{key}").items()}
+    return {}
+
+
+@pytest.mark.parametrize("room", [192, 9])
+def test_what_is_remembered_at_once_is_what_visits_record_one_by_one(folder: Path, room: int) -> None:
+    """Also by shoppers who bought more than there is room for."""
+    catalog = Catalog.load(folder)
+    visits = Visits.of(schema.read_baskets(folder / "baskets.parquet"))
+    keys = Keys.of(catalog.kind, catalog.category)
+    start = ((visits.rank == 20) | (visits.rank == visits.shopper)).nonzero().flatten()
+    start = start[torch.from_numpy(np.unique(visits.shopper[start].numpy(), return_index=True)[1])][::4]
+    past = Past.before(visits, start)
+    found, rhythm = past.remembered(keys, room)
+
+    expected = Memory.empty(keys, len(start), room)
+    own, seen = [], past.number.cumsum(0) - past.number
+    for shopper in range(len(start)):
+        for visit in range(int(visits.rank[start[shopper]])):
+            at = start[shopper : shopper + 1] - visits.rank[start[shopper]] + visit
+            day = visits.day[at].float()
+            own.append(expected.tally_of(torch.tensor([shopper]), day))
+            expected.record(torch.tensor([shopper]), visits.padded(at), day)
+    assert (past.number == visits.rank[start]).all()
+    assert seen[-1] + past.number[-1] == len(own)
+    torch.testing.assert_close(rhythm, torch.cat(own))
+    for name in ("items", "counts", "days", "slots", "tallies"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    torch.testing.assert_close(found.table, expected.table)
+    crowded = (found.table[:, : catalog.embedding.shape[0], 0] > 0).sum(1) > room
+    assert bool(crowded.any()) == (room == 9)
+
+
+def test_the_future_changes_no_start_state(folder: Path, tmp_path: Path) -> None:
+    """From an episode's first visit on, everything is another: stores, baskets, days until the next visit. What is
+    known when the episode starts is the day and store of that first visit."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    before = opened(folder)
+    first = dict(zip(before.shopper.tolist(), before.state.day.tolist(), strict=True))
+    baskets = schema.read_baskets(folder / "baskets.parquet")
+    start = pl.col("shopper").replace_strict(first, default=0, return_dtype=pl.Float64)
+    later, now = pl.col("day") > start, pl.col("day") == start
+    changed = baskets.with_columns(
+        store=pl.when(later).then(1 - pl.col("store")).otherwise("store").cast(pl.Int32),
+        items=pl.when(later | now).then(pl.lit([0], dtype=pl.List(pl.Int32))).otherwise("items"),
+        gap=pl.when(later | now).then(None).otherwise("gap"),
+        follow_up=pl.when(later | now).then(0).otherwise("follow_up").cast(pl.Int32),
+    )
+    assert changed.filter(later)["store"].to_list() != baskets.filter(later)["store"].to_list()
+    schema.write_baskets(changed, tmp_path / "baskets.parquet")
+    after = tensors(opened(tmp_path))
+    assert len(after) > 15
+    for name, value in tensors(before).items():
+        assert torch.equal(value, after[name]), name
+
+
+def test_a_shoppers_stores_are_those_visited_up_to_the_start() -> None:
+    """Shopper 0: 7, 8, 8, | 9, 9. Shopper 1: 5 (closed), | 5, 6. A bar stands before what comes after the start."""
+    baskets = pl.DataFrame(
+        {
+            "shopper": [0, 0, 0, 0, 0, 1, 1, 1],
+            "day": [1, 2, 3, 4, 5, 1, 2, 3],
+            "week": 0,
+            "store": [7, 8, 8, 9, 9, 5, 5, 6],
+            "gap": None,
+            "follow_up": 0,
+            "items": [[0]] * 8,
+        },
+        schema_overrides={"gap": pl.Int32, "items": pl.List(pl.Int32)},
+    )
+    opens = torch.tensor([True, True, True, True, True, False, True, True])
+    stores, shares = _stores(Visits.of(baskets), opens, torch.tensor([2, 6]))
+    assert stores.tolist() == [[8, 7], [5, -1]]
+    torch.testing.assert_close(shares, torch.tensor([[2 / 3, 1 / 3], [1.0, 0.0]]))
+
+
+def test_every_shopper_starts_in_a_store_of_its_own(folder: Path) -> None:
+    starts = opened(folder)
+    assert (starts.stores == starts.state.store.unsqueeze(1)).any(1).all()
+    torch.testing.assert_close(starts.store_shares.sum(1), torch.ones(len(starts.shopper)))
+
+
+def test_a_folder_that_changed_is_read_again(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    first = load_shopper(tmp_path, CPU, start_days=(60, 80)).shop
+    assert load_shopper(tmp_path, CPU, start_days=[60, 80]).shop is first  # type: ignore[arg-type]
+    member(folder, 2).save_pretrained(tmp_path)
+    again = load_shopper(tmp_path, CPU, start_days=(60, 80)).shop
+    assert not torch.equal(again.model.gap_head.outer.bias, first.model.gap_head.outer.bias)
+    assert not torch.equal(again.starts.state.cache.state, first.starts.state.cache.state)
+
+
+@pytest.mark.parametrize(("items", "dtype"), [(6, torch.int16), (40_000, torch.int32)])
+def test_candidates_by_hand(items: int, dtype: torch.dtype) -> None:
+    """Two weeks of store 0, the last items promoted; a large catalogue has numbers that int16 does not hold."""
+    last = items - 1
+    promotions = pl.DataFrame({"store": [0, 0, 0], "week": [0, 0, 1], "item": [1, last, last], "placement": [3, 4, 5]})
+    popularity = pl.DataFrame({"week": [0, 1], "item": [last, last], "popularity": [0.25, 0.5], "discount": [0.0, 0.1]})
+    candidates, placement, popular = candidate_tables(Market.of(promotions, popularity, items))
+    assert candidates.dtype == dtype
+    assert candidates.tolist() == [[1, last], [last, -1], [-1, -1]]
+    assert placement.tolist() == [[3, 4], [5, 0], [0, 0]]
+    torch.testing.assert_close(popular, torch.tensor([[0.0, 0.25], [0.5, 0.0], [0.0, 0.0]]))
