@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,6 +79,7 @@ def state_of(model: SlatePPO) -> dict[str, Any]:
         "random": model.randomness.tensors(),
         "counters": {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates},
         "recent": list(model.ep_info_buffer or ()),
+        "log": _recorded(model),
         "starts": None if env is None else torch.as_tensor(model._last_episode_starts),
         "env": env,
         "why_not": why_not,
@@ -90,7 +92,7 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     Errors: ValueError where the state does not fit, with the place where it does not.
     """
     like = {"policy": dict(model.policy.state_dict()), "counters": {"num_timesteps": 0, "n_updates": 0}}
-    like |= dict.fromkeys(("optimizer", "random", "recent", "starts", "env", "why_not"))
+    like |= dict.fromkeys(("optimizer", "random", "recent", "log", "starts", "env", "why_not"))
     found = restored(like, state, model.device)
     for name, now in model.randomness.tensors().items():
         saved = found["random"].get(name)
@@ -103,6 +105,7 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     model.num_timesteps, model._n_updates = found["counters"]["num_timesteps"], found["counters"]["n_updates"]
     model.ep_info_buffer = deque(found["recent"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    model.recorded = found["log"]
     if seen is not None:
         # SB3 declares arrays; tensors take their place, as in `agents.device_ppo`
         model._last_obs, model._last_episode_starts = cast(Any, seen), found["starts"]
@@ -110,6 +113,13 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     environment_of(model).generation = model._n_updates
     begun = model.num_timesteps > 0
     return (found["why_not"] or "the checkpoint does not say where they stood.") if begun else None
+
+
+def _recorded(model: SlatePPO) -> dict[str, float]:
+    """What the logger was told and has not written yet, pictures left out."""
+    recorded = getattr(model, "_logger", None)
+    values = {} if recorded is None else recorded.name_to_value
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float, np.number))}
 
 
 def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:

@@ -19,7 +19,7 @@ from torch import Tensor
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
 
-SHARE = 0.02
+SHARE = 0.05
 """Share of the time that keeping may take: what is large is kept less often."""
 
 

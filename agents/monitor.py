@@ -108,6 +108,8 @@ class Monitor(BaseCallback):
         total = self.model._total_timesteps
         self._bar = tqdm(total=total, initial=self.num_timesteps, desc=self._title, unit="visit")
         self._rollouts = self.num_timesteps // (self.model.n_steps * self.model.n_envs)  # of a training that goes on
+        for name, value in self.model.recorded.items():
+            self.logger.record(name, value)
 
     def _on_rollout_start(self) -> None:
         """Comes after an update, except for the first."""
@@ -133,9 +135,9 @@ class Monitor(BaseCallback):
             self.logger.record("train/std", float(log_std.detach().exp().mean()))
 
     def _on_training_end(self) -> None:
-        self._keep()
         self.evaluate()
         self.logger.dump(self.num_timesteps)
+        self._keep()  # last: whatever an interruption takes before is made again
         if self._bar is not None:
             self._bar.close()
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -120,6 +121,8 @@ class StockPPO(PPO):
 
     policy: SlateActorCritic
     randomness: PrivateRandomness
+    recorded: Mapping[str, float] = MappingProxyType({})
+    """What the logger had been told and not written when the checkpoint was saved that this training goes on from."""
 
     def _setup_model(self) -> None:
         self.randomness = PrivateRandomness()

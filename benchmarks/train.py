@@ -17,6 +17,7 @@ import tyro
 from stable_baselines3.common.logger import configure
 
 from agents.checkpoints import LAST, load, save
+from agents.events import cut_events
 from agents.monitor import Monitor, MonitorConfig
 from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, make_ppo
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
@@ -109,6 +110,7 @@ def _train(config: Config, seed: int) -> Path:
     write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
     left = config.visits - model.num_timesteps
     if left > 0:
+        cut_events(folder, model.num_timesteps)
         model.set_logger(configure(str(folder), ["tensorboard"]))
         simulator = config.world.simulator("evaluation")
         monitor = Monitor(config.monitor, simulator, folder, flat(told), title=f"{config.agent} seed {seed}")

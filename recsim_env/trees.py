@@ -110,7 +110,8 @@ class _Reader:
 
     def tree(self, template: Any, outline: Any, place: str) -> Any:
         """The node at `place`."""
-        kind, held = next(iter(outline.items())) if isinstance(outline, dict) and outline else ("nothing", None)
+        first: tuple[str, Any] = ("nothing", None)
+        kind, held = next(iter(outline.items()), first) if isinstance(outline, dict) else first
         if kind in ("tensor", "array", "generator"):
             return self._leaf(template, kind, held)
         if kind == "value":

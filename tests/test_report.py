@@ -48,7 +48,7 @@ def figure() -> Figure:
 
 def test_everything_is_written_and_read_back(tmp_path: Path) -> None:
     folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="| a |\n", figure=figure())
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "config.json", "figure.png", "rows.csv", "summary.json", "table.md",
     ]  # fmt: skip
     assert read_rows("compare", results=tmp_path).equals(ROWS)
@@ -86,7 +86,7 @@ def test_many_rows_become_parquet_and_nothing_of_the_earlier_run_stays(tmp_path:
     Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="", figure=figure())
     many = pl.DataFrame({"x": range(report.LARGEST_CSV + 1)})
     folder = Run("compare", Config(), results=tmp_path).save(many, summary={}, table="")
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "config.json", "rows.parquet", "summary.json", "table.md",
     ]  # fmt: skip
     assert read_rows("compare", results=tmp_path).equals(many)
@@ -103,7 +103,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="disk full"):
         Run("compare", Config(), results=tmp_path).save(ROWS[:1], summary={}, table="new")
     assert read_rows("compare", results=tmp_path).equals(ROWS)
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize("name", ["", "Compare", "../x", "a b"])

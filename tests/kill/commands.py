@@ -1,0 +1,243 @@
+"""The commands that are killed, each small enough to be run a hundred times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from agents.keeper import Clock
+from agents.monitor import MonitorConfig
+from agents.ppo import PPOConfig
+from agents.ppo_agents import PPOComposerConfig
+from benchmarks import demo, finetune, fit_market, league, market, train, transfer, tune, tune_agents
+from benchmarks.league_places import Place
+from benchmarks.market import MarketWorld
+from benchmarks.world import World
+from policies import PolicyInputs
+from policies.composer import ComposerConfig
+from policies.sb3 import NetworkConfig
+from recsim_env import register
+from recsim_env.logs import complete_journey
+from recsim_env.rewards import Reward
+from recsim_env.shoppers.finetune import FinetuneConfig
+from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.session_fit import SessionFitConfig
+from recsim_env.simulator import SlateSimulator
+from tests.fake_log import write_shop
+from tests.kill.harness import Command
+from tests.kill.left import left
+from tests.policy_toys import toy_inputs
+from tests.test_complete_journey import RECIPE, fake_encoder, fake_sources
+from tests.test_league import TOY, open_toy
+from tests.toys import make_toy_shopper, toy_simulator
+
+MARKET = "toys/Kill-v0"
+SESSIONS = SessionFitConfig(epochs=0.5, hidden_size=16, layers=1, head_size=16, window=12)
+PPO: dict[str, Any] = {
+    "ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
+    "network": NetworkConfig((8,), (8,)),
+    "composer": ComposerConfig(pool=12, offset_dims=0),
+    "watch_every": 2,
+}
+SLATEQ: dict[str, Any] = {"warm_up": 16, "batch_size": 16, "memory": 64, "hidden": 8, "item_hidden": 8, "pool": 12}
+
+
+def register_toys() -> None:
+    """The environments that the commands name; once a process."""
+    register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4, horizon_days=30.0)
+    options = {"config": MarketConfig(items=60, categories=6, width=4)}
+    reward = {"clicks": 1.0, "intra_list_distance": 0.3}
+    register(MARKET, make_market, reward=reward, slate_size=5, horizon_days=12.0, shopper_options=options)
+    place = Place(
+        TOY, 0, open_toy, oracles=False, log=False, settings={"ppo_composer": PPO, "slateq": SLATEQ, "linucb": {}}
+    )
+    vars(league)["PLACES"] = vars(tune_agents)["PLACES"] = {place.name: place}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    vars(transfer)["FIXED"] = ("uniform", "greedy_ctr", "mmr 1", "softmax 1", transfer.TUNED)
+    Clock.due = lambda clock: True  # type: ignore[method-assign]  # the more checkpoints, the more can go wrong
+
+
+@dataclass(frozen=True)
+class ToyWorld(World):
+    """Toy shoppers, and a ranker whose logits are made up."""
+
+    env: str = TOY
+    populations: bool = False
+    threads: int = 1
+
+    def simulator(self, population: str) -> SlateSimulator:
+        """The same of every population."""
+        return toy_simulator(items=40, reward=Reward({"clicks": 1.0, "intra_list_distance": 0.3}), horizon_days=60)
+
+    def inputs(self, simulator: SlateSimulator) -> PolicyInputs:
+        """What policies are built from."""
+        return toy_inputs(simulator)
+
+
+# ---- what is run -----------------------------------------------------------------------------------------------------
+
+
+def train_config(work: Path, seeds: tuple[int, ...] = (0,)) -> train.Config:
+    """A few updates of each seed."""
+    return train.Config(
+        world=ToyWorld(),
+        seeds=seeds,
+        visits=16 * 4 * 6,
+        shoppers=16,
+        ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=2),
+        network=NetworkConfig((8,), (8,), log_std=-1.5),
+        composer=ComposerConfig(pool=12),
+        monitor=MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=1),
+        output=work,
+    )
+
+
+def run_train(inputs: Path, work: Path) -> None:
+    """One seed."""
+    train.main(train_config(work))
+
+
+def run_train_with_more_seeds(inputs: Path, work: Path) -> None:
+    """The same seed and another one."""
+    train.main(train_config(work, (0, 1)))
+
+
+def run_demo(inputs: Path, work: Path) -> None:
+    """Training, comparison and report."""
+    demo.main(demo.Config(train=train_config(work / "train"), episodes=6, output=work))
+
+
+def run_finetune(inputs: Path, work: Path) -> None:
+    """Two stages, two members, and the finished shopper."""
+    shopper = FinetuneConfig(
+        hidden_size=16, layers=1, window=8, head_size=16, batch_visits=600, pretrain_epochs=0.5, epochs=1.0
+    )
+    finetune.main(finetune.Config(shopper=shopper, log=inputs, output=work, members=2, threads=1))
+
+
+def prepare_finetune(inputs: Path) -> None:
+    """A log of a small shop."""
+    write_shop(inputs)
+    (inputs / "summary.json").write_text("{}")
+
+
+def run_league(inputs: Path, work: Path) -> None:
+    """Policies, one of them tuned, and agents of every kind."""
+    failed = league.play_missing(
+        league.Config(
+            runs=(0,),
+            steps={TOY: 16 * 26},
+            factors={"linucb": 0.2, "slateq": 0.3},
+            contenders=("uniform", "cap", "linucb", "slateq", "ppo_composer"),
+            shoppers=16,
+            episodes=6,
+            watched=4,
+            trials=3,
+            tuning_episodes=4,
+            batch=6,
+            device="cpu",
+            threads=1,
+            work=work,
+        )
+    )
+    assert failed == []
+
+
+def run_transfer(inputs: Path, work: Path) -> None:
+    """One learned market beside the true one."""
+    transfer.main(
+        transfer.Config(
+            part="main",
+            env=MARKET,
+            worlds=(0,),
+            seeds=(0,),
+            slates=600,
+            mixture="uniform",
+            sizes=(600,),
+            model=SESSIONS,
+            ppo=PPOComposerConfig(ppo=PPO["ppo"], network=PPO["network"], watch_every=100),
+            steps=16 * (10 + 3 * 4),
+            shoppers=16,
+            trials=5,
+            tuning_episodes=4,
+            episodes=6,
+            batch=6,
+            device="cpu",
+            markets=inputs,
+            work=work / "work",
+            results=work / "results",
+        )
+    )
+
+
+def prepare_market(inputs: Path) -> None:
+    """The market's log and ranker."""
+    market.build(MarketWorld(MARKET, 0, 600, "uniform"), inputs, "cpu")
+
+
+def run_market(inputs: Path, work: Path) -> None:
+    """The market's log and ranker again, in the folder that is looked at."""
+    market.build(MarketWorld(MARKET, 0, 600, "uniform"), work, "cpu")
+
+
+def run_fit_market(inputs: Path, work: Path) -> None:
+    """Two user models."""
+    world = MarketWorld(MARKET, 0, 600, "uniform")
+    fit_market.main(
+        fit_market.Config(market=world, model=SESSIONS, members=2, work=inputs, output=work / "fitted", threads=1)
+    )
+
+
+def run_tune(inputs: Path, work: Path) -> None:
+    """Two re-rankers."""
+    output = work / "results" / "tune" / "parameters.json"
+    world = ToyWorld()
+    tune.main(tune.Config(world, ("mmr", "cap"), trials=12, episodes=4, batch=4, work=work / "work", output=output))
+
+
+def run_tune_agents(inputs: Path, work: Path) -> None:
+    """Two agents."""
+    (place,) = tune_agents.PLACES
+    tune_agents.main(
+        tune_agents.Config(
+            agents=("linucb", "thompson"),
+            place=place,
+            trials=3,
+            repetitions=2,
+            steps=96,
+            factors={},
+            shoppers=8,
+            episodes=4,
+            batch=4,
+            device="cpu",
+            threads=1,
+            work=work / "work",
+            results=work / "results",
+        )
+    )
+
+
+def run_build_log(inputs: Path, work: Path) -> None:
+    """The tables of twelve households."""
+    complete_journey.build(work, seed=0, sources=fake_sources(), recipe=RECIPE, encode=fake_encoder)
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("build_log", run_build_log, left),
+        Command("finetune", run_finetune, left, prepare_finetune),
+        Command("train", run_train, left, tail=run_train_with_more_seeds),
+        Command("demo", run_demo, left),
+        Command("league", run_league, left),
+        Command("market", run_market, left),
+        Command("transfer", run_transfer, left, prepare_market),
+        Command("fit_market", run_fit_market, left, prepare_market),
+        Command("tune", run_tune, left),
+        Command("tune_agents", run_tune_agents, left),
+    )
+}
+"""By name."""
