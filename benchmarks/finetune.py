@@ -31,6 +31,7 @@ from recsim_env.shoppers.finetune import FinetuneConfig, calibrate, fit, new_sho
 from recsim_env.shoppers.shop import SHOP_FILES
 from recsim_env.shoppers.text import TextTunedShopper
 from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.weights import save_model
 
 SHIPPED = Path(recsim_env.__file__).parent / "data" / "complete_journey"
 LOGS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
@@ -160,7 +161,7 @@ def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> Non
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for number, member in enumerate(members):
-        member.save_pretrained(part / f"model{number}" if number else part)
+        save_model(member, part / f"model{number}" if number else part)
     for name in SHOP_FILES[2:]:
         shutil.copy(config.log / name, part / name)
     write_text(part / "README.md", card)

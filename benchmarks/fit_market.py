@@ -36,7 +36,7 @@ from recsim_env.shoppers.session_fit import (
     learn_and_check,
     score,
 )
-from recsim_env.shoppers.weights import load_model, member_folders, no_progress_bar
+from recsim_env.shoppers.weights import load_model, member_folders, save_model
 
 SHOWN = ("click_auc", "click_ne", "click_ratio", "click_calibration", "leave_auc", "leave_ne", "leave_ratio")
 UNFINISHED = "unfinished"
@@ -122,11 +122,10 @@ def _member(config: Config, number: int, log: Sessions, catalog: Catalog, folder
             member = fit_session(log, catalog, settings, device=config.device, progress=partial(_advance, bar))
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        with no_progress_bar():
-            member.save_pretrained(part)
+        save_model(member, part)
         part.rename(folder)
-    found = load_model(SessionShopper, folder)
-    return found.to(config.device)  # type: ignore[arg-type]
+    found: SessionShopper = load_model(SessionShopper, folder).to(config.device)  # type: ignore[arg-type]
+    return found
 
 
 def _put(part: Path, folder: Path) -> None:

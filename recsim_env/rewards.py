@@ -144,7 +144,7 @@ class Reward:
         device = inputs.slates.device
         values = {name: _value(name, inputs).to(widest(device)) for name in self.weights}
         total = sum((weight * values[name] for name, weight in self.weights.items()), start=_zero(device)).float()
-        if device.type == "cpu" or not self._called:
+        if device.type != "meta" and (device.type == "cpu" or not self._called):
             _check_finite(total, values)
             object.__setattr__(self, "_called", True)
         return total, {name: value.float() for name, value in values.items()}

@@ -54,7 +54,7 @@ def tensors(value: Any, name: str = "starts") -> dict[str, Tensor]:
 def test_what_is_remembered_at_once_is_what_visits_record_one_by_one(folder: Path, room: int) -> None:
     """Also by shoppers who bought more than there is room for."""
     catalog = Catalog.load(folder)
-    visits = Visits.of(schema.read_baskets(folder / "baskets.parquet"))
+    visits = Visits.of(schema.read_baskets(folder / "baskets.parquet", len(catalog)))
     keys = Keys.of(catalog.kind, catalog.category)
     start = ((visits.rank == 20) | (visits.rank == visits.shopper)).nonzero().flatten()
     start = start[torch.from_numpy(np.unique(visits.shopper[start].numpy(), return_index=True)[1])][::4]
@@ -85,7 +85,8 @@ def test_the_future_changes_no_start_state(folder: Path, tmp_path: Path) -> None
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     before = opened(folder)
     first = dict(zip(before.shopper.tolist(), before.state.day.tolist(), strict=True))
-    baskets = schema.read_baskets(folder / "baskets.parquet")
+    items = len(Catalog.load(folder))
+    baskets = schema.read_baskets(folder / "baskets.parquet", items)
     start = pl.col("shopper").replace_strict(first, default=0, return_dtype=pl.Float64)
     later, now = pl.col("day") > start, pl.col("day") == start
     changed = baskets.with_columns(
@@ -95,7 +96,7 @@ def test_the_future_changes_no_start_state(folder: Path, tmp_path: Path) -> None
         follow_up=pl.when(later | now).then(0).otherwise("follow_up").cast(pl.Int32),
     )
     assert changed.filter(later)["store"].to_list() != baskets.filter(later)["store"].to_list()
-    schema.write_baskets(changed, tmp_path / "baskets.parquet")
+    schema.write_baskets(changed, tmp_path / "baskets.parquet", items)
     after = tensors(opened(tmp_path))
     assert len(after) > 15
     for name, value in tensors(before).items():
