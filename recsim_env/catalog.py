@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recsim_env import checks, files
-from recsim_env.tensors import widest
+from recsim_env.tensors import widened
 
 CATALOG_FILE = "catalog.parquet"
 EMBEDDING_FILE = "embedding.safetensors"
@@ -91,7 +91,7 @@ class Catalog:
         """(N, N) float32 cosines of all pairs of items; None above `GRAM_LIMIT` items. Made when first asked for."""
         if len(self) > GRAM_LIMIT:
             return None
-        exact = self.embedding.to(widest(self.device))  # so that rewards do not depend on the device
+        exact = widened(self.embedding)  # so that rewards do not depend on the device
         return (exact @ exact.T).float()
 
     def to(self, device: torch.device | str) -> Catalog:
