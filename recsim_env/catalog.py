@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.tensors import widest
+from recsim_env.tensors import widened
 
 GRAM_LIMIT = 5000
 """Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
@@ -82,7 +82,7 @@ class Catalog:
         """(N, N) float32 cosines of all pairs of items; None above `GRAM_LIMIT` items. Made when first asked for."""
         if len(self) > GRAM_LIMIT:
             return None
-        exact = self.embedding.to(widest(self.device))  # so that rewards do not depend on the device
+        exact = widened(self.embedding)  # so that rewards do not depend on the device
         return (exact @ exact.T).float()
 
     def to(self, device: torch.device | str) -> Catalog:

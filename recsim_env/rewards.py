@@ -6,6 +6,7 @@ Every term works in float64 inside, so that a reward is the same number whatever
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.registry import Registry
-from recsim_env.tensors import looked_up, widest
+from recsim_env.tensors import looked_up, widened
 
 MOST_WEIGHT = 1e9
 """Largest weight of a term: with it no reward leaves the range of float32 while terms stay below 1e29."""
@@ -84,11 +85,10 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
         pairs = looked_up(slates, one) * len(inputs.cosines) + looked_up(slates, other)
         cosine = looked_up(inputs.cosines.view(-1), pairs)
     else:
-        vectors = looked_up(inputs.embedding, inputs.slates).to(widest(inputs.slates.device))
+        vectors = widened(looked_up(inputs.embedding, inputs.slates))
         cosine = (vectors @ vectors.transpose(1, 2))[:, one, other].t()
     both = looked_up(shown, one) & looked_up(shown, other)
-    cosine = cosine.to(widest(cosine.device))
-    return ((1 - cosine.clamp(0, 1)) * both).sum(dim=0) / max(len(one), 1)
+    return ((1 - widened(cosine).clamp(0, 1)) * both).sum(dim=0) / max(len(one), 1)
 
 
 @functools.cache
@@ -110,7 +110,7 @@ def category_coverage(inputs: RewardInputs) -> Tensor:
     alike = (category.unsqueeze(2) == category.unsqueeze(1)) & inputs.shown.unsqueeze(1)
     repeats = alike.tril(-1).any(dim=2)
     distinct = (inputs.shown & ~repeats).sum(dim=1)
-    return (distinct - 1).clamp(min=0).to(widest(distinct.device)) / max(size - 1, 1)
+    return widened((distinct - 1).clamp(min=0)) / max(size - 1, 1)
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,12 @@ class Reward:
         is not finite. The numbers are looked at on a CPU at every call, elsewhere at the first: it takes a
         synchronisation.
         """
-        device = inputs.slates.device
-        values = {name: _value(name, inputs).to(widest(device)) for name in self.weights}
-        total = sum((weight * values[name] for name, weight in self.weights.items()), start=_zero(device)).float()
-        if device.type != "meta" and (device.type == "cpu" or not self._called):
+        values = {name: widened(_value(name, inputs)) for name in self.weights}
+        terms = [weight * values[name] for name, weight in self.weights.items()]
+        total = sum(terms[1:], start=terms[0] + 0).float()  # + 0: there is no reward of -0
+        if total.is_cpu or not (self._called or total.is_meta):
             _check_finite(total, values)
-            object.__setattr__(self, "_called", True)
+            vars(self)["_called"] = True
         return total, {name: value.float() for name, value in values.items()}
 
 
@@ -157,16 +157,13 @@ def as_reward(reward: Reward | Mapping[str, float] | None) -> Reward:
     return Reward(reward.weights if isinstance(reward, Reward) else reward)
 
 
-def _zero(device: torch.device) -> Tensor:
-    return torch.zeros((), dtype=widest(device))  # on the CPU: it joins a sum on any device without a wait
-
-
 def _value(name: str, inputs: RewardInputs) -> Tensor:
-    value: object = REWARD_TERMS.find("a term of reward", name)(inputs)
+    value: object = REWARD_TERMS[name](inputs)
     slates = inputs.slates
     if (
         isinstance(value, Tensor)
-        and value.shape == slates.shape[:1]
+        and value.ndim == 1
+        and len(value) == len(slates)
         and value.device == slates.device
         and value.layout == torch.strided
         and not value.is_complex()
@@ -179,7 +176,7 @@ def _value(name: str, inputs: RewardInputs) -> Tensor:
 
 
 def _check_finite(total: Tensor, values: Mapping[str, Tensor]) -> None:
-    if bool(total.isfinite().all()):
+    if math.isfinite(total.sum().item()) or bool(total.isfinite().all()):  # a sum takes a fifth of the time
         return
     row = int((~total.isfinite()).nonzero()[0, 0])
     found = ", ".join(f"{name} {float(value[row])}" for name, value in values.items())

@@ -18,6 +18,11 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in ("mps", "xpu") else torch.float64
 
 
+def widened(values: Tensor) -> Tensor:
+    """In the widest floating-point type of their device: float64 wherever there is one."""
+    return values.double() if values.is_cpu or values.is_cuda else values.to(widest(values.device))
+
+
 def shared(rows: Tensor) -> bool:
     """Whether rows (B, ..) are one and the same for everybody, as the memory tells: expanded, not a row each."""
     return len(rows) == 1 or (len(rows) > 1 and rows.stride(0) == 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recsim_env.tensors import among, constant, first_places, places, repeated, widest
+from recsim_env.tensors import among, constant, first_places, places, repeated, widened, widest
 
 
 def test_items_are_among_others_of_their_own_row() -> None:
@@ -55,3 +55,5 @@ def test_what_is_repeated_stands_further_to_the_front() -> None:
 def test_no_device_is_asked_for_floats_that_it_has_not() -> None:
     found = {name: widest(torch.device(name)) for name in ("cpu", "cuda", "mps", "xpu")}
     assert found == {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32, "xpu": torch.float32}
+    assert widened(torch.tensor([0.1])).tolist() == [torch.tensor(0.1).item()]
+    assert widened(torch.tensor([True, False])).dtype == torch.float64
