@@ -176,7 +176,11 @@ def showcase(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: i
     """Play some visits and look back: the observation after them, whose `recent_slates` are what was shown.
 
     Shoppers who lapse on the way start anew, and have a shorter memory. visits: at most the simulator's `history`.
+
+    Errors: TypeError or ValueError where an argument is not as said.
     """
+    _check(policy, simulator, seeds)
+    visits = checks.whole("visits", visits, 0, simulator.history)
     observation = simulator.reset(seeds.to(simulator.device))
     for _ in range(visits):
         at = simulator.episodes

@@ -22,7 +22,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from policies.base import LARGEST, Pool, check_draws, pick, settle
+from policies.base import LARGEST, Pool, check_draws, of_kind, pick, settle
 from policies.composer import Composer
 from policies.networks import Standardizer, tower
 from policies.plackett_luce import NEVER, pick_order, places_of, slate_observation
@@ -218,9 +218,11 @@ def _above(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tenso
 
 
 class AutoregressivePolicy:
-    """An `AutoregressiveActor` on what a `Composer` sees."""
+    """An `AutoregressiveActor` on what a `Composer` sees. Errors: TypeError where an argument is of another kind."""
 
     def __init__(self, composer: Composer, actor: AutoregressiveActor, *, deterministic: bool = True) -> None:
+        of_kind("composer", composer, Composer)
+        of_kind("actor", actor, AutoregressiveActor)
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else composer.slate_size * composer.pool_size

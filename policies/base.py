@@ -329,7 +329,7 @@ class ObservationCheck:
         """
         if not isinstance(observation, dict):
             observation = checks.mapping("observation", observation)
-        batch = 0
+        first, batch = "", 0
         for name, (shape, dtype) in self._expected.items():
             value = observation.get(name)
             if value is None and self._all and name == "candidates":
@@ -339,13 +339,14 @@ class ObservationCheck:
                 or value.dtype != dtype
                 or value.device.type != self._device.type
                 or value.shape[1:] != shape
+                or value.layout != torch.strided
                 or value.ndim == 0
                 or len(value) != (batch or len(value))
                 or len(value) == 0
             ):
-                self._raise(observation, name, batch)
-            else:
-                batch = len(value)
+                self._raise(observation, name, first)
+            elif not first:
+                first, batch = name, len(value)
         if not self._seen:
             self.check_numbers(observation)
             self._seen = True
@@ -371,24 +372,44 @@ class ObservationCheck:
                 found = low if low < least else high
                 raise ValueError(f"observation[{name!r}] holds {found}, but it must be from {least} to {most}.")
 
-    def _raise(self, observation: Observation, name: str, batch: int) -> None:
+    def _raise(self, observation: Observation, name: str, first: str) -> None:
         if name not in observation:
             raise ValueError(
                 f"observation has the keys {sorted(observation)}, but it must have {name!r}: the policy was built for "
                 f"{sorted(self._expected)}."
             )
         value, (shape, dtype) = observation[name], self._expected[name]
-        checks.tensor(f"observation[{name!r}]", value, (batch or "B", *shape), dtype, finite=False)
+        checks.tensor(f"observation[{name!r}]", value, ("B", *shape), dtype, finite=False)
+        if value.layout != torch.strided:
+            raise TypeError(f"observation[{name!r}] is a sparse tensor, but it must be a dense one.")
         if value.device.type != self._device.type:
             raise TypeError(f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}.")
-        raise ValueError(f"observation[{name!r}] is {checks.told(value)}, but it must be of one shopper or more.")
+        _raise_shoppers(name, value, first, observation)
 
 
-def check_keys(observation: Observation, needed: Collection[str]) -> None:
-    """For what looks at observations on its own, such as a ranker. Errors: ValueError where a key is missing."""
-    if not observation.keys() >= set(needed):
-        missing = sorted(set(needed) - observation.keys())
-        raise ValueError(f"observation has the keys {sorted(observation)}, but it must have {missing} too.")
+def check_keys(observation: Observation, needed: Collection[str], optional: tuple[str, ...] = ()) -> None:
+    """For what looks at observations without knowing their space, such as a ranker. Optional keys may be missing.
+
+    Errors: TypeError where the observation is no mapping or a value no tensor; ValueError where a key is missing or the
+    values are not of the same shoppers.
+    """
+    if not isinstance(observation, dict):
+        observation = checks.mapping("observation", observation)
+    first = ""
+    for name in (*needed, *(name for name in optional if name in observation)):
+        if name not in observation:
+            raise ValueError(f"observation has the keys {sorted(observation)}, but it must have {name!r} too.")
+        value = observation[name]
+        of_kind(f"observation[{name!r}]", value, Tensor)
+        if value.ndim == 0 or (first and len(value) != len(observation[first])):
+            _raise_shoppers(name, value, first, observation)
+        first = first or name
+
+
+def _raise_shoppers(name: str, value: Tensor, first: str, observation: Observation) -> None:
+    """Raise where a key is not of as many shoppers as the first one that was looked at."""
+    shoppers = f"{len(observation[first])} shoppers, as {first!r} is" if first else "one shopper or more"
+    raise ValueError(f"observation[{name!r}] is {checks.told(value)}, but it must be of {shoppers}.")
 
 
 def dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
@@ -506,10 +527,12 @@ class Pooling:
     Args:
         best: in place of `inputs.pool`
 
-    `size` is P.
+    `size` is P. Errors: TypeError where `inputs` are none, ValueError where `best` is no number of 1 or more.
     """
 
     def __init__(self, inputs: PolicyInputs, best: int | None = None) -> None:
+        of_kind("inputs", inputs, PolicyInputs)
+        best = None if best is None else checks.whole("best", best, 1, MOST)
         most = max_candidates(inputs.observation_space, len(inputs.catalog))
         self._best = min(max(inputs.pool if best is None else best, inputs.slate_size), most)
         self._slate_size = inputs.slate_size

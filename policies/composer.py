@@ -363,9 +363,11 @@ class IntentActor(nn.Module):
 
 
 class ComposerPolicy:
-    """An `IntentActor` steering a `Composer`."""
+    """An `IntentActor` steering a `Composer`. Errors: TypeError where an argument is of another kind."""
 
     def __init__(self, composer: Composer, actor: IntentActor, *, deterministic: bool = True) -> None:
+        of_kind("composer", composer, Composer)
+        of_kind("actor", actor, IntentActor)
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else actor.draws

@@ -147,15 +147,26 @@ def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
     """The model with slope and intercept refitted on rows that it was not trained on.
 
     Platt 1999, "Probabilistic outputs for support vector machines", by Newton's method on the log loss.
+
+    Errors: TypeError where the model is none; ValueError where all rows were responded to or none, and where they leave
+    the line open, as where all logits are equal.
     """
-    logits = predict(model, examples).double()
+    of_kind("model", model, CTRModel)
     labels = examples.labels.double()
+    if len(labels) == 0 or bool((labels == labels[0]).all()):
+        raise ValueError(f"examples has {len(labels)} rows of one label, but a calibration needs both labels.")
+    logits = predict(model, examples).double()
     inputs = torch.stack([logits, torch.ones_like(logits)], dim=1)
     line = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logits.device)
     for _ in range(steps):
         chance = torch.sigmoid(inputs @ line)
         curvature = inputs.T @ (inputs * (chance * (1 - chance)).unsqueeze(1))
-        line = line - torch.linalg.solve(curvature, inputs.T @ (chance - labels))
+        change, singular = torch.linalg.solve_ex(curvature, inputs.T @ (chance - labels))
+        line = line - change
+        if bool(singular) or not bool(line.isfinite().all()):
+            raise ValueError(
+                "examples leave slope and intercept open: are their logits all equal, or their labels apart?"
+            )
     scale, shift = line.tolist()
     old = model.config
     model.config = dataclasses.replace(old, scale=old.scale * scale, shift=old.shift * scale + shift)

@@ -15,6 +15,7 @@ from policies.base import (
     register_policy,
     top_slates,
 )
+from recsim_env import checks
 from recsim_env.types import Observation
 
 
@@ -29,10 +30,10 @@ class Uniform:
     """
 
     def __init__(self, items: int, candidates: int, slate_size: int, check: ObservationCheck | None = None) -> None:
-        self._items = items
-        self._slate_size = slate_size
+        self._items = checks.whole("items", items, 1)
+        self._slate_size = checks.whole("slate_size", slate_size, 1)
         self._check = check
-        self.draws = candidates  # one number a candidate; the K largest make the slate
+        self.draws = checks.whole("candidates", candidates, 1)  # one number a candidate; the K largest make the slate
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K) of the candidates with the largest draws (B, C)."""
@@ -58,8 +59,8 @@ class Popular:
     def __init__(
         self, items: int, slate_size: int, popularity: Tensor | None, check: ObservationCheck | None = None
     ) -> None:
-        self._items = items
-        self._slate_size = slate_size
+        self._items = checks.whole("items", items, 1)
+        self._slate_size = checks.whole("slate_size", slate_size, 1)
         self._check = check
         self._popularity = popularity
 

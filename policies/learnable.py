@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.autoregressive import AutoregressiveActor, AutoregressiveConfig, AutoregressivePolicy, Items
-from policies.base import LOG_STD, Policy, settle
+from policies.base import LOG_STD, MOST, Policy, of_kind, settle, widths
 from policies.composer import Composer, ComposerPolicy, IntentActor
 from policies.networks import Standardizer
 from policies.plackett_luce import PlackettLuceActor, PlackettLuceConfig, PlackettLucePolicy
@@ -48,6 +48,13 @@ class Plan:
     """Widths of the hidden layers."""
     generator: torch.Generator
     """Of the initial weights."""
+
+    def __post_init__(self) -> None:
+        """Errors: TypeError where a part is of another kind, ValueError where a width is none."""
+        of_kind("composer", self.composer, Composer)
+        of_kind("catalog", self.catalog, Catalog)
+        of_kind("generator", self.generator, torch.Generator)
+        settle(self, width=checks.whole("width", self.width, 1, MOST), hidden=widths("hidden", self.hidden))
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,8 @@ def read_model(path: Path | str, kind: str, keys: tuple[str, ...]) -> tuple[dict
     model or a number in it is not finite.
     """
     path = checks.path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file, but it must be one of a {kind}.")
     tensors, metadata = read_tensors(path)
     try:
         described = checks.mapping("its description", json.loads(metadata.get(DESCRIBED, "null")))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import FARTHEST, LARGEST, Pool, check_draws, filled, settle
+from policies.base import FARTHEST, LARGEST, Pool, check_draws, filled, of_kind, settle
 from policies.composer import Composer, View
 from policies.networks import Standardizer, tower
 from recsim_env import checks
@@ -159,9 +159,11 @@ def slate_observation(view: View) -> Observation:
 
 
 class PlackettLucePolicy:
-    """A `PlackettLuceActor` on what a `Composer` sees."""
+    """A `PlackettLuceActor` on what a `Composer` sees. Errors: TypeError where an argument is of another kind."""
 
     def __init__(self, composer: Composer, actor: PlackettLuceActor, *, deterministic: bool = True) -> None:
+        of_kind("composer", composer, Composer)
+        of_kind("actor", actor, PlackettLuceActor)
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else composer.pool_size

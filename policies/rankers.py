@@ -113,9 +113,11 @@ class CTRModel(nn.Module):
     def start_from(self, numbers: Tensor, rate: float) -> None:
         """Standardise by the rows (Q, W) and start at their response rate."""
         self.mean.copy_(numbers.mean(dim=0))
-        self.deviation.copy_(numbers.std(dim=0).clamp(min=1e-3))
+        deviation = numbers.std(dim=0)  # NaN of a single row
+        self.deviation.copy_(deviation.where(deviation > 1e-3, 1e-3))
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
+        rate = min(rate, 1 - 1e-6)  # where all were responded to
         last.bias.fill_(math.log(rate / (1 - rate)))
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:

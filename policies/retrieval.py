@@ -93,7 +93,7 @@ class CategoryIndex:
         Errors: TypeError or ValueError where an argument is not as said.
         """
         checks.tensor("query", query, ("B", self._width), torch.float32)
-        count = checks.whole("count", count, 1)
+        count = checks.whole("count", count, 1, MOST)
         batch, padded = len(query), self._centres.shape[2]
         asked = torch.zeros(batch, padded, dtype=torch.float32)
         asked[:, : self._width] = query.detach().cpu()

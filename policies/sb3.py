@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.base import LARGEST, LOG_STD, SEEDS, Policy, settle, widths
+from policies.base import LARGEST, LOG_STD, SEEDS, Policy, of_kind, settle, widths
 from policies.composer import Composer
 from policies.learnable import LEARNABLE, Actor, Plan
 from policies.networks import Standardizer, tower
@@ -97,6 +97,11 @@ class SlateActorCritic(ActorCriticPolicy):
     ) -> None:
         if use_sde:
             raise ValueError("use_sde is True, but slate policies explore with noise of their own.")
+        checks.choice("kind", kind, LEARNABLE)
+        of_kind("composer", composer, Composer)
+        of_kind("catalog", catalog, Catalog)
+        of_kind("network", NetworkConfig() if network is None else network, NetworkConfig)
+        of_kind("start", LEARNABLE[kind].config() if start is None else start, LEARNABLE[kind].config)
         self.kind = kind
         self.composer = composer
         self.catalog = catalog

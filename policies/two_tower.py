@@ -104,7 +104,11 @@ class TwoTower(nn.Module):
         self, vectors: Tensor, category: Tensor, width: int, per_category: int, slate_size: int, config: TwoTowerConfig
     ) -> None:
         super().__init__()
-        items, dims = vectors.shape
+        of_kind("config", config, TwoTowerConfig)
+        items, dims = checks.tensor("vectors", vectors, ("N", "D"), torch.float32).shape
+        checks.tensor("category", category, (items,), torch.int64)
+        for name, size in (("width", width), ("per_category", per_category), ("slate_size", slate_size)):
+            checks.whole(name, size, 1, MOST)
         generator = torch.Generator().manual_seed(config.seed)
         self.config = config
         self.register_buffer("vectors", vectors)
@@ -165,7 +169,7 @@ class TwoTowerRanker:
 
         Errors: ValueError where the observation lacks a key that the model looks at.
         """
-        check_keys(observation, (*WHOLE, "recent_slates", "recent_clicks"))
+        check_keys(observation, (*WHOLE, "recent_slates", "recent_clicks"), optional=("declared",))
         candidates = candidates_of(observation, self._numbers)
         most = CACHED if candidates.device.type == "cpu" else len(candidates)
         parts = [slice(start, start + most) for start in range(0, len(candidates), most)]

@@ -419,3 +419,16 @@ def test_the_code_that_registered_a_policy_may_register_it_again(monkeypatch: py
         register_policy("other", 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^needs_ranker is 'no', but it must be True or False"):
         register_policy("other", Untuned, needs_ranker="no")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_of_unequally_many_shoppers_are_named(name: str) -> None:
+    """Also where `candidates`, the first key of the space, is left out."""
+    for seed in (0, 2):
+        shop = odd_shop(seed)
+        policy = BUILDERS[name](shop.inputs)
+        fewer = {**shop.observation, "recent_slates": shop.observation["recent_slates"][:2]}
+        with pytest.raises(
+            ValueError, match=r"^observation\['recent_slates'\] is .*, but it must be of 3 shoppers, as '"
+        ):
+            policy(fewer, draws_of(policy))

@@ -321,7 +321,7 @@ def test_what_is_wrong_with_an_observation_is_said() -> None:
     ):
         served.recommend(wrong("visits", seen["visits"].double()))
     with pytest.raises(
-        ValueError, match=r"^observation\['visits'\] is .* shape \(23, 1\), but it must be .* \(24, 1\)"
+        ValueError, match=r"^observation\['visits'\] is .* shape \(23, 1\), but it must be of 24 shoppers"
     ):
         served.recommend(wrong("visits", seen["visits"][1:]))
     with pytest.raises(ValueError, match=r"shape \(10, 5\), but it must be .* of shape \(\w+, 10, 5\)"):
@@ -380,7 +380,7 @@ def test_an_index_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^vectors is a float32 tensor of shape \(0, 2\), but it must be of one item"):
         CategoryIndex(torch.ones(0, 2), torch.zeros(0), two[:0])
     index = CategoryIndex(torch.ones(3, 2), torch.zeros(3), two)
-    with pytest.raises(ValueError, match=r"^count is 0, but it must be a whole number of 1 or more"):
+    with pytest.raises(ValueError, match=r"^count is 0, but it must be a whole number from 1 "):
         index.search(torch.ones(1, 2), 0)
     with pytest.raises(ValueError, match=r"^query is a float32 tensor of shape \(1, 3\), but it must be .*\(B, 2\)"):
         index.search(torch.ones(1, 3), 1)
