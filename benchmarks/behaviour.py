@@ -26,7 +26,7 @@ from benchmarks import league
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.league_report import GREEDY, PPO, RERANKER
 from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.statistics import Estimate, estimate_mean
 from benchmarks.transfer import load_actor
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES, Policy
@@ -158,7 +158,6 @@ def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:
 
 def by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
     """A line for each third of each trait and of boredom; `rows` have thirds."""
-    generator = np.random.default_rng(0)
     lines: list[dict[str, object]] = []
     for column in (*TRAITS, MOMENT):
         for third, word in enumerate(THIRDS):
@@ -170,28 +169,28 @@ def by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
                 {
                     "group": column,
                     "third": word,
-                    **{name: mean_of(parts[PPO], name, generator) for name in ("categories", "distance")},
-                    f"categories_{RERANKER}": mean_of(parts[RERANKER], "categories", generator),
-                    **{name: mean_of(parts[PPO], name, generator) for name in KNOBS},
-                    "gain": gain(parts, generator) if column in TRAITS else None,
+                    **{name: mean_of(parts[PPO], name) for name in ("categories", "distance")},
+                    f"categories_{RERANKER}": mean_of(parts[RERANKER], "categories"),
+                    **{name: mean_of(parts[PPO], name) for name in KNOBS},
+                    "gain": gain(parts) if column in TRAITS else None,
                 }
             )
     return lines
 
 
-def mean_of(rows: pl.DataFrame, column: str, generator: np.random.Generator) -> Estimate | None:
-    """The mean over visits, resampling shoppers; None where there is nothing."""
+def mean_of(rows: pl.DataFrame, column: str) -> Estimate | None:
+    """The mean over visits, whose independent units are shoppers; None where there is nothing."""
     rows = rows.drop_nulls(column)
     if rows.is_empty():
         return None
-    return bootstrap(rows[column].to_numpy(), clusters=rows["shopper"].to_numpy(), generator=generator, resamples=2_000)
+    return estimate_mean(rows[column].to_numpy(), clusters=rows["shopper"].to_numpy())
 
 
-def gain(parts: dict[str, pl.DataFrame], generator: np.random.Generator) -> Estimate:
+def gain(parts: dict[str, pl.DataFrame]) -> Estimate:
     """How much more the agent earned of the same shoppers than the re-ranker, an episode."""
     one, other = (parts[name].group_by("shopper").agg(pl.col("reward").sum()) for name in (PPO, RERANKER))
     both = one.join(other, on="shopper", suffix="_other").sort("shopper")
-    return bootstrap((both["reward"] - both["reward_other"]).to_numpy(), generator=generator)
+    return estimate_mean((both["reward"] - both["reward_other"]).to_numpy())
 
 
 def contrasts(lines: list[dict[str, object]]) -> dict[str, Estimate]:

@@ -30,7 +30,7 @@ from benchmarks.finetune import Log
 from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.recsim_agent import RecSimTraining
 from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.statistics import Estimate, estimate_mean
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES
 from recsim_env.shoppers.examples import Collator
@@ -213,30 +213,29 @@ def normalised(rows: pl.DataFrame) -> pl.DataFrame:
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """By learner: score, minutes and thousand steps a minute at the end, and the minutes until a score above 1 stays.
 
-    Training seeds are resampled; of fine-tuning, repetitions. A learner that does not pass 1 in every training has no
-    `minutes_past_greedy`.
+    Intervals are over training seeds; of fine-tuning, over repetitions. A learner that does not pass 1 in every
+    training has no `minutes_past_greedy`.
     """
-    generator = np.random.default_rng(0)
     summary: dict[str, Estimate] = {}
     trainings = normalised(rows)
     for learner in LEARNERS:
         own = trainings.filter(pl.col("learner") == learner)
         last = own.group_by("seed", maintain_order=True).last()
         minutes = last["minutes"].to_numpy()
-        summary[f"score_{learner}"] = bootstrap(last["score"].to_numpy(), generator=generator)
-        summary[f"minutes_{learner}"] = bootstrap(minutes, generator=generator)
+        summary[f"score_{learner}"] = estimate_mean(last["score"].to_numpy())
+        summary[f"minutes_{learner}"] = estimate_mean(minutes)
         speed = last["steps"].to_numpy() / minutes / 1000
-        summary[f"thousand_steps_per_minute_{learner}"] = bootstrap(speed, weights=minutes, generator=generator)
+        summary[f"thousand_steps_per_minute_{learner}"] = estimate_mean(speed, weights=minutes)
         passed = [minutes_past_greedy(part) for _, part in own.group_by("seed", maintain_order=True)]
         if None not in passed:
-            summary[f"minutes_past_greedy_{learner}"] = bootstrap([float(x or 0) for x in passed], generator=generator)
+            summary[f"minutes_past_greedy_{learner}"] = estimate_mean([float(x or 0) for x in passed])
     tuning = rows.filter(pl.col("learner") == FINETUNE)
     seconds = tuning["minutes"].to_numpy() * 60
     flops, machine = tuning["flops"].to_numpy(), tuning["machine_flops_per_s"].to_numpy()
-    summary["finetune_visits_per_s"] = bootstrap(tuning["steps"].to_numpy() / seconds, generator=generator)
-    summary["finetune_gflops_per_s"] = bootstrap(flops / seconds / 1e9, generator=generator)
-    summary["machine_gflops_per_s"] = bootstrap(machine / 1e9, generator=generator)
-    summary["finetune_roofline_share"] = bootstrap(flops / seconds / machine, generator=generator)
+    summary["finetune_visits_per_s"] = estimate_mean(tuning["steps"].to_numpy() / seconds)
+    summary["finetune_gflops_per_s"] = estimate_mean(flops / seconds / 1e9)
+    summary["machine_gflops_per_s"] = estimate_mean(machine / 1e9)
+    summary["finetune_roofline_share"] = estimate_mean(flops / seconds / machine)
     return summary
 
 

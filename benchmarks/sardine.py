@@ -297,14 +297,13 @@ HEADERS = {
 
 def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Estimate]]:
     """The lines of the table, and the figures by name."""
-    generator = np.random.default_rng(0)
     names = rows["policy"].unique(maintain_order=True).to_list()
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for name, of_policy in parts.items():
-        found = estimate(of_policy, "return", generator)
-        above = None if name == ORACLE else difference(of_policy, parts[ORACLE], "return", generator)
+        found = estimate(of_policy, "return")
+        above = None if name == ORACLE else difference(of_policy, parts[ORACLE], "return")
         trained = of_policy["training_seed"].null_count() == 0
         minutes = of_policy["minutes"].drop_nulls().to_numpy()
         lines.append(
@@ -320,17 +319,17 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
         summary[f"{short}_return"] = found
         if above is not None:
             summary[f"{short}_minus_oracle"] = above
-    summary["ppo_minus_constant"] = over_seeds_and_users(parts["ppo"], parts["constant"], generator)
+    summary["ppo_minus_constant"] = over_seeds_and_users(parts["ppo"], parts["constant"])
     minutes = parts["ppo"].unique("training_seed")["minutes"].to_numpy()
     summary["ppo_minutes"] = Estimate(float(minutes.mean()), n=len(minutes))
     summary["ppo_steps"] = Estimate(float(parts["ppo"]["steps"][0]), n=len(minutes))
     return lines, summary
 
 
-def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, generator: np.random.Generator) -> Estimate:
+def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame) -> Estimate:
     """By how much one is above the other, paired by training seed and user."""
     tables = [by_training_seed(rows, "return", seed="training_seed") for rows in (one, other)]
-    return over_training_seeds(tables[0] - tables[1], generator=generator)
+    return over_training_seeds(tables[0] - tables[1])
 
 
 def main(config: Config) -> None:

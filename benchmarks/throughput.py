@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from benchmarks.peers import PEERS
 from benchmarks.ppo_speed import Stopwatch
 from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.statistics import Estimate, estimate_mean
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.types import best_device
 
@@ -394,14 +394,13 @@ def _methods(owner: Any, names: tuple[str, ...]) -> list[str]:
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """Speeds at the best batch, ratios of them round by round, and what a step needs. Peers count where they played."""
-    generator = np.random.default_rng(0)
     speed = rows.filter(pl.col("what") == "speed")
     clock = "cpu_s" if "cpu" in speed["device"].to_list() else "wall_s"
     speed = speed.with_columns(rate=pl.col("steps") / pl.col(clock), wall_rate=pl.col("steps") / pl.col("wall_s"))
     summary: dict[str, Estimate] = {}
 
     def estimate(values: Any) -> Estimate:
-        return bootstrap(np.asarray(values, dtype=float), generator=generator)
+        return estimate_mean(np.asarray(values, dtype=float))
 
     def rates(system: str, batch: int | None = None, threads: int = 1, column: str = "rate") -> Any:
         own = speed.filter((pl.col("system") == system) & (pl.col("threads") == threads))

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
 from benchmarks.report import markdown, name_beside
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.statistics import Estimate, estimate_mean
 
 TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
 """`simulator` of the true market, of it with other shoppers, and of a single user model; `trained_in` of agents that no
@@ -177,7 +177,7 @@ class Group:
             not several and len(set(values)) == 1
         ):  # one simulator, whose PPO seeds share this figure: nothing was repeated
             return Estimate(values[0])
-        return bootstrap(values, clusters=units, generator=np.random.default_rng(0))
+        return estimate_mean(values, clusters=units)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -252,7 +252,7 @@ def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict
         values = (rank_correlation(one, other), float(error.max()), float(error.mean()))
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
-    return {name: bootstrap(values, generator=np.random.default_rng(0)) for name, values in found.items() if values}
+    return {name: estimate_mean(values) for name, values in found.items() if values}
 
 
 def _sizes(cells: Iterable[Cell]) -> list[int]:
