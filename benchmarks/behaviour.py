@@ -25,7 +25,7 @@ from agents.ppo_agents import PPOComposerConfig
 from benchmarks import league
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.league_report import GREEDY, PPO, RERANKER
-from benchmarks.report import RESULTS, Run, markdown
+from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, estimate_mean
 from benchmarks.transfer import load_actor
 from benchmarks.world import REPORTED_SEED, seeds
@@ -257,15 +257,21 @@ def measure(config: Config, playing: Callable[[Config, Place, Site], dict[str, P
     return pl.concat([visits(name, policy, site.judging(), composer, episodes) for name, policy in found.items()])
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What rows with thirds say."""
+    lines = by_group(rows)
+    table = markdown([line for line in lines if line["third"] != "middle"], HEADERS)
+    return Report(table, contrasts(lines), draw(lines))
+
+
 def main(config: Config) -> None:
     """Play, then report."""
     torch.set_num_threads(config.threads)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
-    lines = by_group(rows)
-    table = markdown([line for line in lines if line["third"] != "middle"], HEADERS)
-    print(table)
-    run.save(rows, summary=contrasts(lines), table=table, figure=draw(lines))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from agents.checkpoints import LAST, load_policy
 from agents.evaluate import evaluate
-from benchmarks.report import RESULTS, Run, markdown
+from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, by_training_seed, estimate_mean, over_training_seeds, paired_difference
 from benchmarks.train import UNTRAINED
 from benchmarks.tune import PARAMETERS, read_parameters
@@ -185,6 +185,12 @@ def draw(lines: list[dict[str, object]]) -> Figure:
     return figure
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    lines, summary = analyse(rows)
+    return Report(markdown(lines, HEADERS), summary, draw(lines))
+
+
 def main(config: Config) -> None:
     """Measure, then report."""
     if BASE not in config.policies:
@@ -192,10 +198,9 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.world.threads)
     run = Run("compare", config, results=config.results)
     rows = measure(config)
-    lines, summary = analyse(rows)
-    table = markdown(lines, HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(lines))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

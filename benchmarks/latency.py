@@ -304,7 +304,7 @@ def main(config: Config) -> None:
     rows = rows_of(config)
     found = report(rows)
     print(found.table)
-    run.save(rows, summary=found.summary, table=found.table, figure=found.figure)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import markdown
+from benchmarks.report import Report, markdown
 from benchmarks.statistics import Estimate, estimate_mean, paired_difference
 
 EVERY, EXACT, CLUSTERS = "every item", "exact index", "clusters"
@@ -25,15 +24,6 @@ NAMES = {10_000: "10k", 100_000: "100k", 1_000_000: "1m"}
 """Sizes of a catalogue in the summary's names."""
 STEPS = ("retrieval", "features", "policy")
 """Of a request, in their order."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `Run.save` takes."""
-
-    table: str
-    summary: dict[str, Estimate]
-    figure: Figure
 
 
 def report(rows: pl.DataFrame) -> Report:

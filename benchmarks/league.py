@@ -391,7 +391,7 @@ def main(config: Config) -> None:
     rows, curves = read_cells(config.work)
     report = analyse(rows, curves, MARKET, note(config))
     print(report.table)
-    run.save(rows, summary=report.summary, table=report.table, figure=report.figure)
+    run.save(rows, **vars(report), curves=curves)
     if failed:
         sys.exit(f"{len(failed)} cells failed: {', '.join(failed)}")
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -21,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.report import markdown, name_beside
+from benchmarks.report import Report, markdown, name_beside
 from benchmarks.statistics import Estimate, around, critical, estimate_mean, paired_difference
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import as_reward
@@ -57,15 +56,6 @@ coverage and Gini are of the items' exposures."""
 PPO, GREEDY, RERANKER, MYOPIC, STATE = "ppo_composer", "greedy_ctr", "constant", "oracle_myopic", "oracle_state"
 CONTROL = "recsim_env/MarketControl-v0"
 RESAMPLES = 5_000
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that `Run.save` takes besides the rows."""
-
-    table: str
-    summary: dict[str, Estimate]
-    figure: Figure
 
 
 def analyse(rows: pl.DataFrame, curves: pl.DataFrame, market: str, note: str) -> Report:

@@ -29,7 +29,7 @@ from benchmarks import ppo_speed
 from benchmarks.finetune import Log
 from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.recsim_agent import RecSimTraining
-from benchmarks.report import RESULTS, Run, markdown
+from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, estimate_mean
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES
@@ -294,15 +294,20 @@ def draw(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    summary = summarise(rows)
+    return Report(tables(summary), summary, draw(rows))
+
+
 def main(config: Config) -> None:
     """Train, then report."""
     torch.set_num_threads(config.threads)
     run = Run("learning_curves", config, results=config.results)
     rows = measure(config)
-    summary = summarise(rows)
-    table = tables(summary)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(rows))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

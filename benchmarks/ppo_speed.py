@@ -37,7 +37,7 @@ from agents.evaluate import evaluate
 from agents.ppo import PPOConfig, StockPPO, environment_of, make_ppo, make_stock_ppo, policy_of
 from agents.ppo_agents import PPOComposerConfig, learn_update, untrained_model
 from benchmarks.league_places import MARKET, PLACES, Place, Site
-from benchmarks.report import RESULTS, Run, markdown
+from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, estimate_mean, paired_difference
 from benchmarks.world import REPORTED_SEED, seeds
 from policies.learnable import IntentConfig
@@ -345,15 +345,20 @@ def draw_curves(axes: Axes, rows: pl.DataFrame, against: str) -> None:
     axes.grid(color="#e4e4e4", linewidth=0.6)
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    summary = summarise(rows)
+    return Report(markdown(lines(summary), HEADERS), summary, draw(rows, summary))
+
+
 def main(config: Config) -> None:
     """Train, then report."""
     torch.set_num_threads(config.threads)
     run = Run("ppo_speed", config, results=config.results)
     rows = measure(config)
-    summary = summarise(rows)
-    table = markdown(lines(summary), HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(rows, summary))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from agents.vec_env import TrainingReward
 from benchmarks.compare import difference, draw, estimate
-from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
+from benchmarks.report import RESULTS, Report, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate, by_training_seed, over_training_seeds
 from benchmarks.tune import defaults_of, suggest, trials_of
 from benchmarks.world import TUNING_SEED, seeds
@@ -332,6 +332,12 @@ def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame) -> Estimate:
     return over_training_seeds(tables[0] - tables[1])
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    lines, summary = analyse(rows)
+    return Report(markdown(lines, HEADERS), summary, draw(lines))
+
+
 def main(config: Config) -> None:
     """Measure what is missing, then report."""
     torch.set_num_threads(config.threads)
@@ -342,10 +348,9 @@ def main(config: Config) -> None:
     parts = [part(config, "references", partial(references, config, spec))]
     parts += [part(config, f"seed{seed}", partial(pipeline, config, spec, seed)) for seed in config.seeds]
     rows = pl.concat(parts)
-    lines, summary = analyse(rows)
-    table = markdown(lines, HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(lines))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.peers import PEERS
 from benchmarks.ppo_speed import Stopwatch
-from benchmarks.report import RESULTS, Run, markdown
+from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, estimate_mean
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.types import best_device
@@ -523,14 +523,19 @@ def draw(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    summary = summarise(rows)
+    return Report(markdown(lines(rows, summary), HEADERS), summary, draw(rows))
+
+
 def main(config: Config) -> None:
     """Time everyone, then report."""
     run = Run("throughput", config, results=config.results)
     rows = measure(config)
-    summary = summarise(rows)
-    table = markdown(lines(rows, summary), HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(rows))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -159,13 +159,13 @@ def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -
     rows = heldout.Rows(
         examples.labels.double().numpy(), np.ones(len(examples)), chance, shopper.numpy(), slate.numpy()
     )
-    metrics = {
-        "auc": heldout.auc,
-        "normalised_entropy": heldout.normalised_entropy,
-        "predicted_over_observed": heldout.ratio,
-        "calibration_error": heldout.calibration_error,
+    names = {
+        "auc": "auc",
+        "normalised_entropy": "ne",
+        "predicted_over_observed": "ratio",
+        "calibration_error": "ece",
     }
-    return {name: metric(rows, rows.weight) for name, metric in metrics.items()}
+    return {name: heldout.METRICS[metric](rows, rows.weight) for name, metric in names.items()}
 
 
 def main(config: Config) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from benchmarks.finetune import Log
-from benchmarks.heldout import auc
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
 from recsim_env.shoppers import finetune
@@ -28,6 +27,7 @@ from recsim_env.shoppers.finetune import (
 )
 from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
 from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.scores import auc
 from recsim_env.shoppers.transformer import ROW_KINDS, repeat_bucket, visit_context
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import ITEMS, SHOPPERS, write_shop
@@ -195,12 +195,9 @@ def test_fine_tuning_beats_popularity_and_is_calibrated(log: Log, examples: Exam
     calibrate(model, examples)
     scores = score(model, examples, "test", kinds=("uniform",))
     label = examples.row_label[scores.row].double().numpy()
-    from benchmarks.heldout import Rows as Scored
 
     def area(logit: torch.Tensor) -> float:
-        chance = torch.sigmoid(logit.double()).numpy()
-        zero = np.zeros(len(chance), dtype=np.int64)
-        return auc(Scored(label, np.ones_like(label), chance, zero, zero), np.ones_like(label))
+        return auc(torch.sigmoid(logit.double()).numpy(), label)
 
     popularity = torch.bincount(examples.visits.items, minlength=ITEMS).float()
     assert area(scores.logit) > area(popularity[examples.row_item[scores.row]] / 1000) + 0.2

@@ -88,7 +88,7 @@ def test_seeds_with_episodes_of_their_own_are_covered_together(seeds: int, toy: 
 @pytest.mark.parametrize(("runs", "worlds"), [(3, 2), (5, 1), (5, 2)])
 def test_interquartile_means_over_few_runs_are_covered(runs: int, worlds: int, toy: str) -> None:
     random, trials = generator(), 400
-    level = np.arange(worlds)  # worlds differ by one standard deviation of their runs
+    level = np.arange(worlds, dtype=np.float64)  # worlds differ by one standard deviation of their runs
     truth = float(iqm((TOYS[toy](random, (200_000, worlds)) + level).reshape(-1)))
     scores = TOYS[toy](random, (trials, runs, worlds)) + level
     found = [iqm_estimate(one, random, 300) for one in scores]
