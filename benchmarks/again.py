@@ -19,6 +19,7 @@ from benchmarks import (
     compare,
     latency_report,
     league,
+    league_places,
     league_report,
     learning_curves,
     ppo_speed,
@@ -34,7 +35,7 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
     """The league's report takes its learning curves as well."""
     told = {name: config[name] for name in ("episodes", "trials", "factors")}
     curves = pl.read_parquet(folder / "curves.parquet")
-    return league_report.analyse(rows, curves, league.MARKET, league.note(replace(league.Config(), **told)))
+    return league_report.analyse(rows, curves, league_places.MARKET, league.note(replace(league.Config(), **told)))
 
 
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {

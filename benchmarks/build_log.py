@@ -1,6 +1,7 @@
 """Build the Complete Journey logs: `python -m benchmarks.build_log`. Takes about a minute and 2.5 GB, once.
 
-Prints the counts of the build beside those of the first measurement (another program, 22 Nov 2026).
+Prints the counts of the build beside those of the first measurement (another program, 22 Nov 2026). A folder that
+holds tables which this command did not write is never written into.
 """
 
 from __future__ import annotations
@@ -16,28 +17,48 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from recsim_env.files import locked, write_text
 from recsim_env.logs.complete_journey import SUMMARY_FILE, build, is_built
+
+DEFAULT = Path(".cache/complete_journey")
+"""Where the log lies unless another folder is named; the only one that is built without having been asked for."""
+TABLES = (
+    "catalog.parquet",
+    "embedding.safetensors",
+    "baskets.parquet",
+    "promotions.parquet",
+    "popularity.parquet",
+    "shoppers.parquet",
+    "case_control.parquet",
+    "policy.parquet",
+    "uniform.parquet",
+)
+"""Files of a log, the catalogue's first."""
+BUILDING = ".building"
+"""File that stands in the folder of a build that is not finished, and says that its tables may be replaced."""
 
 
 @dataclass(frozen=True)
 class Config:
     """Build the logs, unless the folder holds them already."""
 
-    folder: Path = Path(".cache/complete_journey")
-    """Where the tables go."""
+    folder: Path = DEFAULT
+    """Folder that the tables are written into. It must be new, empty, or hold a log that this command built."""
     seed: int = 0
-    """Draws the slates, the cold items and the held-out shoppers."""
+    """Seed of the random choice of slates, cold items and held-out shoppers."""
     force: bool = False
-    """Build again even if the folder holds this seed and version."""
+    """Build the log again even where the folder holds one that this version built with this seed."""
 
 
 def main(config: Config) -> None:
-    """Build if need be, then print the counts."""
+    """Build if need be, then print the counts.
+
+    Errors: FileExistsError where the folder holds tables that this command did not write.
+    """
     console = Console()
     if config.force or not is_built(config.folder, config.seed):
         start = time.perf_counter()
-        with console.status("reading") as status:
-            build(config.folder, seed=config.seed, progress=status.update)
+        build_into(config.folder, console, seed=config.seed)
         seconds = time.perf_counter() - start
         gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
         console.print(f"built in {seconds:.0f} s, at most {gigabytes:.1f} GiB, in {config.folder}")
@@ -48,6 +69,58 @@ def main(config: Config) -> None:
     for what, here, before in rows(summary):
         table.add_row(what, here, before)
     console.print(table)
+
+
+def build_into(folder: Path, console: Console, *, seed: int = 0) -> None:
+    """Build the log in a folder of its own.
+
+    Errors: FileExistsError where the folder holds tables that this command did not write; RuntimeError where another
+    process is building there.
+    """
+    foreign = [name for name in TABLES if (folder / name).exists()]
+    if foreign and not _is_ours(folder):
+        raise FileExistsError(
+            f"{folder} holds tables that python -m benchmarks.build_log did not write ({', '.join(foreign)}), and it "
+            "does not overwrite them: name a folder that is new or empty."
+        )
+    with locked(folder), console.status("reading") as status:
+        write_text(folder / BUILDING, "python -m benchmarks.build_log is writing this folder, or was stopped.\n")
+        build(folder, seed=seed, progress=status.update)
+        (folder / BUILDING).unlink()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the tables in a folder are a log that was built here, finished or not."""
+    if (folder / BUILDING).exists():
+        return True
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and {"seed", "version"} <= summary.keys()
+
+
+def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path:
+    """The folder of a log that can be read, which is never written into; only `DEFAULT` is built where it is missing.
+
+    Args: output, the folder that the caller writes into.
+
+    Errors: FileNotFoundError where tables of another folder are missing, or where its build is not finished; the
+    sentence names the command that builds a log. ValueError where `output` lies in the folder.
+    """
+    if output is not None and output.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"output is {output}, but it must lie outside of the log, {folder}, which is read only.")
+    if folder == DEFAULT and not folder.exists():
+        console.print(f"{folder} is missing: the Complete Journey log is built there, once, in about a minute.")
+        build_into(folder, console)
+    missing = [name for name in TABLES if not (folder / name).is_file()]
+    if missing or (folder / BUILDING).exists():
+        what = f"lacks {', '.join(missing)}" if missing else "holds a build that is not finished"
+        raise FileNotFoundError(
+            f"{folder} {what}: write the tables of recsim_env/logs/schema.py there, or build the Complete Journey log "
+            f"by python -m benchmarks.build_log --folder {folder}."
+        )
+    return folder
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

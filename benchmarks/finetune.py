@@ -19,10 +19,10 @@ import tyro
 from rich.console import Console
 
 import recsim_env
+from benchmarks.build_log import DEFAULT, ready
 from benchmarks.card import model_card
 from benchmarks.report import write_text
 from recsim_env.catalog import Catalog
-from recsim_env.logs import complete_journey
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_promotions
 from recsim_env.shoppers.examples import Examples, Market
@@ -41,8 +41,9 @@ class Config:
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
     """The model and its training."""
-    log: Path = Path(".cache/complete_journey")
-    """Folder of `benchmarks.build_log`; built when it is not there."""
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
     output: Path = Path("runs/finetune")
     """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
     text_encoder: str = "frozen"
@@ -66,9 +67,7 @@ class Log:
 
     @classmethod
     def load(cls, folder: Path) -> Log:
-        """Read the tables, building them first where they are missing."""
-        if not (folder / "summary.json").is_file():
-            complete_journey.build(folder)
+        """Read the tables of a folder; nothing is written."""
         catalog = Catalog.load(folder)
         promotions, popularity = (
             read_promotions(folder / "promotions.parquet"),
@@ -94,14 +93,14 @@ class Log:
 def main(config: Config) -> None:
     """Build what is missing, train what is not trained, calibrate, write the shopper's folder.
 
-    Errors: ValueError where `members` is no whole number above 0.
+    Errors: ValueError where `members` is no whole number above 0; FileNotFoundError where the log lacks tables.
     """
     if config.members < 1:
         raise ValueError(f"members is {config.members}, but it must be a whole number above 0.")
     torch.set_num_threads(config.threads)
     console = Console()
     began = time.perf_counter()
-    log = Log.load(config.log)
+    log = Log.load(ready(config.log, console, output=config.output))
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=True)
     members = [fit_member(log, examples, config, number) for number in range(config.members)]

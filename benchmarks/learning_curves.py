@@ -22,10 +22,12 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
 from benchmarks import ppo_speed
+from benchmarks.build_log import DEFAULT, ready
 from benchmarks.finetune import Log
 from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.recsim_agent import RecSimTraining
@@ -84,8 +86,9 @@ class Config:
     """Passes over its log that are timed."""
     repetitions: int = 3
     """Times that fine-tuning is timed."""
-    log: Path = Path(".cache/complete_journey")
-    """Folder of `benchmarks.build_log`; built when it is not there."""
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
     markets: Path = Path("runs/market")
     """Folder of the markets' logs and rankers."""
     slates: int = 300_000
@@ -152,7 +155,7 @@ def of_recsim(config: Config) -> list[dict[str, Any]]:
 
 def of_finetuning(config: Config) -> list[dict[str, Any]]:
     """A row a repetition: visits learned from, minutes, operations, and what the machine does in a second."""
-    log = Log.load(config.log)
+    log = Log.load(ready(config.log, Console()))
     examples = log.examples(cold_hidden=True)
     settings = replace(config.finetune, epochs=config.finetune_epochs)
     lengths = torch.stack([(part == 0).sum() for part in examples.split.split(examples.shopper_starts.diff().tolist())])
