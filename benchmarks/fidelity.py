@@ -279,8 +279,9 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
         count = examples.row_stats[rows, 0, COUNT].double()
         order = logit.argsort()
         observed, chance, _ = curve(table_of(examples, rows, logit), count[order].numpy(), COUNT_BINS)
-        for bound, ratio in zip(COUNT_BINS, chance / observed, strict=True):
-            figures.add(f"count_{bound}_ratio", model, float(ratio))
+        ratios = np.divide(chance, observed, out=np.full_like(chance, np.nan), where=observed > 0)
+        for bound, ratio in zip(COUNT_BINS, ratios.tolist(), strict=True):
+            figures.add(f"count_{bound}_ratio", model, ratio)
 
 
 def pure_cold(figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config) -> None:

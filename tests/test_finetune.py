@@ -39,7 +39,6 @@ SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16, batch_v
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("log")
     write_shop(path)
-    (path / "summary.json").write_text("{}")
     return path
 
 

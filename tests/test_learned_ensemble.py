@@ -35,7 +35,6 @@ K, BINS, BUCKETS = 10, len(GAP_EDGES), SHARES * RECENCIES
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("log")
     write_shop(path)
-    (path / "summary.json").write_text("{}")
     return path
 
 
