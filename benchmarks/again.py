@@ -32,7 +32,12 @@ from recsim_env.checks import choice
 
 
 def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Report:
-    """The league's report takes its learning curves as well."""
+    """The league's report takes its learning curves as well.
+
+    Errors: FileNotFoundError where the run kept none.
+    """
+    if not (folder / "curves.parquet").is_file():
+        raise FileNotFoundError(f"{folder} lacks curves.parquet: run python -m benchmarks.league --report-only again.")
     told = {name: config[name] for name in ("episodes", "trials", "factors")}
     curves = pl.read_parquet(folder / "curves.parquet")
     return league_report.analyse(rows, curves, league_places.MARKET, league.note(replace(league.Config(), **told)))

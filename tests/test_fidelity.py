@@ -267,6 +267,6 @@ def test_choices_are_scored_on_the_weeks_before_the_judgement(
     monkeypatch.setattr("benchmarks.ablation.score", spy)
     model, hidden = new_shopper(log.catalog, SMALL), log.examples(cold_hidden=True)
     for question in ("choices", "parts"):
-        found = ablation.held_out(model, hidden, examples, cold, ablation.Config(question=question, samples=2))  # type: ignore[arg-type]
+        found = ablation.held_out(model, hidden, examples, cold, ablation.Config(question=question, samples=2))
         assert found["households/policy_slate"][0] <= examples.n_shoppers
     assert asked == ["valid", "valid", "test", "test"]
