@@ -52,13 +52,13 @@ class Config:
     league: league.Config = field(default_factory=league.Config)
     """How the agent is trained and the re-ranker tuned, and where both lie if that was done."""
     place: str = Place(MARKET, 0).name
-    """A market."""
+    """Market that the shoppers are of, by its name in `benchmarks.league_places`."""
     shoppers: int = 1024
-    """Episodes, the same for each policy."""
+    """Shoppers that each policy serves for an episode; the same for all policies."""
     threads: int = 2
-    """CPU threads."""
+    """Threads of the processor that are used."""
     results: Path = RESULTS
-    """Folder of the results."""
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
 # ---- who plays -------------------------------------------------------------------------------------------------------

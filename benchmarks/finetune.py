@@ -23,6 +23,7 @@ from benchmarks.build_log import DEFAULT, ready
 from benchmarks.card import model_card
 from benchmarks.report import write_text
 from recsim_env.catalog import Catalog
+from recsim_env.checks import choice, whole
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_promotions
 from recsim_env.shoppers.examples import Examples, Market
@@ -32,6 +33,7 @@ from recsim_env.shoppers.text import TextTunedShopper
 from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
 
 SHIPPED = Path(recsim_env.__file__).parent / "data" / "complete_journey"
+ENCODERS = ("frozen", "lora", "full")
 LOGS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
 
 
@@ -40,20 +42,21 @@ class Config:
     """Fine-tune the transformer shopper."""
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """The model and its training."""
+    """Size of the model, and settings of its training."""
     log: Path = DEFAULT
     """Folder of the log, by `benchmarks.build_log` or your own tables. It is read only; the default one is built first
     where it does not exist."""
     output: Path = Path("runs/finetune")
     """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
     text_encoder: str = "frozen"
-    """What happens to the pretrained text encoder: frozen, lora or full (trained end to end)."""
+    """Training of the pretrained text encoder beside the shopper: `frozen` (none), `lora` (low-rank adapters) or `full`
+    (all of its weights)."""
     members: int = 1
-    """Models in the folder; each after the first has the next seed, all else alike."""
+    """Models that are trained for an ensemble; they differ in their seeds, which count up from that of the shopper."""
     ship: bool = False
-    """Put the finished shopper into the package, in place of the one that `recsim_env/CompleteJourney-v0` starts."""
+    """Replace the shopper of `recsim_env/CompleteJourney-v0` in the package by the finished one."""
     threads: int = 2
-    """CPU threads."""
+    """Threads of the processor that the training uses."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,11 @@ class Log:
 def main(config: Config) -> None:
     """Build what is missing, train what is not trained, calibrate, write the shopper's folder.
 
-    Errors: ValueError where `members` is no whole number above 0; FileNotFoundError where the log lacks tables.
+    Errors: ValueError where `members` is no whole number of 1 or more, `text_encoder` is not known, or the output lies
+    in the log; FileNotFoundError where the log lacks tables.
     """
-    if config.members < 1:
-        raise ValueError(f"members is {config.members}, but it must be a whole number above 0.")
+    whole("members", config.members, 1)
+    choice("text_encoder", config.text_encoder, ENCODERS)
     torch.set_num_threads(config.threads)
     console = Console()
     began = time.perf_counter()

@@ -64,27 +64,27 @@ class Config:
     """Time the environments."""
 
     envs: tuple[str, ...] = ()
-    """Ids; all registered ones of this package by default."""
+    """Ids of the environments to time; all registered ones of this package by default."""
     batches: tuple[int, ...] = (1, 64, 1024, 4096, 16384, 65536)
     """Shoppers at a time."""
     twice: int = 4096
     """Shoppers at a time where one thread is compared with two."""
     precisions: tuple[str, ...] = ("fp32",)
-    """Of networks: fp32, bf16."""
+    """Number formats that networks are timed in: fp32, bf16."""
     compiled: bool = False
     """Whether networks are also timed fused by `torch.compile`."""
     crowd: int = 100_000
-    """Shoppers of `CompleteJourney-v0` at a time, one step, for their memory; 0 = none."""
+    """Shoppers of `CompleteJourney-v0` that take one step together, to measure their memory; 0 leaves this out."""
     rounds: int = 2
-    """Turns of everyone."""
+    """Times that every system is timed, in turns; intervals are over these."""
     seconds: float = 1.0
-    """Of a turn, at least, and at least one step."""
+    """Seconds that a turn lasts at least; a turn has at least one step."""
     memory_gib: float = 4.0
-    """Batches whose state would take more are left out."""
+    """Memory, in GiB: batches whose state would take more are left out."""
     device: str | None = None
-    """cpu or cuda; None for the best there is."""
+    """Device to simulate on: cpu or cuda; by default cuda where there is one."""
     results: Path = RESULTS
-    """Folder of the results."""
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
 # ---- clocks and sizes ------------------------------------------------------------------------------------------------
