@@ -16,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from recsim_env.shoppers.examples import Examples
-from recsim_env.shoppers.finetune import minimise
 from recsim_env.shoppers.memory import COUNT, NEVER, RECENT, SINCE
 from recsim_env.shoppers.transformer import GAP_EDGES, MAILERS, counter_features
 
@@ -101,19 +100,30 @@ def fit_predict(
 
 
 def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Scale and shift of logits (R,) that fit weighted labels best (Platt 1999)."""
-    parameters = torch.tensor([1.0, 0.0], requires_grad=True)
-    minimise(
-        lambda: (
-            (
-                weight
-                * F.binary_cross_entropy_with_logits(logit * parameters[0] + parameters[1], label, reduction="none")
-            ).sum()
-            / weight.sum()
-        ),
-        parameters,
-    )
-    return float(parameters[0]), float(parameters[1])
+    """Scale and shift of logits (R,) that fit weighted labels best (Platt 1999): Newton's method, in float64.
+
+    Raises ValueError where labels of weight are all the same, or where it does not converge.
+    """
+    columns = torch.stack([logit.double(), torch.ones_like(logit, dtype=torch.float64)], dim=1)
+    label, weight = label.double(), weight.double() / weight.double().sum()
+    if not 0 < float((weight * label).sum()) < 1:
+        raise ValueError("label must hold both responses and non-responses that have a weight.")
+
+    def loss(at: Tensor) -> float:
+        return float((weight * F.binary_cross_entropy_with_logits(columns @ at, label, reduction="none")).sum())
+
+    found = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for _ in range(100):
+        chance = torch.sigmoid(columns @ found)
+        gradient = columns.T @ (weight * (chance - label))
+        curvature = (columns * (weight * chance * (1 - chance)).unsqueeze(1)).T @ columns
+        step = torch.linalg.solve(curvature, gradient)
+        while loss(found - step) > loss(found) and float(step.abs().max()) > 1e-9:
+            step = step / 2
+        found = found - step
+        if float(step.abs().max()) <= 1e-9:
+            return float(found[0]), float(found[1])
+    raise ValueError("the scale and shift of the logits do not converge: do they tell the labels apart without error?")
 
 
 # ---- gaps ------------------------------------------------------------------------------------------------------------

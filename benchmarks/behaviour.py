@@ -25,8 +25,8 @@ from agents.ppo_agents import PPOComposerConfig
 from benchmarks import league
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.league_report import GREEDY, PPO, RERANKER
-from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.report import RESULTS, Report, Run, markdown
+from benchmarks.statistics import Estimate, estimate_mean
 from benchmarks.transfer import load_actor
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES, Policy
@@ -53,13 +53,13 @@ class Config:
     league: league.Config = field(default_factory=league.Config)
     """How the agent is trained and the re-ranker tuned, and where both lie if that was done."""
     place: str = Place(MARKET, 0).name
-    """A market."""
+    """Market that the shoppers are of, by its name in `benchmarks.league_places`."""
     shoppers: int = 1024
-    """Episodes, the same for each policy."""
+    """Shoppers that each policy serves for an episode; the same for all policies."""
     threads: int = 2
-    """CPU threads."""
+    """Threads of the processor that are used."""
     results: Path = RESULTS
-    """Folder of the results."""
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
 # ---- who plays -------------------------------------------------------------------------------------------------------
@@ -159,7 +159,6 @@ def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:
 
 def by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
     """A line for each third of each trait and of boredom; `rows` have thirds."""
-    generator = np.random.default_rng(0)
     lines: list[dict[str, object]] = []
     for column in (*TRAITS, MOMENT):
         for third, word in enumerate(THIRDS):
@@ -171,28 +170,28 @@ def by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
                 {
                     "group": column,
                     "third": word,
-                    **{name: mean_of(parts[PPO], name, generator) for name in ("categories", "distance")},
-                    f"categories_{RERANKER}": mean_of(parts[RERANKER], "categories", generator),
-                    **{name: mean_of(parts[PPO], name, generator) for name in KNOBS},
-                    "gain": gain(parts, generator) if column in TRAITS else None,
+                    **{name: mean_of(parts[PPO], name) for name in ("categories", "distance")},
+                    f"categories_{RERANKER}": mean_of(parts[RERANKER], "categories"),
+                    **{name: mean_of(parts[PPO], name) for name in KNOBS},
+                    "gain": gain(parts) if column in TRAITS else None,
                 }
             )
     return lines
 
 
-def mean_of(rows: pl.DataFrame, column: str, generator: np.random.Generator) -> Estimate | None:
-    """The mean over visits, resampling shoppers; None where there is nothing."""
+def mean_of(rows: pl.DataFrame, column: str) -> Estimate | None:
+    """The mean over visits, whose independent units are shoppers; None where there is nothing."""
     rows = rows.drop_nulls(column)
     if rows.is_empty():
         return None
-    return bootstrap(rows[column].to_numpy(), clusters=rows["shopper"].to_numpy(), generator=generator, resamples=2_000)
+    return estimate_mean(rows[column].to_numpy(), clusters=rows["shopper"].to_numpy())
 
 
-def gain(parts: dict[str, pl.DataFrame], generator: np.random.Generator) -> Estimate:
+def gain(parts: dict[str, pl.DataFrame]) -> Estimate:
     """How much more the agent earned of the same shoppers than the re-ranker, an episode."""
     one, other = (parts[name].group_by("shopper").agg(pl.col("reward").sum()) for name in (PPO, RERANKER))
     both = one.join(other, on="shopper", suffix="_other").sort("shopper")
-    return bootstrap((both["reward"] - both["reward_other"]).to_numpy(), generator=generator)
+    return estimate_mean((both["reward"] - both["reward_other"]).to_numpy())
 
 
 def contrasts(lines: list[dict[str, object]]) -> dict[str, Estimate]:
@@ -259,15 +258,21 @@ def measure(config: Config, playing: Callable[[Config, Place, Site], dict[str, P
     return pl.concat([visits(name, policy, site.judging(), composer, episodes) for name, policy in found.items()])
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What rows with thirds say."""
+    lines = by_group(rows)
+    table = markdown([line for line in lines if line["third"] != "middle"], HEADERS)
+    return Report(table, contrasts(lines), draw(lines))
+
+
 def main(config: Config) -> None:
     """Play, then report."""
     torch.set_num_threads(config.threads)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
-    lines = by_group(rows)
-    table = markdown([line for line in lines if line["third"] != "middle"], HEADERS)
-    print(table)
-    run.save(rows, summary=contrasts(lines), table=table, figure=draw(lines))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

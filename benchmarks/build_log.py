@@ -1,6 +1,7 @@
 """Build the Complete Journey logs: `python -m benchmarks.build_log`. Takes about a minute and 2.5 GB, once.
 
-Prints the counts of the build beside those of the first measurement (another program, 22 Nov 2026).
+Prints the counts of the build beside those of the first measurement (another program, 22 Nov 2026). A folder that
+holds tables which this command did not write is never written into.
 """
 
 from __future__ import annotations
@@ -16,23 +17,29 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from recsim_env.logs.complete_journey import SUMMARY_FILE, build, is_built
+from recsim_env.logs.complete_journey import LOG_FILES, SUMMARY_FILE, UNFINISHED_FILE, build, is_built
+
+DEFAULT = Path(".cache/complete_journey")
+"""Where the log lies unless another folder is named; the only one that is built without having been asked for."""
 
 
 @dataclass(frozen=True)
 class Config:
     """Build the logs, unless the folder holds them already."""
 
-    folder: Path = Path(".cache/complete_journey")
-    """Where the tables go."""
+    folder: Path = DEFAULT
+    """Folder that the tables are written into. It must be new, empty, or hold a log that this command built."""
     seed: int = 0
-    """Draws the slates, the cold items and the held-out shoppers."""
+    """Seed of the random choice of slates, cold items and held-out shoppers."""
     force: bool = False
-    """Build again even if the folder holds this seed and version."""
+    """Build the log again even where the folder holds one that this version built with this seed."""
 
 
 def main(config: Config) -> None:
-    """Build if need be, then print the counts."""
+    """Build if need be, then print the counts.
+
+    Errors: FileExistsError where the folder holds files that are not of a build.
+    """
     console = Console()
     if config.force or not is_built(config.folder, config.seed):
         start = time.perf_counter()
@@ -48,6 +55,30 @@ def main(config: Config) -> None:
     for what, here, before in rows(summary):
         table.add_row(what, here, before)
     console.print(table)
+
+
+def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path:
+    """The folder of a log that can be read, which is never written into; only `DEFAULT` is built where it is missing.
+
+    Args: output, the folder that the caller writes into.
+
+    Errors: FileNotFoundError where tables of another folder are missing, or where its build is not finished; the
+    sentence names the command that builds a log. ValueError where `output` lies in the folder.
+    """
+    if output is not None and output.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"output is {output}, but it must lie outside of the log, {folder}, which is read only.")
+    if folder == DEFAULT and not folder.exists():
+        console.print(f"{folder} is missing: the Complete Journey log is built there, once, in about a minute.")
+        with console.status("reading") as status:
+            build(folder, progress=status.update)
+    missing = [name for name in LOG_FILES if not (folder / name).is_file()]
+    if missing or (folder / UNFINISHED_FILE).exists():
+        what = f"lacks {', '.join(missing)}" if missing else "holds a build that is not finished"
+        raise FileNotFoundError(
+            f"{folder} {what}: write the tables of recsim_env/logs/schema.py there, or build the Complete Journey log "
+            f"by python -m benchmarks.build_log --folder {folder}."
+        )
+    return folder
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

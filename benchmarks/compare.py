@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import torch
 import tyro
@@ -19,8 +18,8 @@ from matplotlib.figure import Figure
 
 from agents.checkpoints import LAST, load_policy
 from agents.evaluate import evaluate
-from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap, by_training_seed, over_training_seeds, paired_difference
+from benchmarks.report import RESULTS, Report, Run, markdown
+from benchmarks.statistics import Estimate, by_training_seed, estimate_mean, over_training_seeds, paired_difference
 from benchmarks.train import UNTRAINED
 from benchmarks.tune import PARAMETERS, read_parameters
 from benchmarks.world import REPORTED_SEED, World, seeds
@@ -107,32 +106,31 @@ def measure(config: Config) -> pl.DataFrame:
 # ---- analysis --------------------------------------------------------------------------------------------------------
 
 
-def estimate(rows: pl.DataFrame, column: str, generator: np.random.Generator) -> Estimate:
+def estimate(rows: pl.DataFrame, column: str) -> Estimate:
     """The mean of a policy's column, over episodes, and over training seeds where it has several."""
     if rows["training_seed"].n_unique() > 1:
-        return over_training_seeds(by_training_seed(rows, column, seed="training_seed"), generator=generator)
-    return bootstrap(rows[column].to_numpy(), generator=generator)
+        return over_training_seeds(by_training_seed(rows, column, seed="training_seed"))
+    return estimate_mean(rows[column].to_numpy())
 
 
-def difference(rows: pl.DataFrame, base: pl.DataFrame, column: str, generator: np.random.Generator) -> Estimate:
+def difference(rows: pl.DataFrame, base: pl.DataFrame, column: str) -> Estimate:
     """By how much a policy is above another, paired by episode."""
     order = base.sort("episode")[column].to_numpy()
     if rows["training_seed"].n_unique() > 1:
         table = by_training_seed(rows, column, seed="training_seed")
-        return over_training_seeds(table - order, generator=generator)
-    return paired_difference(rows.sort("episode")[column].to_numpy(), order, generator=generator)
+        return over_training_seeds(table - order)
+    return paired_difference(rows.sort("episode")[column].to_numpy(), order)
 
 
 def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Estimate]]:
     """The lines of the table, and the figures by name."""
-    generator = np.random.default_rng(0)
     names = rows["policy"].unique(maintain_order=True).to_list()
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for name, part in parts.items():
-        found = {column: estimate(part, column, generator) for column in FIGURES}
-        above = {column: difference(part, parts[BASE], column, generator) for column in ("return", "clicks")}
+        found = {column: estimate(part, column) for column in FIGURES}
+        above = {column: difference(part, parts[BASE], column) for column in ("return", "clicks")}
         short = name.replace(", ", "_")
         summary |= {f"{short}/{column}": value for column, value in found.items()}
         summary |= {f"{short}/{column}_above_{BASE}": value for column, value in above.items()}
@@ -151,7 +149,7 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
         summary |= {f"{short}_{column}": summary[f"{name}/{column}"] for column in FIGURES if name in parts}
     if {"composer", "constant"} <= parts.keys():
         for column in ("return", "clicks", "diversity"):
-            gain = difference(parts["composer"], parts["constant"], column, generator)
+            gain = difference(parts["composer"], parts["constant"], column)
             summary[f"ppo_above_tuned_reranker_{column}"] = gain
     return lines, summary
 
@@ -187,6 +185,12 @@ def draw(lines: list[dict[str, object]]) -> Figure:
     return figure
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    lines, summary = analyse(rows)
+    return Report(markdown(lines, HEADERS), summary, draw(lines))
+
+
 def main(config: Config) -> None:
     """Measure, then report."""
     if BASE not in config.policies:
@@ -194,10 +198,9 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.world.threads)
     run = Run("compare", config, results=config.results)
     rows = measure(config)
-    lines, summary = analyse(rows)
-    table = markdown(lines, HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(lines))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Is the shopper believable? python -m benchmarks.fidelity
 
 Held-out weeks 49-53: ranking, calibration, cold items, return times and recency curves, beside baselines fitted in the
-same run on the same rows and recalibrated on the same weeks 45-48; then a closed loop of 26 weeks against the log.
+same run on the same rows; then a closed loop of 26 weeks against the log. Every model is calibrated on weeks 45-48 for
+each judgement on its own (full exposure, policy slates, new ids); the shopper is judged as it is shipped as well, with
+its one calibration for all.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +22,18 @@ from torch import Tensor
 
 from benchmarks import baselines as simple
 from benchmarks import closed_loop
+from benchmarks.build_log import DEFAULT, ready
 from benchmarks.finetune import Log
 from benchmarks.heldout import (
     COUNT_BINS,
     ITEM_BINS,
+    METRICS,
     Floats,
     Rows,
     bootstrap,
     curve,
     curve_error,
-    interval,
+    estimate,
 )
 from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate
@@ -53,7 +58,10 @@ GOOD = {
 }
 """What a good shopper reaches on these weeks, from the measurements made before the first line was written."""
 LOWER_IS_BETTER = ("full_exposure_ne", "policy_slate_ne", "gap_nll", "item_recency_error", "category_recency_error")
-MODEL = "transformer"
+MODEL, RECALIBRATED, TREES = "transformer", "recalibrated", "gbdt"
+"""The shopper as it is shipped; the shopper calibrated for each judgement, as the baselines are; the best of those."""
+JUDGED = {"full_exposure": ("case_control", False), "policy_slate": ("policy", False), "new_id": ("case_control", True)}
+"""Judgement -> kind of its rows, and whether they are those of cold items."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +69,22 @@ class Config:
     """Measure a fine-tuned shopper on the held-out weeks."""
 
     shopper: Path = Path("recsim_env/data/complete_journey")
-    """Folder of the fine-tuned shopper."""
-    log: Path = Path(".cache/complete_journey")
-    """Folder of `benchmarks.build_log`."""
+    """Folder of the fine-tuned shopper, by `benchmarks.finetune`; it is read only."""
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
     samples: int = 100
-    """Bootstrap samples of households behind every interval."""
+    """Bootstrap samples of households that the width of every interval is found from."""
     train_rows: int = 2_000_000
     """Most train rows that a baseline is fitted on (drawn from all case-control rows of weeks 1-44)."""
     closed_loop: bool = True
-    """Roll the shoppers for 26 weeks as well."""
+    """Let the shoppers live for 26 weeks under the logging policy as well, which takes a minute or two."""
     precision: str = "fp32"
-    """Of the shopper's matrix products: fp32 or bf16."""
+    """Number format of the shopper's matrix products: fp32, or bf16, which is less exact and faster on a GPU."""
     threads: int = 2
-    """CPU threads."""
+    """Threads of the processor that the shopper and the baselines use."""
     results: Path = RESULTS
-    """Folder of the results."""
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
 def figure_name(name: str, model: str) -> str:
@@ -84,80 +93,119 @@ def figure_name(name: str, model: str) -> str:
 
 
 @dataclass
-class Report:
-    """Figures by name, lines of the tables, raw rows and curves, as they come in."""
+class Figures:
+    """Figures by name, raw rows and curves, as they come in."""
 
     summary: dict[str, Estimate]
     rows: list[dict[str, object]]
     curves: dict[str, tuple[Floats, dict[str, Floats]]]
 
     def add(self, name: str, model: str, value: float, samples: Floats | None = None, n: int = 1) -> None:
-        """One figure of one model, with the interval of its bootstrap samples."""
-        low, high = interval(samples) if samples is not None else (float("nan"), float("nan"))
-        self.summary[figure_name(name, model)] = Estimate(value, low, high, n)
-        self.rows.append({"model": model, "figure": name, "value": value, "low": low, "high": high})
+        """One figure of one model, with the interval of its bootstrap samples over n households.
+
+        A figure that is not defined is left out of the summary. One whose samples are mostly not defined has no
+        interval; `samples` of its row says how many were.
+        """
+        found = Estimate(value, n=n)
+        defined = None if samples is None else int(np.isfinite(samples).sum())
+        if samples is not None and math.isfinite(value):
+            try:
+                found = estimate(value, samples, n)
+            except ValueError as error:
+                print(f"{name} of {model} has no interval: {error}")
+        if math.isfinite(value):
+            self.summary[figure_name(name, model)] = found
+        line = {"value": value, "low": found.low, "high": found.high, "samples": defined}
+        self.rows.append({"model": model, "figure": name, **line})
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What every model predicts.
+
+    Shapes: V rows of weeks 45-48, T rows of weeks 49-53, as indices into the examples' rows.
+        valid: (V,); test: (T,)
+        logits: model -> ((V,), (T,)), those of the shopper as it is shipped, those of the baselines not calibrated
+    """
+
+    valid: Tensor
+    test: Tensor
+    logits: dict[str, tuple[Tensor, Tensor]]
+
+    def judged(self, examples: Examples, cold: Tensor, judgement: str) -> dict[str, tuple[Tensor, Tensor]]:
+        """Model -> test rows of a judgement (J,) and their logits (J,).
+
+        Each model is calibrated on the rows of the same judgement in weeks 45-48, `MODEL` alone is as it is shipped.
+        """
+        kind, is_cold = JUDGED[judgement]
+        valid, test = (
+            (examples.row_kind[rows] == ROW_KINDS.index(kind)) & (cold[examples.row_item[rows]] == is_cold)
+            for rows in (self.valid, self.test)
+        )
+        label, weight = (column[self.valid[valid]] for column in (examples.row_label, examples.row_weight))
+        found = {MODEL: (self.test[test], self.logits[MODEL][1][test])}
+        for model, (before, after) in self.logits.items():
+            scale, shift = simple.platt(before[valid], label, weight)
+            name = RECALIBRATED if model == MODEL else model
+            found[name] = (self.test[test], after[test] * scale + shift)
+        return found
 
 
 def main(config: Config) -> None:
-    """Fit the baselines, score everything, roll the closed loop, write `benchmarks/results/fidelity`."""
+    """Fit the baselines, score everything, roll the closed loop, write `benchmarks/results/fidelity`.
+
+    Errors: FileNotFoundError where the log lacks tables; ValueError where it has no cold items.
+    """
     torch.set_num_threads(config.threads)
     run, console = Run("fidelity", config, results=config.results), Console()
-    log = Log.load(config.log)
+    log = Log.load(ready(config.log, console))
+    cold = log.catalog.cold
+    if cold is None:
+        raise ValueError(f"{config.log} marks no items as cold, but what is judged here includes new items.")
     model = load_model(SlateShopper, config.shopper)
-    report = Report({}, [], {})
+    figures = Figures({}, [], {})
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=False)
-    logits = predictions(model, examples, config, console)
-    cold = log.catalog.cold
-    assert cold is not None
-    exposures(report, examples, logits, cold, config)
+    found = predictions(model, examples, config, console)
+    judged = {name: found.judged(examples, cold, name) for name in JUDGED}
+    exposures(figures, examples, judged, config)
+    by_week(figures, examples, judged, config)
+    curves(figures, examples, judged["full_exposure"])
     with console.status("replaying the log without cold items"):
         hidden = log.examples(cold_hidden=True)
-    pure_cold(report, model, hidden, cold, config)
+    pure_cold(figures, model, hidden, cold, config)
     del hidden
-    gaps(report, model, examples, config)
-    table = heldout_table(report)
+    gaps(figures, model, examples, config)
+    table = f"{heldout_table(figures)}\n{week_table(figures)}"
     if config.closed_loop:
-        table += "\n\n" + loop(report, log, config)
-    run.save(pl.DataFrame(report.rows), summary=report.summary, table=table, figure=picture(report))
+        table += "\n" + loop(figures, log, config)
+    rows = pl.DataFrame(figures.rows, infer_schema_length=None)
+    run.save(rows, summary=figures.summary, table=table, figure=picture(figures))
     console.print(table)
 
 
-def predictions(
-    model: SlateShopper, examples: Examples, config: Config, console: Console
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Calibrated logits of each model on the test rows: model -> (row (R,), logit (R,))."""
+def predictions(model: SlateShopper, examples: Examples, config: Config, console: Console) -> Predictions:
+    """Score weeks 45-48 and 49-53 with the shopper and with each baseline, fitted first."""
+    kinds = ("case_control", "policy")
     with mixed(model.device, config.precision):
-        test = score(model, examples, "test")
-    valid_rows = rows_of(examples, "valid")
-    found = {MODEL: (test.row, test.logit)}
-    train_rows = rows_of(examples, "train")
-    train_rows = train_rows[examples.row_kind[train_rows] == ROW_KINDS.index("case_control")]
+        valid, test = (score(model, examples, split, kinds=kinds) for split in ("valid", "test"))
+    found = {MODEL: (valid.logit, test.logit)}
+    train_rows = rows_of(examples, "train", ("case_control",))
     chosen = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[: config.train_rows]
     train_rows = train_rows[chosen.sort().values]
-    train, valid, tested = (simple.features(examples, rows) for rows in (train_rows, valid_rows, test.row))
+    train, *others = (simple.features(examples, rows) for rows in (train_rows, valid.row, test.row))
     label = examples.row_label[train_rows].numpy()
     for name, baseline in simple.baselines(list(train)).items():
         with console.status(f"fitting {baseline.label}"):
-            on_valid, on_test = simple.fit_predict(baseline, train, label, [valid, tested])
-        scale, shift = simple.platt(
-            torch.from_numpy(on_valid), examples.row_label[valid_rows], equal_votes(examples, valid_rows)
-        )
-        found[name] = (test.row, torch.from_numpy(on_test) * scale + shift)
-    return found
+            on_valid, on_test = simple.fit_predict(baseline, train, label, others)
+        found[name] = (torch.from_numpy(on_valid), torch.from_numpy(on_test))
+    return Predictions(valid.row, test.row, found)
 
 
-def rows_of(examples: Examples, split: str, kinds: tuple[str, ...] = ("case_control", "policy")) -> Tensor:
+def rows_of(examples: Examples, split: str, kinds: tuple[str, ...]) -> Tensor:
     """Rows of a split, of some kinds."""
     wanted = torch.tensor([kind in kinds for kind in ROW_KINDS])
     return ((examples.split[examples.row_visit] == SPLITS.index(split)) & wanted[examples.row_kind]).nonzero().flatten()
-
-
-def equal_votes(examples: Examples, rows: Tensor) -> Tensor:
-    """Weights (R,) with which each kind of row counts alike."""
-    weight, kind = examples.row_weight[rows], examples.row_kind[rows]
-    total = torch.zeros(len(ROW_KINDS)).index_add(0, kind, weight)
-    return weight / total[kind]
 
 
 def table_of(examples: Examples, rows: Tensor, logit: Tensor) -> Rows:
@@ -174,57 +222,69 @@ def table_of(examples: Examples, rows: Tensor, logit: Tensor) -> Rows:
     )
 
 
-def exposures(
-    report: Report, examples: Examples, logits: dict[str, tuple[Tensor, Tensor]], cold: Tensor, config: Config
-) -> None:
-    """Full exposure, policy slates and new ids: every metric of every model, and the curves."""
-    row = logits[MODEL][0]
-    kind, is_cold = examples.row_kind[row], cold[examples.row_item[row]]
-    sets = {
-        "full_exposure": (kind == ROW_KINDS.index("case_control")) & ~is_cold,
-        "policy_slate": (kind == ROW_KINDS.index("policy")) & ~is_cold,
-        "new_id": (kind == ROW_KINDS.index("case_control")) & is_cold,
-    }
-    metrics = ("auc", "ne", "log_loss", "ece", "ratio")
-    for name, keep in sets.items():
-        tables = {model: table_of(examples, rows[keep], logit[keep]) for model, (rows, logit) in logits.items()}
-        wanted = (*metrics, "ndcg10") if name == "policy_slate" else metrics
+Judged = dict[str, tuple[Tensor, Tensor]]
+"""Model -> rows (J,) and their logits (J,)."""
+
+
+def exposures(figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config) -> None:
+    """Full exposure, policy slates and new ids: every metric of every model."""
+    for name, models in judged.items():
+        tables = {model: table_of(examples, rows, logit) for model, (rows, logit) in models.items()}
+        wanted = tuple(metric for metric in METRICS if metric != "ndcg10" or name == "policy_slate")
         found = bootstrap(tables, wanted, samples=config.samples)
         households = len(np.unique(tables[MODEL].shopper))
         for model, values in found.items():
             for metric, (value, samples) in values.items():
-                report.add(f"{name}_{metric}", model, value, samples, households)
+                figures.add(f"{name}_{metric}", model, value, samples, households)
         for metric in ("auc", "log_loss", "ndcg10"):
             if metric in wanted:
-                ours, theirs = found[MODEL][metric], found["gbdt"][metric]
-                report.add(f"{name}_{metric}_minus_gbdt", MODEL, ours[0] - theirs[0], ours[1] - theirs[1], households)
-    curves(report, examples, logits, sets["full_exposure"])
+                ours, theirs = found[RECALIBRATED][metric], found[TREES][metric]
+                difference = f"{name}_{metric}_minus_{TREES}"
+                figures.add(difference, MODEL, ours[0] - theirs[0], ours[1] - theirs[1], households)
 
 
-def curves(report: Report, examples: Examples, logits: dict[str, tuple[Tensor, Tensor]], keep: Tensor) -> None:
+WEEKLY = ("full_exposure", "policy_slate")
+"""Judgements that are told week by week."""
+
+
+def by_week(figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config) -> None:
+    """Predicted over observed in each week of its own, which the ratio of all weeks averages."""
+    for name in WEEKLY:
+        for model in (MODEL, TREES):
+            rows, logit = judged[name][model]
+            week = examples.visits.week[examples.row_visit[rows]]
+            for number in week.unique().tolist():
+                own = week == number
+                table = table_of(examples, rows[own], logit[own])
+                value, samples = bootstrap({"": table}, ("ratio",), samples=config.samples)[""]["ratio"]
+                figures.add(f"{name}_ratio_week_{number}", model, value, samples, len(np.unique(table.shopper)))
+
+
+def curves(figures: Figures, examples: Examples, models: Judged) -> None:
     """Predicted over observed along days since the last purchase (at least three before), and by past count."""
     for name, level in (("item", 0), ("category", 2)):
         predicted: dict[str, Floats] = {}
         for model in (MODEL, "gbdt", "logistic"):
-            rows, logit = (column[keep] for column in logits[model])
+            rows, logit = models[model]
             stats = examples.row_stats[rows, level].float()
             often = stats[:, COUNT] >= closed_loop.CURVE_PAST
             order = logit[often].argsort()
             value = stats[often][order][:, SINCE].double().numpy()
             observed, chance, positive = curve(table_of(examples, rows[often], logit[often]), value, ITEM_BINS)
             predicted[model] = chance
-            report.add(f"{name}_recency_error", model, curve_error(observed, chance, positive))
-        report.curves[f"days since the {name} was bought"] = (observed, predicted)
+            figures.add(f"{name}_recency_error", model, curve_error(observed, chance, positive))
+        figures.curves[f"days since the {name} was bought"] = (observed, predicted)
     for model in (MODEL, "gbdt"):
-        rows, logit = (column[keep] for column in logits[model])
+        rows, logit = models[model]
         count = examples.row_stats[rows, 0, COUNT].double()
         order = logit.argsort()
         observed, chance, _ = curve(table_of(examples, rows, logit), count[order].numpy(), COUNT_BINS)
-        for bound, ratio in zip(COUNT_BINS, chance / observed, strict=True):
-            report.add(f"count_{bound}_ratio", model, float(ratio))
+        ratios = np.divide(chance, observed, out=np.full_like(chance, np.nan), where=observed > 0)
+        for bound, ratio in zip(COUNT_BINS, ratios.tolist(), strict=True):
+            figures.add(f"count_{bound}_ratio", model, ratio)
 
 
-def pure_cold(report: Report, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config) -> None:
+def pure_cold(figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config) -> None:
     """Items never seen in training, and left out of every history in the test weeks as well."""
     scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
     keep = cold[hidden.row_item[scores.row]]
@@ -232,10 +292,10 @@ def pure_cold(report: Report, model: SlateShopper, hidden: Examples, cold: Tenso
     for metric, (value, samples) in bootstrap({MODEL: table}, ("auc", "log_loss", "ratio"), samples=config.samples)[
         MODEL
     ].items():
-        report.add(f"cold_{metric}", MODEL, value, samples, len(np.unique(table.shopper)))
+        figures.add(f"cold_{metric}", MODEL, value, samples, len(np.unique(table.shopper)))
 
 
-def gaps(report: Report, model: SlateShopper, examples: Examples, config: Config) -> None:
+def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Config) -> None:
     """Log likelihood of the next visit on the reported bins, by a bootstrap over households."""
     scores = score(model, examples, "test", kinds=("policy",))
     train, test = ((examples.split == SPLITS.index(name)).nonzero().flatten() for name in ("train", "test"))
@@ -252,10 +312,10 @@ def gaps(report: Report, model: SlateShopper, examples: Examples, config: Config
         loss = simple.gap_log_loss(chance, gap, follow_up).double().numpy()
         total, number = np.bincount(index, loss), np.bincount(index)
         samples = (draws @ total) / (draws @ number)
-        report.add("gap_nll", name, float(loss.mean()), samples, len(who))
+        figures.add("gap_nll", name, float(loss.mean()), samples, len(who))
 
 
-def loop(report: Report, log: Log, config: Config) -> str:
+def loop(figures: Figures, log: Log, config: Config) -> str:
     """Closed loop beside the log: as logged (store promotions stay), and as the environment runs by default."""
     lines: list[dict[str, object]] = []
     for name, promotions in (("as logged", True), ("slate only", False)):
@@ -269,22 +329,22 @@ def loop(report: Report, log: Log, config: Config) -> str:
                 log.catalog, rolled.history, rolled.logged_baskets, rolled.logged_slates, weeks
             )
             table = closed_loop.errors(ours, theirs)
-            report.rows += [
+            figures.rows += [
                 {
                     "model": f"closed loop, {name}",
                     "figure": f"weeks {weeks[0]}-{weeks[1]}: {line['what']}",
                     "value": line["error"],
-                    "low": line["log"],
-                    "high": line["simulated"],
+                    "log": line["log"],
+                    "simulated": line["simulated"],
                 }
                 for line in table
             ]
             if held_out:
                 worst = max(float(line["error"]) for line in table)
                 prefix = "" if promotions else "slate_only_"
-                report.summary[f"{prefix}closed_loop_worst_error"] = Estimate(worst, float("nan"), float("nan"), 1)
+                figures.summary[f"{prefix}closed_loop_worst_error"] = Estimate(worst, float("nan"), float("nan"), 1)
                 lines += [{"mode": name, **line} for line in table]
-        report.curves[f"weekly: {name}"] = _weekly(ours.weekly, theirs.weekly)
+        figures.curves[f"weekly: {name}"] = _weekly(ours.weekly, theirs.weekly)
     part = "### Closed loop: weeks 45-52, after 18 weeks on their own under the logging policy\n\n"
     return part + markdown(lines, ["mode", "what", "log", "simulated", "error"], digits=3)
 
@@ -294,23 +354,51 @@ def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame) -> tuple[Floats, dict
     return both["ctr"].fill_null(float("nan")).to_numpy(), {MODEL: both["ctr_simulated"].to_numpy()}
 
 
-def heldout_table(report: Report) -> str:
+COLUMNS = {
+    "popularity": "popularity",
+    "frequency": "frequency",
+    "logistic": "logistic",
+    TREES: TREES,
+    RECALIBRATED: "transformer",
+    MODEL: "transformer, as shipped",
+}
+
+
+def heldout_table(figures: Figures) -> str:
     """Markdown: one line a figure, one column a model, and what was to be reached."""
-    models = ["popularity", "frequency", "logistic", "gbdt", MODEL]
     others = ("full_exposure_ratio", "policy_slate_ratio")  # predicted over observed
     lines: list[dict[str, object]] = []
     for name in (*GOOD, *others):
         bar = f"{'<=' if name in LOWER_IS_BETTER else '>='} {GOOD[name]}" if name in GOOD else ""
-        found = {model: report.summary.get(figure_name(name, model), "") for model in models}
+        found = {model: figures.summary.get(figure_name(name, model), "") for model in COLUMNS}
         lines.append({"figure": name, **found, "good": bar})
-    return markdown(lines, ["figure", *models, "good"], digits=1)
+    return markdown(lines, {"figure": "figure", **COLUMNS, "good": "good"}, digits=1)
 
 
-def picture(report: Report) -> Figure:
+def week_table(figures: Figures) -> str:
+    """Markdown: predicted over observed week by week."""
+    weeks = sorted({int(name.rpartition("_")[2]) for name in figures.summary if "_ratio_week_" in name})
+    headers = {
+        f"{judgement}/{model}": f"{judgement.replace('_', ' ')}, {COLUMNS[model]}"
+        for judgement in WEEKLY
+        for model in (MODEL, TREES)
+    }
+    lines: list[dict[str, object]] = []
+    for week in weeks:
+        line: dict[str, object] = {"week": str(week)}
+        for key in headers:
+            judgement, _, model = key.partition("/")
+            line[key] = figures.summary.get(figure_name(f"{judgement}_ratio_week_{week}", model))
+        lines.append(line)
+    title = "### Predicted over observed responses, week by week\n\n"
+    return title + markdown(lines, {"week": "week", **headers}, digits=1)
+
+
+def picture(figures: Figures) -> Figure:
     """Recency curves and the weekly CTR of the closed loop."""
-    figure = Figure(figsize=(12, 3.2 * -(-len(report.curves) // 2)), layout="constrained")
-    for index, (name, (observed, predicted)) in enumerate(report.curves.items()):
-        axes = figure.add_subplot(-(-len(report.curves) // 2), 2, index + 1)
+    figure = Figure(figsize=(12, 3.2 * -(-len(figures.curves) // 2)), layout="constrained")
+    for index, (name, (observed, predicted)) in enumerate(figures.curves.items()):
+        axes = figure.add_subplot(-(-len(figures.curves) // 2), 2, index + 1)
         ticks = np.arange(len(observed))
         axes.plot(ticks, observed, "k-o", label="log", markersize=4)
         for model, values in predicted.items():

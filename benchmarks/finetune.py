@@ -19,11 +19,12 @@ import tyro
 from rich.console import Console
 
 import recsim_env
+from benchmarks.build_log import DEFAULT, ready
 from benchmarks.card import model_card
 from benchmarks.report import config_as_json, remember_settings
 from recsim_env.catalog import Catalog
+from recsim_env.checks import choice, whole
 from recsim_env.files import locked, write_text
-from recsim_env.logs import complete_journey
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_promotions
 from recsim_env.shoppers.examples import Examples, Market
@@ -34,6 +35,7 @@ from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
 from recsim_env.shoppers.weights import save_model
 
 SHIPPED = Path(recsim_env.__file__).parent / "data" / "complete_journey"
+ENCODERS = ("frozen", "lora", "full")
 LOGS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
 
 
@@ -42,19 +44,21 @@ class Config:
     """Fine-tune the transformer shopper."""
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """The model and its training."""
-    log: Path = Path(".cache/complete_journey")
-    """Folder of `benchmarks.build_log`; built when it is not there."""
+    """Size of the model, and settings of its training."""
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
     output: Path = Path("runs/finetune")
     """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
     text_encoder: str = "frozen"
-    """What happens to the pretrained text encoder: frozen, lora or full (trained end to end)."""
+    """Training of the pretrained text encoder beside the shopper: `frozen` (none), `lora` (low-rank adapters) or `full`
+    (all of its weights)."""
     members: int = 1
-    """Models in the folder; each after the first has the next seed, all else alike."""
+    """Models that are trained for an ensemble; they differ in their seeds, which count up from that of the shopper."""
     ship: bool = False
-    """Put the finished shopper into the package, in place of the one that `recsim_env/CompleteJourney-v0` starts."""
+    """Replace the shopper of `recsim_env/CompleteJourney-v0` in the package by the finished one."""
     threads: int = 2
-    """CPU threads."""
+    """Threads of the processor that the training uses."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,7 @@ class Log:
 
     @classmethod
     def load(cls, folder: Path) -> Log:
-        """Read the tables, building them first where they are missing."""
-        if not (folder / "summary.json").is_file():
-            complete_journey.build(folder)
+        """Read the tables of a folder; nothing is written."""
         catalog = Catalog.load(folder)
         promotions, popularity = (
             read_promotions(folder / "promotions.parquet", len(catalog)),
@@ -96,20 +98,22 @@ class Log:
 def main(config: Config) -> None:
     """Build what is missing, train what is not trained, calibrate, write the shopper's folder.
 
-    Errors: ValueError where `members` is no whole number above 0, or the folder holds a training with other settings;
+    Errors: ValueError where `members` is no whole number of 1 or more, `text_encoder` is not known, the output lies in
+    the log, or the folder holds a training with other settings; FileNotFoundError where the log lacks tables;
     RuntimeError where another process writes the folder.
     """
-    if config.members < 1:
-        raise ValueError(f"members is {config.members}, but it must be a whole number above 0.")
+    whole("members", config.members, 1)
+    choice("text_encoder", config.text_encoder, ENCODERS)
+    console = Console()
+    ready(config.log, console, output=config.output)
     with locked(config.output):
         told = config_as_json(config)
         remember_settings(config.output, {name: told[name] for name in ("shopper", "log", "text_encoder")})
-        _finetune(config)
+        _finetune(config, console)
 
 
-def _finetune(config: Config) -> None:
+def _finetune(config: Config, console: Console) -> None:
     torch.set_num_threads(config.threads)
-    console = Console()
     began = time.perf_counter()
     log = Log.load(config.log)
     with console.status("replaying the log"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.statistics import Estimate, around
+from recsim_env.shoppers import scores
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,70 +34,15 @@ class Rows:
         return Rows(*(column[keep] for column in vars(self).values()))
 
 
-Metric = Callable[[Rows, Floats], float]  # rows and their weights in a bootstrap sample -> value
-
-
-def auc(rows: Rows, weight: Floats) -> float:
-    """Weighted area under the ROC curve; ties count half."""
-    order = np.argsort(rows.chance, kind="stable")
-    chance, label, weight = rows.chance[order], rows.label[order], weight[order]
-    edges = np.flatnonzero(np.diff(chance, prepend=-1.0, append=2.0))
-    positive = np.add.reduceat(np.append(weight * label, 0.0), edges[:-1])
-    negative = np.add.reduceat(np.append(weight * (1 - label), 0.0), edges[:-1])
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
-
-
-def log_loss(rows: Rows, weight: Floats) -> float:
-    """Weighted mean negative log likelihood, nats."""
-    chance = np.clip(rows.chance, 1e-7, 1 - 1e-7)
-    each = rows.label * np.log(chance) + (1 - rows.label) * np.log1p(-chance)
-    return float(-(weight * each).sum() / weight.sum())
-
-
-def normalised_entropy(rows: Rows, weight: Floats) -> float:
-    """Log loss over the entropy of the base rate (He et al. 2014, eq. 3)."""
-    base = (weight * rows.label).sum() / weight.sum()
-    return log_loss(rows, weight) / float(-(base * np.log(base) + (1 - base) * np.log1p(-base)))
-
-
-def calibration_error(rows: Rows, weight: Floats, bins: int = 20) -> float:
-    """Expected calibration error over bins of equal weight, absolute probability."""
-    order = np.argsort(rows.chance, kind="stable")
-    share = np.cumsum(weight[order]) / weight.sum()
-    bin_of = np.minimum((share * bins).astype(np.int64), bins - 1)
-    total = np.bincount(bin_of, weight[order], bins)
-    gap = np.bincount(bin_of, (weight * (rows.chance - rows.label))[order], bins)
-    return float(np.abs(gap[total > 0]).sum() / total.sum())
-
-
-def ratio(rows: Rows, weight: Floats) -> float:
-    """Predicted over observed."""
-    return float((weight * rows.chance).sum() / (weight * rows.label).sum())
-
-
-def ndcg(rows: Rows, weight: Floats) -> float:
-    """NDCG of each slate with a response, its items re-ranked by the model; mean over slates."""
-    order = np.lexsort((-rows.chance, rows.slate))
-    slate, label = rows.slate[order], rows.label[order]
-    first = np.flatnonzero(np.diff(slate, prepend=slate[0] - 1))
-    lengths = np.diff(np.append(first, len(slate)))
-    rank = np.arange(len(slate)) - np.repeat(first, lengths)
-    discount = 1.0 / np.log2(rank + 2)
-    gained = np.add.reduceat(label * discount, first)
-    number = np.add.reduceat(label, first).astype(np.int64)
-    best = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(lengths.max()) + 2))])[number]
-    has, importance = number > 0, weight[order][first]
-    return float((importance[has] * gained[has] / best[has]).sum() / importance[has].sum())
-
+Metric = Callable[[Rows, Floats], float]  # rows and their weights in a bootstrap sample -> value, NaN where undefined
 
 METRICS: dict[str, Metric] = {
-    "auc": auc,
-    "ne": normalised_entropy,
-    "log_loss": log_loss,
-    "ece": calibration_error,
-    "ratio": ratio,
-    "ndcg10": ndcg,
+    "auc": lambda rows, weight: scores.auc(rows.chance, rows.label, weight),
+    "ne": lambda rows, weight: scores.normalised_entropy(rows.chance, rows.label, weight),
+    "log_loss": lambda rows, weight: scores.log_loss(rows.chance, rows.label, weight),
+    "ece": lambda rows, weight: scores.calibration_error(rows.chance, rows.label, weight),
+    "ratio": lambda rows, weight: scores.ratio(rows.chance, rows.label, weight),
+    "ndcg10": lambda rows, weight: scores.ndcg(rows.chance, rows.label, rows.slate, weight, cut=10),
 }
 
 
@@ -103,7 +52,7 @@ def bootstrap(
     """Metrics of several models on the same rows, with a bootstrap over households.
 
     Returns model -> metric -> (value, (samples,) bootstrap values); sample i draws the same households for every model,
-    so differences of samples are paired.
+    so differences of samples are paired. A value is NaN where a sample does not define it (an AUC without a response).
     """
     who = np.unique(next(iter(models.values())).shopper)
     draws = np.random.default_rng(seed).multinomial(len(who), np.full(len(who), 1 / len(who)), samples)
@@ -118,10 +67,23 @@ def bootstrap(
     return found
 
 
-def interval(samples: Floats) -> tuple[float, float]:
-    """Middle 95 % of bootstrap samples."""
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(low), float(high)
+def estimate(value: float, samples: Floats, households: int) -> Estimate:
+    """A score with the 95 % interval that its bootstrap samples (S,) over so many households give.
+
+    The interval is the critical value of `benchmarks.statistics` times the standard deviation of the samples, which a
+    hundred of them tell better than they tell their outer quantiles. Samples in which the score is not defined (NaN)
+    are left out.
+
+    Raises ValueError where fewer than half of the samples define it.
+    """
+    defined = samples[np.isfinite(samples)]
+    if 2 * len(defined) < len(samples) or len(defined) < 2:
+        raise ValueError(
+            f"{len(defined)} of {len(samples)} bootstrap samples define the score, but at least half of them must: "
+            "there are too few households or responses."
+        )
+    factor = math.sqrt(households / max(households - 1, 1))
+    return around(value, (factor * float(defined.std(ddof=1)), households), n=households)
 
 
 def curve(rows: Rows, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:

@@ -65,27 +65,27 @@ class Config:
     league: league.Config = field(default_factory=league.Config)
     """How the agent is trained, and where it lies if that was done."""
     place: str = Place(MARKET, 0).name
-    """A market of the league."""
+    """Market whose catalogue is blown up, by its name in `benchmarks.league_places`."""
     items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
-    """Sizes of its catalogue."""
+    """Sizes of the catalogue, in items."""
     episodes: tuple[int, ...] = (2048, 1024, 32)
     """Episodes that are played at each size; 0 = none."""
     share: float = 0.25
-    """Of the clusters of each category, how many are looked into."""
+    """Share of the clusters of each category that a search looks into."""
     count: int = 24
-    """Candidates of each category."""
+    """Candidates that the index proposes of each category."""
     requests: int = 1000
-    """Single requests of each way."""
+    """Requests that are timed one at a time, of each way to serve."""
     looked_at: int = 128
     """Requests taken apart: time of each step, and what is found of what ranking every item finds."""
     batch: int = 64
     """Requests answered at once, for the throughput."""
     batches: int = 4
-    """Times that these are."""
+    """Batches that are timed, of each way to serve."""
     work: Path = Path("runs/latency")
-    """Folder of the rows; delete it to start anew."""
+    """Folder of the rows that were measured so far; delete it to measure everything again."""
     results: Path = RESULTS
-    """Folder of the results."""
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
 
     def __post_init__(self) -> None:
         if len(self.items) != len(self.episodes):
@@ -305,7 +305,7 @@ def main(config: Config) -> None:
     rows = rows_of(config)
     found = report(rows)
     print(found.table)
-    run.save(rows, summary=found.summary, table=found.table, figure=found.figure)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import markdown
-from benchmarks.statistics import Estimate, bootstrap, paired_difference
+from benchmarks.report import Report, markdown
+from benchmarks.statistics import Estimate, estimate_mean, paired_difference
 
 EVERY, EXACT, CLUSTERS = "every item", "exact index", "clusters"
 """What a way to serve compares a request with; the last two are followed by how numbers are kept."""
@@ -27,21 +26,11 @@ STEPS = ("retrieval", "features", "policy")
 """Of a request, in their order."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `Run.save` takes."""
-
-    table: str
-    summary: dict[str, Estimate]
-    figure: Figure
-
-
 def report(rows: pl.DataFrame) -> Report:
     """From rows as `benchmarks.latency` writes them."""
-    generator = np.random.default_rng(0)
     order = pl.col("way").cast(pl.Enum(ORDER))
     kinds = rows.select("items", "way").unique().sort(pl.col("items"), order).rows()
-    lines = [line_of(rows, items, way, generator) for items, way in kinds]
+    lines = [line_of(rows, items, way) for items, way in kinds]
     load = rows["load"].to_list()
     note = (
         f"Times are those of one thread. Meanwhile {min(load):.1f} to {max(load):.1f} processes wanted the machine's "
@@ -69,7 +58,7 @@ def quantile(values: pl.Series, share: float) -> Estimate:
     return Estimate(float(np.quantile(ordered, share)), float(ordered[low]), float(ordered[high]), n)
 
 
-def line_of(rows: pl.DataFrame, items: int, way: str, generator: np.random.Generator) -> dict[str, object]:
+def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
     """What a line of the table and a point of the figure say; None where nothing was measured.
 
     What is lost is the mean difference of the same episodes, over the mean of ranking every item; the interval is the
@@ -93,11 +82,11 @@ def line_of(rows: pl.DataFrame, items: int, way: str, generator: np.random.Gener
     for name, group in (("single", single), ("batch", batch)):
         line[name] = 1e3 * float(group["size"].sum()) / float(group["cpu_ms"].sum())
     for name in ("pool", "slate"):
-        line[name] = bootstrap(retrieval[name].to_numpy(), generator=generator, resamples=2_000)
+        line[name] = estimate_mean(retrieval[name].to_numpy())
     played = of_size.filter(pl.col("what") == "episode").sort("number")
     here, there = (played.filter(pl.col("way") == name)["return"].to_numpy() for name in (way, EVERY))
     if way != EVERY and len(here):
-        lost = paired_difference(there, here, generator=generator)
+        lost = paired_difference(there, here)
         mean = float(there.mean())
         line["lost"] = Estimate(lost.value / mean, lost.low / mean, lost.high / mean, lost.n)
     return line

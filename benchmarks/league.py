@@ -408,9 +408,9 @@ def note(config: Config) -> str:
     fewer = ", ".join(f"{name} {factor:g}" for name, factor in config.factors.items())
     return (
         f"A run is a training seed and {config.episodes} fresh shoppers, the same for all contenders; brackets are "
-        f"95 % intervals by a bootstrap over runs. Policies with parameters had {config.trials} trials each, on other "
-        "shoppers; agents have the parameters that `benchmarks.tune_agents` found. Steps as a multiple of those of the "
-        f"environment: {fewer}."
+        "95 % intervals for other training seeds and other shoppers in the same worlds. Policies with parameters had "
+        f"{config.trials} trials each, on other shoppers; agents have the parameters that "
+        f"`benchmarks.tune_agents` found. Steps as a multiple of those of the environment: {fewer}."
     )
 
 
@@ -423,7 +423,7 @@ def main(config: Config) -> None:
     rows, curves = read_cells(config.work)
     report = analyse(rows, curves, MARKET, note(config))
     print(report.table)
-    run.save(rows, summary=report.summary, table=report.table, figure=report.figure)
+    run.save(rows, **vars(report), curves=curves)
     if failed:
         sys.exit(f"{len(failed)} cells failed: {', '.join(failed)}")
 

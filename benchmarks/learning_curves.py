@@ -22,15 +22,17 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
 from benchmarks import ppo_speed
+from benchmarks.build_log import DEFAULT, ready
 from benchmarks.finetune import Log
 from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.recsim_agent import RecSimTraining
-from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.report import RESULTS, Report, Run, markdown
+from benchmarks.statistics import Estimate, estimate_mean
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES
 from recsim_env.shoppers.examples import Collator
@@ -84,8 +86,9 @@ class Config:
     """Passes over its log that are timed."""
     repetitions: int = 3
     """Times that fine-tuning is timed."""
-    log: Path = Path(".cache/complete_journey")
-    """Folder of `benchmarks.build_log`; built when it is not there."""
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
     markets: Path = Path("runs/market")
     """Folder of the markets' logs and rankers."""
     slates: int = 300_000
@@ -152,7 +155,7 @@ def of_recsim(config: Config) -> list[dict[str, Any]]:
 
 def of_finetuning(config: Config) -> list[dict[str, Any]]:
     """A row a repetition: visits learned from, minutes, operations, and what the machine does in a second."""
-    log = Log.load(config.log)
+    log = Log.load(ready(config.log, Console()))
     examples = log.examples(cold_hidden=True)
     settings = replace(config.finetune, epochs=config.finetune_epochs)
     lengths = torch.stack([(part == 0).sum() for part in examples.split.split(examples.shopper_starts.diff().tolist())])
@@ -213,30 +216,29 @@ def normalised(rows: pl.DataFrame) -> pl.DataFrame:
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """By learner: score, minutes and thousand steps a minute at the end, and the minutes until a score above 1 stays.
 
-    Training seeds are resampled; of fine-tuning, repetitions. A learner that does not pass 1 in every training has no
-    `minutes_past_greedy`.
+    Intervals are over training seeds; of fine-tuning, over repetitions. A learner that does not pass 1 in every
+    training has no `minutes_past_greedy`.
     """
-    generator = np.random.default_rng(0)
     summary: dict[str, Estimate] = {}
     trainings = normalised(rows)
     for learner in LEARNERS:
         own = trainings.filter(pl.col("learner") == learner)
         last = own.group_by("seed", maintain_order=True).last()
         minutes = last["minutes"].to_numpy()
-        summary[f"score_{learner}"] = bootstrap(last["score"].to_numpy(), generator=generator)
-        summary[f"minutes_{learner}"] = bootstrap(minutes, generator=generator)
+        summary[f"score_{learner}"] = estimate_mean(last["score"].to_numpy())
+        summary[f"minutes_{learner}"] = estimate_mean(minutes)
         speed = last["steps"].to_numpy() / minutes / 1000
-        summary[f"thousand_steps_per_minute_{learner}"] = bootstrap(speed, weights=minutes, generator=generator)
+        summary[f"thousand_steps_per_minute_{learner}"] = estimate_mean(speed, weights=minutes)
         passed = [minutes_past_greedy(part) for _, part in own.group_by("seed", maintain_order=True)]
         if None not in passed:
-            summary[f"minutes_past_greedy_{learner}"] = bootstrap([float(x or 0) for x in passed], generator=generator)
+            summary[f"minutes_past_greedy_{learner}"] = estimate_mean([float(x or 0) for x in passed])
     tuning = rows.filter(pl.col("learner") == FINETUNE)
     seconds = tuning["minutes"].to_numpy() * 60
     flops, machine = tuning["flops"].to_numpy(), tuning["machine_flops_per_s"].to_numpy()
-    summary["finetune_visits_per_s"] = bootstrap(tuning["steps"].to_numpy() / seconds, generator=generator)
-    summary["finetune_gflops_per_s"] = bootstrap(flops / seconds / 1e9, generator=generator)
-    summary["machine_gflops_per_s"] = bootstrap(machine / 1e9, generator=generator)
-    summary["finetune_roofline_share"] = bootstrap(flops / seconds / machine, generator=generator)
+    summary["finetune_visits_per_s"] = estimate_mean(tuning["steps"].to_numpy() / seconds)
+    summary["finetune_gflops_per_s"] = estimate_mean(flops / seconds / 1e9)
+    summary["machine_gflops_per_s"] = estimate_mean(machine / 1e9)
+    summary["finetune_roofline_share"] = estimate_mean(flops / seconds / machine)
     return summary
 
 
@@ -295,15 +297,20 @@ def draw(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    summary = summarise(rows)
+    return Report(tables(summary), summary, draw(rows))
+
+
 def main(config: Config) -> None:
     """Train, then report."""
     torch.set_num_threads(config.threads)
     run = Run("learning_curves", config, results=config.results)
     rows = measure(config)
-    summary = summarise(rows)
-    table = tables(summary)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(rows))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

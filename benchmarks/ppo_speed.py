@@ -37,8 +37,8 @@ from agents.evaluate import evaluate
 from agents.ppo import PPOConfig, StockPPO, environment_of, make_ppo, make_stock_ppo, policy_of
 from agents.ppo_agents import PPOComposerConfig, learn_update, untrained_model
 from benchmarks.league_places import MARKET, PLACES, Place, Site
-from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap, paired_difference
+from benchmarks.report import RESULTS, Report, Run, markdown
+from benchmarks.statistics import Estimate, estimate_mean, paired_difference
 from benchmarks.world import REPORTED_SEED, seeds
 from policies.learnable import IntentConfig
 
@@ -226,18 +226,17 @@ def measure(config: Config) -> pl.DataFrame:
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """Speeds from the updates after the first, which are what is resampled, and returns, by training seed.
+    """Speeds from the updates after the first, which count as independent, and returns, by training seed.
 
     What the figures mean stands at the top of this file; `necessary_share` is the share of `NECESSARY`. Figures of a
     loop end in its name, but for the share of ours.
     """
-    generator = np.random.default_rng(0)
     timed = rows.filter(pl.col("update") > 1).with_columns(whole_s=pl.sum_horizontal(f"{part}_s" for part in PARTS))
     steps = rows["steps"].to_numpy().max() / rows["update"].to_numpy().max()  # of an update
     summary: dict[str, Estimate] = {}
 
     def ratio(above: Any, below: Any) -> Estimate:
-        return bootstrap(above / below, weights=below, generator=generator)
+        return estimate_mean(above / below, weights=below)
 
     measured = {loop: timed.filter(pl.col("loop") == loop).sort("seed", "update") for loop in LOOPS}
     for loop, name in (("stock", "over_stock_sb3"), ("same_settings", "over_stock_sb3_same_settings")):
@@ -251,15 +250,15 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
             seconds = own[clock].to_numpy()
             summary[f"{name}_{loop}"] = ratio(np.full_like(seconds, steps), seconds)
         for part in PARTS:
-            mean = bootstrap(own[f"{part}_s"].to_numpy() / steps * 1e6, generator=generator)
+            mean = estimate_mean(own[f"{part}_s"].to_numpy() / steps * 1e6)
             summary[f"{part}_us_{loop}"] = mean
     ends, curves = returns(rows)
     for loop in LOOPS:
-        summary[f"return_{loop}"] = bootstrap(ends[loop].to_numpy(), generator=generator)
+        summary[f"return_{loop}"] = estimate_mean(ends[loop].to_numpy())
     for loop, name in (("stock", "stock"), ("same_settings", "stock_same_settings")):
         for kind, values in (("return", ends), ("curve", curves)):
             pair = values["device"].to_numpy(), values[loop].to_numpy()
-            summary[f"{kind}_minus_{name}"] = paired_difference(*pair, generator=generator)
+            summary[f"{kind}_minus_{name}"] = paired_difference(*pair)
     return summary
 
 
@@ -346,15 +345,20 @@ def draw_curves(axes: Axes, rows: pl.DataFrame, against: str) -> None:
     axes.grid(color="#e4e4e4", linewidth=0.6)
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    summary = summarise(rows)
+    return Report(markdown(lines(summary), HEADERS), summary, draw(rows, summary))
+
+
 def main(config: Config) -> None:
     """Train, then report."""
     torch.set_num_threads(config.threads)
     run = Run("ppo_speed", config, results=config.results)
     rows = measure(config)
-    summary = summarise(rows)
-    table = markdown(lines(summary), HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(rows, summary))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

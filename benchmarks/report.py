@@ -12,7 +12,8 @@ A benchmark ends in one call, which writes `benchmarks/results/<name>/`:
     table.md        the table of the README block `<!-- table:<name> -->`
     figure.png      the picture of the README block `<!-- figure:<name> -->`
 
-`python -m benchmarks.report` rewrites the README blocks from these files.
+`python -m benchmarks.report` rewrites the README blocks from these files; `python -m benchmarks.again` makes figures,
+tables and pictures anew from the rows, without measuring anything.
 """
 
 from __future__ import annotations
@@ -53,6 +54,17 @@ _NAME = r"[a-z0-9][a-z0-9_-]*"
 _MARK = re.compile(rf"^<!-- (?P<close>/?)(?P<kind>table|figure):(?P<name>{_NAME}) -->$", re.MULTILINE)
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the rows of a benchmark say."""
+
+    table: str
+    """Markdown, as `markdown` makes it."""
+    summary: Mapping[str, Estimate]
+    """The figures that anything else may quote, by name."""
+    figure: Figure | None = None
+
+
 class Run:
     """One run of a benchmark: what was asked for, and where its results go."""
 
@@ -68,8 +80,8 @@ class Run:
         self._start = time.perf_counter()
         self._origin = {
             "config": config_as_json(config),
-            "command": shlex.join(["python", *sys.orig_argv[1:]]),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": _command(),
+            "date": _now(),
             **git_state(),
             "versions": versions(),
             "hardware": hardware(),
@@ -82,23 +94,24 @@ class Run:
         summary: Mapping[str, Estimate],
         table: str,
         figure: Figure | None = None,
+        curves: pl.DataFrame | None = None,
     ) -> Path:
         """Write the folder and return it. Each file is replaced whole; those of an earlier run that this one lacks go.
 
         Errors: ValueError where `rows` has nested columns; RuntimeError where another process writes the folder.
 
         rows:    as measured; no nested columns.
-        summary: the figures that anything else may quote, by name.
-        table:   markdown, as `markdown` makes it.
+        summary, table and figure: as in `Report`.
+        curves:  further rows that a report is made from; `curves.parquet`.
         """
         if nested := [name for name, dtype in rows.schema.items() if dtype.is_nested()]:
             raise ValueError(f"the rows of {self.name!r} have nested columns {nested}: write one row a value")
         with locked(self.folder):
-            self._write(rows, summary, table, figure)
+            self._write(rows, Report(table, summary, figure), curves)
         return self.folder
 
-    def _write(self, rows: pl.DataFrame, summary: Mapping[str, Estimate], table: str, figure: Figure | None) -> None:
-        names = ["config.json", "summary.json", "table.md"]
+    def _write(self, rows: pl.DataFrame, report: Report, curves: pl.DataFrame | None) -> None:
+        names = ["config.json"]
         if rows.height <= LARGEST_CSV:
             names.append("rows.csv")
             with replacing(self.folder / "rows.csv") as path:
@@ -107,22 +120,52 @@ class Run:
             names.append("rows.parquet")
             with replacing(self.folder / "rows.parquet") as path:
                 rows.write_parquet(path)
-        if figure is not None:
-            names.append("figure.png")
-            with replacing(self.folder / "figure.png") as path:
-                figure.savefig(path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
-        write_text(self.folder / "summary.json", _json({name: _finite(value) for name, value in summary.items()}))
-        write_text(self.folder / "table.md", table.strip() + "\n")
+        if curves is not None:
+            names.append("curves.parquet")
+            with replacing(self.folder / "curves.parquet") as path:
+                curves.write_parquet(path)
+        names += _write_report(self.folder, report)
         origin = self._origin | {"seconds": round(time.perf_counter() - self._start, 1)}
         write_text(self.folder / "config.json", _json(origin))
-        for stale in {"rows.csv", "rows.parquet", "figure.png"} - set(names):
+        for stale in {"rows.csv", "rows.parquet", "curves.parquet", "figure.png"} - set(names):
             (self.folder / stale).unlink(missing_ok=True)
+
+
+def report_again(name: str, found: Report, *, results: Path = RESULTS) -> None:
+    """Replace the report of a saved run by one that was made anew from its rows.
+
+    config.json goes on to say where the rows come from, and by what the report was made.
+    """
+    folder = results / name
+    origin = read_origin(name, results=results)
+    with locked(folder):
+        _write_report(folder, found)
+        origin["reported"] = {"command": _command(), "date": _now(), **git_state()}
+        write_text(folder / "config.json", _json(origin))
+
+
+def _write_report(folder: Path, found: Report) -> list[str]:
+    """Write the files of a report; returns their names."""
+    names = ["summary.json", "table.md"]
+    if found.figure is not None:
+        names.append("figure.png")
+        with replacing(folder / "figure.png") as path:
+            found.figure.savefig(path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+    write_text(folder / "summary.json", _json({name: _finite(value) for name, value in found.summary.items()}))
+    write_text(folder / "table.md", found.table.strip() + "\n")
+    return names
 
 
 def read_rows(name: str, *, results: Path = RESULTS) -> pl.DataFrame:
     """The raw rows of a saved run."""
     csv = results / name / "rows.csv"
     return pl.read_csv(csv, infer_schema_length=None) if csv.exists() else pl.read_parquet(csv.with_suffix(".parquet"))
+
+
+def read_origin(name: str, *, results: Path = RESULTS) -> dict[str, Any]:
+    """What config.json of a saved run says."""
+    loaded: dict[str, Any] = json.loads((results / name / "config.json").read_text())
+    return loaded
 
 
 def read_summary(name: str, *, results: Path = RESULTS) -> dict[str, Estimate]:
@@ -136,6 +179,14 @@ def read_summary(name: str, *, results: Path = RESULTS) -> dict[str, Estimate]:
 
 
 # --- where a result comes from -------------------------------------------------------------------
+
+
+def _command() -> str:
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def config_as_json(config: object) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from agents.vec_env import TrainingReward
 from benchmarks.compare import difference, draw, estimate
-from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
+from benchmarks.report import RESULTS, Report, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate, by_training_seed, over_training_seeds
 from benchmarks.tune import defaults_of, trials_of
 from benchmarks.world import TUNING_SEED, seeds
@@ -298,14 +298,13 @@ HEADERS = {
 
 def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Estimate]]:
     """The lines of the table, and the figures by name."""
-    generator = np.random.default_rng(0)
     names = rows["policy"].unique(maintain_order=True).to_list()
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for name, of_policy in parts.items():
-        found = estimate(of_policy, "return", generator)
-        above = None if name == ORACLE else difference(of_policy, parts[ORACLE], "return", generator)
+        found = estimate(of_policy, "return")
+        above = None if name == ORACLE else difference(of_policy, parts[ORACLE], "return")
         trained = of_policy["training_seed"].null_count() == 0
         minutes = of_policy["minutes"].drop_nulls().to_numpy()
         lines.append(
@@ -321,17 +320,23 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
         summary[f"{short}_return"] = found
         if above is not None:
             summary[f"{short}_minus_oracle"] = above
-    summary["ppo_minus_constant"] = over_seeds_and_users(parts["ppo"], parts["constant"], generator)
+    summary["ppo_minus_constant"] = over_seeds_and_users(parts["ppo"], parts["constant"])
     minutes = parts["ppo"].unique("training_seed")["minutes"].to_numpy()
     summary["ppo_minutes"] = Estimate(float(minutes.mean()), n=len(minutes))
     summary["ppo_steps"] = Estimate(float(parts["ppo"]["steps"][0]), n=len(minutes))
     return lines, summary
 
 
-def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, generator: np.random.Generator) -> Estimate:
+def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame) -> Estimate:
     """By how much one is above the other, paired by training seed and user."""
     tables = [by_training_seed(rows, "return", seed="training_seed") for rows in (one, other)]
-    return over_training_seeds(tables[0] - tables[1], generator=generator)
+    return over_training_seeds(tables[0] - tables[1])
+
+
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    lines, summary = analyse(rows)
+    return Report(markdown(lines, HEADERS), summary, draw(lines))
 
 
 def main(config: Config) -> None:
@@ -352,10 +357,9 @@ def _measure(config: Config) -> None:
     parts = [part(config, "references", partial(references, config, spec))]
     parts += [part(config, f"seed{seed}", partial(pipeline, config, spec, seed)) for seed in config.seeds]
     rows = pl.concat(parts)
-    lines, summary = analyse(rows)
-    table = markdown(lines, HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(lines))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

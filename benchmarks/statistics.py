@@ -1,30 +1,35 @@
-"""Estimates with 95 % bootstrap intervals, resampling what is independent: shoppers, and training seeds.
+"""Estimates with 95 % intervals that hold for a handful of training seeds as well, over what is independent.
 
-Percentile bootstrap (Efron 1979), with the deviations from the estimate scaled by sqrt(n / (n - 1)), n independent
-units: the plain bootstrap's variance is (n - 1) / n of the unbiased one, which matters for a handful of training
-seeds. Even so an interval over fewer than five seeds is on the narrow side; n says how many there were.
+An interval is the mean plus and minus a critical value times its standard error. The critical value is Student's t,
+widened by an allowance for skewed samples: the coverage error of a t interval over n values of skewness g is, by its
+Edgeworth expansion (Hall 1992, "The Bootstrap and Edgeworth Expansion", section 2.6), that of a critical value which is
+short by the factor 1 + 1.08 g^2 / n. The skewness of a few trainings cannot be estimated, so it is taken to be 1.4 for
+all. A test simulates the coverage: of 95 % intervals over 3, 5 and 10 values at least .93 hold the mean where the
+values are normal, uniform or exponential (skewness 2), and where episodes vary beside the seeds. Over many values the
+interval is that of the normal distribution.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
-RESAMPLES = 10_000
-_CHUNK = 4_000_000  # random numbers held at once
+SKEWNESS = 1.4
+"""What intervals allow for."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured figure and its 95 % interval; low and high are NaN where nothing was resampled."""
+    """A measured figure and its 95 % interval; low and high are NaN where nothing was repeated."""
 
     value: float
     low: float = math.nan
@@ -36,20 +41,38 @@ class Estimate:
             return f"{self.value:.4g}"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
+    def within(self, low: float, high: float) -> Estimate:
+        """The same figure with its interval cut to the values that it can take; NaN bounds stay."""
+        return Estimate(self.value, float(np.clip(self.low, low, high)), float(np.clip(self.high, low, high)), self.n)
 
-def bootstrap(
-    values: ArrayLike,
-    *,
-    generator: np.random.Generator,
-    weights: ArrayLike | None = None,
-    clusters: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
+
+@functools.cache
+def critical(n: int) -> float:
+    """How many standard errors an interval over n >= 2 independent units extends to each side."""
+    return float(student.ppf((1 + LEVEL) / 2, n - 1)) * (1 + 1.08 * SKEWNESS**2 / n)
+
+
+def around(value: float, *errors: tuple[float, int], n: int) -> Estimate:
+    """A value with the interval of its independent sources of error, each a standard error and its number of units.
+
+    The half widths of the sources are added as squares, which covers at least as often as promised whatever their
+    ratio is (Banerjee 1960, Sankhya 22). n is what the estimate counts; without two units there is no interval.
+    """
+    if min(units for _, units in errors) < 2:
+        return Estimate(value, n=n)
+    half = math.hypot(*(critical(units) * error for error, units in errors))
+    return Estimate(value, value - half, value + half, n)
+
+
+def estimate_mean(
+    values: ArrayLike, *, weights: ArrayLike | None = None, clusters: ArrayLike | None = None
 ) -> Estimate:
-    """The weighted mean of `values` (n,), resampling whole clusters.
+    """The weighted mean of `values` (n,), whose independent units are whole clusters.
 
     weights:  (n,) of each row in the mean; all 1 by default.
     clusters: (n,) ids of what is independent (the household of a row); each row its own by default.
 
+    The standard error is that of a ratio of cluster sums (Cochran 1977, "Sampling Techniques", eq. 2.46).
     Raises ValueError on an empty or non-finite sample, and on shapes that differ.
     """
     rows = _vector("values", values)
@@ -61,78 +84,51 @@ def bootstrap(
         if ids.shape != rows.shape:
             raise ValueError(f"clusters has shape {ids.shape}, values {rows.shape}")
         number = np.unique(ids, return_inverse=True)[1]
-    totals = np.bincount(number, weights=weight * rows)  # (C,) of each cluster
-    shares = np.bincount(number, weights=weight)
+    shares = np.bincount(number, weights=weight)  # (C,) of each cluster
     if not shares.sum() > 0:
         raise ValueError("the weights sum to zero")
-    n = len(totals)
-
-    def resample(count: int) -> Floats:
-        drawn = generator.integers(n, size=(count, n))
-        # a resample of clusters that all weigh nothing has no mean; it counts as the estimate itself
-        mass = shares[drawn].sum(axis=1)
-        means: Floats = np.divide(totals[drawn].sum(axis=1), mass, out=np.full(count, value), where=mass > 0)
-        return means
-
-    value = float(totals.sum() / shares.sum())
-    return _estimate(value, resample, draws_each=n, n=n, resamples=resamples)
+    value = float((weight * rows).sum() / shares.sum())
+    residuals = np.bincount(number, weights=weight * (rows - value))
+    n = int(np.count_nonzero(shares))  # a cluster that weighs nothing tells nothing
+    error = math.sqrt(n / max(n - 1, 1) * float((residuals**2).sum())) / float(shares.sum())
+    return around(value, (error, n), n=n)
 
 
 def paired_difference(
     treatment: ArrayLike,
     control: ArrayLike,
     *,
-    generator: np.random.Generator,
     weights: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
 ) -> Estimate:
     """The mean of treatment - control (n,), row by row: both were measured on the same shopper-episode."""
     difference = _vector("treatment", treatment) - _vector("control", control, like=np.asarray(treatment))
-    return bootstrap(difference, generator=generator, weights=weights, clusters=clusters, resamples=resamples)
+    return estimate_mean(difference, weights=weights, clusters=clusters)
 
 
-def over_training_seeds(
-    values: ArrayLike,
-    *,
-    generator: np.random.Generator,
-    same_episodes: bool = True,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """The mean of `values` (S, E): S training seeds, each evaluated in E episodes; both levels are resampled.
+def over_training_seeds(values: ArrayLike, *, same_episodes: bool = True) -> Estimate:
+    """The mean of `values` (S, E): S training seeds, each evaluated in E episodes.
 
-    same_episodes: column e is the same shopper-episode for every training seed (common random numbers), so columns
-        are resampled once for all seeds (crossed). Otherwise each drawn seed resamples its own episodes (nested).
+    The interval covers both: what other training seeds would have earned from other episodes.
+
+    same_episodes: column e is the same shopper-episode for every training seed (common random numbers), so seeds and
+        episodes are two sources of error (crossed). Otherwise the spread of the seeds' means holds both (nested).
 
     `n` of the estimate counts the training seeds. `by_training_seed` makes the array from rows.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
         raise ValueError(f"expected finite values (training seeds, episodes), found shape {table.shape}")
-    seeds, episodes = table.shape
+    sources = [_error_of_mean(table.mean(axis=1))]
+    if same_episodes:
+        sources.append(_error_of_mean(table.mean(axis=0)))
+    return around(float(table.mean()), *sources, n=len(table))
 
-    def crossed(count: int) -> Floats:
-        drawn_seeds = generator.integers(seeds, size=(count, seeds))
-        drawn_episodes = generator.integers(episodes, size=(count, episodes))
-        how_often = np.zeros((count, seeds))
-        np.add.at(how_often, (np.arange(count)[:, None], drawn_seeds), 1.0 / seeds)
-        seed_means = how_often @ table  # (count, E): the mean over the drawn seeds, by episode
-        drawn: Floats = np.take_along_axis(seed_means, drawn_episodes, axis=1).mean(axis=1)
-        return drawn
 
-    def nested(count: int) -> Floats:
-        drawn_seeds = generator.integers(seeds, size=(count, seeds, 1))
-        drawn_episodes = generator.integers(episodes, size=(count, seeds, episodes))
-        drawn: Floats = table[drawn_seeds, drawn_episodes].mean(axis=(1, 2))
-        return drawn
-
-    return _estimate(
-        float(table.mean()),
-        crossed if same_episodes else nested,
-        draws_each=episodes if same_episodes else seeds * episodes,
-        n=seeds,
-        resamples=resamples,
-    )
+def _error_of_mean(values: Floats) -> tuple[float, int]:
+    """The standard error of the mean of independent values (n,), and n."""
+    n = len(values)
+    return (float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan), n
 
 
 def by_training_seed(rows: pl.DataFrame, value: str, *, seed: str = "seed", episode: str = "episode") -> Floats:
@@ -148,18 +144,6 @@ def by_training_seed(rows: pl.DataFrame, value: str, *, seed: str = "seed", epis
         )
     values = rows.sort(seed, episode)[value].cast(pl.Float64).to_numpy()
     return np.asarray(values, dtype=np.float64).reshape(len(seeds), len(episodes))
-
-
-def _estimate(value: float, resample: Callable[[int], Floats], *, draws_each: int, n: int, resamples: int) -> Estimate:
-    """`value` with the interval of `resamples` resampled values, drawn in chunks; NaN bounds for a single unit."""
-    if n < 2:
-        return Estimate(value, n=n)
-    chunk = max(1, _CHUNK // draws_each)
-    sizes = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
-    drawn = np.concatenate([resample(size) for size in sizes])
-    tail = (1 - LEVEL) / 2
-    low, high = value + math.sqrt(n / (n - 1)) * (np.quantile(drawn, [tail, 1 - tail]) - value)
-    return Estimate(value, float(low), float(high), n)
 
 
 def _vector(name: str, values: ArrayLike, like: NDArray[np.generic] | None = None) -> Floats:

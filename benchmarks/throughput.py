@@ -32,8 +32,8 @@ from tqdm.auto import tqdm
 
 from benchmarks.peers import PEERS
 from benchmarks.ppo_speed import Stopwatch
-from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.report import RESULTS, Report, Run, markdown
+from benchmarks.statistics import Estimate, estimate_mean
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.types import best_device
 
@@ -64,27 +64,27 @@ class Config:
     """Time the environments."""
 
     envs: tuple[str, ...] = ()
-    """Ids; all registered ones of this package by default."""
+    """Ids of the environments to time; all registered ones of this package by default."""
     batches: tuple[int, ...] = (1, 64, 1024, 4096, 16384, 65536)
     """Shoppers at a time."""
     twice: int = 4096
     """Shoppers at a time where one thread is compared with two."""
     precisions: tuple[str, ...] = ("fp32",)
-    """Of networks: fp32, bf16."""
+    """Number formats that networks are timed in: fp32, bf16."""
     compiled: bool = False
     """Whether networks are also timed fused by `torch.compile`."""
     crowd: int = 100_000
-    """Shoppers of `CompleteJourney-v0` at a time, one step, for their memory; 0 = none."""
+    """Shoppers of `CompleteJourney-v0` that take one step together, to measure their memory; 0 leaves this out."""
     rounds: int = 2
-    """Turns of everyone."""
+    """Times that every system is timed, in turns; intervals are over these."""
     seconds: float = 1.0
-    """Of a turn, at least, and at least one step."""
+    """Seconds that a turn lasts at least; a turn has at least one step."""
     memory_gib: float = 4.0
-    """Batches whose state would take more are left out."""
+    """Memory, in GiB: batches whose state would take more are left out."""
     device: str | None = None
-    """cpu or cuda; None for the best there is."""
+    """Device to simulate on: cpu or cuda; by default cuda where there is one."""
     results: Path = RESULTS
-    """Folder of the results."""
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
 # ---- clocks and sizes ------------------------------------------------------------------------------------------------
@@ -394,14 +394,13 @@ def _methods(owner: Any, names: tuple[str, ...]) -> list[str]:
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """Speeds at the best batch, ratios of them round by round, and what a step needs. Peers count where they played."""
-    generator = np.random.default_rng(0)
     speed = rows.filter(pl.col("what") == "speed")
     clock = "cpu_s" if "cpu" in speed["device"].to_list() else "wall_s"
     speed = speed.with_columns(rate=pl.col("steps") / pl.col(clock), wall_rate=pl.col("steps") / pl.col("wall_s"))
     summary: dict[str, Estimate] = {}
 
     def estimate(values: Any) -> Estimate:
-        return bootstrap(np.asarray(values, dtype=float), generator=generator)
+        return estimate_mean(np.asarray(values, dtype=float))
 
     def rates(system: str, batch: int | None = None, threads: int = 1, column: str = "rate") -> Any:
         own = speed.filter((pl.col("system") == system) & (pl.col("threads") == threads))
@@ -524,14 +523,19 @@ def draw(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+def report(rows: pl.DataFrame) -> Report:
+    """What the rows say."""
+    summary = summarise(rows)
+    return Report(markdown(lines(rows, summary), HEADERS), summary, draw(rows))
+
+
 def main(config: Config) -> None:
     """Time everyone, then report."""
     run = Run("throughput", config, results=config.results)
     rows = measure(config)
-    summary = summarise(rows)
-    table = markdown(lines(rows, summary), HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table, figure=draw(rows))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ import numpy as np
 import polars as pl
 import torch
 import tyro
+from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks import heldout
+from benchmarks.build_log import DEFAULT, ready
 from benchmarks.report import Run, markdown
 from benchmarks.statistics import Estimate
 from policies.fitting import Examples, FitConfig, calibrate, fit, predict, shown_examples
@@ -44,18 +46,19 @@ SPLITS = ("train", "valid", "test")
 class Config:
     """Fit the CTR ranker of the Complete Journey environment."""
 
-    log: Path = Path(".cache/complete_journey")
-    """Folder that `benchmarks.build_log` wrote."""
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
     output: Path = WEIGHTS
-    """Where the weights go; the configuration goes beside them."""
+    """File of the weights, by default the one that the package ships; the configuration lies in the same folder."""
     logs: tuple[str, ...] = ("policy", "uniform")
-    """Which slate logs to learn from."""
+    """Slate logs to learn from, by the names of their tables."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """How the model is trained."""
+    """Settings of the training."""
     threads: int = 2
-    """CPU threads."""
+    """Threads of the processor that the training uses."""
     save_results: bool = True
-    """Write benchmarks/results/train_ranker as well."""
+    """Write the scores to benchmarks/results/train_ranker as well."""
 
 
 # ---- the log as observations -----------------------------------------------------------------------------------------
@@ -159,19 +162,20 @@ def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -
     rows = heldout.Rows(
         examples.labels.double().numpy(), np.ones(len(examples)), chance, shopper.numpy(), slate.numpy()
     )
-    metrics = {
-        "auc": heldout.auc,
-        "normalised_entropy": heldout.normalised_entropy,
-        "predicted_over_observed": heldout.ratio,
-        "calibration_error": heldout.calibration_error,
+    names = {
+        "auc": "auc",
+        "normalised_entropy": "ne",
+        "predicted_over_observed": "ratio",
+        "calibration_error": "ece",
     }
-    return {name: metric(rows, rows.weight) for name, metric in metrics.items()}
+    return {name: heldout.METRICS[metric](rows, rows.weight) for name, metric in names.items()}
 
 
 def main(config: Config) -> None:
     """Replay, fit, calibrate, score, save."""
     torch.set_num_threads(config.threads)
     run = Run("train_ranker", config)
+    ready(config.log, Console(), output=config.output)
     catalog = Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
     logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]

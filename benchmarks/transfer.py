@@ -38,7 +38,7 @@ from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from benchmarks.market import BuiltMarket, Logging, MarketWorld, Mixture, build
 from benchmarks.report import RESULTS, Run, config_as_json, remember_settings
-from benchmarks.transfer_report import AGAIN, LOG, ROWS, TRUE, analyse, draw, tables
+from benchmarks.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.tune import trials_of
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
@@ -451,10 +451,9 @@ def main(config: Config) -> None:
     for cell in cells(config):
         measure(config, cell)
     rows = read_work(config.work)
-    transfer = analyse(rows, config.slates, config.mixture)
-    table = tables(transfer)
-    print(table)
-    run.save(rows, summary=transfer.summary, table=table, figure=draw(transfer))
+    found = report(rows, config.slates, config.mixture)
+    print(found.table)
+    run.save(rows, **vars(found))
 
 
 if __name__ == "__main__":

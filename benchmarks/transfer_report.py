@@ -12,8 +12,8 @@ each cell, with the return J of every agent in the true market and J' in the lea
 The true market that is played twice, with other shoppers the second time, does not agree with itself either: its tau
 and errors are what a perfect learned market would have with so many shoppers.
 
-Intervals are 95 % bootstrap intervals of the mean over cells that resample whole worlds, or user-model seeds where
-there is one world. A cell that lacks agents which another has is not finished and is left out.
+Intervals are 95 % intervals of the mean over cells for other worlds, or for other user-model seeds where there is one
+world, cut to what a figure can be. A cell that lacks agents which another has is not finished and is left out.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-from benchmarks.report import markdown, name_beside
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.report import Report, markdown, name_beside
+from benchmarks.statistics import Estimate, estimate_mean
 
 TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
 """`simulator` of the true market, of it with other shoppers, and of a single user model; `trained_in` of agents that no
@@ -68,7 +68,14 @@ FIGURES = {
     "winner_regret": "regret",
 }
 """Names in the summary, and the short ones in front of a size of the log, a mixture or an ensemble."""
-
+RANGES = {
+    "kendall_tau": (-1.0, 1.0),
+    "kendall_tau_ppo_included": (-1.0, 1.0),
+    "worst_return_error": (0.0, math.inf),
+    "mean_return_error": (0.0, math.inf),
+    "winner_regret": (0.0, 1.0),
+}
+"""What a figure can be; the others can be any number."""
 
 K = TypeVar("K", int, str)
 
@@ -177,7 +184,7 @@ class Group:
             not several and len(set(values)) == 1
         ):  # one simulator, whose PPO seeds share this figure: nothing was repeated
             return Estimate(values[0])
-        return bootstrap(values, clusters=units, generator=np.random.default_rng(0))
+        return _estimate(figure, values, units)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -200,6 +207,12 @@ class Transfer:
     summary: dict[str, Estimate]
     itself: dict[str, Estimate]
     """Figures of the true market beside itself with other shoppers; empty where it was played once."""
+
+
+def report(rows: pl.DataFrame, slates: int, mixture: str) -> Report:
+    """What the rows say; the main cells are those of single user models of logs of so many slates by that mixture."""
+    transfer = analyse(rows, slates, mixture)
+    return Report(tables(transfer), transfer.summary, draw(transfer))
 
 
 def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
@@ -252,7 +265,11 @@ def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict
         values = (rank_correlation(one, other), float(error.max()), float(error.mean()))
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
-    return {name: bootstrap(values, generator=np.random.default_rng(0)) for name, values in found.items() if values}
+    return {name: _estimate(name, values) for name, values in found.items() if values}
+
+
+def _estimate(figure: str, values: list[float], units: list[int] | None = None) -> Estimate:
+    return estimate_mean(values, clusters=units).within(*RANGES.get(figure, (-math.inf, math.inf)))
 
 
 def _sizes(cells: Iterable[Cell]) -> list[int]:

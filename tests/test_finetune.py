@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from benchmarks import finetune as benchmark
 from benchmarks.finetune import Log
-from benchmarks.heldout import auc
 from benchmarks.report import remember_settings
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
@@ -37,6 +36,7 @@ from recsim_env.shoppers.finetune import (
 )
 from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.scores import auc
 from recsim_env.shoppers.shop import SHOP_FILES
 from recsim_env.shoppers.transformer import ROW_KINDS, repeat_bucket, visit_context
 from recsim_env.simulator import SlateSimulator
@@ -49,7 +49,6 @@ SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16, batch_v
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("log")
     write_shop(path)
-    (path / "summary.json").write_text("{}")
     return path
 
 
@@ -208,12 +207,9 @@ def test_fine_tuning_beats_popularity_and_is_calibrated(log: Log, examples: Exam
     calibrate(model, examples)
     scores = score(model, examples, "test", kinds=("uniform",))
     label = examples.row_label[scores.row].double().numpy()
-    from benchmarks.heldout import Rows as Scored
 
     def area(logit: torch.Tensor) -> float:
-        chance = torch.sigmoid(logit.double()).numpy()
-        zero = np.zeros(len(chance), dtype=np.int64)
-        return auc(Scored(label, np.ones_like(label), chance, zero, zero), np.ones_like(label))
+        return auc(torch.sigmoid(logit.double()).numpy(), label)
 
     popularity = torch.bincount(examples.visits.items, minlength=ITEMS).float()
     assert area(scores.logit) > area(popularity[examples.row_item[scores.row]] / 1000) + 0.2
@@ -294,9 +290,7 @@ def test_a_fine_tuning_that_was_cut_off_amid_a_checkpoint_goes_on_from_the_one_b
     folder = tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
-        with pytest.raises(
-            OSError, match=r"could not be written \(No space left.*; the one before it is whole"
-        ):
+        with pytest.raises(OSError, match=r"could not be written \(No space left.*; the one before it is whole"):
             weights_of(log, examples, folder)
     left = checkpoints(folder / "finetune")
     assert len(left) == 3

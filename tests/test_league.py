@@ -36,7 +36,7 @@ from benchmarks.league_report import (
 )
 from benchmarks.oracles import ORACLES, Oracle, OracleParameters, oracle_specs
 from benchmarks.report import Run
-from benchmarks.statistics import Estimate
+from benchmarks.statistics import Estimate, critical
 from policies import POLICIES, PolicyInputs
 from policies.base import candidates_of
 from policies.composer import Composer
@@ -255,23 +255,39 @@ def test_the_stratified_bootstrap_is_rliables() -> None:
     # with pandas 3 the package arch below rliable cannot be imported, which is no ImportError
     rliable = pytest.importorskip("rliable.library", exc_type=Exception)  # type: ignore[arg-type]
     scores = np.random.default_rng(0).normal([10.0, 30.0], 2.0, size=(8, 2))
-    value, low, high = stratified(scores, iqm, np.random.default_rng(1), 20_000)
+    value, error = stratified(scores, iqm, np.random.default_rng(1), 20_000)
     state = np.random.get_state()  # noqa: NPY002 - rliable draws from it
     theirs, interval = rliable.get_interval_estimates(
         {"x": scores}, lambda x: np.array([iqm(x.reshape(-1))]), reps=5000
     )
     np.random.set_state(state)  # noqa: NPY002
     assert value == pytest.approx(theirs["x"][0])
-    assert (low, high) == pytest.approx(tuple(interval["x"][:, 0]), abs=0.15)
+    low, high = interval["x"][:, 0]
+    assert math.sqrt(7 / 8) * error == pytest.approx((high - low) / (2 * 1.96), rel=0.1)  # before the correction
 
 
 def test_worlds_are_strata() -> None:
     scores = np.array([[0.0, 100.0], [0.0, 100.0], [0.0, 100.0]])  # runs of a world agree: nothing is uncertain
-    value, low, high = stratified(scores, lambda s: s.mean(axis=-1), np.random.default_rng(0))
-    assert [float(number) for number in (value, low, high)] == [50.0, 50.0, 50.0]
+    value, error = stratified(scores, lambda s: s.mean(axis=-1), np.random.default_rng(0))
+    assert (float(value), float(error)) == (50.0, 0.0)
     curves = np.array([[0.0, 1.0], [0.0, 1.0], [100.0, 3.0]])
-    low, high = band(curves, np.array([0, 0, 1]), np.random.default_rng(0))
+    low, high = band(curves, np.array([0, 0, 1]))
     assert low.tolist() == high.tolist() == pytest.approx([100 / 3, 5 / 3])
+
+
+def test_the_error_of_a_mean_of_strata_is_the_analytic_one() -> None:
+    scores = np.array([[0.0, 100.0], [3.0, 104.0], [6.0, 102.0]])  # variances 9 and 4
+    _, error = stratified(scores, lambda s: s.mean(axis=-1), np.random.default_rng(0), 50_000)
+    analytic = math.sqrt((9 / 3 + 4 / 3) / 4)  # of the mean of the two worlds' means
+    assert error == pytest.approx(analytic, rel=0.02)
+    low, high = band(scores.T.reshape(6, 1), np.array([0, 0, 0, 1, 1, 1]))
+    assert (high - low).tolist() == pytest.approx([2 * critical(2 * 2 + 1) * analytic])
+
+
+def test_worlds_of_one_run_have_no_band() -> None:
+    low, high = band(np.array([[1.0], [2.0]]), np.array([0, 1]))
+    assert np.isnan(low).all()
+    assert np.isnan(high).all()
 
 
 def test_a_profile_is_the_share_above_each_threshold() -> None:
@@ -296,7 +312,7 @@ def test_steps_to_pass_on_a_curve_made_by_hand() -> None:
 
 
 def test_a_ratio_is_of_means_and_not_a_mean_of_ratios() -> None:
-    found = ratio(np.array([2.0, 9.0]), np.array([1.0, 3.0]), np.random.default_rng(0))
+    found = ratio(np.array([2.0, 9.0]), np.array([1.0, 3.0]))
     assert found.value == pytest.approx((2 + 9) / (1 + 3))
 
 
@@ -469,7 +485,7 @@ def test_a_gain_is_paired_by_shopper() -> None:
         "ppo_composer": pl.DataFrame({"shopper": [1, 1, 2, 3], "reward": [1.0, 2.0, 5.0, 9.0]}),
         "constant": pl.DataFrame({"shopper": [2, 1, 2, 3], "reward": [1.0, 1.0, 1.0, 9.0]}),
     }
-    found = behaviour.gain(parts, np.random.default_rng(0))
+    found = behaviour.gain(parts)
     assert found.value == pytest.approx(((3 - 1) + (5 - 2) + (9 - 9)) / 3)
 
 

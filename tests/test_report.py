@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import report
-from benchmarks.report import Run, fill, markdown, read_rows, read_summary
+from benchmarks import again, report
+from benchmarks.report import Report, Run, fill, markdown, read_rows, read_summary, report_again
 from benchmarks.statistics import Estimate
 
 matplotlib.use("agg")
@@ -104,6 +104,40 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         Run("compare", Config(), results=tmp_path).save(ROWS[:1], summary={}, table="new")
     assert read_rows("compare", results=tmp_path).equals(ROWS)
     assert [path.name for path in folder.glob(".*")] == [".lock"]
+
+
+def test_a_report_made_again_leaves_rows_and_their_origin(tmp_path: Path) -> None:
+    folder = Run("compare", Config(), results=tmp_path).save(
+        ROWS, summary=SUMMARY, table="old", figure=figure(), curves=ROWS[:1]
+    )
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report_again("compare", Report("new", {"greedy/return": Estimate(2.5, 1.0, 4.0, 40)}), results=tmp_path)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"table.md", "summary.json", "config.json"}
+    assert after["table.md"] == b"new\n"
+    old, new = (json.loads(part["config.json"]) for part in (before, after))
+    assert new.pop("reported").keys() == {"command", "date", "commit", "dirty"}
+    assert new == old
+    assert pl.read_parquet(folder / "curves.parquet").equals(ROWS[:1])
+    Run("compare", Config(), results=tmp_path).save(ROWS, summary={}, table="")
+    assert not (folder / "curves.parquet").exists()
+
+
+@pytest.mark.parametrize("name", again.REPORTS)
+def test_tables_and_figures_are_what_their_rows_say(name: str) -> None:
+    folder = report.RESULTS / name
+    if name == "league" and not (folder / "curves.parquet").is_file():
+        with pytest.raises(FileNotFoundError, match=r"league lacks curves\.parquet"):
+            again.REPORTS[name](read_rows(name), report.read_origin(name)["config"], folder)
+        return
+    found = again.REPORTS[name](read_rows(name), report.read_origin(name)["config"], folder)
+    assert found.table.strip() + "\n" == (folder / "table.md").read_text(), f"run `python -m benchmarks.again {name}`"
+    assert found.summary.keys() == read_summary(name).keys()
+    for figure_name, estimate in read_summary(name).items():
+        made = found.summary[figure_name]
+        assert (made.value, made.low, made.high) == pytest.approx(
+            (estimate.value, estimate.low, estimate.high), nan_ok=True
+        ), figure_name
 
 
 @pytest.mark.parametrize("name", ["", "Compare", "../x", "a b"])

@@ -31,12 +31,9 @@ from recsim_env.shoppers.session import (
 from recsim_env.shoppers.session_fit import (
     SessionFitConfig,
     Visits,
-    auc,
-    calibration_error,
     fit_session,
     learn_and_check,
     new_session_shopper,
-    normalised_entropy,
     predict,
     score,
     spread_out,
@@ -358,17 +355,6 @@ def test_what_is_saved_comes_back(tmp_path: object) -> None:
     shopper.save_pretrained(str(tmp_path))
     again = SessionShopper.from_pretrained(str(tmp_path))
     assert torch.equal(predict(again, visits).clicks, predict(shopper, visits).clicks)
-
-
-# ---- scores ----------------------------------------------------------------------------------------------------------
-
-
-def test_scores_by_hand() -> None:
-    chance, label = torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([False, True, False, True])
-    assert auc(chance, label) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
-    assert normalised_entropy(torch.full((4,), 0.5), label) == pytest.approx(1.0)
-    assert calibration_error(torch.full((4,), 0.5), label, groups=1) == pytest.approx(0.0)
-    assert calibration_error(chance, label, groups=2) == pytest.approx((2 * abs(0.25 - 0.5) + 2 * abs(0.6 - 0.5)) / 4)
 
 
 # ---- learning --------------------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ SUMMARY_FILE = "summary.json"
 UNFINISHED_FILE = "unfinished.json"  # lies in a folder as long as a build in it is not whole
 LOGS = ("uniform", "policy", "case_control")
 TABLES = ("baskets", "promotions", "popularity", "shoppers", *LOGS)
+LOG_FILES = (CATALOG_FILE, EMBEDDING_FILE, *(f"{name}.parquet" for name in TABLES))
+"""Files of a log besides its summary, the catalogue's first."""
 SCENARIO = "store_promotions"
 STAMP_DELAY_HOURS = 5  # weeks turn at 05:00 by the stamps
 POPULARITY_WEEKS = 4
@@ -169,7 +171,7 @@ def check_own(folder: Path) -> None:
         raise FileExistsError(
             f"folder is {str(folder)!r}, which is a file, but it must be a folder to build the log in."
         )
-    ours = {CATALOG_FILE, EMBEDDING_FILE, SUMMARY_FILE, UNFINISHED_FILE, *(f"{name}.parquet" for name in TABLES)}
+    ours = {*LOG_FILES, SUMMARY_FILE, UNFINISHED_FILE}
     marks = (SUMMARY_FILE, UNFINISHED_FILE)
     begun = any({"seed", "version"} <= _content(folder / name).keys() for name in marks)
     temporary = tuple(f".{name}." for name in (*ours, files.HOLDER))

@@ -14,6 +14,7 @@ from transformers import get_cosine_schedule_with_warmup
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.noise import normal
+from recsim_env.shoppers.scores import auc, calibration_error, normalised_entropy
 from recsim_env.shoppers.session import (
     TEMPERAMENT,
     SessionShopper,
@@ -364,36 +365,10 @@ def score(model: SessionShopper, visits: Visits) -> SessionScores:
         click_ne=normalised_entropy(click[shown], clicks[shown]),
         click_ratio=float(expected.sum() / observed.sum()),
         click_ratio_by_position=tuple((expected / observed).tolist()),
-        click_calibration=calibration_error(click[shown], clicks[shown]),
+        click_calibration=calibration_error(click[shown], clicks[shown], bins=10),
         leave_auc=auc(leave, visits.leaves > 0),
         leave_nll=float(F.binary_cross_entropy(leave, visits.leaves)),
         leave_ne=normalised_entropy(leave, visits.leaves > 0),
         leave_ratio=float(leave.sum() / visits.leaves.sum()),
-        leave_calibration=calibration_error(leave, visits.leaves > 0),
+        leave_calibration=calibration_error(leave, visits.leaves > 0, bins=10),
     )
-
-
-def auc(probability: Tensor, label: Tensor) -> float:
-    """Area under the ROC curve, ties counted half (Hanley & McNeil 1982); probability (R,), label (R,) bool."""
-    _, place, count = probability.unique(return_inverse=True, return_counts=True)
-    rank = (count.cumsum(0).double() - (count.double() - 1) / 2)[place]
-    positive = int(label.sum())
-    negative = len(label) - positive
-    if positive == 0 or negative == 0:
-        return float("nan")
-    return float((rank[label].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def normalised_entropy(probability: Tensor, label: Tensor) -> float:
-    """Log-loss over the log-loss of the mean rate (He et al. 2014, section 3); probability (R,), label (R,) bool."""
-    truth = label.float()
-    base = truth.mean().expand_as(truth)
-    return float(F.binary_cross_entropy(probability, truth) / F.binary_cross_entropy(base, truth))
-
-
-def calibration_error(probability: Tensor, label: Tensor, groups: int = 10) -> float:
-    """Mean distance of mean prediction and rate over groups of about equal size, ordered by prediction."""
-    order = probability.argsort()
-    parts = zip(probability[order].tensor_split(groups), label[order].float().tensor_split(groups), strict=True)
-    errors = [len(p) * abs(float(p.mean() - y.mean())) for p, y in parts if len(p)]
-    return sum(errors) / len(probability)

@@ -1,0 +1,123 @@
+"""How well predicted chances fit what happened: ranking and calibration, where one row is one prediction.
+
+All functions take chance (R,) in [0, 1], label (R,) 0 or 1 and weight (R,) of each row, 0 or more and 1 by default;
+arrays and tensors in the memory of the processor. No function depends on the order of the rows: rows of equal chance
+count as a group. A score that the rows do not define is NaN: an AUC without a response, for example.
+
+Raises ValueError where the shapes differ, or a number is not finite or out of its range.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def auc(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Area under the ROC curve; ties count half (Hanley & McNeil 1982). NaN where all labels are the same."""
+    p, y, w = _columns(chance, label, weight)
+    order, first = _ascending(p)
+    w = w[order]
+    positive = np.add.reduceat(w * y[order], first)
+    negative = np.add.reduceat(w * (1 - y[order]), first)
+    below = np.cumsum(negative) - negative
+    return _ratio(float((positive * (below + negative / 2)).sum()), float(positive.sum() * negative.sum()))
+
+
+def log_loss(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Mean negative log likelihood, nats; chances are kept 1e-7 away from 0 and 1. NaN where nothing has weight."""
+    p, y, w = _columns(chance, label, weight)
+    p = np.clip(p, 1e-7, 1 - 1e-7)
+    return _ratio(-float((w * (y * np.log(p) + (1 - y) * np.log1p(-p))).sum()), float(w.sum()))
+
+
+def normalised_entropy(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Log loss over that of always saying the base rate (He et al. 2014, eq. 3). NaN where all labels are the same."""
+    _, y, w = _columns(chance, label, weight)
+    base = _ratio(float((w * y).sum()), float(w.sum()))
+    if not 0 < base < 1:
+        return math.nan
+    return log_loss(chance, label, weight) / -(base * math.log(base) + (1 - base) * math.log1p(-base))
+
+
+def calibration_error(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None, *, bins: int = 20) -> float:
+    """Expected calibration error: mean distance of mean chance and response rate over bins of about equal weight.
+
+    A group of equal chances lies in one bin as a whole, the one where the middle of its weight falls.
+    NaN where nothing has weight.
+    """
+    p, y, w = _columns(chance, label, weight)
+    order, first = _ascending(p)
+    group = np.add.reduceat(w[order], first)
+    total = float(group.sum())
+    if total <= 0:
+        return math.nan
+    middle = (np.cumsum(group) - group / 2) / total
+    bin_of = np.minimum((middle * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(bin_of, np.add.reduceat((w * (p - y))[order], first), bins)
+    return float(np.abs(gap).sum()) / total
+
+
+def ratio(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Predicted over observed responses. NaN where none was observed."""
+    p, y, w = _columns(chance, label, weight)
+    return _ratio(float((w * p).sum()), float((w * y).sum()))
+
+
+def ndcg(
+    chance: ArrayLike, label: ArrayLike, slate: ArrayLike, weight: ArrayLike | None = None, *, cut: int = 10
+) -> float:
+    """NDCG of the first `cut` items of each slate with a response, ordered by chance; mean over slates.
+
+    slate: (R,) id of the slate of a row; a slate weighs as much as its first row. Where chances are equal, the mean
+    over all orders of these items counts (McSherry & Najork 2008). NaN where no slate has a response.
+    """
+    p, y, w = _columns(chance, label, weight)
+    number = np.asarray(slate)
+    if number.shape != p.shape:
+        raise ValueError(f"slate has shape {number.shape}, but it must have {p.shape}, that of chance.")
+    order = np.lexsort((-p, number))
+    number, p, y, w = number[order], p[order], y[order], w[order]
+    new_slate = np.diff(number, prepend=number[0] - 1) != 0
+    first = np.flatnonzero(new_slate)
+    lengths = np.diff(np.append(first, len(number)))
+    rank = np.arange(len(number)) - np.repeat(first, lengths)
+    discount = np.where(rank < cut, 1.0 / np.log2(rank + 2), 0.0)
+    tie = np.flatnonzero(new_slate | (np.diff(p, prepend=-1.0) != 0))
+    sizes = np.diff(np.append(tie, len(number)))
+    discount = np.repeat(np.add.reduceat(discount, tie) / sizes, sizes)
+    gained = np.add.reduceat(y * discount, first)
+    bought = np.minimum(np.add.reduceat(y, first).astype(np.int64), cut)
+    best = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(cut) + 2))])[bought]
+    has, importance = bought > 0, w[first]
+    return _ratio(float((importance[has] * gained[has] / best[has]).sum()), float(importance[has].sum()))
+
+
+def _columns(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
+    """The three as float64 (R,), checked."""
+    p, y = np.asarray(chance, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    w = np.ones_like(p) if weight is None else np.asarray(weight, dtype=np.float64)
+    if p.ndim != 1 or not len(p):
+        raise ValueError(f"chance has shape {p.shape}, but it must be one row of numbers, one or more.")
+    for name, column, high in (("chance", p, 1.0), ("label", y, 1.0), ("weight", w, math.inf)):
+        if column.shape != p.shape:
+            raise ValueError(f"{name} has shape {column.shape}, but it must have {p.shape}, that of chance.")
+        low, top = float(column.min()), float(column.max())
+        if not (low >= 0 and top <= high and top < math.inf):
+            bounds = "finite and 0 or more" if high == math.inf else "from 0 to 1"
+            raise ValueError(f"{name} reaches from {low} to {top}, but every number must be {bounds}.")
+    return p, y, w
+
+
+def _ascending(chance: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The order of ascending chance, and where in it each group of equal chances begins."""
+    order = np.argsort(chance, kind="stable")
+    return order, np.flatnonzero(np.diff(chance[order], prepend=-1.0))
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below > 0 else math.nan
