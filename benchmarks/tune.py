@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 import polars as pl
-import torch
 import tyro
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from agents.evaluate import evaluate
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings, write_text
 from benchmarks.statistics import Estimate
+from benchmarks.threads import use_threads
 from benchmarks.world import TUNING_SEED, World, seeds
 from policies import POLICIES, PolicyInputs
 from policies.base import PolicySpec, Range, value_of
@@ -37,7 +37,7 @@ class Config:
     """Choose the parameters of every policy that has some."""
 
     world: World = field(default_factory=World)
-    """Where."""
+    """Environment, populations and device to tune in."""
     policies: tuple[str, ...] = tuple(name for name, spec in POLICIES.items() if spec.search())
     """Which policies."""
     trials: int = 16
@@ -129,12 +129,13 @@ def check_work(config: Config) -> None:
 
 def main(config: Config) -> None:
     """Tune, save the parameters, and the trials as rows."""
-    torch.set_num_threads(config.world.threads)
+    config.world.check()
+    use_threads(config.world.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    check_work(config)
-    run = Run("tune", config, results=config.output.parent.parent)
     simulator = config.world.simulator("train")
     inputs = config.world.inputs(simulator)
+    check_work(config)
+    run = Run("tune", config, results=config.output.parent.parent)
     best: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
     for name in config.policies:
