@@ -21,6 +21,7 @@ from rich.console import Console
 import recsim_env
 from benchmarks.card import model_card
 from benchmarks.report import write_text
+from benchmarks.threads import FITTING_THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.logs import complete_journey
 from recsim_env.logs.complete_journey import encoder_folder
@@ -51,7 +52,7 @@ class Config:
     """Models in the folder; each after the first has the next seed, all else alike."""
     ship: bool = False
     """Put the finished shopper into the package, in place of the one that `recsim_env/CompleteJourney-v0` starts."""
-    threads: int = 2
+    threads: int = FITTING_THREADS
     """CPU threads."""
 
 
@@ -98,7 +99,7 @@ def main(config: Config) -> None:
     """
     if config.members < 1:
         raise ValueError(f"members is {config.members}, but it must be a whole number above 0.")
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     console = Console()
     began = time.perf_counter()
     log = Log.load(config.log)

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from benchmarks.finetune import replace_folder
 from benchmarks.market import MarketWorld, build
 from benchmarks.report import write_text
+from benchmarks.threads import THREADS, use_threads
 from recsim_env.shoppers.learned_market import SHIPPED, save_learned_market
 from recsim_env.shoppers.session import SessionShopper
 from recsim_env.shoppers.session_fit import (
@@ -57,13 +57,13 @@ class Config:
     """Put it into the package, in place of the one of `recsim_env/LearnedMarket-v0`."""
     device: str = "cpu"
     """Where to train."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
 
 
 def main(config: Config) -> None:
     """Build the log where it is missing, fit the members, score them on held-out episodes, write the folder."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     built = build(config.market, config.work, "cpu")
     catalog = built.simulator.catalog.to("cpu")
     visits = Visits.of(learn_and_check(built.log, config.model)[1], catalog)

@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 import polars as pl
-import torch
 import tyro
 
 from agents import AGENTS, Ground
@@ -26,6 +25,7 @@ from benchmarks.league import FACTORS
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.tune import defaults_of, suggest, trials_of
 from benchmarks.world import TUNING_SEED, seeds
 
@@ -61,7 +61,7 @@ class Config:
     """Of the search."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
     markets: Path = Path("runs/market")
     """Folder of logs and rankers; what is missing there is built."""
@@ -125,7 +125,7 @@ def line(rows: pl.DataFrame, name: str) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Search, repeat, save every training as a row."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     same = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")
     remember_settings(config.work, {key: value for key, value in config_as_json(config).items() if key in same})
