@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 import tyro
 from rich.console import Console
 from torch import Tensor
@@ -24,6 +23,7 @@ from benchmarks.finetune import Log
 from benchmarks.heldout import bootstrap
 from benchmarks.report import Run, markdown
 from benchmarks.statistics import Estimate
+from benchmarks.threads import FITTING_THREADS, use_threads
 from recsim_env.files import write_text
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.shoppers.examples import Examples
@@ -58,13 +58,13 @@ class Config:
     """Folder of the trainings and of the rows so far."""
     samples: int = 100
     """Bootstrap samples of households behind every interval."""
-    threads: int = 2
+    threads: int = FITTING_THREADS
     """CPU threads."""
 
 
 def main(config: Config) -> None:
     """Train and score what is not done yet, then write `benchmarks/results/ablation`."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run, console = Run("ablation", config), Console()
     missing = [name for name in VARIANTS if not path_of(config, name).exists()]
     if missing:

@@ -27,6 +27,7 @@ from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.league_report import GREEDY, PPO, RERANKER
 from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.transfer import load_actor
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES, Policy
@@ -55,7 +56,7 @@ class Config:
     """A market."""
     shoppers: int = 1024
     """Episodes, the same for each policy."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
     results: Path = RESULTS
     """Folder of the results."""
@@ -260,7 +261,7 @@ def measure(config: Config, playing: Callable[[Config, Place, Site], dict[str, P
 
 def main(config: Config) -> None:
     """Play, then report."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
     lines = by_group(rows)

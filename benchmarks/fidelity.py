@@ -32,6 +32,7 @@ from benchmarks.heldout import (
 )
 from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate
+from benchmarks.threads import FITTING_THREADS, use_threads
 from recsim_env.shoppers.examples import SPLITS, Examples
 from recsim_env.shoppers.finetune import score
 from recsim_env.shoppers.memory import COUNT, SINCE
@@ -72,7 +73,7 @@ class Config:
     """Roll the shoppers for 26 weeks as well."""
     precision: str = "fp32"
     """Of the shopper's matrix products: fp32 or bf16."""
-    threads: int = 2
+    threads: int = FITTING_THREADS
     """CPU threads."""
     results: Path = RESULTS
     """Folder of the results."""
@@ -100,7 +101,7 @@ class Report:
 
 def main(config: Config) -> None:
     """Fit the baselines, score everything, roll the closed loop, write `benchmarks/results/fidelity`."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run, console = Run("fidelity", config, results=config.results), Console()
     log = Log.load(config.log)
     model = load_model(SlateShopper, config.shopper)

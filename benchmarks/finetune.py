@@ -21,6 +21,7 @@ from rich.console import Console
 import recsim_env
 from benchmarks.card import model_card
 from benchmarks.report import config_as_json, remember_settings
+from benchmarks.threads import FITTING_THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.files import locked, write_text
 from recsim_env.logs import complete_journey
@@ -52,7 +53,7 @@ class Config:
     """Models in the folder; each after the first has the next seed, all else alike."""
     ship: bool = False
     """Put the finished shopper into the package, in place of the one that `recsim_env/CompleteJourney-v0` starts."""
-    threads: int = 2
+    threads: int = FITTING_THREADS
     """CPU threads."""
 
 
@@ -107,7 +108,7 @@ def main(config: Config) -> None:
 
 
 def _finetune(config: Config) -> None:
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     console = Console()
     began = time.perf_counter()
     log = Log.load(config.log)

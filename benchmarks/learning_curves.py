@@ -31,6 +31,7 @@ from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.recsim_agent import RecSimTraining
 from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES
 from recsim_env.shoppers.examples import Collator
@@ -92,7 +93,7 @@ class Config:
     """Logged slates of the market."""
     device: str | None = None
     """cpu or cuda, for PPO; None for the best there is."""
-    threads: int = 1
+    threads: int = THREADS
     """CPU threads."""
     results: Path = RESULTS
     """Folder of the results."""
@@ -297,7 +298,7 @@ def draw(rows: pl.DataFrame) -> Figure:
 
 def main(config: Config) -> None:
     """Train, then report."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("learning_curves", config, results=config.results)
     rows = measure(config)
     summary = summarise(rows)

@@ -39,6 +39,7 @@ from agents.ppo_agents import PPOComposerConfig, learn_update, untrained_model
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate, bootstrap, paired_difference
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.world import REPORTED_SEED, seeds
 from policies.learnable import IntentConfig
 
@@ -104,7 +105,7 @@ class Config:
     """Logged slates of the market."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
     results: Path = RESULTS
     """Folder of the results."""
@@ -348,7 +349,7 @@ def draw_curves(axes: Axes, rows: pl.DataFrame, against: str) -> None:
 
 def main(config: Config) -> None:
     """Train, then report."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("ppo_speed", config, results=config.results)
     rows = measure(config)
     summary = summarise(rows)

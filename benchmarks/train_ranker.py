@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from benchmarks import heldout
 from benchmarks.report import Run, markdown
 from benchmarks.statistics import Estimate
+from benchmarks.threads import THREADS, use_threads
 from policies.fitting import Examples, FitConfig, calibrate, fit, predict, shown_examples
 from policies.pairs import Items, blocks_for, codes_for
 from policies.rankers import WEIGHTS, CTRModel, save_model
@@ -52,7 +53,7 @@ class Config:
     """Which slate logs to learn from."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How the model is trained."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
     save_results: bool = True
     """Write benchmarks/results/train_ranker as well."""
@@ -170,7 +171,7 @@ def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -
 
 def main(config: Config) -> None:
     """Replay, fit, calibrate, score, save."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("train_ranker", config)
     catalog = Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
