@@ -41,6 +41,13 @@ class DevicePPO(PPO):
             )
         super()._setup_model()
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        before = self._last_obs
+        prepared = super()._setup_learn(*args, **kwargs)
+        if self._last_obs is not before and isinstance(self.env, TorchVecEnv):  # SB3 began episodes that report
+            self._last_obs = cast(Any, self.env.reset_tensors())
+        return prepared
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -114,5 +121,5 @@ class DevicePPO(PPO):
         if finished:
             assert self.ep_info_buffer is not None
             returns, lengths = (torch.cat(column) for column in zip(*finished, strict=True))
-            pairs = zip(returns.tolist(), lengths.int().tolist(), strict=True)
+            pairs = zip(returns.tolist(), lengths.tolist(), strict=True)
             self.ep_info_buffer.extend({"r": total, "l": length} for total, length in pairs)

@@ -1,9 +1,10 @@
-"""What a person watches while an agent trains: TensorBoard, a progress bar, and checkpoints on the way."""
+"""What a person watches while an agent trains: TensorBoard, a line of progress, and checkpoints on the way."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
 from torch import Tensor
-from tqdm.auto import tqdm
+from torch.utils.hooks import RemovableHandle
 
 from agents.checkpoints import LAST, save
 from agents.evaluate import Evaluation, draws_for, evaluate
 from agents.keeper import Clock
-from agents.ppo import SlatePPO, environment_of, policy_of
+from agents.ppo import SlatePPO, policy_of
+from agents.progress import Progress
 from policies.base import Policy
 from recsim_env import rendering
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation
 
 NOT_TENSORBOARD = ("stdout", "log", "json", "csv")
 """Formats of SB3's logger that know no hyper-parameters and no pictures."""
@@ -72,16 +75,52 @@ def sample_slates(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visi
     return np.concatenate([rendering.as_picture(scene) for scene in scenes])
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A policy that tells how many slates it made, while it is evaluated."""
+
+    policy: Policy
+    tell: Callable[[int], None]
+
+    @property
+    def draws(self) -> int:
+        """Those of the policy."""
+        return self.policy.draws
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """What the policy says."""
+        slates = self.policy(observation, draws)
+        self.tell(len(slates))
+        return slates
+
+
 class Monitor(BaseCallback):
-    """Logs every update, evaluates every few, and keeps the last checkpoint.
+    """Writes the log, evaluates before the first update, every few and after the last, and keeps the last checkpoint.
+
+    Everything about an update (its rollout, its losses, the evaluation after it) is one point of each curve, at the
+    visits made by then, and is written right after the checkpoint, where one is kept: who goes on from a checkpoint
+    drops the points that follow it (`agents.events`) and makes them again, so no point is there twice.
+
+    Episodes are averaged by the rollout in which they began (`SimulatorVecEnv.pop_statistics`): `rollout/ep_rew_mean`
+    and `rollout/ep_len_mean` are their return and visits, `episodes/*` all else. Such a point stands where the last of
+    these episodes ended.
+
+    `SlatePPO.learn` must be told `log_interval=None`: otherwise it writes the log itself, before each update.
 
     Args:
         simulator: of the evaluation; None evaluates nothing
         folder: where the checkpoint goes; None keeps none
         parameters: hyper-parameters for TensorBoard
+        title: of the line that says how far the training is
+        goes_on: the training goes on from a checkpoint
+        last_written: visits at the last point of its curves
+
+    Errors: ValueError at the start of a training where `log_interval` is not None.
     """
 
     model: SlatePPO
+    _progress: Progress
+    _hook: RemovableHandle
 
     def __init__(
         self,
@@ -91,6 +130,8 @@ class Monitor(BaseCallback):
         parameters: Mapping[str, bool | str | float | None],
         *,
         title: str = "training",
+        goes_on: bool = False,
+        last_written: int | None = None,
     ) -> None:
         super().__init__()
         self._config = config
@@ -98,48 +139,70 @@ class Monitor(BaseCallback):
         self._folder = folder
         self._parameters = parameters
         self._title = title
-        self._bar: tqdm[None] | None = None
-        self._rollouts = 0
+        self._goes_on = goes_on
+        self._last_written = last_written
         self._clock = Clock()
+        self._written: int | None = None  # visits at which everything is written
+        self.returns: list[float] = []
+        """Of every evaluation by this monitor, at the policy's most likely action."""
 
     def _on_training_start(self) -> None:
-        metrics = {"evaluation/return": 0.0, "episodes/return": 0.0}
-        self.logger.record("hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD)
+        interval = self.locals["log_interval"]
+        if interval is not None:
+            raise ValueError(f"log_interval is {interval}, but it must be None: the monitor writes the log.")
+        if self._goes_on:
+            self._go_on()
+        else:
+            metrics = {"evaluation/return": 0.0, "rollout/ep_rew_mean": 0.0}
+            self.logger.record("hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD)
         total = self.model._total_timesteps
-        self._bar = tqdm(total=total, initial=self.num_timesteps, desc=self._title, unit="visit")
-        self._rollouts = self.num_timesteps // (self.model.n_steps * self.model.n_envs)  # of a training that goes on
-        for name, value in self.model.recorded.items():
-            self.logger.record(name, value)
+        coming = sum(self._due(visits, total) for visits in self._stops(total))
+        self._progress = Progress(self._title, total, self.num_timesteps, evaluations=coming)
+        self._hook = self.model.policy.optimizer.register_step_post_hook(lambda *_: self._progress.learned())
+
+    def _go_on(self) -> None:
+        """Write what was known at the checkpoint, unless that was done before the training was broken off."""
+        if self._last_written != self.num_timesteps:
+            for name, value in self.model.recorded.items():
+                self.logger.record(name, value)
+            self.logger.dump(self.num_timesteps)
+        self._written = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        """Comes after an update, except for the first."""
-        if self.num_timesteps > self.model._num_timesteps_at_start and self._clock.due():
-            self._keep()
-        if self._rollouts % self._config.evaluate_every == 0:
-            self.evaluate()
-        self._rollouts += 1
+        """Comes before the first update, and after every one but the last."""
+        self._settle()
 
     def _on_step(self) -> bool:
-        assert self._bar is not None
-        self._bar.update(self.training_env.num_envs)
+        self._progress.trained(self.training_env.num_envs)
         return True
 
     def _on_rollout_end(self) -> None:
-        statistics = environment_of(self.model).pop_statistics()
-        for name, value in statistics.items():
-            self.logger.record(f"episodes/{name}", value)
-        if statistics and self._bar is not None:
-            self._bar.set_postfix({"return": f"{statistics['return']:.2f}"}, refresh=False)
+        for name, value in self.model.statistics.items():
+            if name not in ("return", "visits"):  # those are `rollout/ep_rew_mean` and `ep_len_mean`
+                self.logger.record(f"episodes/{name}", value)
         actor = self.model.policy.actor
         if isinstance(log_std := getattr(actor, "log_std", None), Tensor):
             self.logger.record("train/std", float(log_std.detach().exp().mean()))
 
     def _on_training_end(self) -> None:
-        self.evaluate()
-        self.logger.dump(self.num_timesteps)
-        self._keep()  # last: whatever an interruption takes before is made again
-        if self._bar is not None:
-            self._bar.close()
+        self._settle()
+        self._hook.remove()
+        self._progress.close()
+
+    def _settle(self) -> None:
+        """Evaluate where it is time to, keep the checkpoint, and then write what is known."""
+        visits = self.num_timesteps
+        if visits == self._written:
+            return
+        if self._due(visits, self.model._total_timesteps):
+            self.evaluate()
+        if visits >= self.model._total_timesteps or self._clock.due():
+            self._keep()
+        if visits:
+            self.model.dump_logs(self._updates(visits))
+        else:
+            self.logger.dump(visits)
+        self._written = visits
 
     def _keep(self) -> None:
         if self._folder is not None:
@@ -147,16 +210,36 @@ class Monitor(BaseCallback):
             save(self.model, self._folder / LAST)
             self._clock.kept(began)
 
+    def _updates(self, visits: int) -> int:
+        return visits // (self.model.n_steps * self.model.n_envs)
+
+    def _stops(self, total: int) -> list[int]:
+        """Visits at each point that is still to be written."""
+        rollout = self.model.n_steps * self.model.n_envs
+        last = math.ceil((total - self.num_timesteps) / rollout)
+        stops = [self.num_timesteps + update * rollout for update in range(last + 1)]
+        return stops[1:] if self._goes_on else stops
+
+    def _due(self, visits: int, total: int) -> bool:
+        """Whether the policy is evaluated after so many visits."""
+        if self._simulator is None:
+            return False
+        return visits >= total or self._updates(visits) % self._config.evaluate_every == 0
+
     def evaluate(self) -> None:
         """Evaluate the policy as it is now, deterministic and sampled, and draw some of its slates."""
-        if self._simulator is None:
-            return
+        assert self._simulator is not None
         first, config = self._config.first_seed, self._config
         seeds = torch.arange(first, first + config.episodes)
-        for name, deterministic in (("evaluation", True), ("evaluation_sampled", False)):
-            policy = policy_of(self.model, deterministic=deterministic)
-            for figure, value in figures(evaluate(policy, self._simulator, seeds, batch=config.batch)).items():
-                self.logger.record(f"{name}/{figure}", value)
-        if config.pictures > 0:
-            picture = sample_slates(policy_of(self.model), self._simulator, seeds[: config.pictures])
-            self.logger.record("slates", Image(picture, "HWC"), exclude=NOT_TENSORBOARD)
+        with self._progress.evaluating() as tell:
+            for name, deterministic in (("evaluation", True), ("evaluation_sampled", False)):
+                policy = Counted(policy_of(self.model, deterministic=deterministic), tell)
+                found = figures(evaluate(policy, self._simulator, seeds, batch=config.batch))
+                for figure, value in found.items():
+                    self.logger.record(f"{name}/{figure}", value)
+                if deterministic:
+                    self.returns.append(found["return"])
+            if config.pictures > 0:
+                picture = sample_slates(policy_of(self.model), self._simulator, seeds[: config.pictures])
+                self.logger.record("slates", Image(picture, "HWC"), exclude=NOT_TENSORBOARD)
+        self._progress.note(f"return {self.returns[-1]:.2f}")

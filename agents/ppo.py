@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from agents.device_ppo import DevicePPO
+from agents.torch_vec_env import TrainingRewards
 from agents.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
 from policies.autoregressive import AutoregressiveConfig
 from policies.base import Policy, tuned
@@ -149,7 +150,21 @@ class StockPPO(PPO):
 
 
 class SlatePPO(StockPPO, DevicePPO):
-    """The same with rollouts that stay on the device."""
+    """The same with rollouts that stay on the device.
+
+    `ep_info_buffer`, and with it `rollout/ep_rew_mean`, holds the mean of the cohort of episodes that the last rollout
+    completed, and nothing where it completed none: see `SimulatorVecEnv.pop_statistics`.
+    """
+
+    statistics: dict[str, float]
+    """All means of that cohort; empty where the last rollout completed none."""
+
+    def _note(self, finished: list[tuple[Tensor, Tensor]]) -> None:
+        assert self.ep_info_buffer is not None
+        self.statistics = environment_of(self).pop_statistics()
+        self.ep_info_buffer.clear()
+        if self.statistics:
+            self.ep_info_buffer.append({"r": self.statistics["return"], "l": self.statistics["visits"]})
 
 
 Algorithm = TypeVar("Algorithm", bound=StockPPO)
@@ -204,6 +219,7 @@ def make_ppo(
         kind: a name in `policies.learnable.LEARNABLE`
         env: an `IntentVecEnv` where the kind acts in intents, else a `SlateVecEnv`
         start: how the actor starts, the kind's config; None = its defaults
+        seed: of the initial weights, of what is drawn and of the episodes
     """
     return _make(SlatePPO, kind, env, config, network, start, seed, device)
 
@@ -218,7 +234,7 @@ def make_stock_ppo(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> StockPPO:
-    """`make_ppo` with SB3's own loop."""
+    """`make_ppo` with SB3's own loop, which learns from the same rewards, carried into numpy."""
     return _make(StockPPO, kind, env, config, network, start, seed, device)
 
 
@@ -238,29 +254,32 @@ def _make(
         "catalog": env.simulator.catalog,
         "start": start,
         "network": network,
+        "seed": seed,
         "survival": env.weighs_survival,
     }
-    return algorithm(SlateActorCritic, env, **asdict(config), policy_kwargs=policy, seed=seed, device=device)
+    seen = env if issubclass(algorithm, DevicePPO) else TrainingRewards(env)
+    return algorithm(SlateActorCritic, seen, **asdict(config), policy_kwargs=policy, seed=seed, device=device)
 
 
 def fit_standardizers(model: StockPPO, visits: int = 10) -> None:
     """Play some visits with the untrained policy, and fix the scale of the features from what was seen."""
-    env = environment_of(model)
+    env = TrainingRewards(environment_of(model))
     seen = env.reset()
     rows = []
     for _ in range(visits):
         assert not isinstance(seen, tuple)
         rows.append(model.policy.features(model.policy.obs_to_tensor(seen)[0]))
         seen, _, _, _ = env.step(model.policy.predict(seen, deterministic=True)[0])
-    env.pop_statistics()
     model.policy.fit_standardizers(torch.cat(rows))
 
 
 def environment_of(model: StockPPO) -> SimulatorVecEnv:
     """The environment that a model trains in."""
     env = model.get_env()
-    assert isinstance(env, SimulatorVecEnv)
-    return env
+    assert env is not None
+    inside = env.unwrapped
+    assert isinstance(inside, SimulatorVecEnv)
+    return inside
 
 
 def policy_of(model: StockPPO, *, deterministic: bool = True) -> Policy:

@@ -51,9 +51,9 @@ class PPOAgentConfig:
     """
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """PPO."""
+    """Hyper-parameters of PPO."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Actor and critic; its seed is replaced by the ground's."""
+    """Sizes and start of actor and critic."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
     """What the agent sees of a visit."""
     reward: TrainingReward = field(default_factory=lambda: TrainingReward(survival=True))
@@ -76,9 +76,9 @@ class PPOComposerConfig(PPOAgentConfig):
     """PPO over the composer's intents; how wide it explores at first is `NetworkConfig.log_std`."""
 
     ppo: PPOConfig = IN_INTENTS
-    """PPO."""
+    """Hyper-parameters of PPO."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=0.0))
-    """Actor and critic; its seed is replaced by the ground's."""
+    """Sizes and start of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
     """What the agent sees of a visit."""
 
@@ -88,7 +88,7 @@ class PPOPlackettLuceConfig(PPOAgentConfig):
     """PPO over Plackett-Luce slates."""
 
     ppo: PPOConfig = IN_PLACKETT_LUCE
-    """PPO."""
+    """Hyper-parameters of PPO."""
     start: PlackettLuceConfig = field(default_factory=lambda: PlackettLuceConfig(SCALE))
     """How the scores start."""
 
@@ -98,7 +98,7 @@ class PPOAutoregressiveConfig(PPOAgentConfig):
     """PPO over autoregressive slates."""
 
     ppo: PPOConfig = IN_AUTOREGRESSIVE
-    """PPO."""
+    """Hyper-parameters of PPO."""
     start: AutoregressiveConfig = field(default_factory=lambda: AutoregressiveConfig(SCALE))
     """How the scores start."""
 
@@ -178,9 +178,8 @@ def untrained_model(kind: str, ground: Ground, config: PPOAgentConfig, start: An
     composer = Composer(ground.inputs, config.composer)
     face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
     env = face(ground.simulator, composer, ground.shoppers, ground.seed, config.reward)
-    network = replace(config.network, seed=ground.seed)
     device = ground.simulator.device
-    model = make(kind, env, config.ppo, network, start=start, seed=ground.seed, device=device)
+    model = make(kind, env, config.ppo, config.network, start=start, seed=ground.seed, device=device)
     fit_standardizers(model, LOOKING)
     return model
 

@@ -1,9 +1,11 @@
 """A Stable-Baselines3 `VecEnv` whose steps are tensors on a device; numpy is one way to call it.
 
-`agents.device_ppo` calls `reset_tensors` and `step_tensors`, and nothing leaves the device. SB3's own algorithms call
-`reset` and `step`, which are those two and a copy. An episode that ends is started anew at once. In numpy its last
-observation stands in `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` is True where the
-horizon cut it off (the return goes on: bootstrap) and False where the shopper lapsed (nothing follows).
+`agents.device_ppo` calls `reset_tensors` and `step_tensors`, and nothing leaves the device. SB3's own algorithms and
+tools call `reset` and `step`, which are those two and a copy, unless a class says otherwise: where rewards to learn
+from differ from those that are reported (`agents.vec_env`), numpy holds what is reported, and `TrainingRewards` carries
+what is learned from into numpy. An episode that ends is started anew at once. In numpy its last observation stands in
+`infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` is True where the horizon cut it off (the
+return goes on: bootstrap) and False where the shopper lapsed (nothing follows).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
@@ -36,7 +38,7 @@ class Ends:
     returns: Tensor
     """(E,) float32, sum of the rewards as they are reported."""
     lengths: Tensor
-    """(E,) float32, steps."""
+    """(E,) float32, steps; the expected number of them where rewards are weighted by survival."""
     last: Callable[[Tensor], Seen]
     """What was last seen in some of them, (R,) int64 positions among the E: worked out only when asked for."""
 
@@ -48,7 +50,7 @@ class Turn:
     seen: Seen
     """What is seen now; where an episode ended, the first of the next one."""
     rewards: Tensor
-    """(B,) float32."""
+    """(B,) float32, what is learned from."""
     ended: Tensor
     """(B,) bool."""
     ends: Ends | None
@@ -90,12 +92,13 @@ class TorchVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """`step_tensors`, with an info for each environment."""
+        return as_step(self.step_tensors(self.actions))
+
+    @property
+    def actions(self) -> Tensor:
+        """What `step_async` took, on the device."""
         assert self._actions is not None, "step_async comes first"
-        turn = self.step_tensors(self._actions)
-        infos: list[dict[str, Any]] = [_NOTHING] * self.num_envs
-        if turn.ends is not None:
-            _tell(turn.ends, infos)
-        return as_numpy(turn.seen), turn.rewards.cpu().numpy(), turn.ended.cpu().numpy(), infos
+        return self._actions
 
     def close(self) -> None:
         """Nothing to close."""
@@ -122,6 +125,35 @@ class TorchVecEnv(VecEnv):
         return 1 if isinstance(indices, int) else len(list(indices))
 
 
+class TrainingRewards(VecEnvWrapper):
+    """The rewards and episodes that an agent learns from, in numpy, for SB3's own PPO: `TorchVecEnv.step_tensors`.
+
+    What SB3 reports around this wrapper, such as a `VecMonitor` outside of it, is in the scale of learning. Evaluate in
+    the environment itself.
+
+    Args:
+        venv: a `TorchVecEnv`
+    """
+
+    venv: TorchVecEnv
+
+    def reset(self) -> VecEnvObs:
+        """`TorchVecEnv.reset_tensors`."""
+        return as_numpy(self.venv.reset_tensors())
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """`TorchVecEnv.step_tensors`, with an info for each environment."""
+        return as_step(self.venv.step_tensors(self.venv.actions))
+
+
+def as_step(turn: Turn) -> VecEnvStepReturn:
+    """A turn in numpy, with an info for each environment."""
+    infos: list[dict[str, Any]] = [_NOTHING] * len(turn.ended)
+    if turn.ends is not None:
+        _tell(turn.ends, infos)
+    return as_numpy(turn.seen), turn.rewards.cpu().numpy(), turn.ended.cpu().numpy(), infos
+
+
 def as_numpy(seen: Seen) -> VecEnvObs:
     """Observations in numpy; on a CPU in the same memory."""
     if isinstance(seen, dict):
@@ -143,7 +175,7 @@ _NOTHING: dict[str, Any] = {}
 def _tell(ends: Ends, infos: list[dict[str, Any]]) -> None:
     """Write the infos of the rows that ended."""
     seen = as_numpy(ends.last(torch.arange(len(ends.rows), device=ends.rows.device)))
-    truncated, returns, lengths = ends.truncated.tolist(), ends.returns.tolist(), ends.lengths.int().tolist()
+    truncated, returns, lengths = ends.truncated.tolist(), ends.returns.tolist(), ends.lengths.tolist()
     for at, row in enumerate(ends.rows.tolist()):
         infos[row] = {
             "terminal_observation": _row(seen, at),

@@ -2,6 +2,10 @@
 
 Slates are composed on the simulator's device, and what the network sees, the rewards and the flags stay there unless
 they are asked for in numpy: see `agents.torch_vec_env`.
+
+Two kinds of episode are played. After `reset_tensors` rewards are those that an agent learns from, `TrainingReward`.
+After `reset`, which is what SB3's `evaluate_policy`, `VecMonitor` and `EvalCallback` call, rewards are the simulator's
+own, and shoppers leave when they leave: the sum of an episode's rewards is its return, as `agents.evaluate` reports it.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
-from agents.torch_vec_env import Ends, Seen, TorchVecEnv, Turn
+from agents.torch_vec_env import Ends, Seen, TorchVecEnv, Turn, as_numpy, as_step
 from policies.composer import Composer, View
 from policies.plackett_luce import slate_observation
 from recsim_env import noise
@@ -36,7 +41,7 @@ stream of that draw."""
 
 @dataclass(frozen=True)
 class TrainingReward:
-    """How a simulator's reward becomes the one that an agent learns from. Evaluation always uses the reward itself."""
+    """How a simulator's reward becomes the one that an agent learns from. What is reported is the reward itself."""
 
     scale: float = 0.1
     """Factor: a critic learns returns of the order of 1 faster."""
@@ -59,6 +64,10 @@ class SimulatorVecEnv(TorchVecEnv):
         num_envs: B
         seed: of all episodes; `SB3.set_random_seed` changes it by `seed()`
         reward: what the agent learns from
+
+    Errors: ValueError where `reward` asks for survival, but the shoppers do not say how likely they leave;
+    RuntimeError at a step of one kind in episodes of the other: `step` goes on after `reset`, `step_tensors` after
+    `reset_tensors`.
     """
 
     def __init__(
@@ -72,12 +81,16 @@ class SimulatorVecEnv(TorchVecEnv):
         self.simulator = simulator
         self.composer = composer
         self._reward = reward or TrainingReward()
+        self._shopper: Any = simulator.shopper
         self._witness = Witness(simulator.shopper)
         if self._reward.survival:
-            _carry_on(simulator.shopper)
+            _check_can_stay(simulator.shopper)
         if self._reward.expected_clicks or self._reward.survival:
             simulator.shopper = cast("Shopper[Any]", self._witness)
+        self._learning = False
         self._survival = torch.ones(num_envs, device=simulator.device)
+        self._cohort = torch.zeros(num_envs, dtype=torch.int64, device=simulator.device)
+        self._cohorts = 0
         self._seed = seed
         self.generation = 0  # another number, other episodes: a training that goes on after an interruption counts on
         self._view: View | None = None
@@ -109,31 +122,27 @@ class SimulatorVecEnv(TorchVecEnv):
         """Whether the observation ends with, or holds, the chance that the shopper is still there."""
         return self._reward.survival
 
-    # ---- TorchVecEnv ----
+    # ---- TorchVecEnv: what is learned from ----
 
     def reset_tensors(self) -> Seen:
-        """Start new episodes everywhere."""
-        key = noise.episode_key(torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM)
-        self._sums = {}
-        self._finished = []
-        self._survival = torch.ones_like(self._survival)
-        return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
+        """Start new episodes everywhere, to learn from."""
+        return self._begin(learning=True)
 
     def step_tensors(self, actions: Tensor) -> Turn:
         """Compose the slates, and show them."""
-        assert self._view is not None, "reset comes first"
-        at = self.simulator.episodes
-        outcome = self.simulator.advance(self._compose(self._view, actions))
-        self._add(outcome)
-        rewards = self._training_reward(outcome)
-        ended = outcome.ended | self._survive(at) if self._reward.survival else outcome.ended
-        done = ended.nonzero().squeeze(1)
-        ends = None
-        if len(done):
-            ends = self._end(done, outcome)
-            self.simulator.restart(done)
-            self._survival = self._survival.index_fill(0, done, 1.0)
-        return Turn(self._look(self.simulator.observe()), rewards, ended, ends)
+        self._check_kind(learning=True)
+        return self._step(actions)
+
+    # ---- in numpy: what is reported ----
+
+    def reset(self) -> VecEnvObs:
+        """Start new episodes everywhere, whose rewards add up to their returns."""
+        return as_numpy(self._begin(learning=False))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Compose the slates, and show them; an info for each environment."""
+        self._check_kind(learning=False)
+        return as_step(self._step(self.actions))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed all episodes from the next `reset` on; None keeps the seed."""
@@ -163,6 +172,8 @@ class SimulatorVecEnv(TorchVecEnv):
         self.simulator.restore(found["simulator"])
         self.generation, self._seed = found["generation"], found["seed"]
         self._survival, self._sums, self._finished = found["survival"], found["sums"], found["finished"]
+        self._cohort, self._cohorts = found["cohort"], found["cohorts"]
+        self._learn(True)
         return self._look(self.simulator.observe())
 
     def _own_state(self) -> dict[str, Any]:
@@ -170,6 +181,8 @@ class SimulatorVecEnv(TorchVecEnv):
             "generation": self.generation,
             "seed": self._seed,
             "survival": self._survival,
+            "cohort": self._cohort,
+            "cohorts": self._cohorts,
             "sums": self._sums,
             "finished": self._finished,
         }
@@ -177,16 +190,66 @@ class SimulatorVecEnv(TorchVecEnv):
     # ---- statistics ----
 
     def pop_statistics(self) -> dict[str, float]:
-        """Means over the episodes that ended since the last call: `return` (unscaled), `visits`, `lapsed`, `clicks` and
-        every reward term; empty where none ended."""
+        """Means over the episodes of a cohort: `return` (unscaled), `visits`, `lapsed`, `clicks` and every reward term.
+
+        A cohort is the episodes that began between two calls. It is reported once all of them have ended, together with
+        others that are complete by then; {} where none is. The mean over the episodes that happened to end since the
+        last call would begin with the short ones, because all shoppers start together.
+        """
+        self._cohorts += 1
         if not self._finished:
             return {}
-        names = self._finished[0]
-        means = {name: float(torch.cat([part[name] for part in self._finished]).mean()) for name in names}
-        self._finished = []
-        return means
+        parts = {name: torch.cat([part[name] for part in self._finished]) for name in self._finished[0]}
+        complete = parts["cohort"] < self._cohort.min()
+        self._finished = [{name: value[~complete] for name, value in parts.items()}]
+        if not bool(complete.any()):
+            return {}
+        return {name: float(value[complete].mean()) for name, value in parts.items() if name != "cohort"}
 
     # ---- inside ----
+
+    def _check_kind(self, *, learning: bool) -> None:
+        assert self._view is not None, "reset comes first"
+        if learning is self._learning:
+            return
+        if learning:
+            raise RuntimeError(
+                "step_tensors was called in episodes that `reset` began, but training needs `reset_tensors`: evaluate "
+                "in an environment of its own."
+            )
+        raise RuntimeError("step was called in episodes that `reset_tensors` began, but reporting needs `reset`.")
+
+    def _learn(self, learning: bool) -> None:
+        self._learning = learning
+        if self._reward.survival:
+            self._shopper.never_leave = learning
+
+    def _begin(self, *, learning: bool) -> Seen:
+        self._learn(learning)
+        self._sums = {}
+        self._finished = []
+        self._survival = torch.ones_like(self._survival)
+        self._cohort = torch.zeros_like(self._cohort)
+        self._cohorts = 0
+        key = noise.episode_key(torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM)
+        return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
+
+    def _step(self, actions: Tensor) -> Turn:
+        assert self._view is not None
+        at = self.simulator.episodes
+        outcome = self.simulator.advance(self._compose(self._view, actions))
+        self._add(outcome)
+        rewards = self._training_reward(outcome) if self._learning else outcome.reward.float()
+        gone = self._survive(at) if self._learning and self._reward.survival else torch.zeros_like(outcome.ended)
+        ended = outcome.ended | gone
+        done = ended.nonzero().squeeze(1)
+        ends = None
+        if len(done):
+            ends = self._end(done, outcome, gone)
+            self.simulator.restart(done)
+            self._survival = self._survival.index_fill(0, done, 1.0)
+            self._cohort = self._cohort.index_fill(0, done, self._cohorts)
+        return Turn(self._look(self.simulator.observe()), rewards, ended, ends)
 
     def _look(self, observation: Observation) -> Seen:
         self._view = self.composer.view(observation)
@@ -217,8 +280,8 @@ class SimulatorVecEnv(TorchVecEnv):
         zeros = torch.zeros_like(outcome.reward)
         self._sums = {name: self._sums.get(name, zeros) + value * self._survival for name, value in new.items()}
 
-    def _end(self, done: Tensor, outcome: Outcome) -> Ends:
-        """The episodes that ended, with their sums, which begin anew."""
+    def _end(self, done: Tensor, outcome: Outcome, gone: Tensor) -> Ends:
+        """The episodes that ended, with their sums, which begin anew. gone: (B,) bool, let go by the roulette."""
         last = {name: value[done] for name, value in self.simulator.observe().items()}
         survival, truncated = self._survival[done], outcome.truncated[done]
 
@@ -226,8 +289,8 @@ class SimulatorVecEnv(TorchVecEnv):
             return self._seen(self.composer.view({name: value[which] for name, value in last.items()}), survival[which])
 
         finished = {name: value[done] for name, value in self._sums.items()}
-        finished["lapsed"] = (~truncated).float()
-        self._finished.append(finished)
+        stayed = truncated & ~gone[done]
+        self._finished.append({**finished, "lapsed": 1 - stayed * survival, "cohort": self._cohort[done]})
         self._sums = {name: value.index_fill(0, done, 0.0) for name, value in self._sums.items()}
         return Ends(done, truncated, finished["return"], finished["visits"], seen)
 
@@ -272,10 +335,9 @@ class SlateVecEnv(SimulatorVecEnv):
         return actions
 
 
-def _carry_on(shopper: Shopper[Any]) -> None:
-    """Have nobody leave. Errors: ValueError where the shopper cannot."""
+def _check_can_stay(shopper: Shopper[Any]) -> None:
+    """Errors: ValueError where shoppers do not say how likely they leave."""
     if not hasattr(shopper, "never_leave"):
         raise ValueError(
             f"survival is True, but {type(shopper).__name__} does not say how likely shoppers leave (`never_leave`)."
         )
-    shopper.never_leave = True

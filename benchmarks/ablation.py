@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-import torch
 import tyro
 from rich.console import Console
 from torch import Tensor
@@ -30,6 +29,7 @@ from benchmarks.finetune import Log
 from benchmarks.heldout import bootstrap, estimate
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate
+from benchmarks.threads import FITTING_THREADS, use_threads
 from recsim_env.files import write_text
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.shoppers.examples import Examples
@@ -87,7 +87,7 @@ class Config:
     """Folder of the trainings while they run, and of the scores of those that are done."""
     samples: int = 100
     """Bootstrap samples of households that the width of every interval is found from."""
-    threads: int = 2
+    threads: int = FITTING_THREADS
     """Threads of the processor that the trainings use."""
     results: Path = RESULTS
     """Folder in which the results are written, each benchmark in a folder of its own name."""
@@ -99,7 +99,7 @@ def main(config: Config) -> None:
     Errors: FileNotFoundError where the log lacks tables; ValueError where it has no cold items, and where the output
     folder holds scores of other settings.
     """
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     config = replace(config, output=config.output / config.question)
     run, console = Run(NAMES[config.question], config, results=config.results), Console()
     variants = VARIANTS[config.question]

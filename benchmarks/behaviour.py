@@ -27,6 +27,7 @@ from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.league_report import GREEDY, PPO, RERANKER
 from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, estimate_mean
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.transfer import load_actor
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES, Policy
@@ -56,7 +57,7 @@ class Config:
     """Market that the shoppers are of, by its name in `benchmarks.league_places`."""
     shoppers: int = 1024
     """Shoppers that each policy serves for an episode; the same for all policies."""
-    threads: int = 2
+    threads: int = THREADS
     """Threads of the processor that are used."""
     results: Path = RESULTS
     """Folder in which the results are written, each benchmark in a folder of its own name."""
@@ -267,7 +268,7 @@ def report(rows: pl.DataFrame) -> Report:
 
 def main(config: Config) -> None:
     """Play, then report."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
     found = report(rows)

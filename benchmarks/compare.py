@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
-import torch
 import tyro
 from matplotlib.figure import Figure
 
@@ -20,6 +19,7 @@ from agents.checkpoints import LAST, load_policy
 from agents.evaluate import evaluate
 from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, by_training_seed, estimate_mean, over_training_seeds, paired_difference
+from benchmarks.threads import use_threads
 from benchmarks.train import UNTRAINED
 from benchmarks.tune import PARAMETERS, read_parameters
 from benchmarks.world import REPORTED_SEED, World, seeds
@@ -38,7 +38,7 @@ class Config:
     """Compare policies on held-out shoppers."""
 
     world: World = field(default_factory=World)
-    """Where."""
+    """Environment, populations and device to evaluate in."""
     policies: tuple[str, ...] = tuple(POLICIES)
     """Registered policies; greedy CTR must be among them."""
     agents: tuple[str, ...] = ("composer",)
@@ -195,7 +195,8 @@ def main(config: Config) -> None:
     """Measure, then report."""
     if BASE not in config.policies:
         raise ValueError(f"policies is {config.policies}, but {BASE} must be among them: all are compared with it.")
-    torch.set_num_threads(config.world.threads)
+    config.world.check()
+    use_threads(config.world.threads)
     run = Run("compare", config, results=config.results)
     rows = measure(config)
     found = report(rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 import tyro
 from rich.console import Console
 
@@ -45,16 +44,16 @@ def main(config: Config) -> None:
 
     Errors: RuntimeError where another process writes the same folder.
     """
+    config.train.world.check()
     with locked(config.output):
         _demo(config)
 
 
 def _demo(config: Config) -> None:
     console = Console()
-    torch.set_num_threads(config.train.world.threads)
     console.print(f"[bold]Training PPO[/] for {config.train.visits:,} visits; watch it with")
     console.print(f"  tensorboard --logdir {config.output}")
-    train.main(config.train)
+    train.train_all(config.train)
     console.print(f"[bold]Comparing[/] on {config.episodes} shoppers that it never met")
     settings = compare.Config(
         world=config.train.world,

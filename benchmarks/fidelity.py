@@ -37,6 +37,7 @@ from benchmarks.heldout import (
 )
 from benchmarks.report import RESULTS, Run, markdown
 from benchmarks.statistics import Estimate
+from benchmarks.threads import FITTING_THREADS, use_threads
 from recsim_env.shoppers.examples import SPLITS, Examples
 from recsim_env.shoppers.finetune import score
 from recsim_env.shoppers.memory import COUNT, SINCE
@@ -81,7 +82,7 @@ class Config:
     """Let the shoppers live for 26 weeks under the logging policy as well, which takes a minute or two."""
     precision: str = "fp32"
     """Number format of the shopper's matrix products: fp32, or bf16, which is less exact and faster on a GPU."""
-    threads: int = 2
+    threads: int = FITTING_THREADS
     """Threads of the processor that the shopper and the baselines use."""
     results: Path = RESULTS
     """Folder in which the results are written, each benchmark in a folder of its own name."""
@@ -156,7 +157,7 @@ def main(config: Config) -> None:
 
     Errors: FileNotFoundError where the log lacks tables; ValueError where it has no cold items.
     """
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run, console = Run("fidelity", config, results=config.results), Console()
     log = Log.load(ready(config.log, console))
     cold = log.catalog.cold

@@ -22,6 +22,7 @@ import recsim_env
 from benchmarks.build_log import DEFAULT, ready
 from benchmarks.card import model_card
 from benchmarks.report import config_as_json, remember_settings
+from benchmarks.threads import FITTING_THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.checks import choice, whole
 from recsim_env.files import locked, write_text
@@ -57,7 +58,7 @@ class Config:
     """Models that are trained for an ensemble; they differ in their seeds, which count up from that of the shopper."""
     ship: bool = False
     """Replace the shopper of `recsim_env/CompleteJourney-v0` in the package by the finished one."""
-    threads: int = 2
+    threads: int = FITTING_THREADS
     """Threads of the processor that the training uses."""
 
 
@@ -113,7 +114,7 @@ def main(config: Config) -> None:
 
 
 def _finetune(config: Config, console: Console) -> None:
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     began = time.perf_counter()
     log = Log.load(config.log)
     with console.status("replaying the log"):

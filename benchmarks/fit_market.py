@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from benchmarks.finetune import replace_folder
 from benchmarks.market import MarketWorld, build
 from benchmarks.report import remember_settings
+from benchmarks.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.files import locked, write_json
 from recsim_env.logs.sessions import Sessions
@@ -63,7 +63,7 @@ class Config:
     """Put it into the package, in place of the one of `recsim_env/LearnedMarket-v0`."""
     device: str = "cpu"
     """Where to train."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
 
 
@@ -80,7 +80,7 @@ def main(config: Config) -> None:
 
 
 def _fit(config: Config) -> None:
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     built = build(config.market, config.work, "cpu")
     catalog = built.simulator.catalog.to("cpu")
     visits = Visits.of(learn_and_check(built.log, config.model)[1], catalog)

@@ -32,7 +32,6 @@ from typing import Any
 
 import optuna
 import polars as pl
-import torch
 import tyro
 from tqdm.auto import tqdm
 
@@ -44,6 +43,7 @@ from benchmarks.league_places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, M
 from benchmarks.league_report import CURVE, ROW, analyse
 from benchmarks.oracles import ORACLES, oracle_specs
 from benchmarks.report import RESULTS, Run, config_as_json, remember_settings
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.transfer import save_actor
 from benchmarks.tune import starts, trials_of
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
@@ -113,7 +113,7 @@ class Config:
     """Logged slates of a market, about."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
     report_only: bool = False
     """Play nothing."""
@@ -416,7 +416,7 @@ def note(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Play what is missing, then report all there is. The exit status is 1 where a cell failed."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     check_work(config)
     run = Run("league", config, results=config.results)
     failed = [] if config.report_only else play_missing(config)

@@ -33,6 +33,7 @@ from benchmarks.league_places import MARKET, PLACES, Place
 from benchmarks.recsim_agent import RecSimTraining
 from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, estimate_mean
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.world import REPORTED_SEED, seeds
 from policies import POLICIES
 from recsim_env.shoppers.examples import Collator
@@ -95,7 +96,7 @@ class Config:
     """Logged slates of the market."""
     device: str | None = None
     """cpu or cuda, for PPO; None for the best there is."""
-    threads: int = 1
+    threads: int = THREADS
     """CPU threads."""
     results: Path = RESULTS
     """Folder of the results."""
@@ -305,7 +306,7 @@ def report(rows: pl.DataFrame) -> Report:
 
 def main(config: Config) -> None:
     """Train, then report."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("learning_curves", config, results=config.results)
     rows = measure(config)
     found = report(rows)

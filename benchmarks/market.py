@@ -21,6 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.threads import THREADS, use_threads
 from policies import POLICIES, PolicyInputs
 from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
@@ -338,13 +339,13 @@ class Config:
     """Who serves the log."""
     work: Path = Path("runs/market")
     """Where what is built goes."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
 
 
 def main(config: Config) -> None:
     """Build what is missing."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     for env in config.envs:
         for number in config.worlds:
             built = build(MarketWorld(env, number, config.slates, config.mixture), config.work)

@@ -39,6 +39,7 @@ from agents.ppo_agents import PPOComposerConfig, learn_update, untrained_model
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.report import RESULTS, Report, Run, markdown
 from benchmarks.statistics import Estimate, estimate_mean, paired_difference
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.world import REPORTED_SEED, seeds
 from policies.learnable import IntentConfig
 
@@ -104,7 +105,7 @@ class Config:
     """Logged slates of the market."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
     results: Path = RESULTS
     """Folder of the results."""
@@ -353,7 +354,7 @@ def report(rows: pl.DataFrame) -> Report:
 
 def main(config: Config) -> None:
     """Train, then report."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("ppo_speed", config, results=config.results)
     rows = measure(config)
     found = report(rows)

@@ -33,6 +33,7 @@ from agents.vec_env import TrainingReward
 from benchmarks.compare import difference, draw, estimate
 from benchmarks.report import RESULTS, Report, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate, by_training_seed, over_training_seeds
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.tune import defaults_of, trials_of
 from benchmarks.world import TUNING_SEED, seeds
 from policies import POLICIES, Policy, PolicyInputs
@@ -95,7 +96,7 @@ class Config:
     """Components of the item embedding along which PPO may move the query."""
     users: int = 100
     """Users of the evaluation, the same for all."""
-    threads: int = 1
+    threads: int = THREADS
     """CPU threads."""
     work: Path = Path("runs/sardine")
     """Folder of what is done so far; delete it to start anew."""
@@ -349,7 +350,7 @@ def main(config: Config) -> None:
 
 
 def _measure(config: Config) -> None:
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec = sardine_spec(config.env, config.clusters)
     check_work(config)

@@ -7,12 +7,11 @@ that is finished is left as it is. Watch with `tensorboard --logdir runs/train`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from stable_baselines3.common.logger import configure
 
@@ -22,6 +21,7 @@ from agents.monitor import Monitor, MonitorConfig
 from agents.ppo import PPOConfig, SlatePPO, fit_standardizers, make_ppo
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from benchmarks.report import config_as_json
+from benchmarks.threads import use_threads
 from benchmarks.world import World
 from policies.autoregressive import AutoregressiveConfig
 from policies.composer import Composer, ComposerConfig
@@ -39,7 +39,7 @@ class Config:
     """Train PPO over slates."""
 
     world: World = field(default_factory=World)
-    """Where."""
+    """Environment, populations and device to train in."""
     agent: Literal["composer", "plackett_luce", "autoregressive"] = "composer"
     """What PPO acts in: intents of the slate composer, or slates themselves, drawn at once or item by item."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -49,19 +49,19 @@ class Config:
     shoppers: int = 512
     """Shoppers that are served at once."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """PPO."""
+    """Hyper-parameters of PPO."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
-    """Actor and critic; its seed is replaced by the training seed."""
+    """Sizes and start of actor and critic."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
     """What the agent sees of a visit and how it may steer."""
     plackett_luce: PlackettLuceConfig = field(default_factory=PlackettLuceConfig)
-    """Of the Plackett-Luce agent."""
+    """How the scores of the Plackett-Luce agent start."""
     autoregressive: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
-    """Of the autoregressive agent."""
+    """How the scores of the autoregressive agent start."""
     reward: TrainingReward = field(default_factory=TrainingReward)
-    """How the reward is learned from."""
+    """What becomes of the reward before it is learned from."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    """Evaluations on the way."""
+    """Evaluations before the first update, on the way and at the end."""
     output: Path = Path("runs/train")
     """Folder of the runs: checkpoints and TensorBoard events in `<agent>/seed<k>/`."""
 
@@ -75,16 +75,15 @@ def make_model(config: Config, seed: int) -> SlatePPO:
     """An agent before its first update."""
     simulator = config.world.simulator("train")
     composer = Composer(config.world.inputs(simulator), config.composer)
-    network = NetworkConfig(**{**asdict(config.network), "seed": seed})
     face = IntentVecEnv if LEARNABLE[config.agent].intents else SlateVecEnv
     env = face(simulator, composer, config.shoppers, seed, config.reward)
     starts = {
-        "composer": IntentConfig(network.log_std),
+        "composer": IntentConfig(config.network.log_std),
         "plackett_luce": config.plackett_luce,
         "autoregressive": config.autoregressive,
     }
     start = starts[config.agent]
-    return make_ppo(config.agent, env, config.ppo, network, start=start, seed=seed, device=simulator.device)
+    return make_ppo(config.agent, env, config.ppo, config.network, start=start, seed=seed, device=simulator.device)
 
 
 def train(config: Config, seed: int) -> Path:
@@ -102,20 +101,32 @@ def _train(config: Config, seed: int) -> Path:
     told = _settings(config)
     check_settings(folder, told)
     model = make_model(config, seed)
-    if (folder / LAST).exists():
+    goes_on = (folder / LAST).exists()
+    if goes_on:
         load(model, folder / LAST)
     else:
         fit_standardizers(model)
         save(model, folder / UNTRAINED)
     write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
     left = config.visits - model.num_timesteps
-    if left > 0:
-        cut_events(folder, model.num_timesteps)
-        model.set_logger(configure(str(folder), ["tensorboard"]))
-        simulator = config.world.simulator("evaluation")
-        monitor = Monitor(config.monitor, simulator, folder, flat(told), title=f"{config.agent} seed {seed}")
-        model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0)
+    if left <= 0:
+        print(f"{config.agent}, seed {seed}: was finished before, at {model.num_timesteps:,} visits; {folder / LAST}")
+        return folder / LAST
+    written = cut_events(folder, model.num_timesteps)
+    model.set_logger(configure(str(folder), ["tensorboard"]))
+    simulator = config.world.simulator("evaluation")
+    title = f"{config.agent}, seed {seed}"
+    monitor = Monitor(config.monitor, simulator, folder, flat(told), title=title, goes_on=goes_on, last_written=written)
+    at_once: Any = {"log_interval": None}  # SB3 takes None, its types do not: the monitor writes the log
+    model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
+    print(f"{title}: {_outcome(monitor.returns, goes_on)} after {model.num_timesteps:,} visits; {folder / LAST}")
     return folder / LAST
+
+
+def _outcome(returns: Sequence[float], goes_on: bool) -> str:
+    """What an agent came to, in words: the last return, and the first one where that was before training."""
+    before = "" if goes_on else f" (untrained {returns[0]:.2f})"
+    return f"return {returns[-1]:.2f}{before}"
 
 
 def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
@@ -149,11 +160,18 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str 
     return out
 
 
-def main(config: Config) -> None:
-    """Train every seed."""
-    torch.set_num_threads(config.world.threads)
+def train_all(config: Config) -> None:
+    """Train every seed; one line on each."""
+    config.world.check()
+    use_threads(config.world.threads)
     for seed in config.seeds:
-        print(f"seed {seed}: {train(config, seed)}")
+        train(config, seed)
+
+
+def main(config: Config) -> None:
+    """Train every seed, and say what comes next."""
+    train_all(config)
+    print(f"Next: python -m benchmarks.compare --trained {config.output} --agents {config.agent}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from benchmarks import heldout
 from benchmarks.build_log import DEFAULT, ready
 from benchmarks.report import Run, markdown
 from benchmarks.statistics import Estimate
+from benchmarks.threads import THREADS, use_threads
 from policies.fitting import Examples, FitConfig, calibrate, fit, predict, shown_examples
 from policies.pairs import Items, blocks_for, codes_for
 from policies.rankers import WEIGHTS, CTRModel, save_model
@@ -55,7 +56,7 @@ class Config:
     """Slate logs to learn from, by the names of their tables."""
     fit: FitConfig = field(default_factory=FitConfig)
     """Settings of the training."""
-    threads: int = 2
+    threads: int = THREADS
     """Threads of the processor that the training uses."""
     save_results: bool = True
     """Write the scores to benchmarks/results/train_ranker as well."""
@@ -173,7 +174,7 @@ def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -
 
 def main(config: Config) -> None:
     """Replay, fit, calibrate, score, save."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = Run("train_ranker", config)
     ready(config.log, Console(), output=config.output)
     catalog = Catalog.load(config.log)

@@ -38,6 +38,7 @@ from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig, ppo_composer
 from benchmarks.market import BuiltMarket, Logging, MarketWorld, Mixture, build
 from benchmarks.report import RESULTS, Run, config_as_json, remember_settings
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.tune import trials_of
 from benchmarks.world import REPORTED_SEED, TUNING_SEED, seeds
@@ -125,7 +126,7 @@ class Config:
     """Shoppers at a time in an evaluation."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
-    threads: int = 1
+    threads: int = THREADS
     """CPU threads."""
     markets: Path = Path("runs/market")
     """Folder of logs and rankers; what is missing there is built."""
@@ -444,7 +445,7 @@ def check_work(config: Config) -> None:
 
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_work(config)
     run = Run("transfer", config, results=config.results)

@@ -14,13 +14,13 @@ from typing import Any
 
 import optuna
 import polars as pl
-import torch
 import tyro
 from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate
+from benchmarks.threads import use_threads
 from benchmarks.world import TUNING_SEED, World, seeds
 from policies import POLICIES, PolicyInputs
 from policies.base import PolicySpec, Range, value_of
@@ -36,7 +36,7 @@ class Config:
     """Choose the parameters of every policy that has some."""
 
     world: World = field(default_factory=World)
-    """Where."""
+    """Environment, populations and device to tune in."""
     policies: tuple[str, ...] = tuple(name for name, spec in POLICIES.items() if spec.search())
     """Which policies."""
     trials: int = 16
@@ -149,17 +149,18 @@ def main(config: Config) -> None:
 
     Errors: RuntimeError where another process tunes in the same folder.
     """
+    config.world.check()
     with locked(config.work):
         _tune(config)
 
 
 def _tune(config: Config) -> None:
-    torch.set_num_threads(config.world.threads)
+    use_threads(config.world.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    check_work(config)
-    run = Run("tune", config, results=config.output.parent.parent)
     simulator = config.world.simulator("train")
     inputs = config.world.inputs(simulator)
+    check_work(config)
+    run = Run("tune", config, results=config.output.parent.parent)
     best: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
     for name in config.policies:

@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 import polars as pl
-import torch
 import tyro
 
 from agents import AGENTS, Ground
@@ -27,6 +26,7 @@ from benchmarks.league import FACTORS
 from benchmarks.league_places import MARKET, PLACES, Place, Site
 from benchmarks.report import RESULTS, Run, config_as_json, markdown, remember_settings
 from benchmarks.statistics import Estimate
+from benchmarks.threads import THREADS, use_threads
 from benchmarks.tune import defaults_of, trials_of
 from benchmarks.world import TUNING_SEED, seeds
 from recsim_env.files import locked, write_json
@@ -63,7 +63,7 @@ class Config:
     """Of the search."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
-    threads: int = 2
+    threads: int = THREADS
     """CPU threads."""
     markets: Path = Path("runs/market")
     """Folder of logs and rankers; what is missing there is built."""
@@ -146,7 +146,7 @@ def main(config: Config) -> None:
 
 
 def _tune(config: Config) -> None:
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     same = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")
     remember_settings(config.work, {key: value for key, value in config_as_json(config).items() if key in same})

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.threads import THREADS
 from policies.base import PolicyInputs
 from policies.rankers import WEIGHTS, CTRRanker, load_model
 from recsim_env import SlateSimulator, make_simulator
+from recsim_env.checks import choice
+from recsim_env.registration import PRESETS, preset
+
+SHIPPED = "recsim_env/CompleteJourney-v0"
+"""The one shipped environment with two populations and a CTR ranker."""
+ELSEWHERE = (
+    f"train, tune and compare work on {SHIPPED}; agents learn in the markets by `python -m benchmarks.league` and "
+    "`python -m benchmarks.transfer`"
+)
+"""What to do in the other environments."""
 
 
 @dataclass(frozen=True)
 class World:
     """Where agents are trained and evaluated."""
 
-    env: str = "recsim_env/CompleteJourney-v0"
-    """Id of a registered environment."""
+    env: str = SHIPPED
+    """Id of a registered environment whose shoppers are the ranker's; of those that ship, the Complete Journey."""
     ranker: Path = WEIGHTS
     """Weights of the CTR ranker that `benchmarks.train_ranker` wrote."""
     populations: bool = True
@@ -27,24 +39,58 @@ class World:
     """Days of an episode; None for the environment's own."""
     device: str | None = None
     """cpu or cuda; None for the best there is."""
-    threads: int = 2
-    """CPU threads."""
+    threads: int = THREADS
+    """CPU threads; more are faster only where no other process wants the cores."""
+
+    def check(self) -> None:
+        """Whether agents can be trained and evaluated here, as far as that can be told before anything is made.
+
+        Raises:
+            ValueError: where the environment is not registered, or its shoppers have no populations.
+        """
+        choice("world.env", self.env, sorted(PRESETS))
+        if self.populations and not _has_option(self.env, "population"):
+            raise ValueError(
+                f"world.env is {self.env!r}, but its shoppers are one population, and agents are evaluated on another "
+                f"one than they are trained on: {ELSEWHERE}."
+            )
 
     def simulator(self, population: str) -> SlateSimulator:
-        """A new simulator of `train` or `evaluation` shoppers."""
+        """A new simulator of `train` or `evaluation` shoppers. Errors: ValueError as `check`."""
+        self.check()
         options = {"population": population} if self.populations else {}
         if self.horizon_days is not None:
             return make_simulator(self.env, device=self.device, horizon_days=self.horizon_days, **options)
         return make_simulator(self.env, device=self.device, **options)
 
     def inputs(self, simulator: SlateSimulator) -> PolicyInputs:
-        """What policies are built from; nothing of it comes from the shoppers."""
+        """What policies are built from; nothing of it comes from the shoppers.
+
+        Raises:
+            ValueError: where the ranker was fitted to another catalogue.
+        """
+        try:
+            ranker = CTRRanker(simulator.catalog, load_model(self.ranker))
+        except ValueError as error:
+            raise ValueError(
+                f"world.ranker is {self.ranker}, which does not fit to the {len(simulator.catalog):,} items of "
+                f"{self.env!r}: {ELSEWHERE} ({error})"
+            ) from error
         return PolicyInputs(
             catalog=simulator.catalog,
             observation_space=simulator.observation_space,
             slate_size=simulator.slate_size,
-            ranker=CTRRanker(simulator.catalog, load_model(self.ranker)),
+            ranker=ranker,
         )
+
+
+def _has_option(env: str, option: str) -> bool:
+    """Whether the shoppers of a registered environment take an option; those in a folder take `load_shopper`'s."""
+    shopper = preset(env).shopper
+    if not callable(shopper):
+        return True
+    parameters = inspect.signature(shopper).parameters.values()
+    return any(parameter.name == option or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def seeds(first: int, count: int) -> Tensor:

@@ -36,8 +36,6 @@ class NetworkConfig:
     """Learning rate of the critic as a multiple of the actor's."""
     log_std: float = -0.7
     """Log of the standard deviation that the intents start with, in units of intent."""
-    seed: int = 0
-    """Of the initial weights."""
 
     def __post_init__(self) -> None:
         """Errors: ValueError where a field is not as said."""
@@ -75,6 +73,7 @@ class SlateActorCritic(ActorCriticPolicy):
         catalog: the items
         start: how the actor starts, `LEARNABLE[kind].config`; None = its defaults
         network: sizes and start of the networks
+        seed: of the initial weights
         survival: the observation holds the chance that the shopper is still there, which the value is proportional to:
             the last number of a Box, or the key `survival` (B, 1)
     """
@@ -92,6 +91,7 @@ class SlateActorCritic(ActorCriticPolicy):
         catalog: Catalog,
         start: Any = None,
         network: NetworkConfig | None = None,
+        seed: int = 0,
         survival: bool = False,
         use_sde: bool = False,
     ) -> None:
@@ -107,6 +107,7 @@ class SlateActorCritic(ActorCriticPolicy):
         self.catalog = catalog
         self.start = LEARNABLE[kind].config() if start is None else start
         self.network = network or NetworkConfig()
+        self.seed = seed
         self.survival = survival
         super().__init__(observation_space, action_space, lr_schedule)
 
@@ -115,7 +116,7 @@ class SlateActorCritic(ActorCriticPolicy):
         return LEARNABLE[self.kind].policy(self.composer, actor or self.actor, deterministic)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        generator = torch.Generator().manual_seed(self.network.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         width = self._features_width()
         plan = Plan(self.composer, self.catalog, width, self.network.actor_hidden, generator)
         actor = LEARNABLE[self.kind].actor(plan, self.start)

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from agents.evaluate import evaluate
 from agents.ppo import PPOConfig, make_ppo
+from agents.torch_vec_env import TrainingRewards
 from agents.vec_env import ROULETTE, IntentVecEnv, SlateVecEnv, TrainingReward
+from policies import POLICIES
 from policies.composer import Composer, ComposerConfig
 from policies.sb3 import NetworkConfig
 from recsim_env import make_simulator
@@ -25,7 +28,8 @@ def environment(simulator: SlateSimulator, rows: int, reward: TrainingReward, fa
 
 
 def returns_of_first_episodes(env: Any) -> np.ndarray:
-    """Sum of the rewards of each row's first episode, under greedy slates."""
+    """Sum of the rewards of each row's first episode, as they are learned from, under greedy slates."""
+    env = TrainingRewards(env)
     env.reset()
     total, running = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)
     while running.any():
@@ -55,7 +59,7 @@ def test_the_expected_return_is_that_of_shoppers_who_leave(make: Any) -> None:
 
 
 def test_a_reward_is_weighted_by_the_chance_to_be_there() -> None:
-    env = environment(toy(0.5), 64, TrainingReward(1.0, expected_clicks=False, survival=True))
+    env: Any = TrainingRewards(environment(toy(0.5), 64, TrainingReward(1.0, expected_clicks=False, survival=True)))
     seen = env.reset()
     assert (seen[:, -1] == 1).all()
     intents = np.zeros((64, env.composer.intent_size), dtype=np.float32)
@@ -75,7 +79,7 @@ def test_a_reward_is_weighted_by_the_chance_to_be_there() -> None:
 
 
 def test_who_became_unlikely_is_let_go_by_chance_and_nobody_falls_below_the_roulette() -> None:
-    env = environment(toy(0.9), 256, TrainingReward(survival=True))
+    env: Any = TrainingRewards(environment(toy(0.9), 256, TrainingReward(survival=True)))
     env.reset()
     lowest, ended = 1.0, 0
     for _ in range(12):
@@ -100,6 +104,25 @@ def test_the_value_is_proportional_to_survival(face: Any) -> None:
 
     torch.testing.assert_close(model.policy.predict_values(at(seen, 0.25)), 0.25 * full)
     assert full.abs().min() > 0
+
+
+def test_cohorts_tell_return_visits_and_lapses_of_shoppers_who_leave() -> None:
+    rows = 2000
+    env = environment(toy(0.3), rows, TrainingReward(survival=True))
+    learned, statistics = TrainingRewards(env), {"": 0.0}
+    learned.reset()
+    env.pop_statistics()  # the cohort of those who begin together
+    statistics.clear()
+    while not statistics:
+        learned.step(np.zeros((rows, env.composer.intent_size), dtype=np.float32))
+        statistics = env.pop_statistics()
+    simulator = toy(0.3)
+    greedy = POLICIES["greedy_ctr"].build(toy_inputs(simulator))
+    played = evaluate(greedy, simulator, torch.arange(rows), batch=rows).rows
+    for name in ("return", "visits", "lapsed", "clicks"):
+        true = played[name].cast(float).to_numpy()
+        error = (2 * true.var() / rows) ** 0.5  # weighted episodes vary less
+        assert abs(statistics[name] - true.mean()) < 3.5 * error, name
 
 
 def test_a_shopper_who_cannot_stay_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.ppo import PPOConfig, make_composer_ppo
-from agents.torch_vec_env import Turn
+from agents.torch_vec_env import TrainingRewards, Turn
 from agents.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
 from policies.sb3 import NetworkConfig
@@ -87,20 +87,38 @@ def test_ppo_bootstraps_a_truncated_episode_and_not_a_lapsed_one() -> None:
     assert ended > 0
 
 
-def test_the_statistics_are_means_over_finished_episodes() -> None:
+def test_statistics_are_of_all_episodes_that_began_in_the_same_rollout_once_the_last_of_them_ended() -> None:
+    """Rollouts of three visits; the episodes are written down beside, with the rollout that each began in."""
     env = make_env(shoppers=8)
     env.reset()
-    returns, visits = [], []
-    for actions in intents(env, 25):
-        _, _, dones, infos = env.step(actions)
-        returns += [infos[row]["episode"]["r"] for row in np.flatnonzero(dones)]
-        visits += [infos[row]["episode"]["l"] for row in np.flatnonzero(dones)]
-    statistics = env.pop_statistics()
-    assert statistics["return"] == pytest.approx(np.mean(returns), rel=1e-5)
-    assert statistics["visits"] == pytest.approx(np.mean(visits), rel=1e-5)
-    assert statistics["return"] == pytest.approx(
-        statistics["clicks"] + statistics["reward_terms/intra_list_distance"], rel=1e-5
-    )
+    began, open_ = np.zeros(8, dtype=int), np.zeros(8)
+    returns: dict[int, list[float]] = {}
+    visits: dict[int, list[int]] = {}
+    length, told, reported, ended_first = np.zeros(8, dtype=int), 0, 0, [0.0][:0]
+    for step, actions in enumerate(intents(env, 60)):
+        _, rewards, dones, _ = env.step(actions)
+        open_, length = open_ + rewards, length + 1
+        for row in np.flatnonzero(dones):
+            returns.setdefault(int(began[row]), []).append(open_[row])
+            visits.setdefault(int(began[row]), []).append(int(length[row]))
+            began[row], open_[row], length[row] = step // 3, 0.0, 0
+        if step == 2:
+            ended_first = returns[0].copy()
+        if step % 3 < 2:
+            continue
+        statistics = env.pop_statistics()
+        complete = [cohort for cohort in returns if told <= cohort < began.min()]
+        assert bool(statistics) == bool(complete)
+        if statistics:
+            expected = np.concatenate([returns[cohort] for cohort in complete])
+            assert statistics["return"] == pytest.approx(expected.mean(), rel=1e-5)
+            lengths = np.concatenate([visits[cohort] for cohort in complete])
+            assert statistics["visits"] == pytest.approx(lengths.mean(), rel=1e-5)
+            terms = statistics["clicks"] + statistics["reward_terms/intra_list_distance"]
+            assert statistics["return"] == pytest.approx(terms, rel=1e-5)
+            told, reported = int(began.min()), reported + len(expected)
+    assert reported > 40
+    assert np.mean(ended_first) < 0.5 * np.mean(returns[0])  # who ends within three visits had a short episode
     assert env.pop_statistics() == {}
 
 
@@ -108,8 +126,9 @@ def test_expected_clicks_have_the_mean_of_the_sampled_ones_and_less_variance() -
     sampled, expected = (make_env(64, TrainingReward(1.0, flag), lapse=0.0, horizon_days=1e5) for flag in (False, True))
     totals: list[list[np.ndarray]] = [[], []]
     for env, total in zip((sampled, expected), totals, strict=True):
-        env.reset()
-        total += [env.step(actions)[1].astype(np.float64) for actions in intents(env, 40)]
+        learned = TrainingRewards(env)
+        learned.reset()
+        total += [learned.step(actions)[1].astype(np.float64) for actions in intents(env, 40)]
     drawn, known = (np.concatenate(total) for total in totals)
     difference = drawn - known  # the same visits: all else cancels
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(difference.size)
@@ -118,14 +137,17 @@ def test_expected_clicks_have_the_mean_of_the_sampled_ones_and_less_variance() -
 
 def test_expected_clicks_are_the_probabilities_times_their_weight() -> None:
     env = make_env(4, TrainingReward(0.5, True), reward=Reward({"clicks": 2.0, "category_coverage": 1.0}))
-    env.reset()
-    _, rewards, _, _ = env.step(intents(env, 1)[0])
+    learned = TrainingRewards(env)
+    learned.reset()
+    _, rewards, _, _ = learned.step(intents(env, 1)[0])
     response = env.simulator.shopper.responses[-1]  # type: ignore[attr-defined]
     surplus = response.probability.sum(1) - response.clicks.sum(1)
     plain = make_env(4, PLAIN, reward=Reward({"clicks": 2.0, "category_coverage": 1.0}))
     plain.reset()
     _, sampled, _, _ = plain.step(intents(plain, 1)[0])
     np.testing.assert_allclose(rewards, 0.5 * (sampled + 2.0 * surplus.numpy()), rtol=1e-5)
+    env.reset()
+    np.testing.assert_array_equal(env.step(intents(env, 1)[0])[1], sampled)  # and this is what is reported
 
 
 def test_a_seed_is_its_episodes_and_a_generation_other_ones() -> None:

@@ -1,0 +1,20 @@
+"""What TensorBoard's event files hold, read as they lie there: nothing is purged or merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # type: ignore[import-untyped]
+from tensorboard.util import tensor_util  # type: ignore[import-untyped]
+
+
+def points(folder: Path) -> dict[str, list[tuple[int, float | None]]]:
+    """Tag -> (step, value) in the order of writing, all files of a training together; None for what is no number."""
+    found: dict[str, list[tuple[int, float | None]]] = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                number = tensor_util.make_ndarray(value.tensor) if value.HasField("tensor") else None
+                scalar = float(number) if number is not None and number.ndim == 0 and number.dtype.kind == "f" else None
+                found.setdefault(value.tag, []).append((event.step, scalar))
+    return found
