@@ -23,7 +23,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import tyro
 from stable_baselines3.common.callbacks import BaseCallback
@@ -31,7 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.ppo import SlatePPO, fit_standardizers
 from benchmarks import train
 from benchmarks.report import RESULTS, Run, markdown
-from benchmarks.statistics import Estimate, bootstrap
+from benchmarks.statistics import Estimate, estimate_mean
 from benchmarks.threads import use_threads
 
 COUNTING = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
@@ -175,7 +174,6 @@ def measure(config: Config) -> pl.DataFrame:
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """Visits a second and a processor second, alone and beside the busy ones, and their shares of one thread alone."""
-    generator = np.random.default_rng(0)
     summary: dict[str, Estimate] = {}
     for clock, short in (("wall_s", "visits_per_s"), ("cpu_s", "visits_per_cpu_s")):
         alone = rows.filter((pl.col("way") == "one") & (pl.col("busy") == 0))
@@ -184,8 +182,8 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
             seconds = part[clock].to_numpy()
             speeds = part["visits"].to_numpy() / seconds
             name = f"{short}/{way}/{'beside' if busy else 'alone'}"
-            summary[name] = bootstrap(speeds, weights=seconds, generator=generator)
-            summary[f"share_of_{name}"] = bootstrap(speeds / base, weights=seconds, generator=generator)
+            summary[name] = estimate_mean(speeds, weights=seconds)
+            summary[f"share_of_{name}"] = estimate_mean(speeds / base, weights=seconds)
     return summary
 
 

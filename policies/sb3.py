@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.base import LARGEST, LOG_STD, SEEDS, Policy, of_kind, settle, widths
+from policies.base import LARGEST, LOG_STD, Policy, of_kind, settle, widths
 from policies.composer import Composer
 from policies.learnable import LEARNABLE, Actor, Plan
 from policies.networks import Standardizer, tower
@@ -45,7 +45,6 @@ class NetworkConfig:
             critic_hidden=widths("critic_hidden", self.critic_hidden),
             critic_lr_scale=checks.number("critic_lr_scale", self.critic_lr_scale, 0.0, LARGEST),
             log_std=checks.number("log_std", self.log_std, *LOG_STD),
-            seed=checks.whole("seed", self.seed, *SEEDS),
         )
 
 

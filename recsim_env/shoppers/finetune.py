@@ -140,7 +140,7 @@ class KeepNewest(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, *unused: Any, **others: Any) -> None:
         """After a checkpoint was written."""
-        for old in checkpoints(Path(args.output_dir))[:-KEPT]:
+        for old in checkpoints(Path(str(args.output_dir)))[:-KEPT]:
             (old / TRAINER_STATE_NAME).unlink(missing_ok=True)
             shutil.rmtree(old)
 

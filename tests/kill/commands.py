@@ -57,7 +57,7 @@ def register_toys() -> None:
     vars(league)["PLACES"] = vars(tune_agents)["PLACES"] = {place.name: place}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     vars(transfer)["FIXED"] = ("uniform", "greedy_ctr", "mmr 1", "softmax 1", transfer.TUNED)
-    Clock.due = lambda clock: True  # type: ignore[method-assign]  # the more checkpoints, the more can go wrong
+    Clock.due = lambda clock: True  # type: ignore[method-assign,assignment]  # the more checkpoints, the more can go wrong
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def run_tune(inputs: Path, work: Path) -> None:
 
 def run_tune_agents(inputs: Path, work: Path) -> None:
     """Two agents."""
-    (place,) = tune_agents.PLACES
+    (place,) = vars(tune_agents)["PLACES"]
     tune_agents.main(
         tune_agents.Config(
             agents=("linucb", "thompson"),
