@@ -91,7 +91,7 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
 
     Errors: ValueError where the state does not fit, with the place where it does not.
     """
-    like = {"policy": dict(model.policy.state_dict()), "counters": {"num_timesteps": 0, "n_updates": 0}}
+    like: dict[str, Any] = {"policy": dict(model.policy.state_dict()), "counters": {"num_timesteps": 0, "n_updates": 0}}
     like |= dict.fromkeys(("optimizer", "random", "recent", "log", "starts", "env", "why_not"))
     found = restored(like, state, model.device)
     for name, now in model.randomness.tensors().items():

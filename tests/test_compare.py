@@ -123,7 +123,7 @@ def test_a_training_that_breaks_off_keeps_its_last_update(
 
     with monkeypatch.context() as patch:
         patch.setattr(monitor.Monitor, "_keep", break_off)
-        patch.setattr(monitor.Clock, "due", lambda clock: True)
+        patch.setattr("agents.keeper.Clock.due", lambda clock: True)
         with pytest.raises(Killed):
             train.train(config, 0)
     model = train.make_model(config, 0)
@@ -162,7 +162,7 @@ def test_what_is_missing_is_named(world: World, tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_returns_terms_hyperparameters_and_a_picture(world: World, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = replace(training(world, tmp_path), seeds=(0,))
     train.train(config, 0)
