@@ -256,7 +256,10 @@ def fit(
         callbacks=[KeepNewest()],
     )
     checkpoint = newest_whole(output) if resume else None
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None and _step(checkpoint) >= steps:  # from here the Trainer would go one step too far
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 @dataclass(frozen=True)
