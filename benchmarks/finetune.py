@@ -30,7 +30,7 @@ from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_promotions
 from recsim_env.shoppers.examples import Examples, Market
 from recsim_env.shoppers.finetune import FinetuneConfig, calibrate, fit, new_shopper
-from recsim_env.shoppers.shop import SHOP_FILES
+from recsim_env.shoppers.peaks import SHOP_FILES
 from recsim_env.shoppers.text import TextTunedShopper
 from recsim_env.shoppers.transformer import ROW_KINDS, SlateShopper
 from recsim_env.shoppers.weights import save_model

@@ -43,7 +43,6 @@ from policies.composer import ComposerPolicy
 from policies.retrieval import IndexConfig
 from policies.serving import Recommender, index_of
 from policies.two_tower import TwoTowerRanker, load_two_tower
-from recsim_env.files import write_parquet
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
 from recsim_env.types import Observation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +59,14 @@ def among(items: Tensor, others: Tensor, n_items: int) -> Tensor:
     """
     marked = torch.zeros(len(items), n_items + 1, dtype=torch.bool, device=items.device)
     return marked.scatter_(1, others + 1, True).gather(1, items + 1)
+
+
+def large_zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Zeros (shape) float32. On a CPU the system hands out their memory, zeros already, when it is first written to:
+    that takes half the time of writing zeros, of tens of megabytes."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
+    return torch.zeros(shape, dtype=torch.float32, device=device)
 
 
 def constant(values: tuple[float, ...], like: Tensor) -> Tensor:

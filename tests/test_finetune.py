@@ -36,8 +36,8 @@ from recsim_env.shoppers.finetune import (
 )
 from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.peaks import SHOP_FILES
 from recsim_env.shoppers.scores import auc
-from recsim_env.shoppers.shop import SHOP_FILES
 from recsim_env.shoppers.transformer import ROW_KINDS, repeat_bucket, visit_context
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import ITEMS, SHOPPERS, write_shop

@@ -21,7 +21,7 @@ from recsim_env.shoppers.ensemble import agreed
 from recsim_env.shoppers.exploring import DARTS
 from recsim_env.shoppers.finetune import new_shopper
 from recsim_env.shoppers.learned import LearnedShopper, back_by, load_shopper
-from recsim_env.shoppers.shop import SHOP_FILES
+from recsim_env.shoppers.peaks import SHOP_FILES
 from recsim_env.shoppers.states import REMEMBERED
 from recsim_env.shoppers.transformer import GAP_EDGES, RECENCIES, SHARES, SlateShopper, repeat_bucket
 from recsim_env.simulator import SlateSimulator

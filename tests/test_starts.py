@@ -11,16 +11,24 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+import recsim_env
 from recsim_env.catalog import Catalog
 from recsim_env.logs import schema
+from recsim_env.shoppers import shop
 from recsim_env.shoppers.examples import Market
+from recsim_env.shoppers.exploring import Peaks
 from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.memory import Keys, Memory
+from recsim_env.shoppers.peaks import read_peaks, table_digest, write_peaks
 from recsim_env.shoppers.replay import Past, Visits
-from recsim_env.shoppers.shop import candidate_tables
-from recsim_env.shoppers.starts import Starts, _stores
+from recsim_env.shoppers.shop import candidate_tables, envelope_of
+from recsim_env.shoppers.starts import POPULATIONS, Starts, _stores
+from recsim_env.shoppers.transformer import SlateShopper
+from recsim_env.shoppers.weights import load_model, save_model
 from tests.fake_log import write_shop
 from tests.fake_shoppers import member
 
@@ -137,6 +145,82 @@ def test_a_folder_that_changed_is_read_again(folder: Path, tmp_path: Path) -> No
     again = load_shopper(tmp_path, CPU, start_days=(60, 80)).shop
     assert not torch.equal(again.model.gap_head.outer.bias, first.model.gap_head.outer.bias)
     assert not torch.equal(again.starts.state.cache.state, first.starts.state.cache.state)
+
+
+def test_a_start_state_does_not_depend_on_who_else_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its group of shoppers is replayed at its first start or all are at once; rows are copies."""
+    monkeypatch.setattr("recsim_env.shoppers.starts.GROUP", 7)
+    shop._opened.cache_clear()
+    whole = opened(folder)
+    expected = tensors(whole.state)
+    shop._opened.cache_clear()
+    monkeypatch.setattr(shop, "_check_states", lambda members, state: None)
+    monkeypatch.setattr(shop, "_known_peaks", lambda *_: [Peaks(torch.zeros(16), torch.zeros(40))])
+    starts = opened(folder)
+    assert len(starts._asleep) == 9
+    for who in (torch.tensor([5]), torch.tensor([5, 44, 5]), torch.arange(60)):
+        asleep = len(starts._asleep)
+        found = tensors(starts.rows(who))
+        assert len(starts._asleep) >= asleep - len(who)
+        for name, value in expected.items():
+            dimension = 1 if name.endswith(("keys", "values")) else 0
+            assert torch.equal(found[name], value.index_select(dimension, who)), name
+        starts.rows(who).memory.table.fill_(3.0)
+    assert not starts._asleep
+    shop._opened.cache_clear()
+
+
+def test_the_shipped_peaks_are_those_of_the_shipped_shoppers() -> None:
+    """If this fails, run `python -m recsim_env.shoppers.peaks recsim_env/data/complete_journey`."""
+    shipped = Path(recsim_env.__file__).parent / "data" / "complete_journey"
+    tables = table_digest(shipped)
+    for population in POPULATIONS:
+        for number in (0, 1):
+            member = shipped / f"model{number}" if number else shipped
+            assert read_peaks(shipped, member, (64, 3500), tables, population, (56, 182)) is not None
+    opened = load_shopper(shipped, CPU, population="evaluation").shop
+    known = read_peaks(shipped, shipped, (64, 3500), tables, "evaluation", (56, 182))
+    assert known is not None
+    found = envelope_of(opened.members, opened.market, opened.starts.state)
+    torch.testing.assert_close(found.centres[0], known.centre, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.total, opened.envelope.total, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.edges, opened.envelope.edges, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spoilt", ["tables", "model", "nan", "size", "cut", "nothing"])
+def test_peaks_of_other_files_are_never_used(
+    folder: Path, tmp_path: Path, spoilt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "peaks.safetensors"
+    save_file({"train.0.height": torch.zeros(1)}, path)
+    made = load_shopper(tmp_path, CPU).shop.envelope
+    with torch.no_grad():
+        write_peaks(tmp_path)
+    shop._opened.cache_clear()
+    with safe_open(path, "pt") as file:
+        digests = file.metadata()
+        good = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    if spoilt == "tables":
+        baskets = schema.read_baskets(folder / "baskets.parquet")
+        gap, follow_up = pl.lit(None, dtype=pl.Int32), pl.lit(0, dtype=pl.Int32)
+        changed = baskets.with_columns(gap=gap, follow_up=follow_up)
+        schema.write_baskets(changed, tmp_path / "baskets.parquet")
+    elif spoilt == "model":
+        model = load_model(SlateShopper, tmp_path)
+        model.config.gap_calibration += 0.5
+        save_model(model, tmp_path)
+    elif spoilt == "nan":
+        save_file(good | {"train.0.height": torch.full((40,), torch.nan)}, path, digests)
+    elif spoilt == "size":
+        save_file(good | {"train.0.height": torch.zeros(41)}, path, digests)
+    elif spoilt == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
+    capsys.readouterr()
+    found = load_shopper(tmp_path, CPU).shop
+    assert bool(found.starts._asleep) == (spoilt == "nothing")
+    assert ("is not used" in capsys.readouterr().err) == (spoilt != "nothing")
+    torch.testing.assert_close(found.envelope.edges, made.edges, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("items", "dtype"), [(6, torch.int16), (40_000, torch.int32)])

@@ -25,6 +25,27 @@ MARGIN = 0.1  # how far the logarithm of the envelope lies above what shoppers w
 
 
 @dataclass(frozen=True)
+class Peaks:
+    """How far a member's log rates for some shoppers rise at most: centre (D,), the mean item by rate, and height (N,)
+    of each item above it."""
+
+    centre: Tensor
+    height: Tensor
+
+    @classmethod
+    def of(cls, base: Tensor, vectors: Tensor, queries: Tensor) -> Peaks:
+        """Of S shoppers: base (W, N), vectors (N, D), queries (S, D)."""
+        rate = base.exp().mean(0)
+        centre = rate @ vectors / rate.sum()
+        heights = [(part @ (vectors - centre).T).amax(0) for part in queries.split(256)]
+        return cls(centre, torch.stack(heights).amax(0))
+
+    def to(self, device: torch.device) -> Peaks:
+        """Copy to a device."""
+        return Peaks(self.centre.to(device), self.height.to(device))
+
+
+@dataclass(frozen=True)
 class Envelope:
     """Bounds of the rates, which are the members' mean: of shopper b for item n in week w, scale[b] * height[w, n].
 
@@ -45,17 +66,18 @@ class Envelope:
 
         What other shoppers want beyond that is cut off.
         """
-        centres, heights = [], []
-        for log_rate, vector, query in zip(base, vectors, queries, strict=True):
-            rate = log_rate.exp().mean(0)
-            centre = rate @ vector / rate.sum()
-            peaks = [(part @ (vector - centre).T).amax(0) for part in query.split(256)]
-            centres.append(centre)
-            heights.append((log_rate + torch.stack(peaks).amax(0) + MARGIN).exp())
+        peaks = [Peaks.of(*parts) for parts in zip(base, vectors, queries, strict=True)]
+        return cls.above(base, vectors, peaks)
+
+    @classmethod
+    def above(cls, base: Sequence[Tensor], vectors: Sequence[Tensor], peaks: Sequence[Peaks]) -> Envelope:
+        """Above the rates of the shoppers of these peaks by `MARGIN`."""
+        heights = [(log_rate + own.height + MARGIN).exp() for log_rate, own in zip(base, peaks, strict=True)]
         so_far = mean(heights).double().cumsum(1)
         week = torch.arange(len(so_far), device=so_far.device).unsqueeze(1)
         edges = F.pad((week + so_far / so_far[:, -1:]).flatten(), (1, 0))
-        return cls(tuple(base), tuple(vectors), tuple(centres), edges, so_far[:, -1].float())
+        centres = tuple(own.centre for own in peaks)
+        return cls(tuple(base), tuple(vectors), centres, edges, so_far[:, -1].float())
 
     def scale(self, queries: Sequence[Tensor]) -> Tensor:
         """The shoppers' own factor (B,): queries (B, D), one a member."""

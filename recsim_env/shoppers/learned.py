@@ -160,7 +160,7 @@ class LearnedShopper:
         """Shoppers drawn uniformly from the population, as they stood at the start of their episode."""
         starts = self.shop.starts
         who = (draws[:, 0] * len(starts.shopper)).long().clamp(max=len(starts.shopper) - 1)
-        state: LearnedState = take(starts.state, who, self.device)
+        state = starts.rows(who)
         state.caches = [cache.to(PRECISIONS[self.options.precision]) for cache in state.caches]
         return state
 

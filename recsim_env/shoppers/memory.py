@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsim_env.tensors import looked_up, places
+from recsim_env.tensors import large_zeros, looked_up, places
 from recsim_env.types import Observation
 
 NEVER = 1000.0  # days since a purchase that never was
@@ -90,7 +90,7 @@ class Memory:
         device = keys.of_item.device
         return cls(
             keys,
-            torch.zeros(shoppers, keys.total + 1, STATS, dtype=torch.float32, device=device),
+            large_zeros((shoppers, keys.total + 1, STATS), device),
             torch.full((shoppers, remembered), -1, dtype=torch.int64, device=device),
             torch.zeros(shoppers, remembered + 1, dtype=torch.float32, device=device),
             torch.full((shoppers, remembered + 1), -NEVER, dtype=torch.float32, device=device),

@@ -106,7 +106,7 @@ class Past:
         day, size = visits.day.float(), visits.starts.diff()
         return cls._chosen(number, start - number, day, visits.since, visits.items, visits.starts[:-1], size)
 
-    def _only(self, shoppers: Tensor) -> Past:
+    def only(self, shoppers: Tensor) -> Past:
         """That of some shoppers (R,) int64."""
         first = self.number.cumsum(0) - self.number
         rest = (self.day, self.since, self.items, self.starts, self.size)
@@ -180,7 +180,7 @@ class Past:
 
     def _list(self, memory: Memory, crowded: Tensor) -> None:
         """Fill items of a memory whose counters are right already, visit by visit, of some shoppers (R,)."""
-        past, fresh = self._only(crowded), Memory.empty(memory.keys, len(crowded), memory.items.shape[1])
+        past, fresh = self.only(crowded), Memory.empty(memory.keys, len(crowded), memory.items.shape[1])
         ends = torch.cat([past.starts, past.starts.new_full((1,), len(past.items))])
         for rows, now in past._rounds():
             fresh.list_visit(rows, padded(past.items, ends, now), past.day[now])

@@ -17,25 +17,17 @@ from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
 from recsim_env.shoppers.examples import Market, ints
-from recsim_env.shoppers.exploring import Envelope
+from recsim_env.shoppers.exploring import Envelope, Peaks
 from recsim_env.shoppers.memory import Keys
+from recsim_env.shoppers.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
 from recsim_env.shoppers.running import compile_parts
 from recsim_env.shoppers.starts import Starts, start_states
-from recsim_env.shoppers.states import LearnedState, take
+from recsim_env.shoppers.states import LearnedState
 from recsim_env.shoppers.transformer import Block, GapHead, SlateHead, SlateShopper
 from recsim_env.shoppers.weights import MODEL_FILES, load_model, member_folders, present
 from recsim_env.types import MAX_DAYS
 from recsim_env.waiting import waiting
 
-SHOP_FILES = (
-    *MODEL_FILES,
-    "catalog.parquet",
-    "embedding.safetensors",
-    "shoppers.parquet",
-    "baskets.parquet",
-    "promotions.parquet",
-    "popularity.parquet",
-)
 MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
 OPEN = 4  # shops that are kept for the next environment of this process
 
@@ -141,29 +133,49 @@ def _opened(
     enough = (candidates >= 0).sum(1) >= MIN_CANDIDATES
     keys = Keys.of(catalog.kind, catalog.category)
     starts = start_states(models, keys, market, baskets, holdout, enough, population, start_days)
-    _check_states(members, starts.state)
     market = Market(*(tensor.to(device) for tensor in vars(market).values()))
+    known = (
+        _known_peaks(folder, members, models, population, start_days) if device.type == "cpu" and not compiled else None
+    )
+    if known is None:
+        _check_states(members, starts.state)
     of_members = tuple(Member.of(model.to(device)) for model in models)  # type: ignore[arg-type]
-    state: LearnedState = take(starts.state, slice(None), device)
+    starts = starts.to(device)
+    envelope = envelope_of(of_members, market, starts.state if known is None else known)
     for model in models if compiled else ():
         compile_parts(model, (Block, SlateHead, GapHead))
     return Shop(
         catalog=catalog.to(device),
         keys=keys.to(device),
         members=of_members,
-        envelope=envelope_of(of_members, market, state),
+        envelope=envelope,
         market=market,
         candidates=candidates.to(device),
         placement=placement.to(device),
         popularity=popular.to(device),
         week_of_day=calendar(baskets).to(device),
-        starts=Starts(
-            state,
-            starts.shopper.to(device),
-            starts.stores.to(device),
-            starts.store_shares.to(device),
-        ),
+        starts=starts,
     )
+
+
+def _known_peaks(
+    folder: Path,
+    members: Sequence[Path],
+    models: Sequence[SlateShopper],
+    population: str,
+    start_days: tuple[int, int],
+) -> list[Peaks] | None:
+    """What `peaks.write_peaks` found for these members; None where it did not, or of other files."""
+    if not (folder / PEAKS).is_file():
+        return None
+    tables, found = table_digest(folder), []
+    for member, model in zip(members, models, strict=True):
+        sizes = (model.config.hidden_size, model.config.n_items)
+        peaks = read_peaks(folder, member, sizes, tables, population, start_days)
+        if peaks is None:
+            return None
+        found.append(peaks)
+    return found
 
 
 def _model(folder: Path, catalog: Catalog) -> SlateShopper:
@@ -195,12 +207,15 @@ def calendar(baskets: pl.DataFrame) -> Tensor:
     return week_of_day.cummax(0).values
 
 
-def envelope_of(members: Sequence[Member], market: Market, state: LearnedState) -> Envelope:
-    """Above the members' rates of new items for the shoppers of a state, all on one device."""
+def envelope_of(members: Sequence[Member], market: Market, source: LearnedState | Sequence[Peaks]) -> Envelope:
+    """Above the members' rates of new items for the shoppers of a state, or for those of known peaks."""
     base = [member.model.explore_base() + member.model.season(market.item_context) for member in members]
-    inside = state.inside(state.context())
+    vectors = [member.vectors for member in members]
+    if not isinstance(source, LearnedState):
+        return Envelope.above(base, vectors, source)
+    inside = source.inside(source.context())
     queries = [member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)]
-    return Envelope.over(base, [member.vectors for member in members], queries)
+    return Envelope.over(base, vectors, queries)
 
 
 def candidate_tables(market: Market) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,8 +228,7 @@ def candidate_tables(market: Market) -> tuple[Tensor, Tensor, Tensor]:
     promoted, n_items = placement > 0, placement.shape[1]
     number = np.count_nonzero(promoted, axis=1)
     place = np.flatnonzero(promoted)
-    rows = np.repeat(np.arange(len(promoted)), number)
-    items = place - rows * n_items
+    items = place % n_items
     filled = np.arange(max(int(number.max()), 1)) < number[:, None]
 
     def table(values: Any, padding: int = 0) -> Tensor:
@@ -225,9 +239,11 @@ def candidate_tables(market: Market) -> tuple[Tensor, Tensor, Tensor]:
     week = np.zeros(len(promoted), dtype=np.int64)
     week[market.store_week.numpy()] = np.arange(market.store_week.shape[1])
     popularity = (torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0).numpy().reshape(-1)
+    in_week = np.repeat(week * n_items, number)
+    in_week += items
     small = n_items <= np.iinfo(np.int16).max
     return (
         table(items.astype(np.int16 if small else np.int32), -1),
         table(placement.reshape(-1)[place]),
-        table(popularity[week[rows] * n_items + items]),
+        table(popularity[in_week]),
     )

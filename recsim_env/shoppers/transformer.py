@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel
 from recsim_env import checks
 from recsim_env.shoppers.memory import COUNT, INTERVAL, LEVELS, NEVER, RECENT, RHYTHM, SINCE
 from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
-from recsim_env.tensors import constant
+from recsim_env.tensors import constant, large_zeros
 
 GAP_EDGES = (*range(15), 15, 18, 21, 25, 28, 35, 42, 49)  # first day of each hazard bin; the last ends on LAPSE_DAYS
 LAPSE_DAYS = 56  # a shopper who stayed away longer is gone
@@ -145,13 +145,17 @@ class Cache:
     state: Tensor
 
     @classmethod
-    def empty(cls, config: Any, state: Tensor) -> Cache:
-        """Of shoppers without visits, in a state (B, hidden); config tells layers, heads, window and hidden size."""
+    def empty(cls, config: Any, state: Tensor, *, large: bool = False) -> Cache:
+        """Of shoppers without visits, in a state (B, hidden); config tells layers, heads, window and hidden size.
+
+        With `large` it is to be filled once and kept, see `large_zeros`.
+        """
         shoppers, heads = len(state), config.num_attention_heads
         shape = (config.num_hidden_layers, shoppers, heads, config.window, config.hidden_size // heads)
+        keys, values = (large_zeros(shape, state.device) if large else state.new_zeros(shape) for _ in range(2))
         return cls(
-            state.new_zeros(shape),
-            state.new_zeros(shape),
+            keys,
+            values,
             state.new_full((shoppers, config.window), -math.inf),
             torch.zeros(shoppers, dtype=torch.int64, device=state.device),
             state,
@@ -424,9 +428,9 @@ class SlateShopper(CheckedModel):
         states: Tensor = self.final_norm(x)
         return states
 
-    def empty_cache(self, shoppers: int) -> Cache:
-        """Cache of shoppers without visits."""
-        return Cache.empty(self.config, self.newcomer.detach().expand(shoppers, -1).clone())
+    def empty_cache(self, shoppers: int, *, large: bool = False) -> Cache:
+        """Cache of shoppers without visits; `large` as in `Cache.empty`."""
+        return Cache.empty(self.config, self.newcomer.detach().expand(shoppers, -1).clone(), large=large)
 
     def advance(self, cache: Cache, token: Tensor, day: Tensor) -> None:
         """Add one visit to each shopper, in place: token (B, D), day (B,). The cost does not grow with the history."""
