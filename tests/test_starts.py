@@ -202,10 +202,10 @@ def test_peaks_of_other_files_are_never_used(
         digests = file.metadata()
         good = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     if spoilt == "tables":
-        baskets = schema.read_baskets(folder / "baskets.parquet")
+        baskets = schema.read_baskets(folder / "baskets.parquet", items := len(Catalog.load(folder)))
         gap, follow_up = pl.lit(None, dtype=pl.Int32), pl.lit(0, dtype=pl.Int32)
         changed = baskets.with_columns(gap=gap, follow_up=follow_up)
-        schema.write_baskets(changed, tmp_path / "baskets.parquet")
+        schema.write_baskets(changed, tmp_path / "baskets.parquet", items)
     elif spoilt == "model":
         model = load_model(SlateShopper, tmp_path)
         model.config.gap_calibration += 0.5
