@@ -319,38 +319,42 @@ class ObservationCheck:
         self._expected = {name: (tuple(of_key.shape or ()), dtype_of(of_key)) for name, of_key in space.items()}
         self._all = max_candidates(space, len(catalog)) == len(catalog)
         self._device = catalog.device
+        self._shapes: dict[int, list[tuple[str, torch.dtype, tuple[int, ...]]]] = {}  # by how many shoppers
         self._seen = False
 
-    def __call__(self, observation: Observation) -> int:
-        """B, how many shoppers it is of.
+    def __call__(self, observation: Observation) -> bool:
+        """Whether this was the first call.
 
         Errors: TypeError where the observation is no mapping and where a value is no tensor of the space's type on the
         policy's device; ValueError where a key is missing, has another shape, or holds a number that cannot be.
         """
         if not isinstance(observation, dict):
             observation = checks.mapping("observation", observation)
-        first, batch = "", 0
-        for name, (shape, dtype) in self._expected.items():
+        first = not self._seen
+        if not self._fits(observation):
+            self._raise(observation)
+        if first:
+            self.check_numbers(observation)
+            self._seen = True
+        return first
+
+    def _fits(self, observation: Observation) -> bool:
+        """A quick look. Nothing here waits for a device."""
+        seen = observation.get(next(reversed(self._expected)), None)
+        if not isinstance(seen, Tensor) or seen.ndim == 0 or len(seen) == 0:
+            return False
+        rows = len(seen)
+        if rows not in self._shapes:
+            self._shapes = {rows: [(name, dtype, (rows, *shape)) for name, (shape, dtype) in self._expected.items()]}
+        for name, dtype, shape in self._shapes[rows]:
             value = observation.get(name)
             if value is None and self._all and name == "candidates":
                 continue
-            if (
-                not isinstance(value, Tensor)
-                or value.dtype != dtype
-                or value.device.type != self._device.type
-                or value.shape[1:] != shape
-                or value.layout != torch.strided
-                or value.ndim == 0
-                or len(value) != (batch or len(value))
-                or len(value) == 0
-            ):
-                self._raise(observation, name, first)
-            elif not first:
-                first, batch = name, len(value)
-        if not self._seen:
-            self.check_numbers(observation)
-            self._seen = True
-        return batch
+            if not isinstance(value, Tensor) or value.dtype is not dtype or value.shape != shape:
+                return False
+            if value.layout is not torch.strided or value.device.type != self._device.type:
+                return False
+        return True
 
     def check_numbers(self, observation: Observation) -> None:
         """Errors: ValueError where a whole number lies outside of the space, or another one is not finite."""
@@ -372,19 +376,26 @@ class ObservationCheck:
                 found = low if low < least else high
                 raise ValueError(f"observation[{name!r}] holds {found}, but it must be from {least} to {most}.")
 
-    def _raise(self, observation: Observation, name: str, first: str) -> None:
-        if name not in observation:
-            raise ValueError(
-                f"observation has the keys {sorted(observation)}, but it must have {name!r}: the policy was built for "
-                f"{sorted(self._expected)}."
-            )
-        value, (shape, dtype) = observation[name], self._expected[name]
-        checks.tensor(f"observation[{name!r}]", value, ("B", *shape), dtype, finite=False)
-        if value.layout != torch.strided:
-            raise TypeError(f"observation[{name!r}] is a sparse tensor, but it must be a dense one.")
-        if value.device.type != self._device.type:
-            raise TypeError(f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}.")
-        _raise_shoppers(name, value, first, observation)
+    def _raise(self, observation: Observation) -> None:
+        """Say what is wrong with an observation that does not fit."""
+        first = ""
+        for name, (shape, dtype) in self._expected.items():
+            if name not in observation and self._all and name == "candidates":
+                continue
+            if name not in observation:
+                raise ValueError(
+                    f"observation has the keys {sorted(observation)}, but it must have {name!r}: the policy was built "
+                    f"for {sorted(self._expected)}."
+                )
+            value = observation[name]
+            checks.tensor(f"observation[{name!r}]", value, ("B", *shape), dtype, finite=False)
+            if value.layout is not torch.strided:
+                raise TypeError(f"observation[{name!r}] is a sparse tensor, but it must be a dense one.")
+            if value.device.type != self._device.type:
+                raise TypeError(f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}.")
+            if len(value) != (len(observation[first]) if first else max(len(value), 1)):
+                _raise_shoppers(name, value, first, observation)
+            first = first or name
 
 
 def check_keys(observation: Observation, needed: Collection[str], optional: tuple[str, ...] = ()) -> None:
@@ -442,7 +453,7 @@ def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> T
     """The ranker's logits (B, C) float32, NaN and inf made `UNRANKED`: the one door through which logits come in.
 
     So a candidate without a number is shown only where nothing else is left, whatever the policy, and no step waits
-    for a GPU to look for it. That a shopper has no candidate with a number is an error on a CPU: see `Pool.checked`.
+    for a GPU to look for it. That a shopper has no candidate with a number is an error on a CPU: see `Pool.check`.
 
     Errors: TypeError where they are no floating-point tensor, ValueError where they are of another shape.
     """
@@ -494,18 +505,20 @@ class Pool:
         logits, columns = logits.topk(min(size, logits.shape[1]), dim=1)
         return cls(candidates.gather(1, columns).where(logits > -math.inf, -1), logits, columns)
 
-    def checked(self, candidates: Tensor) -> Pool:
-        """This pool of candidates (B, C), looked at where that needs no wait for a device: on a CPU.
+    def check(self, candidates: Tensor, *, whole: bool = True) -> None:
+        """Look at the pool of candidates (B, C) where that needs no wait for a device: on a CPU.
+
+        Args:
+            whole: whether padding is looked at too
 
         Errors: ValueError where the ranker gave padding a number, or a shopper's candidates none.
         """
-        if self.logits.device.type == "cpu":
-            if bool(((self.items < 0) & (self.logits > -math.inf)).any()):
-                raise ValueError("ranker.logits(observation) holds a number at padding, but it must hold -inf there.")
-            bare = self.logits[:, 0] <= UNRANKED
-            if bool(bare.any()):
-                _raise_unranked(bare & (candidates >= 0).any(dim=1))
-        return self
+        if self.logits.device.type != "cpu":
+            return
+        if whole and bool(((self.items < 0) & (self.logits > -math.inf)).any()):
+            raise ValueError("ranker.logits(observation) holds a number at padding, but it must hold -inf there.")
+        if float(self.logits[:, 0].min()) <= UNRANKED:
+            _raise_unranked((self.logits[:, 0] <= UNRANKED) & (candidates >= 0).any(dim=1))
 
     @property
     def ids(self) -> Tensor:
@@ -594,16 +607,17 @@ class Pooling:
     def of(self, ranker: Ranker, observation: Observation) -> Pool:
         """Rank and take the pool, on a CPU `CACHED` shoppers at a time.
 
-        Errors: what `ObservationCheck`, `logits_of` and `Pool.checked` say.
+        Errors: what `ObservationCheck`, `logits_of` and `Pool.check` say.
         """
-        self._check(observation)
+        first = self._check(observation)
         candidates = candidates_of(observation, self._items)
         most = CACHED if candidates.device.type == "cpu" else max(len(candidates), 1)
         parts = []
         for start in range(0, len(candidates), most):
             part = {name: value[start : start + most] for name, value in observation.items()}
             own = candidates[start : start + most]
-            parts.append(self(logits_of(ranker, part, own), own).checked(own))
+            parts.append(self(logits_of(ranker, part, own), own))
+            parts[-1].check(own, whole=first)
         if len(parts) == 1:
             return parts[0]
         return Pool(*(torch.cat([getattr(part, name) for part in parts]) for name in ("items", "logits", "columns")))

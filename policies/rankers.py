@@ -146,6 +146,9 @@ class CTRRanker:
                 f"{expected}: it was trained on another one."
             )
         self.model = model.to(self.items.vectors.device).eval()
+        of_blocks = (key for name in model.config.blocks for key in BLOCKS[name].keys)
+        of_codes = (key for name in model.config.codes for key in CODES[name].keys)
+        self._needed = tuple(dict.fromkeys((*of_blocks, *of_codes)))
 
     @torch.no_grad()
     def logits(self, observation: Observation) -> Tensor:
@@ -153,9 +156,7 @@ class CTRRanker:
 
         Errors: ValueError where the observation lacks a key that the model looks at.
         """
-        needed = {key for name in self.model.config.blocks for key in BLOCKS[name].keys}
-        needed |= {key for name in self.model.config.codes for key in CODES[name].keys}
-        check_keys(observation, needed)
+        check_keys(observation, self._needed)
         pairs = Pairs.of(observation, self.items)
         numbers, codes = pair_inputs(pairs, self.model.config.blocks, self.model.config.codes)
         part = CACHED if numbers.device.type == "cpu" else max(len(numbers), 1)
@@ -222,9 +223,10 @@ class GreedyCTR:
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K). By way of the pool, so that ties fall as they do in the re-rankers."""
-        self._check(observation)
+        first = self._check(observation)
         candidates = candidates_of(observation, self._items)
-        pool = Pool.best(logits_of(self._ranker, observation, candidates), candidates, self._pool).checked(candidates)
+        pool = Pool.best(logits_of(self._ranker, observation, candidates), candidates, self._pool)
+        pool.check(candidates, whole=first)
         return filled(pool.items[:, : self._slate_size], self._slate_size)
 
 

@@ -10,6 +10,7 @@ Needs faiss (Johnson, Douze & Jégou 2021, "Billion-scale similarity search with
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import faiss
@@ -92,7 +93,9 @@ class CategoryIndex:
         category is.
         Errors: TypeError or ValueError where an argument is not as said.
         """
-        checks.tensor("query", query, ("B", self._width), torch.float32)
+        known = isinstance(query, Tensor) and query.dtype == torch.float32 and query.shape[1:] == (self._width,)
+        if not known or not math.isfinite(float(query.sum())):  # at first glance; the whole look takes longer
+            checks.tensor("query", query, ("B", self._width), torch.float32)
         count = checks.whole("count", count, 1, MOST)
         batch, padded = len(query), self._centres.shape[2]
         asked = torch.zeros(batch, padded, dtype=torch.float32)
