@@ -108,8 +108,8 @@ class Monitor(BaseCallback):
         total = self.model._total_timesteps
         self._bar = tqdm(total=total, initial=self.num_timesteps, desc=self._title, unit="visit")
         self._rollouts = self.num_timesteps // (self.model.n_steps * self.model.n_envs)  # of a training that goes on
-        for name, value in self.model.recorded.items():
-            self.logger.record(name, value)
+        for name, (value, excluded) in self.model.recorded.items():
+            self.logger.record(name, value, excluded)
 
     def _on_rollout_start(self) -> None:
         """Comes after an update, except for the first."""
