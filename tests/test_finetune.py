@@ -303,6 +303,19 @@ def test_a_fine_tuning_that_was_cut_off_amid_a_checkpoint_goes_on_from_the_one_b
     assert all(torch.equal(value, again[name]) for name, value in unbroken.items())
 
 
+@pytest.mark.slow
+def test_a_fine_tuning_that_ended_within_an_epoch_goes_no_further(
+    log: Log, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the last step is not the last of an epoch, transformers' Trainer would make one more at every call."""
+    monkeypatch.setitem(globals(), "QUICK", replace(QUICK, epochs=0.5))
+    first = weights_of(log, examples, tmp_path)
+    steps = [path.name for path in checkpoints(tmp_path / "finetune")]
+    again = weights_of(log, examples, tmp_path)
+    assert [path.name for path in checkpoints(tmp_path / "finetune")] == steps
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
 def test_only_whole_checkpoints_count_and_the_others_go(tmp_path: Path) -> None:
     def checkpoint(step: int, state: str | None, *missing: str) -> None:
         folder = tmp_path / f"checkpoint-{step}"
