@@ -503,7 +503,7 @@ class Pool:
     def best(cls, logits: Tensor, candidates: Tensor, size: int) -> Pool:
         """The best `size` of logits (B, C), no NaN, and candidates (B, C)."""
         logits, columns = logits.topk(min(size, logits.shape[1]), dim=1)
-        return cls(candidates.gather(1, columns).where(logits > -math.inf, -1), logits, columns)
+        return cls(candidates.gather(1, columns).masked_fill(logits == -math.inf, -1), logits, columns)
 
     def check(self, candidates: Tensor, *, whole: bool = True) -> None:
         """Look at the pool of candidates (B, C) where that needs no wait for a device: on a CPU.
@@ -706,8 +706,8 @@ def pick(pool: Pool, size: int, adjust: Adjust) -> Tensor:
         adjust.add(best)
         chosen.append(best)
     places = torch.stack(chosen, dim=1)
-    picked = torch.arange(places.shape[1], device=places.device) < there
-    return filled(pool.items.gather(1, places).where(picked, -1), size)
+    gone = torch.arange(places.shape[1], device=places.device) >= there
+    return filled(pool.items.gather(1, places).masked_fill(gone, -1), size)
 
 
 class Cosines:

@@ -174,7 +174,7 @@ class DPP(Reranker):
 
     def adjust(self, pool: Pool) -> Adjust:
         """Every item alone has volume 1."""
-        quality = (self._alpha * pool.logits).masked_fill(pool.logits <= UNRANKED, -FARTHEST)
+        quality = (self._alpha * pool.logits.to(self._cosines.dtype)).masked_fill(pool.logits <= UNRANKED, -FARTHEST)
         return _Volume(pool, self._cosines, quality)
 
 
@@ -185,7 +185,7 @@ class _Volume(Adjust):
         self._factor = self._volume.new_zeros(*pool.logits.shape, 0)  # c, (B, P, items taken)
 
     def scores(self) -> Tensor:
-        return torch.where(self._volume > SINGULAR, self._quality + self._volume.log(), -FARTHEST)
+        return (self._quality + self._volume.log()).masked_fill(self._volume <= SINGULAR, -FARTHEST)
 
     def add(self, chosen: Tensor) -> None:
         at = chosen.unsqueeze(1)
@@ -193,7 +193,7 @@ class _Volume(Adjust):
         own = self._factor.gather(1, at.unsqueeze(2).expand(-1, -1, self._factor.shape[2]))  # (B, 1, taken)
         volume = self._volume.gather(1, at)
         entry = (cosine - (own * self._factor).sum(dim=2)) / volume.sqrt()
-        entry = entry.where(volume > SINGULAR, 0.0)  # what adds nothing to the span changes no volume
+        entry = entry.masked_fill(volume <= SINGULAR, 0.0)  # what adds nothing to the span changes no volume
         self._factor = torch.cat([self._factor, entry.unsqueeze(2)], dim=2)
         self._volume = self._volume - entry.square()
 
