@@ -25,6 +25,8 @@ CLOCKS = (
 """Columns and keys that tell when or how fast something was done."""
 STAMP = re.compile(r"/runs/[A-Z][a-z]{2}\d{2}_[^/]*")
 """Folders of a Trainer's events are named by the clock."""
+SUMMARY = ("train/epoch", "train/total_flos", "train/train_")
+"""What a Trainer says at its end of the part that it trained, which is another after a kill."""
 PASSED_BY = (".lock", "training_args.bin", "figure.png", "README.md")
 """Files that hold such clocks, or nothing."""
 
@@ -106,8 +108,8 @@ def _points(path: Path) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for event in EventFileLoader(str(path)).Load():
         for value in event.summary.value:
-            clock = value.tag.startswith(("time/", "train/train_", "_hparams")) or "runtime" in value.tag
-            if not clock and (value.HasField("simple_value") or value.tensor.float_val):
+            passed_by = value.tag.startswith(("time/", "_hparams", *SUMMARY))
+            if not passed_by and (value.HasField("simple_value") or value.tensor.float_val):
                 number = value.simple_value if value.HasField("simple_value") else value.tensor.float_val[0]
                 found.setdefault(value.tag, []).append((event.step, float(number)))
     return found
