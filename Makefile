@@ -1,8 +1,9 @@
-# The three commands of the README. Each sets up .venv by itself; all they need is Python 3.11 or later.
+# The commands of the README. Each sets up .venv by itself; all they need is Python 3.11 or later.
 #
 #   make demo   train an agent for a few minutes and show what it learned
 #   make test   all tests, the ones that train included
 #   make lint   format, style and types
+#   make kill   kill every command that goes on after it, before and after each of its file operations: hours
 #
 # Variables:
 #   PYTHON=python3.12                  the interpreter that .venv is made with
@@ -10,17 +11,19 @@
 #                                      Linux brings CUDA. On an existing .venv: `make clean` first.
 #   PYTEST_ARGS="-m 'not slow'"        what pytest is told besides
 #   WORKERS=4                          test processes (one torch thread each)
+#   KILL_ARGS="--commands train"       what `make kill` is told besides
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 PYTEST_ARGS ?=
+KILL_ARGS ?=
 
 BIN := .venv/bin
 LOWEST := .cache/venv-lowest
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-lowest lint format clean
+.PHONY: help setup demo test test-lowest lint kill format clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -41,6 +44,9 @@ lint: setup
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
+
+kill: setup
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.kill --every $(KILL_ARGS)
 
 format: setup
 	$(BIN)/python -m ruff check --fix-only

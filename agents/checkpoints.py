@@ -91,7 +91,7 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
 
     Errors: ValueError where the state does not fit, with the place where it does not.
     """
-    like = {"policy": dict(model.policy.state_dict()), "counters": {"num_timesteps": 0, "n_updates": 0}}
+    like: dict[str, Any] = {"policy": dict(model.policy.state_dict()), "counters": {"num_timesteps": 0, "n_updates": 0}}
     like |= dict.fromkeys(("optimizer", "random", "recent", "log", "starts", "env", "why_not"))
     found = restored(like, state, model.device)
     for name, now in model.randomness.tensors().items():
@@ -115,11 +115,15 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     return (found["why_not"] or "the checkpoint does not say where they stood.") if begun else None
 
 
-def _recorded(model: SlatePPO) -> dict[str, float]:
-    """What the logger was told and has not written yet, pictures left out."""
-    recorded = getattr(model, "_logger", None)
-    values = {} if recorded is None else recorded.name_to_value
-    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float, np.number))}
+def _recorded(model: SlatePPO) -> dict[str, tuple[float, tuple[str, ...]]]:
+    """What the logger was told and has not written yet, pictures left out: name -> number, formats that get none."""
+    logger = getattr(model, "_logger", None)
+    if logger is None:
+        return {}
+    numbers = {
+        name: value for name, value in logger.name_to_value.items() if isinstance(value, (int, float, np.number))
+    }
+    return {name: (float(value), tuple(logger.name_to_excluded[name] or ())) for name, value in numbers.items()}
 
 
 def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:

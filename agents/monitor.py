@@ -163,8 +163,8 @@ class Monitor(BaseCallback):
     def _go_on(self) -> None:
         """Write what was known at the checkpoint, unless that was done before the training was broken off."""
         if self._last_written != self.num_timesteps:
-            for name, value in self.model.recorded.items():
-                self.logger.record(name, value)
+            for name, (value, excluded) in self.model.recorded.items():
+                self.logger.record(name, value, excluded)
             self.logger.dump(self.num_timesteps)
         self._written = self.num_timesteps
 

@@ -122,8 +122,9 @@ class StockPPO(PPO):
 
     policy: SlateActorCritic
     randomness: PrivateRandomness
-    recorded: Mapping[str, float] = MappingProxyType({})
-    """What the logger had been told and not written when the checkpoint was saved that this training goes on from."""
+    recorded: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({})
+    """What the logger had been told and not written when the checkpoint was saved that this training goes on from:
+    name -> number, and the formats that do not get it."""
 
     def _setup_model(self) -> None:
         self.randomness = PrivateRandomness()

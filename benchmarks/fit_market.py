@@ -126,7 +126,8 @@ def _member(config: Config, number: int, log: Sessions, catalog: Catalog, folder
             member.save_pretrained(part)
         part.rename(folder)
     found = load_model(SessionShopper, folder)
-    return found.to(config.device)  # type: ignore[arg-type]
+    found.to(config.device)  # type: ignore[arg-type]
+    return found
 
 
 def _put(part: Path, folder: Path) -> None:

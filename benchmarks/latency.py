@@ -43,6 +43,7 @@ from policies.composer import ComposerPolicy
 from policies.retrieval import IndexConfig
 from policies.serving import Recommender, index_of
 from policies.two_tower import TwoTowerRanker, load_two_tower
+from recsim_env.files import write_parquet
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
@@ -279,7 +280,7 @@ def rows_of(config: Config) -> pl.DataFrame:
             for way in ORDER:
                 path = config.work / f"{items}-{way.replace(', ', '-').replace(' ', '-')}.parquet"
                 if not path.exists():
-                    league.write(measure(size, way), path)
+                    write_parquet(path, measure(size, way))
                 found.append(pl.read_parquet(path))
                 bar.update()
     return pl.concat(found)

@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 LOCK = ".lock"
@@ -77,8 +77,9 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Replace a safetensors file. `metadata` lies in the same file, so weights and description never part."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(held, dict(metadata) if metadata is not None else None)
     with replacing(path) as temporary:
-        save_file(held, temporary, dict(metadata) if metadata is not None else None)
+        temporary.write_bytes(content)  # `save_file` has a temporary file of its own, which a kill would leave
 
 
 def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -129,7 +129,7 @@ def test_a_training_that_breaks_off_keeps_its_last_update(
 
     with monkeypatch.context() as patch:
         patch.setattr(monitor.Monitor, "_keep", break_off)
-        patch.setattr(monitor.Clock, "due", lambda clock: True)
+        patch.setattr("agents.keeper.Clock.due", lambda clock: True)
         with pytest.raises(Killed):
             train.train(config, 0)
     model = train.make_model(config, 0)

@@ -1,5 +1,7 @@
 """From a log to a shopper: the rows that are learnt from, a fine-tuning that must learn, a shop that opens."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,22 +10,29 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from benchmarks import finetune as benchmark
 from benchmarks.finetune import Log
 from benchmarks.heldout import auc
+from benchmarks.report import remember_settings
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
 from recsim_env.shoppers import finetune
 from recsim_env.shoppers.examples import Collator, Examples
 from recsim_env.shoppers.finetune import (
     CUT,
+    KEPT,
+    PARTS,
     FinetuneConfig,
     Packs,
     calibrate,
     ceiling_of,
+    checkpoints,
     explored,
     fit,
     new_shopper,
+    newest_whole,
     score,
 )
 from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
@@ -246,3 +255,97 @@ def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
         assert ceilings[number].item() == pytest.approx(expected)
         over = (weight[own] * (chance[own] - ceilings[number]).clamp(min=0)).sum()
         assert over <= CUT * (weight[own] * chance[own]).sum() + 1e-9
+
+
+# ---- interrupted fine-tunings ----------------------------------------------------------------------------------------
+
+QUICK = replace(SMALL, pretrain_epochs=0, epochs=2.0)
+
+
+def weights_of(log: Log, examples: Examples, folder: Path) -> dict[str, torch.Tensor]:
+    """Of a model after its fine-tuning, which goes on from what lies in the folder."""
+    model = new_shopper(log.catalog, QUICK)
+    fit(model, examples, QUICK, folder, stage="finetune")
+    return model.state_dict()
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_that_was_cut_off_amid_a_checkpoint_goes_on_from_the_one_before(
+    log: Log, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = weights_of(log, examples, tmp_path / "unbroken")
+    steps = [path.name for path in checkpoints(tmp_path / "unbroken" / "finetune")]
+    assert len(steps) == KEPT == 2
+    really, saved = torch.save, []
+
+    def save(content: object, path: object, *arguments: object, **options: object) -> None:
+        """The disk is full at the optimizer of the third checkpoint, of which the weights are there already."""
+        if str(path).endswith("optimizer.pt"):
+            saved.append(path)
+            if len(saved) == 3:
+                Path(str(path)).write_bytes(b"half")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(content, path, *arguments, **options)  # type: ignore[arg-type]
+
+    folder = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(OSError, match=r"could not be written \(No space left.*; the one before it is whole"):
+            weights_of(log, examples, folder)
+    left = checkpoints(folder / "finetune")
+    assert len(left) == 3
+    assert newest_whole(folder / "finetune") == left[1]
+    assert checkpoints(folder / "finetune") == left[:2]
+    resumed = weights_of(log, examples, folder)
+    assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
+    assert [path.name for path in checkpoints(folder / "finetune")] == steps
+    again = weights_of(log, examples, folder)  # after the end
+    assert all(torch.equal(value, again[name]) for name, value in unbroken.items())
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_that_ended_within_an_epoch_goes_no_further(
+    log: Log, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the last step is not the last of an epoch, transformers' Trainer would make one more at every call."""
+    monkeypatch.setitem(globals(), "QUICK", replace(QUICK, epochs=0.5))
+    first = weights_of(log, examples, tmp_path)
+    steps = [path.name for path in checkpoints(tmp_path / "finetune")]
+    again = weights_of(log, examples, tmp_path)
+    assert [path.name for path in checkpoints(tmp_path / "finetune")] == steps
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_only_whole_checkpoints_count_and_the_others_go(tmp_path: Path) -> None:
+    def checkpoint(step: int, state: str | None, *missing: str) -> None:
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        save_file({"a": torch.ones(9)}, folder / "model.safetensors")
+        for name in PARTS:
+            (folder / name).write_text("there")
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+        for name in missing:
+            (folder / name).unlink()
+
+    assert newest_whole(tmp_path) is None
+    checkpoint(8, '{"global_step": 8}')
+    checkpoint(10, '{"global_step": 10}')
+    checkpoint(12, None)  # killed before the state
+    checkpoint(14, '{"global_step": 1')  # in the middle of it
+    checkpoint(16, '{"global_step": 15}')
+    checkpoint(18, '{"global_step": 18}', "scheduler.pt")
+    checkpoint(20, '{"global_step": 20}', "model.safetensors")
+    checkpoint(22, '{"global_step": 22}')
+    cut = tmp_path / "checkpoint-22" / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-4])
+    (tmp_path / "checkpoint-best").mkdir()
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-10"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-8", "checkpoint-best"]
+
+
+def test_a_folder_of_another_fine_tuning_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = benchmark.Config(QUICK, log=folder, output=tmp_path)
+    remember_settings(tmp_path, {"shopper": {"epochs": 3.0}})
+    with pytest.raises(ValueError, match=r"config\.json differs in \['log', 'shopper', 'text_encoder'\]"):
+        benchmark.main(config)

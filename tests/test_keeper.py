@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -204,14 +206,13 @@ def test_a_full_disk_leaves_what_was_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 def half_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on tensors are written halfway, then the disk is full."""
-    import errno
-    import os
+    whole = Path.write_bytes
 
-    def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
-        Path(path).write_bytes(b"half of it")
+    def write_half(path: Path, content: bytes) -> int:
+        whole(path, content[: len(content) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "save_file", save_file)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
 
 
 def test_an_optimizer_of_other_parameters_is_refused() -> None:

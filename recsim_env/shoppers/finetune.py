@@ -140,7 +140,7 @@ class KeepNewest(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, *unused: Any, **others: Any) -> None:
         """After a checkpoint was written."""
-        for old in checkpoints(Path(args.output_dir))[:-KEPT]:
+        for old in checkpoints(Path(str(args.output_dir)))[:-KEPT]:
             (old / TRAINER_STATE_NAME).unlink(missing_ok=True)
             shutil.rmtree(old)
 
@@ -256,7 +256,10 @@ def fit(
         callbacks=[KeepNewest()],
     )
     checkpoint = newest_whole(output) if resume else None
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None and _step(checkpoint) >= steps:  # from here the Trainer would go one step too far
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from agents.keeper import Clock
 from agents.monitor import MonitorConfig
 from agents.ppo import PPOConfig
 from agents.ppo_agents import PPOComposerConfig
@@ -46,7 +47,7 @@ SLATEQ: dict[str, Any] = {"warm_up": 16, "batch_size": 16, "memory": 64, "hidden
 
 def register_toys() -> None:
     """The environments that the commands name; once a process."""
-    register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4)
+    register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4, horizon_days=30.0)
     options = {"config": MarketConfig(items=60, categories=6, width=4)}
     reward = {"clicks": 1.0, "intra_list_distance": 0.3}
     register(MARKET, make_market, reward=reward, slate_size=5, horizon_days=12.0, shopper_options=options)
@@ -55,6 +56,13 @@ def register_toys() -> None:
     )
     vars(league)["PLACES"] = vars(tune_agents)["PLACES"] = {place.name: place}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    vars(transfer)["FIXED"] = ("uniform", "greedy_ctr", "mmr 1", "softmax 1", transfer.TUNED)
+    Clock.due = always  # type: ignore[method-assign]
+
+
+def always(clock: Clock) -> bool:
+    """Checkpoints at every occasion: the more there are, the more can go wrong."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ def run_league(inputs: Path, work: Path) -> None:
         league.Config(
             runs=(0,),
             steps={TOY: 16 * 26},
-            factors={},
+            factors={"linucb": 0.2, "slateq": 0.3},
             contenders=("uniform", "cap", "linucb", "slateq", "ppo_composer"),
             shoppers=16,
             episodes=6,
@@ -197,7 +205,7 @@ def run_tune(inputs: Path, work: Path) -> None:
 
 def run_tune_agents(inputs: Path, work: Path) -> None:
     """Two agents."""
-    (place,) = tune_agents.PLACES
+    (place,) = league.PLACES
     tune_agents.main(
         tune_agents.Config(
             agents=("linucb", "thompson"),

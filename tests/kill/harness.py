@@ -189,15 +189,15 @@ class Trials:
     def __init__(self, command: Command, folder: Path) -> None:
         self.command = command
         self.result = Result(command.name)
-        self._folder = folder
-        self._inputs, unbroken = folder / "inputs", folder / "unbroken"
+        self._inputs, self._work = folder / "inputs", folder / "work"
         self._inputs.mkdir(parents=True)
         self._must(lambda: command.prepare(self._inputs))
-        took = self._must(lambda: killed_run(command, self._inputs, unbroken, Kill()))
+        took = self._must(lambda: killed_run(command, self._inputs, self._work, Kill()))
         self.operations, self.seconds = int(took["operations"]), float(took["seconds"])
-        self.largest = max(path.stat().st_size for path in unbroken.rglob("*") if path.is_file())
-        self._again(unbroken)
-        self._left = self._must(lambda: command.left(unbroken))
+        self.largest = max(path.stat().st_size for path in self._work.rglob("*") if path.is_file())
+        self._again()
+        self._left = self._must(lambda: command.left(self._work))
+        shutil.rmtree(self._work)
 
     def every_operation(self) -> Iterator[list[Kill]]:
         """One kill a trial, before and after each operation of the unbroken run."""
@@ -220,11 +220,10 @@ class Trials:
 
     def play(self, kills: list[Kill]) -> None:
         """One trial: kill, run again and kill again, run to the end, compare."""
-        work = self._folder / "trial"
         self.result.trials += 1
         killed = 0
         for kill in kills:
-            code, said = in_child(lambda kill=kill: killed_run(self.command, self._inputs, work, kill))  # type: ignore[misc]
+            code, said = in_child(lambda kill=kill: killed_run(self.command, self._inputs, self._work, kill))  # type: ignore[misc]
             if code == DONE:
                 break
             if code not in KILLED:
@@ -233,26 +232,26 @@ class Trials:
             killed += 1
         self.result.kills += killed
         self.result.killed += killed > 0
-        self._finish(kills, work)
-        shutil.rmtree(work, ignore_errors=True)
+        self._finish(kills)
+        shutil.rmtree(self._work, ignore_errors=True)
 
-    def _finish(self, kills: list[Kill], work: Path) -> None:
-        code, said = in_child(lambda: self.command.run(self._inputs, work))
+    def _finish(self, kills: list[Kill]) -> None:
+        code, said = in_child(lambda: self.command.run(self._inputs, self._work))
         if code != DONE:
             self._fail(kills, f"cannot go on ({code}): {said}")
             return
         self.result.resumed += 1
-        self._again(work)
-        found = self._must(lambda: self.command.left(work))
+        self._again()
+        found = self._must(lambda: self.command.left(self._work))
         if other := [key for key in found.keys() | self._left.keys() if found.get(key) != self._left.get(key)]:
             told = {key: (str(self._left.get(key))[:300], str(found.get(key))[:300]) for key in sorted(other)[:4]}
             self._fail(kills, f"differs in {sorted(other)}: {told}")
             return
         self.result.equal += 1
 
-    def _again(self, work: Path) -> None:
+    def _again(self) -> None:
         """What is done is left as it is, or taken further."""
-        self._must(lambda: (self.command.tail or self.command.run)(self._inputs, work))
+        self._must(lambda: (self.command.tail or self.command.run)(self._inputs, self._work))
 
     def _must(self, act: Callable[[], Any]) -> Any:
         code, said = in_child(act)
@@ -262,4 +261,4 @@ class Trials:
 
     def _fail(self, kills: list[Kill], why: str) -> None:
         self.result.failures.append(f"{self.command.name}, {kills}: {why}")
-        shutil.rmtree(self._folder / "trial", ignore_errors=True)
+        shutil.rmtree(self._work, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ CLOCKS = (
     "train_samples_per_second",
 )
 """Columns and keys that tell when or how fast something was done."""
+STAMP = re.compile(r"/runs/[A-Z][a-z]{2}\d{2}_[^/]*")
+"""Folders of a Trainer's events are named by the clock."""
 PASSED_BY = (".lock", "training_args.bin", "figure.png", "README.md")
 """Files that hold such clocks, or nothing."""
 
@@ -35,7 +38,7 @@ def left(folder: Path) -> dict[str, Any]:
             continue
         if "tfevents" in path.name:
             for tag, points in _points(path).items():
-                place = f"{path.parent.relative_to(folder).as_posix()}/{tag}"
+                place = f"{STAMP.sub('', path.parent.relative_to(folder).as_posix())}/{tag}"
                 found[place] = sorted({*map(tuple, found.get(place, [])), *map(tuple, points)})
             continue
         found[name] = _content(path)
