@@ -32,7 +32,7 @@ UPDATES = 9
 
 def training(world: World, folder: Path, updates: int = UPDATES, **options: Any) -> train.Config:
     options = {"shoppers": 16, "ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=1), **options}
-    watched = MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=1)
+    watched = MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=0)
     return train.Config(
         **{"world": world, "seeds": (0,), "visits": updates * ROLLOUT, "monitor": watched, "output": folder, **options}
     )
@@ -73,6 +73,7 @@ def steps_of(found: dict[str, list[tuple[int, float | None]]]) -> dict[str, list
 
 def test_every_update_is_one_point_and_the_first_evaluation_is_at_0(toy_world: World, tmp_path: Path) -> None:
     config = training(toy_world, tmp_path)
+    config = replace(config, monitor=replace(config.monitor, pictures=1))
     train.train(config, 0)
     found = curves(config)
     assert_one_point_a_step(found)
@@ -128,7 +129,7 @@ DEATHS: dict[str, Callable[[], Any]] = {
     "after an update": lambda: killed_at(SlatePPO, "train", 4, after=True),
     "in an evaluation": lambda: killed_at(monitor, "evaluate", 6),
     "before the checkpoint": lambda: killed_at(monitor.Monitor, "_keep", 5),
-    "in the last evaluation": lambda: killed_at(monitor, "sample_slates", 6),
+    "in the last evaluation": lambda: killed_at(monitor, "evaluate", 12),
     "at the very end": lambda: killed_at(Progress, "close", 1),
 }
 
