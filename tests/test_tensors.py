@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recsim_env.tensors import among, constant, first_places, places, repeated
+from recsim_env.tensors import among, constant, first_places, large_zeros, places, repeated
 
 
 def test_items_are_among_others_of_their_own_row() -> None:
@@ -50,3 +50,10 @@ def test_only_the_first_place_of_an_item_is_shown() -> None:
 def test_what_is_repeated_stands_further_to_the_front() -> None:
     items = torch.tensor([[[4, 4, 2, 4], [-1, 3, -1, 3]]])
     assert repeated(items).tolist() == [[[False, True, False, True], [False, False, True, True]]]
+
+
+def test_large_zeros_are_zeros_that_may_be_written_to() -> None:
+    zeros = large_zeros((3, 5), torch.device("cpu"))
+    assert torch.equal(zeros, torch.zeros(3, 5))
+    zeros[1] += 2
+    assert zeros.sum() == 10
