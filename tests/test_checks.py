@@ -104,3 +104,16 @@ def test_a_message_shows_any_value_in_one_short_line(value: Any) -> None:
     shown = checks.told(value)
     assert len(shown) <= checks.LONGEST
     assert not re.search(r"\n", shown)
+
+
+@pytest.mark.parametrize("value", [[1, 2], (1, 2), np.array([1, 2]), torch.tensor([1, 2])])
+def test_several_are_a_list(value: Any) -> None:
+    assert checks.several("days", value, 2) == checks.several("days", value) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "value", [None, 5, "ab", b"ab", {1, 2}, {"a": 1}, (1,), (1, 2, 3), np.array([[1, 2]]), range(2)]
+)
+def test_what_is_no_list_of_so_many_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^days is .*, but it must be a list of 2 values\.$"):
+        checks.several("days", value, 2)

@@ -105,7 +105,7 @@ def test_the_default_type_of_the_process_changes_nothing(name: str, request: pyt
         for mine, theirs in ((left.observation, right.observation), (left.info, right.info)):
             for key, value in mine.items():
                 assert torch.equal(theirs[key], value), key
-                assert theirs[key].dtype == value.dtype or key in ("day", "recent_days"), key  # those of the simulator
+                assert theirs[key].dtype == value.dtype, key
     shop._opened.cache_clear()
 
 

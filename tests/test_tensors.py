@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recsim_env.tensors import among, constant, first_places, places, repeated, widened, widest
+from recsim_env.tensors import among, constant, first_places, large_zeros, places, repeated, widened, widest
 
 
 def test_items_are_among_others_of_their_own_row() -> None:
@@ -57,3 +57,10 @@ def test_no_device_is_asked_for_floats_that_it_has_not() -> None:
     assert found == {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32, "xpu": torch.float32}
     assert widened(torch.tensor([0.1])).tolist() == [torch.tensor(0.1).item()]
     assert widened(torch.tensor([True, False])).dtype == torch.float64
+
+
+def test_large_zeros_are_zeros_that_may_be_written_to() -> None:
+    zeros = large_zeros((3, 5), torch.device("cpu"))
+    assert torch.equal(zeros, torch.zeros(3, 5))
+    zeros[1] += 2
+    assert zeros.sum() == 10

@@ -381,7 +381,10 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
     """
     from transformers import AutoModel, AutoTokenizer  # takes seconds to import: only who builds pays
 
+    from recsim_env.shoppers.weights import check_plain
+
     folder = encoder_folder()
+    check_plain(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
     distinct = sorted(set(texts), key=lambda text: (len(text), text))  # like lengths together: little padding
