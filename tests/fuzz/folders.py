@@ -25,7 +25,7 @@ from agents import checkpoints
 from policies import rankers, two_tower
 from recsim_env import Catalog, register
 from recsim_env.logs import schema
-from recsim_env.shoppers.learned import SHOP_FILES, load_shopper
+from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.learned_market import load_learned_market
 from recsim_env.shoppers.market import make_market
 from recsim_env.shoppers.session import SessionShopperConfig
@@ -63,6 +63,16 @@ def market(folder: Path, ensemble: int = 1) -> SlateSimulator:
     return SlateSimulator(load_learned_market(CPU, 4, folder=folder, ensemble=ensemble))
 
 
+def shop_files() -> tuple[str, ...]:
+    """The files that a folder of shoppers must hold; its impressions are there for fitting only."""
+    return tuple(
+        path.name for path in sorted(ground.shopper_folder().iterdir()) if path.is_file() and path.stem not in LOGS
+    )
+
+
+LOGS = ("case_control", "policy", "uniform")
+
+
 # ---- config.json -----------------------------------------------------------------------------------------------------
 
 SIZES = ("n_items", "n_categories", "text_width", "width", "slate_size", "declared", "hidden_size")
@@ -83,7 +93,7 @@ DANGEROUS: dict[str, Any] = {
     "custom_pipelines": {"x": {"impl": "evil.Evil"}},
 }
 """Keys that make transformers look for code, for another model or for another type of number."""
-JSON = (
+JSON: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 16, 10**6, 10**9, 10**12, -(10**12), 2**63, 10**30, 0.0, 0.5, 1.5, -0.5, 1e308,
     math.nan, math.inf, -math.inf, "", "x", "16", "owner/kernel",
     [], [1], [0.5, 0.5], [math.nan, 0.0], [[1.0]], {}, {"a": 1},
@@ -124,7 +134,8 @@ def config(draw: st.DrawFn) -> Case:
     own = [name for name in inspect.signature(kind).parameters if name != "kwargs"]
     what = draw(st.sampled_from(["change", "change", "change", "leave out", "dangerous", "unknown", "content"]))
     content = dict(known)
-    expected, names = EITHER, ("config.json", "model.safetensors")
+    expected = EITHER
+    names: tuple[str, ...] = ("config.json", "model.safetensors")
     label = what
     text = None
     if what == "change":
@@ -166,33 +177,37 @@ def config(draw: st.DrawFn) -> Case:
 
 @st.composite
 def shape(draw: st.DrawFn) -> Case:
-    """One key of the description beside a ranker's weights."""
-    name = draw(st.sampled_from(["ctr", "two towers"]))
+    """One key of the description that a file of a ranker's weights holds."""
+    name = draw(st.sampled_from(list(ranker_files())))
     path = ranker_files()[name]
-    known = json.loads(path.with_suffix(".json").read_text()) if path.with_suffix(".json").exists() else {}
-    if not known:
-        with safe_open(path, framework="pt") as file:
-            known = {}
-            del file
-    load = rankers.load_model if name == "ctr" else two_tower.load_two_tower
-    key = draw(st.sampled_from([*known, "unknown"]) if known else st.just("unknown"))
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    entry = draw(st.sampled_from(sorted(metadata)))
+    told = _parsed(metadata[entry])
     value = draw(st.sampled_from(JSON))
-    content = {**known, key: value}
-    expected = REFUSE if key == "unknown" or value is None or isinstance(value, (str, dict)) else EITHER
+    expected, key = EITHER, entry
+    if isinstance(told, dict) and draw(st.booleans()):
+        key = draw(st.sampled_from([*told, "unknown"]))
+        expected = REFUSE if key == "unknown" or value is None or isinstance(value, (str, dict)) else EITHER
+        content = json.dumps({**told, key: value})
+    else:
+        content = draw(st.sampled_from(["", "{", "null", "[]", "x", json.dumps(value)]))
+        expected = EITHER if _parsed(content) == told else REFUSE
+    load = rankers.load_model if name == "ctr" else two_tower.load_two_tower
 
     def call() -> Any:
         target = fresh(path.parent) / path.name
-        target.with_suffix(".json").write_text(json.dumps(content))
+        save_file(tensors, target, {**metadata, entry: content})
         return load(target)
 
-    return Case(
-        f"{name}.json with {key}={label_of(value)}", call, expected, (key, target_name(path), "ranker", "model")
-    )
+    return Case(f"{path.name} with {entry}: {key}={label_of(value)}", call, expected, (key, entry, path.name))
 
 
-def target_name(path: Path) -> str:
-    """The name that a sentence about a file holds."""
-    return path.stem
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 @functools.cache
@@ -234,7 +249,7 @@ def _linked(path: Path, target: Path) -> None:
 @st.composite
 def file(draw: st.DrawFn) -> Case:
     """One file of a folder of shoppers, missing, empty, cut, linked or with bits flipped."""
-    name = draw(st.sampled_from([*SHOP_FILES, *(f"model1/{name}" for name in ("config.json", "model.safetensors"))]))
+    name = draw(st.sampled_from([*shop_files(), *(f"model1/{name}" for name in ("config.json", "model.safetensors"))]))
     source = ground.shopper_folder()
     place, bit, share = draw(st.floats(0, 1)), draw(st.integers(0, 7)), draw(st.floats(0, 0.99))
     junk = draw(st.binary(min_size=1, max_size=40))
@@ -286,8 +301,8 @@ def _with(frame: pl.DataFrame, column: str, row: int, value: Any) -> pl.DataFram
     return frame.with_columns(pl.Series(column, held, dtype=frame.schema[column], strict=False))
 
 
-def _ends(dtype: pl.DataType) -> tuple[int, int]:
-    bits = {pl.Int16: 15, pl.Int32: 31, pl.Int64: 63, pl.Int8: 7}[type(dtype)]  # type: ignore[index]
+def _ends(dtype: Any) -> tuple[int, int]:
+    bits = {pl.Int16: 15, pl.Int32: 31, pl.Int64: 63, pl.Int8: 7}[type(dtype)]
     return -(2**bits), 2**bits - 1
 
 
@@ -336,7 +351,7 @@ def damages(table: schema.Table, frame: pl.DataFrame, column: schema.Column, row
                 ("least", _ends(dtype.inner)[0]),
                 ("negative", -1),
                 ("largest", _ends(dtype.inner)[1]),
-            ):  # type: ignore[arg-type]
+            ):
                 found[label] = (REFUSE, _with(frame, name, row, [value] * (1 if name == "items" else size)))
             if items:
                 found["twice"] = (REFUSE, _with(frame, name, row, [1] * max(size, 2)))
@@ -443,7 +458,8 @@ def table_in_folder(draw: st.DrawFn) -> Case:
         return simulator
 
     label = f"column {column.name!r} {high}" if where else "no rows"
-    return Case(f"a folder whose {name} has {label}", call, free, (name, column.name))
+    names = (name, column.name) if where else (name, "start_days")  # without promotions nobody starts
+    return Case(f"a folder whose {name} has {label}", call, free, names)
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -549,7 +565,7 @@ def code(draw: st.DrawFn) -> Case:
     held = {"a pickle": pickle.dumps(Evil()), "torch's format": _zipped(), "a module": b"open('executed', 'w')\n"}
     what = draw(st.sampled_from(list(held)))
     targets = [
-        *SHOP_FILES,
+        *shop_files(),
         "pytorch_model.bin",
         "model.bin",
         "evil.py",
@@ -558,7 +574,7 @@ def code(draw: st.DrawFn) -> Case:
     ]
     target = draw(st.sampled_from(targets))
     alone = draw(st.booleans())
-    expected = REFUSE if target in SHOP_FILES else EITHER
+    expected = REFUSE if target in shop_files() else EITHER
 
     def call() -> Any:
         marker().unlink(missing_ok=True)
@@ -635,9 +651,14 @@ def path_doors() -> dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]:
         "rankers.load_model": (rankers.load_model, ("path",)),
         "two_tower.load_two_tower": (two_tower.load_two_tower, ("path",)),
     }
-    for name in ground.tables():
-        doors[f"read_{name}"] = (getattr(schema, f"read_{name}"), ("path",))
+    for name, (_, _, items) in ground.tables().items():
+        counted = (items,) if items is not None else ()
+        doors[f"read_{name}"] = (_reader(getattr(schema, f"read_{name}"), counted), ("path",))
     return doors
+
+
+def _reader(read: Callable[..., Any], counted: tuple[int, ...]) -> Callable[[Any], Any]:
+    return lambda path: read(path, *counted)
 
 
 @st.composite
@@ -654,7 +675,10 @@ def path(draw: st.DrawFn) -> Case:
     if name == "register" and callable(value):
         value = 5
     told = tuple(part for part in Path(value).parts if len(part) > 1)[-1:] if _is_path(value) else ()
-    kinds = ("config", "catalog", "json", "safetensors", "parquet", "model")
+    kinds: tuple[str, ...] = ("config", "catalog", "json", "safetensors", "parquet", "model")
+    kinds += (
+        ("ensemble", "file") if isinstance(value, str) and value == "" else ()
+    )  # the folder that one is in: what it lacks is told
     return Case(f"{name}({label_of(value)})", lambda: read(value), REFUSE, (*names, *told, *kinds))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from recsim_env.registration import PRESETS
 from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.learned_market import save_learned_market
 from recsim_env.shoppers.session_fit import SessionFitConfig, new_session_shopper
+from recsim_env.shoppers.weights import no_progress_bar
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import write_shop
 from tests.fake_shoppers import member
@@ -58,8 +58,9 @@ def shopper_folder() -> Path:
         path = folder / f"{name}.parquet"
         few = pl.read_parquet(path).filter(pl.col("shopper") < SHOPPERS)
         few.write_parquet(path)
-    member(folder, 0).save_pretrained(folder)
-    member(folder, 1).save_pretrained(folder / "model1")
+    with no_progress_bar():
+        member(folder, 0).save_pretrained(folder)
+        member(folder, 1).save_pretrained(folder / "model1")
     return folder
 
 
@@ -90,9 +91,10 @@ def quick_ids() -> tuple[str, ...]:
 
 def options_of(id: str) -> tuple[str, ...]:
     """The names of the options that the shopper of an environment takes."""
-    config = PRESETS[id]
-    factory = config.shopper if callable(config.shopper) else functools.partial(load_shopper, config.shopper)
-    return tuple(inspect.signature(factory).parameters)[2:]
+    factory = PRESETS[id].shopper
+    if callable(factory):
+        return tuple(inspect.signature(factory).parameters)[2:]  # after the device and the slate size
+    return tuple(inspect.signature(load_shopper).parameters)[3:]
 
 
 def made(id: str, **options: Any) -> SlateSimulator:
@@ -114,17 +116,13 @@ def tables() -> dict[str, tuple[schema.Table, pl.DataFrame, int | None]]:
     folder = shopper_folder()
     files = {path.stem: path for path in folder.glob("*.parquet")} | {"impressions": folder / "policy.parquet"}
     known = [value for value in vars(schema).values() if isinstance(value, schema.Table)]
-    return {
-        table.name: (table, pl.read_parquet(files[table.name]).head(60), 40 if table.items else None) for table in known
-    }
+    return {table.name: (table, pl.read_parquet(files[table.name]).head(60), items_of(table)) for table in known}
 
 
-def copied(folder: Path) -> Path:
-    """A copy of a folder that may be changed; it replaces the copy before, so that little lies about."""
-    target = scratch() / "copies" / folder.name
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(folder, target, symlinks=True)
-    return target
+def items_of(table: schema.Table) -> int | None:
+    """How many items the catalogue of the small log has, where the reader of a table asks; else None."""
+    reader = getattr(schema, f"read_{table.name}")
+    return 40 if "n_items" in inspect.signature(reader).parameters else None
 
 
 def valid_slates(simulator: SlateSimulator, seed: int = 0) -> Tensor:

@@ -192,7 +192,8 @@ def option_case(
 ) -> Case:
     """A case of some options."""
     options = {"device": "cpu", **always, **values}
-    items, members = len(ground.simulator(id).catalog) if id not in ground.SLOW else 3500, ()
+    items = len(ground.simulator(id).catalog) if id not in ground.SLOW else 3500
+    members: tuple[str, ...] = ()
     size = options.get("slate_size", PRESETS[id].slate_size)
     expected = together(rights)
     if expected == ACCEPT and "slate_size" in values and (size > items or options.get("examination") is not None):
@@ -284,7 +285,7 @@ def configuration(draw: st.DrawFn) -> Case:
     def sound(config: EnvConfig) -> None:
         for name, right in rights.items():
             found: Any = getattr(config, name)
-            found = dict(found.weights) if name == "reward" else found  # type: ignore[union-attr]
+            found = dict(found.weights) if name == "reward" else found
             assert right.value is None or same(found, right.value), f"{name} came to {label_of(found)}"
         if "shopper_options" not in values:
             ground.plays(make_simulator(config, device="cpu"))

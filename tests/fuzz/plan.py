@@ -84,7 +84,7 @@ def examples(
             run()
             check_number(name)
 
-        del whole.__wrapped__  # type: ignore[attr-defined]  # pytest would take its arguments for fixtures
+        del whole.__wrapped__  # pytest would take its arguments for fixtures
         return whole
 
     return decorate

@@ -312,7 +312,9 @@ def seeds(count: int) -> Any:
         lambda kind, n: kind(n), st.sampled_from([np.int64, np.uint8, np.int32, np.uint64]), st.integers(0, 99)
     )
     several = st.lists(number, min_size=max(count - 1, 0), max_size=count + 1)
-    arrays = hnp.arrays(np.int64, st.sampled_from([count, (count, 1), count + 1]), elements=st.integers(-1, 2**62))
+    arrays = hnp.arrays(
+        np.int64, st.sampled_from([(count,), (count, 1), (count + 1,)]), elements=st.integers(-1, 2**62)
+    )
     tensors = arrays.map(torch.from_numpy)
     return weighted(
         (3, number), (2, typed), (3, several), (1, several.map(tuple)), (2, arrays), (1, tensors), (5, odd())
@@ -358,7 +360,7 @@ def reset_options(draw: st.DrawFn) -> Case:
     """Options of `reset`, and masks."""
     kind = draw(st.sampled_from(["SlateEnv", "SlateVectorEnv"]))
     id = draw(st.sampled_from(ground.quick_ids()))
-    masks = hnp.arrays(np.bool_, st.sampled_from([BATCH, BATCH + 1, (BATCH, 1), 0]))
+    masks = hnp.arrays(np.bool_, st.sampled_from([(BATCH,), (BATCH + 1,), (BATCH, 1), (0,)]))
     mask = weighted((4, masks), (2, masks.map(torch.from_numpy)), (1, masks.map(lambda m: m.tolist())), (3, odd()))
     named = st.fixed_dictionaries({"reset_mask": mask})
     value = draw(weighted((4, named), (1, st.none()), (1, st.just({})), (3, odd()), (1, st.just({"mask": 1}))))
@@ -585,8 +587,9 @@ def term_inputs(draw: st.DrawFn) -> Case:
         for place in range(size):
             shown[row, place] &= slates[row, place] not in slates[row, :place].tolist()
     clicks = draw(hnp.arrays(np.bool_, (batch, size))) & shown
-    tensors = [torch.from_numpy(array) for array in (slates, shown, clicks)]
-    inputs = RewardInputs(*tensors, catalog.embedding, catalog.category, draw(st.sampled_from([None, catalog.cosines])))
+    held = dict(zip(("slates", "shown", "clicks"), map(torch.from_numpy, (slates, shown, clicks)), strict=True))
+    cosines = draw(st.sampled_from([None, catalog.cosines]))
+    inputs = RewardInputs(**held, embedding=catalog.embedding, category=catalog.category, cosines=cosines)
 
     def sound(value: Tensor) -> None:
         assert tuple(value.shape) == (batch,), f"the shape is {tuple(value.shape)}"
@@ -675,12 +678,13 @@ def registration(draw: st.DrawFn) -> Case:
     written = ", ".join(f"{name}={label_of(value)}" for name, value in arguments.items())
 
     def call() -> Any:
-        before = dict(PRESETS), dict(gymnasium.registry)
+        tables: tuple[Any, Any] = (PRESETS, gymnasium.registry)
+        before = [dict(table) for table in tables]
         try:
             register(**arguments)
             return dict(PRESETS)
         finally:
-            for table, held in zip((PRESETS, gymnasium.registry), before, strict=True):
+            for table, held in zip(tables, before, strict=True):
                 table.clear()
                 table.update(held)
 

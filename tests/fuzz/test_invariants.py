@@ -26,6 +26,8 @@ from tests.fuzz import ground, plan
 from tests.policy_toys import TableRanker, toy_inputs
 from tests.toys import toy_simulator
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 31
 
 

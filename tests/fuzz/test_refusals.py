@@ -10,6 +10,8 @@ from tests.fuzz import plan, test_invariants, test_simulators
 from tests.fuzz.census import PARTS
 from tests.fuzz.judge import Case, judge
 
+pytestmark = pytest.mark.slow
+
 BY_SOURCE = {
     "options": 200,
     "options of slow environments": 30,

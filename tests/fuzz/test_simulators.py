@@ -27,6 +27,8 @@ from tests.fuzz import ground, plan
 from tests.fuzz.judge import equal
 from tests.fuzz.playing import state_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 KINDS = {"toys": ground.TOY_ID, "market": "recsim_env/Market-v0", "folder": ground.FOLDER_ID}
 EXAMPLES = {"toys": 60, "market": 20, "folder": 15}
@@ -35,8 +37,8 @@ FACES = {"toys": 40, "market": 15}
 
 def generators() -> Any:
     """Where the global generators stand."""
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    return [torch.get_rng_state(), str(numpy_state[1:]), str(random.getstate())]
+    of_numpy: Any = np.random.get_state()  # noqa: NPY002
+    return [torch.get_rng_state(), of_numpy[1].tobytes(), of_numpy[2], random.getstate()]
 
 
 def seed_of() -> Any:

@@ -251,7 +251,7 @@ ARRAYS: tuple[Maker, ...] = (
     lambda: np.array([None, 1], dtype=object),
     lambda: np.array([[1, 2], [3, 4]], dtype=np.uint8),
     lambda: np.zeros((2, 0, 3)),
-    lambda: np.ma.masked_array([1, 2, 3], mask=[0, 1, 0]),
+    lambda: np.ma.masked_array([1, 2, 3], mask=[False, True, False]),
     lambda: np.array(["2017-01-01"], dtype="datetime64[D]"),
     lambda: np.broadcast_to(np.int64(1), (2, 3)),
     _structured,
