@@ -21,7 +21,6 @@ from recsim_env.registration import PRESETS
 from recsim_env.shoppers.learned import load_shopper
 from recsim_env.shoppers.learned_market import save_learned_market
 from recsim_env.shoppers.session_fit import SessionFitConfig, new_session_shopper
-from recsim_env.shoppers.weights import no_progress_bar
 from recsim_env.simulator import SlateSimulator
 from tests.fake_log import write_shop
 from tests.fake_shoppers import member
@@ -58,9 +57,8 @@ def shopper_folder() -> Path:
         path = folder / f"{name}.parquet"
         few = pl.read_parquet(path).filter(pl.col("shopper") < SHOPPERS)
         few.write_parquet(path)
-    with no_progress_bar():
-        member(folder, 0).save_pretrained(folder)
-        member(folder, 1).save_pretrained(folder / "model1")
+    member(folder, 0).save_pretrained(folder)
+    member(folder, 1).save_pretrained(folder / "model1")
     return folder
 
 
