@@ -676,10 +676,11 @@ def path(draw: st.DrawFn) -> Case:
         value = 5
     told = tuple(part for part in Path(value).parts if len(part) > 1)[-1:] if _is_path(value) else ()
     kinds: tuple[str, ...] = ("config", "catalog", "json", "safetensors", "parquet", "model")
-    kinds += (
-        ("ensemble", "file") if isinstance(value, str) and value == "" else ()
-    )  # the folder that one is in: what it lacks is told
-    return Case(f"{name}({label_of(value)})", lambda: read(value), REFUSE, (*names, *told, *kinds))
+    kinds += ("file",) if isinstance(value, str) and not told else ()  # no part of such a path is a name
+    expected = REFUSE
+    if name == "register" and _is_path(value) and os.path.isdir(value):
+        expected = EITHER  # what a folder lacks may be told when the environment is made
+    return Case(f"{name}({label_of(value)})", lambda: read(value), expected, (*names, *told, *kinds))
 
 
 def _is_path(value: Any) -> bool:
