@@ -1,9 +1,10 @@
-# The commands of the README. Each sets up .venv by itself; all they need is Python 3.11 or later.
+# The commands. Each sets up .venv by itself; all they need is Python 3.11 or later.
 #
 #   make demo   train an agent for a few minutes and show what it learned
 #   make test   all tests, the ones that train included
 #   make lint   format, style and types
 #   make kill   kill every command that goes on after it, before and after each of its file operations: hours
+#   make fuzz   odd inputs, fresh ones at each run, and what comes of them
 #
 # Variables:
 #   PYTHON=python3.12                  the interpreter that .venv is made with
@@ -12,18 +13,21 @@
 #   PYTEST_ARGS="-m 'not slow'"        what pytest is told besides
 #   WORKERS=4                          test processes (one torch thread each)
 #   KILL_ARGS="--commands train"       what `make kill` is told besides
+#   EXAMPLES=20000 SECONDS=600         how many inputs `make fuzz` draws, and for how long at most
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 PYTEST_ARGS ?=
 KILL_ARGS ?=
+EXAMPLES ?= 20000
+SECONDS ?= 3600
 
 BIN := .venv/bin
 LOWEST := .cache/venv-lowest
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-lowest lint kill format clean
+.PHONY: help setup demo test test-lowest lint kill fuzz format clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -39,6 +43,14 @@ test: setup
 
 test-lowest: $(LOWEST)/installed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# The properties of tests/fuzz on fresh inputs for half of the time, then a count of what comes of a quarter as many.
+fuzz: setup
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RECSIM_FUZZ=1 EXAMPLES=$(EXAMPLES) SECONDS=$$(($(SECONDS) / 2)) \
+		$(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS); \
+	properties=$$?; \
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.census \
+		--examples $$(($(EXAMPLES) / 4)) --seconds $$(($(SECONDS) / 2)) && exit $$properties
 
 lint: setup
 	$(BIN)/python -m ruff format --check

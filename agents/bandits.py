@@ -17,6 +17,7 @@ are no prior knowledge: they are estimated from the same clicks, see `Evidence.e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
 from recsim_env import noise
+from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, Within, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
@@ -303,11 +305,14 @@ class BanditConfig:
     """How many expected clicks of each position that belief counts as; inf = it is known and never estimated."""
 
     def __post_init__(self) -> None:
-        for name in ("pool", "ridge", "examination_clicks"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be above 0.")
-        if not 0 < self.looks_on <= 1:
-            raise ValueError(f"looks_on is {self.looks_on!r}, but it must be above 0 and at most 1.")
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            pool=ONE_OR_MORE,
+            ridge=POSITIVE,
+            looks_on=RATE,
+            examination_clicks=Within(0, math.inf, above=True, infinite=True),
+        )
 
     def evidence(self, prior_mean: Tensor, slate_size: int) -> Evidence:
         """Nothing seen yet."""

@@ -23,6 +23,7 @@ from agents.ppo import SlatePPO, policy_of
 from agents.progress import Progress
 from policies.base import Policy
 from recsim_env import rendering
+from recsim_env.settings import ONE_OR_MORE, SEED, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
@@ -46,6 +47,10 @@ class MonitorConfig:
     """Of the evaluation's episodes: other ones than those that are reported."""
     pictures: int = 2
     """Sample slates drawn at each evaluation."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(self, evaluate_every=ONE_OR_MORE, episodes=ONE_OR_MORE, batch=ONE_OR_MORE, first_seed=SEED)
 
 
 def figures(result: Evaluation) -> dict[str, float]:

@@ -31,6 +31,7 @@ from policies.base import Policy, tuned
 from policies.learnable import Actor, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, settle
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,21 @@ class PPOConfig:
     """Weight of the critic's loss."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            learning_rate=RATE,
+            n_steps=ONE_OR_MORE,
+            batch_size=ONE_OR_MORE,
+            n_epochs=ONE_OR_MORE,
+            gamma=SHARE,
+            gae_lambda=SHARE,
+            clip_range=POSITIVE,
+            vf_coef=AMOUNT,
+            max_grad_norm=POSITIVE,
+        )
 
 
 # ---- randomness ------------------------------------------------------------------------------------------------------

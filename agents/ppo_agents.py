@@ -25,6 +25,7 @@ from policies.composer import Composer, ComposerConfig
 from policies.learnable import LEARNABLE, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import NetworkConfig
+from recsim_env.settings import ONE_OR_MORE, SHARE, settle
 from recsim_env.trees import flat
 
 Model = TypeVar("Model", bound=StockPPO)
@@ -62,6 +63,10 @@ class PPOAgentConfig:
     """What is left of the learning rate at the end, on a straight line from 1; 1 = it stays."""
     watch_every: int = 10
     """Updates between two calls of `Ground.watch`; before the first of them it is called after update 1, 2, 4, .."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(self, annealed=SHARE, watch_every=ONE_OR_MORE)
 
 
 IN_INTENTS = PPOConfig(

@@ -42,6 +42,7 @@ from policies.plackett_luce import (
 )
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.rewards import Reward, RewardInputs
+from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import first_places
 from recsim_env.types import Observation
@@ -83,18 +84,21 @@ class ReinforceConfig:
     """Of Adam, for the behaviour head."""
 
     def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            pool=ONE_OR_MORE,
+            hidden=WIDTH,
+            scale=POSITIVE,
+            discount=SHARE,
+            cap=POSITIVE,
+            behaviour_dims=ONE_OR_MORE,
+            batch_size=ONE_OR_MORE,
+            learning_rate=RATE,
+            behaviour_rate=RATE,
+        )
         if not self.hidden:
             raise ValueError("hidden is (), but the state network needs at least one hidden layer.")
-        if self.behaviour not in ("estimated", "logged"):
-            raise ValueError(f"behaviour is {self.behaviour!r}, but it must be 'estimated' or 'logged'.")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount is {self.discount!r}, but it must be from 0 to 1.")
-        for name in ("pool", "scale", "cap", "behaviour_dims", "batch_size", "learning_rate", "behaviour_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be above 0.")
-        for name in ("warm_up", "epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be 0 or more.")
 
 
 # ---- the estimator ---------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ from policies.base import filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.networks import Standardizer, tower
 from recsim_env import noise
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
@@ -104,21 +105,25 @@ class SlateQConfig:
     """Width of the layer where state and item meet."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "batch_size", "updates", "memory", "reward_scale", "huber", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be above 0.")
-        for name in ("pool", "hidden", "item_hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be at least 1.")
-        for name in ("temperature", "warm_up"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but it must be 0 or more.")
-        if not 0 <= self.gamma < 1:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            gamma=SHARE,
+            temperature=AMOUNT,
+            learning_rate=RATE,
+            batch_size=ONE_OR_MORE,
+            updates=ONE_OR_MORE,
+            memory=ONE_OR_MORE,
+            target_rate=RATE,
+            reward_scale=POSITIVE,
+            huber=POSITIVE,
+            max_grad_norm=POSITIVE,
+            pool=ONE_OR_MORE,
+            hidden=WIDTH,
+            item_hidden=WIDTH,
+        )
+        if self.gamma == 1:
             raise ValueError(f"gamma is {self.gamma!r}, but it must be at least 0 and below 1.")
-        if not 0 < self.target_rate <= 1:
-            raise ValueError(f"target_rate is {self.target_rate!r}, but it must be above 0 and at most 1.")
-        if self.attribution not in ("clicks", "chances"):
-            raise ValueError(f"attribution is {self.attribution!r}, but it must be 'clicks' or 'chances'.")
 
 
 @dataclass(frozen=True)

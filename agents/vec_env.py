@@ -25,6 +25,7 @@ from agents.torch_vec_env import Ends, Seen, TorchVecEnv, Turn, as_numpy, as_ste
 from policies.composer import Composer, View
 from policies.plackett_luce import slate_observation
 from recsim_env import noise
+from recsim_env.settings import settle
 from recsim_env.shoppers.base import Shopper, Witness
 from recsim_env.simulator import Episodes, SlateSimulator
 from recsim_env.trees import Flat, flat, restored
@@ -53,6 +54,10 @@ class TrainingReward:
     same expected return, without the noise of when they leave. The network sees the weight; the critic's value is
     proportional to it. A shopper who has become unlikely is let go by chance (`ROULETTE`), which changes no
     expectation. Only a simulator whose shoppers say how likely they leave can do this."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(self)
 
 
 class SimulatorVecEnv(TorchVecEnv):

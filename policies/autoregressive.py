@@ -22,13 +22,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from policies.base import LARGEST, Pool, check_draws, of_kind, pick, settle
+from policies.base import Pool, check_draws, of_kind, pick
 from policies.composer import Composer
 from policies.networks import Standardizer, tower
 from policies.plackett_luce import NEVER, pick_order, places_of, slate_observation
-from recsim_env import checks
 from recsim_env.catalog import GRAM_LIMIT
 from recsim_env.noise import gumbel
+from recsim_env.settings import POSITIVE, settle
 from recsim_env.types import Observation
 
 
@@ -58,13 +58,8 @@ class AutoregressiveConfig:
     """Log-odds per unit of the largest cosine with the items above, to start with."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is no finite number, or the scale not above 0."""
-        settle(
-            self,
-            scale=checks.number("scale", self.scale, 0.0, LARGEST, above=True),
-            count=checks.number("count", self.count, -LARGEST, LARGEST),
-            similarity=checks.number("similarity", self.similarity, -LARGEST, LARGEST),
-        )
+        """Errors: ValueError where a field is not as said."""
+        settle(self, scale=POSITIVE)
 
 
 @dataclass(frozen=True)

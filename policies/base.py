@@ -22,6 +22,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import GRAM_LIMIT, Catalog
 from recsim_env.registry import Registry
+from recsim_env.settings import LARGEST, MOST, WIDEST, Within, put
 from recsim_env.tensors import looked_up, shared
 from recsim_env.types import Observation
 
@@ -31,20 +32,8 @@ CACHED = 256
 UNRANKED = -1e6
 """Logit of a candidate to which a ranker gave NaN or inf: it comes after every candidate with a number."""
 
-LARGEST = 1e6
-"""Largest size of a parameter in log-odds: beyond it float32 cannot tell logits apart."""
-
-WIDEST = 16_384
-"""Largest width of a layer: a square of it takes a gigabyte."""
-
-MOST = 10**9
-"""Largest number of anything that is counted."""
-
-LOG_STD = (-20.0, 20.0)
-"""Smallest and largest log of a standard deviation: what lies outside is no number in float32, or as good as none."""
-
-SEEDS = (0, 2**63 - 1)
-"""The first and the last seed of a generator of torch."""
+LOG_STD = Within(-20.0, 20.0)
+"""Log of a standard deviation: what lies outside is no number in float32, or as good as none."""
 
 MAILERS = 11
 """A placement code is display * MAILERS + mailer, each 0 where there is none."""
@@ -102,7 +91,7 @@ class PolicyInputs:
             raise TypeError(f"ranker is {checks.told(self.ranker)}, but it must have a method `logits`.")
         if self.popularity is not None:
             checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
-        settle(
+        put(
             self,
             slate_size=checks.whole("slate_size", self.slate_size, 1, MOST),
             pool=checks.whole("pool", self.pool, 1, MOST),
@@ -145,30 +134,10 @@ def tuned(
 ) -> Any:
     """A dataclass field of a policy's parameters that `benchmarks.tune` looks for in [low, high].
 
-    `check_tuned` accepts it in [least, most].
+    `recsim_env.settings.settle` accepts it in [least, most].
     """
     searched = Range(low, high, integer, log)
-    return dataclasses.field(default=default, metadata={"range": searched, "legal": (least, most)})
-
-
-def check_tuned(parameters: Any) -> None:
-    """For `__post_init__`: refuse values of fields made by `tuned` that no policy could work with.
-
-    Errors: ValueError.
-    """
-    for field in dataclasses.fields(parameters):
-        if "legal" in field.metadata:
-            (least, most), value = field.metadata["legal"], getattr(parameters, field.name)
-            if field.metadata["range"].integer:
-                settle(parameters, **{field.name: checks.whole(field.name, value, int(least), int(most))})
-            else:
-                settle(parameters, **{field.name: checks.number(field.name, value, least, most)})
-
-
-def settle(config: object, **values: object) -> None:
-    """Set fields of a frozen dataclass, for its `__post_init__`: checked values, as plain Python types."""
-    for name, value in values.items():
-        object.__setattr__(config, name, value)
+    return dataclasses.field(default=default, metadata={"range": searched, "legal": Within(least, most)})
 
 
 def of_kind(name: str, value: object, kind: type) -> None:

@@ -18,25 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import (
-    LARGEST,
-    MAILERS,
-    MOST,
-    Adjust,
-    Cosines,
-    PolicyInputs,
-    Pool,
-    Pooling,
-    check_draws,
-    of_kind,
-    pick,
-    settle,
-)
+from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, check_draws, of_kind, pick
 from policies.features import Recent, Summary, principal
 from policies.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.noise import normal
 from recsim_env.registry import Registry
+from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
@@ -56,13 +44,7 @@ class ComposerConfig:
 
     def __post_init__(self) -> None:
         """Errors: ValueError where a field is not as said."""
-        settle(
-            self,
-            pool=None if self.pool is None else checks.whole("pool", self.pool, 1, MOST),
-            offset_dims=checks.whole("offset_dims", self.offset_dims, 0, MOST),
-            offset_unit=checks.number("offset_unit", self.offset_unit, 0.0, LARGEST),
-            summary_dims=checks.whole("summary_dims", self.summary_dims, 0, MOST),
-        )
+        settle(self, pool=ONE_OR_MORE, offset_unit=AMOUNT)
 
 
 # ---- cues ------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm.auto import tqdm
 
-from policies.base import LARGEST, MOST, SEEDS, WIDEST, of_kind, settle
+from policies.base import of_kind
 from policies.pairs import Items, Pairs, of_slates
 from policies.rankers import CTRModel, config_for, pair_inputs
-from recsim_env import checks
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SEED, WIDTH, settle
 from recsim_env.types import Observation
 
 
@@ -41,13 +41,13 @@ class FitConfig:
         """Errors: ValueError where a field is not as said."""
         settle(
             self,
-            epochs=checks.whole("epochs", self.epochs, 1, MOST),
-            batch_size=checks.whole("batch_size", self.batch_size, 1, MOST),
-            learning_rate=checks.number("learning_rate", self.learning_rate, 0.0, 1.0, above=True),
-            weight_decay=checks.number("weight_decay", self.weight_decay, 0.0, LARGEST),
-            table_decay=checks.number("table_decay", self.table_decay, 0.0, LARGEST),
-            hidden=checks.whole("hidden", self.hidden, 1, WIDEST),
-            seed=checks.whole("seed", self.seed, *SEEDS),
+            epochs=ONE_OR_MORE,
+            batch_size=ONE_OR_MORE,
+            learning_rate=RATE,
+            weight_decay=AMOUNT,
+            table_decay=AMOUNT,
+            hidden=WIDTH,
+            seed=SEED,
         )
 
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from policies.autoregressive import AutoregressiveActor, AutoregressiveConfig, AutoregressivePolicy, Items
-from policies.base import LOG_STD, MOST, Policy, of_kind, settle, widths
+from policies.base import LOG_STD, Policy, of_kind, widths
 from policies.composer import Composer, ComposerPolicy, IntentActor
 from policies.networks import Standardizer
 from policies.plackett_luce import PlackettLuceActor, PlackettLuceConfig, PlackettLucePolicy
 from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.settings import MOST, put, settle
 from recsim_env.types import Observation
 
 
@@ -54,7 +55,7 @@ class Plan:
         of_kind("composer", self.composer, Composer)
         of_kind("catalog", self.catalog, Catalog)
         of_kind("generator", self.generator, torch.Generator)
-        settle(self, width=checks.whole("width", self.width, 1, MOST), hidden=widths("hidden", self.hidden))
+        put(self, width=checks.whole("width", self.width, 1, MOST), hidden=widths("hidden", self.hidden))
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class IntentConfig:
     """Log of its standard deviation, in units of intent."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where it is no number from -20 to 20."""
-        settle(self, log_std=checks.number("log_std", self.log_std, *LOG_STD))
+        """Errors: ValueError where a field is not as said."""
+        settle(self, log_std=LOG_STD)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ def read_model(path: Path | str, kind: str, keys: tuple[str, ...]) -> tuple[dict
     try:
         described = checks.mapping("its description", json.loads(metadata.get(DESCRIBED, "null")))
         checks.choice("kind", described.get("kind"), (kind,))
+        if unknown := sorted(described.keys() - {"kind", "told"}):
+            raise ValueError(f"its description has the unknown keys {unknown}")
         told = checks.mapping("told", described.get("told"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no file of a {kind}: {error}") from None

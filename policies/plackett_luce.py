@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import FARTHEST, LARGEST, Pool, check_draws, filled, of_kind, settle
+from policies.base import FARTHEST, Pool, check_draws, filled, of_kind
 from policies.composer import Composer, View
 from policies.networks import Standardizer, tower
-from recsim_env import checks
 from recsim_env.noise import gumbel
+from recsim_env.settings import POSITIVE, settle
 from recsim_env.tensors import repeated
 from recsim_env.types import Observation
 
@@ -90,8 +90,8 @@ class PlackettLuceConfig:
     """Inverse temperature: the scores start as this times the CTR logits."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where it is no finite number above 0."""
-        settle(self, scale=checks.number("scale", self.scale, 0.0, LARGEST, above=True))
+        """Errors: ValueError where a field is not as said."""
+        settle(self, scale=POSITIVE)
 
 
 class PlackettLuceActor(nn.Module):

@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from policies.base import (
-    LARGEST,
-    MOST,
-    WIDEST,
     ObservationCheck,
     Policy,
     PolicyInputs,
@@ -27,12 +24,12 @@ from policies.base import (
     logits_of,
     of_kind,
     register_policy,
-    settle,
 )
 from policies.networks import Shapes, check_shapes, read_model, tower, tower_shapes, write_model
 from policies.pairs import BLOCKS, CODES, Items, Pairs, code_sizes
 from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.settings import LARGEST, MOST, WIDEST, put
 from recsim_env.types import Observation
 
 WEIGHTS = Path(__file__).parent / "weights" / "ctr_ranker.safetensors"
@@ -68,9 +65,9 @@ class RankerConfig:
         """Errors: ValueError where a field is not as said."""
         for name, known in (("blocks", BLOCKS), ("codes", CODES)):
             of_field = checks.several(name, getattr(self, name))
-            settle(self, **{name: tuple(checks.choice(f"{name}[{at}]", one, known) for at, one in enumerate(of_field))})
+            put(self, **{name: tuple(checks.choice(f"{name}[{at}]", one, known) for at, one in enumerate(of_field))})
         sizes = checks.several("sizes", self.sizes, len(self.codes))
-        settle(
+        put(
             self,
             width=checks.whole("width", self.width, 1, WIDEST),
             sizes=tuple(checks.whole(f"sizes[{at}]", size, 1, MOST) for at, size in enumerate(sizes)),

@@ -10,20 +10,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from policies.base import (
-    FARTHEST,
-    UNRANKED,
-    Adjust,
-    Cosines,
-    PolicyInputs,
-    Pool,
-    Pooling,
-    check_tuned,
-    pick,
-    register_policy,
-    tuned,
-)
+from policies.base import FARTHEST, UNRANKED, Adjust, Cosines, PolicyInputs, Pool, Pooling, pick, register_policy, tuned
 from policies.composer import Composer, ComposerConfig
+from recsim_env.settings import settle
 from recsim_env.types import Observation
 
 SINGULAR = 1e-8
@@ -65,7 +54,7 @@ class MMRParameters:
     """Log-odds that a cosine of 1 to an item in the slate costs, 0 or more."""
 
     def __post_init__(self) -> None:
-        check_tuned(self)
+        settle(self)
 
 
 class MMR(Reranker):
@@ -111,7 +100,7 @@ class CapParameters:
     """Most items of one category in a slate, 1 or more."""
 
     def __post_init__(self) -> None:
-        check_tuned(self)
+        settle(self)
 
 
 class CategoryCap(Reranker):
@@ -153,7 +142,7 @@ class DPPParameters:
     """How much a log-odds counts against the log-volume of the slate, 0 or more."""
 
     def __post_init__(self) -> None:
-        check_tuned(self)
+        settle(self)
 
 
 class DPP(Reranker):
@@ -234,7 +223,7 @@ class ConstantParameters:
     """Per log of one plus all responses in the category."""
 
     def __post_init__(self) -> None:
-        check_tuned(self)
+        settle(self)
 
 
 class Constant:

@@ -19,8 +19,9 @@ import torch
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 from torch import Tensor
 
-from policies.base import FARTHEST, MOST, of_kind, settle
+from policies.base import FARTHEST, of_kind
 from recsim_env import checks
+from recsim_env.settings import MOST, put
 
 LANES = 8
 """Vectors are padded with zeros to a multiple of this: faiss reads int8 in such groups, three times as fast."""
@@ -43,8 +44,8 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         lists = checks.whole("lists", self.lists, 1, MOST)
-        settle(self, lists=lists, probes=checks.whole("probes", self.probes, 1, lists))
-        settle(self, int8=checks.flag("int8", self.int8))
+        put(self, lists=lists, probes=checks.whole("probes", self.probes, 1, lists))
+        put(self, int8=checks.flag("int8", self.int8))
 
 
 class CategoryIndex:

@@ -12,12 +12,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.base import LARGEST, LOG_STD, Policy, of_kind, settle, widths
+from policies.base import LOG_STD, Policy, of_kind
 from policies.composer import Composer
 from policies.learnable import LEARNABLE, Actor, Plan
 from policies.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.settings import AMOUNT, WIDTH, settle
 from recsim_env.types import Observation
 
 LR_SCALE = "lr_scale"
@@ -39,13 +40,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Errors: ValueError where a field is not as said."""
-        settle(
-            self,
-            actor_hidden=widths("actor_hidden", self.actor_hidden),
-            critic_hidden=widths("critic_hidden", self.critic_hidden),
-            critic_lr_scale=checks.number("critic_lr_scale", self.critic_lr_scale, 0.0, LARGEST),
-            log_std=checks.number("log_std", self.log_std, *LOG_STD),
-        )
+        settle(self, actor_hidden=WIDTH, critic_hidden=WIDTH, critic_lr_scale=AMOUNT, log_std=LOG_STD)
 
 
 class Critic(nn.Module):

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from policies.base import CACHED, LARGEST, MOST, SEEDS, WIDEST, candidates_of, check_keys, of_kind, settle
+from policies.base import CACHED, candidates_of, check_keys, of_kind
 from policies.features import Recent, principal, squashed
 from policies.networks import Shapes, Standardizer, check_shapes, read_model, tower, tower_shapes, write_model
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions, replay
+from recsim_env.settings import AMOUNT, MOST, ONE_OR_MORE, RATE, SEED, WIDTH, settle
 from recsim_env.tensors import shared
 from recsim_env.types import Observation
 
@@ -64,15 +65,18 @@ class TwoTowerConfig:
 
     def __post_init__(self) -> None:
         """Errors: ValueError where a field is not as said."""
-        widths = ("width", "hidden", "category_hidden", "dims")
-        settle(self, **{name: checks.whole(name, getattr(self, name), 1, WIDEST) for name in widths})
-        settle(self, **{name: checks.whole(name, getattr(self, name), 1, MOST) for name in ("epochs", "batch_size")})
         settle(
             self,
-            learning_rate=checks.number("learning_rate", self.learning_rate, 0.0, 1.0, above=True),
-            weight_decay=checks.number("weight_decay", self.weight_decay, 0.0, LARGEST),
-            own_decay=checks.number("own_decay", self.own_decay, 0.0, LARGEST),
-            seed=checks.whole("seed", self.seed, *SEEDS),
+            width=WIDTH,
+            hidden=WIDTH,
+            category_hidden=WIDTH,
+            dims=WIDTH,
+            epochs=ONE_OR_MORE,
+            batch_size=ONE_OR_MORE,
+            learning_rate=RATE,
+            weight_decay=AMOUNT,
+            own_decay=AMOUNT,
+            seed=SEED,
         )
 
     def shapes(self, items: int, dims: int, width: int, per_category: int, slate_size: int) -> Shapes:

@@ -20,6 +20,8 @@ from torch import Tensor
 
 LONGEST = 120
 """Characters of a value that a message shows at most."""
+LONGEST_NAME = 255
+"""Bytes in the name of a file or folder at most."""
 
 
 def told(value: object) -> str:
@@ -48,7 +50,7 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
     Raises:
         ValueError: for anything else, booleans and numbers with a fraction included.
     """
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.timedelta64)):
         count = int(value)
         if (low is None or count >= low) and (high is None or count <= high):
             return count
@@ -73,7 +75,7 @@ def number(
     Raises:
         ValueError: for anything else: booleans, NaN, and infinite numbers unless `infinite`.
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.timedelta64)):
         try:
             real = float(value)
         except OverflowError:
@@ -138,10 +140,21 @@ def path(name: str, value: object) -> Path:
 
     Raises:
         TypeError: for anything else.
+        ValueError: for an empty string, a null character, and names that are too long for a file.
     """
-    if isinstance(value, (str, os.PathLike)):
-        return Path(value)
-    raise TypeError(f"{name} is {told(value)}, but it must be a path.")
+    try:
+        text = os.fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is {told(value)}, but it must be a path.")
+    if (
+        not text
+        or "\0" in text
+        or any(len(part.encode(errors="replace")) > LONGEST_NAME for part in text.split(os.sep))
+    ):
+        raise ValueError(f"{name} is {told(value)}, but it must be a path that a file can have.")
+    return Path(text)
 
 
 def mapping(name: str, value: object) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def checked_items(
 def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """A numpy copy of what is meant to be a slate, of whatever type and shape. Errors: ValueError or TypeError."""
     if isinstance(action, torch.Tensor):
-        if action.layout != torch.strided or action.is_nested or action.is_meta:
+        if action.layout != torch.strided or action.is_nested or action.is_meta or action.is_quantized:
             where = " on meta" if action.is_meta else ""
             raise TypeError(f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole numbers.")
         if action.is_floating_point() or action.is_complex():  # some of these types numpy does not know

@@ -224,7 +224,7 @@ def test_the_same_seed_learns_the_same(name: str) -> None:
 
 
 def test_bad_numbers_are_named() -> None:
-    with pytest.raises(ValueError, match=r"ridge is 0\.0, but it must be above 0"):
+    with pytest.raises(ValueError, match=r"ridge is 0\.0, but it must be a finite number above 0"):
         AGENTS["linucb"].learn(market()[1], {"ridge": 0.0})
     with pytest.raises(ValueError, match=r"looks_on is 1\.2"):
         AGENTS["thompson"].learn(market()[1], {"looks_on": 1.2})

@@ -28,7 +28,8 @@ def test_a_whole_number_of_numpy_is_one(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [True, np.bool_(True), 3.0, "3", None, math.nan, torch.tensor(3), np.array([3]), 4, 0]
+    "value",
+    [True, np.bool_(True), 3.0, "3", None, math.nan, torch.tensor(3), np.array([3]), 4, 0, np.timedelta64(3, "D")],
 )
 def test_what_is_no_whole_number_in_bounds_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^count is .*, but it must be a whole number from 1 to 3\.$"):
@@ -72,8 +73,12 @@ def test_choices_texts_paths_and_mappings() -> None:
     for wrong in ("", 5, None, b"x"):
         with pytest.raises(ValueError, match=r"^id is .*, but it must be a text\.$"):
             checks.text("id", wrong)
-    with pytest.raises(TypeError, match=r"^folder is 5, but it must be a path\.$"):
-        checks.path("folder", 5)
+    for wrong in (5, None, b"x", ["a"]):
+        with pytest.raises(TypeError, match=r"^folder is .*, but it must be a path\.$"):
+            checks.path("folder", wrong)
+    for wrong in ("", "a\0b", "x" * 256, f"a/{'ä' * 200}"):
+        with pytest.raises(ValueError, match=r"^folder is .*, but it must be a path that a file can have\.$"):
+            checks.path("folder", wrong)
     for wrong in ({1: 2}, [("a", 1)], "a"):
         with pytest.raises(TypeError, match=r"^options is .*, but it must be a mapping with strings as keys\.$"):
             checks.mapping("options", wrong)

@@ -322,7 +322,7 @@ def test_bad_input_is_named() -> None:
     inputs, log = toy_inputs(simulator), uniform_log(simulator, 5)
     with pytest.raises(ValueError, match=r"'reinforce' learns from a log, but Ground\.log is None"):
         AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0))
-    with pytest.raises(ValueError, match=r"cap is 0\.0, but it must be above 0"):
+    with pytest.raises(ValueError, match=r"cap is 0\.0, but it must be a finite number above 0"):
         AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=log), {"cap": 0.0})
     with pytest.raises(ValueError, match="behaviour is 'guessed'"):
         AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=log), {"behaviour": "guessed"})

@@ -21,8 +21,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from recsim_env.catalog import Catalog
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SHARE, Within, settle
 from recsim_env.shoppers.examples import SPLITS, Collator, Examples
 from recsim_env.shoppers.memory import COUNT, SINCE
+from recsim_env.shoppers.running import check_precision
 from recsim_env.shoppers.transformer import (
     RECENCIES,
     ROW_KINDS,
@@ -32,6 +34,7 @@ from recsim_env.shoppers.transformer import (
     gap_log_likelihood,
     repeat_bucket,
 )
+from recsim_env.shoppers.weights import MOST as SIZES
 
 KEPT = 2
 """Checkpoints that are kept of each stage."""
@@ -73,6 +76,24 @@ class FinetuneConfig:
     """Give the heads the long-run counters."""
     precision: str = "fp32"
     """fp32, or bf16 for mixed precision on a GPU."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            pretrain_epochs=AMOUNT,
+            epochs=AMOUNT,
+            batch_visits=ONE_OR_MORE,
+            learning_rate=RATE,
+            weight_decay=AMOUNT,
+            seed=Within(0, 2**32 - 1),
+            hidden_size=Within(1, SIZES["hidden"]),
+            layers=Within(1, SIZES["layers"]),
+            window=Within(1, SIZES["window"]),
+            head_size=Within(1, SIZES["hidden"]),
+            dropout=SHARE,
+        )
+        check_precision(self.precision)
 
 
 class Packs(Dataset[list[int]]):

@@ -14,6 +14,7 @@ from transformers import get_cosine_schedule_with_warmup
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.noise import normal
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SEED, SHARE, Within, settle
 from recsim_env.shoppers.scores import auc, calibration_error, normalised_entropy
 from recsim_env.shoppers.session import (
     TEMPERAMENT,
@@ -22,6 +23,7 @@ from recsim_env.shoppers.session import (
     over_moods,
 )
 from recsim_env.shoppers.session_memory import COUNTERS, SessionMemory, context_size
+from recsim_env.shoppers.weights import MOST as SIZES
 from recsim_env.tensors import first_places
 
 Progress = Callable[[int, int], None]
@@ -61,12 +63,23 @@ class SessionFitConfig:
     """Share of the state hidden from the heads in training; more than 0 flattens the response to greedy slates."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out!r}, but it must lie between 0 and 1.")
-        if not self.epochs > 0:
-            raise ValueError(f"epochs is {self.epochs!r}, but it must be above 0.")
-        if self.batch_episodes < 1:
-            raise ValueError(f"batch_episodes is {self.batch_episodes!r}, but it must be 1 or more.")
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            epochs=POSITIVE,
+            batch_episodes=ONE_OR_MORE,
+            temperaments=ONE_OR_MORE,
+            learning_rate=RATE,
+            weight_decay=AMOUNT,
+            held_out=Within(0, 0.99, above=True),
+            seed=SEED,
+            hidden_size=Within(1, SIZES["hidden"]),
+            layers=Within(1, SIZES["layers"]),
+            window=Within(1, SIZES["window"]),
+            head_size=Within(1, SIZES["hidden"]),
+            dropout=SHARE,
+            state_dropout=SHARE,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""Configurations whose fields are checked by their types: a frozen dataclass calls `settle` in its `__post_init__`.
+
+@dataclass(frozen=True)
+class FitConfig:
+    epochs: int = 4
+    learning_rate: float = 3e-3
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        settle(self, epochs=ONE_OR_MORE, learning_rate=POSITIVE)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+from recsim_env import checks
+
+
+@dataclass(frozen=True)
+class Within:
+    """The numbers that a field may hold: from `low` to `high`."""
+
+    low: float
+    high: float
+    above: bool = False
+    """Whether `low` itself is refused."""
+    infinite: bool = False
+    """Whether infinity is accepted, where it lies within."""
+
+
+MOST = 10**9
+"""Largest number of anything that is counted."""
+LARGEST = 1e6
+"""Largest size of a parameter: beyond it float32 cannot tell log-odds apart."""
+WIDEST = 16_384
+"""Largest width of a layer: a square of it takes a gigabyte."""
+
+ONE_OR_MORE = Within(1, MOST)
+"""Of things of which there is at least one."""
+NONE_OR_MORE = Within(0, MOST)
+"""Of things of which there may be none; what a whole number may be unless something else is said."""
+WIDTH = Within(1, WIDEST)
+"""Of a layer."""
+SEED = Within(0, 2**63 - 1)
+"""Of a generator of torch."""
+POSITIVE = Within(0, LARGEST, above=True)
+AMOUNT = Within(0, LARGEST)
+"""What cannot be negative: a decay, a distance, a share of something."""
+SHARE = Within(0, 1)
+RATE = Within(0, 1, above=True)
+"""Learning rates, and shares that are not nothing."""
+ANY = Within(-LARGEST, LARGEST)
+"""What a number may be unless something else is said."""
+
+
+def settle(config: Any, **bounds: Within) -> None:
+    """Check every field of a frozen dataclass, and set it to the plain Python value that its type names.
+
+    The annotated type of a field decides: `bool`, `int`, `float`, `Literal` of strings, `tuple` of one of these, a
+    class, or any of these or None. Other types are left to the dataclass itself.
+
+    Args:
+        bounds: of the numbers in a field, by its name. A field that says itself what is legal
+            (`policies.base.tuned`) needs none; others have those of `NONE_OR_MORE` or `ANY`.
+
+    Raises:
+        ValueError: where a number, flag or choice is not as its field says.
+        TypeError: where a part is of another class than its field's.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        allowed = bounds.get(field.name) or field.metadata.get("legal")
+        put(config, **{field.name: _checked(field.name, getattr(config, field.name), hints[field.name], allowed)})
+
+
+def put(config: object, **values: object) -> None:
+    """Set fields of a frozen dataclass, for its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+
+
+def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
+    """The value as its type says."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [one for one in arguments if one is not type(None)]
+        return _checked(name, value, kinds[0], allowed) if len(kinds) == 1 else value
+    if origin is Literal:
+        return checks.choice(name, value, arguments)
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        members = checks.several(name, value)
+        return tuple(_checked(f"{name}[{at}]", one, arguments[0], allowed) for at, one in enumerate(members))
+    if kind is bool:
+        return checks.flag(name, value)
+    if kind is int:
+        allowed = allowed or NONE_OR_MORE
+        return checks.whole(name, value, math.ceil(allowed.low) + allowed.above, math.floor(allowed.high))
+    if kind is float:
+        allowed = allowed or ANY
+        return checks.number(name, value, allowed.low, allowed.high, above=allowed.above, infinite=allowed.infinite)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not isinstance(value, kind):
+        raise TypeError(f"{name} is {checks.told(value)}, but it must be a {kind.__name__}.")
+    return value
