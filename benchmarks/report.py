@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from benchmarks.statistics import Estimate
-from recsim_env.files import locked, replacing, write_text
+from recsim_env.files import locked, replacing, sweep, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,7 +210,7 @@ def config_as_json(config: object) -> dict[str, Any]:
 
 
 def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
-    """Write down in `folder`/config.json what all that lies there has in common.
+    """Write down in `folder`/config.json what all that lies there has in common. What killed processes left goes.
 
     Errors: ValueError where it was made with other settings.
     """
@@ -220,7 +220,7 @@ def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{path} differs in {other}: give the same settings, name another folder, or delete the folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     write_text(path, json.dumps(told, indent=1) + "\n")
 
 

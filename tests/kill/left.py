@@ -13,16 +13,8 @@ import polars as pl
 import torch
 from safetensors import safe_open
 
-CLOCKS = (
-    "date",
-    "minutes",
-    "seconds",
-    "command",
-    "train_runtime",
-    "train_steps_per_second",
-    "train_samples_per_second",
-)
-"""Columns and keys that tell when or how fast something was done."""
+CLOCKS = ("date", "minutes", "seconds", "command", "commit", "dirty", "train_runtime")
+"""Columns and keys that tell when, how fast and from which commit something was done."""
 STAMP = re.compile(r"/runs/[A-Z][a-z]{2}\d{2}_[^/]*")
 """Folders of a Trainer's events are named by the clock."""
 SUMMARY = ("train/epoch", "train/total_flos", "train/train_")
