@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +78,6 @@ def state_of(model: SlatePPO) -> dict[str, Any]:
         "random": model.randomness.tensors(),
         "counters": {"num_timesteps": model.num_timesteps, "n_updates": model._n_updates},
         "recent": list(model.ep_info_buffer or ()),
-        "log": _recorded(model),
         "starts": None if env is None else torch.as_tensor(model._last_episode_starts),
         "env": env,
         "why_not": why_not,
@@ -92,7 +90,7 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     Errors: ValueError where the state does not fit, with the place where it does not.
     """
     like: dict[str, Any] = {"policy": dict(model.policy.state_dict()), "counters": {"num_timesteps": 0, "n_updates": 0}}
-    like |= dict.fromkeys(("optimizer", "random", "recent", "log", "starts", "env", "why_not"))
+    like |= dict.fromkeys(("optimizer", "random", "recent", "starts", "env", "why_not"))
     found = restored(like, state, model.device)
     for name, now in model.randomness.tensors().items():
         saved = found["random"].get(name)
@@ -105,7 +103,6 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     model.num_timesteps, model._n_updates = found["counters"]["num_timesteps"], found["counters"]["n_updates"]
     model.ep_info_buffer = deque(found["recent"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
-    model.recorded = found["log"]
     if seen is not None:
         # SB3 declares arrays; tensors take their place, as in `agents.device_ppo`
         model._last_obs, model._last_episode_starts = cast(Any, seen), found["starts"]
@@ -113,17 +110,6 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     environment_of(model).generation = model._n_updates
     begun = model.num_timesteps > 0
     return (found["why_not"] or "the checkpoint does not say where they stood.") if begun else None
-
-
-def _recorded(model: SlatePPO) -> dict[str, tuple[float, tuple[str, ...]]]:
-    """What the logger was told and has not written yet, pictures left out: name -> number, formats that get none."""
-    logger = getattr(model, "_logger", None)
-    if logger is None:
-        return {}
-    numbers = {
-        name: value for name, value in logger.name_to_value.items() if isinstance(value, (int, float, np.number))
-    }
-    return {name: (float(value), tuple(logger.name_to_excluded[name] or ())) for name, value in numbers.items()}
 
 
 def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:

@@ -11,18 +11,18 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from recsim_env.files import replacing
 
 
-def cut_events(folder: Path, step: int) -> int | None:
+def cut_events(folder: Path, step: int | None) -> None:
     """Drop what a training wrote after the `step` from which it goes on, for it will write that again.
 
-    Torn ends, which a killed process leaves, go as well. Returns the last step that is left; None where none is.
+    Torn ends, which a killed process leaves, go as well. None = the training begins anew: nothing is left.
     """
-    left: list[int] = []
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = [(int(Event.FromString(record).step), record) for record in RawEventFileLoader(str(path)).Load()]
-        kept = [(at, record) for at, record in records if at <= step]
-        left += [at for at, _ in kept]
+        kept = [record for at, record in records if step is not None and at <= step]
+        if not kept:
+            path.unlink()
+            continue
         with replacing(path) as temporary, temporary.open("wb") as file:
             writer = RecordWriter(file)
-            for _, record in kept:
+            for record in kept:
                 writer.write(record)
-    return max(left, default=None)

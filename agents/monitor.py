@@ -103,8 +103,8 @@ class Monitor(BaseCallback):
     """Writes the log, evaluates before the first update, every few and after the last, and keeps the last checkpoint.
 
     Everything about an update (its rollout, its losses, the evaluation after it) is one point of each curve, at the
-    visits made by then, and is written right after the checkpoint, where one is kept: who goes on from a checkpoint
-    drops the points that follow it (`agents.events`) and makes them again, so no point is there twice.
+    visits made by then, and is written before the checkpoint, where one is kept: whatever a checkpoint has behind it
+    stands in the log, and who goes on from it drops the points that follow (`agents.events`) and makes them again.
 
     Episodes are averaged by the rollout in which they began (`SimulatorVecEnv.pop_statistics`): `rollout/ep_rew_mean`
     and `rollout/ep_len_mean` are their return and visits, `episodes/*` all else. Such a point stands where the last of
@@ -118,7 +118,6 @@ class Monitor(BaseCallback):
         parameters: hyper-parameters for TensorBoard
         title: of the line that says how far the training is
         goes_on: the training goes on from a checkpoint
-        last_written: visits at the last point of its curves
 
     Errors: ValueError at the start of a training where `log_interval` is not None.
     """
@@ -136,7 +135,6 @@ class Monitor(BaseCallback):
         *,
         title: str = "training",
         goes_on: bool = False,
-        last_written: int | None = None,
     ) -> None:
         super().__init__()
         self._config = config
@@ -145,7 +143,6 @@ class Monitor(BaseCallback):
         self._parameters = parameters
         self._title = title
         self._goes_on = goes_on
-        self._last_written = last_written
         self._clock = Clock()
         self._written: int | None = None  # visits at which everything is written
         self.returns: list[float] = []
@@ -156,7 +153,7 @@ class Monitor(BaseCallback):
         if interval is not None:
             raise ValueError(f"log_interval is {interval}, but it must be None: the monitor writes the log.")
         if self._goes_on:
-            self._go_on()
+            self._written = self.num_timesteps
         else:
             metrics = {"evaluation/return": 0.0, "rollout/ep_rew_mean": 0.0}
             self.logger.record("hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD)
@@ -164,14 +161,6 @@ class Monitor(BaseCallback):
         coming = sum(self._due(visits, total) for visits in self._stops(total))
         self._progress = Progress(self._title, total, self.num_timesteps, evaluations=coming)
         self._hook = self.model.policy.optimizer.register_step_post_hook(lambda *_: self._progress.learned())
-
-    def _go_on(self) -> None:
-        """Write what was known at the checkpoint, unless that was done before the training was broken off."""
-        if self._last_written != self.num_timesteps:
-            for name, (value, excluded) in self.model.recorded.items():
-                self.logger.record(name, value, excluded)
-            self.logger.dump(self.num_timesteps)
-        self._written = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
         """Comes before the first update, and after every one but the last."""
@@ -195,19 +184,19 @@ class Monitor(BaseCallback):
         self._progress.close()
 
     def _settle(self) -> None:
-        """Evaluate where it is time to, keep the checkpoint, and then write what is known."""
+        """Evaluate where it is time to, write what is known, and then keep the checkpoint."""
         visits = self.num_timesteps
         if visits == self._written:
             return
         if self._due(visits, self.model._total_timesteps):
             self.evaluate()
-        if visits >= self.model._total_timesteps or self._clock.due():
-            self._keep()
         if visits:
             self.model.dump_logs(self._updates(visits))
         else:
             self.logger.dump(visits)
         self._written = visits
+        if visits >= self.model._total_timesteps or self._clock.due():
+            self._keep()
 
     def _keep(self) -> None:
         if self._folder is not None:

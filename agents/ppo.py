@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -31,7 +30,7 @@ from policies.base import Policy, tuned
 from policies.learnable import Actor, IntentConfig
 from policies.plackett_luce import PlackettLuceConfig
 from policies.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
-from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, settle
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, SHARE, settle
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class PPOConfig:
         """Errors: ValueError where a field is not as said."""
         settle(
             self,
-            learning_rate=RATE,
+            learning_rate=SHARE,
             n_steps=ONE_OR_MORE,
             batch_size=ONE_OR_MORE,
             n_epochs=ONE_OR_MORE,
@@ -138,9 +137,6 @@ class StockPPO(PPO):
 
     policy: SlateActorCritic
     randomness: PrivateRandomness
-    recorded: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({})
-    """What the logger had been told and not written when the checkpoint was saved that this training goes on from:
-    name -> number, and the formats that do not get it."""
 
     def _setup_model(self) -> None:
         self.randomness = PrivateRandomness()

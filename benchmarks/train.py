@@ -112,11 +112,11 @@ def _train(config: Config, seed: int) -> Path:
     if left <= 0:
         print(f"{config.agent}, seed {seed}: was finished before, at {model.num_timesteps:,} visits; {folder / LAST}")
         return folder / LAST
-    written = cut_events(folder, model.num_timesteps)
+    cut_events(folder, model.num_timesteps if goes_on else None)
     model.set_logger(configure(str(folder), ["tensorboard"]))
     simulator = config.world.simulator("evaluation")
     title = f"{config.agent}, seed {seed}"
-    monitor = Monitor(config.monitor, simulator, folder, flat(told), title=title, goes_on=goes_on, last_written=written)
+    monitor = Monitor(config.monitor, simulator, folder, flat(told), title=title, goes_on=goes_on)
     at_once: Any = {"log_interval": None}  # SB3 takes None, its types do not: the monitor writes the log
     model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
     print(f"{title}: {_outcome(monitor.returns, goes_on)} after {model.num_timesteps:,} visits; {folder / LAST}")

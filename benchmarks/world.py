@@ -43,11 +43,15 @@ class World:
     """CPU threads; more are faster only where no other process wants the cores."""
 
     def check(self) -> None:
-        """Whether agents can be trained and evaluated here, as far as that can be told before anything is made.
+        """Whether agents can be trained and evaluated here. Nothing is written.
 
         Raises:
-            ValueError: where the environment is not registered, or its shoppers have no populations.
+            ValueError: where the environment is not registered, its shoppers have no populations, or the ranker was
+                fitted to another catalogue.
         """
+        self.inputs(self.simulator("train"))
+
+    def _check_populations(self) -> None:
         choice("world.env", self.env, sorted(PRESETS))
         if self.populations and not _has_option(self.env, "population"):
             raise ValueError(
@@ -57,7 +61,7 @@ class World:
 
     def simulator(self, population: str) -> SlateSimulator:
         """A new simulator of `train` or `evaluation` shoppers. Errors: ValueError as `check`."""
-        self.check()
+        self._check_populations()
         options = {"population": population} if self.populations else {}
         if self.horizon_days is not None:
             return make_simulator(self.env, device=self.device, horizon_days=self.horizon_days, **options)

@@ -197,7 +197,7 @@ def test_a_module_before_the_id_is_imported_first(own_id: str, tmp_path: Path, m
             FileNotFoundError,
             "shopper is '/no/such/folder', but there is no such folder",
         ),
-        ({"reward": {"click": 1.0}}, ValueError, "reward names the term 'click'"),
+        ({"reward": {"click": 1.0}}, ValueError, "a term of reward is 'click', but it must be one of"),
         ({"slate_size": 0}, ValueError, "slate_size is 0, but it must be a whole number from 1 to 1000"),
         ({"slate_size": 2.5}, ValueError, "slate_size is 2.5"),
         ({"horizon_days": -1.0}, ValueError, "horizon_days is -1.0, but it must be a number above 0"),

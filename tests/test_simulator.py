@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recsim_env import make_simulator, noise, registration
 from recsim_env.rewards import Reward
+from recsim_env.shoppers import market
 from recsim_env.shoppers.base import Response
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Step
@@ -477,6 +478,7 @@ def test_a_step_asks_no_tensor_for_its_numbers(
             refused()  # a number that is put where a tensor points
         assign(tensor, index, value)
 
+    monkeypatch.setattr(market, "best_device", torch.device)
     monkeypatch.setattr(registration, "best_device", torch.device)  # no agent may ask for a device without numbers
     simulator = make_simulator(f"recsim_env/{name}", device="meta", **options)
     simulator.reset(torch.arange(64))

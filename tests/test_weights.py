@@ -275,9 +275,14 @@ def test_shoppers_without_a_row_are_refused(originals: dict[str, Family], tmp_pa
 
     journey = originals["journey"].copy(tmp_path / "copy")
     shoppers = pl.read_parquet(journey.folder / "shoppers.parquet")
-    for few in (shoppers.head(0), shoppers.head(10), shoppers.tail(10)):
+    cases = (
+        (shoppers.head(0), "shoppers.parquet"),
+        (shoppers.head(10), "baskets.parquet"),  # which name shoppers that the table does not have
+        (shoppers.tail(10), "shoppers.parquet"),
+    )
+    for few, named in cases:
         few.write_parquet(journey.folder / "shoppers.parquet")
-        journey.refuses("shoppers.parquet", "shopper")
+        journey.refuses(named, "shopper")
 
 
 # --- transformers' own door ---

@@ -335,9 +335,9 @@ def parameters_of(config: type[Any]) -> dict[str, Kind]:
     for field in dataclasses.fields(config):
         legal, kind = field.metadata.get("legal"), kinds.get(field.name)
         if legal is not None and isinstance(kind, Whole):
-            kinds[field.name] = replace(kind, low=int(legal[0]), high=int(legal[1]))
+            kinds[field.name] = replace(kind, low=int(legal.low), high=int(legal.high))
         elif legal is not None and isinstance(kind, Number):
-            kinds[field.name] = replace(kind, low=legal[0], high=legal[1])
+            kinds[field.name] = replace(kind, low=legal.low, high=legal.high)
     return kinds
 
 
