@@ -35,7 +35,7 @@ help:
 setup: .venv/installed
 
 demo: setup
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.agents.demo
 
 # One torch thread a worker, so that the workers do not fight for the cores.
 test: setup

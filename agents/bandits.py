@@ -28,7 +28,7 @@ from torch import Tensor
 
 from agents.base import Ground, Learned, register_agent
 from agents.evaluate import draws_for
-from agents.vec_env import TRAINING_STREAM
+from agents.ppo.vec_env import TRAINING_STREAM
 from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector

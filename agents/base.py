@@ -1,7 +1,7 @@
 """What learns: the shape that every agent which is trained has, and the registry of them.
 
 An agent is one file with a frozen configuration and a function that learns in a `Ground`; joining `AGENTS` is what
-puts it into `benchmarks.league` and under the tests that walk the registry.
+puts it into `benchmarks.agents.league` and under the tests that walk the registry.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class AgentSpec:
     """How to train a registered agent."""
 
     config: type[Any]
-    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by `benchmarks.tune_agents`."""
+    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by `benchmarks.agents.tune_agents`."""
     learner: Learner[Any]
     needs_log: bool
     """Whether `Ground.log` must be there."""

@@ -32,14 +32,14 @@ from agents.keeper import optimizer_state, restore_optimizer
 from policies.base import tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import principal
-from policies.networks import tower
-from policies.plackett_luce import (
+from policies.learnable.plackett_luce import (
     PlackettLuceActor,
     PlackettLuceConfig,
     PlackettLucePolicy,
     places_of,
     slate_observation,
 )
+from policies.rankers.networks import tower
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.rewards import Reward, RewardInputs
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle

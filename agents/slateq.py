@@ -50,10 +50,10 @@ from torch import Tensor, nn
 from agents.base import Ground, Learned, Watch, register_agent, unwatched
 from agents.evaluate import draws_for
 from agents.keeper import Keeper, optimizer_state, restore_optimizer
-from agents.vec_env import TRAINING_STREAM
+from agents.ppo.vec_env import TRAINING_STREAM
 from policies.base import filled, tuned
 from policies.composer import Composer, ComposerConfig
-from policies.networks import Standardizer, tower
+from policies.rankers.networks import Standardizer, tower
 from recsim_env import noise
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle
 from recsim_env.simulator import SlateSimulator

@@ -132,7 +132,7 @@ def tuned(
     least: float = -LARGEST,
     most: float = LARGEST,
 ) -> Any:
-    """A dataclass field of a policy's parameters that `benchmarks.tune` looks for in [low, high].
+    """A dataclass field of a policy's parameters that `benchmarks.agents.tune` looks for in [low, high].
 
     `recsim_env.settings.settle` accepts it in [least, most].
     """

@@ -18,9 +18,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import MAILERS, Adjust, Cosines, PolicyInputs, Pool, Pooling, check_draws, of_kind, pick
+from policies.base import (
+    MAILERS,
+    Adjust,
+    Cosines,
+    PolicyInputs,
+    Pool,
+    Pooling,
+    check_draws,
+    of_kind,
+    pick,
+)
 from policies.features import Recent, Summary, principal
-from policies.networks import Standardizer, tower
+from policies.rankers.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.noise import normal
 from recsim_env.registry import Registry

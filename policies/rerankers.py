@@ -1,6 +1,6 @@
 """Re-rankers of a CTR model: what a shop can do about sameness without learning to.
 
-All look at the pool of the best candidates and fill the slate greedily. Their parameters come from `benchmarks.tune`.
+All look at the pool of the best candidates and fill the slate greedily. Their parameters come from `benchmarks.agents.tune`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,18 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from policies.base import FARTHEST, UNRANKED, Adjust, Cosines, PolicyInputs, Pool, Pooling, pick, register_policy, tuned
+from policies.base import (
+    FARTHEST,
+    UNRANKED,
+    Adjust,
+    Cosines,
+    PolicyInputs,
+    Pool,
+    Pooling,
+    pick,
+    register_policy,
+    tuned,
+)
 from policies.composer import Composer, ComposerConfig
 from recsim_env.settings import settle
 from recsim_env.types import Observation

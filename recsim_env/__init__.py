@@ -49,7 +49,9 @@ def _learned_market(
     compiled: bool = False,
 ) -> Shopper[Any]:
     """Shoppers fitted to a market's log; the options are those of `load_learned_market`."""
-    from recsim_env.shoppers.learned_market import load_learned_market  # heavy, and not every environment needs it
+    from recsim_env.shoppers.session.population import (
+        load_learned_market,  # heavy, and not every environment needs it
+    )
 
     return load_learned_market(
         device,

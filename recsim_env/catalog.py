@@ -97,7 +97,9 @@ class Catalog:
 
         Errors: TypeError where `folder` is no path; OSError where a file cannot be written.
         """
-        from recsim_env.catalog_files import save  # polars: only who reads or writes a file pays for its import
+        from recsim_env.catalog_files import (
+            save,  # polars: only who reads or writes a file pays for its import
+        )
 
         save(self, checks.path("folder", folder))
 

@@ -17,7 +17,12 @@ import torch
 from recsim_env import checks
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.shoppers.base import Shopper
-from recsim_env.simulator import SlateSimulator, checked_history, checked_horizon, checked_slate_size
+from recsim_env.simulator import (
+    SlateSimulator,
+    checked_history,
+    checked_horizon,
+    checked_slate_size,
+)
 from recsim_env.types import best_device
 
 ShopperFactory = Callable[..., Shopper[Any]]
@@ -198,7 +203,9 @@ def as_simulator(source: SlateSimulator | EnvConfig | str, options: dict[str, An
 def _factory(config: EnvConfig) -> ShopperFactory:
     if callable(config.shopper):
         return config.shopper
-    from recsim_env.shoppers.learned import load_shopper  # heavy, and not every environment needs it
+    from recsim_env.shoppers.household.population import (
+        load_shopper,  # heavy, and not every environment needs it
+    )
 
     return partial(load_shopper, _check_folder(config.shopper))
 

@@ -16,8 +16,9 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from recsim_env import checks, noise, promises
+from recsim_env import checks, noise
 from recsim_env.rewards import Reward, RewardInputs, as_reward
+from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import HIDDEN, Description, Response, Shopper
 from recsim_env.tensors import among, first_places, shared
 from recsim_env.trees import Flat, flat, restored

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsim_env import checks, noise, promises
+from recsim_env import checks, noise
 from recsim_env.catalog import Catalog
-from recsim_env.promises import broken
 from recsim_env.rewards import RewardInputs, Term
+from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import Response, Shopper, name_of
+from recsim_env.shoppers.promises import broken
 from recsim_env.simulator import is_dense
 from recsim_env.tensors import among, first_places
 from recsim_env.types import Observation

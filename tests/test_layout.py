@@ -45,15 +45,15 @@ NEEDS_GENERATOR_IN_PLACE = {
 # path -> dotted names that it may use all the same; say why beside each.
 ALLOWED: dict[str, set[str]] = {
     # forward in training mode: dropout of ids and of texts, which draws from where nn.Dropout draws
-    "recsim_env/shoppers/transformer.py": {"torch.rand"},
-    "recsim_env/shoppers/text.py": {"torch.randperm"},
+    "recsim_env/shoppers/household/model.py": {"torch.rand"},
+    "recsim_env/shoppers/household/text.py": {"torch.randperm"},
     # looks at where the library-wide generators stand, to see that nobody moved them
     "recsim_env/testing.py": {"numpy.random.get_state", "random.getstate"},
-    # SB3's distributions draw from the library-wide generators; agents/ppo.py lends SB3 a state of its own of each and
+    # SB3's distributions draw from the library-wide generators; agents/ppo/algorithm.py lends SB3 a state of its own of each and
     # puts everyone else's back
-    "policies/sb3.py": {"torch.rand"},
-    "agents/device_rollout.py": {"numpy.random.permutation"},  # the minibatches of SB3's buffer, likewise
-    "agents/ppo.py": {
+    "policies/learnable/sb3.py": {"torch.rand"},
+    "agents/ppo/rollout_buffer.py": {"numpy.random.permutation"},  # the minibatches of SB3's buffer, likewise
+    "agents/ppo/algorithm.py": {
         "torch.set_rng_state",
         "numpy.random.get_state",
         "numpy.random.set_state",

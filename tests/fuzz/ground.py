@@ -18,13 +18,13 @@ from torch import Tensor
 from recsim_env import make_simulator, register
 from recsim_env.logs import schema
 from recsim_env.registration import PRESETS
-from recsim_env.shoppers.learned import load_shopper
-from recsim_env.shoppers.learned_market import save_learned_market
-from recsim_env.shoppers.session_fit import SessionFitConfig, new_session_shopper
+from recsim_env.shoppers.household.population import load_shopper
+from recsim_env.shoppers.session.fit import SessionFitConfig, new_session_shopper
+from recsim_env.shoppers.session.population import save_learned_market
 from recsim_env.simulator import SlateSimulator
-from tests.fake_log import write_shop
-from tests.fake_shoppers import member
-from tests.toys import make_toy_shopper, toy_catalog
+from tests.support.fake_log import write_shop
+from tests.support.fake_shoppers import member
+from tests.support.toys import make_toy_shopper, toy_catalog
 
 FOLDER_ID = "net/Folder-v0"
 """Shoppers fitted to nothing, in a folder: as `CompleteJourney-v0`, made in milliseconds."""

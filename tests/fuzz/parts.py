@@ -24,9 +24,9 @@ import recsim_env
 from agents import AGENTS
 from policies import POLICIES
 from policies.base import PolicyInputs
-from policies.learnable import LEARNABLE
-from policies.pairs import BLOCKS, CODES
-from policies.retrieval import CategoryIndex, IndexConfig
+from policies.learnable.kinds import LEARNABLE
+from policies.rankers.pair_features import BLOCKS, CODES
+from policies.serving.retrieval import CategoryIndex, IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.simulator import SlateSimulator
 from tests.fuzz import ground
@@ -34,8 +34,8 @@ from tests.fuzz.judge import ACCEPT, EITHER, REFUSE, Case
 from tests.fuzz.kinds import REFUSED, UNSURE, Kind, Nullable, Number, Right, Whole, fields_of
 from tests.fuzz.options import same
 from tests.fuzz.values import label_of, odd
-from tests.policy_toys import TableRanker, made_up_ranker, toy_inputs
-from tests.toys import ToyShopper, toy_catalog, toy_simulator
+from tests.support.policy_toys import TableRanker, made_up_ranker, toy_inputs
+from tests.support.toys import ToyShopper, toy_catalog, toy_simulator
 
 ITEMS, SIZE, BATCH = 31, 4, 3
 

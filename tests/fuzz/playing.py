@@ -25,7 +25,7 @@ from tests.fuzz.judge import ACCEPT, EITHER, REFUSE, Case
 from tests.fuzz.kinds import Kind, RewardWeights, Text
 from tests.fuzz.options import Options, shared, together
 from tests.fuzz.values import label_of, odd, weighted
-from tests.toys import make_toy_shopper
+from tests.support.toys import make_toy_shopper
 
 BATCH = 3
 LAST_SEED = 2**63 - 1

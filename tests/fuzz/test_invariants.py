@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agents.evaluate import evaluate
-from benchmarks import heldout
+from benchmarks.lab import heldout
 from policies import POLICIES
 from policies.base import PolicyInputs
 from recsim_env.catalog import Catalog
@@ -23,8 +23,8 @@ from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs
 from recsim_env.types import Observation
 from tests.fuzz import ground, plan
-from tests.policy_toys import TableRanker, toy_inputs
-from tests.toys import toy_simulator
+from tests.support.policy_toys import TableRanker, toy_inputs
+from tests.support.toys import toy_simulator
 
 pytestmark = pytest.mark.slow
 

@@ -9,30 +9,31 @@ from typing import Any
 import optuna
 
 from agents.keeper import Clock
-from agents.monitor import MonitorConfig
-from agents.ppo import PPOConfig
-from agents.ppo_agents import PPOComposerConfig
-from benchmarks import demo, finetune, fit_market, league, market, train, transfer, tune, tune_agents
-from benchmarks.league_places import Place
-from benchmarks.market import MarketWorld
-from benchmarks.world import World
+from agents.ppo.agents import PPOComposerConfig
+from agents.ppo.algorithm import PPOConfig
+from agents.ppo.monitor import MonitorConfig
+from benchmarks.agents import demo, league, train, transfer, tune, tune_agents
+from benchmarks.data import finetune, fit_market, market_log
+from benchmarks.data.market_log import MarketWorld
+from benchmarks.lab.places import Place
+from benchmarks.lab.world import World
 from policies import PolicyInputs
 from policies.composer import ComposerConfig
-from policies.sb3 import NetworkConfig
+from policies.learnable.sb3 import NetworkConfig
 from recsim_env import register
 from recsim_env.logs import complete_journey
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.finetune import FinetuneConfig
+from recsim_env.shoppers.household.fit import FinetuneConfig
 from recsim_env.shoppers.market import MarketConfig, make_market
-from recsim_env.shoppers.session_fit import SessionFitConfig
+from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.simulator import SlateSimulator
-from tests.fake_log import write_shop
+from tests.benchmarks.agents.test_league import TOY, open_toy
 from tests.kill.harness import Command
 from tests.kill.left import left
-from tests.policy_toys import toy_inputs
-from tests.test_complete_journey import RECIPE, fake_encoder, fake_sources
-from tests.test_league import TOY, open_toy
-from tests.toys import make_toy_shopper, toy_simulator
+from tests.recsim_env.logs.test_complete_journey import RECIPE, fake_encoder, fake_sources
+from tests.support.fake_log import write_shop
+from tests.support.policy_toys import toy_inputs
+from tests.support.toys import make_toy_shopper, toy_simulator
 
 MARKET = "toys/Kill-v0"
 SESSIONS = SessionFitConfig(epochs=0.5, hidden_size=16, layers=1, head_size=16, window=12)
@@ -180,12 +181,12 @@ def run_transfer(inputs: Path, work: Path) -> None:
 
 def prepare_market(inputs: Path) -> None:
     """The market's log and ranker."""
-    market.build(MarketWorld(MARKET, 0, 600, "uniform"), inputs, "cpu")
+    market_log.build(MarketWorld(MARKET, 0, 600, "uniform"), inputs, "cpu")
 
 
 def run_market(inputs: Path, work: Path) -> None:
     """The market's log and ranker again, in the folder that is looked at."""
-    market.build(MarketWorld(MARKET, 0, 600, "uniform"), work, "cpu")
+    market_log.build(MarketWorld(MARKET, 0, 600, "uniform"), work, "cpu")
 
 
 def run_fit_market(inputs: Path, work: Path) -> None:

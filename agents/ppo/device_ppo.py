@@ -1,0 +1,125 @@
+"""Stable-Baselines3's PPO with rollouts that stay on the device.
+
+SB3's loop carries every observation, action, reward, value and log-probability from the device to numpy and back. Here
+they are tensors from the environment to the gradient. All else is SB3's: `train`, `learn`, the logger's keys,
+callbacks, `save` and `load`, and, at the same seed on a CPU, the numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from agents.ppo.rollout_buffer import DeviceRolloutBuffer
+from agents.ppo.torch_vec_env import Ends, TorchVecEnv, as_tensors
+
+
+class DevicePPO(PPO):
+    """PPO on a `TorchVecEnv`, with the arguments of `stable_baselines3.PPO`.
+
+    Callbacks find in `self.locals` what they find in SB3, `new_obs`, `rewards`, `dones`, `actions`, `values` and
+    `log_probs`, as tensors; in place of `infos` there is `turn`, whose `ends` are the episodes that ended.
+    `ep_info_buffer` is filled once a rollout, before it is logged: reading it is a wait for the device.
+
+    Errors: ValueError with `use_sde` or another buffer; TypeError where the environment is no `TorchVecEnv`.
+    """
+
+    def _setup_model(self) -> None:
+        if self.use_sde:
+            raise ValueError("use_sde is True, but DevicePPO takes its actions from the policy alone: use SB3's PPO.")
+        self.rollout_buffer_class = self.rollout_buffer_class or DeviceRolloutBuffer
+        if not issubclass(self.rollout_buffer_class, DeviceRolloutBuffer):
+            raise ValueError(
+                f"rollout_buffer_class is {self.rollout_buffer_class.__name__}, but it must be a DeviceRolloutBuffer."
+            )
+        super()._setup_model()
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        before = self._last_obs
+        prepared = super()._setup_learn(*args, **kwargs)
+        if self._last_obs is not before and isinstance(self.env, TorchVecEnv):  # SB3 began episodes that report
+            self._last_obs = cast(Any, self.env.reset_tensors())
+        return prepared
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As in SB3: fill the buffer; False where the callback stopped it."""
+        if not isinstance(env, TorchVecEnv):
+            raise TypeError(
+                f"env is a {type(env).__name__}, but DevicePPO steps a TorchVecEnv: use SB3's PPO for others."
+            )
+        assert self._last_obs is not None, "No previous observation was provided"
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        last = cast(Any, self)  # SB3 declares arrays; tensors take their place
+        last._last_obs = as_tensors(cast(Any, self._last_obs), self.device)
+        last._last_episode_starts = torch.as_tensor(self._last_episode_starts, device=self.device)
+        limits = self._limits()
+        finished: list[tuple[Tensor, Tensor]] = []
+        for _ in range(n_rollout_steps):
+            with torch.no_grad():
+                actions, values, log_probs = self.policy(self._last_obs)
+            turn = env.step_tensors(self._inside(actions, limits))
+            new_obs, rewards, dones = turn.seen, turn.rewards, turn.ended
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                self._note(finished)
+                return False
+            if turn.ends is not None:
+                finished.append((turn.ends.returns, turn.ends.lengths))
+                rewards = self._bootstrapped(rewards, turn.ends)
+            rollout_buffer.add(
+                last._last_obs, actions, cast(Any, rewards), last._last_episode_starts, values, log_probs
+            )
+            last._last_obs, last._last_episode_starts = new_obs, dones
+        with torch.no_grad():
+            values = self.policy.predict_values(cast(Any, new_obs))
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=cast(Any, dones))
+        self._note(finished)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _limits(self) -> tuple[Tensor, Tensor] | None:
+        """The bounds of a Box of actions, on the device; None for other actions."""
+        space = self.action_space
+        if not isinstance(space, spaces.Box):
+            return None
+        return torch.as_tensor(space.low, device=self.device), torch.as_tensor(space.high, device=self.device)
+
+    def _inside(self, actions: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Actions as the environment takes them: a Gaussian's are cut off at the bounds."""
+        if limits is None:
+            return actions
+        low, high = limits
+        return low + 0.5 * (actions + 1.0) * (high - low) if self.policy.squash_output else actions.clamp(low, high)
+
+    @torch.no_grad()
+    def _bootstrapped(self, rewards: Tensor, ends: Ends) -> Tensor:
+        """Rewards (B,) plus, where the horizon cut an episode off, the discounted value of what was last seen.
+
+        Pardo et al. 2018, "Time limits in reinforcement learning", section 3.2.
+        """
+        which = ends.truncated.nonzero().squeeze(1)
+        if not len(which):
+            return rewards
+        value = self.policy.predict_values(cast(Any, ends.last(which))).squeeze(1)
+        return rewards.index_add(0, ends.rows[which], self.gamma * value)
+
+    def _note(self, finished: list[tuple[Tensor, Tensor]]) -> None:
+        """Tell `ep_info_buffer` of the returns and lengths, (E,) each, of the episodes that ended, in their order."""
+        if finished:
+            assert self.ep_info_buffer is not None
+            returns, lengths = (torch.cat(column) for column in zip(*finished, strict=True))
+            pairs = zip(returns.tolist(), lengths.tolist(), strict=True)
+            self.ep_info_buffer.extend({"r": total, "l": length} for total, length in pairs)

@@ -1,0 +1,239 @@
+"""What a person watches while an agent trains: TensorBoard, a line of progress, and checkpoints on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HParam, Image
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from agents.evaluate import Evaluation, draws_for, evaluate
+from agents.keeper import Clock
+from agents.ppo.algorithm import SlatePPO, policy_of
+from agents.ppo.checkpoints import LAST, save
+from agents.progress import Progress
+from policies.base import Policy
+from recsim_env import rendering
+from recsim_env.settings import ONE_OR_MORE, SEED, settle
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation
+
+NOT_TENSORBOARD = ("stdout", "log", "json", "csv")
+"""Formats of SB3's logger that know no hyper-parameters and no pictures."""
+PER_VISIT = ("visits", "days", "lapsed", "return")
+"""Columns of an evaluation that are not reported a visit as well."""
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """How closely training is watched."""
+
+    evaluate_every: int = 10
+    """Updates between two evaluations."""
+    episodes: int = 256
+    """Episodes of an evaluation."""
+    batch: int = 128
+    """Shoppers at a time in an evaluation."""
+    first_seed: int = 10_000_000
+    """Of the evaluation's episodes: other ones than those that are reported."""
+    pictures: int = 2
+    """Sample slates drawn at each evaluation."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(self, evaluate_every=ONE_OR_MORE, episodes=ONE_OR_MORE, batch=ONE_OR_MORE, first_seed=SEED)
+
+
+def figures(result: Evaluation) -> dict[str, float]:
+    """The means over episodes, each summed column a visit as well, and how evenly the catalogue was shown."""
+    rows = result.rows
+    totals = {name: float(rows[name].cast(float).to_numpy().mean()) for name in rows.columns if name != "seed"}
+    visits = totals["visits"]
+    per_visit = {f"{name}_per_visit": total / visits for name, total in totals.items() if name not in PER_VISIT}
+    return {**totals, **per_visit, "coverage": result.coverage, "gini": result.gini}
+
+
+@torch.no_grad()
+def sample_slates(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: int = 3) -> NDArray[np.uint8]:
+    """Pictures of the last of some visits of each seed, one above the other: (H, W, 3)."""
+    observation = simulator.reset(seeds.to(simulator.device))
+    scenes: list[rendering.Scene] = []
+    for _ in range(visits):
+        at = simulator.episodes
+        before = [rendering.arrival(simulator, row) for row in range(len(seeds))]
+        slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
+        outcome = simulator.advance(slates)
+        scenes = [rendering.visit(simulator, row, scene, slates, outcome) for row, scene in enumerate(before)]
+        done = outcome.ended.nonzero().squeeze(1)
+        if len(done):
+            simulator.restart(done)
+        observation = simulator.observe()
+    return np.concatenate([rendering.as_picture(scene) for scene in scenes])
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A policy that tells how many slates it made, while it is evaluated."""
+
+    policy: Policy
+    tell: Callable[[int], None]
+
+    @property
+    def draws(self) -> int:
+        """Those of the policy."""
+        return self.policy.draws
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """What the policy says."""
+        slates = self.policy(observation, draws)
+        self.tell(len(slates))
+        return slates
+
+
+class Monitor(BaseCallback):
+    """Writes the log, evaluates before the first update, every few and after the last, and keeps the last checkpoint.
+
+    Everything about an update (its rollout, its losses, the evaluation after it) is one point of each curve, at the
+    visits made by then, and is written before the checkpoint, where one is kept: whatever a checkpoint has behind it
+    stands in the log, and who goes on from it drops the points that follow (`agents.ppo.events`) and makes them again.
+
+    Episodes are averaged by the rollout in which they began (`SimulatorVecEnv.pop_statistics`): `rollout/ep_rew_mean`
+    and `rollout/ep_len_mean` are their return and visits, `episodes/*` all else. Such a point stands where the last of
+    these episodes ended.
+
+    `SlatePPO.learn` must be told `log_interval=None`: otherwise it writes the log itself, before each update.
+
+    Args:
+        simulator: of the evaluation; None evaluates nothing
+        folder: where the checkpoint goes; None keeps none
+        parameters: hyper-parameters for TensorBoard
+        title: of the line that says how far the training is
+        goes_on: the training goes on from a checkpoint
+
+    Errors: ValueError at the start of a training where `log_interval` is not None.
+    """
+
+    model: SlatePPO
+    _progress: Progress
+    _hook: RemovableHandle
+
+    def __init__(
+        self,
+        config: MonitorConfig,
+        simulator: SlateSimulator | None,
+        folder: Path | None,
+        parameters: Mapping[str, bool | str | float | None],
+        *,
+        title: str = "training",
+        goes_on: bool = False,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._simulator = simulator
+        self._folder = folder
+        self._parameters = parameters
+        self._title = title
+        self._goes_on = goes_on
+        self._clock = Clock()
+        self._written: int | None = None  # visits at which everything is written
+        self.returns: list[float] = []
+        """Of every evaluation by this monitor, at the policy's most likely action."""
+
+    def _on_training_start(self) -> None:
+        interval = self.locals["log_interval"]
+        if interval is not None:
+            raise ValueError(f"log_interval is {interval}, but it must be None: the monitor writes the log.")
+        if self._goes_on:
+            self._written = self.num_timesteps
+        else:
+            metrics = {"evaluation/return": 0.0, "rollout/ep_rew_mean": 0.0}
+            self.logger.record("hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD)
+        total = self.model._total_timesteps
+        coming = sum(self._due(visits, total) for visits in self._stops(total))
+        self._progress = Progress(self._title, total, self.num_timesteps, evaluations=coming)
+        self._hook = self.model.policy.optimizer.register_step_post_hook(lambda *_: self._progress.learned())
+
+    def _on_rollout_start(self) -> None:
+        """Comes before the first update, and after every one but the last."""
+        self._settle()
+
+    def _on_step(self) -> bool:
+        self._progress.trained(self.training_env.num_envs)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        for name, value in self.model.statistics.items():
+            if name not in ("return", "visits"):  # those are `rollout/ep_rew_mean` and `ep_len_mean`
+                self.logger.record(f"episodes/{name}", value)
+        actor = self.model.policy.actor
+        if isinstance(log_std := getattr(actor, "log_std", None), Tensor):
+            self.logger.record("train/std", float(log_std.detach().exp().mean()))
+
+    def _on_training_end(self) -> None:
+        self._settle()
+        self._hook.remove()
+        self._progress.close()
+
+    def _settle(self) -> None:
+        """Evaluate where it is time to, write what is known, and then keep the checkpoint."""
+        visits = self.num_timesteps
+        if visits == self._written:
+            return
+        if self._due(visits, self.model._total_timesteps):
+            self.evaluate()
+        if visits:
+            self.model.dump_logs(self._updates(visits))
+        else:
+            self.logger.dump(visits)
+        self._written = visits
+        if visits >= self.model._total_timesteps or self._clock.due():
+            self._keep()
+
+    def _keep(self) -> None:
+        if self._folder is not None:
+            began = time.perf_counter()
+            save(self.model, self._folder / LAST)
+            self._clock.kept(began)
+
+    def _updates(self, visits: int) -> int:
+        return visits // (self.model.n_steps * self.model.n_envs)
+
+    def _stops(self, total: int) -> list[int]:
+        """Visits at each point that is still to be written."""
+        rollout = self.model.n_steps * self.model.n_envs
+        last = math.ceil((total - self.num_timesteps) / rollout)
+        stops = [self.num_timesteps + update * rollout for update in range(last + 1)]
+        return stops[1:] if self._goes_on else stops
+
+    def _due(self, visits: int, total: int) -> bool:
+        """Whether the policy is evaluated after so many visits."""
+        if self._simulator is None:
+            return False
+        return visits >= total or self._updates(visits) % self._config.evaluate_every == 0
+
+    def evaluate(self) -> None:
+        """Evaluate the policy as it is now, deterministic and sampled, and draw some of its slates."""
+        assert self._simulator is not None
+        first, config = self._config.first_seed, self._config
+        seeds = torch.arange(first, first + config.episodes)
+        with self._progress.evaluating() as tell:
+            for name, deterministic in (("evaluation", True), ("evaluation_sampled", False)):
+                policy = Counted(policy_of(self.model, deterministic=deterministic), tell)
+                found = figures(evaluate(policy, self._simulator, seeds, batch=config.batch))
+                for figure, value in found.items():
+                    self.logger.record(f"{name}/{figure}", value)
+                if deterministic:
+                    self.returns.append(found["return"])
+            if config.pictures > 0:
+                picture = sample_slates(policy_of(self.model), self._simulator, seeds[: config.pictures])
+                self.logger.record("slates", Image(picture, "HWC"), exclude=NOT_TENSORBOARD)
+        self._progress.note(f"return {self.returns[-1]:.2f}")

@@ -1,0 +1,280 @@
+"""What a trained agent does differently with whom: python -m benchmarks.agents.behaviour
+
+PPO over the composer, the tuned constant re-ranker and greedy CTR serve the same fresh shoppers of a market, whose
+hidden traits and boredom no policy sees. What they show is compared between thirds of the shoppers by each trait, and
+between thirds of the moments by how bored the shopper would be of what greedy would show now. The agent is that of the
+league's first run, trained here where the league has not been played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from agents.evaluate import draws_for
+from agents.ppo.agents import PPOComposerConfig
+from benchmarks.agents import league
+from benchmarks.agents.league_report import GREEDY, PPO, RERANKER
+from benchmarks.agents.transfer import load_actor
+from benchmarks.lab.places import MARKET, PLACES, Place, Site
+from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.threads import THREADS, use_threads
+from benchmarks.lab.world import REPORTED_SEED, seeds
+from policies import POLICIES, Policy
+from policies.composer import Composer, ComposerPolicy
+from recsim_env.shoppers.market import MarketShopper, MarketState
+from recsim_env.simulator import SlateSimulator
+from recsim_env.tensors import first_places
+
+TRAITS = ("variety", "patience", "speed", "examination")
+"""Of a shopper, hidden: the fields of `MarketState`."""
+MOMENT = "boredom"
+"""Of a visit: variety-seeking times the satiation with greedy's slate, each position by the chance to look at it."""
+KNOBS = ("count", "clicked", "sated", "flooded")
+"""Knobs of the composer that are reported, log-odds per unit of their cue."""
+THIRDS = ("low", "middle", "high")
+FRESH_RUN = 90
+"""The league's run whose shoppers these would be: no run has so high a number."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Watch a trained agent with different shoppers."""
+
+    league: league.Config = field(default_factory=league.Config)
+    """How the agent is trained and the re-ranker tuned, and where both lie if that was done."""
+    place: str = Place(MARKET, 0).name
+    """Market that the shoppers are of, by its name in `benchmarks.lab.places`."""
+    shoppers: int = 1024
+    """Shoppers that each policy serves for an episode; the same for all policies."""
+    threads: int = THREADS
+    """Threads of the processor that are used."""
+    results: Path = RESULTS
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
+
+
+# ---- who plays -------------------------------------------------------------------------------------------------------
+
+
+def players(config: Config, place: Place, site: Site) -> dict[str, Policy]:
+    """The agent, the tuned re-ranker and greedy."""
+    cell = league.Cell(place, PPO, 0)
+    path = cell.path(config.league, ".safetensors")
+    if not path.exists():
+        league.play(cell, site, config.league)
+    parameters = league.tuned_parameters(league.Cell(place, RERANKER, 0), site, config.league)
+    return {
+        PPO: load_actor(path, PPOComposerConfig(), site.inputs),
+        RERANKER: POLICIES[RERANKER].build(site.inputs, parameters),
+        GREEDY: POLICIES[GREEDY].build(site.inputs),
+    }
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def visits(name: str, policy: Policy, simulator: SlateSimulator, composer: Composer, episodes: Tensor) -> pl.DataFrame:
+    """Play the first episode of every seed: a row a visit.
+
+    Columns: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom · categories (distinct, in the slate) ·
+    distance (mean intra-list) · clicks · reward · the `KNOBS`, null for a policy that is not the agent.
+    """
+    observation = simulator.reset(episodes.to(simulator.device))
+    parts: list[pl.DataFrame] = []
+    while simulator.num_envs:
+        at, state = simulator.episodes, simulator.hidden
+        columns = {"shopper": at.seed, "visit": at.visit, **{trait: getattr(state, trait) for trait in TRAITS}}
+        nothing = torch.zeros(simulator.num_envs, composer.intent_size, device=simulator.device)
+        columns[MOMENT] = boredom(simulator.shopper, state, composer.compose(observation, nothing))
+        columns |= knobs(policy, observation)
+        columns = {column: value.clone() for column, value in columns.items()}
+        slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
+        outcome = simulator.advance(slates)
+        shown = simulator.episodes.recent_slates[:, 0]
+        columns["categories"] = distinct(simulator.catalog.category[shown.clamp(min=0)].where(shown >= 0, -1))
+        columns["distance"] = outcome.info["reward_terms/intra_list_distance"]
+        columns |= {"clicks": outcome.info["clicks"], "reward": outcome.reward}
+        parts.append(pl.DataFrame({column: value.cpu().numpy() for column, value in columns.items()}))
+        going = (~outcome.ended).nonzero().squeeze(1)
+        if not len(going):
+            break
+        simulator.keep(going)
+        observation = simulator.observe()
+    return pl.concat(parts).select(pl.lit(name).alias("policy"), pl.all()).with_columns(pl.col(KNOBS).fill_nan(None))
+
+
+def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:
+    """How bored shoppers would be of slates (B, K): (B,) float32, as `recsim_env.shoppers.market` says.
+
+    Errors: TypeError where they are no shoppers of a market.
+    """
+    if not isinstance(shopper, MarketShopper):
+        raise TypeError(f"shopper is a {type(shopper).__name__}, but only a MarketShopper's boredom can be read.")
+    looks = shopper.examined(state)
+    sated = state.satiation.gather(1, shopper.catalog.category[slates])
+    return state.variety * (looks * sated).sum(dim=1) / looks.sum(dim=1)
+
+
+def distinct(category: Tensor) -> Tensor:
+    """How many different categories (B, K) each row has, -1 where nothing was shown: (B,) int64."""
+    return first_places(category).sum(dim=1)
+
+
+def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The agent's `KNOBS` at a visit, (B,) each; NaN for other policies."""
+    if not isinstance(policy, ComposerPolicy):
+        return dict.fromkeys(KNOBS, torch.full((len(observation["recent_days"]),), torch.nan))
+    composer = policy.composer
+    intent = policy.actor.mean(composer.features(observation))
+    return {name: intent[:, at] * composer.units[at] for at, name in enumerate(composer.knobs) if name in KNOBS}
+
+
+# ---- what they say ---------------------------------------------------------------------------------------------------
+
+
+def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `<column>_third` 0, 1 or 2 for each trait, by shopper, and for boredom, by visit.
+
+    The bounds of boredom are those of greedy's visits, so that a third is the same for every policy.
+    """
+    shoppers = rows.unique("shopper")
+    samples = {trait: shoppers[trait] for trait in TRAITS}
+    samples[MOMENT] = rows.filter(pl.col("policy") == GREEDY)[MOMENT]
+    thirds = []
+    for column, sample in samples.items():
+        low, high = np.quantile(sample.to_numpy(), [1 / 3, 2 / 3])
+        thirds.append(((pl.col(column) > low).cast(pl.Int64) + (pl.col(column) > high)).alias(f"{column}_third"))
+    return rows.with_columns(thirds)
+
+
+def by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
+    """A line for each third of each trait and of boredom; `rows` have thirds."""
+    lines: list[dict[str, object]] = []
+    for column in (*TRAITS, MOMENT):
+        for third, word in enumerate(THIRDS):
+            group = rows.filter(pl.col(f"{column}_third") == third)
+            parts = {name: group.filter(pl.col("policy") == name) for name in (PPO, RERANKER)}
+            if not all(map(len, parts.values())):
+                continue
+            lines.append(
+                {
+                    "group": column,
+                    "third": word,
+                    **{name: mean_of(parts[PPO], name) for name in ("categories", "distance")},
+                    f"categories_{RERANKER}": mean_of(parts[RERANKER], "categories"),
+                    **{name: mean_of(parts[PPO], name) for name in KNOBS},
+                    "gain": gain(parts) if column in TRAITS else None,
+                }
+            )
+    return lines
+
+
+def mean_of(rows: pl.DataFrame, column: str) -> Estimate | None:
+    """The mean over visits, whose independent units are shoppers; None where there is nothing."""
+    rows = rows.drop_nulls(column)
+    if rows.is_empty():
+        return None
+    return estimate_mean(rows[column].to_numpy(), clusters=rows["shopper"].to_numpy())
+
+
+def gain(parts: dict[str, pl.DataFrame]) -> Estimate:
+    """How much more the agent earned of the same shoppers than the re-ranker, an episode."""
+    one, other = (parts[name].group_by("shopper").agg(pl.col("reward").sum()) for name in (PPO, RERANKER))
+    both = one.join(other, on="shopper", suffix="_other").sort("shopper")
+    return estimate_mean((both["reward"] - both["reward_other"]).to_numpy())
+
+
+def contrasts(lines: list[dict[str, object]]) -> dict[str, Estimate]:
+    """Every figure of the table, by `group_third_column`."""
+    return {
+        f"{line['group']}_{line['third']}_{column}": value
+        for line in lines
+        for column, value in line.items()
+        if isinstance(value, Estimate)
+    }
+
+
+HEADERS = {
+    "group": "by",
+    "third": "third",
+    "categories": "categories in a slate",
+    "count": "count",
+    "sated": "sated",
+    "gain": "return above constant",
+}
+
+
+def draw(lines: list[dict[str, object]]) -> Figure:
+    """Categories in a slate, knobs, and what adapting earns, by third."""
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _bars(left, lines, {"categories": "PPO composer", f"categories_{RERANKER}": "constant"})
+    left.set_ylabel("distinct categories in a slate")
+    _bars(middle, lines, {name: name for name in KNOBS})
+    middle.set_ylabel("log-odds per unit of the cue")
+    middle.set_title("The agent's knobs")
+    _bars(right, [line for line in lines if line["gain"] is not None], {"gain": "PPO composer"})
+    right.set_ylabel("return above the constant re-ranker")
+    for axes in (left, middle, right):
+        axes.axhline(0, color="#444444", linewidth=0.8) if axes is not left else axes.margins(y=0.15)
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    return figure
+
+
+def _bars(axes: Axes, lines: list[dict[str, object]], columns: dict[str, str]) -> None:
+    """Points with their intervals; the three thirds of a group are joined."""
+    groups = list(dict.fromkeys(str(line["group"]) for line in lines))
+    for number, (column, label) in enumerate(columns.items()):
+        colour = ("#c23b3b", "#3b6ea5", "#3f8f55", "#b07a1e")[number]
+        for at, group in enumerate(groups):
+            own = [line[column] for line in lines if line["group"] == group]
+            found = [value for value in own if isinstance(value, Estimate)]
+            x = [4 * at + third for third in range(len(found))]
+            axes.plot(x, [e.value for e in found], "-o", color=colour, markersize=4, label=None if at else label)
+            axes.vlines(x, [e.low for e in found], [e.high for e in found], color=colour, linewidth=1)
+    axes.set_xticks([4 * at + 1 for at in range(len(groups))], groups)
+    axes.set_xlabel("low, middle and high third by")
+
+
+def measure(config: Config, playing: Callable[[Config, Place, Site], dict[str, Policy]] = players) -> pl.DataFrame:
+    """The rows of every player."""
+    place = PLACES[config.place]
+    site = place.open(config.league.markets, config.league.slates, config.league.device)
+    episodes = seeds(REPORTED_SEED + FRESH_RUN * league.RUN_SEEDS, config.shoppers)
+    composer = Composer(site.inputs)
+    found = playing(config, place, site)
+    return pl.concat([visits(name, policy, site.judging(), composer, episodes) for name, policy in found.items()])
+
+
+def report(rows: pl.DataFrame) -> Report:
+    """What rows with thirds say."""
+    lines = by_group(rows)
+    table = markdown([line for line in lines if line["third"] != "middle"], HEADERS)
+    return Report(table, contrasts(lines), draw(lines))
+
+
+def main(config: Config) -> None:
+    """Play, then report."""
+    use_threads(config.threads)
+    run = Run("behaviour", config, results=config.results)
+    rows = with_thirds(measure(config))
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

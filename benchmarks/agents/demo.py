@@ -1,0 +1,94 @@
+"""From nothing to a trained agent in ten minutes: python -m benchmarks.agents.demo (or `make demo`)
+
+Trains PPO in `recsim_env/CompleteJourney-v0`, compares it with the baselines on shoppers that it never met, and leaves
+TensorBoard events, a figure and `report.md` under `runs/demo`. Interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from agents.ppo.monitor import MonitorConfig
+from benchmarks.agents import compare, train
+from benchmarks.lab.report import Run, markdown
+from recsim_env.files import locked, write_text
+
+POLICIES = ("uniform", "popular", "greedy_ctr", "mmr", "constant")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train and compare, small enough to watch."""
+
+    train: train.Config = field(
+        default_factory=lambda: train.Config(
+            seeds=(0,),
+            visits=250_000,
+            monitor=MonitorConfig(evaluate_every=8, episodes=128),
+            output=Path("runs/demo/train"),
+        )
+    )
+    """The training; one seed and fewer visits than the benchmark's."""
+    episodes: int = 256
+    """Shoppers that each policy is evaluated on."""
+    output: Path = Path("runs/demo")
+    """Folder of everything that is written."""
+
+
+def main(config: Config) -> None:
+    """Train where that is not done yet, compare, write the report.
+
+    Errors: RuntimeError where another process writes the same folder.
+    """
+    config.train.world.check()
+    with locked(config.output):
+        _demo(config)
+
+
+def _demo(config: Config) -> None:
+    console = Console()
+    console.print(f"[bold]Training PPO[/] for {config.train.visits:,} visits; watch it with")
+    console.print(f"  tensorboard --logdir {config.output}")
+    train.train_all(config.train)
+    console.print(f"[bold]Comparing[/] on {config.episodes} shoppers that it never met")
+    settings = compare.Config(
+        world=config.train.world,
+        policies=POLICIES,
+        trained=config.train.output,
+        episodes=config.episodes,
+        results=config.output,
+    )
+    run = Run("compare", settings, results=config.output)
+    rows = compare.measure(settings)
+    lines, summary = compare.analyse(rows)
+    table = markdown(lines, compare.HEADERS)
+    folder = run.save(rows, summary=summary, table=table, figure=compare.draw(lines))
+    write_text(config.output / "report.md", report(config, table))
+    console.print(table, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {config.output / 'report.md'}   figure: {folder / 'figure.png'}")
+    console.print(f"tensorboard --logdir {config.output}")
+
+
+def report(config: Config, table: str) -> str:
+    """The report as markdown: what ran, the table, the picture."""
+    seed = config.train.seeds[0]
+    return f"""# PPO in {config.train.world.env}
+
+One training seed ({seed}), {config.train.visits:,} visits; {config.episodes} episodes of shoppers that no agent was
+trained on, the same for every policy. Mean and 95 % interval over episodes; one training seed says nothing about
+another: `python -m benchmarks.agents.train` and `benchmarks.agents.compare` run several.
+
+{table}
+
+![returns](compare/figure.png)
+
+Curves: `tensorboard --logdir {config.output}`
+"""
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,442 @@
+"""What the league's rows say: table, figure and summary, from rows alone.
+
+Means over few runs are judged as Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical
+precipice", say: by the interquartile mean over runs and worlds, whose spread is found by resampling the runs of each
+world on their own (stratified bootstrap, section 4.1), and by performance profiles (section 4.2). Their percentile
+intervals cover the truth too rarely over five runs (.90 to .92 of 95 % ones by simulation), so here an interval is the
+value and a critical value of `benchmarks.lab.statistics` times the bootstrap's standard error. Intervals cover other
+training seeds and other shoppers in the same worlds. The authors' package rliable draws from numpy's global generator,
+so all is computed here with a generator that is handed in; tests hold the statistics to rliable's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from benchmarks.lab.report import Report, markdown, name_beside
+from benchmarks.lab.statistics import Estimate, around, critical, estimate_mean, paired_difference
+from recsim_env.registration import PRESETS
+from recsim_env.rewards import as_reward
+
+Floats = NDArray[np.float64]
+
+KEY = {"env": pl.String, "world": pl.Int64, "contender": pl.String, "weight": pl.Float64, "run": pl.Int64}
+"""Which cell; `weight` is null in the league and the weight of diversity in the frontier's cells."""
+CURVE = pl.Schema({**KEY, "steps": pl.Int64, "minutes": pl.Float64, "return": pl.Float64})
+"""A point of a learning curve: `minutes` of training, `return` on the first of the run's shoppers."""
+ROW = pl.Schema(
+    {
+        **KEY,
+        "mode": pl.String,
+        "episodes": pl.Int64,
+        "return": pl.Float64,
+        "return_error": pl.Float64,
+        "clicks": pl.Float64,
+        "diversity": pl.Float64,
+        "category_coverage": pl.Float64,
+        "visits": pl.Float64,
+        "coverage": pl.Float64,
+        "gini": pl.Float64,
+        "steps": pl.Int64,
+        "minutes": pl.Float64,
+        "date": pl.String,
+    }
+)
+"""A contender's run in a mode (deterministic, sampled, untrained, untrained sampled): means of its episodes.
+`return_error` is the standard error over episodes; diversity and category coverage are means over an episode's visits;
+coverage and Gini are of the items' exposures."""
+
+PPO, GREEDY, RERANKER, MYOPIC, STATE = "ppo_composer", "greedy_ctr", "constant", "oracle_myopic", "oracle_state"
+CONTROL = "recsim_env/MarketControl-v0"
+RESAMPLES = 5_000
+
+
+def analyse(rows: pl.DataFrame, curves: pl.DataFrame, market: str, note: str) -> Report:
+    """Report on `ROW`s and `CURVE` points; `market` is the environment that the first table and the figure are of."""
+    league = rows.filter(pl.col("weight").is_null())
+    points = curves.filter(pl.col("weight").is_null())
+    found = summary(league, points, market)
+    table = f"{market_table(league, market)}\n{other_table(league, market)}\n{note}\n"
+    return Report(table, found, draw(rows, points, market))
+
+
+# ---- statistics ------------------------------------------------------------------------------------------------------
+
+
+def iqm(scores: Floats) -> Floats:
+    """The interquartile mean of scores (..., n): (...), the mean without the lowest and the highest quarter."""
+    cut = int(0.25 * scores.shape[-1])
+    kept: Floats = np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(axis=-1)
+    return kept
+
+
+def stratified(
+    scores: Floats,
+    statistic: Callable[[Floats], Floats],
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> tuple[Floats, Floats]:
+    """A statistic of scores and its standard error, resampling the runs of each world on their own.
+
+    Shapes: scores (R, W) of R runs in W worlds; statistic (..., R * W) to (...) or (..., T); returns () or (T,) each.
+    The error is NaN for a single run; that of the resamples is too small by the factor sqrt((R - 1) / R).
+    """
+    runs, worlds = scores.shape
+    drawn = generator.integers(runs, size=(resamples, runs, worlds))
+    resampled = statistic(scores[drawn, np.arange(worlds)].reshape(resamples, -1))
+    factor = math.sqrt(runs / (runs - 1)) if runs > 1 else math.nan
+    error: Floats = factor * np.std(resampled, axis=0)
+    return statistic(scores.reshape(-1)), error
+
+
+def units(runs: int, worlds: int) -> int:
+    """How many independent units the spread of runs within their worlds is known from: one more than it has degrees
+    of freedom."""
+    return worlds * (runs - 1) + 1
+
+
+def iqm_estimate(scores: Floats, generator: np.random.Generator, resamples: int = RESAMPLES) -> Estimate | None:
+    """The interquartile mean of scores (R, W); no interval for a single run, None without scores."""
+    if not scores.size:
+        return None
+    value, error = stratified(scores, iqm, generator, resamples)
+    return around(float(value), (float(error), units(*scores.shape)), n=scores.size)
+
+
+def matrix(rows: pl.DataFrame, column: str = "return") -> Floats:
+    """(R, W) of rows with one contender and mode: the runs that all of its worlds have; empty without rows."""
+    if rows.is_empty():
+        return np.empty((0, 0))
+    wide = rows.sort("world", "run").pivot("world", index="run", values=column).drop_nulls().sort("run")
+    return wide.drop("run").to_numpy().astype(np.float64)
+
+
+def pairs(one: pl.DataFrame, other: pl.DataFrame, column: str = "return") -> tuple[Floats, Floats]:
+    """The column in both, for each world and run that both have: (P,) each."""
+    both = one.join(other, on=["env", "world", "run"], suffix="_other").sort("world", "run")
+    return both[column].to_numpy(), both[f"{column}_other"].to_numpy()
+
+
+def ratio(one: Floats, other: Floats) -> Estimate:
+    """The mean of one (P,) over the mean of the other, of independent pairs."""
+    return estimate_mean(one / other, weights=other)
+
+
+def first_above(curve: Floats, level: float) -> int | None:
+    """The first point (T,) from which on a curve stays above a level; None where its last point is not."""
+    below = np.flatnonzero(~(curve > level))
+    first = int(below[-1]) + 1 if len(below) else 0
+    return first if first < len(curve) else None
+
+
+def to_pass(returns: Floats, cost: Floats, level: Floats, generator: np.random.Generator) -> Estimate | None:
+    """What it cost until the mean curve passed the mean level for good; None where it did not.
+
+    Shapes: returns, cost (P, T) of P pairs of world and run, level (P,) on the same shoppers. Pairs are resampled; a
+    resample that does not pass counts as one that passed at the end, and no cost lies outside of those seen.
+    """
+    number, length = returns.shape
+    first = first_above(returns.mean(axis=0), float(level.mean()))
+    if first is None:
+        return None
+    value = float(cost[:, first].mean())
+    if number < 2:
+        return Estimate(value, n=number)
+    found = []
+    for drawn in generator.integers(number, size=(RESAMPLES, number)):
+        at = first_above(returns[drawn].mean(axis=0), float(level[drawn].mean()))
+        found.append(cost[drawn, length - 1 if at is None else at].mean())
+    error = math.sqrt(number / (number - 1)) * float(np.std(found))
+    return around(value, (error, number), n=number).within(float(cost.min()), float(cost.max()))
+
+
+def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats, Floats, Floats]:
+    """The learning curves of one contender's runs at the steps that all have.
+
+    Returns the runs (`world`, `run`; P rows), steps (T,), returns (P, T) and minutes (P, T).
+    """
+    own = curves.filter(pl.col("contender") == contender).unique(["world", "run", "steps"], keep="last")
+    runs = own.select("env", "world", "run").unique().sort("world", "run")
+    shared = own.group_by("steps").len().filter(pl.col("len") == len(runs))["steps"]
+    own = own.filter(pl.col("steps").is_in(shared.implode())).sort("world", "run", "steps")
+    shape = (len(runs), len(shared))
+    returns, minutes = (own[name].to_numpy().reshape(shape) for name in ("return", "minutes"))
+    return runs, np.sort(shared.to_numpy()).astype(np.float64), returns, minutes
+
+
+# ---- summary ---------------------------------------------------------------------------------------------------------
+
+
+def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, Estimate]:
+    """The figures that others quote; those whose cells are not there yet are left out."""
+    found: dict[str, Estimate] = {}
+
+    def two(env: str, one: str, other: str, column: str, modes: tuple[str, str]) -> tuple[Floats, Floats]:
+        part = rows.filter(pl.col("env") == env)
+        return pairs(_of(part, one, modes[0]), _of(part, other, modes[1]), column)
+
+    def above(name: str, env: str, one: str, other: str, column: str = "return") -> None:
+        values = two(env, one, other, column, ("deterministic", "deterministic"))
+        if len(values[0]):
+            found[name] = ratio(*values)
+
+    def minus(name: str, one: str, other: str, modes: tuple[str, str]) -> None:
+        values = two(market, one, other, "return", modes)
+        if len(values[0]):
+            found[name] = paired_difference(*values)
+
+    above("market_ppo_over_greedy_return", market, PPO, GREEDY)
+    above("market_ppo_over_greedy_clicks", market, PPO, GREEDY, "clicks")
+    minus("market_ppo_minus_tuned_reranker_return", PPO, RERANKER, ("deterministic", "deterministic"))
+    above("control_ppo_over_greedy_return", CONTROL, PPO, GREEDY)
+    above("control_greedy_over_oracle_return", CONTROL, GREEDY, MYOPIC)
+    for name in ("plackett_luce", "autoregressive"):
+        agent = f"ppo_{name}"
+        minus(f"{name}_trained_minus_untrained_return", agent, agent, ("deterministic", "untrained"))
+    return found | passing(curves.filter(pl.col("env") == market), np.random.default_rng(0))
+
+
+def passing(curves: pl.DataFrame, generator: np.random.Generator) -> dict[str, Estimate]:
+    """Steps and minutes of PPO until its mean curve passed greedy for good, on the same shoppers; of the runs that were
+    watched most closely."""
+    points = pl.len().over("contender", "world", "run")
+    curves = curves.filter((pl.col("contender") != PPO) | (points == points.filter(pl.col("contender") == PPO).max()))
+    runs, steps, returns, minutes = curve_of(curves, PPO)
+    greedy = curves.filter(pl.col("contender") == GREEDY).select("world", "run", pl.col("return").alias("level"))
+    level = runs.join(greedy, on=["world", "run"], how="left", maintain_order="left")["level"]
+    if not len(runs) or level.null_count():
+        return {}
+    costs = {"steps_to_pass_greedy": np.broadcast_to(steps, returns.shape), "minutes_to_pass_greedy": minutes}
+    found = {name: to_pass(returns, cost, level.to_numpy(), generator) for name, cost in costs.items()}
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def _of(rows: pl.DataFrame, contender: str, mode: str = "deterministic") -> pl.DataFrame:
+    return rows.filter((pl.col("contender") == contender) & (pl.col("mode") == mode))
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+HEADERS = {
+    "contender": "contender",
+    "runs": "runs",
+    "return": "return (IQM)",
+    "above": "above greedy CTR",
+    "sampled": "sampled",
+    "untrained": "untrained",
+    "clicks": "clicks",
+    "diversity": "diversity",
+    "visits": "visits",
+    "coverage": "items shown",
+    "gini": "Gini",
+    "steps": "steps",
+    "minutes": "minutes",
+}
+
+
+def market_table(rows: pl.DataFrame, market: str) -> str:
+    """A line a contender in one environment, best first."""
+    generator = np.random.default_rng(1)
+    rows = rows.filter(pl.col("env") == market)
+    lines = [_line(rows, name, generator) for name in _contenders(rows)]
+    lines.sort(key=lambda line: _value(line["return"]), reverse=True)
+    return f"**{market}**, worlds {_listed(rows, 'world')}\n\n{markdown(lines, HEADERS)}"
+
+
+def _line(rows: pl.DataFrame, name: str, generator: np.random.Generator) -> dict[str, object]:
+    own = _of(rows, name)
+    means = {c: float(own[c].to_numpy().mean()) for c in ("clicks", "diversity", "visits", "coverage", "gini")}
+    both = pairs(own, _of(rows, GREEDY))
+    other = {mode: _of(rows, name, mode)["return"].to_numpy() for mode in ("sampled", "untrained")}
+    steps = int(own["steps"].to_numpy().mean())
+    return {
+        "contender": name.replace("_", " "),
+        "runs": len(own),
+        "return": iqm_estimate(matrix(own), generator),
+        "above": paired_difference(*both) if len(both[0]) and name != GREEDY else None,
+        **{mode: float(values.mean()) if len(values) else None for mode, values in other.items()},
+        **means,
+        "steps": steps or None,
+        "minutes": float(own["minutes"].to_numpy().mean()) or None,
+    }
+
+
+def other_table(rows: pl.DataFrame, market: str) -> str:
+    """Returns in every other environment, a column each; empty where there is none."""
+    generator = np.random.default_rng(2)
+    rows = rows.filter((pl.col("env") != market) & (pl.col("mode") == "deterministic"))
+    envs = rows["env"].unique(maintain_order=True).sort().to_list()
+    lines = []
+    for name in _contenders(rows):
+        own = rows.filter(pl.col("contender") == name)
+        parts = {env: own.filter(pl.col("env") == env) for env in envs}
+        found = {env: iqm_estimate(matrix(part), generator) for env, part in parts.items()}
+        lines.append({"contender": name.replace("_", " "), **found})
+    if not lines:
+        return ""
+    return "Return elsewhere (IQM)\n\n" + markdown(
+        lines, {"contender": "contender", **{env: env.split("/")[-1] for env in envs}}
+    )
+
+
+def _contenders(rows: pl.DataFrame) -> list[str]:
+    names: list[str] = rows.filter(pl.col("mode") == "deterministic")["contender"].unique().sort().to_list()
+    return names
+
+
+def _listed(rows: pl.DataFrame, column: str) -> str:
+    return ", ".join(str(value) for value in rows[column].unique().sort())
+
+
+def _value(estimate: object) -> float:
+    return estimate.value if isinstance(estimate, Estimate) else -math.inf
+
+
+# ---- figure ----------------------------------------------------------------------------------------------------------
+
+COLOURS = ("#c23b3b", "#3b6ea5", "#3f8f55", "#b07a1e", "#7a4fa3", "#2a9aa0", "#a0527d", "#6b6b2f")
+"""Of agents, in the order of their names, PPO over intents first."""
+LEVELS = {STATE: "-", MYOPIC: "--", RERANKER: "-.", GREEDY: ":"}
+"""Line style of the horizontal references."""
+
+
+def draw(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> Figure:
+    """Learning curves, performance profiles, and clicks against diversity."""
+    rows, curves = rows.filter(pl.col("env") == market), curves.filter(pl.col("env") == market)
+    trained = rows.filter(pl.col("mode") == "untrained")["contender"].unique()
+    agents = sorted(trained, key=lambda name: (name != PPO, name))
+    colour = dict(zip(agents, COLOURS * (len(agents) // len(COLOURS) + 1), strict=False))
+    figure = Figure(figsize=(16.5, 5.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    draw_curves(left, curves, colour)
+    draw_profiles(middle, rows.filter(pl.col("weight").is_null()), colour)
+    draw_frontier(right, rows, market, colour)
+    for axes in (left, middle, right):
+        axes.grid(color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    named = {
+        label: line for axes in (left, middle) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=8, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_curves(axes: Axes, curves: pl.DataFrame, colour: dict[str, str]) -> None:
+    """Mean return over runs and worlds by steps, with 95 % bands; references as horizontal lines."""
+    for name in colour:
+        runs, steps, returns, _ = curve_of(curves, name)
+        if len(steps) < 2:
+            continue
+        axes.plot(steps / 1e6, returns.mean(axis=0), color=colour[name], label=_spoken(name), linewidth=1.8)
+        if len(returns) > 1:
+            low, high = band(returns, runs["world"].to_numpy())
+            axes.fill_between(steps / 1e6, low, high, color=colour[name], alpha=0.15, linewidth=0)
+    for name, style in LEVELS.items():
+        level = curves.filter(pl.col("contender") == name)["return"]
+        if len(level):
+            value = float(level.to_numpy().mean())
+            axes.axhline(value, color="#444444", linestyle=style, linewidth=1.1, label=_spoken(name))
+    axes.set_xlabel("shopper-steps, millions")
+    axes.set_ylabel("return of an episode")
+    axes.set_title("Learning, mean and 95 % band over runs")
+
+
+def band(curves: Floats, world: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """The 95 % interval of the mean of curves (P, T), from the spread of the runs within each world (P,): (T,) each.
+
+    A mean of worlds with one run each has no band: its bounds are NaN.
+    """
+    number = np.unique(world, return_inverse=True)[1]
+    sizes = np.bincount(number)
+    freedom = len(curves) - len(sizes)
+    mean: Floats = curves.mean(axis=0)
+    if freedom < 1:
+        return np.full_like(mean, math.nan), np.full_like(mean, math.nan)
+    of_world = np.zeros((len(sizes), curves.shape[1]))
+    np.add.at(of_world, number, curves)
+    spread = ((curves - (of_world / sizes[:, None])[number]) ** 2).sum(axis=0) / freedom
+    half = critical(freedom + 1) * np.sqrt(spread / len(curves))
+    return mean - half, mean + half
+
+
+def draw_profiles(axes: Axes, rows: pl.DataFrame, colour: dict[str, str]) -> None:
+    """The share of runs that earned more than so many times what greedy earned from the same shoppers."""
+    generator = np.random.default_rng(4)
+    base = _of(rows, GREEDY).select("world", "run", pl.col("return").alias("greedy"))
+    scaled = rows.filter(pl.col("mode") == "deterministic").join(base, on=["world", "run"])
+    scaled = scaled.with_columns(pl.col("return") / pl.col("greedy"))
+    if not len(scaled):
+        return
+    scaled = scaled.filter(pl.col("contender").is_in([*colour, *LEVELS]))
+    earned = scaled["return"].to_numpy()
+    taus = np.linspace(float(earned.min()) - 0.02, float(earned.max()) + 0.02, 161)
+    for name in [*colour, *LEVELS]:
+        scores = matrix(_of(scaled, name))
+        if not scores.size:
+            continue
+        value, error = stratified(scores, lambda s: profile(s, taus), generator, 500)
+        ink, style, width = colour.get(name, "#444444"), LEVELS.get(name, "-"), 1.8 if name in colour else 1.1
+        axes.plot(taus, value, color=ink, linestyle=style, linewidth=width, label=_spoken(name))
+        if len(scores) > 1:
+            half = critical(units(*scores.shape)) * error  # no width where all runs lie on one side
+            axes.fill_between(
+                taus, np.clip(value - half, 0, 1), np.clip(value + half, 0, 1), color=ink, alpha=0.12, lw=0
+            )
+    axes.set_xlabel("return, as a multiple of greedy CTR's on the same shoppers")
+    axes.set_ylabel("share of runs that earned more")
+    axes.set_title("Performance profiles")
+
+
+def profile(scores: Floats, taus: Floats) -> Floats:
+    """The share of scores (..., n) above each of taus (T,): (..., T)."""
+    share: Floats = np.stack([(scores > tau).mean(axis=-1) for tau in taus], axis=-1)
+    return share
+
+
+def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str, str]) -> None:
+    """Clicks of an episode against diversity in the first world: each contender, and two over the weight of diversity.
+
+    Agents are known by their colour, the others by their name.
+    """
+    rows = rows.filter((pl.col("mode") == "deterministic") & (pl.col("world") == pl.col("world").min()))
+    own = as_reward(PRESETS[market].reward).weights.get("intra_list_distance") if market in PRESETS else None
+    for name, ink, word, above in ((PPO, COLOURS[0], "λ", 7), ("mmr", "#444444", "w", -12)):
+        swept = frontier(rows, name, own if name == PPO else None)
+        if len(swept) > 1:
+            axes.plot(swept["diversity"], swept["clicks"], "-o", color=ink, markersize=4, linewidth=1.4, alpha=0.8)
+            for line in swept.iter_rows(named=True):
+                place = (line["diversity"], line["clicks"])
+                text = f"{word}={line['weight']:g}"
+                axes.annotate(text, place, xytext=(0, above), textcoords="offset points", fontsize=7, color=ink)
+    means = rows.filter(pl.col("weight").is_null()).group_by("contender").agg(pl.col("clicks", "diversity").mean())
+    for line in means.iter_rows(named=True):
+        ink = colour.get(line["contender"], "#444444")
+        axes.plot([line["diversity"]], [line["clicks"]], "D", color=ink, markersize=6)
+    others = means.filter(~pl.col("contender").is_in(list(colour)))
+    name_beside(axes, {_spoken(line["contender"]): (line["diversity"], line["clicks"]) for line in others.to_dicts()})
+    axes.set_xlabel("diversity: mean intra-list distance of a slate")
+    axes.set_ylabel("clicks of an episode")
+    axes.set_title("Clicks and diversity (λ: weight in PPO's reward, w: of MMR)")
+
+
+def frontier(rows: pl.DataFrame, name: str, own: float | None) -> pl.DataFrame:
+    """One contender's deterministic rows by weight of diversity; `own` is the weight of its league row of that run."""
+    rows = rows.filter(pl.col("contender") == name)
+    swept = rows.filter(pl.col("weight").is_not_null())
+    if own is not None and len(swept):
+        world, run = swept["world"][0], swept["run"][0]
+        league = rows.filter(pl.col("weight").is_null() & (pl.col("world") == world) & (pl.col("run") == run))
+        swept = pl.concat([swept, league.with_columns(pl.lit(own).alias("weight"))])
+    return swept.select("weight", "diversity", "clicks").sort("weight")
+
+
+def _spoken(name: str) -> str:
+    return name.replace("ppo_", "PPO ").replace("_", " ").replace("greedy ctr", "greedy CTR")

@@ -1,0 +1,178 @@
+"""Train PPO agents: python -m benchmarks.agents.train
+
+One training for each seed, all from the greedy CTR ranker. Run again, it goes on from the last checkpoint; a training
+that is finished is left as it is. Watch with `tensorboard --logdir runs/train`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from stable_baselines3.common.logger import configure
+
+from agents.ppo.algorithm import PPOConfig, SlatePPO, fit_standardizers, make_ppo
+from agents.ppo.checkpoints import LAST, load, save
+from agents.ppo.events import cut_events
+from agents.ppo.monitor import Monitor, MonitorConfig
+from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from benchmarks.lab.report import config_as_json
+from benchmarks.lab.threads import use_threads
+from benchmarks.lab.world import World
+from policies.composer import Composer, ComposerConfig
+from policies.learnable.autoregressive import AutoregressiveConfig
+from policies.learnable.kinds import LEARNABLE, IntentConfig
+from policies.learnable.plackett_luce import PlackettLuceConfig
+from policies.learnable.sb3 import NetworkConfig
+from recsim_env.files import locked, write_text
+
+UNTRAINED = "untrained.safetensors"
+"""The policy before its first update, beside its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train PPO over slates."""
+
+    world: World = field(default_factory=World)
+    """Environment, populations and device to train in."""
+    agent: Literal["composer", "plackett_luce", "autoregressive"] = "composer"
+    """What PPO acts in: intents of the slate composer, or slates themselves, drawn at once or item by item."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds, each a run of its own."""
+    visits: int = 300_000
+    """Visits of a run, all shoppers together."""
+    shoppers: int = 512
+    """Shoppers that are served at once."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Hyper-parameters of PPO."""
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
+    """Sizes and start of actor and critic."""
+    composer: ComposerConfig = field(default_factory=ComposerConfig)
+    """What the agent sees of a visit and how it may steer."""
+    plackett_luce: PlackettLuceConfig = field(default_factory=PlackettLuceConfig)
+    """How the scores of the Plackett-Luce agent start."""
+    autoregressive: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
+    """How the scores of the autoregressive agent start."""
+    reward: TrainingReward = field(default_factory=TrainingReward)
+    """What becomes of the reward before it is learned from."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """Evaluations before the first update, on the way and at the end."""
+    output: Path = Path("runs/train")
+    """Folder of the runs: checkpoints and TensorBoard events in `<agent>/seed<k>/`."""
+
+
+def folder_of(config: Config, seed: int) -> Path:
+    """Where a training seed's checkpoint and events are."""
+    return config.output / config.agent / f"seed{seed}"
+
+
+def make_model(config: Config, seed: int) -> SlatePPO:
+    """An agent before its first update."""
+    simulator = config.world.simulator("train")
+    composer = Composer(config.world.inputs(simulator), config.composer)
+    face = IntentVecEnv if LEARNABLE[config.agent].intents else SlateVecEnv
+    env = face(simulator, composer, config.shoppers, seed, config.reward)
+    starts = {
+        "composer": IntentConfig(config.network.log_std),
+        "plackett_luce": config.plackett_luce,
+        "autoregressive": config.autoregressive,
+    }
+    start = starts[config.agent]
+    return make_ppo(config.agent, env, config.ppo, config.network, start=start, seed=seed, device=simulator.device)
+
+
+def train(config: Config, seed: int) -> Path:
+    """Train one seed to its end, from the last checkpoint where there is one; the checkpoint's path.
+
+    Errors: ValueError where the folder holds a training with other settings; RuntimeError where another process trains
+    there.
+    """
+    with locked(folder_of(config, seed)):
+        return _train(config, seed)
+
+
+def _train(config: Config, seed: int) -> Path:
+    folder = folder_of(config, seed)
+    told = _settings(config)
+    check_settings(folder, told)
+    model = make_model(config, seed)
+    goes_on = (folder / LAST).exists()
+    if goes_on:
+        load(model, folder / LAST)
+    else:
+        fit_standardizers(model)
+        save(model, folder / UNTRAINED)
+    write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
+    left = config.visits - model.num_timesteps
+    if left <= 0:
+        print(f"{config.agent}, seed {seed}: was finished before, at {model.num_timesteps:,} visits; {folder / LAST}")
+        return folder / LAST
+    cut_events(folder, model.num_timesteps if goes_on else None)
+    model.set_logger(configure(str(folder), ["tensorboard"]))
+    simulator = config.world.simulator("evaluation")
+    title = f"{config.agent}, seed {seed}"
+    monitor = Monitor(config.monitor, simulator, folder, flat(told), title=title, goes_on=goes_on)
+    at_once: Any = {"log_interval": None}  # SB3 takes None, its types do not: the monitor writes the log
+    model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
+    print(f"{title}: {_outcome(monitor.returns, goes_on)} after {model.num_timesteps:,} visits; {folder / LAST}")
+    return folder / LAST
+
+
+def _outcome(returns: Sequence[float], goes_on: bool) -> str:
+    """What an agent came to, in words: the last return, and the first one where that was before training."""
+    before = "" if goes_on else f" (untrained {returns[0]:.2f})"
+    return f"return {returns[-1]:.2f}{before}"
+
+
+def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
+    """Errors: ValueError where `folder` holds a training with other settings."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text())
+    other = sorted(key for key in told.keys() | found.keys() if told.get(key) != found.get(key))
+    if other:
+        raise ValueError(
+            f"{path} differs in {other}, but a training goes on with the settings it began with: "
+            "give --output another folder, or delete this one."
+        )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What may not change between the parts of a training."""
+    free = ("seeds", "visits", "monitor", "output")
+    return {key: value for key, value in config_as_json(config).items() if key not in free}
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | None]:
+    """Nested settings as `part/field` names, for TensorBoard; lists as text."""
+    out: dict[str, bool | str | float | None] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}/")
+        else:
+            out[f"{prefix}{key}"] = value if isinstance(value, (bool, str, float, int)) else str(value)
+    return out
+
+
+def train_all(config: Config) -> None:
+    """Train every seed; one line on each."""
+    config.world.check()
+    use_threads(config.world.threads)
+    for seed in config.seeds:
+        train(config, seed)
+
+
+def main(config: Config) -> None:
+    """Train every seed, and say what comes next."""
+    train_all(config)
+    print(f"Next: python -m benchmarks.agents.compare --trained {config.output} --agents {config.agent}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,212 @@
+"""Fit the CTR ranker to the Complete Journey log: python -m benchmarks.data.train_ranker
+
+The log is replayed visit by visit through the shop's memory, so that each row's features come from the same function
+as at a decision. Training weeks and training households only; calibrated on the validation weeks; scored on the test
+weeks. The weights go to `policies/rankers/weights/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks.data.build_log import DEFAULT, ready
+from benchmarks.lab import heldout
+from benchmarks.lab.report import Run, markdown
+from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.threads import THREADS, use_threads
+from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
+from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples
+from policies.rankers.pair_features import Items, blocks_for, codes_for
+from recsim_env.catalog import Catalog
+from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_shoppers
+from recsim_env.shoppers.household.memory import Keys, Memory, loyalty_card
+from recsim_env.shoppers.household.replay import Visits
+from recsim_env.shoppers.household.states import REMEMBERED
+from recsim_env.types import Observation
+
+KEYS = {
+    "context", "bought_items", "bought_counts", "bought_days", "category_counts", "category_days", "placement",
+    "popularity",
+}  # fmt: skip
+"""Observation keys that the log can tell; what was shown before (`recent_slates`) it cannot."""
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fit the CTR ranker of the Complete Journey environment."""
+
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
+    output: Path = WEIGHTS
+    """File of the weights, by default the one that the package ships; the configuration lies in the same folder."""
+    logs: tuple[str, ...] = ("policy", "uniform")
+    """Slate logs to learn from, by the names of their tables."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """Settings of the training."""
+    threads: int = THREADS
+    """Threads of the processor that the training uses."""
+    save_results: bool = True
+    """Write the scores to benchmarks/results/train_ranker as well."""
+
+
+# ---- the log as observations -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slates:
+    """Logged slates, S of them, sorted by visit.
+
+    Shapes: visit (S,) int64 index into `Visits`; items, placement (S, K) int64; bought (S, K) bool; split, log (S,)
+    int64 index into SPLITS and into the names of the logs.
+    """
+
+    visit: Tensor
+    items: Tensor
+    placement: Tensor
+    bought: Tensor
+    split: Tensor
+    log: Tensor
+
+    @classmethod
+    def of(cls, logs: list[pl.DataFrame], baskets: pl.DataFrame) -> Slates:
+        """Join impression tables to the visits of the baskets."""
+        index = pl.DataFrame({"visit": baskets["visit"], "at": np.arange(len(baskets))})
+        table = pl.concat([log.with_columns(log=pl.lit(at)) for at, log in enumerate(logs)])
+        table = table.join(index, on="visit", how="inner").sort("at", "log")
+        return cls(
+            _tensor(table["at"]),
+            _lists(table, "slate"),
+            _lists(table, "placement"),
+            _lists(table, "purchase").bool(),
+            torch.tensor([SPLITS.index(name) for name in table["split"]]),
+            _tensor(table["log"]),
+        )
+
+
+def _tensor(column: pl.Series) -> Tensor:
+    return torch.from_numpy(column.cast(pl.Int64).to_numpy().copy())
+
+
+def _lists(table: pl.DataFrame, name: str) -> Tensor:
+    rows = len(table)
+    return _tensor(table[name].explode()).view(rows, -1)
+
+
+def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
+    """Purchases a visit by week and item: (weeks, N) float32."""
+    table = torch.zeros(int(_tensor(popularity["week"]).max()) + 1, n_items)
+    values = torch.from_numpy(popularity["popularity"].to_numpy().copy())
+    table[_tensor(popularity["week"]), _tensor(popularity["item"])] = values
+    return table
+
+
+def replay_slates(
+    visits: Visits, slates: Slates, keys: Keys, popularity: Tensor, *, remembered: int = REMEMBERED
+) -> Iterator[tuple[Tensor, Observation]]:
+    """Every logged slate with what was known before its visit: rows (R,) of `slates`, and the observation whose
+    candidates they are. All shoppers advance together, one visit at a time."""
+    memory = Memory.empty(keys, int(visits.shopper.max()) + 1, remembered)
+    rank = visits.rank[slates.visit]
+    slate_order, visit_order = rank.argsort(stable=True), visits.rank.argsort(stable=True)
+    most = int(visits.rank.max()) + 1
+    slate_parts = slate_order.split(torch.bincount(rank, minlength=most).tolist())
+    visit_parts = visit_order.split(torch.bincount(visits.rank, minlength=most).tolist())
+    for rows, now in zip(slate_parts, visit_parts, strict=True):
+        if len(rows):
+            visit = slates.visit[rows]
+            who, day, week = visits.shopper[visit], visits.day[visit].float(), visits.week[visit]
+            observation = loyalty_card(memory, who, memory.tally_of(who, day), day, visits.since[visit], week)
+            observation["candidates"] = slates.items[rows]
+            observation["placement"] = slates.placement[rows]
+            observation["popularity"] = popularity[week.clamp(max=len(popularity) - 1)].gather(1, slates.items[rows])
+            yield rows, observation
+        memory.record(visits.shopper[now], visits.padded(now), visits.day[now].float())
+
+
+def examples_of(
+    visits: Visits,
+    slates: Slates,
+    catalog: Catalog,
+    popularity: Tensor,
+    blocks: tuple[str, ...],
+    codes: tuple[str, ...],
+) -> tuple[Examples, Tensor]:
+    """Training rows, and the row of `slates` that each belongs to (Q,)."""
+    keys, items = Keys.of(catalog.kind, catalog.category), Items.of(catalog)
+    parts, owners = [], []
+    steps = replay_slates(visits, slates, keys, popularity)
+    for rows, observation in tqdm(steps, total=int(visits.rank.max()) + 1, desc="replaying the log", unit="visit"):
+        parts.append(shown_examples(observation, slates.items[rows], slates.bought[rows], items, blocks, codes))
+        owners.append(rows.repeat_interleave(slates.items.shape[1]))
+    return Examples.join(parts), torch.cat(owners)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -> dict[str, float]:
+    """AUC, normalised entropy, predicted over observed, and calibration error of some rows."""
+    chance = torch.sigmoid(predict(model, examples)).double().numpy()
+    rows = heldout.Rows(
+        examples.labels.double().numpy(), np.ones(len(examples)), chance, shopper.numpy(), slate.numpy()
+    )
+    names = {
+        "auc": "auc",
+        "normalised_entropy": "ne",
+        "predicted_over_observed": "ratio",
+        "calibration_error": "ece",
+    }
+    return {name: heldout.METRICS[metric](rows, rows.weight) for name, metric in names.items()}
+
+
+def main(config: Config) -> None:
+    """Replay, fit, calibrate, score, save."""
+    use_threads(config.threads)
+    run = Run("train_ranker", config)
+    ready(config.log, Console(), output=config.output)
+    catalog = Catalog.load(config.log)
+    baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
+    logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
+    popularity = popularity_table(read_popularity(config.log / "popularity.parquet", len(catalog)), len(catalog))
+    holdout = torch.from_numpy(read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy())
+    visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
+    blocks, codes = blocks_for(KEYS), codes_for(KEYS)
+    examples, owner = examples_of(visits, slates, catalog, popularity, blocks, codes)
+    shopper, split, log = visits.shopper[slates.visit[owner]], slates.split[owner], slates.log[owner]
+    learned_from = ~holdout[shopper]
+    train = examples.take((split == 0) & learned_from)
+    model = fit(train, Items.of(catalog), blocks, codes, config.fit, title="fitting the ranker")
+    model = calibrate(model, examples.take((split == 1) & learned_from))
+    save_model(model, config.output)
+    rows: list[dict[str, Any]] = []
+    for at, name in enumerate(config.logs):
+        for seen, among in (("training", learned_from), ("held out", ~learned_from)):
+            mask = (split == 2) & (log == at) & among
+            scores = score(model, examples.take(mask), shopper[mask], owner[mask])
+            rows.append({"log": name, "households": seen, "rows": int(mask.sum()), **scores})
+    table = markdown(rows, digits=3)
+    print(table)
+    if config.save_results:
+        figures = {
+            f"{row['log']}/{row['households'].replace(' ', '_')}/{name}": Estimate(row[name], n=row["rows"])
+            for row in rows
+            for name in ("auc", "normalised_entropy", "predicted_over_observed", "calibration_error")
+        }
+        run.save(pl.DataFrame(rows), summary=figures, table=table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,76 @@
+"""Make summaries, tables and pictures anew from the rows of benchmarks/results, without measuring anything:
+python -m benchmarks.lab.again compare transfer
+
+`ablation` and `fidelity` are not among them: their rows are figures, and the predictions behind those are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tyro
+
+from benchmarks.agents import behaviour, compare, league, league_report, sardine, transfer_report
+from benchmarks.lab import places
+from benchmarks.lab.report import RESULTS, Report, read_origin, read_rows, report_again
+from benchmarks.speed import latency_report, learning_curves, ppo_speed, throughput
+from recsim_env.checks import choice
+
+
+def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Report:
+    """The league's report takes its learning curves as well.
+
+    Errors: FileNotFoundError where the run kept none.
+    """
+    if not (folder / "curves.parquet").is_file():
+        raise FileNotFoundError(
+            f"{folder} lacks curves.parquet: run python -m benchmarks.agents.league --report-only again."
+        )
+    told = {name: config[name] for name in ("episodes", "trials", "factors")}
+    curves = pl.read_parquet(folder / "curves.parquet")
+    return league_report.analyse(rows, curves, places.MARKET, league.note(replace(league.Config(), **told)))
+
+
+REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
+    "behaviour": lambda rows, config, folder: behaviour.report(rows),
+    "compare": lambda rows, config, folder: compare.report(rows),
+    "latency": lambda rows, config, folder: latency_report.report(rows),
+    "league": of_league,
+    "learning_curves": lambda rows, config, folder: learning_curves.report(rows),
+    "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
+    "sardine": lambda rows, config, folder: sardine.report(rows),
+    "throughput": lambda rows, config, folder: throughput.report(rows),
+    "transfer": lambda rows, config, folder: transfer_report.report(rows, config["slates"], config["mixture"]),
+}
+"""Rows, the configuration that they were measured with and the folder of the run -> report."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Report again on runs that were measured before."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = tuple(REPORTS)
+    """Benchmarks to report on; all that can be by default."""
+    results: Path = RESULTS
+    """Folder of the results, which the reports are written into."""
+
+
+def main(config: Config) -> None:
+    """Read the rows of each benchmark and replace its report.
+
+    Errors: ValueError where a name is not known; FileNotFoundError where a benchmark has no rows.
+    """
+    names = [choice("names", name, REPORTS) for name in config.names]
+    for name in names:
+        told = read_origin(name, results=config.results)["config"]
+        found = REPORTS[name](read_rows(name, results=config.results), told, config.results / name)
+        report_again(name, found, results=config.results)
+        print(f"**{name}**\n\n{found.table}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

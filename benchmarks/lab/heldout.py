@@ -1,0 +1,104 @@
+"""Held-out scores of shopper models: how well rows are ranked, calibrated and drawn along the recency curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.lab.statistics import Estimate, around
+from recsim_env import metrics
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ITEM_BINS = (0, 1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 63, 91)  # days since the last purchase, first day of each bin
+COUNT_BINS = (0, 1, 2, 4, 8, 12, 20)  # past purchases of the item
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scored rows: label, weight, chance (R,) float64; shopper, slate (R,) int64."""
+
+    label: Floats
+    weight: Floats
+    chance: Floats
+    shopper: Ints
+    slate: Ints
+
+    def only(self, keep: NDArray[np.bool_]) -> Rows:
+        """A part of the rows."""
+        return Rows(*(column[keep] for column in vars(self).values()))
+
+
+Metric = Callable[[Rows, Floats], float]  # rows and their weights in a bootstrap sample -> value, NaN where undefined
+
+METRICS: dict[str, Metric] = {
+    "auc": lambda rows, weight: metrics.auc(rows.chance, rows.label, weight),
+    "ne": lambda rows, weight: metrics.normalised_entropy(rows.chance, rows.label, weight),
+    "log_loss": lambda rows, weight: metrics.log_loss(rows.chance, rows.label, weight),
+    "ece": lambda rows, weight: metrics.calibration_error(rows.chance, rows.label, weight),
+    "ratio": lambda rows, weight: metrics.ratio(rows.chance, rows.label, weight),
+    "ndcg10": lambda rows, weight: metrics.ndcg(rows.chance, rows.label, rows.slate, weight, cut=10),
+}
+
+
+def bootstrap(
+    models: dict[str, Rows], metrics: tuple[str, ...], *, samples: int = 200, seed: int = 0
+) -> dict[str, dict[str, tuple[float, Floats]]]:
+    """Metrics of several models on the same rows, with a bootstrap over households.
+
+    Returns model -> metric -> (value, (samples,) bootstrap values); sample i draws the same households for every model,
+    so differences of samples are paired. A value is NaN where a sample does not define it (an AUC without a response).
+    """
+    who = np.unique(next(iter(models.values())).shopper)
+    draws = np.random.default_rng(seed).multinomial(len(who), np.full(len(who), 1 / len(who)), samples)
+    found: dict[str, dict[str, tuple[float, Floats]]] = {}
+    for name, rows in models.items():
+        index = np.searchsorted(who, rows.shopper)  # each model has its rows in an order of its own
+        found[name] = {}
+        for metric in metrics:
+            value = METRICS[metric](rows, rows.weight)
+            values = np.array([METRICS[metric](rows, rows.weight * draw[index]) for draw in draws])
+            found[name][metric] = (value, values)
+    return found
+
+
+def estimate(value: float, samples: Floats, households: int) -> Estimate:
+    """A score with the 95 % interval that its bootstrap samples (S,) over so many households give.
+
+    The interval is the critical value of `benchmarks.lab.statistics` times the standard deviation of the samples, which a
+    hundred of them tell better than they tell their outer quantiles. Samples in which the score is not defined (NaN)
+    are left out.
+
+    Raises ValueError where fewer than half of the samples define it.
+    """
+    defined = samples[np.isfinite(samples)]
+    if 2 * len(defined) < len(samples) or len(defined) < 2:
+        raise ValueError(
+            f"{len(defined)} of {len(samples)} bootstrap samples define the score, but at least half of them must: "
+            "there are too few households or responses."
+        )
+    factor = math.sqrt(households / max(households - 1, 1))
+    return around(value, (factor * float(defined.std(ddof=1)), households), n=households)
+
+
+def curve(rows: Rows, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+    """Observed and predicted mean response and responses (bins,) along a value, by bin."""
+    place = np.searchsorted(np.array(edges), value, side="right") - 1
+    inside = place >= 0
+    total = np.bincount(place[inside], rows.weight[inside], len(edges))
+    positive = np.bincount(place[inside], (rows.weight * rows.label)[inside], len(edges))
+    predicted = np.bincount(place[inside], (rows.weight * rows.chance)[inside], len(edges))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed: Floats = positive / total
+        return observed, predicted / total, positive.astype(np.float64)
+
+
+def curve_error(observed: Floats, predicted: Floats, positive: Floats) -> float:
+    """Mean |predicted / observed - 1| over the bins of a curve, weighted by responses."""
+    seen = positive > 0
+    return float((positive[seen] * np.abs(predicted[seen] / observed[seen] - 1)).sum() / positive[seen].sum())

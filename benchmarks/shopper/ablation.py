@@ -1,0 +1,215 @@
+"""What each part of the shopper is worth: python -m benchmarks.shopper.ablation
+
+The same training without pretraining, without text, without counters, and with the text encoder frozen, adapted (LoRA)
+or trained in full; every row with the same passes over the data, scored on weeks 49-53. Scores are kept as they come:
+run again, it goes on.
+
+`--question choices` is how the settings of a training are chosen: other passes and other dropout than the default's,
+scored on weeks 45-48, so that weeks 49-53 are for judging what was chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import tyro
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.data.build_log import DEFAULT, ready
+from benchmarks.data.finetune import Log
+from benchmarks.lab.heldout import bootstrap, estimate
+from benchmarks.lab.report import RESULTS, Run, config_as_json, markdown, remember_settings
+from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.threads import FITTING_THREADS, use_threads
+from benchmarks.shopper.fidelity import table_of
+from recsim_env.files import write_text
+from recsim_env.logs.complete_journey import encoder_folder
+from recsim_env.shoppers.household.examples import Examples
+from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper, score
+from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.household.text import TextTunedShopper
+
+SHIPPED: dict[str, object] = {"pretrain_epochs": 2.0, "epochs": 5.0, "dropout": 0.15}
+"""Passes and dropout of the shipped shopper."""
+VARIANTS: dict[str, dict[str, dict[str, object]]] = {
+    "parts": {
+        "default (text frozen)": {},
+        "no pretraining": {"pretrain_epochs": 0.0},
+        "no text": {"use_text": False},
+        "no counters": {"use_counters": False},
+        "text LoRA": {"text": "lora"},
+        "text fully trained": {"text": "full"},
+    },
+    "choices": {
+        "5 passes, dropout 0.15": SHIPPED,
+        "3 passes": SHIPPED | {"epochs": 3.0},
+        "8 passes": SHIPPED | {"epochs": 8.0},
+        "dropout 0.05": SHIPPED | {"dropout": 0.05},
+        "dropout 0.3": SHIPPED | {"dropout": 0.3},
+    },
+}
+"""By question; the first variant of each is the one that the others are compared with."""
+SPLITS = {"parts": "test", "choices": "valid"}
+"""Weeks that the variants are scored on: 49-53, or 45-48, which calibrate them as well."""
+NAMES = {"parts": "ablation", "choices": "choices"}
+"""Folders of the results."""
+COMMON = ("question", "shopper", "log", "samples")
+"""Settings that all scores in an output folder have in common."""
+METRICS = {
+    "full_exposure": ("auc", "ne"),
+    "policy_slate": ("auc", "ne", "ndcg10"),
+    "cold": ("auc", "log_loss"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train every variant and score it on weeks that none was trained on."""
+
+    question: Literal["parts", "choices"] = "parts"
+    """What is asked: what the parts of the shopper are worth, judged on weeks 49-53, or which passes and which dropout
+    to choose, on weeks 45-48."""
+    shopper: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(pretrain_epochs=1.0, epochs=1.0))
+    """Training of every variant, but for what makes the variant: `parts` have fewer passes than the shipped shopper,
+    `choices` bring passes and dropout of their own."""
+    log: Path = DEFAULT
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the default one is built first
+    where it does not exist."""
+    output: Path = Path("runs/ablation")
+    """Folder of the trainings while they run, and of the scores of those that are done."""
+    samples: int = 100
+    """Bootstrap samples of households that the width of every interval is found from."""
+    threads: int = FITTING_THREADS
+    """Threads of the processor that the trainings use."""
+    results: Path = RESULTS
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
+
+
+def main(config: Config) -> None:
+    """Train and score what is not done yet, then write `benchmarks/results/ablation` or `../choices`.
+
+    Errors: FileNotFoundError where the log lacks tables; ValueError where it has no cold items, and where the output
+    folder holds scores of other settings.
+    """
+    use_threads(config.threads)
+    config = replace(config, output=config.output / config.question)
+    run, console = Run(NAMES[config.question], config, results=config.results), Console()
+    variants = VARIANTS[config.question]
+    missing = [name for name in variants if not path_of(config, name).exists()]
+    if missing:
+        log = Log.load(ready(config.log, console, output=config.output))
+        cold = log.catalog.cold
+        if cold is None:
+            raise ValueError(f"{config.log} marks no items as cold, but what is judged here includes new items.")
+        told = {key: value for key, value in config_as_json(config).items() if key in COMMON}
+        remember_settings(config.output, told)
+        with console.status("replaying the log, with and without cold items"):
+            hidden, full = log.examples(cold_hidden=True), log.examples(cold_hidden=False)
+        for name in missing:
+            began = time.perf_counter()
+            model = train(config, name, log, hidden)
+            calibrate(model, full)
+            scores = held_out(model, hidden, full, cold, config)
+            scores["minutes"] = [(time.perf_counter() - began) / 60]
+            write_text(path_of(config, name), json.dumps(scores))
+            console.print(name, {key: round(values[0], 4) for key, values in scores.items()})
+    report(run, {name: json.loads(path_of(config, name).read_text()) for name in variants}, console)
+
+
+def path_of(config: Config, name: str) -> Path:
+    """File of a variant's scores."""
+    return config.output / f"{short(name)}.json"
+
+
+def short(name: str) -> str:
+    """A variant's name in files and figures."""
+    return name.replace(" ", "_").replace("(", "").replace(")", "")
+
+
+def train(config: Config, name: str, log: Log, hidden: Examples) -> SlateShopper:
+    """One variant, trained from its own start."""
+    changes = dict(VARIANTS[config.question][name])
+    text = changes.pop("text", None)
+    settings = replace(config.shopper, **changes)  # type: ignore[arg-type]
+    folder = path_of(config, name).with_suffix("")
+    cold = log.catalog.cold
+    model = new_shopper(log.catalog, settings, known=None if cold is None else ~cold)
+    fit(model, hidden, settings, folder, stage="pretrain", resume=False)
+    if text is None:
+        fit(model, hidden, settings, folder, stage="finetune", resume=False)
+    else:
+        tuned = TextTunedShopper(model, log.catalog.text, encoder_folder(), str(text))
+        fit(tuned, hidden, settings, folder, stage="finetune", resume=False)
+        tuned.refresh()
+    shutil.rmtree(folder, ignore_errors=True)
+    return model
+
+
+def held_out(
+    model: SlateShopper, hidden: Examples, full: Examples, cold: Tensor, config: Config
+) -> dict[str, list[float]]:
+    """Scores by name: the value, then its bootstrap samples (the same households in every variant).
+
+    `households/..` is how many households each judgement rests on.
+    """
+    split = SPLITS[config.question]
+    scores = score(model, full, split, kinds=("case_control", "policy"))
+    warm, kind = ~cold[full.row_item[scores.row]], full.row_kind[scores.row]
+    pure = score(model, hidden, split, kinds=("case_control",), cold=cold)
+    is_cold = cold[hidden.row_item[pure.row]]
+    full_exposure, policy = (warm & (kind == ROW_KINDS.index(name)) for name in ("case_control", "policy"))
+    tables = {
+        "full_exposure": table_of(full, scores.row[full_exposure], scores.logit[full_exposure]),
+        "policy_slate": table_of(full, scores.row[policy], scores.logit[policy]),
+        "cold": table_of(hidden, pure.row[is_cold], pure.logit[is_cold]),
+    }
+    found: dict[str, list[float]] = {}
+    for part, metrics in METRICS.items():
+        for metric, (value, values) in bootstrap({"": tables[part]}, metrics, samples=config.samples)[""].items():
+            found[f"{part}_{metric}"] = [value, *values.tolist()]
+        found[f"households/{part}"] = [len(np.unique(tables[part].shopper))]
+    return found
+
+
+def report(run: Run, found: dict[str, dict[str, list[float]]], console: Console) -> None:
+    """Table with the paired difference of every variant from the first; its interval is for other households."""
+    base = next(iter(found.values()))
+    figures = [f"{part}_{metric}" for part, metrics in METRICS.items() for metric in metrics]
+    lines: list[dict[str, object]] = []
+    summary: dict[str, Estimate] = {}
+    rows = []
+    for name, scores in found.items():
+        line: dict[str, object] = {"variant": name}
+        for figure in figures:
+            value = scores[figure][0]
+            gain = difference(scores, base, figure)
+            line[figure] = f"{value:.4f}" if scores is base else gain
+            summary[f"{short(name)}/{figure}"] = Estimate(value, n=gain.n)
+            told = {"difference": gain.value, "low": gain.low, "high": gain.high}
+            rows.append({"variant": name, "figure": figure, "value": value, **told})
+        line["minutes"] = scores["minutes"][0]
+        lines.append(line)
+    table = markdown(lines, list(lines[0]))
+    run.save(pl.DataFrame(rows), summary=summary, table=table)
+    console.print(table)
+
+
+def difference(scores: dict[str, list[float]], base: dict[str, list[float]], figure: str) -> Estimate:
+    """By how much a figure is above that of another variant, on the same households."""
+    households = next(
+        int(count) for part in METRICS if figure.startswith(part) for count in scores[f"households/{part}"]
+    )
+    one, other = np.array(scores[figure]), np.array(base[figure])
+    return estimate(float(one[0] - other[0]), one[1:] - other[1:], households)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,227 @@
+"""What a training makes of cores that other processes want as well: python -m benchmarks.speed.crowded
+
+The training of `benchmarks.agents.train` goes on for some seconds alone, then for as many beside busy processes, and so on in
+turns, with one thread and with two, which wait for each other in several ways (`WAYS`). Measured are visits a second
+and visits a second of processor time. Both are told as shares of what one thread makes alone in the same run, so that
+the machine matters little; anything else that runs on it does. The busy processes are started here, do nothing but
+compare clocks, and end with the measurement; on their own they end after a while.
+
+The default of `benchmarks.lab.threads` should keep a third of the visits a second, and .8 of the visits a processor second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tyro
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.ppo.algorithm import SlatePPO, fit_standardizers
+from benchmarks.agents import train
+from benchmarks.lab.report import RESULTS, Run, markdown
+from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.threads import use_threads
+
+COUNTING = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
+"""What a busy process does."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A number of threads, and how they wait for each other."""
+
+    label: str
+    threads: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the environment, which OpenMP reads once, when torch is imported."""
+
+
+WAYS = {
+    "one": Way("one thread", 1),
+    "two": Way("two threads", 2),
+    "two_short": Way("two threads, spinning shortly", 2, {"GOMP_SPINCOUNT": "3000"}),
+    "two_passive": Way("two threads, waiting passively", 2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure a training alone and beside busy processes."""
+
+    train: train.Config = field(default_factory=train.Config)
+    """The training; its number of threads is replaced by that of each way."""
+    ways: tuple[str, ...] = tuple(WAYS)
+    """Which ways, of `WAYS`; `one` must be among them: all are compared with it."""
+    busy: int = 4
+    """Processes that want the cores as well."""
+    rounds: int = 4
+    """Measurements alone, and as many beside the busy processes."""
+    seconds: float = 15.0
+    """Length of a measurement."""
+    results: Path = RESULTS
+    """Folder of the results."""
+
+
+# ---- the training, in a process of its own ---------------------------------------------------------------------------
+
+
+class Until(BaseCallback):
+    """Stops a training after so many seconds, and counts its visits."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.visits = 0
+        self._end = time.perf_counter() + seconds
+
+    def _on_step(self) -> bool:
+        self.visits += self.training_env.num_envs
+        return time.perf_counter() < self._end
+
+
+def train_for(model: SlatePPO, seconds: float) -> dict[str, float]:
+    """Go on training for so many seconds: visits, and the seconds that they took."""
+    until = Until(seconds)
+    wall, cpu = time.perf_counter(), time.process_time()
+    quiet: Any = {"log_interval": None}  # SB3 takes None, its types do not
+    model.learn(sys.maxsize // 2, until, reset_num_timesteps=model.num_timesteps == 0, **quiet)
+    return {"visits": until.visits, "wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+
+def serve(config: train.Config, connection: Connection) -> None:
+    """Train for as many seconds as `connection` says, and send back what `train_for` says; a number of 0 ends it."""
+    use_threads(config.world.threads)
+    model = train.make_model(config, config.seeds[0])
+    fit_standardizers(model)
+    connection.send(train_for(model, 0.0))
+    while (seconds := connection.recv()) > 0:
+        connection.send(train_for(model, seconds))
+
+
+@contextlib.contextmanager
+def training(config: train.Config, way: Way) -> Iterator[Connection]:
+    """A process that serves; ready when the block begins, gone when it ends."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    world = replace(config.world, threads=way.threads)
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(replace(config, world=world), there), daemon=True
+    )
+    with variables(way.variables):
+        process.start()
+    there.close()
+    try:
+        here.recv()
+        yield here
+        here.send(0.0)
+        process.join(60)
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for processes that are started inside of the block."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def crowd(count: int, longest_s: float) -> Iterator[None]:
+    """So many busy processes, which end with the block, and after `longest_s` seconds whatever happens."""
+    processes = [subprocess.Popen([sys.executable, "-c", COUNTING, str(longest_s)]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+
+
+# ---- rows and report -------------------------------------------------------------------------------------------------
+
+
+def measure(config: Config) -> pl.DataFrame:
+    """A row a way, round and number of busy processes: visits, wall_s and cpu_s of the training."""
+    rows: list[dict[str, Any]] = []
+    for name in config.ways:
+        with training(config.train, WAYS[name]) as connection:
+            for number in range(config.rounds):
+                for busy in (0, config.busy):
+                    with crowd(busy, 10 * config.seconds + 60):
+                        connection.send(config.seconds)
+                        rows.append({"way": name, "round": number, "busy": busy, **connection.recv()})
+    return pl.DataFrame(rows)
+
+
+def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
+    """Visits a second and a processor second, alone and beside the busy ones, and their shares of one thread alone."""
+    summary: dict[str, Estimate] = {}
+    for clock, short in (("wall_s", "visits_per_s"), ("cpu_s", "visits_per_cpu_s")):
+        alone = rows.filter((pl.col("way") == "one") & (pl.col("busy") == 0))
+        base = float(alone["visits"].to_numpy().sum() / alone[clock].to_numpy().sum())
+        for (way, busy), part in rows.group_by("way", "busy", maintain_order=True):
+            seconds = part[clock].to_numpy()
+            speeds = part["visits"].to_numpy() / seconds
+            name = f"{short}/{way}/{'beside' if busy else 'alone'}"
+            summary[name] = estimate_mean(speeds, weights=seconds)
+            summary[f"share_of_{name}"] = estimate_mean(speeds / base, weights=seconds)
+    return summary
+
+
+def lines(summary: Mapping[str, Estimate], ways: tuple[str, ...]) -> list[dict[str, object]]:
+    """A line a way."""
+    columns = [
+        f"{short}/{{}}/{where}" for short in ("visits_per_s", "visits_per_cpu_s") for where in ("alone", "beside")
+    ]
+    shares = [f"share_of_{column}" for column in columns if column.endswith("beside")]
+    return [
+        {"way": WAYS[way].label, **{column: summary[column.format(way)] for column in [*columns, *shares]}}
+        for way in ways
+    ]
+
+
+HEADERS = {
+    "way": "training with",
+    "visits_per_s/{}/alone": "visits/s, alone",
+    "visits_per_s/{}/beside": "beside busy processes",
+    "visits_per_cpu_s/{}/alone": "visits per CPU second, alone",
+    "visits_per_cpu_s/{}/beside": "beside them",
+    "share_of_visits_per_s/{}/beside": "visits/s beside them / one thread alone",
+    "share_of_visits_per_cpu_s/{}/beside": "the same per CPU second",
+}
+
+
+def main(config: Config) -> None:
+    """Measure, then report."""
+    if "one" not in config.ways or not set(config.ways) <= WAYS.keys():
+        raise ValueError(f"ways is {config.ways}, but it must be some of {tuple(WAYS)}, and 'one' among them.")
+    config.train.world.check()
+    run = Run("crowded", config, results=config.results)
+    rows = measure(config)
+    summary = summarise(rows)
+    table = markdown(lines(summary, config.ways), HEADERS)
+    print(table)
+    run.save(rows, summary=summary, table=table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,312 @@
+"""How fast a slate is served, and what that costs: python -m benchmarks.speed.latency
+
+A market is blown up to catalogues of several sizes. The league's PPO composer serves requests from real episodes there
+in several ways: every item ranked, or candidates from an index that is exact or looks into some clusters, of four-byte
+or one-byte numbers. Timed on one core, from the observations to the slates; then some of the ways play the same
+episodes.
+
+    runs/latency/config.json                  the settings that all rows have in common
+    runs/latency/<items>-<way>.parquet        a row a request, a step of a request, a batch, or an episode
+
+What is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+import faiss
+import polars as pl
+import torch
+import tyro
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from agents.evaluate import evaluate
+from agents.ppo.agents import PPOComposerConfig
+from benchmarks.agents import league
+from benchmarks.agents.league_report import PPO
+from benchmarks.agents.transfer import load_actor
+from benchmarks.data.market_log import MarketWorld, policy_inputs
+from benchmarks.lab.places import MARKET, PLACES, Place
+from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
+from benchmarks.lab.world import REPORTED_SEED, seeds
+from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, report
+from benchmarks.speed.scaled_market import Shop, blow_up
+from policies.composer import ComposerPolicy
+from policies.rankers.two_tower import TwoTowerRanker, load_two_tower
+from policies.serving.recommender import Recommender, index_of
+from policies.serving.retrieval import IndexConfig
+from recsim_env.simulator import SlateSimulator
+from recsim_env.tables import write_parquet
+from recsim_env.types import Observation
+
+RUN_EPISODES, RUN_REQUESTS = 91, 92
+"""The league's runs whose shoppers these would be: no run has so high a number."""
+VISITS = 32
+"""Visits of each shopper that requests are taken from."""
+WARM = 50
+"""Requests before those that count."""
+REMEMBERED = 16_000_000
+"""Items times shoppers at a time in the episodes: a market remembers every item that each was shown."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Serve slates from large catalogues."""
+
+    league: league.Config = field(default_factory=league.Config)
+    """How the agent is trained, and where it lies if that was done."""
+    place: str = Place(MARKET, 0).name
+    """Market whose catalogue is blown up, by its name in `benchmarks.lab.places`."""
+    items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """Sizes of the catalogue, in items."""
+    episodes: tuple[int, ...] = (2048, 1024, 32)
+    """Episodes that are played at each size; 0 = none."""
+    share: float = 0.25
+    """Share of the clusters of each category that a search looks into."""
+    count: int = 24
+    """Candidates that the index proposes of each category."""
+    requests: int = 1000
+    """Requests that are timed one at a time, of each way to serve."""
+    looked_at: int = 128
+    """Requests taken apart: time of each step, and what is found of what ranking every item finds."""
+    batch: int = 64
+    """Requests answered at once, for the throughput."""
+    batches: int = 4
+    """Batches that are timed, of each way to serve."""
+    work: Path = Path("runs/latency")
+    """Folder of the rows that were measured so far; delete it to measure everything again."""
+    results: Path = RESULTS
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
+
+    def __post_init__(self) -> None:
+        if len(self.items) != len(self.episodes):
+            raise ValueError(f"episodes has {len(self.episodes)} numbers, but items has {len(self.items)}: one a size.")
+
+
+# ---- what serves -----------------------------------------------------------------------------------------------------
+
+
+def ways(items: int, categories: int, share: float) -> dict[str, IndexConfig | None]:
+    """Name -> index, in the order of `ORDER`; None = every item is ranked.
+
+    A category has as many clusters as each of them has items.
+    """
+    lists = max(round((items / categories) ** 0.5), 1)
+    probes = max(round(share * lists), 1)
+    indices = (
+        None,
+        IndexConfig(),
+        IndexConfig(int8=True),
+        IndexConfig(lists, probes),
+        IndexConfig(lists, probes, int8=True),
+    )
+    return dict(zip(ORDER, indices, strict=True))
+
+
+@dataclass(frozen=True)
+class Small:
+    """The market as the agent met it."""
+
+    simulator: SlateSimulator
+    ranker: TwoTowerRanker
+    agent: ComposerPolicy
+
+
+def small_market(config: Config) -> Small:
+    """The league's agent of its first run, and the ranker that it composes from; both are made if they are missing."""
+    place = PLACES[config.place]
+    cell, world = league.Cell(place, PPO, 0), MarketWorld(place.env, place.world, config.league.slates)
+    agent, ranker = cell.path(config.league, ".safetensors"), config.league.markets / world.name / "ranker.safetensors"
+    if not ranker.exists() or not agent.exists():
+        site = place.open(config.league.markets, config.league.slates, "cpu")
+        if not agent.exists():
+            league.play(cell, site, config.league)
+    simulator, fitted = world.simulator("cpu"), load_two_tower(ranker)
+    loaded = load_actor(agent, PPOComposerConfig(), policy_inputs(simulator, fitted))
+    return Small(simulator, fitted, loaded)
+
+
+class Size:
+    """One size of the market; what takes time is made when it is needed."""
+
+    def __init__(self, config: Config, small: Small, items: int, episodes: int) -> None:
+        self.config, self.items, self.episodes, self._small = config, items, episodes, small
+
+    @cached_property
+    def shop(self) -> Shop:
+        """The market blown up."""
+        small = self._small
+        return blow_up(small.simulator, small.agent, small.ranker, self.items)
+
+    def recommender(self, way: str) -> Recommender:
+        """Serves in this way."""
+        index = ways(self.items, len(self.shop.simulator.catalog.categories), self.config.share)[way]
+        built = None if index is None else index_of(self.shop.ranker, index)
+        return Recommender(self.shop.inputs, self.shop.policy, built, count=self.config.count)
+
+    @cached_property
+    def requests(self) -> list[Observation]:
+        """Observations of one shopper each, from episodes that exact retrieval played."""
+        return list(requests_of(self.shop, self.recommender(ORDER[1]), self.config.requests))
+
+    @cached_property
+    def truth(self) -> list[tuple[Tensor, Tensor]]:
+        """Pool and slate of the requests that are looked at, every item ranked."""
+        every = self.recommender(EVERY)
+        return [taken_apart(every, request)[:2] for request in self.requests[: self.config.looked_at]]
+
+
+def requests_of(shop: Shop, recommender: Recommender, number: int) -> Iterator[Observation]:
+    """So many observations (1, ...) from episodes under a recommender, without `candidates`; who left starts anew."""
+    simulator, width = shop.simulator, -(-number // VISITS)
+    first = REPORTED_SEED + RUN_REQUESTS * league.RUN_SEEDS
+    observation, left = simulator.reset(seeds(first, width)), number
+    while True:
+        known = {name: value for name, value in observation.items() if name != "candidates"}
+        for row in range(min(width, left)):
+            yield {name: value[row : row + 1].clone() for name, value in known.items()}
+        left -= width
+        if left <= 0:
+            return
+        outcome = simulator.advance(recommender.recommend(known))
+        simulator.restart(outcome.ended.nonzero().squeeze(1))
+        observation = simulator.observe()
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+ROW = {
+    "items": pl.Int64(),
+    "way": pl.String(),
+    "what": pl.String(),
+    "number": pl.Int64(),
+    "size": pl.Int64(),
+    "wall_ms": pl.Float64(),
+    "cpu_ms": pl.Float64(),
+    "pool": pl.Float64(),
+    "slate": pl.Float64(),
+    "return": pl.Float64(),
+    "index_mb": pl.Float64(),
+    "load": pl.Float64(),
+}
+"""Columns; null where a row has nothing to say. what: `request`, `batch`, `episode`, or one of
+`latency_report.STEPS` · number: which of these, an episode's is its seed · size: requests at once · wall_ms: by the
+clock · cpu_ms: of this thread's processor time · pool, slate: share of those of ranking every item that is there too ·
+load: of the machine, mean runnable processes of the last minute."""
+Clocks = dict[str, float]
+
+
+def timed(action: Callable[[], T]) -> tuple[T, Clocks]:
+    """What an action returns, and its milliseconds by the clock and of this thread's processor time."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    found = action()
+    return found, {"wall_ms": 1e3 * (time.perf_counter() - wall), "cpu_ms": 1e3 * (time.thread_time() - cpu)}
+
+
+def taken_apart(recommender: Recommender, request: Observation) -> tuple[Tensor, Tensor, dict[str, Clocks]]:
+    """Ids in the pool of one shopper, their slate, and the time of each of `STEPS`; the check is left out."""
+    composer = recommender.policy.composer
+    pool, retrieval = timed(lambda: recommender.pool(request))
+    view, features = timed(lambda: composer.view(request, pool))
+    slates, policy = timed(lambda: recommender.compose(view))
+    times = {"retrieval": retrieval, "features": features, "policy": policy}
+    return pool.items[pool.items >= 0], slates[0], times
+
+
+def recall(found: Tensor, true: Tensor) -> float:
+    """Share of true (P,) that is found (P',)."""
+    return float(torch.isin(true, found).float().mean())
+
+
+def measure(size: Size, way: str) -> pl.DataFrame:
+    """All rows of a size and a way."""
+    recommender = size.recommender(way)
+    rows = [*serve(size, recommender), *(play(size, recommender) if way in PLAYED else [])]
+    common = {"items": size.items, "way": way, "index_mb": recommender.megabytes, "load": os.getloadavg()[0]}
+    return pl.DataFrame([dict.fromkeys(ROW) | common | row for row in rows], schema=ROW)
+
+
+def serve(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
+    """A row a request, a batch, and a step of the requests that are looked at."""
+    requests, config = size.requests, size.config
+    for request in requests[:WARM]:
+        recommender.recommend(request)
+    for number, request in enumerate(requests):
+        _, clocks = timed(partial(recommender.recommend, request))
+        yield {"what": "request", "number": number, "size": 1, **clocks}
+    for number in range(config.batches):
+        part = [requests[at % len(requests)] for at in range(number * config.batch, (number + 1) * config.batch)]
+        together = {name: torch.cat([request[name] for request in part]) for name in part[0]}
+        _, clocks = timed(partial(recommender.recommend, together))
+        yield {"what": "batch", "number": number, "size": config.batch, **clocks}
+    for number, (request, true) in enumerate(zip(requests, size.truth, strict=False)):
+        pool, slate, times = taken_apart(recommender, request)
+        shares = {"pool": recall(pool, true[0]), "slate": recall(slate, true[1])}
+        for step, clocks in times.items():
+            found = shares if step == "retrieval" else {}
+            yield {"what": step, "number": number, "size": 1, **clocks, **found}
+
+
+def play(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
+    """A row an episode."""
+    if size.episodes == 0:
+        return
+    episodes = seeds(REPORTED_SEED + RUN_EPISODES * league.RUN_SEEDS, size.episodes)
+    shoppers = min(max(REMEMBERED // size.items, 1), 256)
+    rows = evaluate(recommender, size.shop.simulator, episodes, batch=shoppers).rows
+    for seed, earned in rows.select("seed", "return").iter_rows():
+        yield {"what": "episode", "number": seed, "return": earned}
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------------
+
+
+def rows_of(config: Config) -> pl.DataFrame:
+    """All rows; those that are not there yet are measured."""
+    small = small_market(config)
+    found = []
+    with tqdm(total=len(config.items) * len(ORDER), unit="way") as bar:
+        for items, episodes in zip(config.items, config.episodes, strict=True):
+            size = Size(config, small, items, episodes)
+            for way in ORDER:
+                path = config.work / f"{items}-{way.replace(', ', '-').replace(' ', '-')}.parquet"
+                if not path.exists():
+                    write_parquet(path, measure(size, way))
+                found.append(pl.read_parquet(path))
+                bar.update()
+    return pl.concat(found)
+
+
+def check_work(config: Config) -> None:
+    """Remember the settings of the rows in `config.work`.
+
+    Errors: ValueError where they were measured with others.
+    """
+    free = ("league", "work", "results")
+    told = {name: value for name, value in config_as_json(config).items() if name not in free}
+    remember_settings(config.work, told)
+
+
+def main(config: Config) -> None:
+    """Measure what is missing, then report."""
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    check_work(config)
+    run = Run("latency", config, results=config.results)
+    rows = rows_of(config)
+    found = report(rows)
+    print(found.table)
+    run.save(rows, **vars(found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

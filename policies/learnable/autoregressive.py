@@ -1,0 +1,231 @@
+"""An autoregressive policy: the slate is drawn item after item, each in view of those above it.
+
+    p(i_1 .. i_K) = prod_k exp(s(i_k | above)) / sum over j not above of exp(s(j | above)),    above = i_1 .. i_{k-1}
+
+    s(i | slate) = scale (logit_i + cues_i . w + v_i . q + u_c a_count [items of i's category in the slate]
+                          + u_s a_similarity max(0, max cos(i, slate)))
+
+(a_count, a_similarity, w, q) = a(x) is the output of one network of the state x: an intent, read as `Composer` reads
+it. So the most likely slate is exactly the one that the composer makes of a(x), and what differs is where the
+exploration is: in every position here, in the intent there. With a = 0 it is a Plackett-Luce softmax of the CTR logits.
+Slates as a product of conditionals: Bello et al. 2018, "Seq2Slate: re-ranking and slate optimization with RNNs",
+equation 1; without replacement by masking, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from policies.base import Pool, check_draws, of_kind, pick
+from policies.composer import Composer
+from policies.learnable.plackett_luce import NEVER, pick_order, places_of, slate_observation
+from policies.rankers.networks import Standardizer, tower
+from recsim_env.catalog import GRAM_LIMIT
+from recsim_env.noise import gumbel
+from recsim_env.settings import POSITIVE, settle
+from recsim_env.types import Observation
+
+
+def judge_along(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """`policies.learnable.plackett_luce.judge` where the scores differ by position.
+
+    Shapes: scores (B, K, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick; returns (B,) each.
+    """
+    picked = places >= 0
+    order = pick_order(places, scores.shape[2]).masked_fill(scores[:, 0] == -math.inf, -1)
+    closed = order.unsqueeze(1) < torch.arange(places.shape[1], device=places.device).unsqueeze(1)
+    logs = scores.masked_fill(closed, NEVER).log_softmax(dim=2)
+    of_pick = logs.gather(2, places.clamp(min=0).unsqueeze(2)).squeeze(2)
+    entropy = -(logs.exp() * logs).sum(dim=2)
+    return (of_pick * picked).sum(dim=1), (entropy * picked).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class AutoregressiveConfig:
+    """How the scores of an autoregressive policy start."""
+
+    scale: float = 2.0
+    """Inverse temperature: the scores are this times log-odds."""
+    count: float = 0.0
+    """Log-odds per item of the same category above, to start with; below 0 = a penalty."""
+    similarity: float = 0.0
+    """Log-odds per unit of the largest cosine with the items above, to start with."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(self, scale=POSITIVE)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What the scores look up by item.
+
+    Shapes: N items, D components, E embedding width.
+        vectors:   (N, D) float32, `Composer.offset_vectors`
+        category:  (N,) int64
+        embedding: (N, E) float32 of unit length
+    """
+
+    vectors: Tensor
+    category: Tensor
+    embedding: Tensor
+
+
+class AutoregressiveActor(nn.Module):
+    """Draws slates position by position; see the module.
+
+    Args:
+        width: F
+        cues: J
+        items: what is looked up by item
+        units: (2,) log-odds per unit of a_count and a_similarity, the first two of `Composer.units`
+        slate_size: K
+
+    Observation: `policies.learnable.plackett_luce.slate_observation`. B shoppers, P pool, A = 2 + J + D intent.
+    """
+
+    vectors: Tensor
+    category: Tensor
+    cosine_table: Tensor
+    units: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        cues: int,
+        items: Items,
+        units: Tensor,
+        slate_size: int,
+        hidden: tuple[int, ...],
+        config: AutoregressiveConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self._tabled = len(items.embedding) <= GRAM_LIMIT
+        table = items.embedding @ items.embedding.T if self._tabled else items.embedding
+        self.register_buffer("vectors", items.vectors, persistent=False)
+        self.register_buffer("category", items.category, persistent=False)
+        self.register_buffer("cosine_table", table, persistent=False)
+        self.register_buffer("units", units.clone(), persistent=False)
+        self.standardize = Standardizer(width)
+        self.tower = tower(width, hidden, 2 + cues + items.vectors.shape[1], generator, gain=0.0)
+        self.config = config
+        self.slate_size = slate_size
+        self._cues = cues
+        start = torch.zeros(2 + cues + items.vectors.shape[1], dtype=torch.float32)
+        start[:2] = torch.tensor([config.count, config.similarity], dtype=torch.float32) / units.cpu()
+        self.start_at(start)
+
+    @torch.no_grad()
+    def start_at(self, intent: Tensor) -> None:
+        """Make a(x) this intent (A,) plus what the weights of the last layer, 0 at first, make of x."""
+        last = self.tower[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(intent)
+
+    def intent(self, features: Tensor) -> Tensor:
+        """a(x): features (B, F) to (B, A)."""
+        intent: Tensor = self.tower(self.standardize(features))
+        return intent
+
+    def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
+        """Slates (B, K) item ids: the most likely item at each position, or a sample by uniform numbers (B, K * P)."""
+        items = observation["pool"].long()
+        fixed, in_slate = self._weighted(observation)
+        context = _Context(self, items, fixed, in_slate, draws)
+        return pick(Pool(items, observation["logits"], torch.zeros_like(items)), self.slate_size, context)
+
+    def judge(self, observation: Observation, slates: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of slates (B, K) and the entropy along them: (B,) each. All positions at once."""
+        items = observation["pool"].long()
+        places = places_of(items, slates.long())
+        return judge_along(self.scores_along(observation, places), places)
+
+    def scores_along(self, observation: Observation, places: Tensor) -> Tensor:
+        """Scores of the pool at each position of given slates, whether taken already or not: (B, K, P).
+
+        places: (B, K) int64, where each item of the slate stands in the pool; what follows a -1 means nothing.
+        """
+        items = observation["pool"].long()
+        fixed, in_slate = self._weighted(observation)
+        chosen = items.clamp(min=0).gather(1, places.clamp(min=0))
+        count = _above(self.alike(chosen, items), torch.add)
+        similarity = _above(self.cosines(chosen, items), torch.maximum)
+        of_count, of_similarity = in_slate.view(-1, 2, 1, 1).unbind(dim=1)
+        return fixed.unsqueeze(1) + of_count * count + of_similarity * similarity
+
+    def alike(self, chosen: Tensor, items: Tensor) -> Tensor:
+        """1 where an item of the pool (B, P) is of the category of a chosen one (B, K): (B, K, P) float32."""
+        category = self.category[items.clamp(min=0)]
+        return (self.category[chosen].unsqueeze(2) == category.unsqueeze(1)).float()
+
+    def cosines(self, chosen: Tensor, items: Tensor) -> Tensor:
+        """Cosines of chosen items (B, K) with those of the pool (B, P): (B, K, P) float32."""
+        items = items.clamp(min=0)
+        table = self.cosine_table
+        if self._tabled:
+            return table[chosen.unsqueeze(2), items.unsqueeze(1)]
+        return table[chosen] @ table[items].transpose(1, 2)
+
+    def _weighted(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """What does not depend on the slate (B, P), -inf = absent, and the weights of what does (B, 2); times scale."""
+        items = observation["pool"].long()
+        in_slate, cues, offset = self.intent(observation["features"]).tensor_split([2, 2 + self._cues], dim=1)
+        score = observation["logits"] + torch.einsum("bpj,bj->bp", observation["cues"], cues)
+        score = score + torch.einsum("bpd,bd->bp", self.vectors[items.clamp(min=0)], offset)
+        return (self.config.scale * score).masked_fill(items < 0, -math.inf), self.config.scale * in_slate * self.units
+
+
+class _Context:
+    """Scores as the slate fills, with the noise of each position: an `Adjust` for `policies.base.pick`."""
+
+    def __init__(
+        self, actor: AutoregressiveActor, items: Tensor, fixed: Tensor, in_slate: Tensor, draws: Tensor | None
+    ) -> None:
+        self._actor, self._items, self._fixed = actor, items, fixed
+        self._of_count, self._of_similarity = in_slate.split(1, dim=1)  # (B, 1) each
+        self._noise = None if draws is None else gumbel(draws).view(len(draws), -1, items.shape[1])  # (B, K, P)
+        self._position = 0
+        self._count = torch.zeros_like(fixed)
+        self._similarity = torch.zeros_like(fixed)
+
+    def scores(self) -> Tensor:
+        scores: Tensor = self._fixed + self._of_count * self._count + self._of_similarity * self._similarity
+        return scores if self._noise is None else scores + self._noise[:, self._position]
+
+    def add(self, chosen: Tensor) -> None:
+        items = self._items.clamp(min=0).gather(1, chosen.unsqueeze(1))  # (B, 1)
+        self._count = self._count + self._actor.alike(items, self._items).squeeze(1)
+        self._similarity = torch.maximum(self._similarity, self._actor.cosines(items, self._items).squeeze(1))
+        self._position += 1
+
+
+def _above(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """At each position the values (B, K, P) of those above it, combined; 0 at the top."""
+    *above, _ = values.unbind(dim=1)
+    return torch.stack(list(accumulate(above, combine, initial=torch.zeros_like(values[:, 0]))), dim=1)
+
+
+class AutoregressivePolicy:
+    """An `AutoregressiveActor` on what a `Composer` sees. Errors: TypeError where an argument is of another kind."""
+
+    def __init__(self, composer: Composer, actor: AutoregressiveActor, *, deterministic: bool = True) -> None:
+        of_kind("composer", composer, Composer)
+        of_kind("actor", actor, AutoregressiveActor)
+        self.composer = composer
+        self.actor = actor
+        self.draws = 0 if deterministic else composer.slate_size * composer.pool_size
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        seen = slate_observation(self.composer.view(observation))
+        if self.draws:
+            check_draws(draws, len(seen["features"]), self.draws)
+        return self.actor.act(seen, draws if self.draws else None)

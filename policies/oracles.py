@@ -1,0 +1,118 @@
+"""Policies that see what no shop sees, the shoppers' own state: upper references for those that do not.
+
+Both score the whole catalogue by the true log-odds of a click. `oracle_myopic` shows the best ones: what a perfect CTR
+ranker would earn. `oracle_state` also holds against an item what its category costs later, in proportion to the
+shopper's variety-seeking, and fills the slate greedily:
+
+    score(i | slate) = log_odds_i - variety (extra satiation_c + count [items of c in the slate])
+                       - similarity max cos(i, slate)
+
+Its three numbers are searched like those of any re-ranker. It is the best of a family, not the optimum: a policy may
+pass it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from policies.base import (
+    Adjust,
+    Cosines,
+    Policy,
+    PolicyInputs,
+    PolicySpec,
+    Pool,
+    Untuned,
+    pick,
+    tuned,
+)
+from recsim_env.shoppers.market import MarketShopper, MarketState
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation
+
+ORACLES = ("oracle_myopic", "oracle_state")
+"""Their names."""
+POOL = 128
+"""Items with the best scores before the slate fills, of which it is filled."""
+
+
+@dataclass(frozen=True)
+class OracleParameters:
+    """Of `Oracle`, log-odds; with all at 0 it is myopic."""
+
+    extra: float = tuned(4.0, 0.0, 8.0)
+    """Per unit of the category's satiation and of variety-seeking, on top of what the click itself loses."""
+    count: float = tuned(0.3, 0.0, 2.0)
+    """Per item of the same category in the slate and unit of variety-seeking."""
+    similarity: float = tuned(0.0, 0.0, 3.0)
+    """Per unit of the largest cosine to the slate."""
+
+
+MYOPIC = OracleParameters(extra=0.0, count=0.0, similarity=0.0)
+
+
+class Oracle:
+    """Looks into the shoppers of one simulator, so it plays in that one only.
+
+    Errors: ValueError where its shoppers are not those of a market.
+    """
+
+    draws = 0
+
+    def __init__(self, simulator: SlateSimulator, parameters: OracleParameters) -> None:
+        if not isinstance(simulator.shopper, MarketShopper):
+            raise ValueError(f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a MarketShopper.")
+        self._simulator, self._shopper = simulator, simulator.shopper
+        self._cosines = Cosines(simulator.catalog)
+        self._parameters = parameters
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K)."""
+        state: MarketState = self._simulator.hidden
+        candidates = self._simulator.candidates
+        category = self._shopper.catalog.category
+        variety = state.variety.unsqueeze(1)
+        sated = state.satiation[:, category].gather(1, candidates)
+        scores = self._shopper.log_odds(state, candidates) - self._parameters.extra * variety * sated
+        pool = Pool.best(scores, candidates, max(POOL, self._simulator.slate_size))
+        filling = _Filling(pool, category[pool.ids], variety * self._parameters.count, self._cosines, self._parameters)
+        return pick(pool, self._simulator.slate_size, filling)
+
+
+class _Filling(Adjust):
+    """Scores less what the slate so far holds against each item."""
+
+    def __init__(
+        self, pool: Pool, category: Tensor, of_count: Tensor, cosines: Cosines, parameters: OracleParameters
+    ) -> None:
+        self._pool, self._category, self._cosines = pool, category, cosines
+        self._of_count = of_count  # (B, 1)
+        self._of_similarity = parameters.similarity
+        self._count = torch.zeros_like(pool.logits)
+        self._similarity = torch.zeros_like(pool.logits)
+
+    def scores(self) -> Tensor:
+        return self._pool.logits - self._of_count * self._count - self._of_similarity * self._similarity
+
+    def add(self, chosen: Tensor) -> None:
+        at = chosen.unsqueeze(1)
+        self._count = self._count + (self._category == self._category.gather(1, at))
+        item = self._pool.ids.gather(1, at).squeeze(1)
+        self._similarity = torch.maximum(self._similarity, self._cosines.between(item, self._pool.ids))
+
+
+def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
+    """The oracles of one simulator, to be built like registered policies."""
+
+    def myopic(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+        return Oracle(simulator, MYOPIC)
+
+    def state(inputs: PolicyInputs, parameters: OracleParameters) -> Policy:
+        return Oracle(simulator, parameters)
+
+    specs = (PolicySpec(Untuned, myopic, needs_ranker=False), PolicySpec(OracleParameters, state, needs_ranker=False))
+    return dict(zip(ORACLES, specs, strict=True))

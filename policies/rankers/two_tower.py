@@ -1,0 +1,386 @@
+"""A CTR ranker of two towers for shops that keep impression logs: fast over a whole catalogue.
+
+    log-odds(i) = bias_i + q(x) . v_i + h(x_c) + k . fatigue_i,        click at position j with chance e_j sigmoid(.)
+
+x is what the shop knows of the shopper, x_c what of that concerns the item's category c, v_i the item's embedding put
+through a learned matrix plus a few numbers of its own, and fatigue_i how often the item itself was shown and responded
+to lately. Two towers: Covington, Adams & Sargin 2016, "Deep neural networks for YouTube recommendations", section 3;
+position-based examination, so that the log-odds are those of an item that is looked at: Craswell et al. 2008, "An
+experimental comparison of click position-bias models", section 3.2. Learned from a log; never looks into a simulator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from policies.base import CACHED, candidates_of, check_keys, of_kind
+from policies.features import Recent, principal, squashed
+from policies.rankers.networks import (
+    Shapes,
+    Standardizer,
+    check_shapes,
+    read_model,
+    tower,
+    tower_shapes,
+    write_model,
+)
+from recsim_env import checks
+from recsim_env.catalog import Catalog
+from recsim_env.logs.sessions import Sessions, replay
+from recsim_env.settings import AMOUNT, MOST, ONE_OR_MORE, RATE, SEED, WIDTH, settle
+from recsim_env.tensors import shared
+from recsim_env.types import Observation
+
+WHOLE = ("category_shown", "category_clicked", "taste", "exposed", "position_clicks", "familiarity", "visits")
+"""Observation keys of the shopper tower; `declared` joins them where the shop asks."""
+BY_CATEGORY = ("category_shown", "category_clicked")
+"""Observation keys (B, G, ..) of the category tower."""
+KIND, FIELDS = "two_tower", ("width", "per_category", "slate_size", "config")
+"""Of a model's file: what it says that it holds, and what it tells."""
+
+
+@dataclass(frozen=True)
+class TwoTowerConfig:
+    """The network and how it is fitted."""
+
+    width: int = 16
+    """Dimensions in which shopper and item meet."""
+    hidden: int = 96
+    """Width of the shopper tower's two hidden layers."""
+    category_hidden: int = 24
+    """Width of the category tower's hidden layer."""
+    dims: int = 32
+    """Most components of the item embedding that are used."""
+    epochs: int = 6
+    """Passes over the log."""
+    batch_size: int = 2048
+    """Slates of a step."""
+    learning_rate: float = 3e-3
+    """Of AdamW (Loshchilov & Hutter 2019), falling to 0 along a cosine."""
+    weight_decay: float = 0.01
+    """Of the networks."""
+    own_decay: float = 0.3
+    """Of the numbers that an item has for itself: rarely shown items stay near 0."""
+    seed: int = 0
+    """Of the initial weights and of the order of the slates."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            width=WIDTH,
+            hidden=WIDTH,
+            category_hidden=WIDTH,
+            dims=WIDTH,
+            epochs=ONE_OR_MORE,
+            batch_size=ONE_OR_MORE,
+            learning_rate=RATE,
+            weight_decay=AMOUNT,
+            own_decay=AMOUNT,
+            seed=SEED,
+        )
+
+    def shapes(self, items: int, dims: int, width: int, per_category: int, slate_size: int) -> Shapes:
+        """Of the tensors of a model: N items of so many components, F, F_c, K."""
+        return {
+            "vectors": (items, dims),
+            "category": (items,),
+            "standardize.mean": (width,),
+            "standardize.deviation": (width,),
+            **tower_shapes("of_shopper", width, (self.hidden, self.hidden), self.width + 1),
+            "standardize_category.mean": (per_category,),
+            "standardize_category.deviation": (per_category,),
+            **tower_shapes("of_category", per_category, (self.category_hidden,), 1),
+            "of_item": (dims, self.width),
+            "own": (items, self.width),
+            "bias": (items,),
+            "fatigue": (2,),
+            "examination": (slate_size,),
+        }
+
+
+class TwoTower(nn.Module):
+    """The model. Shapes: B shoppers, N items, G categories, F numbers of a shopper, F_c of a category, K positions."""
+
+    vectors: Tensor
+    category: Tensor
+
+    def __init__(
+        self, vectors: Tensor, category: Tensor, width: int, per_category: int, slate_size: int, config: TwoTowerConfig
+    ) -> None:
+        super().__init__()
+        of_kind("config", config, TwoTowerConfig)
+        items, dims = checks.tensor("vectors", vectors, ("N", "D"), torch.float32).shape
+        checks.tensor("category", category, (items,), torch.int64)
+        for name, size in (("width", width), ("per_category", per_category), ("slate_size", slate_size)):
+            checks.whole(name, size, 1, MOST)
+        generator = torch.Generator().manual_seed(config.seed)
+        self.config = config
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("category", category)
+        self.standardize = Standardizer(width)
+        self.of_shopper = tower(
+            width, (config.hidden, config.hidden), config.width + 1, generator, gain=0.1, activation=nn.ReLU
+        )
+        self.standardize_category = Standardizer(per_category)
+        self.of_category = tower(per_category, (config.category_hidden,), 1, generator, gain=0.1, activation=nn.ReLU)
+        self.of_item = nn.Parameter(
+            torch.randn(dims, config.width, generator=generator, dtype=torch.float32) / math.sqrt(dims)
+        )
+        self.own = nn.Parameter(torch.zeros(items, config.width, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(items, dtype=torch.float32))
+        self.fatigue = nn.Parameter(torch.zeros(2, dtype=torch.float32))
+        self.examination = nn.Parameter(
+            torch.full((slate_size,), 2.0, dtype=torch.float32)
+        )  # log-odds; the top position counts as seen
+
+    def items(self) -> Tensor:
+        """Item vectors (N, width)."""
+        return self.vectors @ self.of_item + self.own
+
+    def shopper(self, whole: Tensor, by_category: Tensor) -> tuple[Tensor, Tensor]:
+        """Query (B, width) and the log-odds of each category (B, G), from x (B, F) and x_c (B, G, F_c)."""
+        out = self.of_shopper(self.standardize(whole))
+        of_category = self.of_category(self.standardize_category(by_category)).squeeze(2)
+        return out[:, :-1], of_category + out[:, -1:]
+
+    def log_odds(self, whole: Tensor, by_category: Tensor, slates: Tensor, fatigue: Tensor) -> Tensor:
+        """Of items that are looked at: slates (B, K), fatigue (B, K, 2) -> (B, K)."""
+        query, of_category = self.shopper(whole, by_category)
+        liked = torch.einsum("bd,bkd->bk", query, self.items()[slates])
+        return liked + of_category.gather(1, self.category[slates]) + self.bias[slates] + fatigue @ self.fatigue
+
+    def examined(self) -> Tensor:
+        """Chance to look at each position (K,), 1 at the top."""
+        return torch.cat([self.examination.new_ones(1), torch.sigmoid(self.examination[1:])])
+
+
+class TwoTowerRanker:
+    """A fitted `TwoTower` on a catalogue; implements `policies.base.Ranker`.
+
+    Errors: TypeError where `model` is none.
+    """
+
+    def __init__(self, model: TwoTower) -> None:
+        of_kind("model", model, TwoTower)
+        self.model = model.eval()
+        with torch.no_grad():
+            self._items = model.items().T.contiguous()  # (width, N)
+        self._numbers = len(model.category)
+
+    @torch.no_grad()
+    def logits(self, observation: Observation) -> Tensor:
+        """Log-odds of a response, once looked at, for every candidate: (B, C) float32, -inf at padding.
+
+        Errors: ValueError where the observation lacks a key that the model looks at.
+        """
+        check_keys(observation, (*WHOLE, "recent_slates", "recent_clicks"), optional=("declared",))
+        candidates = candidates_of(observation, self._numbers)
+        most = CACHED if candidates.device.type == "cpu" else len(candidates)
+        parts = [slice(start, start + most) for start in range(0, len(candidates), most)]
+        seen = {name: observation[name] for name in (*WHOLE, "recent_slates", "recent_clicks")}
+        seen |= {name: observation[name] for name in ("declared",) if name in observation}
+        scores = [self._part({name: value[part] for name, value in seen.items()}, candidates[part]) for part in parts]
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
+
+    def _part(self, observation: Observation, candidates: Tensor) -> Tensor:
+        """`logits` of some shoppers."""
+        scores = self._catalogue(observation)
+        if shared(candidates):  # a column for everybody costs a small part of what an item for each does
+            candidates = candidates[:1]
+            scores = scores.index_select(1, candidates[0].clamp(min=0))
+        else:
+            scores = scores.gather(1, candidates.clamp(min=0))
+        return scores.masked_fill_(candidates < 0, -math.inf)
+
+    def _catalogue(self, observation: Observation) -> Tensor:
+        """Log-odds of the whole catalogue: (B, N)."""
+        model, recent = self.model, Recent.of(observation)
+        query, of_category = model.shopper(*inputs(observation))
+        scores = torch.addmm(model.bias, query, self._items).add_(of_category.index_select(1, model.category))
+        tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
+        return scores.scatter_add_(1, recent.items, tired)
+
+
+def inputs(observation: Observation) -> tuple[Tensor, Tensor]:
+    """What the towers see: x (B, F) and x_c (B, G, F_c) float32."""
+    flat = [observation[name].flatten(1) for name in WHOLE]
+    logs = squashed(torch.cat(flat, dim=1))
+    log_of = dict(zip(WHOLE, logs.split([values.shape[1] for values in flat], dim=1), strict=True))
+    visits = observation["visits"]
+    columns = [observation[name].flatten(1) / (visits + 5) for name in ("taste", "exposed")]
+    columns += [observation[name] for name in ("declared",) if name in observation]
+    counts = [observation[name] for name in BY_CATEGORY]
+    counts += [log_of[name].view_as(observation[name]) for name in BY_CATEGORY]
+    many = log_of["visits"].unsqueeze(1).expand(-1, counts[0].shape[1], -1)
+    return torch.cat([logs, *columns], dim=1), torch.cat([*counts, many], dim=2)
+
+
+# ---- fitting ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Logged slates, S of them: `inputs` (S, F) and (S, G, F_c) as float16, slates (S, K), clicks (S, K), fatigue."""
+
+    whole: Tensor
+    by_category: Tensor
+    slates: Tensor
+    clicks: Tensor
+    fatigue: Tensor
+
+    def __len__(self) -> int:
+        return len(self.slates)
+
+
+@torch.no_grad()
+def examples_of(sessions: Sessions, catalog: Catalog) -> Examples:
+    """Every logged slate with what was known before it."""
+    parts: list[tuple[Tensor, ...]] = []
+    items = len(catalog)
+    for moment in replay(sessions, catalog):
+        whole, by_category = inputs(moment.observation)
+        recent = Recent.of(moment.observation)
+        fatigue = torch.stack(
+            [recent.of_items(moment.slates, weight, items) for weight in (recent.shown, recent.clicked)], 2
+        )
+        parts.append((whole.half(), by_category.half(), moment.slates, moment.clicks, fatigue.half()))
+    return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def fit_two_tower(
+    sessions: Sessions,
+    catalog: Catalog,
+    slate_size: int,
+    config: TwoTowerConfig | None = None,
+    *,
+    title: str | None = None,
+) -> TwoTowerRanker:
+    """Minimise the log loss of the clicks of a log. title: of the progress bar; None shows none.
+
+    Errors: TypeError where an argument is of another kind, ValueError where the log holds no click.
+    """
+    config = TwoTowerConfig() if config is None else config
+    for name, value, kind in (
+        ("sessions", sessions, Sessions),
+        ("catalog", catalog, Catalog),
+        ("config", config, TwoTowerConfig),
+    ):
+        of_kind(name, value, kind)
+    slate_size = checks.whole("slate_size", slate_size, 1)
+    if not bool(sessions.clicks.any()):
+        raise ValueError(f"sessions has {sessions.n_slates} slates and no click, but a ranker needs some.")
+    examples = examples_of(sessions, catalog)
+    model = TwoTower(
+        principal(catalog.embedding, config.dims),
+        catalog.category,
+        examples.whole.shape[1],
+        examples.by_category.shape[2],
+        slate_size,
+        config,
+    ).to(catalog.device)
+    model.standardize.fit(examples.whole[:100_000].float())
+    model.standardize_category.fit(examples.by_category[:20_000].float().flatten(0, 1))
+    seen = (examples.slates >= 0).sum()
+    rate = float(examples.clicks.sum() / seen) / 0.6  # about what is left of it by examination
+    with torch.no_grad():
+        model.bias.fill_(math.log(rate / (1 - min(rate, 0.9))))
+    steps = config.epochs * math.ceil(len(examples) / config.batch_size)
+    optimizer = torch.optim.AdamW(_groups(model, config))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(config.seed)
+    with tqdm(total=steps, desc=title, unit="step", disable=title is None) as bar:
+        for _ in range(config.epochs):
+            order = torch.randperm(len(examples), generator=generator).to(examples.slates.device)
+            for rows in order.split(config.batch_size):
+                optimizer.zero_grad()
+                loss_of(model, examples, rows).backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+    return TwoTowerRanker(model)
+
+
+def _groups(model: TwoTower, config: TwoTowerConfig) -> list[dict[str, object]]:
+    """What the optimiser moves how: the numbers of single items are held back, the few of positions go faster."""
+    apart = ("own", "bias", "examination", "fatigue")
+    networks = [value for name, value in model.named_parameters() if name not in apart]
+    rate = config.learning_rate
+    return [
+        {"params": networks, "lr": rate, "weight_decay": config.weight_decay},
+        {"params": [model.own, model.bias], "lr": rate, "weight_decay": config.own_decay},
+        {"params": [model.examination, model.fatigue], "lr": 10 * rate, "weight_decay": 0.0},
+    ]
+
+
+def loss_of(model: TwoTower, examples: Examples, rows: Tensor) -> Tensor:
+    """Mean log loss of the positions of some slates, rows (R,)."""
+    slates, clicks = examples.slates[rows], examples.clicks[rows]
+    log_odds = model.log_odds(
+        examples.whole[rows].float(),
+        examples.by_category[rows].float(),
+        slates.clamp(min=0),
+        examples.fatigue[rows].float(),
+    )
+    chance = (model.examined() * torch.sigmoid(log_odds)).clamp(1e-6, 1 - 1e-6)
+    loss = torch.where(clicks, -chance.log(), -(1 - chance).log())
+    shown = slates >= 0
+    return (loss * shown).sum() / shown.sum().clamp(min=1)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
+    """Write a ranker to `path` (safetensors): weights, and its shape in the metadata, whole or not at all.
+
+    Errors: TypeError where the ranker is none, OSError where the file cannot be written.
+    """
+    of_kind("ranker", ranker, TwoTowerRanker)
+    model = ranker.model
+    told = {
+        "width": len(model.standardize.mean),
+        "per_category": len(model.standardize_category.mean),
+        "slate_size": len(model.examination),
+        "config": asdict(model.config),
+    }
+    write_model(path, model, KIND, told)
+
+
+def load_two_tower(path: Path, device: torch.device | str = "cpu") -> TwoTowerRanker:
+    """Read what `save_two_tower` wrote.
+
+    Errors: FileNotFoundError; ValueError where the file is no two-tower ranker, its tensors do not fit its
+    configuration, or a number in it is not finite. The sentence names the file, and the tensor or the field.
+    """
+    tensors, told = read_model(path, KIND, FIELDS)
+    try:
+        config, sizes = _described(told)
+        items, dims = checks.tensor("the tensor 'vectors'", tensors.get("vectors"), ("N", "D"), torch.float32).shape
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    check_shapes(path, tensors, config.shapes(items, dims, *sizes), whole=("category",))
+    if items == 0 or not 0 <= int(tensors["category"].min()) <= int(tensors["category"].max()) < items:
+        raise ValueError(f"{path}: the tensor 'category' must hold numbers from 0 to {items - 1}, one an item.")
+    model = TwoTower(tensors["vectors"], tensors["category"], *sizes, config)
+    model.load_state_dict(tensors)
+    return TwoTowerRanker(model.to(device))
+
+
+def _described(told: dict[str, object]) -> tuple[TwoTowerConfig, tuple[int, int, int]]:
+    """Configuration and F, F_c, K. Errors: TypeError or ValueError, which names the field."""
+    fields = checks.mapping("config", told["config"])
+    known = [field.name for field in dataclasses.fields(TwoTowerConfig)]
+    for name in sorted(fields.keys() ^ set(known)):
+        raise ValueError(
+            f"config has the fields {sorted(fields)}, but they must be {known}: {name!r} is one too many or few."
+        )
+    sizes = [checks.whole(name, told[name], 1) for name in ("width", "per_category", "slate_size")]
+    return TwoTowerConfig(**fields), (sizes[0], sizes[1], sizes[2])

@@ -1,0 +1,176 @@
+"""A trained policy as a shop calls it: what is known of some shoppers in, their slates out.
+
+An index proposes the best items of every category; the two-tower ranker scores these and what was shown lately, the
+composer looks at their pool, and the actor's most likely intent composes the slate. No step but the index's takes time
+by the size of the catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from policies.base import ObservationCheck, PolicyInputs, Pool, Pooling, of_kind
+from policies.composer import ComposerPolicy, View
+from policies.features import Recent
+from policies.rankers.two_tower import TwoTowerRanker, inputs
+from policies.serving.retrieval import CategoryIndex, IndexConfig
+from recsim_env import checks
+from recsim_env.tensors import repeated
+from recsim_env.types import Observation
+
+
+def index_of(ranker: TwoTowerRanker, config: IndexConfig | None = None) -> CategoryIndex:
+    """An index over a ranker's items."""
+    model = ranker.model
+    return CategoryIndex(model.items(), model.bias, model.category, config)
+
+
+class Recommender:
+    """Slates from observations; also a deterministic `policies.base.Policy`.
+
+    With an exact index and as many candidates as a category has items, the slates are those of `policy` itself. With
+    `count` at a slate and the items shown lately or more, an exact index is enough.
+
+    Args:
+        built_from: what `policy` was built from
+        policy: a composer's; its most likely intent is taken
+        index: of the ranker's items; None = every item is ranked
+        count: candidates of each category
+
+    Errors: TypeError where an argument is of another kind or the ranker is no `TwoTowerRanker`, ValueError where the
+    policy samples, the index holds another number of items, or `count` is below 1 or too small for the pool.
+    """
+
+    draws = 0
+
+    def __init__(
+        self, built_from: PolicyInputs, policy: ComposerPolicy, index: CategoryIndex | None, *, count: int = 24
+    ) -> None:
+        of_kind("built_from", built_from, PolicyInputs)
+        of_kind("policy", policy, ComposerPolicy)
+        ranker, items = built_from.ranker, len(built_from.catalog)
+        if not isinstance(ranker, TwoTowerRanker):
+            raise TypeError(f"built_from.ranker is {type(ranker).__name__}, but an index needs a TwoTowerRanker.")
+        if policy.draws:
+            raise ValueError(f"policy takes {policy.draws} draws, but serving needs a deterministic one.")
+        if index is not None:
+            of_kind("index", index, CategoryIndex)
+        if index is not None and len(index) != items:
+            raise ValueError(f"index holds {len(index)} items, but the catalogue has {items}.")
+        self.policy = policy
+        self._index, self._items = index, items
+        self._count = checks.whole("count", count, max(built_from.per_category, 1))
+        self._slate_size = min(built_from.slate_size, items)
+        self._ranker = ranker
+        self._vectors = ranker.model.items().detach()
+        self._pooling = Pooling(built_from, policy.composer.config.pool)
+        known = {name: space for name, space in built_from.observation_space.items() if name != "candidates"}
+        self._check = ObservationCheck(spaces.Dict(known), built_from.catalog)
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the index, in 10^6 bytes; 0 without one."""
+        return 0.0 if self._index is None else self._index.megabytes
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """As `recommend`."""
+        return self.recommend(observation)
+
+    @torch.no_grad()
+    def recommend(self, observation: Observation) -> Tensor:
+        """Slates (B, K) int64, distinct items, top position first. For a shopper for whom what the index looks into
+        holds too few of them, every item is ranked.
+
+        `observation` holds the keys of the observation space, (B, ...) each. `candidates` may be left out: every item
+        may be shown.
+
+        Errors: ValueError or TypeError where a key is missing, of another shape or dtype, or on another device; where a
+        number is not finite or an item unknown; and where `candidates` leaves out an item.
+        """
+        self.check(observation)
+        view = self.policy.composer.view(observation, self.pool(observation))
+        self._check_finite(view.features, observation)
+        return self.compose(view)
+
+    # ---- the steps -------------------------------------------------------------------------------------------------
+
+    def check(self, observation: Observation) -> None:
+        """Raise what `recommend` says."""
+        self._check(observation)
+        self._check.check_whole(observation)
+        if "candidates" in observation:
+            _check_all("candidates", observation["candidates"], self._items)
+
+    @torch.no_grad()
+    def pool(self, observation: Observation) -> Pool:
+        """What the composer looks at, from the index where there is one.
+
+        Errors: ValueError where a number that the ranker looks at is not finite.
+        """
+        if self._index is None:
+            return self.policy.composer.pool(observation)
+        model, recent = self._ranker.model, Recent.of(observation)
+        query, of_category = model.shopper(*inputs(observation))
+        self._check_finite(query, observation)
+        items = _with_recent(self._index.search(query, self._count).flatten(1), recent)
+        ids = items.clamp(min=0)
+        tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
+        logits = torch.einsum("bd,bcd->bc", query, self._vectors[ids]) + model.bias[ids]
+        logits = logits + of_category.gather(1, model.category[ids]) + recent.of_items(ids, tired, self._items)
+        pool = self._pooling.among(logits, items)
+        short = (pool.items >= 0).sum(dim=1) < self._slate_size
+        return self._completed(pool, short, observation) if bool(short.any()) else pool
+
+    def _completed(self, pool: Pool, short: Tensor, observation: Observation) -> Pool:
+        """The pool where some rows, short (B,) bool, have fewer items than a slate: every item is ranked for them."""
+        every = self.policy.composer.pool({name: value[short] for name, value in observation.items()})
+        more = every.items.shape[1] - pool.items.shape[1]
+        parts = []
+        for name, nothing in (("items", -1), ("logits", -math.inf), ("columns", 0)):
+            values = torch.nn.functional.pad(getattr(pool, name), (0, more), value=nothing)
+            values[short] = getattr(every, name)
+            parts.append(values)
+        return Pool(*parts)
+
+    def _check_finite(self, seen: Tensor, observation: Observation) -> None:
+        """Raise where what was made of an observation is not finite, by the key that was not."""
+        if not math.isfinite(float(seen.sum())):
+            self._check.check_numbers(observation)
+            if not bool(seen.isfinite().all()):
+                raise ValueError("observation holds numbers so large that what the policy sees of them is not finite.")
+
+    @torch.no_grad()
+    def compose(self, view: View) -> Tensor:
+        """The slates (B, K) of the most likely intents.
+
+        Errors: ValueError where a number that the actor looks at is not finite.
+        """
+        intent = self.policy.actor.mean(view.features)
+        if not bool(intent.isfinite().all()):
+            raise ValueError("observation holds a number that is not finite, but the policy needs finite ones.")
+        return self.policy.composer.compose_view(view, intent)
+
+
+def _with_recent(found: Tensor, recent: Recent) -> Tensor:
+    """Items found (B, C) and behind them those shown lately (B, R) that are not there yet, -1 in place of the others.
+
+    These change places by how often they were shown, which the index does not know.
+    """
+    shown = recent.items.where(recent.shown > 0, -1)
+    here = (found.unsqueeze(1) == shown.unsqueeze(2)).any(dim=2)
+    return torch.cat([found, shown.where(~(here | repeated(shown)), -1)], dim=1)
+
+
+def _check_all(name: str, value: Tensor, items: int) -> None:
+    """Raise where candidates (B, C) are not the whole catalogue."""
+    checks.tensor(f"observation[{name!r}]", value, ("B", "C"), torch.int64)
+    every = torch.arange(items, device=value.device)
+    if value.shape[1] != items or not bool((value == every).all()):
+        raise ValueError(
+            f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the catalogue's {items} items in "
+            "their order, but an index serves all of them: leave it out."
+        )

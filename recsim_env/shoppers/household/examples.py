@@ -1,0 +1,300 @@
+"""Training examples of the transformer shopper: a log in; whole histories with their scored rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recsim_env.catalog import Catalog
+from recsim_env.shoppers.household.memory import Keys
+from recsim_env.shoppers.household.model import ITEM_CONTEXT, ROW_KINDS
+from recsim_env.shoppers.household.replay import Rows, Visits, first_visits, replay
+
+SPLITS = ("train", "valid", "test")
+REPEAT_NEGATIVES = 24  # items bought before but not in this visit, sampled a visit
+NEVER_BOUGHT = 32767
+
+
+@dataclass(frozen=True)
+class Market:
+    """What a shop does, week by week: placements and the trailing popularity of items.
+
+    Shapes: W store-weeks, N items.
+        placement:    (W + 1, N) uint8 code of each item; the last row is an unknown store: nothing is promoted
+        store_week:   (stores, weeks) int64 row of `placement`
+        item_context: (weeks, N, ITEM_CONTEXT) float32 log popularity and discount, trailing four weeks
+    """
+
+    placement: Tensor
+    store_week: Tensor
+    item_context: Tensor
+
+    @classmethod
+    def of(cls, promotions: pl.DataFrame, popularity: pl.DataFrame, n_items: int) -> Market:
+        """From `promotions`, sorted by store and week, and `popularity`; weeks beyond the last use its row."""
+        store, week = promotions["store"].to_numpy(), promotions["week"].to_numpy()
+        new = np.ones(len(store), dtype=bool)  # where a store-week begins
+        new[1:] = (store[1:] != store[:-1]) | (week[1:] != week[:-1])
+        row, pairs = np.cumsum(new) - 1, int(new.sum())
+        weeks = max(int(table["week"].max() or 0) for table in (popularity, promotions)) + 1  # type: ignore[arg-type]
+        stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type]
+        store_week = torch.full((stores, weeks), pairs, dtype=torch.int64)
+        store_week.numpy()[store[new], week[new]] = row[new]
+        placement = np.zeros((pairs + 1) * n_items, dtype=np.uint8)
+        placement[row * n_items + promotions["item"].to_numpy()] = promotions["placement"].to_numpy().astype(np.uint8)
+        context = torch.zeros(weeks * n_items, ITEM_CONTEXT, dtype=torch.float32)
+        at = ints(popularity, "week") * n_items + ints(popularity, "item")
+        popular = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
+        context[at] = torch.stack([popular, floats(popularity, "discount")], dim=1)
+        of_week = context.view(weeks, n_items, ITEM_CONTEXT)
+        return cls(torch.from_numpy(placement).view(pairs + 1, n_items), store_week, of_week)
+
+    def row(self, store: Tensor, week: Tensor) -> Tensor:
+        """Row of `placement` for stores and weeks (...,); the last row where the store is not known."""
+        stores, weeks = self.store_week.shape
+        known = (store >= 0) & (store < stores)
+        row = self.store_week[store.clamp(0, stores - 1), week.clamp(max=weeks - 1)]
+        return row.where(known, len(self.placement) - 1)
+
+
+def ints(frame: pl.DataFrame, name: str) -> Tensor:
+    """A column as int64 tensor."""
+    return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy().copy())
+
+
+def floats(frame: pl.DataFrame, name: str) -> Tensor:
+    """A column as float32 tensor."""
+    return torch.from_numpy(frame[name].cast(pl.Float32).to_numpy().copy())
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Everything that training and held-out scoring read.
+
+    Shapes: V visits, R rows sorted by visit.
+        split: (V,) int64 index into SPLITS; rhythm: (V, RHYTHM); store_week: (V,) row of `market.placement`
+        row_visit, row_item, row_kind, row_placement: (R,) int64; row_label, row_offset, row_weight: (R,) float32;
+        row_stats: (R, LEVELS, STATS) float16; row_starts: (V + 1,) int64
+    """
+
+    visits: Visits
+    market: Market
+    split: Tensor
+    rhythm: Tensor
+    store_week: Tensor
+    first: Tensor
+    row_starts: Tensor
+    row_visit: Tensor
+    row_item: Tensor
+    row_label: Tensor
+    row_offset: Tensor
+    row_weight: Tensor
+    row_kind: Tensor
+    row_placement: Tensor
+    row_stats: Tensor
+    shopper_starts: Tensor
+
+    @property
+    def n_shoppers(self) -> int:
+        """Number of shoppers."""
+        return len(self.shopper_starts) - 1
+
+    @classmethod
+    def of(
+        cls,
+        catalog: Catalog,
+        baskets: pl.DataFrame,
+        logs: Mapping[str, pl.DataFrame],
+        market: Market,
+        *,
+        hidden: Tensor | None = None,
+        generator: torch.Generator,
+    ) -> Examples:
+        """Build from tables; `logs` maps a row kind (`ROW_KINDS`, all but "repeat") to an impression table.
+
+        `hidden` (N,) bool items are left out of every basket and so of all counters (cold items).
+        """
+        visits = Visits.of(baskets, hidden)
+        keys = Keys.of(catalog.kind, catalog.category)
+        index = pl.DataFrame({"visit": baskets["visit"], "at": np.arange(len(baskets))})
+        parts = [_logged_rows(log, index, ROW_KINDS.index(kind)) for kind, log in logs.items()]
+        first = first_visits(visits, len(catalog))
+        parts.append(_repeat_rows(visits, hidden, generator))
+        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        order = rows["visit"].argsort(stable=True)
+        rows = {name: column[order] for name, column in rows.items()}
+        stats, rhythm = replay(visits, keys, Rows(rows["visit"], rows["item"]))
+        store_week = market.row(visits.store, visits.week)
+        split = torch.tensor([SPLITS.index(name) for name in baskets["split"].to_list()])
+        counts = torch.bincount(rows["visit"], minlength=len(visits))
+        new = torch.cat([torch.zeros(1, dtype=torch.int64), (visits.rank == 0).nonzero().flatten()[1:]])
+        return cls(
+            visits,
+            market,
+            split,
+            rhythm,
+            store_week,
+            first,
+            torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+            rows["visit"],
+            rows["item"],
+            rows["label"],
+            rows["offset"],
+            rows["weight"],
+            rows["kind"],
+            market.placement[store_week[rows["visit"]], rows["item"]].long(),
+            stats,
+            torch.cat([new, torch.tensor([len(visits)])]),
+        )
+
+
+def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str, Tensor]:
+    """Rows of an impression table: one a shown item."""
+    response = "purchase" if log["purchase"].null_count() < len(log) else "click"
+    flat = log.join(index, on="visit", how="inner").select("at", "slate", pl.col(response).alias("label"), "weight")
+    if flat["weight"].null_count() == len(flat):
+        flat = flat.with_columns(pl.col("slate").list.eval(pl.lit(1.0, dtype=pl.Float32)).alias("weight"))
+    flat = flat.explode("slate", "label", "weight").drop_nulls()
+    label, weight = floats(flat.with_columns(pl.col("label").cast(pl.Float32)), "label"), floats(flat, "weight")
+    negative = torch.where(label > 0, 1.0, weight)
+    # the log odds of the sample are those of the population plus how much rarer non-responses were taken
+    offset = _visit_maximum(ints(flat, "at"), negative).log()
+    return {
+        "visit": ints(flat, "at"),
+        "item": ints(flat, "slate"),
+        "label": label,
+        "offset": offset,
+        "weight": weight,
+        "kind": torch.full_like(ints(flat, "at"), kind),
+    }
+
+
+def _visit_maximum(visit: Tensor, values: Tensor) -> Tensor:
+    """Largest value of each visit, given back to all its rows (R,)."""
+    largest = torch.zeros(int(visit.max()) + 1).scatter_reduce_(0, visit, values, "amax", include_self=False)
+    return largest[visit]
+
+
+def _repeat_rows(visits: Visits, hidden: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
+    """Items bought before, scored again at every visit: all that were bought, and a sample of those that were not."""
+    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    items, starts = visits.items.numpy(), visits.starts.numpy()
+    seen: set[int] = set()
+    pool: list[int] = []
+    out_visit, out_item, out_label, out_weight = [], [], [], []
+    for visit, rank in enumerate(visits.rank.tolist()):
+        if rank == 0:
+            seen, pool = set(), []
+        basket = items[starts[visit] : starts[visit + 1]].tolist()
+        bought = [item for item in basket if item in seen]
+        if len(pool) > len(bought):
+            now = set(basket)
+            drawn = (
+                pool if len(pool) <= REPEAT_NEGATIVES else rng.choice(pool, REPEAT_NEGATIVES, replace=False).tolist()
+            )
+            left = [item for item in drawn if item not in now]
+            weight = max((len(pool) - len(bought)) / max(len(left), 1), 1.0)
+            out_visit += [visit] * (len(bought) + len(left))
+            out_item += bought + left
+            out_label += [1.0] * len(bought) + [0.0] * len(left)
+            out_weight += [weight] * (len(bought) + len(left))
+        fresh = [item for item in basket if item not in seen]
+        seen.update(fresh)
+        pool += fresh
+    label, weight_of = torch.tensor(out_label), torch.tensor(out_weight)
+    return {
+        "visit": torch.tensor(out_visit),
+        "item": torch.tensor(out_item),
+        "label": label,
+        "offset": weight_of.log(),
+        "weight": torch.where(label > 0, 1.0, weight_of),
+        "kind": torch.full((len(out_item),), ROW_KINDS.index("repeat")),
+    }
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Shoppers in, one batch of `SlateShopper.forward` out.
+
+    `splits` are the splits whose losses count; visits after the last of them are left out. `kinds` are the row kinds
+    to score. `cold` (N,) bool marks items whose own past is hidden in scoring (`row_known` = 0).
+    """
+
+    examples: Examples
+    splits: Sequence[str] = ("train",)
+    kinds: Sequence[str] = ROW_KINDS
+    cold: Tensor | None = None
+    explore: bool = True
+
+    def __call__(self, shoppers: Sequence[int]) -> dict[str, Tensor]:
+        """One batch; the shapes stand at `SlateShopper.forward`."""
+        e, v = self.examples, self.examples.visits
+        wanted = torch.tensor([name in self.splits for name in SPLITS])
+        who = torch.tensor(list(shoppers))
+        starts, ends = e.shopper_starts[who], e.shopper_starts[who + 1]
+        last = max(i for i, name in enumerate(SPLITS) if name in self.splits)
+        length = torch.stack([(e.split[a:b] <= last).sum() for a, b in zip(starts, ends, strict=True)])
+        width = max(int(length.max()), 1)
+        at = starts.unsqueeze(1) + torch.arange(width)  # (B, T)
+        present = torch.arange(width) < length.unsqueeze(1)
+        at = at.clamp(max=len(v) - 1)
+        basket = v.padded(at.flatten()).view(*at.shape, -1)
+        learn = present & wanted[e.split[at]]
+        batch = {
+            "basket": basket.masked_fill(~present.unsqueeze(2), -1),
+            "day": v.day[at].float(),
+            "since": v.since[at],
+            "rhythm": e.rhythm[at],
+            "present": present,
+            "learn": learn,
+            "gap": v.gap[at].float(),
+            "follow_up": v.follow_up[at].float(),
+        }
+        batch |= self._rows(starts, length, width, learn)
+        if self.explore:
+            batch |= self._explore(who, at, batch["basket"], present)
+        return batch
+
+    def _rows(self, starts: Tensor, length: Tensor, width: int, learn: Tensor) -> dict[str, Tensor]:
+        e = self.examples
+        spans = [(int(e.row_starts[a]), int(e.row_starts[a + n])) for a, n in zip(starts, length, strict=True)]
+        rows = torch.cat([torch.arange(a, b) for a, b in spans])
+        shopper = torch.repeat_interleave(torch.arange(len(spans)), torch.tensor([b - a for a, b in spans]))
+        row_at = shopper * width + (e.row_visit[rows] - starts[shopper])
+        kinds = torch.tensor([name in self.kinds for name in ROW_KINDS])
+        kept = kinds[e.row_kind[rows]] & learn.flatten()[row_at]
+        rows, row_at = rows[kept], row_at[kept]
+        item = e.row_item[rows]
+        week = e.visits.week[e.row_visit[rows]].clamp(max=len(e.market.item_context) - 1)
+        batch = {
+            "row": rows,
+            "row_at": row_at,
+            "row_item": item,
+            "row_label": e.row_label[rows],
+            "row_offset": e.row_offset[rows],
+            "row_kind": e.row_kind[rows],
+            "row_placement": e.row_placement[rows],
+            "row_stats": e.row_stats[rows].float(),
+            "row_context": e.market.item_context[week, item],
+        }
+        return batch if self.cold is None else batch | {"row_known": (~self.cold[item]).float()}
+
+    def _explore(self, who: Tensor, at: Tensor, basket: Tensor, present: Tensor) -> dict[str, Tensor]:
+        e = self.examples
+        first = e.first[who]
+        rank = torch.arange(at.shape[1]).view(1, -1, 1)
+        fresh = (basket >= 0) & (first.gather(1, basket.clamp(min=0).flatten(1)).view(basket.shape) == rank)
+        place = fresh.nonzero()
+        return {
+            "first_visit": first,
+            "week": e.visits.week[at].clamp(max=len(e.market.item_context) - 1),
+            "item_context": e.market.item_context,
+            "promoted": e.market.placement[e.store_week[at.flatten()]] > 0,
+            "new_at": place[:, 0] * at.shape[1] + place[:, 1],
+            "new_item": basket[fresh],
+        }

@@ -1,0 +1,425 @@
+"""Fit the transformer shopper to a log: examples in; calibrated weights and held-out scores out."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from recsim_env.catalog import Catalog
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SHARE, Within, settle
+from recsim_env.shoppers.household.examples import SPLITS, Collator, Examples
+from recsim_env.shoppers.household.memory import COUNT, SINCE
+from recsim_env.shoppers.household.model import (
+    RECENCIES,
+    ROW_KINDS,
+    SHARES,
+    SlateShopper,
+    SlateShopperConfig,
+    gap_log_likelihood,
+    repeat_bucket,
+)
+from recsim_env.shoppers.precision import check_precision
+from recsim_env.shoppers.weights import MOST as SIZES
+
+KEPT = 2
+"""Checkpoints that are kept of each stage."""
+PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""Files of a Trainer's checkpoint besides weights and state."""
+CUT = 0.001
+"""Share of the repeat purchases that lie above the ceilings, `SlateShopperConfig.repeat_ceilings`."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a shopper is fitted."""
+
+    pretrain_epochs: float = 2.0
+    """Passes over the whole-catalogue baskets (repeat, explore and gap heads) before any exposure is seen."""
+    epochs: float = 5.0
+    """Passes over the exposure logs and the baskets together."""
+    batch_visits: int = 800
+    """Visits in a batch, about: shoppers are packed whole, like lengths together."""
+    learning_rate: float = 3e-3
+    """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+    hidden_size: int = 64
+    """Width of visit states and item vectors."""
+    layers: int = 2
+    """Transformer blocks over the visits."""
+    window: int = 64
+    """Visits that a visit can attend to."""
+    head_size: int = 64
+    """Width of the slate head."""
+    dropout: float = 0.15
+    """Share of activations hidden in training."""
+    use_text: bool = True
+    """Start item vectors from the pretrained text encoder."""
+    use_counters: bool = True
+    """Give the heads the long-run counters."""
+    precision: str = "fp32"
+    """fp32, or bf16 for mixed precision on a GPU."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError where a field is not as said."""
+        settle(
+            self,
+            pretrain_epochs=AMOUNT,
+            epochs=AMOUNT,
+            batch_visits=ONE_OR_MORE,
+            learning_rate=RATE,
+            weight_decay=AMOUNT,
+            seed=Within(0, 2**32 - 1),
+            hidden_size=Within(1, SIZES["hidden"]),
+            layers=Within(1, SIZES["layers"]),
+            window=Within(1, SIZES["window"]),
+            head_size=Within(1, SIZES["hidden"]),
+            dropout=SHARE,
+        )
+        check_precision(self.precision)
+
+
+class Packs(Dataset[list[int]]):
+    """Shoppers packed into batches of about equal numbers of visits, like lengths together: little padding.
+
+    Args: lengths (S,) visits of each shopper; visits: how many a pack holds at most (one long shopper may exceed it).
+    """
+
+    def __init__(self, lengths: Tensor, visits: int, generator: torch.Generator) -> None:
+        jitter = torch.rand(len(lengths), generator=generator) * 0.3 + 0.85
+        self.packs: list[list[int]] = []
+        room = 0
+        for shopper in (lengths * jitter).argsort(descending=True).tolist():
+            if lengths[shopper] == 0:
+                continue
+            if room < lengths[shopper]:
+                self.packs.append([])
+                room = visits
+            self.packs[-1].append(shopper)
+            room -= int(lengths[shopper])
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __getitem__(self, index: int) -> list[int]:
+        return self.packs[index]
+
+
+class ShopperTrainer(Trainer):
+    """transformers' Trainer; also logs every part of the loss."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Loss of a batch; its parts are kept for the next log line."""
+        outputs = model(**inputs)
+        self.parts = {name: value.detach() for name, value in outputs.items() if value.ndim == 0 and name != "loss"}
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the parts of the last batch's loss."""
+        if "loss" in logs:
+            logs |= {f"loss_{name}": round(float(value), 4) for name, value in self.parts.items()}
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Errors: OSError where the disk is full, with the folder; the checkpoint before is whole."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            message = f"A checkpoint could not be written ({reason}); the one before it is whole"
+            raise OSError(getattr(error, "errno", None) or 0, message, str(self.args.output_dir)) from error
+
+
+# ---- checkpoints of the Trainer --------------------------------------------------------------------------------------
+
+
+class KeepNewest(TrainerCallback):
+    """Removes all checkpoints but the newest ones. A removal that is cut off leaves none that looks whole."""
+
+    def on_save(self, args: TrainingArguments, *unused: Any, **others: Any) -> None:
+        """After a checkpoint was written."""
+        for old in checkpoints(Path(str(args.output_dir)))[:-KEPT]:
+            (old / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Folders of a Trainer's checkpoints, whole or not, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=_step)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that a training can go on from; those that were cut off are removed."""
+    for path in checkpoints(folder):
+        if not _is_whole(path):
+            shutil.rmtree(path)
+    return next(reversed(checkpoints(folder)), None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether nothing of a checkpoint is missing: the Trainer writes its state last."""
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        with safe_open(checkpoint / SAFE_WEIGHTS_NAME, framework="pt") as weights:
+            there = all((checkpoint / name).stat().st_size > 0 for name in PARTS)
+            return bool(state["global_step"] == _step(checkpoint) and there and weights.keys())
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return False
+
+
+# ---- fitting ---------------------------------------------------------------------------------------------------------
+
+
+def new_shopper(catalog: Catalog, config: FinetuneConfig, known: Tensor | None = None) -> SlateShopper:
+    """An unfitted shopper for a catalogue; `known` (N,) bool says which items have an id of their own (default all)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = SlateShopper(
+            SlateShopperConfig(
+                n_items=len(catalog),
+                n_categories=int(catalog.category.max()) + 1,
+                text_width=catalog.embedding.shape[1],
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                intermediate_size=4 * config.hidden_size,
+                window=config.window,
+                head_size=config.head_size,
+                dropout=config.dropout,
+                use_text=config.use_text,
+                use_counters=config.use_counters,
+            )
+        )
+    model.items.text.copy_(catalog.embedding)
+    model.items.category.copy_(catalog.category)
+    if known is not None:
+        model.items.known.copy_(known.float())
+    return model
+
+
+def fit(
+    model: nn.Module,
+    examples: Examples,
+    config: FinetuneConfig,
+    folder: Path,
+    *,
+    stage: str,
+    resume: bool = True,
+) -> None:
+    """One stage of training, with transformers' Trainer; checkpoints and TensorBoard events go to `folder/stage`.
+
+    `stage` is "pretrain" (baskets only) or "finetune" (baskets and exposure logs). With `resume` it goes on from the
+    newest whole checkpoint of an interrupted one, and ends as the unbroken one would have.
+
+    Errors: OSError where a checkpoint cannot be written; the one before it is whole.
+    """
+    pretrain = stage == "pretrain"
+    epochs = config.pretrain_epochs if pretrain else config.epochs
+    if epochs <= 0:
+        return
+    output = folder / stage
+    collator = Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS)
+    lengths = torch.stack([(part == 0).sum() for part in examples.split.split(examples.shopper_starts.diff().tolist())])
+    packs = Packs(lengths, config.batch_visits, torch.Generator().manual_seed(config.seed))
+    steps = max(int(epochs * len(packs)), 1)
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        per_device_train_batch_size=1,
+        max_steps=steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 20,
+        bf16=config.precision == "bf16",
+        seed=config.seed,
+        logging_steps=20,
+        save_strategy="steps",
+        save_steps=max(steps // 5, 1),
+        remove_unused_columns=False,
+        report_to=["tensorboard"],
+        disable_tqdm=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = ShopperTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=packs,
+        data_collator=lambda chosen: collator(chosen[0]),
+        callbacks=[KeepNewest()],
+    )
+    checkpoint = newest_whole(output) if resume else None
+    if checkpoint is not None and _step(checkpoint) >= steps:  # from here the Trainer would go one step too far
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Held-out predictions.
+
+    Shapes: R rows, V visits.
+        row: (R,) index into the examples' rows; logit: (R,) calibrated
+        visit: (V,) index into the visits; gap_logits: (V, bins) calibrated
+    """
+
+    row: Tensor
+    logit: Tensor
+    visit: Tensor
+    gap_logits: Tensor
+
+
+def batches(examples: Examples, size: int, collator: Collator) -> Iterator[dict[str, Tensor]]:
+    """All shoppers in batches of `size`, in order."""
+    for start in range(0, examples.n_shoppers, size):
+        yield collator(range(start, min(start + size, examples.n_shoppers)))
+
+
+@torch.no_grad()
+def score(
+    model: SlateShopper,
+    examples: Examples,
+    split: str,
+    *,
+    kinds: Sequence[str] = ("case_control", "policy", "uniform"),
+    cold: Tensor | None = None,
+    batch_shoppers: int = 64,
+) -> Scores:
+    """Predict every row and gap of a split; dropout off. `cold` (N,) bool hides those items' own past."""
+    model.train(False)
+    collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, explore=False)
+    found: list[tuple[Tensor, ...]] = []
+    total = -(-examples.n_shoppers // batch_shoppers)
+    for batch in tqdm(batches(examples, batch_shoppers, collator), total=total, desc=f"scoring {split}", leave=False):
+        row = batch.pop("row")
+        on_device = {name: value.to(model.device) for name, value in batch.items()}
+        out = model(**on_device)
+        learn = on_device["learn"]
+        gap_logits = out["gap_logits"][learn] + model.config.gap_calibration
+        found.append((row, model.calibrated(out["logits"]).cpu(), gap_logits.cpu()))
+    in_split = (examples.split == SPLITS.index(split)).nonzero().flatten()
+    row, logit, gap_logits = (torch.cat(column) for column in zip(*found, strict=True))
+    return Scores(row, logit, in_split, gap_logits)
+
+
+def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> dict[str, float]:
+    """Set the model's calibration on a split it was not trained on (Platt 1999): scale and shift of the slate logits,
+    fitted to the full exposure (case-control rows with weights) and the policy's slates together, the shift of the
+    return hazards, and the ceilings of buying again. Returns the scales and shifts."""
+    model.config.slate_calibration = (1.0, 0.0)
+    model.config.gap_calibration = model.config.explore_calibration = 0.0
+    scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))
+    label, weight = examples.row_label[scores.row], examples.row_weight[scores.row]
+    kind = examples.row_kind[scores.row]
+    for index in range(len(ROW_KINDS)):  # each kind of row has one vote
+        weight = torch.where(kind == index, weight / weight[kind == index].sum().clamp(min=1e-9), weight)
+    platt = torch.tensor([1.0, 0.0], requires_grad=True)
+
+    def slate_loss() -> Tensor:
+        logit = scores.logit * platt[0] + platt[1]
+        return (weight * F.binary_cross_entropy_with_logits(logit, label, reduction="none")).sum()
+
+    minimise(slate_loss, platt)
+    shift = torch.zeros(1, requires_grad=True)
+    gap, follow_up = examples.visits.gap[scores.visit].float(), examples.visits.follow_up[scores.visit].float()
+    minimise(lambda: -gap_log_likelihood(scores.gap_logits + shift, gap, follow_up).mean(), shift)
+    bought, expected = explored(model, examples, split)
+    model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
+    model.config.gap_calibration = round(shift.item(), 5)
+    model.config.explore_calibration = round(math.log(bought / expected), 5)
+    model.config.repeat_ceilings = repeat_ceilings(model, examples, split)
+    return {
+        "scale": platt[0].item(),
+        "shift": platt[1].item(),
+        "gap_shift": shift.item(),
+        "explore_shift": model.config.explore_calibration,
+    }
+
+
+def repeat_ceilings(model: SlateShopper, examples: Examples, split: str) -> tuple[tuple[float, ...], ...]:
+    """`SlateShopperConfig.repeat_ceilings` of a calibrated model, from the chances in a split; 1 where it has none."""
+    unpromoted = replace(examples, row_placement=torch.zeros_like(examples.row_placement))
+    return tuple(_ceilings(score(model, how, split, kinds=("repeat",)), examples) for how in (unpromoted, examples))
+
+
+def _ceilings(scores: Scores, examples: Examples) -> tuple[float, ...]:
+    chance, weight = torch.sigmoid(scores.logit).double(), examples.row_weight[scores.row].double()
+    visits = torch.expm1(examples.rhythm[examples.row_visit[scores.row], 0]).round()
+    item = examples.row_stats[scores.row, 0].float()
+    bucket = repeat_bucket(item[:, COUNT], visits, item[:, SINCE])
+    ceilings: list[float] = []
+    for number in range(SHARES * RECENCIES):
+        own = bucket == number
+        ceilings.append(ceiling_of(chance[own], weight[own]) if own.any() else 1.0)
+    return tuple(ceilings)
+
+
+def ceiling_of(chance: Tensor, weight: Tensor) -> float:
+    """The lowest of some chances (R,) above which lie at most `CUT` of all purchases, rounded up to four places.
+
+    What lies above a ceiling c is the weighted sum of max(p - c, 0); all purchases are that of p.
+    """
+    order = chance.argsort(descending=True)
+    chance, weight = chance[order], weight[order]
+    bought, rows = (weight * chance).cumsum(0), weight.cumsum(0)
+    lowest = int((bought - rows * chance <= CUT * bought[-1]).nonzero()[-1])
+    return min(math.ceil(float(chance[lowest]) * 1e4) / 1e4, 1.0)
+
+
+@torch.no_grad()
+def explored(model: SlateShopper, examples: Examples, split: str, batch_shoppers: int = 32) -> tuple[float, float]:
+    """First purchases in a split: how many there were, and how many the model expects."""
+    model.train(False)
+    collator = Collator(examples, splits=(split,), kinds=())
+    bought = expected = 0.0
+    vectors = model.items()
+    for batch in batches(examples, batch_shoppers, collator):
+        on_device = {name: value.to(model.device) for name, value in batch.items()}
+        before, _ = model.states(vectors, on_device)
+        log_rate, fresh = model.explore_rates(vectors, before.flatten(0, 1), on_device)
+        expected += float((log_rate.exp() * fresh).sum())
+        bought += float(on_device["learn"].flatten()[on_device["new_at"]].sum())
+    return bought, expected
+
+
+def minimise(loss: Callable[[], Tensor], parameters: Tensor) -> None:
+    """Minimise a smooth function of a few parameters, in place, with L-BFGS."""
+    optimiser = torch.optim.LBFGS([parameters], lr=0.5, max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value: Tensor = loss()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(closure)

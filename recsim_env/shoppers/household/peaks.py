@@ -1,0 +1,113 @@
+"""How much the shoppers of a folder want new items at most, worked out once and kept in the folder.
+
+Everything else of a start state is replayed for whoever starts; this needs all of them, `exploring.Envelope`. The file
+says of which files it was made, so that it is never used for others. After a change of the folder, of `START_DAYS`, or
+of how visits are replayed, `python -m recsim_env.shoppers.household.peaks FOLDER` makes it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from recsim_env import checks, files
+from recsim_env.shoppers.household.new_items import Peaks
+from recsim_env.shoppers.household.starts import POPULATIONS
+from recsim_env.shoppers.weights import MODEL_FILES, member_folders, read_tensors
+
+PEAKS = "peaks.safetensors"
+SHOP_TABLES = (
+    "catalog.parquet",
+    "embedding.safetensors",
+    "shoppers.parquet",
+    "baskets.parquet",
+    "promotions.parquet",
+    "popularity.parquet",
+)
+SHOP_FILES = (*MODEL_FILES, *SHOP_TABLES)
+START_DAYS = (56, 182)
+"""The days of `ShopperOptions` that the file is made for."""
+VERSION = "1"
+"""Of how visits are replayed: it changes where a start state does by more than rounding."""
+
+
+def table_digest(folder: Path) -> str:
+    """Digest of a shop's tables."""
+    return _digest(folder, SHOP_TABLES, VERSION)
+
+
+def read_peaks(
+    folder: Path, member: Path, sizes: tuple[int, int], tables: str, population: str, start_days: tuple[int, int]
+) -> Peaks | None:
+    """Of a member's shoppers of a population; None where the file has none, or was made of other files.
+
+    Args:
+        folder, member: of the shop and of the model
+        sizes: width of the model's item vectors, and number of items
+        tables: `table_digest`
+    """
+    path, name = folder / PEAKS, f"{population}.{_number(folder, member)}"
+    if start_days != START_DAYS or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            made_of = (file.metadata() or {}).get(name)
+        if made_of != _of(member, tables):
+            raise ValueError("it was made of other files")
+        tensors = read_tensors(path, lambda shapes: None)
+        centre, height = tensors[f"{name}.centre"], tensors[f"{name}.height"]
+        checks.tensor(f"{name}.centre", centre, sizes[:1], torch.float32)
+        checks.tensor(f"{name}.height", height, sizes[1:], torch.float32)
+        return Peaks(centre, height)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        print(f"recsim_env: {path} is not used ({error}): all shoppers are replayed ..", file=sys.stderr)
+        return None
+
+
+def write_peaks(folder: Path) -> Path:
+    """Work out the peaks of all members and populations of a folder, and write them there."""
+    from recsim_env.shoppers.household.shop import load_shop  # it reads them
+
+    members = [folder, *member_folders(folder, 1)]
+    tables = table_digest(folder)
+    tensors: dict[str, Tensor] = {}
+    made_of: dict[str, str] = {}
+    (folder / PEAKS).unlink(missing_ok=True)  # so that they are worked out
+    for population in POPULATIONS:
+        shop = load_shop(folder, torch.device("cpu"), population, START_DAYS, len(members))
+        state = shop.starts.state
+        for number, (member, inside) in enumerate(zip(shop.members, state.inside(state.context()), strict=True)):
+            name = f"{population}.{number}"
+            base = member.model.explore_base() + member.model.season(shop.market.item_context)
+            peaks = Peaks.of(base, member.vectors, member.model.explore_queries(inside))
+            tensors |= {f"{name}.centre": peaks.centre, f"{name}.height": peaks.height}
+            made_of[name] = _of(members[number], tables)
+    files.write_tensors(folder / PEAKS, tensors, made_of)
+    return folder / PEAKS
+
+
+def _number(folder: Path, member: Path) -> int:
+    return 0 if member == folder else int(member.name.removeprefix("model"))
+
+
+def _of(member: Path, tables: str) -> str:
+    return _digest(member, MODEL_FILES, tables)
+
+
+def _digest(folder: Path, names: tuple[str, ...], start: str) -> str:
+    found = hashlib.sha256(start.encode())
+    for name in names:
+        content = (folder / name).read_bytes()
+        found.update(f"{name} {len(content)} ".encode())
+        found.update(content)
+    return found.hexdigest()
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        print(write_peaks(Path(sys.argv[1]).resolve()))

@@ -1,0 +1,248 @@
+"""A log, replayed visit by visit through the same memory that a simulation uses: what was known before each visit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recsim_env.shoppers.household.memory import (
+    COUNT,
+    LEVELS,
+    RECENT_DAYS,
+    RHYTHM,
+    STATS,
+    TALLIES,
+    Keys,
+    Memory,
+    tally_features,
+)
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Visits of a log, sorted by shopper and time.
+
+    Shapes: V visits, Z bought items.
+        shopper, rank, day, week, store, gap, follow_up: (V,) int64; rank counts a shopper's visits from 0;
+            gap = days to the next visit, -1 if none was seen within follow_up days
+        since: (V,) float32 days since the visit before (0 at the first)
+        starts: (V + 1,) int64; the items of visit v are `items[starts[v]:starts[v + 1]]`
+        items: (Z,) int64
+    """
+
+    shopper: Tensor
+    rank: Tensor
+    day: Tensor
+    week: Tensor
+    store: Tensor
+    gap: Tensor
+    follow_up: Tensor
+    since: Tensor
+    starts: Tensor
+    items: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shopper)
+
+    @classmethod
+    def of(cls, baskets: pl.DataFrame, hidden: Tensor | None = None) -> Visits:
+        """From a basket table; `hidden` (N,) bool removes items from every basket (cold items)."""
+        names = ("shopper", "day", "week", "store", "gap", "follow_up")
+        filled = baskets.select(pl.col(name).cast(pl.Int64).fill_null(-1) for name in names)
+        shopper, day, week, store, gap, follow_up = (torch.from_numpy(c.to_numpy().copy()) for c in filled)
+        first = torch.cat([torch.ones(1, dtype=torch.bool), shopper[1:] != shopper[:-1]])
+        start = torch.where(first, torch.arange(len(shopper)), 0).cummax(0).values
+        since = torch.where(first, 0, day - torch.cat([day[:1], day[:-1]])).float()
+        lengths = torch.from_numpy(baskets["items"].list.len().cast(pl.Int64).to_numpy().copy())
+        items = torch.from_numpy(baskets["items"].explode().drop_nulls().cast(pl.Int64).to_numpy().copy())
+        if hidden is not None:
+            visit = torch.repeat_interleave(torch.arange(len(shopper)), lengths)
+            kept = ~hidden[items]
+            items, lengths = items[kept], torch.bincount(visit[kept], minlength=len(shopper))
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        return cls(
+            shopper,
+            torch.arange(len(shopper)) - start,
+            day,
+            week,
+            store,
+            gap,
+            follow_up,
+            since,
+            starts,
+            items,
+        )
+
+    def padded(self, visits: Tensor) -> Tensor:
+        """Items of some visits (R,), padded with -1: (R, L) int64."""
+        return padded(self.items, self.starts, visits)
+
+
+def padded(values: Tensor, starts: Tensor, index: Tensor, fill: int = -1) -> Tensor:
+    """Ragged rows `values[starts[i]:starts[i + 1]]` of index (R,) as one matrix (R, L), filled up with `fill`."""
+    begin, end = starts[index], starts[index + 1]
+    width = max(int((end - begin).max()), 1) if len(index) else 1
+    at = begin.unsqueeze(1) + torch.arange(width)
+    inside = at < end.unsqueeze(1)
+    return values[at.clamp(max=len(values) - 1)].where(inside, fill)
+
+
+@dataclass(frozen=True)
+class Past:
+    """The visits that some shoppers made before one visit of each, shopper after shopper.
+
+    Shapes: S shoppers, P earlier visits, Z items bought in them.
+        number: (S,) int64 earlier visits of each; who: (P,) int64 whose visit it is, 0 .. S - 1
+        day, since: (P,) float32, as in `Visits`
+        items:  (Z,) int64; the items of visit p are `items[starts[p]:starts[p] + size[p]]`, both (P,) int64
+    """
+
+    number: Tensor
+    who: Tensor
+    day: Tensor
+    since: Tensor
+    items: Tensor
+    starts: Tensor
+    size: Tensor
+
+    @classmethod
+    def before(cls, visits: Visits, start: Tensor) -> Past:
+        """The visits before `start` (S,) int64, one visit of each shopper."""
+        number = visits.rank[start]
+        day, size = visits.day.float(), visits.starts.diff()
+        return cls._chosen(number, start - number, day, visits.since, visits.items, visits.starts[:-1], size)
+
+    def only(self, shoppers: Tensor) -> Past:
+        """That of some shoppers (R,) int64."""
+        first = self.number.cumsum(0) - self.number
+        rest = (self.day, self.since, self.items, self.starts, self.size)
+        return self._chosen(self.number[shoppers], first[shoppers], *rest)
+
+    @classmethod
+    def _chosen(
+        cls, number: Tensor, first: Tensor, day: Tensor, since: Tensor, items: Tensor, starts: Tensor, size: Tensor
+    ) -> Past:
+        """`number` visits of each shopper from its `first` one on; day, since, starts and size are of all visits."""
+        who, place = _ragged(number)
+        at = first[who] + place
+        visit, place = _ragged(size[at])
+        bought = items[starts[at][visit] + place]
+        return cls(number, who, day[at], since[at], bought, size[at].cumsum(0) - size[at], size[at])
+
+    def _rounds(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Visit by visit: which shoppers (R,) make another one, and its number (R,) among the P."""
+        first = self.number.cumsum(0) - self.number
+        for rank in range(int(self.number.max()) if len(self.number) else 0):
+            rows = (self.number > rank).nonzero().flatten()
+            yield rows, first[rows] + rank
+
+    def remembered(self, keys: Keys, room: int) -> tuple[Memory, Tensor]:
+        """What a memory with `room` items holds after these visits, and the rhythm before each of them (P, RHYTHM).
+
+        It is what `Memory.record` makes of them one after the other, but for rounding of the decayed counts: those are
+        sums here. Shoppers who bought more than there is room for forget, so their items are listed visit by visit.
+        """
+        memory = Memory.empty(keys, len(self.number), room)
+        tallies = torch.zeros(len(self.day), TALLIES, dtype=torch.float32)
+        for rows, now in self._rounds():
+            tallies[now] = memory.tallies[rows]
+            memory.tally_visit(rows, self.size[now].float(), self.day[now])
+        crowded = self._count(memory).nonzero().flatten()
+        if len(crowded):
+            self._list(memory, crowded)
+        return memory, tally_features(tallies, self.day)
+
+    def _count(self, memory: Memory) -> Tensor:
+        """Fill counters and items of a memory whose tallies are right already; returns who needs more room (S,) bool.
+
+        Every purchase moves `LEVELS` counters. Sorted by counter, those of one counter stand together, the first
+        purchase in front: they are summed up where the last one ends.
+        """
+        visit = torch.repeat_interleave(torch.arange(len(self.size)), self.size)
+        width, room = memory.table.shape[1], memory.items.shape[1]
+        moved = (memory.keys.of_item[self.items] + (self.who[visit] * width).unsqueeze(1)).flatten()
+        moved, order = moved.sort(stable=True)
+        day = self.day[visit].repeat_interleave(LEVELS)[order]
+        counter, number = moved.unique_consecutive(return_counts=True)
+        end = number.cumsum(0)
+        first, last = end - number, day[end - 1]
+        weight = torch.exp((day - last.repeat_interleave(number)) / RECENT_DAYS)
+        recent = torch.zeros(len(counter), dtype=torch.float32)
+        recent.index_add_(0, torch.arange(len(counter)).repeat_interleave(number), weight)
+        memory.table.view(-1, STATS)[counter] = torch.stack([number.float(), recent, day[first], last], dim=1)
+
+        of_item = (counter % width < memory.keys.n_items).nonzero().flatten()
+        of_item = of_item[order[first[of_item]].argsort()]  # items as they were first bought, shopper after shopper
+        who, item = counter[of_item] // width, counter[of_item] % width
+        held = torch.bincount(who, minlength=len(self.number))
+        slot = torch.arange(len(who)) - (held.cumsum(0) - held)[who]
+        fits = slot < room
+        who, item, slot, of_item = who[fits], item[fits], slot[fits], of_item[fits]
+        memory.items[who, slot] = item
+        memory.counts[who, slot] = number[of_item].float()
+        memory.days[who, slot] = last[of_item]
+        memory.slots[who, item] = slot.to(memory.slots.dtype)
+        return held > room
+
+    def _list(self, memory: Memory, crowded: Tensor) -> None:
+        """Fill items of a memory whose counters are right already, visit by visit, of some shoppers (R,)."""
+        past, fresh = self.only(crowded), Memory.empty(memory.keys, len(crowded), memory.items.shape[1])
+        ends = torch.cat([past.starts, past.starts.new_full((1,), len(past.items))])
+        for rows, now in past._rounds():
+            fresh.list_visit(rows, padded(past.items, ends, now), past.day[now])
+        fresh.counts[:, :-1] = memory.table[crowded.unsqueeze(1), fresh.items, COUNT] * (fresh.items >= 0)
+        for name in ("items", "counts", "days", "slots"):
+            getattr(memory, name)[crowded] = getattr(fresh, name)
+
+
+def _ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of some lengths (R,) written one after the other: row and place in it, (sum,) int64 each."""
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return row, torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Items to be scored, R of them, sorted by visit: `visit` (R,) int64 index into `Visits`, `item` (R,) int64."""
+
+    visit: Tensor
+    item: Tensor
+
+
+def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple[Tensor, Tensor]:
+    """Counters of every row and rhythm of every visit, each as known before the visit.
+
+    Returns (R, LEVELS, STATS) float16 and (V, RHYTHM) float32. All shoppers advance together, one visit at a time.
+    """
+    shoppers = int(visits.shopper.max()) + 1
+    memory = Memory.empty(keys, shoppers, remembered)
+    stats = torch.zeros(len(rows.item), LEVELS, STATS, dtype=torch.float16)
+    rhythm = torch.zeros(len(visits), RHYTHM, dtype=torch.float32)
+    rank_of_row = visits.rank[rows.visit]
+    row_order = rank_of_row.argsort(stable=True)
+    row_ends = torch.bincount(rank_of_row, minlength=int(visits.rank.max()) + 1).cumsum(0).tolist()
+    visit_order = visits.rank.argsort(stable=True)
+    visit_ends = torch.bincount(visits.rank).cumsum(0).tolist()
+    row_from = visit_from = 0
+    for row_to, visit_to in zip(row_ends, visit_ends, strict=True):
+        now, scored = visit_order[visit_from:visit_to], row_order[row_from:row_to]
+        who, day = visits.shopper[now], visits.day[now].float()
+        rhythm[now] = memory.tally_of(who, day)
+        of_row = rows.visit[scored]
+        stats[scored] = memory.stats(visits.shopper[of_row], rows.item[scored], visits.day[of_row].float()).half()
+        memory.record(who, visits.padded(now), day)
+        row_from, visit_from = row_to, visit_to
+    return stats, rhythm
+
+
+def first_visits(visits: Visits, n_items: int) -> Tensor:
+    """Rank of the visit in which each shopper first bought each item: (shoppers, N) int16, 32767 if never."""
+    rank = torch.repeat_interleave(visits.rank, visits.starts.diff())
+    shopper = torch.repeat_interleave(visits.shopper, visits.starts.diff())
+    first = torch.full((int(visits.shopper.max()) + 1, n_items), 32767, dtype=torch.int64)
+    first.view(-1).scatter_reduce_(0, shopper * n_items + visits.items, rank, "amin")
+    return first.to(torch.int16)

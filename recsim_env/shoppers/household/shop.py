@@ -1,0 +1,249 @@
+"""A folder of a fine-tuned shopper, read and checked: models, tables, and the shoppers at their start states."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recsim_env import checks
+from recsim_env.catalog import Catalog
+from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
+from recsim_env.shoppers.household.examples import Market, ints
+from recsim_env.shoppers.household.memory import Keys
+from recsim_env.shoppers.household.model import Block, GapHead, SlateHead, SlateShopper
+from recsim_env.shoppers.household.new_items import Envelope, Peaks
+from recsim_env.shoppers.household.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
+from recsim_env.shoppers.household.starts import Starts, start_states
+from recsim_env.shoppers.household.states import LearnedState
+from recsim_env.shoppers.precision import compile_parts
+from recsim_env.shoppers.weights import MODEL_FILES, load_model, member_folders, present
+from recsim_env.types import MAX_DAYS
+from recsim_env.waiting import waiting
+
+MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
+OPEN = 4  # shops that are kept for the next environment of this process
+
+
+@dataclass(frozen=True)
+class Member:
+    """A fitted model and what it makes of the catalogue, on one device and never changed.
+
+    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them.
+    """
+
+    model: SlateShopper
+    vectors: Tensor
+    item_parts: Tensor
+
+    @classmethod
+    def of(cls, model: SlateShopper) -> Member:
+        """With the model on its device."""
+        vectors = model.items()
+        return cls(model, vectors, model.slate_head.items(vectors, model.items.known))
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What a folder of a fine-tuned shopper holds, on one device and never changed.
+
+    members the models that answer together; envelope above their rates of new items; week_of_day (days,) int64. A row a
+    store-week, (W + 1, C) each: candidates int16 padded with -1, their placement uint8 and popularity float32
+    (purchases a visit in that week), 0 where padded.
+    """
+
+    catalog: Catalog
+    keys: Keys
+    members: tuple[Member, ...]
+    envelope: Envelope
+    market: Market
+    candidates: Tensor
+    placement: Tensor
+    popularity: Tensor
+    week_of_day: Tensor
+    starts: Starts
+
+    @property
+    def model(self) -> SlateShopper:
+        """The first member's."""
+        return self.members[0].model
+
+    @property
+    def vectors(self) -> Tensor:
+        """The first member's."""
+        return self.members[0].vectors
+
+
+def load_shop(
+    folder: Path,
+    device: torch.device,
+    population: str,
+    start_days: tuple[int, int],
+    ensemble: int = 1,
+    compiled: bool = False,
+) -> Shop:
+    """Read a folder written by `benchmarks.data.finetune` and bring its shoppers to their start states.
+
+    Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is how many are read.
+    With `compiled` they are fused by `torch.compile` once they are asked something. A shop that was read already is
+    handed out again, unless a file has changed since.
+
+    Errors: FileNotFoundError where a file is missing; ValueError where nobody can start on these days, the folder holds
+    fewer models, or what it holds does not fit together; the sentence names file and column, tensor or key.
+    """
+    members = [folder, *member_folders(folder, 1)]
+    if len(members) < ensemble:
+        raise ValueError(f"ensemble is {ensemble}, but {str(folder)!r} holds {len(members)} models.")
+    files = [folder / name for name in SHOP_FILES]
+    files += [member / name for member in members[1:ensemble] for name in MODEL_FILES]
+    stamps = tuple((path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [present(path).stat()])
+    with waiting(f"reading the shoppers in {folder}"):
+        return _opened(folder, tuple(members[:ensemble]), device, population, start_days, compiled, stamps)
+
+
+@functools.lru_cache(maxsize=OPEN)
+@torch.inference_mode(False)  # whoever asks first, others may learn with it
+@torch.no_grad()
+def _opened(
+    folder: Path,
+    members: tuple[Path, ...],
+    device: torch.device,
+    population: str,
+    start_days: tuple[int, int],
+    compiled: bool,
+    stamps: tuple[object, ...],
+) -> Shop:
+    """As `load_shop`; `stamps` tell the files from those that were read before."""
+    catalog = Catalog.load(folder)
+    models = [_model(member, catalog) for member in members]
+    popularity = read_popularity(folder / "popularity.parquet", len(catalog))
+    promotions = read_promotions(folder / "promotions.parquet", len(catalog))
+    shoppers = read_shoppers(folder / "shoppers.parquet")
+    baskets = read_baskets(folder / "baskets.parquet", len(catalog), len(shoppers))
+    holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
+    market = Market.of(promotions, popularity, len(catalog))
+    candidates, placement, popular = candidate_tables(market)
+    enough = (candidates >= 0).sum(1) >= MIN_CANDIDATES
+    keys = Keys.of(catalog.kind, catalog.category)
+    starts = start_states(models, keys, market, baskets, holdout, enough, population, start_days)
+    market = Market(*(tensor.to(device) for tensor in vars(market).values()))
+    known = (
+        _known_peaks(folder, members, models, population, start_days) if device.type == "cpu" and not compiled else None
+    )
+    if known is None:
+        _check_states(members, starts.state)
+    of_members = tuple(Member.of(model.to(device)) for model in models)  # type: ignore[arg-type]
+    starts = starts.to(device)
+    envelope = envelope_of(of_members, market, starts.state if known is None else known)
+    for model in models if compiled else ():
+        compile_parts(model, (Block, SlateHead, GapHead))
+    return Shop(
+        catalog=catalog.to(device),
+        keys=keys.to(device),
+        members=of_members,
+        envelope=envelope,
+        market=market,
+        candidates=candidates.to(device),
+        placement=placement.to(device),
+        popularity=popular.to(device),
+        week_of_day=calendar(baskets).to(device),
+        starts=starts,
+    )
+
+
+def _known_peaks(
+    folder: Path,
+    members: Sequence[Path],
+    models: Sequence[SlateShopper],
+    population: str,
+    start_days: tuple[int, int],
+) -> list[Peaks] | None:
+    """What `peaks.write_peaks` found for these members; None where it did not, or of other files."""
+    if not (folder / PEAKS).is_file():
+        return None
+    tables, found = table_digest(folder), []
+    for member, model in zip(members, models, strict=True):
+        sizes = (model.config.hidden_size, model.config.n_items)
+        peaks = read_peaks(folder, member, sizes, tables, population, start_days)
+        if peaks is None:
+            return None
+        found.append(peaks)
+    return found
+
+
+def _model(folder: Path, catalog: Catalog) -> SlateShopper:
+    """A member's model, which must be one of this catalogue."""
+    model = load_model(SlateShopper, folder).requires_grad_(False)
+    if model.config.n_items != len(catalog):
+        raise ValueError(f"{folder} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}.")
+    other = (model.items.category != catalog.category).nonzero().flatten()
+    if len(other):
+        raise ValueError(f"{folder} holds a model of another catalog: item {int(other[0])} has another category there.")
+    return model
+
+
+def _check_states(members: Sequence[Path], state: LearnedState) -> None:
+    for folder, cache in zip(members, state.caches, strict=True):
+        if not bool(cache.state.isfinite().all()):
+            raise ValueError(f"{folder / 'model.safetensors'} makes states of shoppers that are not finite.")
+
+
+def calendar(baskets: pl.DataFrame) -> Tensor:
+    """Week of each day of a log, (days,) int64; a day without visits has the week of the day before.
+
+    Errors: ValueError on a day beyond `MAX_DAYS`.
+    """
+    last = checks.whole("the last day of baskets", int(baskets["day"].max() or 0), 0, int(MAX_DAYS))  # type: ignore[arg-type]
+    days = baskets.group_by("day").agg(pl.col("week").mode().min()).sort("day")
+    week_of_day = torch.zeros(last + 1, dtype=torch.int64)
+    week_of_day[ints(days, "day")] = ints(days, "week")
+    return week_of_day.cummax(0).values
+
+
+def envelope_of(members: Sequence[Member], market: Market, source: LearnedState | Sequence[Peaks]) -> Envelope:
+    """Above the members' rates of new items for the shoppers of a state, or for those of known peaks."""
+    base = [member.model.explore_base() + member.model.season(market.item_context) for member in members]
+    vectors = [member.vectors for member in members]
+    if not isinstance(source, LearnedState):
+        return Envelope.above(base, vectors, source)
+    inside = source.inside(source.context())
+    queries = [member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)]
+    return Envelope.over(base, vectors, queries)
+
+
+def candidate_tables(market: Market) -> tuple[Tensor, Tensor, Tensor]:
+    """Promoted items of each store-week (W + 1, C), ascending and padded with -1, their placement and popularity.
+
+    Items are int16, or int32 where the catalogue has more than that can number; placement (uint8) and popularity
+    (float32, purchases a visit in that week) are 0 where padded.
+    """
+    placement = market.placement.numpy()  # numpy lists what holds in a tenth of torch's time
+    promoted, n_items = placement > 0, placement.shape[1]
+    number = np.count_nonzero(promoted, axis=1)
+    place = np.flatnonzero(promoted)
+    items = place % n_items
+    filled = np.arange(max(int(number.max()), 1)) < number[:, None]
+
+    def table(values: Any, padding: int = 0) -> Tensor:
+        found = np.full(filled.shape, padding, dtype=values.dtype)
+        found[filled] = values
+        return torch.from_numpy(found)
+
+    week = np.zeros(len(promoted), dtype=np.int64)
+    week[market.store_week.numpy()] = np.arange(market.store_week.shape[1])
+    popularity = (torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0).numpy().reshape(-1)
+    in_week = np.repeat(week * n_items, number)
+    in_week += items
+    small = n_items <= np.iinfo(np.int16).max
+    return (
+        table(items.astype(np.int16 if small else np.int32), -1),
+        table(placement.reshape(-1)[place]),
+        table(popularity[in_week]),
+    )

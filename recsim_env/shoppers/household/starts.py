@@ -1,0 +1,163 @@
+"""Start states: every shopper of a log as it stood before the first visit of an episode.
+
+What a start state holds is known at that visit: the visits before it, and its day and store. Nothing comes from later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recsim_env.shoppers.household.examples import Market, ints
+from recsim_env.shoppers.household.memory import RHYTHM, Keys, Memory
+from recsim_env.shoppers.household.model import LAPSE_DAYS, SlateShopper, visit_context
+from recsim_env.shoppers.household.replay import Past, Visits, padded
+from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
+
+STORES = 8  # most stores of a shopper
+GROUP = 64  # shoppers replayed together
+EARLIER_VISITS = 3  # visits before an episode starts
+POPULATIONS = ("train", "evaluation", "all")
+
+
+@dataclass(eq=False)
+class Starts:
+    """Shoppers as they stood before the first visit of an episode.
+
+    What they did before is replayed in groups of about as many visits, each when the first of its shoppers is asked for
+    (or all at once, by `state`), so that one episode does not wait for the visits of thousands of shoppers. A group is
+    always replayed as a whole: a shopper's state does not depend on who else is asked for.
+
+    Shapes: S shoppers, L stores, at most `STORES`.
+        shopper: (S,) int64 number in the log
+        stores:  (S, L) int64 padded with -1, those with promotions that the shopper visited up to then, that of the
+            first visit among them; store_shares (S, L) float32 of these visits
+        group:   (S,) int64 which group each shopper is in
+    """
+
+    shopper: Tensor
+    stores: Tensor
+    store_shares: Tensor
+    group: Tensor
+    _state: LearnedState
+    _models: Sequence[SlateShopper]
+    _past: Past
+    _asleep: set[int]
+
+    @property
+    def state(self) -> LearnedState:
+        """Of all shoppers, S rows."""
+        self._wake(set(self._asleep))
+        return self._state
+
+    def rows(self, who: Tensor) -> LearnedState:
+        """A copy of the state of some shoppers, who (B,) int64."""
+        if self._asleep:
+            self._wake(self._asleep.intersection(self.group[who].tolist()))
+        state: LearnedState = take(self._state, who, who.device)
+        return state
+
+    def to(self, device: torch.device) -> Starts:
+        """On a device, with every state."""
+        if device == self.shopper.device:
+            return self
+        state: LearnedState = take(self.state, slice(None), device)
+        stores, shares = self.stores.to(device), self.store_shares.to(device)
+        return Starts(self.shopper.to(device), stores, shares, self.group.to(device), state, (), self._past, set())
+
+    @torch.inference_mode(False)  # whoever asks first, others may learn with it
+    @torch.no_grad()
+    def _wake(self, groups: set[int]) -> None:
+        for group in sorted(groups):
+            rows = (self.group == group).nonzero().flatten()
+            put(self._state, rows, self._replayed(rows))
+            self._asleep.discard(group)
+
+    def _replayed(self, rows: Tensor) -> LearnedState:
+        """State of shoppers rows (R,) just before the first visit of their episodes."""
+        past, state = self._past.only(rows), take(self._state, rows, rows.device)
+        state.memory, rhythm = past.remembered(state.memory.keys, REMEMBERED)
+        context = visit_context(rhythm, past.day, past.since)
+        tokens = [model.tokens(model.items(), past.items, past.size, context) for model in self._models]
+        state.caches = [model.prefill(t, past.day, past.number) for model, t in zip(self._models, tokens, strict=True)]
+        state.rhythm = state.memory.tally(state.day)
+        replayed: LearnedState = state
+        return replayed
+
+
+def start_states(
+    models: Sequence[SlateShopper],
+    keys: Keys,
+    market: Market,
+    baskets: pl.DataFrame,
+    holdout: Tensor,
+    enough: Tensor,
+    population: str,
+    start_days: tuple[int, int],
+) -> Starts:
+    """Every shopper at the start of an episode.
+
+    An episode starts at the first visit to a store with promotions after a day of the shopper's own, spread evenly
+    over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
+    `models` see the same visits; `holdout` (shoppers,) bool marks those kept for evaluation, `enough` (W + 1,) bool the
+    store-weeks with enough promotions to be visited.
+
+    Errors: ValueError where nobody has such a visit.
+    """
+    visits = Visits.of(baskets)
+    open_store = enough[market.row(visits.store, visits.week)]
+    low, high = start_days
+    wanted = low + (visits.shopper * 61) % (high - low + 1)  # 61 steps through the range without a pattern
+    allowed = open_store & (visits.rank >= EARLIER_VISITS) & (visits.day >= wanted) & (visits.day <= high + LAPSE_DAYS)
+    if population != "all":
+        allowed &= holdout[visits.shopper] == (population == "evaluation")
+    chosen = allowed.nonzero().flatten()
+    if len(chosen) == 0:
+        raise ValueError(f"start_days is {start_days}, but no shopper of population {population!r} starts then.")
+    shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
+    start = chosen[torch.from_numpy(first)]
+    stores, shares = _stores(visits, open_store, start)
+    past = Past.before(visits, start)
+    group = torch.empty_like(start)
+    group[past.number.argsort(descending=True, stable=True)] = torch.arange(len(start)) // GROUP
+    everyone = torch.from_numpy(shoppers)
+    state = _asleep(models, keys, market, visits, start)
+    return Starts(everyone, stores, shares, group, state, models, past, set(group.tolist()))
+
+
+def _stores(visits: Visits, open_store: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Stores (S, L) of shoppers up to their visits `start` (S,), the most visited first, and their shares of these
+    visits; visits to a store that had no promotions then do not count."""
+    until = torch.full((int(visits.shopper.max()) + 1,), -1)
+    until[visits.shopper[start]] = visits.rank[start]
+    known = open_store & (visits.rank <= until[visits.shopper])
+    frame = pl.DataFrame({"shopper": visits.shopper[known].numpy(), "store": visits.store[known].numpy()})
+    top = frame.group_by("shopper", "store").len().sort("shopper", "len", "store", descending=[False, True, False])
+    lists = top.group_by("shopper", maintain_order=True).agg(pl.col("store", "len").head(STORES))
+    ends = ints(lists.select(n=pl.col("store").list.len().cum_sum()), "n")
+    starts, everyone = torch.cat([ends.new_zeros(1), ends]), torch.arange(len(start))
+    listed = lists.explode("store", "len")
+    store = padded(ints(listed, "store"), starts, everyone)
+    number = padded(ints(listed, "len"), starts, everyone, fill=0).float()
+    return store, number / number.sum(1, keepdim=True)
+
+
+def _asleep(models: Sequence[SlateShopper], keys: Keys, market: Market, visits: Visits, start: Tensor) -> LearnedState:
+    """State of shoppers at their visits `start` (S,), as if they had done nothing before."""
+    day, store, week = visits.day[start].float(), visits.store[start], visits.week[start]
+    return LearnedState(
+        torch.arange(len(start)),
+        Memory.empty(keys, len(start), REMEMBERED),
+        [model.empty_cache(len(start), large=True) for model in models],
+        day,
+        visits.since[start],
+        store,
+        week,
+        market.row(store, week),
+        torch.zeros(len(start), RHYTHM, dtype=torch.float32),
+    )

@@ -1,0 +1,407 @@
+"""A transformer user model for impression logs: slates, clicks by position, and leaving.
+
+    visit -> token -> causal encoder -> state -+-> click head  chance of a click at each position
+                                               +-> leave head  chance of leaving after the visit
+
+Every position is looked at, and what is looked at is clicked or not,
+
+    p_j = look_j(state, a) sigmoid(base(state) + query(state) . v_i + bias_i + a_keen - weariness_i(a) + mood(state) z)
+
+with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et al. 2008, "An
+experimental comparison of click position-bias models", section 3.2) with a depth of the shopper's own. Weariness grows
+with how often the item and its category were shown and clicked before (`Weariness`); that of what was looked at also
+makes the shopper leave,
+
+    P(leaves) = sigmoid(rest(state, clicks) + slopes . weariness(a) - a_patient)
+
+Two things are hidden and drawn: the *temperament* a of a shopper, normal with a mean and a covariance that are fitted,
+the same from the first visit to the last; and the *mood* z of a visit, standard normal, which all positions share, so
+that the clicks of a slate go together. Both are what a mixed logit model has for panels (Train 2009, "Discrete choice
+methods with simulation", section 6.7). The likelihood of an episode is the mean over temperaments of the product over
+its visits, by simulation (there, chapter 10), and in it that of a visit a sum over moods at Gauss-Hermite nodes (Bock &
+Aitkin 1981, equation 8). So those who stay are those who are patient and slow to tire, as they are: a model that has to
+tell this from the visits so far alone answers policies that nobody logged 5-15 % too kindly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from recsim_env import checks
+from recsim_env.shoppers.household.memory import NEVER
+from recsim_env.shoppers.household.model import (
+    Block,
+    Cache,
+    check_categories,
+    encoder_sizes,
+    lag_bucket,
+)
+from recsim_env.shoppers.profile import DECAYS
+from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
+from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
+from recsim_env.tensors import constant
+
+OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
+"""Counters that make weary of a category: showings by position and responses of the last ten visits or so (decay 0.9).
+On held-out visits of a market's log they do as well as all nine, and with all of them the weights are shared out among
+counters that are alike in the log and not elsewhere."""
+OF_ITEMS = slice(CATEGORY_COUNTERS, CATEGORY_COUNTERS + 2)
+"""Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last ten (0.9)."""
+MOODS = (-math.sqrt(3), 0.0, math.sqrt(3))  # nodes of the standard normal
+MOOD_CHANCES = (1 / 6, 2 / 3, 1 / 6)  # their weights
+TEMPERAMENT = 5
+"""Numbers of a temperament: log-odds of a click, log of how weary of categories and of items, log-odds to stay, and
+log-odds to look further."""
+KEEN, OF_CATEGORY, OF_ITEM, PATIENT, DEEP = range(TEMPERAMENT)
+MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch comes back
+CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
+
+
+class SessionShopperConfig(CheckedConfig):
+    """Configuration of `SessionShopper`.
+
+    Args:
+        n_items, n_categories: size of the catalogue
+        width: dimensions of the item embeddings
+        slate_size: positions in a slate
+        declared: numbers that a newcomer tells of its interest; 0 where shops do not ask
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over visits
+        window: visits that a visit can attend to, itself among them
+        head_size: width of the heads
+        dropout, state_dropout: training only; chance to hide activations of the encoder, and of the states that the
+            heads see, so that they lean on the counters
+    """
+
+    model_type = "session_shopper"
+
+    def __init__(
+        self,
+        n_items: int = 8,
+        n_categories: int = 2,
+        width: int = 4,
+        slate_size: int = 3,
+        declared: int = 0,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 128,
+        window: int = 64,
+        head_size: int = 64,
+        dropout: float = 0.05,
+        state_dropout: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        sizes = encoder_sizes(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window)
+        self.hidden_size, self.num_hidden_layers, self.num_attention_heads, self.intermediate_size, self.window = sizes
+        self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
+        self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
+        self.width = checks.whole("width", width, 1, MOST["width"])
+        self.slate_size = checks.whole("slate_size", slate_size, 1, MOST["width"])
+        self.declared = checks.whole("declared", declared, 0, MOST["width"])
+        self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
+        self.dropout = checks.number("dropout", dropout, 0, 1)
+        self.state_dropout = checks.number("state_dropout", state_dropout, 0, 1)
+
+
+class Weariness(nn.Module):
+    """How weary a shopper is of what is shown: of its category, and of the item itself.
+
+    Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters above with
+    weights >= 0 that all shoppers share, times a factor > 0 of the shopper's own. So a policy that repeats itself more
+    than anyone did in the log is answered by a slope, and not by wherever a network happens to run off to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_category = nn.Parameter(torch.zeros(2))
+        self.of_item = nn.Parameter(torch.zeros(2))
+
+    def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
+        """(V, S, K, 2) log-odds >= 0, of category and item; amounts (V, K, COUNTERS) >= 0, temperament (V, S, R)."""
+        of_category = amounts[..., OF_CATEGORIES] @ F.softplus(self.of_category)
+        of_item = amounts[..., OF_ITEMS] @ F.softplus(self.of_item)
+        common = torch.stack([of_category, of_item], dim=-1)
+        factors = temperament[..., OF_CATEGORY : OF_ITEM + 1].clamp(max=MAX_LOG_FACTOR).exp()
+        return common.unsqueeze(1) * factors.unsqueeze(2)
+
+
+class LeaveHead(nn.Module):
+    """Log-odds of leaving after a visit: rising with weariness, plus what is bounded. See the module docstring."""
+
+    def __init__(self, config: SessionShopperConfig) -> None:
+        super().__init__()
+        self.slopes = nn.Parameter(torch.zeros(2))
+        self.inner = nn.Linear(config.hidden_size + 2, config.head_size // 2)
+        self.outer = nn.Linear(config.head_size // 2, 1)
+
+    def forward(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
+        """(V, S); state (V, D) before the visit, temperament (V, S, R), weary (V, S, 2), clicks (V, K)."""
+        number = clicks.float().sum(dim=-1, keepdim=True)
+        seen = torch.cat([state, (number == 0).float(), torch.log1p(number)], dim=-1)
+        bounded: Tensor = self.outer(torch.tanh(self.inner(seen)))
+        return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
+
+
+class SessionShopper(CheckedModel):
+    """Transformer user model; `session_fit` fits it, `learned_market` lets it shop. See the module docstring.
+
+    `embedding` (N, E) and `category` (N,) are the catalogue's; `counter_mean`, `counter_scale` (2 * COUNTERS,) bring
+    the counter features to order 1. Dimensions: B shoppers, T visits, K positions, D hidden.
+    """
+
+    config_class = SessionShopperConfig
+    config: SessionShopperConfig
+    main_input_name = "slates"
+    embedding: Tensor
+    category: Tensor
+    counter_mean: Tensor
+    counter_scale: Tensor
+
+    def __init__(self, config: SessionShopperConfig) -> None:
+        super().__init__(config)
+        d = config.hidden_size
+        self.register_buffer("embedding", torch.zeros(config.n_items, config.width))
+        self.register_buffer("category", torch.zeros(config.n_items, dtype=torch.int64))
+        self.register_buffer("counter_mean", torch.zeros(2 * COUNTERS))
+        self.register_buffer("counter_scale", torch.ones(2 * COUNTERS))
+        size = 2 * config.width + config.slate_size + 2 + 4 * COUNTERS + context_size(config.width)
+        size += config.declared
+        self.token_in = nn.Linear(size, 2 * d)
+        self.token_out = nn.Linear(2 * d, d)
+        self.blocks = nn.ModuleList([Block(cast(Any, config)) for _ in range(config.num_hidden_layers)])
+        self.final_norm = nn.LayerNorm(d)
+        self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits,
+        self.of_declared = nn.Linear(max(config.declared, 1), d, bias=False)  # moved by what the shopper declared
+        self.query = nn.Linear(d, config.width)
+        self.base = nn.Linear(d, 1)
+        self.item_bias = nn.Embedding(config.n_items, 1)
+        self.weariness = Weariness()
+        self.temper = nn.Linear(TEMPERAMENT, TEMPERAMENT)  # mean over shoppers, and a root of the covariance
+        self.look_step = nn.Parameter(torch.zeros(config.slate_size - 1))
+        self.look_depth = nn.Linear(d, 1)
+        self.mood = nn.Linear(d, 1)  # what it adds to the log-odds of a click, before softplus
+        self.leave_head = LeaveHead(config)
+        self.state_dropout = nn.Dropout(config.state_dropout)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def check_tables(self) -> None:
+        """Raise ValueError where an item has no such category, or a counter no scale."""
+        check_categories("category", self.category, self.config.n_categories)
+        if not bool((self.counter_scale > 0).all()):
+            lowest = float(self.counter_scale.min())
+            raise ValueError(f"counter_scale holds {lowest}, but every number must be above 0.")
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.7 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.zeros_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, SessionShopper):
+            nn.init.zeros_(module.newcomer)
+            nn.init.constant_(module.base.bias, -2.0)
+            nn.init.constant_(module.look_step, 1.5)
+            nn.init.zeros_(module.look_depth.weight)
+            nn.init.zeros_(module.mood.weight)
+            nn.init.constant_(module.weariness.of_category, -2.0)
+            nn.init.constant_(module.weariness.of_item, -2.0)
+            nn.init.constant_(module.leave_head.slopes, -2.0)
+            nn.init.zeros_(module.temper.bias)
+            module.temper.weight.copy_(0.4 * torch.eye(TEMPERAMENT))
+            nn.init.constant_(module.leave_head.outer.bias, -3.0)
+
+    # ---- visits in, states out -------------------------------------------------------------------------------------
+
+    def features(self, counters: Tensor) -> Tensor:
+        """Counters (..., COUNTERS) as inputs of order 1, plain and logged: (..., 2 * COUNTERS)."""
+        both = torch.cat([counters, torch.log1p(counters)], dim=-1)
+        return (both - self.counter_mean) / self.counter_scale
+
+    def welcome(self, declared: Tensor) -> Tensor:
+        """States (B, D) of shoppers without visits; declared (B, config.declared)."""
+        if self.config.declared == 0:
+            return self.newcomer.expand(len(declared), -1)
+        state: Tensor = self.newcomer + self.of_declared(declared)
+        return state
+
+    def token(
+        self, slates: Tensor, shown: Tensor, clicks: Tensor, counters: Tensor, context: Tensor, declared: Tensor
+    ) -> Tensor:
+        """Tokens (..., D) of visits.
+
+        Shapes: slates (..., K) int64 without padding; shown, clicks (..., K) bool; counters (..., K, COUNTERS) of the
+        shown items before the visit; context (..., C) of the memory after it;
+        declared (..., config.declared) of the shopper.
+        """
+        features, clicked = self.features(counters), clicks.float()
+        weight = shown * faded(slates.shape[-1], slates.device)
+        weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        vectors = self.embedding[slates]
+        number = clicked.sum(dim=-1, keepdim=True)
+        of_clicked = clicked / number.clamp(min=1)
+        parts = [
+            torch.einsum("...k,...ke->...e", weight, vectors) * 2.0,
+            torch.einsum("...k,...ke->...e", clicked, vectors),
+            clicked,
+            number,
+            (number == 0).float(),
+            torch.einsum("...k,...kf->...f", weight, features),
+            torch.einsum("...k,...kf->...f", of_clicked, features),
+            context,
+            declared,
+        ]
+        token: Tensor = self.token_out(F.gelu(self.token_in(torch.cat(parts, dim=-1))))
+        return token
+
+    def encode(self, token: Tensor) -> Tensor:
+        """States after each visit, all at once: token (B, T, D), one visit a day; returns (B, T, D).
+
+        A visit sees itself and the `window` - 1 before it, so padding at the end changes nothing before it.
+        """
+        order = torch.arange(token.shape[1], device=token.device)
+        distance = order.unsqueeze(1) - order.unsqueeze(0)
+        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0)
+        lag = lag_bucket(distance.float()).unsqueeze(0)
+        x = token
+        for block in cast(Iterable[Block], self.blocks):
+            x = block(x, *block.project(x), lag, visible)
+        states: Tensor = self.final_norm(x)
+        return states
+
+    def empty_cache(self, declared: Tensor) -> Cache:
+        """Cache of shoppers without visits; declared (B, config.declared)."""
+        return Cache.empty(self.config, self.welcome(declared).detach().clone())
+
+    def advance(self, cache: Cache, token: Tensor) -> None:
+        """Add one visit to each shopper, in place: token (B, D). The cost does not grow with the history."""
+        rows = torch.arange(len(token), device=token.device)
+        place = cache.count % self.config.window
+        day = cache.count.float()
+        cache.day[rows, place] = day
+        lag = lag_bucket((day.unsqueeze(1) - cache.day).clamp(max=NEVER)).unsqueeze(1)
+        visible = cache.day.isfinite().unsqueeze(1)
+        x = token.unsqueeze(1)
+        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
+            query, key, value = block.project(x)
+            cache.write(layer, rows, place, key, value)
+            x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
+        cache.count += 1
+        cache.state = self.final_norm(x.squeeze(1)).float()
+
+    # ---- states in, behaviour out ----------------------------------------------------------------------------------
+
+    def temperament(self, normal: Tensor) -> Tensor:
+        """Temperaments (..., TEMPERAMENT) of shoppers, from standard normal numbers of the same shape."""
+        drawn: Tensor = self.temper(normal)
+        return drawn
+
+    def log_looks(self, state: Tensor, temperament: Tensor) -> Tensor:
+        """Log-probability that each position is looked at, 0 at the top and falling.
+
+        Shapes: state (V, D), temperament (V, S, R) -> (V, S, K).
+        """
+        depth = self.look_depth(state) + temperament[..., DEEP]
+        return F.pad(F.logsigmoid(self.look_step + depth.unsqueeze(-1)).cumsum(dim=-1), (1, 0))
+
+    def answer(self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-odds (V, S, M, K) of a click once looked at, in each mood; weariness (V, S, K, 2) of category and item.
+
+        Shapes: state (V, D) before the visit, temperament (V, S, R), slates (V, K) int64 without padding, counters
+        (V, K, COUNTERS).
+        """
+        weary = self.weariness(counters / self.counter_scale[:COUNTERS], temperament)
+        liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
+        common = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
+        logits = common.unsqueeze(1) + temperament[..., KEEN].unsqueeze(-1) - weary.sum(dim=-1)
+        mood = F.softplus(self.mood(state)) * constant(MOODS, state)  # (V, M)
+        return logits.unsqueeze(2) + mood[:, None, :, None], weary
+
+    def click_probability(self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor) -> Tensor:
+        """(V, S, M, K) chance of a click in each mood; 0 where `shown` (V, K) is False. logits from `answer`."""
+        looks = self.log_looks(state, temperament).unsqueeze(2)
+        return torch.exp(looks + F.logsigmoid(logits)) * shown[:, None, None]
+
+    def leave_logits(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+        """(V, S) log-odds of leaving after the visit; weary (V, S, K, 2) from `answer`, clicks, shown (V, K)."""
+        weight = self.log_looks(state, temperament).exp() * shown.unsqueeze(1)
+        weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        mean = torch.einsum("vsk,vskr->vsr", weight, weary)
+        logits: Tensor = self.leave_head(state, temperament, mean, clicks)
+        return logits
+
+    # ---- learning --------------------------------------------------------------------------------------------------
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """Loss of a batch of whole episodes; `session_fit.Visits.batch` makes it.
+
+        Shapes: B episodes, T visits (padded at the end), V real visits among them, S temperaments.
+            real (B, T) bool; declared (B, config.declared); normal (B, S, TEMPERAMENT) standard normal numbers; and of
+            the real visits, episode by episode: slates (V, K) int64 without padding; shown, clicks (V, K) bool;
+            counters (V, K, COUNTERS) before the visit; context (V, C) after it; leaves (V,) float32
+        Returns `loss` (), the negative log-likelihood a visit in nats, and of each visit and temperament
+        `log_likelihood`, its part `click_log_likelihood`, `leave_logits` (V, S), `click_logits` (V, S, M, K) and
+        `log_looks` (V, S, K).
+        """
+        real, slates, shown, clicks = (batch[name] for name in ("real", "slates", "shown", "clicks"))
+        episode = real.nonzero()[:, 0]
+        token = self.token(slates, shown, clicks, batch["counters"], batch["context"], batch["declared"][episode])
+        padded = token.new_zeros(*real.shape, token.shape[1]).masked_scatter(real.unsqueeze(2), token)
+        after = self.encode(padded)
+        before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[real]
+        state = self.state_dropout(before)
+        temperament = self.temperament(batch["normal"])[episode]
+        logits, weary = self.answer(state, temperament, slates, batch["counters"])
+        log_looks = self.log_looks(state, temperament)
+        leave = self.leave_logits(state, temperament, weary, clicks, shown)
+        of_leaving = F.logsigmoid(torch.where(batch["leaves"].unsqueeze(1) > 0, leave, -leave))
+        of_clicks = slate_log_likelihood(log_looks, logits, clicks, shown)
+        of_visit = of_clicks + of_leaving
+        return {
+            "loss": -episode_log_likelihood(of_visit, episode, len(real)).sum() / len(slates),
+            "log_likelihood": of_visit,
+            "click_log_likelihood": of_clicks,
+            "click_logits": logits,
+            "log_looks": log_looks,
+            "leave_logits": leave,
+        }
+
+
+def slate_log_likelihood(log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+    """Log-likelihood (V, S) of the answers to slates: in a mood positions are independent, moods are summed over.
+
+    Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.
+    """
+    log_click = (log_looks.unsqueeze(2) + F.logsigmoid(click_logits)).clamp(max=-CLICK_EDGE)
+    of_position = torch.where(clicks[:, None, None], log_click, torch.log1p(-log_click.exp()))
+    of_mood = (of_position * shown[:, None, None]).sum(dim=3)
+    return torch.logsumexp(of_mood + constant(MOOD_CHANCES, of_mood).log(), dim=2)
+
+
+def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> Tensor:
+    """Log-likelihood (B,) of episodes, the mean over temperaments of the product over visits.
+
+    Shapes: of_visit (V, S) log-likelihoods, episode (V,) int64 whose visit it is, 0 .. B - 1 with B = episodes.
+    """
+    whole = of_visit.new_zeros(episodes, of_visit.shape[1]).index_add(0, episode, of_visit)
+    return torch.logsumexp(whole, dim=1) - math.log(of_visit.shape[1])
+
+
+def over_moods(values: Tensor) -> Tensor:
+    """The mean over moods of values (..., M, K): (..., K)."""
+    return torch.einsum("...mk,m->...k", values, constant(MOOD_CHANCES, values))
+
+
+AutoConfig.register(SessionShopperConfig.model_type, SessionShopperConfig, exist_ok=True)
+AutoModel.register(SessionShopperConfig, SessionShopper, exist_ok=True)

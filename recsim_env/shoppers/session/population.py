@@ -1,0 +1,348 @@
+"""The learned market: the session model at work, or several of them as an ensemble.
+
+Shoppers who answer as a model fitted to a market's log says (`recsim_env.shoppers.session.model`), in place of the
+closed-form ones of `recsim_env.shoppers.market`: same catalogue, same observation, one visit a day. What a policy
+earns here and there tells how far a user model fitted to a log can be trusted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsim_env import checks, files
+from recsim_env.catalog import Catalog
+from recsim_env.noise import normal
+from recsim_env.shoppers.base import Description, Response, counted
+from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
+from recsim_env.shoppers.household.model import Block, Cache
+from recsim_env.shoppers.precision import PRECISIONS, check_precision, compile_parts, mixed
+from recsim_env.shoppers.profile import Profile, profile_spaces
+from recsim_env.shoppers.session.memory import SessionMemory
+from recsim_env.shoppers.session.model import (
+    MOOD_CHANCES,
+    TEMPERAMENT,
+    LeaveHead,
+    SessionShopper,
+    Weariness,
+    over_moods,
+)
+from recsim_env.shoppers.weights import (
+    load_model,
+    member_folders,
+    present,
+    read_tensors,
+    save_model,
+)
+from recsim_env.types import Observation
+from recsim_env.waiting import waiting
+
+SHIPPED = Path(__file__).parents[2] / "data" / "market"
+"""The folder of `recsim_env/LearnedMarket-v0`."""
+NEWCOMERS = "newcomers.safetensors"
+"""`declared` (S, D), what the shoppers of the log declared."""
+HALF = 0.002
+"""What a number of an embedding may lose where it is written with half the digits."""
+
+
+@dataclass
+class LearnedMarketState:
+    """B shoppers."""
+
+    caches: list[Cache]
+    """What each member of the ensemble makes of the visits so far."""
+    memory: SessionMemory
+    """Counters that all members see."""
+    profile: Profile
+    """What the shop remembers."""
+    declared: Tensor
+    """(B, D) float32, what the shopper said of its interest before the first visit."""
+    normal: Tensor
+    """(B, TEMPERAMENT) float32, the hidden numbers that each member makes the shopper's temperament of."""
+    day: Tensor
+    """(B,) float32, one a visit."""
+
+
+class LearnedMarketShopper:
+    """The population of a learned market (see `recsim_env.shoppers.base.Shopper` for the protocol).
+
+    They come once a day until they leave. Every item is a candidate at every visit. Observation: the keys of
+    `recsim_env.shoppers.profile.profile_spaces`, and
+        declared: (D,) float32, what the shopper said of its interest before the first visit, where the log has it
+
+    A newcomer declares what a shopper of the log did, and has a temperament of its own (see `session`), both drawn at
+    random; what else they like shows in their clicks, each drawn given all before it.
+
+    Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b a click has their mean less
+    b of their standard deviations, at least 0, and leaving the mean plus b of them, at most 1: a penalty for what the
+    members do not agree on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6,
+    put on the chances themselves so that every reward term feels it.
+
+    Args:
+        declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
+        members: fitted models of one catalogue and slate size, in any mode; they are set to `eval()` and frozen
+        pessimism: b >= 0, without unit
+        precision: of the encoder, fp32 or bf16
+
+    Errors: ValueError where there is no member, members or catalogue differ in size, `pessimism` is negative, or
+    `precision` unknown.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        members: Sequence[SessionShopper],
+        declared: Tensor,
+        device: torch.device,
+        *,
+        pessimism: float = 0.0,
+        precision: str = "fp32",
+    ) -> None:
+        _check_members(catalog, members, declared)
+        self.device = device
+        self.catalog = catalog.to(device)
+        self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
+        self.declared = declared.to(device)
+        self.pessimism = check_pessimism(pessimism)
+        self.precision = check_precision(precision)
+        self.slate_size = members[0].config.slate_size
+        self.max_candidates = len(catalog)
+        self.start_draws = 1 + TEMPERAMENT
+        self.visit_draws = self.slate_size + 2
+        self._moods = torch.tensor(MOOD_CHANCES, dtype=torch.float32, device=device).cumsum(0)
+        self.never_leave = False
+        self._all = torch.arange(len(catalog), device=device)
+
+    # ---- the protocol ----------------------------------------------------------------------------------------------
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        """Spaces of `observe`, one shopper."""
+        own = profile_spaces(self.catalog, self.slate_size)
+        if self.declared.shape[1] == 0:
+            return own
+        return {"declared": gymnasium.spaces.Box(-1, 1, (self.declared.shape[1],), np.float32), **own}
+
+    def start(self, draws: Tensor) -> LearnedMarketState:
+        """Newcomers, of whom nothing is known but what they declare."""
+        batch, width = len(draws), self.catalog.embedding.shape[1]
+        declared = self.declared[(draws[:, 0] * len(self.declared)).long().clamp(max=len(self.declared) - 1)]
+        return LearnedMarketState(
+            caches=[member.empty_cache(declared).to(PRECISIONS[self.precision]) for member in self.members],
+            memory=SessionMemory.empty(batch, len(self.catalog), len(self.catalog.categories), width, self.device),
+            profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
+            declared=declared,
+            normal=normal(draws[:, 1:]),
+            day=torch.zeros(batch, dtype=torch.float32, device=self.device),
+        )
+
+    def candidates(self, state: LearnedMarketState) -> Tensor:
+        """The whole catalogue."""
+        return self._all.expand(len(state.day), -1)
+
+    def on_offer(self, state: LearnedMarketState, items: Tensor) -> Tensor:
+        """All of them."""
+        return items >= 0
+
+    def observe(self, state: LearnedMarketState) -> Observation:
+        """What the shopper declared, and what the shop remembers of its slates and the responses."""
+        said = {"declared": state.declared.clone()} if self.declared.shape[1] else {}
+        return {**said, **state.profile.observe()}
+
+    @torch.no_grad()
+    def respond(self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        """Click, remember, and come back tomorrow or never; moves `state` in place."""
+        category, embedding = self.catalog.category, self.catalog.embedding
+        click_draw, mood_draw, leave_draw = draws.split([self.slate_size, 1, 1], dim=1)
+        counters = state.memory.look(slates, category)
+        states = [cache.state for cache in state.caches]
+        tempers = [member.temperament(state.normal).unsqueeze(1) for member in self.members]
+        asked = list(zip(self.members, states, tempers, strict=True))
+        answers = [member.answer(before, temper, slates, counters) for member, before, temper in asked]
+        chances = [
+            member.click_probability(before, temper, logits, shown).squeeze(1)
+            for (member, before, temper), (logits, _) in zip(asked, answers, strict=True)
+        ]
+        in_moods = agreed(chances, -self.pessimism)
+        mood = torch.bucketize(mood_draw.contiguous(), self._moods[:-1], right=True).unsqueeze(2)
+        clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
+        leavings = [
+            torch.sigmoid(member.leave_logits(before, temper, weary, clicks, shown)).squeeze(1)
+            for (member, before, temper), (_, weary) in zip(asked, answers, strict=True)
+        ]
+        leaving = agreed(leavings, self.pessimism)
+        left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
+        state.memory.record(slates, shown, clicks, category, embedding)
+        state.profile.record(slates, shown, clicks, category, embedding)
+        context = state.memory.context()
+        for member, cache in zip(self.members, state.caches, strict=True):
+            with mixed(self.device, self.precision):
+                member.advance(cache, member.token(slates, shown, clicks, counters, context, state.declared))
+        state.day = state.day + 1
+        one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
+        return Response(clicks, over_moods(in_moods), left, days=one, elsewhere=none, leaving=leaving)
+
+    def replace(self, state: LearnedMarketState, rows: Tensor, fresh: LearnedMarketState) -> None:
+        """Put new shoppers into some rows."""
+        for cache, new in zip(state.caches, fresh.caches, strict=True):
+            cache.keys[:, rows], cache.values[:, rows] = new.keys, new.values
+            for name in ("day", "count", "state"):
+                getattr(cache, name)[rows] = getattr(new, name)
+        state.memory.replace(rows, fresh.memory)
+        state.profile.replace(rows, fresh.profile)
+        state.declared[rows] = fresh.declared
+        state.normal[rows] = fresh.normal
+        state.day[rows] = fresh.day
+
+    def select(self, state: LearnedMarketState, rows: Tensor) -> LearnedMarketState:
+        """A state of some rows only."""
+        caches = [
+            Cache(c.keys[:, rows], c.values[:, rows], c.day[rows], c.count[rows], c.state[rows]) for c in state.caches
+        ]
+        memory, profile = state.memory.select(rows), state.profile.select(rows)
+        return LearnedMarketState(caches, memory, profile, state.declared[rows], state.normal[rows], state.day[rows])
+
+    def when_and_where(self, state: LearnedMarketState) -> dict[str, Tensor]:
+        """Day and week of this visit; one store."""
+        day = state.day.long()
+        number = torch.arange(len(day), device=self.device)
+        return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
+
+    def describe(self, state: LearnedMarketState, row: int) -> Description:
+        """What was clicked in each category so far; hidden: how deep the model thinks the shopper looks."""
+        member, before = self.members[0], state.caches[0].state[row].unsqueeze(0)
+        temper = member.temperament(state.normal[row]).view(1, 1, -1)
+        depth = float(member.log_looks(before, temper)[0, 0, -1].exp())
+        clicks = state.profile.clicked[row, :, 2]
+        lines = [
+            f"{counted(int(clicks[c]), 'click')} · {self.catalog.categories[c]}"
+            for c in clicks.argsort(descending=True, stable=True)[:8].tolist()
+            if clicks[c] > 0
+        ]
+        hidden = f"looks at the last position with chance {depth:.2f}"
+        return {"date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines, "hidden": hidden}
+
+
+def save_learned_market(
+    folder: str | os.PathLike[str], catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor
+) -> None:
+    """Write a catalogue and its models, `model0/`, `model1/`, ..; members that stood there before go.
+
+    declared: (S, D) float32, what newcomers may declare.
+
+    Errors: ValueError where there is no member, or members and catalogue differ in size.
+    """
+    _check_members(catalog, members, declared)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    catalog.save(path)
+    files.write_tensors(path / NEWCOMERS, {"declared": declared})
+    for old in member_folders(path, 0):
+        shutil.rmtree(old)
+    for number, member in enumerate(members):
+        save_model(member, path / f"model{number}")
+
+
+def load_learned_market(
+    device: torch.device,
+    slate_size: int = 10,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    ensemble: int = 1,
+    pessimism: float = 0.0,
+    precision: str = "fp32",
+    compiled: bool = False,
+) -> LearnedMarketShopper:
+    """The shoppers of a learned market.
+
+    Args:
+        folder: of `save_learned_market`; None = the one that comes with the package
+        ensemble: how many of its members answer together
+        pessimism, precision: see `LearnedMarketShopper`
+        compiled: whether the networks are fused by `torch.compile`, which takes the first steps a minute longer
+
+    Errors: FileNotFoundError where the folder or a file in it is missing; TypeError where it is no path; ValueError on
+    a bad option, where the folder holds fewer members, the members answer slates of another size, or what the folder
+    holds is broken or does not fit together; the sentence names file and key or tensor.
+    """
+    path = SHIPPED if folder is None else checks.path("folder", folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market.")
+    ensemble, fused = check_ensemble(ensemble), checks.flag("compiled", compiled)
+    there = member_folders(path, 0)
+    if len(there) < ensemble:
+        raise ValueError(f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models.")
+    with waiting(f"reading the shoppers in {path}"):
+        members = [load_model(SessionShopper, found) for found in there[:ensemble]]
+        declared = _read_declared(present(path / NEWCOMERS))
+        catalog = _exact(Catalog.load(path), members, path)
+    if members[0].config.slate_size != checks.whole("slate_size", slate_size, 1):
+        raise ValueError(
+            f"slate_size is {slate_size}, but the learned market answers slates of {members[0].config.slate_size} "
+            "positions."
+        )
+    for member in members if fused else ():
+        compile_parts(member, (Block, Weariness, LeaveHead))
+    return LearnedMarketShopper(catalog, members, declared, device, pessimism=pessimism, precision=precision)
+
+
+def _read_declared(path: Path) -> Tensor:
+    """(S, D) float32 within -1 and 1."""
+
+    def only_declared(shapes: dict[str, tuple[int, ...]]) -> None:
+        if shapes.keys() != {"declared"}:
+            raise ValueError(f"{path} holds tensors {checks.told(sorted(shapes))}, but it must hold 'declared' alone.")
+
+    declared = read_tensors(path, only_declared)["declared"]
+    try:
+        checks.tensor("declared", declared, ("S", "D"), torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    beyond = (declared.abs() > 1).nonzero()
+    if len(beyond):
+        at = beyond[0].tolist()
+        found = declared[tuple(at)].item()
+        raise ValueError(f"{path}: declared holds {found} at {at}, but every number must lie within -1 and 1.")
+    return declared
+
+
+def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> Catalog:
+    """The catalogue with the embedding that the models hold: as exact as in the market that the log is from.
+
+    Its file is half as exact, and must be the same but for that.
+    """
+    stored = members[0].embedding
+    for member in members:
+        same = member.embedding.shape == catalog.embedding.shape and torch.equal(member.category, catalog.category)
+        if not same or not torch.allclose(member.embedding, catalog.embedding, rtol=0, atol=HALF):
+            raise ValueError(f"{path} holds models of another catalog: their embedding or category is not the same.")
+    return dataclasses.replace(catalog, embedding=stored.clone())
+
+
+def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor) -> None:
+    if len(members) == 0:
+        raise ValueError("members is empty, but a learned market needs at least one model.")
+    if declared.ndim != 2 or len(declared) == 0:
+        raise ValueError(f"declared has the shape {tuple(declared.shape)}, but it must be (S, D) with a row or more.")
+    size = members[0].config.slate_size
+    for member in members:
+        if member.config.declared != declared.shape[1]:
+            raise ValueError(
+                f"declared has {declared.shape[1]} numbers a shopper, but members has a model of "
+                f"{member.config.declared}."
+            )
+        if member.config.n_items != len(catalog):
+            raise ValueError(f"members has a model of {member.config.n_items} items, but catalog has {len(catalog)}.")
+        if member.config.slate_size != size:
+            raise ValueError(
+                f"members has models of {size} and of {member.config.slate_size} positions, but all must be alike."
+            )

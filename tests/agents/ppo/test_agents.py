@@ -1,0 +1,209 @@
+"""The three PPO agents solve a problem in which greed loses, and keep to what `agents.base` says of an agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agents import AGENTS, Ground, Learned
+from agents.evaluate import evaluate
+from agents.ppo.algorithm import PPOConfig
+from agents.ppo.vec_env import TrainingReward
+from policies.base import Policy
+from policies.composer import ComposerConfig
+from policies.learnable.autoregressive import AutoregressiveConfig
+from policies.learnable.plackett_luce import PlackettLuceConfig
+from policies.learnable.sb3 import NetworkConfig
+from recsim_env.catalog import Catalog
+from recsim_env.rewards import Reward
+from recsim_env.shoppers.base import Response
+from recsim_env.simulator import SlateSimulator
+from tests.support.policy_toys import TableRanker, toy_inputs
+from tests.support.toys import toy_simulator
+
+PPO_AGENTS = ("ppo_composer", "ppo_plackett_luce", "ppo_autoregressive")
+agents = pytest.mark.parametrize("name", PPO_AGENTS)
+
+# ---- two visits ------------------------------------------------------------------------------------------------------
+
+SWEET, PLAIN, SPOILT = 0.8, 0.6, 0.1
+
+
+@dataclass
+class Appetite:
+    """B shoppers."""
+
+    visit: Tensor  # (B,) float32, 0 or 1
+    sweets: Tensor  # (B,) float32, how many stood in the first slate
+
+
+class TwoVisits:
+    """Comes twice, sees two items each time. Items of category 0 are sweet, the others plain.
+
+    First visit: a sweet item is bought with probability .8, a plain one with .6. Second visit: the same, less .35 for
+    each sweet item of the first slate, but nothing is less likely than .1. So, expected purchases:
+
+        sweet, sweet, then anything: 2 * .8 + (.1 + .1)                         = 1.8   greedy
+        sweet, plain, then sweet:    .8 + .6 + 2 * (.8 - .35)                   = 2.3
+        plain, plain, then plain:    2 * .6 + 2 * .6                            = 2.4   best without looking
+        plain, plain, then sweet:    2 * .6 + 2 * .8                            = 2.8   optimal
+    """
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.catalog = Catalog.synthetic(8, 2, 4, torch.Generator().manual_seed(0))
+        self.sweet = self.catalog.category == 0
+        self.slate_size, self.max_candidates = 2, 8
+        self.start_draws, self.visit_draws = 1, 2
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        return {"appetite": spaces.Box(0, 2, (2,), np.float32)}
+
+    def start(self, draws: Tensor) -> Appetite:
+        return Appetite(torch.zeros(len(draws)), torch.zeros(len(draws)))
+
+    def candidates(self, state: Appetite) -> Tensor:
+        return torch.arange(8).expand(len(state.visit), -1)
+
+    def observe(self, state: Appetite) -> dict[str, Tensor]:
+        return {"appetite": torch.stack([state.visit, state.sweets], dim=1)}
+
+    def respond(self, state: Appetite, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+        sweet = self.sweet[slates]
+        lost = 0.35 * (state.sweets * state.visit).unsqueeze(1)
+        probability = (torch.where(sweet, SWEET, PLAIN) - lost).clamp(min=SPOILT) * shown
+        left = state.visit == 1
+        state.sweets = (sweet & shown).sum(dim=1).float()
+        state.visit = state.visit + 1
+        nothing = torch.zeros_like(state.visit)
+        return Response(draws < probability, probability, left, days=nothing + 1, elsewhere=nothing)
+
+    def replace(self, state: Appetite, rows: Tensor, fresh: Appetite) -> None:
+        state.visit[rows], state.sweets[rows] = fresh.visit, fresh.sweets
+
+    def select(self, state: Appetite, rows: Tensor) -> Appetite:
+        return Appetite(state.visit[rows], state.sweets[rows])
+
+    def when_and_where(self, state: Appetite) -> dict[str, Tensor]:
+        none = torch.zeros(len(state.visit), dtype=torch.int64)
+        return {"shopper": none, "day": none, "week": none, "store": none}
+
+    def describe(self, state: Appetite, row: int) -> dict[str, str | list[str]]:
+        return {"shopper": "", "date": "", "store": "", "history": []}
+
+
+def two_visits() -> SlateSimulator:
+    return SlateSimulator(TwoVisits(), Reward({"clicks": 1.0}), history=2)
+
+
+def two_visit_ground(steps: int) -> Ground:
+    """With a ranker that knows the first visit's probabilities: that is greed."""
+    simulator = two_visits()
+    chance = torch.where(simulator.catalog.category == 0, SWEET, PLAIN) + torch.linspace(0, 0.01, 8)
+    inputs = toy_inputs(simulator, TableRanker(torch.logit(chance)))
+    return Ground(simulator, inputs, seed=0, steps=steps, shoppers=64)
+
+
+QUICK = PPOConfig(learning_rate=1e-2, n_steps=8, batch_size=256, n_epochs=6, gamma=1.0, gae_lambda=0.95)
+SHARED = {
+    "ppo": QUICK,
+    "network": NetworkConfig((16,), (16,), log_std=0.0),
+    "composer": ComposerConfig(offset_unit=1.0),
+    "reward": TrainingReward(scale=1.0),
+}
+OWN: dict[str, dict[str, Any]] = {
+    "ppo_composer": {},
+    "ppo_plackett_luce": {"start": PlackettLuceConfig(1.0)},
+    "ppo_autoregressive": {"start": AutoregressiveConfig(1.0)},
+}
+
+
+def first_and_second(policy: Policy) -> tuple[list[int], list[int]]:
+    """How many sweet items a policy shows at each of the two visits, for four shoppers."""
+    simulator = two_visits()
+    sweet, none = simulator.catalog.category == 0, torch.zeros(4, 0)
+    first = policy(simulator.reset(torch.arange(4)), none)
+    simulator.advance(first)
+    second = policy(simulator.observe(), none)
+    return sweet[first].sum(dim=1).tolist(), sweet[second].sum(dim=1).tolist()
+
+
+def mean_return(policy: Policy) -> float:
+    return float(evaluate(policy, two_visits(), torch.arange(2000)).rows["return"].to_numpy().mean())
+
+
+@pytest.mark.slow
+@agents
+def test_greed_loses_and_the_agent_finds_out(name: str) -> None:
+    learned = AGENTS[name].learn(two_visit_ground(64 * (10 + 8 * 60)), SHARED | OWN[name])
+    assert first_and_second(learned.untrained)[0] == [2] * 4
+    assert first_and_second(learned.policy) == ([0] * 4, [2] * 4)
+    assert abs(mean_return(learned.untrained) - (2 * SWEET + 2 * SPOILT)) < 0.08  # 4 standard errors of 2000 episodes
+    assert abs(mean_return(learned.policy) - (2 * PLAIN + 2 * SWEET)) < 0.08
+
+
+# ---- what any agent keeps to -----------------------------------------------------------------------------------------
+
+
+def learn(name: str, steps: int = 16 * (10 + 4 * 3), **ground: Any) -> Learned:
+    simulator = toy_simulator(items=40)
+    parameters = {
+        "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
+        "network": NetworkConfig((16,), (16,)),
+        "composer": ComposerConfig(pool=12),
+        "watch_every": 1,
+    }
+    ground = {"seed": 0, **ground}
+    return AGENTS[name].learn(Ground(simulator, toy_inputs(simulator), steps=steps, shoppers=16, **ground), parameters)
+
+
+def shown(policy: Policy) -> Tensor:
+    simulator = toy_simulator(items=40)
+    draws = torch.rand(20, policy.draws, generator=torch.Generator().manual_seed(0))
+    return policy(simulator.reset(torch.arange(20)), draws)
+
+
+@agents
+def test_the_steps_are_kept_to_and_watched(name: str) -> None:
+    seen: list[tuple[int, Tensor]] = []
+    learned = learn(name, 16 * (10 + 4 * 3) + 63, watch=lambda steps, policy: seen.append((steps, shown(policy))))
+    assert learned.steps == 16 * (10 + 4 * 3)
+    assert [steps for steps, _ in seen] == [0, 16 * 14, 16 * 18, 16 * 22]
+    assert torch.equal(seen[0][1], shown(learned.untrained))
+    assert torch.equal(seen[-1][1], shown(learned.policy))
+    assert learned.facts["minutes"] > 0
+    assert learned.facts["explained_variance"] <= 1
+
+
+@agents
+def test_the_same_seed_gives_the_same_agent_whoever_watches(name: str) -> None:
+    def meddle(steps: int, policy: Policy) -> None:
+        torch.rand(3)  # someone else's use of the global generator
+
+    one, two, other = learn(name), learn(name, watch=meddle), learn(name, seed=1)
+    first, second, third = (learned.sampled for learned in (one, two, other))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert torch.equal(shown(first), shown(second))
+    assert not torch.equal(shown(first), shown(third))
+
+
+@agents
+def test_too_few_steps_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"ground.steps is 223, but PPO needs 160 to look and 64 for each update"):
+        learn(name, 16 * 14 - 1)
+
+
+@agents
+def test_training_leaves_the_global_generator_alone(name: str) -> None:
+    state = torch.get_rng_state()
+    learn(name)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,230 @@
+"""Every agent that was killed goes on from what was kept, and learns bit for bit what it would have learned."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents import AGENTS, Ground, Learned
+from agents.keeper import Clock, Keeper, optimizer_state, restore_optimizer
+from agents.ppo.algorithm import PPOConfig
+from agents.ppo.vec_env import TrainingReward
+from policies import Policy
+from policies.composer import ComposerConfig
+from policies.learnable.sb3 import NetworkConfig
+from recsim_env import files, make_simulator
+from recsim_env.shoppers.market import MARKET
+from recsim_env.simulator import SlateSimulator
+from tests.agents.test_reinforce import uniform_log
+from tests.recsim_env.shoppers.test_outside import tap_simulator
+from tests.support.policy_toys import toy_inputs
+
+PPO = {
+    "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
+    "network": NetworkConfig((16,), (16,)),
+    "composer": ComposerConfig(pool=12),
+    "watch_every": 1,
+}
+SLATEQ = {"warm_up": 32, "batch_size": 16, "memory": 64, "hidden": 16, "item_hidden": 8, "pool": 24, "updates": 2}
+SETTINGS = {name: PPO if name.startswith("ppo") else SLATEQ if name.startswith("slateq") else {} for name in AGENTS}
+SETTINGS["reinforce"] = {"epochs": 2, "warm_up": 2, "batch_size": 64}
+
+
+class Killed(Exception):
+    """Stands for a SIGKILL."""
+
+
+class Killing(Keeper):
+    """Keeps whenever it is asked, and is killed at the n-th time, before or after it has kept."""
+
+    def __init__(self, path: Path | None, at: int, notes: Any = None, *, after: bool = True) -> None:
+        super().__init__(path, notes, share=float("inf"))
+        self.left, self._after = at, after
+
+    def keep(self, state: Callable[[], Any]) -> None:
+        self.left -= 1
+        if self._after or self.left != 0:
+            super().keep(state)
+        if self.left == 0:
+            raise Killed
+
+
+class Curve:
+    """What was watched: a part of the training that is not the agent's."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[Any]] = []
+
+    def state(self) -> list[list[Any]]:
+        return self.rows
+
+    def restore(self, state: list[list[Any]]) -> None:
+        self.rows = state
+
+
+def market() -> SlateSimulator:
+    config = replace(MARKET, items=60, categories=6, favourites=2)
+    return make_simulator("recsim_env/Market-v0", device="cpu", world=0, config=config)
+
+
+def learn(name: str, keeper: Keeper, curve: Curve, seed: int = 0) -> Learned:
+    simulator = market()
+    log = uniform_log(market(), 20) if AGENTS[name].needs_log else None
+    steps = 16 * (10 + 4 * 6) if name.startswith("ppo") else 16 * 12
+
+    def watch(at: int, policy: Policy) -> None:
+        curve.rows.append([at, shown(policy).tolist()])
+
+    ground = Ground(simulator, toy_inputs(simulator), seed, steps, 16, log, watch, keeper)
+    return AGENTS[name].learn(ground, SETTINGS[name])
+
+
+def shown(policy: Policy) -> Tensor:
+    seen = market().reset(torch.arange(9))
+    return policy(seen, torch.rand(9, policy.draws, generator=torch.Generator().manual_seed(0)))
+
+
+def tensors_of(part: Any) -> list[Tensor]:
+    """All tensors that a policy consists of, its networks' included."""
+    found: list[Tensor] = []
+    for name, value in sorted(vars(part).items()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, nn.Module):
+            found += value.state_dict().values()
+        elif name == "posterior":
+            found += tensors_of(value)
+    return found
+
+
+def assert_equal(one: Learned, other: Learned) -> None:
+    for name in ("policy", "sampled", "untrained", "untrained_sampled"):
+        mine, theirs = tensors_of(getattr(one, name)), tensors_of(getattr(other, name))
+        assert len(mine) > 0
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True)), name
+    assert one.steps == other.steps
+    drop = {"minutes"}
+    assert {k: v for k, v in one.facts.items() if k not in drop} == {
+        k: v for k, v in other.facts.items() if k not in drop
+    }
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_a_killed_agent_goes_on_and_learns_what_it_would_have_learned(name: str, tmp_path: Path) -> None:
+    path, curve = tmp_path / "kept.safetensors", Curve()
+    unbroken = learn(name, Keeper(), curve)
+    first = Curve()
+    with pytest.raises(Killed):
+        learn(name, Killing(path, 3, first), first)
+    assert path.exists()
+    for at, after in ((1, True), (2, False)):  # killed again: at the first keep of the second run, and amid the third
+        again = Curve()
+        with pytest.raises(Killed):
+            learn(name, Killing(path, at, again, after=after), again)
+    last = Curve()
+    resumed = learn(name, Keeper(path, last), last)
+    assert_equal(unbroken, resumed)
+    assert last.rows == curve.rows
+
+
+def test_what_was_kept_by_another_training_is_left_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "kept.safetensors"
+    with pytest.raises(Killed):
+        learn("linucb", Killing(path, 5), Curve(), seed=1)
+    other = learn("linucb", Keeper(path), Curve(), seed=0)
+    assert "begins anew: " in (told := capsys.readouterr().err)
+    assert "kept.safetensors was kept with another seed." in told
+    assert_equal(other, learn("linucb", Keeper(), Curve(), seed=0))
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "nan", "no metadata"])
+def test_what_cannot_be_read_is_left_aside(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "kept.safetensors"
+    with pytest.raises(Killed):
+        learn("linucb", Killing(path, 5), Curve())
+    tensors, metadata = files.read_tensors(path)
+    if how == "nan":
+        tensors["evidence/gram"][0, 0, 0] = torch.nan
+    files.write_tensors(path, tensors, None if how == "no metadata" else metadata)
+    if how in ("empty", "cut"):
+        path.write_bytes(path.read_bytes()[: 0 if how == "empty" else 1000])
+    resumed = learn("linucb", Keeper(path), Curve())
+    told = capsys.readouterr().err
+    assert told.startswith("The training begins anew: ")
+    assert "kept.safetensors" in told
+    assert ("'evidence/gram' holds NaN" in told) == (how == "nan")
+    assert_equal(resumed, learn("linucb", Keeper(), Curve()))
+
+
+def test_shoppers_that_cannot_be_written_down_are_not_kept_and_that_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator = tap_simulator()
+    keeper = Keeper(tmp_path / "kept.safetensors", share=float("inf"))
+    ground = Ground(simulator, toy_inputs(simulator), 0, 16 * 26, 16, keeper=keeper)
+    AGENTS["ppo_composer"].learn(ground, PPO | {"reward": TrainingReward(expected_clicks=False)})
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "cannot be kept, so an interrupted one begins anew: state/shoppers/environments/0 is" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_keeping_takes_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("agents.keeper.time.perf_counter", lambda: now[0])
+    clock = Clock(0.02)
+    assert clock.due()
+    now[0] += 2.0  # what keeping took
+    clock.kept(100.0)
+    now[0] += 99.9
+    assert not clock.due()
+    now[0] += 0.1  # 2 s are a fiftieth of 100 s
+    assert clock.due()
+
+
+def test_a_full_disk_leaves_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kept.safetensors"
+    with pytest.raises(Killed):
+        learn("linucb", Killing(path, 4), Curve())
+    before = path.read_bytes()
+    half_written(monkeypatch)
+    with pytest.raises(OSError, match=r"could not be written \(No space left .*kept\.safetensors") as found:
+        learn("linucb", Killing(path, 99), Curve())
+    assert found.value.errno == 28
+    assert path.read_bytes() == before
+    assert [child.name for child in tmp_path.iterdir()] == ["kept.safetensors"]
+
+
+def half_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on tensors are written halfway, then the disk is full."""
+    whole = Path.write_bytes
+
+    def write_half(path: Path, content: bytes) -> int:
+        whole(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+
+
+def test_an_optimizer_of_other_parameters_is_refused() -> None:
+    one = torch.optim.Adam([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))])
+    other = torch.optim.Adam([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4))])
+    for optimizer in (one, other):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"'optimizer/1/exp_avg' is \(2,\), but it must be \(4,\)"):
+        restore_optimizer(other, optimizer_state(one))
+    with pytest.raises(ValueError, match="'optimizer' is about 2 parameters, but there are 1"):
+        restore_optimizer(torch.optim.Adam([nn.Parameter(torch.ones(3))]), optimizer_state(one))
+    assert json.dumps(sorted(optimizer_state(one)["1"])) == '["exp_avg", "exp_avg_sq", "step"]'

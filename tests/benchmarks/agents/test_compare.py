@@ -1,0 +1,204 @@
+"""The chain tune, train, compare on the toy shopper: what each leaves for the next, and that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import pytest
+import torch
+
+from agents.ppo import monitor
+from agents.ppo.algorithm import PPOConfig
+from agents.ppo.checkpoints import LAST, load
+from agents.ppo.monitor import MonitorConfig, sample_slates
+from benchmarks.agents import compare, demo, train, tune
+from benchmarks.lab.report import read_rows, read_summary
+from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, World
+from policies import POLICIES
+from policies.learnable.kinds import LEARNABLE
+from policies.rankers.ctr import save_model
+from recsim_env.registration import PRESETS, EnvConfig, add_preset
+from tests.policies.rankers.test_ctr import some_ranker
+from tests.support.curves import points
+from tests.support.policy_toys import toy_inputs
+from tests.support.toys import make_toy_shopper, toy_simulator
+
+TOY = "tests/ToyCompare-v0"
+
+
+def make_world(folder: Path) -> World:
+    """A toy world with a ranker of its own, kept in `folder`."""
+    if TOY not in PRESETS:
+        add_preset(
+            TOY, EnvConfig(shopper=make_toy_shopper, slate_size=4, horizon_days=60, shopper_options={"items": 30})
+        )
+    save_model(some_ranker().model, folder / "ranker.safetensors")
+    return World(env=TOY, ranker=folder / "ranker.safetensors", populations=False, device="cpu", threads=1)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A toy world, anew for every test."""
+    return make_world(tmp_path)
+
+
+def training(world: World, folder: Path, visits: int = 16 * 4 * 3) -> train.Config:
+    return train.Config(
+        world=world,
+        seeds=(0, 1),
+        visits=visits,
+        shoppers=16,
+        ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
+        monitor=MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=1),
+        output=folder / "train",
+    )
+
+
+def test_from_tuning_to_the_table(world: World, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    parameters = results / "tune" / "parameters.json"
+    tuning = tune.Config(world=world, trials=3, episodes=8, batch=8, work=tmp_path / "tune", output=parameters)
+    tune.main(tuning)
+    found = tune.read_parameters(parameters)
+    assert set(found) == {name for name, spec in POLICIES.items() if spec.search()}
+    trials = read_rows("tune", results=results)
+    assert trials.group_by("policy").len()["len"].to_list() == [3] * len(found)  # equal budgets
+    train.main(training(world, tmp_path))
+    compare.main(
+        compare.Config(world, trained=tmp_path / "train", parameters=parameters, episodes=12, batch=5, results=results)
+    )
+    rows, summary = read_rows("compare", results=results), read_summary("compare", results=results)
+    agents = ["composer, untrained", "composer, untrained, sampled", "composer", "composer, sampled"]
+    assert rows["policy"].unique(maintain_order=True).to_list() == [*POLICIES, *agents]
+    assert rows["episode"].unique().sort().to_list() == list(range(REPORTED_SEED, REPORTED_SEED + 12))
+    assert rows.height == 12 * (len(POLICIES) + 2 * len(agents))
+    assert int(rows["invalid_items"].sum()) == 0
+    for short, name in (("ppo", "composer"), ("greedy_ctr", "greedy_ctr"), ("tuned_reranker", "constant")):
+        for column in ("return", "clicks", "diversity"):
+            mean = rows.filter(pl.col("policy") == name)[column].to_numpy().mean()
+            assert summary[f"{short}_{column}"].value == pytest.approx(mean)
+    # untrained it is greedy CTR, so the difference is 0 in every episode
+    nothing = summary["composer_untrained/return_above_greedy_ctr"]
+    assert (nothing.value, nothing.low, nothing.high, nothing.n) == (0, 0, 0, 2)
+    table = (results / "compare" / "table.md").read_text()
+    assert all(f"| {name.replace('_', ' ')} |" in table for name in [*POLICIES, *agents])
+    assert (results / "compare" / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("agent", LEARNABLE)
+def test_an_interrupted_training_goes_on_and_a_finished_one_rests(
+    world: World, tmp_path: Path, agent: Literal["composer", "plackett_luce", "autoregressive"]
+) -> None:
+    config = replace(training(world, tmp_path, visits=16 * 4 * 2), seeds=(0,), agent=agent)
+    checkpoint = train.train(config, 0)
+    assert train.train(config, 0) == checkpoint
+    before = checkpoint.read_bytes()
+    train.train(config, 0)
+    assert checkpoint.read_bytes() == before  # nothing left to do
+    longer = replace(config, visits=16 * 4 * 5)
+    steps: list[int] = []
+    train.train(longer, 0)
+    model = train.make_model(longer, 0)
+    load(model, checkpoint)
+    steps.append(model.num_timesteps)
+    assert steps == [16 * 4 * 5]
+    events = list((tmp_path / "train" / agent / "seed0").glob("events.*"))
+    assert len(events) == 2  # one of each part that trained
+
+
+def test_a_training_that_breaks_off_keeps_its_last_update(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(training(world, tmp_path, visits=16 * 4 * 6), seeds=(0,))
+    saved: list[int] = []
+
+    class Killed(Exception):
+        """Stands for the machine going down."""
+
+    keep = monitor.Monitor._keep
+
+    def break_off(self: monitor.Monitor) -> None:
+        keep(self)
+        saved.append(self.num_timesteps)
+        if len(saved) == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor.Monitor, "_keep", break_off)
+        patch.setattr("agents.keeper.Clock.due", lambda clock: True)
+        with pytest.raises(Killed):
+            train.train(config, 0)
+    model = train.make_model(config, 0)
+    load(model, train.folder_of(config, 0) / LAST)
+    assert model.num_timesteps == saved[-1] == 16 * 4 * 2  # kept before the first update, after one, and after two
+    train.train(config, 0)
+    load(model, train.folder_of(config, 0) / LAST)
+    assert model.num_timesteps == 16 * 4 * 6
+
+
+def test_other_settings_are_refused(world: World, tmp_path: Path) -> None:
+    config = replace(training(world, tmp_path, visits=16 * 4), seeds=(0,))
+    train.train(config, 0)
+    with pytest.raises(ValueError, match=r"differs in \['ppo'\]"):
+        train.train(replace(config, ppo=replace(config.ppo, gamma=0.5)), 0)
+    work = tune.Config(world=world, work=tmp_path / "tune", output=tmp_path / "results" / "tune" / "parameters.json")
+    tune.check_work(work)
+    with pytest.raises(ValueError, match="delete the folder"):
+        tune.check_work(replace(work, episodes=3))
+
+
+def test_tuned_and_reported_episodes_are_never_the_same() -> None:
+    most = 1_000_000
+    evaluated = MonitorConfig().first_seed
+    assert evaluated + most <= TUNING_SEED
+    assert TUNING_SEED + most <= REPORTED_SEED
+
+
+def test_what_is_missing_is_named(world: World, tmp_path: Path) -> None:
+    config = compare.Config(world, trained=tmp_path / "none", parameters=tmp_path / "none.json")
+    with pytest.raises(FileNotFoundError, match=r"benchmarks\.tune"):
+        compare.measure(config)
+    (tmp_path / "none.json").write_text(json.dumps({}))
+    with pytest.raises(FileNotFoundError, match=r"benchmarks\.train"):
+        compare.measure(replace(config, policies=("greedy_ctr",), episodes=2))
+
+
+def test_tensorboard_gets_returns_terms_hyperparameters_and_a_picture(world: World, tmp_path: Path) -> None:
+    config = replace(training(world, tmp_path, visits=16 * 4 * 12), seeds=(0,))
+    train.train(config, 0)
+    tags = set(points(train.folder_of(config, 0)))
+    terms = ("return", "visits", "clicks", "intra_list_distance")
+    assert {f"evaluation/{term}" for term in terms} <= tags
+    assert {f"evaluation_sampled/{term}" for term in terms} <= tags
+    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean"} <= tags
+    assert {f"episodes/{term}" for term in ("clicks", "lapsed", "reward_terms/intra_list_distance")} <= tags
+    assert not {"episodes/return", "episodes/visits"} & tags  # told once, by SB3's names
+    assert {"train/value_loss", "train/approx_kl", "train/std", "slates", "_hparams_/session_start_info"} <= tags
+
+
+def test_a_picture_for_every_seed() -> None:
+    simulator = toy_simulator()
+    policy = POLICIES["greedy_ctr"].build(toy_inputs(simulator))
+    one = sample_slates(policy, simulator, torch.arange(1), visits=2)
+    three = sample_slates(policy, simulator, torch.arange(3), visits=2)
+    assert three.shape == (3 * one.shape[0], *one.shape[1:])
+
+
+def test_the_demo_leaves_a_report_and_rests_when_it_is_done(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(training(world, tmp_path), seeds=(0,))
+    config = demo.Config(train=small, episodes=6, output=tmp_path / "demo")
+    demo.main(config)
+    report = (config.output / "report.md").read_text()
+    assert "| greedy ctr |" in report
+    assert "| composer, untrained |" in report
+    assert (config.output / "compare" / "figure.png").stat().st_size > 1000
+    assert f"tensorboard --logdir {config.output}" in capsys.readouterr().out.replace("\n", "")
+    trained = (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes()
+    demo.main(config)
+    assert (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes() == trained

@@ -1,0 +1,136 @@
+"""What a command reads it does not write into: a log is built where that is asked for, and never over other tables."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.data import build_log, finetune, train_ranker
+from benchmarks.data.build_log import ready
+from benchmarks.shopper import ablation, fidelity
+from recsim_env.files import write_text
+from recsim_env.logs.complete_journey import LOG_FILES, UNFINISHED_FILE
+from recsim_env.shoppers.household.fit import FinetuneConfig
+from tests.support.fake_log import write_shop
+
+SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16, pretrain_epochs=0.1, epochs=0.1)
+QUIET = Console(quiet=True)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Names and hashes of all files in a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A log of one's own: every table, and no summary.json."""
+    folder = tmp_path / "own"
+    write_shop(folder)
+    return folder
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Where the log was built, by a build that writes the names of the tables alone."""
+    found: list[Path] = []
+
+    def build(folder: Path, *, seed: int = 0, progress: Callable[[str], None]) -> None:
+        found.append(folder)
+        for name in LOG_FILES:
+            write_text(folder / name, f"seed {seed}")
+        write_text(folder / "summary.json", json.dumps({"seed": seed, "version": 1}))
+
+    monkeypatch.setattr(build_log, "build", build)
+    return found
+
+
+def commands(log: Path, output: Path) -> dict[str, Callable[[], None]]:
+    """Every command that reads a log."""
+    return {
+        "finetune": lambda: finetune.main(finetune.Config(shopper=SMALL, log=log, output=output, threads=1)),
+        "fidelity": lambda: fidelity.main(fidelity.Config(log=log, threads=1, results=output)),
+        "ablation": lambda: ablation.main(ablation.Config(log=log, output=output, threads=1, results=output)),
+        "train_ranker": lambda: train_ranker.main(train_ranker.Config(log=log, output=output / "w", threads=1)),
+    }
+
+
+@pytest.mark.parametrize("command", ["finetune", "fidelity", "ablation", "train_ranker"])
+def test_a_folder_that_lacks_a_table_is_left_as_it_is(
+    own: Path, tmp_path: Path, builds: list[Path], command: str
+) -> None:
+    (own / "policy.parquet").unlink()
+    before = content(own)
+    with pytest.raises(
+        FileNotFoundError, match=r"own lacks policy\.parquet: .*python -m benchmarks\.build_log --folder"
+    ):
+        commands(own, tmp_path / "out")[command]()
+    assert content(own) == before
+    assert builds == []
+    assert not (tmp_path / "out" / "finetune").exists()
+
+
+def test_a_fine_tuning_on_ones_own_tables_reads_them_only(own: Path, tmp_path: Path) -> None:
+    before = content(own)
+    commands(own, tmp_path / "out")["finetune"]()
+    assert (tmp_path / "out" / "shopper" / "config.json").is_file()
+    assert content(own) == before
+
+
+@pytest.mark.parametrize("command", ["finetune", "ablation", "train_ranker"])
+def test_no_output_lies_in_the_log(own: Path, command: str) -> None:
+    before = content(own)
+    with pytest.raises(ValueError, match=r"output is .*own.*, but it must lie outside of the log"):
+        commands(own, own / "runs")[command]()
+    assert content(own) == before
+
+
+def test_the_default_folder_is_built_and_that_is_said(
+    tmp_path: Path, builds: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build_log, "DEFAULT", tmp_path / "default")
+    console = Console(width=1000)
+    assert ready(tmp_path / "default", console) == tmp_path / "default"
+    assert "default is missing: the Complete Journey log is built there" in capsys.readouterr().out
+    ready(tmp_path / "default", console)
+    assert builds == [tmp_path / "default"]
+
+
+def test_another_folder_is_not_built(tmp_path: Path, builds: list[Path]) -> None:
+    with pytest.raises(FileNotFoundError, match="elsewhere lacks"):
+        ready(tmp_path / "elsewhere", QUIET)
+    assert builds == []
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_tables_of_ones_own_are_not_built_over(own: Path) -> None:
+    for summary in (None, "{}", "[1, 2]", "no json"):
+        if summary is not None:
+            (own / "summary.json").write_text(summary)
+        before = content(own)
+        with pytest.raises(FileExistsError, match=r"which holds .*, but a log is only built in a folder that is new"):
+            build_log.main(build_log.Config(folder=own, force=True))
+        assert content(own) == before
+
+
+def test_a_build_that_was_stopped_is_not_read(tmp_path: Path, builds: list[Path]) -> None:
+    vars(build_log)["build"](tmp_path / "log", progress=print)
+    write_text(tmp_path / "log" / UNFINISHED_FILE, "{}")
+    with pytest.raises(FileNotFoundError, match="log holds a build that is not finished"):
+        ready(tmp_path / "log", QUIET)
+    (tmp_path / "log" / UNFINISHED_FILE).unlink()
+    assert ready(tmp_path / "log", QUIET) == tmp_path / "log"
+
+
+def test_the_commands_read_the_default_folder() -> None:
+    assert {config().log for config in (finetune.Config, fidelity.Config, ablation.Config, train_ranker.Config)} == {
+        build_log.DEFAULT
+    }
+    assert build_log.Config().folder == replace(build_log.Config(), seed=1).folder == build_log.DEFAULT

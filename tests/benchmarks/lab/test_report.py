@@ -1,0 +1,253 @@
+"""What a run leaves behind says what was measured; the README's tables are these files."""
+
+import dataclasses
+import enum
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import matplotlib
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+
+from benchmarks.lab import again, report
+from benchmarks.lab.report import Report, Run, fill, markdown, read_rows, read_summary, report_again
+from benchmarks.lab.statistics import Estimate
+
+matplotlib.use("agg")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seeds: tuple[int, ...] = (0, 1)
+    folder: Path = Path("runs/x")
+    colour: Colour = Colour.RED
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+
+ROWS = pl.DataFrame({"policy": ["greedy", "uniform"], "seed": [0, 1], "return": [2.5, 0.5]})
+SUMMARY = {"greedy/return": Estimate(2.5, 2.0, 3.0, 40), "steps": Estimate(12.0)}
+
+
+def figure() -> Figure:
+    drawn = Figure()
+    drawn.add_subplot().plot([0, 1])
+    return drawn
+
+
+def test_everything_is_written_and_read_back(tmp_path: Path) -> None:
+    folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="| a |\n", figure=figure())
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
+        "config.json", "figure.png", "rows.csv", "summary.json", "table.md",
+    ]  # fmt: skip
+    assert read_rows("compare", results=tmp_path).equals(ROWS)
+    read = read_summary("compare", results=tmp_path)
+    assert read["greedy/return"] == SUMMARY["greedy/return"]
+    assert (read["steps"].value, read["steps"].n, math.isnan(read["steps"].low)) == (12.0, 1, True)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table.md").read_text() == "| a |\n"
+
+
+def test_summary_is_flat_json_with_null_for_what_is_unknown(tmp_path: Path) -> None:
+    folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="")
+    assert json.loads((folder / "summary.json").read_text()) == {
+        "greedy/return": {"value": 2.5, "low": 2.0, "high": 3.0, "n": 40},
+        "steps": {"value": 12.0, "low": None, "high": None, "n": 1},
+    }
+    with pytest.raises(ValueError, match="measured figures"):
+        Run("compare", Config(), results=tmp_path).save(ROWS, summary={"x": Estimate(math.nan)}, table="")
+
+
+def test_config_says_where_a_result_comes_from(tmp_path: Path) -> None:
+    folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary={}, table="")
+    origin = json.loads((folder / "config.json").read_text())
+    assert origin["config"] == {"seeds": [0, 1], "folder": "runs/x", "colour": "red", "inner": {"rate": 0.1}}
+    assert set(origin) == {
+        "config", "command", "date", "commit", "dirty", "versions", "hardware", "seconds",
+    }  # fmt: skip
+    assert set(origin["versions"]) == {"python", *report.PACKAGES}
+    assert None not in origin["versions"].values()
+    assert origin["hardware"]["cores"] >= 1
+    assert set(origin["hardware"]) == {"processor", "cores", "torch_threads", "memory_gib", "gpu"}
+
+
+def test_many_rows_become_parquet_and_nothing_of_the_earlier_run_stays(tmp_path: Path) -> None:
+    Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="", figure=figure())
+    many = pl.DataFrame({"x": range(report.LARGEST_CSV + 1)})
+    folder = Run("compare", Config(), results=tmp_path).save(many, summary={}, table="")
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
+        "config.json", "rows.parquet", "summary.json", "table.md",
+    ]  # fmt: skip
+    assert read_rows("compare", results=tmp_path).equals(many)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="old")
+
+    def broken(self: pl.DataFrame, path: Path) -> None:
+        path.write_text("half a fi")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pl.DataFrame, "write_csv", broken)
+    with pytest.raises(OSError, match="disk full"):
+        Run("compare", Config(), results=tmp_path).save(ROWS[:1], summary={}, table="new")
+    assert read_rows("compare", results=tmp_path).equals(ROWS)
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
+
+
+def test_a_report_made_again_leaves_rows_and_their_origin(tmp_path: Path) -> None:
+    folder = Run("compare", Config(), results=tmp_path).save(
+        ROWS, summary=SUMMARY, table="old", figure=figure(), curves=ROWS[:1]
+    )
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report_again("compare", Report("new", {"greedy/return": Estimate(2.5, 1.0, 4.0, 40)}), results=tmp_path)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"table.md", "summary.json", "config.json"}
+    assert after["table.md"] == b"new\n"
+    old, new = (json.loads(part["config.json"]) for part in (before, after))
+    assert new.pop("reported").keys() == {"command", "date", "commit", "dirty"}
+    assert new == old
+    assert pl.read_parquet(folder / "curves.parquet").equals(ROWS[:1])
+    Run("compare", Config(), results=tmp_path).save(ROWS, summary={}, table="")
+    assert not (folder / "curves.parquet").exists()
+
+
+@pytest.mark.parametrize("name", again.REPORTS)
+def test_tables_and_figures_are_what_their_rows_say(name: str) -> None:
+    folder = report.RESULTS / name
+    if name == "league" and not (folder / "curves.parquet").is_file():
+        with pytest.raises(FileNotFoundError, match=r"league lacks curves\.parquet"):
+            again.REPORTS[name](read_rows(name), report.read_origin(name)["config"], folder)
+        return
+    found = again.REPORTS[name](read_rows(name), report.read_origin(name)["config"], folder)
+    assert found.table.strip() + "\n" == (folder / "table.md").read_text(), (
+        f"run `python -m benchmarks.lab.again {name}`"
+    )
+    assert found.summary.keys() == read_summary(name).keys()
+    for figure_name, estimate in read_summary(name).items():
+        made = found.summary[figure_name]
+        assert (made.value, made.low, made.high) == pytest.approx(
+            (estimate.value, estimate.low, estimate.high), nan_ok=True
+        ), figure_name
+
+
+@pytest.mark.parametrize("name", ["", "Compare", "../x", "a b"])
+def test_names_that_are_no_words(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        Run(name, Config())
+
+
+def test_configs_that_json_cannot_hold(tmp_path: Path) -> None:
+    @dataclasses.dataclass
+    class Odd:
+        thing: object = dataclasses.field(default_factory=object)
+
+    with pytest.raises(TypeError, match="the config holds a object"):
+        Run("compare", Odd(), results=tmp_path)
+    with pytest.raises(TypeError, match="dataclass instance, found dict"):
+        Run("compare", {"seed": 1}, results=tmp_path)
+
+
+def test_nested_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nested columns \['slate'\]"):
+        Run("compare", Config(), results=tmp_path).save(pl.DataFrame({"slate": [[1, 2]]}), summary={}, table="")
+
+
+def test_git_state_ignores_results(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@t.invalid"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert report.git_state(tmp_path) == {"commit": None, "dirty": None}
+    git("init")
+    (tmp_path / "code.py").write_text("1\n")
+    git("add", ".")
+    git("commit", "-m", "one")
+    state = report.git_state(tmp_path)
+    assert (len(str(state["commit"])), state["dirty"]) == (40, False)
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "rows.csv").write_text("x\n")
+    (tmp_path / "README.md").write_text("table\n")
+    assert report.git_state(tmp_path) == state
+    (tmp_path / "code.py").write_text("2\n")
+    assert report.git_state(tmp_path)["dirty"] is True
+
+
+def test_markdown_shows_numbers_as_precisely_as_they_are_known() -> None:
+    lines = [
+        {
+            "policy": "greedy|CTR",
+            "return": Estimate(53.04, 51.78, 54.31, 5),
+            "steps": 12_000,
+            "share": 0.123,
+            "on": True,
+        },
+        {"policy": "uniform", "return": Estimate(6.0, 5.9, 6.1, 5), "steps": None, "share": 0.5, "on": False},
+        {"policy": "one run", "return": Estimate(1234.5), "steps": 7, "share": 20.0, "on": True},
+    ]
+    assert markdown(
+        lines, {"policy": "Policy", "return": "Return", "steps": "Steps", "share": "Share", "on": "On"}
+    ) == (
+        "| Policy | Return | Steps | Share | On |\n"
+        "| --- | ---: | ---: | ---: | --- |\n"
+        "| greedy\\|CTR | 53.04 [51.78, 54.31] | 12,000 | 0.12 | yes |\n"
+        "| uniform | 6.00 [5.90, 6.10] | – | 0.50 | no |\n"
+        "| one run | 1,234.50 | 7 | 20 | yes |\n"
+    )
+
+
+def test_markdown_of_a_frame_takes_its_columns() -> None:
+    assert markdown(ROWS) == (
+        "| policy | seed | return |\n| --- | ---: | ---: |\n| greedy | 0 | 2.5 |\n| uniform | 1 | 0.50 |\n"
+    )
+    assert markdown([], ["a"]) == "| a |\n| --- |\n"
+    with pytest.raises(ValueError, match="needs columns"):
+        markdown([])
+
+
+def test_blocks_are_filled_and_filling_twice_changes_nothing(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    Run("compare", Config(), results=results).save(ROWS, summary={}, table=markdown(ROWS), figure=figure())
+    text = (
+        "above\n<!-- table:compare -->\nold\n<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
+        "<!-- figure:compare -->\n<!-- /figure:compare -->\n<!-- table:later -->\n<!-- /table:later -->\nbelow\n"
+    )
+    filled = fill(text, results=results, root=tmp_path)
+    assert filled == (
+        f"above\n<!-- table:compare -->\n{markdown(ROWS)}<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
+        "<!-- figure:compare -->\n![compare](results/compare/figure.png)\n<!-- /figure:compare -->\n"
+        "<!-- table:later -->\n*Not measured yet: `python -m benchmarks.later` writes this table.*\n"
+        "<!-- /table:later -->\nbelow\n"
+    )
+    assert fill(filled, results=results, root=tmp_path) == filled
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- table:a -->\n",
+        "<!-- /table:a -->\n",
+        "<!-- table:a -->\n<!-- /table:b -->\n",
+        "<!-- table:a -->\n<!-- table:b -->\n<!-- /table:b -->\n<!-- /table:a -->\n",
+        "<!-- table:a -->\n<!-- /figure:a -->\n",
+    ],
+)
+def test_blocks_that_do_not_close(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="README block"):
+        fill(text, results=tmp_path, root=tmp_path)
+
+
+def test_the_readme_is_what_the_results_say() -> None:
+    text = report.README.read_text(encoding="utf-8")
+    assert text == fill(text), "run `python -m benchmarks.lab.report`"
