@@ -8,9 +8,13 @@ import zipfile
 def check(wheel: str) -> str:
     """Return one sentence on the wheel's size; exit with one on what is wrong."""
     with zipfile.ZipFile(wheel) as archive:
-        sizes = {info.filename: info.compress_size for info in archive.infolist() if not info.is_dir()}
+        sizes = {
+            info.filename: info.compress_size for info in archive.infolist() if not info.is_dir()
+        }
     shipped = {name for name in sizes if not name.split("/")[0].endswith(".dist-info")}
-    listing = subprocess.run(["git", "ls-files", "recsim_env"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "recsim_env"], capture_output=True, text=True, check=True
+    )
     tracked = set(listing.stdout.split())
     if foreign := sorted(name for name in shipped if not name.startswith("recsim_env/")):
         sys.exit(f"{wheel} ships files outside recsim_env: {foreign[:10]}")

@@ -4,4 +4,13 @@ from agents import bandits, reinforce, slateq
 from agents.base import AGENTS, AgentSpec, Ground, Learned
 from agents.ppo import agents as ppo_agents
 
-__all__ = ["AGENTS", "AgentSpec", "Ground", "Learned", "bandits", "ppo_agents", "reinforce", "slateq"]
+__all__ = [
+    "AGENTS",
+    "AgentSpec",
+    "Ground",
+    "Learned",
+    "bandits",
+    "ppo_agents",
+    "reinforce",
+    "slateq",
+]

@@ -87,7 +87,9 @@ class Contexts:
         logit = view.pool.logits.unsqueeze(2).masked_fill(~present, 0.0)
         chance = torch.sigmoid(logit)
         unit = self.composer.config.offset_unit
-        taste = mean_vector(self.composer.offset_vectors / unit, recent.items, recent.clicked).unsqueeze(1)
+        taste = mean_vector(
+            self.composer.offset_vectors / unit, recent.items, recent.clicked
+        ).unsqueeze(1)
         parts = [
             chance,
             torch.ones_like(chance),
@@ -153,13 +155,17 @@ class Evidence:
     Shapes: B shoppers, K positions, W context width.
     """
 
-    def __init__(self, prior_mean: Tensor, ridge: float, examination: Tensor, examination_clicks: float) -> None:
+    def __init__(
+        self, prior_mean: Tensor, ridge: float, examination: Tensor, examination_clicks: float
+    ) -> None:
         width, size, device = len(prior_mean), len(examination), prior_mean.device
         self._prior_mean = prior_mean.double()
         self._ridge = ridge
         self._belief = examination.double().to(device)
         self._belief_clicks = examination_clicks
-        self._gram = torch.zeros(size, width, width, dtype=torch.float64, device=device)  # sum of x x^T
+        self._gram = torch.zeros(
+            size, width, width, dtype=torch.float64, device=device
+        )  # sum of x x^T
         self._clicked = torch.zeros(size, width, dtype=torch.float64, device=device)  # sum of c x
         self._total = torch.zeros(size, width, dtype=torch.float64, device=device)  # sum of x
         self._clicks = torch.zeros(size, dtype=torch.float64, device=device)  # sum of c
@@ -181,7 +187,9 @@ class Evidence:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that was added, for `restore`."""
-        return {name: getattr(self, f"_{name}") for name in ADDED} | {"examination": self.examination}
+        return {name: getattr(self, f"_{name}") for name in ADDED} | {
+            "examination": self.examination
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state` gave."""
@@ -283,7 +291,9 @@ class BanditPolicy:
         scores = self.explorer.scores(self.posterior, sight.contexts, draws)
         scores = scores.masked_fill(sight.pool.items < 0, -torch.inf)
         best = scores.sort(dim=1, descending=True, stable=True)
-        places = best.indices.where(best.values > -torch.inf, -1)[:, : self.contexts.composer.slate_size]
+        places = best.indices.where(best.values > -torch.inf, -1)[
+            :, : self.contexts.composer.slate_size
+        ]
         missing = self.contexts.composer.slate_size - places.shape[1]
         return torch.nn.functional.pad(places, (0, missing), value=-1)
 
@@ -357,7 +367,9 @@ def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
     """
     for name in ("steps", "shoppers"):
         if getattr(ground, name) < 1:
-            raise ValueError(f"{name} is {getattr(ground, name)}, but a bandit learns from at least one.")
+            raise ValueError(
+                f"{name} is {getattr(ground, name)}, but a bandit learns from at least one."
+            )
     simulator, shoppers = ground.simulator, min(ground.shoppers, ground.steps)
     contexts = Contexts(Composer(ground.inputs, ComposerConfig(pool=config.pool)))
     evidence = config.evidence(contexts.prior_mean(), simulator.slate_size)
@@ -377,9 +389,14 @@ def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
             ground.watch(at * shoppers, BanditPolicy(contexts, posterior, Exploit()))
         policy, episodes = BanditPolicy(contexts, posterior, explorer), simulator.episodes
         sight = contexts(observation)
-        places = policy.choose(sight, draws_for(policy, episodes.seed, episodes.visit, episodes.number))
+        places = policy.choose(
+            sight, draws_for(policy, episodes.seed, episodes.visit, episodes.number)
+        )
         outcome = simulator.advance(sight.slates(places, simulator.slate_size))
-        shown, clicked = simulator.episodes.recent_slates[:, 0] >= 0, simulator.episodes.recent_clicks[:, 0]
+        shown, clicked = (
+            simulator.episodes.recent_slates[:, 0] >= 0,
+            simulator.episodes.recent_clicks[:, 0],
+        )
         evidence.add(sight.of(places), clicked, shown)
         posterior = evidence.update()
         clicks += clicked.sum()
@@ -398,9 +415,16 @@ def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
     )
 
 
-def _state(at: int, clicks: Tensor, evidence: Evidence, simulator: SlateSimulator) -> dict[str, Any]:
+def _state(
+    at: int, clicks: Tensor, evidence: Evidence, simulator: SlateSimulator
+) -> dict[str, Any]:
     """What `_serve` needs to go on with round `at`."""
-    return {"round": at, "clicks": clicks, "evidence": evidence.state(), "simulator": simulator.state()}
+    return {
+        "round": at,
+        "clicks": clicks,
+        "evidence": evidence.state(),
+        "simulator": simulator.state(),
+    }
 
 
 def _training_seeds(seed: int, shoppers: int) -> Tensor:

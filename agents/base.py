@@ -106,7 +106,9 @@ AGENTS: dict[str, AgentSpec] = {}
 """Every agent that is trained, by name. `import agents` fills it."""
 
 
-def register_agent(name: str, config: type[T], *, needs_log: bool = False) -> Callable[[Learner[T]], Learner[T]]:
+def register_agent(
+    name: str, config: type[T], *, needs_log: bool = False
+) -> Callable[[Learner[T]], Learner[T]]:
     """Register a learner: `@register_agent("slateq", SlateQConfig)` above `def slateq(ground, config) -> Learned`.
 
     Errors: ValueError where the name is taken.

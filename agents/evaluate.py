@@ -71,18 +71,27 @@ class _Sums:
         self.values = {name: value.index_fill(0, rows, 0.0) for name, value in self.values.items()}
 
 
-def draws_for(policy: Policy, seeds: Tensor, visits: Tensor, episodes: Tensor | None = None) -> Tensor:
+def draws_for(
+    policy: Policy, seeds: Tensor, visits: Tensor, episodes: Tensor | None = None
+) -> Tensor:
     """The uniform numbers that a policy takes at a visit, from (seed, episode, visit) alone: (B, policy.draws).
 
     Shapes: seeds (B,) int64, visits (B,) int64 visits so far in the episode, episodes (B,) int64 or None for 0.
     """
     episodes = torch.zeros_like(seeds) if episodes is None else episodes
-    return noise.uniform(noise.episode_key(seeds, episodes, stream=POLICY_STREAM), visits, policy.draws)
+    return noise.uniform(
+        noise.episode_key(seeds, episodes, stream=POLICY_STREAM), visits, policy.draws
+    )
 
 
 @torch.no_grad()
 def evaluate(
-    policy: Policy, simulator: SlateSimulator, seeds: Tensor, *, batch: int = 256, title: str | None = None
+    policy: Policy,
+    simulator: SlateSimulator,
+    seeds: Tensor,
+    *,
+    batch: int = 256,
+    title: str | None = None,
 ) -> Evaluation:
     """Play the first episode of every seed to its end.
 
@@ -151,14 +160,20 @@ def _check(policy: Policy, simulator: SlateSimulator, seeds: Tensor) -> None:
     if not isinstance(simulator, SlateSimulator):
         raise TypeError(f"simulator is {checks.told(simulator)}, but it must be a SlateSimulator.")
     if not callable(policy) or isinstance(policy, type) or not hasattr(policy, "draws"):
-        raise TypeError(f"policy is {checks.told(policy)}, but it must be a Policy: callable, with `draws`.")
+        raise TypeError(
+            f"policy is {checks.told(policy)}, but it must be a Policy: callable, with `draws`."
+        )
     checks.whole("policy.draws", policy.draws, 0)
     checks.tensor("seeds", seeds, ("S",), torch.int64)
     if len(seeds.unique()) < max(len(seeds), 1):
-        raise ValueError(f"seeds holds {len(seeds)} numbers, but they must be distinct and at least one.")
+        raise ValueError(
+            f"seeds holds {len(seeds)} numbers, but they must be distinct and at least one."
+        )
 
 
-def _finish(sums: _Sums, outcome: Outcome, rows: Tensor, episode: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+def _finish(
+    sums: _Sums, outcome: Outcome, rows: Tensor, episode: Tensor, seeds: Tensor
+) -> dict[str, Tensor]:
     columns = {"order": episode, "seed": seeds[episode]}
     columns |= {name: value[rows] for name, value in sums.values.items()}
     columns |= {"days": outcome.info["day"][rows].double(), "lapsed": outcome.terminated[rows]}
@@ -184,7 +199,9 @@ def showcase(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: i
     observation = simulator.reset(seeds.to(simulator.device))
     for _ in range(visits):
         at = simulator.episodes
-        outcome = simulator.advance(policy(observation, draws_for(policy, at.seed, at.visit, at.number)))
+        outcome = simulator.advance(
+            policy(observation, draws_for(policy, at.seed, at.visit, at.number))
+        )
         done = outcome.ended.nonzero().squeeze(1)
         if len(done):
             simulator.restart(done)

@@ -59,13 +59,17 @@ class Keeper:
         share: of the time that keeping may take
     """
 
-    def __init__(self, path: Path | None = None, notes: Notes | None = None, share: float = SHARE) -> None:
+    def __init__(
+        self, path: Path | None = None, notes: Notes | None = None, share: float = SHARE
+    ) -> None:
         self._path = path
         self._notes = notes
         self._clock = Clock(share)
         self._about: dict[str, str] = {}
 
-    def found(self, about: Mapping[str, object], like: Any, device: torch.device | str = "cpu") -> Any:
+    def found(
+        self, about: Mapping[str, object], like: Any, device: torch.device | str = "cpu"
+    ) -> Any:
         """What was kept, as a tree like `like` (see `trees.restored`); None where nothing was.
 
         Where what lies there cannot be read, or was kept by a training about something else, a line on stderr says
@@ -79,13 +83,19 @@ class Keeper:
             return None
         try:
             tensors, metadata = read_tensors(self._path)
-            told, outline, notes = (json.loads(metadata.get(name, "{}")) for name in ("about", "outline", "notes"))
+            told, outline, notes = (
+                json.loads(metadata.get(name, "{}")) for name in ("about", "outline", "notes")
+            )
             if wrong := [name for name, value in tensors.items() if value.isnan().any()]:
                 raise ValueError(f"{self._path}: the tensor {wrong[0]!r} holds NaN.")
             if other := sorted(
-                key for key in told.keys() | self._about.keys() if told.get(key) != self._about.get(key)
+                key
+                for key in told.keys() | self._about.keys()
+                if told.get(key) != self._about.get(key)
             ):
-                raise ValueError(f"{self._path} was kept with another {' and another '.join(other)}.")
+                raise ValueError(
+                    f"{self._path} was kept with another {' and another '.join(other)}."
+                )
             tree = restored(like, Flat(tensors, outline), device)
             if self._notes is not None:
                 self._notes.restore(notes)
@@ -105,12 +115,17 @@ class Keeper:
         try:
             written = flat(state())
         except TypeError as error:
-            print(f"The training cannot be kept, so an interrupted one begins anew: {error}", file=sys.stderr)
+            print(
+                f"The training cannot be kept, so an interrupted one begins anew: {error}",
+                file=sys.stderr,
+            )
             self._path = None
             return
         notes = None if self._notes is None else self._notes.state()
         told = {"about": self._about, "outline": written.outline, "notes": notes}
-        write_tensors(self._path, written.tensors, {name: json.dumps(value) for name, value in told.items()})
+        write_tensors(
+            self._path, written.tensors, {name: json.dumps(value) for name, value in told.items()}
+        )
         self._clock.kept(began)
 
     def forget(self) -> None:
@@ -122,10 +137,15 @@ class Keeper:
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     """Parameter -> name -> tensor; the parameters are numbered, the numbers are strings."""
     entries = optimizer.state_dict()["state"].items()
-    return {str(at): {name: torch.as_tensor(value) for name, value in entry.items()} for at, entry in entries}
+    return {
+        str(at): {name: torch.as_tensor(value) for name, value in entry.items()}
+        for at, entry in entries
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Tensor]]
+) -> None:
     """Take what `optimizer_state` gave; the groups and their rates stay.
 
     Errors, before anything changes: ValueError where there is another number of parameters, or a tensor does not fit
@@ -134,11 +154,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Mapp
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = {str(at) for at in range(len(parameters))}
     if state and state.keys() != numbers:
-        raise ValueError(f"'optimizer' is about {len(state)} parameters, but there are {len(parameters)}.")
+        raise ValueError(
+            f"'optimizer' is about {len(state)} parameters, but there are {len(parameters)}."
+        )
     for at, entry in state.items():
         for name, value in entry.items():
             shape = parameters[int(at)].shape
             if value.ndim > 0 and value.shape != shape:
-                raise ValueError(f"'optimizer/{at}/{name}' is {tuple(value.shape)}, but it must be {tuple(shape)}.")
+                raise ValueError(
+                    f"'optimizer/{at}/{name}' is {tuple(value.shape)}, but it must be {tuple(shape)}."
+                )
     entries = {int(at): dict(entry) for at, entry in state.items()}
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": entries, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

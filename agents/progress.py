@@ -139,5 +139,7 @@ class Progress:
             return
         width = shutil.get_terminal_size().columns - 1
         bar = "{desc}|{bar}| " + self.line().replace("{", "{{").replace("}", "}}")
-        text = tqdm.format_meter(self._done, self._total, 0, ncols=width, prefix=share, bar_format=bar)
+        text = tqdm.format_meter(
+            self._done, self._total, 0, ncols=width, prefix=share, bar_format=bar
+        )
         print(f"\r{text}\033[K", end="", file=self._out, flush=True)

@@ -201,7 +201,12 @@ class Decisions:
     @property
     def seen(self) -> Observation:
         """What a `PlackettLuceActor` sees."""
-        return {"features": self.features, "pool": self.pool, "logits": self.logits, "cues": self.cues}
+        return {
+            "features": self.features,
+            "pool": self.pool,
+            "logits": self.logits,
+            "cues": self.cues,
+        }
 
     @property
     def shown(self) -> Tensor:
@@ -218,13 +223,17 @@ def logged_rewards(log: Sessions, reward: Reward, embedding: Tensor, category: T
     total = torch.zeros(slates.shape[:2], device=embedding.device)
     for visit in range(slates.shape[1]):  # one at a time: all pairs of all slates would not fit
         shown = first_places(slates[:, visit])
-        inputs = RewardInputs(slates[:, visit].clamp(min=0), shown, clicks[:, visit] & shown, embedding, category)
+        inputs = RewardInputs(
+            slates[:, visit].clamp(min=0), shown, clicks[:, visit] & shown, embedding, category
+        )
         total[:, visit] = reward(inputs)[0]
     return total * log.real.to(total.device)
 
 
 @torch.no_grad()
-def decisions_of(log: Sessions, composer: Composer, simulator: SlateSimulator, discount: float) -> Decisions:
+def decisions_of(
+    log: Sessions, composer: Composer, simulator: SlateSimulator, discount: float
+) -> Decisions:
     """Look at every logged visit as the policy will look at a live one.
 
     Errors: ValueError where the log's slates or items are not the simulator's, or where the policy needs what a log
@@ -239,7 +248,9 @@ def decisions_of(log: Sessions, composer: Composer, simulator: SlateSimulator, d
     for moment in replay(log, catalog, history=simulator.history):
         _check_keys(moment.observation, simulator)
         for rows in torch.arange(len(moment.rows), device=simulator.device).split(CHUNK):
-            seen = slate_observation(composer.view({key: value[rows] for key, value in moment.observation.items()}))
+            seen = slate_observation(
+                composer.view({key: value[rows] for key, value in moment.observation.items()})
+            )
             episodes = moment.rows[rows]
             parts.append(
                 Decisions(
@@ -253,7 +264,9 @@ def decisions_of(log: Sessions, composer: Composer, simulator: SlateSimulator, d
                     log_propensity=propensity[episodes, moment.visit],
                 )
             )
-    return Decisions(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Decisions)})
+    return Decisions(
+        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Decisions)}
+    )
 
 
 def _check_log(log: Sessions, simulator: SlateSimulator) -> None:
@@ -272,7 +285,9 @@ def _check_log(log: Sessions, simulator: SlateSimulator) -> None:
 def _check_keys(observation: Observation, simulator: SlateSimulator) -> None:
     missing = sorted(simulator.observation_space.keys() - observation.keys())
     if missing:
-        raise ValueError(f"log cannot give the observation keys {missing}, but the simulator's observation has them.")
+        raise ValueError(
+            f"log cannot give the observation keys {missing}, but the simulator's observation has them."
+        )
 
 
 # ---- learning --------------------------------------------------------------------------------------------------------
@@ -289,7 +304,11 @@ class Reinforce:
     """
 
     def __init__(
-        self, actor: PlackettLuceActor, behaviour: Behaviour, config: ReinforceConfig, slate_size: int
+        self,
+        actor: PlackettLuceActor,
+        behaviour: Behaviour,
+        config: ReinforceConfig,
+        slate_size: int,
     ) -> None:
         self._actor = actor
         self._behaviour = behaviour
@@ -314,7 +333,9 @@ class Reinforce:
         self._actor.load_state_dict(state["actor"])
         self._behaviour.load_state_dict(state["behaviour"])
 
-    def epoch(self, decisions: Decisions, generator: torch.Generator, *, policy: bool = True) -> dict[str, float]:
+    def epoch(
+        self, decisions: Decisions, generator: torch.Generator, *, policy: bool = True
+    ) -> dict[str, float]:
         """One pass in an order drawn from `generator` (a CPU one); with `policy` False only beta is learned.
 
         Returns means: `behaviour_loss` a shown position (nats), `weight` an action and `capped`, the share of the
@@ -330,7 +351,11 @@ class Reinforce:
                 self._learn_policy(batch, log_beta, sums)
         loss, positions, weight, capped, actions = sums.tolist()
         many = max(actions, 1.0)
-        return {"behaviour_loss": loss / max(positions, 1.0), "weight": weight / many, "capped": capped / many}
+        return {
+            "behaviour_loss": loss / max(positions, 1.0),
+            "weight": weight / many,
+            "capped": capped / many,
+        }
 
     def _learn_behaviour(self, batch: Decisions, sums: Tensor) -> Tensor:
         """One step on the negative log-likelihood of every shown item; log beta (B, K) as it was before."""
@@ -348,7 +373,9 @@ class Reinforce:
         log_beta = self._known(batch, log_beta)
         losses, weights, used = self._losses(batch, log_beta)
         _step(self._of_policy, losses.sum() / len(batch))
-        sums[2:] += torch.stack([(weights * used).sum(), ((weights >= self._config.cap) & used).sum(), used.sum()])
+        sums[2:] += torch.stack(
+            [(weights * used).sum(), ((weights >= self._config.cap) & used).sum(), used.sum()]
+        )
 
     def _losses(self, batch: Decisions, log_beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Surrogate, importance weight and whether it counts, of every position: (B, K) each."""
@@ -420,7 +447,9 @@ def _goes_on(
     return found["epoch"], found["facts"], found["generator"]
 
 
-def _state(epoch: int, facts: dict[str, float], learning: Reinforce, generator: torch.Generator) -> dict[str, Any]:
+def _state(
+    epoch: int, facts: dict[str, float], learning: Reinforce, generator: torch.Generator
+) -> dict[str, Any]:
     """What `reinforce` needs to go on with an epoch."""
     return {"epoch": epoch, "facts": facts, "learning": learning.state(), "generator": generator}
 
@@ -450,6 +479,8 @@ def _policies_of(
 
     def policies() -> tuple[PlackettLucePolicy, PlackettLucePolicy]:
         frozen = copy.deepcopy(actor).requires_grad_(False)
-        return PlackettLucePolicy(composer, frozen), PlackettLucePolicy(composer, frozen, deterministic=False)
+        return PlackettLucePolicy(composer, frozen), PlackettLucePolicy(
+            composer, frozen, deterministic=False
+        )
 
     return policies

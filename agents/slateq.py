@@ -156,7 +156,10 @@ class Visits:
         """The same with the pool cut to places (B, K)."""
         of_items = places.unsqueeze(2).expand(-1, -1, self.items.shape[2])
         return Visits(
-            self.features, self.items.gather(1, of_items), self.logits.gather(1, places), self.ids.gather(1, places)
+            self.features,
+            self.items.gather(1, of_items),
+            self.logits.gather(1, places),
+            self.ids.gather(1, places),
         )
 
     def slates(self, places: Tensor, size: int) -> Tensor:
@@ -180,7 +183,9 @@ class ComposerLook:
         view = self.composer.view(observation)
         absent = view.pool.items < 0
         logits = view.pool.logits.masked_fill(absent, -torch.inf)
-        items = torch.cat([logits.masked_fill(absent, 0.0).unsqueeze(2), view.cues, view.vectors], dim=2)
+        items = torch.cat(
+            [logits.masked_fill(absent, 0.0).unsqueeze(2), view.cues, view.vectors], dim=2
+        )
         return Visits(view.features, items, logits, view.pool.items)
 
 
@@ -244,7 +249,9 @@ class SingleChoice:
 
     def __init__(self, none: float, *, quick: bool = False) -> None:
         if not none > 0:
-            raise ValueError(f"none is {none!r}, but the appeal of clicking nothing must be above 0.")
+            raise ValueError(
+                f"none is {none!r}, but the appeal of clicking nothing must be above 0."
+            )
         self.none = none
         self.quick = quick
 
@@ -330,11 +337,15 @@ class FactorisedValues(ItemValues):
     It starts with the same gain for every item and state: the best slate is then the one with the best logits.
     """
 
-    def __init__(self, width: int, item_width: int, config: SlateQConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, item_width: int, config: SlateQConfig, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.standardize = Standardizer(width)
         self.standardize_item = Standardizer(item_width)
-        self.state = nn.Sequential(tower(width, (config.hidden,), config.hidden, generator), nn.Tanh())
+        self.state = nn.Sequential(
+            tower(width, (config.hidden,), config.hidden, generator), nn.Tanh()
+        )
         self.none = tower(config.hidden, (), 1, generator, gain=0.0)
         self.of_state = tower(config.hidden, (), config.item_hidden, generator)
         self.of_item = tower(item_width, (), config.item_hidden, generator)
@@ -344,7 +355,9 @@ class FactorisedValues(ItemValues):
     def forward(self, visits: Visits) -> tuple[Tensor, Tensor]:
         """(B,) and (B, P)."""
         state = self.state(self.standardize(visits.features))
-        meeting = self.of_state(state).unsqueeze(1) + self.of_item(self.standardize_item(visits.items))
+        meeting = self.of_state(state).unsqueeze(1) + self.of_item(
+            self.standardize_item(visits.items)
+        )
         return self.none(state).squeeze(1), self.gain(torch.tanh(meeting)).squeeze(2)
 
     @torch.no_grad()
@@ -392,7 +405,9 @@ class Memory:
 
     def __init__(self, rounds: int) -> None:
         if rounds < 2:
-            raise ValueError(f"rounds is {rounds}, but a visit and the one after it must fit into the memory.")
+            raise ValueError(
+                f"rounds is {rounds}, but a visit and the one after it must fit into the memory."
+            )
         self._rounds = rounds
         self._kept: dict[str, Tensor] = {}  # (rounds, B, ...) each
         self._added = 0
@@ -400,7 +415,10 @@ class Memory:
     def state(self) -> dict[str, Any]:
         """What is remembered, for `restore`; the room that was never written to is left out."""
         there = min(self._added, self._rounds)
-        return {"kept": {name: value[:there] for name, value in self._kept.items()}, "added": self._added}
+        return {
+            "kept": {name: value[:there] for name, value in self._kept.items()},
+            "added": self._added,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take what `state` gave."""
@@ -416,13 +434,21 @@ class Memory:
         return max(min(self._added, self._rounds) - 1, 0)
 
     def add(
-        self, visits: Visits, places: Tensor, clicks: Tensor, reward: Tensor, terminated: Tensor, known: Tensor
+        self,
+        visits: Visits,
+        places: Tensor,
+        clicks: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        known: Tensor,
     ) -> None:
         """Add a visit of every shopper; the shapes of `Batch`."""
         new = {**vars(visits), "places": places, "clicks": clicks, "reward": reward}
         new |= {"terminated": terminated, "known": known}
         if not self._kept:
-            self._kept = {name: value.new_zeros(self._rounds, *value.shape) for name, value in new.items()}
+            self._kept = {
+                name: value.new_zeros(self._rounds, *value.shape) for name, value in new.items()
+            }
         for name, value in new.items():
             self._kept[name][self._added % self._rounds] = value
         self._added += 1
@@ -430,16 +456,27 @@ class Memory:
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Visits drawn with replacement, each as likely as any other. Errors: ValueError where `pairs` is 0."""
         if self.pairs == 0:
-            raise ValueError("The memory holds no visit with the one after it, but a batch is made of such.")
+            raise ValueError(
+                "The memory holds no visit with the one after it, but a batch is made of such."
+            )
         device = self._kept["reward"].device
         ago = torch.randint(self.pairs, (size,), generator=generator).to(device) + 2
         row = torch.randint(self._kept["reward"].shape[1], (size,), generator=generator).to(device)
         at = (self._added - ago) % self._rounds
-        own = {name: self._kept[name][at, row] for name in ("places", "clicks", "reward", "terminated", "known")}
-        return Batch(visits=self._visits(at, row), following=self._visits((at + 1) % self._rounds, row), **own)
+        own = {
+            name: self._kept[name][at, row]
+            for name in ("places", "clicks", "reward", "terminated", "known")
+        }
+        return Batch(
+            visits=self._visits(at, row),
+            following=self._visits((at + 1) % self._rounds, row),
+            **own,
+        )
 
     def _visits(self, at: Tensor, row: Tensor) -> Visits:
-        return Visits(**{name: self._kept[name][at, row] for name in ("features", "items", "logits", "ids")})
+        return Visits(
+            **{name: self._kept[name][at, row] for name in ("features", "items", "logits", "ids")}
+        )
 
 
 # ---- learner ---------------------------------------------------------------------------------------------------------
@@ -454,7 +491,9 @@ class SlateQLearner:
         size: K
     """
 
-    def __init__(self, network: ItemValues, choice: Choice, size: int, config: SlateQConfig) -> None:
+    def __init__(
+        self, network: ItemValues, choice: Choice, size: int, config: SlateQConfig
+    ) -> None:
         self.network = network
         self.choice = choice
         self.size = size
@@ -497,7 +536,11 @@ class SlateQLearner:
         """Q(s, none) plus the gains of what was clicked, or of everything shown by its chance of a click: (B,)."""
         slates = batch.visits.at(batch.places)
         none, gains = self.network(slates)
-        weight = batch.clicks if self.config.attribution == "clicks" else self.choice.chances(slates.logits)
+        weight = (
+            batch.clicks
+            if self.config.attribution == "clicks"
+            else self.choice.chances(slates.logits)
+        )
         predicted: Tensor = none + (gains * weight).sum(dim=1)
         return predicted
 
@@ -505,7 +548,9 @@ class SlateQLearner:
         """One step down the Huber loss, the learning rate times `rate`; returns the loss ()."""
         targets = self.targets(batch)
         use = (batch.known | batch.terminated).float()
-        errors = nn.functional.huber_loss(self.predictions(batch), targets, reduction="none", delta=self.config.huber)
+        errors = nn.functional.huber_loss(
+            self.predictions(batch), targets, reduction="none", delta=self.config.huber
+        )
         loss = (errors * use).sum() / use.sum().clamp(min=1)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate
@@ -530,7 +575,14 @@ class SlateQPolicy:
     """
 
     def __init__(
-        self, look: Look, network: ItemValues, choice: Choice, size: int, *, pool: int = 0, temperature: float = 0.0
+        self,
+        look: Look,
+        network: ItemValues,
+        choice: Choice,
+        size: int,
+        *,
+        pool: int = 0,
+        temperature: float = 0.0,
     ) -> None:
         self.look = look
         self.network = network
@@ -585,7 +637,9 @@ def serve(
     rounds, warm_up = steps // shoppers, max(-(-config.warm_up // shoppers), 2)
     memory = Memory(max(config.memory // shoppers, 2))
     generator = torch.Generator().manual_seed(seed)
-    exploring = SlateQPolicy(look, learner.network, learner.choice, size, pool=pool, temperature=config.temperature)
+    exploring = SlateQPolicy(
+        look, learner.network, learner.choice, size, pool=pool, temperature=config.temperature
+    )
     best = SlateQPolicy(look, learner.averaged, learner.choice, size)
     visits = look(simulator.reset(_training_seeds(seed, shoppers)))
     losses = torch.zeros((), device=simulator.device)
@@ -601,7 +655,18 @@ def serve(
         simulator.restore(found["simulator"])
         visits = look(simulator.observe())
     for at in range(first, rounds):
-        keeper.keep(partial(_state, at, (losses, rewards, lapses), updates, learner, memory, generator, simulator))
+        keeper.keep(
+            partial(
+                _state,
+                at,
+                (losses, rewards, lapses),
+                updates,
+                learner,
+                memory,
+                generator,
+                simulator,
+            )
+        )
         if at % max(rounds // WATCHES, 1) == 0:
             watch(at * shoppers, best)
         now = simulator.episodes
@@ -616,7 +681,9 @@ def serve(
         simulator.restart(outcome.ended.nonzero().squeeze(1))
         visits = look(simulator.observe())
         if at + 1 == warm_up:
-            level = rewards / (warm_up - config.gamma * (warm_up - lapses))  # r / (1 - gamma (1 - lapse rate))
+            level = rewards / (
+                warm_up - config.gamma * (warm_up - lapses)
+            )  # r / (1 - gamma (1 - lapse rate))
             learner.start(memory.draw(4 * config.batch_size, generator).visits, float(level))
         if at + 1 >= warm_up:
             for _ in range(config.updates):
@@ -624,7 +691,11 @@ def serve(
                 losses = losses + learner.update(memory.draw(config.batch_size, generator), rate)
                 updates += 1
     watch(rounds * shoppers, best)
-    return {"loss": float(losses) / max(updates, 1), "updates": updates, "reward_per_visit": float(rewards) / rounds}
+    return {
+        "loss": float(losses) / max(updates, 1),
+        "updates": updates,
+        "reward_per_visit": float(rewards) / rounds,
+    }
 
 
 def _state(
@@ -657,7 +728,9 @@ def slateq(ground: Ground, config: SlateQConfig) -> Learned:
     """
     for name in ("steps", "shoppers"):
         if getattr(ground, name) < 1:
-            raise ValueError(f"{name} is {getattr(ground, name)}, but SlateQ learns from at least one.")
+            raise ValueError(
+                f"{name} is {getattr(ground, name)}, but SlateQ learns from at least one."
+            )
     simulator, shoppers = ground.simulator, min(ground.shoppers, ground.steps)
     composer = Composer(ground.inputs, ComposerConfig(pool=config.pool))
     look, size, pool = ComposerLook(composer), simulator.slate_size, composer.pool_size

@@ -88,7 +88,9 @@ class PolicyInputs:
         of_kind("catalog", self.catalog, Catalog)
         of_kind("observation_space", self.observation_space, gymnasium.spaces.Dict)
         if self.ranker is not None and not callable(getattr(self.ranker, "logits", None)):
-            raise TypeError(f"ranker is {checks.told(self.ranker)}, but it must have a method `logits`.")
+            raise TypeError(
+                f"ranker is {checks.told(self.ranker)}, but it must have a method `logits`."
+            )
         if self.popularity is not None:
             checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
         put(
@@ -101,7 +103,9 @@ class PolicyInputs:
     def need_ranker(self, name: str) -> Ranker:
         """The ranker. Errors: ValueError where there is none."""
         if self.ranker is None:
-            raise ValueError(f"The policy {name!r} re-ranks a CTR model, but PolicyInputs.ranker is None.")
+            raise ValueError(
+                f"The policy {name!r} re-ranks a CTR model, but PolicyInputs.ranker is None."
+            )
         return self.ranker
 
 
@@ -137,7 +141,9 @@ def tuned(
     `recsim_env.settings.settle` accepts it in [least, most].
     """
     searched = Range(low, high, integer, log)
-    return dataclasses.field(default=default, metadata={"range": searched, "legal": Within(least, most)})
+    return dataclasses.field(
+        default=default, metadata={"range": searched, "legal": Within(least, most)}
+    )
 
 
 def of_kind(name: str, value: object, kind: type) -> None:
@@ -149,7 +155,8 @@ def of_kind(name: str, value: object, kind: type) -> None:
 def widths(name: str, value: object) -> tuple[int, ...]:
     """Widths of layers, as a tuple. Errors: ValueError where they are none."""
     return tuple(
-        checks.whole(f"{name}[{at}]", width, 1, WIDEST) for at, width in enumerate(checks.several(name, value))
+        checks.whole(f"{name}[{at}]", width, 1, WIDEST)
+        for at, width in enumerate(checks.several(name, value))
     )
 
 
@@ -183,14 +190,20 @@ def altered(parameters: T, values: Mapping[str, Any], owner: str = "") -> T:
     for name in values:
         if name not in known:
             has = ", ".join(map(repr, known)) or "no parameters"
-            raise TypeError(f"parameters names {name!r}, but {owner or type(parameters).__name__} has {has}.")
+            raise TypeError(
+                f"parameters names {name!r}, but {owner or type(parameters).__name__} has {has}."
+            )
     return _altered(parameters, values)
 
 
 def _altered(parameters: T, values: Mapping[str, Any]) -> T:
     changed = {name: value for name, value in values.items() if "." not in name}
     for part in {name.partition(".")[0] for name in values if "." in name}:
-        inner = {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}
+        inner = {
+            name.removeprefix(f"{part}."): value
+            for name, value in values.items()
+            if name.startswith(f"{part}.")
+        }
         changed[part] = _altered(changed.get(part, getattr(parameters, part)), inner)
     return dataclasses.replace(parameters, **changed)  # type: ignore[type-var]
 
@@ -244,7 +257,9 @@ POLICIES: Registry[PolicySpec] = Registry("policy")
 """Every policy that needs no training of its own, by name. `import policies` fills it."""
 
 
-def register_policy(name: str, parameters: type[T], *, needs_ranker: bool = True) -> Callable[[Builder[T]], Builder[T]]:
+def register_policy(
+    name: str, parameters: type[T], *, needs_ranker: bool = True
+) -> Callable[[Builder[T]], Builder[T]]:
     """Register a builder: `@register_policy("mmr", MMRParameters)` above `def mmr(inputs, parameters) -> Policy`.
 
     The same code may register again, as a cell of a notebook does that is run once more: the new policy replaces the
@@ -253,7 +268,9 @@ def register_policy(name: str, parameters: type[T], *, needs_ranker: bool = True
     Errors: ValueError where other code took the name, TypeError where `parameters` is no dataclass.
     """
     if not isinstance(parameters, type) or not dataclasses.is_dataclass(parameters):
-        raise TypeError(f"parameters is {checks.told(parameters)}, but it must be a dataclass with defaults.")
+        raise TypeError(
+            f"parameters is {checks.told(parameters)}, but it must be a dataclass with defaults."
+        )
     checks.flag("needs_ranker", needs_ranker)
 
     def add(builder: Builder[T]) -> Builder[T]:
@@ -283,12 +300,18 @@ class ObservationCheck:
         self._bounds = {
             name: (int(box.low.min()), int(box.high.max()))
             for name, box in space.items()
-            if isinstance(box, gymnasium.spaces.Box) and np.issubdtype(box.dtype, np.integer) and box.low.size
+            if isinstance(box, gymnasium.spaces.Box)
+            and np.issubdtype(box.dtype, np.integer)
+            and box.low.size
         }
-        self._expected = {name: (tuple(of_key.shape or ()), dtype_of(of_key)) for name, of_key in space.items()}
+        self._expected = {
+            name: (tuple(of_key.shape or ()), dtype_of(of_key)) for name, of_key in space.items()
+        }
         self._all = max_candidates(space, len(catalog)) == len(catalog)
         self._device = catalog.device
-        self._shapes: dict[int, list[tuple[str, torch.dtype, tuple[int, ...]]]] = {}  # by how many shoppers
+        self._shapes: dict[
+            int, list[tuple[str, torch.dtype, tuple[int, ...]]]
+        ] = {}  # by how many shoppers
         self._seen = False
 
     def __call__(self, observation: Observation) -> bool:
@@ -314,7 +337,11 @@ class ObservationCheck:
             return False
         rows = len(seen)
         if rows not in self._shapes:
-            self._shapes = {rows: [(name, dtype, (rows, *shape)) for name, (shape, dtype) in self._expected.items()]}
+            self._shapes = {
+                rows: [
+                    (name, dtype, (rows, *shape)) for name, (shape, dtype) in self._expected.items()
+                ]
+            }
         for name, dtype, shape in self._shapes[rows]:
             value = observation.get(name)
             if value is None and self._all and name == "candidates":
@@ -343,7 +370,9 @@ class ObservationCheck:
             low, high = (int(bound) for bound in value.aminmax())
             if low < least or high > most:
                 found = low if low < least else high
-                raise ValueError(f"observation[{name!r}] holds {found}, but it must be from {least} to {most}.")
+                raise ValueError(
+                    f"observation[{name!r}] holds {found}, but it must be from {least} to {most}."
+                )
 
     def _raise(self, observation: Observation) -> None:
         """Say what is wrong with an observation that does not fit."""
@@ -359,15 +388,21 @@ class ObservationCheck:
             value = observation[name]
             checks.tensor(f"observation[{name!r}]", value, ("B", *shape), dtype, finite=False)
             if value.layout is not torch.strided:
-                raise TypeError(f"observation[{name!r}] is a sparse tensor, but it must be a dense one.")
+                raise TypeError(
+                    f"observation[{name!r}] is a sparse tensor, but it must be a dense one."
+                )
             if value.device.type != self._device.type:
-                raise TypeError(f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}.")
+                raise TypeError(
+                    f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}."
+                )
             if len(value) != (len(observation[first]) if first else max(len(value), 1)):
                 _raise_shoppers(name, value, first, observation)
             first = first or name
 
 
-def check_keys(observation: Observation, needed: Collection[str], optional: tuple[str, ...] = ()) -> None:
+def check_keys(
+    observation: Observation, needed: Collection[str], optional: tuple[str, ...] = ()
+) -> None:
     """For what looks at observations without knowing their space, such as a ranker. Optional keys may be missing.
 
     Errors: TypeError where the observation is no mapping or a value no tensor; ValueError where a key is missing or the
@@ -378,7 +413,9 @@ def check_keys(observation: Observation, needed: Collection[str], optional: tupl
     first = ""
     for name in (*needed, *(name for name in optional if name in observation)):
         if name not in observation:
-            raise ValueError(f"observation has the keys {sorted(observation)}, but it must have {name!r} too.")
+            raise ValueError(
+                f"observation has the keys {sorted(observation)}, but it must have {name!r} too."
+            )
         value = observation[name]
         of_kind(f"observation[{name!r}]", value, Tensor)
         if value.ndim == 0 or (first and len(value) != len(observation[first])):
@@ -388,8 +425,12 @@ def check_keys(observation: Observation, needed: Collection[str], optional: tupl
 
 def _raise_shoppers(name: str, value: Tensor, first: str, observation: Observation) -> None:
     """Raise where a key is not of as many shoppers as the first one that was looked at."""
-    shoppers = f"{len(observation[first])} shoppers, as {first!r} is" if first else "one shopper or more"
-    raise ValueError(f"observation[{name!r}] is {checks.told(value)}, but it must be of {shoppers}.")
+    shoppers = (
+        f"{len(observation[first])} shoppers, as {first!r} is" if first else "one shopper or more"
+    )
+    raise ValueError(
+        f"observation[{name!r}] is {checks.told(value)}, but it must be of {shoppers}."
+    )
 
 
 def dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
@@ -399,7 +440,9 @@ def dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
 
 def check_draws(draws: Tensor, batch: int, number: int) -> None:
     """Errors: TypeError or ValueError where draws are no (batch, number) numbers."""
-    dtype = draws.dtype if isinstance(draws, Tensor) and draws.is_floating_point() else torch.float32
+    dtype = (
+        draws.dtype if isinstance(draws, Tensor) and draws.is_floating_point() else torch.float32
+    )
     checks.tensor("draws", draws, (batch, number), dtype, finite=False)
 
 
@@ -427,8 +470,18 @@ def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> T
     Errors: TypeError where they are no floating-point tensor, ValueError where they are of another shape.
     """
     logits = ranker.logits(observation)
-    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.shape != candidates.shape:
-        checks.tensor("ranker.logits(observation)", logits, tuple(candidates.shape), torch.float32, finite=False)
+    if (
+        not isinstance(logits, Tensor)
+        or not logits.is_floating_point()
+        or logits.shape != candidates.shape
+    ):
+        checks.tensor(
+            "ranker.logits(observation)",
+            logits,
+            tuple(candidates.shape),
+            torch.float32,
+            finite=False,
+        )
     return logits.float().nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=-math.inf)
 
 
@@ -437,7 +490,9 @@ def top_slates(scores: Tensor, candidates: Tensor, size: int) -> Tensor:
 
     Shapes: scores (B, C), candidates (B, C) int64 -1 padded; returns slates (B, size) int64.
     """
-    scores = scores.nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=UNRANKED).masked_fill_(candidates < 0, -math.inf)
+    scores = scores.nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=UNRANKED).masked_fill_(
+        candidates < 0, -math.inf
+    )
     best = scores.topk(min(size, scores.shape[1]), dim=1).indices
     return filled(candidates.gather(1, best), size)
 
@@ -472,7 +527,9 @@ class Pool:
     def best(cls, logits: Tensor, candidates: Tensor, size: int) -> Pool:
         """The best `size` of logits (B, C), no NaN, and candidates (B, C)."""
         logits, columns = logits.topk(min(size, logits.shape[1]), dim=1)
-        return cls(candidates.gather(1, columns).masked_fill(logits == -math.inf, -1), logits, columns)
+        return cls(
+            candidates.gather(1, columns).masked_fill(logits == -math.inf, -1), logits, columns
+        )
 
     def check(self, candidates: Tensor, *, whole: bool = True) -> None:
         """Look at the pool of candidates (B, C) where that needs no wait for a device: on a CPU.
@@ -485,7 +542,9 @@ class Pool:
         if self.logits.device.type != "cpu":
             return
         if whole and bool(((self.items < 0) & (self.logits > -math.inf)).any()):
-            raise ValueError("ranker.logits(observation) holds a number at padding, but it must hold -inf there.")
+            raise ValueError(
+                "ranker.logits(observation) holds a number at padding, but it must hold -inf there."
+            )
         if float(self.logits[:, 0].min()) <= UNRANKED:
             _raise_unranked((self.logits[:, 0] <= UNRANKED) & (candidates >= 0).any(dim=1))
 
@@ -534,11 +593,15 @@ class Pooling:
         if not self._per_category:
             return Pool.best(logits, candidates, self._best)
         standing = self._standing(candidates)
-        keys = _keys(_columns_of(torch.nn.functional.pad(logits, (1, 0), value=-math.inf), standing))
+        keys = _keys(
+            _columns_of(torch.nn.functional.pad(logits, (1, 0), value=-math.inf), standing)
+        )
         places = keys.shape[1]
         groups, largest = self._by_category.shape
         best = []
-        for _ in range(min(self._per_category, largest)):  # a few maxima cost a fraction of topk by category
+        for _ in range(
+            min(self._per_category, largest)
+        ):  # a few maxima cost a fraction of topk by category
             best.append(keys.unflatten(1, (groups, largest)).amax(dim=2))
             keys.scatter_(1, _place(best[-1], places), NOTHING)
         others = keys.topk(min(self._slate_size, places), dim=1).values
@@ -562,12 +625,22 @@ class Pooling:
         logits = logits.masked_fill(items < 0, -math.inf)
         width = logits.shape[1]
         if self._per_category:
-            other = self._category[items.clamp(min=0)].unsqueeze(1) != self._groups.view(1, -1, 1)  # (B, G, C)
-            best = logits.unsqueeze(1).masked_fill(other, -math.inf).topk(min(self._per_category, width), dim=2)
-            places = best.indices.where(best.values > -math.inf, width).flatten(1)  # no item there: past the last one
+            other = self._category[items.clamp(min=0)].unsqueeze(1) != self._groups.view(
+                1, -1, 1
+            )  # (B, G, C)
+            best = (
+                logits.unsqueeze(1)
+                .masked_fill(other, -math.inf)
+                .topk(min(self._per_category, width), dim=2)
+            )
+            places = best.indices.where(best.values > -math.inf, width).flatten(
+                1
+            )  # no item there: past the last one
             chosen = torch.zeros(len(items), width + 1, dtype=torch.bool, device=items.device)
             chosen = chosen.scatter_(1, places, True)[:, :width]
-            chosen = chosen.scatter(1, logits.topk(min(self._slate_size, width), dim=1).indices, True)
+            chosen = chosen.scatter(
+                1, logits.topk(min(self._slate_size, width), dim=1).indices, True
+            )
             logits = logits.masked_fill(~chosen, -math.inf)
         values, at = logits.topk(min(self.size, width), dim=1)
         items = items.gather(1, at).where(values > -math.inf, -1)
@@ -589,14 +662,21 @@ class Pooling:
             parts[-1].check(own, whole=first)
         if len(parts) == 1:
             return parts[0]
-        return Pool(*(torch.cat([getattr(part, name) for part in parts]) for name in ("items", "logits", "columns")))
+        return Pool(
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ("items", "logits", "columns")
+            )
+        )
 
     def _standing(self, candidates: Tensor) -> Tensor:
         """(B, G * largest) int64, or (1, ..) for everybody: where each item of each category stands among the
         candidates, counted from 1; 0 = nowhere."""
         rows = candidates[:1] if shared(candidates) else candidates
         column = torch.zeros(len(rows), self._items + 1, dtype=torch.int64, device=rows.device)
-        column.scatter_(1, rows + 1, torch.arange(1, rows.shape[1] + 1, device=rows.device).expand_as(rows))
+        column.scatter_(
+            1, rows + 1, torch.arange(1, rows.shape[1] + 1, device=rows.device).expand_as(rows)
+        )
         column[:, 0] = 0  # padding went there
         return column.index_select(1, self._by_category.flatten() + 1)
 
@@ -615,7 +695,11 @@ def _keys(logits: Tensor) -> Tensor:
     ascending = (
         (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
     )  # floats are ordered as their bits, but for signs
-    return ascending.long().mul_(_PLACES).add_(torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device))
+    return (
+        ascending.long()
+        .mul_(_PLACES)
+        .add_(torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device))
+    )
 
 
 def _place(keys: Tensor, places: int) -> Tensor:
@@ -640,7 +724,9 @@ def _items_by_category(catalog: Catalog) -> Tensor:
     """(G, largest) int64 items of each category, -1 padded."""
     order = catalog.category.argsort(stable=True)
     counts = torch.bincount(catalog.category)
-    return torch.nn.utils.rnn.pad_sequence(order.split(counts.tolist()), batch_first=True, padding_value=-1)
+    return torch.nn.utils.rnn.pad_sequence(
+        order.split(counts.tolist()), batch_first=True, padding_value=-1
+    )
 
 
 FARTHEST = 1e30
@@ -668,7 +754,9 @@ def pick(pool: Pool, size: int, adjust: Adjust) -> Tensor:
     chosen = []
     for _ in range(min(size, pool.items.shape[1])):
         scores = (
-            adjust.scores().nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-FARTHEST).masked_fill_(taken, -math.inf)
+            adjust.scores()
+            .nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-FARTHEST)
+            .masked_fill_(taken, -math.inf)
         )
         best = scores.max(dim=1).indices  # the first of the largest; on a CPU faster than argmax
         taken.scatter_(1, best.unsqueeze(1), True)
@@ -689,7 +777,10 @@ class Cosines:
     """
 
     def __init__(self, catalog: Catalog, *, exact: bool = False) -> None:
-        self._embedding, self._table = catalog.embedding, exact_cosines(catalog) if exact else catalog.cosines
+        self._embedding, self._table = (
+            catalog.embedding,
+            exact_cosines(catalog) if exact else catalog.cosines,
+        )
         self._exact = exact
         self.dtype = finest(catalog.device) if exact else torch.float32
 

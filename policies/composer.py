@@ -91,7 +91,9 @@ CUES: Registry[Cue] = Registry("cue")
 """Every cue by name; a composer uses those whose keys the environment has."""
 
 
-def cue(name: str, unit: float, *keys: str) -> Callable[[Callable[[CueInputs], Tensor]], Callable[[CueInputs], Tensor]]:
+def cue(
+    name: str, unit: float, *keys: str
+) -> Callable[[Callable[[CueInputs], Tensor]], Callable[[CueInputs], Tensor]]:
     """Register a cue: `@cue("shown", 2.0, "recent_slates")` above a function of `CueInputs`.
 
     Errors: ValueError where other code took the name.
@@ -114,7 +116,9 @@ def clicked_category(inputs: CueInputs) -> Tensor:
 @cue("shown", 2.0, "recent_slates")
 def shown_category(inputs: CueInputs) -> Tensor:
     """Recent exposures of the item's category, decayed by slate, in slates."""
-    by_category = inputs.recent.by_group(inputs.category, inputs.groups, inputs.recent.shown / inputs.slate_size)
+    by_category = inputs.recent.by_group(
+        inputs.category, inputs.groups, inputs.recent.shown / inputs.slate_size
+    )
     return by_category.gather(1, inputs.of_pool)
 
 
@@ -221,10 +225,19 @@ class Composer:
         self._category = inputs.catalog.category
         self._groups = len(inputs.catalog.categories)
         self.summary = Summary(
-            inputs.catalog, inputs.observation_space, inputs.slate_size, max(self.config.summary_dims, 1)
+            inputs.catalog,
+            inputs.observation_space,
+            inputs.slate_size,
+            max(self.config.summary_dims, 1),
         )
-        self.offset_vectors = self.config.offset_unit * principal(inputs.catalog.embedding, self.config.offset_dims)
-        self.cues = {name: cue for name, cue in CUES.items() if set(cue.keys) <= inputs.observation_space.keys()}
+        self.offset_vectors = self.config.offset_unit * principal(
+            inputs.catalog.embedding, self.config.offset_dims
+        )
+        self.cues = {
+            name: cue
+            for name, cue in CUES.items()
+            if set(cue.keys) <= inputs.observation_space.keys()
+        }
         self.knobs = ("count", "similarity", *self.cues)
         units = [2.0, 1.0, *(cue.unit for cue in self.cues.values())]  # log-odds per unit of intent
         self.units = torch.tensor(units, dtype=torch.float32)
@@ -244,8 +257,13 @@ class Composer:
         not 0 and that this environment does not have.
         """
         knobs = checks.mapping("knobs", knobs)
-        knobs = {name: checks.number(f"knobs[{name!r}]", value, -LARGEST, LARGEST) for name, value in knobs.items()}
-        unknown = sorted(name for name, value in knobs.items() if name not in self.knobs and value != 0)
+        knobs = {
+            name: checks.number(f"knobs[{name!r}]", value, -LARGEST, LARGEST)
+            for name, value in knobs.items()
+        }
+        unknown = sorted(
+            name for name, value in knobs.items() if name not in self.knobs and value != 0
+        )
         if unknown:
             raise ValueError(f"knobs names {unknown}, but this environment has {list(self.knobs)}.")
         intent = torch.zeros(self.intent_size, dtype=torch.float32)
@@ -264,10 +282,16 @@ class Composer:
         pool = self.pool(observation) if pool is None else pool
         recent = Recent.of(observation)
         category = looked_up(self._category, pool.ids)
-        inputs = CueInputs(observation, recent, pool, self._category, category, self._groups, self.slate_size)
-        cues = torch.stack([cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=1)  # cheaper than dim=2
+        inputs = CueInputs(
+            observation, recent, pool, self._category, category, self._groups, self.slate_size
+        )
+        cues = torch.stack(
+            [cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=1
+        )  # cheaper than dim=2
         vectors = looked_up(self.offset_vectors, pool.ids)
-        return View(pool, cues.transpose(1, 2), vectors, category, self.summary(observation, pool, recent))
+        return View(
+            pool, cues.transpose(1, 2), vectors, category, self.summary(observation, pool, recent)
+        )
 
     def features(self, observation: Observation) -> Tensor:
         """What a network sees of a visit: (B, F) float32."""
@@ -279,7 +303,9 @@ class Composer:
         Errors: TypeError or ValueError where the observation or the intents are not as said.
         """
         view = self.view(observation)
-        checks.tensor("intent", intent, (len(view.features), self.intent_size), torch.float32, finite=False)
+        checks.tensor(
+            "intent", intent, (len(view.features), self.intent_size), torch.float32, finite=False
+        )
         return self.compose_view(view, intent)
 
     @torch.no_grad()
@@ -307,11 +333,17 @@ class _Steered(Adjust):
         self._same = torch.zeros_like(fixed)
 
     def scores(self) -> Tensor:
-        return (self._of_count * self._count).add_(self._fixed).add_(self._of_similarity * self._similarity)
+        return (
+            (self._of_count * self._count)
+            .add_(self._fixed)
+            .add_(self._of_similarity * self._similarity)
+        )
 
     def add(self, chosen: Tensor) -> None:
         at = chosen.unsqueeze(1)
-        self._count += torch.eq(self._category, self._category.gather(1, at), out=self._same)  # 1.0 where they are
+        self._count += torch.eq(
+            self._category, self._category.gather(1, at), out=self._same
+        )  # 1.0 where they are
         cosine = self._cosines.between(self._ids.gather(1, at).squeeze(1), self._ids)
         torch.maximum(self._similarity, cosine, out=self._similarity)
 
@@ -328,7 +360,12 @@ class IntentActor(nn.Module):
     """
 
     def __init__(
-        self, width: int, intent_size: int, hidden: tuple[int, ...], log_std: float, generator: torch.Generator
+        self,
+        width: int,
+        intent_size: int,
+        hidden: tuple[int, ...],
+        log_std: float,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.standardize = Standardizer(width)
@@ -357,7 +394,9 @@ class IntentActor(nn.Module):
 class ComposerPolicy:
     """An `IntentActor` steering a `Composer`. Errors: TypeError where an argument is of another kind."""
 
-    def __init__(self, composer: Composer, actor: IntentActor, *, deterministic: bool = True) -> None:
+    def __init__(
+        self, composer: Composer, actor: IntentActor, *, deterministic: bool = True
+    ) -> None:
         of_kind("composer", composer, Composer)
         of_kind("actor", actor, IntentActor)
         self.composer = composer

@@ -64,18 +64,24 @@ class Recent:
         ages = torch.arange(slates.shape[1], device=slates.device, dtype=torch.float32)
         shown = (decay**ages).view(1, -1, 1) * (slates >= 0)
         clicked = shown * observation["recent_clicks"]
-        return cls(slates.clamp(min=0).flatten(1), shown.flatten(1).float(), clicked.flatten(1).float())
+        return cls(
+            slates.clamp(min=0).flatten(1), shown.flatten(1).float(), clicked.flatten(1).float()
+        )
 
     def by_group(self, group: Tensor, groups: int, weight: Tensor) -> Tensor:
         """Sum of weight (B, R) over the items of each group: group (N,) int64 of an item; returns (B, groups)."""
-        return weight.new_zeros(len(weight), groups).scatter_add_(1, looked_up(group, self.items), weight)
+        return weight.new_zeros(len(weight), groups).scatter_add_(
+            1, looked_up(group, self.items), weight
+        )
 
     def of_items(self, items: Tensor, weight: Tensor, catalogue: int) -> Tensor:
         """Sum of weight (B, R) over the positions that held each of items (B, P), 0 at -1; returns (B, P).
 
         catalogue: N.
         """
-        if catalogue <= items.shape[1] * self.items.shape[1]:  # a table of all items is less than all pairs
+        if (
+            catalogue <= items.shape[1] * self.items.shape[1]
+        ):  # a table of all items is less than all pairs
             table = weight.new_zeros(len(weight), catalogue).scatter_add_(1, self.items, weight)
             return table.gather(1, items.clamp(min=0)).where(items >= 0, 0.0)
         same = (items.unsqueeze(2) == self.items.unsqueeze(1)).to(weight.dtype)
@@ -171,7 +177,10 @@ def recent_variety(seen: Seen) -> Tensor:
     shown = (last >= 0).float()
     distinct = _distinct(looked_up(seen.category, last.clamp(min=0)), last >= 0)
     size = shown.sum(dim=1).clamp(min=1)
-    norm = mean_vector(seen.vectors, last.clamp(min=0), shown).norm(dim=1) / seen.vectors.shape[1] ** 0.5
+    norm = (
+        mean_vector(seen.vectors, last.clamp(min=0), shown).norm(dim=1)
+        / seen.vectors.shape[1] ** 0.5
+    )
     return torch.stack([distinct / size, norm], dim=1)
 
 
@@ -199,7 +208,9 @@ def purchase_habit(seen: Seen) -> Tensor:
     vector = mean_vector(seen.vectors, items.clamp(min=0), weight)
     many, lately = known.sum(dim=1), (known * (days < 7)).sum(dim=1)
     depth = (known * torch.log1p(counts.clamp(min=0))).sum(dim=1) / many.clamp(min=1)
-    return torch.cat([vector, torch.stack([torch.log1p(many), torch.log1p(lately), depth], dim=1)], dim=1)
+    return torch.cat(
+        [vector, torch.stack([torch.log1p(many), torch.log1p(lately), depth], dim=1)], dim=1
+    )
 
 
 @part("behaviour", "category_clicked", "category_shown", "familiarity", "position_clicks", "visits")
@@ -208,20 +219,34 @@ def shopper_behaviour(seen: Seen) -> Tensor:
     visit, how far down they respond, how much of the responses is one category's, how worn the pool's best are: (B, 8).
     """
     observation = seen.observation
-    shown_familiar, clicked_familiar, shown_other, clicked_other = observation["familiarity"].unbind(dim=1)
+    shown_familiar, clicked_familiar, shown_other, clicked_other = observation[
+        "familiarity"
+    ].unbind(dim=1)
     familiar = (clicked_familiar + 1) / (shown_familiar + 10)
     other = (clicked_other + 1) / (shown_other + 10)
     by_position = observation["position_clicks"]
     clicks = by_position.sum(dim=1)
     positions = torch.arange(by_position.shape[1], device=by_position.device)
     depth = (by_position @ positions.float() + 2) / (clicks + 1) / by_position.shape[1]
-    clicked, lately = observation["category_clicked"][:, :, 2], observation["category_clicked"][:, :, 1]
+    clicked, lately = (
+        observation["category_clicked"][:, :, 2],
+        observation["category_clicked"][:, :, 1],
+    )
     top_share = clicked.amax(dim=1) / clicks.clamp(min=1)
     best = looked_up(seen.category, seen.pool.ids[:, : seen.slate_size])
     worn = lately.gather(1, best).mean(dim=1)
     flooded = observation["category_shown"][:, :, 1].gather(1, best).mean(dim=1) / seen.slate_size
     rate = clicks / observation["visits"].squeeze(1).clamp(min=1)
-    columns = [familiar, other, (familiar / other).log(), rate, depth, top_share, torch.log1p(worn), flooded]
+    columns = [
+        familiar,
+        other,
+        (familiar / other).log(),
+        rate,
+        depth,
+        top_share,
+        torch.log1p(worn),
+        flooded,
+    ]
     return torch.stack(columns, dim=1)
 
 
@@ -235,25 +260,37 @@ class Summary:
         dims: D, components of the item vectors
     """
 
-    def __init__(self, catalog: Catalog, space: gymnasium.spaces.Dict, slate_size: int, dims: int) -> None:
+    def __init__(
+        self, catalog: Catalog, space: gymnasium.spaces.Dict, slate_size: int, dims: int
+    ) -> None:
         self.vectors = principal(catalog.embedding, dims)
         self.category = catalog.category
         self._slate_size = slate_size
         self.parts = {name: part for name, part in PARTS.items() if set(part.keys) <= space.keys()}
-        self.small = sorted(name for name, box in space.items() if name != "recent_days" and _is_small(box))
+        self.small = sorted(
+            name for name, box in space.items() if name != "recent_days" and _is_small(box)
+        )
 
-    def __call__(self, observation: Observation, pool: Pool, recent: Recent | None = None) -> Tensor:
+    def __call__(
+        self, observation: Observation, pool: Pool, recent: Recent | None = None
+    ) -> Tensor:
         """(B, F) float32, every number of the order of 1."""
         recent = Recent.of(observation) if recent is None else recent
         seen = Seen(observation, recent, pool, self.vectors, self.category, self._slate_size)
         values = [part.values(seen) for part in self.parts.values()]
         if self.small:
-            values.append(squashed(torch.cat([observation[name].flatten(1) for name in self.small], dim=1)))
+            values.append(
+                squashed(torch.cat([observation[name].flatten(1) for name in self.small], dim=1))
+            )
         return torch.cat(values, dim=1)
 
 
 def _is_small(space: gymnasium.Space[object]) -> bool:
-    if not isinstance(space, gymnasium.spaces.Box) or space.dtype is None or space.dtype.kind != "f":
+    if (
+        not isinstance(space, gymnasium.spaces.Box)
+        or space.dtype is None
+        or space.dtype.kind != "f"
+    ):
         return False
     size = 1
     for length in space.shape:

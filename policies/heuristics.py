@@ -29,11 +29,15 @@ class Uniform:
         check: of the observations; None = they are not looked at
     """
 
-    def __init__(self, items: int, candidates: int, slate_size: int, check: ObservationCheck | None = None) -> None:
+    def __init__(
+        self, items: int, candidates: int, slate_size: int, check: ObservationCheck | None = None
+    ) -> None:
         self._items = checks.whole("items", items, 1)
         self._slate_size = checks.whole("slate_size", slate_size, 1)
         self._check = check
-        self.draws = checks.whole("candidates", candidates, 1)  # one number a candidate; the K largest make the slate
+        self.draws = checks.whole(
+            "candidates", candidates, 1
+        )  # one number a candidate; the K largest make the slate
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K) of the candidates with the largest draws (B, C)."""
@@ -57,7 +61,11 @@ class Popular:
     draws = 0
 
     def __init__(
-        self, items: int, slate_size: int, popularity: Tensor | None, check: ObservationCheck | None = None
+        self,
+        items: int,
+        slate_size: int,
+        popularity: Tensor | None,
+        check: ObservationCheck | None = None,
     ) -> None:
         self._items = checks.whole("items", items, 1)
         self._slate_size = checks.whole("slate_size", slate_size, 1)
@@ -88,6 +96,8 @@ def uniform(inputs: PolicyInputs, parameters: Untuned) -> Policy:
 def popular(inputs: PolicyInputs, parameters: Untuned) -> Policy:
     """Build `Popular`. Errors: ValueError where neither the observation nor the log says what is popular."""
     if "popularity" not in inputs.observation_space.spaces and inputs.popularity is None:
-        raise ValueError("The policy 'popular' needs a `popularity` key in the observation or PolicyInputs.popularity.")
+        raise ValueError(
+            "The policy 'popular' needs a `popularity` key in the observation or PolicyInputs.popularity."
+        )
     check = ObservationCheck(inputs.observation_space, inputs.catalog)
     return Popular(len(inputs.catalog), inputs.slate_size, inputs.popularity, check)

@@ -64,7 +64,9 @@ class Oracle:
 
     def __init__(self, simulator: SlateSimulator, parameters: OracleParameters) -> None:
         if not isinstance(simulator.shopper, MarketShopper):
-            raise ValueError(f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a MarketShopper.")
+            raise ValueError(
+                f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a MarketShopper."
+            )
         self._simulator, self._shopper = simulator, simulator.shopper
         self._cosines = Cosines(simulator.catalog)
         self._parameters = parameters
@@ -77,9 +79,17 @@ class Oracle:
         category = self._shopper.catalog.category
         variety = state.variety.unsqueeze(1)
         sated = state.satiation[:, category].gather(1, candidates)
-        scores = self._shopper.log_odds(state, candidates) - self._parameters.extra * variety * sated
+        scores = (
+            self._shopper.log_odds(state, candidates) - self._parameters.extra * variety * sated
+        )
         pool = Pool.best(scores, candidates, max(POOL, self._simulator.slate_size))
-        filling = _Filling(pool, category[pool.ids], variety * self._parameters.count, self._cosines, self._parameters)
+        filling = _Filling(
+            pool,
+            category[pool.ids],
+            variety * self._parameters.count,
+            self._cosines,
+            self._parameters,
+        )
         return pick(pool, self._simulator.slate_size, filling)
 
 
@@ -87,7 +97,12 @@ class _Filling(Adjust):
     """Scores less what the slate so far holds against each item."""
 
     def __init__(
-        self, pool: Pool, category: Tensor, of_count: Tensor, cosines: Cosines, parameters: OracleParameters
+        self,
+        pool: Pool,
+        category: Tensor,
+        of_count: Tensor,
+        cosines: Cosines,
+        parameters: OracleParameters,
     ) -> None:
         self._pool, self._category, self._cosines = pool, category, cosines
         self._of_count = of_count  # (B, 1)
@@ -96,13 +111,19 @@ class _Filling(Adjust):
         self._similarity = torch.zeros_like(pool.logits)
 
     def scores(self) -> Tensor:
-        return self._pool.logits - self._of_count * self._count - self._of_similarity * self._similarity
+        return (
+            self._pool.logits
+            - self._of_count * self._count
+            - self._of_similarity * self._similarity
+        )
 
     def add(self, chosen: Tensor) -> None:
         at = chosen.unsqueeze(1)
         self._count = self._count + (self._category == self._category.gather(1, at))
         item = self._pool.ids.gather(1, at).squeeze(1)
-        self._similarity = torch.maximum(self._similarity, self._cosines.between(item, self._pool.ids))
+        self._similarity = torch.maximum(
+            self._similarity, self._cosines.between(item, self._pool.ids)
+        )
 
 
 def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
@@ -114,5 +135,8 @@ def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
     def state(inputs: PolicyInputs, parameters: OracleParameters) -> Policy:
         return Oracle(simulator, parameters)
 
-    specs = (PolicySpec(Untuned, myopic, needs_ranker=False), PolicySpec(OracleParameters, state, needs_ranker=False))
+    specs = (
+        PolicySpec(Untuned, myopic, needs_ranker=False),
+        PolicySpec(OracleParameters, state, needs_ranker=False),
+    )
     return dict(zip(ORACLES, specs, strict=True))

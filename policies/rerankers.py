@@ -94,7 +94,9 @@ class _Relevance(Adjust):
 
     def add(self, chosen: Tensor) -> None:
         item = self._pool.ids.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        self._similarity = torch.maximum(self._similarity, self._cosines.between(item, self._pool.ids))
+        self._similarity = torch.maximum(
+            self._similarity, self._cosines.between(item, self._pool.ids)
+        )
 
 
 register_policy("mmr", MMRParameters)(MMR)
@@ -136,7 +138,9 @@ class _Capped(Adjust):
         return self._pool.logits - self._behind * (self._count >= self._limit)
 
     def add(self, chosen: Tensor) -> None:
-        self._count = self._count + (self._category == self._category.gather(1, chosen.unsqueeze(1)))
+        self._count = self._count + (
+            self._category == self._category.gather(1, chosen.unsqueeze(1))
+        )
 
 
 register_policy("cap", CapParameters)(CategoryCap)
@@ -174,7 +178,9 @@ class DPP(Reranker):
 
     def adjust(self, pool: Pool) -> Adjust:
         """Every item alone has volume 1."""
-        quality = (self._alpha * pool.logits.to(self._cosines.dtype)).masked_fill(pool.logits <= UNRANKED, -FARTHEST)
+        quality = (self._alpha * pool.logits.to(self._cosines.dtype)).masked_fill(
+            pool.logits <= UNRANKED, -FARTHEST
+        )
         return _Volume(pool, self._cosines, quality)
 
 
@@ -190,10 +196,14 @@ class _Volume(Adjust):
     def add(self, chosen: Tensor) -> None:
         at = chosen.unsqueeze(1)
         cosine = self._cosines.between(self._pool.ids.gather(1, at).squeeze(1), self._pool.ids)
-        own = self._factor.gather(1, at.unsqueeze(2).expand(-1, -1, self._factor.shape[2]))  # (B, 1, taken)
+        own = self._factor.gather(
+            1, at.unsqueeze(2).expand(-1, -1, self._factor.shape[2])
+        )  # (B, 1, taken)
         volume = self._volume.gather(1, at)
         entry = (cosine - (own * self._factor).sum(dim=2)) / volume.sqrt()
-        entry = entry.masked_fill(volume <= SINGULAR, 0.0)  # what adds nothing to the span changes no volume
+        entry = entry.masked_fill(
+            volume <= SINGULAR, 0.0
+        )  # what adds nothing to the span changes no volume
         self._factor = torch.cat([self._factor, entry.unsqueeze(2)], dim=2)
         self._volume = self._volume - entry.square()
 
@@ -244,7 +254,9 @@ class Constant:
 
     def __init__(self, inputs: PolicyInputs, parameters: ConstantParameters) -> None:
         self.composer = Composer(inputs, ComposerConfig(offset_dims=0))
-        available = {name: value for name, value in asdict(parameters).items() if name in self.composer.knobs}
+        available = {
+            name: value for name, value in asdict(parameters).items() if name in self.composer.knobs
+        }
         self._intent = self.composer.intent(available)
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:

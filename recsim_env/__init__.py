@@ -26,7 +26,10 @@ from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
 
-add_preset("recsim_env/CompleteJourney-v0", EnvConfig(shopper=Path(__file__).parent / "data" / "complete_journey"))
+add_preset(
+    "recsim_env/CompleteJourney-v0",
+    EnvConfig(shopper=Path(__file__).parent / "data" / "complete_journey"),
+)
 
 for _name, _market, _reward in (
     ("Market", MARKET, {"clicks": 1.0, "intra_list_distance": 0.3}),
@@ -35,7 +38,10 @@ for _name, _market, _reward in (
     ("MarketControl", CONTROL, {"clicks": 1.0}),
 ):
     _options = {"config": _market}
-    add_preset(f"recsim_env/{_name}-v0", EnvConfig(make_market, _reward, horizon_days=50, shopper_options=_options))
+    add_preset(
+        f"recsim_env/{_name}-v0",
+        EnvConfig(make_market, _reward, horizon_days=50, shopper_options=_options),
+    )
 
 
 def _learned_market(

@@ -117,7 +117,9 @@ class Catalog:
         return load(checks.path("folder", folder))
 
     @classmethod
-    def synthetic(cls, n_items: int, n_categories: int, width: int, generator: torch.Generator) -> Catalog:
+    def synthetic(
+        cls, n_items: int, n_categories: int, width: int, generator: torch.Generator
+    ) -> Catalog:
         """Invent items: each lies near the centre of its category, in turn category 0, 1, ..; prices are log-normal.
 
         All randomness comes from `generator` (a CPU one). Each category has two types.
@@ -129,7 +131,9 @@ class Catalog:
         n_categories = checks.whole("n_categories", n_categories, 1, MOST_ITEMS)
         width = checks.whole("width", width, 1, MOST_NUMBERS // max(n_items, n_categories))
         if not isinstance(generator, torch.Generator):
-            raise ValueError(f"generator is {checks.told(generator)}, but it must be a torch.Generator.")
+            raise ValueError(
+                f"generator is {checks.told(generator)}, but it must be a torch.Generator."
+            )
         category = torch.arange(n_items) % n_categories
         kind = torch.arange(n_items) // n_categories % 2
         normal = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
@@ -163,7 +167,9 @@ def _index(names: list[str] | tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, (tuple, list)):
-        raise CatalogError(f"column '{name}': found {checks.told(value)}, expected a tuple of texts, one an item.")
+        raise CatalogError(
+            f"column '{name}': found {checks.told(value)}, expected a tuple of texts, one an item."
+        )
     return tuple(value)
 
 
@@ -173,15 +179,26 @@ def _check(catalog: Catalog) -> None:
     if n == 0:
         raise CatalogError("column 'text': found no rows, expected at least one item.")
     _check_texts(catalog)
-    expected = {"embedding": torch.float32, "price": torch.float32, "product_id": torch.int64, "cold": torch.bool}
-    for name, tensor in {"embedding": catalog.embedding, "price": catalog.price, **extras(catalog)}.items():
+    expected = {
+        "embedding": torch.float32,
+        "price": torch.float32,
+        "product_id": torch.int64,
+        "cold": torch.bool,
+    }
+    for name, tensor in {
+        "embedding": catalog.embedding,
+        "price": catalog.price,
+        **extras(catalog),
+    }.items():
         shape = (n, "E") if name == "embedding" else (n,)
         try:
             checks.tensor(f"column '{name}'", tensor, shape, expected[name], finite=False)
         except (TypeError, ValueError) as error:
             raise CatalogError(str(error)) from None
         if tensor.device != device:
-            raise CatalogError(f"column '{name}': found a tensor on {tensor.device}, expected it on {device} as all.")
+            raise CatalogError(
+                f"column '{name}': found a tensor on {tensor.device}, expected it on {device} as all."
+            )
     if catalog.embedding.device.type != "meta":
         _check_numbers(catalog)
 
@@ -202,15 +219,25 @@ def _check_texts(catalog: Catalog) -> None:
 def _check_numbers(catalog: Catalog) -> None:
     price, length = catalog.price, catalog.embedding.norm(dim=1)
     if catalog.embedding.shape[1] == 0:
-        raise CatalogError("column 'embedding': found vectors of no numbers, expected at least one number an item.")
+        raise CatalogError(
+            "column 'embedding': found vectors of no numbers, expected at least one number an item."
+        )
     dear = ~(price.isnan() | ((price >= 0) & price.isfinite()))
     for row in dear.nonzero().flatten()[:1].tolist():
         raise fault("price", row, float(price[row]), "a price >= 0 or NaN")
     for row in (~((length - 1).abs() <= UNIT_TOLERANCE)).nonzero().flatten()[:1].tolist():
-        raise fault("embedding", row, f"length {float(length[row]):.6g}", "a vector of length 1", quoted=False)
+        raise fault(
+            "embedding",
+            row,
+            f"length {float(length[row]):.6g}",
+            "a vector of length 1",
+            quoted=False,
+        )
 
 
-def fault(column: str, row: int, found: object, expected: str, *, quoted: bool = True) -> CatalogError:
+def fault(
+    column: str, row: int, found: object, expected: str, *, quoted: bool = True
+) -> CatalogError:
     """The error that says what was found in a row of a column and what was expected there."""
     shown = checks.told(found) if quoted else found
     return CatalogError(f"column '{column}', row {row}: found {shown}, expected {expected}.")

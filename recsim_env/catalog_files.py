@@ -25,7 +25,11 @@ _OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
 
 def save(catalog: Catalog, folder: Path) -> None:
     """`Catalog.save`."""
-    columns = {"item": torch.arange(len(catalog)).numpy(), "text": catalog.text, "path": catalog.path}
+    columns = {
+        "item": torch.arange(len(catalog)).numpy(),
+        "text": catalog.text,
+        "path": catalog.path,
+    }
     tensors = {"price": catalog.price, **extras(catalog)}
     columns |= {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     write_tensors(folder / EMBEDDING_FILE, {"embedding": catalog.embedding})
@@ -36,7 +40,9 @@ def load(folder: Path) -> Catalog:
     """`Catalog.load`."""
     frame = _read_frame(folder / CATALOG_FILE)
     embedding = _read_embedding(folder / EMBEDDING_FILE, len(frame))
-    optional = {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in _OPTIONAL if name in frame}
+    optional = {
+        name: torch.from_numpy(frame[name].to_numpy().copy()) for name in _OPTIONAL if name in frame
+    }
     price = torch.from_numpy(frame["price"].fill_null(float("nan")).to_numpy().copy())
     try:
         return Catalog(tuple(frame["text"]), tuple(frame["path"]), price, embedding, **optional)
@@ -70,16 +76,22 @@ def _read_embedding(path: Path, n_items: int) -> Tensor:
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise CatalogError(f"{path}: found no such file, expected the embeddings of {n_items} items.") from None
+        raise CatalogError(
+            f"{path}: found no such file, expected the embeddings of {n_items} items."
+        ) from None
     except (OSError, SafetensorError) as error:
         found = f"found no readable safetensors ({error})"
         raise CatalogError(f"{path}: {found}, expected the item embeddings.") from error
     if "embedding" not in tensors:
-        raise CatalogError(f"{path}: found tensors {sorted(tensors)}, expected one named 'embedding'.")
+        raise CatalogError(
+            f"{path}: found tensors {sorted(tensors)}, expected one named 'embedding'."
+        )
     stored = tensors["embedding"]
     if stored.ndim != 2 or len(stored) != n_items or not stored.is_floating_point():
         found = f"found {checks.told(stored)}"
-        raise CatalogError(f"{path}: {found}, expected floats of shape ({n_items}, E), one row an item.")
+        raise CatalogError(
+            f"{path}: {found}, expected floats of shape ({n_items}, E), one row an item."
+        )
     if stored.dtype == torch.float32:
         return stored
     embedding = stored.float()

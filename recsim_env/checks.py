@@ -27,14 +27,18 @@ LONGEST_NAME = 255
 def told(value: object) -> str:
     """A value as a message shows it: one line, at most `LONGEST` characters, whatever the value is."""
     if isinstance(value, Tensor) and not value.is_nested:
-        layout = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        layout = (
+            "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        )
         return f"a {layout}{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     if isinstance(value, np.ndarray) and value.ndim > 0:
         return f"a {value.dtype} array of shape {value.shape}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
     try:
-        text = " ".join((repr(value) if isinstance(value, numbers.Number) else _SHORT.repr(value)).split())
+        text = " ".join(
+            (repr(value) if isinstance(value, numbers.Number) else _SHORT.repr(value)).split()
+        )
     except Exception:  # a message must not fail because a value cannot describe itself
         return f"a {type(value).__name__}"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
@@ -54,7 +58,9 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
         count = int(value)
         if (low is None or count >= low) and (high is None or count <= high):
             return count
-    raise ValueError(f"{name} is {told(value)}, but it must be a whole number{_between(low, high)}.")
+    raise ValueError(
+        f"{name} is {told(value)}, but it must be a whole number{_between(low, high)}."
+    )
 
 
 def number(
@@ -84,7 +90,9 @@ def number(
         if inside and (infinite or math.isfinite(real)):
             return real
     finite = "a number" if infinite else "a finite number"
-    bounds = _between(None if low == -math.inf else low, None if high == math.inf else high, above=above)
+    bounds = _between(
+        None if low == -math.inf else low, None if high == math.inf else high, above=above
+    )
     raise ValueError(f"{name} is {told(value)}, but it must be {finite}{bounds}.")
 
 
@@ -107,7 +115,9 @@ def choice(name: str, value: object, known: Collection[str]) -> str:
     """
     if isinstance(value, str) and value in known:
         return value
-    raise ValueError(f"{name} is {told(value)}, but it must be one of {', '.join(map(repr, known))}.")
+    raise ValueError(
+        f"{name} is {told(value)}, but it must be one of {', '.join(map(repr, known))}."
+    )
 
 
 def several(name: str, value: object, length: int | None = None) -> list[Any]:
@@ -169,7 +179,12 @@ def mapping(name: str, value: object) -> dict[str, Any]:
 
 
 def tensor(
-    name: str, value: object, shape: tuple[int | str, ...], dtype: torch.dtype, *, finite: bool = True
+    name: str,
+    value: object,
+    shape: tuple[int | str, ...],
+    dtype: torch.dtype,
+    *,
+    finite: bool = True,
 ) -> Tensor:
     """A tensor of a type and shape; a length given as a letter may be any.
 
@@ -180,17 +195,24 @@ def tensor(
         TypeError: where it is no tensor, or one of another type.
         ValueError: where its shape is another, or a number in it is not finite.
     """
-    expected = f"a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))})"
+    expected = (
+        f"a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))})"
+    )
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype != dtype:
         raise TypeError(f"{name} is {told(value)}, but it must be {expected}.")
-    same = all(isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=False))
+    same = all(
+        isinstance(want, str) or want == have
+        for want, have in zip(shape, value.shape, strict=False)
+    )
     if value.ndim != len(shape) or not same:
         raise ValueError(f"{name} is {told(value)}, but it must be {expected}.")
     if finite and dtype.is_floating_point and value.device.type != "meta":
         wrong = ~torch.isfinite(value)
         if bool(wrong.any()):
             at = wrong.nonzero()[0].tolist()
-            raise ValueError(f"{name} holds {value[tuple(at)].item()} at {at}, but every number must be finite.")
+            raise ValueError(
+                f"{name} holds {value[tuple(at)].item()} at {at}, but every number must be finite."
+            )
     return value
 
 

@@ -34,7 +34,9 @@ class RenderModes(list[str]):
 
 def checked_render_mode(render_mode: Any) -> str | None:
     """The render mode, once it is known. Errors: ValueError for anything else."""
-    if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
+    if render_mode is not None and not (
+        isinstance(render_mode, str) and render_mode in RENDER_MODES
+    ):
         raise ValueError(
             f"render_mode is {checks.told(render_mode)}, but it must be None or one of {list(RENDER_MODES)}."
         )
@@ -94,7 +96,10 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     read anywhere, but stepped only here.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": RenderModes(RENDER_MODES), "render_fps": 1}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": RenderModes(RENDER_MODES),
+        "render_fps": 1,
+    }  # type: ignore[misc]
     observation_space: spaces.Dict
     action_space: spaces.MultiDiscrete
 
@@ -141,18 +146,30 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")
         slates = torch.from_numpy(items).unsqueeze(0).to(self.simulator.device)
         self.simulator.check(slates, name="action")
-        before = arrival(self.simulator, 0, hidden=self.render_hidden) if self.render_mode is not None else None
+        before = (
+            arrival(self.simulator, 0, hidden=self.render_hidden)
+            if self.render_mode is not None
+            else None
+        )
         outcome = self.simulator.advance(slates)
         if before is not None:
             self._scene = visit(self.simulator, 0, before, slates, outcome)
         info = {name: value.item() for name, value in outcome.info.items()}
         observation = _single(self.simulator.observe())
-        return observation, outcome.reward.item(), bool(outcome.terminated), bool(outcome.truncated), info
+        return (
+            observation,
+            outcome.reward.item(),
+            bool(outcome.terminated),
+            bool(outcome.truncated),
+            info,
+        )
 
     def render(self) -> Frame | None:
         """The last visit as a person would see it, in the `render_mode` of the environment."""
         if self.render_mode is None:
-            gymnasium.logger.warn(f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}.")
+            gymnasium.logger.warn(
+                f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}."
+            )
             return None
         self._check_started()
         assert self._scene is not None
@@ -160,7 +177,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
 
     def _check_started(self) -> None:
         if not self._started:
-            raise ResetNeeded("The environment was not reset, but step and render need reset first.")
+            raise ResetNeeded(
+                "The environment was not reset, but step and render need reset first."
+            )
 
 
 def _single(observation: Observation) -> dict[str, NDArray[Any]]:
@@ -184,7 +203,9 @@ def checked_items(
     """
     array = _as_array(action, name, shape)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} has the dtype {array.dtype}, but it must hold whole numbers (int64).")
+        raise TypeError(
+            f"{name} has the dtype {array.dtype}, but it must hold whole numbers (int64)."
+        )
     if array.shape != shape:
         raise ValueError(f"{name} has the shape {array.shape}, but it must be {shape}.")
     if ignored is not None:
@@ -193,24 +214,39 @@ def checked_items(
     wrong = np.argwhere((array < 0) | (array >= items))
     if len(wrong):
         found, place = array[tuple(wrong[0])], wrong[0].tolist()
-        raise ValueError(f"{name} holds {found} at {place}, but an item is a number from 0 to {items - 1}.")
+        raise ValueError(
+            f"{name} holds {found} at {place}, but an item is a number from 0 to {items - 1}."
+        )
     return array.astype(np.int64)
 
 
 def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """A numpy copy of what is meant to be a slate, of whatever type and shape. Errors: ValueError or TypeError."""
     if isinstance(action, torch.Tensor):
-        if action.layout != torch.strided or action.is_nested or action.is_meta or action.is_quantized:
+        if (
+            action.layout != torch.strided
+            or action.is_nested
+            or action.is_meta
+            or action.is_quantized
+        ):
             where = " on meta" if action.is_meta else ""
-            raise TypeError(f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole numbers.")
-        if action.is_floating_point() or action.is_complex():  # some of these types numpy does not know
+            raise TypeError(
+                f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole numbers."
+            )
+        if (
+            action.is_floating_point() or action.is_complex()
+        ):  # some of these types numpy does not know
             kind = str(action.dtype).removeprefix("torch.")
             raise TypeError(f"{name} has the dtype {kind}, but it must hold whole numbers (int64).")
         return cast("NDArray[Any]", to_numpy(action))
     try:
         return np.array(action)
-    except Exception as error:  # rows of different length, or whatever an object says that cannot be an array
-        raise ValueError(f"{name} is {checks.told(action)}, but it must be an array of the shape {shape}.") from error
+    except (
+        Exception
+    ) as error:  # rows of different length, or whatever an object says that cannot be an array
+        raise ValueError(
+            f"{name} is {checks.told(action)}, but it must be an array of the shape {shape}."
+        ) from error
 
 
 def check_options(options: Any, known: tuple[str, ...]) -> None:
@@ -221,7 +257,9 @@ def check_options(options: Any, known: tuple[str, ...]) -> None:
     given = {} if options is None else checks.mapping("options", options)
     unknown = sorted(given.keys() - set(known))
     if unknown:
-        raise ValueError(f"options has the keys {unknown}, but reset knows {list(known) or 'none'}.")
+        raise ValueError(
+            f"options has the keys {unknown}, but reset knows {list(known) or 'none'}."
+        )
 
 
 def checked_seeds(seed: Any, count: int) -> torch.Tensor:
@@ -232,13 +270,17 @@ def checked_seeds(seed: Any, count: int) -> torch.Tensor:
     if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, (str, bytes)):
         if np.shape(seed)[:1] != (count,) if isinstance(seed, np.ndarray) else len(seed) != count:
             found = checks.told(seed)
-            raise ValueError(f"seed is {found}, but it must be one whole number or {count} of them, one a shopper.")
+            raise ValueError(
+                f"seed is {found}, but it must be one whole number or {count} of them, one a shopper."
+            )
         each = [checks.whole(f"seed[{row}]", value, 0, LARGEST) for row, value in enumerate(seed)]
         return torch.tensor(each, dtype=torch.int64)
     try:
         first = checks.whole("seed", seed, 0, LARGEST - count + 1)
     except ValueError as error:
-        raise ValueError(f"{str(error).removesuffix('.')}, or a sequence of {count}, one a shopper.") from None
+        raise ValueError(
+            f"{str(error).removesuffix('.')}, or a sequence of {count}, one a shopper."
+        ) from None
     return first + torch.arange(count)
 
 

@@ -79,12 +79,16 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Replace a safetensors file. `metadata` lies in the same file, so weights and description never part."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(held, dict(metadata) if metadata is not None else None)
     with replacing(path) as temporary:
-        temporary.write_bytes(content)  # `save_file` has a temporary file of its own, which a kill would leave
+        temporary.write_bytes(
+            content
+        )  # `save_file` has a temporary file of its own, which a kill would leave
 
 
 def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -99,7 +103,9 @@ def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor],
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, IsADirectoryError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): it is cut off, or something else.") from None
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}): it is cut off, or something else."
+        ) from None
 
 
 class FolderInUse(RuntimeError):
@@ -135,7 +141,12 @@ def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
         sweep(folder)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        holder = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "since": since}
+        holder = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "command": command,
+            "since": since,
+        }
         write_json(folder / HOLDER, holder)
         yield
     finally:
@@ -167,6 +178,8 @@ def _runs(temporary: Path) -> bool:
 def _holder(folder: Path) -> str:
     try:
         held = json.loads((folder / HOLDER).read_text())
-        return f"process {held['process']} on {held['host']} since {held['since']} ({held['command']})"
+        return (
+            f"process {held['process']} on {held['host']} since {held['since']} ({held['command']})"
+        )
     except (OSError, ValueError, KeyError):
         return "another process"

@@ -25,7 +25,9 @@ def auc(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) ->
     positive = np.add.reduceat(w * y[order], first)
     negative = np.add.reduceat(w * (1 - y[order]), first)
     below = np.cumsum(negative) - negative
-    return _ratio(float((positive * (below + negative / 2)).sum()), float(positive.sum() * negative.sum()))
+    return _ratio(
+        float((positive * (below + negative / 2)).sum()), float(positive.sum() * negative.sum())
+    )
 
 
 def log_loss(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
@@ -35,16 +37,22 @@ def log_loss(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = Non
     return _ratio(-float((w * (y * np.log(p) + (1 - y) * np.log1p(-p))).sum()), float(w.sum()))
 
 
-def normalised_entropy(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
+def normalised_entropy(
+    chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None
+) -> float:
     """Log loss over that of always saying the base rate (He et al. 2014, eq. 3). NaN where all labels are the same."""
     _, y, w = _columns(chance, label, weight)
     base = _ratio(float((w * y).sum()), float(w.sum()))
     if not 0 < base < 1:
         return math.nan
-    return log_loss(chance, label, weight) / -(base * math.log(base) + (1 - base) * math.log1p(-base))
+    return log_loss(chance, label, weight) / -(
+        base * math.log(base) + (1 - base) * math.log1p(-base)
+    )
 
 
-def calibration_error(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None, *, bins: int = 20) -> float:
+def calibration_error(
+    chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None, *, bins: int = 20
+) -> float:
     """Expected calibration error: mean distance of mean chance and response rate over bins of about equal weight.
 
     A group of equal chances lies in one bin as a whole, the one where the middle of its weight falls.
@@ -69,7 +77,12 @@ def ratio(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) 
 
 
 def ndcg(
-    chance: ArrayLike, label: ArrayLike, slate: ArrayLike, weight: ArrayLike | None = None, *, cut: int = 10
+    chance: ArrayLike,
+    label: ArrayLike,
+    slate: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    cut: int = 10,
 ) -> float:
     """NDCG of the first `cut` items of each slate with a response, ordered by chance; mean over slates.
 
@@ -79,7 +92,9 @@ def ndcg(
     p, y, w = _columns(chance, label, weight)
     number = np.asarray(slate)
     if number.shape != p.shape:
-        raise ValueError(f"slate has shape {number.shape}, but it must have {p.shape}, that of chance.")
+        raise ValueError(
+            f"slate has shape {number.shape}, but it must have {p.shape}, that of chance."
+        )
     order = np.lexsort((-p, number))
     number, p, y, w = number[order], p[order], y[order], w[order]
     new_slate = np.diff(number, prepend=number[0] - 1) != 0
@@ -94,22 +109,32 @@ def ndcg(
     bought = np.minimum(np.add.reduceat(y, first).astype(np.int64), cut)
     best = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(cut) + 2))])[bought]
     has, importance = bought > 0, w[first]
-    return _ratio(float((importance[has] * gained[has] / best[has]).sum()), float(importance[has].sum()))
+    return _ratio(
+        float((importance[has] * gained[has] / best[has]).sum()), float(importance[has].sum())
+    )
 
 
-def _columns(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
+def _columns(
+    chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None
+) -> tuple[Floats, Floats, Floats]:
     """The three as float64 (R,), checked."""
     p, y = np.asarray(chance, dtype=np.float64), np.asarray(label, dtype=np.float64)
     w = np.ones_like(p) if weight is None else np.asarray(weight, dtype=np.float64)
     if p.ndim != 1 or not len(p):
-        raise ValueError(f"chance has shape {p.shape}, but it must be one row of numbers, one or more.")
+        raise ValueError(
+            f"chance has shape {p.shape}, but it must be one row of numbers, one or more."
+        )
     for name, column, high in (("chance", p, 1.0), ("label", y, 1.0), ("weight", w, math.inf)):
         if column.shape != p.shape:
-            raise ValueError(f"{name} has shape {column.shape}, but it must have {p.shape}, that of chance.")
+            raise ValueError(
+                f"{name} has shape {column.shape}, but it must have {p.shape}, that of chance."
+            )
         low, top = float(column.min()), float(column.max())
         if not (low >= 0 and top <= high and top < math.inf):
             bounds = "finite and 0 or more" if high == math.inf else "from 0 to 1"
-            raise ValueError(f"{name} reaches from {low} to {top}, but every number must be {bounds}.")
+            raise ValueError(
+                f"{name} reaches from {low} to {top}, but every number must be {bounds}."
+            )
     return p, y, w
 
 

@@ -50,7 +50,9 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         if not callable(self.shopper) and not isinstance(self.shopper, (str, os.PathLike)):
-            raise TypeError(f"shopper is {checks.told(self.shopper)}, but it must be a function or a folder.")
+            raise TypeError(
+                f"shopper is {checks.told(self.shopper)}, but it must be a function or a folder."
+            )
         if callable(self.shopper):
             _check_factory(self.shopper)
         checked = {
@@ -68,7 +70,9 @@ class EnvConfig:
 PRESETS: dict[str, EnvConfig] = {}
 """The configuration of every id that `register` made."""
 
-_OVERRIDES = tuple(f.name for f in fields(EnvConfig) if f.name not in ("shopper", "shopper_options"))
+_OVERRIDES = tuple(
+    f.name for f in fields(EnvConfig) if f.name not in ("shopper", "shopper_options")
+)
 
 
 def register(
@@ -121,7 +125,9 @@ def add_preset(id: str, config: EnvConfig) -> None:
     PRESETS[id] = config
 
 
-def make_simulator(id: str | EnvConfig, *, device: torch.device | str | None = None, **options: Any) -> SlateSimulator:
+def make_simulator(
+    id: str | EnvConfig, *, device: torch.device | str | None = None, **options: Any
+) -> SlateSimulator:
     """The simulator behind a registered id, for an agent that lives in torch.
 
     Args:
@@ -140,10 +146,14 @@ def make_simulator(id: str | EnvConfig, *, device: torch.device | str | None = N
     config = replace(config, **changes)
     factory = _factory(config)
     _check_known(factory, options)
-    shopper = factory(best_device(device), config.slate_size, **{**config.shopper_options, **options})
+    shopper = factory(
+        best_device(device), config.slate_size, **{**config.shopper_options, **options}
+    )
     size = getattr(shopper, "slate_size", None)
     if size is not None and size != config.slate_size:
-        raise ValueError(f"shopper answers slates of {size} positions, but slate_size is {config.slate_size}.")
+        raise ValueError(
+            f"shopper answers slates of {size} positions, but slate_size is {config.slate_size}."
+        )
     return SlateSimulator(
         shopper,
         config.reward,
@@ -186,7 +196,9 @@ def _config(source: Any, name: str, expected: str) -> EnvConfig:
     return source
 
 
-def as_simulator(source: SlateSimulator | EnvConfig | str, options: dict[str, Any]) -> SlateSimulator:
+def as_simulator(
+    source: SlateSimulator | EnvConfig | str, options: dict[str, Any]
+) -> SlateSimulator:
     """What a face was given, as a simulator.
 
     Errors: TypeError for options beside a finished simulator; ValueError where `source` is neither a simulator nor an
@@ -213,7 +225,9 @@ def _factory(config: EnvConfig) -> ShopperFactory:
 def _check_folder(folder: str | os.PathLike[str]) -> Path:
     if not os.path.isdir(folder):
         found = checks.told(os.fspath(folder))
-        raise FileNotFoundError(f"shopper is {found}, but there is no such folder with a shopper in it.")
+        raise FileNotFoundError(
+            f"shopper is {found}, but there is no such folder with a shopper in it."
+        )
     return Path(folder)
 
 
@@ -233,7 +247,9 @@ def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
     known = {parameter.name for parameter in parameters}
     unknown = sorted(options.keys() - known)
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        raise TypeError(_unexpected(unknown, f"the options are {sorted(known | set(_OVERRIDES) | {'device'})}"))
+        raise TypeError(
+            _unexpected(unknown, f"the options are {sorted(known | set(_OVERRIDES) | {'device'})}")
+        )
 
 
 def _unexpected(names: list[str], expected: str) -> str:

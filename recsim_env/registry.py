@@ -31,9 +31,18 @@ class Source:
         named = maker if hasattr(maker, "__qualname__") else type(maker)
         module = named.__module__
         code = getattr(named, "__code__", None)
-        file = code.co_filename if code is not None else getattr(sys.modules.get(module), "__file__", None)
-        written = file is not None and Path(file).is_file()  # a notebook gives a cell the name of no file
-        return cls(f"{module}.{getattr(named, '__qualname__', '')}", str(Path(str(file)).resolve()) if written else "")
+        file = (
+            code.co_filename
+            if code is not None
+            else getattr(sys.modules.get(module), "__file__", None)
+        )
+        written = (
+            file is not None and Path(file).is_file()
+        )  # a notebook gives a cell the name of no file
+        return cls(
+            f"{module}.{getattr(named, '__qualname__', '')}",
+            str(Path(str(file)).resolve()) if written else "",
+        )
 
     def __str__(self) -> str:
         return f"{self.name} in {self.file}" if self.file else self.name
@@ -68,9 +77,13 @@ class Registry(dict[str, T]):
         source = Source.of(maker)
         if name in self and self._sources.get(name) != source:
             taken = f", by {self._sources[name]}" if name in self._sources else ""
-            raise ValueError(f"name is {name!r}, but a {self.kind} of that name is registered already{taken}.")
+            raise ValueError(
+                f"name is {name!r}, but a {self.kind} of that name is registered already{taken}."
+            )
         if name in self:
-            warnings.warn(f"The {self.kind} {name!r} is replaced: {source} ran again.", stacklevel=3)
+            warnings.warn(
+                f"The {self.kind} {name!r} is replaced: {source} ran again.", stacklevel=3
+            )
         self[name], self._sources[name] = part, source
 
     def find(self, argument: str, name: str) -> T:

@@ -105,7 +105,9 @@ def arrival(simulator: SlateSimulator, row: int, *, hidden: bool = False) -> Sce
     return Scene(simulator.describe(row, hidden=hidden), candidates, simulator.slate_size)
 
 
-def visit(simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, outcome: Outcome) -> Scene:
+def visit(
+    simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, outcome: Outcome
+) -> Scene:
     """The scene of a visit that has just ended.
 
     Shapes: slates (B, K) as they were ordered; before: the row's `arrival` taken before the step.
@@ -114,7 +116,9 @@ def visit(simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, ou
     items = slates[row].tolist()
     shown = (episodes.recent_slates[row, 0] >= 0).tolist()
     bought = episodes.recent_clicks[row, 0].tolist()
-    cards = tuple(_card(simulator, *position) for position in zip(items, shown, bought, strict=True))
+    cards = tuple(
+        _card(simulator, *position) for position in zip(items, shown, bought, strict=True)
+    )
     return replace(before, cards=cards, ending=_ending(row, outcome))
 
 
@@ -139,7 +143,9 @@ def _card(simulator: SlateSimulator, item: int, shown: bool, bought: bool) -> Ca
 
 def _details(text: str, path: str) -> str:
     levels = path.split("/")
-    return "; ".join(part for part in text.split("; ")[1:] if part.replace("/", " & ") not in levels)
+    return "; ".join(
+        part for part in text.split("; ")[1:] if part.replace("/", " & ") not in levels
+    )
 
 
 def _ending(row: int, outcome: Outcome) -> Ending:
@@ -147,7 +153,11 @@ def _ending(row: int, outcome: Outcome) -> Ending:
     prefix = "reward_terms/"
     return Ending(
         reward=outcome.reward[row].item(),
-        terms={name.removeprefix(prefix): value for name, value in info.items() if name.startswith(prefix)},
+        terms={
+            name.removeprefix(prefix): value
+            for name, value in info.items()
+            if name.startswith(prefix)
+        },
         elsewhere=int(info["elsewhere"]),
         gap_days=info["gap_days"],
         day=info["day"],
@@ -175,7 +185,9 @@ def _text_line(position: int, card: Card) -> str:
     price = "" if math.isnan(card.price) else f"{card.price:8.2f}"
     note = "" if card.shown else "  (not shown)"
     words = "; ".join(filter(None, (card.title, card.details)))
-    return f"{position:3d} {mark} {textwrap.shorten(words, 60):60s} {price:>8s}  {card.category}{note}"
+    return (
+        f"{position:3d} {mark} {textwrap.shorten(words, 60):60s} {price:>8s}  {card.category}{note}"
+    )
 
 
 def _text_ending(ending: Ending | None) -> list[str]:
@@ -192,8 +204,28 @@ def _text_ending(ending: Ending | None) -> list[str]:
 
 _PAPER, _INK, _FAINT, _WHITE, _LINE = "#f7f2e8", "#22303c", "#7c8791", "#ffffff", "#e0d8c8"
 _HEADER, _GREEN, _MINT, _RED, _CREAM = "#22303c", "#2f855a", "#e8f6ee", "#b83a3a", "#f3e3c8"
-_SHADES = ("#3b6ea5", "#d98e32", "#7a5ea8", "#4d9078", "#c05a7a", "#8a7a3c", "#5b8fb9", "#b5653a", "#6d8f3f", "#8f6f9f")
-_COLUMNS, _CARD, _SPACE, _MARGIN, _SIDE, _TOP, _AWNING, _FOOT = 5, (172, 176), 12, 28, 290, 84, 46, 84
+_SHADES = (
+    "#3b6ea5",
+    "#d98e32",
+    "#7a5ea8",
+    "#4d9078",
+    "#c05a7a",
+    "#8a7a3c",
+    "#5b8fb9",
+    "#b5653a",
+    "#6d8f3f",
+    "#8f6f9f",
+)
+_COLUMNS, _CARD, _SPACE, _MARGIN, _SIDE, _TOP, _AWNING, _FOOT = (
+    5,
+    (172, 176),
+    12,
+    28,
+    290,
+    84,
+    46,
+    84,
+)
 _LONGEST = 300  # letters of a text that are looked at: no line is as wide
 _SCALE = 2  # drawn twice as large, then shrunk: smooth edges
 
@@ -213,7 +245,17 @@ class _Sheet:
         self.image = image.new("RGB", (self.width * _SCALE, self.height * _SCALE), _PAPER)
         self.pen = image_draw.Draw(self.image)
 
-    def box(self, x: float, y: float, w: float, h: float, fill: str, *, line: str | None = None, r: float = 0) -> None:
+    def box(
+        self,
+        x: float,
+        y: float,
+        w: float,
+        h: float,
+        fill: str,
+        *,
+        line: str | None = None,
+        r: float = 0,
+    ) -> None:
         """A rectangle with round corners of radius r."""
         area = [x * _SCALE, y * _SCALE, (x + w) * _SCALE - 1, (y + h) * _SCALE - 1]
         self.pen.rounded_rectangle(area, r * _SCALE, fill=fill, outline=line, width=_SCALE)
@@ -221,18 +263,39 @@ class _Sheet:
     def scallop(self, x: float, y: float, w: float, h: float, fill: str) -> None:
         """A strip of awning with a round lower end."""
         self.box(x, y, w, h - w / 2, fill)
-        self.pen.ellipse([x * _SCALE, (y + h - w) * _SCALE, (x + w) * _SCALE - 1, (y + h) * _SCALE], fill=fill)
+        self.pen.ellipse(
+            [x * _SCALE, (y + h - w) * _SCALE, (x + w) * _SCALE - 1, (y + h) * _SCALE], fill=fill
+        )
 
     def tick(self, x: float, y: float, r: float) -> None:
         """A tick in a green disc of radius r around (x, y)."""
-        self.pen.ellipse([(x - r) * _SCALE, (y - r) * _SCALE, (x + r) * _SCALE, (y + r) * _SCALE], fill=_GREEN)
+        self.pen.ellipse(
+            [(x - r) * _SCALE, (y - r) * _SCALE, (x + r) * _SCALE, (y + r) * _SCALE], fill=_GREEN
+        )
         path = [(x - r * 0.45, y), (x - r * 0.1, y + r * 0.38), (x + r * 0.5, y - r * 0.38)]
-        self.pen.line([(a * _SCALE, b * _SCALE) for a, b in path], fill=_WHITE, width=int(2.4 * _SCALE), joint="curve")
+        self.pen.line(
+            [(a * _SCALE, b * _SCALE) for a, b in path],
+            fill=_WHITE,
+            width=int(2.4 * _SCALE),
+            joint="curve",
+        )
 
-    def write(self, x: float, y: float, text: str, size: int, fill: str, *, bold: bool = False, at: str = "la") -> None:
+    def write(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: int,
+        fill: str,
+        *,
+        bold: bool = False,
+        at: str = "la",
+    ) -> None:
         """One line of text."""
         stroke = {"stroke_width": 0.35 * _SCALE} if bold else {}
-        self.pen.text((x * _SCALE, y * _SCALE), text, fill=fill, font=self.font(size), anchor=at, **stroke)
+        self.pen.text(
+            (x * _SCALE, y * _SCALE), text, fill=fill, font=self.font(size), anchor=at, **stroke
+        )
 
     def font(self, size: int) -> Any:
         """Pillow's own font, so that a frame looks alike everywhere."""
@@ -246,10 +309,14 @@ class _Sheet:
         words = text[:_LONGEST].split()
         while words and len(out) < lines:
             starts = (" ".join(words[:count]) for count in range(1, len(words) + 1))
-            taken = max(sum(1 for _ in takewhile(lambda start: self.fits(start, width, size), starts)), 1)
+            taken = max(
+                sum(1 for _ in takewhile(lambda start: self.fits(start, width, size), starts)), 1
+            )
             out.append(" ".join(words[:taken]))
             words = words[taken:]
-        return [*out[:-1], self.cut(out[-1] + (" ..." if words else ""), width, size)] if out else []
+        return (
+            [*out[:-1], self.cut(out[-1] + (" ..." if words else ""), width, size)] if out else []
+        )
 
     def cut(self, text: str, width: float, size: int) -> str:
         """One line that fits, with three dots where it was cut."""
@@ -273,7 +340,9 @@ def _pillow() -> tuple[Any, Any, Any]:
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise ImportError("render_mode 'rgb_array' needs Pillow: pip install 'recsim-env[render]'.") from error
+        raise ImportError(
+            "render_mode 'rgb_array' needs Pillow: pip install 'recsim-env[render]'."
+        ) from error
     return Image, ImageDraw, ImageFont
 
 
@@ -282,7 +351,9 @@ def as_picture(scene: Scene) -> NDArray[np.uint8]:
     columns, rows = min(_COLUMNS, scene.slate_size), math.ceil(scene.slate_size / _COLUMNS)
     window = max(columns * (_CARD[0] + _SPACE) + _SPACE, 640)
     shelf = rows * (_CARD[1] + _SPACE) + _SPACE
-    sheet = _Sheet(2 * _MARGIN + window + _MARGIN + _SIDE, _TOP + _MARGIN + _AWNING + shelf + _FOOT + _MARGIN)
+    sheet = _Sheet(
+        2 * _MARGIN + window + _MARGIN + _SIDE, _TOP + _MARGIN + _AWNING + shelf + _FOOT + _MARGIN
+    )
     _draw_header(sheet, scene)
     _draw_window(sheet, scene, _MARGIN, _TOP + _MARGIN, window, shelf + _AWNING)
     _draw_ending(sheet, scene, _MARGIN, sheet.height - _FOOT - _MARGIN + 24, window)
@@ -298,7 +369,14 @@ def _draw_header(sheet: _Sheet, scene: Scene) -> None:
     sheet.write(_MARGIN, 16, sheet.cut(left, half, 22), 22, _WHITE, bold=True)
     sheet.write(_MARGIN, 50, f"{counted(scene.candidates, 'item')} could be shown", 15, "#c5ced6")
     sheet.write(sheet.width - _MARGIN, 18, sheet.cut(right[0], half, 17), 17, _WHITE, at="ra")
-    sheet.write(sheet.width - _MARGIN, 50, sheet.cut("  ·  ".join(right[1:]), half, 15), 15, "#c5ced6", at="ra")
+    sheet.write(
+        sheet.width - _MARGIN,
+        50,
+        sheet.cut("  ·  ".join(right[1:]), half, 15),
+        15,
+        "#c5ced6",
+        at="ra",
+    )
 
 
 def _draw_window(sheet: _Sheet, scene: Scene, x: float, y: float, w: float, h: float) -> None:
@@ -306,25 +384,45 @@ def _draw_window(sheet: _Sheet, scene: Scene, x: float, y: float, w: float, h: f
     sheet.box(x, y + 8, w, h, _WHITE, line=_LINE, r=8)
     strips = round(w / 36)
     for strip in range(strips):
-        sheet.scallop(x + strip * w / strips, y, w / strips, _AWNING - 6, _RED if strip % 2 == 0 else _CREAM)
+        sheet.scallop(
+            x + strip * w / strips, y, w / strips, _AWNING - 6, _RED if strip % 2 == 0 else _CREAM
+        )
     if not scene.cards:
-        sheet.write(x + w / 2, y + h / 2, "the shopper has just come in: no slate yet", 18, _FAINT, at="mm")
+        sheet.write(
+            x + w / 2, y + h / 2, "the shopper has just come in: no slate yet", 18, _FAINT, at="mm"
+        )
     for position, card in enumerate(scene.cards):
         row, column = divmod(position, _COLUMNS)
         left = x + _SPACE + column * (_CARD[0] + _SPACE)
-        _draw_card(sheet, card, position + 1, left, y + _AWNING + _SPACE + row * (_CARD[1] + _SPACE))
+        _draw_card(
+            sheet, card, position + 1, left, y + _AWNING + _SPACE + row * (_CARD[1] + _SPACE)
+        )
 
 
 def _draw_card(sheet: _Sheet, card: Card, position: int, x: float, y: float) -> None:
     w, h = _CARD
-    fill, line = (_MINT, _GREEN) if card.bought else (_PAPER, _LINE) if card.shown else ("#eceae6", "#d3cfc7")
+    fill, line = (
+        (_MINT, _GREEN)
+        if card.bought
+        else (_PAPER, _LINE)
+        if card.shown
+        else ("#eceae6", "#d3cfc7")
+    )
     ink = _INK if card.shown else _FAINT
     sheet.box(x, y, w, h, fill, line=line, r=8)
-    sheet.box(x + 12, y + 34, w - 24, 3, _SHADES[card.shade % len(_SHADES)] if card.shown else _FAINT)
+    sheet.box(
+        x + 12, y + 34, w - 24, 3, _SHADES[card.shade % len(_SHADES)] if card.shown else _FAINT
+    )
     sheet.write(x + 12, y + 11, str(position), 15, _FAINT, bold=True)
     if not math.isnan(card.price):
         sheet.write(
-            x + (w - 12 if not card.bought else w - 42), y + 11, f"{card.price:.2f}", 15, ink, at="ra", bold=True
+            x + (w - 12 if not card.bought else w - 42),
+            y + 11,
+            f"{card.price:.2f}",
+            15,
+            ink,
+            at="ra",
+            bold=True,
         )
     titles, details = sheet.wrap(card.title, w - 24, 15, 3), sheet.wrap(card.details, w - 24, 13, 2)
     for number, words in enumerate(titles):
@@ -343,7 +441,9 @@ def _draw_ending(sheet: _Sheet, scene: Scene, x: float, y: float, w: float) -> N
         return
     ending = scene.ending
     sheet.write(x, y, f"reward {ending.reward:.2f}", 22, _INK, bold=True)
-    terms = "  ·  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in ending.terms.items())
+    terms = "  ·  ".join(
+        f"{name.replace('_', ' ')} {value:.2f}" for name, value in ending.terms.items()
+    )
     sheet.write(x, y + 34, sheet.cut(terms, w * 0.58, 15), 15, _FAINT)
     colour = _RED if ending.lapsed else _GREEN
     sheet.write(x + w, y, sheet.cut(ending.sentence, w * 0.6, 20), 20, colour, bold=True, at="ra")
@@ -356,7 +456,9 @@ def _draw_history(sheet: _Sheet, scene: Scene, x: float, y: float) -> None:
     height = sheet.height - y - _MARGIN
     sheet.box(x, y + 8, _SIDE, height - 8, _WHITE, line=_LINE, r=8)
     sheet.write(x + 18, y + 24, "Lately", 19, _INK, bold=True)
-    entries = [_history_lines(sheet, entry) for entry in scene.history] or [[("nothing yet", _FAINT)]]
+    entries = [_history_lines(sheet, entry) for entry in scene.history] or [
+        [("nothing yet", _FAINT)]
+    ]
     top, bottom = y + 60, y + height - 16
     for lines in entries:
         if top + 19 * len(lines) > bottom:

@@ -58,7 +58,9 @@ def reward_term(name: str) -> Callable[[Term], Term]:
 
     def add(term: Term) -> Term:
         if not callable(term):
-            raise ValueError(f"term is {checks.told(term)}, but it must be a function of RewardInputs.")
+            raise ValueError(
+                f"term is {checks.told(term)}, but it must be a function of RewardInputs."
+            )
         REWARD_TERMS.add(name, term, term)
         return term
 
@@ -80,7 +82,10 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
     equation 3 (there a sum of similarities), with its whole range kept. Returns (B,).
     """
     one, other = _pairs(inputs.slates.shape[1], inputs.slates.device)
-    slates, shown = inputs.slates.t().contiguous(), inputs.shown.t().contiguous()  # rows are picked faster than columns
+    slates, shown = (
+        inputs.slates.t().contiguous(),
+        inputs.shown.t().contiguous(),
+    )  # rows are picked faster than columns
     if inputs.cosines is not None:
         pairs = looked_up(slates, one) * len(inputs.cosines) + looked_up(slates, other)
         cosine = looked_up(inputs.cosines.view(-1), pairs)
@@ -121,17 +126,23 @@ class Reward:
     where there is no term, a term is not registered, or a weight is no finite number from -1e9 to 1e9.
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: {"clicks": 1.0, "intra_list_distance": 1.0})
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {"clicks": 1.0, "intra_list_distance": 1.0}
+    )
     """Weight of each term by its name in `REWARD_TERMS`; by default a slate of unrelated items is worth a response."""
     _called: ClassVar[bool] = False  # no field: it says nothing of the reward
 
     def __post_init__(self) -> None:
         weights = checks.mapping("reward", self.weights)
         if not weights:
-            raise ValueError(f"reward has no term, but it needs at least one of {sorted(REWARD_TERMS)}.")
+            raise ValueError(
+                f"reward has no term, but it needs at least one of {sorted(REWARD_TERMS)}."
+            )
         for name in weights:
             REWARD_TERMS.find("a term of reward", name)
-            weights[name] = checks.number(f"reward[{name!r}]", weights[name], -MOST_WEIGHT, MOST_WEIGHT)
+            weights[name] = checks.number(
+                f"reward[{name!r}]", weights[name], -MOST_WEIGHT, MOST_WEIGHT
+            )
         object.__setattr__(self, "weights", weights)
 
     def __call__(self, inputs: RewardInputs) -> tuple[Tensor, dict[str, Tensor]]:
@@ -176,8 +187,12 @@ def _value(name: str, inputs: RewardInputs) -> Tensor:
 
 
 def _check_finite(total: Tensor, values: Mapping[str, Tensor]) -> None:
-    if math.isfinite(total.sum().item()) or bool(total.isfinite().all()):  # a sum takes a fifth of the time
+    if math.isfinite(total.sum().item()) or bool(
+        total.isfinite().all()
+    ):  # a sum takes a fifth of the time
         return
     row = int((~total.isfinite()).nonzero()[0, 0])
     found = ", ".join(f"{name} {float(value[row])}" for name, value in values.items())
-    raise ValueError(f"The reward of row {row} is {float(total[row])} ({found}), but it must be finite.")
+    raise ValueError(
+        f"The reward of row {row} is {float(total[row])} ({found}), but it must be finite."
+    )

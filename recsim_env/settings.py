@@ -76,7 +76,14 @@ def settle(config: Any, **bounds: Within) -> None:
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         allowed = bounds.get(field.name) or field.metadata.get("legal")
-        put(config, **{field.name: _checked(field.name, getattr(config, field.name), hints[field.name], allowed)})
+        put(
+            config,
+            **{
+                field.name: _checked(
+                    field.name, getattr(config, field.name), hints[field.name], allowed
+                )
+            },
+        )
 
 
 def put(config: object, **values: object) -> None:
@@ -97,15 +104,21 @@ def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
         return checks.choice(name, value, arguments)
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         members = checks.several(name, value)
-        return tuple(_checked(f"{name}[{at}]", one, arguments[0], allowed) for at, one in enumerate(members))
+        return tuple(
+            _checked(f"{name}[{at}]", one, arguments[0], allowed) for at, one in enumerate(members)
+        )
     if kind is bool:
         return checks.flag(name, value)
     if kind is int:
         allowed = allowed or NONE_OR_MORE
-        return checks.whole(name, value, math.ceil(allowed.low) + allowed.above, math.floor(allowed.high))
+        return checks.whole(
+            name, value, math.ceil(allowed.low) + allowed.above, math.floor(allowed.high)
+        )
     if kind is float:
         allowed = allowed or ANY
-        return checks.number(name, value, allowed.low, allowed.high, above=allowed.above, infinite=allowed.infinite)
+        return checks.number(
+            name, value, allowed.low, allowed.high, above=allowed.above, infinite=allowed.infinite
+        )
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not isinstance(value, kind):
         raise TypeError(f"{name} is {checks.told(value)}, but it must be a {kind.__name__}.")
     return value

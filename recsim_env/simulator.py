@@ -101,7 +101,9 @@ class SlateSimulator:
         self._their_spaces = shopper.spaces()
         promises.check_spaces(shopper, self._their_spaces)
         self.observation_space = self._observation_space()
-        self.action_space = spaces.MultiDiscrete(np.full(self.slate_size, len(self.catalog), dtype=np.int64))
+        self.action_space = spaces.MultiDiscrete(
+            np.full(self.slate_size, len(self.catalog), dtype=np.int64)
+        )
         self._embedding = self.catalog.embedding.to(self.device)
         self._category = self.catalog.category.to(self.device)
         self._episodes: Episodes | None = None
@@ -116,9 +118,13 @@ class SlateSimulator:
 
         Errors: ValueError where `seeds` is no (B,) int64 tensor with at least one seed.
         """
-        seeds = self._checked("seeds", seeds, "it must be an int64 tensor of shape (B,), one seed a shopper")
+        seeds = self._checked(
+            "seeds", seeds, "it must be an int64 tensor of shape (B,), one seed a shopper"
+        )
         if len(seeds) == 0:
-            raise ValueError("seeds is empty, but it must be an int64 tensor of shape (B,), one seed a shopper.")
+            raise ValueError(
+                "seeds is empty, but it must be an int64 tensor of shape (B,), one seed a shopper."
+            )
         episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
             shoppers = self._new_shoppers(episodes)
@@ -162,7 +168,9 @@ class SlateSimulator:
     def episodes(self) -> Episodes:
         """Where the episodes stand. Errors: ResetNeeded before `reset`."""
         if self._episodes is None:
-            raise ResetNeeded("The simulator was not reset, but it needs reset before anything else is asked of it.")
+            raise ResetNeeded(
+                "The simulator was not reset, but it needs reset before anything else is asked of it."
+            )
         return self._episodes
 
     @property
@@ -191,19 +199,27 @@ class SlateSimulator:
         episodes = self.episodes
         shape = (self.num_envs, self.slate_size)
         if not is_dense(slates, torch.int64) or slates.device.type != self.device.type:
-            found = f"{slates.dtype} on {slates.device}" if is_dense(slates) else checks.told(slates)
+            found = (
+                f"{slates.dtype} on {slates.device}" if is_dense(slates) else checks.told(slates)
+            )
             raise TypeError(f"{name} is {found}, but it must be an int64 tensor on {self.device}.")
         if tuple(slates.shape) != shape:
-            raise ValueError(f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a shopper.")
+            raise ValueError(
+                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a shopper."
+            )
         if self.num_envs == 0:
-            raise ResetNeeded("The simulator has no shoppers left, but a step needs some: reset it first.")
+            raise ResetNeeded(
+                "The simulator has no shoppers left, but a step needs some: reset it first."
+            )
         watched = torch.ones_like(episodes.ended) if ignore is None else ~ignore
         outside = ((slates < 0) | (slates >= len(self.catalog))) & watched.unsqueeze(1)
         over = episodes.ended & watched
         if bool((outside.any() | over.any()).item()):
             _raise_outside(name, slates, outside, len(self.catalog))
             row = int(over.nonzero()[0, 0])
-            raise ResetNeeded(f"The episode of row {row} is over, but a step needs a running one: reset it first.")
+            raise ResetNeeded(
+                f"The episode of row {row} is over, but a step needs a running one: reset it first."
+            )
         if self.strict:
             _raise_hidden(name, slates, ~self._shown(slates) & watched.unsqueeze(1))
 
@@ -231,7 +247,9 @@ class SlateSimulator:
             "day": day.clone(),
             **{f"reward_terms/{name}": value for name, value in terms.items()},
         }
-        self._episodes = self._remember(episodes, slates, shown, response, day, response.left | truncated)
+        self._episodes = self._remember(
+            episodes, slates, shown, response, day, response.left | truncated
+        )
         self._candidates = None
         return Outcome(reward, response.left.clone(), truncated, info)
 
@@ -246,16 +264,22 @@ class SlateSimulator:
         old = self.episodes
         rows = self._checked_rows(rows, distinct=True)
         if seeds is not None:
-            seeds = self._checked("seeds", seeds, "it must be an int64 tensor of shape (R,), one seed a row")
+            seeds = self._checked(
+                "seeds", seeds, "it must be an int64 tensor of shape (R,), one seed a row"
+            )
             if len(seeds) != len(rows):
-                raise ValueError(f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each of rows.")
+                raise ValueError(
+                    f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each of rows."
+                )
         if len(rows) == 0:
             return
         seed = old.seed[rows] if seeds is None else seeds
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
         self.shopper.replace(self._shoppers, rows, self._new_shoppers(fresh))
-        put = {name: value.index_copy(0, rows, vars(fresh)[name]) for name, value in vars(old).items()}
+        put = {
+            name: value.index_copy(0, rows, vars(fresh)[name]) for name, value in vars(old).items()
+        }
         self._episodes = Episodes(**put)
         self._candidates = None
 
@@ -269,7 +293,9 @@ class SlateSimulator:
         candidates = self._own_candidates()
         theirs = self.shopper.observe(self._shoppers)
         if "observe" not in self._kept:
-            promises.check_observation(self.shopper, self._their_spaces, theirs, self.num_envs, self._shoppers)
+            promises.check_observation(
+                self.shopper, self._their_spaces, theirs, self.num_envs, self._shoppers
+            )
             self._kept.add("observe")
         return {
             "recent_slates": episodes.recent_slates.clone(),
@@ -339,7 +365,11 @@ class SlateSimulator:
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
         )
         found = restored({"episodes": like, "shoppers": self._new_shoppers(like)}, state)
-        self._episodes, self._shoppers, self._candidates = found["episodes"], found["shoppers"], None
+        self._episodes, self._shoppers, self._candidates = (
+            found["episodes"],
+            found["shoppers"],
+            None,
+        )
 
     def when_and_where(self) -> dict[str, Tensor]:
         """Who is visiting, on which day, in which week and store, for a log: (B,) int64 each.
@@ -362,7 +392,9 @@ class SlateSimulator:
         items = len(self.catalog)
         own: dict[str, gymnasium.Space[Any]] = {
             "recent_slates": spaces.Box(-1, items - 1, size, np.int64),
-            "recent_clicks": spaces.Box(0, 1, size, np.int8),  # a MultiBinary of two dimensions is not known everywhere
+            "recent_clicks": spaces.Box(
+                0, 1, size, np.int8
+            ),  # a MultiBinary of two dimensions is not known everywhere
             "recent_days": spaces.Box(0, MAX_DAYS, (self.history,), np.float32),
             "candidates": spaces.Box(-1, items - 1, (self.shopper.max_candidates,), np.int64),
         }
@@ -379,7 +411,9 @@ class SlateSimulator:
 
     def _checked_rows(self, rows: Any, *, distinct: bool) -> Tensor:
         """Row numbers (R,) on the device. Their numbers are looked at on a CPU only, see `restart`."""
-        expected = f"it must be an int64 tensor of shape (R,) with rows from 0 to {self.num_envs - 1}"
+        expected = (
+            f"it must be an int64 tensor of shape (R,) with rows from 0 to {self.num_envs - 1}"
+        )
         found = self._checked("rows", rows, expected)
         if rows.device.type != "cpu" or len(rows) == 0:
             return found
@@ -417,7 +451,9 @@ class SlateSimulator:
 
     def _own_candidates(self) -> Tensor:
         """The caller's to change; a copy of one list for everybody is again one list, not B of them."""
-        fresh = self._candidates is None and hasattr(self.shopper, "on_offer")  # nobody else needs the list
+        fresh = self._candidates is None and hasattr(
+            self.shopper, "on_offer"
+        )  # nobody else needs the list
         candidates = self._asked_candidates() if fresh else self.candidates
         if shared(candidates):
             return candidates[:1].clone().expand(candidates.shape)
@@ -433,11 +469,23 @@ class SlateSimulator:
             candidate = on_offer(self._shoppers, slates)
         return candidate & first_places(slates)
 
-    def _reward(self, slates: Tensor, shown: Tensor, clicks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.reward(RewardInputs(slates, shown, clicks, self._embedding, self._category, self.catalog.cosines))
+    def _reward(
+        self, slates: Tensor, shown: Tensor, clicks: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.reward(
+            RewardInputs(
+                slates, shown, clicks, self._embedding, self._category, self.catalog.cosines
+            )
+        )
 
     def _remember(
-        self, episodes: Episodes, slates: Tensor, shown: Tensor, response: Response, day: Tensor, ended: Tensor
+        self,
+        episodes: Episodes,
+        slates: Tensor,
+        shown: Tensor,
+        response: Response,
+        day: Tensor,
+        ended: Tensor,
     ) -> Episodes:
         """The episodes after this visit: the slate joins the history, and the days have passed."""
         had_visit = torch.arange(self.history, device=self.device) < episodes.visit.unsqueeze(1)
@@ -489,7 +537,9 @@ def _push(history: Tensor, newest: Tensor) -> Tensor:
 def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> None:
     for row, position in outside.nonzero()[:1].tolist():
         found = int(slates[row, position])
-        raise ValueError(f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to {items - 1}.")
+        raise ValueError(
+            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to {items - 1}."
+        )
 
 
 def _raise_hidden(name: str, slates: Tensor, hidden: Tensor) -> None:

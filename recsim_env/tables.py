@@ -15,7 +15,9 @@ from recsim_env.files import replacing
 
 def write_parquet(path: Path | str, frame: pl.DataFrame) -> None:
     """Replace a parquet file. The same rows give the same bytes."""
-    whole = frame.rechunk()  # row groups follow chunks, which follow threads: without this, bytes differ by run
+    whole = (
+        frame.rechunk()
+    )  # row groups follow chunks, which follow threads: without this, bytes differ by run
     with replacing(path) as temporary:
         try:
             whole.write_parquet(temporary, compression="zstd", statistics=False)
@@ -44,4 +46,6 @@ def read_parquet(path: Path | str, expected: str) -> pl.DataFrame:
         raise ValueError(f"{path}: found no such file, expected {expected} as parquet.") from None
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: found no readable parquet ({reason}), expected {expected}.") from error
+        raise ValueError(
+            f"{path}: found no readable parquet ({reason}), expected {expected}."
+        ) from error

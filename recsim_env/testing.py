@@ -40,7 +40,12 @@ STREAM = 77
 
 @torch.no_grad()
 def check_shopper(
-    shopper: Shopper[Any], *, batch: int = 8, visits: int = 3, seed: int = 0, tolerance: float = 1e-4
+    shopper: Shopper[Any],
+    *,
+    batch: int = 8,
+    visits: int = 3,
+    seed: int = 0,
+    tolerance: float = 1e-4,
 ) -> None:
     """Raise unless a shopper keeps every promise of `recsim_env.shoppers.base.Shopper` that can be tried.
 
@@ -58,9 +63,14 @@ def check_shopper(
 
     Errors: ValueError, with the method and the promise that it broke.
     """
-    batch, visits = checks.whole("batch", batch, 4, 10_000), checks.whole("visits", visits, 1, 10_000)
+    batch, visits = (
+        checks.whole("batch", batch, 4, 10_000),
+        checks.whole("visits", visits, 1, 10_000),
+    )
     promises.check_parts(shopper)
-    kit = _Kit(shopper, batch, visits, checks.whole("seed", seed), checks.number("tolerance", tolerance, 0))
+    kit = _Kit(
+        shopper, batch, visits, checks.whole("seed", seed), checks.number("tolerance", tolerance, 0)
+    )
     played = kit.play()
     kit.check_again(played)
     kit.check_rows(played)
@@ -98,7 +108,9 @@ def _parts(response: Response) -> Iterator[tuple[str, str, Tensor]]:
 class _Kit:
     """The checks of one shopper."""
 
-    def __init__(self, shopper: Shopper[Any], batch: int, visits: int, seed: int, tolerance: float) -> None:
+    def __init__(
+        self, shopper: Shopper[Any], batch: int, visits: int, seed: int, tolerance: float
+    ) -> None:
         self.shopper = shopper
         self.batch, self.visits, self.tolerance = batch, visits, tolerance
         self.spaces: Mapping[str, gymnasium.Space[Any]] = shopper.spaces()
@@ -114,11 +126,29 @@ class _Kit:
         before = _generators()
         answer = getattr(self.shopper, method)(*arguments)
         if _generators() != before:
-            broken(self.shopper, method, "drew from a global generator", "everything random must come from draws")
-        state_is_first = method not in ("start", "respond", "replace")  # a state may be a tensor, and move
+            broken(
+                self.shopper,
+                method,
+                "drew from a global generator",
+                "everything random must come from draws",
+            )
+        state_is_first = method not in (
+            "start",
+            "respond",
+            "replace",
+        )  # a state may be a tensor, and move
         for place, (value, copy) in enumerate(zip(arguments, given, strict=True)):
-            if copy is not None and (place > 0 or state_is_first or method == "start") and not torch.equal(value, copy):
-                broken(self.shopper, method, f"wrote into its argument {place + 1}", "only the state may be changed")
+            if (
+                copy is not None
+                and (place > 0 or state_is_first or method == "start")
+                and not torch.equal(value, copy)
+            ):
+                broken(
+                    self.shopper,
+                    method,
+                    f"wrote into its argument {place + 1}",
+                    "only the state may be changed",
+                )
         return answer
 
     def start(self, number: int = 0, rows: Tensor | None = None) -> Any:
@@ -174,7 +204,11 @@ class _Kit:
         size = self.shopper.slate_size
         key = noise.episode_key(self.seeds, torch.full_like(self.seeds, visit), stream=STREAM)
         anything = (noise.uniform(key, 0, size) * self.items).long().clamp(max=self.items - 1)
-        order = noise.uniform(key, 1, candidates.shape[1]).masked_fill(candidates < 0, 2.0).argsort(dim=1)
+        order = (
+            noise.uniform(key, 1, candidates.shape[1])
+            .masked_fill(candidates < 0, 2.0)
+            .argsort(dim=1)
+        )
         found = candidates.gather(1, order[:, :size])
         good = anything.clone()
         good[:, : found.shape[1]] = found.where(found >= 0, anything[:, : found.shape[1]])
@@ -195,7 +229,9 @@ class _Kit:
         if found.shape != expected.shape:
             return False
         if found.is_floating_point():
-            return torch.allclose(found, expected, rtol=self.tolerance, atol=self.tolerance, equal_nan=True)
+            return torch.allclose(
+                found, expected, rtol=self.tolerance, atol=self.tolerance, equal_nan=True
+            )
         return torch.equal(found, expected)
 
     def replay(self, played: list[_Visit], rows: Tensor) -> Iterator[tuple[_Visit, _Visit]]:
@@ -208,7 +244,9 @@ class _Kit:
             promises.check_response(self.shopper, response, shown, visit.running[rows])
             yield (
                 _rows(visit, rows),
-                _Visit(candidates, observation, slates, shown, draws, visit.running[rows], response),
+                _Visit(
+                    candidates, observation, slates, shown, draws, visit.running[rows], response
+                ),
             )
 
     def difference(self, expected: _Visit, found: _Visit) -> tuple[str, str] | None:
@@ -217,7 +255,9 @@ class _Kit:
         for (method, key, value), (_, _, other) in zip(
             _rows(expected, rows).answers(), _rows(found, rows).answers(), strict=True
         ):
-            if key != "basket" and not self.same(value, other):  # a basket may be padded to another length
+            if key != "basket" and not self.same(
+                value, other
+            ):  # a basket may be padded to another length
                 return method, key
         return None
 
@@ -233,7 +273,12 @@ class _Kit:
                 method, key = "start", f"shopper, with another {key!r},"
             else:
                 key = repr(key)
-            broken(self.shopper, method, f"returned another {key} for equal draws", "all chance must come from draws")
+            broken(
+                self.shopper,
+                method,
+                f"returned another {key} for equal draws",
+                "all chance must come from draws",
+            )
 
     def check_rows(self, played: list[_Visit]) -> None:
         """Row b of a result depends on row b of the arguments alone."""
@@ -257,9 +302,16 @@ class _Kit:
         rows = torch.arange(self.batch - 1, 0, -2, device=self.shopper.device)
         state, untouched, fresh = self._moved(played), self._moved(played), self.start(1, rows)
         if self.ask("replace", state, rows, fresh) is not None:
-            broken(self.shopper, "replace", "returned something", "it must change the state in place and return None")
+            broken(
+                self.shopper,
+                "replace",
+                "returned something",
+                "it must change the state in place and return None",
+            )
         found = self._next(state, self.batch)
-        rest = torch.ones(self.batch, dtype=torch.bool, device=rows.device).index_fill(0, rows, False)
+        rest = torch.ones(self.batch, dtype=torch.bool, device=rows.device).index_fill(
+            0, rows, False
+        )
         others = (rest & ~played[0].response.left).nonzero()[:, 0]
         self._compare(
             "replace",
@@ -299,19 +351,31 @@ class _Kit:
             return
         if self.shopper.never_leave is not False:
             found = checks.told(self.shopper.never_leave)
-            raise ValueError(f"{name_of(self.shopper)}.never_leave is {found}, but it must be False at first.")
+            raise ValueError(
+                f"{name_of(self.shopper)}.never_leave is {found}, but it must be False at first."
+            )
         if played[0].response.leaving is None:
             broken(
-                self.shopper, "respond", "returned no leaving", "a shopper with never_leave must say how likely it is"
+                self.shopper,
+                "respond",
+                "returned no leaving",
+                "a shopper with never_leave must say how likely it is",
             )
         self.shopper.never_leave = True
         try:
             everyone = torch.arange(self.batch, device=self.shopper.device)
             for number, (expected, now) in enumerate(self.replay(played, everyone)):
                 if bool(now.response.left.any()):
-                    broken(self.shopper, "respond", "returned left with True", "never_leave is True")
+                    broken(
+                        self.shopper, "respond", "returned left with True", "never_leave is True"
+                    )
                 if number == 0 and not torch.equal(expected.response.clicks, now.response.clicks):
-                    broken(self.shopper, "respond", "returned other clicks", "never_leave may change leaving only")
+                    broken(
+                        self.shopper,
+                        "respond",
+                        "returned other clicks",
+                        "never_leave may change leaving only",
+                    )
         finally:
             self.shopper.never_leave = False
 
@@ -329,31 +393,61 @@ class _Kit:
             self._check_on_offer(state, candidates)
         again, seen = self.look(state, self.batch)
         if not self.same(again, candidates):
-            broken(self.shopper, "candidates", "returned others when asked again", "looking must change nothing")
+            broken(
+                self.shopper,
+                "candidates",
+                "returned others when asked again",
+                "looking must change nothing",
+            )
         for key, value in observation.items():
             if not self.same(seen[key], value):
-                broken(self.shopper, "observe", f"returned another {key!r} when asked again", "looking changes nothing")
+                broken(
+                    self.shopper,
+                    "observe",
+                    f"returned another {key!r} when asked again",
+                    "looking changes nothing",
+                )
 
     def _check_own_memory(self, method: str, state: Any) -> None:
         given = self.ask(method, state)
         copies = {key: value.clone() for key, value in given.items()}
         for key, value in given.items():
-            if any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
+            if any(
+                stride == 0 and size > 1
+                for stride, size in zip(value.stride(), value.shape, strict=True)
+            ):
                 found = f"returned {key!r}, in which several numbers lie at one place"
-                broken(self.shopper, method, found, "the caller may write into what is returned: it must be a clone")
+                broken(
+                    self.shopper,
+                    method,
+                    found,
+                    "the caller may write into what is returned: it must be a clone",
+                )
             value.zero_()
         for key, value in self.ask(method, state).items():
             if not self.same(value, copies[key]):
                 found = f"returned memory of the shopper's own as {key!r}"
-                broken(self.shopper, method, found, "the caller may write into what is returned: it must be a clone")
+                broken(
+                    self.shopper,
+                    method,
+                    found,
+                    "the caller may write into what is returned: it must be a clone",
+                )
 
     def _check_on_offer(self, state: Any, candidates: Tensor) -> None:
         items = self.slates(candidates, 0)
         found = self.ask("on_offer", state, items)
         if not isinstance(found, Tensor) or found.dtype != torch.bool or found.shape != items.shape:
-            broken(self.shopper, "on_offer", f"returned {checks.told(found)}", "it must be (B, K) bool")
+            broken(
+                self.shopper, "on_offer", f"returned {checks.told(found)}", "it must be (B, K) bool"
+            )
         if not torch.equal(found, among(items, candidates, self.items)):
-            broken(self.shopper, "on_offer", "contradicted candidates", "an item is on offer where it is a candidate")
+            broken(
+                self.shopper,
+                "on_offer",
+                "contradicted candidates",
+                "an item is on offer where it is a candidate",
+            )
 
     def _moved(self, played: list[_Visit]) -> Any:
         """The shoppers after their first visit."""
@@ -371,7 +465,9 @@ class _Kit:
         running = torch.ones(batch, dtype=torch.bool, device=slates.device)
         return _Visit(candidates, observation, slates, shown, draws, running, response)
 
-    def _compare(self, method: str, expected: _Visit, found: _Visit, what: str, promise: str) -> None:
+    def _compare(
+        self, method: str, expected: _Visit, found: _Visit, what: str, promise: str
+    ) -> None:
         differs = self.difference(expected, found)
         if differs is not None:
             broken(self.shopper, method, what.format(key=differs[1]), promise)
@@ -409,7 +505,10 @@ def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 
     """
     if not callable(term):
         raise ValueError(f"term is {checks.told(term)}, but it must be a function of RewardInputs.")
-    batch, tolerance = checks.whole("batch", batch, 4, 10_000), checks.number("tolerance", tolerance, 0)
+    batch, tolerance = (
+        checks.whole("batch", batch, 4, 10_000),
+        checks.number("tolerance", tolerance, 0),
+    )
     generator = torch.Generator().manual_seed(checks.whole("seed", seed, 0))
     catalog = Catalog.synthetic(40, 5, 8, generator)
     for size in (1, 2, 7):
@@ -442,17 +541,26 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
             fail(found, promise)
 
     value = _value(term, inputs, fail)
-    compare(inputs, value, "returned other numbers when asked again", "it must be a function of its inputs alone")
+    compare(
+        inputs,
+        value,
+        "returned other numbers when asked again",
+        "it must be a function of its inputs alone",
+    )
     for row in range(len(inputs.slates)):
         at = slice(row, row + 1)
-        alone = dataclasses.replace(inputs, slates=inputs.slates[at], shown=inputs.shown[at], clicks=inputs.clicks[at])
+        alone = dataclasses.replace(
+            inputs, slates=inputs.slates[at], shown=inputs.shown[at], clicks=inputs.clicks[at]
+        )
         compare(
             alone,
             value[at],
             f"returned another number for row {row} alone than for the batch",
             "a row must depend on that row of the inputs alone",
         )
-    others = dataclasses.replace(inputs, slates=inputs.slates.where(inputs.shown, (inputs.slates + 7) % len(catalog)))
+    others = dataclasses.replace(
+        inputs, slates=inputs.slates.where(inputs.shown, (inputs.slates + 7) % len(catalog))
+    )
     compare(
         others,
         value,
@@ -469,7 +577,9 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
 
 def _value(term: Term, inputs: RewardInputs, fail: Callable[[str, str], None]) -> Tensor:
     """What a term returns, once it is what a term may return and nothing else was touched."""
-    copies = {key: value.clone() for key, value in vars(inputs).items() if isinstance(value, Tensor)}
+    copies = {
+        key: value.clone() for key, value in vars(inputs).items() if isinstance(value, Tensor)
+    }
     before, batch = _generators(), len(inputs.slates)
     try:
         value = term(inputs)
@@ -484,7 +594,10 @@ def _value(term: Term, inputs: RewardInputs, fail: Callable[[str, str], None]) -
         if not torch.equal(getattr(inputs, key).nan_to_num(), copy.nan_to_num()):
             fail(f"wrote into inputs.{key}", "it must leave its inputs as they are")
     if not is_dense(value) or value.is_complex() or value.shape != (batch,):
-        fail(f"returned {checks.told(value)}", f"it must return a tensor of real numbers of shape ({batch},)")
+        fail(
+            f"returned {checks.told(value)}",
+            f"it must return a tensor of real numbers of shape ({batch},)",
+        )
     if not bool(value.isfinite().all()):
         row = int((~value.isfinite()).nonzero()[0])
         fail(f"returned {value[row].item()} in row {row}", "every number must be finite")

@@ -65,28 +65,45 @@ def _outline(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> An
     if isinstance(node, slice):
         return {"slice": [node.start, node.stop, node.step]}
     if isinstance(node, Flat):
-        return {"flat": node.outline, "tensors": [_put(tensors, f"{place}/{k}", v) for k, v in node.tensors.items()]}
+        return {
+            "flat": node.outline,
+            "tensors": [_put(tensors, f"{place}/{k}", v) for k, v in node.tensors.items()],
+        }
     if isinstance(node, (list, tuple)):
         kind = "list" if isinstance(node, list) else "tuple"
-        return {kind: [_outline(part, f"{place}/{at}", name, tensors) for at, part in enumerate(node)]}
+        return {
+            kind: [_outline(part, f"{place}/{at}", name, tensors) for at, part in enumerate(node)]
+        }
     if is_dataclass(node) and not isinstance(node, type):
         parts: Mapping[str, Any] = {field.name: getattr(node, field.name) for field in fields(node)}
-        return {"fields": {key: _outline(part, f"{place}/{key}", name, tensors) for key, part in parts.items()}}
+        return {
+            "fields": {
+                key: _outline(part, f"{place}/{key}", name, tensors) for key, part in parts.items()
+            }
+        }
     if isinstance(node, dict) and all(isinstance(key, str) for key in node):
-        return {"dict": {key: _outline(part, f"{place}/{key}", name, tensors) for key, part in node.items()}}
+        return {
+            "dict": {
+                key: _outline(part, f"{place}/{key}", name, tensors) for key, part in node.items()
+            }
+        }
     raise TypeError(f"{name}{place} is {told(node)}, which cannot be written down.")
 
 
 def _kind(node: object) -> str:
     kinds = {Tensor: "tensor", np.ndarray: "array", torch.Generator: "generator"}
-    return next((name for kind, name in kinds.items() if isinstance(node, kind)), type(node).__name__)
+    return next(
+        (name for kind, name in kinds.items() if isinstance(node, kind)), type(node).__name__
+    )
 
 
 def _keep(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> str:
     """Put the numbers of a leaf into `tensors`; the name they have there."""
     if isinstance(node, np.ndarray):
         if node.dtype.kind not in "biuf":
-            raise TypeError(f"{name}{place} is an array of {node.dtype}, which cannot be written down.")
+            raise TypeError(
+                f"{name}{place} is an array of {node.dtype}, which cannot be written down."
+            )
         node = torch.from_numpy(node)
     if isinstance(node, torch.Generator):
         node = node.get_state()
@@ -96,7 +113,9 @@ def _keep(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> str:
 def _put(tensors: dict[str, Tensor], place: str, value: Tensor) -> str:
     key = place.removeprefix("/")
     if key in tensors:
-        raise ValueError(f"Two tensors are called {key!r}, but every one must have a name of its own.")
+        raise ValueError(
+            f"Two tensors are called {key!r}, but every one must have a name of its own."
+        )
     tensors[key] = value
     return key
 
@@ -116,18 +135,24 @@ class _Reader:
             return self._leaf(template, kind, held)
         if kind == "value":
             if isinstance(template, PLAIN[:-1]) and type(held) is not type(template):
-                raise ValueError(f"{_at(place)} is {told(held)}, but it must be a {type(template).__name__}.")
+                raise ValueError(
+                    f"{_at(place)} is {told(held)}, but it must be a {type(template).__name__}."
+                )
             return held
         if kind == "slice":
             return slice(*held)
         if kind == "flat":
             start = f"{place.removeprefix('/')}/"
-            return Flat({key.removeprefix(start): self._tensor(key) for key in outline["tensors"]}, held)
+            return Flat(
+                {key.removeprefix(start): self._tensor(key) for key in outline["tensors"]}, held
+            )
         if kind in ("list", "tuple"):
             return self._sequence(template, kind, held, place)
         if kind in ("fields", "dict"):
             return self._named(template, kind, held, place)
-        raise ValueError(f"The outline of {_at(place)} is {told(outline)}, but it must say what stands there.")
+        raise ValueError(
+            f"The outline of {_at(place)} is {told(outline)}, but it must say what stands there."
+        )
 
     def _tensor(self, key: str) -> Tensor:
         if key not in self.tensors:
@@ -150,16 +175,24 @@ class _Reader:
         return value.to(self.device if like is None else like.device, copy=True)
 
     def _sequence(self, template: Any, kind: str, held: list[Any], place: str) -> Any:
-        templates = list(template) if isinstance(template, (list, tuple)) and template else [None] * len(held)
+        templates = (
+            list(template)
+            if isinstance(template, (list, tuple)) and template
+            else [None] * len(held)
+        )
         if len(templates) != len(held):
-            raise ValueError(f"{_at(place)} has {len(held)} parts, but it must have {len(templates)}.")
+            raise ValueError(
+                f"{_at(place)} has {len(held)} parts, but it must have {len(templates)}."
+            )
         pairs = enumerate(zip(templates, held, strict=True))
         parts = [self.tree(like, part, f"{place}/{at}") for at, (like, part) in pairs]
         return parts if kind == "list" else tuple(parts)
 
     def _named(self, template: Any, kind: str, held: dict[str, Any], place: str) -> Any:
         if kind == "fields" and not is_dataclass(template):
-            raise ValueError(f"{_at(place)} has the fields {sorted(held)}, but it must be {told(template)}.")
+            raise ValueError(
+                f"{_at(place)} has the fields {sorted(held)}, but it must be {told(template)}."
+            )
         templates: dict[str, Any] = (
             {field.name: getattr(template, field.name) for field in fields(template)}
             if is_dataclass(template)
@@ -167,7 +200,9 @@ class _Reader:
         )
         if other := sorted(templates.keys() ^ held.keys()):
             raise ValueError(f"{_at(place)} differs in {other}: it must have {sorted(templates)}.")
-        parts = {key: self.tree(templates[key], part, f"{place}/{key}") for key, part in held.items()}
+        parts = {
+            key: self.tree(templates[key], part, f"{place}/{key}") for key, part in held.items()
+        }
         if kind == "dict":
             return parts
         fresh = copy.copy(template)
@@ -180,7 +215,9 @@ def _generator(state: Tensor, key: str) -> torch.Generator:
     try:
         return torch.Generator().set_state(state)
     except (RuntimeError, TypeError):
-        raise ValueError(f"{_at(key)} is {told(state)}, but it must be the state of a generator.") from None
+        raise ValueError(
+            f"{_at(key)} is {told(state)}, but it must be the state of a generator."
+        ) from None
 
 
 def _at(place: str) -> str:

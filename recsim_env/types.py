@@ -65,7 +65,9 @@ def best_device(device: torch.device | str | None = None) -> torch.device:
     if asked is None or asked.type not in ("cpu", "cuda"):
         raise ValueError(f"device is {told(device)}, but {expected}")
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; {expected}")
+        raise ValueError(
+            f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; {expected}"
+        )
     return asked
 
 

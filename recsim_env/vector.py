@@ -123,7 +123,9 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         if self._started and (seeds is None or len(rows) < self.num_envs):
             observation = self.simulator.reset_rows(rows, None if seeds is None else seeds[rows])
         else:
-            observation = self.simulator.reset(drawn_seeds(self.np_random, self.num_envs) if seeds is None else seeds)
+            observation = self.simulator.reset(
+                drawn_seeds(self.np_random, self.num_envs) if seeds is None else seeds
+            )
         self._started = True
         self._redraw(rows.tolist())
         return self._hand_out(observation), {}
@@ -132,7 +134,9 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         """Show every shopper their slate, actions (B, K), and let them react."""
         self._check_started()
         simulator = self.simulator
-        waiting = simulator.episodes.ended  # rows that NEXT_STEP starts again now, whatever their action
+        waiting = (
+            simulator.episodes.ended
+        )  # rows that NEXT_STEP starts again now, whatever their action
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             waiting = torch.zeros_like(waiting)
         slates = self._slates(actions, waiting)
@@ -141,7 +145,9 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         outcome = simulator.advance(slates)
         if self.max_episode_steps is not None:
             outcome = self._cut_off(outcome, self.max_episode_steps)
-        self._scenes = [visit(simulator, row, scene, slates, outcome) for row, scene in enumerate(before)]
+        self._scenes = [
+            visit(simulator, row, scene, slates, outcome) for row, scene in enumerate(before)
+        ]
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             return self._restart_within(outcome)
         return self._restart_waiting(outcome, waiting)
@@ -149,7 +155,9 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     def render(self) -> tuple[Frame, ...] | None:
         """The last visit of every shopper, a frame each."""
         if self.render_mode is None:
-            gymnasium.logger.warn(f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}.")
+            gymnasium.logger.warn(
+                f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}."
+            )
             return None
         self._check_started()
         return tuple(draw(scene, self.render_mode) for scene in self._scenes)
@@ -183,7 +191,9 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
             self._redraw(rows.tolist())
         return self._result(self.simulator.observe(), outcome, torch.ones_like(ended), info)
 
-    def _final(self, observation: Observation, outcome: Outcome, ended: Tensor, rows: Tensor) -> dict[str, Any]:
+    def _final(
+        self, observation: Observation, outcome: Outcome, ended: Tensor, rows: Tensor
+    ) -> dict[str, Any]:
         """What the episodes that ended in this step ended with."""
         final: Any = self._hand_out(observation)
         if self.output == "numpy":
@@ -228,7 +238,9 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
             packed[f"_{name}"] = self._give(present)
         return packed
 
-    def _result(self, observation: Observation, outcome: Outcome, moved: Tensor, info: dict[str, Any]) -> StepResult:
+    def _result(
+        self, observation: Observation, outcome: Outcome, moved: Tensor, info: dict[str, Any]
+    ) -> StepResult:
         """The five values of a step; rows that did not move have no reward and no end."""
         reward = outcome.reward.where(moved, 0)
         return (
@@ -246,13 +258,23 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
             return torch.arange(self.num_envs)
         if is_dense(mask, torch.bool) and not mask.is_meta:
             mask = to_numpy(mask)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+        if (
+            not isinstance(mask, np.ndarray)
+            or mask.dtype != np.bool_
+            or mask.shape != (self.num_envs,)
+        ):
             found = checks.told(mask)
-            raise ValueError(f"options['reset_mask'] is {found}, but it must be bool of shape ({self.num_envs},).")
+            raise ValueError(
+                f"options['reset_mask'] is {found}, but it must be bool of shape ({self.num_envs},)."
+            )
         if not mask.any():
-            raise ValueError("options['reset_mask'] is False everywhere, but at least one row must be True.")
+            raise ValueError(
+                "options['reset_mask'] is False everywhere, but at least one row must be True."
+            )
         if not self._started and not mask.all():
-            raise ResetNeeded("options['reset_mask'] leaves rows out, but the first reset must start every row.")
+            raise ResetNeeded(
+                "options['reset_mask'] leaves rows out, but the first reset must start every row."
+            )
         return torch.from_numpy(np.flatnonzero(mask))
 
     def _redraw(self, rows: list[int]) -> None:
@@ -266,14 +288,18 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
 
     def _check_started(self) -> None:
         if not self._started:
-            raise ResetNeeded("The environment was not reset, but step and render need reset first.")
+            raise ResetNeeded(
+                "The environment was not reset, but step and render need reset first."
+            )
 
 
 def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:
     known = [known.value for known in AutoresetMode]
     if isinstance(mode, AutoresetMode) or (isinstance(mode, str) and mode in known):
         return AutoresetMode(mode)
-    raise ValueError(f"autoreset_mode is {checks.told(mode)}, but it must be an AutoresetMode or one of {known}.")
+    raise ValueError(
+        f"autoreset_mode is {checks.told(mode)}, but it must be an AutoresetMode or one of {known}."
+    )
 
 
 def _checked_limit(max_episode_steps: Any) -> int | None:
@@ -282,16 +308,22 @@ def _checked_limit(max_episode_steps: Any) -> int | None:
         return None
     limit = checks.whole("max_episode_steps", max_episode_steps, -1, LARGEST)
     if limit == 0:
-        raise ValueError("max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no limit.")
+        raise ValueError(
+            "max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no limit."
+        )
     return None if limit == -1 else limit
 
 
 def _check_memory(num_envs: int, space: spaces.Dict) -> None:
     """Raise ValueError where the bounds and one observation of so many shoppers are more than the machine can hold."""
-    one = 3 * sum(math.prod(part.shape or ()) * np.dtype(part.dtype).itemsize for part in space.values())
+    one = 3 * sum(
+        math.prod(part.shape or ()) * np.dtype(part.dtype).itemsize for part in space.values()
+    )
     most = _memory() // one
     if num_envs > most:
-        raise ValueError(f"num_envs is {num_envs}, but it must be at most {most}: memory holds no more observations.")
+        raise ValueError(
+            f"num_envs is {num_envs}, but it must be at most {most}: memory holds no more observations."
+        )
 
 
 def _memory() -> int:

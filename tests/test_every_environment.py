@@ -20,7 +20,9 @@ from recsim_env.tensors import among
 from recsim_env.testing import check_shopper
 from recsim_env.types import Outcome
 
-SEEDS = torch.tensor([12, 18, 38])  # of Complete Journey shoppers of whom nothing is asked if nothing is shown to them
+SEEDS = torch.tensor(
+    [12, 18, 38]
+)  # of Complete Journey shoppers of whom nothing is asked if nothing is shown to them
 KINDS = ("invalid", "repeated", "one valid", "random")
 MOST_VISITS = 60
 
@@ -34,10 +36,14 @@ def slates_of(simulator: SlateSimulator, kind: str) -> Tensor:
         return anything[:, :size]
     best = simulator.candidates[:, :1]
     strangers = anything.where(~among(anything, simulator.candidates, items), -1)
-    strangers = strangers.gather(1, (strangers < 0).to(torch.int8).argsort(dim=1, stable=True))[:, :size]
+    strangers = strangers.gather(1, (strangers < 0).to(torch.int8).argsort(dim=1, stable=True))[
+        :, :size
+    ]
     if kind == "invalid":
         return strangers
-    return best.expand(-1, size) if kind == "repeated" else torch.cat([best, strangers[:, 1:]], dim=1)
+    return (
+        best.expand(-1, size) if kind == "repeated" else torch.cat([best, strangers[:, 1:]], dim=1)
+    )
 
 
 def play(simulator: SlateSimulator, seeds: Tensor, kind: str) -> list[dict[str, Tensor]]:
@@ -50,8 +56,15 @@ def play(simulator: SlateSimulator, seeds: Tensor, kind: str) -> list[dict[str, 
         outcome = simulator.advance(slates_of(simulator, kind))
         check_outcome(simulator, outcome, kind)
         seen = simulator.observe()
-        assert simulator.observation_space.contains({name: value[0].numpy() for name, value in seen.items()})
-        told = {"reward": outcome.reward, "left": outcome.terminated, "ended": outcome.ended, **outcome.info}
+        assert simulator.observation_space.contains(
+            {name: value[0].numpy() for name, value in seen.items()}
+        )
+        told = {
+            "reward": outcome.reward,
+            "left": outcome.terminated,
+            "ended": outcome.ended,
+            **outcome.info,
+        }
         visits.append({name: value.where(~over, -1) for name, value in told.items()})
         over |= outcome.ended
     return visits
@@ -59,7 +72,11 @@ def play(simulator: SlateSimulator, seeds: Tensor, kind: str) -> list[dict[str, 
 
 def check_outcome(simulator: SlateSimulator, outcome: Outcome, kind: str) -> None:
     """What must hold of a slate of this kind, whoever met it."""
-    size, clicks, invalid = simulator.slate_size, outcome.info["clicks"], outcome.info["invalid_items"]
+    size, clicks, invalid = (
+        simulator.slate_size,
+        outcome.info["clicks"],
+        outcome.info["invalid_items"],
+    )
     if kind == "invalid":
         assert (invalid == size).all()
         assert (clicks == 0).all()
@@ -68,7 +85,9 @@ def check_outcome(simulator: SlateSimulator, outcome: Outcome, kind: str) -> Non
         assert ((clicks >= 0) & (clicks <= size - invalid)).all()
     else:
         assert (invalid == size - 1).all()
-        assert torch.equal(outcome.reward, simulator.reward.weights["clicks"] * clicks.float())  # no pair, no diversity
+        assert torch.equal(
+            outcome.reward, simulator.reward.weights["clicks"] * clicks.float()
+        )  # no pair, no diversity
         assert (clicks <= 1).all()
     assert (outcome.info["gap_days"] >= 0).all()
     assert not (outcome.terminated & outcome.truncated).any()

@@ -15,8 +15,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DECLARED = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
-ORDER = ("recsim_env", "policies", "agents", "benchmarks")  # each imports only what stands left of it, and itself
+DECLARED = [
+    *PROJECT["dependencies"],
+    *(line for extra in PROJECT["optional-dependencies"].values() for line in extra),
+]
+ORDER = (
+    "recsim_env",
+    "policies",
+    "agents",
+    "benchmarks",
+)  # each imports only what stands left of it, and itself
 
 # Loading by these runs code that a file carries. Nothing here may; results and weights are parquet, JSON, safetensors.
 RUNS_CODE = {
@@ -27,7 +35,15 @@ RUNS_CODE = {
 # Library-wide generators. `torch.manual_seed` is allowed inside `with torch.random.fork_rng(...)`, which puts the state
 # back: modules draw their first weights from nowhere else.
 OWN_GENERATORS = {
-    "numpy.random": {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "PCG64DXSM", "Philox"},
+    "numpy.random": {
+        "Generator",
+        "default_rng",
+        "SeedSequence",
+        "BitGenerator",
+        "PCG64",
+        "PCG64DXSM",
+        "Philox",
+    },
     "random": {"Random"},
     "torch.random": {"fork_rng", "get_rng_state"},
 }
@@ -36,7 +52,8 @@ SEEDS_ALL = {
     "transformers.set_seed", "stable_baselines3.common.utils.set_random_seed",
 }  # fmt: skip
 NEEDS_GENERATOR = {
-    f"torch.{name}" for name in ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial")
+    f"torch.{name}"
+    for name in ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial")
 }
 NEEDS_GENERATOR_IN_PLACE = {
     "uniform_", "normal_", "bernoulli_", "exponential_", "random_", "log_normal_", "cauchy_", "geometric_",
@@ -52,7 +69,9 @@ ALLOWED: dict[str, set[str]] = {
     # SB3's distributions draw from the library-wide generators; agents/ppo/algorithm.py lends SB3 a state of its own of each and
     # puts everyone else's back
     "policies/learnable/sb3.py": {"torch.rand"},
-    "agents/ppo/rollout_buffer.py": {"numpy.random.permutation"},  # the minibatches of SB3's buffer, likewise
+    "agents/ppo/rollout_buffer.py": {
+        "numpy.random.permutation"
+    },  # the minibatches of SB3's buffer, likewise
     "agents/ppo/algorithm.py": {
         "torch.set_rng_state",
         "numpy.random.get_state",
@@ -108,7 +127,9 @@ def uses(tree: ast.AST) -> list[Use]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
-                alias[name.asname or name.name.split(".")[0]] = name.name if name.asname else name.name.split(".")[0]
+                alias[name.asname or name.name.split(".")[0]] = (
+                    name.name if name.asname else name.name.split(".")[0]
+                )
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for name in node.names:
                 alias[name.asname or name.name] = f"{node.module}.{name.name}"
@@ -130,7 +151,9 @@ def uses(tree: ast.AST) -> list[Use]:
         if isinstance(node, ast.Import):
             found.extend(Use(name.name, node.lineno, node, forked) for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.extend(Use(f"{node.module}.{name.name}", node.lineno, node, forked) for name in node.names)
+            found.extend(
+                Use(f"{node.module}.{name.name}", node.lineno, node, forked) for name in node.names
+            )
         elif isinstance(node, (ast.Name, ast.Attribute)) and (name := dotted(node)) is not None:
             found.append(Use(name, node.lineno, node, forked))
         for child in ast.iter_child_nodes(node):
@@ -143,7 +166,11 @@ def uses(tree: ast.AST) -> list[Use]:
 def runs_code(tree: ast.AST) -> set[str]:
     """Names in RUNS_CODE, or below one of them, that a file uses."""
     names = {use.name for use in uses(tree)}
-    return {name for name in names if any(name == bad or name.startswith(f"{bad}.") for bad in RUNS_CODE)}
+    return {
+        name
+        for name in names
+        if any(name == bad or name.startswith(f"{bad}.") for bad in RUNS_CODE)
+    }
 
 
 def global_randomness(tree: ast.AST) -> set[str]:
@@ -163,7 +190,11 @@ def global_randomness(tree: ast.AST) -> set[str]:
             bad.add(use.name)
     for call in calls.values():
         method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-        if method in NEEDS_GENERATOR_IN_PLACE and not _passes_generator(call) and not _is_init(call):
+        if (
+            method in NEEDS_GENERATOR_IN_PLACE
+            and not _passes_generator(call)
+            and not _is_init(call)
+        ):
             bad.add(f"Tensor.{method}")
     return bad
 
@@ -174,7 +205,10 @@ def _passes_generator(call: ast.Call) -> bool:
 
 def _is_init(call: ast.Call) -> bool:
     """`nn.init.normal_(...)` and the like, which initialise modules and belong into a fork_rng block of the caller."""
-    return isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value).split(".")[-1] == "init"
+    return (
+        isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value).split(".")[-1] == "init"
+    )
 
 
 def undocumented(tree: ast.Module) -> list[str]:
@@ -185,7 +219,9 @@ def undocumented(tree: ast.Module) -> list[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         and not node.name.startswith("_")
         and not ast.get_docstring(node)
-        and not any(ast.unparse(decorator).split(".")[-1] == "overload" for decorator in node.decorator_list)
+        and not any(
+            ast.unparse(decorator).split(".")[-1] == "overload" for decorator in node.decorator_list
+        )
     ]
 
 
@@ -195,14 +231,18 @@ def undocumented(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize("package", ORDER)
 def test_every_folder_of_code_is_a_package(package: str) -> None:
     folders = {path.parent for path in sources(package)} | {ROOT / package}
-    assert [relative(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+    assert [
+        relative(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()
+    ] == []
 
 
 @each_source
 def test_imports_point_left(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     right = {*ORDER[ORDER.index(package) + 1 :], "tests"}
-    assert [f"line {line}: {name}" for name, line in imported(path) if name.split(".")[0] in right] == []
+    assert [
+        f"line {line}: {name}" for name, line in imported(path) if name.split(".")[0] in right
+    ] == []
 
 
 @each_source
@@ -236,7 +276,10 @@ def test_public_functions_and_classes_say_what_they_do(path: Path) -> None:
 
 def test_lower_bounds_are_the_versions_that_test_lowest_installs() -> None:
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *(line for extra, named in extras.items() if extra != "dev" for line in named)]
+    lines = [
+        *PROJECT["dependencies"],
+        *(line for extra, named in extras.items() if extra != "dev" for line in named),
+    ]
     bounds = {line.replace(">=", "==") for line in lines if not line.startswith("torch>")}
     assert set(_pins("constraints-lowest.txt")) - {"torch==2.13.0"} == bounds
 
@@ -250,7 +293,9 @@ def test_constraints_pin_every_dependency_exactly() -> None:
 
 
 def _pins(file: str) -> list[str]:
-    return [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
+    return [
+        line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")
+    ]
 
 
 def _distribution(requirement: str) -> str:

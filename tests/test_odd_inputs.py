@@ -118,12 +118,28 @@ def market_cases(folder: Path) -> list[Case]:
 
 
 def catalogue_cases(folder: Path) -> list[Case]:
-    good: dict[str, Any] = {"text": ("a",), "path": ("d/c/t",), "price": torch.ones(1), "embedding": torch.ones(1, 1)}
-    made: dict[str, Any] = {"n_items": 1, "n_categories": 1, "width": 1, "generator": torch.Generator()}
+    good: dict[str, Any] = {
+        "text": ("a",),
+        "path": ("d/c/t",),
+        "price": torch.ones(1),
+        "embedding": torch.ones(1, 1),
+    }
+    made: dict[str, Any] = {
+        "n_items": 1,
+        "n_categories": 1,
+        "width": 1,
+        "generator": torch.Generator(),
+    }
     return [
-        *(Case(name, varied(Catalog, good, name)) for name in ("text", "path", "price", "embedding")),
+        *(
+            Case(name, varied(Catalog, good, name))
+            for name in ("text", "path", "price", "embedding")
+        ),
         *(Case(name, varied(Catalog, good, name), {"None"}) for name in ("product_id", "cold")),
-        *(Case(name, varied(Catalog.synthetic, made, name), WHOLE_1) for name in ("n_items", "n_categories", "width")),
+        *(
+            Case(name, varied(Catalog.synthetic, made, name), WHOLE_1)
+            for name in ("n_items", "n_categories", "width")
+        ),
         Case("generator", varied(Catalog.synthetic, made, "generator")),
         Case("folder", Catalog.load, (), "folder is|catalog.parquet: found no"),
     ]
@@ -139,7 +155,12 @@ def reward_cases(folder: Path) -> list[Case]:
     return [
         Case("reward", Reward),
         Case("reward", as_reward, {"None"}),
-        Case("reward['clicks']", lambda value: Reward({"clicks": value}), SIGNED, r"reward\['clicks'\] is"),
+        Case(
+            "reward['clicks']",
+            lambda value: Reward({"clicks": value}),
+            SIGNED,
+            r"reward\['clicks'\] is",
+        ),
         Case("name", reward_term, {"string"}),
         Case("term", registered, {"class", "function"}),
     ]
@@ -161,14 +182,32 @@ def outside_cases(folder: Path) -> list[Case]:
 
 def table_cases(folder: Path) -> list[Case]:
     rows = log()
-    readers = (schema.read_impressions, schema.read_baskets, schema.read_promotions, schema.read_popularity)
+    readers = (
+        schema.read_impressions,
+        schema.read_baskets,
+        schema.read_promotions,
+        schema.read_popularity,
+    )
     writing = {"frame": rows, "path": folder / "a.parquet", "n_items": 31}
     return [
-        *(Case("path", varied(read, {"n_items": 5}, "path"), (), "path is|: found ") for read in readers),
+        *(
+            Case("path", varied(read, {"n_items": 5}, "path"), (), "path is|: found ")
+            for read in readers
+        ),
         Case("path", schema.read_shoppers, (), "path is|: found "),
         Case("path", varied(schema.write_impressions, writing, "path"), {"string", "path"}),
-        Case("n_items", varied(schema.write_impressions, writing, "n_items"), (), "n_items is|column 'slate'"),
-        Case("frame", varied(schema.write_impressions, writing, "frame"), (), "frame is|column 'shopper'"),
+        Case(
+            "n_items",
+            varied(schema.write_impressions, writing, "n_items"),
+            (),
+            "n_items is|column 'slate'",
+        ),
+        Case(
+            "frame",
+            varied(schema.write_impressions, writing, "frame"),
+            (),
+            "frame is|column 'shopper'",
+        ),
     ]
 
 
@@ -191,7 +230,10 @@ def log_cases(folder: Path) -> list[Case]:
     }
     return [
         Case("folder", lambda value: complete_journey.is_built(value, 0), PATHS - {"empty string"}),
-        *(Case(name, varied(complete_journey.Recipe, {}, name), of_recipe[name]) for name in RECIPE),
+        *(
+            Case(name, varied(complete_journey.Recipe, {}, name), of_recipe[name])
+            for name in RECIPE
+        ),
         *(
             Case(name, varied(record, recording, name), right.get(name, ()), f"^{name} ")
             for name in ("simulator", "policy_draws", "seeds", "scenario", "split")
@@ -200,12 +242,19 @@ def log_cases(folder: Path) -> list[Case]:
         Case("declared", lambda value: Sessions.of(rows, value), {"None"}),
         Case("share", sessions.split, SHARE),
         Case("seed", lambda value: sessions.split(0.5, value), WHOLE_0),
-        Case("history", lambda value: next(replay(sessions, toy_catalog(), history=value)), WHOLE_1),
+        Case(
+            "history", lambda value: next(replay(sessions, toy_catalog(), history=value)), WHOLE_1
+        ),
     ]
 
 
 def log() -> pl.DataFrame:
-    return record(toy_simulator(horizon_days=9), lambda seen, draws: seen["candidates"][:, :4], 1, torch.arange(2))[0]
+    return record(
+        toy_simulator(horizon_days=9),
+        lambda seen, draws: seen["candidates"][:, :4],
+        1,
+        torch.arange(2),
+    )[0]
 
 
 def outcome(case: Case, value: Any) -> str:
@@ -266,7 +315,9 @@ def test_a_catalogue_survives_its_files(
         "product_id": torch.randint(-(2**62), 2**62, (n,), generator=rng),
         "cold": torch.rand(n, generator=rng) < 0.5,
     }
-    catalog = Catalog(tuple(texts), ("/".join(levels),) * n, price, embedding, **(more if extras else {}))
+    catalog = Catalog(
+        tuple(texts), ("/".join(levels),) * n, price, embedding, **(more if extras else {})
+    )
     folder = tmp_path_factory.mktemp("catalogue")
     catalog.save(folder)
     loaded = Catalog.load(folder)
@@ -289,12 +340,14 @@ def test_a_catalogue_survives_its_files(
     column=st.sampled_from(schema.PROMOTIONS.columns),
     numbers=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=4, unique=True),
 )
-def test_a_column_of_any_numbers_lies_in_its_range_or_is_named(column: schema.Column, numbers: list[int]) -> None:
+def test_a_column_of_any_numbers_lies_in_its_range_or_is_named(
+    column: schema.Column, numbers: list[int]
+) -> None:
     rows = len(numbers)
     good = {"store": range(rows), "week": [1] * rows, "item": [3] * rows, "placement": [109] * rows}
-    frame = pl.DataFrame({**good, column.name: sorted(numbers)}, schema=dict.fromkeys(good, pl.Int64)).sort(
-        "store", "item"
-    )
+    frame = pl.DataFrame(
+        {**good, column.name: sorted(numbers)}, schema=dict.fromkeys(good, pl.Int64)
+    ).sort("store", "item")
     low, high = (0, 4) if column.items else column.span or (0, 0)
     bits = 2 ** (int(str(column.dtype).removeprefix("Int")) - 1)
     assume(all(-bits <= number < bits for number in numbers))
@@ -302,5 +355,7 @@ def test_a_column_of_any_numbers_lies_in_its_range_or_is_named(column: schema.Co
     if all(low <= number <= high for number in numbers):
         assert len(schema.check_table(schema.PROMOTIONS, typed, "rows", 5)) == rows
     else:
-        with pytest.raises(schema.LogError, match=f"rows: column '{column.name}', row .* from {low} to {high}"):
+        with pytest.raises(
+            schema.LogError, match=f"rows: column '{column.name}', row .* from {low} to {high}"
+        ):
             schema.check_table(schema.PROMOTIONS, typed, "rows", 5)

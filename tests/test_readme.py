@@ -17,7 +17,12 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 def test_python_blocks_run_from_another_folder(code: str, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "a README block prints what it found"
@@ -39,8 +44,12 @@ def test_make_targets_exist() -> None:
 
 
 def test_modules_run_with_python_m_exist() -> None:
-    modules = set(re.findall(r"python -m ((?:benchmarks|agents|policies|recsim_env)\.[a-z_.]+)", README))
-    missing = [name for name in sorted(modules) if not (ROOT / f"{name.replace('.', '/')}.py").exists()]
+    modules = set(
+        re.findall(r"python -m ((?:benchmarks|agents|policies|recsim_env)\.[a-z_.]+)", README)
+    )
+    missing = [
+        name for name in sorted(modules) if not (ROOT / f"{name.replace('.', '/')}.py").exists()
+    ]
     assert missing == []
 
 

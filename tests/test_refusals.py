@@ -41,7 +41,10 @@ class Mute:
         raise RuntimeError("no array")
 
 
-SPARSE, META = torch.eye(3, dtype=torch.int64).to_sparse(), torch.ones(3, 4, dtype=torch.int64, device="meta")
+SPARSE, META = (
+    torch.eye(3, dtype=torch.int64).to_sparse(),
+    torch.ones(3, 4, dtype=torch.int64, device="meta"),
+)
 NESTED = torch.nested.nested_tensor([torch.tensor([1, 2]), torch.tensor([1])])
 ODD: list[Any] = [
     "3", "", "no", b"abc", [], (), {1: 2}, {"a": 1}, {3}, [3.5], [[3]], object(), Mute(), lambda: 3, int, slice(3),
@@ -49,7 +52,9 @@ ODD: list[Any] = [
     np.array(3), np.array([1.5]), np.zeros((2, 3)), np.array(["a"]), np.array([None]), torch.tensor(3),
     torch.tensor(3.0), torch.tensor([1j]), SPARSE, META, NESTED, "x" * 10**5,
 ]  # fmt: skip
-FINITE = [value for value in ODD if type(value) is not int or value < 0]  # a horizon may be as far as one likes
+FINITE = [
+    value for value in ODD if type(value) is not int or value < 0
+]  # a horizon may be as far as one likes
 NUMBERS: list[Any] = [None, True, np.bool_(True), 2.5, np.float64(3)]  # no whole numbers
 
 
@@ -100,8 +105,12 @@ DOORS: list[tuple[str, list[Any], Callable[..., object]]] = [
 
 
 @pytest.mark.filterwarnings("ignore:.*render_mode.*")
-@pytest.mark.parametrize(("name", "values", "call"), DOORS, ids=[f"{n}-{name}" for n, (name, *_) in enumerate(DOORS)])
-def test_every_odd_option_is_refused_by_name(name: str, values: list[Any], call: Callable[..., object]) -> None:
+@pytest.mark.parametrize(
+    ("name", "values", "call"), DOORS, ids=[f"{n}-{name}" for n, (name, *_) in enumerate(DOORS)]
+)
+def test_every_odd_option_is_refused_by_name(
+    name: str, values: list[Any], call: Callable[..., object]
+) -> None:
     known = dict(PRESETS)
     for value in values:
         refused(name, lambda value=value: call(**{name: value}))  # type: ignore[misc]
@@ -113,7 +122,10 @@ def test_every_odd_option_is_refused_by_name(name: str, values: list[Any], call:
 
 def state_of(simulator: SlateSimulator, env: Any = None) -> list[Tensor]:
     """A copy of everything that a refused input must leave as it is."""
-    kept = [value.clone() for value in (*vars(simulator.episodes).values(), *tensors_of(simulator.hidden))]
+    kept = [
+        value.clone()
+        for value in (*vars(simulator.episodes).values(), *tensors_of(simulator.hidden))
+    ]
     if env is not None and env._np_random is not None:
         state = env._np_random.bit_generator.state["state"]
         kept += [torch.tensor([int(word) % 2**62 for word in state.values()])]
@@ -126,27 +138,65 @@ def assert_untouched(simulator: SlateSimulator, before: list[Tensor], env: Any =
 
 
 RUNNING: list[tuple[str, str, list[Any]]] = [
-    ("action", "single", [*ODD, *NUMBERS, 3, [1, 2, 4, 99], [1, 2, 4, -1], [1, 2], [True] * 4, META[0]]),
+    (
+        "action",
+        "single",
+        [*ODD, *NUMBERS, 3, [1, 2, 4, 99], [1, 2, 4, -1], [1, 2], [True] * 4, META[0]],
+    ),
     ("seed", "single", [*ODD, *NUMBERS[1:], -1, 2**63, [1]]),
     ("options", "single", [*(v for v in ODD), 5, {"reset_mask": np.ones(1, dtype=bool)}]),
     ("actions", "vector", [*ODD, *NUMBERS, np.ones((3, 3), dtype=int), np.full((3, 4), 31), META]),
-    ("actions", "torch", [*ODD, *NUMBERS, torch.ones(3, 3).long(), torch.full((3, 4), 31), META, META.float()]),
-    ("seed", "vector", [*ODD, *NUMBERS[1:], -1, 2**63 - 2, [1, 2], [1, True, 2], [1, None, 2], [1, -1, 2], b"abc"]),
+    (
+        "actions",
+        "torch",
+        [*ODD, *NUMBERS, torch.ones(3, 3).long(), torch.full((3, 4), 31), META, META.float()],
+    ),
+    (
+        "seed",
+        "vector",
+        [*ODD, *NUMBERS[1:], -1, 2**63 - 2, [1, 2], [1, True, 2], [1, None, 2], [1, -1, 2], b"abc"],
+    ),
     ("options", "vector", [*ODD, 5]),
-    ("reset_mask", "vector", [*ODD, 5, [True] * 3, np.ones(3), np.zeros(3, dtype=bool), META[:, 0].bool()]),
+    (
+        "reset_mask",
+        "vector",
+        [*ODD, 5, [True] * 3, np.ones(3), np.zeros(3, dtype=bool), META[:, 0].bool()],
+    ),
     ("slates", "core", [*ODD, *NUMBERS, [[1, 2, 4, 5]] * 3, META, SPARSE, torch.full((3, 4), 31)]),
-    ("seeds", "core", [*ODD, *NUMBERS, [1, 2, 3], torch.zeros(0, dtype=torch.int64), META[:, 0], torch.ones(3)]),
-    ("rows", "restart", [*ODD, *NUMBERS, 1, [1], torch.tensor([3]), torch.tensor([-1]), torch.tensor([1, 1])]),
-    ("rows", "reset_rows", [*ODD, *NUMBERS, 1, [1], torch.tensor([3]), torch.tensor([True]), torch.tensor([0, 2, 0])]),
-    ("rows", "keep", [*ODD, *NUMBERS, 1, [1], torch.tensor([3]), torch.tensor([-1]), torch.ones(3).bool()]),
-    ("seeds", "restart", [*ODD, True, 5, [5, 6], torch.tensor([5, 6, 7]), torch.tensor([1.0, 2.0]), META[:2, 0]]),
+    (
+        "seeds",
+        "core",
+        [*ODD, *NUMBERS, [1, 2, 3], torch.zeros(0, dtype=torch.int64), META[:, 0], torch.ones(3)],
+    ),
+    (
+        "rows",
+        "restart",
+        [*ODD, *NUMBERS, 1, [1], torch.tensor([3]), torch.tensor([-1]), torch.tensor([1, 1])],
+    ),
+    (
+        "rows",
+        "reset_rows",
+        [*ODD, *NUMBERS, 1, [1], torch.tensor([3]), torch.tensor([True]), torch.tensor([0, 2, 0])],
+    ),
+    (
+        "rows",
+        "keep",
+        [*ODD, *NUMBERS, 1, [1], torch.tensor([3]), torch.tensor([-1]), torch.ones(3).bool()],
+    ),
+    (
+        "seeds",
+        "restart",
+        [*ODD, True, 5, [5, 6], torch.tensor([5, 6, 7]), torch.tensor([1.0, 2.0]), META[:2, 0]],
+    ),
     ("row", "describe", [*ODD, *NUMBERS, 3, -1]),
     ("hidden", "describe", [*ODD, None, 1]),
     ("validate", "core", [*ODD, None, 1]),
 ]
 
 
-@pytest.mark.parametrize(("name", "door", "values"), RUNNING, ids=[f"{door}-{name}" for name, door, _ in RUNNING])
+@pytest.mark.parametrize(
+    ("name", "door", "values"), RUNNING, ids=[f"{door}-{name}" for name, door, _ in RUNNING]
+)
 def test_a_refused_input_changes_nothing(name: str, door: str, values: list[Any]) -> None:
     single = SlateEnv(toy_simulator())
     vector = SlateVectorEnv(toy_simulator(), 3, output="torch" if door == "torch" else "numpy")

@@ -42,8 +42,12 @@ REPORTED = ("explained_variance", "approx_kl", "clip_fraction")
 """What SB3 logs of an update under `train/` that is worth a row."""
 
 _IN_SLATES = PPOConfig(n_steps=32, batch_size=8192, n_epochs=3)
-IN_PLACKETT_LUCE = replace(_IN_SLATES, learning_rate=3e-4, gamma=0.904, gae_lambda=0.61, ent_coef=0.019)
-IN_AUTOREGRESSIVE = replace(_IN_SLATES, learning_rate=0.0186, gamma=0.904, gae_lambda=0.456, ent_coef=0.0176)
+IN_PLACKETT_LUCE = replace(
+    _IN_SLATES, learning_rate=3e-4, gamma=0.904, gae_lambda=0.61, ent_coef=0.019
+)
+IN_AUTOREGRESSIVE = replace(
+    _IN_SLATES, learning_rate=0.0186, gamma=0.904, gae_lambda=0.456, ent_coef=0.0176
+)
 """PPO over slates: large batches and few epochs. Learning rate, gamma, lambda and entropy are what
 `benchmarks.agents.tune_agents` found."""
 SCALE = 2.0
@@ -77,7 +81,13 @@ class PPOAgentConfig:
 
 
 IN_INTENTS = PPOConfig(
-    learning_rate=0.018, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.98, gae_lambda=0.62, ent_coef=0.016
+    learning_rate=0.018,
+    n_steps=20,
+    batch_size=5120,
+    n_epochs=5,
+    gamma=0.98,
+    gae_lambda=0.62,
+    ent_coef=0.016,
 )
 """PPO over intents: wide exploration, large batches, and rewards weighted by survival, which allow so high a rate.
 Learning rate, gamma, lambda and entropy are what `benchmarks.agents.tune_agents` found."""
@@ -89,7 +99,9 @@ class PPOComposerConfig(PPOAgentConfig):
 
     ppo: PPOConfig = IN_INTENTS
     """Hyper-parameters of PPO."""
-    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=0.0))
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=0.0)
+    )
     """Sizes and start of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
     """What the agent sees of a visit."""
@@ -149,11 +161,15 @@ def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Lea
     untrained, untrained_sampled = _frozen(model)
     first = _goes_on(ground, (kind, config, start), model)
     watched = _watch(ground, 0, untrained) if first == 1 else 0.0
-    for update in range(first, updates + 1):  # not a callback: SB3 would call it amid its own random numbers
+    for update in range(
+        first, updates + 1
+    ):  # not a callback: SB3 would call it amid its own random numbers
         if update > 1:
             ground.keeper.keep(partial(_state, update, model))
         learn_update(model, config, update, updates)
-        early = update < config.watch_every and update & (update - 1) == 0  # powers of two: where curves are steep
+        early = (
+            update < config.watch_every and update & (update - 1) == 0
+        )  # powers of two: where curves are steep
         if (early or update % config.watch_every == 0) and update < updates:
             watched += _watch(ground, looked + update * rollout, frozen_policy_of(model))
     facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
@@ -185,13 +201,17 @@ def _state(update: int, model: SlatePPO) -> dict[str, object]:
     return {"update": update, "model": flat(state)}
 
 
-def untrained_model(kind: str, ground: Ground, config: PPOAgentConfig, start: Any, make: Callable[..., Model]) -> Model:
+def untrained_model(
+    kind: str, ground: Ground, config: PPOAgentConfig, start: Any, make: Callable[..., Model]
+) -> Model:
     """PPO before its first update, made by `make_ppo` or `make_stock_ppo`."""
     composer = Composer(ground.inputs, config.composer)
     face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
     env = face(ground.simulator, composer, ground.shoppers, ground.seed, config.reward)
     device = ground.simulator.device
-    model = make(kind, env, config.ppo, config.network, start=start, seed=ground.seed, device=device)
+    model = make(
+        kind, env, config.ppo, config.network, start=start, seed=ground.seed, device=device
+    )
     fit_standardizers(model, LOOKING)
     return model
 
@@ -199,7 +219,9 @@ def untrained_model(kind: str, ground: Ground, config: PPOAgentConfig, start: An
 def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: int) -> None:
     """One rollout and one update, the number `update` of 1 .. `updates`, at the learning rate that is its turn."""
     share = (update - 1) / max(updates - 1, 1)
-    model.lr_schedule = FloatSchedule(config.ppo.learning_rate * (1 - share * (1 - config.annealed)))
+    model.lr_schedule = FloatSchedule(
+        config.ppo.learning_rate * (1 - share * (1 - config.annealed))
+    )
     model.learn(config.ppo.n_steps * model.n_envs, reset_num_timesteps=update == 1)
 
 

@@ -100,7 +100,10 @@ class PrivateRandomness:
     def tensors(self) -> dict[str, Tensor]:
         """The private state of torch's and numpy's generators, to be saved."""
         _, key, place, _, _ = self._mine["numpy"]
-        saved = {"torch": self._mine["torch"], "numpy": torch.from_numpy(np.append(key, place).astype(np.int64))}
+        saved = {
+            "torch": self._mine["torch"],
+            "numpy": torch.from_numpy(np.append(key, place).astype(np.int64)),
+        }
         saved |= {f"cuda{at}": state for at, state in enumerate(self._mine["cuda"])}
         return saved
 
@@ -109,13 +112,20 @@ class PrivateRandomness:
         numbers = saved["numpy"].numpy()
         self._mine["torch"] = saved["torch"]
         self._mine["numpy"] = ("MT19937", numbers[:-1].astype(np.uint32), int(numbers[-1]), 0, 0.0)
-        self._mine["cuda"] = [saved.get(f"cuda{at}", state) for at, state in enumerate(self._mine["cuda"])]
+        self._mine["cuda"] = [
+            saved.get(f"cuda{at}", state) for at, state in enumerate(self._mine["cuda"])
+        ]
 
     @staticmethod
     def _read() -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         numpy_state = np.random.get_state()  # noqa: NPY002 - the state that SB3 uses is kept from everyone else
-        return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy_state, "python": random.getstate()}
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": cuda,
+            "numpy": numpy_state,
+            "python": random.getstate(),
+        }
 
     @staticmethod
     def _write(state: dict[str, Any]) -> None:
@@ -144,7 +154,11 @@ class StockPPO(PPO):
             super()._setup_model()
 
     def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
     ) -> bool:
         """As in SB3, with private randomness."""
         with self.randomness():
@@ -155,7 +169,9 @@ class StockPPO(PPO):
         with self.randomness():
             super().train()
 
-    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+    def _update_learning_rate(
+        self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
+    ) -> None:
         super()._update_learning_rate(optimizers)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             for group in optimizer.param_groups:
@@ -177,17 +193,32 @@ class SlatePPO(StockPPO, DevicePPO):
         self.statistics = environment_of(self).pop_statistics()
         self.ep_info_buffer.clear()
         if self.statistics:
-            self.ep_info_buffer.append({"r": self.statistics["return"], "l": self.statistics["visits"]})
+            self.ep_info_buffer.append(
+                {"r": self.statistics["return"], "l": self.statistics["visits"]}
+            )
 
 
 Algorithm = TypeVar("Algorithm", bound=StockPPO)
 
 
 def make_composer_ppo(
-    env: IntentVecEnv, config: PPOConfig, network: NetworkConfig, *, seed: int, device: torch.device | str = "cpu"
+    env: IntentVecEnv,
+    config: PPOConfig,
+    network: NetworkConfig,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
 ) -> SlatePPO:
     """PPO over the composer's intents; before training it is greedy CTR."""
-    return make_ppo("composer", env, config, network, start=IntentConfig(network.log_std), seed=seed, device=device)
+    return make_ppo(
+        "composer",
+        env,
+        config,
+        network,
+        start=IntentConfig(network.log_std),
+        seed=seed,
+        device=device,
+    )
 
 
 def make_plackett_luce_ppo(
@@ -271,7 +302,9 @@ def _make(
         "survival": env.weighs_survival,
     }
     seen = env if issubclass(algorithm, DevicePPO) else TrainingRewards(env)
-    return algorithm(SlateActorCritic, seen, **asdict(config), policy_kwargs=policy, seed=seed, device=device)
+    return algorithm(
+        SlateActorCritic, seen, **asdict(config), policy_kwargs=policy, seed=seed, device=device
+    )
 
 
 def fit_standardizers(model: StockPPO, visits: int = 10) -> None:

@@ -89,18 +89,26 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
 
     Errors: ValueError where the state does not fit, with the place where it does not.
     """
-    like: dict[str, Any] = {"policy": dict(model.policy.state_dict()), "counters": {"num_timesteps": 0, "n_updates": 0}}
+    like: dict[str, Any] = {
+        "policy": dict(model.policy.state_dict()),
+        "counters": {"num_timesteps": 0, "n_updates": 0},
+    }
     like |= dict.fromkeys(("optimizer", "random", "recent", "starts", "env", "why_not"))
     found = restored(like, state, model.device)
     for name, now in model.randomness.tensors().items():
         saved = found["random"].get(name)
-        if not name.startswith("cuda") and (saved is None or saved.shape != now.shape or saved.dtype != now.dtype):
+        if not name.startswith("cuda") and (
+            saved is None or saved.shape != now.shape or saved.dtype != now.dtype
+        ):
             raise ValueError(f"The tensor 'random/{name}' is missing or of another shape or type.")
     seen = None if found["env"] is None else environment_of(model).restore(found["env"])
     restore_optimizer(model.policy.optimizer, found["optimizer"])
     model.policy.load_state_dict(found["policy"])
     model.randomness.load({name: value.cpu() for name, value in found["random"].items()})
-    model.num_timesteps, model._n_updates = found["counters"]["num_timesteps"], found["counters"]["n_updates"]
+    model.num_timesteps, model._n_updates = (
+        found["counters"]["num_timesteps"],
+        found["counters"]["n_updates"],
+    )
     model.ep_info_buffer = deque(found["recent"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
     if seen is not None:
@@ -121,27 +129,39 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
     tensors, metadata = read_tensors(path, POLICY)
     built = _told(path, metadata, "policy")
     if missing := [name for name in BUILT if name not in built]:
-        raise ValueError(f"{path} does not tell {missing} of its policy, but it can be built with all of {BUILT} only.")
+        raise ValueError(
+            f"{path} does not tell {missing} of its policy, but it can be built with all of {BUILT} only."
+        )
     if built["kind"] not in LEARNABLE:
-        raise ValueError(f"{path} holds a policy of kind {built['kind']!r}, but there are {sorted(LEARNABLE)}.")
+        raise ValueError(
+            f"{path} holds a policy of kind {built['kind']!r}, but there are {sorted(LEARNABLE)}."
+        )
     check_finite(path, tensors)
     kind = LEARNABLE[built["kind"]]
     try:
         composer = Composer(inputs, ComposerConfig(**built["composer"]))
         start = kind.config(**built["start"])
     except TypeError as error:
-        raise ValueError(f"{path} holds settings that this version does not have: {error}.") from None
+        raise ValueError(
+            f"{path} holds settings that this version does not have: {error}."
+        ) from None
     for name, here in _steering(composer).items():
         if built[name] != here:
-            raise ValueError(f"{path} was trained with the {name} {built[name]}, but here are {here}.")
+            raise ValueError(
+                f"{path} was trained with the {name} {built[name]}, but here are {here}."
+            )
     weights = _under(tensors, f"{POLICY}actor.")
     generator = torch.Generator().manual_seed(0)  # of weights that are overwritten
     plan = Plan(composer, inputs.catalog, _width(path, weights), tuple(built["hidden"]), generator)
     actor = kind.actor(plan, start)
     for name, like in actor.state_dict().items():
         if name not in weights or weights[name].shape != like.shape:
-            found = f"has the shape {tuple(weights[name].shape)}" if name in weights else "is missing"
-            raise ValueError(f"{path}: the tensor '{POLICY}actor.{name}' {found}, but it must be {tuple(like.shape)}.")
+            found = (
+                f"has the shape {tuple(weights[name].shape)}" if name in weights else "is missing"
+            )
+            raise ValueError(
+                f"{path}: the tensor '{POLICY}actor.{name}' {found}, but it must be {tuple(like.shape)}."
+            )
     actor.load_state_dict(weights)
     return kind.policy(composer, actor.to(inputs.catalog.embedding.device), deterministic)
 
@@ -150,7 +170,9 @@ def _width(path: Path, weights: Mapping[str, Tensor]) -> int:
     """Number of features that an actor sees."""
     mean = weights.get("standardize.mean")
     if mean is None or mean.ndim != 1:
-        raise ValueError(f"{path}: the tensor '{POLICY}actor.standardize.mean' is missing or no vector.")
+        raise ValueError(
+            f"{path}: the tensor '{POLICY}actor.standardize.mean' is missing or no vector."
+        )
     return len(mean)
 
 
@@ -178,11 +200,15 @@ def _told(path: Path, metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     except (KeyError, ValueError):
         told = None
     if not isinstance(told, dict):
-        raise ValueError(f"{path} has no {name!r} in its metadata, but a checkpoint of a training has.")
+        raise ValueError(
+            f"{path} has no {name!r} in its metadata, but a checkpoint of a training has."
+        )
     return told
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor], prefixes: tuple[str, ...] = ("",)) -> None:
+def check_finite(
+    path: Path, tensors: Mapping[str, Tensor], prefixes: tuple[str, ...] = ("",)
+) -> None:
     """Errors: ValueError where a number in a tensor whose name begins so is NaN or infinite; it names the tensor."""
     for name, value in tensors.items():
         if not name.startswith(prefixes) or not value.is_floating_point():
@@ -195,4 +221,8 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor], prefixes: tuple[str,
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -33,7 +33,9 @@ class DevicePPO(PPO):
 
     def _setup_model(self) -> None:
         if self.use_sde:
-            raise ValueError("use_sde is True, but DevicePPO takes its actions from the policy alone: use SB3's PPO.")
+            raise ValueError(
+                "use_sde is True, but DevicePPO takes its actions from the policy alone: use SB3's PPO."
+            )
         self.rollout_buffer_class = self.rollout_buffer_class or DeviceRolloutBuffer
         if not issubclass(self.rollout_buffer_class, DeviceRolloutBuffer):
             raise ValueError(
@@ -44,12 +46,18 @@ class DevicePPO(PPO):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         before = self._last_obs
         prepared = super()._setup_learn(*args, **kwargs)
-        if self._last_obs is not before and isinstance(self.env, TorchVecEnv):  # SB3 began episodes that report
+        if self._last_obs is not before and isinstance(
+            self.env, TorchVecEnv
+        ):  # SB3 began episodes that report
             self._last_obs = cast(Any, self.env.reset_tensors())
         return prepared
 
     def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
     ) -> bool:
         """As in SB3: fill the buffer; False where the callback stopped it."""
         if not isinstance(env, TorchVecEnv):
@@ -79,7 +87,12 @@ class DevicePPO(PPO):
                 finished.append((turn.ends.returns, turn.ends.lengths))
                 rewards = self._bootstrapped(rewards, turn.ends)
             rollout_buffer.add(
-                last._last_obs, actions, cast(Any, rewards), last._last_episode_starts, values, log_probs
+                last._last_obs,
+                actions,
+                cast(Any, rewards),
+                last._last_episode_starts,
+                values,
+                log_probs,
             )
             last._last_obs, last._last_episode_starts = new_obs, dones
         with torch.no_grad():
@@ -95,14 +108,20 @@ class DevicePPO(PPO):
         space = self.action_space
         if not isinstance(space, spaces.Box):
             return None
-        return torch.as_tensor(space.low, device=self.device), torch.as_tensor(space.high, device=self.device)
+        return torch.as_tensor(space.low, device=self.device), torch.as_tensor(
+            space.high, device=self.device
+        )
 
     def _inside(self, actions: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
         """Actions as the environment takes them: a Gaussian's are cut off at the bounds."""
         if limits is None:
             return actions
         low, high = limits
-        return low + 0.5 * (actions + 1.0) * (high - low) if self.policy.squash_output else actions.clamp(low, high)
+        return (
+            low + 0.5 * (actions + 1.0) * (high - low)
+            if self.policy.squash_output
+            else actions.clamp(low, high)
+        )
 
     @torch.no_grad()
     def _bootstrapped(self, rewards: Tensor, ends: Ends) -> Tensor:

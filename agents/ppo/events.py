@@ -17,7 +17,10 @@ def cut_events(folder: Path, step: int | None) -> None:
     Torn ends, which a killed process leaves, go as well. None = the training begins anew: nothing is left.
     """
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        records = [(int(Event.FromString(record).step), record) for record in RawEventFileLoader(str(path)).Load()]
+        records = [
+            (int(Event.FromString(record).step), record)
+            for record in RawEventFileLoader(str(path)).Load()
+        ]
         kept = [record for at, record in records if step is not None and at <= step]
         if not kept:
             path.unlink()

@@ -50,20 +50,36 @@ class MonitorConfig:
 
     def __post_init__(self) -> None:
         """Errors: ValueError where a field is not as said."""
-        settle(self, evaluate_every=ONE_OR_MORE, episodes=ONE_OR_MORE, batch=ONE_OR_MORE, first_seed=SEED)
+        settle(
+            self,
+            evaluate_every=ONE_OR_MORE,
+            episodes=ONE_OR_MORE,
+            batch=ONE_OR_MORE,
+            first_seed=SEED,
+        )
 
 
 def figures(result: Evaluation) -> dict[str, float]:
     """The means over episodes, each summed column a visit as well, and how evenly the catalogue was shown."""
     rows = result.rows
-    totals = {name: float(rows[name].cast(float).to_numpy().mean()) for name in rows.columns if name != "seed"}
+    totals = {
+        name: float(rows[name].cast(float).to_numpy().mean())
+        for name in rows.columns
+        if name != "seed"
+    }
     visits = totals["visits"]
-    per_visit = {f"{name}_per_visit": total / visits for name, total in totals.items() if name not in PER_VISIT}
+    per_visit = {
+        f"{name}_per_visit": total / visits
+        for name, total in totals.items()
+        if name not in PER_VISIT
+    }
     return {**totals, **per_visit, "coverage": result.coverage, "gini": result.gini}
 
 
 @torch.no_grad()
-def sample_slates(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: int = 3) -> NDArray[np.uint8]:
+def sample_slates(
+    policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: int = 3
+) -> NDArray[np.uint8]:
     """Pictures of the last of some visits of each seed, one above the other: (H, W, 3)."""
     observation = simulator.reset(seeds.to(simulator.device))
     scenes: list[rendering.Scene] = []
@@ -72,7 +88,10 @@ def sample_slates(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visi
         before = [rendering.arrival(simulator, row) for row in range(len(seeds))]
         slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
         outcome = simulator.advance(slates)
-        scenes = [rendering.visit(simulator, row, scene, slates, outcome) for row, scene in enumerate(before)]
+        scenes = [
+            rendering.visit(simulator, row, scene, slates, outcome)
+            for row, scene in enumerate(before)
+        ]
         done = outcome.ended.nonzero().squeeze(1)
         if len(done):
             simulator.restart(done)
@@ -151,16 +170,22 @@ class Monitor(BaseCallback):
     def _on_training_start(self) -> None:
         interval = self.locals["log_interval"]
         if interval is not None:
-            raise ValueError(f"log_interval is {interval}, but it must be None: the monitor writes the log.")
+            raise ValueError(
+                f"log_interval is {interval}, but it must be None: the monitor writes the log."
+            )
         if self._goes_on:
             self._written = self.num_timesteps
         else:
             metrics = {"evaluation/return": 0.0, "rollout/ep_rew_mean": 0.0}
-            self.logger.record("hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD)
+            self.logger.record(
+                "hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD
+            )
         total = self.model._total_timesteps
         coming = sum(self._due(visits, total) for visits in self._stops(total))
         self._progress = Progress(self._title, total, self.num_timesteps, evaluations=coming)
-        self._hook = self.model.policy.optimizer.register_step_post_hook(lambda *_: self._progress.learned())
+        self._hook = self.model.policy.optimizer.register_step_post_hook(
+            lambda *_: self._progress.learned()
+        )
 
     def _on_rollout_start(self) -> None:
         """Comes before the first update, and after every one but the last."""
@@ -172,7 +197,10 @@ class Monitor(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         for name, value in self.model.statistics.items():
-            if name not in ("return", "visits"):  # those are `rollout/ep_rew_mean` and `ep_len_mean`
+            if name not in (
+                "return",
+                "visits",
+            ):  # those are `rollout/ep_rew_mean` and `ep_len_mean`
                 self.logger.record(f"episodes/{name}", value)
         actor = self.model.policy.actor
         if isinstance(log_std := getattr(actor, "log_std", None), Tensor):
@@ -234,6 +262,8 @@ class Monitor(BaseCallback):
                 if deterministic:
                     self.returns.append(found["return"])
             if config.pictures > 0:
-                picture = sample_slates(policy_of(self.model), self._simulator, seeds[: config.pictures])
+                picture = sample_slates(
+                    policy_of(self.model), self._simulator, seeds[: config.pictures]
+                )
                 self.logger.record("slates", Image(picture, "HWC"), exclude=NOT_TENSORBOARD)
         self._progress.note(f"return {self.returns[-1]:.2f}")

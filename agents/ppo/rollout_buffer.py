@@ -39,8 +39,14 @@ class DeviceRolloutBuffer(RolloutBuffer):
         gamma: float = 0.99,
         n_envs: int = 1,
     ) -> None:
-        super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+        super().__init__(
+            buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs
+        )
+        parts = (
+            observation_space.spaces
+            if isinstance(observation_space, spaces.Dict)
+            else {"": observation_space}
+        )
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {"": self.obs_shape}
         self.kept_seen = {name: self._room(shapes[name], space) for name, space in parts.items()}
         self.kept = {name: self._room(()) for name in NUMBERS} | {
@@ -51,11 +57,24 @@ class DeviceRolloutBuffer(RolloutBuffer):
         """Begin a rollout."""
         self.pos, self.full = 0, False
 
-    def add(self, obs: Any, action: Any, reward: Any, episode_start: Any, value: Tensor, log_prob: Tensor) -> None:
+    def add(
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        episode_start: Any,
+        value: Tensor,
+        log_prob: Tensor,
+    ) -> None:
         """Keep one step of all environments, as tensors; what each is: see `RolloutBuffer.add`."""
         for name, room in self.kept_seen.items():
             room[self.pos] = (obs[name] if name else obs).reshape(room.shape[1:])
-        now = {"rewards": reward, "episode_starts": episode_start, "values": value, "log_probs": log_prob}
+        now = {
+            "rewards": reward,
+            "episode_starts": episode_start,
+            "values": value,
+            "log_probs": log_prob,
+        }
         for name, given in (now | {"actions": action}).items():
             room = self.kept[name]
             room[self.pos] = given.reshape(room.shape[1:])
@@ -86,7 +105,9 @@ class DeviceRolloutBuffer(RolloutBuffer):
         count = self.buffer_size * self.n_envs
         order = np.random.permutation(count)  # noqa: NPY002 - SB3's source of minibatches; see agents.ppo.algorithm
         # SB3 counts environment by environment; here samples lie step by step
-        samples = torch.from_numpy(order % self.buffer_size * self.n_envs + order // self.buffer_size).to(self.device)
+        samples = torch.from_numpy(
+            order % self.buffer_size * self.n_envs + order // self.buffer_size
+        ).to(self.device)
         for rows in samples.split(batch_size or count):
             yield self._of(rows)
 
@@ -94,8 +115,13 @@ class DeviceRolloutBuffer(RolloutBuffer):
         def taken(kept: Tensor) -> Tensor:
             return kept.flatten(0, 1).index_select(0, rows)
 
-        numbers = [taken(self.kept[name]) for name in ("values", "log_probs", "advantages", "returns")]
-        rest = (taken(self.kept["actions"]).float(), *numbers)  # SB3 hands on actions of any kind as float32
+        numbers = [
+            taken(self.kept[name]) for name in ("values", "log_probs", "advantages", "returns")
+        ]
+        rest = (
+            taken(self.kept["actions"]).float(),
+            *numbers,
+        )  # SB3 hands on actions of any kind as float32
         if isinstance(self.observation_space, spaces.Dict):
             seen = {name: taken(kept) for name, kept in self.kept_seen.items()}
             return DictRolloutBufferSamples(seen, *rest)  # type: ignore[return-value] # as in SB3's DictRolloutBuffer

@@ -109,11 +109,17 @@ class TorchVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Not possible: the environments are rows of one batch."""
-        raise NotImplementedError("All environments are rows of one batch; set the attributes of that instead.")
+        raise NotImplementedError(
+            "All environments are rows of one batch; set the attributes of that instead."
+        )
 
-    def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any
+    ) -> list[Any]:
         """Not possible: the environments are rows of one batch."""
-        raise NotImplementedError("All environments are rows of one batch; call the methods of that instead.")
+        raise NotImplementedError(
+            "All environments are rows of one batch; call the methods of that instead."
+        )
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
         """Never: no row has a wrapper of its own."""
@@ -175,7 +181,11 @@ _NOTHING: dict[str, Any] = {}
 def _tell(ends: Ends, infos: list[dict[str, Any]]) -> None:
     """Write the infos of the rows that ended."""
     seen = as_numpy(ends.last(torch.arange(len(ends.rows), device=ends.rows.device)))
-    truncated, returns, lengths = ends.truncated.tolist(), ends.returns.tolist(), ends.lengths.tolist()
+    truncated, returns, lengths = (
+        ends.truncated.tolist(),
+        ends.returns.tolist(),
+        ends.lengths.tolist(),
+    )
     for at, row in enumerate(ends.rows.tolist()):
         infos[row] = {
             "terminal_observation": _row(seen, at),

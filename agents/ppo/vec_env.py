@@ -176,7 +176,11 @@ class SimulatorVecEnv(TorchVecEnv):
             raise ValueError(f"state has {rows} shoppers, but here are {self.num_envs}.")
         self.simulator.restore(found["simulator"])
         self.generation, self._seed = found["generation"], found["seed"]
-        self._survival, self._sums, self._finished = found["survival"], found["sums"], found["finished"]
+        self._survival, self._sums, self._finished = (
+            found["survival"],
+            found["sums"],
+            found["finished"],
+        )
         self._cohort, self._cohorts = found["cohort"], found["cohorts"]
         self._learn(True)
         return self._look(self.simulator.observe())
@@ -204,12 +208,16 @@ class SimulatorVecEnv(TorchVecEnv):
         self._cohorts += 1
         if not self._finished:
             return {}
-        parts = {name: torch.cat([part[name] for part in self._finished]) for name in self._finished[0]}
+        parts = {
+            name: torch.cat([part[name] for part in self._finished]) for name in self._finished[0]
+        }
         complete = parts["cohort"] < self._cohort.min()
         self._finished = [{name: value[~complete] for name, value in parts.items()}]
         if not bool(complete.any()):
             return {}
-        return {name: float(value[complete].mean()) for name, value in parts.items() if name != "cohort"}
+        return {
+            name: float(value[complete].mean()) for name, value in parts.items() if name != "cohort"
+        }
 
     # ---- inside ----
 
@@ -222,7 +230,9 @@ class SimulatorVecEnv(TorchVecEnv):
                 "step_tensors was called in episodes that `reset` began, but training needs `reset_tensors`: evaluate "
                 "in an environment of its own."
             )
-        raise RuntimeError("step was called in episodes that `reset_tensors` began, but reporting needs `reset`.")
+        raise RuntimeError(
+            "step was called in episodes that `reset_tensors` began, but reporting needs `reset`."
+        )
 
     def _learn(self, learning: bool) -> None:
         self._learning = learning
@@ -236,7 +246,9 @@ class SimulatorVecEnv(TorchVecEnv):
         self._survival = torch.ones_like(self._survival)
         self._cohort = torch.zeros_like(self._cohort)
         self._cohorts = 0
-        key = noise.episode_key(torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM)
+        key = noise.episode_key(
+            torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM
+        )
         return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
 
     def _step(self, actions: Tensor) -> Turn:
@@ -245,7 +257,11 @@ class SimulatorVecEnv(TorchVecEnv):
         outcome = self.simulator.advance(self._compose(self._view, actions))
         self._add(outcome)
         rewards = self._training_reward(outcome) if self._learning else outcome.reward.float()
-        gone = self._survive(at) if self._learning and self._reward.survival else torch.zeros_like(outcome.ended)
+        gone = (
+            self._survive(at)
+            if self._learning and self._reward.survival
+            else torch.zeros_like(outcome.ended)
+        )
         ended = outcome.ended | gone
         done = ended.nonzero().squeeze(1)
         ends = None
@@ -265,7 +281,9 @@ class SimulatorVecEnv(TorchVecEnv):
         assert self._witness.last is not None
         assert self._witness.last.leaving is not None
         alive = self._survival * (1 - self._witness.last.leaving)
-        draw = noise.uniform(noise.episode_key(at.seed, at.number, stream=ROULETTE_STREAM), at.visit, 1).squeeze(1)
+        draw = noise.uniform(
+            noise.episode_key(at.seed, at.number, stream=ROULETTE_STREAM), at.visit, 1
+        ).squeeze(1)
         doubtful = alive < ROULETTE
         gone = doubtful & (draw >= alive / ROULETTE)
         self._survival = alive.where(~doubtful, ROULETTE)
@@ -281,9 +299,14 @@ class SimulatorVecEnv(TorchVecEnv):
 
     def _add(self, outcome: Outcome) -> None:
         new = {"return": outcome.reward, "visits": torch.ones_like(outcome.reward)}
-        new |= {name: value for name, value in outcome.info.items() if name not in ("day", "gap_days")}
+        new |= {
+            name: value for name, value in outcome.info.items() if name not in ("day", "gap_days")
+        }
         zeros = torch.zeros_like(outcome.reward)
-        self._sums = {name: self._sums.get(name, zeros) + value * self._survival for name, value in new.items()}
+        self._sums = {
+            name: self._sums.get(name, zeros) + value * self._survival
+            for name, value in new.items()
+        }
 
     def _end(self, done: Tensor, outcome: Outcome, gone: Tensor) -> Ends:
         """The episodes that ended, with their sums, which begin anew. gone: (B,) bool, let go by the roulette."""
@@ -291,11 +314,16 @@ class SimulatorVecEnv(TorchVecEnv):
         survival, truncated = self._survival[done], outcome.truncated[done]
 
         def seen(which: Tensor) -> Seen:
-            return self._seen(self.composer.view({name: value[which] for name, value in last.items()}), survival[which])
+            return self._seen(
+                self.composer.view({name: value[which] for name, value in last.items()}),
+                survival[which],
+            )
 
         finished = {name: value[done] for name, value in self._sums.items()}
         stayed = truncated & ~gone[done]
-        self._finished.append({**finished, "lapsed": 1 - stayed * survival, "cohort": self._cohort[done]})
+        self._finished.append(
+            {**finished, "lapsed": 1 - stayed * survival, "cohort": self._cohort[done]}
+        )
         self._sums = {name: value.index_fill(0, done, 0.0) for name, value in self._sums.items()}
         return Ends(done, truncated, finished["return"], finished["visits"], seen)
 
@@ -304,13 +332,19 @@ class IntentVecEnv(SimulatorVecEnv):
     """Acts in intents: action Box(A), observation Box(F), both float32."""
 
     def _space(self, view: View) -> spaces.Space[Any]:
-        return spaces.Box(-np.inf, np.inf, (view.features.shape[1] + self.weighs_survival,), np.float32)
+        return spaces.Box(
+            -np.inf, np.inf, (view.features.shape[1] + self.weighs_survival,), np.float32
+        )
 
     def _action_space(self) -> spaces.Space[Any]:
         return spaces.Box(-INTENT_LIMIT, INTENT_LIMIT, (self.composer.intent_size,), np.float32)
 
     def _seen(self, view: View, survival: Tensor) -> Seen:
-        return torch.cat([view.features, survival.unsqueeze(1)], 1) if self.weighs_survival else view.features
+        return (
+            torch.cat([view.features, survival.unsqueeze(1)], 1)
+            if self.weighs_survival
+            else view.features
+        )
 
     def _compose(self, view: View, actions: Tensor) -> Tensor:
         return self.composer.compose_view(view, actions)
@@ -325,7 +359,12 @@ class SlateVecEnv(SimulatorVecEnv):
         dtypes = {name: np.int64 if name == "pool" else np.float32 for name in seen}
         return spaces.Dict(
             {
-                name: spaces.Box(-1 if name == "pool" else -np.inf, bound[name], tuple(value.shape[1:]), dtypes[name])
+                name: spaces.Box(
+                    -1 if name == "pool" else -np.inf,
+                    bound[name],
+                    tuple(value.shape[1:]),
+                    dtypes[name],
+                )
                 for name, value in seen.items()
             }
         )
@@ -334,7 +373,9 @@ class SlateVecEnv(SimulatorVecEnv):
         return self.simulator.action_space
 
     def _seen(self, view: View, survival: Tensor) -> dict[str, Tensor]:
-        return slate_observation(view) | ({"survival": survival.unsqueeze(1)} if self.weighs_survival else {})
+        return slate_observation(view) | (
+            {"survival": survival.unsqueeze(1)} if self.weighs_survival else {}
+        )
 
     def _compose(self, view: View, actions: Tensor) -> Tensor:
         return actions

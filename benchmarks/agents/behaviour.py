@@ -84,7 +84,9 @@ def players(config: Config, place: Place, site: Site) -> dict[str, Policy]:
 
 
 @torch.no_grad()
-def visits(name: str, policy: Policy, simulator: SlateSimulator, composer: Composer, episodes: Tensor) -> pl.DataFrame:
+def visits(
+    name: str, policy: Policy, simulator: SlateSimulator, composer: Composer, episodes: Tensor
+) -> pl.DataFrame:
     """Play the first episode of every seed: a row a visit.
 
     Columns: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom · categories (distinct, in the slate) ·
@@ -94,7 +96,11 @@ def visits(name: str, policy: Policy, simulator: SlateSimulator, composer: Compo
     parts: list[pl.DataFrame] = []
     while simulator.num_envs:
         at, state = simulator.episodes, simulator.hidden
-        columns = {"shopper": at.seed, "visit": at.visit, **{trait: getattr(state, trait) for trait in TRAITS}}
+        columns = {
+            "shopper": at.seed,
+            "visit": at.visit,
+            **{trait: getattr(state, trait) for trait in TRAITS},
+        }
         nothing = torch.zeros(simulator.num_envs, composer.intent_size, device=simulator.device)
         columns[MOMENT] = boredom(simulator.shopper, state, composer.compose(observation, nothing))
         columns |= knobs(policy, observation)
@@ -102,16 +108,24 @@ def visits(name: str, policy: Policy, simulator: SlateSimulator, composer: Compo
         slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
         outcome = simulator.advance(slates)
         shown = simulator.episodes.recent_slates[:, 0]
-        columns["categories"] = distinct(simulator.catalog.category[shown.clamp(min=0)].where(shown >= 0, -1))
+        columns["categories"] = distinct(
+            simulator.catalog.category[shown.clamp(min=0)].where(shown >= 0, -1)
+        )
         columns["distance"] = outcome.info["reward_terms/intra_list_distance"]
         columns |= {"clicks": outcome.info["clicks"], "reward": outcome.reward}
-        parts.append(pl.DataFrame({column: value.cpu().numpy() for column, value in columns.items()}))
+        parts.append(
+            pl.DataFrame({column: value.cpu().numpy() for column, value in columns.items()})
+        )
         going = (~outcome.ended).nonzero().squeeze(1)
         if not len(going):
             break
         simulator.keep(going)
         observation = simulator.observe()
-    return pl.concat(parts).select(pl.lit(name).alias("policy"), pl.all()).with_columns(pl.col(KNOBS).fill_nan(None))
+    return (
+        pl.concat(parts)
+        .select(pl.lit(name).alias("policy"), pl.all())
+        .with_columns(pl.col(KNOBS).fill_nan(None))
+    )
 
 
 def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:
@@ -120,7 +134,9 @@ def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:
     Errors: TypeError where they are no shoppers of a market.
     """
     if not isinstance(shopper, MarketShopper):
-        raise TypeError(f"shopper is a {type(shopper).__name__}, but only a MarketShopper's boredom can be read.")
+        raise TypeError(
+            f"shopper is a {type(shopper).__name__}, but only a MarketShopper's boredom can be read."
+        )
     looks = shopper.examined(state)
     sated = state.satiation.gather(1, shopper.catalog.category[slates])
     return state.variety * (looks * sated).sum(dim=1) / looks.sum(dim=1)
@@ -137,7 +153,11 @@ def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict.fromkeys(KNOBS, torch.full((len(observation["recent_days"]),), torch.nan))
     composer = policy.composer
     intent = policy.actor.mean(composer.features(observation))
-    return {name: intent[:, at] * composer.units[at] for at, name in enumerate(composer.knobs) if name in KNOBS}
+    return {
+        name: intent[:, at] * composer.units[at]
+        for at, name in enumerate(composer.knobs)
+        if name in KNOBS
+    }
 
 
 # ---- what they say ---------------------------------------------------------------------------------------------------
@@ -154,7 +174,11 @@ def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:
     thirds = []
     for column, sample in samples.items():
         low, high = np.quantile(sample.to_numpy(), [1 / 3, 2 / 3])
-        thirds.append(((pl.col(column) > low).cast(pl.Int64) + (pl.col(column) > high)).alias(f"{column}_third"))
+        thirds.append(
+            ((pl.col(column) > low).cast(pl.Int64) + (pl.col(column) > high)).alias(
+                f"{column}_third"
+            )
+        )
     return rows.with_columns(thirds)
 
 
@@ -190,7 +214,9 @@ def mean_of(rows: pl.DataFrame, column: str) -> Estimate | None:
 
 def gain(parts: dict[str, pl.DataFrame]) -> Estimate:
     """How much more the agent earned of the same shoppers than the re-ranker, an episode."""
-    one, other = (parts[name].group_by("shopper").agg(pl.col("reward").sum()) for name in (PPO, RERANKER))
+    one, other = (
+        parts[name].group_by("shopper").agg(pl.col("reward").sum()) for name in (PPO, RERANKER)
+    )
     both = one.join(other, on="shopper", suffix="_other").sort("shopper")
     return estimate_mean((both["reward"] - both["reward_other"]).to_numpy())
 
@@ -227,7 +253,9 @@ def draw(lines: list[dict[str, object]]) -> Figure:
     _bars(right, [line for line in lines if line["gain"] is not None], {"gain": "PPO composer"})
     right.set_ylabel("return above the constant re-ranker")
     for axes in (left, middle, right):
-        axes.axhline(0, color="#444444", linewidth=0.8) if axes is not left else axes.margins(y=0.15)
+        axes.axhline(0, color="#444444", linewidth=0.8) if axes is not left else axes.margins(
+            y=0.15
+        )
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
@@ -243,20 +271,33 @@ def _bars(axes: Axes, lines: list[dict[str, object]], columns: dict[str, str]) -
             own = [line[column] for line in lines if line["group"] == group]
             found = [value for value in own if isinstance(value, Estimate)]
             x = [4 * at + third for third in range(len(found))]
-            axes.plot(x, [e.value for e in found], "-o", color=colour, markersize=4, label=None if at else label)
-            axes.vlines(x, [e.low for e in found], [e.high for e in found], color=colour, linewidth=1)
+            axes.plot(
+                x,
+                [e.value for e in found],
+                "-o",
+                color=colour,
+                markersize=4,
+                label=None if at else label,
+            )
+            axes.vlines(
+                x, [e.low for e in found], [e.high for e in found], color=colour, linewidth=1
+            )
     axes.set_xticks([4 * at + 1 for at in range(len(groups))], groups)
     axes.set_xlabel("low, middle and high third by")
 
 
-def measure(config: Config, playing: Callable[[Config, Place, Site], dict[str, Policy]] = players) -> pl.DataFrame:
+def measure(
+    config: Config, playing: Callable[[Config, Place, Site], dict[str, Policy]] = players
+) -> pl.DataFrame:
     """The rows of every player."""
     place = PLACES[config.place]
     site = place.open(config.league.markets, config.league.slates, config.league.device)
     episodes = seeds(REPORTED_SEED + FRESH_RUN * league.RUN_SEEDS, config.shoppers)
     composer = Composer(site.inputs)
     found = playing(config, place, site)
-    return pl.concat([visits(name, policy, site.judging(), composer, episodes) for name, policy in found.items()])
+    return pl.concat(
+        [visits(name, policy, site.judging(), composer, episodes) for name, policy in found.items()]
+    )
 
 
 def report(rows: pl.DataFrame) -> Report:

@@ -77,7 +77,10 @@ def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:
     for name in config.policies:
         yield Contender(name, None, POLICIES[name].build(inputs, parameters.get(name)))
     for agent in config.agents:
-        folders = sorted((config.trained / agent).glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
+        folders = sorted(
+            (config.trained / agent).glob("seed*"),
+            key=lambda path: int(path.name.removeprefix("seed")),
+        )
         if not folders:
             raise FileNotFoundError(
                 f"{config.trained / agent} holds no training: run python -m benchmarks.agents.train."
@@ -154,7 +157,9 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
             }
         )
     for short, name in SHORT.items():
-        summary |= {f"{short}_{column}": summary[f"{name}/{column}"] for column in FIGURES if name in parts}
+        summary |= {
+            f"{short}_{column}": summary[f"{name}/{column}"] for column in FIGURES if name in parts
+        }
     if {"composer", "constant"} <= parts.keys():
         for column in ("return", "clicks", "diversity"):
             gain = difference(parts["composer"], parts["constant"], column)
@@ -182,7 +187,13 @@ def draw(lines: list[dict[str, object]]) -> Figure:
         value = line["return"]
         assert isinstance(value, Estimate)
         colour = "#3b6ea5" if line["runs"] is None else "#b83a3a"
-        axes.plot([value.low, value.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(
+            [value.low, value.high],
+            [place, place],
+            color=colour,
+            linewidth=2,
+            solid_capstyle="round",
+        )
         axes.plot([value.value], [place], "o", color=colour, markersize=6)
     axes.set_yticks(range(len(lines)), [str(line["policy"]) for line in reversed(lines)])
     axes.set_xlabel("return of an episode on held-out shoppers, mean and 95 % interval")
@@ -202,7 +213,9 @@ def report(rows: pl.DataFrame) -> Report:
 def main(config: Config) -> None:
     """Measure, then report."""
     if BASE not in config.policies:
-        raise ValueError(f"policies is {config.policies}, but {BASE} must be among them: all are compared with it.")
+        raise ValueError(
+            f"policies is {config.policies}, but {BASE} must be among them: all are compared with it."
+        )
     config.world.check()
     use_threads(config.world.threads)
     run = Run("compare", config, results=config.results)

@@ -135,7 +135,16 @@ class Config:
     """Folder of the results."""
 
 
-COMMON = ("steps", "factors", "shoppers", "episodes", "watched", "trials", "tuning_episodes", "slates")
+COMMON = (
+    "steps",
+    "factors",
+    "shoppers",
+    "episodes",
+    "watched",
+    "trials",
+    "tuning_episodes",
+    "slates",
+)
 """Settings that all cells of a folder share."""
 
 
@@ -196,7 +205,12 @@ def cells(config: Config) -> list[Cell]:
     ]
     if next(iter(PLACES.values())) in places and 0 in config.runs:
         swept = {"ppo_composer": config.frontier, "mmr": config.mmr_frontier}
-        found += [Cell(places[0], name, 0, weight) for name in swept if name in chosen for weight in swept[name]]
+        found += [
+            Cell(places[0], name, 0, weight)
+            for name in swept
+            if name in chosen
+            for weight in swept[name]
+        ]
     return found
 
 
@@ -210,7 +224,9 @@ def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 
-def tuned_parameters(cell: Cell, site: Site, config: Config, kept: Path | None = None) -> dict[str, float]:
+def tuned_parameters(
+    cell: Cell, site: Site, config: Config, kept: Path | None = None
+) -> dict[str, float]:
     """The best of some trials on tuning shoppers, read where they were found before; empty where nothing is tuned.
 
     kept: folder where the trials of an interrupted search are; None for the cell's own.
@@ -222,8 +238,13 @@ def tuned_parameters(cell: Cell, site: Site, config: Config, kept: Path | None =
         return {}
     path = config.work / "tuned" / cell.place.name / f"{name}.json"
     if not path.exists():
-        cases = ("mmr",) if name == "constant" else ()  # what it can be: its search starts from there
-        before = {case: tuned_parameters(replace(cell, contender=case), site, config, kept) for case in cases}
+        cases = (
+            ("mmr",) if name == "constant" else ()
+        )  # what it can be: its search starts from there
+        before = {
+            case: tuned_parameters(replace(cell, contender=case), site, config, kept)
+            for case in cases
+        }
         episodes = seeds(TUNING_SEED, config.tuning_episodes)
 
         def value(parameters: dict[str, float], number: int) -> float:
@@ -233,7 +254,10 @@ def tuned_parameters(cell: Cell, site: Site, config: Config, kept: Path | None =
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first, trials = starts(name, spec, before), kept / f"{name}.trials.json"
         study = trials_of(trials, value, spec.search(), first, config.trials, 0, name)
-        write_json(path, {"return": study.best_value, "trials": config.trials, "parameters": study.best_params})
+        write_json(
+            path,
+            {"return": study.best_value, "trials": config.trials, "parameters": study.best_params},
+        )
     parameters: dict[str, float] = json.loads(path.read_text())["parameters"]
     return parameters
 
@@ -246,11 +270,22 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
 # ---- playing ---------------------------------------------------------------------------------------------------------
 
 
-def ground(cell: Cell, site: Site, config: Config, watch: Watch = unwatched, keeper: Keeper | None = None) -> Ground:
+def ground(
+    cell: Cell, site: Site, config: Config, watch: Watch = unwatched, keeper: Keeper | None = None
+) -> Ground:
     """Where an agent's run learns."""
     steps = round(config.steps[cell.place.env] * config.factors.get(cell.contender, 1.0))
     simulator = site.training(cell.weight)
-    return Ground(simulator, site.inputs, cell.run, steps, config.shoppers, site.log, watch, keeper or Keeper())
+    return Ground(
+        simulator,
+        site.inputs,
+        cell.run,
+        steps,
+        config.shoppers,
+        site.log,
+        watch,
+        keeper or Keeper(),
+    )
 
 
 class Watching:
@@ -283,7 +318,9 @@ class Watching:
     def __call__(self, steps: int, policy: Policy) -> None:
         """A `agents.base.Watch`."""
         minutes, before = self.minutes, time.perf_counter()
-        value = mean(evaluate(policy, self._simulator, self._seeds, batch=self._batch).rows, "return")
+        value = mean(
+            evaluate(policy, self._simulator, self._seeds, batch=self._batch).rows, "return"
+        )
         self.rows.append({**key(self._cell), "steps": steps, "minutes": minutes, "return": value})
         self._watched += time.perf_counter() - before
 
@@ -298,11 +335,15 @@ def play(cell: Cell, site: Site, config: Config) -> None:
 def show(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]], Watching]:
     """A row of a policy that nobody trains, and a curve of one point."""
     simulator = site.judging()
-    parameters = tuned_parameters(cell, site, config) if cell.weight is None else {"weight": cell.weight}
+    parameters = (
+        tuned_parameters(cell, site, config) if cell.weight is None else {"weight": cell.weight}
+    )
     policy = spec_of(cell.contender, simulator).build(site.inputs, parameters)
     watching = Watching(cell, simulator, config)
     watching(0, policy)
-    return [row_of(cell, "deterministic", policy, simulator, config) | {"steps": 0, "minutes": 0.0}], watching
+    return [
+        row_of(cell, "deterministic", policy, simulator, config) | {"steps": 0, "minutes": 0.0}
+    ], watching
 
 
 def train(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object]], Watching]:
@@ -322,21 +363,36 @@ def train(cell: Cell, site: Site, config: Config) -> tuple[list[dict[str, object
         "untrained sampled": learned.untrained_sampled,
     }
     used = {mode: policy for mode, policy in modes.items() if policy is not None}
-    return [row_of(cell, mode, policy, simulator, config) | facts for mode, policy in used.items()], watching
+    return [
+        row_of(cell, mode, policy, simulator, config) | facts for mode, policy in used.items()
+    ], watching
 
 
-def row_of(cell: Cell, mode: str, policy: Policy, simulator: SlateSimulator, config: Config) -> dict[str, object]:
+def row_of(
+    cell: Cell, mode: str, policy: Policy, simulator: SlateSimulator, config: Config
+) -> dict[str, object]:
     """Means over the run's episodes: what `ROW` says of a policy in use."""
     found = evaluate(policy, simulator, seeds(cell.shoppers, config.episodes), batch=config.batch)
     table = found.rows.with_columns(
         (pl.col("intra_list_distance") / pl.col("visits")).alias("diversity"),
         pl.col("category_coverage") / pl.col("visits"),
     )
-    means = {name: mean(table, name) for name in ("return", "clicks", "diversity", "category_coverage", "visits")}
+    means = {
+        name: mean(table, name)
+        for name in ("return", "clicks", "diversity", "category_coverage", "visits")
+    }
     error = float(table["return"].to_numpy().std(ddof=1)) / len(table) ** 0.5
     exposure = {"coverage": found.coverage, "gini": found.gini}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {**key(cell), "mode": mode, "episodes": len(table), **means, "return_error": error, **exposure, "date": date}
+    return {
+        **key(cell),
+        "mode": mode,
+        "episodes": len(table),
+        **means,
+        "return_error": error,
+        **exposure,
+        "date": date,
+    }
 
 
 def mean(rows: pl.DataFrame, column: str) -> float:
@@ -365,12 +421,16 @@ def play_missing(config: Config) -> list[str]:
         print(f"{env} is no registered environment, so its cells are left out.")
     sites: dict[Place, Site] = {}
     failed = []
-    for cell in tqdm([cell for cell in missing if cell.place.env in PRESETS], desc="league", unit="cell"):
+    for cell in tqdm(
+        [cell for cell in missing if cell.place.env in PRESETS], desc="league", unit="cell"
+    ):
         try:
             with locked(cell.unfinished(config)):
                 if not cell.path(config).exists():  # by another process, meanwhile
                     if cell.place not in sites:
-                        sites[cell.place] = cell.place.open(config.markets, config.slates, config.device)
+                        sites[cell.place] = cell.place.open(
+                            config.markets, config.slates, config.device
+                        )
                     play(cell, sites[cell.place], config)
         except FolderInUse as error:
             print(f"{error} The cell is left to that process.", file=sys.stderr)
@@ -398,7 +458,9 @@ def read_cells(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     curves = sorted((work / "cells").glob("*.curve.parquet"))
     rows = sorted(set((work / "cells").glob("*.parquet")) - set(curves))
     if not rows:
-        raise FileNotFoundError(f"{work / 'cells'} holds no cell: run python -m benchmarks.agents.league.")
+        raise FileNotFoundError(
+            f"{work / 'cells'} holds no cell: run python -m benchmarks.agents.league."
+        )
     return pl.concat(map(pl.read_parquet, rows)), pl.concat(map(pl.read_parquet, curves))
 
 
@@ -409,7 +471,9 @@ def check_work(config: Config) -> None:
     """
     told = {name: value for name, value in config_as_json(config).items() if name in COMMON}
     markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
-    told["markets"] = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)}
+    told["markets"] = {
+        env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)
+    }
     remember_settings(config.work, told)
 
 

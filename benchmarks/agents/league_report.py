@@ -27,7 +27,13 @@ from recsim_env.rewards import as_reward
 
 Floats = NDArray[np.float64]
 
-KEY = {"env": pl.String, "world": pl.Int64, "contender": pl.String, "weight": pl.Float64, "run": pl.Int64}
+KEY = {
+    "env": pl.String,
+    "world": pl.Int64,
+    "contender": pl.String,
+    "weight": pl.Float64,
+    "run": pl.Int64,
+}
 """Which cell; `weight` is null in the league and the weight of diversity in the frontier's cells."""
 CURVE = pl.Schema({**KEY, "steps": pl.Int64, "minutes": pl.Float64, "return": pl.Float64})
 """A point of a learning curve: `minutes` of training, `return` on the first of the run's shoppers."""
@@ -53,7 +59,13 @@ ROW = pl.Schema(
 `return_error` is the standard error over episodes; diversity and category coverage are means over an episode's visits;
 coverage and Gini are of the items' exposures."""
 
-PPO, GREEDY, RERANKER, MYOPIC, STATE = "ppo_composer", "greedy_ctr", "constant", "oracle_myopic", "oracle_state"
+PPO, GREEDY, RERANKER, MYOPIC, STATE = (
+    "ppo_composer",
+    "greedy_ctr",
+    "constant",
+    "oracle_myopic",
+    "oracle_state",
+)
 CONTROL = "recsim_env/MarketControl-v0"
 RESAMPLES = 5_000
 
@@ -102,7 +114,9 @@ def units(runs: int, worlds: int) -> int:
     return worlds * (runs - 1) + 1
 
 
-def iqm_estimate(scores: Floats, generator: np.random.Generator, resamples: int = RESAMPLES) -> Estimate | None:
+def iqm_estimate(
+    scores: Floats, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> Estimate | None:
     """The interquartile mean of scores (R, W); no interval for a single run, None without scores."""
     if not scores.size:
         return None
@@ -114,7 +128,12 @@ def matrix(rows: pl.DataFrame, column: str = "return") -> Floats:
     """(R, W) of rows with one contender and mode: the runs that all of its worlds have; empty without rows."""
     if rows.is_empty():
         return np.empty((0, 0))
-    wide = rows.sort("world", "run").pivot("world", index="run", values=column).drop_nulls().sort("run")
+    wide = (
+        rows.sort("world", "run")
+        .pivot("world", index="run", values=column)
+        .drop_nulls()
+        .sort("run")
+    )
     return wide.drop("run").to_numpy().astype(np.float64)
 
 
@@ -136,7 +155,9 @@ def first_above(curve: Floats, level: float) -> int | None:
     return first if first < len(curve) else None
 
 
-def to_pass(returns: Floats, cost: Floats, level: Floats, generator: np.random.Generator) -> Estimate | None:
+def to_pass(
+    returns: Floats, cost: Floats, level: Floats, generator: np.random.Generator
+) -> Estimate | None:
     """What it cost until the mean curve passed the mean level for good; None where it did not.
 
     Shapes: returns, cost (P, T) of P pairs of world and run, level (P,) on the same shoppers. Pairs are resampled; a
@@ -162,7 +183,9 @@ def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats
 
     Returns the runs (`world`, `run`; P rows), steps (T,), returns (P, T) and minutes (P, T).
     """
-    own = curves.filter(pl.col("contender") == contender).unique(["world", "run", "steps"], keep="last")
+    own = curves.filter(pl.col("contender") == contender).unique(
+        ["world", "run", "steps"], keep="last"
+    )
     runs = own.select("env", "world", "run").unique().sort("world", "run")
     shared = own.group_by("steps").len().filter(pl.col("len") == len(runs))["steps"]
     own = own.filter(pl.col("steps").is_in(shared.implode())).sort("world", "run", "steps")
@@ -178,7 +201,9 @@ def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, 
     """The figures that others quote; those whose cells are not there yet are left out."""
     found: dict[str, Estimate] = {}
 
-    def two(env: str, one: str, other: str, column: str, modes: tuple[str, str]) -> tuple[Floats, Floats]:
+    def two(
+        env: str, one: str, other: str, column: str, modes: tuple[str, str]
+    ) -> tuple[Floats, Floats]:
         part = rows.filter(pl.col("env") == env)
         return pairs(_of(part, one, modes[0]), _of(part, other, modes[1]), column)
 
@@ -194,12 +219,16 @@ def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, 
 
     above("market_ppo_over_greedy_return", market, PPO, GREEDY)
     above("market_ppo_over_greedy_clicks", market, PPO, GREEDY, "clicks")
-    minus("market_ppo_minus_tuned_reranker_return", PPO, RERANKER, ("deterministic", "deterministic"))
+    minus(
+        "market_ppo_minus_tuned_reranker_return", PPO, RERANKER, ("deterministic", "deterministic")
+    )
     above("control_ppo_over_greedy_return", CONTROL, PPO, GREEDY)
     above("control_greedy_over_oracle_return", CONTROL, GREEDY, MYOPIC)
     for name in ("plackett_luce", "autoregressive"):
         agent = f"ppo_{name}"
-        minus(f"{name}_trained_minus_untrained_return", agent, agent, ("deterministic", "untrained"))
+        minus(
+            f"{name}_trained_minus_untrained_return", agent, agent, ("deterministic", "untrained")
+        )
     return found | passing(curves.filter(pl.col("env") == market), np.random.default_rng(0))
 
 
@@ -207,14 +236,23 @@ def passing(curves: pl.DataFrame, generator: np.random.Generator) -> dict[str, E
     """Steps and minutes of PPO until its mean curve passed greedy for good, on the same shoppers; of the runs that were
     watched most closely."""
     points = pl.len().over("contender", "world", "run")
-    curves = curves.filter((pl.col("contender") != PPO) | (points == points.filter(pl.col("contender") == PPO).max()))
+    curves = curves.filter(
+        (pl.col("contender") != PPO) | (points == points.filter(pl.col("contender") == PPO).max())
+    )
     runs, steps, returns, minutes = curve_of(curves, PPO)
-    greedy = curves.filter(pl.col("contender") == GREEDY).select("world", "run", pl.col("return").alias("level"))
+    greedy = curves.filter(pl.col("contender") == GREEDY).select(
+        "world", "run", pl.col("return").alias("level")
+    )
     level = runs.join(greedy, on=["world", "run"], how="left", maintain_order="left")["level"]
     if not len(runs) or level.null_count():
         return {}
-    costs = {"steps_to_pass_greedy": np.broadcast_to(steps, returns.shape), "minutes_to_pass_greedy": minutes}
-    found = {name: to_pass(returns, cost, level.to_numpy(), generator) for name, cost in costs.items()}
+    costs = {
+        "steps_to_pass_greedy": np.broadcast_to(steps, returns.shape),
+        "minutes_to_pass_greedy": minutes,
+    }
+    found = {
+        name: to_pass(returns, cost, level.to_numpy(), generator) for name, cost in costs.items()
+    }
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
@@ -252,7 +290,10 @@ def market_table(rows: pl.DataFrame, market: str) -> str:
 
 def _line(rows: pl.DataFrame, name: str, generator: np.random.Generator) -> dict[str, object]:
     own = _of(rows, name)
-    means = {c: float(own[c].to_numpy().mean()) for c in ("clicks", "diversity", "visits", "coverage", "gini")}
+    means = {
+        c: float(own[c].to_numpy().mean())
+        for c in ("clicks", "diversity", "visits", "coverage", "gini")
+    }
     both = pairs(own, _of(rows, GREEDY))
     other = {mode: _of(rows, name, mode)["return"].to_numpy() for mode in ("sampled", "untrained")}
     steps = int(own["steps"].to_numpy().mean())
@@ -287,7 +328,9 @@ def other_table(rows: pl.DataFrame, market: str) -> str:
 
 
 def _contenders(rows: pl.DataFrame) -> list[str]:
-    names: list[str] = rows.filter(pl.col("mode") == "deterministic")["contender"].unique().sort().to_list()
+    names: list[str] = (
+        rows.filter(pl.col("mode") == "deterministic")["contender"].unique().sort().to_list()
+    )
     return names
 
 
@@ -323,9 +366,18 @@ def draw(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> Figure:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     named = {
-        label: line for axes in (left, middle) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        label: line
+        for axes in (left, middle)
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=8, frameon=False, fontsize=9)
+    figure.legend(
+        list(named.values()),
+        list(named),
+        loc="outside lower center",
+        ncols=8,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -335,7 +387,13 @@ def draw_curves(axes: Axes, curves: pl.DataFrame, colour: dict[str, str]) -> Non
         runs, steps, returns, _ = curve_of(curves, name)
         if len(steps) < 2:
             continue
-        axes.plot(steps / 1e6, returns.mean(axis=0), color=colour[name], label=_spoken(name), linewidth=1.8)
+        axes.plot(
+            steps / 1e6,
+            returns.mean(axis=0),
+            color=colour[name],
+            label=_spoken(name),
+            linewidth=1.8,
+        )
         if len(returns) > 1:
             low, high = band(returns, runs["world"].to_numpy())
             axes.fill_between(steps / 1e6, low, high, color=colour[name], alpha=0.15, linewidth=0)
@@ -343,7 +401,9 @@ def draw_curves(axes: Axes, curves: pl.DataFrame, colour: dict[str, str]) -> Non
         level = curves.filter(pl.col("contender") == name)["return"]
         if len(level):
             value = float(level.to_numpy().mean())
-            axes.axhline(value, color="#444444", linestyle=style, linewidth=1.1, label=_spoken(name))
+            axes.axhline(
+                value, color="#444444", linestyle=style, linewidth=1.1, label=_spoken(name)
+            )
     axes.set_xlabel("shopper-steps, millions")
     axes.set_ylabel("return of an episode")
     axes.set_title("Learning, mean and 95 % band over runs")
@@ -383,12 +443,21 @@ def draw_profiles(axes: Axes, rows: pl.DataFrame, colour: dict[str, str]) -> Non
         if not scores.size:
             continue
         value, error = stratified(scores, lambda s: profile(s, taus), generator, 500)
-        ink, style, width = colour.get(name, "#444444"), LEVELS.get(name, "-"), 1.8 if name in colour else 1.1
+        ink, style, width = (
+            colour.get(name, "#444444"),
+            LEVELS.get(name, "-"),
+            1.8 if name in colour else 1.1,
+        )
         axes.plot(taus, value, color=ink, linestyle=style, linewidth=width, label=_spoken(name))
         if len(scores) > 1:
             half = critical(units(*scores.shape)) * error  # no width where all runs lie on one side
             axes.fill_between(
-                taus, np.clip(value - half, 0, 1), np.clip(value + half, 0, 1), color=ink, alpha=0.12, lw=0
+                taus,
+                np.clip(value - half, 0, 1),
+                np.clip(value + half, 0, 1),
+                color=ink,
+                alpha=0.12,
+                lw=0,
             )
     axes.set_xlabel("return, as a multiple of greedy CTR's on the same shoppers")
     axes.set_ylabel("share of runs that earned more")
@@ -406,22 +475,53 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
 
     Agents are known by their colour, the others by their name.
     """
-    rows = rows.filter((pl.col("mode") == "deterministic") & (pl.col("world") == pl.col("world").min()))
-    own = as_reward(PRESETS[market].reward).weights.get("intra_list_distance") if market in PRESETS else None
+    rows = rows.filter(
+        (pl.col("mode") == "deterministic") & (pl.col("world") == pl.col("world").min())
+    )
+    own = (
+        as_reward(PRESETS[market].reward).weights.get("intra_list_distance")
+        if market in PRESETS
+        else None
+    )
     for name, ink, word, above in ((PPO, COLOURS[0], "λ", 7), ("mmr", "#444444", "w", -12)):
         swept = frontier(rows, name, own if name == PPO else None)
         if len(swept) > 1:
-            axes.plot(swept["diversity"], swept["clicks"], "-o", color=ink, markersize=4, linewidth=1.4, alpha=0.8)
+            axes.plot(
+                swept["diversity"],
+                swept["clicks"],
+                "-o",
+                color=ink,
+                markersize=4,
+                linewidth=1.4,
+                alpha=0.8,
+            )
             for line in swept.iter_rows(named=True):
                 place = (line["diversity"], line["clicks"])
                 text = f"{word}={line['weight']:g}"
-                axes.annotate(text, place, xytext=(0, above), textcoords="offset points", fontsize=7, color=ink)
-    means = rows.filter(pl.col("weight").is_null()).group_by("contender").agg(pl.col("clicks", "diversity").mean())
+                axes.annotate(
+                    text,
+                    place,
+                    xytext=(0, above),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=ink,
+                )
+    means = (
+        rows.filter(pl.col("weight").is_null())
+        .group_by("contender")
+        .agg(pl.col("clicks", "diversity").mean())
+    )
     for line in means.iter_rows(named=True):
         ink = colour.get(line["contender"], "#444444")
         axes.plot([line["diversity"]], [line["clicks"]], "D", color=ink, markersize=6)
     others = means.filter(~pl.col("contender").is_in(list(colour)))
-    name_beside(axes, {_spoken(line["contender"]): (line["diversity"], line["clicks"]) for line in others.to_dicts()})
+    name_beside(
+        axes,
+        {
+            _spoken(line["contender"]): (line["diversity"], line["clicks"])
+            for line in others.to_dicts()
+        },
+    )
     axes.set_xlabel("diversity: mean intra-list distance of a slate")
     axes.set_ylabel("clicks of an episode")
     axes.set_title("Clicks and diversity (λ: weight in PPO's reward, w: of MMR)")
@@ -433,7 +533,9 @@ def frontier(rows: pl.DataFrame, name: str, own: float | None) -> pl.DataFrame:
     swept = rows.filter(pl.col("weight").is_not_null())
     if own is not None and len(swept):
         world, run = swept["world"][0], swept["run"][0]
-        league = rows.filter(pl.col("weight").is_null() & (pl.col("world") == world) & (pl.col("run") == run))
+        league = rows.filter(
+            pl.col("weight").is_null() & (pl.col("world") == world) & (pl.col("run") == run)
+        )
         swept = pl.concat([swept, league.with_columns(pl.lit(own).alias("weight"))])
     return swept.select("weight", "diversity", "clicks").sort("weight")
 

@@ -94,7 +94,9 @@ class Config:
     shoppers: int = 512
     """Users served at once in a training."""
     ppo: PPOConfig = field(
-        default_factory=lambda: PPOConfig(learning_rate=1e-3, n_steps=20, batch_size=2560, gamma=0.95)
+        default_factory=lambda: PPOConfig(
+            learning_rate=1e-3, n_steps=20, batch_size=2560, gamma=0.95
+        )
     )
     """PPO. Boredom is over in five steps, so it need not look far ahead."""
     offset_dims: int = 0
@@ -119,7 +121,9 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
         return gymnasium.make(f"sardine:{env}", disable_env_checker=True)
 
     one: Any = make().unwrapped
-    return OutsideSpec(make, clustered_catalog(torch.from_numpy(one.item_embedd), clusters), visits=one.H)
+    return OutsideSpec(
+        make, clustered_catalog(torch.from_numpy(one.item_embedd), clusters), visits=one.H
+    )
 
 
 # ---- a log and what is learned from it -------------------------------------------------------------------------------
@@ -132,7 +136,9 @@ class Exploring:
     theory of comparative judgment, and the double exponential distribution".
     """
 
-    def __init__(self, ranker: TwoTowerRanker, items: int, slate_size: int, temperature: float) -> None:
+    def __init__(
+        self, ranker: TwoTowerRanker, items: int, slate_size: int, temperature: float
+    ) -> None:
         self._ranker = ranker
         self._slate_size = slate_size
         self._temperature = temperature
@@ -156,18 +162,29 @@ def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTow
             share = config.log_users // len(writers)
             first = LOG_SEED + 1_000_000 * seed + users
             table, _ = record(simulator, writer, writer.draws, seeds(first, share), split="train")
-            tables.append(table.with_columns(pl.col("shopper") + users, pl.col("visit") + users * 1_000))
+            tables.append(
+                table.with_columns(pl.col("shopper") + users, pl.col("visit") + users * 1_000)
+            )
             users += share
         ranker = fit_two_tower(
-            Sessions.of(pl.concat(tables)), simulator.catalog, size, title=f"seed {seed}, ranker {round_number}"
+            Sessions.of(pl.concat(tables)),
+            simulator.catalog,
+            size,
+            title=f"seed {seed}, ranker {round_number}",
         )
-        writers = [Exploring(ranker, items, size, temperature) for temperature in config.temperatures]
+        writers = [
+            Exploring(ranker, items, size, temperature) for temperature in config.temperatures
+        ]
     return ranker
 
 
-def inputs_of(simulator: SlateSimulator, ranker: TwoTowerRanker | None = None, pool: int = 64) -> PolicyInputs:
+def inputs_of(
+    simulator: SlateSimulator, ranker: TwoTowerRanker | None = None, pool: int = 64
+) -> PolicyInputs:
     """What policies are built from."""
-    return PolicyInputs(simulator.catalog, simulator.observation_space, simulator.slate_size, ranker, pool=pool)
+    return PolicyInputs(
+        simulator.catalog, simulator.observation_space, simulator.slate_size, ranker, pool=pool
+    )
 
 
 def tune(
@@ -179,7 +196,11 @@ def tune(
 ) -> dict[str, float]:
     """The best of some settings on training users; only knobs that this environment has."""
     knobs = Composer(inputs).knobs
-    search = {key: span for key, span in POLICIES[name].search().items() if name != "constant" or key in knobs}
+    search = {
+        key: span
+        for key, span in POLICIES[name].search().items()
+        if name != "constant" or key in knobs
+    }
     start = defaults_of(POLICIES[name].parameters(), search)
     users = seeds(TUNING_SEED, config.tuning_users)
 
@@ -194,7 +215,9 @@ def tune(
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def rows_of(policy: Policy, name: str, seed: int | None, simulator: SlateSimulator, users: int) -> pl.DataFrame:
+def rows_of(
+    policy: Policy, name: str, seed: int | None, simulator: SlateSimulator, users: int
+) -> pl.DataFrame:
     """One row a user."""
     rows = evaluate(policy, simulator, seeds(EVALUATION_SEED, users), title=name).rows
     return labelled(rows.select(pl.col("seed").alias("episode"), "return", "visits"), name, seed)
@@ -208,7 +231,9 @@ def labelled(rows: pl.DataFrame, name: str, seed: int | None) -> pl.DataFrame:
         "steps": pl.lit(None, dtype=pl.Int64),
         "minutes": pl.lit(None, dtype=pl.Float64),
     }
-    return rows.with_columns(**{key: value for key, value in columns.items() if key not in rows.columns})
+    return rows.with_columns(
+        **{key: value for key, value in columns.items() if key not in rows.columns}
+    )
 
 
 def play_outside(spec: OutsideSpec, name: str, users: int) -> pl.DataFrame:
@@ -228,12 +253,16 @@ def play_outside(spec: OutsideSpec, name: str, users: int) -> pl.DataFrame:
         generator = np.random.default_rng(seed)
         total, steps, over = 0.0, 0, False
         while not over:
-            slate = np.full(len(space.nvec), -1) if name == ORACLE else generator.integers(space.nvec)
+            slate = (
+                np.full(len(space.nvec), -1) if name == ORACLE else generator.integers(space.nvec)
+            )
             _, reward, terminated, truncated, _ = environment.step(slate)
             total, steps, over = total + float(reward), steps + 1, terminated or truncated
         returns.append(total)
         visits.append(steps)
-    return labelled(pl.DataFrame({"episode": episodes.numpy(), "return": returns, "visits": visits}), name, None)
+    return labelled(
+        pl.DataFrame({"episode": episodes.numpy(), "return": returns, "visits": visits}), name, None
+    )
 
 
 def references(config: Config, spec: OutsideSpec) -> pl.DataFrame:
@@ -253,21 +282,31 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
     if not path.exists():
         save_two_tower(learn_ranker(config, simulator, seed), path)
     inputs = inputs_of(simulator, load_two_tower(path), config.pool)
-    parts = [rows_of(POLICIES["greedy_ctr"].build(inputs), "greedy_ctr", seed, simulator, config.users)]
+    parts = [
+        rows_of(POLICIES["greedy_ctr"].build(inputs), "greedy_ctr", seed, simulator, config.users)
+    ]
     for name in TUNED:
         best = tune(config, name, simulator, inputs, folder)
-        parts.append(rows_of(POLICIES[name].build(inputs, best), name, seed, simulator, config.users))
+        parts.append(
+            rows_of(POLICIES[name].build(inputs, best), name, seed, simulator, config.users)
+        )
     agent = PPOComposerConfig(
         ppo=config.ppo,
         network=NetworkConfig(),
         composer=ComposerConfig(offset_dims=config.offset_dims),
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )
-    learned = ppo_composer(Ground(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent)
+    learned = ppo_composer(
+        Ground(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
+    )
     assert learned.sampled is not None
     for name, policy in (("ppo", learned.policy), ("ppo, sampled", learned.sampled)):
         rows = rows_of(policy, name, seed, simulator, config.users).drop("steps", "minutes")
-        parts.append(labelled(rows.with_columns(steps=learned.steps, minutes=learned.facts["minutes"]), name, seed))
+        parts.append(
+            labelled(
+                rows.with_columns(steps=learned.steps, minutes=learned.facts["minutes"]), name, seed
+            )
+        )
     return pl.concat(parts, how="diagonal_relaxed").select(parts[0].columns)
 
 
@@ -361,7 +400,9 @@ def _measure(config: Config) -> None:
     check_work(config)
     run = Run("sardine", config, results=config.results)
     parts = [part(config, "references", partial(references, config, spec))]
-    parts += [part(config, f"seed{seed}", partial(pipeline, config, spec, seed)) for seed in config.seeds]
+    parts += [
+        part(config, f"seed{seed}", partial(pipeline, config, spec, seed)) for seed in config.seeds
+    ]
     rows = pl.concat(parts)
     found = report(rows)
     print(found.table)

@@ -83,7 +83,15 @@ def make_model(config: Config, seed: int) -> SlatePPO:
         "autoregressive": config.autoregressive,
     }
     start = starts[config.agent]
-    return make_ppo(config.agent, env, config.ppo, config.network, start=start, seed=seed, device=simulator.device)
+    return make_ppo(
+        config.agent,
+        env,
+        config.ppo,
+        config.network,
+        start=start,
+        seed=seed,
+        device=simulator.device,
+    )
 
 
 def train(config: Config, seed: int) -> Path:
@@ -110,16 +118,22 @@ def _train(config: Config, seed: int) -> Path:
     write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
     left = config.visits - model.num_timesteps
     if left <= 0:
-        print(f"{config.agent}, seed {seed}: was finished before, at {model.num_timesteps:,} visits; {folder / LAST}")
+        print(
+            f"{config.agent}, seed {seed}: was finished before, at {model.num_timesteps:,} visits; {folder / LAST}"
+        )
         return folder / LAST
     cut_events(folder, model.num_timesteps if goes_on else None)
     model.set_logger(configure(str(folder), ["tensorboard"]))
     simulator = config.world.simulator("evaluation")
     title = f"{config.agent}, seed {seed}"
     monitor = Monitor(config.monitor, simulator, folder, flat(told), title=title, goes_on=goes_on)
-    at_once: Any = {"log_interval": None}  # SB3 takes None, its types do not: the monitor writes the log
+    at_once: Any = {
+        "log_interval": None
+    }  # SB3 takes None, its types do not: the monitor writes the log
     model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
-    print(f"{title}: {_outcome(monitor.returns, goes_on)} after {model.num_timesteps:,} visits; {folder / LAST}")
+    print(
+        f"{title}: {_outcome(monitor.returns, goes_on)} after {model.num_timesteps:,} visits; {folder / LAST}"
+    )
     return folder / LAST
 
 
@@ -156,7 +170,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str 
         if isinstance(value, dict):
             out |= flat(value, f"{prefix}{key}/")
         else:
-            out[f"{prefix}{key}"] = value if isinstance(value, (bool, str, float, int)) else str(value)
+            out[f"{prefix}{key}"] = (
+                value if isinstance(value, (bool, str, float, int)) else str(value)
+            )
     return out
 
 
@@ -171,7 +187,9 @@ def train_all(config: Config) -> None:
 def main(config: Config) -> None:
     """Train every seed, and say what comes next."""
     train_all(config)
-    print(f"Next: python -m benchmarks.agents.compare --trained {config.output} --agents {config.agent}")
+    print(
+        f"Next: python -m benchmarks.agents.compare --trained {config.output} --agents {config.agent}"
+    )
 
 
 if __name__ == "__main__":

@@ -76,7 +76,10 @@ RERANKERS: dict[str, tuple[str, dict[str, float]]] = {
     "cap 3": ("cap", {"limit": 3}),
     "dpp 1": ("dpp", {"alpha": 1.0}),
     "dpp 4": ("dpp", {"alpha": 4.0}),
-    **{f"constant {letter}": ("constant", knobs) for letter, knobs in zip("abcd", HAND, strict=True)},
+    **{
+        f"constant {letter}": ("constant", knobs)
+        for letter, knobs in zip("abcd", HAND, strict=True)
+    },
 }
 """Name -> registered policy and its parameters."""
 SOFTMAX = {"softmax 0.5": 0.5, "softmax 1": 1.0}
@@ -84,7 +87,9 @@ SOFTMAX = {"softmax 0.5": 0.5, "softmax 1": 1.0}
 TUNED = "constant tuned"
 OTHERS = 1_000_000
 """How far the seeds of `AGAIN` lie from those of everyone else."""
-PPO_IN_BOTH = PPOConfig(learning_rate=4e-3, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.99, gae_lambda=0.8)
+PPO_IN_BOTH = PPOConfig(
+    learning_rate=4e-3, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.99, gae_lambda=0.8
+)
 """PPO of both trainings: what counts is that they are alike, so the league's tuning is no part of it."""
 FIXED = (*RERANKERS, *SOFTMAX, TUNED)
 """Names of the agents that are built from the log and not trained in a simulator."""
@@ -168,7 +173,11 @@ class Models:
     @property
     def kind(self) -> str:
         """As in the rows: `learned` is one model."""
-        return "learned" if len(self.seeds) == 1 else f"ensemble{len(self.seeds)}-pessimism{self.pessimism:g}"
+        return (
+            "learned"
+            if len(self.seeds) == 1
+            else f"ensemble{len(self.seeds)}-pessimism{self.pessimism:g}"
+        )
 
     @property
     def name(self) -> str:
@@ -191,7 +200,10 @@ class Cell:
 def cells(config: Config) -> list[Cell]:
     """What `config.part` measures."""
     found: list[Cell] = []
-    one, seed = MarketWorld(config.env, config.worlds[0], config.slates, config.mixture), config.seeds[0]
+    one, seed = (
+        MarketWorld(config.env, config.worlds[0], config.slates, config.mixture),
+        config.seeds[0],
+    )
     if config.part in ("all", "main"):
         worlds = [replace(one, world=number) for number in config.worlds]
         found += [Cell(world, Models((at,)), (at,)) for world in worlds for at in config.seeds]
@@ -201,7 +213,10 @@ def cells(config: Config) -> list[Cell]:
         found += [Cell(world, Models((seed,)), (seed,)) for world in others]
     if config.part in ("all", "ensemble"):
         found += [Cell(one, Models((at,)), (at,)) for at in config.seeds]
-        found += [Cell(one, Models(config.seeds, pessimism), config.seeds) for pessimism in config.pessimism]
+        found += [
+            Cell(one, Models(config.seeds, pessimism), config.seeds)
+            for pessimism in config.pessimism
+        ]
     return list(dict.fromkeys(found))
 
 
@@ -222,13 +237,19 @@ class Agent:
     def file(self) -> str:
         """Name of the file of its row, without what follows the dot."""
         name = self.name.replace(" ", "-").replace(".", "_")
-        return name if self.trained_in == LOG else f"{name}-{self.trained_in.replace('.', '_')}-seed{self.seed}"
+        return (
+            name
+            if self.trained_in == LOG
+            else f"{name}-{self.trained_in.replace('.', '_')}-seed{self.seed}"
+        )
 
 
 def agents_of(cell: Cell) -> list[Agent]:
     """Everyone who plays in a cell."""
     kinds = (TRUE, cell.models.kind)
-    return [Agent(name) for name in FIXED] + [Agent("ppo", kind, seed) for seed in cell.ppo_seeds for kind in kinds]
+    return [Agent(name) for name in FIXED] + [
+        Agent("ppo", kind, seed) for seed in cell.ppo_seeds for kind in kinds
+    ]
 
 
 @dataclass(frozen=True)
@@ -254,16 +275,25 @@ class Bench:
 
         Errors: ValueError where they do not.
         """
-        true, learned = self.markets[TRUE].observation_space, self.markets[self.cell.models.kind].observation_space
+        true, learned = (
+            self.markets[TRUE].observation_space,
+            self.markets[self.cell.models.kind].observation_space,
+        )
         if true != learned:
-            raise ValueError(f"the learned market shows {learned}, but the true one {true}: no agent could play both.")
+            raise ValueError(
+                f"the learned market shows {learned}, but the true one {true}: no agent could play both."
+            )
         return self.built.inputs()
 
     @cached_property
     def markets(self) -> dict[str, SlateSimulator]:
         """Both markets, to play in; training takes new ones."""
         true = self.simulator(TRUE)
-        return {TRUE: true, AGAIN: true, self.cell.models.kind: self.simulator(self.cell.models.kind)}
+        return {
+            TRUE: true,
+            AGAIN: true,
+            self.cell.models.kind: self.simulator(self.cell.models.kind),
+        }
 
     def simulator(self, kind: str) -> SlateSimulator:
         """A new simulator: `TRUE`, or the learned market of the cell."""
@@ -280,7 +310,9 @@ class Bench:
         if agent.trained_in != LOG:
             return self.trained(agent)
         if agent.name in SOFTMAX:
-            return Logging(Composer(self.inputs, ComposerConfig(offset_dims=0)), {}, SOFTMAX[agent.name])
+            return Logging(
+                Composer(self.inputs, ComposerConfig(offset_dims=0)), {}, SOFTMAX[agent.name]
+            )
         if agent.name == TUNED:
             return POLICIES["constant"].build(self.inputs, self.tuned_knobs())
         policy, parameters = RERANKERS[agent.name]
@@ -293,7 +325,14 @@ class Bench:
         if not path.exists():
             simulator = self.simulator(agent.trained_in)
             inputs = self.built.inputs(simulator)
-            ground = Ground(simulator, inputs, agent.seed, self.config.steps, self.config.shoppers, keeper=keeper)
+            ground = Ground(
+                simulator,
+                inputs,
+                agent.seed,
+                self.config.steps,
+                self.config.shoppers,
+                keeper=keeper,
+            )
             save_actor(ppo_composer(ground, self.config.ppo).policy, path)
         keeper.forget()
         return load_actor(path, self.config.ppo, self.inputs)
@@ -302,7 +341,9 @@ class Bench:
         """The best knobs of the constant re-ranker, from their file or searched for."""
         path = self.folder / "tuned.json"
         if not path.exists():
-            write_json(path, tune_constant(self.config, self.built, path.with_suffix(".trials.json")))
+            write_json(
+                path, tune_constant(self.config, self.built, path.with_suffix(".trials.json"))
+            )
         knobs: dict[str, float] = json.loads(path.read_text())
         return knobs
 
@@ -354,8 +395,12 @@ def learned_simulator(config: Config, built: BuiltMarket, models: Models) -> Sla
     true = built.simulator
     fitted = [fitted_shopper(config, built, seed) for seed in models.seeds]
     members = [member for shopper in fitted for member in shopper.members]
-    shopper = LearnedMarketShopper(true.catalog, members, fitted[0].declared, true.device, pessimism=models.pessimism)
-    return SlateSimulator(shopper, true.reward, horizon_days=true.horizon_days, history=true.history)
+    shopper = LearnedMarketShopper(
+        true.catalog, members, fitted[0].declared, true.device, pessimism=models.pessimism
+    )
+    return SlateSimulator(
+        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
+    )
 
 
 def fitted_shopper(config: Config, built: BuiltMarket, seed: int) -> LearnedMarketShopper:
@@ -365,7 +410,9 @@ def fitted_shopper(config: Config, built: BuiltMarket, seed: int) -> LearnedMark
     if not folder.exists():
         catalog, settings = true.catalog.to("cpu"), replace(config.model, seed=seed)
         with tqdm(desc=f"user model {seed} of {built.world.name}", unit="step", leave=False) as bar:
-            model = fit_session(built.log, catalog, settings, device=true.device, progress=partial(_advance, bar))
+            model = fit_session(
+                built.log, catalog, settings, device=true.device, progress=partial(_advance, bar)
+            )
         part = folder.with_name("model.part")
         shutil.rmtree(part, ignore_errors=True)
         save_learned_market(part, catalog, [model], built.log.declared)
@@ -393,9 +440,13 @@ def measure(config: Config, cell: Cell) -> None:
 
 def _measure(bench: Bench) -> None:
     config, cell = bench.config, bench.cell
-    with tqdm(total=len(agents_of(cell)), desc=f"{cell.world.name}, {cell.models.name}", unit="agent") as bar:
+    with tqdm(
+        total=len(agents_of(cell)), desc=f"{cell.world.name}, {cell.models.name}", unit="agent"
+    ) as bar:
         for agent in agents_of(cell):
-            again = (AGAIN,) if agent.trained_in == LOG and cell.world.mixture == config.mixture else ()
+            again = (
+                (AGAIN,) if agent.trained_in == LOG and cell.world.mixture == config.mixture else ()
+            )
             kinds = (TRUE, cell.models.kind, *again)
             paths = {kind: bench.place(kind) / "rows" / f"{agent.file}.parquet" for kind in kinds}
             for kind, path in paths.items():
@@ -416,7 +467,9 @@ def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
             "slates": world.slates,
             "mixture": world.mixture,
             "simulator": kind,
-            "model_seed": models.seeds[0] if kind not in (TRUE, AGAIN) and len(models.seeds) == 1 else None,
+            "model_seed": models.seeds[0]
+            if kind not in (TRUE, AGAIN) and len(models.seeds) == 1
+            else None,
             "agent": agent.name,
             "trained_in": agent.trained_in,
             "agent_seed": agent.seed,
@@ -434,7 +487,9 @@ def read_work(work: Path) -> pl.DataFrame:
     """All rows that were measured so far. Errors: FileNotFoundError where there are none."""
     paths = sorted(work.glob("*/*/rows/[!.]*.parquet"))
     if not paths:
-        raise FileNotFoundError(f"{work} has no rows yet: run python -m benchmarks.agents.transfer.")
+        raise FileNotFoundError(
+            f"{work} has no rows yet: run python -m benchmarks.agents.transfer."
+        )
     return pl.concat([pl.read_parquet(path) for path in paths])
 
 
@@ -443,7 +498,11 @@ def check_work(config: Config) -> None:
 
     Errors: ValueError where they belong to another configuration.
     """
-    told = {key: value for key, value in config_as_json(config).items() if key not in (*FREE, "work", "results")}
+    told = {
+        key: value
+        for key, value in config_as_json(config).items()
+        if key not in (*FREE, "work", "results")
+    }
     remember_settings(config.work, told)
 
 

@@ -100,7 +100,11 @@ class Cell:
         true, learned = self.pairs["true"].to_numpy(), self.pairs["learned"].to_numpy()
         fixed = self.pairs.filter(pl.col("trained_in") == LOG)
         error = np.abs(learned / true - 1)
-        base, there, here = self._true(BASE), self._true(trained(TRUE)), self._true(trained(self.simulator))
+        base, there, here = (
+            self._true(BASE),
+            self._true(trained(TRUE)),
+            self._true(trained(self.simulator)),
+        )
         found = self.pairs.filter(pl.col("label") == trained(self.simulator))
         return {
             "kendall_tau": rank_correlation(fixed["true"].to_numpy(), fixed["learned"].to_numpy()),
@@ -110,7 +114,9 @@ class Cell:
             "ppo_gain_kept": gain_kept(here, there, base),
             "ppo_gain_true": there - base,
             "ppo_gain_learned": here - base,
-            "ppo_optimism": float(found["learned"][0] / found["true"][0] - 1) if len(found) else math.nan,
+            "ppo_optimism": float(found["learned"][0] / found["true"][0] - 1)
+            if len(found)
+            else math.nan,
             "winner_regret": float(1 - true[learned.argmax()] / true.max()),
         }
 
@@ -138,10 +144,14 @@ def gain_kept(learned: float, true: float, base: float) -> float:
 def cells_of(rows: pl.DataFrame) -> list[Cell]:
     """Every finished cell: those with the most agents."""
     true = rows.filter(pl.col("simulator") == TRUE).select(*AGENT, pl.col("return").alias("true"))
-    beside = rows.filter(~pl.col("simulator").is_in([TRUE, AGAIN])).join(true, on=AGENT, how="inner")
+    beside = rows.filter(~pl.col("simulator").is_in([TRUE, AGAIN])).join(
+        true, on=AGENT, how="inner"
+    )
     named = beside.with_columns(_label().alias("label")).rename({"return": "learned"})
     found: list[Cell] = []
-    for key, part in named.sort(*AGENT).group_by("world", "slates", "mixture", "simulator", maintain_order=True):
+    for key, part in named.sort(*AGENT).group_by(
+        "world", "slates", "mixture", "simulator", maintain_order=True
+    ):
         world, slates, mixture, simulator = key
         of_model = part["model_seed"].drop_nulls()
         trained_seeds = part.filter(pl.col("trained_in") != LOG)["agent_seed"]
@@ -149,7 +159,9 @@ def cells_of(rows: pl.DataFrame) -> list[Cell]:
             mine = (pl.col("model_seed") == seed).fill_null(True)
             theirs = (pl.col("trained_in") == LOG) | (pl.col("agent_seed") == seed)
             pairs = part.filter(mine & theirs).select("label", "trained_in", "true", "learned")
-            found.append(Cell(int(world), int(slates), str(mixture), str(simulator), int(seed), pairs))
+            found.append(
+                Cell(int(world), int(slates), str(mixture), str(simulator), int(seed), pairs)
+            )
     most = max((len(cell.pairs) for cell in found), default=0)
     return [cell for cell in found if len(cell.pairs) == most]
 
@@ -226,12 +238,23 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
     single = [cell for cell in everything if cell.simulator == LEARNED]
     main = [cell for cell in single if cell.slates == slates and cell.mixture == mixture]
     if not main or len(main[0].pairs) < 2:
-        raise ValueError(f"rows has no cell of {slates} slates by the mixture {mixture!r} with two agents or more.")
+        raise ValueError(
+            f"rows has no cell of {slates} slates by the mixture {mixture!r} with two agents or more."
+        )
     here = [cell for cell in everything if cell.slates == slates and cell.mixture == mixture]
-    by_size = {at: [cell for cell in single if cell.slates == at and cell.mixture == mixture] for at in _sizes(single)}
-    by_mixture = {at: [c for c in single if c.mixture == at and c.slates == slates] for at in _mixtures(single)}
+    by_size = {
+        at: [cell for cell in single if cell.slates == at and cell.mixture == mixture]
+        for at in _sizes(single)
+    }
+    by_mixture = {
+        at: [c for c in single if c.mixture == at and c.slates == slates]
+        for at in _mixtures(single)
+    }
     kinds = ["single", *sorted({cell.simulator for cell in here if cell.simulator != LEARNED})]
-    by_kind = {kind: [c for c in here if c.simulator == (LEARNED if kind == "single" else kind)] for kind in kinds}
+    by_kind = {
+        kind: [c for c in here if c.simulator == (LEARNED if kind == "single" else kind)]
+        for kind in kinds
+    }
     main_group = Group(f"{slates:,} slates, {mixture}", tuple(main))
     sizes = {at: Group(f"{at:,} slates", cells) for at, cells in _shared(by_size).items()}
     mixtures = {at: Group(f"{at} log", cells) for at, cells in _shared(by_mixture).items()}
@@ -253,13 +276,23 @@ def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict
 
     Empty where no world was played twice.
     """
-    here = rows.filter(pl.col("slates") == slates, pl.col("mixture") == mixture, pl.col("trained_in") == LOG)
+    here = rows.filter(
+        pl.col("slates") == slates, pl.col("mixture") == mixture, pl.col("trained_in") == LOG
+    )
     once, again = (
-        here.filter(pl.col("simulator") == kind).select("world", "agent", pl.col("return").alias(kind))
+        here.filter(pl.col("simulator") == kind).select(
+            "world", "agent", pl.col("return").alias(kind)
+        )
         for kind in (TRUE, AGAIN)
     )
-    found: dict[str, list[float]] = {"kendall_tau": [], "worst_return_error": [], "mean_return_error": []}
-    for part in once.join(again, on=("world", "agent")).sort("world", "agent").partition_by("world"):
+    found: dict[str, list[float]] = {
+        "kendall_tau": [],
+        "worst_return_error": [],
+        "mean_return_error": [],
+    }
+    for part in (
+        once.join(again, on=("world", "agent")).sort("world", "agent").partition_by("world")
+    ):
         one, other = part[TRUE].to_numpy(), part[AGAIN].to_numpy()
         error = np.abs(other / one - 1)
         values = (rank_correlation(one, other), float(error.max()), float(error.mean()))
@@ -281,26 +314,41 @@ def _mixtures(cells: Iterable[Cell]) -> list[str]:
 
 
 def _ensemble_name(kind: str) -> str:
-    return "single user models" if kind == "single" else kind.replace("-", ", ").replace("pessimism", "pessimism ")
+    return (
+        "single user models"
+        if kind == "single"
+        else kind.replace("-", ", ").replace("pessimism", "pessimism ")
+    )
 
 
 def _shared(groups: dict[K, list[Cell]]) -> dict[K, tuple[Cell, ...]]:
     """The cells of those worlds and seeds that every group has; groups without a cell go, all of them where they
     have none in common."""
     there = {key: cells for key, cells in groups.items() if cells}
-    common = set.intersection(*({(cell.world, cell.seed) for cell in cells} for cells in there.values()))
-    kept = {key: tuple(c for c in cells if (c.world, c.seed) in common) for key, cells in there.items()}
+    common = set.intersection(
+        *({(cell.world, cell.seed) for cell in cells} for cells in there.values())
+    )
+    kept = {
+        key: tuple(c for c in cells if (c.world, c.seed) in common) for key, cells in there.items()
+    }
     return kept if common else {}
 
 
 def _named(group: Group, pattern: str) -> dict[str, Estimate]:
-    found = {pattern.format(long=long, short=short): group.estimate(long) for long, short in FIGURES.items()}
+    found = {
+        pattern.format(long=long, short=short): group.estimate(long)
+        for long, short in FIGURES.items()
+    }
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
 def _counts(group: Group) -> dict[str, Estimate]:
     worlds, seeds = group.counts
-    return {"worlds": Estimate(worlds), "seeds": Estimate(seeds), "agents": Estimate(len(group.cells[0].pairs))}
+    return {
+        "worlds": Estimate(worlds),
+        "seeds": Estimate(seeds),
+        "agents": Estimate(len(group.cells[0].pairs)),
+    }
 
 
 # ---- table -----------------------------------------------------------------------------------------------------------
@@ -320,26 +368,44 @@ HEADERS = {
 
 def tables(transfer: Transfer) -> str:
     """Two markdown tables: the figures of each group, and every agent's returns in the main cells."""
-    parts = [list(part.values()) for part in (transfer.sizes, transfer.mixtures, transfer.ensembles)]
+    parts = [
+        list(part.values()) for part in (transfer.sizes, transfer.mixtures, transfer.ensembles)
+    ]
     swept = [group for part in parts if len(part) > 1 for group in part]
     lines = [_line(group) for group in (transfer.main, *swept)]
     if transfer.itself:
         runs = f"{transfer.itself['kendall_tau'].n} x 1"
-        of_itself = {"what": "the true market itself, other shoppers", "runs": runs, **transfer.itself}
+        of_itself = {
+            "what": "the true market itself, other shoppers",
+            "runs": runs,
+            **transfer.itself,
+        }
         lines.insert(1, dict.fromkeys(HEADERS) | of_itself)
     agents = [
         {"agent": agent.title, "true": agent.true, "learned": agent.learned, "error": agent.error}
         for agent in agent_means(transfer.main)
     ]
-    headers = {"agent": "agent", "true": "return, true", "learned": "return, learned", "error": "learned / true - 1"}
+    headers = {
+        "agent": "agent",
+        "true": "return, true",
+        "learned": "return, learned",
+        "error": "learned / true - 1",
+    }
     return f"{markdown(lines, HEADERS, digits=1)}\n{markdown(agents, headers, digits=3)}"
 
 
 def _line(group: Group) -> dict[str, object]:
     worlds, seeds = group.counts
-    few = min(len([cell for cell in group.cells if cell.world == world]) for world in {c.world for c in group.cells})
+    few = min(
+        len([cell for cell in group.cells if cell.world == world])
+        for world in {c.world for c in group.cells}
+    )
     figures = {name: group.estimate(name) for name in HEADERS if name in FIGURES}
-    return {"what": group.name, "runs": f"{worlds} x {seeds if few == seeds else f'{few}-{seeds}'}", **figures}
+    return {
+        "what": group.name,
+        "runs": f"{worlds} x {seeds if few == seeds else f'{few}-{seeds}'}",
+        **figures,
+    }
 
 
 @dataclass(frozen=True)
@@ -353,7 +419,9 @@ class AgentMean:
     @property
     def title(self) -> str:
         """How it reads to a person."""
-        return self.name.replace("_", " ").replace(PPO, "PPO") + (" market" if self.name.startswith(PPO) else "")
+        return self.name.replace("_", " ").replace(PPO, "PPO") + (
+            " market" if self.name.startswith(PPO) else ""
+        )
 
     @property
     def error(self) -> float:
@@ -363,8 +431,15 @@ class AgentMean:
 
 def agent_means(group: Group) -> list[AgentMean]:
     """Each agent's mean returns over cells, the best in truth first."""
-    pairs = pl.concat([cell.pairs for cell in group.cells]).group_by("label").agg(pl.col("true", "learned").mean())
-    return [AgentMean(**line) for line in pairs.sort("true", descending=True).rename({"label": "name"}).to_dicts()]
+    pairs = (
+        pl.concat([cell.pairs for cell in group.cells])
+        .group_by("label")
+        .agg(pl.col("true", "learned").mean())
+    )
+    return [
+        AgentMean(**line)
+        for line in pairs.sort("true", descending=True).rename({"label": "name"}).to_dicts()
+    ]
 
 
 # ---- picture ---------------------------------------------------------------------------------------------------------
@@ -398,7 +473,9 @@ def _draw_returns(axes: Axes, group: Group) -> None:
         axes.plot([true], [learned], "o", color=red.get(title, BLUE), markersize=6)
     name_beside(axes, points, colours=dict.fromkeys(points, BLUE) | red, room=0.7)
     worlds, seeds = group.counts
-    axes.set_title(f"mean of {worlds} world{'s'[: worlds > 1]}, {seeds} user model{'s'[: seeds > 1]} each")
+    axes.set_title(
+        f"mean of {worlds} world{'s'[: worlds > 1]}, {seeds} user model{'s'[: seeds > 1]} each"
+    )
     axes.set_xlabel("return in the true market")
     axes.set_ylabel("return in the learned market")
     _plain(axes)

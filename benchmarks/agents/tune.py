@@ -68,7 +68,9 @@ def defaults_of(parameters: Any, search: Mapping[str, Range]) -> dict[str, float
     return {name: value_of(parameters, name) for name in search}
 
 
-def starts(name: str, spec: PolicySpec, best: dict[str, dict[str, float]]) -> list[dict[str, float]]:
+def starts(
+    name: str, spec: PolicySpec, best: dict[str, dict[str, float]]
+) -> list[dict[str, float]]:
     """What is tried first: the defaults; for the constant re-ranker also the tuned MMR, which is a case of it."""
     first = [defaults_of(spec.parameters(), spec.search())]
     if name == "constant" and "mmr" in best:
@@ -80,18 +82,26 @@ def starts(name: str, spec: PolicySpec, best: dict[str, dict[str, float]]) -> li
 
 
 def search(
-    config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, best: dict[str, dict[str, float]]
+    config: Config,
+    name: str,
+    simulator: SlateSimulator,
+    inputs: PolicyInputs,
+    best: dict[str, dict[str, float]],
 ) -> optuna.Study:
     """The trials of one policy; `best` holds the policies tuned before."""
     spec = POLICIES[name]
     episodes = seeds(TUNING_SEED, config.episodes)
 
     def value(parameters: dict[str, float], number: int) -> float:
-        rows = evaluate(spec.build(inputs, parameters), simulator, episodes, batch=config.batch).rows
+        rows = evaluate(
+            spec.build(inputs, parameters), simulator, episodes, batch=config.batch
+        ).rows
         return float(rows["return"].to_numpy().mean())
 
     path = config.work / f"{name}.trials.json"
-    return trials_of(path, value, spec.search(), starts(name, spec, best), config.trials, config.seed, name)
+    return trials_of(
+        path, value, spec.search(), starts(name, spec, best), config.trials, config.seed, name
+    )
 
 
 def trials_of(
@@ -126,7 +136,9 @@ def trials_of(
             kept.append({"parameters": parameters, "value": value(parameters, trial.number)})
             write_json(path, kept)
         if kept[trial.number]["parameters"] != parameters:
-            raise ValueError(f"{path} holds the trials of another search: delete it to search anew.")
+            raise ValueError(
+                f"{path} holds the trials of another search: delete it to search anew."
+            )
         found: float = kept[trial.number]["value"]
         return found
 
@@ -140,7 +152,11 @@ def check_work(config: Config) -> None:
 
     Errors: ValueError where they belong to another configuration.
     """
-    told = {key: value for key, value in config_as_json(config).items() if key in ("world", "episodes", "seed")}
+    told = {
+        key: value
+        for key, value in config_as_json(config).items()
+        if key in ("world", "episodes", "seed")
+    }
     remember_settings(config.work, told)
 
 
@@ -167,7 +183,12 @@ def _tune(config: Config) -> None:
         study = search(config, name, simulator, inputs, best)
         best[name] = dict(study.best_params)
         rows += [
-            {"policy": name, "trial": trial.number, "return": trial.value, "parameters": json.dumps(trial.params)}
+            {
+                "policy": name,
+                "trial": trial.number,
+                "return": trial.value,
+                "parameters": json.dumps(trial.params),
+            }
             for trial in study.trials
             if trial.value is not None
         ]
@@ -181,7 +202,10 @@ def _tune(config: Config) -> None:
         for name, parameters in best.items()
     ]
     print(markdown(table, digits=4))
-    summary = {f"{line['policy']}/return": Estimate(line["return, tuned"], n=config.episodes) for line in table}
+    summary = {
+        f"{line['policy']}/return": Estimate(line["return, tuned"], n=config.episodes)
+        for line in table
+    }
     run.save(pl.DataFrame(rows), summary=summary, table=markdown(table, digits=4))
     write_json(config.output, best)
 

@@ -73,14 +73,22 @@ class Config:
     """Folder of the results."""
 
 
-def trained_return(site: Site, config: Config, name: str, parameters: Mapping[str, float], run: int) -> float:
+def trained_return(
+    site: Site, config: Config, name: str, parameters: Mapping[str, float], run: int
+) -> float:
     """Mean return, over shoppers of the run's own, of an agent trained with some parameters and the run's seed."""
     steps = round(config.steps * config.factors.get(name, 1.0))
     keeper = Keeper(config.work / "unfinished" / f"{name}.safetensors")
-    ground = Ground(site.training(), site.inputs, run, steps, config.shoppers, site.log, keeper=keeper)
+    ground = Ground(
+        site.training(), site.inputs, run, steps, config.shoppers, site.log, keeper=keeper
+    )
     policy = AGENTS[name].learn(ground, parameters).policy
     episodes = seeds(TUNING_SEED + (run - TUNING_RUN) * config.episodes, config.episodes)
-    found = evaluate(policy, site.judging("train"), episodes, batch=config.batch).rows["return"].to_numpy()
+    found = (
+        evaluate(policy, site.judging("train"), episodes, batch=config.batch)
+        .rows["return"]
+        .to_numpy()
+    )
     keeper.forget()
     return float(found.mean())
 
@@ -90,7 +98,9 @@ def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
     spec = AGENTS[name]
     default = defaults_of(spec.config(), spec.search())
 
-    def row(what: str, number: int, value: float | None, parameters: Mapping[str, float]) -> dict[str, Any]:
+    def row(
+        what: str, number: int, value: float | None, parameters: Mapping[str, float]
+    ) -> dict[str, Any]:
         told = json.dumps(dict(parameters))
         return {"agent": name, "what": what, "number": number, "return": value, "parameters": told}
 
@@ -99,14 +109,20 @@ def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
 
     kept = config.work / f"{name}.trials.json"
     study = trials_of(kept, trial_value, spec.search(), [default], config.trials, config.seed, name)
-    rows = [row("trial", trial.number, trial.value, trial.params) for trial in study.trials if trial.value is not None]
+    rows = [
+        row("trial", trial.number, trial.value, trial.params)
+        for trial in study.trials
+        if trial.value is not None
+    ]
     for what, parameters in (("default", default), ("best", study.best_params)):
         values = repetitions(site, config, name, parameters, config.work / f"{name}.{what}.json")
         rows += [row(what, number, value, parameters) for number, value in enumerate(values)]
     return rows
 
 
-def repetitions(site: Site, config: Config, name: str, parameters: Mapping[str, float], path: Path) -> list[float]:
+def repetitions(
+    site: Site, config: Config, name: str, parameters: Mapping[str, float], path: Path
+) -> list[float]:
     """Returns of one setting, trained again with further seeds; those of an interrupted run, kept in `path`, count."""
     told = dict(parameters)
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -149,7 +165,9 @@ def _tune(config: Config) -> None:
     use_threads(config.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     same = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")
-    remember_settings(config.work, {key: value for key, value in config_as_json(config).items() if key in same})
+    remember_settings(
+        config.work, {key: value for key, value in config_as_json(config).items() if key in same}
+    )
     run = Run("tune_agents", config, results=config.results)
     site = PLACES[config.place].open(config.markets, config.slates, config.device)
     rows = pl.DataFrame([row for name in config.agents for row in tuned_rows(site, config, name)])

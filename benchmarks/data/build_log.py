@@ -55,7 +55,9 @@ def main(config: Config) -> None:
         gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
         console.print(f"built in {seconds:.0f} s, at most {gigabytes:.1f} GiB, in {config.folder}")
     else:
-        console.print(f"already built in {config.folder} (seed {config.seed}); --force builds again")
+        console.print(
+            f"already built in {config.folder} (seed {config.seed}); --force builds again"
+        )
     summary = json.loads((config.folder / SUMMARY_FILE).read_text())
     table = Table("what", "here", "first measured")
     for what, here, before in rows(summary):
@@ -72,9 +74,13 @@ def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path
     sentence names the command that builds a log. ValueError where `output` lies in the folder.
     """
     if output is not None and output.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"output is {output}, but it must lie outside of the log, {folder}, which is read only.")
+        raise ValueError(
+            f"output is {output}, but it must lie outside of the log, {folder}, which is read only."
+        )
     if folder == DEFAULT and not folder.exists():
-        console.print(f"{folder} is missing: the Complete Journey log is built there, once, in about a minute.")
+        console.print(
+            f"{folder} is missing: the Complete Journey log is built there, once, in about a minute."
+        )
         with console.status("reading") as status:
             build(folder, progress=status.update)
     missing = [name for name in LOG_FILES if not (folder / name).is_file()]
@@ -90,23 +96,46 @@ def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What was counted, here and in the first measurement (facts/data.md, section 2)."""
     logs, exposed, qualifying = summary["logs"], summary["exposed"], summary["qualifying"]
-    rate = {name: " / ".join(f"{100 * part['rate']:.2f}" for part in log.values()) for name, log in logs.items()}
+    rate = {
+        name: " / ".join(f"{100 * part['rate']:.2f}" for part in log.values())
+        for name, log in logs.items()
+    }
     splits = [f"{qualifying[split]:,}" for split in ("all", "train", "valid", "test")]
     return [
         ("visits", f"{summary['visits']:,}", "123,631"),
         ("households", f"{summary['households']:,}", "2,467"),
         ("catalogue share of lines, %", f"{100 * summary['catalogue_line_share']:.1f}", "54.8"),
         ("distinct texts", f"{summary['texts']:,}", "1,781"),
-        ("visits with a slate, all / train / valid / test", " / ".join(splits), "114,672 / 93,466 / 9,557 / 11,649"),
+        (
+            "visits with a slate, all / train / valid / test",
+            " / ".join(splits),
+            "114,672 / 93,466 / 9,557 / 11,649",
+        ),
         ("exposed items a visit, mean", f"{exposed['mean']:.1f}", "523"),
-        ("exposed items a visit, 5 % and 95 %", f"{exposed['p5']:.0f} and {exposed['p95']:.0f}", "378 and 748"),
+        (
+            "exposed items a visit, 5 % and 95 %",
+            f"{exposed['p5']:.0f} and {exposed['p95']:.0f}",
+            "378 and 748",
+        ),
         ("exposed pairs, million", f"{exposed['pairs'] / 1e6:.2f}", "59.98"),
         ("purchases among them", f"{summary['exposed_purchases']:,}", "234,370"),
         ("base rate, %", f"{100 * summary['base_rate']['all']:.3f}", "0.391"),
-        ("visits with a purchase among them, %", f"{100 * summary['visits_with_purchase']:.1f}", "60.6"),
-        ("uniform CTR, %: all / train / valid / test", rate["uniform"], "0.41 / 0.41 / 0.37 / 0.43"),
+        (
+            "visits with a purchase among them, %",
+            f"{100 * summary['visits_with_purchase']:.1f}",
+            "60.6",
+        ),
+        (
+            "uniform CTR, %: all / train / valid / test",
+            rate["uniform"],
+            "0.41 / 0.41 / 0.37 / 0.43",
+        ),
         ("policy CTR, %: all / train / valid / test", rate["policy"], "2.92 / 2.82 / 3.17 / 3.53"),
-        ("policy slates with a purchase, %", f"{100 * logs['policy']['all']['with_response']:.1f}", "22.4"),
+        (
+            "policy slates with a purchase, %",
+            f"{100 * logs['policy']['all']['with_response']:.1f}",
+            "22.4",
+        ),
         ("case-control rows", f"{logs['case_control']['all']['rows']:,}", "2,527,810"),
         ("case-control rows, test", f"{logs['case_control']['test']['rows']:,}", "254,360"),
     ]

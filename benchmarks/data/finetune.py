@@ -80,8 +80,12 @@ class Log:
             read_popularity(folder / "popularity.parquet", len(catalog)),
         )
         market = Market.of(promotions, popularity, len(catalog))
-        impressions = {kind: read_impressions(folder / f"{kind}.parquet", len(catalog)) for kind in LOGS}
-        return cls(catalog, read_baskets(folder / "baskets.parquet", len(catalog)), impressions, market)
+        impressions = {
+            kind: read_impressions(folder / f"{kind}.parquet", len(catalog)) for kind in LOGS
+        }
+        return cls(
+            catalog, read_baskets(folder / "baskets.parquet", len(catalog)), impressions, market
+        )
 
     def examples(self, *, cold_hidden: bool) -> Examples:
         """Histories and rows; `cold_hidden` leaves the cold items out of every history, as training must."""
@@ -109,7 +113,9 @@ def main(config: Config) -> None:
     ready(config.log, console, output=config.output)
     with locked(config.output):
         told = config_as_json(config)
-        remember_settings(config.output, {name: told[name] for name in ("shopper", "log", "text_encoder")})
+        remember_settings(
+            config.output, {name: told[name] for name in ("shopper", "log", "text_encoder")}
+        )
         _finetune(config, console)
 
 
@@ -124,7 +130,11 @@ def _finetune(config: Config, console: Console) -> None:
     examples = log.examples(cold_hidden=False)
     calibrations = [calibrate(member, examples) for member in members]
     minutes = (time.perf_counter() - began) / 60
-    cold = torch.zeros(len(log.catalog), dtype=torch.bool) if log.catalog.cold is None else log.catalog.cold
+    cold = (
+        torch.zeros(len(log.catalog), dtype=torch.bool)
+        if log.catalog.cold is None
+        else log.catalog.cold
+    )
     settings = vars(config.shopper) | {
         "text_encoder": config.text_encoder,
         "members": config.members,
@@ -151,7 +161,9 @@ def fit_member(log: Log, examples: Examples, config: Config, number: int) -> Sla
     if config.text_encoder == "frozen":
         fit(model, examples, settings, folder, stage="finetune")
     else:
-        tuned = TextTunedShopper(model, log.catalog.text, encoder_folder(), config.text_encoder).to(device)
+        tuned = TextTunedShopper(model, log.catalog.text, encoder_folder(), config.text_encoder).to(
+            device
+        )
         fit(tuned, examples, settings, folder, stage="finetune")
         tuned.refresh()
     return model

@@ -38,7 +38,15 @@ from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import SHIPPED, save_learned_market
 from recsim_env.shoppers.weights import load_model, member_folders, save_model
 
-SHOWN = ("click_auc", "click_ne", "click_ratio", "click_calibration", "leave_auc", "leave_ne", "leave_ratio")
+SHOWN = (
+    "click_auc",
+    "click_ne",
+    "click_ratio",
+    "click_calibration",
+    "leave_auc",
+    "leave_ne",
+    "leave_ratio",
+)
 UNFINISHED = "unfinished"
 """Folder of the members of a run that did not end."""
 NEWCOMERS = 4096
@@ -111,15 +119,21 @@ def _fit(config: Config) -> None:
         replace_folder(config.output, SHIPPED)
     console = Console()
     console.print(table(scores))
-    console.print(f"{SHIPPED if config.ship else config.output}: {config.members} models, {minutes:.1f} minutes")
+    console.print(
+        f"{SHIPPED if config.ship else config.output}: {config.members} models, {minutes:.1f} minutes"
+    )
 
 
-def _member(config: Config, number: int, log: Sessions, catalog: Catalog, folder: Path) -> SessionShopper:
+def _member(
+    config: Config, number: int, log: Sessions, catalog: Catalog, folder: Path
+) -> SessionShopper:
     """A fitted member, from its folder where it is there."""
     if not folder.exists():
         settings = replace(config.model, seed=config.model.seed + number)
         with tqdm(desc=f"member {number + 1} of {config.members}", unit="step", leave=False) as bar:
-            member = fit_session(log, catalog, settings, device=config.device, progress=partial(_advance, bar))
+            member = fit_session(
+                log, catalog, settings, device=config.device, progress=partial(_advance, bar)
+            )
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         save_model(member, part)

@@ -42,7 +42,12 @@ ROUNDS = (0.2, 0.3, 0.5)
 """Share of the log that each round writes; the first is uniform."""
 PER_CATEGORY = 4
 """Of each of the twenty categories in the pool that every re-ranker and composer looks at, beside the ten best."""
-KNOBS = {"count": (-2.0, 0.0), "similarity": (-2.0, 0.0), "sated": (-1.5, 0.3), "flooded": (-3.0, 0.5)}
+KNOBS = {
+    "count": (-2.0, 0.0),
+    "similarity": (-2.0, 0.0),
+    "sated": (-1.5, 0.3),
+    "flooded": (-3.0, 0.5),
+}
 """Range that each knob of a logging re-ranker is drawn from, log-odds."""
 TEMPERATURES = (0.3, 0.7, 1.5)
 """Scale of the Gumbel noise on the log-odds of the noisy policies: a sample from a softmax at that temperature."""
@@ -56,7 +61,12 @@ GROUPS, GROUP = 60, 400
 """Most re-rankers with knobs of their own in a round of a broad log, and slates of each at least, about."""
 TRIED = ("mmr", "cap", "dpp")
 """Registered policies that a broad log tries with parameters from all over their ranges."""
-BROAD = {"count": (-2.0, 0.0), "similarity": (-2.0, 0.0), "sated": (-3.0, 0.3), "flooded": (-3.0, 0.5)}
+BROAD = {
+    "count": (-2.0, 0.0),
+    "similarity": (-2.0, 0.0),
+    "sated": (-3.0, 0.3),
+    "flooded": (-3.0, 0.5),
+}
 """Range of the knobs there; each is off half of the time, so that diversity and feedback also come alone."""
 
 
@@ -103,7 +113,9 @@ class Logging:
         view = self._composer.view(observation)
         logits = view.pool.logits + self._temperature * noise.gumbel(draws)
         intent = self._intent.to(draws.device).expand(len(draws), -1)
-        return self._composer.compose_view(replace(view, pool=replace(view.pool, logits=logits)), intent)
+        return self._composer.compose_view(
+            replace(view, pool=replace(view.pool, logits=logits)), intent
+        )
 
 
 class Restless:
@@ -111,7 +123,9 @@ class Restless:
 
     def __init__(self, composer: Composer) -> None:
         self._composer = composer
-        self._low, self._high = (composer.intent({name: span[end] for name, span in BROAD.items()}) for end in (0, 1))
+        self._low, self._high = (
+            composer.intent({name: span[end] for name, span in BROAD.items()}) for end in (0, 1)
+        )
         self.draws = composer.pool_size + len(self._low) + 1
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
@@ -121,14 +135,18 @@ class Restless:
         logits = view.pool.logits + TEMPERATURES[-1] * heat**2 * noise.gumbel(of_items)
         low, high = self._low.to(draws.device), self._high.to(draws.device)
         intent = torch.where(of_knobs < 0.5, 0.0, low + (high - low) * (2 * of_knobs - 1))
-        return self._composer.compose_view(replace(view, pool=replace(view.pool, logits=logits)), intent)
+        return self._composer.compose_view(
+            replace(view, pool=replace(view.pool, logits=logits)), intent
+        )
 
 
 def policy_inputs(
     simulator: SlateSimulator, ranker: TwoTowerRanker | None, log: Sessions | None = None
 ) -> PolicyInputs:
     """What policies are built from in a market; nothing of it comes from the shoppers."""
-    popularity = None if log is None else _popularity(log, len(simulator.catalog)).to(simulator.device)
+    popularity = (
+        None if log is None else _popularity(log, len(simulator.catalog)).to(simulator.device)
+    )
     return PolicyInputs(
         simulator.catalog,
         simulator.observation_space,
@@ -155,7 +173,9 @@ def servers(
     seed: int,
 ) -> list[tuple[str, Policy, float]]:
     """Name, policy and share of everyone who serves a round of so many slates; `ranker` and `log` were before it."""
-    uniform = Uniform(len(simulator.catalog), simulator.shopper.max_candidates, simulator.slate_size)
+    uniform = Uniform(
+        len(simulator.catalog), simulator.shopper.max_candidates, simulator.slate_size
+    )
     if ranker is None or mixture == "uniform":
         return [("uniform", uniform, 1.0)]
     inputs = policy_inputs(simulator, ranker, log)
@@ -165,7 +185,10 @@ def servers(
         return [("greedy", greedy, 1.0)]
     noisy = [(f"softmax {t}", Logging(composer, {}, t)) for t in TEMPERATURES]
     if mixture == "exploring":
-        found: list[tuple[str, Policy, float]] = [("uniform", uniform, 0.1), ("greedy", greedy, 0.1)]
+        found: list[tuple[str, Policy, float]] = [
+            ("uniform", uniform, 0.1),
+            ("greedy", greedy, 0.1),
+        ]
         found += [(name, policy, 0.2 / len(noisy)) for name, policy in noisy]
         return found + rerankers(composer, 12, 0.6, seed)
     groups = min(max(round(0.25 * slates / GROUP), len(TRIED)), GROUPS)
@@ -180,18 +203,26 @@ def servers(
     ]
 
 
-def tried(inputs: PolicyInputs, number: int, share: float, seed: int) -> list[tuple[str, Policy, float]]:
+def tried(
+    inputs: PolicyInputs, number: int, share: float, seed: int
+) -> list[tuple[str, Policy, float]]:
     """The registered policies of `TRIED` in turn, each time with other parameters from the range they are tuned in."""
     generator = torch.Generator().manual_seed(seed)
     found: list[tuple[str, Policy, float]] = []
     for at in range(number):
         spec = POLICIES[TRIED[at % len(TRIED)]]
         drawn = {
-            name: span.low + (span.high + span.integer - span.low) * float(torch.rand((), generator=generator))
+            name: span.low
+            + (span.high + span.integer - span.low) * float(torch.rand((), generator=generator))
             for name, span in spec.search().items()
         }
-        parameters = {name: int(value) if spec.search()[name].integer else value for name, value in drawn.items()}
-        found.append((f"{TRIED[at % len(TRIED)]} {at}", spec.build(inputs, parameters), share / number))
+        parameters = {
+            name: int(value) if spec.search()[name].integer else value
+            for name, value in drawn.items()
+        }
+        found.append(
+            (f"{TRIED[at % len(TRIED)]} {at}", spec.build(inputs, parameters), share / number)
+        )
     return found
 
 
@@ -210,7 +241,11 @@ def rerankers(
         drawn = {name: float(torch.rand((), generator=generator)) for name in ranges}
         knobs = {name: low + (high - low) * drawn[name] for name, (low, high) in ranges.items()}
         if off > 0:
-            knobs = {name: knob for name, knob in knobs.items() if float(torch.rand((), generator=generator)) >= off}
+            knobs = {
+                name: knob
+                for name, knob in knobs.items()
+                if float(torch.rand((), generator=generator)) >= off
+            }
         temperature = TEMPERATURES[at % len(TEMPERATURES)] * (at % 2)
         found.append((f"knobs {at}", Logging(composer, knobs, temperature), share / number))
     return found
@@ -232,9 +267,16 @@ def write_round(
             episodes = min(max(round((wanted - visits) / mean), 16), 1024)
             seeds = torch.arange(at, at + episodes)
             table, _ = record(simulator, policy, policy.draws, seeds, scenario=name, split="train")
-            table = table.with_columns(pl.col("shopper") + at, pl.col("visit") + at * 1000, click=pl.col("purchase"))
+            table = table.with_columns(
+                pl.col("shopper") + at, pl.col("visit") + at * 1000, click=pl.col("purchase")
+            )
             said = simulator.reset(seeds)["declared"].cpu().numpy()
-            yield table, pl.DataFrame({"shopper": seeds.numpy(), "declared": said}, schema_overrides=DECLARED)
+            yield (
+                table,
+                pl.DataFrame(
+                    {"shopper": seeds.numpy(), "declared": said}, schema_overrides=DECLARED
+                ),
+            )
             visits, at, mean = visits + len(table), at + episodes, len(table) / episodes
 
 
@@ -245,7 +287,9 @@ def write_log(world: MarketWorld, simulator: SlateSimulator) -> Tables:
     rounds = (1.0,) if world.mixture == "uniform" else ROUNDS
     for number, share in enumerate(rounds):
         first = LOG_SEED + number * 1_000_000
-        parts += write_round(simulator, ranker, log, world.mixture, round(share * world.slates), first)
+        parts += write_round(
+            simulator, ranker, log, world.mixture, round(share * world.slates), first
+        )
         if number + 1 < len(rounds):
             log = Sessions.of(*_joined(parts))
             ranker = fit_two_tower(log, simulator.catalog, simulator.slate_size)
@@ -275,7 +319,9 @@ class BuiltMarket:
         return policy_inputs(simulator or self.simulator, self.ranker, self.log)
 
 
-def build(world: MarketWorld, work: Path = Path("runs/market"), device: str | None = None) -> BuiltMarket:
+def build(
+    world: MarketWorld, work: Path = Path("runs/market"), device: str | None = None
+) -> BuiltMarket:
     """Load a market's log and ranker, or make them first.
 
     Errors: ValueError where the folder was built with other settings of the market.
@@ -285,12 +331,20 @@ def build(world: MarketWorld, work: Path = Path("runs/market"), device: str | No
     told = _told(simulator)
     path = folder / "market.json"
     if path.exists() and json.loads(path.read_text()) != told:
-        raise ValueError(f"{path} was built with other settings of the market: delete the folder to build it again.")
+        raise ValueError(
+            f"{path} was built with other settings of the market: delete the folder to build it again."
+        )
     impressions, ranker = folder / "impressions.parquet", folder / "ranker.safetensors"
     if not impressions.exists() or not ranker.exists():
         with locked(folder, wait=True):
             _make(world, simulator, folder)
-    return BuiltMarket(world, folder, simulator, _sessions(folder, simulator), load_two_tower(ranker, simulator.device))
+    return BuiltMarket(
+        world,
+        folder,
+        simulator,
+        _sessions(folder, simulator),
+        load_two_tower(ranker, simulator.device),
+    )
 
 
 def _sessions(folder: Path, simulator: SlateSimulator) -> Sessions:
@@ -308,7 +362,10 @@ def _make(world: MarketWorld, simulator: SlateSimulator, folder: Path) -> None:
         simulator.catalog.to("cpu").save(folder)
         write_impressions(table, impressions, len(simulator.catalog))
     if not ranker.exists():
-        save_two_tower(fit_two_tower(_sessions(folder, simulator), simulator.catalog, simulator.slate_size), ranker)
+        save_two_tower(
+            fit_two_tower(_sessions(folder, simulator), simulator.catalog, simulator.slate_size),
+            ranker,
+        )
 
 
 def _told(simulator: SlateSimulator) -> dict[str, object]:

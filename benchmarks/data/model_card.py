@@ -37,7 +37,9 @@ def model_card(
     Where there are several members, scores are those of each and of their mean chance; the calibration table is the
     first one's.
     """
-    scores = [score(member, examples, "test", kinds=("case_control", "policy")) for member in members]
+    scores = [
+        score(member, examples, "test", kinds=("case_control", "policy")) for member in members
+    ]
     chances = [torch.sigmoid(one.logit.double()) for one in scores]
     row = scores[0].row
     everything = [_rows(examples, row, chance) for chance in chances]
@@ -59,7 +61,12 @@ def model_card(
     count = examples.row_stats[row, 0, COUNT].double().numpy()[full]
     observed, predicted, _ = curve(everything[0].only(full), count, COUNT_BINS)
     calibration = [
-        {"past purchases of the item, from": first, "observed": o, "predicted": p, "ratio": p / o if o else math.nan}
+        {
+            "past purchases of the item, from": first,
+            "observed": o,
+            "predicted": p,
+            "ratio": p / o if o else math.nan,
+        }
         for first, o, p in zip(COUNT_BINS, observed.tolist(), predicted.tolist(), strict=True)
     ]
     return f"""---

@@ -128,10 +128,14 @@ def replay_slates(
         if len(rows):
             visit = slates.visit[rows]
             who, day, week = visits.shopper[visit], visits.day[visit].float(), visits.week[visit]
-            observation = loyalty_card(memory, who, memory.tally_of(who, day), day, visits.since[visit], week)
+            observation = loyalty_card(
+                memory, who, memory.tally_of(who, day), day, visits.since[visit], week
+            )
             observation["candidates"] = slates.items[rows]
             observation["placement"] = slates.placement[rows]
-            observation["popularity"] = popularity[week.clamp(max=len(popularity) - 1)].gather(1, slates.items[rows])
+            observation["popularity"] = popularity[week.clamp(max=len(popularity) - 1)].gather(
+                1, slates.items[rows]
+            )
             yield rows, observation
         memory.record(visits.shopper[now], visits.padded(now), visits.day[now].float())
 
@@ -148,8 +152,14 @@ def examples_of(
     keys, items = Keys.of(catalog.kind, catalog.category), Items.of(catalog)
     parts, owners = [], []
     steps = replay_slates(visits, slates, keys, popularity)
-    for rows, observation in tqdm(steps, total=int(visits.rank.max()) + 1, desc="replaying the log", unit="visit"):
-        parts.append(shown_examples(observation, slates.items[rows], slates.bought[rows], items, blocks, codes))
+    for rows, observation in tqdm(
+        steps, total=int(visits.rank.max()) + 1, desc="replaying the log", unit="visit"
+    ):
+        parts.append(
+            shown_examples(
+                observation, slates.items[rows], slates.bought[rows], items, blocks, codes
+            )
+        )
         owners.append(rows.repeat_interleave(slates.items.shape[1]))
     return Examples.join(parts), torch.cat(owners)
 
@@ -161,7 +171,11 @@ def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -
     """AUC, normalised entropy, predicted over observed, and calibration error of some rows."""
     chance = torch.sigmoid(predict(model, examples)).double().numpy()
     rows = heldout.Rows(
-        examples.labels.double().numpy(), np.ones(len(examples)), chance, shopper.numpy(), slate.numpy()
+        examples.labels.double().numpy(),
+        np.ones(len(examples)),
+        chance,
+        shopper.numpy(),
+        slate.numpy(),
     )
     names = {
         "auc": "auc",
@@ -180,12 +194,20 @@ def main(config: Config) -> None:
     catalog = Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
     logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
-    popularity = popularity_table(read_popularity(config.log / "popularity.parquet", len(catalog)), len(catalog))
-    holdout = torch.from_numpy(read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy())
+    popularity = popularity_table(
+        read_popularity(config.log / "popularity.parquet", len(catalog)), len(catalog)
+    )
+    holdout = torch.from_numpy(
+        read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy()
+    )
     visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
     blocks, codes = blocks_for(KEYS), codes_for(KEYS)
     examples, owner = examples_of(visits, slates, catalog, popularity, blocks, codes)
-    shopper, split, log = visits.shopper[slates.visit[owner]], slates.split[owner], slates.log[owner]
+    shopper, split, log = (
+        visits.shopper[slates.visit[owner]],
+        slates.split[owner],
+        slates.log[owner],
+    )
     learned_from = ~holdout[shopper]
     train = examples.take((split == 0) & learned_from)
     model = fit(train, Items.of(catalog), blocks, codes, config.fit, title="fitting the ranker")
@@ -201,9 +223,16 @@ def main(config: Config) -> None:
     print(table)
     if config.save_results:
         figures = {
-            f"{row['log']}/{row['households'].replace(' ', '_')}/{name}": Estimate(row[name], n=row["rows"])
+            f"{row['log']}/{row['households'].replace(' ', '_')}/{name}": Estimate(
+                row[name], n=row["rows"]
+            )
             for row in rows
-            for name in ("auc", "normalised_entropy", "predicted_over_observed", "calibration_error")
+            for name in (
+                "auc",
+                "normalised_entropy",
+                "predicted_over_observed",
+                "calibration_error",
+            )
         }
         run.save(pl.DataFrame(rows), summary=figures, table=table)
 

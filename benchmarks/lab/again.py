@@ -32,7 +32,9 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
         )
     told = {name: config[name] for name in ("episodes", "trials", "factors")}
     curves = pl.read_parquet(folder / "curves.parquet")
-    return league_report.analyse(rows, curves, places.MARKET, league.note(replace(league.Config(), **told)))
+    return league_report.analyse(
+        rows, curves, places.MARKET, league.note(replace(league.Config(), **told))
+    )
 
 
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
@@ -44,7 +46,9 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
     "sardine": lambda rows, config, folder: sardine.report(rows),
     "throughput": lambda rows, config, folder: throughput.report(rows),
-    "transfer": lambda rows, config, folder: transfer_report.report(rows, config["slates"], config["mixture"]),
+    "transfer": lambda rows, config, folder: transfer_report.report(
+        rows, config["slates"], config["mixture"]
+    ),
 }
 """Rows, the configuration that they were measured with and the folder of the run -> report."""
 

@@ -15,7 +15,21 @@ from recsim_env import metrics
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ITEM_BINS = (0, 1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 63, 91)  # days since the last purchase, first day of each bin
+ITEM_BINS = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    7,
+    10,
+    14,
+    21,
+    28,
+    42,
+    63,
+    91,
+)  # days since the last purchase, first day of each bin
 COUNT_BINS = (0, 1, 2, 4, 8, 12, 20)  # past purchases of the item
 
 
@@ -34,7 +48,9 @@ class Rows:
         return Rows(*(column[keep] for column in vars(self).values()))
 
 
-Metric = Callable[[Rows, Floats], float]  # rows and their weights in a bootstrap sample -> value, NaN where undefined
+Metric = Callable[
+    [Rows, Floats], float
+]  # rows and their weights in a bootstrap sample -> value, NaN where undefined
 
 METRICS: dict[str, Metric] = {
     "auc": lambda rows, weight: metrics.auc(rows.chance, rows.label, weight),
@@ -42,7 +58,9 @@ METRICS: dict[str, Metric] = {
     "log_loss": lambda rows, weight: metrics.log_loss(rows.chance, rows.label, weight),
     "ece": lambda rows, weight: metrics.calibration_error(rows.chance, rows.label, weight),
     "ratio": lambda rows, weight: metrics.ratio(rows.chance, rows.label, weight),
-    "ndcg10": lambda rows, weight: metrics.ndcg(rows.chance, rows.label, rows.slate, weight, cut=10),
+    "ndcg10": lambda rows, weight: metrics.ndcg(
+        rows.chance, rows.label, rows.slate, weight, cut=10
+    ),
 }
 
 
@@ -55,7 +73,9 @@ def bootstrap(
     so differences of samples are paired. A value is NaN where a sample does not define it (an AUC without a response).
     """
     who = np.unique(next(iter(models.values())).shopper)
-    draws = np.random.default_rng(seed).multinomial(len(who), np.full(len(who), 1 / len(who)), samples)
+    draws = np.random.default_rng(seed).multinomial(
+        len(who), np.full(len(who), 1 / len(who)), samples
+    )
     found: dict[str, dict[str, tuple[float, Floats]]] = {}
     for name, rows in models.items():
         index = np.searchsorted(who, rows.shopper)  # each model has its rows in an order of its own
@@ -101,4 +121,6 @@ def curve(rows: Rows, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Fl
 def curve_error(observed: Floats, predicted: Floats, positive: Floats) -> float:
     """Mean |predicted / observed - 1| over the bins of a curve, weighted by responses."""
     seen = positive > 0
-    return float((positive[seen] * np.abs(predicted[seen] / observed[seen] - 1)).sum() / positive[seen].sum())
+    return float(
+        (positive[seen] * np.abs(predicted[seen] / observed[seen] - 1)).sum() / positive[seen].sum()
+    )

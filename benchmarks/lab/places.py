@@ -44,7 +44,9 @@ class Site:
 
     def training(self, diversity: float | None = None) -> SlateSimulator:
         """Training shoppers; the reward is clicks and so much diversity, or the environment's own."""
-        paid = self._paid if diversity is None else {"clicks": 1.0, "intra_list_distance": diversity}
+        paid = (
+            self._paid if diversity is None else {"clicks": 1.0, "intra_list_distance": diversity}
+        )
         return make_simulator(self.env, device=self.device, reward=paid, **self.options("train"))
 
     def judging(self, population: str = "evaluation") -> SlateSimulator:

@@ -51,7 +51,9 @@ LARGEST_CSV = 5_000  # rows; a small table as text can be reviewed
 PACKAGES = ("torch", "gymnasium", "transformers", "stable-baselines3", "numpy", "polars")
 
 _NAME = r"[a-z0-9][a-z0-9_-]*"
-_MARK = re.compile(rf"^<!-- (?P<close>/?)(?P<kind>table|figure):(?P<name>{_NAME}) -->$", re.MULTILINE)
+_MARK = re.compile(
+    rf"^<!-- (?P<close>/?)(?P<kind>table|figure):(?P<name>{_NAME}) -->$", re.MULTILINE
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,9 @@ class Run:
         Raises ValueError on a name that is no lower-case word, TypeError on a config that JSON cannot hold.
         """
         if not re.fullmatch(_NAME, name):
-            raise ValueError(f"a benchmark's name is lower-case letters, digits, '-' and '_', found {name!r}")
+            raise ValueError(
+                f"a benchmark's name is lower-case letters, digits, '-' and '_', found {name!r}"
+            )
         self.name = name
         self.folder = results / name
         self._start = time.perf_counter()
@@ -105,7 +109,9 @@ class Run:
         curves:  further rows that a report is made from; `curves.parquet`.
         """
         if nested := [name for name, dtype in rows.schema.items() if dtype.is_nested()]:
-            raise ValueError(f"the rows of {self.name!r} have nested columns {nested}: write one row a value")
+            raise ValueError(
+                f"the rows of {self.name!r} have nested columns {nested}: write one row a value"
+            )
         with locked(self.folder):
             self._write(rows, Report(table, summary, figure), curves)
         return self.folder
@@ -150,8 +156,13 @@ def _write_report(folder: Path, found: Report) -> list[str]:
     if found.figure is not None:
         names.append("figure.png")
         with replacing(folder / "figure.png") as path:
-            found.figure.savefig(path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
-    write_text(folder / "summary.json", _json({name: _finite(value) for name, value in found.summary.items()}))
+            found.figure.savefig(
+                path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
+            )
+    write_text(
+        folder / "summary.json",
+        _json({name: _finite(value) for name, value in found.summary.items()}),
+    )
     write_text(folder / "table.md", found.table.strip() + "\n")
     return names
 
@@ -159,7 +170,11 @@ def _write_report(folder: Path, found: Report) -> list[str]:
 def read_rows(name: str, *, results: Path = RESULTS) -> pl.DataFrame:
     """The raw rows of a saved run."""
     csv = results / name / "rows.csv"
-    return pl.read_csv(csv, infer_schema_length=None) if csv.exists() else pl.read_parquet(csv.with_suffix(".parquet"))
+    return (
+        pl.read_csv(csv, infer_schema_length=None)
+        if csv.exists()
+        else pl.read_parquet(csv.with_suffix(".parquet"))
+    )
 
 
 def read_origin(name: str, *, results: Path = RESULTS) -> dict[str, Any]:
@@ -173,7 +188,9 @@ def read_summary(name: str, *, results: Path = RESULTS) -> dict[str, Estimate]:
     figures = json.loads((results / name / "summary.json").read_text())
 
     def estimate(value: float, low: float | None, high: float | None, n: int) -> Estimate:
-        return Estimate(value, math.nan if low is None else low, math.nan if high is None else high, n)
+        return Estimate(
+            value, math.nan if low is None else low, math.nan if high is None else high, n
+        )
 
     return {figure: estimate(**fields) for figure, fields in figures.items()}
 
@@ -195,7 +212,9 @@ def config_as_json(config: object) -> dict[str, Any]:
     A path inside the checkout is told from its root.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"a benchmark's config is a dataclass instance, found {type(config).__name__}")
+        raise TypeError(
+            f"a benchmark's config is a dataclass instance, found {type(config).__name__}"
+        )
 
     def plain(value: object) -> object:
         if isinstance(value, os.PathLike):
@@ -203,7 +222,9 @@ def config_as_json(config: object) -> dict[str, Any]:
             return os.fspath(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
         if isinstance(value, enum.Enum):
             return value.value
-        raise TypeError(f"the config holds a {type(value).__name__}, which config.json cannot: {value!r}")
+        raise TypeError(
+            f"the config holds a {type(value).__name__}, which config.json cannot: {value!r}"
+        )
 
     loaded: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=plain))
     return loaded
@@ -216,7 +237,9 @@ def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
     """
     path = folder / "config.json"
     if path.exists() and (found := json.loads(path.read_text())) != told:
-        other = sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name))
+        other = sorted(
+            name for name in told.keys() | found.keys() if told.get(name) != found.get(name)
+        )
         raise ValueError(
             f"{path} differs in {other}: give the same settings, name another folder, or delete the folder."
         )
@@ -238,7 +261,10 @@ def git_state(root: Path = ROOT) -> dict[str, str | bool | None]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     status = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md")
-    return {"commit": git("rev-parse", "--verify", "HEAD"), "dirty": None if status is None else bool(status)}
+    return {
+        "commit": git("rev-parse", "--verify", "HEAD"),
+        "dirty": None if status is None else bool(status),
+    }
 
 
 def versions() -> dict[str, str | None]:
@@ -257,7 +283,11 @@ def hardware() -> dict[str, str | int | float | None]:
     import torch
 
     sizes = getattr(os, "sysconf_names", {})
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in sizes else None
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if "SC_PHYS_PAGES" in sizes
+        else None
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
@@ -270,7 +300,9 @@ def hardware() -> dict[str, str | int | float | None]:
 
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
-    if information.exists() and (found := re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)):
+    if information.exists() and (
+        found := re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
+    ):
         return found[1].strip()
     return platform.processor() or platform.machine()
 
@@ -283,7 +315,10 @@ def _finite(estimate: Estimate) -> dict[str, float | int | None]:
     """An estimate's fields, with null for bounds that it does not have (JSON knows no NaN)."""
     if not math.isfinite(estimate.value):
         raise ValueError(f"a summary holds measured figures, found {estimate}")
-    return {key: value if math.isfinite(value) else None for key, value in dataclasses.asdict(estimate).items()}
+    return {
+        key: value if math.isfinite(value) else None
+        for key, value in dataclasses.asdict(estimate).items()
+    }
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -351,7 +386,9 @@ def _decimals(value: float, digits: int) -> int:
     """Decimal places that show `digits` significant digits of `value`."""
     if not math.isfinite(value) or value == 0:
         return 0
-    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # after rounding: 0.0999... counts as 0.10
+    exponent = int(
+        f"{value:.{digits - 1}e}".partition("e")[2]
+    )  # after rounding: 0.0999... counts as 0.10
     return max(0, digits - 1 - exponent)
 
 
@@ -374,10 +411,20 @@ def fill(text: str, *, results: Path = RESULTS, root: Path = ROOT) -> str:
     marks = list(_MARK.finditer(text))
     pieces, end = [], 0
     for opening, closing in zip(marks[::2], [*marks[1::2], None], strict=False):
-        if opening["close"] or closing is None or closing[0] != opening[0].replace("<!-- ", "<!-- /"):
+        if (
+            opening["close"]
+            or closing is None
+            or closing[0] != opening[0].replace("<!-- ", "<!-- /")
+        ):
             after = "nothing" if closing is None else closing[0]
-            raise ValueError(f"README block {opening[0]} is followed by {after}, not by its closing mark")
-        pieces += [text[end : opening.end()], "\n", _block(opening["kind"], opening["name"], results, root)]
+            raise ValueError(
+                f"README block {opening[0]} is followed by {after}, not by its closing mark"
+            )
+        pieces += [
+            text[end : opening.end()],
+            "\n",
+            _block(opening["kind"], opening["name"], results, root),
+        ]
         end = closing.start()
     return "".join([*pieces, text[end:]])
 
@@ -431,7 +478,13 @@ def name_beside(
             va="center",
             fontsize=8,
             color=(colours or {}).get(name, "#444444"),
-            arrowprops={"arrowstyle": "-", "color": "#d8d8d8", "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#d8d8d8",
+                "linewidth": 0.7,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
         )
     axes.set_xlim(left, right + room * (right - left))
     room_for_text = 0.03 * (high - low)

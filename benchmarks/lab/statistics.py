@@ -43,7 +43,12 @@ class Estimate:
 
     def within(self, low: float, high: float) -> Estimate:
         """The same figure with its interval cut to the values that it can take; NaN bounds stay."""
-        return Estimate(self.value, float(np.clip(self.low, low, high)), float(np.clip(self.high, low, high)), self.n)
+        return Estimate(
+            self.value,
+            float(np.clip(self.low, low, high)),
+            float(np.clip(self.high, low, high)),
+            self.n,
+        )
 
 
 @functools.cache
@@ -102,7 +107,9 @@ def paired_difference(
     clusters: ArrayLike | None = None,
 ) -> Estimate:
     """The mean of treatment - control (n,), row by row: both were measured on the same shopper-episode."""
-    difference = _vector("treatment", treatment) - _vector("control", control, like=np.asarray(treatment))
+    difference = _vector("treatment", treatment) - _vector(
+        "control", control, like=np.asarray(treatment)
+    )
     return estimate_mean(difference, weights=weights, clusters=clusters)
 
 
@@ -118,7 +125,9 @@ def over_training_seeds(values: ArrayLike, *, same_episodes: bool = True) -> Est
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
-        raise ValueError(f"expected finite values (training seeds, episodes), found shape {table.shape}")
+        raise ValueError(
+            f"expected finite values (training seeds, episodes), found shape {table.shape}"
+        )
     sources = [_error_of_mean(table.mean(axis=1))]
     if same_episodes:
         sources.append(_error_of_mean(table.mean(axis=0)))
@@ -131,13 +140,18 @@ def _error_of_mean(values: Floats) -> tuple[float, int]:
     return (float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan), n
 
 
-def by_training_seed(rows: pl.DataFrame, value: str, *, seed: str = "seed", episode: str = "episode") -> Floats:
+def by_training_seed(
+    rows: pl.DataFrame, value: str, *, seed: str = "seed", episode: str = "episode"
+) -> Floats:
     """Rows as the (S, E) array of `over_training_seeds`, both sorted by id; `seed` and `episode` name the columns.
 
     Raises ValueError where a (seed, episode) is missing or occurs twice.
     """
     seeds, episodes = rows[seed].unique().sort(), rows[episode].unique().sort()
-    if rows.height != len(seeds) * len(episodes) or rows.select(seed, episode).is_duplicated().any():
+    if (
+        rows.height != len(seeds) * len(episodes)
+        or rows.select(seed, episode).is_duplicated().any()
+    ):
         raise ValueError(
             f"expected one row for each of {len(seeds)} values of {seed!r} x {len(episodes)} of {episode!r}, "
             f"found {rows.height} rows, {rows.select(seed, episode).n_unique()} of them distinct"
@@ -154,5 +168,7 @@ def _vector(name: str, values: ArrayLike, like: NDArray[np.generic] | None = Non
     if like is not None and vector.shape != like.shape:
         raise ValueError(f"{name} has shape {vector.shape}, expected {like.shape}")
     if not np.isfinite(vector).all():
-        raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(vector))} numbers that are not finite")
+        raise ValueError(
+            f"{name} holds {np.count_nonzero(~np.isfinite(vector))} numbers that are not finite"
+        )
     return vector

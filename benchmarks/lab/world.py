@@ -64,7 +64,9 @@ class World:
         self._check_populations()
         options = {"population": population} if self.populations else {}
         if self.horizon_days is not None:
-            return make_simulator(self.env, device=self.device, horizon_days=self.horizon_days, **options)
+            return make_simulator(
+                self.env, device=self.device, horizon_days=self.horizon_days, **options
+            )
         return make_simulator(self.env, device=self.device, **options)
 
     def inputs(self, simulator: SlateSimulator) -> PolicyInputs:
@@ -94,7 +96,10 @@ def _has_option(env: str, option: str) -> bool:
     if not callable(shopper):
         return True
     parameters = inspect.signature(shopper).parameters.values()
-    return any(parameter.name == option or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return any(
+        parameter.name == option or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in parameters
+    )
 
 
 def seeds(first: int, count: int) -> Tensor:

@@ -77,7 +77,9 @@ class Config:
     question: Literal["parts", "choices"] = "parts"
     """What is asked: what the parts of the shopper are worth, judged on weeks 49-53, or which passes and which dropout
     to choose, on weeks 45-48."""
-    shopper: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(pretrain_epochs=1.0, epochs=1.0))
+    shopper: FinetuneConfig = field(
+        default_factory=lambda: FinetuneConfig(pretrain_epochs=1.0, epochs=1.0)
+    )
     """Training of every variant, but for what makes the variant: `parts` have fewer passes than the shipped shopper,
     `choices` bring passes and dropout of their own."""
     log: Path = DEFAULT
@@ -108,7 +110,9 @@ def main(config: Config) -> None:
         log = Log.load(ready(config.log, console, output=config.output))
         cold = log.catalog.cold
         if cold is None:
-            raise ValueError(f"{config.log} marks no items as cold, but what is judged here includes new items.")
+            raise ValueError(
+                f"{config.log} marks no items as cold, but what is judged here includes new items."
+            )
         told = {key: value for key, value in config_as_json(config).items() if key in COMMON}
         remember_settings(config.output, told)
         with console.status("replaying the log, with and without cold items"):
@@ -165,7 +169,9 @@ def held_out(
     warm, kind = ~cold[full.row_item[scores.row]], full.row_kind[scores.row]
     pure = score(model, hidden, split, kinds=("case_control",), cold=cold)
     is_cold = cold[hidden.row_item[pure.row]]
-    full_exposure, policy = (warm & (kind == ROW_KINDS.index(name)) for name in ("case_control", "policy"))
+    full_exposure, policy = (
+        warm & (kind == ROW_KINDS.index(name)) for name in ("case_control", "policy")
+    )
     tables = {
         "full_exposure": table_of(full, scores.row[full_exposure], scores.logit[full_exposure]),
         "policy_slate": table_of(full, scores.row[policy], scores.logit[policy]),
@@ -173,7 +179,9 @@ def held_out(
     }
     found: dict[str, list[float]] = {}
     for part, metrics in METRICS.items():
-        for metric, (value, values) in bootstrap({"": tables[part]}, metrics, samples=config.samples)[""].items():
+        for metric, (value, values) in bootstrap(
+            {"": tables[part]}, metrics, samples=config.samples
+        )[""].items():
             found[f"{part}_{metric}"] = [value, *values.tolist()]
         found[f"households/{part}"] = [len(np.unique(tables[part].shopper))]
     return found
@@ -202,10 +210,15 @@ def report(run: Run, found: dict[str, dict[str, list[float]]], console: Console)
     console.print(table)
 
 
-def difference(scores: dict[str, list[float]], base: dict[str, list[float]], figure: str) -> Estimate:
+def difference(
+    scores: dict[str, list[float]], base: dict[str, list[float]], figure: str
+) -> Estimate:
     """By how much a figure is above that of another variant, on the same households."""
     households = next(
-        int(count) for part in METRICS if figure.startswith(part) for count in scores[f"households/{part}"]
+        int(count)
+        for part in METRICS
+        if figure.startswith(part)
+        for count in scores[f"households/{part}"]
     )
     one, other = np.array(scores[figure]), np.array(base[figure])
     return estimate(float(one[0] - other[0]), one[1:] - other[1:], households)

@@ -36,7 +36,9 @@ def features(examples: Examples, rows: Tensor) -> dict[str, Floats]:
     stats = examples.row_stats[rows].float()
     item, visit = examples.row_item[rows], examples.row_visit[rows]
     visits = examples.visits
-    context = examples.market.item_context[visits.week[visit].clamp(max=len(examples.market.item_context) - 1), item]
+    context = examples.market.item_context[
+        visits.week[visit].clamp(max=len(examples.market.item_context) - 1), item
+    ]
     placement = examples.row_placement[rows]
     columns: dict[str, Tensor] = {
         "popularity": context[:, 0],
@@ -55,9 +57,15 @@ def features(examples: Examples, rows: Tensor) -> dict[str, Floats]:
         columns[f"{name}_never"] = (stats[:, level, SINCE] >= NEVER).float()
     for index, part in enumerate(("visits", "recent", "basket", "weekly")):
         columns[f"rhythm_{part}"] = examples.rhythm[visit, index]
-    columns["item_share"] = torch.log((stats[:, 0, COUNT] + 0.1) / (examples.rhythm[visit, 0].exp() + 1.0))
-    columns["item_recent_share"] = torch.log((stats[:, 0, RECENT] + 0.1) / (examples.rhythm[visit, 1].exp() + 1.0))
-    one_hot = torch.cat([F.one_hot(placement // MAILERS, 10), F.one_hot(placement % MAILERS, MAILERS)], dim=1)
+    columns["item_share"] = torch.log(
+        (stats[:, 0, COUNT] + 0.1) / (examples.rhythm[visit, 0].exp() + 1.0)
+    )
+    columns["item_recent_share"] = torch.log(
+        (stats[:, 0, RECENT] + 0.1) / (examples.rhythm[visit, 1].exp() + 1.0)
+    )
+    one_hot = torch.cat(
+        [F.one_hot(placement // MAILERS, 10), F.one_hot(placement % MAILERS, MAILERS)], dim=1
+    )
     columns |= {f"placement_{i}": one_hot[:, i] for i in range(one_hot.shape[1])}
     return {name: value.numpy().astype(np.float32) for name, value in columns.items()}
 
@@ -73,13 +81,31 @@ def baselines(names: list[str]) -> dict[str, Baseline]:
 
     own = ("log_item_count", "item_share", "item_recent_share", "log_item_recent")
     trees = HistGradientBoostingClassifier(
-        max_iter=400, learning_rate=0.06, max_leaf_nodes=63, min_samples_leaf=100, l2_regularization=1.0, random_state=0
+        max_iter=400,
+        learning_rate=0.06,
+        max_leaf_nodes=63,
+        min_samples_leaf=100,
+        l2_regularization=1.0,
+        random_state=0,
     )
-    raw = ("item_", "kind_", "category_", "rhythm_", "popularity", "discount", "display", "mailer", "weekday", "since_")
+    raw = (
+        "item_",
+        "kind_",
+        "category_",
+        "rhythm_",
+        "popularity",
+        "discount",
+        "display",
+        "mailer",
+        "weekday",
+        "since_",
+    )
     return {
         "popularity": Baseline("popularity", logistic(), ("popularity", "discount")),
         "frequency": Baseline("household x item frequency", logistic(), own),
-        "logistic": Baseline("logistic regression, all counters", logistic(), starting("log_", *raw, "placement_")),
+        "logistic": Baseline(
+            "logistic regression, all counters", logistic(), starting("log_", *raw, "placement_")
+        ),
         "gbdt": Baseline("gradient boosting, all counters", trees, starting(*raw)),
     }
 
@@ -96,7 +122,10 @@ def fit_predict(
         return np.stack([table[name] for name in baseline.columns], axis=1)
 
     baseline.model.fit(pick(train), label)
-    return [np.asarray(baseline.model.decision_function(pick(other)), dtype=np.float32) for other in others]
+    return [
+        np.asarray(baseline.model.decision_function(pick(other)), dtype=np.float32)
+        for other in others
+    ]
 
 
 def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
@@ -110,7 +139,11 @@ def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
         raise ValueError("label must hold both responses and non-responses that have a weight.")
 
     def loss(at: Tensor) -> float:
-        return float((weight * F.binary_cross_entropy_with_logits(columns @ at, label, reduction="none")).sum())
+        return float(
+            (
+                weight * F.binary_cross_entropy_with_logits(columns @ at, label, reduction="none")
+            ).sum()
+        )
 
     found = torch.tensor([1.0, 0.0], dtype=torch.float64)
     for _ in range(100):
@@ -123,12 +156,20 @@ def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
         found = found - step
         if float(step.abs().max()) <= 1e-9:
             return float(found[0]), float(found[1])
-    raise ValueError("the scale and shift of the logits do not converge: do they tell the labels apart without error?")
+    raise ValueError(
+        "the scale and shift of the logits do not converge: do they tell the labels apart without error?"
+    )
 
 
 # ---- gaps ------------------------------------------------------------------------------------------------------------
 
-FACT_BINS = (*range(9), 10, 14, 21, 35)  # first days of the bins that the gap likelihood is reported on; 35+ is last
+FACT_BINS = (
+    *range(9),
+    10,
+    14,
+    21,
+    35,
+)  # first days of the bins that the gap likelihood is reported on; 35+ is last
 
 
 def fact_bin_of_hazard() -> Tensor:
@@ -141,7 +182,9 @@ def gap_chances(logits: Tensor) -> Tensor:
     """Chance of each reported bin (V, 13) from hazard logits (V, bins); those who lapse are in the last."""
     stay = torch.cumsum(F.logsigmoid(-logits), dim=1).exp()
     before = torch.cat([torch.ones_like(stay[:, :1]), stay[:, :-1]], dim=1)
-    chance = torch.zeros(len(logits), len(FACT_BINS)).index_add(1, fact_bin_of_hazard(), before - stay)
+    chance = torch.zeros(len(logits), len(FACT_BINS)).index_add(
+        1, fact_bin_of_hazard(), before - stay
+    )
     chance[:, -1] += stay[:, -1]
     return chance
 
@@ -162,7 +205,9 @@ def marginal_gap(examples: Examples, train: Tensor) -> Tensor:
     return _hazard_chances(*_gap_events(examples, train))
 
 
-def household_gap(examples: Examples, train: Tensor, wanted: Tensor, strength: float = 20.0) -> Tensor:
+def household_gap(
+    examples: Examples, train: Tensor, wanted: Tensor, strength: float = 20.0
+) -> Tensor:
     """(V, 13) each household's own hazards, drawn to everybody's with the weight of `strength` visits."""
     hits, at_risk = _gap_events(examples, train, per_shopper=True)
     all_hits, all_risk = hits.sum(0), at_risk.sum(0)
@@ -182,7 +227,9 @@ def gbdt_gap(examples: Examples, train: Tensor, wanted: Tensor) -> Tensor:
     visit = torch.repeat_interleave(train, risk)
     model.fit(np.column_stack([table[visit.numpy()], bins.numpy()]), hit.numpy())
     count = len(FACT_BINS) - 1
-    every = np.column_stack([np.repeat(table[wanted.numpy()], count, 0), np.tile(np.arange(count), len(wanted))])
+    every = np.column_stack(
+        [np.repeat(table[wanted.numpy()], count, 0), np.tile(np.arange(count), len(wanted))]
+    )
     hazards = torch.from_numpy(model.predict_proba(every)[:, 1]).float().view(len(wanted), count)
     return _chances_of_hazards(torch.cat([hazards, torch.ones(len(wanted), 1)], dim=1))
 
@@ -201,9 +248,15 @@ def _gap_pairs(examples: Examples, visits: Tensor) -> tuple[Tensor, Tensor, Tens
     return bins, hit, risk
 
 
-def _gap_events(examples: Examples, visits: Tensor, per_shopper: bool = False) -> tuple[Tensor, Tensor]:
+def _gap_events(
+    examples: Examples, visits: Tensor, per_shopper: bool = False
+) -> tuple[Tensor, Tensor]:
     bins, hit, risk = _gap_pairs(examples, visits)
-    shopper = torch.repeat_interleave(examples.visits.shopper[visits], risk) if per_shopper else torch.zeros_like(bins)
+    shopper = (
+        torch.repeat_interleave(examples.visits.shopper[visits], risk)
+        if per_shopper
+        else torch.zeros_like(bins)
+    )
     number, count = (int(examples.visits.shopper.max()) + 1 if per_shopper else 1), len(FACT_BINS)
     place = shopper * count + bins
     hits = torch.bincount(place, hit.double(), number * count).view(number, count)
@@ -231,7 +284,15 @@ def _gap_features(examples: Examples) -> Floats:
         return torch.where(v.rank > n, torch.roll(v.since, n), torch.nan)
 
     size = v.starts.diff().float()
-    columns = [lagged(0), lagged(1), lagged(2), v.rank.float(), size, (v.day % 7).float(), v.week.float() % 4]
+    columns = [
+        lagged(0),
+        lagged(1),
+        lagged(2),
+        v.rank.float(),
+        size,
+        (v.day % 7).float(),
+        v.week.float() % 4,
+    ]
     running = torch.stack([lagged(n) for n in range(8)]).nanmean(0)
     table = torch.cat([torch.stack(columns, dim=1), running.unsqueeze(1), examples.rhythm], dim=1)
     array: Floats = table.numpy().astype(np.float32)

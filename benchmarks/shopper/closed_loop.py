@@ -46,7 +46,9 @@ class LoggingPolicy:
         at = candidates.clamp(min=0)
         counts = torch.zeros(len(at), len(self.category) + 1)
         bought = observation["bought_items"]
-        counts.scatter_(1, bought.where(bought >= 0, len(self.category)), observation["bought_counts"])
+        counts.scatter_(
+            1, bought.where(bought >= 0, len(self.category)), observation["bought_counts"]
+        )
         own = counts.gather(1, at)
         category = observation["category_counts"].gather(1, self.category[at])
         r = self.recipe
@@ -71,7 +73,11 @@ class Behaviour:
 
 
 def behaviour(
-    catalog: Catalog, history: pl.DataFrame, baskets: pl.DataFrame, slates: pl.DataFrame, weeks: tuple[int, int]
+    catalog: Catalog,
+    history: pl.DataFrame,
+    baskets: pl.DataFrame,
+    slates: pl.DataFrame,
+    weeks: tuple[int, int],
 ) -> Behaviour:
     """Measure baskets and slates of the weeks from..to; `history` are the shoppers' baskets before."""
     everything = pl.concat([history, baskets]).sort("shopper", "day", "time", maintain_order=True)
@@ -82,14 +88,21 @@ def behaviour(
         torch.from_numpy(shown["at"].to_numpy().copy()),
         torch.from_numpy(shown["slate"].cast(pl.Int64).to_numpy().copy()),
     )
-    bought_rows = Rows(torch.repeat_interleave(torch.arange(len(visits)), visits.starts.diff()), visits.items)
+    bought_rows = Rows(
+        torch.repeat_interleave(torch.arange(len(visits)), visits.starts.diff()), visits.items
+    )
     keys = Keys.of(catalog.kind, catalog.category)
-    both = Rows(torch.cat([rows.visit, bought_rows.visit]), torch.cat([rows.item, bought_rows.item]))
+    both = Rows(
+        torch.cat([rows.visit, bought_rows.visit]), torch.cat([rows.item, bought_rows.item])
+    )
     stats, _ = replay(visits, keys, both)
     inside = (visits.week >= weeks[0]) & (visits.week <= weeks[1])
     slate_in, bought_in = inside[rows.visit], inside[bought_rows.visit]
     label = torch.from_numpy(shown["purchase"].cast(pl.Float64).to_numpy().copy())[slate_in]
-    slate_stats, bought_stats = stats[: len(rows.item)][slate_in].float(), stats[len(rows.item) :][bought_in].float()
+    slate_stats, bought_stats = (
+        stats[: len(rows.item)][slate_in].float(),
+        stats[len(rows.item) :][bought_in].float(),
+    )
     returns = torch.cat([visits.rank[1:] > 0, torch.zeros(1, dtype=torch.bool)])
     following = torch.cat([visits.since[1:], torch.zeros(1)])
     gaps = following[inside & returns].numpy()
@@ -98,11 +111,15 @@ def behaviour(
         "CTR of the slates": float(label.mean()),
         "slates with a purchase": float((per_slate > 0).double().mean()),
         "items bought per visit": float(bought_in.sum() / inside.sum()),
-        "visits per shopper-week": float(inside.sum()) / everything["shopper"].n_unique() / (weeks[1] - weeks[0] + 1),
+        "visits per shopper-week": float(inside.sum())
+        / everything["shopper"].n_unique()
+        / (weeks[1] - weeks[0] + 1),
         "days to the next visit, mean": float(gaps.mean()),
         "repeat share of purchases": float((bought_stats[:, 0, COUNT] > 0).double().mean()),
     }
-    category = torch.bincount(catalog.category[bought_rows.item[bought_in]], minlength=int(catalog.category.max()) + 1)
+    category = torch.bincount(
+        catalog.category[bought_rows.item[bought_in]], minlength=int(catalog.category.max()) + 1
+    )
     shares = {
         "days to the next visit": np.bincount(
             np.searchsorted(GAP_BINS, gaps, side="right") - 1, minlength=len(GAP_BINS)
@@ -112,7 +129,9 @@ def behaviour(
     for level, name in ((0, "item recency curve"), (2, "category recency curve")):
         shares[name] = _recency(slate_stats[:, level], label)
     weekly = _weekly(everything, slates)
-    return Behaviour(values, {name: share.astype(np.float64) for name, share in shares.items()}, weekly)
+    return Behaviour(
+        values, {name: share.astype(np.float64) for name, share in shares.items()}, weekly
+    )
 
 
 def _recency(stats: Tensor, label: Tensor) -> NDArray[np.float64]:
@@ -126,7 +145,9 @@ def _recency(stats: Tensor, label: Tensor) -> NDArray[np.float64]:
 
 def _weekly(baskets: pl.DataFrame, slates: pl.DataFrame) -> pl.DataFrame:
     of_slates = slates.group_by("week").agg(ctr=pl.col("purchase").list.mean().mean())
-    of_baskets = baskets.group_by("week").agg(items=pl.col("items").list.len().mean(), visits=pl.len())
+    of_baskets = baskets.group_by("week").agg(
+        items=pl.col("items").list.len().mean(), visits=pl.len()
+    )
     return of_baskets.join(of_slates, on="week", how="left").sort("week")
 
 
@@ -136,15 +157,21 @@ def errors(simulated: Behaviour, logged: Behaviour) -> list[dict[str, float | st
     table: list[dict[str, float | str]] = []
     for name, value in logged.values.items():
         found = simulated.values[name]
-        table.append({"what": name, "log": value, "simulated": found, "error": abs(found / value - 1)})
+        table.append(
+            {"what": name, "log": value, "simulated": found, "error": abs(found / value - 1)}
+        )
     for name, share in logged.shares.items():
         found_share = simulated.shares[name]
         if "curve" in name:
             seen = share[1] > 0
-            error = (share[1][seen] * np.abs(found_share[0][seen] / share[0][seen] - 1)).sum() / share[1][seen].sum()
+            error = (
+                share[1][seen] * np.abs(found_share[0][seen] / share[0][seen] - 1)
+            ).sum() / share[1][seen].sum()
         else:
             error = np.abs(found_share / found_share.sum() - share / share.sum()).sum()
-        table.append({"what": name, "log": float("nan"), "simulated": float("nan"), "error": float(error)})
+        table.append(
+            {"what": name, "log": float("nan"), "simulated": float("nan"), "error": float(error)}
+        )
     return table
 
 
@@ -216,12 +243,17 @@ def _relabelled(table: pl.DataFrame, who: pl.DataFrame) -> pl.DataFrame:
     """The log's rows of each drawn household, under the number of the draw."""
     joined = table.join(who, left_on="shopper", right_on="household", how="inner")
     shopper = pl.col("row").cast(pl.Int64)
-    return joined.with_columns(shopper=shopper, visit=pl.col("visit") + VISIT_STRIDE * (shopper + 1)).drop("row")
+    return joined.with_columns(
+        shopper=shopper, visit=pl.col("visit") + VISIT_STRIDE * (shopper + 1)
+    ).drop("row")
 
 
 def _stacked(tables: list[pl.DataFrame], batch: int) -> pl.DataFrame:
     """Batches of shoppers under one numbering."""
-    shopper, visit = pl.col("shopper"), -1 - pl.col("visit")  # below zero: no visit of the log has such a number
+    shopper, visit = (
+        pl.col("shopper"),
+        -1 - pl.col("visit"),
+    )  # below zero: no visit of the log has such a number
     return pl.concat(
         [
             table.with_columns(shopper=shopper + i * batch, visit=visit - i * VISIT_STRIDE)

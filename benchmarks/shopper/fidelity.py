@@ -58,10 +58,20 @@ GOOD = {
     "category_recency_error": 0.10,
 }
 """What a good shopper reaches on these weeks, from the measurements made before the first line was written."""
-LOWER_IS_BETTER = ("full_exposure_ne", "policy_slate_ne", "gap_nll", "item_recency_error", "category_recency_error")
+LOWER_IS_BETTER = (
+    "full_exposure_ne",
+    "policy_slate_ne",
+    "gap_nll",
+    "item_recency_error",
+    "category_recency_error",
+)
 MODEL, RECALIBRATED, TREES = "transformer", "recalibrated", "gbdt"
 """The shopper as it is shipped; the shopper calibrated for each judgement, as the baselines are; the best of those."""
-JUDGED = {"full_exposure": ("case_control", False), "policy_slate": ("policy", False), "new_id": ("case_control", True)}
+JUDGED = {
+    "full_exposure": ("case_control", False),
+    "policy_slate": ("policy", False),
+    "new_id": ("case_control", True),
+}
 """Judgement -> kind of its rows, and whether they are those of cold items."""
 
 
@@ -101,7 +111,9 @@ class Figures:
     rows: list[dict[str, object]]
     curves: dict[str, tuple[Floats, dict[str, Floats]]]
 
-    def add(self, name: str, model: str, value: float, samples: Floats | None = None, n: int = 1) -> None:
+    def add(
+        self, name: str, model: str, value: float, samples: Floats | None = None, n: int = 1
+    ) -> None:
         """One figure of one model, with the interval of its bootstrap samples over n households.
 
         A figure that is not defined is left out of the summary. One whose samples are mostly not defined has no
@@ -133,17 +145,22 @@ class Predictions:
     test: Tensor
     logits: dict[str, tuple[Tensor, Tensor]]
 
-    def judged(self, examples: Examples, cold: Tensor, judgement: str) -> dict[str, tuple[Tensor, Tensor]]:
+    def judged(
+        self, examples: Examples, cold: Tensor, judgement: str
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Model -> test rows of a judgement (J,) and their logits (J,).
 
         Each model is calibrated on the rows of the same judgement in weeks 45-48, `MODEL` alone is as it is shipped.
         """
         kind, is_cold = JUDGED[judgement]
         valid, test = (
-            (examples.row_kind[rows] == ROW_KINDS.index(kind)) & (cold[examples.row_item[rows]] == is_cold)
+            (examples.row_kind[rows] == ROW_KINDS.index(kind))
+            & (cold[examples.row_item[rows]] == is_cold)
             for rows in (self.valid, self.test)
         )
-        label, weight = (column[self.valid[valid]] for column in (examples.row_label, examples.row_weight))
+        label, weight = (
+            column[self.valid[valid]] for column in (examples.row_label, examples.row_weight)
+        )
         found = {MODEL: (self.test[test], self.logits[MODEL][1][test])}
         for model, (before, after) in self.logits.items():
             scale, shift = simple.platt(before[valid], label, weight)
@@ -162,7 +179,9 @@ def main(config: Config) -> None:
     log = Log.load(ready(config.log, console))
     cold = log.catalog.cold
     if cold is None:
-        raise ValueError(f"{config.log} marks no items as cold, but what is judged here includes new items.")
+        raise ValueError(
+            f"{config.log} marks no items as cold, but what is judged here includes new items."
+        )
     model = load_model(SlateShopper, config.shopper)
     figures = Figures({}, [], {})
     with console.status("replaying the log"):
@@ -185,14 +204,18 @@ def main(config: Config) -> None:
     console.print(table)
 
 
-def predictions(model: SlateShopper, examples: Examples, config: Config, console: Console) -> Predictions:
+def predictions(
+    model: SlateShopper, examples: Examples, config: Config, console: Console
+) -> Predictions:
     """Score weeks 45-48 and 49-53 with the shopper and with each baseline, fitted first."""
     kinds = ("case_control", "policy")
     with mixed(model.device, config.precision):
         valid, test = (score(model, examples, split, kinds=kinds) for split in ("valid", "test"))
     found = {MODEL: (valid.logit, test.logit)}
     train_rows = rows_of(examples, "train", ("case_control",))
-    chosen = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[: config.train_rows]
+    chosen = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[
+        : config.train_rows
+    ]
     train_rows = train_rows[chosen.sort().values]
     train, *others = (simple.features(examples, rows) for rows in (train_rows, valid.row, test.row))
     label = examples.row_label[train_rows].numpy()
@@ -206,7 +229,11 @@ def predictions(model: SlateShopper, examples: Examples, config: Config, console
 def rows_of(examples: Examples, split: str, kinds: tuple[str, ...]) -> Tensor:
     """Rows of a split, of some kinds."""
     wanted = torch.tensor([kind in kinds for kind in ROW_KINDS])
-    return ((examples.split[examples.row_visit] == SPLITS.index(split)) & wanted[examples.row_kind]).nonzero().flatten()
+    return (
+        ((examples.split[examples.row_visit] == SPLITS.index(split)) & wanted[examples.row_kind])
+        .nonzero()
+        .flatten()
+    )
 
 
 def table_of(examples: Examples, rows: Tensor, logit: Tensor) -> Rows:
@@ -227,7 +254,9 @@ Judged = dict[str, tuple[Tensor, Tensor]]
 """Model -> rows (J,) and their logits (J,)."""
 
 
-def exposures(figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config) -> None:
+def exposures(
+    figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config
+) -> None:
     """Full exposure, policy slates and new ids: every metric of every model."""
     for name, models in judged.items():
         tables = {model: table_of(examples, rows, logit) for model, (rows, logit) in models.items()}
@@ -248,7 +277,9 @@ WEEKLY = ("full_exposure", "policy_slate")
 """Judgements that are told week by week."""
 
 
-def by_week(figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config) -> None:
+def by_week(
+    figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config
+) -> None:
     """Predicted over observed in each week of its own, which the ratio of all weeks averages."""
     for name in WEEKLY:
         for model in (MODEL, TREES):
@@ -257,8 +288,16 @@ def by_week(figures: Figures, examples: Examples, judged: dict[str, Judged], con
             for number in week.unique().tolist():
                 own = week == number
                 table = table_of(examples, rows[own], logit[own])
-                value, samples = bootstrap({"": table}, ("ratio",), samples=config.samples)[""]["ratio"]
-                figures.add(f"{name}_ratio_week_{number}", model, value, samples, len(np.unique(table.shopper)))
+                value, samples = bootstrap({"": table}, ("ratio",), samples=config.samples)[""][
+                    "ratio"
+                ]
+                figures.add(
+                    f"{name}_ratio_week_{number}",
+                    model,
+                    value,
+                    samples,
+                    len(np.unique(table.shopper)),
+                )
 
 
 def curves(figures: Figures, examples: Examples, models: Judged) -> None:
@@ -271,7 +310,9 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
             often = stats[:, COUNT] >= closed_loop.CURVE_PAST
             order = logit[often].argsort()
             value = stats[often][order][:, SINCE].double().numpy()
-            observed, chance, positive = curve(table_of(examples, rows[often], logit[often]), value, ITEM_BINS)
+            observed, chance, positive = curve(
+                table_of(examples, rows[often], logit[often]), value, ITEM_BINS
+            )
             predicted[model] = chance
             figures.add(f"{name}_recency_error", model, curve_error(observed, chance, positive))
         figures.curves[f"days since the {name} was bought"] = (observed, predicted)
@@ -279,27 +320,33 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
         rows, logit = models[model]
         count = examples.row_stats[rows, 0, COUNT].double()
         order = logit.argsort()
-        observed, chance, _ = curve(table_of(examples, rows, logit), count[order].numpy(), COUNT_BINS)
+        observed, chance, _ = curve(
+            table_of(examples, rows, logit), count[order].numpy(), COUNT_BINS
+        )
         ratios = np.divide(chance, observed, out=np.full_like(chance, np.nan), where=observed > 0)
         for bound, ratio in zip(COUNT_BINS, ratios.tolist(), strict=True):
             figures.add(f"count_{bound}_ratio", model, ratio)
 
 
-def pure_cold(figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config) -> None:
+def pure_cold(
+    figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config
+) -> None:
     """Items never seen in training, and left out of every history in the test weeks as well."""
     scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
     keep = cold[hidden.row_item[scores.row]]
     table = table_of(hidden, scores.row[keep], scores.logit[keep])
-    for metric, (value, samples) in bootstrap({MODEL: table}, ("auc", "log_loss", "ratio"), samples=config.samples)[
-        MODEL
-    ].items():
+    for metric, (value, samples) in bootstrap(
+        {MODEL: table}, ("auc", "log_loss", "ratio"), samples=config.samples
+    )[MODEL].items():
         figures.add(f"cold_{metric}", MODEL, value, samples, len(np.unique(table.shopper)))
 
 
 def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Config) -> None:
     """Log likelihood of the next visit on the reported bins, by a bootstrap over households."""
     scores = score(model, examples, "test", kinds=("policy",))
-    train, test = ((examples.split == SPLITS.index(name)).nonzero().flatten() for name in ("train", "test"))
+    train, test = (
+        (examples.split == SPLITS.index(name)).nonzero().flatten() for name in ("train", "test")
+    )
     gap, follow_up = examples.visits.gap[test], examples.visits.follow_up[test]
     chances = {
         MODEL: simple.gap_chances(scores.gap_logits),
@@ -308,7 +355,9 @@ def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Conf
         "gbdt": simple.gbdt_gap(examples, train, test),
     }
     who, index = np.unique(examples.visits.shopper[test].numpy(), return_inverse=True)
-    draws = np.random.default_rng(0).multinomial(len(who), np.full(len(who), 1 / len(who)), config.samples)
+    draws = np.random.default_rng(0).multinomial(
+        len(who), np.full(len(who), 1 / len(who)), config.samples
+    )
     for name, chance in chances.items():
         loss = simple.gap_log_loss(chance, gap, follow_up).double().numpy()
         total, number = np.bincount(index, loss), np.bincount(index)
@@ -322,10 +371,16 @@ def loop(figures: Figures, log: Log, config: Config) -> str:
     for name, promotions in (("as logged", True), ("slate only", False)):
         slates = log.impressions["policy"]
         rolled = closed_loop.roll(
-            config.shopper, log.baskets, slates, store_promotions=promotions, precision=config.precision
+            config.shopper,
+            log.baskets,
+            slates,
+            store_promotions=promotions,
+            precision=config.precision,
         )
         for weeks, held_out in (((45, 52), True), ((27, 52), False)):
-            ours = closed_loop.behaviour(log.catalog, rolled.history, rolled.baskets, rolled.slates, weeks)
+            ours = closed_loop.behaviour(
+                log.catalog, rolled.history, rolled.baskets, rolled.slates, weeks
+            )
             theirs = closed_loop.behaviour(
                 log.catalog, rolled.history, rolled.logged_baskets, rolled.logged_slates, weeks
             )
@@ -343,7 +398,9 @@ def loop(figures: Figures, log: Log, config: Config) -> str:
             if held_out:
                 worst = max(float(line["error"]) for line in table)
                 prefix = "" if promotions else "slate_only_"
-                figures.summary[f"{prefix}closed_loop_worst_error"] = Estimate(worst, float("nan"), float("nan"), 1)
+                figures.summary[f"{prefix}closed_loop_worst_error"] = Estimate(
+                    worst, float("nan"), float("nan"), 1
+                )
                 lines += [{"mode": name, **line} for line in table]
         figures.curves[f"weekly: {name}"] = _weekly(ours.weekly, theirs.weekly)
     part = "### Closed loop: weeks 45-52, after 18 weeks on their own under the logging policy\n\n"
@@ -351,7 +408,11 @@ def loop(figures: Figures, log: Log, config: Config) -> str:
 
 
 def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame) -> tuple[Floats, dict[str, Floats]]:
-    both = logged.join(simulated, on="week", suffix="_simulated").sort("week").filter(pl.col("week") >= 27)
+    both = (
+        logged.join(simulated, on="week", suffix="_simulated")
+        .sort("week")
+        .filter(pl.col("week") >= 27)
+    )
     return both["ctr"].fill_null(float("nan")).to_numpy(), {MODEL: both["ctr_simulated"].to_numpy()}
 
 
@@ -378,7 +439,9 @@ def heldout_table(figures: Figures) -> str:
 
 def week_table(figures: Figures) -> str:
     """Markdown: predicted over observed week by week."""
-    weeks = sorted({int(name.rpartition("_")[2]) for name in figures.summary if "_ratio_week_" in name})
+    weeks = sorted(
+        {int(name.rpartition("_")[2]) for name in figures.summary if "_ratio_week_" in name}
+    )
     headers = {
         f"{judgement}/{model}": f"{judgement.replace('_', ' ')}, {COLUMNS[model]}"
         for judgement in WEEKLY
@@ -406,7 +469,9 @@ def picture(figures: Figures) -> Figure:
             axes.plot(ticks, values, "--", label=model)
         weekly = name.startswith("weekly")
         axes.set_title(
-            f"CTR of policy slates, {name.removeprefix('weekly: ')}" if weekly else f"purchase rate by {name}"
+            f"CTR of policy slates, {name.removeprefix('weekly: ')}"
+            if weekly
+            else f"purchase rate by {name}"
         )
         labels = [str(27 + i) for i in ticks] if weekly else [str(first) for first in ITEM_BINS]
         axes.set_xticks(ticks, labels, fontsize=7)

@@ -95,7 +95,11 @@ def train_for(model: SlatePPO, seconds: float) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     quiet: Any = {"log_interval": None}  # SB3 takes None, its types do not
     model.learn(sys.maxsize // 2, until, reset_num_timesteps=model.num_timesteps == 0, **quiet)
-    return {"visits": until.visits, "wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+    return {
+        "visits": until.visits,
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+    }
 
 
 def serve(config: train.Config, connection: Connection) -> None:
@@ -146,7 +150,9 @@ def variables(wanted: Mapping[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def crowd(count: int, longest_s: float) -> Iterator[None]:
     """So many busy processes, which end with the block, and after `longest_s` seconds whatever happens."""
-    processes = [subprocess.Popen([sys.executable, "-c", COUNTING, str(longest_s)]) for _ in range(count)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", COUNTING, str(longest_s)]) for _ in range(count)
+    ]
     try:
         yield
     finally:
@@ -168,7 +174,9 @@ def measure(config: Config) -> pl.DataFrame:
                 for busy in (0, config.busy):
                     with crowd(busy, 10 * config.seconds + 60):
                         connection.send(config.seconds)
-                        rows.append({"way": name, "round": number, "busy": busy, **connection.recv()})
+                        rows.append(
+                            {"way": name, "round": number, "busy": busy, **connection.recv()}
+                        )
     return pl.DataFrame(rows)
 
 
@@ -190,11 +198,16 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
 def lines(summary: Mapping[str, Estimate], ways: tuple[str, ...]) -> list[dict[str, object]]:
     """A line a way."""
     columns = [
-        f"{short}/{{}}/{where}" for short in ("visits_per_s", "visits_per_cpu_s") for where in ("alone", "beside")
+        f"{short}/{{}}/{where}"
+        for short in ("visits_per_s", "visits_per_cpu_s")
+        for where in ("alone", "beside")
     ]
     shares = [f"share_of_{column}" for column in columns if column.endswith("beside")]
     return [
-        {"way": WAYS[way].label, **{column: summary[column.format(way)] for column in [*columns, *shares]}}
+        {
+            "way": WAYS[way].label,
+            **{column: summary[column.format(way)] for column in [*columns, *shares]},
+        }
         for way in ways
     ]
 
@@ -213,7 +226,9 @@ HEADERS = {
 def main(config: Config) -> None:
     """Measure, then report."""
     if "one" not in config.ways or not set(config.ways) <= WAYS.keys():
-        raise ValueError(f"ways is {config.ways}, but it must be some of {tuple(WAYS)}, and 'one' among them.")
+        raise ValueError(
+            f"ways is {config.ways}, but it must be some of {tuple(WAYS)}, and 'one' among them."
+        )
     config.train.world.check()
     run = Run("crowded", config, results=config.results)
     rows = measure(config)

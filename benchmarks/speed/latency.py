@@ -89,7 +89,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if len(self.items) != len(self.episodes):
-            raise ValueError(f"episodes has {len(self.episodes)} numbers, but items has {len(self.items)}: one a size.")
+            raise ValueError(
+                f"episodes has {len(self.episodes)} numbers, but items has {len(self.items)}: one a size."
+            )
 
 
 # ---- what serves -----------------------------------------------------------------------------------------------------
@@ -124,8 +126,14 @@ class Small:
 def small_market(config: Config) -> Small:
     """The league's agent of its first run, and the ranker that it composes from; both are made if they are missing."""
     place = PLACES[config.place]
-    cell, world = league.Cell(place, PPO, 0), MarketWorld(place.env, place.world, config.league.slates)
-    agent, ranker = cell.path(config.league, ".safetensors"), config.league.markets / world.name / "ranker.safetensors"
+    cell, world = (
+        league.Cell(place, PPO, 0),
+        MarketWorld(place.env, place.world, config.league.slates),
+    )
+    agent, ranker = (
+        cell.path(config.league, ".safetensors"),
+        config.league.markets / world.name / "ranker.safetensors",
+    )
     if not ranker.exists() or not agent.exists():
         site = place.open(config.league.markets, config.league.slates, "cpu")
         if not agent.exists():
@@ -149,7 +157,9 @@ class Size:
 
     def recommender(self, way: str) -> Recommender:
         """Serves in this way."""
-        index = ways(self.items, len(self.shop.simulator.catalog.categories), self.config.share)[way]
+        index = ways(self.items, len(self.shop.simulator.catalog.categories), self.config.share)[
+            way
+        ]
         built = None if index is None else index_of(self.shop.ranker, index)
         return Recommender(self.shop.inputs, self.shop.policy, built, count=self.config.count)
 
@@ -162,7 +172,9 @@ class Size:
     def truth(self) -> list[tuple[Tensor, Tensor]]:
         """Pool and slate of the requests that are looked at, every item ranked."""
         every = self.recommender(EVERY)
-        return [taken_apart(every, request)[:2] for request in self.requests[: self.config.looked_at]]
+        return [
+            taken_apart(every, request)[:2] for request in self.requests[: self.config.looked_at]
+        ]
 
 
 def requests_of(shop: Shop, recommender: Recommender, number: int) -> Iterator[Observation]:
@@ -209,10 +221,15 @@ def timed(action: Callable[[], T]) -> tuple[T, Clocks]:
     """What an action returns, and its milliseconds by the clock and of this thread's processor time."""
     wall, cpu = time.perf_counter(), time.thread_time()
     found = action()
-    return found, {"wall_ms": 1e3 * (time.perf_counter() - wall), "cpu_ms": 1e3 * (time.thread_time() - cpu)}
+    return found, {
+        "wall_ms": 1e3 * (time.perf_counter() - wall),
+        "cpu_ms": 1e3 * (time.thread_time() - cpu),
+    }
 
 
-def taken_apart(recommender: Recommender, request: Observation) -> tuple[Tensor, Tensor, dict[str, Clocks]]:
+def taken_apart(
+    recommender: Recommender, request: Observation
+) -> tuple[Tensor, Tensor, dict[str, Clocks]]:
     """Ids in the pool of one shopper, their slate, and the time of each of `STEPS`; the check is left out."""
     composer = recommender.policy.composer
     pool, retrieval = timed(lambda: recommender.pool(request))
@@ -231,7 +248,12 @@ def measure(size: Size, way: str) -> pl.DataFrame:
     """All rows of a size and a way."""
     recommender = size.recommender(way)
     rows = [*serve(size, recommender), *(play(size, recommender) if way in PLAYED else [])]
-    common = {"items": size.items, "way": way, "index_mb": recommender.megabytes, "load": os.getloadavg()[0]}
+    common = {
+        "items": size.items,
+        "way": way,
+        "index_mb": recommender.megabytes,
+        "load": os.getloadavg()[0],
+    }
     return pl.DataFrame([dict.fromkeys(ROW) | common | row for row in rows], schema=ROW)
 
 
@@ -244,7 +266,10 @@ def serve(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
         _, clocks = timed(partial(recommender.recommend, request))
         yield {"what": "request", "number": number, "size": 1, **clocks}
     for number in range(config.batches):
-        part = [requests[at % len(requests)] for at in range(number * config.batch, (number + 1) * config.batch)]
+        part = [
+            requests[at % len(requests)]
+            for at in range(number * config.batch, (number + 1) * config.batch)
+        ]
         together = {name: torch.cat([request[name] for request in part]) for name in part[0]}
         _, clocks = timed(partial(recommender.recommend, together))
         yield {"what": "batch", "number": number, "size": config.batch, **clocks}

@@ -44,7 +44,9 @@ def percent(share: object) -> str | None:
     """A share as the table shows it, with its interval where it has a width; -0.0 is 0.0."""
     if not isinstance(share, Estimate):
         return None
-    value, low, high = (f"{round(100 * number, 1) + 0.0:.1f}" for number in (share.value, share.low, share.high))
+    value, low, high = (
+        f"{round(100 * number, 1) + 0.0:.1f}" for number in (share.value, share.low, share.high)
+    )
     return value if low == high else f"{value} [{low}, {high}]"
 
 
@@ -55,7 +57,9 @@ def quantile(values: pl.Series, share: float) -> Estimate:
     ordered = np.sort(values.to_numpy())
     n, half = len(ordered), 1.96 * math.sqrt(len(ordered) * share * (1 - share))
     low, high = (int(np.clip(round(n * share + side * half), 0, n - 1)) for side in (-1, 1))
-    return Estimate(float(np.quantile(ordered, share)), float(ordered[low]), float(ordered[high]), n)
+    return Estimate(
+        float(np.quantile(ordered, share)), float(ordered[low]), float(ordered[high]), n
+    )
 
 
 def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
@@ -66,7 +70,9 @@ def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
     """
     of_size = rows.filter(pl.col("items") == items)
     own = of_size.filter(pl.col("way") == way)
-    single, batch, retrieval = (own.filter(pl.col("what") == what) for what in ("request", "batch", "retrieval"))
+    single, batch, retrieval = (
+        own.filter(pl.col("what") == what) for what in ("request", "batch", "retrieval")
+    )
     steps = [own.filter(pl.col("what") == step)["cpu_ms"].to_numpy().mean() for step in STEPS]
     line: dict[str, object] = {
         "items": items,
@@ -84,7 +90,9 @@ def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
     for name in ("pool", "slate"):
         line[name] = estimate_mean(retrieval[name].to_numpy())
     played = of_size.filter(pl.col("what") == "episode").sort("number")
-    here, there = (played.filter(pl.col("way") == name)["return"].to_numpy() for name in (way, EVERY))
+    here, there = (
+        played.filter(pl.col("way") == name)["return"].to_numpy() for name in (way, EVERY)
+    )
     if way != EVERY and len(here):
         lost = paired_difference(there, here)
         mean = float(there.mean())
@@ -95,7 +103,12 @@ def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
 def summary_of(lines: list[dict[str, object]]) -> dict[str, Estimate]:
     """Every figure: those of `SERVED` by their short names, and all of them with the way behind."""
     found: dict[str, Estimate] = {}
-    figures = {"p99": "p99_ms", "p99_cpu": "p99_cpu_ms", "lost": "return_lost", "pool": "pool_recall"}
+    figures = {
+        "p99": "p99_ms",
+        "p99_cpu": "p99_cpu_ms",
+        "lost": "return_lost",
+        "pool": "pool_recall",
+    }
     figures |= {"slate": "slate_recall"}
     for line in lines:
         size = NAMES.get(int(str(line["items"])), str(line["items"]))
@@ -145,19 +158,39 @@ def draw(lines: list[dict[str, object]]) -> Figure:
     left.set_yticks(TICKS, [str(tick) for tick in TICKS])
     left.minorticks_off()
     right.axhline(0, color="#444444", linewidth=0.8)
-    figure.legend(*left.get_legend_handles_labels(), frameon=False, ncols=len(ORDER), loc="outside upper left")
+    figure.legend(
+        *left.get_legend_handles_labels(), frameon=False, ncols=len(ORDER), loc="outside upper left"
+    )
     return figure
 
 
-def _points(axes: Axes, lines: list[dict[str, object]], column: str, label: str, scale: float = 1.0) -> None:
+def _points(
+    axes: Axes, lines: list[dict[str, object]], column: str, label: str, scale: float = 1.0
+) -> None:
     """A point and its interval for each line that has the column, ways side by side at each size."""
     sizes = sorted({int(str(line["items"])) for line in lines})
     for number, way in enumerate(ORDER):
         found = [(line["items"], line[column]) for line in lines if line["way"] == way]
-        points = [(sizes.index(int(str(size))), value) for size, value in found if isinstance(value, Estimate)]
+        points = [
+            (sizes.index(int(str(size))), value)
+            for size, value in found
+            if isinstance(value, Estimate)
+        ]
         x = [at + 0.12 * (number - 2) for at, _ in points]
-        axes.plot(x, [scale * e.value for _, e in points], "o", color=COLOURS[way], markersize=5, label=way)
-        axes.vlines(x, [scale * e.low for _, e in points], [scale * e.high for _, e in points], color=COLOURS[way])
+        axes.plot(
+            x,
+            [scale * e.value for _, e in points],
+            "o",
+            color=COLOURS[way],
+            markersize=5,
+            label=way,
+        )
+        axes.vlines(
+            x,
+            [scale * e.low for _, e in points],
+            [scale * e.high for _, e in points],
+            color=COLOURS[way],
+        )
     axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.set_xlabel("items in the catalogue")
     axes.set_ylabel(label)

@@ -134,7 +134,8 @@ def references(config: Config) -> tuple[float, float]:
     episodes = seeds(REPORTED_SEED, config.episodes)
     policies = (POLICIES[name].build(site.inputs) for name in ("uniform", "greedy_ctr"))
     random, greedy = (
-        float(evaluate(one, site.judging(), episodes).rows["return"].to_numpy().mean()) for one in policies
+        float(evaluate(one, site.judging(), episodes).rows["return"].to_numpy().mean())
+        for one in policies
     )
     return random, greedy
 
@@ -144,7 +145,10 @@ def of_recsim(config: Config) -> list[dict[str, Any]]:
     rows = []
     for seed in config.seeds:
         training = RecSimTraining(seed)
-        ends = {who: float(np.mean(training.returns(who, config.peer_judged))) for who in ("random", "greedy")}
+        ends = {
+            who: float(np.mean(training.returns(who, config.peer_judged)))
+            for who in ("random", "greedy")
+        }
         for number in range(config.peer_evaluations + 1):
             if number:
                 training.learn(config.peer_episodes)
@@ -159,14 +163,21 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
     log = Log.load(ready(config.log, Console()))
     examples = log.examples(cold_hidden=True)
     settings = replace(config.finetune, epochs=config.finetune_epochs)
-    lengths = torch.stack([(part == 0).sum() for part in examples.split.split(examples.shopper_starts.diff().tolist())])
+    lengths = torch.stack(
+        [
+            (part == 0).sum()
+            for part in examples.split.split(examples.shopper_starts.diff().tolist())
+        ]
+    )
     packs = Packs(lengths, settings.batch_visits, torch.Generator().manual_seed(settings.seed))
     collator = Collator(examples)
     steps = max(int(settings.epochs * len(packs)), 1)
     visits = round(steps / len(packs) * int(lengths.sum()))
     some = packs.packs[:: max(len(packs) // 8, 1)]
     model = new_shopper(log.catalog, settings)
-    per_visit = operations(model, [collator(pack) for pack in some]) / sum(int(lengths[pack].sum()) for pack in some)
+    per_visit = operations(model, [collator(pack) for pack in some]) / sum(
+        int(lengths[pack].sum()) for pack in some
+    )
     rows = []
     for number in range(config.repetitions):
         machine = matrix_product_rate()
@@ -174,7 +185,13 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
             began = time.perf_counter()
             fit(model, examples, settings, Path(folder), stage=FINETUNE, resume=False)
             minutes = (time.perf_counter() - began) / 60
-        place = {"learner": FINETUNE, "seed": settings.seed, "step": number, "steps": visits, "minutes": minutes}
+        place = {
+            "learner": FINETUNE,
+            "seed": settings.seed,
+            "step": number,
+            "steps": visits,
+            "minutes": minutes,
+        }
         rows.append(place | {"flops": per_visit * visits, "machine_flops_per_s": machine})
     return rows
 
@@ -211,7 +228,11 @@ def measure(config: Config) -> pl.DataFrame:
 def normalised(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows of trainings, with `score`: 0 as random, 1 as greedy."""
     score = (pl.col("return") - pl.col("random")) / (pl.col("greedy") - pl.col("random"))
-    return rows.filter(pl.col("learner") != FINETUNE).with_columns(score=score).sort("learner", "seed", "step")
+    return (
+        rows.filter(pl.col("learner") != FINETUNE)
+        .with_columns(score=score)
+        .sort("learner", "seed", "step")
+    )
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
@@ -230,9 +251,13 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
         summary[f"minutes_{learner}"] = estimate_mean(minutes)
         speed = last["steps"].to_numpy() / minutes / 1000
         summary[f"thousand_steps_per_minute_{learner}"] = estimate_mean(speed, weights=minutes)
-        passed = [minutes_past_greedy(part) for _, part in own.group_by("seed", maintain_order=True)]
+        passed = [
+            minutes_past_greedy(part) for _, part in own.group_by("seed", maintain_order=True)
+        ]
         if None not in passed:
-            summary[f"minutes_past_greedy_{learner}"] = estimate_mean([float(x or 0) for x in passed])
+            summary[f"minutes_past_greedy_{learner}"] = estimate_mean(
+                [float(x or 0) for x in passed]
+            )
     tuning = rows.filter(pl.col("learner") == FINETUNE)
     seconds = tuning["minutes"].to_numpy() * 60
     flops, machine = tuning["flops"].to_numpy(), tuning["machine_flops_per_s"].to_numpy()
@@ -268,10 +293,17 @@ TUNING = {
 def tables(summary: dict[str, Estimate]) -> str:
     """Of the learners, and of fine-tuning."""
     lines = [
-        {"learner": label, **{name: summary.get(f"{name}_{learner}") for name in HEADERS if name != "learner"}}
+        {
+            "learner": label,
+            **{name: summary.get(f"{name}_{learner}") for name in HEADERS if name != "learner"},
+        }
         for learner, label in LEARNERS.items()
     ]
-    return markdown(lines, HEADERS) + "\n" + markdown([{name: summary[name] for name in TUNING}], TUNING)
+    return (
+        markdown(lines, HEADERS)
+        + "\n"
+        + markdown([{name: summary[name] for name in TUNING}], TUNING)
+    )
 
 
 def draw(rows: pl.DataFrame) -> Figure:
@@ -280,9 +312,18 @@ def draw(rows: pl.DataFrame) -> Figure:
     axes = figure.subplots()
     trainings = normalised(rows)
     for learner, label in LEARNERS.items():
-        own, colour = trainings.filter((pl.col("learner") == learner) & (pl.col("step") > 0)), COLOURS[learner]
+        own, colour = (
+            trainings.filter((pl.col("learner") == learner) & (pl.col("step") > 0)),
+            COLOURS[learner],
+        )
         for _, part in own.group_by("seed", maintain_order=True):
-            axes.plot(part["minutes"].to_numpy(), part["score"].to_numpy(), color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(
+                part["minutes"].to_numpy(),
+                part["score"].to_numpy(),
+                color=colour,
+                alpha=0.3,
+                linewidth=0.8,
+            )
         mean = own.group_by("step").agg(pl.col("minutes", "score").mean()).sort("step")
         line = mean["minutes"].to_numpy(), mean["score"].to_numpy()
         axes.plot(*line, "-o", color=colour, markersize=4, label=label)

@@ -183,7 +183,9 @@ class Training:
 
     def __init__(self, config: Config, site: Site, loop: str, seed: int) -> None:
         self._config, self._site, self._loop, self._seed = config, site, loop, seed
-        self._agent = LOOPS[loop].settings(PPOComposerConfig(**PLACES[config.place].settings.get(AGENT, {})))
+        self._agent = LOOPS[loop].settings(
+            PPOComposerConfig(**PLACES[config.place].settings.get(AGENT, {}))
+        )
         ground = Ground(site.training(), site.inputs, seed, 0, config.shoppers)
         start = IntentConfig(self._agent.network.log_std)
         self._model = untrained_model("composer", ground, self._agent, start, LOOPS[loop].make)
@@ -196,7 +198,11 @@ class Training:
         if number:
             learn_update(self._model, self._agent, number, self._config.updates)
         whole = self._watch.now() - began if number else 0.0
-        clocks = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu} if number else {}
+        clocks = (
+            {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+            if number
+            else {}
+        )
         parts = {part: self._watch.seconds[part] - before[part] for part in PARTS}
         parts["other"] = whole - sum(parts.values())
         return {
@@ -226,7 +232,9 @@ def measure(config: Config) -> pl.DataFrame:
             turn = trainings if number % 2 else trainings[::-1]
             rows += [training.update(number) for training in turn]
     schema = {"loop": pl.String, "seed": pl.Int64, "update": pl.Int64, "steps": pl.Int64}
-    floats = dict.fromkeys(("wall_s", "cpu_s", *(f"{part}_s" for part in PARTS), "return"), pl.Float64)
+    floats = dict.fromkeys(
+        ("wall_s", "cpu_s", *(f"{part}_s" for part in PARTS), "return"), pl.Float64
+    )
     return pl.DataFrame(rows, schema={**schema, **floats}).sort("loop", "seed", "update")
 
 
@@ -239,7 +247,9 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     What the figures mean stands at the top of this file; `necessary_share` is the share of `NECESSARY`. Figures of a
     loop end in its name, but for the share of ours.
     """
-    timed = rows.filter(pl.col("update") > 1).with_columns(whole_s=pl.sum_horizontal(f"{part}_s" for part in PARTS))
+    timed = rows.filter(pl.col("update") > 1).with_columns(
+        whole_s=pl.sum_horizontal(f"{part}_s" for part in PARTS)
+    )
     steps = rows["steps"].to_numpy().max() / rows["update"].to_numpy().max()  # of an update
     summary: dict[str, Estimate] = {}
 
@@ -247,13 +257,22 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
         return estimate_mean(above / below, weights=below)
 
     measured = {loop: timed.filter(pl.col("loop") == loop).sort("seed", "update") for loop in LOOPS}
-    for loop, name in (("stock", "over_stock_sb3"), ("same_settings", "over_stock_sb3_same_settings")):
+    for loop, name in (
+        ("stock", "over_stock_sb3"),
+        ("same_settings", "over_stock_sb3_same_settings"),
+    ):
         for clock, ending in (("wall_s", ""), ("cpu_s", "_cpu")):
-            summary[name + ending] = ratio(measured[loop][clock].to_numpy(), measured["device"][clock].to_numpy())
+            summary[name + ending] = ratio(
+                measured[loop][clock].to_numpy(), measured["device"][clock].to_numpy()
+            )
     for loop, own in measured.items():
         whole = own["whole_s"].to_numpy()
-        necessary = own.select(pl.sum_horizontal(f"{part}_s" for part in NECESSARY)).to_series().to_numpy()
-        summary["necessary_share" if loop == "device" else f"necessary_share_{loop}"] = ratio(necessary, whole)
+        necessary = (
+            own.select(pl.sum_horizontal(f"{part}_s" for part in NECESSARY)).to_series().to_numpy()
+        )
+        summary["necessary_share" if loop == "device" else f"necessary_share_{loop}"] = ratio(
+            necessary, whole
+        )
         for name, clock in {"steps_per_s": "wall_s", "steps_per_cpu_s": "cpu_s"}.items():
             seconds = own[clock].to_numpy()
             summary[f"{name}_{loop}"] = ratio(np.full_like(seconds, steps), seconds)
@@ -276,7 +295,9 @@ def returns(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     by = ("seed", "loop")
     ends = seen.group_by(by, maintain_order=True).agg(pl.col("return").last())
     means = seen.group_by(by, maintain_order=True).agg(pl.col("return").mean())
-    one, other = (table.pivot("loop", index="seed", values="return").sort("seed") for table in (ends, means))
+    one, other = (
+        table.pivot("loop", index="seed", values="return").sort("seed") for table in (ends, means)
+    )
     return one, other
 
 
@@ -309,7 +330,9 @@ def draw(rows: pl.DataFrame, summary: dict[str, Estimate]) -> Figure:
     figure = Figure(figsize=(13, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     _costs(left, summary)
-    left.legend(frameon=False, fontsize=8, ncols=len(PARTS), loc="lower left", bbox_to_anchor=(-0.3, 1))
+    left.legend(
+        frameon=False, fontsize=8, ncols=len(PARTS), loc="lower left", bbox_to_anchor=(-0.3, 1)
+    )
     spent = with_minutes(rows)
     draw_curves(middle, spent, "steps")
     draw_curves(right, spent, "minutes")
@@ -327,7 +350,9 @@ def _costs(axes: Axes, summary: dict[str, Estimate]) -> None:
     left = np.zeros(len(LOOPS))
     for part, colour in zip(PARTS, colours, strict=True):
         widths = np.array([summary[f"{part}_us_{loop}"].value for loop in LOOPS])
-        axes.barh([LOOPS[loop].label for loop in LOOPS], widths, left=left, color=colour, label=part)
+        axes.barh(
+            [LOOPS[loop].label for loop in LOOPS], widths, left=left, color=colour, label=part
+        )
         left += widths
     axes.invert_yaxis()
     axes.set_xlabel("microseconds a shopper-step")
@@ -345,7 +370,13 @@ def draw_curves(axes: Axes, rows: pl.DataFrame, against: str) -> None:
         seen = rows.filter(pl.col("loop") == loop).drop_nulls("return")
         colour = COLOURS[loop]
         for (_,), own in seen.group_by("seed", maintain_order=True):
-            axes.plot(own[against].to_numpy(), own["return"].to_numpy(), color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(
+                own[against].to_numpy(),
+                own["return"].to_numpy(),
+                color=colour,
+                alpha=0.3,
+                linewidth=0.8,
+            )
         mean = seen.group_by("update").agg(pl.col(against, "return").mean()).sort("update")
         line = mean[against].to_numpy(), mean["return"].to_numpy()
         axes.plot(*line, "-o", color=colour, markersize=4, label=LOOPS[loop].label)

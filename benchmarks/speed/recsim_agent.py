@@ -52,7 +52,9 @@ class RecSimTraining:
         with as_it_was_written(self._randomness):
             agents: Any = importlib.import_module("recsim.agents.tabular_q_agent")
             self._env, self._judging = environment(seed + 1), environment(0)
-            self._agent: Any = agents.TabularQAgent(self._env.observation_space, self._env.action_space)
+            self._agent: Any = agents.TabularQAgent(
+                self._env.observation_space, self._env.action_space
+            )
         self._seed = seed
         self._episodes = 0
         self.steps = 0
@@ -74,14 +76,20 @@ class RecSimTraining:
         generator = np.random.default_rng(0)
         choices: dict[str, Choice] = {
             "random": lambda reward, seen: [int(generator.integers(CANDIDATES))],
-            "greedy": lambda reward, seen: [int(np.argmax([float(value[0]) for value in seen["doc"].values()]))],
+            "greedy": lambda reward, seen: [
+                int(np.argmax([float(value[0]) for value in seen["doc"].values()]))
+            ],
             "agent": self._agent.step,
         }
         self._judging.reset_sampler()
-        self._agent._eval_mode = True  # RecSim's runner makes a second agent for it, from the first one's checkpoint
+        self._agent._eval_mode = (
+            True  # RecSim's runner makes a second agent for it, from the first one's checkpoint
+        )
         try:
             with as_it_was_written(self._randomness):
-                return [play(self._judging, choices[who], episode)[0] for episode in range(episodes)]
+                return [
+                    play(self._judging, choices[who], episode)[0] for episode in range(episodes)
+                ]
         finally:
             self._agent._eval_mode = False
 
@@ -89,13 +97,17 @@ class RecSimTraining:
 def environment(seed: int) -> Any:
     """RecSim's `long_term_satisfaction.create_environment`, which leaves no choice of the seed, with one."""
     world: Any = importlib.import_module("recsim.environments.long_term_satisfaction")
-    users = world.LTSUserModel(1, user_state_ctor=world.LTSUserState, response_model_ctor=world.LTSResponse, seed=seed)
+    users = world.LTSUserModel(
+        1, user_state_ctor=world.LTSUserState, response_model_ctor=world.LTSResponse, seed=seed
+    )
     documents = world.LTSDocumentSampler(seed=seed)
     shop = world.environment.Environment(users, documents, CANDIDATES, 1, resample_documents=True)
     return world.recsim_gym.RecSimGymEnv(shop, world.clicked_engagement_reward)
 
 
-def play(env: Any, choose: Choice, seed: int, end: Callable[[float, Any], None] | None = None) -> tuple[float, int]:
+def play(
+    env: Any, choose: Choice, seed: int, end: Callable[[float, Any], None] | None = None
+) -> tuple[float, int]:
     """Return and steps of an episode; `end` is told its last reward."""
     env.seed(seed)
     seen, reward, total, steps, done = env.reset(), 0.0, 0.0, 0, False

@@ -58,7 +58,9 @@ class Carried:
         """
         weights = self._solve @ values.double()
         if not torch.allclose(self._before @ weights, values.double(), rtol=0, atol=1e-4):
-            raise ValueError("values are not affine in the embeddings, but only what is affine can be carried over.")
+            raise ValueError(
+                "values are not affine in the embeddings, but only what is affine can be carried over."
+            )
         found: Tensor = self._after @ weights
         return found.float()
 
@@ -67,19 +69,25 @@ def _with_one(embedding: Tensor) -> Tensor:
     return torch.cat([embedding.double(), embedding.new_ones(len(embedding), 1).double()], dim=1)
 
 
-def blow_up(small: SlateSimulator, policy: ComposerPolicy, ranker: TwoTowerRanker, items: int) -> Shop:
+def blow_up(
+    small: SlateSimulator, policy: ComposerPolicy, ranker: TwoTowerRanker, items: int
+) -> Shop:
     """A market of so many items, on the CPU, with the policy and the ranker of a smaller one.
 
     Errors: TypeError where the small one is no market, ValueError where it has more items.
     """
     shopper = small.shopper
     if not isinstance(shopper, MarketShopper):
-        raise TypeError(f"small has {type(shopper).__name__} shoppers, but only a market can be blown up.")
+        raise TypeError(
+            f"small has {type(shopper).__name__} shoppers, but only a market can be blown up."
+        )
     if items < len(small.catalog):
         raise ValueError(f"items is {items}, but the market has {len(small.catalog)} already.")
     config = replace(shopper.config, items=items)
     more = MarketShopper(torch.device("cpu"), small.slate_size, config=config, world=shopper.world)
-    simulator = SlateSimulator(more, small.reward, horizon_days=small.horizon_days, history=small.history)
+    simulator = SlateSimulator(
+        more, small.reward, horizon_days=small.horizon_days, history=small.history
+    )
     carried = Carried(small.catalog, simulator.catalog)
     inputs = policy_inputs(simulator, carry_ranker(ranker, carried, simulator.catalog))
     composer = Composer(inputs, policy.composer.config)
@@ -94,7 +102,12 @@ def carry_ranker(ranker: TwoTowerRanker, carried: Carried, catalog: Catalog) -> 
     old = ranker.model
     width, per_category = len(old.standardize.mean), len(old.standardize_category.mean)
     model = TwoTower(
-        carried(old.vectors), catalog.category, width, per_category, len(old.examination), old.config
+        carried(old.vectors),
+        catalog.category,
+        width,
+        per_category,
+        len(old.examination),
+        old.config,
     ).requires_grad_(False)
     kept = {name: value for name, value in old.state_dict().items() if name not in OF_ITEMS}
     model.load_state_dict(kept, strict=False)

@@ -219,7 +219,9 @@ class Seat:
     @property
     def name(self) -> str:
         """In the column `system`: a network that runs in another way is another system."""
-        way = ("" if self.precision == "fp32" else f", {self.precision}") + (", compiled" if self.compiled else "")
+        way = ("" if self.precision == "fp32" else f", {self.precision}") + (
+            ", compiled" if self.compiled else ""
+        )
         return self.system + way
 
     def player(self, device: torch.device) -> Crowd | One | Peer:
@@ -228,7 +230,11 @@ class Seat:
             return Peer(self.system)
         if self.batch == SINGLE:
             return One(self.system, device)
-        options = {"precision": self.precision, "compiled": self.compiled} if self.system in LEARNED else {}
+        options = (
+            {"precision": self.precision, "compiled": self.compiled}
+            if self.system in LEARNED
+            else {}
+        )
         return Crowd(self.system, self.batch, device, **options)
 
 
@@ -240,11 +246,28 @@ def seats(config: Config, device: torch.device) -> list[Seat]:
     envs = list(config.envs) or here
     peers = [Seat(name, SINGLE) for name in PEERS if _installed(name)]
     sizes = {env: bytes_per_shopper(env, device) for env in envs}
-    fit = {env: [b for b in config.batches if b * sizes[env] <= config.memory_gib * 2**30] for env in envs}
+    fit = {
+        env: [b for b in config.batches if b * sizes[env] <= config.memory_gib * 2**30]
+        for env in envs
+    }
     crowds = [Seat(env, batch) for env in envs for batch in (SINGLE, *fit[env])]
-    both = [Seat(env, config.twice, threads) for env in envs for threads in (1, 2)] if device.type == "cpu" else []
-    ways = [(precision, compiled) for precision in config.precisions for compiled in {False, config.compiled}]
-    others = [Seat(env, batch, 1, *way) for env in envs if env in LEARNED for way in ways for batch in fit[env]]
+    both = (
+        [Seat(env, config.twice, threads) for env in envs for threads in (1, 2)]
+        if device.type == "cpu"
+        else []
+    )
+    ways = [
+        (precision, compiled)
+        for precision in config.precisions
+        for compiled in {False, config.compiled}
+    ]
+    others = [
+        Seat(env, batch, 1, *way)
+        for env in envs
+        if env in LEARNED
+        for way in ways
+        for batch in fit[env]
+    ]
     return list(dict.fromkeys([*peers, *crowds, *both, *others]))
 
 
@@ -288,8 +311,15 @@ def measure(config: Config) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
 
     def add(what: str, seat: Seat, number: int, value: float | None = None, **told: Any) -> None:
-        common = {"batch": seat.batch, "threads": seat.threads, "device": device.type, "precision": seat.precision}
-        rows.append({"what": what, "system": seat.name, **common, "round": number, "value": value, **told})
+        common = {
+            "batch": seat.batch,
+            "threads": seat.threads,
+            "device": device.type,
+            "precision": seat.precision,
+        }
+        rows.append(
+            {"what": what, "system": seat.name, **common, "round": number, "value": value, **told}
+        )
 
     chosen = seats(config, device)
     for number in range(config.rounds):
@@ -309,7 +339,14 @@ def measure(config: Config) -> pl.DataFrame:
     if config.crowd and TRANSFORMER in {seat.system for seat in chosen}:
         crowd, clock = Crowd(TRANSFORMER, config.crowd, device), Clock(device)
         steps = crowd.play(clock, 0.0)
-        add("speed", Seat(TRANSFORMER, config.crowd), 0, steps=steps, wall_s=clock.wall, cpu_s=clock.cpu)
+        add(
+            "speed",
+            Seat(TRANSFORMER, config.crowd),
+            0,
+            steps=steps,
+            wall_s=clock.wall,
+            cpu_s=clock.cpu,
+        )
     return pl.DataFrame(rows, schema=ROW)
 
 
@@ -355,7 +392,9 @@ def by_history(env: str, device: torch.device, batch: int, steps: int = 6) -> di
         clock = Clock(device)
         for number in range(skipped + steps):
             slates = crowd.slates()
-            (clock if number >= skipped else Clock(device)).timed(lambda chosen=slates: crowd.watch(chosen))  # type: ignore[misc]
+            (clock if number >= skipped else Clock(device)).timed(
+                lambda chosen=slates: crowd.watch(chosen)
+            )  # type: ignore[misc]
         found[name] = (clock.wall if device.type == "cuda" else clock.cpu) / (steps * batch)
     return found
 
@@ -370,11 +409,16 @@ def shares(crowd: Crowd, steps: int = 4) -> dict[str, float]:
     models = [getattr(member, "model", member) for member in getattr(shop, "members", ())]
     if not models or crowd.simulator.device.type != "cpu":
         return {}
-    watch, whole = Stopwatch(crowd.simulator.device, ("forward", "counters")), Clock(crowd.simulator.device)
+    watch, whole = (
+        Stopwatch(crowd.simulator.device, ("forward", "counters")),
+        Clock(crowd.simulator.device),
+    )
     state: Any = crowd.simulator.hidden
     for model in models:
         watch.watch("forward", model, *_methods(model, FORWARD))
-        for head in (getattr(model, name) for name in ("slate_head", "gap_head") if hasattr(model, name)):
+        for head in (
+            getattr(model, name) for name in ("slate_head", "gap_head") if hasattr(model, name)
+        ):
             watch.watch("forward", head, *_methods(head, ("forward", "shoppers")))
     watch.watch("counters", state.memory, *_methods(state.memory, COUNTERS))
     for _ in range(steps):
@@ -396,7 +440,9 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """Speeds at the best batch, ratios of them round by round, and what a step needs. Peers count where they played."""
     speed = rows.filter(pl.col("what") == "speed")
     clock = "cpu_s" if "cpu" in speed["device"].to_list() else "wall_s"
-    speed = speed.with_columns(rate=pl.col("steps") / pl.col(clock), wall_rate=pl.col("steps") / pl.col("wall_s"))
+    speed = speed.with_columns(
+        rate=pl.col("steps") / pl.col(clock), wall_rate=pl.col("steps") / pl.col("wall_s")
+    )
     summary: dict[str, Estimate] = {}
 
     def estimate(values: Any) -> Estimate:
@@ -420,8 +466,14 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     for env in twice["system"].unique(maintain_order=True).to_list():
         crowd = int(twice["batch"].to_numpy()[0])
         ratio = rates(env, crowd, 2, "wall_rate") / rates(env, crowd, 1, "wall_rate")
-        summary["two_threads_over_one" if env == TRANSFORMER else f"two_threads_over_one/{env}"] = estimate(ratio)
-    told = rows.filter(pl.col("value").is_not_null()).group_by("what", "system").agg(pl.col("value").mean())
+        summary["two_threads_over_one" if env == TRANSFORMER else f"two_threads_over_one/{env}"] = (
+            estimate(ratio)
+        )
+    told = (
+        rows.filter(pl.col("value").is_not_null())
+        .group_by("what", "system")
+        .agg(pl.col("value").mean())
+    )
     values = {(row["what"], row["system"]): row["value"] for row in told.to_dicts()}
     multiplied, copied = values["matmul_flops", "machine"], values["copy_bytes", "machine"]
     for env in systems:
@@ -429,7 +481,9 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
             continue
         for what in ("bytes", "flops", "moved_bytes"):
             summary[f"{what}/{env}"] = estimate([values[what, env]])
-        summary[f"late_over_early/{env}"] = estimate([values["late_s", env] / values["early_s", env]])
+        summary[f"late_over_early/{env}"] = estimate(
+            [values["late_s", env] / values["early_s", env]]
+        )
         needed = max(values["flops", env] / multiplied, values["moved_bytes", env] / copied)
         name = "roofline_share" if env == TRANSFORMER else f"roofline_share/{env}"
         summary[name] = estimate(needed * rates(env))
@@ -444,12 +498,16 @@ def best_batch(speed: pl.DataFrame, system: str) -> int:
     """The batch that is fastest on one thread, in the mean over rounds; one that was not played in all is left out."""
     own = speed.filter((pl.col("system") == system) & (pl.col("threads") == 1))
     mean = own.group_by("batch").agg(pl.col("rate").mean(), turns=pl.len())
-    return int(mean.filter(pl.col("turns") == pl.col("turns").max()).sort("rate")["batch"].to_numpy()[-1])
+    return int(
+        mean.filter(pl.col("turns") == pl.col("turns").max()).sort("rate")["batch"].to_numpy()[-1]
+    )
 
 
 def lines(rows: pl.DataFrame, summary: dict[str, Estimate]) -> list[dict[str, object]]:
     """A line a system: the fastest crowd, and what a step needs."""
-    speed = rows.filter(pl.col("what") == "speed").with_columns(rate=pl.col("steps") / pl.col("cpu_s"))
+    speed = rows.filter(pl.col("what") == "speed").with_columns(
+        rate=pl.col("steps") / pl.col("cpu_s")
+    )
     systems = speed["system"].unique(maintain_order=True).to_list()
     found: list[dict[str, object]] = []
     for system in sorted(systems, key=lambda name: -summary[f"steps_per_s/{name}"].value):
@@ -494,13 +552,21 @@ def draw(rows: pl.DataFrame) -> Figure:
     axes = figure.subplots()
     speed = rows.filter((pl.col("what") == "speed") & (pl.col("threads") == 1))
     clock = "cpu_s" if "cpu" in speed["device"].to_list() else "wall_s"
-    mean = speed.group_by("system", "batch").agg(rate=(pl.col("steps") / pl.col(clock)).mean()).sort("system", "batch")
+    mean = (
+        speed.group_by("system", "batch")
+        .agg(rate=(pl.col("steps") / pl.col(clock)).mean())
+        .sort("system", "batch")
+    )
     for (system,), own in mean.group_by("system", maintain_order=True):
         name, rate = str(system), own["rate"].to_numpy()
         if name in PEERS:
             line = axes.axhline(rate[0], linestyle="--", linewidth=1, color="#777777")
             axes.annotate(
-                f"{name}, one user at a time", (1, rate[0]), xytext=(0, 2), textcoords="offset points", fontsize=7
+                f"{name}, one user at a time",
+                (1, rate[0]),
+                xytext=(0, 2),
+                textcoords="offset points",
+                fontsize=7,
             )
             line.set_zorder(0)
         else:

@@ -119,7 +119,9 @@ class AutoregressiveActor(nn.Module):
         self.slate_size = slate_size
         self._cues = cues
         start = torch.zeros(2 + cues + items.vectors.shape[1], dtype=torch.float32)
-        start[:2] = torch.tensor([config.count, config.similarity], dtype=torch.float32) / units.cpu()
+        start[:2] = (
+            torch.tensor([config.count, config.similarity], dtype=torch.float32) / units.cpu()
+        )
         self.start_at(start)
 
     @torch.no_grad()
@@ -139,7 +141,9 @@ class AutoregressiveActor(nn.Module):
         items = observation["pool"].long()
         fixed, in_slate = self._weighted(observation)
         context = _Context(self, items, fixed, in_slate, draws)
-        return pick(Pool(items, observation["logits"], torch.zeros_like(items)), self.slate_size, context)
+        return pick(
+            Pool(items, observation["logits"], torch.zeros_like(items)), self.slate_size, context
+        )
 
     def judge(self, observation: Observation, slates: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of slates (B, K) and the entropy along them: (B,) each. All positions at once."""
@@ -176,46 +180,65 @@ class AutoregressiveActor(nn.Module):
     def _weighted(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """What does not depend on the slate (B, P), -inf = absent, and the weights of what does (B, 2); times scale."""
         items = observation["pool"].long()
-        in_slate, cues, offset = self.intent(observation["features"]).tensor_split([2, 2 + self._cues], dim=1)
+        in_slate, cues, offset = self.intent(observation["features"]).tensor_split(
+            [2, 2 + self._cues], dim=1
+        )
         score = observation["logits"] + torch.einsum("bpj,bj->bp", observation["cues"], cues)
         score = score + torch.einsum("bpd,bd->bp", self.vectors[items.clamp(min=0)], offset)
-        return (self.config.scale * score).masked_fill(items < 0, -math.inf), self.config.scale * in_slate * self.units
+        return (self.config.scale * score).masked_fill(
+            items < 0, -math.inf
+        ), self.config.scale * in_slate * self.units
 
 
 class _Context:
     """Scores as the slate fills, with the noise of each position: an `Adjust` for `policies.base.pick`."""
 
     def __init__(
-        self, actor: AutoregressiveActor, items: Tensor, fixed: Tensor, in_slate: Tensor, draws: Tensor | None
+        self,
+        actor: AutoregressiveActor,
+        items: Tensor,
+        fixed: Tensor,
+        in_slate: Tensor,
+        draws: Tensor | None,
     ) -> None:
         self._actor, self._items, self._fixed = actor, items, fixed
         self._of_count, self._of_similarity = in_slate.split(1, dim=1)  # (B, 1) each
-        self._noise = None if draws is None else gumbel(draws).view(len(draws), -1, items.shape[1])  # (B, K, P)
+        self._noise = (
+            None if draws is None else gumbel(draws).view(len(draws), -1, items.shape[1])
+        )  # (B, K, P)
         self._position = 0
         self._count = torch.zeros_like(fixed)
         self._similarity = torch.zeros_like(fixed)
 
     def scores(self) -> Tensor:
-        scores: Tensor = self._fixed + self._of_count * self._count + self._of_similarity * self._similarity
+        scores: Tensor = (
+            self._fixed + self._of_count * self._count + self._of_similarity * self._similarity
+        )
         return scores if self._noise is None else scores + self._noise[:, self._position]
 
     def add(self, chosen: Tensor) -> None:
         items = self._items.clamp(min=0).gather(1, chosen.unsqueeze(1))  # (B, 1)
         self._count = self._count + self._actor.alike(items, self._items).squeeze(1)
-        self._similarity = torch.maximum(self._similarity, self._actor.cosines(items, self._items).squeeze(1))
+        self._similarity = torch.maximum(
+            self._similarity, self._actor.cosines(items, self._items).squeeze(1)
+        )
         self._position += 1
 
 
 def _above(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """At each position the values (B, K, P) of those above it, combined; 0 at the top."""
     *above, _ = values.unbind(dim=1)
-    return torch.stack(list(accumulate(above, combine, initial=torch.zeros_like(values[:, 0]))), dim=1)
+    return torch.stack(
+        list(accumulate(above, combine, initial=torch.zeros_like(values[:, 0]))), dim=1
+    )
 
 
 class AutoregressivePolicy:
     """An `AutoregressiveActor` on what a `Composer` sees. Errors: TypeError where an argument is of another kind."""
 
-    def __init__(self, composer: Composer, actor: AutoregressiveActor, *, deterministic: bool = True) -> None:
+    def __init__(
+        self, composer: Composer, actor: AutoregressiveActor, *, deterministic: bool = True
+    ) -> None:
         of_kind("composer", composer, Composer)
         of_kind("actor", actor, AutoregressiveActor)
         self.composer = composer

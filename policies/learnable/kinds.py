@@ -64,7 +64,11 @@ class Plan:
         of_kind("composer", self.composer, Composer)
         of_kind("catalog", self.catalog, Catalog)
         of_kind("generator", self.generator, torch.Generator)
-        put(self, width=checks.whole("width", self.width, 1, MOST), hidden=widths("hidden", self.hidden))
+        put(
+            self,
+            width=checks.whole("width", self.width, 1, MOST),
+            hidden=widths("hidden", self.hidden),
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class Learnable:
 
 
 def _intent_actor(plan: Plan, config: IntentConfig) -> IntentActor:
-    return IntentActor(plan.width, plan.composer.intent_size, plan.hidden, config.log_std, plan.generator)
+    return IntentActor(
+        plan.width, plan.composer.intent_size, plan.hidden, config.log_std, plan.generator
+    )
 
 
 def _plackett_luce_actor(plan: Plan, config: PlackettLuceConfig) -> PlackettLuceActor:
@@ -107,7 +113,9 @@ def _autoregressive_actor(plan: Plan, config: AutoregressiveConfig) -> Autoregre
     composer = plan.composer
     items = Items(composer.offset_vectors, plan.catalog.category, plan.catalog.embedding)
     units, size, cues = composer.units[:2], composer.slate_size, len(composer.cues)
-    return AutoregressiveActor(plan.width, cues, items, units, size, plan.hidden, config, plan.generator)
+    return AutoregressiveActor(
+        plan.width, cues, items, units, size, plan.hidden, config, plan.generator
+    )
 
 
 LEARNABLE: dict[str, Learnable] = {
@@ -126,7 +134,9 @@ LEARNABLE: dict[str, Learnable] = {
     "autoregressive": Learnable(
         AutoregressiveConfig,
         _autoregressive_actor,
-        lambda composer, actor, certain: AutoregressivePolicy(composer, actor, deterministic=certain),
+        lambda composer, actor, certain: AutoregressivePolicy(
+            composer, actor, deterministic=certain
+        ),
         intents=False,
     ),
 }

@@ -71,7 +71,9 @@ def judge(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 def pick_order(places: Tensor, pool: int) -> Tensor:
     """At which position each of P = `pool` places was picked: places (B, K) to (B, P) int64, K = never."""
     size = places.shape[1]
-    order = torch.full((len(places), pool + 1), size, device=places.device)  # the last column takes what is no place
+    order = torch.full(
+        (len(places), pool + 1), size, device=places.device
+    )  # the last column takes what is no place
     positions = torch.arange(size, device=places.device).expand_as(places)
     return order.scatter(1, places.where(places >= 0, pool), positions)[:, :pool]
 
@@ -131,14 +133,22 @@ class PlackettLuceActor(nn.Module):
         """(B, P), -inf = absent."""
         pool = observation["pool"].long()
         weights = self.tower(self.standardize(observation["features"]))
-        score = observation["logits"] + torch.einsum("bpj,bj->bp", observation["cues"], weights[:, : self._cues])
-        score = score + torch.einsum("bpd,bd->bp", self.vectors[pool.clamp(min=0)], weights[:, self._cues :])
+        score = observation["logits"] + torch.einsum(
+            "bpj,bj->bp", observation["cues"], weights[:, : self._cues]
+        )
+        score = score + torch.einsum(
+            "bpd,bd->bp", self.vectors[pool.clamp(min=0)], weights[:, self._cues :]
+        )
         return (self.config.scale * score).masked_fill(pool < 0, -math.inf)
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
         """Slates (B, K) item ids: the most probable order, or a sample by the uniform numbers draws (B, P)."""
         scores = self.scores(observation)
-        places = ordered(scores, self.slate_size) if draws is None else sample(scores, draws, self.slate_size)
+        places = (
+            ordered(scores, self.slate_size)
+            if draws is None
+            else sample(scores, draws, self.slate_size)
+        )
         slates = observation["pool"].long().gather(1, places.clamp(min=0)).where(places >= 0, -1)
         return filled(slates, self.slate_size)
 
@@ -161,7 +171,9 @@ def slate_observation(view: View) -> Observation:
 class PlackettLucePolicy:
     """A `PlackettLuceActor` on what a `Composer` sees. Errors: TypeError where an argument is of another kind."""
 
-    def __init__(self, composer: Composer, actor: PlackettLuceActor, *, deterministic: bool = True) -> None:
+    def __init__(
+        self, composer: Composer, actor: PlackettLuceActor, *, deterministic: bool = True
+    ) -> None:
         of_kind("composer", composer, Composer)
         of_kind("actor", actor, PlackettLuceActor)
         self.composer = composer

@@ -40,7 +40,9 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Errors: ValueError where a field is not as said."""
-        settle(self, actor_hidden=WIDTH, critic_hidden=WIDTH, critic_lr_scale=AMOUNT, log_std=LOG_STD)
+        settle(
+            self, actor_hidden=WIDTH, critic_hidden=WIDTH, critic_lr_scale=AMOUNT, log_std=LOG_STD
+        )
 
 
 class Critic(nn.Module):
@@ -95,7 +97,9 @@ class SlateActorCritic(ActorCriticPolicy):
         of_kind("composer", composer, Composer)
         of_kind("catalog", catalog, Catalog)
         of_kind("network", NetworkConfig() if network is None else network, NetworkConfig)
-        of_kind("start", LEARNABLE[kind].config() if start is None else start, LEARNABLE[kind].config)
+        of_kind(
+            "start", LEARNABLE[kind].config() if start is None else start, LEARNABLE[kind].config
+        )
         self.kind = kind
         self.composer = composer
         self.catalog = catalog
@@ -130,14 +134,18 @@ class SlateActorCritic(ActorCriticPolicy):
 
     # ---- what PPO calls ----
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values (B, 1) and log-probabilities (B,)."""
         observation = self._observation(obs)
         actions = self._predict(obs, deterministic)
         log_probability, _ = self.actor.judge(observation, actions)
         return actions, self._value(observation), log_probability
 
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (B, 1), log-probabilities (B,) and entropies (B,) of stored actions."""
         observation = self._observation(obs)
         log_probability, entropy = self.actor.judge(observation, actions)
@@ -175,7 +183,11 @@ class SlateActorCritic(ActorCriticPolicy):
         """SB3 hands over a tensor (B, F) or a dictionary; actors and critics take a dictionary with `features`."""
         if isinstance(obs, dict):
             return obs
-        return {"features": obs[:, :-1], "survival": obs[:, -1:]} if self.survival else {"features": obs}
+        return (
+            {"features": obs[:, :-1], "survival": obs[:, -1:]}
+            if self.survival
+            else {"features": obs}
+        )
 
     def _features_width(self) -> int:
         space = self.observation_space

@@ -72,12 +72,22 @@ class RankerConfig:
         """Errors: ValueError where a field is not as said."""
         for name, known in (("blocks", BLOCKS), ("codes", CODES)):
             of_field = checks.several(name, getattr(self, name))
-            put(self, **{name: tuple(checks.choice(f"{name}[{at}]", one, known) for at, one in enumerate(of_field))})
+            put(
+                self,
+                **{
+                    name: tuple(
+                        checks.choice(f"{name}[{at}]", one, known)
+                        for at, one in enumerate(of_field)
+                    )
+                },
+            )
         sizes = checks.several("sizes", self.sizes, len(self.codes))
         put(
             self,
             width=checks.whole("width", self.width, 1, WIDEST),
-            sizes=tuple(checks.whole(f"sizes[{at}]", size, 1, MOST) for at, size in enumerate(sizes)),
+            sizes=tuple(
+                checks.whole(f"sizes[{at}]", size, 1, MOST) for at, size in enumerate(sizes)
+            ),
             hidden=checks.whole("hidden", self.hidden, 1, WIDEST),
             scale=checks.number("scale", self.scale, -LARGEST, LARGEST),
             shift=checks.number("shift", self.shift, -LARGEST, LARGEST),
@@ -88,7 +98,11 @@ class RankerConfig:
         """Of the tensors of the model."""
         numbers = {"mean": (self.width,), "deviation": (self.width,)}
         tables = {f"tables.{at}": (size,) for at, size in enumerate(self.sizes)}
-        return {**numbers, **tower_shapes("network", self.width, (self.hidden, self.hidden), 1), **tables}
+        return {
+            **numbers,
+            **tower_shapes("network", self.width, (self.hidden, self.hidden), 1),
+            **tables,
+        }
 
 
 class CTRModel(nn.Module):
@@ -110,8 +124,12 @@ class CTRModel(nn.Module):
         self.register_buffer("mean", torch.zeros(config.width, dtype=torch.float32))
         self.register_buffer("deviation", torch.ones(config.width, dtype=torch.float32))
         generator = torch.Generator().manual_seed(seed)
-        self.network = tower(config.width, (config.hidden, config.hidden), 1, generator, activation=nn.ReLU, gain=0.1)
-        self.tables = nn.ParameterList([torch.zeros(size, dtype=torch.float32) for size in config.sizes])
+        self.network = tower(
+            config.width, (config.hidden, config.hidden), 1, generator, activation=nn.ReLU, gain=0.1
+        )
+        self.tables = nn.ParameterList(
+            [torch.zeros(size, dtype=torch.float32) for size in config.sizes]
+        )
 
     @torch.no_grad()
     def start_from(self, numbers: Tensor, rate: float) -> None:
@@ -168,13 +186,17 @@ class CTRRanker:
         return pairs.spread(torch.cat([self.model(*inputs) for inputs in parts]))
 
 
-def pair_inputs(pairs: Pairs, blocks: tuple[str, ...], codes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def pair_inputs(
+    pairs: Pairs, blocks: tuple[str, ...], codes: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
     """What a `CTRModel` takes of some pairs: numbers (Q, W) float32 and codes (Q, L) int64."""
     numbers = torch.cat([BLOCKS[name].values(pairs) for name in blocks], dim=1)
     return numbers, torch.stack([CODES[name].values(pairs) for name in codes], dim=1)
 
 
-def config_for(items: Items, blocks: tuple[str, ...], codes: tuple[str, ...], width: int) -> RankerConfig:
+def config_for(
+    items: Items, blocks: tuple[str, ...], codes: tuple[str, ...], width: int
+) -> RankerConfig:
     """The configuration of a model of these inputs."""
     sizes = code_sizes(items)
     return RankerConfig(blocks, codes, width, tuple(sizes[name] for name in codes))

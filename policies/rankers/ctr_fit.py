@@ -73,7 +73,12 @@ class Examples:
     @classmethod
     def join(cls, parts: list[Examples]) -> Examples:
         """Several batches as one."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(cls)))
+        return cls(
+            *(
+                torch.cat([getattr(part, field.name) for part in parts])
+                for field in dataclasses.fields(cls)
+            )
+        )
 
 
 @torch.no_grad()
@@ -107,11 +112,17 @@ def fit(
     config = FitConfig() if config is None else config
     of_kind("config", config, FitConfig)
     if len(examples) == 0 or float(examples.labels.sum()) == 0:
-        raise ValueError(f"examples has {len(examples)} rows and no response, but a CTR model needs some.")
+        raise ValueError(
+            f"examples has {len(examples)} rows and no response, but a CTR model needs some."
+        )
     for name in ("numbers", "labels"):
         if not bool(getattr(examples, name).isfinite().all()):
-            raise ValueError(f"examples.{name} holds a number that is not finite, but a CTR model needs finite ones.")
-    shape = dataclasses.replace(config_for(items, blocks, codes, examples.numbers.shape[1]), hidden=config.hidden)
+            raise ValueError(
+                f"examples.{name} holds a number that is not finite, but a CTR model needs finite ones."
+            )
+    shape = dataclasses.replace(
+        config_for(items, blocks, codes, examples.numbers.shape[1]), hidden=config.hidden
+    )
     model = CTRModel(shape, config.seed).to(examples.numbers.device)
     model.start_from(examples.numbers, float(examples.labels.mean()))
     groups = [
@@ -127,7 +138,9 @@ def fit(
             order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
             for rows in order.split(config.batch_size):
                 batch = examples.take(rows)
-                loss = binary_cross_entropy_with_logits(model(batch.numbers, batch.codes), batch.labels)
+                loss = binary_cross_entropy_with_logits(
+                    model(batch.numbers, batch.codes), batch.labels
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -140,7 +153,9 @@ def fit(
 def predict(model: CTRModel, examples: Examples, batch_size: int = 100_000) -> Tensor:
     """Logits of the rows (Q,)."""
     rows = torch.arange(len(examples), device=examples.labels.device)
-    return torch.cat([model(*(examples.numbers[part], examples.codes[part])) for part in rows.split(batch_size)])
+    return torch.cat(
+        [model(*(examples.numbers[part], examples.codes[part])) for part in rows.split(batch_size)]
+    )
 
 
 def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
@@ -154,7 +169,9 @@ def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
     of_kind("model", model, CTRModel)
     labels = examples.labels.double()
     if len(labels) == 0 or bool((labels == labels[0]).all()):
-        raise ValueError(f"examples has {len(labels)} rows of one label, but a calibration needs both labels.")
+        raise ValueError(
+            f"examples has {len(labels)} rows of one label, but a calibration needs both labels."
+        )
     logits = predict(model, examples).double()
     inputs = torch.stack([logits, torch.ones_like(logits)], dim=1)
     line = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logits.device)
@@ -169,5 +186,7 @@ def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
             )
     scale, shift = line.tolist()
     old = model.config
-    model.config = dataclasses.replace(old, scale=old.scale * scale, shift=old.shift * scale + shift)
+    model.config = dataclasses.replace(
+        old, scale=old.scale * scale, shift=old.shift * scale + shift
+    )
     return model

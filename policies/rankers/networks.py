@@ -43,7 +43,9 @@ class Standardizer(nn.Module):
         self.deviation.copy_(deviation.where(deviation > 1e-4, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean).div_(self.deviation).clamp_(-5, 5)  # in place: half of the memory's traffic
+        return (
+            (x - self.mean).div_(self.deviation).clamp_(-5, 5)
+        )  # in place: half of the memory's traffic
 
 
 def tower(
@@ -92,10 +94,14 @@ def write_model(path: Path | str, model: nn.Module, kind: str, told: Mapping[str
     Errors: OSError where the file cannot be written; what stood there before is whole.
     """
     described = json.dumps({"kind": kind, "told": told}, allow_nan=False)
-    write_tensors(path, model.state_dict(), {DESCRIBED: described})  # one key: their order in the file is random
+    write_tensors(
+        path, model.state_dict(), {DESCRIBED: described}
+    )  # one key: their order in the file is random
 
 
-def read_model(path: Path | str, kind: str, keys: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_model(
+    path: Path | str, kind: str, keys: tuple[str, ...]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and description as `write_model` wrote them; the description has these keys and no others.
 
     Errors: TypeError where `path` is none; FileNotFoundError; ValueError, which names the file, where it is no such
@@ -114,16 +120,22 @@ def read_model(path: Path | str, kind: str, keys: tuple[str, ...]) -> tuple[dict
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no file of a {kind}: {error}") from None
     if told.keys() != set(keys):
-        raise ValueError(f"{path} is described by {sorted(told)}, but it must be by {sorted(keys)}.")
+        raise ValueError(
+            f"{path} is described by {sorted(told)}, but it must be by {sorted(keys)}."
+        )
     for name, value in tensors.items():
         if value.is_floating_point() and not bool((finite := value.isfinite()).all()):
             at = (~finite).nonzero()[0].tolist()
             found = value[tuple(at)].item()
-            raise ValueError(f"{path}: the tensor {name!r} holds {found} at {at}, but must be finite.")
+            raise ValueError(
+                f"{path}: the tensor {name!r} holds {found} at {at}, but must be finite."
+            )
     return tensors, told
 
 
-def check_shapes(path: Path | str, tensors: Mapping[str, Tensor], shapes: Shapes, whole: tuple[str, ...] = ()) -> None:
+def check_shapes(
+    path: Path | str, tensors: Mapping[str, Tensor], shapes: Shapes, whole: tuple[str, ...] = ()
+) -> None:
     """Hold the tensors of a file against what its description asks for, before a model is made of it.
 
     Args:
@@ -133,7 +145,9 @@ def check_shapes(path: Path | str, tensors: Mapping[str, Tensor], shapes: Shapes
     """
     for name in sorted({*tensors, *shapes}):
         if name not in tensors or name not in shapes:
-            raise ValueError(f"{path}: the tensor {name!r} is {'missing' if name in shapes else 'not known'}.")
+            raise ValueError(
+                f"{path}: the tensor {name!r} is {'missing' if name in shapes else 'not known'}."
+            )
         try:
             dtype = torch.int64 if name in whole else torch.float32
             checks.tensor(f"the tensor {name!r}", tensors[name], shapes[name], dtype)

@@ -40,7 +40,10 @@ class Items:
     @classmethod
     def of(cls, catalog: Catalog) -> Items:
         """From a catalogue, on its device."""
-        return cls(catalog.category, torch.nn.functional.normalize(principal(catalog.embedding, TASTE_DIMS), dim=1))
+        return cls(
+            catalog.category,
+            torch.nn.functional.normalize(principal(catalog.embedding, TASTE_DIMS), dim=1),
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,14 @@ class Pairs:
         """Every candidate of every shopper."""
         candidates = candidates_of(observation, len(items.category))
         row, column = (candidates >= 0).nonzero().unbind(dim=1)
-        return cls(observation, items, row, column, candidates[row, column], (len(candidates), candidates.shape[1]))
+        return cls(
+            observation,
+            items,
+            row,
+            column,
+            candidates[row, column],
+            (len(candidates), candidates.shape[1]),
+        )
 
     def aligned(self, name: str) -> Tensor:
         """An aligned key (B, C) at every pair (Q,)."""
@@ -107,7 +117,9 @@ BLOCKS: Registry[Block] = Registry("block")
 """Every block by name."""
 
 
-def block(name: str, *keys: str) -> Callable[[Callable[[Pairs], Tensor]], Callable[[Pairs], Tensor]]:
+def block(
+    name: str, *keys: str
+) -> Callable[[Callable[[Pairs], Tensor]], Callable[[Pairs], Tensor]]:
     """Register a block: `@block("own", "bought_items")` above a function of `Pairs`.
 
     Errors: ValueError where other code took the name.
@@ -129,7 +141,9 @@ def blocks_for(keys: set[str]) -> tuple[str, ...]:
 def own_history(pairs: Pairs) -> Tensor:
     """Of the item itself: (Q, 7) as `_history`."""
     bought = pairs.observation["bought_items"]
-    place = bought.where(bought >= 0, len(pairs.items.category))  # padding writes one column past the catalogue
+    place = bought.where(
+        bought >= 0, len(pairs.items.category)
+    )  # padding writes one column past the catalogue
     batch, width = len(bought), len(pairs.items.category) + 1
     counts = torch.zeros(batch, width, device=bought.device, dtype=torch.float32).scatter_(
         1, place, pairs.observation["bought_counts"]
@@ -145,7 +159,9 @@ def own_history(pairs: Pairs) -> Tensor:
 def category_history(pairs: Pairs) -> Tensor:
     """Of the item's category: (Q, 7) as `_history`."""
     at = (pairs.row, pairs.items.category[pairs.item])
-    return _history(pairs.observation["category_counts"][at], pairs.observation["category_days"][at])
+    return _history(
+        pairs.observation["category_counts"][at], pairs.observation["category_days"][at]
+    )
 
 
 @block("popularity", "popularity")
@@ -167,7 +183,10 @@ def purchase_taste(pairs: Pairs) -> Tensor:
     bought = observation["bought_items"]
     ever = (bought >= 0) * observation["bought_counts"].clamp(min=0).sqrt()
     lately = ever * torch.exp(-observation["bought_days"].clamp(0, 365) / HABIT_DAYS)
-    return torch.stack([_similarity(pairs, mean_vector(vectors, bought.clamp(min=0), w)) for w in (lately, ever)], 1)
+    return torch.stack(
+        [_similarity(pairs, mean_vector(vectors, bought.clamp(min=0), w)) for w in (lately, ever)],
+        1,
+    )
 
 
 @block("recent", "recent_slates", "recent_clicks")
@@ -193,12 +212,16 @@ def _history(count: Tensor, days: Tensor) -> Tensor:
     bought = (count > 0).float()
     days = days.clamp(0, 365)
     decayed = [bought * torch.exp(-days / scale) for scale in DAYS]
-    return torch.stack([torch.log1p(count.clamp(min=0)), bought, bought * torch.log1p(days), *decayed], dim=1)
+    return torch.stack(
+        [torch.log1p(count.clamp(min=0)), bought, bought * torch.log1p(days), *decayed], dim=1
+    )
 
 
 def _similarity(pairs: Pairs, taste: Tensor) -> Tensor:
     """Dot product of a taste (B, D) with every item of its shopper: (Q,). All items at once: cheaper than by pair."""
-    return (taste @ pairs.items.vectors.T).view(-1)[pairs.row * len(pairs.items.vectors) + pairs.item]
+    return (taste @ pairs.items.vectors.T).view(-1)[
+        pairs.row * len(pairs.items.vectors) + pairs.item
+    ]
 
 
 # ---- codes -----------------------------------------------------------------------------------------------------------

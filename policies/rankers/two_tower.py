@@ -38,7 +38,15 @@ from recsim_env.settings import AMOUNT, MOST, ONE_OR_MORE, RATE, SEED, WIDTH, se
 from recsim_env.tensors import shared
 from recsim_env.types import Observation
 
-WHOLE = ("category_shown", "category_clicked", "taste", "exposed", "position_clicks", "familiarity", "visits")
+WHOLE = (
+    "category_shown",
+    "category_clicked",
+    "taste",
+    "exposed",
+    "position_clicks",
+    "familiarity",
+    "visits",
+)
 """Observation keys of the shopper tower; `declared` joins them where the shop asks."""
 BY_CATEGORY = ("category_shown", "category_clicked")
 """Observation keys (B, G, ..) of the category tower."""
@@ -87,7 +95,9 @@ class TwoTowerConfig:
             seed=SEED,
         )
 
-    def shapes(self, items: int, dims: int, width: int, per_category: int, slate_size: int) -> Shapes:
+    def shapes(
+        self, items: int, dims: int, width: int, per_category: int, slate_size: int
+    ) -> Shapes:
         """Of the tensors of a model: N items of so many components, F, F_c, K."""
         return {
             "vectors": (items, dims),
@@ -113,13 +123,23 @@ class TwoTower(nn.Module):
     category: Tensor
 
     def __init__(
-        self, vectors: Tensor, category: Tensor, width: int, per_category: int, slate_size: int, config: TwoTowerConfig
+        self,
+        vectors: Tensor,
+        category: Tensor,
+        width: int,
+        per_category: int,
+        slate_size: int,
+        config: TwoTowerConfig,
     ) -> None:
         super().__init__()
         of_kind("config", config, TwoTowerConfig)
         items, dims = checks.tensor("vectors", vectors, ("N", "D"), torch.float32).shape
         checks.tensor("category", category, (items,), torch.int64)
-        for name, size in (("width", width), ("per_category", per_category), ("slate_size", slate_size)):
+        for name, size in (
+            ("width", width),
+            ("per_category", per_category),
+            ("slate_size", slate_size),
+        ):
             checks.whole(name, size, 1, MOST)
         generator = torch.Generator().manual_seed(config.seed)
         self.config = config
@@ -127,12 +147,20 @@ class TwoTower(nn.Module):
         self.register_buffer("category", category)
         self.standardize = Standardizer(width)
         self.of_shopper = tower(
-            width, (config.hidden, config.hidden), config.width + 1, generator, gain=0.1, activation=nn.ReLU
+            width,
+            (config.hidden, config.hidden),
+            config.width + 1,
+            generator,
+            gain=0.1,
+            activation=nn.ReLU,
         )
         self.standardize_category = Standardizer(per_category)
-        self.of_category = tower(per_category, (config.category_hidden,), 1, generator, gain=0.1, activation=nn.ReLU)
+        self.of_category = tower(
+            per_category, (config.category_hidden,), 1, generator, gain=0.1, activation=nn.ReLU
+        )
         self.of_item = nn.Parameter(
-            torch.randn(dims, config.width, generator=generator, dtype=torch.float32) / math.sqrt(dims)
+            torch.randn(dims, config.width, generator=generator, dtype=torch.float32)
+            / math.sqrt(dims)
         )
         self.own = nn.Parameter(torch.zeros(items, config.width, dtype=torch.float32))
         self.bias = nn.Parameter(torch.zeros(items, dtype=torch.float32))
@@ -151,11 +179,18 @@ class TwoTower(nn.Module):
         of_category = self.of_category(self.standardize_category(by_category)).squeeze(2)
         return out[:, :-1], of_category + out[:, -1:]
 
-    def log_odds(self, whole: Tensor, by_category: Tensor, slates: Tensor, fatigue: Tensor) -> Tensor:
+    def log_odds(
+        self, whole: Tensor, by_category: Tensor, slates: Tensor, fatigue: Tensor
+    ) -> Tensor:
         """Of items that are looked at: slates (B, K), fatigue (B, K, 2) -> (B, K)."""
         query, of_category = self.shopper(whole, by_category)
         liked = torch.einsum("bd,bkd->bk", query, self.items()[slates])
-        return liked + of_category.gather(1, self.category[slates]) + self.bias[slates] + fatigue @ self.fatigue
+        return (
+            liked
+            + of_category.gather(1, self.category[slates])
+            + self.bias[slates]
+            + fatigue @ self.fatigue
+        )
 
     def examined(self) -> Tensor:
         """Chance to look at each position (K,), 1 at the top."""
@@ -187,13 +222,18 @@ class TwoTowerRanker:
         parts = [slice(start, start + most) for start in range(0, len(candidates), most)]
         seen = {name: observation[name] for name in (*WHOLE, "recent_slates", "recent_clicks")}
         seen |= {name: observation[name] for name in ("declared",) if name in observation}
-        scores = [self._part({name: value[part] for name, value in seen.items()}, candidates[part]) for part in parts]
+        scores = [
+            self._part({name: value[part] for name, value in seen.items()}, candidates[part])
+            for part in parts
+        ]
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _part(self, observation: Observation, candidates: Tensor) -> Tensor:
         """`logits` of some shoppers."""
         scores = self._catalogue(observation)
-        if shared(candidates):  # a column for everybody costs a small part of what an item for each does
+        if shared(
+            candidates
+        ):  # a column for everybody costs a small part of what an item for each does
             candidates = candidates[:1]
             scores = scores.index_select(1, candidates[0].clamp(min=0))
         else:
@@ -204,7 +244,9 @@ class TwoTowerRanker:
         """Log-odds of the whole catalogue: (B, N)."""
         model, recent = self.model, Recent.of(observation)
         query, of_category = model.shopper(*inputs(observation))
-        scores = torch.addmm(model.bias, query, self._items).add_(of_category.index_select(1, model.category))
+        scores = torch.addmm(model.bias, query, self._items).add_(
+            of_category.index_select(1, model.category)
+        )
         tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
         return scores.scatter_add_(1, recent.items, tired)
 
@@ -249,9 +291,15 @@ def examples_of(sessions: Sessions, catalog: Catalog) -> Examples:
         whole, by_category = inputs(moment.observation)
         recent = Recent.of(moment.observation)
         fatigue = torch.stack(
-            [recent.of_items(moment.slates, weight, items) for weight in (recent.shown, recent.clicked)], 2
+            [
+                recent.of_items(moment.slates, weight, items)
+                for weight in (recent.shown, recent.clicked)
+            ],
+            2,
         )
-        parts.append((whole.half(), by_category.half(), moment.slates, moment.clicks, fatigue.half()))
+        parts.append(
+            (whole.half(), by_category.half(), moment.slates, moment.clicks, fatigue.half())
+        )
     return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -276,7 +324,9 @@ def fit_two_tower(
         of_kind(name, value, kind)
     slate_size = checks.whole("slate_size", slate_size, 1)
     if not bool(sessions.clicks.any()):
-        raise ValueError(f"sessions has {sessions.n_slates} slates and no click, but a ranker needs some.")
+        raise ValueError(
+            f"sessions has {sessions.n_slates} slates and no click, but a ranker needs some."
+        )
     examples = examples_of(sessions, catalog)
     model = TwoTower(
         principal(catalog.embedding, config.dims),
@@ -363,12 +413,19 @@ def load_two_tower(path: Path, device: torch.device | str = "cpu") -> TwoTowerRa
     tensors, told = read_model(path, KIND, FIELDS)
     try:
         config, sizes = _described(told)
-        items, dims = checks.tensor("the tensor 'vectors'", tensors.get("vectors"), ("N", "D"), torch.float32).shape
+        items, dims = checks.tensor(
+            "the tensor 'vectors'", tensors.get("vectors"), ("N", "D"), torch.float32
+        ).shape
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
     check_shapes(path, tensors, config.shapes(items, dims, *sizes), whole=("category",))
-    if items == 0 or not 0 <= int(tensors["category"].min()) <= int(tensors["category"].max()) < items:
-        raise ValueError(f"{path}: the tensor 'category' must hold numbers from 0 to {items - 1}, one an item.")
+    if (
+        items == 0
+        or not 0 <= int(tensors["category"].min()) <= int(tensors["category"].max()) < items
+    ):
+        raise ValueError(
+            f"{path}: the tensor 'category' must hold numbers from 0 to {items - 1}, one an item."
+        )
     model = TwoTower(tensors["vectors"], tensors["category"], *sizes, config)
     model.load_state_dict(tensors)
     return TwoTowerRanker(model.to(device))

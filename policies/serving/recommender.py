@@ -48,15 +48,24 @@ class Recommender:
     draws = 0
 
     def __init__(
-        self, built_from: PolicyInputs, policy: ComposerPolicy, index: CategoryIndex | None, *, count: int = 24
+        self,
+        built_from: PolicyInputs,
+        policy: ComposerPolicy,
+        index: CategoryIndex | None,
+        *,
+        count: int = 24,
     ) -> None:
         of_kind("built_from", built_from, PolicyInputs)
         of_kind("policy", policy, ComposerPolicy)
         ranker, items = built_from.ranker, len(built_from.catalog)
         if not isinstance(ranker, TwoTowerRanker):
-            raise TypeError(f"built_from.ranker is {type(ranker).__name__}, but an index needs a TwoTowerRanker.")
+            raise TypeError(
+                f"built_from.ranker is {type(ranker).__name__}, but an index needs a TwoTowerRanker."
+            )
         if policy.draws:
-            raise ValueError(f"policy takes {policy.draws} draws, but serving needs a deterministic one.")
+            raise ValueError(
+                f"policy takes {policy.draws} draws, but serving needs a deterministic one."
+            )
         if index is not None:
             of_kind("index", index, CategoryIndex)
         if index is not None and len(index) != items:
@@ -68,7 +77,11 @@ class Recommender:
         self._ranker = ranker
         self._vectors = ranker.model.items().detach()
         self._pooling = Pooling(built_from, policy.composer.config.pool)
-        known = {name: space for name, space in built_from.observation_space.items() if name != "candidates"}
+        known = {
+            name: space
+            for name, space in built_from.observation_space.items()
+            if name != "candidates"
+        }
         self._check = ObservationCheck(spaces.Dict(known), built_from.catalog)
 
     @property
@@ -120,14 +133,20 @@ class Recommender:
         ids = items.clamp(min=0)
         tired = model.fatigue[0] * recent.shown + model.fatigue[1] * recent.clicked
         logits = torch.einsum("bd,bcd->bc", query, self._vectors[ids]) + model.bias[ids]
-        logits = logits + of_category.gather(1, model.category[ids]) + recent.of_items(ids, tired, self._items)
+        logits = (
+            logits
+            + of_category.gather(1, model.category[ids])
+            + recent.of_items(ids, tired, self._items)
+        )
         pool = self._pooling.among(logits, items)
         short = (pool.items >= 0).sum(dim=1) < self._slate_size
         return self._completed(pool, short, observation) if bool(short.any()) else pool
 
     def _completed(self, pool: Pool, short: Tensor, observation: Observation) -> Pool:
         """The pool where some rows, short (B,) bool, have fewer items than a slate: every item is ranked for them."""
-        every = self.policy.composer.pool({name: value[short] for name, value in observation.items()})
+        every = self.policy.composer.pool(
+            {name: value[short] for name, value in observation.items()}
+        )
         more = every.items.shape[1] - pool.items.shape[1]
         parts = []
         for name, nothing in (("items", -1), ("logits", -math.inf), ("columns", 0)):
@@ -141,7 +160,9 @@ class Recommender:
         if not math.isfinite(float(seen.sum())):
             self._check.check_numbers(observation)
             if not bool(seen.isfinite().all()):
-                raise ValueError("observation holds numbers so large that what the policy sees of them is not finite.")
+                raise ValueError(
+                    "observation holds numbers so large that what the policy sees of them is not finite."
+                )
 
     @torch.no_grad()
     def compose(self, view: View) -> Tensor:
@@ -151,7 +172,9 @@ class Recommender:
         """
         intent = self.policy.actor.mean(view.features)
         if not bool(intent.isfinite().all()):
-            raise ValueError("observation holds a number that is not finite, but the policy needs finite ones.")
+            raise ValueError(
+                "observation holds a number that is not finite, but the policy needs finite ones."
+            )
         return self.policy.composer.compose_view(view, intent)
 
 

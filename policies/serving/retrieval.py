@@ -60,13 +60,17 @@ class CategoryIndex:
     than lists, or a number is not finite.
     """
 
-    def __init__(self, vectors: Tensor, bias: Tensor, category: Tensor, config: IndexConfig | None = None) -> None:
+    def __init__(
+        self, vectors: Tensor, bias: Tensor, category: Tensor, config: IndexConfig | None = None
+    ) -> None:
         self.config = IndexConfig() if config is None else config
         of_kind("config", self.config, IndexConfig)
         points = _points(vectors, bias)
         category = checks.tensor("category", category, (len(points),), torch.int64).cpu()
         if int(category.min()) < 0:
-            raise ValueError(f"category holds {int(category.min())}, but a category is a number of 0 or more.")
+            raise ValueError(
+                f"category holds {int(category.min())}, but a category is a number of 0 or more."
+            )
         counts = torch.bincount(category)
         if int(counts.min()) < self.config.lists:
             raise ValueError(
@@ -94,8 +98,14 @@ class CategoryIndex:
         category is.
         Errors: TypeError or ValueError where an argument is not as said.
         """
-        known = isinstance(query, Tensor) and query.dtype == torch.float32 and query.shape[1:] == (self._width,)
-        if not known or not math.isfinite(float(query.sum())):  # at first glance; the whole look takes longer
+        known = (
+            isinstance(query, Tensor)
+            and query.dtype == torch.float32
+            and query.shape[1:] == (self._width,)
+        )
+        if not known or not math.isfinite(
+            float(query.sum())
+        ):  # at first glance; the whole look takes longer
             checks.tensor("query", query, ("B", self._width), torch.float32)
         count = checks.whole("count", count, 1, MOST)
         batch, padded = len(query), self._centres.shape[2]
@@ -128,7 +138,9 @@ class CategoryIndex:
             means.train(own)
             centres[group] = means.centroids
             clusters[rows] = means.index.search(own, 1)[1][:, 0]
-            empty = np.bincount(clusters[rows], minlength=lists) == 0  # where items are fewer than they look: twins
+            empty = (
+                np.bincount(clusters[rows], minlength=lists) == 0
+            )  # where items are fewer than they look: twins
             centres[group, empty] = self._nowhere()
         return centres, clusters
 
@@ -140,7 +152,11 @@ class CategoryIndex:
 
     def _fill(self, points: np.ndarray, lists: np.ndarray) -> faiss.IndexIVF:
         """The inverted file of all items; which list an item stands in is decided here and not by faiss."""
-        width, number, metric = points.shape[1], self.categories * self.config.lists, faiss.METRIC_INNER_PRODUCT
+        width, number, metric = (
+            points.shape[1],
+            self.categories * self.config.lists,
+            faiss.METRIC_INNER_PRODUCT,
+        )
         unused = faiss.IndexFlatIP(width)
         index: faiss.IndexIVF
         if self.config.int8:

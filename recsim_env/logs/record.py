@@ -51,7 +51,9 @@ def record(
     Errors: TypeError or ValueError where an argument is not as said, or where a slate is not what `SlateSimulator.step`
     takes.
     """
-    _check_arguments(simulator, {"policy": policy, "progress": progress}, propensity, scenario, split)
+    _check_arguments(
+        simulator, {"policy": policy, "progress": progress}, propensity, scenario, split
+    )
     policy_draws = checks.whole("policy_draws", policy_draws, 0, MOST_DRAWS)
     checks.tensor("seeds", seeds, ("B",), torch.int64)
     shopper, seeds = simulator.shopper, seeds.to(simulator.device)
@@ -65,7 +67,11 @@ def record(
         while len(number):
             where = simulator.when_and_where()
             slates = policy(observation, noise.uniform(keys, len(parts), policy_draws))
-            chance = None if propensity is None else _chance(propensity(observation, slates), len(number))
+            chance = (
+                None
+                if propensity is None
+                else _chance(propensity(observation, slates), len(number))
+            )
             step = simulator.step(slates)
             assert tap.last is not None
             shown = step.observation["recent_slates"][:, 0]  # -1 where nothing was shown
@@ -81,7 +87,11 @@ def record(
 
 
 def _visits(
-    number: Tensor, where: dict[str, Tensor], shown: Tensor, propensity: Tensor | None, response: Response
+    number: Tensor,
+    where: dict[str, Tensor],
+    shown: Tensor,
+    propensity: Tensor | None,
+    response: Response,
 ) -> dict[str, Any]:
     """The visits of one step, with the slates (B, K) as shown, -1 = nothing; a shopper who lapsed has no next visit."""
     basket = shown.where(response.clicks, -1) if response.basket is None else response.basket
@@ -95,16 +105,26 @@ def _visits(
             [click for item, click in zip(slate, row, strict=True) if item >= 0]
             for slate, row in zip(slates, clicks, strict=True)
         ],
-        "propensity": [None if -1 in slate else value for slate, value in zip(slates, chance, strict=True)],
+        "propensity": [
+            None if -1 in slate else value for slate, value in zip(slates, chance, strict=True)
+        ],
         "items": [[item for item in items if item >= 0] for items in basket.cpu().tolist()],
         "gap": response.days.where(~response.left, -1).long().cpu().numpy(),
         "follow_up": response.days.long().cpu().numpy(),
     }
 
 
-def _tables(parts: list[dict[str, Any]], scenario: str, split: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    types = {"slate": pl.List(pl.Int32), "purchase": pl.List(pl.Boolean), "items": pl.List(pl.Int32)}
-    frames = [pl.DataFrame(part, schema_overrides={**types, "propensity": pl.Float64}) for part in parts]
+def _tables(
+    parts: list[dict[str, Any]], scenario: str, split: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    types = {
+        "slate": pl.List(pl.Int32),
+        "purchase": pl.List(pl.Boolean),
+        "items": pl.List(pl.Int32),
+    }
+    frames = [
+        pl.DataFrame(part, schema_overrides={**types, "propensity": pl.Float64}) for part in parts
+    ]
     frame = pl.concat(frames, how="vertical_relaxed").sort("shopper", "day", maintain_order=True)
     frame = frame.with_columns(
         visit=pl.int_range(pl.len(), dtype=pl.Int64),
@@ -126,16 +146,25 @@ def _tables(parts: list[dict[str, Any]], scenario: str, split: str) -> tuple[pl.
 
 def _chance(found: Tensor, shoppers: int) -> Tensor:
     if not isinstance(found, Tensor) or found.shape != (shoppers,) or not found.is_floating_point():
-        raise ValueError(f"propensity() is {checks.told(found)}, but it must be a float tensor of shape ({shoppers},).")
+        raise ValueError(
+            f"propensity() is {checks.told(found)}, but it must be a float tensor of shape ({shoppers},)."
+        )
     return found
 
 
 def _check_arguments(
-    simulator: SlateSimulator, functions: Mapping[str, object], propensity: object, scenario: str, split: str
+    simulator: SlateSimulator,
+    functions: Mapping[str, object],
+    propensity: object,
+    scenario: str,
+    split: str,
 ) -> None:
     if not isinstance(simulator, SlateSimulator):
         raise ValueError(f"simulator is {checks.told(simulator)}, but it must be a SlateSimulator.")
-    for name, function in {**functions, **({} if propensity is None else {"propensity": propensity})}.items():
+    for name, function in {
+        **functions,
+        **({} if propensity is None else {"propensity": propensity}),
+    }.items():
         if not callable(function):
             raise ValueError(f"{name} is {checks.told(function)}, but it must be a function.")
     checks.text("scenario", scenario)

@@ -101,11 +101,15 @@ def _not_below_the_row_above(name: str) -> Rule:
 
 
 def _dense(above: pl.Expr) -> Rule:
-    return Rule("shopper", pl.col("shopper") <= above + 1, "shoppers numbered 0, 1, .. without a gap")
+    return Rule(
+        "shopper", pl.col("shopper") <= above + 1, "shoppers numbered 0, 1, .. without a gap"
+    )
 
 
 _VISIT = (
-    Column("shopper", pl.Int64(), "dense index of the shopper, from 0", span=(0, SHOPPERS_AND_VISITS)),
+    Column(
+        "shopper", pl.Int64(), "dense index of the shopper, from 0", span=(0, SHOPPERS_AND_VISITS)
+    ),
     Column(
         "visit",
         pl.Int64(),
@@ -130,7 +134,12 @@ _RETURN = (
         nullable=True,
         span=(0, DAYS),
     ),
-    Column("follow_up", pl.Int32(), "days watched after the visit, until the end of its split", span=(0, DAYS)),
+    Column(
+        "follow_up",
+        pl.Int32(),
+        "days watched after the visit, until the end of its split",
+        span=(0, DAYS),
+    ),
     Column("split", pl.String(), "train, valid or test"),
 )
 _VISIT_RULES = (
@@ -144,15 +153,27 @@ IMPRESSIONS = Table(
     (
         *_VISIT,
         Column("scenario", pl.String(), "what kind of slate it was"),
-        Column("page", pl.Int16(), "0 for the first slate of a visit, 1 for the next", span=(0, 9999)),
+        Column(
+            "page", pl.Int16(), "0 for the first slate of a visit, 1 for the next", span=(0, 9999)
+        ),
         Column(
             "slate",
             pl.List(pl.Int32()),
             "items shown, top first (an unordered sample where propensity is null)",
             items=True,
         ),
-        Column("click", pl.List(pl.Boolean()), "clicked, one value an item; null: not recorded", nullable=True),
-        Column("purchase", pl.List(pl.Boolean()), "bought in this visit, one value an item; null: not recorded", True),
+        Column(
+            "click",
+            pl.List(pl.Boolean()),
+            "clicked, one value an item; null: not recorded",
+            nullable=True,
+        ),
+        Column(
+            "purchase",
+            pl.List(pl.Boolean()),
+            "bought in this visit, one value an item; null: not recorded",
+            True,
+        ),
         Column(
             "placement",
             pl.List(pl.Int16()),
@@ -167,7 +188,13 @@ IMPRESSIONS = Table(
             nullable=True,
             span=(-1e6, 0),
         ),
-        Column("weight", pl.List(pl.Float32()), "1 / sampling probability of each item's row; null: 1", True, (0, 1e9)),
+        Column(
+            "weight",
+            pl.List(pl.Float32()),
+            "1 / sampling probability of each item's row; null: 1",
+            True,
+            (0, 1e9),
+        ),
         *_RETURN,
     ),
     ("shopper", "time", "visit", "page"),
@@ -176,14 +203,22 @@ IMPRESSIONS = Table(
         Rule("slate", pl.col("slate").list.len() > 0, "at least one item"),
         *(_complete(name) for name in ("slate", "click", "purchase", "placement", "weight")),
         _distinct("slate"),
-        Rule("purchase", pl.any_horizontal(pl.col("click", "purchase").is_not_null()), "a click or a purchase list"),
+        Rule(
+            "purchase",
+            pl.any_horizontal(pl.col("click", "purchase").is_not_null()),
+            "a click or a purchase list",
+        ),
         *(_as_long_as_slate(name) for name in ("click", "purchase", "placement", "weight")),
         Rule(
             "weight",
             (pl.col("weight").list.min() > 0) & pl.col("weight").list.sum().is_finite(),
             "finite weights > 0",
         ),
-        Rule("visit", ~pl.struct("visit", "page").is_duplicated(), "no other row with this visit and page"),
+        Rule(
+            "visit",
+            ~pl.struct("visit", "page").is_duplicated(),
+            "no other row with this visit and page",
+        ),
     ),
 )
 
@@ -191,7 +226,12 @@ BASKETS = Table(
     "baskets",
     (
         *_VISIT,
-        Column("items", pl.List(pl.Int32()), "catalogue items bought, distinct; may be empty", items=True),
+        Column(
+            "items",
+            pl.List(pl.Int32()),
+            "catalogue items bought, distinct; may be empty",
+            items=True,
+        ),
         *_RETURN,
     ),
     ("shopper", "time", "visit"),
@@ -210,7 +250,12 @@ PROMOTIONS = Table(
         Column("store", pl.Int32(), "store that promotes", span=(0, STORES)),
         Column("week", pl.Int16(), "week of the log", span=(0, WEEKS)),
         Column("item", pl.Int32(), "promoted catalogue item", items=True),
-        Column("placement", pl.Int16(), "where: code of the display and mailer pair", span=(1, PLACEMENTS - 1)),
+        Column(
+            "placement",
+            pl.Int16(),
+            "where: code of the display and mailer pair",
+            span=(1, PLACEMENTS - 1),
+        ),
     ),
     ("store", "week", "item"),
     may_be_empty=True,
@@ -219,9 +264,16 @@ PROMOTIONS = Table(
 POPULARITY = Table(
     "popularity",
     (
-        Column("week", pl.Int16(), "week of the log in which the numbers may be used", span=(0, WEEKS)),
+        Column(
+            "week", pl.Int16(), "week of the log in which the numbers may be used", span=(0, WEEKS)
+        ),
         Column("item", pl.Int32(), "catalogue item", items=True),
-        Column("popularity", pl.Float32(), "visits that bought it / all visits, in the four weeks before", span=(0, 1)),
+        Column(
+            "popularity",
+            pl.Float32(),
+            "visits that bought it / all visits, in the four weeks before",
+            span=(0, 1),
+        ),
         Column(
             "discount",
             pl.Float32(),
@@ -235,9 +287,18 @@ POPULARITY = Table(
 SHOPPERS = Table(
     "shoppers",
     (
-        Column("shopper", pl.Int64(), "dense index of the shopper, from 0", span=(0, SHOPPERS_AND_VISITS)),
+        Column(
+            "shopper",
+            pl.Int64(),
+            "dense index of the shopper, from 0",
+            span=(0, SHOPPERS_AND_VISITS),
+        ),
         Column("household_id", pl.Int64(), "the shopper's number in the source"),
-        Column("holdout", pl.Boolean(), "kept for evaluation: nothing may be learned from this shopper in RL"),
+        Column(
+            "holdout",
+            pl.Boolean(),
+            "kept for evaluation: nothing may be learned from this shopper in RL",
+        ),
     ),
     ("shopper",),
     (_dense(pl.int_range(pl.len()) - 1),),
@@ -265,7 +326,9 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: in
     write_parquet(path, check_table(table, frame, path, n_items))
 
 
-def check_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None) -> pl.DataFrame:
+def check_table(
+    table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None
+) -> pl.DataFrame:
     """The frame with its columns in the table's order.
 
     A nullable column may have the type Null, or be a float column of whole numbers: so pandas writes columns in which
@@ -286,7 +349,13 @@ def check_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: in
     if len(frame) == 0 and not table.may_be_empty:
         raise LogError(f"{path}: found no rows, expected at least one in the {table.name} table.")
     _check_rules(
-        [Rule(c.name, pl.col(c.name).is_not_null(), "a value") for c in table.columns if not c.nullable], frame, path
+        [
+            Rule(c.name, pl.col(c.name).is_not_null(), "a value")
+            for c in table.columns
+            if not c.nullable
+        ],
+        frame,
+        path,
     )
     _check_rules([_range(column, n_items) for column in table.columns], frame, path)
     _check_rules(table.rules, frame, path)
@@ -299,11 +368,15 @@ def _typed(table: Table, frame: pl.DataFrame, path: Path | str) -> pl.DataFrame:
     for name in frame.columns:
         if name not in table.schema:
             known = ", ".join(table.schema)
-            raise LogError(f"{path}: column '{name}', row 0: found an unknown column, expected only {known}.")
+            raise LogError(
+                f"{path}: column '{name}', row 0: found an unknown column, expected only {known}."
+            )
     typed = []
     for column in table.columns:
         if column.name not in frame.columns:
-            raise LogError(f"{path}: column '{column.name}', row 0: found no such column, expected {column.dtype}.")
+            raise LogError(
+                f"{path}: column '{column.name}', row 0: found no such column, expected {column.dtype}."
+            )
         values = frame[column.name]
         if column.nullable and values.dtype != column.dtype:
             values = _without_loss(values, column.dtype)
@@ -333,16 +406,24 @@ def _range(column: Column, n_items: int | None) -> Rule:
     values = pl.col(column.name)
     least, most = (values.list.min(), values.list.max()) if is_list else (values, values)
     what = "catalogue items" if column.items else "values" if is_list else "a value"
-    return Rule(column.name, (least >= span[0]) & (most <= span[1]), f"{what} from {span[0]} to {span[1]}")
+    return Rule(
+        column.name, (least >= span[0]) & (most <= span[1]), f"{what} from {span[0]} to {span[1]}"
+    )
 
 
 def _check_rules(rules: Sequence[Rule], frame: pl.DataFrame, path: Path | str) -> None:
-    broken = frame.select((~rule.holds).any().alias(str(i)) for i, rule in enumerate(rules)).row(0) if rules else ()
+    broken = (
+        frame.select((~rule.holds).any().alias(str(i)) for i, rule in enumerate(rules)).row(0)
+        if rules
+        else ()
+    )
     for rule, is_broken in zip(rules, broken, strict=True):
         if is_broken:
             row = frame.select((~rule.holds).fill_null(False).arg_max()).item()
             found = _written(frame[rule.column], row)
-            raise LogError(f"{path}: column '{rule.column}', row {row}: found {found}, expected {rule.expected}.")
+            raise LogError(
+                f"{path}: column '{rule.column}', row {row}: found {found}, expected {rule.expected}."
+            )
 
 
 def _check_key(table: Table, frame: pl.DataFrame, path: Path | str) -> None:
@@ -357,7 +438,9 @@ def _check_key(table: Table, frame: pl.DataFrame, path: Path | str) -> None:
         key, row = ", ".join(table.key), int(rows[0])
         found = ", ".join(_written(frame[name], row) for name in table.key)
         above = f"rows ascending by ({key}) without repeats"
-        raise LogError(f"{path}: column '{table.key[0]}', row {row}: found ({found}), expected {above}.")
+        raise LogError(
+            f"{path}: column '{table.key[0]}', row {row}: found ({found}), expected {above}."
+        )
 
 
 def _written(column: pl.Series, row: int) -> str:

@@ -51,7 +51,9 @@ class Sessions:
     @property
     def real(self) -> Tensor:
         """(S, T) bool, False at padding."""
-        return torch.arange(self.slates.shape[1], device=self.length.device) < self.length.unsqueeze(1)
+        return torch.arange(
+            self.slates.shape[1], device=self.length.device
+        ) < self.length.unsqueeze(1)
 
     def take(self, rows: Tensor) -> Sessions:
         """Some episodes: indices or a mask, cut to the longest of them."""
@@ -85,15 +87,23 @@ class Sessions:
         ValueError where slates differ in size, a visit has several pages, or a shopper declared nothing or no finite
         numbers.
         """
-        if isinstance(impressions, pl.DataFrame) and set(IMPRESSIONS.key) <= set(impressions.columns):
+        if isinstance(impressions, pl.DataFrame) and set(IMPRESSIONS.key) <= set(
+            impressions.columns
+        ):
             impressions = impressions.sort(IMPRESSIONS.key)
         # the catalogue is not known here, so items need only be numbers from 0 on
-        table = check_table(IMPRESSIONS, impressions, "impressions", MOST_ITEMS).sort("shopper", "visit")
+        table = check_table(IMPRESSIONS, impressions, "impressions", MOST_ITEMS).sort(
+            "shopper", "visit"
+        )
         if table.select("shopper", "visit").is_duplicated().any():
-            raise ValueError("impressions has several pages a visit, but sessions hold one slate a visit.")
+            raise ValueError(
+                "impressions has several pages a visit, but sessions hold one slate a visit."
+            )
         sizes = table["slate"].list.len().unique()
         if len(sizes) != 1:
-            raise ValueError(f"impressions has slates of {sizes.sort().to_list()} positions, but all must be alike.")
+            raise ValueError(
+                f"impressions has slates of {sizes.sort().to_list()} positions, but all must be alike."
+            )
         size = int(sizes[0])
         responses = table.select(pl.coalesce("click", "purchase")).to_series()
         slate, click = (_matrix(column, size) for column in (table["slate"], responses))
@@ -109,9 +119,13 @@ class Sessions:
         chance = table["propensity"].cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()
         propensity[owner, place] = torch.from_numpy(chance)
         last = length.cumsum(0) - 1
-        gone = torch.from_numpy((table["gap"].is_null() & (table["follow_up"] > 0)).to_numpy().copy())
+        gone = torch.from_numpy(
+            (table["gap"].is_null() & (table["follow_up"] > 0)).to_numpy().copy()
+        )
         names = tuple(table["scenario"].unique().sort())
-        code = table["scenario"].replace_strict({name: at for at, name in enumerate(names)}, return_dtype=pl.Int64)
+        code = table["scenario"].replace_strict(
+            {name: at for at, name in enumerate(names)}, return_dtype=pl.Int64
+        )
         scenario = torch.from_numpy(code.to_numpy().copy())[last]
         said = torch.zeros(len(length), 0, dtype=torch.float32)
         if declared is not None:
@@ -126,23 +140,37 @@ def _declared(declared: pl.DataFrame, shoppers: pl.Series) -> Tensor:
     for name in ("shopper", "declared"):
         if name not in declared.columns:
             raise ValueError(f"declared has the columns {declared.columns}, but it needs {name!r}.")
-    known = declared.schema["shopper"].is_integer() and isinstance(declared.schema["declared"], pl.List)
+    known = declared.schema["shopper"].is_integer() and isinstance(
+        declared.schema["declared"], pl.List
+    )
     if not known or not declared.schema["declared"].inner.is_numeric():  # type: ignore[attr-defined]
         found = f"{declared.schema['shopper']} and {declared.schema['declared']}"
-        raise ValueError(f"declared has the types {found}, but it must have Int64 and List(Float32).")
-    typed = declared.select(pl.col("shopper").cast(pl.Int64), pl.col("declared").cast(pl.List(pl.Float32)))
-    rows = pl.DataFrame({"shopper": shoppers}).join(typed, on="shopper", how="left", maintain_order="left")
+        raise ValueError(
+            f"declared has the types {found}, but it must have Int64 and List(Float32)."
+        )
+    typed = declared.select(
+        pl.col("shopper").cast(pl.Int64), pl.col("declared").cast(pl.List(pl.Float32))
+    )
+    rows = pl.DataFrame({"shopper": shoppers}).join(
+        typed, on="shopper", how="left", maintain_order="left"
+    )
     if rows["declared"].null_count():
         missing = rows.filter(pl.col("declared").is_null())["shopper"][0]
-        raise ValueError(f"declared has no row for shopper {missing}, but every shopper of the log needs one.")
+        raise ValueError(
+            f"declared has no row for shopper {missing}, but every shopper of the log needs one."
+        )
     if len(rows) != len(shoppers) or rows["declared"].list.len().n_unique() != 1:
-        raise ValueError("declared has several rows a shopper or lists of several lengths, but needs one each.")
-    said = torch.from_numpy(rows["declared"].explode().fill_null(float("nan")).to_numpy().copy()).view(
-        len(shoppers), -1
-    )
+        raise ValueError(
+            "declared has several rows a shopper or lists of several lengths, but needs one each."
+        )
+    said = torch.from_numpy(
+        rows["declared"].explode().fill_null(float("nan")).to_numpy().copy()
+    ).view(len(shoppers), -1)
     for row in (~said.isfinite().all(dim=1)).nonzero().flatten()[:1].tolist():
         told = checks.told(rows["declared"][row].to_list())
-        raise ValueError(f"declared of shopper {rows['shopper'][row]} is {told}, but every number must be finite.")
+        raise ValueError(
+            f"declared of shopper {rows['shopper'][row]} is {told}, but every number must be finite."
+        )
     return said
 
 
@@ -177,7 +205,9 @@ def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterat
     history = checks.whole("history", history, 1, 1000)
     if sessions.slates.numel() and int(sessions.slates.max()) >= len(catalog):
         found = f"holds item {int(sessions.slates.max())}"
-        raise ValueError(f"sessions {found}, but the catalogue has the items 0 to {len(catalog) - 1}.")
+        raise ValueError(
+            f"sessions {found}, but the catalogue has the items 0 to {len(catalog) - 1}."
+        )
     device, size = catalog.device, sessions.slates.shape[2]
     profile = Profile.empty(len(sessions), catalog, size, device)
     everything = torch.arange(len(catalog), device=device)
@@ -203,6 +233,10 @@ def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterat
             observation["declared"] = sessions.declared.to(device)[rows]
         yield Moment(visit, rows, observation, slates, clicks)
         shown = slates >= 0
-        profile.record(slates.clamp(min=0), shown, clicks & shown, catalog.category, catalog.embedding)
+        profile.record(
+            slates.clamp(min=0), shown, clicks & shown, catalog.category, catalog.embedding
+        )
         recent_slates = torch.cat([slates.unsqueeze(1), recent_slates[:, :-1]], dim=1)
-        recent_clicks = torch.cat([(clicks & shown).to(torch.int8).unsqueeze(1), recent_clicks[:, :-1]], dim=1)
+        recent_clicks = torch.cat(
+            [(clicks & shown).to(torch.int8).unsqueeze(1), recent_clicks[:, :-1]], dim=1
+        )

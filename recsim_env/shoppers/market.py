@@ -43,7 +43,12 @@ from recsim_env.types import Observation, best_device
 
 MOST = 1e4
 """Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds all that follows."""
-_COUNTS = {"items": 10**6, "categories": 10**6, "width": 4096, "favourites": 10**6}  # from 1 to this
+_COUNTS = {
+    "items": 10**6,
+    "categories": 10**6,
+    "width": 4096,
+    "favourites": 10**6,
+}  # from 1 to this
 _LENGTHS = ("interest_noise", "declared_noise", "drift", "satiation_exposure", "satiation_click")
 _SPREADS = ("quality_spread", "patience_spread", "examination_spread")
 _RANGES = {  # of all other numbers: from -MOST to MOST
@@ -122,7 +127,9 @@ class MarketConfig:
                 checked: float = checks.whole(field.name, value, 1, _COUNTS[field.name])
             else:
                 low, high = _RANGES.get(field.name, (-MOST, MOST))
-                checked = checks.number(field.name, value, low, high, infinite=field.name == "leave_base")
+                checked = checks.number(
+                    field.name, value, low, high, infinite=field.name == "leave_base"
+                )
             object.__setattr__(self, field.name, checked)
         if self.categories > self.items or self.favourites > self.categories:
             raise ValueError(
@@ -131,7 +138,9 @@ class MarketConfig:
             )
         if self.items * self.width > MOST_NUMBERS:
             most = MOST_NUMBERS // self.items
-            raise ValueError(f"width is {self.width!r}, but it must be from 1 to {most} with {self.items} items.")
+            raise ValueError(
+                f"width is {self.width!r}, but it must be from 1 to {most} with {self.items} items."
+            )
 
     def alike(self) -> MarketConfig:
         """The same market with shoppers who all satiate, tire, look and leave as the median one does."""
@@ -143,7 +152,11 @@ class MarketConfig:
 MARKET = MarketConfig()
 """Satiation that greed runs into: much to gain from variety."""
 MILD = MarketConfig(
-    satiation_exposure=0.01, satiation_click=0.1, leave_base=-4.0, leave_bored=1.0, leave_unsatisfied=1.0
+    satiation_exposure=0.01,
+    satiation_click=0.1,
+    leave_base=-4.0,
+    leave_bored=1.0,
+    leave_unsatisfied=1.0,
 )
 """Shoppers who leave for other reasons too: little to gain."""
 CONTROL = MarketConfig(
@@ -202,7 +215,12 @@ class MarketShopper:
     """
 
     def __init__(
-        self, device: torch.device, slate_size: int = 10, *, config: MarketConfig = MARKET, world: int = 0
+        self,
+        device: torch.device,
+        slate_size: int = 10,
+        *,
+        config: MarketConfig = MARKET,
+        world: int = 0,
     ) -> None:
         self.config = _checked(config)
         self.world = checks.whole("world", world, 0, 2**63 - 1)
@@ -211,7 +229,9 @@ class MarketShopper:
         generator = torch.Generator().manual_seed(self.world)
         catalog = Catalog.synthetic(config.items, config.categories, config.width, generator)
         self.catalog = catalog.to(self.device)
-        quality = config.quality_spread * torch.randn(config.items, generator=generator, dtype=torch.float32)
+        quality = config.quality_spread * torch.randn(
+            config.items, generator=generator, dtype=torch.float32
+        )
         self.quality = quality.to(self.device)
         self.max_candidates = config.items
         self.start_draws = 2 * config.favourites + 2 * config.width + 4
@@ -234,17 +254,25 @@ class MarketShopper:
         which, weight, noise, said, traits = draws.split([f, f, d, d, 4], dim=1)
         favourite = (which * config.categories).long().clamp(max=config.categories - 1)
         mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, self._centres[favourite])
-        interest = torch.nn.functional.normalize(mixed + config.interest_noise * normal(noise) / math.sqrt(d), dim=1)
+        interest = torch.nn.functional.normalize(
+            mixed + config.interest_noise * normal(noise) / math.sqrt(d), dim=1
+        )
         zeros = functools.partial(torch.zeros, dtype=torch.float32, device=self.device)
         declared = interest + config.declared_noise * normal(said) / math.sqrt(d)
         trait = normal(traits)
-        odds = math.log(config.examination / (1 - config.examination)) if 0 < config.examination < 1 else None
+        odds = (
+            math.log(config.examination / (1 - config.examination))
+            if 0 < config.examination < 1
+            else None
+        )
         depth = torch.full_like(trait[:, 3], config.examination)
         if odds is not None:
             depth = torch.sigmoid(odds + config.examination_spread * trait[:, 3])
         return MarketState(
             interest=interest,
-            declared=torch.nn.functional.normalize(declared, dim=1).clamp(-1, 1),  # rounding may go beyond
+            declared=torch.nn.functional.normalize(declared, dim=1).clamp(
+                -1, 1
+            ),  # rounding may go beyond
             satiation=zeros(batch, config.categories),
             fatigue=zeros(batch, config.items),
             speed=torch.exp(config.speed_spread * trait[:, 0]),
@@ -277,7 +305,9 @@ class MarketShopper:
         leaving = self._leaving(state, category, looks, clicks)
         left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
         self._tire(state, slates, category, looks, clicks)
-        state.interest = torch.nn.functional.normalize(state.interest + config.drift * normal(drift_draw), dim=1)
+        state.interest = torch.nn.functional.normalize(
+            state.interest + config.drift * normal(drift_draw), dim=1
+        )
         state.profile.record(slates, shown, clicks, self.catalog.category, self.catalog.embedding)
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
@@ -293,7 +323,9 @@ class MarketShopper:
 
     def select(self, state: MarketState, rows: Tensor) -> MarketState:
         """A state of some rows only."""
-        parts: dict[str, Any] = {k: v[rows] for k, v in vars(state).items() if isinstance(v, Tensor)}
+        parts: dict[str, Any] = {
+            k: v[rows] for k, v in vars(state).items() if isinstance(v, Tensor)
+        }
         return MarketState(**parts, profile=state.profile.select(rows))
 
     def when_and_where(self, state: MarketState) -> dict[str, Tensor]:
@@ -308,11 +340,17 @@ class MarketShopper:
         clicks, satiation = state.profile.clicked[row, :, 2], state.satiation[row]
         names = self.catalog.categories
         most = clicks.argsort(descending=True, stable=True)[:8].tolist()
-        sated = [c for c in satiation.argsort(descending=True, stable=True)[:8].tolist() if satiation[c] > 0]
+        sated = [
+            c
+            for c in satiation.argsort(descending=True, stable=True)[:8].tolist()
+            if satiation[c] > 0
+        ]
         return {
             "date": f"visit {int(state.day[row]) + 1}",
             "store": "market",
-            "history": [f"{counted(int(clicks[c]), 'click')} · {names[c]}" for c in most if clicks[c] > 0],
+            "history": [
+                f"{counted(int(clicks[c]), 'click')} · {names[c]}" for c in most if clicks[c] > 0
+            ],
             "hidden": [
                 ", ".join(f"{name} {float(getattr(state, name)[row]):.2f}" for name in traits),
                 *(f"satiation {float(satiation[c]):.1f} with {names[c]}" for c in sated),
@@ -326,7 +364,9 @@ class MarketShopper:
         config = self.config
         vectors = looked_up(self.catalog.embedding, items)
         liked = torch.bmm(vectors, state.interest.unsqueeze(2)).squeeze(2)
-        sated = state.satiation.gather(1, looked_up(self.catalog.category, items)) * state.variety.unsqueeze(1)
+        sated = state.satiation.gather(
+            1, looked_up(self.catalog.category, items)
+        ) * state.variety.unsqueeze(1)
         tired = state.fatigue.gather(1, items)
         fixed = config.base + config.interest * liked + looked_up(self.quality, items)
         return fixed - config.satiation * sated - config.fatigue * tired
@@ -340,21 +380,30 @@ class MarketShopper:
 
     def _category_centres(self) -> Tensor:
         """(G, D) mean of each category's items, of unit length."""
-        total = torch.zeros(self.config.categories, self.config.width, dtype=torch.float32, device=self.device)
+        total = torch.zeros(
+            self.config.categories, self.config.width, dtype=torch.float32, device=self.device
+        )
         total.index_add_(0, self.catalog.category, self.catalog.embedding)
         return torch.nn.functional.normalize(total, dim=1)
 
-    def _leaving(self, state: MarketState, category: Tensor, looks: Tensor, clicks: Tensor) -> Tensor:
+    def _leaving(
+        self, state: MarketState, category: Tensor, looks: Tensor, clicks: Tensor
+    ) -> Tensor:
         """(B,) chance to leave after this visit."""
         config = self.config
         sated = state.satiation.gather(1, category)
         boredom = (looks * sated).sum(dim=1) / looks.sum(dim=1).clamp(min=1e-6) * state.variety
         unsatisfied = (~clicks.any(dim=1)).float()
         return torch.sigmoid(
-            config.leave_base - state.patience + config.leave_bored * boredom + config.leave_unsatisfied * unsatisfied
+            config.leave_base
+            - state.patience
+            + config.leave_bored * boredom
+            + config.leave_unsatisfied * unsatisfied
         )
 
-    def _tire(self, state: MarketState, slates: Tensor, category: Tensor, looks: Tensor, clicks: Tensor) -> None:
+    def _tire(
+        self, state: MarketState, slates: Tensor, category: Tensor, looks: Tensor, clicks: Tensor
+    ) -> None:
         config = self.config
         gained = config.satiation_exposure * looks + config.satiation_click * clicks.to(looks.dtype)
         state.satiation = (config.satiation_decay * state.satiation).scatter_add(
@@ -383,7 +432,10 @@ def make_market(
     """
     config = _checked(config)
     return MarketShopper(
-        device, slate_size, config=config.alike() if checks.flag("alike", alike) else config, world=world
+        device,
+        slate_size,
+        config=config.alike() if checks.flag("alike", alike) else config,
+        world=world,
     )
 
 

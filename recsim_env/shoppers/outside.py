@@ -58,7 +58,9 @@ class OutsideSpec:
     def __post_init__(self) -> None:
         for name in ("make", "clicks"):
             if not callable(getattr(self, name)):
-                raise ValueError(f"{name} is {checks.told(getattr(self, name))}, but it must be a function.")
+                raise ValueError(
+                    f"{name} is {checks.told(getattr(self, name))}, but it must be a function."
+                )
         if not isinstance(self.catalog, Catalog):
             raise ValueError(f"catalog is {checks.told(self.catalog)}, but it must be a Catalog.")
         object.__setattr__(self, "visits", checks.whole("visits", self.visits, 1, int(MAX_DAYS)))
@@ -128,7 +130,9 @@ class OutsideShopper:
         """What the shop remembers of its slates and the clicks."""
         return state.profile.observe()
 
-    def respond(self, state: OutsideState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+    def respond(
+        self, state: OutsideState, slates: Tensor, shown: Tensor, draws: Tensor
+    ) -> Response:
         """Step every environment; moves `state` in place.
 
         Errors: RuntimeError where an environment ends in another way than `OutsideSpec` says, or where
@@ -136,7 +140,9 @@ class OutsideShopper:
         """
         actions = slates.cpu().numpy()
         answers = [self._step(state, row, action) for row, action in enumerate(actions)]
-        clicked = torch.from_numpy(np.stack([clicks for clicks, _ in answers])).to(self.device) & shown
+        clicked = (
+            torch.from_numpy(np.stack([clicks for clicks, _ in answers])).to(self.device) & shown
+        )
         left = torch.tensor([gone for _, gone in answers], dtype=torch.bool, device=self.device)
         state.profile.record(slates, shown, clicked, self.catalog.category, self.catalog.embedding)
         none = torch.zeros(len(left), dtype=torch.float32, device=self.device)
@@ -160,9 +166,13 @@ class OutsideShopper:
         """
         numbers = rows.tolist()
         if len(set(numbers)) < len(numbers):
-            raise ValueError(f"rows is {numbers}, but each must stand there once: an outside shopper has no copies.")
+            raise ValueError(
+                f"rows is {numbers}, but each must stand there once: an outside shopper has no copies."
+            )
         environments = [state.environments[row] for row in numbers]
-        return OutsideState(environments, state.visit[numbers], state.over[numbers], state.profile.select(rows))
+        return OutsideState(
+            environments, state.visit[numbers], state.over[numbers], state.profile.select(rows)
+        )
 
     def when_and_where(self, state: OutsideState) -> dict[str, Tensor]:
         """Day and week of this visit; one store."""
@@ -175,11 +185,22 @@ class OutsideShopper:
         clicks = state.profile.clicked[row, :, -1]
         best = clicks.argsort(descending=True, stable=True)[:8].tolist()
         names = self.catalog.categories
-        lines = [f"{counted(int(clicks[group]), 'click')} · {names[group]}" for group in best if clicks[group]]
+        lines = [
+            f"{counted(int(clicks[group]), 'click')} · {names[group]}"
+            for group in best
+            if clicks[group]
+        ]
         who = str(state.environments[row].unwrapped)
-        return {"shopper": who, "date": f"visit {state.visit[row] + 1}", "store": "outside", "history": lines}
+        return {
+            "shopper": who,
+            "date": f"visit {state.visit[row] + 1}",
+            "store": "outside",
+            "history": lines,
+        }
 
-    def _step(self, state: OutsideState, row: int, action: NDArray[np.int64]) -> tuple[NDArray[np.bool_], bool]:
+    def _step(
+        self, state: OutsideState, row: int, action: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bool_], bool]:
         """Clicks (K,) of one shopper and whether that was the last of them; nothing once the episode is over."""
         state.visit[row] += 1
         visit = int(state.visit[row])
@@ -211,7 +232,11 @@ class OutsideShopper:
 
 
 def outside_simulator(
-    spec: OutsideSpec, reward: Reward | None = None, *, device: torch.device | str = "cpu", history: int = 10
+    spec: OutsideSpec,
+    reward: Reward | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    history: int = 10,
 ) -> SlateSimulator:
     """A simulator over an outside environment. The reward is the number of clicks unless another is given.
 
@@ -224,7 +249,9 @@ def outside_simulator(
 
 def environment_seeds(draws: Tensor) -> list[int]:
     """The seed of each environment, 31 bits from two uniform numbers: draws (B, 2); some take no more than 32 bits."""
-    high, low = (draws * draws.new_tensor([2.0**24, 2.0**7])).long().unbind(dim=1)  # exact: powers of two
+    high, low = (
+        (draws * draws.new_tensor([2.0**24, 2.0**7])).long().unbind(dim=1)
+    )  # exact: powers of two
     seeds: list[int] = (high * 2**7 + low).tolist()
     return seeds
 
@@ -238,12 +265,20 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
     Shapes: embedding (N, E) float; it is brought to unit length.
     Errors: ValueError where `embedding` is no matrix of finite rows above zero, or has fewer rows than clusters.
     """
-    dense = isinstance(embedding, Tensor) and embedding.layout == torch.strided and not embedding.is_meta
+    dense = (
+        isinstance(embedding, Tensor)
+        and embedding.layout == torch.strided
+        and not embedding.is_meta
+    )
     if not dense or embedding.ndim != 2 or not embedding.is_floating_point():
-        raise ValueError(f"embedding is {checks.told(embedding)}, but it must be a float tensor of shape (N, E).")
+        raise ValueError(
+            f"embedding is {checks.told(embedding)}, but it must be a float tensor of shape (N, E)."
+        )
     length = embedding.float().norm(dim=1)
     for row in (~(length.isfinite() & (length > 0))).nonzero().flatten()[:1].tolist():
-        raise ValueError(f"embedding has the length {float(length[row])} in row {row}, but it must be finite, above 0.")
+        raise ValueError(
+            f"embedding has the length {float(length[row])} in row {row}, but it must be finite, above 0."
+        )
     clusters = checks.whole("clusters", clusters, 1, len(embedding))
     seed = checks.whole("seed", seed, 0, 2**63 - 1)
     unit = torch.nn.functional.normalize(embedding.float(), dim=1)
@@ -300,10 +335,16 @@ def _slate_size(spec: OutsideSpec) -> int:
         raise ValueError(f"spec is {checks.told(spec)}, but it must be an OutsideSpec.")
     environment = spec.make()
     if not isinstance(environment, gymnasium.Env):
-        raise ValueError(f"OutsideSpec.make() is {checks.told(environment)}, but it must be a gymnasium.Env.")
+        raise ValueError(
+            f"OutsideSpec.make() is {checks.told(environment)}, but it must be a gymnasium.Env."
+        )
     space = environment.action_space
     environment.close()
-    if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or (space.nvec != len(spec.catalog)).any():
+    if (
+        not isinstance(space, spaces.MultiDiscrete)
+        or space.nvec.ndim != 1
+        or (space.nvec != len(spec.catalog)).any()
+    ):
         raise ValueError(
             f"The action space is {space}, but it must be MultiDiscrete with {len(spec.catalog)} items of the "
             "catalogue at every position."

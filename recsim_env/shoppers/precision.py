@@ -20,7 +20,9 @@ def check_precision(precision: object) -> str:
 
 def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """A context in which matrix products have this precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    return (
+        torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    )
 
 
 def compile_parts(model: nn.Module, parts: tuple[type[nn.Module], ...]) -> None:

@@ -67,7 +67,9 @@ class Profile:
             visits=zeros(),
         )
 
-    def record(self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor) -> None:
+    def record(
+        self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor
+    ) -> None:
         """Add a visit, in place.
 
         Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N, E).

@@ -41,10 +41,19 @@ def check_parts(shopper: Any, methods: tuple[str, ...] = METHODS) -> None:
             )
     name = name_of(shopper)
     if not isinstance(_part(shopper, "catalog"), Catalog):
-        raise ValueError(f"{name}.catalog is {checks.told(shopper.catalog)}, but it must be a Catalog.")
+        raise ValueError(
+            f"{name}.catalog is {checks.told(shopper.catalog)}, but it must be a Catalog."
+        )
     if not isinstance(_part(shopper, "device"), torch.device):
-        raise ValueError(f"{name}.device is {checks.told(shopper.device)}, but it must be a torch.device.")
-    for part, least in (("slate_size", 1), ("max_candidates", 1), ("start_draws", 0), ("visit_draws", 0)):
+        raise ValueError(
+            f"{name}.device is {checks.told(shopper.device)}, but it must be a torch.device."
+        )
+    for part, least in (
+        ("slate_size", 1),
+        ("max_candidates", 1),
+        ("start_draws", 0),
+        ("visit_draws", 0),
+    ):
         checks.whole(f"{name}.{part}", _part(shopper, part), least)
 
 
@@ -56,7 +65,12 @@ def check_spaces(shopper: Any, found: Any) -> None:
     for key, space in found.items():
         if not isinstance(space, _SPACES):
             kinds = ", ".join(kind.__name__ for kind in _SPACES)
-            broken(shopper, "spaces", f"returned {checks.told(space)} for {key!r}", f"it must be one of {kinds}")
+            broken(
+                shopper,
+                "spaces",
+                f"returned {checks.told(space)} for {key!r}",
+                f"it must be one of {kinds}",
+            )
     taken = sorted(found.keys() & set(TAKEN))
     if taken:
         broken(shopper, "spaces", f"returned the keys {taken}", "those are the simulator's own")
@@ -70,11 +84,23 @@ def check_candidates(shopper: Any, found: Any, batch: int) -> None:
         return
     rows = found[:WATCHED]
     _check_numbers(
-        shopper, "candidates", "", rows, (rows >= -1) & (rows < items), f"an item is 0 to {items - 1}, padding is -1"
+        shopper,
+        "candidates",
+        "",
+        rows,
+        (rows >= -1) & (rows < items),
+        f"an item is 0 to {items - 1}, padding is -1",
     )
     after_padding = torch.zeros_like(rows, dtype=torch.bool)
     after_padding[:, 1:] = (rows[:, 1:] >= 0) & (rows[:, :-1] < 0)
-    _check_numbers(shopper, "candidates", "", rows, ~after_padding, "padding with -1 must stand at the end of a row")
+    _check_numbers(
+        shopper,
+        "candidates",
+        "",
+        rows,
+        ~after_padding,
+        "padding with -1 must stand at the end of a row",
+    )
     ordered = rows.sort(dim=1).values
     twice = torch.zeros_like(after_padding)
     twice[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
@@ -89,7 +115,11 @@ def check_candidates(shopper: Any, found: Any, batch: int) -> None:
 
 
 def check_observation(
-    shopper: Any, known: Mapping[str, gymnasium.Space[Any]], found: Any, batch: int, state: Any = None
+    shopper: Any,
+    known: Mapping[str, gymnasium.Space[Any]],
+    found: Any,
+    batch: int,
+    state: Any = None,
 ) -> None:
     """Raise ValueError unless `observe` returned what `spaces` declared, in tensors of its own.
 
@@ -98,13 +128,25 @@ def check_observation(
         state: the hidden state that was observed, whose memory must not be handed out; None = not looked at
     """
     if not isinstance(found, Mapping):
-        broken(shopper, "observe", f"returned {checks.told(found)}", "it must return a mapping of tensors")
+        broken(
+            shopper,
+            "observe",
+            f"returned {checks.told(found)}",
+            "it must return a mapping of tensors",
+        )
     if found.keys() != known.keys():
-        broken(shopper, "observe", f"returned the keys {sorted(found)}", f"spaces() declared the keys {sorted(known)}")
+        broken(
+            shopper,
+            "observe",
+            f"returned the keys {sorted(found)}",
+            f"spaces() declared the keys {sorted(known)}",
+        )
     hidden = {memory_of(tensor) for tensor in tensors_of(state)}
     for key, value in found.items():
         space = known[key]
-        _check_tensor(shopper, "observe", key, value, (batch, *(space.shape or ())), _dtype_of(space))
+        _check_tensor(
+            shopper, "observe", key, value, (batch, *(space.shape or ())), _dtype_of(space)
+        )
         if value.is_meta:
             continue
         for row, numbers in enumerate(value[:WATCHED].cpu().numpy()):
@@ -133,7 +175,9 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
         broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")
     batch, size = shown.shape
     _check_tensor(shopper, "respond", "clicks", found.clicks, (batch, size), torch.bool)
-    _check_tensor(shopper, "respond", "probability", found.probability, (batch, size), torch.float32)
+    _check_tensor(
+        shopper, "respond", "probability", found.probability, (batch, size), torch.float32
+    )
     _check_tensor(shopper, "respond", "left", found.left, (batch,), torch.bool)
     _check_tensor(shopper, "respond", "days", found.days, (batch,), torch.float32)
     _check_tensor(shopper, "respond", "elsewhere", found.elsewhere, (batch,), torch.float32)
@@ -143,7 +187,9 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
         _check_tensor(shopper, "respond", "basket", found.basket, (batch, "L"), torch.int64)
     if shown.is_meta:
         return
-    over = torch.zeros(batch, dtype=torch.bool, device=shown.device) if running is None else ~running
+    over = (
+        torch.zeros(batch, dtype=torch.bool, device=shown.device) if running is None else ~running
+    )
     clicks, chance, items = found.clicks, found.probability, len(shopper.catalog)
     of_positions = over.unsqueeze(1)
 
@@ -152,22 +198,39 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
 
     check("clicks", clicks, ~clicks | shown | of_positions, "it must be False where shown is False")
     check("probability", chance, _unit(chance) | of_positions, "a chance is from 0 to 1")
-    check("probability", chance, shown | (chance == 0) | of_positions, "it must be 0 where shown is False")
+    check(
+        "probability",
+        chance,
+        shown | (chance == 0) | of_positions,
+        "it must be 0 where shown is False",
+    )
     for key in ("days", "elsewhere"):
         value = getattr(found, key)
-        check(key, value, ((value >= 0) & value.isfinite()) | over, "it must be a finite number of 0 or more")
+        check(
+            key,
+            value,
+            ((value >= 0) & value.isfinite()) | over,
+            "it must be a finite number of 0 or more",
+        )
     if found.leaving is not None:
         check("leaving", found.leaving, _unit(found.leaving) | over, "a chance is from 0 to 1")
     if found.basket is not None:
         allowed = (found.basket >= -1) & (found.basket < items)
-        check("basket", found.basket, allowed | of_positions, f"an item is 0 to {items - 1}, padding is -1")
+        check(
+            "basket",
+            found.basket,
+            allowed | of_positions,
+            f"an item is 0 to {items - 1}, padding is -1",
+        )
 
 
 def check_place(shopper: Any, found: Any, batch: int) -> None:
     """Raise ValueError unless `when_and_where` returned (B,) int64 for each of its keys."""
     if not isinstance(found, Mapping) or not set(PLACE) <= found.keys():
         keys = sorted(found) if isinstance(found, Mapping) else checks.told(found)
-        broken(shopper, "when_and_where", f"returned {keys}", f"it must return the keys {list(PLACE)}")
+        broken(
+            shopper, "when_and_where", f"returned {keys}", f"it must return the keys {list(PLACE)}"
+        )
     for key in PLACE:
         _check_tensor(shopper, "when_and_where", key, found[key], (batch,), torch.int64)
 
@@ -175,11 +238,21 @@ def check_place(shopper: Any, found: Any, batch: int) -> None:
 def check_description(shopper: Any, found: Any) -> None:
     """Raise ValueError unless `describe` returned strings, or lists of strings for `history` and `hidden`."""
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        broken(shopper, "describe", f"returned {checks.told(found)}", "it must return a mapping with strings as keys")
+        broken(
+            shopper,
+            "describe",
+            f"returned {checks.told(found)}",
+            "it must return a mapping with strings as keys",
+        )
     for key, value in found.items():
         lines = value if isinstance(value, list) and key in ("history", HIDDEN) else [value]
         if not all(isinstance(line, str) for line in lines):
-            broken(shopper, "describe", f"returned {checks.told(value)} as {key!r}", "it must be a string")
+            broken(
+                shopper,
+                "describe",
+                f"returned {checks.told(value)} as {key!r}",
+                "it must be a string",
+            )
 
 
 def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
@@ -206,7 +279,11 @@ def _part(shopper: Any, part: str) -> Any:
 
 def memory_of(tensor: Tensor) -> int:
     """Where the numbers of a tensor lie: equal for two tensors that share them; 0 where they have none."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
+    return (
+        tensor.untyped_storage().data_ptr()
+        if tensor.layout == torch.strided and not tensor.is_meta
+        else 0
+    )
 
 
 def _dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
@@ -218,7 +295,12 @@ def _unit(chance: Tensor) -> Tensor:
 
 
 def _check_tensor(
-    shopper: Any, method: str, key: str, value: Any, shape: tuple[int | str, ...], dtype: torch.dtype
+    shopper: Any,
+    method: str,
+    key: str,
+    value: Any,
+    shape: tuple[int | str, ...],
+    dtype: torch.dtype,
 ) -> None:
     """Raise unless a result is a dense tensor of this type and shape on the shopper's device."""
     of = f"{key} as " if key else ""
@@ -231,10 +313,17 @@ def _check_tensor(
     ):
         broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
     if value.device.type != shopper.device.type:
-        broken(shopper, method, f"returned {of}a tensor on {value.device}", f"the shopper is on {shopper.device}")
+        broken(
+            shopper,
+            method,
+            f"returned {of}a tensor on {value.device}",
+            f"the shopper is on {shopper.device}",
+        )
 
 
-def _check_numbers(shopper: Any, method: str, key: str, value: Tensor, good: Tensor, expected: str) -> None:
+def _check_numbers(
+    shopper: Any, method: str, key: str, value: Tensor, good: Tensor, expected: str
+) -> None:
     """Raise with the first number of `value` where `good`, of the same shape, does not hold."""
     if bool(good.all()):
         return

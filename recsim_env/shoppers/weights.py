@@ -28,7 +28,13 @@ CONFIG, WEIGHTS, ADAPTER = "config.json", "model.safetensors", "adapter_config.j
 MODEL_FILES = (CONFIG, WEIGHTS)
 WRITTEN = ("architectures", "dtype", "model_type", "transformers_version", "use_cache")
 """Keys that transformers writes beside a model's own."""
-FOLLOWED = {"adapter_config", "attn_implementation", "auto_map", "experts_implementation", "quantization_config"}
+FOLLOWED = {
+    "adapter_config",
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "quantization_config",
+}
 """Keys of other models' configurations that have transformers fetch code or read another file."""
 MOST = {"layers": 64, "width": 2**16, "hidden": 2**12, "window": 512, "items": 10**7}
 """Largest sizes of a configuration: what a visit or a start state needs of memory grows with each."""
@@ -40,7 +46,11 @@ class CheckedConfig(PreTrainedConfig):
     @classmethod
     def own_keys(cls) -> list[str]:
         """Names of the arguments of this configuration."""
-        return [name for name, one in inspect.signature(cls).parameters.items() if one.kind is not one.VAR_KEYWORD]
+        return [
+            name
+            for name, one in inspect.signature(cls).parameters.items()
+            if one.kind is not one.VAR_KEYWORD
+        ]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -66,7 +76,10 @@ class CheckedModel(PreTrainedModel):
         """
         read: Any = super().from_pretrained
         loaded = read(*args, **kwargs)
-        _check_numbers(loaded[0] if isinstance(loaded, tuple) else loaded, str(args[0]) if args else cls.__name__)
+        _check_numbers(
+            loaded[0] if isinstance(loaded, tuple) else loaded,
+            str(args[0]) if args else cls.__name__,
+        )
         return loaded
 
 
@@ -110,17 +123,24 @@ def check_plain(folder: Path) -> None:
     """Raise ValueError where a pretrained model's folder would have transformers fetch code or follow another file."""
     path = present(folder / CONFIG)
     try:
-        keys = FOLLOWED & checks.mapping("its content", json.loads(path.read_text(encoding="utf-8"))).keys()
+        keys = (
+            FOLLOWED
+            & checks.mapping("its content", json.loads(path.read_text(encoding="utf-8"))).keys()
+        )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is no readable JSON: {error}.") from error
     if keys:
-        raise ValueError(f"{path} has the keys {sorted(keys)}, but what they point to is not followed.")
+        raise ValueError(
+            f"{path} has the keys {sorted(keys)}, but what they point to is not followed."
+        )
     _no_adapter(folder)
 
 
 def _no_adapter(folder: Path) -> None:
     if (folder / ADAPTER).exists():
-        raise ValueError(f"{folder / ADAPTER} is there, but adapters are not followed: merge it into the weights.")
+        raise ValueError(
+            f"{folder / ADAPTER} is there, but adapters are not followed: merge it into the weights."
+        )
 
 
 def read_config(kind: Any, path: Path) -> Any:
@@ -134,7 +154,9 @@ def read_config(kind: Any, path: Path) -> Any:
         check_keys(kind, values)
         missing = sorted(set(kind.own_keys()) - values.keys())
         if missing:
-            raise ValueError(f"{missing} are missing; a {kind.__name__} of this version has these keys too.")
+            raise ValueError(
+                f"{missing} are missing; a {kind.__name__} of this version has these keys too."
+            )
         return kind(**{name: value for name, value in values.items() if name in kind.own_keys()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -149,15 +171,25 @@ def check_keys(kind: type[CheckedConfig], values: Mapping[str, object]) -> None:
     known = {*kind.own_keys(), *WRITTEN}
     unknown = sorted(values.keys() - known)
     if unknown:
-        raise ValueError(f"{checks.told(unknown)} are no keys of a {kind.__name__}; known are {sorted(known)}.")
+        raise ValueError(
+            f"{checks.told(unknown)} are no keys of a {kind.__name__}; known are {sorted(known)}."
+        )
     checks.choice("model_type", values.get("model_type"), (kind.model_type,))
     dtype = values.get("dtype", "float32")
-    checks.choice("dtype", str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype, ("float32",))
+    checks.choice(
+        "dtype",
+        str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
+        ("float32",),
+    )
     checks.flag("use_cache", values.get("use_cache", False))
     checks.text("transformers_version", values.get("transformers_version", "?"))
     architectures = values.get("architectures", [])
-    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise ValueError(f"architectures is {checks.told(architectures)}, but it must be a list of names.")
+    if not isinstance(architectures, list) or not all(
+        isinstance(name, str) for name in architectures
+    ):
+        raise ValueError(
+            f"architectures is {checks.told(architectures)}, but it must be a list of names."
+        )
 
 
 def present(path: Path) -> Path:
@@ -167,7 +199,9 @@ def present(path: Path) -> Path:
     return path
 
 
-def read_tensors(path: Path, allowed: Callable[[dict[str, tuple[int, ...]]], None]) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path, allowed: Callable[[dict[str, tuple[int, ...]]], None]
+) -> dict[str, Tensor]:
     """All tensors of a safetensors file; `allowed` sees their shapes before any of them is read, and may raise.
 
     Errors: ValueError where the file is no readable safetensors.
@@ -181,7 +215,9 @@ def read_tensors(path: Path, allowed: Callable[[dict[str, tuple[int, ...]]], Non
         raise ValueError(f"{path} is no readable safetensors file: {error}.") from error
 
 
-def _check_shapes(path: Path, kind: type[Any], expected: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> None:
+def _check_shapes(
+    path: Path, kind: type[Any], expected: Mapping[str, Tensor], shapes: Mapping[str, Any]
+) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     wrong = sorted(name for name in {*wanted, *shapes} if wanted.get(name) != shapes.get(name))
     if wrong:
@@ -197,7 +233,9 @@ def _check_types(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[st
     for name, tensor in tensors.items():
         dtype = torch.float32 if expected[name].is_floating_point() else torch.int64
         if tensor.dtype != dtype:
-            raise ValueError(f"{path}: {name} is {checks.told(tensor)}, but it must be {str(dtype)[6:]}.")
+            raise ValueError(
+                f"{path}: {name} is {checks.told(tensor)}, but it must be {str(dtype)[6:]}."
+            )
 
 
 def _check_numbers(model: CheckedModel, source: str) -> None:

@@ -35,12 +35,17 @@ KNOWN = float("inf")
 NO_DRAWS = torch.zeros(1, 0)
 
 
-def some_evidence(examination: Tensor, ridge: float, prior_mean: Tensor) -> tuple[Evidence, Tensor, Tensor, Tensor]:
+def some_evidence(
+    examination: Tensor, ridge: float, prior_mean: Tensor
+) -> tuple[Evidence, Tensor, Tensor, Tensor]:
     """Evidence of 3 batches with everything that was put into it: contexts (S, K, W), clicks and shown (S, K)."""
     generator = torch.Generator().manual_seed(1)
     shape = (3, 5, len(examination))
     contexts = torch.randn(*shape, len(prior_mean), generator=generator)
-    clicks, shown = torch.rand(shape, generator=generator) < 0.4, torch.rand(shape, generator=generator) < 0.8
+    clicks, shown = (
+        torch.rand(shape, generator=generator) < 0.4,
+        torch.rand(shape, generator=generator) < 0.8,
+    )
     evidence = Evidence(prior_mean, ridge, examination, KNOWN)
     for batch in range(3):
         evidence.add(contexts[batch], clicks[batch], shown[batch])
@@ -49,7 +54,11 @@ def some_evidence(examination: Tensor, ridge: float, prior_mean: Tensor) -> tupl
 
 def test_the_posterior_is_the_ridge_regression_on_all_rows() -> None:
     """Minimise sum of e_j (click / e_j - theta . x)^2 + ridge |theta - m|^2, row by row."""
-    examination, prior_mean, ridge = torch.tensor([1.0, 0.5, 0.2]), torch.tensor([0.3, -1.0, 0.0, 2.0]), 1.7
+    examination, prior_mean, ridge = (
+        torch.tensor([1.0, 0.5, 0.2]),
+        torch.tensor([0.3, -1.0, 0.0, 2.0]),
+        1.7,
+    )
     evidence, contexts, clicks, shown = some_evidence(examination, ridge, prior_mean)
     precision, moment = ridge * torch.eye(4, dtype=torch.float64), ridge * prior_mean.double()
     for row in range(15):
@@ -70,7 +79,9 @@ def test_one_hot_contexts_without_a_prior_are_the_estimator_of_pbm_ucb() -> None
     evidence = Evidence(torch.zeros(2), 1e-9, torch.tensor([1.0, 0.5]), KNOWN)
     items = torch.tensor([[0, 1], [0, 1], [0, 1], [1, 0]])
     clicks = torch.tensor([[1, 0], [0, 0], [1, 1], [0, 1]], dtype=torch.bool)
-    evidence.add(torch.nn.functional.one_hot(items, 2).float(), clicks, torch.ones(4, 2, dtype=torch.bool))
+    evidence.add(
+        torch.nn.functional.one_hot(items, 2).float(), clicks, torch.ones(4, 2, dtype=torch.bool)
+    )
     expected = torch.tensor([(1 + 1 + 1) / (3 * 1.0 + 0.5), 1 / (3 * 0.5 + 1.0)])
     torch.testing.assert_close(evidence.posterior().mean, expected, atol=1e-6, rtol=0)
 
@@ -78,35 +89,46 @@ def test_one_hot_contexts_without_a_prior_are_the_estimator_of_pbm_ucb() -> None
 def test_the_bonus_of_linucb_by_hand() -> None:
     """A = [[2, 1], [1, 2]], so A^-1 = [[2, -1], [-1, 2]] / 3; b = (3, 0), so the mean is (2, -1)."""
     posterior = Posterior.of(
-        torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64), torch.tensor([3.0, 0.0], dtype=torch.float64)
+        torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64),
+        torch.tensor([3.0, 0.0], dtype=torch.float64),
     )
     torch.testing.assert_close(posterior.mean, torch.tensor([2.0, -1.0]))
     contexts = torch.tensor([[[1.0, 0.0], [1.0, 1.0], [1.0, -1.0]]])
-    bonus = torch.tensor([[math.sqrt(2 / 3), math.sqrt((2 - 1 - 1 + 2) / 3), math.sqrt((2 + 1 + 1 + 2) / 3)]])
+    bonus = torch.tensor(
+        [[math.sqrt(2 / 3), math.sqrt((2 - 1 - 1 + 2) / 3), math.sqrt((2 + 1 + 1 + 2) / 3)]]
+    )
     torch.testing.assert_close(posterior.spread(contexts), bonus)
     scores = Optimism(alpha=0.5).scores(posterior, contexts, NO_DRAWS)
     torch.testing.assert_close(scores, torch.tensor([[2.0, 2.0 - 1.0, 2.0 + 1.0]]) + 0.5 * bonus)
 
 
 def test_thompson_samples_have_the_mean_and_covariance_of_the_posterior() -> None:
-    evidence, *_ = some_evidence(torch.tensor([1.0, 0.5, 0.2]), 1.7, torch.tensor([0.3, -1.0, 0.0, 2.0]))
+    evidence, *_ = some_evidence(
+        torch.tensor([1.0, 0.5, 0.2]), 1.7, torch.tensor([0.3, -1.0, 0.0, 2.0])
+    )
     posterior = evidence.posterior()
     draws = torch.rand(200_000, 4, generator=torch.Generator().manual_seed(2))
     thetas = posterior.sample(draws, scale=0.5)
     covariance = posterior.inverse_root.T @ posterior.inverse_root
     torch.testing.assert_close(thetas.mean(dim=0), posterior.mean, atol=3e-3, rtol=0)
     torch.testing.assert_close(thetas.T.cov(), 0.25 * covariance, atol=2e-3, rtol=0)
-    one = Sampling(0.5).scores(posterior, torch.eye(4).expand(7, 4, 4), draws[:7])  # the score of unit vector w
+    one = Sampling(0.5).scores(
+        posterior, torch.eye(4).expand(7, 4, 4), draws[:7]
+    )  # the score of unit vector w
     torch.testing.assert_close(one, thetas[:7])
 
 
 # ---- a linear problem ------------------------------------------------------------------------------------------------
 
-THETA = torch.tensor([0.1, 0.4, -0.3, 0.2])  # with contexts (1, U, U, U) every chance is from 0 to 0.7, once clamped
+THETA = torch.tensor(
+    [0.1, 0.4, -0.3, 0.2]
+)  # with contexts (1, U, U, U) every chance is from 0 to 0.7, once clamped
 LOOKS = 0.7 ** torch.arange(3)
 
 
-def serve(explorer: Explorer, evidence: Evidence, rounds: int, *, shoppers: int = 20) -> list[float]:
+def serve(
+    explorer: Explorer, evidence: Evidence, rounds: int, *, shoppers: int = 20
+) -> list[float]:
     """Regret of each round in expected clicks a slate, over 12 items with new contexts at each visit, K = 3."""
     generator = torch.Generator().manual_seed(3)
     regret, posterior = [], evidence.posterior()
@@ -170,11 +192,17 @@ def test_contexts_are_as_wide_as_they_say_and_zero_at_padding() -> None:
     absent = sight.pool.items < 0
     assert bool(absent.any())
     assert bool((sight.contexts[absent] == 0).all())
-    torch.testing.assert_close(sight.contexts[..., 0][~absent], sight.pool.logits[~absent].sigmoid())
+    torch.testing.assert_close(
+        sight.contexts[..., 0][~absent], sight.pool.logits[~absent].sigmoid()
+    )
 
 
 def test_a_pool_that_is_too_small_fills_the_slate_with_its_first_item() -> None:
-    pool = Pool(torch.tensor([[7, 3, -1]]), torch.tensor([[1.0, 0.0, -math.inf]]), torch.arange(3).unsqueeze(0))
+    pool = Pool(
+        torch.tensor([[7, 3, -1]]),
+        torch.tensor([[1.0, 0.0, -math.inf]]),
+        torch.arange(3).unsqueeze(0),
+    )
     sight = Sight(pool, torch.zeros(1, 3, 2))
     assert sight.slates(torch.tensor([[1, 0, -1]]), 4).tolist() == [[3, 7, 3, 3]]
 
@@ -193,7 +221,9 @@ def slates_of(policy: Policy, simulator: SlateSimulator) -> Tensor:
 def test_a_bandit_learns_in_a_market(name: str) -> None:
     watched: list[int] = []
     simulator, ground = market()
-    ground = Ground(simulator, ground.inputs, 0, 640, 64, watch=lambda steps, policy: watched.append(steps))
+    ground = Ground(
+        simulator, ground.inputs, 0, 640, 64, watch=lambda steps, policy: watched.append(steps)
+    )
     before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
     learned = AGENTS[name].learn(ground)
     assert before == (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002

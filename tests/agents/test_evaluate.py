@@ -34,7 +34,9 @@ def test_the_episodes_do_not_depend_on_the_batch(name: str) -> None:
 
 
 def test_a_row_is_what_an_episode_played_by_hand_adds_up_to() -> None:
-    simulator = toy_simulator(items=40, horizon_days=60, reward=Reward({"clicks": 1.0, "category_coverage": 0.5}))
+    simulator = toy_simulator(
+        items=40, horizon_days=60, reward=Reward({"clicks": 1.0, "category_coverage": 0.5})
+    )
     policy = POLICIES["uniform"].build(toy_inputs(simulator))
     rows = evaluate(policy, simulator, SEEDS).rows
     for row, seed in zip(rows.iter_rows(named=True), SEEDS.tolist(), strict=True):
@@ -81,7 +83,9 @@ def test_what_is_asked_for_and_not_shown_is_no_exposure() -> None:
     """At visit v the items with (item + v) % 3 = 0 are no candidates of the toy shop."""
     simulator = toy_simulator(items=40, horizon_days=60)
     one = evaluate(Asks(torch.tensor([7, 7, 7, 7])), simulator, SEEDS, batch=4)
-    away = sum(visits // 3 for visits in one.rows["visits"].to_list())  # 7 is no candidate at the visits 2, 5, 8, ..
+    away = sum(
+        visits // 3 for visits in one.rows["visits"].to_list()
+    )  # 7 is no candidate at the visits 2, 5, 8, ..
     shown = int(one.rows["visits"].sum()) - away
     assert away > 0
     assert one.exposures.sum() == one.exposures[7] == shown
@@ -113,17 +117,43 @@ def test_shown_items_are_counted_by_position() -> None:
         ),
         ({"simulator": None}, TypeError, r"^simulator is None, but it must be a SlateSimulator"),
         ({"seeds": [1, 2]}, TypeError, r"^seeds is \[1, 2\], but it must be a int64 tensor"),
-        ({"seeds": torch.zeros(2)}, TypeError, r"^seeds is a float32 tensor of shape \(2,\), but it must be a int64"),
-        ({"seeds": torch.zeros(2, 1).long()}, ValueError, r"^seeds is a int64 tensor of shape \(2, 1\), but it must b"),
-        ({"seeds": torch.zeros(0).long()}, ValueError, r"^seeds holds 0 numbers, but they must be distinct and at le"),
-        ({"seeds": torch.tensor([4, 4])}, ValueError, r"^seeds holds 2 numbers, but they must be distinct and at le"),
+        (
+            {"seeds": torch.zeros(2)},
+            TypeError,
+            r"^seeds is a float32 tensor of shape \(2,\), but it must be a int64",
+        ),
+        (
+            {"seeds": torch.zeros(2, 1).long()},
+            ValueError,
+            r"^seeds is a int64 tensor of shape \(2, 1\), but it must b",
+        ),
+        (
+            {"seeds": torch.zeros(0).long()},
+            ValueError,
+            r"^seeds holds 0 numbers, but they must be distinct and at le",
+        ),
+        (
+            {"seeds": torch.tensor([4, 4])},
+            ValueError,
+            r"^seeds holds 2 numbers, but they must be distinct and at le",
+        ),
         ({"batch": 0}, ValueError, r"^batch is 0, but it must be a whole number of 1 or more"),
-        ({"batch": True}, ValueError, r"^batch is True, but it must be a whole number of 1 or more"),
+        (
+            {"batch": True},
+            ValueError,
+            r"^batch is True, but it must be a whole number of 1 or more",
+        ),
     ],
 )
-def test_a_wrong_argument_is_named(wrong: dict[str, Any], error: type[Exception], match: str) -> None:
+def test_a_wrong_argument_is_named(
+    wrong: dict[str, Any], error: type[Exception], match: str
+) -> None:
     simulator = toy_simulator(items=40)
-    right: dict[str, Any] = {"policy": Asks(torch.tensor([1, 2, 3, 4])), "simulator": simulator, "seeds": SEEDS}
+    right: dict[str, Any] = {
+        "policy": Asks(torch.tensor([1, 2, 3, 4])),
+        "simulator": simulator,
+        "seeds": SEEDS,
+    }
     with pytest.raises(error, match=match):
         evaluate(**(right | wrong))
 
@@ -141,10 +171,16 @@ def test_a_wrong_argument_is_named(wrong: dict[str, Any], error: type[Exception]
             ValueError,
             r"^policy\(observation, draws\) .* \(23, 3\), but it must be .*\(23, 4\)",
         ),
-        (torch.ones(4), TypeError, r"^policy\(observation, draws\) is .*float32.*, but it must be an? int64 tensor"),
+        (
+            torch.ones(4),
+            TypeError,
+            r"^policy\(observation, draws\) is .*float32.*, but it must be an? int64 tensor",
+        ),
     ],
 )
-def test_slates_that_cannot_be_shown_are_the_policys(slate: Tensor, error: type[Exception], match: str) -> None:
+def test_slates_that_cannot_be_shown_are_the_policys(
+    slate: Tensor, error: type[Exception], match: str
+) -> None:
     with pytest.raises(error, match=match):
         evaluate(Asks(slate), toy_simulator(items=40), SEEDS)
 

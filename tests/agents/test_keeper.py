@@ -34,8 +34,19 @@ PPO = {
     "composer": ComposerConfig(pool=12),
     "watch_every": 1,
 }
-SLATEQ = {"warm_up": 32, "batch_size": 16, "memory": 64, "hidden": 16, "item_hidden": 8, "pool": 24, "updates": 2}
-SETTINGS = {name: PPO if name.startswith("ppo") else SLATEQ if name.startswith("slateq") else {} for name in AGENTS}
+SLATEQ = {
+    "warm_up": 32,
+    "batch_size": 16,
+    "memory": 64,
+    "hidden": 16,
+    "item_hidden": 8,
+    "pool": 24,
+    "updates": 2,
+}
+SETTINGS = {
+    name: PPO if name.startswith("ppo") else SLATEQ if name.startswith("slateq") else {}
+    for name in AGENTS
+}
 SETTINGS["reinforce"] = {"epochs": 2, "warm_up": 2, "batch_size": 64}
 
 
@@ -46,7 +57,9 @@ class Killed(Exception):
 class Killing(Keeper):
     """Keeps whenever it is asked, and is killed at the n-th time, before or after it has kept."""
 
-    def __init__(self, path: Path | None, at: int, notes: Any = None, *, after: bool = True) -> None:
+    def __init__(
+        self, path: Path | None, at: int, notes: Any = None, *, after: bool = True
+    ) -> None:
         super().__init__(path, notes, share=float("inf"))
         self.left, self._after = at, after
 
@@ -119,14 +132,19 @@ def assert_equal(one: Learned, other: Learned) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
-def test_a_killed_agent_goes_on_and_learns_what_it_would_have_learned(name: str, tmp_path: Path) -> None:
+def test_a_killed_agent_goes_on_and_learns_what_it_would_have_learned(
+    name: str, tmp_path: Path
+) -> None:
     path, curve = tmp_path / "kept.safetensors", Curve()
     unbroken = learn(name, Keeper(), curve)
     first = Curve()
     with pytest.raises(Killed):
         learn(name, Killing(path, 3, first), first)
     assert path.exists()
-    for at, after in ((1, True), (2, False)):  # killed again: at the first keep of the second run, and amid the third
+    for at, after in (
+        (1, True),
+        (2, False),
+    ):  # killed again: at the first keep of the second run, and amid the third
         again = Curve()
         with pytest.raises(Killed):
             learn(name, Killing(path, at, again, after=after), again)
@@ -136,7 +154,9 @@ def test_a_killed_agent_goes_on_and_learns_what_it_would_have_learned(name: str,
     assert last.rows == curve.rows
 
 
-def test_what_was_kept_by_another_training_is_left_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_kept_by_another_training_is_left_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "kept.safetensors"
     with pytest.raises(Killed):
         learn("linucb", Killing(path, 5), Curve(), seed=1)
@@ -147,7 +167,9 @@ def test_what_was_kept_by_another_training_is_left_aside(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "nan", "no metadata"])
-def test_what_cannot_be_read_is_left_aside(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_read_is_left_aside(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "kept.safetensors"
     with pytest.raises(Killed):
         learn("linucb", Killing(path, 5), Curve())
@@ -174,7 +196,10 @@ def test_shoppers_that_cannot_be_written_down_are_not_kept_and_that_is_said_once
     AGENTS["ppo_composer"].learn(ground, PPO | {"reward": TrainingReward(expected_clicks=False)})
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "cannot be kept, so an interrupted one begins anew: state/shoppers/environments/0 is" in told
+    assert (
+        "cannot be kept, so an interrupted one begins anew: state/shoppers/environments/0 is"
+        in told
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -197,7 +222,9 @@ def test_a_full_disk_leaves_what_was_kept(tmp_path: Path, monkeypatch: pytest.Mo
         learn("linucb", Killing(path, 4), Curve())
     before = path.read_bytes()
     half_written(monkeypatch)
-    with pytest.raises(OSError, match=r"could not be written \(No space left .*kept\.safetensors") as found:
+    with pytest.raises(
+        OSError, match=r"could not be written \(No space left .*kept\.safetensors"
+    ) as found:
         learn("linucb", Killing(path, 99), Curve())
     assert found.value.errno == 28
     assert path.read_bytes() == before

@@ -55,7 +55,9 @@ def whole_training(progress: Progress, clock: Clock) -> list[tuple[float, float]
 
 def test_the_forecast_is_right_through_evaluations() -> None:
     clock = Clock()
-    pairs = whole_training(Progress("it", 4000, evaluations=3, clock=clock, out=io.StringIO()), clock)
+    pairs = whole_training(
+        Progress("it", 4000, evaluations=3, clock=clock, out=io.StringIO()), clock
+    )
     whole = 4 * (10 * 2.0 + 5.0) + 3 * 30.0
     assert clock.now == whole
     assert len(pairs) == 4 * 11 + 2 * 10
@@ -103,13 +105,20 @@ def test_the_line_says_what_is_done() -> None:
     with progress.evaluating() as tell:
         clock.now += 10.0
         tell(300)
-        assert progress.line().startswith("1,200 of 4,000 visits, evaluating (300 visits), 50 visits/s")
+        assert progress.line().startswith(
+            "1,200 of 4,000 visits, evaluating (300 visits), 50 visits/s"
+        )
     progress.note("return 3.21")
     with progress.evaluating() as tell:
         tell(150)
         assert "evaluating (150 of about 300 visits)" in progress.line()
     progress.learned()
-    assert progress.line() == "1,200 of 4,000 visits, learning, 50 visits/s, 00:56 left, return 3.21"
+    assert (
+        progress.line() == "1,200 of 4,000 visits, learning, 50 visits/s, 00:56 left, return 3.21"
+    )
     progress.trained(2800)
     progress.close()
-    assert out.getvalue().splitlines()[-1] == "it: 100%, 4,000 of 4,000 visits, finished, 750 visits/s, return 3.21"
+    assert (
+        out.getvalue().splitlines()[-1]
+        == "it: 100%, 4,000 of 4,000 visits, finished, 750 visits/s, return 3.21"
+    )

@@ -59,7 +59,9 @@ def gradient(loss_of: Callable[[Tensor], Tensor]) -> Tensor:
 
 def corrected(size: int, cap: float) -> Tensor:
     """The policy gradient that a log of every item, as often as beta shows it, gives."""
-    return gradient(lambda log_pi: -(BETA * surrogate(log_pi, BETA.log(), REWARD, size=size, cap=cap)).sum())
+    return gradient(
+        lambda log_pi: -(BETA * surrogate(log_pi, BETA.log(), REWARD, size=size, cap=cap)).sum()
+    )
 
 
 # ---- the estimator ---------------------------------------------------------------------------------------------------
@@ -67,10 +69,14 @@ def corrected(size: int, cap: float) -> Tensor:
 
 def test_multiplier_and_weight_by_hand() -> None:
     pi = torch.tensor([0.5, 0.1, 1.0])
-    torch.testing.assert_close(top_k_multiplier(pi.log(), 3), torch.tensor([3 * 0.5**2, 3 * 0.9**2, 0.0]))
+    torch.testing.assert_close(
+        top_k_multiplier(pi.log(), 3), torch.tensor([3 * 0.5**2, 3 * 0.9**2, 0.0])
+    )
     torch.testing.assert_close(top_k_multiplier(pi.log(), 1), torch.ones(3))
     beta = torch.tensor([0.25, 0.2, 0.01])
-    torch.testing.assert_close(importance_weight(pi.log(), beta.log(), 4.0), torch.tensor([2.0, 0.5, 4.0]))
+    torch.testing.assert_close(
+        importance_weight(pi.log(), beta.log(), 4.0), torch.tensor([2.0, 0.5, 4.0])
+    )
 
 
 def test_the_gradient_of_three_items_by_hand() -> None:
@@ -99,7 +105,9 @@ def test_a_cap_bounds_the_weight_and_changes_nothing_below() -> None:
     log_pi, log_beta = torch.zeros(3), torch.tensor([-100.0, -1.0, 0.0])
     weight = importance_weight(log_pi, log_beta, 5.0)
     torch.testing.assert_close(weight, torch.tensor([5.0, math.e, 1.0]))
-    capped = gradient(lambda log_pi: -(BETA * surrogate(log_pi, BETA.log(), REWARD, size=1, cap=1.5)).sum())
+    capped = gradient(
+        lambda log_pi: -(BETA * surrogate(log_pi, BETA.log(), REWARD, size=1, cap=1.5)).sum()
+    )
     pi = SCORES.softmax(dim=0)
     kept = torch.minimum(pi / BETA, torch.tensor(1.5, dtype=torch.float64)) * BETA * REWARD
     torch.testing.assert_close(capped, kept - kept.sum() * pi)
@@ -114,7 +122,9 @@ def test_returns_and_rewards_of_a_log_by_hand() -> None:
     reward = Reward({"clicks": 1.0, "category_coverage": 10.0})
     found = logged_rewards(log, reward, catalog.embedding, catalog.category)
     # a repeated item is neither shown nor clicked on, and nothing is at -1
-    torch.testing.assert_close(found, torch.tensor([[2 + 10 * 2 / 2, 1 + 0.0], [1 + 10 * 1 / 2, 0.0]]))
+    torch.testing.assert_close(
+        found, torch.tensor([[2 + 10 * 2 / 2, 1 + 0.0], [1 + 10 * 1 / 2, 0.0]])
+    )
 
 
 def sessions(slates: list[list[list[int]]], clicks: list[list[list[int]]]) -> Sessions:
@@ -137,7 +147,9 @@ def sessions(slates: list[list[list[int]]], clicks: list[list[list[int]]]) -> Se
 
 # ---- a bandit with two states ----------------------------------------------------------------------------------------
 
-PAYS = torch.tensor([[0.3, 0.8, 0.1], [0.3, 0.1, 0.8]])  # chance of a click by state and item; the log loves item 0
+PAYS = torch.tensor(
+    [[0.3, 0.8, 0.1], [0.3, 0.1, 0.8]]
+)  # chance of a click by state and item; the log loves item 0
 SHOWN = torch.tensor([0.9, 0.05, 0.05])
 
 
@@ -170,7 +182,9 @@ def learner(config: ReinforceConfig) -> tuple[PlackettLuceActor, Behaviour, Rein
 
 @pytest.mark.parametrize("source", ["estimated", "logged"])
 def test_the_better_action_is_found_though_the_log_rarely_shows_it(source: Any) -> None:
-    config = ReinforceConfig(hidden=(16,), batch_size=256, learning_rate=1e-2, behaviour_rate=1e-2, behaviour=source)
+    config = ReinforceConfig(
+        hidden=(16,), batch_size=256, learning_rate=1e-2, behaviour_rate=1e-2, behaviour=source
+    )
     actor, behaviour, learning = learner(config)
     log = two_states(8000)
     generator = torch.Generator().manual_seed(1)
@@ -178,7 +192,11 @@ def test_the_better_action_is_found_though_the_log_rarely_shows_it(source: Any) 
     for _ in range(6):
         learning.epoch(log, generator)
     states = {"features": torch.eye(2), "pool": torch.arange(3).expand(2, -1)}
-    pi = actor.scores(states | {"logits": torch.zeros(2, 3), "cues": torch.zeros(2, 3, 1)}).softmax(dim=1).detach()
+    pi = (
+        actor.scores(states | {"logits": torch.zeros(2, 3), "cues": torch.zeros(2, 3, 1)})
+        .softmax(dim=1)
+        .detach()
+    )
     assert float(pi[0, 1]) > 0.9
     assert float(pi[1, 2]) > 0.9
     beta = behaviour(state_of(actor, torch.eye(2))).exp()
@@ -187,7 +205,9 @@ def test_the_better_action_is_found_though_the_log_rarely_shows_it(source: Any) 
 
 def test_without_the_correction_the_log_misleads() -> None:
     """A cap far below every weight makes all weights alike, and pi runs after what was shown and clicked most."""
-    actor, _, learning = learner(ReinforceConfig(hidden=(16,), batch_size=256, learning_rate=1e-2, cap=1e-6))
+    actor, _, learning = learner(
+        ReinforceConfig(hidden=(16,), batch_size=256, learning_rate=1e-2, cap=1e-6)
+    )
     generator = torch.Generator().manual_seed(1)
     log = two_states(8000)
     for _ in range(6):
@@ -206,7 +226,9 @@ def test_the_gradient_of_the_behaviour_head_stops_at_the_state() -> None:
 def test_warming_up_leaves_the_policy_alone() -> None:
     actor, _, learning = learner(ReinforceConfig(hidden=(16,), batch_size=64))
     before = [parameter.clone() for parameter in actor.parameters()]
-    first, last = (learning.epoch(two_states(500), torch.Generator(), policy=False) for _ in range(2))
+    first, last = (
+        learning.epoch(two_states(500), torch.Generator(), policy=False) for _ in range(2)
+    )
     assert last["behaviour_loss"] < first["behaviour_loss"]
     assert all(torch.equal(old, new) for old, new in zip(before, actor.parameters(), strict=True))
 
@@ -232,7 +254,9 @@ def market() -> SlateSimulator:
 
 def uniform_log(simulator: SlateSimulator, shoppers: int) -> Sessions:
     uniform = POLICIES["uniform"].build(toy_inputs(simulator))
-    chance = -float(sum(math.log(len(simulator.catalog) - place) for place in range(simulator.slate_size)))
+    chance = -float(
+        sum(math.log(len(simulator.catalog) - place) for place in range(simulator.slate_size))
+    )
     declared = simulator.reset(torch.arange(shoppers))["declared"]
     table, _ = record(
         simulator,
@@ -265,7 +289,9 @@ def test_decisions_are_what_the_shop_saw_in_the_simulation() -> None:
     assert torch.equal(decisions.features[rows], view.features)
     assert torch.equal(decisions.pool[rows].long(), view.pool.items)
     assert torch.equal(decisions.slates[rows], log.slates[second, 1])
-    rewards = logged_rewards(log, simulator.reward, simulator.catalog.embedding, simulator.catalog.category)
+    rewards = logged_rewards(
+        log, simulator.reward, simulator.catalog.embedding, simulator.catalog.category
+    )
     torch.testing.assert_close(rewards[:, 0], step.reward)
     torch.testing.assert_close(decisions.returns[:12], discounted_returns(rewards, 0.9)[:, 0])
 
@@ -274,7 +300,9 @@ def test_reinforce_learns_from_a_log_of_a_market() -> None:
     watched: list[int] = []
     simulator = market()
     inputs, log = toy_inputs(simulator), uniform_log(simulator, 40)
-    ground = Ground(simulator, inputs, 0, 0, log=log, watch=lambda steps, policy: watched.append(steps))
+    ground = Ground(
+        simulator, inputs, 0, 0, log=log, watch=lambda steps, policy: watched.append(steps)
+    )
     before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
     learned = AGENTS["reinforce"].learn(ground, {"epochs": 2})
     assert before == (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
@@ -283,13 +311,18 @@ def test_reinforce_learns_from_a_log_of_a_market() -> None:
     assert watched == [0, 0, 0]
     assert learned.facts["slates"] == log.n_slates
     assert 0 < learned.facts["weight"] <= 20.0
-    assert abs(learned.facts["behaviour_loss"] - math.log(1000)) < 0.1  # whoever logged showed all items alike
+    assert (
+        abs(learned.facts["behaviour_loss"] - math.log(1000)) < 0.1
+    )  # whoever logged showed all items alike
     greedy = POLICIES["greedy_ctr"].build(inputs)
     assert torch.equal(slates_of(learned.untrained, simulator), slates_of(greedy, simulator))
     assert not torch.equal(slates_of(learned.policy, simulator), slates_of(greedy, simulator))
     for policy in (learned.policy, learned.sampled, learned.untrained_sampled):
         assert policy is not None
-        assert all(len(set(slate)) == simulator.slate_size for slate in slates_of(policy, simulator).tolist())
+        assert all(
+            len(set(slate)) == simulator.slate_size
+            for slate in slates_of(policy, simulator).tolist()
+        )
 
 
 def test_the_same_seed_learns_the_same() -> None:
@@ -297,7 +330,9 @@ def test_the_same_seed_learns_the_same() -> None:
     log = uniform_log(simulator, 20)
 
     def weights(seed: int) -> Tensor:
-        learned = AGENTS["reinforce"].learn(Ground(simulator, toy_inputs(simulator), seed, 0, log=log), {"epochs": 1})
+        learned = AGENTS["reinforce"].learn(
+            Ground(simulator, toy_inputs(simulator), seed, 0, log=log), {"epochs": 1}
+        )
         assert isinstance(learned.policy, PlackettLucePolicy)
         return torch.cat([parameter.flatten() for parameter in learned.policy.actor.parameters()])
 
@@ -329,7 +364,9 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"cap is 0\.0, but it must be a finite number above 0"):
         AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=log), {"cap": 0.0})
     with pytest.raises(ValueError, match="behaviour is 'guessed'"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=log), {"behaviour": "guessed"})
+        AGENTS["reinforce"].learn(
+            Ground(simulator, inputs, 0, 0, log=log), {"behaviour": "guessed"}
+        )
     short = dataclasses.replace(log, slates=log.slates[:, :, :4], clicks=log.clicks[:, :, :4])
     with pytest.raises(ValueError, match="log has slates of 4 items, but the simulator's have 10"):
         AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=short))

@@ -45,12 +45,14 @@ from tests.support.toys import toy_catalog
 
 FRESH, KEEN, BORED, GONE = range(4)
 ITEMS, SLATE, GAMMA = 5, 2, 0.8
-APPEAL = torch.tensor(  # of items 0 and 1 (candy), 2 and 3 (greens), 4 (bread); of clicking nothing: 1
-    [
-        [4.0, 3.0, 1.5, 1.0, 0.8],  # FRESH
-        [8.0, 6.0, 3.0, 2.0, 1.6],  # KEEN
-        [0.2, 0.2, 0.5, 0.3, 0.1],  # BORED
-    ]
+APPEAL = (
+    torch.tensor(  # of items 0 and 1 (candy), 2 and 3 (greens), 4 (bread); of clicking nothing: 1
+        [
+            [4.0, 3.0, 1.5, 1.0, 0.8],  # FRESH
+            [8.0, 6.0, 3.0, 2.0, 1.6],  # KEEN
+            [0.2, 0.2, 0.5, 0.3, 0.1],  # BORED
+        ]
+    )
 )
 NEXT = torch.tensor(  # mood after a click on each item, and in the last column after none
     [
@@ -99,7 +101,9 @@ class MoodShopper:
         choice = (slates * clicks).sum(dim=1).where(clicks.any(dim=1), ITEMS)
         state.mood = NEXT[state.mood.clamp(max=BORED), choice]
         one = torch.ones(len(slates))
-        return Response(clicks, probability, state.mood == GONE, days=one, elsewhere=torch.zeros_like(one))
+        return Response(
+            clicks, probability, state.mood == GONE, days=one, elsewhere=torch.zeros_like(one)
+        )
 
     def replace(self, state: Moods, rows: Tensor, fresh: Moods) -> None:
         state.mood[rows] = fresh.mood
@@ -160,7 +164,9 @@ def solve() -> Solution:
     """Value iteration over all slates."""
     reward = torch.tensor([1.0] * ITEMS + [0.0])
     slates = list(combinations(range(ITEMS), SLATE))
-    chances = torch.stack([torch.stack([chances_of(mood, slate) for slate in slates]) for mood in range(3)])
+    chances = torch.stack(
+        [torch.stack([chances_of(mood, slate) for slate in slates]) for mood in range(3)]
+    )
     value = torch.zeros(4)
     for _ in range(200):
         q = reward + GAMMA * value[NEXT]
@@ -168,16 +174,29 @@ def solve() -> Solution:
         value = torch.cat([worth.max(dim=1).values, torch.zeros(1)])
     most_clicked = chances[:, :, :ITEMS].sum(dim=2).argmax(dim=1)
     return Solution(
-        q, [set(slates[at]) for at in worth.argmax(dim=1)], value[:3], [set(slates[at]) for at in most_clicked]
+        q,
+        [set(slates[at]) for at in worth.argmax(dim=1)],
+        value[:3],
+        [set(slates[at]) for at in most_clicked],
     )
 
 
 def learn_moods(config: SlateQConfig) -> SlateQLearner:
     """Learn by serving the shop of moods, from equal gains on."""
     simulator = SlateSimulator(MoodShopper(), Reward({"clicks": 1.0}), horizon_days=30)
-    learner = SlateQLearner(TableValues([0.0] * 3, [[1.0] * ITEMS] * 3), SingleChoice(1.0), SLATE, config)
+    learner = SlateQLearner(
+        TableValues([0.0] * 3, [[1.0] * ITEMS] * 3), SingleChoice(1.0), SLATE, config
+    )
     assert slates_in_every_mood(learner) == solve().myopic
-    serve(simulator, lambda seen: mood_visits(seen["mood"]), learner, pool=ITEMS, seed=0, steps=46_080, shoppers=256)
+    serve(
+        simulator,
+        lambda seen: mood_visits(seen["mood"]),
+        learner,
+        pool=ITEMS,
+        seed=0,
+        steps=46_080,
+        shoppers=256,
+    )
     return learner
 
 
@@ -218,12 +237,16 @@ def test_by_chances_it_finds_the_values_of_all_slates_and_the_best_ones() -> Non
     for mood in range(3):
         for slate in combinations(range(ITEMS), SLATE):
             chances = chances_of(mood, slate)
-            assert float(chances @ q[mood]) == pytest.approx(float(chances @ truth.q[mood]), abs=0.3)
+            assert float(chances @ q[mood]) == pytest.approx(
+                float(chances @ truth.q[mood]), abs=0.3
+            )
     assert slates_in_every_mood(learner) == truth.slates
 
 
 def slates_in_every_mood(learner: SlateQLearner) -> list[set[int]]:
-    policy = SlateQPolicy(lambda seen: mood_visits(seen["mood"]), learner.network, learner.choice, SLATE)
+    policy = SlateQPolicy(
+        lambda seen: mood_visits(seen["mood"]), learner.network, learner.choice, SLATE
+    )
     return [set(slate) for slate in policy({"mood": torch.eye(3)}, torch.zeros(3, 0)).tolist()]
 
 
@@ -264,7 +287,9 @@ def two_state_batch() -> Batch:
 
 def test_the_target_is_the_value_of_the_next_state() -> None:
     learner, batch = two_state_learner(), two_state_batch()
-    of_next = 1.0 + 0.5 * (2.0 + 0.6 / 3 + 0.3 / 3)  # slate {1, 0}: each item is chosen with chance 1 / (1 + 1 + 1)
+    of_next = 1.0 + 0.5 * (
+        2.0 + 0.6 / 3 + 0.3 / 3
+    )  # slate {1, 0}: each item is chosen with chance 1 / (1 + 1 + 1)
     of_same = 1.0 + 0.5 * (0.5 + 1.0 / 3 + 0.0 / 3)
     assert learner.targets(batch).tolist() == pytest.approx([of_next, 3.0])
     mistaken = replace(batch, following=batch.visits)
@@ -281,13 +306,17 @@ def test_the_trained_network_chooses_and_the_averaged_one_judges() -> None:
 
 
 def test_the_gains_of_all_clicks_add_up() -> None:
-    assert two_state_learner().predictions(two_state_batch()).tolist() == pytest.approx([0.5 + 1.0 + 0.0, 0.5])
+    assert two_state_learner().predictions(two_state_batch()).tolist() == pytest.approx(
+        [0.5 + 1.0 + 0.0, 0.5]
+    )
 
 
 def test_or_the_gains_of_all_that_was_shown_by_chance() -> None:
     config = SlateQChancesConfig(gamma=0.5)
     learner = SlateQLearner(two_state_table(), SingleChoice(1.0), 2, config)
-    assert learner.predictions(two_state_batch()).tolist() == pytest.approx([0.5 + 1.0 / 3 + 0.0 / 3] * 2)
+    assert learner.predictions(two_state_batch()).tolist() == pytest.approx(
+        [0.5 + 1.0 / 3 + 0.0 / 3] * 2
+    )
 
 
 def test_an_update_is_a_step_towards_the_target_and_the_average_follows() -> None:
@@ -303,7 +332,11 @@ def test_an_update_is_a_step_towards_the_target_and_the_average_follows() -> Non
 def test_a_visit_that_the_horizon_cut_off_teaches_nothing() -> None:
     learner = two_state_learner()
     before = [value.clone() for value in learner.network.parameters()]
-    batch = replace(two_state_batch(), known=torch.tensor([False, False]), terminated=torch.tensor([False, False]))
+    batch = replace(
+        two_state_batch(),
+        known=torch.tensor([False, False]),
+        terminated=torch.tensor([False, False]),
+    )
     assert learner.update(batch) == 0
     for old, new in zip(before, learner.network.parameters(), strict=True):
         assert torch.equal(old, new)
@@ -322,7 +355,9 @@ def test_a_mad_reward_moves_nothing_further_than_a_learning_rate() -> None:
 def random_pool(rows: int, pool: int) -> tuple[Tensor, Tensor]:
     """Logits and gains (rows, pool), some gains below 0."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(rows, pool, generator=generator), 0.5 + torch.randn(rows, pool, generator=generator)
+    return torch.randn(rows, pool, generator=generator), 0.5 + torch.randn(
+        rows, pool, generator=generator
+    )
 
 
 def worth_of(choice: Choice, logits: Tensor, gains: Tensor, places: Tensor) -> Tensor:
@@ -331,8 +366,15 @@ def worth_of(choice: Choice, logits: Tensor, gains: Tensor, places: Tensor) -> T
 
 def best_worth(choice: Choice, logits: Tensor, gains: Tensor, size: int) -> Tensor:
     """Of all ordered slates."""
-    orders = [torch.tensor(order).expand(len(logits), -1) for order in permutations(range(logits.shape[1]), size)]
-    return torch.stack([worth_of(choice, logits, gains, places) for places in orders]).max(dim=0).values
+    orders = [
+        torch.tensor(order).expand(len(logits), -1)
+        for order in permutations(range(logits.shape[1]), size)
+    ]
+    return (
+        torch.stack([worth_of(choice, logits, gains, places) for places in orders])
+        .max(dim=0)
+        .values
+    )
 
 
 def fading_choice() -> PositionBased:
@@ -367,7 +409,9 @@ def test_under_a_single_choice_greedy_is_nearly_exact_and_beats_top_k() -> None:
 def test_a_case_by_hand_where_greedy_beats_top_k() -> None:
     appeal, gains = torch.tensor([[10.0, 1.0, 1.0]]), torch.tensor([[0.2, 1.0, 0.9]])
     assert top_k(appeal, gains, 2).tolist() == [[0, 1]]  # appeal * gain: 2, 1, .9
-    assert greedy(appeal, gains, 1.0, 2).tolist() == [[1, 2]]  # 1 / 2 > 2 / 11; then 1.9 / 3 > 3 / 12
+    assert greedy(appeal, gains, 1.0, 2).tolist() == [
+        [1, 2]
+    ]  # 1 / 2 > 2 / 11; then 1.9 / 3 > 3 / 12
 
 
 def test_a_missing_item_is_never_preferred_to_a_harmful_one() -> None:
@@ -400,30 +444,53 @@ def test_the_memory_gives_every_visit_with_the_next_of_its_shopper(rounds_added:
     flags = torch.ones(shoppers, dtype=torch.bool)
     for at in range(rounds_added):
         name = 10.0 * at + torch.arange(shoppers).float()  # of the visit: its round and its shopper
-        visits = Visits(name.unsqueeze(1), name.view(-1, 1, 1), name.unsqueeze(1), torch.full((shoppers, 1), at))
-        memory.add(visits, torch.zeros(shoppers, 1, dtype=torch.int64), flags.unsqueeze(1), name, ~flags, flags)
+        visits = Visits(
+            name.unsqueeze(1), name.view(-1, 1, 1), name.unsqueeze(1), torch.full((shoppers, 1), at)
+        )
+        memory.add(
+            visits,
+            torch.zeros(shoppers, 1, dtype=torch.int64),
+            flags.unsqueeze(1),
+            name,
+            ~flags,
+            flags,
+        )
     batch = memory.draw(500, torch.Generator().manual_seed(0))
     names = batch.visits.features.squeeze(1)
     assert torch.equal(batch.reward, names)
     assert torch.equal(batch.following.features.squeeze(1), names + 10)
     oldest = max(rounds_added - rounds, 0)
-    expected = {10.0 * at + row for at in range(oldest, rounds_added - 1) for row in range(shoppers)}
+    expected = {
+        10.0 * at + row for at in range(oldest, rounds_added - 1) for row in range(shoppers)
+    }
     assert set(names.tolist()) == expected
 
 
 # ---- the agent -------------------------------------------------------------------------------------------------------
 
-SMALL = {"warm_up": 96, "batch_size": 64, "memory": 320, "hidden": 16, "item_hidden": 8, "pool": 24, "updates": 2}
+SMALL = {
+    "warm_up": 96,
+    "batch_size": 64,
+    "memory": 320,
+    "hidden": 16,
+    "item_hidden": 8,
+    "pool": 24,
+    "updates": 2,
+}
 
 
-def learn(seed: int = 0, steps: int = 480, watched: list[int] | None = None, name: str = "slateq") -> Learned:
+def learn(
+    seed: int = 0, steps: int = 480, watched: list[int] | None = None, name: str = "slateq"
+) -> Learned:
     simulator = make_simulator("recsim_env/Market-v0", device="cpu", world=0)
 
     def watch(at: int, policy: Policy) -> None:
         if watched is not None:
             watched.append(at)
 
-    ground = Ground(simulator, toy_inputs(simulator), seed=seed, steps=steps, shoppers=32, watch=watch)
+    ground = Ground(
+        simulator, toy_inputs(simulator), seed=seed, steps=steps, shoppers=32, watch=watch
+    )
     return AGENTS[name].learn(ground, SMALL)
 
 
@@ -471,9 +538,18 @@ def test_exploration_samples_from_the_softmax_of_the_logits() -> None:
     """With one position and equal gains, at temperature 2: chances exp(logit / 2)."""
     network = FactorisedValues(1, 1, SlateQConfig(), torch.Generator().manual_seed(0))
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, -1)
-    visits = Visits(torch.zeros(20_000, 1), torch.zeros(20_000, 3, 1), logits, torch.arange(3).expand(20_000, -1))
-    policy = SlateQPolicy(lambda seen: visits, network, PositionBased(1), 1, pool=3, temperature=2.0)
-    places = policy.choose(visits, torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)))
+    visits = Visits(
+        torch.zeros(20_000, 1),
+        torch.zeros(20_000, 3, 1),
+        logits,
+        torch.arange(3).expand(20_000, -1),
+    )
+    policy = SlateQPolicy(
+        lambda seen: visits, network, PositionBased(1), 1, pool=3, temperature=2.0
+    )
+    places = policy.choose(
+        visits, torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    )
     shares = torch.bincount(places.flatten(), minlength=3) / 20_000
     torch.testing.assert_close(shares, torch.softmax(logits[0] / 2, dim=0), atol=0.015, rtol=0)
 

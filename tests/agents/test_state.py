@@ -26,9 +26,13 @@ BUILT_IN = sorted(id for id in PRESETS if id.startswith("recsim_env/"))
 def visit(simulator: SlateSimulator) -> dict[str, Tensor]:
     """One visit with slates from the rows' seeds; a row that ended starts again. Everything that came out."""
     at = simulator.episodes
-    order = noise.uniform(noise.episode_key(at.seed, at.number, stream=9), at.visit, simulator.candidates.shape[1])
+    order = noise.uniform(
+        noise.episode_key(at.seed, at.number, stream=9), at.visit, simulator.candidates.shape[1]
+    )
     order = order.masked_fill(simulator.candidates < 0, 2)
-    step = simulator.step(simulator.candidates.gather(1, order.argsort(dim=1)[:, : simulator.slate_size]))
+    step = simulator.step(
+        simulator.candidates.gather(1, order.argsort(dim=1)[:, : simulator.slate_size])
+    )
     simulator.restart(step.ended.nonzero().squeeze(1))
     return {**simulator.observe(), **step.info, "reward": step.reward, "ended": step.ended}
 
@@ -42,7 +46,9 @@ def through_a_file(state: Flat, folder: Path) -> Flat:
 @pytest.mark.parametrize("id", BUILT_IN)
 def test_every_registered_environment_goes_on_bit_for_bit(id: str, tmp_path: Path) -> None:
     one = make_simulator(id, device="cpu")
-    other = SlateSimulator(one.shopper, one.reward, horizon_days=one.horizon_days, history=one.history)
+    other = SlateSimulator(
+        one.shopper, one.reward, horizon_days=one.horizon_days, history=one.history
+    )
     one.reset(torch.arange(100, 107))
     for _ in range(6):
         visit(one)
@@ -54,7 +60,9 @@ def test_every_registered_environment_goes_on_bit_for_bit(id: str, tmp_path: Pat
     again = one.state()
     assert all(torch.equal(value, again.tensors[name]) for name, value in state.tensors.items())
     for _ in range(8):
-        for (name, value), (same, found) in zip(visit(one).items(), visit(other).items(), strict=True):
+        for (name, value), (same, found) in zip(
+            visit(one).items(), visit(other).items(), strict=True
+        ):
             assert name == same
             assert torch.equal(value, found), name
     assert other.num_envs == 7
@@ -66,16 +74,21 @@ def test_a_state_does_not_fit_another_simulator() -> None:
     with pytest.raises(ResetNeeded):
         other.state()
     with pytest.raises(
-        ValueError, match=r"^'shoppers/bought' is a float32 tensor of shape \(4, 31\), but it must be .*\(4, 40\)"
+        ValueError,
+        match=r"^'shoppers/bought' is a float32 tensor of shape \(4, 31\), but it must be .*\(4, 40\)",
     ):
         other.restore(one.state())
     assert other.num_envs == 0
-    with pytest.raises(ValueError, match="state has None as 'episodes/seed', but it must be an int64 tensor"):
+    with pytest.raises(
+        ValueError, match="state has None as 'episodes/seed', but it must be an int64 tensor"
+    ):
         other.restore(Flat({}, {}))
 
 
 def test_a_shopper_that_cannot_be_written_down_says_so() -> None:
     simulator = tap_simulator()
     simulator.reset(torch.arange(2))
-    with pytest.raises(TypeError, match=r"^state/shoppers/environments/0 is .*, which cannot be written down\.$"):
+    with pytest.raises(
+        TypeError, match=r"^state/shoppers/environments/0 is .*, which cannot be written down\.$"
+    ):
         simulator.state()

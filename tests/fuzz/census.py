@@ -80,13 +80,19 @@ def census(examples: int, seconds: float, start: int) -> dict[str, list[Outcome]
         outcomes = drawn(PARTS[part][1][name][1], number, start, until)
         found[part] += outcomes
         wrong = sum(not outcome.right for outcome in outcomes)
-        print(f"{part} / {name}: {len(outcomes)}, {wrong} wrong, {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(
+            f"{part} / {name}: {len(outcomes)}, {wrong} wrong, {time.monotonic() - began:.0f} s",
+            file=sys.stderr,
+        )
     return found
 
 
 def report(found: Mapping[str, list[Outcome]]) -> str:
     """The table, and every case that is not as it should be."""
-    lines = ["| part | inputs | " + " | ".join(VERDICTS) + " |", "|---|--:|" + "--:|" * len(VERDICTS)]
+    lines = [
+        "| part | inputs | " + " | ".join(VERDICTS) + " |",
+        "|---|--:|" + "--:|" * len(VERDICTS),
+    ]
     whole: Counter[str] = Counter()
     for part, outcomes in found.items():
         counts = Counter(outcome.verdict for outcome in outcomes)
@@ -99,7 +105,11 @@ def report(found: Mapping[str, list[Outcome]]) -> str:
 
 
 def _row(part: str, counts: Counter[str]) -> str:
-    return f"| {part} | {counts.total():,} | " + " | ".join(f"{counts[verdict]:,}" for verdict in VERDICTS) + " |"
+    return (
+        f"| {part} | {counts.total():,} | "
+        + " | ".join(f"{counts[verdict]:,}" for verdict in VERDICTS)
+        + " |"
+    )
 
 
 def met(found: Mapping[str, list[Outcome]]) -> bool:
@@ -111,10 +121,14 @@ def met(found: Mapping[str, list[Outcome]]) -> bool:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--examples", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=1e9)
-    parser.add_argument("--seed", type=int, default=None, help="of the inputs; by default other ones at each run")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of the inputs; by default other ones at each run"
+    )
     arguments = parser.parse_args()
     start = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
     warnings.simplefilter("ignore")

@@ -66,7 +66,9 @@ def market(folder: Path, ensemble: int = 1) -> SlateSimulator:
 def shop_files() -> tuple[str, ...]:
     """The files that a folder of shoppers must hold; its impressions are there for fitting only."""
     return tuple(
-        path.name for path in sorted(ground.shopper_folder().iterdir()) if path.is_file() and path.stem not in LOGS
+        path.name
+        for path in sorted(ground.shopper_folder().iterdir())
+        if path.is_file() and path.stem not in LOGS
     )
 
 
@@ -107,7 +109,9 @@ def meant_key(key: str, value: Any, known: Mapping[str, Any]) -> str:
         return ACCEPT
     if key not in known:
         return REFUSE
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    )
     if key in SWITCHES:
         return EITHER if isinstance(value, bool) else REFUSE
     if key in CHANCES:
@@ -119,7 +123,11 @@ def meant_key(key: str, value: Any, known: Mapping[str, Any]) -> str:
     if key in ("explore_calibration", "gap_calibration"):
         return EITHER if number else REFUSE
     if key in ("slate_calibration", "repeat_ceilings"):
-        return EITHER if isinstance(value, list) and key == "slate_calibration" and len(value) == 2 else REFUSE
+        return (
+            EITHER
+            if isinstance(value, list) and key == "slate_calibration" and len(value) == 2
+            else REFUSE
+        )
     return EITHER
 
 
@@ -132,7 +140,11 @@ def config(draw: st.DrawFn) -> Case:
     place = Path("model0/config.json") if of_market else Path("config.json")
     known = json.loads((source / place).read_text())
     own = [name for name in inspect.signature(kind).parameters if name != "kwargs"]
-    what = draw(st.sampled_from(["change", "change", "change", "leave out", "dangerous", "unknown", "content"]))
+    what = draw(
+        st.sampled_from(
+            ["change", "change", "change", "leave out", "dangerous", "unknown", "content"]
+        )
+    )
     content = dict(known)
     expected = EITHER
     names: tuple[str, ...] = ("config.json", "model.safetensors")
@@ -142,7 +154,11 @@ def config(draw: st.DrawFn) -> Case:
         key = draw(st.sampled_from([name for name in own if name in known]))
         value = draw(st.one_of(st.sampled_from(JSON), st.integers(), st.floats(-2, 2)))
         content[key] = value
-        expected, label, names = meant_key(key, value, known), f"{key}={label_of(value)}", (key, *names)
+        expected, label, names = (
+            meant_key(key, value, known),
+            f"{key}={label_of(value)}",
+            (key, *names),
+        )
     elif what == "leave out":
         key = draw(st.sampled_from(list(known)))
         del content[key]
@@ -153,13 +169,29 @@ def config(draw: st.DrawFn) -> Case:
         expected, label, names = REFUSE, f"{key}={DANGEROUS[key]}", (key,)
     elif what == "unknown":
         key = draw(
-            st.from_regex(r"[a-z]{3,8}", fullmatch=True).filter(lambda name: name not in (*known, *own, "dtype"))
+            st.from_regex(r"[a-z]{3,8}", fullmatch=True).filter(
+                lambda name: name not in (*known, *own, "dtype")
+            )
         )
         content[key] = draw(st.sampled_from(JSON))
         expected, label, names = REFUSE, f"{key}={label_of(content[key])}", (key,)
     else:
         text = draw(
-            st.sampled_from(["", "{", "[]", "3", "null", '"x"', "{}x", "\0", '{"a": }', "[" * 20_000, "{}" + " " * 99])
+            st.sampled_from(
+                [
+                    "",
+                    "{",
+                    "[]",
+                    "3",
+                    "null",
+                    '"x"',
+                    "{}x",
+                    "\0",
+                    '{"a": }',
+                    "[" * 20_000,
+                    "{}" + " " * 99,
+                ]
+            )
         )
         expected, label = REFUSE, f"the text {label_of(text)}"
         if text.strip() == "{}":
@@ -188,7 +220,11 @@ def shape(draw: st.DrawFn) -> Case:
     expected, key = EITHER, entry
     if isinstance(told, dict) and draw(st.booleans()):
         key = draw(st.sampled_from([*told, "unknown"]))
-        expected = REFUSE if key == "unknown" or value is None or isinstance(value, (str, dict)) else EITHER
+        expected = (
+            REFUSE
+            if key == "unknown" or value is None or isinstance(value, (str, dict))
+            else EITHER
+        )
         content = json.dumps({**told, key: value})
     else:
         content = draw(st.sampled_from(["", "{", "null", "[]", "x", json.dumps(value)]))
@@ -200,7 +236,12 @@ def shape(draw: st.DrawFn) -> Case:
         save_file(tensors, target, {**metadata, entry: content})
         return load(target)
 
-    return Case(f"{path.name} with {entry}: {key}={label_of(value)}", call, expected, (key, entry, path.name))
+    return Case(
+        f"{path.name} with {entry}: {key}={label_of(value)}",
+        call,
+        expected,
+        (key, entry, path.name),
+    )
 
 
 def _parsed(text: str) -> Any:
@@ -249,7 +290,11 @@ def _linked(path: Path, target: Path) -> None:
 @st.composite
 def file(draw: st.DrawFn) -> Case:
     """One file of a folder of shoppers, missing, empty, cut, linked or with bits flipped."""
-    name = draw(st.sampled_from([*shop_files(), *(f"model1/{name}" for name in ("config.json", "model.safetensors"))]))
+    name = draw(
+        st.sampled_from(
+            [*shop_files(), *(f"model1/{name}" for name in ("config.json", "model.safetensors"))]
+        )
+    )
     source = ground.shopper_folder()
     place, bit, share = draw(st.floats(0, 1)), draw(st.integers(0, 7)), draw(st.floats(0, 0.99))
     junk = draw(st.binary(min_size=1, max_size=40))
@@ -266,11 +311,16 @@ def file(draw: st.DrawFn) -> Case:
         "a link to itself": (REFUSE, lambda path: _linked(path, path)),
         "a link": (ACCEPT, lambda path: _linked(path, source / name)),
         f"bit {bit} at {place:.3f} flipped": (EITHER, lambda path: _flip(path, place, bit)),
-        f"bit {bit} at {place / 50:.4f} flipped": (EITHER, lambda path: _flip(path, place / 50, bit)),
+        f"bit {bit} at {place / 50:.4f} flipped": (
+            EITHER,
+            lambda path: _flip(path, place / 50, bit),
+        ),
         "twice as long": (EITHER, lambda path: path.write_bytes(2 * path.read_bytes())),
         "another file": (
             REFUSE,
-            lambda path: shutil.copy(source / ("config.json" if "tens" in name else "baskets.parquet"), path),
+            lambda path: shutil.copy(
+                source / ("config.json" if "tens" in name else "baskets.parquet"), path
+            ),
         ),
     }
     what = draw(st.sampled_from(list(damages)))
@@ -288,7 +338,12 @@ def file(draw: st.DrawFn) -> Case:
         return simulator
 
     stem = Path(name).name
-    return Case(f"{name}: {what}", call, expected, (stem, Path(name).stem, *(("model1",) if "model1" in name else ())))
+    return Case(
+        f"{name}: {what}",
+        call,
+        expected,
+        (stem, Path(name).stem, *(("model1",) if "model1" in name else ())),
+    )
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -312,7 +367,9 @@ LARGE = ("page", "follow_up", "gap", "visit", "shopper")
 """Columns whose largest number may be defensible."""
 
 
-def damages(table: schema.Table, frame: pl.DataFrame, column: schema.Column, row: int) -> dict[str, tuple[str, Any]]:
+def damages(
+    table: schema.Table, frame: pl.DataFrame, column: schema.Column, row: int
+) -> dict[str, tuple[str, Any]]:
     """What may be wrong with a column: the frame, and what must come of it."""
     name, dtype = column.name, column.dtype
     found: dict[str, tuple[str, Any]] = {
@@ -337,7 +394,10 @@ def damages(table: schema.Table, frame: pl.DataFrame, column: schema.Column, row
         found["negative"] = (free, _with(frame, name, row, -1))
         found["largest"] = (EITHER if name in LARGE else free, _with(frame, name, row, high))
         found["floats"] = (REFUSE, frame.with_columns(pl.col(name).cast(pl.Float64)))
-        found["another width"] = (EITHER, frame.with_columns(pl.col(name).cast(pl.Int8, strict=False).fill_null(0)))
+        found["another width"] = (
+            EITHER,
+            frame.with_columns(pl.col(name).cast(pl.Int8, strict=False).fill_null(0)),
+        )
     if isinstance(dtype, (pl.Float32, pl.Float64)):
         for value in (math.nan, math.inf, -math.inf, 7.0, -1e30):
             wrong = EITHER if name == "propensity" and value == -1e30 else REFUSE
@@ -352,7 +412,10 @@ def damages(table: schema.Table, frame: pl.DataFrame, column: schema.Column, row
                 ("negative", -1),
                 ("largest", _ends(dtype.inner)[1]),
             ):
-                found[label] = (REFUSE, _with(frame, name, row, [value] * (1 if name == "items" else size)))
+                found[label] = (
+                    REFUSE,
+                    _with(frame, name, row, [value] * (1 if name == "items" else size)),
+                )
             if items:
                 found["twice"] = (REFUSE, _with(frame, name, row, [1] * max(size, 2)))
         if isinstance(dtype.inner, pl.Float32):
@@ -377,8 +440,16 @@ def table(draw: st.DrawFn) -> Case:
         whole: dict[str, tuple[str, tuple[str, ...], pl.DataFrame]] = {
             "an unknown column": (REFUSE, ("unknown",), frame.with_columns(unknown=pl.lit(1))),
             "rows in reverse": (REFUSE, known.key, frame.reverse()),
-            "a row twice": (REFUSE, (*known.key, "visit"), pl.concat([frame.head(row + 1), frame.slice(row)])),
-            "no rows": (REFUSE if name in ("shoppers", "baskets") else EITHER, (name, "rows"), frame.clear()),
+            "a row twice": (
+                REFUSE,
+                (*known.key, "visit"),
+                pl.concat([frame.head(row + 1), frame.slice(row)]),
+            ),
+            "no rows": (
+                REFUSE if name in ("shoppers", "baskets") else EITHER,
+                (name, "rows"),
+                frame.clear(),
+            ),
             "columns in another order": (ACCEPT, (name,), frame.select(reversed(frame.columns))),
             "no columns": (REFUSE, known.key, pl.DataFrame()),
         }
@@ -390,7 +461,9 @@ def table(draw: st.DrawFn) -> Case:
         what = draw(st.sampled_from(list(found)))
         expected, changed = found[what]
         names = (
-            (column.name, *known.key, "rows") if what in ("another width",) else (column.name, *_beside(column.name))
+            (column.name, *known.key, "rows")
+            if what in ("another width",)
+            else (column.name, *_beside(column.name))
         )
         what = f"column {column.name!r} {what}"
     path = ground.scratch() / "tables" / f"{name}.parquet"
@@ -436,10 +509,16 @@ def _beside(name: str) -> tuple[str, ...]:
 @st.composite
 def table_in_folder(draw: st.DrawFn) -> Case:
     """A table of a folder of shoppers with one number at the end of its type."""
-    folder_tables = {name: ground.tables()[name] for name in ("baskets", "promotions", "popularity", "shoppers")}
+    folder_tables = {
+        name: ground.tables()[name] for name in ("baskets", "promotions", "popularity", "shoppers")
+    }
     name = draw(st.sampled_from(list(folder_tables)))
     known = folder_tables[name][0]
-    columns = [column for column in known.columns if isinstance(column.dtype, (pl.Int16, pl.Int32, pl.Int64))]
+    columns = [
+        column
+        for column in known.columns
+        if isinstance(column.dtype, (pl.Int16, pl.Int32, pl.Int64))
+    ]
     column = draw(st.sampled_from(columns))
     high = draw(st.sampled_from([_ends(column.dtype)[1], -1, _ends(column.dtype)[1] // 3]))
     whole = pl.read_parquet(ground.shopper_folder() / f"{name}.parquet")
@@ -458,7 +537,9 @@ def table_in_folder(draw: st.DrawFn) -> Case:
         return simulator
 
     label = f"column {column.name!r} {high}" if where else "no rows"
-    names = (name, column.name) if where else (name, "start_days")  # without promotions nobody starts
+    names = (
+        (name, column.name) if where else (name, "start_days")
+    )  # without promotions nobody starts
     return Case(f"a folder whose {name} has {label}", call, free, names)
 
 
@@ -476,16 +557,36 @@ def weight_files() -> dict[str, tuple[Path, str, Loader]]:
     """Files of weights: the folder they lie in, their name there, and what loads them."""
     files = ranker_files()
     return {
-        "shopper": (ground.shopper_folder(), "model.safetensors", lambda folder: _played(shop(folder))),
+        "shopper": (
+            ground.shopper_folder(),
+            "model.safetensors",
+            lambda folder: _played(shop(folder)),
+        ),
         "second shopper": (
             ground.shopper_folder(),
             "model1/model.safetensors",
             lambda folder: _played(shop(folder, 2)),
         ),
-        "embedding": (ground.shopper_folder(), "embedding.safetensors", lambda folder: _played(shop(folder))),
-        "market": (ground.market_folder(), "model0/model.safetensors", lambda folder: _played(market(folder))),
-        "newcomers": (ground.market_folder(), "newcomers.safetensors", lambda folder: _played(market(folder))),
-        "ctr": (files["ctr"].parent, "ctr.safetensors", lambda folder: ctr.load_model(folder / "ctr.safetensors")),
+        "embedding": (
+            ground.shopper_folder(),
+            "embedding.safetensors",
+            lambda folder: _played(shop(folder)),
+        ),
+        "market": (
+            ground.market_folder(),
+            "model0/model.safetensors",
+            lambda folder: _played(market(folder)),
+        ),
+        "newcomers": (
+            ground.market_folder(),
+            "newcomers.safetensors",
+            lambda folder: _played(market(folder)),
+        ),
+        "ctr": (
+            files["ctr"].parent,
+            "ctr.safetensors",
+            lambda folder: ctr.load_model(folder / "ctr.safetensors"),
+        ),
         "towers": (
             files["two towers"].parent,
             "towers.safetensors",
@@ -508,14 +609,21 @@ def weights(draw: st.DrawFn) -> Case:
     changes: dict[str, tuple[str, Callable[[], Tensor | None]]] = {
         "missing": (REFUSE, lambda: None),
         "one row more": (REFUSE, lambda: torch.cat([tensor.view(-1), tensor.view(-1)[:1]])),
-        "as whole numbers": (REFUSE if tensor.is_floating_point() else ACCEPT, lambda: tensor.long()),
+        "as whole numbers": (
+            REFUSE if tensor.is_floating_point() else ACCEPT,
+            lambda: tensor.long(),
+        ),
         "in half precision": (EITHER, lambda: tensor.half()),
         "as it was": (ACCEPT, lambda: tensor),
     }
     if tensor.is_floating_point() and tensor.numel():
         for value in (math.nan, math.inf, -math.inf):
             changes[f"{value}"] = (REFUSE, lambda value=value: _number_at(tensor, place, value))  # type: ignore[misc]
-    what = draw(st.sampled_from([*changes, *([f"{math.nan}"] * 3 if f"{math.nan}" in changes else []), "one more"]))
+    what = draw(
+        st.sampled_from(
+            [*changes, *([f"{math.nan}"] * 3 if f"{math.nan}" in changes else []), "one more"]
+        )
+    )
 
     def call() -> Any:
         folder = fresh(source)
@@ -534,7 +642,11 @@ def weights(draw: st.DrawFn) -> Case:
     if kind == "embedding" and what in ("one more",):
         expected = EITHER
     shapes = what in ("missing", "one row more", "one more")
-    names = (at, "one.more", *((Path(name).name, source.name) if shapes or kind == "embedding" else ()))
+    names = (
+        at,
+        "one.more",
+        *((Path(name).name, source.name) if shapes or kind == "embedding" else ()),
+    )
     return Case(f"{kind}: {at} {what}", call, expected, names)
 
 
@@ -562,7 +674,11 @@ def marker() -> Path:
 @st.composite
 def code(draw: st.DrawFn) -> Case:
     """Code in a folder of shoppers, in place of a file or beside the files: it must not be executed."""
-    held = {"a pickle": pickle.dumps(Evil()), "torch's format": _zipped(), "a module": b"open('executed', 'w')\n"}
+    held = {
+        "a pickle": pickle.dumps(Evil()),
+        "torch's format": _zipped(),
+        "a module": b"open('executed', 'w')\n",
+    }
     what = draw(st.sampled_from(list(held)))
     targets = [
         *shop_files(),
@@ -611,8 +727,16 @@ def _zipped() -> bytes:
 def loader(draw: st.DrawFn) -> Case:
     """An option of a function that makes shoppers, called by itself."""
     doors: dict[str, tuple[Callable[..., Any], str, int]] = {
-        "load_shopper": (lambda **o: load_shopper(ground.shopper_folder(), CPU, **o), ground.FOLDER_ID, 5),
-        "load_learned_market": (lambda **o: load_learned_market(CPU, **o), "recsim_env/LearnedMarket-v0", 10),
+        "load_shopper": (
+            lambda **o: load_shopper(ground.shopper_folder(), CPU, **o),
+            ground.FOLDER_ID,
+            5,
+        ),
+        "load_learned_market": (
+            lambda **o: load_learned_market(CPU, **o),
+            "recsim_env/LearnedMarket-v0",
+            10,
+        ),
         "make_market": (lambda **o: make_market(CPU, **o), "recsim_env/Market-v0", 5),
     }
     name = draw(st.sampled_from(list(doors)))
@@ -638,7 +762,13 @@ def loader(draw: st.DrawFn) -> Case:
         if "compiled" not in values:
             ground.plays(SlateSimulator(shopper))
 
-    return Case(f"{name}({written})", lambda: make(**{**always, **values}), expected, bad or tuple(names), sound)
+    return Case(
+        f"{name}({written})",
+        lambda: make(**{**always, **values}),
+        expected,
+        bad or tuple(names),
+        sound,
+    )
 
 
 def path_doors() -> dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]:
@@ -668,23 +798,37 @@ def path(draw: st.DrawFn) -> Case:
     read, names = path_doors()[name]
     kind = Folder()
     value = draw(
-        weighted((3, kind.near()), (3, odd()), (1, st.sampled_from([Path("nowhere"), ground.scratch(), __file__])))
+        weighted(
+            (3, kind.near()),
+            (3, odd()),
+            (1, st.sampled_from([Path("nowhere"), ground.scratch(), __file__])),
+        )
     )
     if name == "load_learned_market" and value is None:
         value = "nowhere"
     if name == "register" and callable(value):
         value = 5
-    told = tuple(part for part in Path(value).parts if len(part) > 1)[-1:] if _is_path(value) else ()
+    told = (
+        tuple(part for part in Path(value).parts if len(part) > 1)[-1:] if _is_path(value) else ()
+    )
     kinds: tuple[str, ...] = ("config", "catalog", "json", "safetensors", "parquet", "model")
-    kinds += ("file",) if isinstance(value, str) and not told else ()  # no part of such a path is a name
+    kinds += (
+        ("file",) if isinstance(value, str) and not told else ()
+    )  # no part of such a path is a name
     expected = REFUSE
     if name == "register" and _is_path(value) and os.path.isdir(value):
         expected = EITHER  # what a folder lacks may be told when the environment is made
-    return Case(f"{name}({label_of(value)})", lambda: read(value), expected, (*names, *told, *kinds))
+    return Case(
+        f"{name}({label_of(value)})", lambda: read(value), expected, (*names, *told, *kinds)
+    )
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, (str, os.PathLike)) and 0 < len(str(value)) < 500 and "\0" not in str(value)
+    return (
+        isinstance(value, (str, os.PathLike))
+        and 0 < len(str(value)) < 500
+        and "\0" not in str(value)
+    )
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
@@ -710,12 +854,28 @@ def checkpoint(draw: st.DrawFn) -> Case:
 
     model, source = trained()
     with safe_open(source, framework="pt") as opened:
-        metadata, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata, tensors = (
+            opened.metadata(),
+            {name: opened.get_tensor(name) for name in opened.keys()},
+        )  # noqa: SIM118
     what = draw(
-        st.sampled_from(["empty", "cut", "junk", "missing", "without description", "description", "NaN", "tensor"])
+        st.sampled_from(
+            [
+                "empty",
+                "cut",
+                "junk",
+                "missing",
+                "without description",
+                "description",
+                "NaN",
+                "tensor",
+            ]
+        )
     )
     key = draw(st.sampled_from(sorted(metadata)))
-    floats = sorted(name for name, value in tensors.items() if value.is_floating_point() and value.numel())
+    floats = sorted(
+        name for name, value in tensors.items() if value.is_floating_point() and value.numel()
+    )
     at = draw(st.sampled_from(floats if what == "NaN" else sorted(tensors)))
     text = draw(st.sampled_from([None, "", "{", "null", "[]", "3", "{}"]))
     share = draw(st.floats(0.01, 0.99))
@@ -750,10 +910,14 @@ def checkpoint(draw: st.DrawFn) -> Case:
 
     del model
     expected = REFUSE
-    if what == "description" or (what in ("NaN", "tensor") and not (whole or at.startswith("policy/actor."))):
+    if what == "description" or (
+        what in ("NaN", "tensor") and not (whole or at.startswith("policy/actor."))
+    ):
         expected = EITHER
     label = {"description": f"{key} {text}", "NaN": at, "tensor": f"without {at}"}.get(what, "")
-    names = (checkpoints.LAST, at) if what in ("NaN", "tensor") else (checkpoints.LAST, "checkpoint")
+    names = (
+        (checkpoints.LAST, at) if what in ("NaN", "tensor") else (checkpoints.LAST, "checkpoint")
+    )
     return Case(f"{'load' if whole else 'load_policy'}: {what} {label}", call, expected, names)
 
 

@@ -68,8 +68,13 @@ def market_folder() -> Path:
     folder = scratch() / "market"
     catalog = toy_catalog()
     config = SessionFitConfig(hidden_size=16, layers=1, window=4, head_size=8)
-    models = [new_session_shopper(catalog, 4, dataclasses.replace(config, seed=seed), declared=8) for seed in range(2)]
-    declared = torch.nn.functional.normalize(torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    models = [
+        new_session_shopper(catalog, 4, dataclasses.replace(config, seed=seed), declared=8)
+        for seed in range(2)
+    ]
+    declared = torch.nn.functional.normalize(
+        torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     save_learned_market(folder, catalog, models, declared)
     return folder
 
@@ -77,8 +82,12 @@ def market_folder() -> Path:
 @functools.cache
 def ids() -> tuple[str, ...]:
     """Every registered environment, and two of the tests' own."""
-    register(FOLDER_ID, shopper_folder(), slate_size=5, shopper_options={"start_days": START_DAYS[1]})
-    register(TOY_ID, make_toy_shopper, slate_size=4, reward={"clicks": 1.0, "category_coverage": 0.5})
+    register(
+        FOLDER_ID, shopper_folder(), slate_size=5, shopper_options={"start_days": START_DAYS[1]}
+    )
+    register(
+        TOY_ID, make_toy_shopper, slate_size=4, reward={"clicks": 1.0, "category_coverage": 0.5}
+    )
     return tuple(PRESETS)
 
 
@@ -91,7 +100,9 @@ def options_of(id: str) -> tuple[str, ...]:
     """The names of the options that the shopper of an environment takes."""
     factory = PRESETS[id].shopper
     if callable(factory):
-        return tuple(inspect.signature(factory).parameters)[2:]  # after the device and the slate size
+        return tuple(inspect.signature(factory).parameters)[
+            2:
+        ]  # after the device and the slate size
     return tuple(inspect.signature(load_shopper).parameters)[3:]
 
 
@@ -112,9 +123,14 @@ def simulator(id: str, strict: bool = False) -> SlateSimulator:
 def tables() -> dict[str, tuple[schema.Table, pl.DataFrame, int | None]]:
     """Every table of a log that the schema knows: its description, a good one of a few rows, and how many items."""
     folder = shopper_folder()
-    files = {path.stem: path for path in folder.glob("*.parquet")} | {"impressions": folder / "policy.parquet"}
+    files = {path.stem: path for path in folder.glob("*.parquet")} | {
+        "impressions": folder / "policy.parquet"
+    }
     known = [value for value in vars(schema).values() if isinstance(value, schema.Table)]
-    return {table.name: (table, pl.read_parquet(files[table.name]).head(60), items_of(table)) for table in known}
+    return {
+        table.name: (table, pl.read_parquet(files[table.name]).head(60), items_of(table))
+        for table in known
+    }
 
 
 def items_of(table: schema.Table) -> int | None:
@@ -126,7 +142,9 @@ def items_of(table: schema.Table) -> int | None:
 def valid_slates(simulator: SlateSimulator, seed: int = 0) -> Tensor:
     """Distinct candidates at random, (B, K); the first one again where there are too few."""
     candidates = simulator.candidates
-    draws = torch.rand(candidates.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(candidates < 0, -1)
+    draws = torch.rand(candidates.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(
+        candidates < 0, -1
+    )
     places = draws.argsort(dim=1, descending=True)[:, : simulator.slate_size]
     slates = torch.full((len(candidates), simulator.slate_size), -1)
     slates[:, : places.shape[1]] = candidates.gather(1, places)
@@ -151,10 +169,14 @@ def plays(simulator: SlateSimulator, steps: int = 2) -> None:
 def assert_inside(simulator: SlateSimulator, observation: Mapping[str, Tensor]) -> None:
     """Assert that every row of an observation lies in the space."""
     known = simulator.observation_space
-    assert set(observation) == set(known.spaces), f"the observation has the keys {sorted(observation)}"
+    assert set(observation) == set(known.spaces), (
+        f"the observation has the keys {sorted(observation)}"
+    )
     for name, value in observation.items():
         for row in value[:3].numpy():
-            assert known[name].contains(np.asarray(row)), f"observation[{name!r}] lies outside of its space"
+            assert known[name].contains(np.asarray(row)), (
+                f"observation[{name!r}] lies outside of its space"
+            )
 
 
 def assert_outcome(simulator: SlateSimulator, outcome: Mapping[str, Any]) -> None:
@@ -167,7 +189,9 @@ def assert_outcome(simulator: SlateSimulator, outcome: Mapping[str, Any]) -> Non
     assert torch.allclose(total.float(), reward, rtol=1e-4, atol=1e-5), (
         "the reward is not the weighted sum of its terms"
     )
-    assert not bool((outcome["terminated"] & outcome["truncated"]).any()), "an episode was terminated and truncated"
+    assert not bool((outcome["terminated"] & outcome["truncated"]).any()), (
+        "an episode was terminated and truncated"
+    )
     gap = info["gap_days"]
     assert bool((gap.isfinite() & (gap >= 0)).all()), f"gap_days is {gap.tolist()}"
     assert bool((info["clicks"] + info["invalid_items"] <= simulator.slate_size).all()), (

@@ -60,7 +60,13 @@ class Case:
     """Called with what came of an accepted call; raises AssertionError where that is wrong."""
     state: Callable[[], Any] | None = None
     """What a refused call must not change, as something that can be compared."""
-    promised: tuple[type[BaseException], ...] = (ValueError, TypeError, OSError, LookupError, gymnasium.error.Error)
+    promised: tuple[type[BaseException], ...] = (
+        ValueError,
+        TypeError,
+        OSError,
+        LookupError,
+        gymnasium.error.Error,
+    )
     """What a refusal may raise."""
 
 
@@ -80,9 +86,7 @@ class Outcome:
         return self.verdict in RIGHT
 
     def __str__(self) -> str:
-        return (
-            f"{self.verdict}: {self.case.label} [{self.case.expected} {', '.join(self.case.names)}] -> {self.message}"
-        )
+        return f"{self.verdict}: {self.case.label} [{self.case.expected} {', '.join(self.case.names)}] -> {self.message}"
 
 
 class _Hang(BaseException):
@@ -106,7 +110,9 @@ def judge(case: Case) -> Outcome:
     except BaseException as error:
         outcome = _refusal(case, error)
         if outcome.right and case.state and not equal(before, case.state()):
-            return Outcome("changed", f"refused, but the state is another: {_first_line(error)}", case)
+            return Outcome(
+                "changed", f"refused, but the state is another: {_first_line(error)}", case
+            )
         return outcome
     if case.expected == REFUSE:
         return Outcome("silent", f"accepted: {label_of(result)}", case)
@@ -146,7 +152,10 @@ def unclear(case: Case, error: BaseException) -> str:
 
 def named(name: str, text: str) -> bool:
     """Whether a text holds a name as a word of its own."""
-    return re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text, re.IGNORECASE) is not None
+    return (
+        re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text, re.IGNORECASE)
+        is not None
+    )
 
 
 def _deliberate(error: BaseException) -> bool:
@@ -180,12 +189,16 @@ def _raises(frame: FrameType, place: int) -> bool:
 
 def _of_memory(error: BaseException) -> bool:
     text = str(error)
-    return isinstance(error, MemoryError) or "allocate memory" in text or "Unable to allocate" in text
+    return (
+        isinstance(error, MemoryError) or "allocate memory" in text or "Unable to allocate" in text
+    )
 
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if any(f"/{package}/" in frame.filename for package in PACKAGES)]
+    ours = [
+        frame for frame in frames if any(f"/{package}/" in frame.filename for package in PACKAGES)
+    ]
     last = (ours or frames)[-1]
     return f"{Path(last.filename).name}:{last.lineno}"
 
@@ -202,7 +215,9 @@ def bounded() -> Iterator[None]:
     """Within a time, within some memory, without warnings, and with torch's settings put back at the end."""
     dtype = torch.get_default_dtype()
     old, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (min(_size() + HEADROOM, hard if hard > 0 else 1 << 62), hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (min(_size() + HEADROOM, hard if hard > 0 else 1 << 62), hard)
+    )
     handler = signal.signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
@@ -228,13 +243,23 @@ def _size() -> int:
 def equal(one: Any, other: Any) -> bool:
     """Whether two states are the same, tensors bit for bit (NaN equals NaN)."""
     if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(_bits(one), _bits(other))
+        return (
+            isinstance(other, torch.Tensor)
+            and one.dtype == other.dtype
+            and torch.equal(_bits(one), _bits(other))
+        )
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(
+            equal(value, other[key]) for key, value in one.items()
+        )
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.nan_to_num(nan=1.5e300) if tensor.dtype == torch.float64 else tensor.nan_to_num(nan=1.5e30)
+    return (
+        tensor.nan_to_num(nan=1.5e300)
+        if tensor.dtype == torch.float64
+        else tensor.nan_to_num(nan=1.5e30)
+    )

@@ -68,9 +68,16 @@ def _number_of(value: Any) -> Any:
 
 def _nearly(value: Any) -> Any:
     """The number that something without dimensions, a fraction or a decimal stands for; None where there is none."""
-    if isinstance(value, (numbers.Rational, np.ndarray, torch.Tensor)) or type(value).__name__ == "Decimal":
+    if (
+        isinstance(value, (numbers.Rational, np.ndarray, torch.Tensor))
+        or type(value).__name__ == "Decimal"
+    ):
         try:
-            one = value.item() if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0 else value
+            one = (
+                value.item()
+                if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0
+                else value
+            )
             return None if isinstance(one, (bool, np.ndarray, torch.Tensor)) else float(one)
         except Exception:
             return None
@@ -89,7 +96,11 @@ class Whole(Kind):
         number = _number_of(value)
         if number is None:
             near = _nearly(value)
-            return REFUSED if near is None or near != near or not self._inside(near) else Right(EITHER, near)
+            return (
+                REFUSED
+                if near is None or near != near or not self._inside(near)
+                else Right(EITHER, near)
+            )
         if not isinstance(number, (int, np.integer)):
             whole = math.isfinite(number) and number == int(number) and self._inside(number)
             return Right(EITHER, float(number)) if whole else REFUSED  # 3.0 for 3
@@ -98,17 +109,39 @@ class Whole(Kind):
         return Right(ACCEPT if int(number) <= self.sure else EITHER, int(number))
 
     def _inside(self, number: Any) -> bool:
-        return (self.low is None or number >= self.low) and (self.high is None or number <= self.high)
+        return (self.low is None or number >= self.low) and (
+            self.high is None or number <= self.high
+        )
 
     def good(self) -> SearchStrategy[Any]:
         low = 0 if self.low is None else self.low
         high = max(min(self.sure, low + 20, self.sure if self.high is None else self.high), low)
         number = st.integers(low, high)
-        return st.one_of(number, st.builds(lambda kind, n: kind(n), st.sampled_from((np.int16, np.int64)), number))
+        return st.one_of(
+            number,
+            st.builds(lambda kind, n: kind(n), st.sampled_from((np.int16, np.int64)), number),
+        )
 
     def near(self) -> SearchStrategy[Any]:
-        low, high = 0 if self.low is None else self.low, self.sure if self.high is None else self.high
-        edges = [low - 1, low, low + 1, high, high + 1, -low - 5, 10**9, 10**12, 2**63, -1, 0, float(low), low + 0.5]
+        low, high = (
+            0 if self.low is None else self.low,
+            self.sure if self.high is None else self.high,
+        )
+        edges = [
+            low - 1,
+            low,
+            low + 1,
+            high,
+            high + 1,
+            -low - 5,
+            10**9,
+            10**12,
+            2**63,
+            -1,
+            0,
+            float(low),
+            low + 0.5,
+        ]
         return st.one_of(st.sampled_from(edges), numpy_scalars())
 
 
@@ -148,11 +181,31 @@ class Number(Kind):
     def good(self) -> SearchStrategy[Any]:
         low, high = max(self.low, self.sure[0]), min(self.high, self.sure[1])
         number = st.floats(low, high, exclude_min=self.above, allow_subnormal=False)
-        return st.one_of(number, number.map(np.float64), st.integers(math.ceil(low) + self.above, max(int(high), 1)))
+        return st.one_of(
+            number,
+            number.map(np.float64),
+            st.integers(math.ceil(low) + self.above, max(int(high), 1)),
+        )
 
     def near(self) -> SearchStrategy[Any]:
-        edges = [self.low, self.high, self.low - 1, self.high + 1, math.nan, math.inf, -math.inf, 1e308, -1e308, 0.0]
-        edges += [-0.0, np.nextafter(self.low, -math.inf), np.nextafter(self.high, math.inf), 5e-324]
+        edges = [
+            self.low,
+            self.high,
+            self.low - 1,
+            self.high + 1,
+            math.nan,
+            math.inf,
+            -math.inf,
+            1e308,
+            -1e308,
+            0.0,
+        ]
+        edges += [
+            -0.0,
+            np.nextafter(self.low, -math.inf),
+            np.nextafter(self.high, math.inf),
+            5e-324,
+        ]
         return st.one_of(st.sampled_from(edges), st.floats())
 
 
@@ -169,7 +222,9 @@ class Flag(Kind):
         return st.sampled_from([True, False, np.True_, np.False_])
 
     def near(self) -> SearchStrategy[Any]:
-        return st.sampled_from(["no", "yes", "False", "True", "", 0, 1, 0.0, 1.0, None, [], [True], np.int8(1)])
+        return st.sampled_from(
+            ["no", "yes", "False", "True", "", 0, 1, 0.0, 1.0, None, [], [True], np.int8(1)]
+        )
 
 
 @dataclass(frozen=True)
@@ -181,7 +236,11 @@ class Choice(Kind):
     def right(self, value: Any) -> Right:
         if any(value is known for known in self.known):
             return Right(ACCEPT, value)
-        return Right(ACCEPT, str(value)) if isinstance(value, str) and value in self._texts() else REFUSED
+        return (
+            Right(ACCEPT, str(value))
+            if isinstance(value, str) and value in self._texts()
+            else REFUSED
+        )
 
     def _texts(self) -> list[str]:
         return [known for known in self.known if isinstance(known, str)]
@@ -192,7 +251,9 @@ class Choice(Kind):
     def near(self) -> SearchStrategy[Any]:
         texts = self._texts() or ["x"]
         wrong = (
-            [text.upper() + "x" for text in texts] + [f" {text}" for text in texts] + [text.encode() for text in texts]
+            [text.upper() + "x" for text in texts]
+            + [f" {text}" for text in texts]
+            + [text.encode() for text in texts]
         )
         return st.one_of(st.sampled_from([*wrong, [texts[0]], "", None, 0]), st.text())
 
@@ -220,7 +281,11 @@ class Mode(Kind):
         if isinstance(value, AutoresetMode):
             return Right(ACCEPT, value)
         known = [mode.value for mode in AutoresetMode]
-        return Right(ACCEPT, AutoresetMode(value)) if isinstance(value, str) and value in known else REFUSED
+        return (
+            Right(ACCEPT, AutoresetMode(value))
+            if isinstance(value, str) and value in known
+            else REFUSED
+        )
 
     def good(self) -> SearchStrategy[Any]:
         return st.sampled_from([*AutoresetMode, *(mode.value for mode in AutoresetMode)])
@@ -242,14 +307,30 @@ class Device(Kind):
         if value == "cpu":
             return Right(ACCEPT)
         return (
-            UNSURE if value.startswith("cpu:") or (value.startswith("cuda") and torch.cuda.is_available()) else REFUSED
+            UNSURE
+            if value.startswith("cpu:") or (value.startswith("cuda") and torch.cuda.is_available())
+            else REFUSED
         )
 
     def good(self) -> SearchStrategy[Any]:
         return st.sampled_from([None, "cpu", torch.device("cpu")])
 
     def near(self) -> SearchStrategy[Any]:
-        known = ["mps", "xpu", "meta", "hpu", "vulkan", "privateuseone", "cuda:99", "cpu:0", "CPU", "gpu", 0, 5, ""]
+        known = [
+            "mps",
+            "xpu",
+            "meta",
+            "hpu",
+            "vulkan",
+            "privateuseone",
+            "cuda:99",
+            "cpu:0",
+            "CPU",
+            "gpu",
+            0,
+            5,
+            "",
+        ]
         return st.sampled_from([*known, torch.device("meta"), torch.device("mps")])
 
 
@@ -276,14 +357,29 @@ class RewardWeights(Kind):
         return Right(ACCEPT if all(right.outcome == ACCEPT for right in found) else EITHER, meant)
 
     def good(self) -> SearchStrategy[Any]:
-        weights = st.dictionaries(st.sampled_from(sorted(REWARD_TERMS)), st.floats(-10, 10), min_size=1)
+        weights = st.dictionaries(
+            st.sampled_from(sorted(REWARD_TERMS)), st.floats(-10, 10), min_size=1
+        )
         return st.one_of(weights, weights.map(Reward))
 
     def near(self) -> SearchStrategy[Any]:
-        names = st.one_of(st.sampled_from(sorted(REWARD_TERMS)), st.text(max_size=5), st.integers(), st.none())
+        names = st.one_of(
+            st.sampled_from(sorted(REWARD_TERMS)), st.text(max_size=5), st.integers(), st.none()
+        )
         mixed = st.dictionaries(names, st.one_of(st.floats(), odd()), max_size=3)
-        others = ["clicks", ["clicks"], ("clicks", 1.0), {"clicks"}, lambda inputs: 1.0, [("clicks", 1.0)], 5, Reward]
-        return st.one_of(mixed, st.sampled_from(others), st.floats().map(lambda weight: {"clicks": weight}))
+        others = [
+            "clicks",
+            ["clicks"],
+            ("clicks", 1.0),
+            {"clicks"},
+            lambda inputs: 1.0,
+            [("clicks", 1.0)],
+            5,
+            Reward,
+        ]
+        return st.one_of(
+            mixed, st.sampled_from(others), st.floats().map(lambda weight: {"clicks": weight})
+        )
 
 
 @dataclass(frozen=True)
@@ -295,7 +391,9 @@ class Chances(Kind):
     def right(self, value: Any) -> Right:
         if value is None:
             return Right(ACCEPT)
-        if not isinstance(value, (Sequence, np.ndarray, torch.Tensor)) or isinstance(value, (str, bytes)):
+        if not isinstance(value, (Sequence, np.ndarray, torch.Tensor)) or isinstance(
+            value, (str, bytes)
+        ):
             return REFUSED
         try:
             held = list(value)
@@ -309,13 +407,22 @@ class Chances(Kind):
         return Right(ACCEPT if sure else EITHER)
 
     def good(self) -> SearchStrategy[Any]:
-        return st.one_of(st.none(), st.lists(st.floats(0.01, 1), min_size=self.size, max_size=self.size).map(tuple))
+        return st.one_of(
+            st.none(),
+            st.lists(st.floats(0.01, 1), min_size=self.size, max_size=self.size).map(tuple),
+        )
 
     def near(self) -> SearchStrategy[Any]:
-        number = st.one_of(st.floats(), st.sampled_from([2.0, -1.0, math.nan, True, "1", None]), st.floats(0, 1))
+        number = st.one_of(
+            st.floats(), st.sampled_from([2.0, -1.0, math.nan, True, "1", None]), st.floats(0, 1)
+        )
         several = st.lists(number, min_size=0, max_size=self.size + 1).map(tuple)
         same = st.builds(lambda one: (one,) * self.size, number)
-        return st.one_of(several, same, st.sampled_from([0.5, np.full(self.size, 0.5), torch.full((self.size,), 0.5)]))
+        return st.one_of(
+            several,
+            same,
+            st.sampled_from([0.5, np.full(self.size, 0.5), torch.full((self.size,), 0.5)]),
+        )
 
 
 @dataclass(frozen=True)
@@ -325,7 +432,9 @@ class Days(Kind):
     sure: tuple[tuple[int, int], ...]
 
     def right(self, value: Any) -> Right:
-        if not isinstance(value, (Sequence, np.ndarray, torch.Tensor)) or isinstance(value, (str, bytes)):
+        if not isinstance(value, (Sequence, np.ndarray, torch.Tensor)) or isinstance(
+            value, (str, bytes)
+        ):
             return REFUSED
         try:
             held = list(value)
@@ -344,8 +453,20 @@ class Days(Kind):
 
     def near(self) -> SearchStrategy[Any]:
         number = st.sampled_from([-1, 0, 56, 182, 10**12, 2**63, 56.5, math.nan, "56", None, True])
-        listed: list[Any] = [(182, 56), (56,), (), (56, 57, 58), 5, (56, 10**12), {56, 182}, (-5, 182), "ab"]
-        pairs = st.tuples(number, number).filter(lambda pair: pair not in ((0, 56), (0, 182), (56, 182)))
+        listed: list[Any] = [
+            (182, 56),
+            (56,),
+            (),
+            (56, 57, 58),
+            5,
+            (56, 10**12),
+            {56, 182},
+            (-5, 182),
+            "ab",
+        ]
+        pairs = st.tuples(number, number).filter(
+            lambda pair: pair not in ((0, 56), (0, 182), (56, 182))
+        )
         return st.one_of(st.sampled_from(listed), pairs)
 
 
@@ -360,13 +481,17 @@ class Folder(Kind):
             return Right(ACCEPT) if self.nullable else REFUSED
         if any(value is one for one in self.good_ones):
             return Right(ACCEPT)
-        return REFUSED if not isinstance(value, (str, os.PathLike)) or not _is_dir(value) else UNSURE
+        return (
+            REFUSED if not isinstance(value, (str, os.PathLike)) or not _is_dir(value) else UNSURE
+        )
 
     def good(self) -> SearchStrategy[Any]:
         return st.sampled_from([*self.good_ones, *((None,) if self.nullable else ())])
 
     def near(self) -> SearchStrategy[Any]:
-        return st.sampled_from(["", "nowhere", ".", "/dev/null", "\0", "a" * 300, 5, b"x", ["nowhere"]])
+        return st.sampled_from(
+            ["", "nowhere", ".", "/dev/null", "\0", "a" * 300, 5, b"x", ["nowhere"]]
+        )
 
 
 def _is_dir(value: Any) -> bool:
@@ -409,7 +534,9 @@ class Numbers(Kind):
 
     def right(self, value: Any) -> Right:
         if not isinstance(value, (tuple, list)):
-            return REFUSED if not isinstance(value, (Sequence, np.ndarray, torch.Tensor)) else UNSURE
+            return (
+                REFUSED if not isinstance(value, (Sequence, np.ndarray, torch.Tensor)) else UNSURE
+            )
         wrong = any(Whole(1).right(number).outcome == REFUSE for number in value)
         return REFUSED if wrong else UNSURE
 

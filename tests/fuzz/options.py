@@ -58,7 +58,9 @@ class Market(Kind):
         return st.sampled_from([MARKET, MILD, CONTROL, FEW])
 
     def near(self) -> Any:
-        return st.sampled_from([{}, {"items": 50}, MarketConfig, None, dataclasses.asdict(FEW), "MILD"])
+        return st.sampled_from(
+            [{}, {"items": 50}, MarketConfig, None, dataclasses.asdict(FEW), "MILD"]
+        )
 
 
 # ---- which options there are, and what each may be given -------------------------------------------------------------
@@ -114,7 +116,9 @@ class Bad(Kind):
         return self.inner.right(value)
 
     def any(self) -> Any:
-        return st.one_of(self.inner.near(), odd()).filter(lambda value: self.right(value).outcome == REFUSE)
+        return st.one_of(self.inner.near(), odd()).filter(
+            lambda value: self.right(value).outcome == REFUSE
+        )
 
 
 VECTOR: dict[str, Kind] = {
@@ -163,7 +167,9 @@ def meaning(made: Any, name: str) -> Any:
 def same(found: Any, meant: Any) -> bool:
     """Whether an option came to what it means: equal, and no truth value in place of a number."""
     if isinstance(meant, dict):
-        return found.keys() == meant.keys() and all(same(found[name], meant[name]) for name in meant)
+        return found.keys() == meant.keys() and all(
+            same(found[name], meant[name]) for name in meant
+        )
     if isinstance(meant, float) and isinstance(found, (int, float)):
         found = float(found)
     return bool(found == meant) and isinstance(found, (bool, np.bool_)) == isinstance(meant, bool)
@@ -184,11 +190,18 @@ def given_options(draw: st.DrawFn, id: str) -> Case:
     kinds = {**shared(id), **own(id), **more}
     names = draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=2, unique=True))
     values = {name: draw(kinds[name].any()) for name in names}
-    return option_case(door, call, id, values, always, {name: kinds[name].right(values[name]) for name in names})
+    return option_case(
+        door, call, id, values, always, {name: kinds[name].right(values[name]) for name in names}
+    )
 
 
 def option_case(
-    door: str, call: Callable[..., Any], id: str, values: Mapping[str, Any], always: Mapping[str, Any], rights: Any
+    door: str,
+    call: Callable[..., Any],
+    id: str,
+    values: Mapping[str, Any],
+    always: Mapping[str, Any],
+    rights: Any,
 ) -> Case:
     """A case of some options."""
     options = {"device": "cpu", **always, **values}
@@ -196,9 +209,18 @@ def option_case(
     members: tuple[str, ...] = ()
     size = options.get("slate_size", PRESETS[id].slate_size)
     expected = together(rights)
-    if expected == ACCEPT and "slate_size" in values and (size > items or options.get("examination") is not None):
+    if (
+        expected == ACCEPT
+        and "slate_size" in values
+        and (size > items or options.get("examination") is not None)
+    ):
         expected, members = EITHER, ("examination",)
-    if expected == ACCEPT and "slate_size" in values and "config" in values and size > values["config"].items:
+    if (
+        expected == ACCEPT
+        and "slate_size" in values
+        and "config" in values
+        and size > values["config"].items
+    ):
         expected = REFUSE
     written = ", ".join(f"{name}={label_of(value)}" for name, value in values.items())
 
@@ -206,7 +228,9 @@ def option_case(
         for name, right in rights.items():
             found = meaning(made, name)
             if right.value is not None and found is not None:
-                assert same(found, right.value), f"{name} came to {label_of(found)}, not {label_of(right.value)}"
+                assert same(found, right.value), (
+                    f"{name} came to {label_of(found)}, not {label_of(right.value)}"
+                )
         if not any(name in values for name in NOT_PLAYED):
             ground.plays(simulator_of(made))
 
@@ -214,7 +238,14 @@ def option_case(
         f"{door}({id!r}, {written})",
         lambda: call(id, **options),
         expected,
-        (*(name for name, right in rights.items() if expected != REFUSE or right.outcome != ACCEPT), *members)
+        (
+            *(
+                name
+                for name, right in rights.items()
+                if expected != REFUSE or right.outcome != ACCEPT
+            ),
+            *members,
+        )
         or tuple(values),
         sound,
     )
@@ -239,9 +270,14 @@ def unknown_option(draw: st.DrawFn) -> Case:
     door = draw(st.sampled_from(list(DOORS)))
     call, _, always = DOORS[door]
     known = {*shared(id), *ground.options_of(id), *VECTOR, "simulator", "id", "self"}
-    elsewhere = {name for other in ground.quick_ids() for name in ground.options_of(other)} | {"frameskip", "seed"}
+    elsewhere = {name for other in ground.quick_ids() for name in ground.options_of(other)} | {
+        "frameskip",
+        "seed",
+    }
     texts = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
-    name = draw(st.one_of(st.sampled_from(sorted(elsewhere)), texts).filter(lambda name: name not in known))
+    name = draw(
+        st.one_of(st.sampled_from(sorted(elsewhere)), texts).filter(lambda name: name not in known)
+    )
     value = draw(odd())
     return Case(
         f"{door}({id!r}, {name}={label_of(value)})",
@@ -261,8 +297,14 @@ def source_of_environment(draw: st.DrawFn) -> Case:
         "SlateVectorEnv": lambda source: SlateVectorEnv(source, 2, device="cpu"),
     }
     face = draw(st.sampled_from(list(faces)))
-    value = draw(st.one_of(odd(), st.text(), st.sampled_from(["recsim_env/Market-v1", "Market-v0", "recsim_env/"])))
-    good = isinstance(value, (EnvConfig, SlateSimulator)) or (isinstance(value, str) and value in PRESETS)
+    value = draw(
+        st.one_of(
+            odd(), st.text(), st.sampled_from(["recsim_env/Market-v1", "Market-v0", "recsim_env/"])
+        )
+    )
+    good = isinstance(value, (EnvConfig, SlateSimulator)) or (
+        isinstance(value, str) and value in PRESETS
+    )
     return Case(
         f"{face}({label_of(value)})",
         lambda: faces[face](value),
@@ -286,7 +328,9 @@ def configuration(draw: st.DrawFn) -> Case:
         for name, right in rights.items():
             found: Any = getattr(config, name)
             found = dict(found.weights) if name == "reward" else found
-            assert right.value is None or same(found, right.value), f"{name} came to {label_of(found)}"
+            assert right.value is None or same(found, right.value), (
+                f"{name} came to {label_of(found)}"
+            )
         if "shopper_options" not in values:
             ground.plays(make_simulator(config, device="cpu"))
 
@@ -323,7 +367,11 @@ def market_fields() -> dict[str, Kind]:
             kinds[name] = Whole(1, sure=10)
         elif name in ("examination", "satiation_decay", "fatigue_decay"):
             kinds[name] = Number(0, 1, sure=(0, 1))
-        elif name.endswith(("_spread", "_noise")) or name in ("drift", "satiation_exposure", "satiation_click"):
+        elif name.endswith(("_spread", "_noise")) or name in (
+            "drift",
+            "satiation_exposure",
+            "satiation_click",
+        ):
             kinds[name] = Number(0, sure=(0, 1.5))
         elif name == "leave_base":
             kinds[name] = LeaveBase()
@@ -340,7 +388,11 @@ class LeaveBase(Kind):
         right = Number(infinite=True, sure=(-50, 20)).right(value)
         if right.value == math.inf:
             return REFUSED
-        return Right(ACCEPT, right.value) if right.value == -math.inf and isinstance(value, float) else right
+        return (
+            Right(ACCEPT, right.value)
+            if right.value == -math.inf and isinstance(value, float)
+            else right
+        )
 
     def good(self) -> Any:
         return st.one_of(st.just(-math.inf), st.floats(-10, 5))
@@ -354,7 +406,9 @@ def market(draw: st.DrawFn) -> Case:
     values = {name: draw(kinds[name].any()) for name in names}
     rights = {name: kinds[name].right(values[name]) for name in names}
     expected = together(rights)
-    sizes = {name: rights[name].value if name in rights else getattr(MARKET, name) for name in _SIZES}
+    sizes = {
+        name: rights[name].value if name in rights else getattr(MARKET, name) for name in _SIZES
+    }
     if expected != REFUSE and not sizes["favourites"] <= sizes["categories"] <= sizes["items"]:
         expected = REFUSE
         rights |= dict.fromkeys(_SIZES, UNSURE)
@@ -365,12 +419,20 @@ def market(draw: st.DrawFn) -> Case:
         for name, right in rights.items():
             if right.value is not None:
                 found = getattr(config, name)
-                assert same(found, right.value), f"{name} came to {label_of(found)}, not {label_of(right.value)}"
+                assert same(found, right.value), (
+                    f"{name} came to {label_of(found)}, not {label_of(right.value)}"
+                )
         size = min(4, int(config.items))
         made = EnvConfig(make_market, slate_size=size, shopper_options={"config": config})
         ground.plays(make_simulator(made, device="cpu"))
 
-    return Case(f"MarketConfig({written})", lambda: MarketConfig(**values), expected, bad or tuple(names), sound)
+    return Case(
+        f"MarketConfig({written})",
+        lambda: MarketConfig(**values),
+        expected,
+        bad or tuple(names),
+        sound,
+    )
 
 
 _SIZES = ("favourites", "categories", "items")

@@ -196,7 +196,9 @@ def shopper(draw: st.DrawFn) -> Case:
 
     if method == "replace":
         expected = EITHER
-    names = ("max_candidates", "candidates") if method == "max_candidates" else (method,)  # the two disagree
+    names = (
+        ("max_candidates", "candidates") if method == "max_candidates" else (method,)
+    )  # the two disagree
     return Case(f"a shopper whose {method} is or returns {what}", call, expected, names)
 
 
@@ -294,29 +296,51 @@ def catalog(draw: st.DrawFn) -> Case:
     number = draw(st.integers(0, 9))
 
     def sound(made: Catalog) -> None:
-        assert torch.allclose(made.embedding.double().norm(dim=1), torch.ones(6, dtype=torch.float64), atol=1e-3)
+        assert torch.allclose(
+            made.embedding.double().norm(dim=1), torch.ones(6, dtype=torch.float64), atol=1e-3
+        )
         folder = ground.scratch() / f"catalog{number}"
         made.save(folder)
         again = Catalog.load(folder)
         assert again.text == tuple(made.text)
         assert again.path == tuple(made.path)
-        assert torch.allclose(again.embedding, made.embedding.float(), atol=1e-3), "another embedding came back"
+        assert torch.allclose(again.embedding, made.embedding.float(), atol=1e-3), (
+            "another embedding came back"
+        )
 
-    names = ("embedding", "price") if what == "on meta" else (name,)  # two devices: either may be told of
+    names = (
+        ("embedding", "price") if what == "on meta" else (name,)
+    )  # two devices: either may be told of
     return Case(f"Catalog({name} {what})", lambda: Catalog(**parts), expected, names, sound)
 
 
 @st.composite
 def synthetic(draw: st.DrawFn) -> Case:
     """Arguments of `Catalog.synthetic`."""
-    kinds: dict[str, Kind] = {name: Whole(1, sure=3) for name in ("n_items", "n_categories", "width")}
+    kinds: dict[str, Kind] = {
+        name: Whole(1, sure=3) for name in ("n_items", "n_categories", "width")
+    }
     name = draw(st.sampled_from([*kinds, "generator"]))
-    arguments: dict[str, Any] = {"n_items": 6, "n_categories": 3, "width": 4, "generator": torch.Generator()}
+    arguments: dict[str, Any] = {
+        "n_items": 6,
+        "n_categories": 3,
+        "width": 4,
+        "generator": torch.Generator(),
+    }
     value = draw(kinds[name].any() if name in kinds else odd())
     arguments[name] = value
-    right = kinds[name].right(value) if name in kinds else UNSURE if isinstance(value, torch.Generator) else REFUSED
+    right = (
+        kinds[name].right(value)
+        if name in kinds
+        else UNSURE
+        if isinstance(value, torch.Generator)
+        else REFUSED
+    )
     return Case(
-        f"Catalog.synthetic({name}={label_of(value)})", lambda: Catalog.synthetic(**arguments), right.outcome, (name,)
+        f"Catalog.synthetic({name}={label_of(value)})",
+        lambda: Catalog.synthetic(**arguments),
+        right.outcome,
+        (name,),
     )
 
 
@@ -344,11 +368,17 @@ def parameters_of(config: type[Any]) -> dict[str, Kind]:
 @st.composite
 def parameter(draw: st.DrawFn) -> Case:
     """A parameter of a registered policy."""
-    name = draw(st.sampled_from([name for name, spec in POLICIES.items() if parameters_of(spec.parameters)]))
+    name = draw(
+        st.sampled_from([name for name, spec in POLICIES.items() if parameters_of(spec.parameters)])
+    )
     spec = POLICIES[name]
     kinds = parameters_of(spec.parameters)
     unknown = draw(st.integers(0, 9)) == 0
-    field = draw(st.sampled_from(["wieght", "a.b", "x", "weight.x"])) if unknown else draw(st.sampled_from(list(kinds)))
+    field = (
+        draw(st.sampled_from(["wieght", "a.b", "x", "weight.x"]))
+        if unknown
+        else draw(st.sampled_from(list(kinds)))
+    )
     value = draw(odd() if unknown else kinds[field].any())
     right = REFUSED if unknown else kinds[field].right(value)
     return Case(
@@ -396,7 +426,9 @@ def assert_slates(policy: Any, given: PolicyInputs, bad: Tensor | None = None) -
         if bad is not None:
             good = [item for item in candidates if item >= 0 and not bad[item]]
             shown = [item for item in slate if bad[item]]
-            assert len(shown) <= max(SIZE - len(good), 0), f"{shown} were shown, whose logits are no numbers"
+            assert len(shown) <= max(SIZE - len(good), 0), (
+                f"{shown} were shown, whose logits are no numbers"
+            )
 
 
 @st.composite
@@ -415,7 +447,11 @@ def ranker(draw: st.DrawFn) -> Case:
         label = f"{value} at {at}"
     elif kind == "all":
         value = draw(st.sampled_from([math.nan, math.inf]))
-        made, expected, label = TableRanker(torch.full((ITEMS,), value)), REFUSE, f"{value} everywhere"
+        made, expected, label = (
+            TableRanker(torch.full((ITEMS,), value)),
+            REFUSE,
+            f"{value} everywhere",
+        )
     else:
         forms = list(FORMS.items()) if kind == "shape" else []
         label, form = draw(st.sampled_from(forms)) if forms else ("", None)
@@ -460,20 +496,35 @@ class Popularity(Kind):
         if value is None:
             return Right(ACCEPT)
         plain = (
-            isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided and not value.is_meta
+            isinstance(value, Tensor)
+            and not value.is_nested
+            and value.layout == torch.strided
+            and not value.is_meta
         )
         if not plain or tuple(value.shape) != (ITEMS,) or not value.is_floating_point():
             return REFUSED
-        return Right(ACCEPT) if value.dtype == torch.float32 and bool(value.isfinite().all()) else REFUSED
+        return (
+            Right(ACCEPT)
+            if value.dtype == torch.float32 and bool(value.isfinite().all())
+            else REFUSED
+        )
 
     def good(self) -> Any:
         return st.builds(
-            lambda seed: torch.rand(ITEMS, generator=torch.Generator().manual_seed(seed)), st.integers(0, 9)
+            lambda seed: torch.rand(ITEMS, generator=torch.Generator().manual_seed(seed)),
+            st.integers(0, 9),
         )
 
     def near(self) -> Any:
-        wrong = [torch.full((ITEMS,), math.nan), torch.zeros(ITEMS - 1), torch.zeros(ITEMS, 1), [0.1] * ITEMS]
-        return st.sampled_from([*wrong, torch.full((ITEMS,), math.inf), torch.zeros(ITEMS, dtype=torch.complex64)])
+        wrong = [
+            torch.full((ITEMS,), math.nan),
+            torch.zeros(ITEMS - 1),
+            torch.zeros(ITEMS, 1),
+            [0.1] * ITEMS,
+        ]
+        return st.sampled_from(
+            [*wrong, torch.full((ITEMS,), math.inf), torch.zeros(ITEMS, dtype=torch.complex64)]
+        )
 
 
 class Anything(Kind):
@@ -528,13 +579,21 @@ def configurations() -> dict[str, type[Any]]:
     for module in modules():
         for name, value in vars(module).items():
             ours = inspect.isclass(value) and value.__module__ == module.__name__
-            chosen = name.endswith(("Config", "Parameters", "Options")) and not issubclass_of_transformers(value)
+            chosen = name.endswith(
+                ("Config", "Parameters", "Options")
+            ) and not issubclass_of_transformers(value)
             if ours and dataclasses.is_dataclass(value) and chosen:
                 kind: Any = value
                 found[f"{module.__name__}.{name}"] = kind
     for group in (AGENTS, LEARNABLE):
-        found |= {f"{name}": spec.config for name, spec in group.items() if spec.config not in found.values()}
-    return {name: config for name, config in found.items() if name.rpartition(".")[2] not in ELSEWHERE}
+        found |= {
+            f"{name}": spec.config
+            for name, spec in group.items()
+            if spec.config not in found.values()
+        }
+    return {
+        name: config for name, config in found.items() if name.rpartition(".")[2] not in ELSEWHERE
+    }
 
 
 def issubclass_of_transformers(value: Any) -> bool:
@@ -625,7 +684,11 @@ def index(draw: st.DrawFn) -> Case:
     groups = draw(st.integers(1, min(items, 3)))
     number = st.sampled_from([0.0, 1.0, -1.0, 0.5])
     vectors = torch.tensor(
-        draw(st.lists(st.lists(number, min_size=width, max_size=width), min_size=items, max_size=items))
+        draw(
+            st.lists(
+                st.lists(number, min_size=width, max_size=width), min_size=items, max_size=items
+            )
+        )
     )
     category = torch.arange(items) % groups
     lists = draw(st.integers(1, max(items // groups, 1)))
@@ -641,7 +704,9 @@ def index(draw: st.DrawFn) -> Case:
             for group, held in enumerate(row):
                 some = [item for item in held if item >= 0]
                 assert len(set(some)) == len(some), f"{held} repeats an item"
-                assert all(int(category[item]) == group for item in some), f"{held} is not of category {group}"
+                assert all(int(category[item]) == group for item in some), (
+                    f"{held} is not of category {group}"
+                )
                 assert some, f"nothing was found in category {group}, where items are"
 
     label = f"CategoryIndex({vectors.tolist()}, {category.tolist()}, lists={lists}, probes={config.probes})"

@@ -41,9 +41,15 @@ def share(examples: int) -> int:
 
 def configured(examples: int) -> settings:
     """Settings of hypothesis for a property that asks for so many examples in CI."""
-    common: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+    common: dict[str, Any] = {
+        "deadline": None,
+        "suppress_health_check": list(HealthCheck),
+        "print_blob": True,
+    }
     if FRESH:
-        return settings(max_examples=share(examples), database=DirectoryBasedExampleDatabase(DATABASE), **common)
+        return settings(
+            max_examples=share(examples), database=DirectoryBasedExampleDatabase(DATABASE), **common
+        )
     phases = [phase for phase in Phase if phase not in (Phase.reuse, Phase.explain)]
     return settings(max_examples=examples, derandomize=True, database=None, phases=phases, **common)
 
@@ -61,7 +67,9 @@ def count(name: str) -> bool:
 
 def check_number(name: str) -> None:
     """Assert that a property made all its examples: fewer would go unnoticed."""
-    assert FRESH or made[name] >= planned[name], f"{name} made {made[name]} examples of {planned[name]}"
+    assert FRESH or made[name] >= planned[name], (
+        f"{name} made {made[name]} examples of {planned[name]}"
+    )
 
 
 def examples(

@@ -69,7 +69,9 @@ def copied(state: Any) -> Any:
     if isinstance(state, Tensor):
         return state.clone()
     if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        return {field.name: copied(getattr(state, field.name)) for field in dataclasses.fields(state)}
+        return {
+            field.name: copied(getattr(state, field.name)) for field in dataclasses.fields(state)
+        }
     if isinstance(state, dict):
         return {name: copied(value) for name, value in state.items()}
     if isinstance(state, (list, tuple)):
@@ -89,7 +91,12 @@ def meant_slates(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, A
             array = np.array(value)
         except Exception:
             return REFUSE, None
-    elif isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested and not value.is_meta:
+    elif (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_nested
+        and not value.is_meta
+    ):
         if value.dtype.is_complex or value.is_quantized or value.dtype == torch.bfloat16:
             return REFUSE, None
         array = value.detach().numpy()
@@ -106,7 +113,12 @@ def meant_slates(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, A
 
 def meant_by_core(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, Any]:
     """The simulator itself takes int64 tensors only."""
-    if not isinstance(value, Tensor) or value.is_nested or value.dtype != torch.int64 or value.layout != torch.strided:
+    if (
+        not isinstance(value, Tensor)
+        or value.is_nested
+        or value.dtype != torch.int64
+        or value.layout != torch.strided
+    ):
         return REFUSE, None
     return meant_slates(value, shape, items)
 
@@ -114,22 +126,41 @@ def meant_by_core(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, 
 def actions(shape: tuple[int, ...], items: int) -> Any:
     """Slates of the right shape, nearly right ones, and anything."""
     dtypes = st.sampled_from([np.int64, np.int64, np.int32, np.uint8, np.int16, np.uint64])
-    good = dtypes.flatmap(lambda kind: hnp.arrays(kind, shape, elements=st.integers(0, min(items, 100) - 1)))
+    good = dtypes.flatmap(
+        lambda kind: hnp.arrays(kind, shape, elements=st.integers(0, min(items, 100) - 1))
+    )
     wide = hnp.arrays(np.int64, shape, elements=st.integers(-3, items + 3))
-    ends = hnp.arrays(np.int64, shape, elements=st.sampled_from([0, -1, items, items - 1, 2**63 - 1, -(2**63), 2**31]))
-    shapes = st.sampled_from([(), (1,), shape[:-1], (*shape, 1), (1, *shape), (*shape[:-1], shape[-1] + 1), (0,)])
-    others = shapes.flatmap(lambda size: hnp.arrays(np.int64, size, elements=st.integers(0, items - 1)))
-    kinds = st.sampled_from([np.float32, np.float64, np.bool_, np.complex64, np.float16, object, np.str_])
+    ends = hnp.arrays(
+        np.int64,
+        shape,
+        elements=st.sampled_from([0, -1, items, items - 1, 2**63 - 1, -(2**63), 2**31]),
+    )
+    shapes = st.sampled_from(
+        [(), (1,), shape[:-1], (*shape, 1), (1, *shape), (*shape[:-1], shape[-1] + 1), (0,)]
+    )
+    others = shapes.flatmap(
+        lambda size: hnp.arrays(np.int64, size, elements=st.integers(0, items - 1))
+    )
+    kinds = st.sampled_from(
+        [np.float32, np.float64, np.bool_, np.complex64, np.float16, object, np.str_]
+    )
     typed = st.builds(lambda array, kind: array.astype(kind), good, kinds)
     arrays = weighted((4, good), (3, wide), (1, ends), (2, others), (2, typed))
-    as_tensor = arrays.filter(lambda array: array.dtype.kind in "iufbc" and array.dtype != np.uint64).map(
-        lambda array: torch.from_numpy(np.array(array))
-    )
+    as_tensor = arrays.filter(
+        lambda array: array.dtype.kind in "iufbc" and array.dtype != np.uint64
+    ).map(lambda array: torch.from_numpy(np.array(array)))
     layouts = st.sampled_from(
-        [Tensor.to_sparse, lambda t: t.to("meta"), lambda t: t.expand(2, *t.shape), lambda t: t[..., :1]]
+        [
+            Tensor.to_sparse,
+            lambda t: t.to("meta"),
+            lambda t: t.expand(2, *t.shape),
+            lambda t: t[..., :1],
+        ]
     )
     strange = st.builds(
-        lambda tensor, change: change(tensor), as_tensor.filter(lambda tensor: tensor.ndim > 0), layouts
+        lambda tensor, change: change(tensor),
+        as_tensor.filter(lambda tensor: tensor.ndim > 0),
+        layouts,
     )
     as_list = arrays.map(lambda array: array.tolist())
     return weighted((5, arrays), (4, as_tensor), (2, as_list), (2, strange), (5, odd()))
@@ -144,7 +175,9 @@ def action(draw: st.DrawFn) -> Case:
     size, items = simulator.slate_size, len(simulator.catalog)
     shape = (size,) if kind == "SlateEnv" else (BATCH, size)
     value = draw(actions(shape, items))
-    expected, slates = (meant_by_core if kind == "SlateSimulator" else meant_slates)(value, shape, items)
+    expected, slates = (meant_by_core if kind == "SlateSimulator" else meant_slates)(
+        value, shape, items
+    )
     started(kind, id)
     candidates = simulator.candidates.clone()
 
@@ -166,15 +199,23 @@ def action(draw: st.DrawFn) -> Case:
     )
 
 
-def assert_visit(simulator: SlateSimulator, result: Any, slates: Tensor, candidates: Tensor) -> None:
+def assert_visit(
+    simulator: SlateSimulator, result: Any, slates: Tensor, candidates: Tensor
+) -> None:
     """Assert what a first visit says of itself, counted again one position at a time."""
     if isinstance(result, tuple):
         observation, reward, _, _, info = result
         invalid, clicks = np.atleast_1d(info["invalid_items"]), np.atleast_1d(info["clicks"])
-        recent = np.asarray(observation["recent_slates"]).reshape(len(slates), -1, simulator.slate_size)[:, 0]
-        responded = np.asarray(observation["recent_clicks"]).reshape(len(slates), -1, simulator.slate_size)[:, 0]
+        recent = np.asarray(observation["recent_slates"]).reshape(
+            len(slates), -1, simulator.slate_size
+        )[:, 0]
+        responded = np.asarray(observation["recent_clicks"]).reshape(
+            len(slates), -1, simulator.slate_size
+        )[:, 0]
         rewards = np.atleast_1d(reward)
-        terms = {name: np.atleast_1d(info[f"reward_terms/{name}"]) for name in simulator.reward.weights}
+        terms = {
+            name: np.atleast_1d(info[f"reward_terms/{name}"]) for name in simulator.reward.weights
+        }
     else:
         info = {name: value.numpy() for name, value in result.info.items()}
         invalid, clicks, rewards = info["invalid_items"], info["clicks"], result.reward.numpy()
@@ -185,13 +226,23 @@ def assert_visit(simulator: SlateSimulator, result: Any, slates: Tensor, candida
         offered, seen = set(candidates[row].tolist()) - {-1}, []
         for item in slate:
             seen.append(item if item in offered and item not in seen else -1)
-        assert int(invalid[row]) == seen.count(-1), f"invalid_items is {invalid[row]}, counted {seen.count(-1)}"
+        assert int(invalid[row]) == seen.count(-1), (
+            f"invalid_items is {invalid[row]}, counted {seen.count(-1)}"
+        )
         assert recent[row].tolist() == seen, f"shown {recent[row].tolist()}, right is {seen}"
-        assert int(clicks[row]) == int(responded[row].sum()), "clicks are not those of the observation"
-        assert not any(click and item < 0 for click, item in zip(responded[row], seen, strict=True)), "clicked unseen"
-        total = sum(float(terms[name][row]) * weight for name, weight in simulator.reward.weights.items())
+        assert int(clicks[row]) == int(responded[row].sum()), (
+            "clicks are not those of the observation"
+        )
+        assert not any(
+            click and item < 0 for click, item in zip(responded[row], seen, strict=True)
+        ), "clicked unseen"
+        total = sum(
+            float(terms[name][row]) * weight for name, weight in simulator.reward.weights.items()
+        )
         assert np.isfinite(rewards[row]), f"the reward is {rewards[row]}"
-        assert abs(total - float(rewards[row])) < 1e-4 * (1 + abs(total)), f"reward {rewards[row]}, terms give {total}"
+        assert abs(total - float(rewards[row])) < 1e-4 * (1 + abs(total)), (
+            f"reward {rewards[row]}, terms give {total}"
+        )
 
 
 # ---- order -----------------------------------------------------------------------------------------------------------
@@ -205,7 +256,9 @@ def before_reset() -> dict[str, Callable[[Any], Any]]:
         "SlateEnv.step": lambda face: SlateEnv(face).step(np.zeros(4, np.int64)),
         "SlateEnv.render": lambda face: SlateEnv(face, render_mode="ansi").render(),
         "SlateVectorEnv.step": lambda face: SlateVectorEnv(face, BATCH).step(slates.numpy()),
-        "SlateVectorEnv.render": lambda face: SlateVectorEnv(face, BATCH, render_mode="ansi").render(),
+        "SlateVectorEnv.render": lambda face: SlateVectorEnv(
+            face, BATCH, render_mode="ansi"
+        ).render(),
         "SlateSimulator.step": lambda face: face.step(slates),
         "SlateSimulator.advance": lambda face: face.advance(slates),
         "SlateSimulator.check": lambda face: face.check(slates),
@@ -243,7 +296,9 @@ def too_late(draw: st.DrawFn) -> Case:
     kind = draw(st.sampled_from(["SlateEnv", "SlateVectorEnv", "SlateSimulator"]))
     mode = draw(st.sampled_from(list(AutoresetMode))) if kind == "SlateVectorEnv" else None
     simulator = ground.made(id, horizon_days=draw(st.floats(1e-3, 0.9)))
-    slates = torch.zeros(1 if kind == "SlateEnv" else BATCH, simulator.slate_size, dtype=torch.int64)
+    slates = torch.zeros(
+        1 if kind == "SlateEnv" else BATCH, simulator.slate_size, dtype=torch.int64
+    )
     if kind == "SlateEnv":
         made: Any = SlateEnv(simulator)
         made.reset(seed=0)
@@ -272,7 +327,9 @@ def too_late(draw: st.DrawFn) -> Case:
 
 def is_whole(value: Any) -> bool:
     """Whether this is a whole number of Python's or numpy's, and no truth value or time."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_, np.timedelta64))
+    return isinstance(value, (int, np.integer)) and not isinstance(
+        value, (bool, np.bool_, np.timedelta64)
+    )
 
 
 def meant_seed(value: Any, count: int) -> str:
@@ -287,7 +344,9 @@ def meant_seed(value: Any, count: int) -> str:
             if 0 <= value <= LAST_SEED and count == 1
             else REFUSE
         )
-    if isinstance(value, (list, tuple, np.ndarray, Tensor, range)) and not isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, (list, tuple, np.ndarray, Tensor, range)) and not isinstance(
+        value, np.ma.MaskedArray
+    ):
         try:
             held = list(value)
         except Exception:
@@ -306,18 +365,30 @@ def meant_seed(value: Any, count: int) -> str:
 def seeds(count: int) -> Any:
     """Seeds for so many shoppers, and anything else."""
     number = weighted(
-        (4, st.integers(0, LAST_SEED)), (2, st.integers(-5, 5)), (1, st.sampled_from([2**63, -(2**63), 2**70]))
+        (4, st.integers(0, LAST_SEED)),
+        (2, st.integers(-5, 5)),
+        (1, st.sampled_from([2**63, -(2**63), 2**70])),
     )
     typed = st.builds(
-        lambda kind, n: kind(n), st.sampled_from([np.int64, np.uint8, np.int32, np.uint64]), st.integers(0, 99)
+        lambda kind, n: kind(n),
+        st.sampled_from([np.int64, np.uint8, np.int32, np.uint64]),
+        st.integers(0, 99),
     )
     several = st.lists(number, min_size=max(count - 1, 0), max_size=count + 1)
     arrays = hnp.arrays(
-        np.int64, st.sampled_from([(count,), (count, 1), (count + 1,)]), elements=st.integers(-1, 2**62)
+        np.int64,
+        st.sampled_from([(count,), (count, 1), (count + 1,)]),
+        elements=st.integers(-1, 2**62),
     )
     tensors = arrays.map(torch.from_numpy)
     return weighted(
-        (3, number), (2, typed), (3, several), (1, several.map(tuple)), (2, arrays), (1, tensors), (5, odd())
+        (3, number),
+        (2, typed),
+        (3, several),
+        (1, several.map(tuple)),
+        (2, arrays),
+        (1, tensors),
+        (5, odd()),
     )
 
 
@@ -330,7 +401,10 @@ def seed(draw: st.DrawFn) -> Case:
     value = draw(seeds(count))
     if kind == "SlateSimulator":
         dense = (
-            isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided and not value.is_meta
+            isinstance(value, Tensor)
+            and not value.is_nested
+            and value.layout == torch.strided
+            and not value.is_meta
         )
         good = dense and value.dtype == torch.int64 and value.ndim == 1 and len(value) > 0
         return Case(
@@ -361,9 +435,18 @@ def reset_options(draw: st.DrawFn) -> Case:
     kind = draw(st.sampled_from(["SlateEnv", "SlateVectorEnv"]))
     id = draw(st.sampled_from(ground.quick_ids()))
     masks = hnp.arrays(np.bool_, st.sampled_from([(BATCH,), (BATCH + 1,), (BATCH, 1), (0,)]))
-    mask = weighted((4, masks), (2, masks.map(torch.from_numpy)), (1, masks.map(lambda m: m.tolist())), (3, odd()))
+    mask = weighted(
+        (4, masks),
+        (2, masks.map(torch.from_numpy)),
+        (1, masks.map(lambda m: m.tolist())),
+        (3, odd()),
+    )
     named = st.fixed_dictionaries({"reset_mask": mask})
-    value = draw(weighted((4, named), (1, st.none()), (1, st.just({})), (3, odd()), (1, st.just({"mask": 1}))))
+    value = draw(
+        weighted(
+            (4, named), (1, st.none()), (1, st.just({})), (3, odd()), (1, st.just({"mask": 1}))
+        )
+    )
     expected, names = _meant_options(value, kind)
     started(kind, id)
     return Case(
@@ -388,9 +471,17 @@ def _meant_options(value: Any, kind: str) -> tuple[str, tuple[str, ...]]:
     dense = isinstance(mask, np.ndarray) or (
         isinstance(mask, Tensor) and mask.layout == torch.strided and not mask.is_meta
     )
-    if not dense or isinstance(mask, np.ma.MaskedArray) or (isinstance(mask, Tensor) and mask.is_nested):
+    if (
+        not dense
+        or isinstance(mask, np.ma.MaskedArray)
+        or (isinstance(mask, Tensor) and mask.is_nested)
+    ):
         return REFUSE, ("reset_mask",)
-    boolean = mask.dtype in (np.bool_, torch.bool) if isinstance(mask, np.ndarray) else mask.dtype == torch.bool
+    boolean = (
+        mask.dtype in (np.bool_, torch.bool)
+        if isinstance(mask, np.ndarray)
+        else mask.dtype == torch.bool
+    )
     good = boolean and tuple(mask.shape) == (BATCH,) and bool(mask.any())
     return (ACCEPT if good else REFUSE), ("reset_mask",)
 
@@ -399,7 +490,9 @@ def _meant_options(value: Any, kind: str) -> tuple[str, tuple[str, ...]]:
 def rows(draw: st.DrawFn) -> Case:
     """Rows of `restart`, `reset_rows` and `keep`, with or without seeds, and the row of `describe`."""
     id = draw(st.sampled_from(ground.quick_ids()))
-    method = draw(st.sampled_from(["restart", "reset_rows", "keep", "describe", "restart with seeds"]))
+    method = draw(
+        st.sampled_from(["restart", "reset_rows", "keep", "describe", "restart with seeds"])
+    )
     if method == "describe":
         value = draw(weighted((2, st.integers(-5, BATCH + 2)), (3, odd())))
         good = is_whole(value) and 0 <= value < BATCH
@@ -415,13 +508,23 @@ def rows(draw: st.DrawFn) -> Case:
     )
     short = listed.map(lambda held: held.to(torch.int32))
     value = draw(
-        weighted((5, listed), (1, short), (1, listed.map(Tensor.tolist)), (1, listed.map(Tensor.numpy)), (4, odd()))
+        weighted(
+            (5, listed),
+            (1, short),
+            (1, listed.map(Tensor.tolist)),
+            (1, listed.map(Tensor.numpy)),
+            (4, odd()),
+        )
     )
     expected, count = _meant_rows(value, distinct=method != "keep")
     arguments, names = [value], ["rows"]
     if method == "restart with seeds":
         seeds = draw(
-            weighted((3, st.just(torch.arange(max(count, 0)))), (1, st.just(torch.arange(count + 1))), (2, odd()))
+            weighted(
+                (3, st.just(torch.arange(max(count, 0)))),
+                (1, st.just(torch.arange(count + 1))),
+                (2, odd()),
+            )
         )
         arguments.append(seeds)
         if seeds is not None and expected != REFUSE:
@@ -448,7 +551,12 @@ def rows(draw: st.DrawFn) -> Case:
 
 
 def _meant_rows(value: Any, *, distinct: bool) -> tuple[str, int]:
-    dense = isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided and not value.is_meta
+    dense = (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
     if not dense or value.dtype != torch.int64 or value.ndim != 1:
         return REFUSE, 0
     held = value.tolist()
@@ -470,10 +578,18 @@ def reward(draw: st.DrawFn) -> Case:
     right = kind.right(value)
 
     def sound(made: Reward) -> None:
-        assert right.value is None or dict(made.weights) == {name: float(n) for name, n in right.value.items()}
+        assert right.value is None or dict(made.weights) == {
+            name: float(n) for name, n in right.value.items()
+        }
         ground.plays(ground.made(ground.TOY_ID, reward=made))
 
-    return Case(f"Reward({label_of(value)})", lambda: Reward(value), right.outcome, ("reward", "weights"), sound)
+    return Case(
+        f"Reward({label_of(value)})",
+        lambda: Reward(value),
+        right.outcome,
+        ("reward", "weights"),
+        sound,
+    )
 
 
 TERM = "net term"
@@ -510,7 +626,9 @@ def returned() -> Any:
     ]
     known = st.sampled_from([*good, *bad])
     anything = odd().map(lambda value: (REFUSE, lambda b: value))
-    wrong = anything.filter(lambda pair: not (isinstance(pair[1](0), Tensor) and tuple(pair[1](0).shape) == (BATCH,)))
+    wrong = anything.filter(
+        lambda pair: not (isinstance(pair[1](0), Tensor) and tuple(pair[1](0).shape) == (BATCH,))
+    )
     return weighted((4, known), (1, wrong))
 
 
@@ -548,7 +666,13 @@ def term(draw: st.DrawFn) -> Case:
 def term_name(draw: st.DrawFn) -> Case:
     """The name and the function that a term is registered with."""
     named = draw(st.booleans())
-    value = draw(weighted((1, st.text(min_size=1, max_size=9)), (1, st.sampled_from(sorted(REWARD_TERMS))), (4, odd())))
+    value = draw(
+        weighted(
+            (1, st.text(min_size=1, max_size=9)),
+            (1, st.sampled_from(sorted(REWARD_TERMS))),
+            (4, odd()),
+        )
+    )
 
     def by_name() -> Any:
         try:
@@ -566,7 +690,13 @@ def term_name(draw: st.DrawFn) -> Case:
 
     if named:
         good = isinstance(value, str) and bool(value)
-        expected = REFUSE if not good or value in REWARD_TERMS else ACCEPT if value.isprintable() else EITHER
+        expected = (
+            REFUSE
+            if not good or value in REWARD_TERMS
+            else ACCEPT
+            if value.isprintable()
+            else EITHER
+        )
         return Case(f"reward_term({label_of(value)})", by_name, expected, ("name",))
     expected = EITHER if callable(value) else REFUSE
     return Case(f"reward_term('net term')({label_of(value)})", by_function, expected, ("term",))
@@ -587,15 +717,28 @@ def term_inputs(draw: st.DrawFn) -> Case:
         for place in range(size):
             shown[row, place] &= slates[row, place] not in slates[row, :place].tolist()
     clicks = draw(hnp.arrays(np.bool_, (batch, size))) & shown
-    held = dict(zip(("slates", "shown", "clicks"), map(torch.from_numpy, (slates, shown, clicks)), strict=True))
+    held = dict(
+        zip(
+            ("slates", "shown", "clicks"),
+            map(torch.from_numpy, (slates, shown, clicks)),
+            strict=True,
+        )
+    )
     cosines = draw(st.sampled_from([None, catalog.cosines]))
-    inputs = RewardInputs(**held, embedding=catalog.embedding, category=catalog.category, cosines=cosines)
+    inputs = RewardInputs(
+        **held, embedding=catalog.embedding, category=catalog.category, cosines=cosines
+    )
 
     def sound(value: Tensor) -> None:
         assert tuple(value.shape) == (batch,), f"the shape is {tuple(value.shape)}"
         assert bool(value.double().isfinite().all())
-        again = [_BY_HAND[name](*(array[row] for array in (slates, shown, clicks)), catalog) for row in range(batch)]
-        assert np.allclose(value.double().numpy(), again, atol=1e-5), f"{value.tolist()}, by hand {again}"
+        again = [
+            _BY_HAND[name](*(array[row] for array in (slates, shown, clicks)), catalog)
+            for row in range(batch)
+        ]
+        assert np.allclose(value.double().numpy(), again, atol=1e-5), (
+            f"{value.tolist()}, by hand {again}"
+        )
 
     return Case(
         f"{name} of {slates.tolist()} {shown.tolist()}",
@@ -617,7 +760,9 @@ def _distance(slate: Any, shown: Any, clicks: Any, catalog: Any) -> float:
 
 
 def _coverage(slate: Any, shown: Any, clicks: Any, catalog: Any) -> float:
-    groups = {int(catalog.category[int(item)]) for item, seen in zip(slate, shown, strict=True) if seen}
+    groups = {
+        int(catalog.category[int(item)]) for item, seen in zip(slate, shown, strict=True) if seen
+    }
     return max(len(groups) - 1, 0) / max(len(slate) - 1, 1)
 
 
@@ -641,7 +786,9 @@ class Id(Kind):
         return st.sampled_from(["net/Fresh-v0", "Fresh-v1"])
 
     def near(self) -> Any:
-        return st.sampled_from(["", "net/", "net/Fresh", "a b-v0", "net//Fresh-v0", "net/Fresh-v", "/-v0", "x/y/z-v0"])
+        return st.sampled_from(
+            ["", "net/", "net/Fresh", "a b-v0", "net//Fresh-v0", "net/Fresh-v", "/-v0", "x/y/z-v0"]
+        )
 
 
 class Source(Kind):
@@ -652,13 +799,17 @@ class Source(Kind):
 
         if value is make_toy_shopper:
             return Right(ACCEPT)
-        return UNSURE if callable(value) else Folder().right(value) if not callable(value) else REFUSED
+        return (
+            UNSURE if callable(value) else Folder().right(value) if not callable(value) else REFUSED
+        )
 
     def good(self) -> Any:
         return st.just(make_toy_shopper)
 
     def near(self) -> Any:
-        return st.sampled_from(["", "nowhere", "../../etc/none", 5, None, make_toy_shopper(torch.device("cpu"), 4)])
+        return st.sampled_from(
+            ["", "nowhere", "../../etc/none", 5, None, make_toy_shopper(torch.device("cpu"), 4)]
+        )
 
 
 @st.composite
@@ -689,7 +840,13 @@ def registration(draw: st.DrawFn) -> Case:
                 table.update(held)
 
     bad = tuple(name for name, right in rights.items() if right.outcome != ACCEPT)
-    return Case(f"register({written})", call, together(rights), bad or tuple(names), lambda known: _assert_known(known))
+    return Case(
+        f"register({written})",
+        call,
+        together(rights),
+        bad or tuple(names),
+        lambda known: _assert_known(known),
+    )
 
 
 def _assert_known(known: Mapping[Any, Any]) -> None:

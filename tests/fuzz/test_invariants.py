@@ -43,7 +43,9 @@ class Fixed:
         return self.slate.expand(len(observation["candidates"]), -1).clone()
 
 
-@plan.examples(30, st.lists(st.integers(0, ITEMS - 1), min_size=4, max_size=4), st.integers(0, 10**6))
+@plan.examples(
+    30, st.lists(st.integers(0, ITEMS - 1), min_size=4, max_size=4), st.integers(0, 10**6)
+)
 def test_exposures_are_positions_that_were_shown(slate: list[int], seed: int) -> None:
     simulator = toy_simulator()
     found = evaluate(Fixed(slate), simulator, torch.arange(seed, seed + 5))
@@ -52,7 +54,9 @@ def test_exposures_are_positions_that_were_shown(slate: list[int], seed: int) ->
     assert int(found.exposures[[item for item in range(ITEMS) if item not in slate]].sum()) == 0
 
 
-@plan.examples(20, st.lists(st.integers(0, ITEMS - 1), min_size=4, max_size=4), st.integers(0, 10**6))
+@plan.examples(
+    20, st.lists(st.integers(0, ITEMS - 1), min_size=4, max_size=4), st.integers(0, 10**6)
+)
 def test_a_recorded_log_is_what_its_schema_says(slate: list[int], seed: int) -> None:
     simulator = toy_simulator()
     slates, baskets = record(simulator, Fixed(slate), 0, torch.arange(seed, seed + 3))
@@ -67,11 +71,17 @@ def test_a_recorded_log_is_what_its_schema_says(slate: list[int], seed: int) -> 
 
 def vectors() -> Any:
     """Unit vectors of the plane, twins and opposites among them."""
-    angles = st.lists(st.sampled_from([0.0, 0.0, 0.5, 0.5, 1.0, 2.0, 3.0, math.pi]), min_size=3, max_size=6)
-    return angles.map(lambda held: torch.tensor([[math.cos(angle), math.sin(angle), 0.0] for angle in held]))
+    angles = st.lists(
+        st.sampled_from([0.0, 0.0, 0.5, 0.5, 1.0, 2.0, 3.0, math.pi]), min_size=3, max_size=6
+    )
+    return angles.map(
+        lambda held: torch.tensor([[math.cos(angle), math.sin(angle), 0.0] for angle in held])
+    )
 
 
-def exact_greedy(logits: list[float], points: Tensor, alpha: float, size: int) -> tuple[list[int], bool]:
+def exact_greedy(
+    logits: list[float], points: Tensor, alpha: float, size: int
+) -> tuple[list[int], bool]:
     """Greedy MAP by determinants in float64, and whether two choices are so close that rounding may decide.
 
     An item that adds no volume comes after all that do.
@@ -100,7 +110,9 @@ def exact_greedy(logits: list[float], points: Tensor, alpha: float, size: int) -
 
 
 @plan.examples(80, vectors(), st.integers(0, 999), st.floats(0.1, 10), st.integers(1, 3))
-def test_the_determinantal_process_is_exact(points: Tensor, seed: int, alpha: float, size: int) -> None:
+def test_the_determinantal_process_is_exact(
+    points: Tensor, seed: int, alpha: float, size: int
+) -> None:
     items = len(points)
     logits = torch.randn(items, generator=torch.Generator().manual_seed(seed)) * 2
     catalog = Catalog(("x",) * items, ("a/b/c",) * items, torch.ones(items), points)
@@ -111,10 +123,14 @@ def test_the_determinantal_process_is_exact(points: Tensor, seed: int, alpha: fl
         return
     policy = POLICIES["dpp"].build(inputs, {"alpha": alpha})
     slate = policy({"candidates": torch.arange(items).unsqueeze(0)}, torch.zeros(1, 0))[0].tolist()
-    assert slate[: len(right)] == right, f"logits {logits.tolist()}, vectors {points.tolist()}: right is {right}"
+    assert slate[: len(right)] == right, (
+        f"logits {logits.tolist()}, vectors {points.tolist()}: right is {right}"
+    )
 
 
-@plan.examples(80, st.sampled_from(list(POLICIES)), st.integers(0, 10**6), st.integers(1, 5), st.booleans())
+@plan.examples(
+    80, st.sampled_from(list(POLICIES)), st.integers(0, 10**6), st.integers(1, 5), st.booleans()
+)
 def test_policies_show_distinct_candidates(name: str, seed: int, batch: int, tied: bool) -> None:
     simulator = toy_simulator()
     generator = torch.Generator().manual_seed(seed)
@@ -143,13 +159,20 @@ def weights() -> Any:
 
 
 @plan.examples(60, weights(), st.integers(1, 5), st.integers(1, 6), st.integers(0, 10**6))
-def test_a_reward_is_one_finite_number_a_shopper(held: dict[str, float], batch: int, size: int, seed: int) -> None:
+def test_a_reward_is_one_finite_number_a_shopper(
+    held: dict[str, float], batch: int, size: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     catalog = ground.simulator(ground.TOY_ID).catalog
     slates = torch.randint(ITEMS, (batch, size), generator=generator)
     shown = torch.rand(batch, size, generator=generator) < 0.7
     inputs = RewardInputs(
-        slates, shown, shown & (slates % 2 == 0), catalog.embedding, catalog.category, catalog.cosines
+        slates,
+        shown,
+        shown & (slates % 2 == 0),
+        catalog.embedding,
+        catalog.category,
+        catalog.cosines,
     )
     total, terms = Reward(held)(inputs)
     assert tuple(total.shape) == (batch,)
@@ -181,14 +204,20 @@ CHANCES = st.sampled_from([0.1, 0.1, 0.2, 0.5, 0.5, 0.9])
 def scored(least: int, most: int) -> Any:
     """Chances with ties and labels, as many of both."""
     pairs = st.lists(st.tuples(CHANCES, st.booleans()), min_size=least, max_size=most)
-    return pairs.map(lambda held: ([chance for chance, _ in held], [int(label) for _, label in held]))
+    return pairs.map(
+        lambda held: ([chance for chance, _ in held], [int(label) for _, label in held])
+    )
 
 
-def score(metric: str, chances: list[float], labels: list[int], weights: list[float] | None = None) -> float:
+def score(
+    metric: str, chances: list[float], labels: list[int], weights: list[float] | None = None
+) -> float:
     """A held-out score of the rows of one slate."""
     weight = np.array(weights or [1.0] * len(labels))
     nothing = np.zeros(len(labels), dtype=np.int64)
-    rows = heldout.Rows(np.array(labels, dtype=np.float64), weight, np.array(chances), nothing, nothing)
+    rows = heldout.Rows(
+        np.array(labels, dtype=np.float64), weight, np.array(chances), nothing, nothing
+    )
     with np.errstate(all="ignore"):
         return float(heldout.METRICS[metric](rows, weight))
 
@@ -200,7 +229,9 @@ def ndcg(chances: list[float], labels: list[int], cut: int) -> float:
     found = []
     for order in itertools.permutations(range(len(chances))):
         if all(chances[one] >= chances[other] for one, other in itertools.pairwise(order)):
-            found.append(sum(labels[at] / math.log2(place + 2) for place, at in enumerate(order[:cut])))
+            found.append(
+                sum(labels[at] / math.log2(place + 2) for place, at in enumerate(order[:cut]))
+            )
     return sum(found) / len(found) / ideal
 
 
@@ -214,7 +245,9 @@ def test_ndcg_cuts_at_ten(size: int, place: int) -> None:
     place = min(place, size)
     chances = [1 - row / 100 for row in range(size)]
     right = 1 / math.log2(place + 1) if place <= 10 else 0.0
-    assert score("ndcg10", chances, [int(row == place - 1) for row in range(size)]) == pytest.approx(right, abs=1e-12)
+    assert score(
+        "ndcg10", chances, [int(row == place - 1) for row in range(size)]
+    ) == pytest.approx(right, abs=1e-12)
 
 
 @plan.examples(40, scored(2, 8).filter(lambda held: 0 < sum(held[1]) < len(held[1])))
@@ -225,7 +258,9 @@ def test_auc_counts_pairs(held: tuple[list[float], list[int]]) -> None:
     assert score("auc", *held) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
 
 
-@plan.examples(40, scored(2, 12), st.randoms(use_true_random=False), st.sampled_from(sorted(heldout.METRICS)))
+@plan.examples(
+    40, scored(2, 12), st.randoms(use_true_random=False), st.sampled_from(sorted(heldout.METRICS))
+)
 def test_scores_do_not_depend_on_the_order_of_rows(held: Any, shuffler: Any, metric: str) -> None:
     order = list(range(len(held[0])))
     shuffler.shuffle(order)
@@ -235,24 +270,35 @@ def test_scores_do_not_depend_on_the_order_of_rows(held: Any, shuffler: Any, met
 
 
 @plan.examples(40, st.lists(st.booleans(), min_size=20, max_size=20), st.integers(0, 10**6))
-def test_the_calibration_error_of_a_bin_a_row_is_the_mean_distance(labels: list[bool], seed: int) -> None:
+def test_the_calibration_error_of_a_bin_a_row_is_the_mean_distance(
+    labels: list[bool], seed: int
+) -> None:
     chances = np.random.default_rng(seed).permutation(np.linspace(0.02, 0.97, 20)).tolist()
     right = sum(abs(chance - label) for chance, label in zip(chances, labels, strict=True)) / 20
     assert score("ece", chances, [int(label) for label in labels]) == pytest.approx(right, abs=1e-9)
 
 
 @plan.examples(30, CHANCES, st.lists(st.booleans(), min_size=1, max_size=50))
-def test_the_calibration_error_of_a_constant_is_its_distance_from_the_rate(chance: float, labels: list[bool]) -> None:
+def test_the_calibration_error_of_a_constant_is_its_distance_from_the_rate(
+    chance: float, labels: list[bool]
+) -> None:
     found = score("ece", [chance] * len(labels), [int(label) for label in labels])
     assert found == pytest.approx(abs(chance - sum(labels) / len(labels)), abs=1e-9)
 
 
 @plan.examples(
-    30, scored(2, 10).filter(lambda held: any(held[1])), st.lists(st.integers(1, 3), min_size=10, max_size=10)
+    30,
+    scored(2, 10).filter(lambda held: any(held[1])),
+    st.lists(st.integers(1, 3), min_size=10, max_size=10),
 )
-def test_a_weight_of_two_is_the_row_twice(held: tuple[list[float], list[int]], times: list[int]) -> None:
+def test_a_weight_of_two_is_the_row_twice(
+    held: tuple[list[float], list[int]], times: list[int]
+) -> None:
     often = times[: len(held[0])]
-    twice = tuple([value for value, count in zip(column, often, strict=True) for _ in range(count)] for column in held)
+    twice = tuple(
+        [value for value, count in zip(column, often, strict=True) for _ in range(count)]
+        for column in held
+    )
     for metric in ("auc", "ne", "log_loss", "ratio"):
         weighted = score(metric, *held, [float(count) for count in often])
         assert weighted == pytest.approx(score(metric, *twice), rel=1e-9, nan_ok=True)  # type: ignore[arg-type]

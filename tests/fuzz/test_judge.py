@@ -50,7 +50,10 @@ def test_a_wrong_result_is_silent() -> None:
 
 def test_accidents_and_other_names_are_unclear() -> None:
     assert judge(Case("", accident, REFUSE, ("horizon",))).verdict == "unclear"
-    assert judge(Case("", lambda: checks.whole("history", "x"), REFUSE, ("horizon",))).verdict == "unclear"
+    assert (
+        judge(Case("", lambda: checks.whole("history", "x"), REFUSE, ("horizon",))).verdict
+        == "unclear"
+    )
     accidental = Case("", lambda: {"horizon": 1}["horizon day"], REFUSE, ("horizon",))
     assert judge(accidental).message.endswith("not raised on purpose by the project")
 
@@ -62,13 +65,22 @@ def test_a_refusal_that_leaves_a_trace_is_told() -> None:
         held.append(1)
         checks.whole("horizon", "x")
 
-    assert judge(Case("", call, REFUSE, ("horizon",), state=lambda: list(held))).verdict == "changed"
+    assert (
+        judge(Case("", call, REFUSE, ("horizon",), state=lambda: list(held))).verdict == "changed"
+    )
 
 
 def test_kinds_say_what_is_right() -> None:
     assert Whole(1, 9).right(np.int8(3)).value == 3
     assert [Whole(1, 9).right(value).outcome for value in (0, 10, True, "3", None)] == [REFUSE] * 5
     assert Whole(1, 9).right(3.0).outcome == EITHER
-    assert [Number(0, 1).right(value).outcome for value in (float("nan"), -0.1, 2, True, 1j)] == [REFUSE] * 5
+    assert [Number(0, 1).right(value).outcome for value in (float("nan"), -0.1, 2, True, 1j)] == [
+        REFUSE
+    ] * 5
     assert Number(0, above=True, infinite=True).right(float("inf")).outcome != REFUSE
-    assert [Flag().right(value).outcome for value in (True, np.False_, 1, "no")] == [ACCEPT, ACCEPT, REFUSE, REFUSE]
+    assert [Flag().right(value).outcome for value in (True, np.False_, 1, "no")] == [
+        ACCEPT,
+        ACCEPT,
+        REFUSE,
+        REFUSE,
+    ]

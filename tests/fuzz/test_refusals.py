@@ -75,5 +75,8 @@ def test_outcomes_are_right(name: str) -> None:
 
 
 def test_ci_draws_enough() -> None:
-    modules = (test_invariants, test_simulators)  # their properties were noted when they were imported
+    modules = (
+        test_invariants,
+        test_simulators,
+    )  # their properties were noted when they were imported
     assert sum(plan.planned.values()) >= plan.LEAST, modules

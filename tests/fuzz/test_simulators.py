@@ -59,7 +59,9 @@ def slates_for(simulator: SlateSimulator, kind: str, seed: int) -> Tensor:
         return torch.randint(items, shape, generator=generator)
     offered = torch.zeros(len(valid), items + 1, dtype=torch.bool)
     offered.scatter_(1, simulator.candidates + 1, True)
-    hidden = (~offered[:, 1:]).long().argmax(dim=1)  # an item that is no candidate, or 0 where all are
+    hidden = (
+        (~offered[:, 1:]).long().argmax(dim=1)
+    )  # an item that is no candidate, or 0 where all are
     slates = hidden.unsqueeze(1).expand(shape).clone()
     if kind == "one valid":
         slates[:, -1] = valid[:, 0]
@@ -115,7 +117,9 @@ class Simulator(RuleBasedStateMachine):
             assert step.observation["recent_slates"][row, 0].tolist() == seen
             clicked = step.observation["recent_clicks"][row, 0].bool()
             assert int(step.info["clicks"][row]) == int(clicked.sum())
-            assert not any(hit and item < 0 for hit, item in zip(clicked.tolist(), seen, strict=True))
+            assert not any(
+                hit and item < 0 for hit, item in zip(clicked.tolist(), seen, strict=True)
+            )
             self.days[row] += float(step.info["gap_days"][row])
             assert float(step.info["day"][row]) == pytest.approx(self.days[row], rel=1e-5)
             over = self.days[row] >= simulator.horizon_days
@@ -144,7 +148,9 @@ class Simulator(RuleBasedStateMachine):
         restarted = torch.tensor(rows)
         self.simulator.reset_rows(restarted) if observed else self.simulator.restart(restarted)
         after = self.simulator.observe()
-        assert all(equal(value, after[name][others]) for name, value in before.items()), "other rows changed"
+        assert all(equal(value, after[name][others]) for name, value in before.items()), (
+            "other rows changed"
+        )
         self.histories += [self.current[row] for row in rows]
         for row in rows:
             self._begin(row)
@@ -160,7 +166,8 @@ class Simulator(RuleBasedStateMachine):
             self.histories += self.current
             self.current = [self.current[row] for row in rows]
             self.current = [
-                (seed, number, list(slates), list(rewards)) for seed, number, slates, rewards in self.current
+                (seed, number, list(slates), list(rewards))
+                for seed, number, slates, rewards in self.current
             ]
             self.days = [self.days[row] for row in rows]
 
@@ -193,14 +200,18 @@ class Simulator(RuleBasedStateMachine):
             for _ in range(number):
                 alone.restart(torch.tensor([0]))
             again = [float(alone.step(torch.tensor([slate])).reward) for slate in slates]
-            assert again == rewards, f"seed {seed}, episode {number} alone: {again}, in a batch: {rewards}"
+            assert again == rewards, (
+                f"seed {seed}, episode {number} alone: {again}, in a batch: {rewards}"
+            )
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_any_order_of_calls_to_a_simulator(kind: str) -> None:
     machine = type("Machine", (Simulator,), {"id": KINDS[kind]})
     name = f"simulator of {KINDS[kind]}"
-    run_state_machine_as_test(machine, settings=settings(plan.configured(EXAMPLES[kind]), stateful_step_count=STEPS))
+    run_state_machine_as_test(
+        machine, settings=settings(plan.configured(EXAMPLES[kind]), stateful_step_count=STEPS)
+    )
     plan.check_number(name)
 
 
@@ -223,7 +234,10 @@ class Faces(RuleBasedStateMachine):
         plan.count(f"faces of {self.id}")
         self.mode = mode
         self.vector = SlateVectorEnv(
-            ground.made(self.id, horizon_days=horizon), len(seeds), autoreset_mode=mode, output=output
+            ground.made(self.id, horizon_days=horizon),
+            len(seeds),
+            autoreset_mode=mode,
+            output=output,
         )
         self.singles = [SlateEnv(ground.made(self.id, horizon_days=horizon)) for _ in seeds]
         self.over = [False] * len(seeds)
@@ -232,13 +246,17 @@ class Faces(RuleBasedStateMachine):
     def _same(self, batch: Any, rows: list[Any]) -> None:
         for name, value in batch.items():
             for row, single in enumerate(rows):
-                assert np.array_equal(np.asarray(value[row]), single[name]), f"{name} of row {row} differs"
+                assert np.array_equal(np.asarray(value[row]), single[name]), (
+                    f"{name} of row {row} differs"
+                )
 
     @rule(seeds=seed_of())
     def reset(self, seeds: list[int]) -> None:
         given = (seeds * len(self.singles))[: len(self.singles)]
         observation, _ = self.vector.reset(seed=given)
-        self.rows = [single.reset(seed=seed)[0] for single, seed in zip(self.singles, given, strict=True)]
+        self.rows = [
+            single.reset(seed=seed)[0] for single, seed in zip(self.singles, given, strict=True)
+        ]
         self.over = [False] * len(given)
         self._same(observation, self.rows)
 
@@ -276,7 +294,9 @@ class Faces(RuleBasedStateMachine):
             held = info["final_obs"]
             for name, value in ended.items():
                 own_value = held[name][row] if isinstance(held, dict) else held[row][name]
-                assert np.array_equal(np.asarray(own_value), value), f"final_obs[{name!r}] of row {row} differs"
+                assert np.array_equal(np.asarray(own_value), value), (
+                    f"final_obs[{name!r}] of row {row} differs"
+                )
         self._same(observation, self.rows)
 
     @rule()
@@ -288,7 +308,9 @@ class Faces(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", list(FACES))
 def test_any_order_of_calls_to_the_faces(kind: str) -> None:
     machine = type("Machine", (Faces,), {"id": KINDS[kind]})
-    run_state_machine_as_test(machine, settings=settings(plan.configured(FACES[kind]), stateful_step_count=STEPS))
+    run_state_machine_as_test(
+        machine, settings=settings(plan.configured(FACES[kind]), stateful_step_count=STEPS)
+    )
     plan.check_number(f"faces of {KINDS[kind]}")
 
 
@@ -318,7 +340,9 @@ def test_a_batch_is_its_singles(id: str) -> None:
                 one = alone.step(slates[row : row + 1])
                 assert torch.equal(one.reward, step.reward[row : row + 1])
                 for key, value in one.observation.items():
-                    assert torch.equal(value[0], step.observation[key][row]), f"{key} of row {row} differs"
+                    assert torch.equal(value[0], step.observation[key][row]), (
+                        f"{key} of row {row} differs"
+                    )
 
     holds()
 

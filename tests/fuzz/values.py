@@ -295,12 +295,17 @@ def weighted(*choices: tuple[int, SearchStrategy[Any]]) -> SearchStrategy[Any]:
 
 def numpy_scalars() -> SearchStrategy[Any]:
     """A number of any of numpy's types."""
-    return st.builds(lambda kind, number: kind(number), st.sampled_from(SCALARS), st.integers(0, 100))
+    return st.builds(
+        lambda kind, number: kind(number), st.sampled_from(SCALARS), st.integers(0, 100)
+    )
 
 
 def odd() -> SearchStrategy[Any]:
     """Any value at all."""
-    groups = [st.sampled_from(group).map(lambda make: make()) for group in (THINGS, CONTAINERS, TEXTS, NUMBERS, ARRAYS)]
+    groups = [
+        st.sampled_from(group).map(lambda make: make())
+        for group in (THINGS, CONTAINERS, TEXTS, NUMBERS, ARRAYS)
+    ]
     return weighted(*((2, group) for group in groups), (1, plain()))
 
 

@@ -58,7 +58,12 @@ def main(config: Config) -> None:
         results.append(result)
         counts = (result.trials, result.killed, result.kills, result.resumed, result.equal)
         spent = round(time.perf_counter() - began)
-        print(f"{name:12} " + " ".join(f"{n:{w}}" for n, w in zip((*counts, spent), (6, 6, 6, 7, 6, 7), strict=True)))
+        print(
+            f"{name:12} "
+            + " ".join(
+                f"{n:{w}}" for n, w in zip((*counts, spent), (6, 6, 6, 7, 6, 7), strict=True)
+            )
+        )
         for failure in result.failures:
             print(f"  {failure}")
         sys.stdout.flush()

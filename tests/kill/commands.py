@@ -43,7 +43,14 @@ PPO: dict[str, Any] = {
     "composer": ComposerConfig(pool=12, offset_dims=0),
     "watch_every": 2,
 }
-SLATEQ: dict[str, Any] = {"warm_up": 16, "batch_size": 16, "memory": 64, "hidden": 8, "item_hidden": 8, "pool": 12}
+SLATEQ: dict[str, Any] = {
+    "warm_up": 16,
+    "batch_size": 16,
+    "memory": 64,
+    "hidden": 8,
+    "item_hidden": 8,
+    "pool": 12,
+}
 
 
 def register_toys() -> None:
@@ -51,9 +58,16 @@ def register_toys() -> None:
     register(TOY, make_toy_shopper, reward={"clicks": 1.0}, slate_size=4, horizon_days=30.0)
     options = {"config": MarketConfig(items=60, categories=6, width=4)}
     reward = {"clicks": 1.0, "intra_list_distance": 0.3}
-    register(MARKET, make_market, reward=reward, slate_size=5, horizon_days=12.0, shopper_options=options)
+    register(
+        MARKET, make_market, reward=reward, slate_size=5, horizon_days=12.0, shopper_options=options
+    )
     place = Place(
-        TOY, 0, open_toy, oracles=False, log=False, settings={"ppo_composer": PPO, "slateq": SLATEQ, "linucb": {}}
+        TOY,
+        0,
+        open_toy,
+        oracles=False,
+        log=False,
+        settings={"ppo_composer": PPO, "slateq": SLATEQ, "linucb": {}},
     )
     vars(league)["PLACES"] = vars(tune_agents)["PLACES"] = {place.name: place}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -76,7 +90,9 @@ class ToyWorld(World):
 
     def simulator(self, population: str) -> SlateSimulator:
         """The same of every population."""
-        return toy_simulator(items=40, reward=Reward({"clicks": 1.0, "intra_list_distance": 0.3}), horizon_days=60)
+        return toy_simulator(
+            items=40, reward=Reward({"clicks": 1.0, "intra_list_distance": 0.3}), horizon_days=60
+        )
 
     def inputs(self, simulator: SlateSimulator) -> PolicyInputs:
         """What policies are built from."""
@@ -119,7 +135,13 @@ def run_demo(inputs: Path, work: Path) -> None:
 def run_finetune(inputs: Path, work: Path) -> None:
     """Two stages, two members, and the finished shopper."""
     shopper = FinetuneConfig(
-        hidden_size=16, layers=1, window=8, head_size=16, batch_visits=600, pretrain_epochs=0.5, epochs=1.0
+        hidden_size=16,
+        layers=1,
+        window=8,
+        head_size=16,
+        batch_visits=600,
+        pretrain_epochs=0.5,
+        epochs=1.0,
     )
     finetune.main(finetune.Config(shopper=shopper, log=inputs, output=work, members=2, threads=1))
 
@@ -193,7 +215,9 @@ def run_fit_market(inputs: Path, work: Path) -> None:
     """Two user models."""
     world = MarketWorld(MARKET, 0, 600, "uniform")
     fit_market.main(
-        fit_market.Config(market=world, model=SESSIONS, members=2, work=inputs, output=work / "fitted", threads=1)
+        fit_market.Config(
+            market=world, model=SESSIONS, members=2, work=inputs, output=work / "fitted", threads=1
+        )
     )
 
 
@@ -201,7 +225,11 @@ def run_tune(inputs: Path, work: Path) -> None:
     """Two re-rankers."""
     output = work / "results" / "tune" / "parameters.json"
     world = ToyWorld()
-    tune.main(tune.Config(world, ("mmr", "cap"), trials=12, episodes=4, batch=4, work=work / "work", output=output))
+    tune.main(
+        tune.Config(
+            world, ("mmr", "cap"), trials=12, episodes=4, batch=4, work=work / "work", output=output
+        )
+    )
 
 
 def run_tune_agents(inputs: Path, work: Path) -> None:

@@ -223,7 +223,9 @@ class Trials:
         self.result.trials += 1
         killed = 0
         for kill in kills:
-            code, said = in_child(lambda kill=kill: killed_run(self.command, self._inputs, self._work, kill))  # type: ignore[misc]
+            code, said = in_child(
+                lambda kill=kill: killed_run(self.command, self._inputs, self._work, kill)
+            )  # type: ignore[misc]
             if code == DONE:
                 break
             if code not in KILLED:
@@ -243,8 +245,13 @@ class Trials:
         self.result.resumed += 1
         self._again()
         found = self._must(lambda: self.command.left(self._work))
-        if other := [key for key in found.keys() | self._left.keys() if found.get(key) != self._left.get(key)]:
-            told = {key: (str(self._left.get(key))[:300], str(found.get(key))[:300]) for key in sorted(other)[:4]}
+        if other := [
+            key for key in found.keys() | self._left.keys() if found.get(key) != self._left.get(key)
+        ]:
+            told = {
+                key: (str(self._left.get(key))[:300], str(found.get(key))[:300])
+                for key in sorted(other)[:4]
+            }
             self._fail(kills, f"differs in {sorted(other)}: {told}")
             return
         self.result.equal += 1

@@ -47,7 +47,9 @@ def _content(path: Path) -> Any:
     if path.suffix == ".parquet":
         return _short(_without_clocks(pl.read_parquet(path).to_dict(as_series=False)))
     if path.suffix == ".csv":
-        return _short(_without_clocks(pl.read_csv(path, infer_schema_length=None).to_dict(as_series=False)))
+        return _short(
+            _without_clocks(pl.read_csv(path, infer_schema_length=None).to_dict(as_series=False))
+        )
     if path.suffix == ".json":
         return _short(_without_clocks(json.loads(path.read_text())))
     if path.suffix in (".pt", ".pth"):
@@ -71,7 +73,9 @@ def _numpys() -> list[Any]:
 
 
 def _digest(tensor: torch.Tensor) -> str:
-    content = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    content = (
+        tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    )
     return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.blake2b(content, digest_size=8).hexdigest()}"
 
 
@@ -102,6 +106,10 @@ def _points(path: Path) -> dict[str, list[tuple[int, float]]]:
         for value in event.summary.value:
             passed_by = value.tag.startswith(("time/", "_hparams", *SUMMARY))
             if not passed_by and (value.HasField("simple_value") or value.tensor.float_val):
-                number = value.simple_value if value.HasField("simple_value") else value.tensor.float_val[0]
+                number = (
+                    value.simple_value
+                    if value.HasField("simple_value")
+                    else value.tensor.float_val[0]
+                )
                 found.setdefault(value.tag, []).append((event.step, float(number)))
     return found

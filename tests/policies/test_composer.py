@@ -26,7 +26,9 @@ def some_visits(simulator: SlateSimulator, shoppers: int = 24, visits: int = 5) 
     uniform = POLICIES["uniform"].build(toy_inputs(simulator))
     generator = torch.Generator().manual_seed(5)
     for _ in range(visits):
-        outcome = simulator.advance(uniform(seen, torch.rand(shoppers, uniform.draws, generator=generator)))
+        outcome = simulator.advance(
+            uniform(seen, torch.rand(shoppers, uniform.draws, generator=generator))
+        )
         simulator.restart(outcome.ended.nonzero().squeeze(1))
         seen = simulator.observe()
     return seen
@@ -78,7 +80,11 @@ def test_a_slate_is_the_argmax_of_the_written_score() -> None:
             for place, item in enumerate(view.pool.items[row].tolist()):
                 if item in slate:
                     continue
-                cues = [float(2 * intent[row, 0] * sum(int(category[j] == category[item]) for j in slate))]
+                cues = [
+                    float(
+                        2 * intent[row, 0] * sum(int(category[j] == category[item]) for j in slate)
+                    )
+                ]
                 cosines = [float(embedding[j] @ embedding[item]) for j in slate]
                 cues.append(float(intent[row, 1]) * max([0.0, *cosines]))
                 cues.append(float(view.cues[row, place] @ intent[row, 2 : len(composer.knobs)]))
@@ -98,7 +104,9 @@ def test_cues_of_a_small_history() -> None:
     }
     recent = Recent.of(observation, decay=0.5)
     by_category = recent.by_group(catalog.category, 3, recent.clicked)
-    assert by_category.tolist() == [[1 + 0.5, 0.5, 0.0]]  # 0 and 3 are of category 0, 4 of category 1
+    assert by_category.tolist() == [
+        [1 + 0.5, 0.5, 0.0]
+    ]  # 0 and 3 are of category 0, 4 of category 1
     assert recent.by_group(catalog.category, 3, recent.shown).tolist() == [[1.5, 1.5, 0.0]]
     items = torch.tensor([[0, 4, 5, -1]])
     for catalogue in (6, 10_000):  # a table of all items, and all pairs
@@ -112,9 +120,17 @@ def test_purchases_reach_the_cues() -> None:
     view = composer.view(seen)
     habit = view.cues[:, :, list(composer.cues).index("habit")]
     for row in range(24):
-        bought = dict(zip(seen["bought_items"][row].tolist(), seen["bought_counts"][row].tolist(), strict=True))
-        expected = [bought.get(item, 0.0) if item >= 0 else 0.0 for item in view.pool.items[row].tolist()]
-        torch.testing.assert_close(habit[row], torch.log1p(torch.tensor(expected)) * CUES["habit"].unit)
+        bought = dict(
+            zip(
+                seen["bought_items"][row].tolist(), seen["bought_counts"][row].tolist(), strict=True
+            )
+        )
+        expected = [
+            bought.get(item, 0.0) if item >= 0 else 0.0 for item in view.pool.items[row].tolist()
+        ]
+        torch.testing.assert_close(
+            habit[row], torch.log1p(torch.tensor(expected)) * CUES["habit"].unit
+        )
 
 
 def test_the_composer_works_where_only_the_generic_keys_are() -> None:
@@ -168,11 +184,17 @@ def test_the_smallest_and_largest_draws_make_finite_intents() -> None:
 def test_promotions_count_the_display_and_the_mailer() -> None:
     simulator = toy_simulator(items=30, slate_size=4)
     inputs = toy_inputs(simulator)
-    placement = gymnasium.spaces.Box(0, MAILERS**2 - 1, inputs.observation_space["placement"].shape, np.int64)
+    placement = gymnasium.spaces.Box(
+        0, MAILERS**2 - 1, inputs.observation_space["placement"].shape, np.int64
+    )
     space = gymnasium.spaces.Dict({**inputs.observation_space.spaces, "placement": placement})
     composer = Composer(dataclasses.replace(inputs, observation_space=space))
     seen = some_visits(simulator)
-    seen["placement"] = torch.tensor([0, 3, 2 * 11, 2 * 11 + 5]).repeat(5)[: seen["placement"].shape[1]].expand(24, -1)
+    seen["placement"] = (
+        torch.tensor([0, 3, 2 * 11, 2 * 11 + 5])
+        .repeat(5)[: seen["placement"].shape[1]]
+        .expand(24, -1)
+    )
     view = composer.view(seen)
     promoted = view.cues[:, :, list(composer.cues).index("promoted")]
     expected = torch.tensor([0.0, 1.0, 1.0, 2.0])[view.pool.columns % 4] * CUES["promoted"].unit

@@ -107,7 +107,11 @@ def odd_shop(seed: int) -> OddShop:
         "context": torch.rand(SHOPPERS, 2, generator=generator),
     }
     if seed % 2:
-        spaces = {name: space for name, space in spaces.items() if name.startswith(("recent", "candidates"))}
+        spaces = {
+            name: space
+            for name, space in spaces.items()
+            if name.startswith(("recent", "candidates"))
+        }
     if seed % 3 == 2:
         del observation["candidates"]
     inputs = PolicyInputs(
@@ -124,12 +128,16 @@ def odd_shop(seed: int) -> OddShop:
 
 def odd_catalog(items: int, groups: int, width: int, generator: torch.Generator) -> Catalog:
     """Half of the items share their vector with another one."""
-    vectors = torch.nn.functional.normalize(torch.randn(items // 2 + 1, width, generator=generator), dim=1)
+    vectors = torch.nn.functional.normalize(
+        torch.randn(items // 2 + 1, width, generator=generator), dim=1
+    )
     paths = tuple(f"d/{item % groups}/t" for item in range(items))
     return Catalog(paths, paths, torch.ones(items), vectors[torch.arange(items) % len(vectors)])
 
 
-def some_candidates(seed: int, items: int, most: int, size: int, generator: torch.Generator) -> Tensor:
+def some_candidates(
+    seed: int, items: int, most: int, size: int, generator: torch.Generator
+) -> Tensor:
     """A shopper with all places filled, one with fewer candidates than a slate has positions, one with one or none."""
     candidates = torch.rand(SHOPPERS, items, generator=generator).argsort(dim=1)[:, :most]
     present = torch.tensor([most, min(most, max(size - 1, 1)), seed % 2])
@@ -140,10 +148,14 @@ def learned(kind: Learnable, inputs: PolicyInputs, *, certain: bool) -> Policy:
     """What is learned acts at random weights."""
     composer = Composer(inputs, SMALL)
     generator = torch.Generator().manual_seed(1)
-    actor = kind.actor(Plan(composer, inputs.catalog, width_of(inputs), (4,), generator), kind.config())
+    actor = kind.actor(
+        Plan(composer, inputs.catalog, width_of(inputs), (4,), generator), kind.config()
+    )
     with torch.no_grad():
         for parameter in actor.parameters():
-            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32))
+            parameter.add_(
+                0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            )
     return kind.policy(composer, actor, certain)
 
 
@@ -151,14 +163,26 @@ def width_of(inputs: PolicyInputs) -> int:
     """F, from an observation of zeros."""
     sound = dataclasses.replace(inputs, ranker=OddRanker(torch.zeros(len(inputs.catalog))))
     shapes = {name: (1, *(box.shape or ())) for name, box in inputs.observation_space.items()}
-    zeros = {name: np.zeros(shapes[name], box.dtype) for name, box in inputs.observation_space.items()}
-    return Composer(sound, SMALL).features({name: torch.from_numpy(value) for name, value in zeros.items()}).shape[1]
+    zeros = {
+        name: np.zeros(shapes[name], box.dtype) for name, box in inputs.observation_space.items()
+    }
+    return (
+        Composer(sound, SMALL)
+        .features({name: torch.from_numpy(value) for name, value in zeros.items()})
+        .shape[1]
+    )
 
 
 BUILDERS: dict[str, Callable[[PolicyInputs], Policy]] = {
     **{name: spec.build for name, spec in POLICIES.items()},
-    **{f"{name}, most likely": partial(learned, kind, certain=True) for name, kind in LEARNABLE.items()},
-    **{f"{name}, sampled": partial(learned, kind, certain=False) for name, kind in LEARNABLE.items()},
+    **{
+        f"{name}, most likely": partial(learned, kind, certain=True)
+        for name, kind in LEARNABLE.items()
+    },
+    **{
+        f"{name}, sampled": partial(learned, kind, certain=False)
+        for name, kind in LEARNABLE.items()
+    },
 }
 """Every policy by name, with its defaults."""
 NAMES = list(BUILDERS)
@@ -188,7 +212,9 @@ def test_slates_are_legal_and_distinct_and_a_shopper_is_served_alone(name: str) 
 
 @pytest.mark.parametrize("name", RANKING)
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
-def test_an_item_without_a_number_is_shown_where_nothing_else_is_left(name: str, number: float) -> None:
+def test_an_item_without_a_number_is_shown_where_nothing_else_is_left(
+    name: str, number: float
+) -> None:
     """The slate is that without the item, and the item behind it where the slate has a place left."""
     for seed in SHOPS:
         shop = odd_shop(seed)
@@ -197,11 +223,16 @@ def test_an_item_without_a_number_is_shown_where_nothing_else_is_left(name: str,
         bad = torch.rand(items, generator=generator) < 0.4
         table = torch.randn(items, generator=generator)
         good = [[item for item in row if not bad[item]] for row in shop.candidates]
-        inputs = dataclasses.replace(shop.inputs, ranker=OddRanker(table, table.masked_fill(bad, number)))
+        inputs = dataclasses.replace(
+            shop.inputs, ranker=OddRanker(table, table.masked_fill(bad, number))
+        )
         policy = BUILDERS[name](inputs)
         for row, candidates in enumerate(shop.candidates):
             if candidates and not good[row]:
-                with pytest.raises(ValueError, match=r"^ranker\.logits\(observation\) holds no finite number in row 0"):
+                with pytest.raises(
+                    ValueError,
+                    match=r"^ranker\.logits\(observation\) holds no finite number in row 0",
+                ):
                     policy(shop.alone(row), draws_of(policy)[:1])
                 continue
             slate = policy(shop.alone(row), draws_of(policy)[:1])[0].tolist()
@@ -229,12 +260,22 @@ def test_what_is_no_observation_is_named(name: str) -> None:
             (key, 3),
             (key, value.double().float().int()),
         ]
-        wrong += [(key, rows), (key, value[0]), (key, value.unsqueeze(-1)), (key, value[:, :-1]), (key, value[:0])]
+        wrong += [
+            (key, rows),
+            (key, value[0]),
+            (key, value.unsqueeze(-1)),
+            (key, value[:, :-1]),
+            (key, value[:0]),
+        ]
     for key, bad in wrong:
-        with pytest.raises((TypeError, ValueError), match=r"^observation\['\w+'\] is .*, but it must be"):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^observation\['\w+'\] is .*, but it must be"
+        ):
             policy({**seen, key: bad}, draws)  # type: ignore[dict-item]
     for key in seen:
-        with pytest.raises(ValueError, match=rf"^observation has the keys .*, but it must have '{key}'"):
+        with pytest.raises(
+            ValueError, match=rf"^observation has the keys .*, but it must have '{key}'"
+        ):
             policy({name: value for name, value in seen.items() if name != key}, draws)
     others: tuple[object, ...] = (None, [], 5, torch.zeros(3))
     for other in others:
@@ -242,7 +283,9 @@ def test_what_is_no_observation_is_named(name: str) -> None:
             policy(other, draws)  # type: ignore[arg-type]
     if policy.draws:
         for numbers in (None, draws[:, 1:], draws[:2], draws.long(), draws.tolist()):
-            with pytest.raises((TypeError, ValueError), match=r"^draws is .*, but it must be a float32 tensor"):
+            with pytest.raises(
+                (TypeError, ValueError), match=r"^draws is .*, but it must be a float32 tensor"
+            ):
                 policy(seen, numbers)  # type: ignore[arg-type]
 
 
@@ -281,12 +324,18 @@ def test_logits_of_another_shape_or_type_are_the_rankers(name: str) -> None:
         lambda logits: None,
     ]
     for spoil in spoils:
-        policy = BUILDERS[name](dataclasses.replace(shop.inputs, ranker=Bad(shop.inputs.need_ranker(name), spoil)))
-        with pytest.raises((TypeError, ValueError), match=r"^ranker\.logits\(observation\) is .*, but it must be"):
+        policy = BUILDERS[name](
+            dataclasses.replace(shop.inputs, ranker=Bad(shop.inputs.need_ranker(name), spoil))
+        )
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^ranker\.logits\(observation\) is .*, but it must be"
+        ):
             policy(shop.observation, draws_of(policy))
     filling = Bad(shop.inputs.need_ranker(name), lambda logits: logits.nan_to_num(neginf=9.0))
     policy = BUILDERS[name](dataclasses.replace(shop.inputs, ranker=filling))
-    with pytest.raises(ValueError, match=r"^ranker\.logits\(observation\) holds a number at padding"):
+    with pytest.raises(
+        ValueError, match=r"^ranker\.logits\(observation\) holds a number at padding"
+    ):
         policy(shop.observation, draws_of(policy))
 
 
@@ -309,15 +358,22 @@ def test_a_parameter_that_cannot_be_is_named(name: str) -> None:
     spec, inputs = POLICIES[name], odd_shop(0).inputs
     for field in spec.search():
         for value in (math.nan, math.inf, -math.inf, 1e300, "1", None, True, [1.0], torch.ones(1)):
-            with pytest.raises(ValueError, match=rf"^{field} is .*, but it must be a (finite|whole) number"):
+            with pytest.raises(
+                ValueError, match=rf"^{field} is .*, but it must be a (finite|whole) number"
+            ):
                 spec.build(inputs, {field: value})  # type: ignore[dict-item]
     known = ", ".join(map(repr, spec.search())) or "no parameters"
     for unknown in ("surprise", "a.b", "", "weight.x"):
-        with pytest.raises(TypeError, match=rf"^parameters names '{unknown}', but the policy '{name}' has {known}\.$"):
+        with pytest.raises(
+            TypeError,
+            match=rf"^parameters names '{unknown}', but the policy '{name}' has {known}\.$",
+        ):
             spec.build(inputs, {unknown: 1.0})
     others: tuple[object, ...] = ([], 5, "weight", {1: 2.0})
     for parameters in others:
-        with pytest.raises(TypeError, match=r"^parameters is .*, but it must be a mapping with strings as keys"):
+        with pytest.raises(
+            TypeError, match=r"^parameters is .*, but it must be a mapping with strings as keys"
+        ):
             spec.build(inputs, parameters)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^inputs is 5, but it must be a PolicyInputs"):
         spec.build(5)  # type: ignore[arg-type]
@@ -336,7 +392,9 @@ def test_a_parameter_that_cannot_be_is_named(name: str) -> None:
         ("constant", {"count": -4.5, "popular": 3}, True),
     ],
 )
-def test_the_legal_range_is_wider_than_the_searched_one(name: str, values: dict[str, float], accepted: bool) -> None:
+def test_the_legal_range_is_wider_than_the_searched_one(
+    name: str, values: dict[str, float], accepted: bool
+) -> None:
     spec, inputs = POLICIES[name], odd_shop(0).inputs
     if accepted:
         spec.build(inputs, values)
@@ -353,7 +411,10 @@ def test_the_legal_range_is_wider_than_the_searched_one(name: str, values: dict[
         ({"slate_size": 0}, r"^slate_size is 0, but it must be a whole number from 1"),
         ({"slate_size": 2.0}, r"^slate_size is 2\.0, but it must be a whole number"),
         ({"ranker": 5}, r"^ranker is 5, but it must have a method `logits`"),
-        ({"popularity": torch.ones(2)}, r"^popularity is a float32 tensor of shape \(2,\), but it must be"),
+        (
+            {"popularity": torch.ones(2)},
+            r"^popularity is a float32 tensor of shape \(2,\), but it must be",
+        ),
         ({"popularity": [1.0]}, r"^popularity is \[1\.0\], but it must be a float32 tensor"),
         ({"pool": -1}, r"^pool is -1, but it must be a whole number from 1 "),
         ({"pool": True}, r"^pool is True, but it must be a whole number"),
@@ -396,7 +457,9 @@ def test_a_field_of_a_configuration_that_cannot_be_is_named(kind: type[Any]) -> 
                 kind(**{**needed, field.name: bad})
 
 
-def test_the_code_that_registered_a_policy_may_register_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_that_registered_a_policy_may_register_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As a cell of a notebook does that is run once more. Other code may not."""
     registered = Registry[PolicySpec]("policy")
     monkeypatch.setattr("policies.base.POLICIES", registered)
@@ -413,9 +476,13 @@ def test_the_code_that_registered_a_policy_may_register_it_again(monkeypatch: py
     with pytest.warns(UserWarning, match=r"^The policy 'mine' is replaced"):
         register_policy("mine", Untuned, needs_ranker=False)(again)
     assert registered["mine"].builder is again
-    with pytest.raises(ValueError, match=r"^name is 'mine', but a policy of that name is registered already"):
+    with pytest.raises(
+        ValueError, match=r"^name is 'mine', but a policy of that name is registered already"
+    ):
         register_policy("mine", Untuned)(others)
-    with pytest.raises(TypeError, match=r"^parameters is 5, but it must be a dataclass with defaults"):
+    with pytest.raises(
+        TypeError, match=r"^parameters is 5, but it must be a dataclass with defaults"
+    ):
         register_policy("other", 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^needs_ranker is 'no', but it must be True or False"):
         register_policy("other", Untuned, needs_ranker="no")  # type: ignore[arg-type]
@@ -429,6 +496,7 @@ def test_keys_of_unequally_many_shoppers_are_named(name: str) -> None:
         policy = BUILDERS[name](shop.inputs)
         fewer = {**shop.observation, "recent_slates": shop.observation["recent_slates"][:2]}
         with pytest.raises(
-            ValueError, match=r"^observation\['recent_slates'\] is .*, but it must be of 3 shoppers, as '"
+            ValueError,
+            match=r"^observation\['recent_slates'\] is .*, but it must be of 3 shoppers, as '",
         ):
             policy(fewer, draws_of(policy))

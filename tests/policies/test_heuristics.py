@@ -47,4 +47,8 @@ def test_uniform_takes_as_many_draws_as_there_may_be_candidates() -> None:
     simulator = toy_simulator(items=30)
     from policies import POLICIES
 
-    assert POLICIES["uniform"].build(toy_inputs(simulator)).draws == simulator.shopper.max_candidates == 20
+    assert (
+        POLICIES["uniform"].build(toy_inputs(simulator)).draws
+        == simulator.shopper.max_candidates
+        == 20
+    )

@@ -29,7 +29,9 @@ ITEMS, GROUPS, SIZE = 40, 5, 4
 def market(visits: int = 3, shoppers: int = 6) -> tuple[SlateSimulator, Observation]:
     """A small market after some visits."""
     config = MarketConfig(items=ITEMS, categories=GROUPS, width=4, favourites=2)
-    simulator = SlateSimulator(make_market(torch.device("cpu"), SIZE, config=config), horizon_days=50)
+    simulator = SlateSimulator(
+        make_market(torch.device("cpu"), SIZE, config=config), horizon_days=50
+    )
     observation = simulator.reset(torch.arange(shoppers))
     generator = torch.Generator().manual_seed(2)
     for _ in range(visits):
@@ -67,9 +69,15 @@ def narrow_space(inputs: PolicyInputs, most: int) -> PolicyInputs:
     return dataclasses.replace(inputs, observation_space=spaces)
 
 
-def expected_pool(logits: Tensor, candidates: Tensor, category: Tensor, per_category: int) -> list[int]:
+def expected_pool(
+    logits: Tensor, candidates: Tensor, category: Tensor, per_category: int
+) -> list[int]:
     """Of one row in plain Python: the K best and the best of each category, best first."""
-    ranked = [item for _, item in sorted(zip((-logits).tolist(), candidates.tolist(), strict=True)) if item >= 0]
+    ranked = [
+        item
+        for _, item in sorted(zip((-logits).tolist(), candidates.tolist(), strict=True))
+        if item >= 0
+    ]
     chosen = set(ranked[:SIZE])
     for group in range(GROUPS):
         chosen |= set([item for item in ranked if int(category[item]) == group][:per_category])
@@ -98,7 +106,9 @@ def test_the_pool_is_what_a_plain_loop_finds(per_category: int) -> None:
     for row in range(8):
         expected = expected_pool(logits[row], candidates[row], category, per_category)
         found = pool.items[row]
-        assert found[found >= 0].tolist() == expected  # so without repeats, and the K best are there
+        assert (
+            found[found >= 0].tolist() == expected
+        )  # so without repeats, and the K best are there
         assert (found[len(expected) :] == -1).all()
         assert (pool.logits[row, len(expected) :] == -torch.inf).all()
         columns = pool.columns[row, : len(expected)]
@@ -114,25 +124,33 @@ def test_a_whole_catalogue_fills_the_pool_with_the_same_of_each_category() -> No
     assert pooling.size == GROUPS * 2 + SIZE
     assert inputs.ranker is not None
     pool = pooling(inputs.ranker.logits(observation), observation["candidates"])
-    counts = torch.bincount(simulator.catalog.category[pool.items[0][pool.items[0] >= 0]], minlength=GROUPS)
+    counts = torch.bincount(
+        simulator.catalog.category[pool.items[0][pool.items[0] >= 0]], minlength=GROUPS
+    )
     assert (counts >= 2).all()
     assert torch.equal(pool.items[:, :SIZE], top_slates(pool.logits, pool.items, SIZE))
 
 
 def test_a_category_with_fewer_items_than_asked_for_brings_them_all() -> None:
-    simulator = toy_simulator(items=11, categories=5, slate_size=2)  # two items a category, but three of category 0
+    simulator = toy_simulator(
+        items=11, categories=5, slate_size=2
+    )  # two items a category, but three of category 0
     inputs = inputs_of(simulator, 3)
     observation = simulator.reset(torch.arange(3))
     assert inputs.ranker is not None
     pool = Pooling(inputs, 2)(inputs.ranker.logits(observation), observation["candidates"])
     for row in range(3):
         present = observation["candidates"][row]
-        assert sorted(item for item in pool.items[row].tolist() if item >= 0) == sorted(present[present >= 0].tolist())
+        assert sorted(item for item in pool.items[row].tolist() if item >= 0) == sorted(
+            present[present >= 0].tolist()
+        )
 
 
 def test_a_number_below_zero_is_refused() -> None:
     simulator, _ = market()
-    with pytest.raises(ValueError, match=r"^per_category is -1, but it must be a whole number from 0 "):
+    with pytest.raises(
+        ValueError, match=r"^per_category is -1, but it must be a whole number from 0 "
+    ):
         inputs_of(simulator, -1)
     with pytest.raises(ValueError, match=r"^pool is -1, but it must be a whole number from 1 "):
         dataclasses.replace(inputs_of(simulator, 0), pool=-1)
@@ -147,8 +165,14 @@ def test_re_rankers_that_change_nothing_are_greedy(per_category: int) -> None:
     logits = inputs.ranker.logits(observation)
     assert torch.equal(greedy, top_slates(logits, candidates_of(observation, ITEMS), SIZE))
     zero = dict.fromkeys(POLICIES["constant"].search(), 0.0)
-    for name, parameters in (("constant", zero), ("mmr", {"weight": 0.0}), ("cap", {"limit": SIZE})):
-        assert torch.equal(POLICIES[name].build(inputs, parameters)(observation, NO_DRAWS), greedy), name
+    for name, parameters in (
+        ("constant", zero),
+        ("mmr", {"weight": 0.0}),
+        ("cap", {"limit": SIZE}),
+    ):
+        assert torch.equal(
+            POLICIES[name].build(inputs, parameters)(observation, NO_DRAWS), greedy
+        ), name
 
 
 def test_the_pool_gives_a_re_ranker_the_variety_that_the_best_alone_lack() -> None:
@@ -205,7 +229,9 @@ def test_a_shoppers_behaviour_by_hand() -> None:
         "recent_slates": torch.full((1, 2, SIZE), -1),
         "recent_clicks": torch.zeros(1, 2, SIZE, dtype=torch.int8),
     }
-    items = torch.tensor([[0, 5, 1, 2, 3]])  # of the best four: two of category 0, one each of 1 and 2
+    items = torch.tensor(
+        [[0, 5, 1, 2, 3]]
+    )  # of the best four: two of category 0, one each of 1 and 2
     pool = Pool(items, torch.zeros(1, 5), torch.arange(5).unsqueeze(0))
     seen = Seen(observation, Recent.of(observation), pool, torch.zeros(ITEMS, 2), category, SIZE)
     familiar, other = (4 + 1) / (8 + 10), (1 + 1) / (12 + 10)
@@ -215,7 +241,9 @@ def test_a_shoppers_behaviour_by_hand() -> None:
             other,
             torch.log(torch.tensor(familiar / other)),
             5 / 5,  # responses a visit
-            (1 * 1 + 3 * 1 + 2) / (5 + 1) / SIZE,  # one at position 1, one at 3, and one made up at 2
+            (1 * 1 + 3 * 1 + 2)
+            / (5 + 1)
+            / SIZE,  # one at position 1, one at 3, and one made up at 2
             4 / 5,  # of all responses in category 0
             torch.log1p(torch.tensor((3.0 + 3.0 + 1.0 + 0.0) / 4)),
             (6.0 + 6.0 + 2.0 + 2.0) / 4 / SIZE,

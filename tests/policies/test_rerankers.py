@@ -20,12 +20,16 @@ from tests.support.toys import toy_simulator
 NO_DRAWS = torch.zeros(1, 0)
 
 
-def small_shop(logits: list[float], embedding: Tensor, categories: list[str], slate_size: int) -> PolicyInputs:
+def small_shop(
+    logits: list[float], embedding: Tensor, categories: list[str], slate_size: int
+) -> PolicyInputs:
     """A catalogue of a few items, all of them candidates."""
     paths = tuple(f"d/{category}/t" for category in categories)
     embedding = torch.nn.functional.normalize(embedding, dim=1)
     catalog = Catalog(tuple(paths), paths, torch.ones(len(paths)), embedding)
-    return PolicyInputs(catalog, space_of(len(paths), slate_size), slate_size, TableRanker(torch.tensor(logits)))
+    return PolicyInputs(
+        catalog, space_of(len(paths), slate_size), slate_size, TableRanker(torch.tensor(logits))
+    )
 
 
 def space_of(items: int, slate_size: int) -> spaces.Dict:
@@ -80,7 +84,9 @@ def greedy_map(vectors: Tensor, logits: Tensor, alpha: float, size: int) -> list
 
     def value(item: int) -> tuple[bool, float]:
         chosen = [*slate, item]
-        if int(torch.linalg.matrix_rank(cosines[chosen][:, chosen], atol=1e-9, rtol=0.0)) < len(chosen):
+        if int(torch.linalg.matrix_rank(cosines[chosen][:, chosen], atol=1e-9, rtol=0.0)) < len(
+            chosen
+        ):
             return False, float(logits[item])
         return True, alpha * float(logits[item]) + float(torch.logdet(cosines[chosen][:, chosen]))
 
@@ -91,13 +97,20 @@ def greedy_map(vectors: Tensor, logits: Tensor, alpha: float, size: int) -> list
 
 def dpp_slate(embedding: Tensor, logits: Tensor, alpha: float, size: int) -> list[int]:
     inputs = small_shop(logits.tolist(), embedding, ["a"] * len(logits), size)
-    slates = POLICIES["dpp"].build(inputs, {"alpha": alpha})(observation(len(logits), size), NO_DRAWS)
+    slates = POLICIES["dpp"].build(inputs, {"alpha": alpha})(
+        observation(len(logits), size), NO_DRAWS
+    )
     return [int(item) for item in slates[0]]
 
 
 @pytest.mark.parametrize(
     ("logits", "alpha"),
-    [([3.0, 2.9, 0.0], 1.0), ([2.0, 1.9, 0.4], 10.0), ([8.0, 7.9, 0.5], 2.0), ([9.0, 8.0, -9.0], 1e3)],
+    [
+        ([3.0, 2.9, 0.0], 1.0),
+        ([2.0, 1.9, 0.4], 10.0),
+        ([8.0, 7.9, 0.5], 2.0),
+        ([9.0, 8.0, -9.0], 1e3),
+    ],
 )
 def test_dpp_takes_no_twin_while_anything_else_is_left(logits: list[float], alpha: float) -> None:
     vectors = torch.tensor([at(0), at(0), at(90)])
@@ -107,7 +120,13 @@ def test_dpp_takes_no_twin_while_anything_else_is_left(logits: list[float], alph
 
 def test_dpp_takes_the_best_twins_where_nothing_else_is_left() -> None:
     logits = torch.tensor([0.1, 3.0, 2.0, 1.0, 0.4])
-    assert dpp_slate(torch.tensor([at(90), at(0), at(0), at(0), at(90)]), logits, 5.0, 5) == [1, 4, 2, 3, 0]
+    assert dpp_slate(torch.tensor([at(90), at(0), at(0), at(0), at(90)]), logits, 5.0, 5) == [
+        1,
+        4,
+        2,
+        3,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 0.5, 2.0, 10.0])
@@ -117,23 +136,31 @@ def test_dpp_is_the_greedy_maximum_of_the_determinant(alpha: float, near: float)
     for seed in range(12):
         generator = torch.Generator().manual_seed(seed)
         items, width, size = 9, 2 + seed % 6, 4
-        vectors = torch.randn(5, width, generator=generator)[torch.randint(0, 5, (items,), generator=generator)]
+        vectors = torch.randn(5, width, generator=generator)[
+            torch.randint(0, 5, (items,), generator=generator)
+        ]
         moved = torch.rand(items, 1, generator=generator) < 0.5
         vectors = torch.nn.functional.normalize(
             vectors + near * moved * torch.randn(items, width, generator=generator), dim=1
         )
         logits = torch.randn(items, generator=generator)
-        assert dpp_slate(vectors, logits, alpha, size) == greedy_map(vectors, logits, alpha, size), seed
+        assert dpp_slate(vectors, logits, alpha, size) == greedy_map(
+            vectors, logits, alpha, size
+        ), seed
 
 
 def test_dpp_without_logits_starts_with_the_best_all_the_same() -> None:
-    vectors = torch.nn.functional.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), dim=1)
+    vectors = torch.nn.functional.normalize(
+        torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), dim=1
+    )
     assert dpp_slate(vectors, torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 0]), 0.0, 1) == [3]
 
 
 def test_dpp_in_a_catalogue_without_a_table_of_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
-    vectors = torch.nn.functional.normalize(torch.randn(6, 4, generator=generator), dim=1)[torch.arange(12) % 6]
+    vectors = torch.nn.functional.normalize(torch.randn(6, 4, generator=generator), dim=1)[
+        torch.arange(12) % 6
+    ]
     logits = torch.randn(12, generator=generator)
     monkeypatch.setattr("policies.base.GRAM_LIMIT", 11)
     assert dpp_slate(vectors, logits, 5.0, 4) == greedy_map(vectors, logits, 5.0, 4)
@@ -143,7 +170,9 @@ def test_twins_of_a_shop_like_the_complete_journey_are_kept_apart() -> None:
     """Two thirds of its items share their vector with another one; vectors are wide, and kept as float16."""
     generator = torch.Generator().manual_seed(5)
     distinct = torch.randn(60, 384, generator=generator).half().float()
-    vectors = torch.nn.functional.normalize(distinct[torch.randint(0, 60, (100,), generator=generator)], dim=1)
+    vectors = torch.nn.functional.normalize(
+        distinct[torch.randint(0, 60, (100,), generator=generator)], dim=1
+    )
     for alpha in (2.0, 8.9, 10.0):
         slate = dpp_slate(vectors, torch.randn(100, generator=generator), alpha, 10)
         assert len({tuple(vectors[item].tolist()) for item in slate}) == 10
@@ -154,8 +183,12 @@ def test_constant_counts_categories_as_it_says() -> None:
     inputs = small_shop([3.0, 2.0, 1.0], torch.eye(3), ["a", "a", "b"], 2)
     zero = dict.fromkeys(POLICIES["constant"].search(), 0.0)
     assert POLICIES["constant"].build(inputs, zero)(observation(3), NO_DRAWS).tolist() == [[0, 1]]
-    assert POLICIES["constant"].build(inputs, {**zero, "count": -0.9})(observation(3), NO_DRAWS).tolist() == [[0, 1]]
-    assert POLICIES["constant"].build(inputs, {**zero, "count": -1.5})(observation(3), NO_DRAWS).tolist() == [[0, 2]]
+    assert POLICIES["constant"].build(inputs, {**zero, "count": -0.9})(
+        observation(3), NO_DRAWS
+    ).tolist() == [[0, 1]]
+    assert POLICIES["constant"].build(inputs, {**zero, "count": -1.5})(
+        observation(3), NO_DRAWS
+    ).tolist() == [[0, 2]]
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -198,11 +231,15 @@ def test_every_policy_treats_each_shopper_alone(name: str) -> None:
         seen = simulator.step(seen["candidates"][:, :5], validate=False).observation
     draws = torch.rand(6, policy.draws, generator=torch.Generator().manual_seed(0))
     together = policy(seen, draws)
-    alone = torch.cat([policy({k: v[i : i + 1] for k, v in seen.items()}, draws[i : i + 1]) for i in range(6)])
+    alone = torch.cat(
+        [policy({k: v[i : i + 1] for k, v in seen.items()}, draws[i : i + 1]) for i in range(6)]
+    )
     assert torch.equal(together, alone)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, spec in POLICIES.items() if spec.needs_ranker))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, spec in POLICIES.items() if spec.needs_ranker)
+)
 def test_a_policy_without_its_ranker_says_so(name: str) -> None:
     simulator = toy_simulator()
     inputs = PolicyInputs(simulator.catalog, simulator.observation_space, simulator.slate_size)

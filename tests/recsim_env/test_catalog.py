@@ -16,7 +16,12 @@ import recsim_env
 from recsim_env.catalog import Catalog, CatalogError
 from recsim_env.catalog_files import CATALOG_FILE, EMBEDDING_FILE
 
-PATHS = ("grocery/yogurt/multi", "grocery/yogurt/single", "dairy/yogurt/single", "grocery/yogurt/multi")
+PATHS = (
+    "grocery/yogurt/multi",
+    "grocery/yogurt/single",
+    "dairy/yogurt/single",
+    "grocery/yogurt/multi",
+)
 
 
 @pytest.fixture
@@ -97,12 +102,18 @@ def test_every_item_needs_an_embedding(catalog: Catalog) -> None:
             ["a/b/c", "a/b", "a/b/c", "a/b/c"],
             "column 'path', row 1: found 'a/b', expected a path department/category/type.",
         ),
-        ("price", [1.0, 2.0, 3.0, -1.0], "column 'price', row 3: found -1.0, expected a price >= 0 or NaN."),
+        (
+            "price",
+            [1.0, 2.0, 3.0, -1.0],
+            "column 'price', row 3: found -1.0, expected a price >= 0 or NaN.",
+        ),
         ("cold", [True, False, None, True], "column 'cold', row 2: found None, expected a value."),
         ("item", [0.0, 1.0, 2.0, 3.0], "column 'item', row 0: found Float64, expected Int64."),
     ],
 )
-def test_bad_row_is_named(catalog: Catalog, tmp_path: Path, column: str, values: list[object], complaint: str) -> None:
+def test_bad_row_is_named(
+    catalog: Catalog, tmp_path: Path, column: str, values: list[object], complaint: str
+) -> None:
     catalog.save(tmp_path)
     file = tmp_path / CATALOG_FILE
     series = pl.Series(column, values)
@@ -120,20 +131,28 @@ def test_missing_column_is_named(catalog: Catalog, tmp_path: Path) -> None:
     pl.read_parquet(file).drop("path").write_parquet(file)
     with pytest.raises(CatalogError) as error:
         Catalog.load(tmp_path)
-    assert str(error.value) == f"{file}: column 'path', row 0: found no such column, expected String."
+    assert (
+        str(error.value) == f"{file}: column 'path', row 0: found no such column, expected String."
+    )
 
 
 def test_missing_and_broken_files_are_named(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(
-        CatalogError, match=r"catalog\.parquet: found no such file, expected the catalogue as parquet\."
+        CatalogError,
+        match=r"catalog\.parquet: found no such file, expected the catalogue as parquet\.",
     ):
         Catalog.load(tmp_path)
     catalog.save(tmp_path)
     (tmp_path / EMBEDDING_FILE).write_bytes(b"nothing")
-    with pytest.raises(CatalogError, match=r"embedding\.safetensors: found no readable safetensors"):
+    with pytest.raises(
+        CatalogError, match=r"embedding\.safetensors: found no readable safetensors"
+    ):
         Catalog.load(tmp_path)
     (tmp_path / EMBEDDING_FILE).unlink()
-    with pytest.raises(CatalogError, match=r"embedding\.safetensors: found no such file, expected the embeddings of 4"):
+    with pytest.raises(
+        CatalogError,
+        match=r"embedding\.safetensors: found no such file, expected the embeddings of 4",
+    ):
         Catalog.load(tmp_path)
 
 
@@ -143,7 +162,9 @@ def test_bad_embeddings_are_named(catalog: Catalog, tmp_path: Path) -> None:
     save_file({"embedding": torch.ones(3, 2)}, file)
     with pytest.raises(CatalogError) as error:
         Catalog.load(tmp_path)
-    found = "found a float32 tensor of shape (3, 2), expected floats of shape (4, E), one row an item"
+    found = (
+        "found a float32 tensor of shape (3, 2), expected floats of shape (4, E), one row an item"
+    )
     assert str(error.value) == f"{file}: {found}."
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         for row, length in ((2, 0.0), (1, 3.0), (0, math.nan), (3, math.inf), (2, 0.5)):
@@ -151,13 +172,15 @@ def test_bad_embeddings_are_named(catalog: Catalog, tmp_path: Path) -> None:
             bad[row] *= length
             save_file({"embedding": bad}, file)
             with pytest.raises(
-                CatalogError, match=rf"column 'embedding', row {row}: found length .*, expected a vector"
+                CatalogError,
+                match=rf"column 'embedding', row {row}: found length .*, expected a vector",
             ):
                 Catalog.load(tmp_path)
     for tensor in (torch.ones(4, 2, dtype=torch.int64), torch.ones(4), torch.ones(4, 2, 1)):
         save_file({"embedding": tensor}, file)
         with pytest.raises(
-            CatalogError, match=r"embedding\.safetensors: found a .*, expected floats of shape \(4, E\)"
+            CatalogError,
+            match=r"embedding\.safetensors: found a .*, expected floats of shape \(4, E\)",
         ):
             Catalog.load(tmp_path)
 
@@ -176,7 +199,9 @@ def test_an_embedding_that_was_rounded_comes_back_with_length_1(
 
 
 @pytest.mark.parametrize("folder", ["complete_journey", "market"])
-def test_the_shipped_catalogues_survive_saving_and_loading_bit_for_bit(folder: str, tmp_path: Path) -> None:
+def test_the_shipped_catalogues_survive_saving_and_loading_bit_for_bit(
+    folder: str, tmp_path: Path
+) -> None:
     shipped = Catalog.load(Path(recsim_env.__file__).parent / "data" / folder)
     shipped.save(tmp_path)
     again = Catalog.load(tmp_path)
@@ -213,7 +238,9 @@ BAD_FIELDS: list[tuple[str, list[Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in BAD_FIELDS for value in values])
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in BAD_FIELDS for value in values]
+)
 def test_a_catalogue_in_memory_is_checked_as_one_on_disk(field: str, value: Any) -> None:
     """Three times the embedding made .773 of an intra-list distance .5; none at all was NaN."""
     assert len(Catalog(**GOOD)) == 2
@@ -222,7 +249,9 @@ def test_a_catalogue_in_memory_is_checked_as_one_on_disk(field: str, value: Any)
 
 
 def test_an_embedding_rounded_to_float16_is_long_enough() -> None:
-    points = torch.nn.functional.normalize(torch.randn(500, 384, generator=torch.Generator().manual_seed(0)), dim=1)
+    points = torch.nn.functional.normalize(
+        torch.randn(500, 384, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     texts = tuple("a" for _ in points)
     rounded = points.half().float()
     paths = tuple("d/c/t" for _ in points)
@@ -232,7 +261,12 @@ def test_an_embedding_rounded_to_float16_is_long_enough() -> None:
 @pytest.mark.parametrize("argument", ["n_items", "n_categories", "width", "generator"])
 @pytest.mark.parametrize("value", [None, "3", 0, -1, 2.5, True, [], math.nan, math.inf])
 def test_made_up_catalogues_have_whole_numbers(argument: str, value: Any) -> None:
-    good: dict[str, Any] = {"n_items": 4, "n_categories": 2, "width": 3, "generator": torch.Generator()}
+    good: dict[str, Any] = {
+        "n_items": 4,
+        "n_categories": 2,
+        "width": 3,
+        "generator": torch.Generator(),
+    }
     with pytest.raises(ValueError, match=rf"{argument} is .*, but it must be"):
         Catalog.synthetic(**{**good, argument: value})
 

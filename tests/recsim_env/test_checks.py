@@ -29,10 +29,24 @@ def test_a_whole_number_of_numpy_is_one(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [True, np.bool_(True), 3.0, "3", None, math.nan, torch.tensor(3), np.array([3]), 4, 0, np.timedelta64(3, "D")],
+    [
+        True,
+        np.bool_(True),
+        3.0,
+        "3",
+        None,
+        math.nan,
+        torch.tensor(3),
+        np.array([3]),
+        4,
+        0,
+        np.timedelta64(3, "D"),
+    ],
 )
 def test_what_is_no_whole_number_in_bounds_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^count is .*, but it must be a whole number from 1 to 3\.$"):
+    with pytest.raises(
+        ValueError, match=r"^count is .*, but it must be a whole number from 1 to 3\.$"
+    ):
         checks.whole("count", value, 1, 3)
 
 
@@ -43,9 +57,13 @@ def test_a_number_is_a_float(value: Any) -> None:
     assert type(found) is float
 
 
-@pytest.mark.parametrize("value", [True, "0.5", None, math.nan, math.inf, -0.1, 1.1, 10**400, torch.tensor(0.5), [0.5]])
+@pytest.mark.parametrize(
+    "value", [True, "0.5", None, math.nan, math.inf, -0.1, 1.1, 10**400, torch.tensor(0.5), [0.5]]
+)
 def test_what_is_no_number_in_bounds_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^share is .*, but it must be a finite number from 0 to 1\.$"):
+    with pytest.raises(
+        ValueError, match=r"^share is .*, but it must be a finite number from 0 to 1\.$"
+    ):
         checks.number("share", value, 0, 1)
 
 
@@ -77,10 +95,14 @@ def test_choices_texts_paths_and_mappings() -> None:
         with pytest.raises(TypeError, match=r"^folder is .*, but it must be a path\.$"):
             checks.path("folder", wrong)
     for wrong in ("", "a\0b", "x" * 256, f"a/{'ä' * 200}"):
-        with pytest.raises(ValueError, match=r"^folder is .*, but it must be a path that a file can have\.$"):
+        with pytest.raises(
+            ValueError, match=r"^folder is .*, but it must be a path that a file can have\.$"
+        ):
             checks.path("folder", wrong)
     for wrong in ({1: 2}, [("a", 1)], "a"):
-        with pytest.raises(TypeError, match=r"^options is .*, but it must be a mapping with strings as keys\.$"):
+        with pytest.raises(
+            TypeError, match=r"^options is .*, but it must be a mapping with strings as keys\.$"
+        ):
             checks.mapping("options", wrong)
 
 
@@ -88,12 +110,18 @@ def test_tensors_are_held_against_type_shape_and_finiteness() -> None:
     good = torch.zeros(4, 3)
     assert checks.tensor("vectors", good, ("N", 3), torch.float32) is good
     expected = r"but it must be a float32 tensor of shape \(N, 3\)\."
-    with pytest.raises(TypeError, match=rf"^vectors is a float64 tensor of shape \(4, 3\), {expected}$"):
+    with pytest.raises(
+        TypeError, match=rf"^vectors is a float64 tensor of shape \(4, 3\), {expected}$"
+    ):
         checks.tensor("vectors", good.double(), ("N", 3), torch.float32)
     for wrong in (torch.zeros(4, 2), torch.zeros(4), torch.zeros(4, 3, 1)):
-        with pytest.raises(ValueError, match=rf"^vectors is a float32 tensor of shape .*, {expected}$"):
+        with pytest.raises(
+            ValueError, match=rf"^vectors is a float32 tensor of shape .*, {expected}$"
+        ):
             checks.tensor("vectors", wrong, ("N", 3), torch.float32)
-    with pytest.raises(ValueError, match=r"^vectors holds nan at \[1, 2\], but every number must be finite\.$"):
+    with pytest.raises(
+        ValueError, match=r"^vectors holds nan at \[1, 2\], but every number must be finite\.$"
+    ):
         checks.tensor(
             "vectors",
             good.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(math.nan)),
@@ -103,7 +131,16 @@ def test_tensors_are_held_against_type_shape_and_finiteness() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [torch.zeros(1000, 1000), np.zeros((1000, 1000)), "x" * 10**6, list(range(10**6)), Mute(), 10**3000, int]
+    "value",
+    [
+        torch.zeros(1000, 1000),
+        np.zeros((1000, 1000)),
+        "x" * 10**6,
+        list(range(10**6)),
+        Mute(),
+        10**3000,
+        int,
+    ],
 )
 def test_a_message_shows_any_value_in_one_short_line(value: Any) -> None:
     shown = checks.told(value)

@@ -43,7 +43,9 @@ def test_gymnasiums_checker_passes_without_a_warning() -> None:
 
 
 def test_sb3s_checker_passes_with_two_warnings_that_are_meant() -> None:
-    found = warnings_of(lambda: check_env_for_sb3(gymnasium.make(ID).unwrapped, skip_render_check=False))
+    found = warnings_of(
+        lambda: check_env_for_sb3(gymnasium.make(ID).unwrapped, skip_render_check=False)
+    )
     # Both are (H, K), tables of item ids and of clicks: SB3 would want them flat for its own feature extractor, which
     # could make nothing of item ids either. agents/ppo/vec_env.py gives SB3 a flat vector of features instead.
     assert [message.split(" has an ")[0] for message in found] == [
@@ -82,7 +84,11 @@ def test_it_is_the_simulator_with_one_row() -> None:
         seen, reward, terminated, truncated, info = env.step(action)
         step = simulator.step(torch.from_numpy(action).unsqueeze(0))
         expected = step.observation
-        assert (reward, terminated, truncated) == (step.reward.item(), bool(step.terminated), bool(step.truncated))
+        assert (reward, terminated, truncated) == (
+            step.reward.item(),
+            bool(step.terminated),
+            bool(step.truncated),
+        )
         assert info == {name: value.item() for name, value in step.info.items()}
         if terminated or truncated:
             break
@@ -102,7 +108,9 @@ def test_the_types_are_those_that_gymnasium_asks_for() -> None:
         "reward_terms/clicks": float,
         "reward_terms/intra_list_distance": float,
     }
-    assert reward == pytest.approx(info["reward_terms/clicks"] + info["reward_terms/intra_list_distance"])
+    assert reward == pytest.approx(
+        info["reward_terms/clicks"] + info["reward_terms/intra_list_distance"]
+    )
 
 
 def test_sampled_actions_play_to_the_end() -> None:
@@ -134,7 +142,10 @@ def episodes(env: SlateEnv, count: int, seed: int | None) -> list[Any]:
 
 
 def test_a_seed_fixes_a_whole_sequence_of_episodes() -> None:
-    first, again = episodes(toy_env(horizon_days=20), 3, 5), episodes(toy_env(horizon_days=20), 3, 5)
+    first, again = (
+        episodes(toy_env(horizon_days=20), 3, 5),
+        episodes(toy_env(horizon_days=20), 3, 5),
+    )
     assert data_equivalence(first, again, exact=True)
     assert not data_equivalence(first, episodes(toy_env(horizon_days=20), 3, 6), exact=True)
 
@@ -149,7 +160,9 @@ def test_without_a_seed_it_comes_from_np_random() -> None:
     unseeded = [toy_env(), toy_env()]
     for env in unseeded:
         env.reset()
-    assert unseeded[0].simulator.episodes.seed != unseeded[1].simulator.episodes.seed  # 1 in 2**31 to fail
+    assert (
+        unseeded[0].simulator.episodes.seed != unseeded[1].simulator.episodes.seed
+    )  # 1 in 2**31 to fail
 
 
 def test_no_global_generator_moves() -> None:
@@ -204,14 +217,30 @@ def test_what_is_handed_out_and_in_is_not_shared() -> None:
 @pytest.mark.parametrize(
     ("action", "error", "message"),
     [
-        ([1, 2, 4, 31], ValueError, r"action holds 31 at \[3\], but an item is a number from 0 to 30"),
+        (
+            [1, 2, 4, 31],
+            ValueError,
+            r"action holds 31 at \[3\], but an item is a number from 0 to 30",
+        ),
         ([1, -1, 4, 5], ValueError, r"action holds -1 at \[1\], but an item is"),
-        (np.array([1, 2, 4, 2**63], dtype=np.uint64), ValueError, "action holds 9223372036854775808"),
+        (
+            np.array([1, 2, 4, 2**63], dtype=np.uint64),
+            ValueError,
+            "action holds 9223372036854775808",
+        ),
         ([1, 2, 4], ValueError, r"action has the shape \(3,\), but it must be \(4,\)"),
         ([[1, 2, 4, 5]], ValueError, r"action has the shape \(1, 4\), but it must be \(4,\)"),
         (3, ValueError, r"action has the shape \(\), but"),
-        ([[1, 2], [3]], ValueError, r"action is \[\[1, 2\], \[3\]\], but it must be an array of the shape \(4,\)"),
-        ([1.0, 2.0, 4.0, 5.0], TypeError, "action has the dtype float64, but it must hold whole numbers"),
+        (
+            [[1, 2], [3]],
+            ValueError,
+            r"action is \[\[1, 2\], \[3\]\], but it must be an array of the shape \(4,\)",
+        ),
+        (
+            [1.0, 2.0, 4.0, 5.0],
+            TypeError,
+            "action has the dtype float64, but it must hold whole numbers",
+        ),
         ([1, float("nan"), 4, 5], TypeError, "action has the dtype float64"),
         ([True, False, True, True], TypeError, "action has the dtype bool"),
         (["1", "2", "4", "5"], TypeError, "action has the dtype <U1"),
@@ -229,7 +258,11 @@ def test_a_bad_action_raises(action: Any, error: type[Exception], message: str) 
 
 @pytest.mark.parametrize("as_type", [list, tuple, np.int32, np.uint8, torch.tensor])
 def test_whole_numbers_of_any_kind_are_a_slate(as_type: Any) -> None:
-    action = GOOD.astype(as_type) if isinstance(as_type, type) and issubclass(as_type, np.integer) else as_type(GOOD)
+    action = (
+        GOOD.astype(as_type)
+        if isinstance(as_type, type) and issubclass(as_type, np.integer)
+        else as_type(GOOD)
+    )
     env, twin = toy_env(), toy_env()
     env.reset(seed=2)
     twin.reset(seed=2)
@@ -261,9 +294,15 @@ def test_step_and_render_before_reset_and_after_the_end() -> None:
     ("arguments", "message"),
     [
         ({"seed": -1}, "seed is -1, but it must be a whole number from 0 to 9223372036854775807"),
-        ({"seed": 2**63}, "seed is 9223372036854775808, but it must be a whole number from 0 to 9223372036854775807"),
+        (
+            {"seed": 2**63},
+            "seed is 9223372036854775808, but it must be a whole number from 0 to 9223372036854775807",
+        ),
         ({"seed": 1.5}, "seed is 1.5, but it must be"),
-        ({"seed": 0, "options": {"day": 3}}, r"options has the keys \['day'\], but reset knows none"),
+        (
+            {"seed": 0, "options": {"day": 3}},
+            r"options has the keys \['day'\], but reset knows none",
+        ),
     ],
 )
 def test_a_bad_reset_raises(arguments: dict[str, Any], message: str) -> None:
@@ -277,10 +316,13 @@ def test_a_bad_reset_raises(arguments: dict[str, Any], message: str) -> None:
 
 def test_unknown_settings_raise() -> None:
     with pytest.raises(
-        ValueError, match=r"render_mode is 'human', but it must be None or one of \['ansi', 'rgb_array'\]"
+        ValueError,
+        match=r"render_mode is 'human', but it must be None or one of \['ansi', 'rgb_array'\]",
     ):
         SlateEnv(toy_simulator(), render_mode="human")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'horizon_days', but a finished"):
+    with pytest.raises(
+        TypeError, match="unexpected keyword argument 'horizon_days', but a finished"
+    ):
         SlateEnv(toy_simulator(), horizon_days=3)
 
 
@@ -288,8 +330,14 @@ def test_an_unknown_option_is_told_in_the_words_that_torchrl_looks_for() -> None
     # torchrl.envs.GymEnv tries `frameskip` first, and goes on without it where the TypeError holds these words.
     with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'") as raised:
         gymnasium.make(ID, frameskip=1, render_moode="ansi")
-    assert "the unexpected keyword argument 'render_moode', but the options are ['categories'," in str(raised.value)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip', but a finished simulator takes no"):
+    assert (
+        "the unexpected keyword argument 'render_moode', but the options are ['categories',"
+        in str(raised.value)
+    )
+    with pytest.raises(
+        TypeError,
+        match="unexpected keyword argument 'frameskip', but a finished simulator takes no",
+    ):
         SlateEnv(toy_simulator(), frameskip=1)
 
 
@@ -307,5 +355,8 @@ def test_every_space_of_the_shop_is_a_box() -> None:
 
 @pytest.mark.parametrize("mode", [5, ["ansi"], {}, 2.5, object()])
 def test_gymnasium_make_tells_a_render_mode_that_is_no_text(mode: Any) -> None:
-    with pytest.raises(ValueError, match=r"^render_mode is .*, but it must be None or one of \['ansi', 'rgb_array'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"^render_mode is .*, but it must be None or one of \['ansi', 'rgb_array'\]",
+    ):
         gymnasium.make(ID, render_mode=mode)

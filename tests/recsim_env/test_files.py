@@ -46,7 +46,8 @@ def test_a_full_disk_is_one_sentence_with_the_path(tmp_path: Path) -> None:
     files.write_text(path, "one")
     with (
         pytest.raises(
-            OSError, match=r"could not be written \(.*\); what stood there before is whole: '.*text.txt'"
+            OSError,
+            match=r"could not be written \(.*\); what stood there before is whole: '.*text.txt'",
         ) as found,
         files.replacing(path),
     ):
@@ -86,13 +87,20 @@ with files.locked(sys.argv[1]):
 """
 
 
-def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_holds_nothing(
+    tmp_path: Path,
+) -> None:
     (tmp_path / ".left.1.0.tmp").touch()
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         assert not (tmp_path / ".left.1.0.tmp").exists()
-        with pytest.raises(RuntimeError, match=rf"is being written by process {first.pid} on .*: wait for it, or use"):  # noqa: SIM117
+        with pytest.raises(
+            RuntimeError,
+            match=rf"is being written by process {first.pid} on .*: wait for it, or use",
+        ):  # noqa: SIM117
             with files.locked(tmp_path):
                 pass
         first.send_signal(signal.SIGKILL)

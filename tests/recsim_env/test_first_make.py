@@ -29,14 +29,18 @@ def test_importing_the_package_imports_neither_tables_nor_transformers() -> None
 
 def test_a_closed_form_market_needs_neither() -> None:
     made = "import sys, gymnasium, recsim_env; gymnasium.make('recsim_env/Market-v0', device='cpu').reset(seed=0)"
-    assert run(f"{made}; print([m for m in ('transformers', 'polars') if m in sys.modules])") == "[]"
+    assert (
+        run(f"{made}; print([m for m in ('transformers', 'polars') if m in sys.modules])") == "[]"
+    )
 
 
 def test_the_model_card_says_how_transformers_reads_the_model() -> None:
     """In a process that imports nothing else of this package."""
     card = (DATA / "complete_journey" / "README.md").read_text()
     snippet = (
-        card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(DATA / "complete_journey"))
+        card.split("```python\n")[1]
+        .split("```")[0]
+        .replace("path/to/this/folder", str(DATA / "complete_journey"))
     )
     assert run(f"{snippet}print(type(model).__name__, model.config.n_items)") == "SlateShopper 3500"
 

@@ -16,12 +16,19 @@ from recsim_env.metrics import auc, calibration_error, log_loss, ndcg, normalise
 ONE_SLATE = np.zeros(4, dtype=np.int64)
 
 
-def some_rows(seed: int = 0, slates: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def some_rows(
+    seed: int = 0, slates: int = 60
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Chance, label, weight and slate of rows with ties."""
     rng = np.random.default_rng(seed)
     chance = rng.integers(1, 9, slates * 10) / 10
     label = (rng.random(slates * 10) < chance).astype(np.float64)
-    return chance, label, rng.integers(1, 4, slates * 10).astype(np.float64), np.repeat(np.arange(slates), 10)
+    return (
+        chance,
+        label,
+        rng.integers(1, 4, slates * 10).astype(np.float64),
+        np.repeat(np.arange(slates), 10),
+    )
 
 
 # ---- ranking ---------------------------------------------------------------------------------------------------------
@@ -39,17 +46,25 @@ def test_a_weight_is_that_of_repeated_rows() -> None:
     for score in (auc, log_loss, normalised_entropy, ratio, calibration_error):
         assert score(chance, label, weight) == pytest.approx(score(*repeated))
     assert auc(chance, label, weight) == pytest.approx(roc_auc_score(repeated[1], repeated[0]))
-    assert log_loss(chance, label, weight) == pytest.approx(reference_log_loss(label, chance, sample_weight=weight))
+    assert log_loss(chance, label, weight) == pytest.approx(
+        reference_log_loss(label, chance, sample_weight=weight)
+    )
 
 
 def test_ndcg_of_tied_items_is_the_mean_over_their_orders() -> None:
     discounts = [1 / math.log2(rank + 2) for rank in range(4)]
-    assert ndcg(np.full(4, 0.5), [1, 0, 0, 0], ONE_SLATE) == pytest.approx(sum(discounts) / 4)  # .640
+    assert ndcg(np.full(4, 0.5), [1, 0, 0, 0], ONE_SLATE) == pytest.approx(
+        sum(discounts) / 4
+    )  # .640
     assert sum(discounts) / 4 == pytest.approx(0.640, abs=1e-3)
     label, chance = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.9, 0.5, 0.5, 0.5])
-    places = itertools.permutations(range(1, 4))  # of the three that tie; the responding one is the second of them
+    places = itertools.permutations(
+        range(1, 4)
+    )  # of the three that tie; the responding one is the second of them
     gains = [discounts[0] + discounts[place[1]] for place in places]
-    assert ndcg(chance, label, ONE_SLATE) == pytest.approx(np.mean(gains) / (discounts[0] + discounts[1]))
+    assert ndcg(chance, label, ONE_SLATE) == pytest.approx(
+        np.mean(gains) / (discounts[0] + discounts[1])
+    )
 
 
 def test_ndcg_is_that_of_scikit_learn_over_slates_with_a_response() -> None:
@@ -57,7 +72,9 @@ def test_ndcg_is_that_of_scikit_learn_over_slates_with_a_response() -> None:
     table, scores = label.reshape(-1, 10), chance.reshape(-1, 10)
     has = table.sum(1) > 0
     assert ndcg(chance, label, slate) == pytest.approx(ndcg_score(table[has], scores[has]))
-    assert ndcg(chance, label, slate, cut=3) == pytest.approx(ndcg_score(table[has], scores[has], k=3))
+    assert ndcg(chance, label, slate, cut=3) == pytest.approx(
+        ndcg_score(table[has], scores[has], k=3)
+    )
 
 
 def test_ndcg_cuts() -> None:
@@ -67,7 +84,9 @@ def test_ndcg_cuts() -> None:
     assert ndcg(chance, label, slate) == 0.0
     assert ndcg(chance, label, slate, cut=20) == pytest.approx(1 / math.log2(21))
     tied = np.full(20, 0.5)  # ten of twenty places count
-    assert ndcg(tied, label, slate) == pytest.approx(sum(1 / math.log2(rank + 2) for rank in range(10)) / 20)
+    assert ndcg(tied, label, slate) == pytest.approx(
+        sum(1 / math.log2(rank + 2) for rank in range(10)) / 20
+    )
     label[:] = 1  # the best slate is cut as well
     assert ndcg(chance, label, slate) == pytest.approx(1.0)
 
@@ -78,8 +97,12 @@ def test_no_order_of_rows_matters(order_of: int) -> None:
     order = np.random.default_rng(order_of).permutation(len(chance))
     whole = np.ones_like(weight)  # a slate weighs as much as its first row
     for score in (auc, log_loss, normalised_entropy, ratio, calibration_error):
-        assert score(chance[order], label[order], weight[order]) == pytest.approx(score(chance, label, weight))
-    assert ndcg(chance[order], label[order], slate[order], whole) == pytest.approx(ndcg(chance, label, slate, whole))
+        assert score(chance[order], label[order], weight[order]) == pytest.approx(
+            score(chance, label, weight)
+        )
+    assert ndcg(chance[order], label[order], slate[order], whole) == pytest.approx(
+        ndcg(chance, label, slate, whole)
+    )
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
@@ -116,7 +139,9 @@ def test_the_base_rate_has_normalised_entropy_one_and_ratio_one() -> None:
 
 
 @pytest.mark.parametrize("label", [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-def test_scores_that_one_kind_of_label_does_not_define_are_nan_without_a_warning(label: list[float]) -> None:
+def test_scores_that_one_kind_of_label_does_not_define_are_nan_without_a_warning(
+    label: list[float],
+) -> None:
     chance = [0.1, 0.2, 0.3, 0.4]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -125,14 +150,19 @@ def test_scores_that_one_kind_of_label_does_not_define_are_nan_without_a_warning
         assert math.isnan(ratio(chance, label)) == (label[0] == 0)
         assert math.isnan(ndcg(chance, label, ONE_SLATE)) == (label[0] == 0)
         nothing = np.zeros(4)
-        assert all(math.isnan(score(chance, label, nothing)) for score in (auc, log_loss, calibration_error, ratio))
+        assert all(
+            math.isnan(score(chance, label, nothing))
+            for score in (auc, log_loss, calibration_error, ratio)
+        )
 
 
 @pytest.mark.parametrize("score", [auc, log_loss, normalised_entropy, ratio, calibration_error])
 def test_what_is_no_chance_is_named(score: Callable[..., float]) -> None:
     with pytest.raises(ValueError, match="chance reaches from nan to nan"):
         score([0.5, math.nan], [0, 1])
-    with pytest.raises(ValueError, match=r"chance reaches from 0\.5 to 1.5, but every number must be from 0 to 1"):
+    with pytest.raises(
+        ValueError, match=r"chance reaches from 0\.5 to 1.5, but every number must be from 0 to 1"
+    ):
         score([0.5, 1.5], [0, 1])
     with pytest.raises(ValueError, match=r"label reaches from 0\.0 to 2\.0"):
         score([0.5, 0.5], [0, 2])

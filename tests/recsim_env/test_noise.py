@@ -37,7 +37,9 @@ def test_mix_is_splitmix64() -> None:
 
 
 def test_first_output_of_splitmix64_from_seed_0() -> None:
-    assert mix(torch.tensor([signed(GOLDEN)])).tolist()[0] & WORD == 0xE220A8397B1DCDAF  # the published first output
+    assert (
+        mix(torch.tensor([signed(GOLDEN)])).tolist()[0] & WORD == 0xE220A8397B1DCDAF
+    )  # the published first output
 
 
 def test_numbers_lie_on_the_grid_of_24_bits_below_1() -> None:
@@ -51,7 +53,9 @@ def test_numbers_lie_on_the_grid_of_24_bits_below_1() -> None:
 def test_rows_do_not_depend_on_the_batch() -> None:
     steps = torch.arange(40) % 7
     whole = uniform(keys(40), steps, 11)
-    assert torch.equal(whole, torch.cat([uniform(keys(40)[i : i + 1], steps[i : i + 1], 11) for i in range(40)]))
+    assert torch.equal(
+        whole, torch.cat([uniform(keys(40)[i : i + 1], steps[i : i + 1], 11) for i in range(40)])
+    )
     assert torch.equal(whole.flip(0), uniform(keys(40).flip(0), steps.flip(0), 11))
 
 
@@ -67,8 +71,12 @@ def test_counter_as_number_and_as_tensor(counter: int) -> None:
 def test_uniform_by_chi_square() -> None:
     numbers = uniform(keys(2000), 1, 500).flatten()
     expected = numbers.numel() / 256
-    statistic = float(((torch.bincount((numbers * 256).long(), minlength=256) - expected) ** 2 / expected).sum())
-    assert abs(statistic - 255) < 4.5 * (2 * 255) ** 0.5  # chi-square with 255 degrees of freedom: mean 255, var 510
+    statistic = float(
+        ((torch.bincount((numbers * 256).long(), minlength=256) - expected) ** 2 / expected).sum()
+    )
+    assert (
+        abs(statistic - 255) < 4.5 * (2 * 255) ** 0.5
+    )  # chi-square with 255 degrees of freedom: mean 255, var 510
 
 
 @pytest.mark.parametrize("other", ["slot", "step", "episode", "seed", "stream"])
@@ -82,7 +90,9 @@ def test_neighbours_are_not_correlated(other: str) -> None:
         "stream": uniform(keys(3000, stream=1), 4, 101),
     }[other]
     correlation = float(((first - 0.5) * (second - 0.5)).mean() * 12)
-    assert abs(correlation) < 4.5 / first.numel() ** 0.5  # of independent numbers: mean 0, deviation 1 / sqrt(n)
+    assert (
+        abs(correlation) < 4.5 / first.numel() ** 0.5
+    )  # of independent numbers: mean 0, deviation 1 / sqrt(n)
 
 
 def test_every_seed_episode_and_stream_has_its_own_key() -> None:

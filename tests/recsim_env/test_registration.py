@@ -44,7 +44,9 @@ def loads_a_model(id: str) -> list[pytest.MarkDecorator]:
     return [] if callable(PRESETS[id].shopper) else [pytest.mark.slow]
 
 
-@pytest.mark.parametrize("id", [pytest.param(id, marks=loads_a_model(id)) for id in sorted(PRESETS)])
+@pytest.mark.parametrize(
+    "id", [pytest.param(id, marks=loads_a_model(id)) for id in sorted(PRESETS)]
+)
 def test_every_id_plays(id: str) -> None:
     shopper = PRESETS[id].shopper
     if not callable(shopper) and not Path(shopper).is_dir():
@@ -96,12 +98,16 @@ def test_a_folder_is_loaded_when_the_environment_is_made(
 ) -> None:
     calls = []
 
-    def load(folder: Path, device: torch.device, slate_size: int, *, population: str = "train") -> ToyShopper:
+    def load(
+        folder: Path, device: torch.device, slate_size: int, *, population: str = "train"
+    ) -> ToyShopper:
         calls.append((folder, device.type, slate_size, population))
         return ToyShopper(slate_size=slate_size, device=device)
 
     monkeypatch.setattr(population, "load_shopper", load)
-    recsim_env.register(own_id, tmp_path, slate_size=4, shopper_options={"population": "evaluation"})
+    recsim_env.register(
+        own_id, tmp_path, slate_size=4, shopper_options={"population": "evaluation"}
+    )
     assert calls == []
     gymnasium.make(own_id, device="cpu")
     gymnasium.make(own_id, device="cpu", population="train")
@@ -130,7 +136,11 @@ def test_registered_environments_share_nothing_that_changes(own_id: str) -> None
 
 def test_options_of_make_override_the_configuration_and_leave_it(own_id: str) -> None:
     recsim_env.register(own_id, make_toy_shopper, horizon_days=12)
-    env = inside(gymnasium.make(own_id, horizon_days=5, reward={"clicks": 2.0}, slate_size=2, history=1, lapse=0.0))
+    env = inside(
+        gymnasium.make(
+            own_id, horizon_days=5, reward={"clicks": 2.0}, slate_size=2, history=1, lapse=0.0
+        )
+    )
     assert env.simulator.horizon_days == 5
     assert env.simulator.reward.weights == {"clicks": 2.0}
     assert env.observation_space["recent_slates"].shape == (1, 2)
@@ -144,17 +154,25 @@ def test_the_spec_makes_the_environment_again(own_id: str) -> None:
     recsim_env.register(own_id, make_toy_shopper)
     env = gymnasium.make(own_id, horizon_days=5, items=40)
     assert env.spec is not None
-    again = inside(gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json())))
+    again = inside(
+        gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    )
     assert again.simulator.horizon_days == 5
     assert len(again.simulator.catalog) == 40
 
 
 def test_whole_numbers_of_numpy_are_settings(own_id: str) -> None:
-    settings: dict[str, Any] = {"slate_size": np.int64(3), "history": np.uint8(2), "horizon_days": np.int32(9)}
+    settings: dict[str, Any] = {
+        "slate_size": np.int64(3),
+        "history": np.uint8(2),
+        "horizon_days": np.int32(9),
+    }
     recsim_env.register(own_id, make_toy_shopper, **settings)
     simulator = make_simulator(own_id)
     assert (simulator.slate_size, simulator.history, simulator.horizon_days) == (3, 2, 9.0)
-    assert [type(value) for value in (simulator.slate_size, simulator.history, simulator.horizon_days)] == [
+    assert [
+        type(value) for value in (simulator.slate_size, simulator.history, simulator.horizon_days)
+    ] == [
         int,
         int,
         float,
@@ -162,20 +180,29 @@ def test_whole_numbers_of_numpy_are_settings(own_id: str) -> None:
     assert make_simulator(own_id, strict=np.bool_(True)).strict is True
 
 
-def test_a_module_before_the_id_is_imported_first(own_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_before_the_id_is_imported_first(
+    own_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "shop_of_mine.py").write_text(
         "import recsim_env\nfrom tests.support.toys import make_toy_shopper\n"
         f"recsim_env.register({own_id!r}, make_toy_shopper, slate_size=3)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(gymnasium.error.NameNotFound, match=f"id is '{own_id}', but the registered ids are"):
+    with pytest.raises(
+        gymnasium.error.NameNotFound, match=f"id is '{own_id}', but the registered ids are"
+    ):
         make_simulator(own_id)
     assert make_simulator(f"shop_of_mine:{own_id}").slate_size == 3
     assert inside(gymnasium.make(f"shop_of_mine:{own_id}")).simulator.slate_size == 3
     assert SlateVectorEnv(f"shop_of_mine:{own_id}", 2).simulator.slate_size == 3
-    with pytest.raises(ModuleNotFoundError, match="id is 'no_shop:x-v0', but its module cannot be imported"):
+    with pytest.raises(
+        ModuleNotFoundError, match="id is 'no_shop:x-v0', but its module cannot be imported"
+    ):
         make_simulator("no_shop:x-v0")
-    with pytest.raises(gymnasium.error.NameNotFound, match=f"id is 'shop_of_mine:{own_id}x', but the registered|id is"):
+    with pytest.raises(
+        gymnasium.error.NameNotFound,
+        match=f"id is 'shop_of_mine:{own_id}x', but the registered|id is",
+    ):
         make_simulator(f"shop_of_mine:{own_id}x")
 
 
@@ -185,7 +212,11 @@ def test_a_module_before_the_id_is_imported_first(own_id: str, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"shopper": dict}, TypeError, r"shopper is the class dict, but a function must take \(device, slate_size"),
+        (
+            {"shopper": dict},
+            TypeError,
+            r"shopper is the class dict, but a function must take \(device, slate_size",
+        ),
         (
             {"shopper": lambda: 1},
             TypeError,
@@ -197,10 +228,22 @@ def test_a_module_before_the_id_is_imported_first(own_id: str, tmp_path: Path, m
             FileNotFoundError,
             "shopper is '/no/such/folder', but there is no such folder",
         ),
-        ({"reward": {"click": 1.0}}, ValueError, "a term of reward is 'click', but it must be one of"),
-        ({"slate_size": 0}, ValueError, "slate_size is 0, but it must be a whole number from 1 to 1000"),
+        (
+            {"reward": {"click": 1.0}},
+            ValueError,
+            "a term of reward is 'click', but it must be one of",
+        ),
+        (
+            {"slate_size": 0},
+            ValueError,
+            "slate_size is 0, but it must be a whole number from 1 to 1000",
+        ),
         ({"slate_size": 2.5}, ValueError, "slate_size is 2.5"),
-        ({"horizon_days": -1.0}, ValueError, "horizon_days is -1.0, but it must be a number above 0"),
+        (
+            {"horizon_days": -1.0},
+            ValueError,
+            "horizon_days is -1.0, but it must be a number above 0",
+        ),
         ({"history": 0}, ValueError, "history is 0, but it must be a whole number from 1 to 1000"),
     ],
 )
@@ -223,19 +266,27 @@ def test_a_bad_id_raises_and_registers_nothing() -> None:
 def test_unknown_options_raise(own_id: str, make: Any) -> None:
     recsim_env.register(own_id, make_toy_shopper)
     with pytest.raises(
-        TypeError, match=r"unexpected keyword argument 'populaton', but the options are \['categories', 'device'"
+        TypeError,
+        match=r"unexpected keyword argument 'populaton', but the options are \['categories', 'device'",
     ):
         make(own_id, populaton="train")
 
 
 def test_unknown_ids_raise() -> None:
-    with pytest.raises(gymnasium.error.NameNotFound, match="id is 'toys/None-v0', but the registered ids are"):
+    with pytest.raises(
+        gymnasium.error.NameNotFound, match="id is 'toys/None-v0', but the registered ids are"
+    ):
         make_simulator("toys/None-v0")
 
 
 def test_a_shopper_of_another_slate_size_raises() -> None:
-    config = EnvConfig(lambda device, slate_size: ToyShopper(slate_size=slate_size + 1, device=device), slate_size=4)
-    with pytest.raises(ValueError, match="shopper answers slates of 5 positions, but slate_size is 4"):
+    config = EnvConfig(
+        lambda device, slate_size: ToyShopper(slate_size=slate_size + 1, device=device),
+        slate_size=4,
+    )
+    with pytest.raises(
+        ValueError, match="shopper answers slates of 5 positions, but slate_size is 4"
+    ):
         make_simulator(config)
 
 

@@ -53,7 +53,9 @@ def test_the_same_part_may_come_twice_in_silence() -> None:
         registry.add("run", run, run)
 
 
-@pytest.mark.parametrize(("first", "again"), [("/tmp/cells/1.py", "/tmp/cells/2.py"), ("<cell 1>", "<cell 2>")])
+@pytest.mark.parametrize(
+    ("first", "again"), [("/tmp/cells/1.py", "/tmp/cells/2.py"), ("<cell 1>", "<cell 2>")]
+)
 def test_a_cell_that_runs_again_replaces_its_part_with_a_warning(first: str, again: str) -> None:
     """A notebook names each version of a cell after its text; no such file is on the disk."""
     registry: Registry[Callable[[], Any]] = Registry("reward term")
@@ -73,7 +75,9 @@ def test_a_file_that_runs_again_replaces_its_part_and_another_file_does_not(tmp_
     registry.add("margin", old, old)
     with pytest.warns(UserWarning, match="replaced"):
         registry.add("margin", new, new)
-    with pytest.raises(ValueError, match=r"name is 'margin', but a reward term of that name .*one\.py"):
+    with pytest.raises(
+        ValueError, match=r"name is 'margin', but a reward term of that name .*one\.py"
+    ):
         registry.add("margin", other, other)
     assert registry["margin"] is new
 
@@ -81,7 +85,12 @@ def test_a_file_that_runs_again_replaces_its_part_and_another_file_does_not(tmp_
 def test_another_function_does_not_take_a_name() -> None:
     registry: Registry[Any] = Registry("toy")
     registry.add("x", run, run)
-    for other in (run(CELL.format(1), "<cell>"), functools.partial(len, ()), ModuleType("m"), linecache.getline):
+    for other in (
+        run(CELL.format(1), "<cell>"),
+        functools.partial(len, ()),
+        ModuleType("m"),
+        linecache.getline,
+    ):
         with pytest.raises(ValueError, match=r"registered already, by tests\.test_registry\.run"):
             registry.add("x", other, other)
     assert registry["x"] is run

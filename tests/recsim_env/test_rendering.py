@@ -30,7 +30,9 @@ from recsim_env.shoppers.base import ago, counted
 from recsim_env.vector import SlateVectorEnv
 from tests.support.toys import toy_simulator
 
-ENDING = Ending(1.25, {"clicks": 1.0, "intra_list_distance": 0.83}, 4, 6.0, 71.0, lapsed=False, truncated=False)
+ENDING = Ending(
+    1.25, {"clicks": 1.0, "intra_list_distance": 0.83}, 4, 6.0, 71.0, lapsed=False, truncated=False
+)
 SCENE = Scene(
     description={
         "date": "Thu 14 Sep 2017",
@@ -74,8 +76,16 @@ def test_the_text_says_what_happened() -> None:
 
 def test_a_card_leaves_out_what_the_category_says() -> None:
     simulator = toy_simulator(items=3)
-    text = ("hot dog buns; baked bread/buns/rolls; grocery; private brand; 11 oz", "bananas; fruit", "milk")
-    path = ("grocery/baked bread & buns & rolls/hot dog buns", "produce/fruit/bananas", "dairy/milk/milk")
+    text = (
+        "hot dog buns; baked bread/buns/rolls; grocery; private brand; 11 oz",
+        "bananas; fruit",
+        "milk",
+    )
+    path = (
+        "grocery/baked bread & buns & rolls/hot dog buns",
+        "produce/fruit/bananas",
+        "dairy/milk/milk",
+    )
     simulator.catalog = dataclasses.replace(simulator.catalog, text=text, path=path)
     cards = [_card(simulator, item, True, False) for item in range(3)]
     assert [(card.title, card.details) for card in cards] == [
@@ -94,14 +104,18 @@ def test_a_card_leaves_out_what_the_category_says() -> None:
         (56.0, True, False, "lapsed: does not come back"),
     ],
 )
-def test_what_the_shopper_does_next_in_words(days: float, lapsed: bool, truncated: bool, sentence: str) -> None:
+def test_what_the_shopper_does_next_in_words(
+    days: float, lapsed: bool, truncated: bool, sentence: str
+) -> None:
     assert Ending(0.0, {}, 0, days, 9.0, lapsed, truncated).sentence == sentence
 
 
 def test_counts_have_their_plural() -> None:
     assert [counted(number, "click") for number in (0, 1, 2)] == ["0 clicks", "1 click", "2 clicks"]
     assert [ago(days) for days in (0, 1, 2)] == ["today", "1 day ago", "2 days ago"]
-    alone = dataclasses.replace(SCENE, candidates=1, ending=dataclasses.replace(ENDING, elsewhere=0))
+    alone = dataclasses.replace(
+        SCENE, candidates=1, ending=dataclasses.replace(ENDING, elsewhere=0)
+    )
     assert as_text(alone).splitlines()[2] == "1 item could be shown"
     assert "elsewhere" not in as_text(alone)
 
@@ -161,7 +175,9 @@ def test_the_frame_follows_the_visit() -> None:
     assert isinstance(text, str)
     assert text.startswith("day 0")  # the visit that was, not the next one
     lines = text.splitlines()[3:7]
-    assert [f" item {item} " in line for item, line in zip([1, 2, 2, 3], lines, strict=True)] == [True] * 4
+    assert [f" item {item} " in line for item, line in zip([1, 2, 2, 3], lines, strict=True)] == [
+        True
+    ] * 4
     assert ["(not shown)" in line for line in lines] == [False, False, True, True]
     assert sum("[x]" in line for line in lines) == info["clicks"]
     assert f"day {info['day']:.0f}" in text
@@ -192,9 +208,15 @@ def test_long_texts_stay_inside_the_frame() -> None:
     words = " ".join(["reallylong"] * 200)
     card = Card(words * 2, words, words, 3, 1e9, shown=True, bought=True)
     scene = Scene(
-        {"date": words, "store": words, "shopper": words, "history": [words] * 99}, 1, 10, (card,) * 10, SCENE.ending
+        {"date": words, "store": words, "shopper": words, "history": [words] * 99},
+        1,
+        10,
+        (card,) * 10,
+        SCENE.ending,
     )
-    short = as_picture(Scene(SCENE.description, 1, 10, SCENE.cards * 3 + SCENE.cards[:1], SCENE.ending))
+    short = as_picture(
+        Scene(SCENE.description, 1, 10, SCENE.cards * 3 + SCENE.cards[:1], SCENE.ending)
+    )
     frame = as_picture(scene)
     assert frame.shape == short.shape
     assert (frame[:, :20][100:] == short[:, :20][100:]).all()  # the margins are empty
@@ -215,7 +237,9 @@ def test_looking_changes_nothing(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
 def test_a_vector_gives_the_frames_of_its_rows(mode: AutoresetMode) -> None:
-    vector = SlateVectorEnv(toy_simulator(lapse=0.0, horizon_days=1), 2, autoreset_mode=mode, render_mode="ansi")
+    vector = SlateVectorEnv(
+        toy_simulator(lapse=0.0, horizon_days=1), 2, autoreset_mode=mode, render_mode="ansi"
+    )
     with pytest.raises(ResetNeeded):
         vector.render()
     single = SlateEnv(toy_simulator(lapse=0.0, horizon_days=1), render_mode="ansi")

@@ -16,7 +16,18 @@ from torch import Tensor
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, as_reward, reward_term
 from tests.support.toys import toy_catalog
 
-NO_WEIGHTS: list[Any] = [float("nan"), float("inf"), -float("inf"), 1e308, 2**70, "1", None, [], True, np.bool_(True)]
+NO_WEIGHTS: list[Any] = [
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    1e308,
+    2**70,
+    "1",
+    None,
+    [],
+    True,
+    np.bool_(True),
+]
 DIVERSITY = ["intra_list_distance", "category_coverage"]
 each_term = pytest.mark.parametrize("name", sorted(REWARD_TERMS))
 each_diversity = pytest.mark.parametrize("name", DIVERSITY)
@@ -67,7 +78,10 @@ def test_ten_unrelated_items_score_1(name: str) -> None:
 @each_diversity
 def test_a_slate_of_one_position_or_with_nothing_shown_scores_0(name: str) -> None:
     one = inputs_of(torch.tensor([[2]]), torch.eye(4))
-    hidden = replace(inputs_of(torch.tensor([[0, 1, 2]]), torch.eye(4)), shown=torch.zeros(1, 3, dtype=torch.bool))
+    hidden = replace(
+        inputs_of(torch.tensor([[0, 1, 2]]), torch.eye(4)),
+        shown=torch.zeros(1, 3, dtype=torch.bool),
+    )
     assert REWARD_TERMS[name](one).tolist() == REWARD_TERMS[name](hidden).tolist() == [0.0]
 
 
@@ -77,7 +91,8 @@ def test_intra_list_distance_by_hand() -> None:
     values = REWARD_TERMS["intra_list_distance"](inputs_of(slates, embedding))
     by_hand = [
         ((1 - 0.6) + (1 - 0.0) + (1 - 0.8)) / 3,
-        ((1 - 0.0) + (1 - 0.6) + (1 - 0.0)) / 3,  # opposite items are as far apart as unrelated ones
+        ((1 - 0.0) + (1 - 0.6) + (1 - 0.0))
+        / 3,  # opposite items are as far apart as unrelated ones
         (0.0 + (1 - 0.0) + 0.0) / 3,  # the second copy is at distance 0 from everything
     ]
     assert values.tolist() == pytest.approx(by_hand, abs=1e-6)
@@ -97,10 +112,18 @@ def test_clicks_counts_responses() -> None:
 
 @each_diversity
 def test_diversity_does_not_depend_on_the_order(name: str) -> None:
-    slates = torch.stack([torch.randperm(31, generator=torch.Generator().manual_seed(seed))[:6] for seed in range(20)])
+    slates = torch.stack(
+        [
+            torch.randperm(31, generator=torch.Generator().manual_seed(seed))[:6]
+            for seed in range(20)
+        ]
+    )
     catalog = toy_catalog()
     turned = slates.flip(1)
-    values = [REWARD_TERMS[name](inputs_of(s, catalog.embedding, catalog.category)) for s in (slates, turned)]
+    values = [
+        REWARD_TERMS[name](inputs_of(s, catalog.embedding, catalog.category))
+        for s in (slates, turned)
+    ]
     assert values[0].tolist() == pytest.approx(values[1].tolist(), abs=1e-12)
 
 
@@ -120,7 +143,12 @@ def test_diversity_stays_in_0_to_1_and_hiding_an_item_never_pays(name: str) -> N
 def test_rows_do_not_depend_on_the_batch(name: str) -> None:
     inputs = random_inputs()
     rows = [
-        replace(inputs, slates=inputs.slates[i : i + 1], shown=inputs.shown[i : i + 1], clicks=inputs.clicks[i : i + 1])
+        replace(
+            inputs,
+            slates=inputs.slates[i : i + 1],
+            shown=inputs.shown[i : i + 1],
+            clicks=inputs.clicks[i : i + 1],
+        )
         for i in range(len(inputs.slates))
     ]
     reward = Reward({name: 1.0})
@@ -160,7 +188,9 @@ def own_term() -> Iterator[str]:
 def test_a_term_of_ones_own(own_term: str) -> None:
     inputs = random_inputs()
     assert torch.equal(Reward({own_term: 3.0})(inputs)[0], 3.0 * inputs.clicks[:, 0])
-    with pytest.raises(ValueError, match="'top_position', but a reward term of that name is registered"):
+    with pytest.raises(
+        ValueError, match="'top_position', but a reward term of that name is registered"
+    ):
         reward_term(own_term)(lambda inputs: inputs.clicks[:, 1])
 
 
@@ -168,9 +198,15 @@ def test_a_term_of_ones_own(own_term: str) -> None:
     ("weights", "message"),
     [
         ({}, "reward has no term, but it needs at least one of"),
-        ({"click": 1.0}, "a term of reward is 'click', but it must be one of 'category_coverage', 'clicks'"),
+        (
+            {"click": 1.0},
+            "a term of reward is 'click', but it must be one of 'category_coverage', 'clicks'",
+        ),
         *(
-            ({"clicks": weight}, r"reward\['clicks'\] is .*, but it must be a finite number from -1000000000")
+            (
+                {"clicks": weight},
+                r"reward\['clicks'\] is .*, but it must be a finite number from -1000000000",
+            )
             for weight in NO_WEIGHTS
         ),
         ({"clicks": torch.tensor(1.0)}, r"reward\['clicks'\] is a float32 tensor"),
@@ -183,10 +219,14 @@ def test_bad_weights_raise(weights: Any, message: str) -> None:
             build(weights)
 
 
-@pytest.mark.parametrize("reward", [5, 1.0, "clicks", ["clicks"], lambda inputs: 0, Reward, {5: 1.0}, {"clicks"}])
+@pytest.mark.parametrize(
+    "reward", [5, 1.0, "clicks", ["clicks"], lambda inputs: 0, Reward, {5: 1.0}, {"clicks"}]
+)
 def test_what_is_no_mapping_of_names_is_no_reward(reward: Any) -> None:
     for build in (Reward, as_reward):
-        with pytest.raises(TypeError, match=r"reward is .*, but it must be a mapping with strings as keys"):
+        with pytest.raises(
+            TypeError, match=r"reward is .*, but it must be a mapping with strings as keys"
+        ):
             build(reward)
 
 
@@ -211,7 +251,9 @@ def gives(term: Any) -> tuple[Tensor, dict[str, Tensor]]:
         del REWARD_TERMS["given"]
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.int64, torch.float16, torch.float32, torch.float64]
+)
 def test_a_term_may_give_any_real_type(dtype: torch.dtype) -> None:
     total, terms = gives(torch.tensor([0, 1, 1]).to(dtype))
     assert (total.dtype, total.tolist()) == (torch.float32, [0.0, 2.0, 2.0])
@@ -236,13 +278,17 @@ def test_a_term_may_give_any_real_type(dtype: torch.dtype) -> None:
     ],
 )
 def test_a_term_gives_one_real_number_a_shopper(term: Any) -> None:
-    with pytest.raises(ValueError, match=r"The reward term 'given' is .*, but it must be .* of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"The reward term 'given' is .*, but it must be .* of shape \(3,\)"
+    ):
         gives(term)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e300])
 def test_a_reward_is_finite(bad: float) -> None:
-    with pytest.raises(ValueError, match=r"The reward of row 1 is .*\(given .*\), but it must be finite"):
+    with pytest.raises(
+        ValueError, match=r"The reward of row 1 is .*\(given .*\), but it must be finite"
+    ):
         gives(torch.tensor([0.0, bad, 0.0], dtype=torch.float64))
 
 
@@ -298,15 +344,22 @@ def test_a_term_that_is_defined_again_at_the_same_place_replaces_the_first(own_t
     seed=st.integers(0, 2**31),
     batch=st.integers(1, 5),
     size=st.integers(1, 12),
-    weights=st.dictionaries(st.sampled_from(sorted(REWARD_TERMS)), st.floats(-1e9, 1e9), min_size=1),
+    weights=st.dictionaries(
+        st.sampled_from(sorted(REWARD_TERMS)), st.floats(-1e9, 1e9), min_size=1
+    ),
 )
-def test_a_reward_is_its_weighted_sum_row_by_row(seed: int, batch: int, size: int, weights: dict[str, float]) -> None:
+def test_a_reward_is_its_weighted_sum_row_by_row(
+    seed: int, batch: int, size: int, weights: dict[str, float]
+) -> None:
     """Diversity lies in [0, 1], clicks in [0, K]; rows know nothing of each other; tables of cosines change nothing."""
     inputs = random_inputs(batch, size, seed)
     total, terms = Reward(weights)(inputs)
     exact = sum(weight * terms[name].double() for name, weight in weights.items())
     torch.testing.assert_close(
-        total, torch.as_tensor(exact).float(), rtol=1e-5, atol=1e-5 * sum(map(abs, weights.values()))
+        total,
+        torch.as_tensor(exact).float(),
+        rtol=1e-5,
+        atol=1e-5 * sum(map(abs, weights.values())),
     )
     for name, value in terms.items():
         assert bool(((value >= 0) & (value <= (1 if name in DIVERSITY else size))).all())

@@ -44,8 +44,16 @@ class Config:
 
 
 def test_numbers_of_numpy_and_lists_become_plain_values() -> None:
-    config: Any = Config(np.int64(3), rate=np.float32(0.5), dropout=1, int8=np.bool_(True), hidden=[4, np.int8(2)])  # type: ignore[arg-type]
-    assert (config.epochs, config.rate, config.dropout, config.int8, config.hidden) == (3, 0.5, 1.0, True, (4, 2))
+    config: Any = Config(
+        np.int64(3), rate=np.float32(0.5), dropout=1, int8=np.bool_(True), hidden=[4, np.int8(2)]
+    )  # type: ignore[arg-type]
+    assert (config.epochs, config.rate, config.dropout, config.int8, config.hidden) == (
+        3,
+        0.5,
+        1.0,
+        True,
+        (4, 2),
+    )
     assert [type(value) for value in (config.epochs, config.rate, config.dropout, config.int8)] == [
         int,
         float,
@@ -62,9 +70,15 @@ def test_numbers_of_numpy_and_lists_become_plain_values() -> None:
         ({"epochs": True}, "epochs is True, but it must be a whole number from 1 to 1000000000."),
         ({"skipped": -1}, "skipped is -1, but it must be a whole number from 0 to 1000000000."),
         ({"rate": 0}, "rate is 0, but it must be a finite number above 0 and up to 1000000.0."),
-        ({"rate": math.nan}, "rate is nan, but it must be a finite number above 0 and up to 1000000.0."),
+        (
+            {"rate": math.nan},
+            "rate is nan, but it must be a finite number above 0 and up to 1000000.0.",
+        ),
         ({"dropout": 1.5}, "dropout is 1.5, but it must be a finite number from 0 to 1."),
-        ({"shift": math.inf}, "shift is inf, but it must be a finite number from -1000000.0 to 1000000.0."),
+        (
+            {"shift": math.inf},
+            "shift is inf, but it must be a finite number from -1000000.0 to 1000000.0.",
+        ),
         ({"int8": "no"}, "int8 is 'no', but it must be True or False."),
         ({"precision": "fp16"}, "precision is 'fp16', but it must be one of 'fp32', 'bf16'."),
         ({"hidden": (8, 65)}, "hidden[1] is 65, but it must be a whole number from 1 to 64."),

@@ -23,9 +23,13 @@ from tests.support.toys import LAPSE, ToyShopper, toy_simulator
 
 def slates_for(simulator: SlateSimulator, step: int, valid: bool = False) -> Tensor:
     """(B, K) slates that differ by row and step, from the row's seed alone; `valid`: distinct candidates."""
-    key = noise.episode_key(simulator.episodes.seed, torch.full_like(simulator.episodes.seed, step), stream=9)
+    key = noise.episode_key(
+        simulator.episodes.seed, torch.full_like(simulator.episodes.seed, step), stream=9
+    )
     if valid:
-        order = noise.uniform(key, 0, simulator.candidates.shape[1]).masked_fill(simulator.candidates < 0, 2)
+        order = noise.uniform(key, 0, simulator.candidates.shape[1]).masked_fill(
+            simulator.candidates < 0, 2
+        )
         return simulator.candidates.gather(1, order.argsort(dim=1)[:, : simulator.slate_size])
     return (noise.uniform(key, 0, simulator.slate_size) * len(simulator.catalog)).long()
 
@@ -56,14 +60,21 @@ def assert_same(left: Observation, right: Observation) -> None:
 
 
 def test_a_visit_worked_out_from_its_noise() -> None:
-    simulator = toy_simulator(slate_size=3, reward=Reward({"clicks": 1.0, "category_coverage": 0.5}))
+    simulator = toy_simulator(
+        slate_size=3, reward=Reward({"clicks": 1.0, "category_coverage": 0.5})
+    )
     simulator.reset(torch.tensor([7]))
     key = noise.episode_key(torch.tensor([7]), torch.tensor([0]))
     favourite = int(float(noise.uniform(key, 0, 1)) * 5)  # start_draws: 1, visit 0
-    draws = noise.uniform(key, 1, 3 + 3)[0].tolist()  # visit 1: one number a position, then lapse, gap, elsewhere
+    draws = noise.uniform(key, 1, 3 + 3)[
+        0
+    ].tolist()  # visit 1: one number a position, then lapse, gap, elsewhere
     items = [1, 2, 4]  # (item + 0) % 3 != 0: all are candidates of the first visit
     categories = simulator.catalog.category[items].tolist()
-    chance = [(0.6 if category == favourite else 0.1) * 0.9**place for place, category in enumerate(categories)]
+    chance = [
+        (0.6 if category == favourite else 0.1) * 0.9**place
+        for place, category in enumerate(categories)
+    ]
     bought = [draw < p for draw, p in zip(draws, chance, strict=False)]
     days = 1 + int(draws[4] * 13)
 
@@ -86,14 +97,20 @@ def test_a_visit_worked_out_from_its_noise() -> None:
 def test_repeated_items_and_strangers_get_no_response_and_no_credit_and_are_counted() -> None:
     simulator = toy_simulator(slate_size=4, reward=Reward({"intra_list_distance": 1.0}))
     simulator.reset(torch.arange(200))
-    step = simulator.step(torch.tensor([[1, 1, 3, 2]]).expand(200, 4))  # 3 is no candidate of visit 0
+    step = simulator.step(
+        torch.tensor([[1, 1, 3, 2]]).expand(200, 4)
+    )  # 3 is no candidate of visit 0
     assert (step.info["invalid_items"] == 2).all()
-    assert torch.equal(step.observation["recent_slates"][:, 0], torch.tensor([1, -1, -1, 2]).expand(200, 4))
+    assert torch.equal(
+        step.observation["recent_slates"][:, 0], torch.tensor([1, -1, -1, 2]).expand(200, 4)
+    )
     assert (last_response(simulator).probability[:, 1:3] == 0).all()
     assert not last_response(simulator).clicks[:, 1:3].any()
     catalog = simulator.catalog
     distance = 1 - max(float(catalog.embedding[1] @ catalog.embedding[2]), 0.0)
-    assert step.reward.tolist() == pytest.approx([distance / 6] * 200, abs=1e-6)  # one pair of 4 * 3 / 2
+    assert step.reward.tolist() == pytest.approx(
+        [distance / 6] * 200, abs=1e-6
+    )  # one pair of 4 * 3 / 2
 
 
 def test_the_candidates_are_those_of_the_visit() -> None:
@@ -198,7 +215,9 @@ def test_a_batch_equals_as_many_batches_of_one() -> None:
     for row, seed in enumerate(seeds):
         alone = play(toy_simulator(horizon_days=25), seed.unsqueeze(0), steps)
         for together, single in zip(whole, alone, strict=True):
-            assert_same({k: v[row : row + 1] for k, v in together.observation.items()}, single.observation)
+            assert_same(
+                {k: v[row : row + 1] for k, v in together.observation.items()}, single.observation
+            )
             assert_same({k: v[row : row + 1] for k, v in together.info.items()}, single.info)
             for name in ("reward", "terminated", "truncated"):
                 assert torch.equal(getattr(together, name)[row : row + 1], getattr(single, name))
@@ -206,7 +225,9 @@ def test_a_batch_equals_as_many_batches_of_one() -> None:
 
 
 def test_equal_seeds_give_equal_episodes_and_others_do_not() -> None:
-    first, again, other = (list(play(toy_simulator(), torch.arange(8) + start, 8)) for start in (0, 0, 8))
+    first, again, other = (
+        list(play(toy_simulator(), torch.arange(8) + start, 8)) for start in (0, 0, 8)
+    )
     assert all(torch.equal(a.reward, b.reward) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a.reward, b.reward) for a, b in zip(first, other, strict=True))
 
@@ -258,8 +279,12 @@ def test_the_history_holds_the_last_slates_newest_first() -> None:
         gaps.insert(0, step.info["gap_days"])
         seen, kept = step.observation, min(number + 1, 3)
         assert torch.equal(seen["recent_slates"][:, :kept], torch.stack(slates[:3], dim=1))
-        assert torch.equal(seen["recent_clicks"][:, :kept], torch.stack(clicks[:3], dim=1).to(torch.int8))
-        assert torch.equal(seen["recent_days"][:, :kept], torch.stack(gaps, dim=1).cumsum(dim=1)[:, :3])
+        assert torch.equal(
+            seen["recent_clicks"][:, :kept], torch.stack(clicks[:3], dim=1).to(torch.int8)
+        )
+        assert torch.equal(
+            seen["recent_days"][:, :kept], torch.stack(gaps, dim=1).cumsum(dim=1)[:, :3]
+        )
         assert (seen["recent_slates"][:, kept:] == -1).all()
         assert (seen["recent_days"][:, kept:] == 0).all()
 
@@ -276,7 +301,9 @@ def test_observations_lie_in_the_declared_space() -> None:
 def test_the_hidden_state_is_not_observed() -> None:
     simulator = toy_simulator()
     seen = simulator.reset(torch.arange(50))
-    assert len(simulator._shoppers.favourite.unique()) == 5  # unlike shoppers, of whom the shop knows nothing yet:
+    assert (
+        len(simulator._shoppers.favourite.unique()) == 5
+    )  # unlike shoppers, of whom the shop knows nothing yet:
     for name, value in seen.items():
         assert (value == value[:1]).all(), name
 
@@ -293,7 +320,14 @@ def test_what_was_handed_out_stays_and_is_the_callers_to_change() -> None:
         assert_same(given, copies)
         assert torch.equal(slates, kept)
         assert_same(step.observation, expected.observation)
-        for value in [*given.values(), *step.info.values(), step.reward, step.terminated, step.truncated, slates]:
+        for value in [
+            *given.values(),
+            *step.info.values(),
+            step.reward,
+            step.terminated,
+            step.truncated,
+            slates,
+        ]:
             value.zero_()
         given = step.observation
 
@@ -313,7 +347,10 @@ def test_the_reset_seeds_are_copied() -> None:
 
 
 def test_keep_goes_on_with_the_named_rows() -> None:
-    simulator, twin = toy_simulator(lapse=0.0, horizon_days=1e6), toy_simulator(lapse=0.0, horizon_days=1e6)
+    simulator, twin = (
+        toy_simulator(lapse=0.0, horizon_days=1e6),
+        toy_simulator(lapse=0.0, horizon_days=1e6),
+    )
     list(play(simulator, torch.arange(6), 3))
     list(play(twin, torch.arange(6), 3))
     rows = torch.tensor([4, 1])
@@ -332,7 +369,9 @@ def test_no_rows_may_start_again_and_none_may_be_kept() -> None:
     list(play(twin, torch.arange(4), 2))
     assert_same(simulator.reset_rows(none), twin.observe())
     simulator.restart(none, none)
-    assert_same(simulator.step(slates_for(twin, 5)).observation, twin.step(slates_for(twin, 5)).observation)
+    assert_same(
+        simulator.step(slates_for(twin, 5)).observation, twin.step(slates_for(twin, 5)).observation
+    )
     simulator.keep(none)
     assert simulator.num_envs == 0
     with pytest.raises(ResetNeeded, match="no shoppers left"):
@@ -356,7 +395,9 @@ def test_the_default_type_of_torch_changes_no_type_of_an_episode() -> None:
         episodes = simulator._new_episodes(torch.arange(3), torch.zeros(3, dtype=torch.int64))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert {name: value.dtype for name, value in vars(episodes).items() if value.is_floating_point()} == {
+    assert {
+        name: value.dtype for name, value in vars(episodes).items() if value.is_floating_point()
+    } == {
         "day": torch.float32,
         "recent_days": torch.float32,
     }
@@ -368,16 +409,42 @@ def test_the_default_type_of_torch_changes_no_type_of_an_episode() -> None:
 @pytest.mark.parametrize(
     ("slates", "error", "message"),
     [
-        ([[1, 2, 4, 5]], TypeError, r"slates is \[\[1, 2, 4, 5\]\], but it must be an int64 tensor"),
-        (torch.zeros(2, 4), TypeError, r"slates is torch.float32 on cpu, but it must be an int64 tensor"),
+        (
+            [[1, 2, 4, 5]],
+            TypeError,
+            r"slates is \[\[1, 2, 4, 5\]\], but it must be an int64 tensor",
+        ),
+        (
+            torch.zeros(2, 4),
+            TypeError,
+            r"slates is torch.float32 on cpu, but it must be an int64 tensor",
+        ),
         (torch.full((2, 4), float("nan")), TypeError, "slates is torch.float32"),
-        (torch.zeros(4, dtype=torch.int64), ValueError, r"slates has the shape \(4,\), but it must be \(2, 4\)"),
-        (torch.zeros(3, 4, dtype=torch.int64), ValueError, r"slates has the shape \(3, 4\), but it must be \(2, 4\)"),
-        (torch.tensor([[0, 1, 2, 4], [0, 1, 31, 3]]), ValueError, r"slates holds 31 at \[1, 2\].*from 0 to 30"),
-        (torch.tensor([[0, -1, 2, 4], [0, 1, 2, 3]]), ValueError, r"slates holds -1 at \[0, 1\].*from 0 to 30"),
+        (
+            torch.zeros(4, dtype=torch.int64),
+            ValueError,
+            r"slates has the shape \(4,\), but it must be \(2, 4\)",
+        ),
+        (
+            torch.zeros(3, 4, dtype=torch.int64),
+            ValueError,
+            r"slates has the shape \(3, 4\), but it must be \(2, 4\)",
+        ),
+        (
+            torch.tensor([[0, 1, 2, 4], [0, 1, 31, 3]]),
+            ValueError,
+            r"slates holds 31 at \[1, 2\].*from 0 to 30",
+        ),
+        (
+            torch.tensor([[0, -1, 2, 4], [0, 1, 2, 3]]),
+            ValueError,
+            r"slates holds -1 at \[0, 1\].*from 0 to 30",
+        ),
     ],
 )
-def test_a_bad_slate_raises_before_anything_changes(slates: Tensor, error: type[Exception], message: str) -> None:
+def test_a_bad_slate_raises_before_anything_changes(
+    slates: Tensor, error: type[Exception], message: str
+) -> None:
     simulator, twin = toy_simulator(), toy_simulator()
     simulator.reset(torch.arange(2))
     twin.reset(torch.arange(2))
@@ -392,14 +459,18 @@ def test_strict_raises_before_anything_changes(bad: list[int]) -> None:
     simulator, twin = toy_simulator(strict=True), toy_simulator()
     simulator.reset(torch.arange(1))
     twin.reset(torch.arange(1))
-    with pytest.raises(ValueError, match=rf"slates holds {bad[2]} at \[0, 2\].*with strict=True.*distinct candidates"):
+    with pytest.raises(
+        ValueError,
+        match=rf"slates holds {bad[2]} at \[0, 2\].*with strict=True.*distinct candidates",
+    ):
         simulator.step(torch.tensor([bad]))
     good = torch.tensor([[1, 2, 4, 5]])
     assert_same(simulator.step(good).observation, twin.step(good).observation)
 
 
 @pytest.mark.parametrize(
-    "call", ["step", "observe", "restart", "describe", "episodes", "keep", "candidates", "hidden", "end"]
+    "call",
+    ["step", "observe", "restart", "describe", "episodes", "keep", "candidates", "hidden", "end"],
 )
 def test_nothing_works_before_reset(call: str) -> None:
     simulator, slate = toy_simulator(), torch.tensor([[1, 2, 4, 5]])
@@ -420,10 +491,14 @@ def test_nothing_works_before_reset(call: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "seeds", [3, [1, 2], torch.zeros(0, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 2).long()]
+    "seeds",
+    [3, [1, 2], torch.zeros(0, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 2).long()],
 )
 def test_bad_seeds_raise(seeds: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"seeds is .* it must be an int64 tensor of shape \(B,\), one seed a shopper"):
+    with pytest.raises(
+        ValueError,
+        match=r"seeds is .* it must be an int64 tensor of shape \(B,\), one seed a shopper",
+    ):
         toy_simulator().reset(seeds)
 
 
@@ -445,7 +520,9 @@ def test_a_shopper_cannot_take_the_simulators_keys() -> None:
         def spaces(self):  # type: ignore[no-untyped-def]
             return {"candidates": super().spaces()["context"]}
 
-    with pytest.raises(ValueError, match=r"the keys \['candidates'\], but those are the simulator's own"):
+    with pytest.raises(
+        ValueError, match=r"the keys \['candidates'\], but those are the simulator's own"
+    ):
         SlateSimulator(Clash())
 
 
@@ -479,7 +556,9 @@ def test_a_step_asks_no_tensor_for_its_numbers(
         assign(tensor, index, value)
 
     monkeypatch.setattr(market, "best_device", torch.device)
-    monkeypatch.setattr(registration, "best_device", torch.device)  # no agent may ask for a device without numbers
+    monkeypatch.setattr(
+        registration, "best_device", torch.device
+    )  # no agent may ask for a device without numbers
     simulator = make_simulator(f"recsim_env/{name}", device="meta", **options)
     simulator.reset(torch.arange(64))
     slates = torch.zeros(64, simulator.slate_size, dtype=torch.int64, device="meta")
@@ -489,7 +568,13 @@ def test_a_step_asks_no_tensor_for_its_numbers(
     monkeypatch.setattr(Tensor, "__setitem__", assigned)
     outcome, seen = simulator.advance(slates), simulator.observe()
     simulator.restart(torch.zeros(5, dtype=torch.int64, device="meta"))
-    made = [outcome.reward, outcome.terminated, outcome.truncated, *outcome.info.values(), *seen.values()]
+    made = [
+        outcome.reward,
+        outcome.terminated,
+        outcome.truncated,
+        *outcome.info.values(),
+        *seen.values(),
+    ]
     assert {value.device.type for value in made} == {"meta"}
     assert {name: tuple(value.shape[1:]) for name, value in seen.items()} == {
         name: space.shape for name, space in simulator.observation_space.items()
@@ -514,10 +599,16 @@ def test_a_trusted_step_never_waits_for_the_gpu() -> None:
     ("name", "options"),
     [
         ("Market-v0", {}),
-        *((name, options) for name in ("CompleteJourney-v0", "LearnedMarket-v0") for options in ({}, FAST)),
+        *(
+            (name, options)
+            for name in ("CompleteJourney-v0", "LearnedMarket-v0")
+            for options in ({}, FAST)
+        ),
     ],
 )
-def test_the_steps_of_an_environment_never_wait_for_the_gpu(name: str, options: dict[str, Any]) -> None:
+def test_the_steps_of_an_environment_never_wait_for_the_gpu(
+    name: str, options: dict[str, Any]
+) -> None:
     simulator = make_simulator(f"recsim_env/{name}", device="cuda", **options)
     simulator.reset(torch.arange(64))
     slates = simulator.candidates[:, :10].contiguous()
@@ -536,5 +627,7 @@ def test_the_gpu_gives_the_same_episodes() -> None:
         play(toy_simulator(device="cuda"), torch.arange(32), 30),
         strict=True,
     ):
-        assert_same(here.observation, {name: value.cpu() for name, value in there.observation.items()})
+        assert_same(
+            here.observation, {name: value.cpu() for name, value in there.observation.items()}
+        )
         assert torch.equal(here.reward, there.reward.cpu())

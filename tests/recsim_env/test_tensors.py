@@ -19,8 +19,14 @@ from recsim_env.tensors import (
 def test_items_are_among_others_of_their_own_row() -> None:
     items = torch.tensor([[3, 0, -1, 2], [3, 0, 1, 2]])
     others = torch.tensor([[0, 3, 3], [4, -1, 2]])
-    assert among(items, others, 5).tolist() == [[True, True, False, False], [False, False, False, True]]
-    assert among(items, others, 5).tolist() == (items.unsqueeze(2) == others.unsqueeze(1)).any(2).tolist()
+    assert among(items, others, 5).tolist() == [
+        [True, True, False, False],
+        [False, False, False, True],
+    ]
+    assert (
+        among(items, others, 5).tolist()
+        == (items.unsqueeze(2) == others.unsqueeze(1)).any(2).tolist()
+    )
 
 
 def test_padding_is_among_padding() -> None:
@@ -53,7 +59,10 @@ def test_a_constant_first_asked_for_in_inference_can_be_learnt_with() -> None:
 
 
 def test_only_the_first_place_of_an_item_is_shown() -> None:
-    assert first_places(torch.tensor([[4, 4, 2], [-1, 3, -1]])).tolist() == [[True, False, True], [False, True, False]]
+    assert first_places(torch.tensor([[4, 4, 2], [-1, 3, -1]])).tolist() == [
+        [True, False, True],
+        [False, True, False],
+    ]
 
 
 def test_what_is_repeated_stands_further_to_the_front() -> None:
@@ -63,7 +72,12 @@ def test_what_is_repeated_stands_further_to_the_front() -> None:
 
 def test_no_device_is_asked_for_floats_that_it_has_not() -> None:
     found = {name: widest(torch.device(name)) for name in ("cpu", "cuda", "mps", "xpu")}
-    assert found == {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32, "xpu": torch.float32}
+    assert found == {
+        "cpu": torch.float64,
+        "cuda": torch.float64,
+        "mps": torch.float32,
+        "xpu": torch.float32,
+    }
     assert widened(torch.tensor([0.1])).tolist() == [torch.tensor(0.1).item()]
     assert widened(torch.tensor([True, False])).dtype == torch.float64
 

@@ -100,7 +100,9 @@ class Broken(ToyShopper):
         return found
 
     def respond(self, state: ToyState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        found: Response = self._changed("respond", super().respond(state, slates, shown, draws), state, slates, shown)
+        found: Response = self._changed(
+            "respond", super().respond(state, slates, shown, draws), state, slates, shown
+        )
         return found
 
     def replace(self, state: ToyState, rows: Tensor, fresh: ToyState) -> None:
@@ -114,7 +116,9 @@ class Broken(ToyShopper):
         return found
 
     def when_and_where(self, state: ToyState) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = self._changed("when_and_where", super().when_and_where(state), state)
+        found: dict[str, Tensor] = self._changed(
+            "when_and_where", super().when_and_where(state), state
+        )
         return found
 
     def describe(self, state: ToyState, row: int) -> dict[str, str | list[str]]:
@@ -124,7 +128,9 @@ class Broken(ToyShopper):
 
 def response(**changes: Callable[[Response], Any]) -> Callable[..., Response]:
     """A change of a response, field by field."""
-    return lambda answer, *_: replace(answer, **{name: change(answer) for name, change in changes.items()})
+    return lambda answer, *_: replace(
+        answer, **{name: change(answer) for name, change in changes.items()}
+    )
 
 
 def put(tensor: Tensor, place: Any, value: Any) -> Tensor:
@@ -148,7 +154,10 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
         {"respond": response(days=lambda r: put(r.days, 2, -3))},
         r"respond returned days with -3.0 at \[2\], but it must be",
     ),
-    ({"respond": response(days=lambda r: r.days * math.inf)}, r"respond returned days with inf at \[0\]"),
+    (
+        {"respond": response(days=lambda r: r.days * math.inf)},
+        r"respond returned days with inf at \[0\]",
+    ),
     (
         {"respond": response(days=lambda r: r.days.double())},
         r"respond returned days as a float64 tensor of shape \(4,\), but it must be a float32 tensor of shape \(4,\)",
@@ -157,13 +166,22 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
         {"respond": response(days=lambda r: r.days[:, None])},
         r"respond returned days as a float32 tensor of shape \(4, 1\)",
     ),
-    ({"respond": response(days=lambda r: 7.0)}, r"respond returned days as 7.0, but it must be a float32 tensor"),
-    ({"respond": response(days=lambda r: r.days.to("meta"))}, "respond returned days as a tensor on meta, but the"),
+    (
+        {"respond": response(days=lambda r: 7.0)},
+        r"respond returned days as 7.0, but it must be a float32 tensor",
+    ),
+    (
+        {"respond": response(days=lambda r: r.days.to("meta"))},
+        "respond returned days as a tensor on meta, but the",
+    ),
     (
         {"respond": response(clicks=lambda r: torch.ones_like(r.clicks))},
         r"respond returned clicks with True at \[0, 1\], but it must be False where shown is False",
     ),
-    ({"respond": response(clicks=lambda r: r.clicks.long())}, "respond returned clicks as a int64 tensor"),
+    (
+        {"respond": response(clicks=lambda r: r.clicks.long())},
+        "respond returned clicks as a int64 tensor",
+    ),
     (
         {"respond": response(probability=lambda r: r.probability + 1)},
         "respond returned probability with 1.* a chance is",
@@ -172,16 +190,31 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
         {"respond": response(probability=lambda r: put(r.probability, (0, 1), 0.5))},
         r"respond returned probability with 0.5 at \[0, 1\], but it must be 0 where shown is False",
     ),
-    ({"respond": response(left=lambda r: r.left.float())}, "respond returned left as a float32 tensor"),
-    ({"respond": response(elsewhere=lambda r: r.elsewhere - 9)}, "respond returned elsewhere with -"),
-    ({"respond": response(leaving=lambda r: r.days * math.nan)}, r"respond returned leaving with nan at \[0\]"),
+    (
+        {"respond": response(left=lambda r: r.left.float())},
+        "respond returned left as a float32 tensor",
+    ),
+    (
+        {"respond": response(elsewhere=lambda r: r.elsewhere - 9)},
+        "respond returned elsewhere with -",
+    ),
+    (
+        {"respond": response(leaving=lambda r: r.days * math.nan)},
+        r"respond returned leaving with nan at \[0\]",
+    ),
     (
         {"respond": response(basket=lambda r: torch.full((4, 2), 31))},
         r"respond returned basket with 31 at \[0, 0\], but an",
     ),
     ({"respond": lambda *_: None}, "respond returned None, but it must return a Response"),
-    ({"candidates": lambda c: put(c, (0, 1), c[0, 0])}, "candidates returned the item 1 twice in row 0, but"),
-    ({"candidates": lambda c: put(c, (2, 3), 31)}, r"candidates returned 31 at \[2, 3\], but an item is 0 to 30"),
+    (
+        {"candidates": lambda c: put(c, (0, 1), c[0, 0])},
+        "candidates returned the item 1 twice in row 0, but",
+    ),
+    (
+        {"candidates": lambda c: put(c, (2, 3), 31)},
+        r"candidates returned 31 at \[2, 3\], but an item is 0 to 30",
+    ),
     (
         {"candidates": lambda c: put(c, (0, 0), -1)},
         r"candidates returned 2 at \[0, 1\], but padding with -1 must stand at",
@@ -192,18 +225,30 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
     ),
     ({"candidates": lambda c: c.int()}, "candidates returned a int32 tensor"),
     ({"candidates": lambda c: c.tolist()}, r"candidates returned \[\["),
-    ({"observe": lambda o, _: list(o)}, "observe returned .*, but it must return a mapping of tensors"),
+    (
+        {"observe": lambda o, _: list(o)},
+        "observe returned .*, but it must return a mapping of tensors",
+    ),
     (
         {"observe": lambda o, _: {"context": o["context"]}},
         r"observe returned the keys \['context'\], but spaces\(\) declared",
     ),
-    ({"observe": seen("context", lambda v, _: v - 1)}, "observe returned 'context' outside of its space in row 0, but"),
-    ({"observe": seen("context", lambda v, _: v * math.nan)}, "observe returned 'context' outside of its space"),
+    (
+        {"observe": seen("context", lambda v, _: v - 1)},
+        "observe returned 'context' outside of its space in row 0, but",
+    ),
+    (
+        {"observe": seen("context", lambda v, _: v * math.nan)},
+        "observe returned 'context' outside of its space",
+    ),
     (
         {"observe": seen("context", lambda v, _: v[:, :7])},
         r"observe returned context as a float32 tensor of shape \(4, 7\)",
     ),
-    ({"observe": seen("context", lambda v, _: v.double())}, "observe returned context as a float64 tensor"),
+    (
+        {"observe": seen("context", lambda v, _: v.double())},
+        "observe returned context as a float64 tensor",
+    ),
     (
         {"observe": seen("bought_counts", lambda v, state: state.bought[:, :6])},
         "observe returned the memory of the hidden state as 'bought_counts', but a tensor that is returned must be new",
@@ -219,7 +264,9 @@ SLATES = torch.tensor([[1, 1, 2, 3], [1, 2, 4, 5], [0, 0, 0, 0], [7, 8, 1, 2]])
 
 
 @pytest.mark.parametrize(("changes", "sentence"), AT_ONCE, ids=name)
-def test_a_simulator_says_at_once_which_promise_is_broken(changes: dict[str, Any], sentence: str) -> None:
+def test_a_simulator_says_at_once_which_promise_is_broken(
+    changes: dict[str, Any], sentence: str
+) -> None:
     simulator = SlateSimulator(Broken(**changes))
 
     def play() -> None:
@@ -242,21 +289,35 @@ def test_the_kit_finds_them_as_well(changes: dict[str, Any], sentence: str) -> N
     [
         ({"catalog": lambda: None}, "Broken.catalog is None, but it must be a Catalog."),
         ({"device": lambda: "cpu"}, "Broken.device is 'cpu', but it must be a torch.device."),
-        ({"slate_size": lambda: 0}, "Broken.slate_size is 0, but it must be a whole number of 1 or more."),
-        ({"max_candidates": lambda: 2.5}, "Broken.max_candidates is 2.5, but it must be a whole number of 1 or more."),
-        ({"visit_draws": lambda: -1}, "Broken.visit_draws is -1, but it must be a whole number of 0 or more."),
+        (
+            {"slate_size": lambda: 0},
+            "Broken.slate_size is 0, but it must be a whole number of 1 or more.",
+        ),
+        (
+            {"max_candidates": lambda: 2.5},
+            "Broken.max_candidates is 2.5, but it must be a whole number of 1 or more.",
+        ),
+        (
+            {"visit_draws": lambda: -1},
+            "Broken.visit_draws is -1, but it must be a whole number of 0 or more.",
+        ),
         (
             {"spaces": lambda _: None},
             r"Broken.spaces returned None, but it must return a space of Gymnasium's for each",
         ),
-        ({"spaces": lambda _: {"x": 3}}, "Broken.spaces returned 3 for 'x', but it must be one of Box, Discrete"),
+        (
+            {"spaces": lambda _: {"x": 3}},
+            "Broken.spaces returned 3 for 'x', but it must be one of Box, Discrete",
+        ),
         (
             {"spaces": lambda s: {"candidates": s["context"]}},
             r"Broken.spaces returned the keys \['candidates'\], but those",
         ),
     ],
 )
-def test_a_shopper_of_wrong_parts_makes_no_simulator(changes: dict[str, Any], sentence: str) -> None:
+def test_a_shopper_of_wrong_parts_makes_no_simulator(
+    changes: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{sentence}"):
         SlateSimulator(Broken(**changes))
     with pytest.raises(ValueError, match=f"^{sentence}"):
@@ -283,7 +344,10 @@ SHARED = torch.ones(10_000, 8)
 
 # What only shows when a shopper is asked again in another way.
 BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
-    ({"start": global_draws}, "start drew from a global generator, but everything random must come from draws"),
+    (
+        {"start": global_draws},
+        "start drew from a global generator, but everything random must come from draws",
+    ),
     (
         {"respond": lambda r, *_: (np.random.random(), r)[1]},  # noqa: NPY002
         "respond drew from a global generator",
@@ -305,14 +369,21 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
         "observe returned another 'popularity' for rows alone than for the batch",
     ),
     (
-        {"observe": seen("category_days", lambda v, _: v + (torch.arange(len(v)) == 4).unsqueeze(1))},
+        {
+            "observe": seen(
+                "category_days", lambda v, _: v + (torch.arange(len(v)) == 4).unsqueeze(1)
+            )
+        },
         "observe returned another 'category_days' for rows in another order",
     ),
     (
         {"respond": lambda r, state, slates, shown: (slates.zero_(), r)[1]},
         "respond wrote into its argument 2, but only",
     ),
-    ({"respond": lambda r, state, slates, shown: (shown.fill_(True), r)[1]}, "respond wrote into its argument 3"),
+    (
+        {"respond": lambda r, state, slates, shown: (shown.fill_(True), r)[1]},
+        "respond wrote into its argument 3",
+    ),
     ({"start": lambda s, draws: (draws.zero_(), s)[1]}, "start wrote into its argument 1"),
     (
         {"replace": lambda *_: None},
@@ -323,7 +394,12 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
         "replace did not put the fresh shoppers into the rows",
     ),
     (
-        {"replace": lambda inner, state, rows, fresh: (inner(state, rows, fresh), state.visit.zero_())[0]},
+        {
+            "replace": lambda inner, state, rows, fresh: (
+                inner(state, rows, fresh),
+                state.visit.zero_(),
+            )[0]
+        },
         "replace changed 'candidates' of other rows, but only the rows that are named may change",
     ),
     (
@@ -332,7 +408,11 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
     ),
     ({"select": lambda part, state: state}, "candidates returned a int64 tensor of shape"),
     (
-        {"select": lambda part, _: type(part)(**{f.name: getattr(part, f.name).flip(0) for f in fields(part)})},
+        {
+            "select": lambda part, _: type(part)(
+                **{f.name: getattr(part, f.name).flip(0) for f in fields(part)}
+            )
+        },
         "select returned a state with another '.*', but it must be the state of the rows that are named, in that order",
     ),
     (
@@ -351,14 +431,26 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
         {"when_and_where": lambda found, state: {**found, "store": state.visit}},
         "when_and_where returned memory of the shopper's own as 'store'",
     ),
-    ({"when_and_where": lambda found, _: {}}, r"when_and_where returned \[\], but it must return the keys"),
-    ({"when_and_where": lambda found, s: {**found, "day": s.day}}, "when_and_where returned day as a float32 tensor"),
+    (
+        {"when_and_where": lambda found, _: {}},
+        r"when_and_where returned \[\], but it must return the keys",
+    ),
+    (
+        {"when_and_where": lambda found, s: {**found, "day": s.day}},
+        "when_and_where returned day as a float32 tensor",
+    ),
     (
         {"respond": lambda r, state, *_: replace(r, days=state.day)},
         "respond returned 'days', which a later call changed, but what is returned must be new",
     ),
-    ({"describe": lambda found: {"date": 3}}, "describe returned 3 as 'date', but it must be a string"),
-    ({"describe": lambda found: None}, "describe returned None, but it must return a mapping with strings as keys"),
+    (
+        {"describe": lambda found: {"date": 3}},
+        "describe returned 3 as 'date', but it must be a string",
+    ),
+    (
+        {"describe": lambda found: None},
+        "describe returned None, but it must return a mapping with strings as keys",
+    ),
     (
         {"candidates": lambda c: c.where(c != 1, next(counter) % 2)},
         "candidates returned others when asked again, but looking must change nothing",
@@ -389,7 +481,10 @@ def test_the_kit_finds_an_offer_that_contradicts_the_candidates() -> None:
         def on_offer(self, state: ToyState, items: Tensor) -> Tensor:
             return items > 3
 
-    with pytest.raises(ValueError, match=r"^Offering.on_offer contradicted candidates, but an item is on offer where"):
+    with pytest.raises(
+        ValueError,
+        match=r"^Offering.on_offer contradicted candidates, but an item is on offer where",
+    ):
         check_shopper(Offering())
 
 
@@ -403,17 +498,32 @@ def test_what_is_for_logs_and_pictures_alone_may_be_missing() -> None:
     simulator.reset(torch.arange(2))
     simulator.step(SLATES[:2])
     for method in ("when_and_where", "describe"):
-        call = simulator.when_and_where if method == "when_and_where" else lambda: simulator.describe(0)
-        with pytest.raises(ValueError, match=f"^shopper is .*, but it must be a Shopper, which has a method {method}"):
+        call = (
+            simulator.when_and_where
+            if method == "when_and_where"
+            else lambda: simulator.describe(0)
+        )
+        with pytest.raises(
+            ValueError,
+            match=f"^shopper is .*, but it must be a Shopper, which has a method {method}",
+        ):
             call()
 
 
-def test_the_shopper_of_the_readme_keeps_its_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shopper_of_the_readme_keeps_its_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Regulars" in part]
+    (block,) = [
+        part
+        for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        if "class Regulars" in part
+    ]
     (tmp_path / "regulars_of_the_readme.py").write_text(block.split("recsim_env.register(")[0])
     monkeypatch.syspath_prepend(tmp_path)
-    check_shopper(importlib.import_module("regulars_of_the_readme").Regulars(torch.device("cpu"), 4))
+    check_shopper(
+        importlib.import_module("regulars_of_the_readme").Regulars(torch.device("cpu"), 4)
+    )
 
 
 def test_the_kit_leaves_the_shopper_as_it_was() -> None:
@@ -422,7 +532,9 @@ def test_the_kit_leaves_the_shopper_as_it_was() -> None:
     assert shopper.never_leave is False
 
 
-@pytest.mark.parametrize("arguments", [{"batch": 3}, {"batch": True}, {"visits": 0}, {"seed": "1"}, {"tolerance": -1}])
+@pytest.mark.parametrize(
+    "arguments", [{"batch": 3}, {"batch": True}, {"visits": 0}, {"seed": "1"}, {"tolerance": -1}]
+)
 def test_the_kit_refuses_bad_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))} is "):
         check_shopper(ToyShopper(), **arguments)
@@ -477,7 +589,11 @@ def test_every_term_keeps_its_promises(term: str) -> None:
 
 def pairs_of_cosines(inputs: RewardInputs) -> Tensor:
     assert inputs.cosines is not None
-    return inputs.cosines[inputs.slates[:, 0], inputs.slates[:, -1]] * inputs.shown[:, 0] * inputs.shown[:, -1]
+    return (
+        inputs.cosines[inputs.slates[:, 0], inputs.slates[:, -1]]
+        * inputs.shown[:, 0]
+        * inputs.shown[:, -1]
+    )
 
 
 def writes(inputs: RewardInputs) -> Tensor:
@@ -494,12 +610,18 @@ BAD_TERMS: list[tuple[Callable[[RewardInputs], Any], str]] = [
         lambda inputs: clicks_of(inputs).unsqueeze(1),
         r"returned a float64 tensor of shape \(8, 1\) \(K = 1\), but it must",
     ),
-    (lambda inputs: clicks_of(inputs).sum(), "returned .*, but it must return a tensor of real numbers"),
+    (
+        lambda inputs: clicks_of(inputs).sum(),
+        "returned .*, but it must return a tensor of real numbers",
+    ),
     (lambda inputs: clicks_of(inputs)[:1], r"returned a float64 tensor of shape \(1,\)"),
     (lambda inputs: 1.0, "returned 1.0"),
     (lambda inputs: None, "returned None"),
     (lambda inputs: clicks_of(inputs).to(torch.complex64), "returned a complex64 tensor"),
-    (lambda inputs: clicks_of(inputs) * math.nan, "returned nan in row 0 .*, but every number must be finite"),
+    (
+        lambda inputs: clicks_of(inputs) * math.nan,
+        "returned nan in row 0 .*, but every number must be finite",
+    ),
     (lambda inputs: 1 / inputs.shown.sum(dim=1), r"returned inf in row 3 "),
     (
         lambda inputs: clicks_of(inputs) / (inputs.slates.shape[1] - 1),
@@ -519,7 +641,10 @@ BAD_TERMS: list[tuple[Callable[[RewardInputs], Any], str]] = [
     ),
     (lambda inputs: clicks_of(inputs) + next(counter), "returned other numbers when asked again"),
     (writes, r"wrote into inputs.clicks \(K = 1\), but it must leave its inputs as they are"),
-    (pairs_of_cosines, "raised AssertionError without cosines, '.*' .*, but it must answer any slate"),
+    (
+        pairs_of_cosines,
+        "raised AssertionError without cosines, '.*' .*, but it must answer any slate",
+    ),
     (lambda inputs: inputs.nothing, "raised AttributeError, "),  # type: ignore[attr-defined]
 ]
 
@@ -532,14 +657,20 @@ def test_each_broken_promise_of_a_term_has_its_sentence(term: Any, sentence: str
 
 @pytest.mark.parametrize("term", [None, "clicks", 3])
 def test_what_is_no_term_is_refused(term: Any) -> None:
-    with pytest.raises(ValueError, match=r"^term is .*, but it must be a function of RewardInputs\."):
+    with pytest.raises(
+        ValueError, match=r"^term is .*, but it must be a function of RewardInputs\."
+    ):
         check_term(term)
 
 
 def test_the_spaces_of_a_shopper_may_be_of_any_simple_kind() -> None:
     class Kinds(ToyShopper):
         def spaces(self) -> dict[str, gymnasium.Space[Any]]:
-            return {"one": spaces.Discrete(3), "flags": spaces.MultiBinary(4), "codes": spaces.MultiDiscrete([2, 5])}
+            return {
+                "one": spaces.Discrete(3),
+                "flags": spaces.MultiBinary(4),
+                "codes": spaces.MultiDiscrete([2, 5]),
+            }
 
         def observe(self, state: ToyState) -> dict[str, Tensor]:
             batch = len(state.visit)

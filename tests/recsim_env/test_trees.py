@@ -47,11 +47,15 @@ def test_a_state_comes_back_bit_for_bit_through_json() -> None:
     assert isinstance(after.leaves[0], Leaf)
     assert torch.equal(after.day, before.day)
     assert [leaf.places for leaf in after.leaves] == [slice(1, 2), slice(None)]
-    assert all(torch.equal(a.table, b.table) for a, b in zip(after.leaves, before.leaves, strict=True))
+    assert all(
+        torch.equal(a.table, b.table) for a, b in zip(after.leaves, before.leaves, strict=True)
+    )
     assert after.numbers == before.numbers
     assert after.visits.tolist() == [0, 1, 2, 3]
     assert after.found["late"].tolist() == [True, False]
-    assert torch.equal(torch.rand(3, generator=after.generator), torch.rand(3, generator=before.generator))
+    assert torch.equal(
+        torch.rand(3, generator=after.generator), torch.rand(3, generator=before.generator)
+    )
 
 
 def test_what_was_written_down_does_not_change_with_the_state() -> None:
@@ -73,16 +77,21 @@ def test_a_tree_that_was_written_down_may_be_part_of_another() -> None:
 
 
 def test_what_cannot_be_written_down_is_named() -> None:
-    with pytest.raises(TypeError, match=r"^state/list/1 is <object.*, which cannot be written down\.$"):
+    with pytest.raises(
+        TypeError, match=r"^state/list/1 is <object.*, which cannot be written down\.$"
+    ):
         flat({"list": [1, object()]})
-    with pytest.raises(TypeError, match=r"^shopper/a is an array of <U1, which cannot be written down\.$"):
+    with pytest.raises(
+        TypeError, match=r"^shopper/a is an array of <U1, which cannot be written down\.$"
+    ):
         flat({"a": np.array(["a"])}, "shopper")
 
 
 def test_a_tree_that_does_not_fit_is_refused_with_its_place() -> None:
     written = flat(state())
     with pytest.raises(
-        ValueError, match=r"^'day' is a float32 tensor of shape \(4,\), but it must be .* of shape \(5,\)"
+        ValueError,
+        match=r"^'day' is a float32 tensor of shape \(4,\), but it must be .* of shape \(5,\)",
     ):
         restored(state(rows=5), written)
     with pytest.raises(ValueError, match=r"^'leaves' has 2 parts, but it must have 1"):
@@ -91,7 +100,10 @@ def test_a_tree_that_does_not_fit_is_refused_with_its_place() -> None:
         restored({"days": torch.zeros(1)}, flat({"day": torch.zeros(1)}))
     with pytest.raises(ValueError, match=r"^The tensor 'day' is missing\.$"):
         restored(state(), Flat({}, written.outline))
-    with pytest.raises(ValueError, match=r"^The outline of 'the whole' is None, but it must say what stands there\.$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^The outline of 'the whole' is None, but it must say what stands there\.$",
+    ):
         restored(state(), Flat({}, None))
     with pytest.raises(ValueError, match="but it must be None"):
         restored(None, written)
@@ -102,7 +114,16 @@ def test_a_tree_that_does_not_fit_is_refused_with_its_place() -> None:
 def test_a_number_of_another_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^'count' is '3', but it must be a int\.$"):
         restored({"count": 3}, flat({"count": "3"}))
-    with pytest.raises(ValueError, match=r"^'seed' is a uint8 tensor .*, but it must be the state of a generator\.$"):
-        restored(None, Flat({"seed": torch.zeros(3, dtype=torch.uint8)}, {"dict": {"seed": {"generator": "seed"}}}))
+    with pytest.raises(
+        ValueError,
+        match=r"^'seed' is a uint8 tensor .*, but it must be the state of a generator\.$",
+    ):
+        restored(
+            None,
+            Flat(
+                {"seed": torch.zeros(3, dtype=torch.uint8)},
+                {"dict": {"seed": {"generator": "seed"}}},
+            ),
+        )
     with pytest.raises(ValueError, match=r"^'day' is a tensor, but it must be a generator\.$"):
         restored({"day": torch.Generator()}, flat({"day": torch.zeros(1)}))

@@ -25,14 +25,20 @@ MODES = list(AutoresetMode)
 each_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 
 
-def toy_vector(rows: int = ROWS, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **settings: Any) -> SlateVectorEnv:
+def toy_vector(
+    rows: int = ROWS, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **settings: Any
+) -> SlateVectorEnv:
     output = settings.pop("output", "numpy")
-    return SlateVectorEnv(toy_simulator(**{"horizon_days": 20, **settings}), rows, autoreset_mode=mode, output=output)
+    return SlateVectorEnv(
+        toy_simulator(**{"horizon_days": 20, **settings}), rows, autoreset_mode=mode, output=output
+    )
 
 
 def toy_rows(rows: int = ROWS, mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> SyncVectorEnv:
     """The same as B environments that Gymnasium steps one by one."""
-    return SyncVectorEnv([lambda: SlateEnv(toy_simulator(horizon_days=20))] * rows, autoreset_mode=mode)
+    return SyncVectorEnv(
+        [lambda: SlateEnv(toy_simulator(horizon_days=20))] * rows, autoreset_mode=mode
+    )
 
 
 def assert_same(found: Any, expected: Any, path: str = "") -> None:
@@ -65,7 +71,9 @@ def assert_no_shared_memory(values: Any, others: Any) -> None:
 def leaves(value: Any) -> list[np.ndarray[Any, Any]]:
     if isinstance(value, dict):
         return [leaf for part in value.values() for leaf in leaves(part)]
-    if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.dtype == object):
+    if isinstance(value, (tuple, list)) or (
+        isinstance(value, np.ndarray) and value.dtype == object
+    ):
         return [leaf for part in value for leaf in leaves(part)]
     if isinstance(value, torch.Tensor):
         return [value.numpy()]
@@ -100,7 +108,10 @@ def test_it_equals_gymnasiums_vector_of_single_environments(mode: AutoresetMode)
     assert_same(ours.reset(), theirs.reset())
     assert_same(ours.reset(seed=[4, 9, 1, 1, 0]), theirs.reset(seed=[4, 9, 1, 1, 0]))
     mask = np.array([True, False, False, True, False])
-    assert_same(ours.reset(options={"reset_mask": mask.copy()}), theirs.reset(options={"reset_mask": mask.copy()}))
+    assert_same(
+        ours.reset(options={"reset_mask": mask.copy()}),
+        theirs.reset(options={"reset_mask": mask.copy()}),
+    )
     assert_same(
         ours.reset(seed=70, options={"reset_mask": mask.copy()}),
         theirs.reset(seed=70, options={"reset_mask": mask.copy()}),
@@ -116,13 +127,17 @@ def test_a_row_replays_the_single_environment_over_several_episodes() -> None:
     while finished < 4:
         assert all(np.array_equal(value[row], alone[name]) for name, value in seen.items())
         action = alone["candidates"][:4]
-        seen, rewards, *ends, info = vector.step(np.stack([values[:4] for values in seen["candidates"]]))
+        seen, rewards, *ends, info = vector.step(
+            np.stack([values[:4] for values in seen["candidates"]])
+        )
         alone, reward, *single_ends, single_info = single.step(action)
         assert rewards[row] == reward
         assert [end[row] for end in ends] == single_ends
         if any(single_ends):
             finished += 1
-            assert all(np.array_equal(value, alone[name]) for name, value in info["final_obs"][row].items())
+            assert all(
+                np.array_equal(value, alone[name]) for name, value in info["final_obs"][row].items()
+            )
             assert {name: info["final_info"][name][row] for name in single_info} == single_info
             alone, _ = single.reset()
         else:
@@ -154,7 +169,9 @@ def test_tensors_equal_arrays(mode: AutoresetMode) -> None:
         assert_same(numbers(given), expected)
         if final[1] is not None:
             for row in np.flatnonzero(expected[4]["_final_obs"]):
-                assert_same({name: value[row].numpy() for name, value in final[0].items()}, final[1][row])
+                assert_same(
+                    {name: value[row].numpy() for name, value in final[0].items()}, final[1][row]
+                )
         if mode is AutoresetMode.DISABLED:
             assert_same(numbers(restart_ended(tensors, given)), restart_ended(arrays, expected))
 
@@ -180,7 +197,12 @@ def test_next_step_ignores_the_action_of_a_row_that_starts_again() -> None:
     wild = np.where(ended[:, None], 10**6, good)
     seen, reward, terminated, truncated, info = env.step(wild)
     row = int(ended.argmax())
-    assert (reward[row], terminated[row], truncated[row], info["_clicks"][row]) == (0, False, False, False)
+    assert (reward[row], terminated[row], truncated[row], info["_clicks"][row]) == (
+        0,
+        False,
+        False,
+        False,
+    )
     assert (seen["recent_slates"][row] == -1).all()
     assert env.simulator.episodes.visit[row] == 0
     assert info["_clicks"][1 - row]
@@ -217,7 +239,9 @@ def test_the_mode_is_in_the_metadata_of_the_instance_alone() -> None:
 # --- Gymnasium around it ---
 
 
-def test_make_vec_gives_the_native_environment_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_make_vec_gives_the_native_environment_without_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     env = gymnasium.make_vec(ID, num_envs=3, device="cpu", horizon_days=7, items=40, output="torch")
     assert isinstance(env, SlateVectorEnv)
     assert env.num_envs == 3
@@ -230,7 +254,10 @@ def test_make_vec_gives_the_native_environment_without_a_warning(recwarn: pytest
 
 
 def test_make_vec_sync_gives_the_same_episodes() -> None:
-    ours, theirs = gymnasium.make_vec(ID, num_envs=2), gymnasium.make_vec(ID, num_envs=2, vectorization_mode="sync")
+    ours, theirs = (
+        gymnasium.make_vec(ID, num_envs=2),
+        gymnasium.make_vec(ID, num_envs=2, vectorization_mode="sync"),
+    )
     assert isinstance(theirs, SyncVectorEnv)
     assert_same(ours.reset(seed=1), theirs.reset(seed=1))
     actions = np.array([[1, 2, 4, 5], [8, 7, 5, 4]])
@@ -240,10 +267,17 @@ def test_make_vec_sync_gives_the_same_episodes() -> None:
 
 @each_mode
 def test_a_limit_of_steps_truncates_as_gymnasium_makes_it(mode: AutoresetMode) -> None:
-    settings: dict[str, Any] = {"num_envs": 3, "max_episode_steps": 4, "lapse": 0.5, "horizon_days": 30}
+    settings: dict[str, Any] = {
+        "num_envs": 3,
+        "max_episode_steps": 4,
+        "lapse": 0.5,
+        "horizon_days": 30,
+    }
     ours = gymnasium.make_vec(ID, autoreset_mode=mode, **settings)
     vector_kwargs = {"autoreset_mode": mode}
-    theirs = gymnasium.make_vec(ID, vectorization_mode="sync", vector_kwargs=vector_kwargs, **settings)
+    theirs = gymnasium.make_vec(
+        ID, vectorization_mode="sync", vector_kwargs=vector_kwargs, **settings
+    )
     assert isinstance(ours, SlateVectorEnv)
     assert_same(ours.reset(seed=1), theirs.reset(seed=1))
     rng, ends, late = np.random.default_rng(0), 0, 0
@@ -263,7 +297,9 @@ def test_a_limit_of_steps_truncates_as_gymnasium_makes_it(mode: AutoresetMode) -
 
 
 def test_a_row_waits_after_its_last_step() -> None:
-    env = SlateVectorEnv(toy_simulator(lapse=0.0), 2, autoreset_mode="Disabled", max_episode_steps=1)
+    env = SlateVectorEnv(
+        toy_simulator(lapse=0.0), 2, autoreset_mode="Disabled", max_episode_steps=1
+    )
     env.reset(seed=0)
     assert env.step(np.array([[1, 2, 4, 5]] * 2))[3].tolist() == [True, True]
     with pytest.raises(ResetNeeded, match="The episode of row 0 is over"):
@@ -280,12 +316,15 @@ def test_numpy_numbers_are_a_number_of_environments() -> None:
 
 def test_more_shoppers_than_memory_holds_are_refused_before_anything_is_asked_for() -> None:
     with pytest.raises(
-        ValueError, match=r"^num_envs is 1000000000000, but it must be at most \d+: memory holds no more"
+        ValueError,
+        match=r"^num_envs is 1000000000000, but it must be at most \d+: memory holds no more",
     ):
         SlateVectorEnv(toy_simulator(), 10**12)
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP], ids=lambda mode: mode.value)
+@pytest.mark.parametrize(
+    "mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP], ids=lambda mode: mode.value
+)
 def test_gymnasiums_episode_statistics_are_right(mode: AutoresetMode) -> None:
     env = RecordEpisodeStatistics(cast(Any, toy_vector(mode=mode)))
     env.reset(seed=9)
@@ -311,7 +350,11 @@ def test_observations_and_actions_lie_in_their_spaces(mode: AutoresetMode) -> No
         actions = env.action_space.sample()
         assert actions in env.action_space
         seen, reward, terminated, truncated, _ = step = env.step(actions)
-        assert [str(value.dtype) for value in (reward, terminated, truncated)] == ["float64", "bool", "bool"]
+        assert [str(value.dtype) for value in (reward, terminated, truncated)] == [
+            "float64",
+            "bool",
+            "bool",
+        ]
         if mode is AutoresetMode.DISABLED:
             restart_ended(env, step)
 
@@ -321,7 +364,9 @@ def test_observations_and_actions_lie_in_their_spaces(mode: AutoresetMode) -> No
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 @each_mode
-def test_what_is_handed_out_is_never_touched_again_and_may_be_written_to(mode: AutoresetMode, output: str) -> None:
+def test_what_is_handed_out_is_never_touched_again_and_may_be_written_to(
+    mode: AutoresetMode, output: str
+) -> None:
     env, twin = toy_vector(mode=mode, output=output), toy_vector(mode=mode, output=output)
     given: Any = env.reset(seed=1)
     twin.reset(seed=1)
@@ -374,11 +419,17 @@ ACTIONS = np.tile([1, 2, 4, 5], (ROWS, 1))
         (ACTIONS[0], ValueError, r"actions has the shape \(4,\), but"),
         (ACTIONS + 0.5, TypeError, "actions has the dtype float64"),
         (ACTIONS * np.nan, TypeError, "actions has the dtype float64"),
-        (ACTIONS + 27, ValueError, r"actions holds 31 at \[0, 2\], but an item is a number from 0 to 30"),
+        (
+            ACTIONS + 27,
+            ValueError,
+            r"actions holds 31 at \[0, 2\], but an item is a number from 0 to 30",
+        ),
         (ACTIONS - 2, ValueError, r"actions holds -1 at \[0, 0\]"),
     ],
 )
-def test_bad_actions_raise(actions: Any, error: type[Exception], message: str, tensor: bool) -> None:
+def test_bad_actions_raise(
+    actions: Any, error: type[Exception], message: str, tensor: bool
+) -> None:
     env, twin = toy_vector(), toy_vector()
     env.reset(seed=0)
     twin.reset(seed=0)
@@ -405,8 +456,14 @@ def test_before_reset() -> None:
             "seed is 9223372036854775806, but it must be a whole number from 0 to 9223372036854775803, or a",
         ),
         ({"seed": "1"}, "seed is '1', but it must be"),
-        ({"options": {"mask": 1}}, r"options has the keys \['mask'\], but reset knows \['reset_mask'\]"),
-        ({"options": {"reset_mask": [True] * 5}}, r"is \[True, True, True, True, True\], but it must be bool of shape"),
+        (
+            {"options": {"mask": 1}},
+            r"options has the keys \['mask'\], but reset knows \['reset_mask'\]",
+        ),
+        (
+            {"options": {"reset_mask": [True] * 5}},
+            r"is \[True, True, True, True, True\], but it must be bool of shape",
+        ),
         (
             {"options": {"reset_mask": np.ones(4, dtype=bool)}},
             r"is a bool array of shape \(4,\), but it must be bool of shape",
@@ -430,7 +487,10 @@ def test_a_bad_reset_raises(arguments: dict[str, Any], message: str) -> None:
         ({"num_envs": 0}, "num_envs is 0, but it must be a whole number of 1 or more"),
         ({"num_envs": 2.0}, "num_envs is 2.0"),
         ({"output": "jax"}, "output is 'jax', but it must be one of 'numpy', 'torch'"),
-        ({"autoreset_mode": "never"}, "autoreset_mode is 'never', but it must be an AutoresetMode or one of"),
+        (
+            {"autoreset_mode": "never"},
+            "autoreset_mode is 'never', but it must be an AutoresetMode or one of",
+        ),
         ({"render_mode": "human"}, "render_mode is 'human', but"),
     ],
 )

@@ -14,7 +14,13 @@ def points(folder: Path) -> dict[str, list[tuple[int, float | None]]]:
     for path in sorted(folder.glob("events.*")):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                number = tensor_util.make_ndarray(value.tensor) if value.HasField("tensor") else None
-                scalar = float(number) if number is not None and number.ndim == 0 and number.dtype.kind == "f" else None
+                number = (
+                    tensor_util.make_ndarray(value.tensor) if value.HasField("tensor") else None
+                )
+                scalar = (
+                    float(number)
+                    if number is not None and number.ndim == 0 and number.dtype.kind == "f"
+                    else None
+                )
                 found.setdefault(value.tag, []).append((event.step, scalar))
     return found

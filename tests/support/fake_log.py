@@ -13,7 +13,11 @@ from recsim_env.catalog import Catalog
 from recsim_env.logs import schema
 
 ITEMS, SHOPPERS, DAYS, STORES = 40, 60, 200, 2
-FAVOURITES, LOVED, OTHER = 4, 0.5, 0.01  # favourites of a shopper; chance to buy one, and to buy anything else
+FAVOURITES, LOVED, OTHER = (
+    4,
+    0.5,
+    0.01,
+)  # favourites of a shopper; chance to buy one, and to buy anything else
 SPLIT_DAYS = (140, 160)  # first day of valid and of test
 
 
@@ -34,10 +38,19 @@ def write_shop(folder: Path, seed: int = 0) -> Catalog:
         schema.write_impressions(_slates(visits, promoted, rng), folder / f"{name}.parquet", ITEMS)
     store, week, item = promoted.nonzero()
     promotions = {"store": store, "week": week, "item": item, "placement": 1 + (item % 9)}
-    schema.write_promotions(_cast(schema.PROMOTIONS, pl.DataFrame(promotions)), folder / "promotions.parquet", ITEMS)
+    schema.write_promotions(
+        _cast(schema.PROMOTIONS, pl.DataFrame(promotions)), folder / "promotions.parquet", ITEMS
+    )
     grid = np.indices((weeks, ITEMS)).reshape(2, -1)
-    popularity = {"week": grid[0], "item": grid[1], "popularity": chance.mean(0)[grid[1]], "discount": 0.0 * grid[1]}
-    schema.write_popularity(_cast(schema.POPULARITY, pl.DataFrame(popularity)), folder / "popularity.parquet", ITEMS)
+    popularity = {
+        "week": grid[0],
+        "item": grid[1],
+        "popularity": chance.mean(0)[grid[1]],
+        "discount": 0.0 * grid[1],
+    }
+    schema.write_popularity(
+        _cast(schema.POPULARITY, pl.DataFrame(popularity)), folder / "popularity.parquet", ITEMS
+    )
     people = {
         "shopper": np.arange(SHOPPERS),
         "household_id": np.arange(SHOPPERS),
@@ -62,13 +75,17 @@ def _visits(shopper: int, chance: np.ndarray, rng: np.random.Generator) -> pl.Da
     return pl.DataFrame(
         {
             "shopper": shopper,
-            "time": [datetime.datetime(2017, 1, 1, 12) + datetime.timedelta(days=int(day)) for day in days],
+            "time": [
+                datetime.datetime(2017, 1, 1, 12) + datetime.timedelta(days=int(day))
+                for day in days
+            ],
             "day": days,
             "week": days // 7,
             "store": rng.integers(0, STORES, len(days)),
             "items": [np.flatnonzero(rng.random(ITEMS) < chance).tolist() for _ in days],
             "gap": [
-                int(gap) if day + gap <= end else None for day, gap, end in zip(days, following, ends, strict=True)
+                int(gap) if day + gap <= end else None
+                for day, gap, end in zip(days, following, ends, strict=True)
             ],
             "follow_up": ends - days,
             "split": split,
@@ -77,7 +94,9 @@ def _visits(shopper: int, chance: np.ndarray, rng: np.random.Generator) -> pl.Da
     )
 
 
-def _slates(visits: pl.DataFrame, promoted: np.ndarray, rng: np.random.Generator, size: int = 10) -> pl.DataFrame:
+def _slates(
+    visits: pl.DataFrame, promoted: np.ndarray, rng: np.random.Generator, size: int = 10
+) -> pl.DataFrame:
     """A uniform slate of the promoted items at each visit."""
     slates, bought = [], []
     for row in visits.iter_rows(named=True):

@@ -32,7 +32,12 @@ def plain(log: Path, chance: float, lapse: float, rate: float) -> SlateShopper:
     """A model that answers everything with one chance, lapses with one, and buys each new item at one rate."""
     model = new_shopper(Catalog.load(log), SMALL)
     with torch.no_grad():
-        for part in (model.gap_head.outer, model.explore_query, model.explore_bias, model.explore_season):
+        for part in (
+            model.gap_head.outer,
+            model.explore_query,
+            model.explore_bias,
+            model.explore_season,
+        ):
             for parameter in part.parameters():
                 parameter.zero_()
         model.explore_shift.zero_()

@@ -63,16 +63,24 @@ class ToyShopper:
         self.visit_draws = slate_size + 3
         self._offers = self._offer_table()
         self.max_candidates = self._offers.shape[1]
-        self.responses: list[Response] = []  # what was answered, newest last: for the tests to look at
+        self.responses: list[
+            Response
+        ] = []  # what was answered, newest last: for the tests to look at
 
     def _offer_table(self) -> Tensor:
         """(3, C) the candidates of a visit by its number modulo 3."""
         item = torch.arange(len(self.catalog))
         rows = [item[(item + visit) % 3 != 0] for visit in range(3)]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(
+            self.device
+        )
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
-        items, candidates, categories = len(self.catalog), self.max_candidates, len(self.catalog.categories)
+        items, candidates, categories = (
+            len(self.catalog),
+            self.max_candidates,
+            len(self.catalog.categories),
+        )
         return {
             "context": spaces.Box(0, 1e6, (8,), np.float32),
             "bought_items": spaces.Box(-1, items - 1, (MEMORY,), np.int64),
@@ -145,7 +153,9 @@ class ToyShopper:
         )
         state.bought.scatter_add_(1, slates, clicks.float())
         touched = torch.zeros_like(state.bought).scatter_add_(1, slates, clicks.float()) > 0
-        state.bought_day.copy_(state.day.unsqueeze(1).expand_as(touched).where(touched, state.bought_day))
+        state.bought_day.copy_(
+            state.day.unsqueeze(1).expand_as(touched).where(touched, state.bought_day)
+        )
         state.visit += 1
         state.day += response.days
         self.responses.append(response)
@@ -156,15 +166,26 @@ class ToyShopper:
             getattr(state, field.name)[rows] = getattr(fresh, field.name)
 
     def select(self, state: ToyState, rows: Tensor) -> ToyState:
-        return ToyState(**{field.name: getattr(state, field.name)[rows] for field in fields(ToyState)})
+        return ToyState(
+            **{field.name: getattr(state, field.name)[rows] for field in fields(ToyState)}
+        )
 
     def when_and_where(self, state: ToyState) -> dict[str, Tensor]:
         day = state.day.long()
-        return {"shopper": torch.arange(len(day)), "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
+        return {
+            "shopper": torch.arange(len(day)),
+            "day": day,
+            "week": day // 7 + 1,
+            "store": torch.zeros_like(day),
+        }
 
     def describe(self, state: ToyState, row: int) -> dict[str, str | list[str]]:
         bought = state.bought[row].topk(MEMORY)
-        lines = [f"{int(n)}x {self.catalog.text[i]}" for n, i in zip(*map(Tensor.tolist, bought), strict=True) if n > 0]
+        lines = [
+            f"{int(n)}x {self.catalog.text[i]}"
+            for n, i in zip(*map(Tensor.tolist, bought), strict=True)
+            if n > 0
+        ]
         return {
             "shopper": f"toy shopper {row}",
             "date": f"day {int(state.day[row])}",
@@ -192,11 +213,18 @@ def toy_simulator(
 ) -> SlateSimulator:
     """A simulator of toy shoppers."""
     shopper = ToyShopper(items, categories, slate_size, device=device, lapse=lapse)
-    return SlateSimulator(shopper, reward, horizon_days=horizon_days, history=history, strict=strict)
+    return SlateSimulator(
+        shopper, reward, horizon_days=horizon_days, history=history, strict=strict
+    )
 
 
 def make_toy_shopper(
-    device: torch.device, slate_size: int, *, items: int = 31, categories: int = 5, lapse: float = LAPSE
+    device: torch.device,
+    slate_size: int,
+    *,
+    items: int = 31,
+    categories: int = 5,
+    lapse: float = LAPSE,
 ) -> ToyShopper:
     """A shopper factory as `recsim_env.register` takes it."""
     return ToyShopper(items, categories, slate_size, device=device, lapse=lapse)

@@ -46,7 +46,9 @@ class Market:
         store_week = torch.full((stores, weeks), pairs, dtype=torch.int64)
         store_week.numpy()[store[new], week[new]] = row[new]
         placement = np.zeros((pairs + 1) * n_items, dtype=np.uint8)
-        placement[row * n_items + promotions["item"].to_numpy()] = promotions["placement"].to_numpy().astype(np.uint8)
+        placement[row * n_items + promotions["item"].to_numpy()] = (
+            promotions["placement"].to_numpy().astype(np.uint8)
+        )
         context = torch.zeros(weeks * n_items, ITEM_CONTEXT, dtype=torch.float32)
         at = ints(popularity, "week") * n_items + ints(popularity, "item")
         popular = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
@@ -132,7 +134,9 @@ class Examples:
         store_week = market.row(visits.store, visits.week)
         split = torch.tensor([SPLITS.index(name) for name in baskets["split"].to_list()])
         counts = torch.bincount(rows["visit"], minlength=len(visits))
-        new = torch.cat([torch.zeros(1, dtype=torch.int64), (visits.rank == 0).nonzero().flatten()[1:]])
+        new = torch.cat(
+            [torch.zeros(1, dtype=torch.int64), (visits.rank == 0).nonzero().flatten()[1:]]
+        )
         return cls(
             visits,
             market,
@@ -156,11 +160,18 @@ class Examples:
 def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str, Tensor]:
     """Rows of an impression table: one a shown item."""
     response = "purchase" if log["purchase"].null_count() < len(log) else "click"
-    flat = log.join(index, on="visit", how="inner").select("at", "slate", pl.col(response).alias("label"), "weight")
+    flat = log.join(index, on="visit", how="inner").select(
+        "at", "slate", pl.col(response).alias("label"), "weight"
+    )
     if flat["weight"].null_count() == len(flat):
-        flat = flat.with_columns(pl.col("slate").list.eval(pl.lit(1.0, dtype=pl.Float32)).alias("weight"))
+        flat = flat.with_columns(
+            pl.col("slate").list.eval(pl.lit(1.0, dtype=pl.Float32)).alias("weight")
+        )
     flat = flat.explode("slate", "label", "weight").drop_nulls()
-    label, weight = floats(flat.with_columns(pl.col("label").cast(pl.Float32)), "label"), floats(flat, "weight")
+    label, weight = (
+        floats(flat.with_columns(pl.col("label").cast(pl.Float32)), "label"),
+        floats(flat, "weight"),
+    )
     negative = torch.where(label > 0, 1.0, weight)
     # the log odds of the sample are those of the population plus how much rarer non-responses were taken
     offset = _visit_maximum(ints(flat, "at"), negative).log()
@@ -176,11 +187,15 @@ def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str,
 
 def _visit_maximum(visit: Tensor, values: Tensor) -> Tensor:
     """Largest value of each visit, given back to all its rows (R,)."""
-    largest = torch.zeros(int(visit.max()) + 1).scatter_reduce_(0, visit, values, "amax", include_self=False)
+    largest = torch.zeros(int(visit.max()) + 1).scatter_reduce_(
+        0, visit, values, "amax", include_self=False
+    )
     return largest[visit]
 
 
-def _repeat_rows(visits: Visits, hidden: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
+def _repeat_rows(
+    visits: Visits, hidden: Tensor | None, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Items bought before, scored again at every visit: all that were bought, and a sample of those that were not."""
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     items, starts = visits.items.numpy(), visits.starts.numpy()
@@ -195,7 +210,9 @@ def _repeat_rows(visits: Visits, hidden: Tensor | None, generator: torch.Generat
         if len(pool) > len(bought):
             now = set(basket)
             drawn = (
-                pool if len(pool) <= REPEAT_NEGATIVES else rng.choice(pool, REPEAT_NEGATIVES, replace=False).tolist()
+                pool
+                if len(pool) <= REPEAT_NEGATIVES
+                else rng.choice(pool, REPEAT_NEGATIVES, replace=False).tolist()
             )
             left = [item for item in drawn if item not in now]
             weight = max((len(pool) - len(bought)) / max(len(left), 1), 1.0)
@@ -238,7 +255,9 @@ class Collator:
         who = torch.tensor(list(shoppers))
         starts, ends = e.shopper_starts[who], e.shopper_starts[who + 1]
         last = max(i for i, name in enumerate(SPLITS) if name in self.splits)
-        length = torch.stack([(e.split[a:b] <= last).sum() for a, b in zip(starts, ends, strict=True)])
+        length = torch.stack(
+            [(e.split[a:b] <= last).sum() for a, b in zip(starts, ends, strict=True)]
+        )
         width = max(int(length.max()), 1)
         at = starts.unsqueeze(1) + torch.arange(width)  # (B, T)
         present = torch.arange(width) < length.unsqueeze(1)
@@ -262,9 +281,14 @@ class Collator:
 
     def _rows(self, starts: Tensor, length: Tensor, width: int, learn: Tensor) -> dict[str, Tensor]:
         e = self.examples
-        spans = [(int(e.row_starts[a]), int(e.row_starts[a + n])) for a, n in zip(starts, length, strict=True)]
+        spans = [
+            (int(e.row_starts[a]), int(e.row_starts[a + n]))
+            for a, n in zip(starts, length, strict=True)
+        ]
         rows = torch.cat([torch.arange(a, b) for a, b in spans])
-        shopper = torch.repeat_interleave(torch.arange(len(spans)), torch.tensor([b - a for a, b in spans]))
+        shopper = torch.repeat_interleave(
+            torch.arange(len(spans)), torch.tensor([b - a for a, b in spans])
+        )
         row_at = shopper * width + (e.row_visit[rows] - starts[shopper])
         kinds = torch.tensor([name in self.kinds for name in ROW_KINDS])
         kept = kinds[e.row_kind[rows]] & learn.flatten()[row_at]
@@ -284,11 +308,15 @@ class Collator:
         }
         return batch if self.cold is None else batch | {"row_known": (~self.cold[item]).float()}
 
-    def _explore(self, who: Tensor, at: Tensor, basket: Tensor, present: Tensor) -> dict[str, Tensor]:
+    def _explore(
+        self, who: Tensor, at: Tensor, basket: Tensor, present: Tensor
+    ) -> dict[str, Tensor]:
         e = self.examples
         first = e.first[who]
         rank = torch.arange(at.shape[1]).view(1, -1, 1)
-        fresh = (basket >= 0) & (first.gather(1, basket.clamp(min=0).flatten(1)).view(basket.shape) == rank)
+        fresh = (basket >= 0) & (
+            first.gather(1, basket.clamp(min=0).flatten(1)).view(basket.shape) == rank
+        )
         place = fresh.nonzero()
         return {
             "first_visit": first,

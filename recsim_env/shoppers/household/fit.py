@@ -134,7 +134,11 @@ class ShopperTrainer(Trainer):
     ) -> Any:
         """Loss of a batch; its parts are kept for the next log line."""
         outputs = model(**inputs)
-        self.parts = {name: value.detach() for name, value in outputs.items() if value.ndim == 0 and name != "loss"}
+        self.parts = {
+            name: value.detach()
+            for name, value in outputs.items()
+            if value.ndim == 0 and name != "loss"
+        }
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -147,10 +151,16 @@ class ShopperTrainer(Trainer):
         """Errors: OSError where the disk is full, with the folder; the checkpoint before is whole."""
         try:
             super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have errors of their own
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             message = f"A checkpoint could not be written ({reason}); the one before it is whole"
-            raise OSError(getattr(error, "errno", None) or 0, message, str(self.args.output_dir)) from error
+            raise OSError(
+                getattr(error, "errno", None) or 0, message, str(self.args.output_dir)
+            ) from error
 
 
 # ---- checkpoints of the Trainer --------------------------------------------------------------------------------------
@@ -168,7 +178,11 @@ class KeepNewest(TrainerCallback):
 
 def checkpoints(folder: Path) -> list[Path]:
     """Folders of a Trainer's checkpoints, whole or not, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    found = [
+        path
+        for path in folder.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdecimal()
+    ]
     return sorted(found, key=_step)
 
 
@@ -198,7 +212,9 @@ def _is_whole(checkpoint: Path) -> bool:
 # ---- fitting ---------------------------------------------------------------------------------------------------------
 
 
-def new_shopper(catalog: Catalog, config: FinetuneConfig, known: Tensor | None = None) -> SlateShopper:
+def new_shopper(
+    catalog: Catalog, config: FinetuneConfig, known: Tensor | None = None
+) -> SlateShopper:
     """An unfitted shopper for a catalogue; `known` (N,) bool says which items have an id of their own (default all)."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -246,7 +262,12 @@ def fit(
         return
     output = folder / stage
     collator = Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS)
-    lengths = torch.stack([(part == 0).sum() for part in examples.split.split(examples.shopper_starts.diff().tolist())])
+    lengths = torch.stack(
+        [
+            (part == 0).sum()
+            for part in examples.split.split(examples.shopper_starts.diff().tolist())
+        ]
+    )
     packs = Packs(lengths, config.batch_visits, torch.Generator().manual_seed(config.seed))
     steps = max(int(epochs * len(packs)), 1)
     arguments = TrainingArguments(
@@ -277,7 +298,9 @@ def fit(
         callbacks=[KeepNewest()],
     )
     checkpoint = newest_whole(output) if resume else None
-    if checkpoint is not None and _step(checkpoint) >= steps:  # from here the Trainer would go one step too far
+    if (
+        checkpoint is not None and _step(checkpoint) >= steps
+    ):  # from here the Trainer would go one step too far
         trainer._load_from_checkpoint(str(checkpoint))
     else:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -319,7 +342,12 @@ def score(
     collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, explore=False)
     found: list[tuple[Tensor, ...]] = []
     total = -(-examples.n_shoppers // batch_shoppers)
-    for batch in tqdm(batches(examples, batch_shoppers, collator), total=total, desc=f"scoring {split}", leave=False):
+    for batch in tqdm(
+        batches(examples, batch_shoppers, collator),
+        total=total,
+        desc=f"scoring {split}",
+        leave=False,
+    ):
         row = batch.pop("row")
         on_device = {name: value.to(model.device) for name, value in batch.items()}
         out = model(**on_device)
@@ -341,7 +369,9 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     label, weight = examples.row_label[scores.row], examples.row_weight[scores.row]
     kind = examples.row_kind[scores.row]
     for index in range(len(ROW_KINDS)):  # each kind of row has one vote
-        weight = torch.where(kind == index, weight / weight[kind == index].sum().clamp(min=1e-9), weight)
+        weight = torch.where(
+            kind == index, weight / weight[kind == index].sum().clamp(min=1e-9), weight
+        )
     platt = torch.tensor([1.0, 0.0], requires_grad=True)
 
     def slate_loss() -> Tensor:
@@ -350,7 +380,10 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
 
     minimise(slate_loss, platt)
     shift = torch.zeros(1, requires_grad=True)
-    gap, follow_up = examples.visits.gap[scores.visit].float(), examples.visits.follow_up[scores.visit].float()
+    gap, follow_up = (
+        examples.visits.gap[scores.visit].float(),
+        examples.visits.follow_up[scores.visit].float(),
+    )
     minimise(lambda: -gap_log_likelihood(scores.gap_logits + shift, gap, follow_up).mean(), shift)
     bought, expected = explored(model, examples, split)
     model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
@@ -365,10 +398,15 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     }
 
 
-def repeat_ceilings(model: SlateShopper, examples: Examples, split: str) -> tuple[tuple[float, ...], ...]:
+def repeat_ceilings(
+    model: SlateShopper, examples: Examples, split: str
+) -> tuple[tuple[float, ...], ...]:
     """`SlateShopperConfig.repeat_ceilings` of a calibrated model, from the chances in a split; 1 where it has none."""
     unpromoted = replace(examples, row_placement=torch.zeros_like(examples.row_placement))
-    return tuple(_ceilings(score(model, how, split, kinds=("repeat",)), examples) for how in (unpromoted, examples))
+    return tuple(
+        _ceilings(score(model, how, split, kinds=("repeat",)), examples)
+        for how in (unpromoted, examples)
+    )
 
 
 def _ceilings(scores: Scores, examples: Examples) -> tuple[float, ...]:
@@ -396,7 +434,9 @@ def ceiling_of(chance: Tensor, weight: Tensor) -> float:
 
 
 @torch.no_grad()
-def explored(model: SlateShopper, examples: Examples, split: str, batch_shoppers: int = 32) -> tuple[float, float]:
+def explored(
+    model: SlateShopper, examples: Examples, split: str, batch_shoppers: int = 32
+) -> tuple[float, float]:
     """First purchases in a split: how many there were, and how many the model expects."""
     model.train(False)
     collator = Collator(examples, splits=(split,), kinds=())

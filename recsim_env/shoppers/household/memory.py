@@ -134,14 +134,22 @@ class Memory:
         row, column = places(items >= 0)
         who, today, bought = rows[row], day[row], items[row, column]
         bought = bought.where(bought >= 0, self.keys.n_items)
-        counter = looked_up(self.keys.of_item, bought) + (who * self.table.shape[1]).unsqueeze(1)  # (P, LEVELS)
-        at, table, now = counter.flatten(), self.table.view(-1, STATS), today.repeat_interleave(LEVELS)
+        counter = looked_up(self.keys.of_item, bought) + (who * self.table.shape[1]).unsqueeze(
+            1
+        )  # (P, LEVELS)
+        at, table, now = (
+            counter.flatten(),
+            self.table.view(-1, STATS),
+            today.repeat_interleave(LEVELS),
+        )
         count, recent, first, last = looked_up(table, at).unbind(-1)
         recent = recent * torch.exp((now - last) / -RECENT_DAYS)
         # several items of a visit may share a counter: they write equal values here, and add up below
         table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
         one = torch.ones_like(now)
-        table.view(-1).index_add_(0, at * STATS + COUNT, one).index_add_(0, at * STATS + RECENT, one)
+        table.view(-1).index_add_(0, at * STATS + COUNT, one).index_add_(
+            0, at * STATS + RECENT, one
+        )
         self.table[:, -1].index_fill_(0, rows, 0.0)
         place = who * self.counts.shape[1] + slots[row, column]
         self.counts.view(-1)[place] = table[counter[:, 0], COUNT]
@@ -153,11 +161,15 @@ class Memory:
         visits, recent, basket, first, last, usual = self.tallies[rows, :6].unbind(-1)
         elapsed = day - last
         decay, gap = torch.exp(-elapsed / RECENT_DAYS), torch.log1p(elapsed.clamp(min=0.0))
-        usual = torch.where(visits > 1, usual + GAP_SHARE * (gap - usual), gap).where(visits > 0, 0.0)
+        usual = torch.where(visits > 1, usual + GAP_SHARE * (gap - usual), gap).where(
+            visits > 0, 0.0
+        )
         first = first.where(visits > 0, day)
         today = F.one_hot((day % 7).long(), 7)
         weekdays = self.tallies[rows, 6:] * torch.exp(-elapsed / WEEKDAY_DAYS).unsqueeze(1) + today
-        now = torch.stack([visits + 1, recent * decay + 1, basket * decay + size, first, day, usual], dim=-1)
+        now = torch.stack(
+            [visits + 1, recent * decay + 1, basket * decay + size, first, day, usual], dim=-1
+        )
         self.tallies[rows] = torch.cat([now, weekdays], dim=-1)
 
     def list_visit(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
@@ -205,7 +217,9 @@ def loyalty_card(
     """
     items, table = memory.items[rows], memory.table[rows, memory.keys.categories]
     angle = day * (2 * torch.pi / 7)
-    calendar = torch.stack([angle.sin(), angle.cos(), week.to(day.dtype) / 53.0, torch.log1p(since)], dim=1)
+    calendar = torch.stack(
+        [angle.sin(), angle.cos(), week.to(day.dtype) / 53.0, torch.log1p(since)], dim=1
+    )
     size = torch.log1p((items >= 0).sum(1, keepdim=True).to(day.dtype))
     return {
         "context": torch.cat([calendar, rhythm[:, :4], size], dim=1),
@@ -225,7 +239,9 @@ def packed(items: Tensor) -> Tensor:
     held = items >= 0
     width = items.shape[1]
     place = (held.cumsum(1) - 1).where(held, width)
-    front = torch.full((len(items), width + 1), -1, dtype=items.dtype, device=items.device).scatter_(1, place, items)
+    front = torch.full(
+        (len(items), width + 1), -1, dtype=items.dtype, device=items.device
+    ).scatter_(1, place, items)
     return front[:, : max(int(held.sum(1).max()), 1) if items.device.type == "cpu" else width]
 
 

@@ -33,18 +33,51 @@ from recsim_env.shoppers.household.memory import (
 from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
 from recsim_env.tensors import constant, large_zeros
 
-GAP_EDGES = (*range(15), 15, 18, 21, 25, 28, 35, 42, 49)  # first day of each hazard bin; the last ends on LAPSE_DAYS
+GAP_EDGES = (
+    *range(15),
+    15,
+    18,
+    21,
+    25,
+    28,
+    35,
+    42,
+    49,
+)  # first day of each hazard bin; the last ends on LAPSE_DAYS
 LAPSE_DAYS = 56  # a shopper who stayed away longer is gone
 DISPLAYS, MAILERS = 10, 11  # placement = display * MAILERS + mailer
 CONTEXT = RHYTHM + 7 + 1  # rhythm (memory.tally), day of the week, log days since the last visit
 ITEM_CONTEXT = 2  # trailing popularity and discount of an item in a week
-SINCE_BUCKETS = 29 + 12  # single days up to four weeks, then steps of a quarter octave; the last is "never"
-SHARES, RECENCIES = 16, 4  # what `SlateShopperConfig.repeat_ceilings` tells apart, see `repeat_bucket`
+SINCE_BUCKETS = (
+    29 + 12
+)  # single days up to four weeks, then steps of a quarter octave; the last is "never"
+SHARES, RECENCIES = (
+    16,
+    4,
+)  # what `SlateShopperConfig.repeat_ceilings` tells apart, see `repeat_bucket`
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
-LOSS_WEIGHTS = {"case_control": 1.0, "policy": 1.0, "uniform": 0.1, "repeat": 1.0, "gap": 0.5, "explore": 0.02}
+LOSS_WEIGHTS = {
+    "case_control": 1.0,
+    "policy": 1.0,
+    "uniform": 0.1,
+    "repeat": 1.0,
+    "gap": 0.5,
+    "explore": 0.02,
+}
 PREFILLED = 64  # shoppers of about as many visits whose histories are encoded together
 LOGIT = 50.0  # no calibration moves a logit or a log rate further: its exponential would leave float32's range in sums
-LAG_EDGES = (1, 2, 3, 5, 8, 14, 21, 35, 70, 140)  # days between two visits, as the attention sees them
+LAG_EDGES = (
+    1,
+    2,
+    3,
+    5,
+    8,
+    14,
+    21,
+    35,
+    70,
+    140,
+)  # days between two visits, as the attention sees them
 
 
 class SlateShopperConfig(CheckedConfig):
@@ -91,8 +124,16 @@ class SlateShopperConfig(CheckedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        sizes = encoder_sizes(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window)
-        self.hidden_size, self.num_hidden_layers, self.num_attention_heads, self.intermediate_size, self.window = sizes
+        sizes = encoder_sizes(
+            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window
+        )
+        (
+            self.hidden_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.window,
+        ) = sizes
         self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
         self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
         self.text_width = checks.whole("text_width", text_width, 1, MOST["width"])
@@ -108,24 +149,35 @@ class SlateShopperConfig(CheckedConfig):
             checks.number("slate_calibration[0]", scale, -LOGIT, LOGIT),
             checks.number("slate_calibration[1]", shift, -LOGIT, LOGIT),
         )
-        self.explore_calibration = checks.number("explore_calibration", explore_calibration, -LOGIT, LOGIT)
+        self.explore_calibration = checks.number(
+            "explore_calibration", explore_calibration, -LOGIT, LOGIT
+        )
         self.gap_calibration = checks.number("gap_calibration", gap_calibration, -LOGIT, LOGIT)
         unpromoted, promoted = checks.several("repeat_ceilings", repeat_ceilings, 2)
-        self.repeat_ceilings: tuple[tuple[float, ...], ...] = (_ceilings(0, unpromoted), _ceilings(1, promoted))
+        self.repeat_ceilings: tuple[tuple[float, ...], ...] = (
+            _ceilings(0, unpromoted),
+            _ceilings(1, promoted),
+        )
 
 
 def _ceilings(row: int, values: object) -> tuple[float, ...]:
     name = f"repeat_ceilings[{row}]"
     several = checks.several(name, values, SHARES * RECENCIES)
-    return tuple(checks.number(f"{name}[{place}]", value, 0, 1) for place, value in enumerate(several))
+    return tuple(
+        checks.number(f"{name}[{place}]", value, 0, 1) for place, value in enumerate(several)
+    )
 
 
-def encoder_sizes(hidden: int, layers: int, heads: int, intermediate: int, window: int) -> tuple[int, ...]:
+def encoder_sizes(
+    hidden: int, layers: int, heads: int, intermediate: int, window: int
+) -> tuple[int, ...]:
     """The sizes of an encoder over visits. Errors: ValueError where one is none, or larger than `weights.MOST`."""
     hidden = checks.whole("hidden_size", hidden, 1, MOST["hidden"])
     heads = checks.whole("num_attention_heads", heads, 1, hidden)
     if hidden % heads:
-        raise ValueError(f"num_attention_heads is {heads}, but it must divide hidden_size, which is {hidden}.")
+        raise ValueError(
+            f"num_attention_heads is {heads}, but it must divide hidden_size, which is {hidden}."
+        )
     return (
         hidden,
         checks.whole("num_hidden_layers", layers, 1, MOST["layers"]),
@@ -159,8 +211,16 @@ class Cache:
         With `large` it is to be filled once and kept, see `large_zeros`.
         """
         shoppers, heads = len(state), config.num_attention_heads
-        shape = (config.num_hidden_layers, shoppers, heads, config.window, config.hidden_size // heads)
-        keys, values = (large_zeros(shape, state.device) if large else state.new_zeros(shape) for _ in range(2))
+        shape = (
+            config.num_hidden_layers,
+            shoppers,
+            heads,
+            config.window,
+            config.hidden_size // heads,
+        )
+        keys, values = (
+            large_zeros(shape, state.device) if large else state.new_zeros(shape) for _ in range(2)
+        )
         return cls(
             keys,
             values,
@@ -204,7 +264,9 @@ class ItemTower(nn.Module):
     def forward(self, id_kept: Tensor | None = None, text: Tensor | None = None) -> Tensor:
         """Vectors of all items; `id_kept` (N,) 0/1 hides ids, `text` (N, text_width) replaces the stored embeddings."""
         kept = self.known if id_kept is None else self.known * id_kept
-        vectors = self.category_embedding(self.category) + kept.unsqueeze(1) * self.id_embedding.weight
+        vectors = (
+            self.category_embedding(self.category) + kept.unsqueeze(1) * self.id_embedding.weight
+        )
         if self.config.use_text:
             vectors = vectors + self.text_projection(self.text if text is None else text)
         normed: Tensor = self.norm(vectors)
@@ -237,7 +299,9 @@ class Block(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         return query, key, value
 
-    def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor
+    ) -> Tensor:
         """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
         bias = self.lag_bias(lag).permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -261,7 +325,9 @@ class SlateHead(nn.Module):
         self.of_item = nn.Linear(d, h, bias=False)
         self.of_stats = nn.Linear(LEVELS * 4 + 1, h, bias=False)
         self.of_item_context = nn.Linear(ITEM_CONTEXT, h, bias=False)
-        self.of_codes = nn.Embedding(DISPLAYS + MAILERS + LEVELS * (SINCE_BUCKETS + 1), h)  # one table, summed
+        self.of_codes = nn.Embedding(
+            DISPLAYS + MAILERS + LEVELS * (SINCE_BUCKETS + 1), h
+        )  # one table, summed
         self.middle = nn.Linear(h, h // 2)
         self.last = nn.Linear(h // 2, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
@@ -305,14 +371,25 @@ class SlateHead(nn.Module):
             given.append(self._features(stats, known))
             weights.append(self.of_stats.weight)
         hidden = F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
-        hidden = hidden.to(of_shopper.dtype).add_(of_shopper).add_(of_item).add_(self._codes(stats, placement, known))
-        score: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1) + (query * vector).sum(-1)
+        hidden = (
+            hidden.to(of_shopper.dtype)
+            .add_(of_shopper)
+            .add_(of_item)
+            .add_(self._codes(stats, placement, known))
+        )
+        score: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1) + (
+            query * vector
+        ).sum(-1)
         return score
 
     def _features(self, stats: Tensor, known: Tensor | None) -> Tensor:
         """(..., LEVELS * 4 + 1): counter features, the item's own hidden where it is unknown, and if it is known."""
         features = counter_features(stats)
-        own = features.new_ones(features.shape[:-2]) if known is None else known.expand(features.shape[:-2])
+        own = (
+            features.new_ones(features.shape[:-2])
+            if known is None
+            else known.expand(features.shape[:-2])
+        )
         mine = features[..., 0, :] * own.unsqueeze(-1)
         return torch.cat([mine, features[..., 1:, :].flatten(-2), own.unsqueeze(-1)], dim=-1)
 
@@ -416,7 +493,9 @@ class SlateShopper(CheckedModel):
 
     def _token(self, total: Tensor, size: Tensor, context: Tensor) -> Tensor:
         mean = total / size.clamp(min=1).sqrt()
-        token: Tensor = self.dropout(mean + self.of_size(torch.log1p(size)) + self.of_context(context))
+        token: Tensor = self.dropout(
+            mean + self.of_size(torch.log1p(size)) + self.of_context(context)
+        )
         return token
 
     def encode(self, token: Tensor, day: Tensor, present: Tensor) -> Tensor:
@@ -427,8 +506,12 @@ class SlateShopper(CheckedModel):
         """
         order = torch.arange(day.shape[1], device=day.device)
         distance = order.unsqueeze(1) - order.unsqueeze(0)
-        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0) & present.unsqueeze(1)
-        visible = visible | (distance == 0).unsqueeze(0)  # padding sees itself: no row of the softmax is empty
+        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(
+            0
+        ) & present.unsqueeze(1)
+        visible = visible | (distance == 0).unsqueeze(
+            0
+        )  # padding sees itself: no row of the softmax is empty
         lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
         x = token
         for block in cast(Iterable[Block], self.blocks):
@@ -438,7 +521,9 @@ class SlateShopper(CheckedModel):
 
     def empty_cache(self, shoppers: int, *, large: bool = False) -> Cache:
         """Cache of shoppers without visits; `large` as in `Cache.empty`."""
-        return Cache.empty(self.config, self.newcomer.detach().expand(shoppers, -1).clone(), large=large)
+        return Cache.empty(
+            self.config, self.newcomer.detach().expand(shoppers, -1).clone(), large=large
+        )
 
     def advance(self, cache: Cache, token: Tensor, day: Tensor) -> None:
         """Add one visit to each shopper, in place: token (B, D), day (B,). The cost does not grow with the history."""
@@ -480,12 +565,23 @@ class SlateShopper(CheckedModel):
         lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
         ends = number.unsqueeze(1)
         row, kept = ((order < ends) & (order >= ends - self.config.window)).nonzero(as_tuple=True)
-        place, last = kept % self.config.window, (torch.arange(len(number), device=day.device), number - 1)
+        place, last = (
+            kept % self.config.window,
+            (torch.arange(len(number), device=day.device), number - 1),
+        )
         cache.day[rows[row], place] = day[row, kept]
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             query, key, value = block.project(x)
-            cache.write(layer, rows[row], place, key[row, :, kept].unsqueeze(2), value[row, :, kept].unsqueeze(2))
-            if layer == len(self.blocks) - 1:  # of the last one only the state after the last visit is asked for
+            cache.write(
+                layer,
+                rows[row],
+                place,
+                key[row, :, kept].unsqueeze(2),
+                value[row, :, kept].unsqueeze(2),
+            )
+            if (
+                layer == len(self.blocks) - 1
+            ):  # of the last one only the state after the last visit is asked for
                 x, query = x[last].unsqueeze(1), query[last[0], :, last[1]].unsqueeze(2)
                 lag, visible = lag[last].unsqueeze(1), visible.expand_as(lag)[last].unsqueeze(1)
             x = block(x, query, key, value, lag, visible)
@@ -514,13 +610,18 @@ class SlateShopper(CheckedModel):
         losses["gap"] = -likelihood[batch["learn"]].mean()
         if "new_at" in batch:
             losses["explore"] = self._explore_loss(vectors, before.flatten(0, 1), batch)
-        loss = sum((LOSS_WEIGHTS[name] * value for name, value in losses.items()), torch.zeros((), device=self.device))
+        loss = sum(
+            (LOSS_WEIGHTS[name] * value for name, value in losses.items()),
+            torch.zeros((), device=self.device),
+        )
         return {"loss": loss, **losses, "logits": logits, "gap_logits": gap_logits}
 
     def states(self, vectors: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """States before and after each visit, with the visit's context: (B, T, D + CONTEXT) each."""
         context = visit_context(batch["rhythm"], batch["day"], batch["since"])
-        after = self.encode(self.token(vectors, batch["basket"], context), batch["day"], batch["present"])
+        after = self.encode(
+            self.token(vectors, batch["basket"], context), batch["day"], batch["present"]
+        )
         before = torch.cat([self.newcomer.expand(len(after), 1, -1), after[:, :-1]], dim=1)
         return torch.cat([before, context], dim=-1), torch.cat([after, context], dim=-1)
 
@@ -563,9 +664,13 @@ class SlateShopper(CheckedModel):
     def _row_losses(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mean binary cross-entropy of each kind of row; sampled non-responses are put right by the offset."""
         counted = batch["learn"].flatten()[batch["row_at"]].to(logits.dtype)
-        each = F.binary_cross_entropy_with_logits(logits + batch["row_offset"], batch["row_label"], reduction="none")
+        each = F.binary_cross_entropy_with_logits(
+            logits + batch["row_offset"], batch["row_label"], reduction="none"
+        )
         kinds = batch["row_kind"]
-        total = torch.zeros(len(ROW_KINDS), device=logits.device).index_add(0, kinds, each * counted)
+        total = torch.zeros(len(ROW_KINDS), device=logits.device).index_add(
+            0, kinds, each * counted
+        )
         number = torch.zeros(len(ROW_KINDS), device=logits.device).index_add(0, kinds, counted)
         return dict(zip(ROW_KINDS, (total / number.clamp(min=1)).unbind(), strict=True))
 
@@ -578,12 +683,16 @@ class SlateShopper(CheckedModel):
         hits = log_rate[position[batch["new_at"][bought]], batch["new_item"][bought]].sum()
         return ((log_rate.exp() * fresh).sum() - hits) / learn.sum().clamp(min=1)
 
-    def explore_rates(self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def explore_rates(
+        self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Log rates and which items were never bought, (V, N) each, of the V visits in a batch that are learnt from."""
         learn = batch["learn"].flatten()
         times = torch.arange(batch["learn"].shape[1], device=states.device)
         fresh = (batch["first_visit"].unsqueeze(1) >= times.view(1, -1, 1)).flatten(0, 1)[learn]
-        base = self.explore_base() + self.season(batch["item_context"])[batch["week"].flatten()[learn]]
+        base = (
+            self.explore_base() + self.season(batch["item_context"])[batch["week"].flatten()[learn]]
+        )
         promoted = batch["promoted"][learn].to(states.dtype)
         return self.explore_log_rate(states[learn], vectors, base, promoted), fresh
 
@@ -605,7 +714,9 @@ class SlateShopper(CheckedModel):
         base: Tensor = bias + self.config.explore_calibration
         return base
 
-    def explore_log_rate(self, state: Tensor, vectors: Tensor, base: Tensor, promoted: Tensor | None = None) -> Tensor:
+    def explore_log_rate(
+        self, state: Tensor, vectors: Tensor, base: Tensor, promoted: Tensor | None = None
+    ) -> Tensor:
         """Log rate at which a shopper buys each item for the first time in a visit.
 
         Shapes: state (B, D + CONTEXT), vectors (N, D), base (B, N) from `explore_base` and `season`, promoted (B, N)
@@ -632,7 +743,9 @@ def check_categories(name: str, category: Tensor, number: int) -> None:
     wrong = ((category < 0) | (category >= number)).nonzero().flatten()
     if len(wrong):
         found = int(category[wrong[0]])
-        raise ValueError(f"{name} holds {found} at [{int(wrong[0])}], but it must be a number from 0 to {number - 1}.")
+        raise ValueError(
+            f"{name} holds {found} at [{int(wrong[0])}], but it must be a number from 0 to {number - 1}."
+        )
 
 
 def counter_features(stats: Tensor) -> Tensor:
@@ -691,7 +804,9 @@ def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:
     Returns (..., CONTEXT) float32. Day 0 is the log's first day, a Sunday in the Complete Journey data.
     """
     weekday = F.one_hot((day % 7).long(), 7).to(rhythm.dtype)
-    return torch.cat([rhythm, weekday, torch.log1p(gap.clamp(min=0.0, max=120.0)).unsqueeze(-1)], dim=-1)
+    return torch.cat(
+        [rhythm, weekday, torch.log1p(gap.clamp(min=0.0, max=120.0)).unsqueeze(-1)], dim=-1
+    )
 
 
 def gap_log_likelihood(logits: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor:
@@ -709,7 +824,9 @@ def gap_log_likelihood(logits: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor
     end = torch.bucketize(torch.where(seen, last, last + 1), edges, right=True) - 1
     survived = (stay * (bins < end.unsqueeze(-1))).sum(-1)
     returned = seen & (end < len(GAP_EDGES))
-    hit = F.logsigmoid(logits).gather(-1, end.clamp(max=len(GAP_EDGES) - 1).unsqueeze(-1)).squeeze(-1)
+    hit = (
+        F.logsigmoid(logits).gather(-1, end.clamp(max=len(GAP_EDGES) - 1).unsqueeze(-1)).squeeze(-1)
+    )
     return survived + torch.where(returned, hit, 0.0)
 
 

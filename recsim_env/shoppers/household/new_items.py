@@ -61,7 +61,9 @@ class Envelope:
     total: Tensor
 
     @classmethod
-    def over(cls, base: Sequence[Tensor], vectors: Sequence[Tensor], queries: Sequence[Tensor]) -> Envelope:
+    def over(
+        cls, base: Sequence[Tensor], vectors: Sequence[Tensor], queries: Sequence[Tensor]
+    ) -> Envelope:
         """Above the rates of S shoppers by `MARGIN`: queries (S, D), one of each member as all else.
 
         What other shoppers want beyond that is cut off.
@@ -70,9 +72,14 @@ class Envelope:
         return cls.above(base, vectors, peaks)
 
     @classmethod
-    def above(cls, base: Sequence[Tensor], vectors: Sequence[Tensor], peaks: Sequence[Peaks]) -> Envelope:
+    def above(
+        cls, base: Sequence[Tensor], vectors: Sequence[Tensor], peaks: Sequence[Peaks]
+    ) -> Envelope:
         """Above the rates of the shoppers of these peaks by `MARGIN`."""
-        heights = [(log_rate + own.height + MARGIN).exp() for log_rate, own in zip(base, peaks, strict=True)]
+        heights = [
+            (log_rate + own.height + MARGIN).exp()
+            for log_rate, own in zip(base, peaks, strict=True)
+        ]
         so_far = mean(heights).double().cumsum(1)
         week = torch.arange(len(so_far), device=so_far.device).unsqueeze(1)
         edges = F.pad((week + so_far / so_far[:, -1:]).flatten(), (1, 0))
@@ -92,7 +99,9 @@ class Envelope:
         rows, columns = places(thrown)
         of_week, share = week[rows], draws[rows, 1 + columns]
         place = torch.searchsorted(self.edges[1:], share.double() + of_week, right=True)
-        height = (share + of_week.double() - self.edges[place]).float() * (self.total[of_week] * scale[rows])
+        height = (share + of_week.double() - self.edges[place]).float() * (
+            self.total[of_week] * scale[rows]
+        )
         item = place - of_week * self.base[0].shape[1]
         return Darts(rows, columns, item, height.where(thrown[rows, columns], math.inf))
 
@@ -100,7 +109,8 @@ class Envelope:
         """Log rate of each dart's item for its shopper, (P,) a member: queries (B, D) a member, week (B,)."""
         place = week[darts.rows] * self.base[0].shape[1] + darts.items
         return [
-            looked_up(base.view(-1), place) + (looked_up(query, darts.rows) * looked_up(vectors, darts.items)).sum(1)
+            looked_up(base.view(-1), place)
+            + (looked_up(query, darts.rows) * looked_up(vectors, darts.items)).sum(1)
             for base, query, vectors in zip(self.base, queries, self.vectors, strict=True)
         ]
 

@@ -42,7 +42,12 @@ def table_digest(folder: Path) -> str:
 
 
 def read_peaks(
-    folder: Path, member: Path, sizes: tuple[int, int], tables: str, population: str, start_days: tuple[int, int]
+    folder: Path,
+    member: Path,
+    sizes: tuple[int, int],
+    tables: str,
+    population: str,
+    start_days: tuple[int, int],
 ) -> Peaks | None:
     """Of a member's shoppers of a population; None where the file has none, or was made of other files.
 
@@ -65,7 +70,10 @@ def read_peaks(
         checks.tensor(f"{name}.height", height, sizes[1:], torch.float32)
         return Peaks(centre, height)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        print(f"recsim_env: {path} is not used ({error}): all shoppers are replayed ..", file=sys.stderr)
+        print(
+            f"recsim_env: {path} is not used ({error}): all shoppers are replayed ..",
+            file=sys.stderr,
+        )
         return None
 
 
@@ -81,7 +89,9 @@ def write_peaks(folder: Path) -> Path:
     for population in POPULATIONS:
         shop = load_shop(folder, torch.device("cpu"), population, START_DAYS, len(members))
         state = shop.starts.state
-        for number, (member, inside) in enumerate(zip(shop.members, state.inside(state.context()), strict=True)):
+        for number, (member, inside) in enumerate(
+            zip(shop.members, state.inside(state.context()), strict=True)
+        ):
             name = f"{population}.{number}"
             base = member.model.explore_base() + member.model.season(shop.market.item_context)
             peaks = Peaks.of(base, member.vectors, member.model.explore_queries(inside))

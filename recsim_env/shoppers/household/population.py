@@ -129,15 +129,28 @@ class LearnedShopper:
         weights = options.examination or (1.0,) * slate_size
         self._examination = torch.tensor(weights, dtype=torch.float32, device=self.device)
         # what leaves the slate alone is not punished: repeat purchases have the mean
-        self._deviations = torch.zeros(slate_size + REMEMBERED, dtype=torch.float32, device=self.device)
+        self._deviations = torch.zeros(
+            slate_size + REMEMBERED, dtype=torch.float32, device=self.device
+        )
         self._deviations[:slate_size] = -options.pessimism
-        ceilings = [member.model.config.repeat_ceilings[options.store_promotions] for member in shop.members]
+        ceilings = [
+            member.model.config.repeat_ceilings[options.store_promotions] for member in shop.members
+        ]
         self._ceilings = torch.tensor(ceilings, dtype=torch.float32, device=self.device).amax(dim=0)
         # how much promotions may raise the rates of new items
-        most = max(member.model.promotion().item() for member in shop.members) if options.store_promotions else 0.0
+        most = (
+            max(member.model.promotion().item() for member in shop.members)
+            if options.store_promotions
+            else 0.0
+        )
         self._promoting = math.exp(max(most, 0.0))
         darts = math.ceil(DARTS * self._promoting)
-        self._draws = (slate_size, REMEMBERED, 1 + darts, 3)  # of a visit: slate, bought again, new items, return
+        self._draws = (
+            slate_size,
+            REMEMBERED,
+            1 + darts,
+            3,
+        )  # of a visit: slate, bought again, new items, return
         self.visit_draws = sum(self._draws)
         self.never_leave = False
 
@@ -181,13 +194,17 @@ class LearnedShopper:
     def observe(self, state: LearnedState) -> Observation:
         """What a shop with loyalty cards knows; see the class."""
         return {
-            **loyalty_card(state.memory, slice(None), state.rhythm, state.day, state.since, state.week),
+            **loyalty_card(
+                state.memory, slice(None), state.rhythm, state.day, state.since, state.week
+            ),
             "placement": self.shop.placement.index_select(0, state.row),
             "popularity": self.shop.popularity.index_select(0, state.row),
         }
 
     @torch.no_grad()
-    def respond(self, state: LearnedState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+    def respond(
+        self, state: LearnedState, slates: Tensor, shown: Tensor, draws: Tensor
+    ) -> Response:
         """Answer the slate, fill the basket, and come back later or never; moves `state` in place."""
         slate_draw, repeat_draw, explore_draw, gap_draw = draws.split(self._draws, dim=1)
         context = state.context()
@@ -198,7 +215,9 @@ class LearnedShopper:
         clicks = slate_draw < probability
         again = repeat_draw < repeat
         new = self._explore(state, inside, slates, explore_draw)
-        basket = torch.cat([slates.where(clicks, -1), state.memory.items.where(again, -1), new], dim=1)
+        basket = torch.cat(
+            [slates.where(clicks, -1), state.memory.items.where(again, -1), new], dim=1
+        )
         return self._leave_and_return(state, context, basket, clicks, probability, gap_draw)
 
     def replace(self, state: LearnedState, rows: Tensor, fresh: LearnedState) -> None:
@@ -208,7 +227,12 @@ class LearnedShopper:
     def when_and_where(self, state: LearnedState) -> dict[str, Tensor]:
         """Day of the log, week, store and household of this visit."""
         shopper = self.shop.starts.shopper[state.who]
-        return {"shopper": shopper, "day": state.day.long(), "week": state.week.clone(), "store": state.store.clone()}
+        return {
+            "shopper": shopper,
+            "day": state.day.long(),
+            "week": state.week.clone(),
+            "store": state.store.clone(),
+        }
 
     def select(self, state: LearnedState, rows: Tensor) -> LearnedState:
         """A state of some rows only."""
@@ -220,10 +244,13 @@ class LearnedShopper:
         day = int(state.day[row])
         memory = state.memory
         items = memory.items[row][memory.items[row] >= 0]
-        stats = memory.stats(torch.full_like(items, row), items, state.day[row].expand(len(items)))[:, 0]
+        stats = memory.stats(torch.full_like(items, row), items, state.day[row].expand(len(items)))[
+            :, 0
+        ]
         order = stats[:, SINCE].argsort(stable=True)[:8].tolist()
         lines = [
-            f"{ago(int(stats[i, SINCE]))} · {int(stats[i, COUNT])}x · {self.catalog.text[int(items[i])]}" for i in order
+            f"{ago(int(stats[i, SINCE]))} · {int(stats[i, COUNT])}x · {self.catalog.text[int(items[i])]}"
+            for i in order
         ]
         date = datetime.date(2017, 1, 1) + datetime.timedelta(days=day)
         return {
@@ -242,7 +269,9 @@ class LearnedShopper:
 
     def _placement(self, row: Tensor, items: Tensor) -> Tensor:
         """Codes (..., ) uint8 of items (...) int64 in the store's weeks `row` (...)."""
-        return looked_up(self.shop.market.placement.view(-1, 1), row * len(self.catalog) + items).squeeze(-1)
+        return looked_up(
+            self.shop.market.placement.view(-1, 1), row * len(self.catalog) + items
+        ).squeeze(-1)
 
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
         """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
@@ -270,18 +299,26 @@ class LearnedShopper:
         pairs = places(items >= 0)
         parts = [part.split(CACHED) if self.device.type == "cpu" else (part,) for part in pairs]
         shoppers = [
-            member.model.slate_head.shoppers(own) for member, own in zip(self.shop.members, inside, strict=True)
+            member.model.slate_head.shoppers(own)
+            for member, own in zip(self.shop.members, inside, strict=True)
         ]
         found = [
             self._chances(state, shoppers, rows, columns, items[rows, columns])
             for rows, columns in zip(*parts, strict=True)
         ]
-        chance = torch.zeros(items.shape, dtype=torch.float32, device=self.device).index_put_(pairs, torch.cat(found))
+        chance = torch.zeros(items.shape, dtype=torch.float32, device=self.device).index_put_(
+            pairs, torch.cat(found)
+        )
         chance = chance * (items >= 0)
         return chance[:, : self.slate_size] * self._examination, chance[:, self.slate_size :]
 
     def _chances(
-        self, state: LearnedState, shoppers: list[Tensor], rows: Tensor, columns: Tensor, items: Tensor
+        self,
+        state: LearnedState,
+        shoppers: list[Tensor],
+        rows: Tensor,
+        columns: Tensor,
+        items: Tensor,
     ) -> Tensor:
         """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each member has in
         `shoppers`."""
@@ -299,7 +336,9 @@ class LearnedShopper:
             chances.append(torch.sigmoid(member.model.calibrated(logits.float())))
         return agreed(chances, self._deviations[columns])
 
-    def _explore(self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor) -> Tensor:
+    def _explore(
+        self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor
+    ) -> Tensor:
         """New items bought outside the slate: (B, E) int64, -1 padded; at most `EXPLORED`.
 
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
@@ -311,11 +350,16 @@ class LearnedShopper:
         rates = envelope.log_rates(queries, state.week, darts)
         if self.options.store_promotions:
             promoted = self._placement(state.row[rows], items) > 0
-            rates = [rate + promoted * model.promotion() for rate, model in zip(rates, models, strict=True)]
+            rates = [
+                rate + promoted * model.promotion()
+                for rate, model in zip(rates, models, strict=True)
+            ]
         slot = state.memory.slots_of(rows, items.unsqueeze(1)).squeeze(1)
         new = (slot == REMEMBERED) & (slates[rows] != items.unsqueeze(1)).all(1)
         hit = new & (darts.heights < mean([rate.exp() for rate in rates]))
-        tried = torch.full((len(draws), draws.shape[1] - 1), -1, dtype=torch.int64, device=self.device)
+        tried = torch.full(
+            (len(draws), draws.shape[1] - 1), -1, dtype=torch.int64, device=self.device
+        )
         tried = packed(tried.index_put_((rows, darts.columns), items.where(hit, -1)))[:, :EXPLORED]
         return tried.where(~repeated(tried), -1)
 
@@ -333,7 +377,10 @@ class LearnedShopper:
             model = member.model
             with mixed(self.device, self.options.precision):
                 model.advance(cache, model.token(member.vectors, bought, context), state.day)
-            logits.append(model.gap_head(torch.cat([cache.state, context], dim=1)) + model.config.gap_calibration)
+            logits.append(
+                model.gap_head(torch.cat([cache.state, context], dim=1))
+                + model.config.gap_calibration
+            )
         state.memory.record(torch.arange(len(basket), device=self.device), bought, state.day)
         back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
@@ -359,7 +406,9 @@ class LearnedShopper:
         usable = torch.where(same_day, elsewhere, usable)
         cumulative = usable.cumsum(1)
         total = cumulative[:, -1:]
-        pick = torch.searchsorted(cumulative, draw.unsqueeze(1) * total, right=True).clamp(max=stores.shape[1] - 1)
+        pick = torch.searchsorted(cumulative, draw.unsqueeze(1) * total, right=True).clamp(
+            max=stores.shape[1] - 1
+        )
         chosen = stores.gather(1, pick).squeeze(1)
         return chosen.where(total.squeeze(1) > 0, state.store)
 
@@ -417,7 +466,9 @@ def load_shopper(
     Errors: ValueError on a bad option, where the folder holds fewer than `ensemble` models, or where what it holds is
     broken; FileNotFoundError where a file is missing; TypeError where `folder` is no path.
     """
-    options = ShopperOptions(population, store_promotions, start_days, examination, ensemble, pessimism, precision)
+    options = ShopperOptions(
+        population, store_promotions, start_days, examination, ensemble, pessimism, precision
+    )
     path, fused = checks.path("folder", folder).resolve(), checks.flag("compiled", compiled)
     shop = load_shop(path, device, options.population, options.start_days, options.ensemble, fused)
     return LearnedShopper(shop, slate_size, options)

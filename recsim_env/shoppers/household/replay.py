@@ -53,12 +53,16 @@ class Visits:
         """From a basket table; `hidden` (N,) bool removes items from every basket (cold items)."""
         names = ("shopper", "day", "week", "store", "gap", "follow_up")
         filled = baskets.select(pl.col(name).cast(pl.Int64).fill_null(-1) for name in names)
-        shopper, day, week, store, gap, follow_up = (torch.from_numpy(c.to_numpy().copy()) for c in filled)
+        shopper, day, week, store, gap, follow_up = (
+            torch.from_numpy(c.to_numpy().copy()) for c in filled
+        )
         first = torch.cat([torch.ones(1, dtype=torch.bool), shopper[1:] != shopper[:-1]])
         start = torch.where(first, torch.arange(len(shopper)), 0).cummax(0).values
         since = torch.where(first, 0, day - torch.cat([day[:1], day[:-1]])).float()
         lengths = torch.from_numpy(baskets["items"].list.len().cast(pl.Int64).to_numpy().copy())
-        items = torch.from_numpy(baskets["items"].explode().drop_nulls().cast(pl.Int64).to_numpy().copy())
+        items = torch.from_numpy(
+            baskets["items"].explode().drop_nulls().cast(pl.Int64).to_numpy().copy()
+        )
         if hidden is not None:
             visit = torch.repeat_interleave(torch.arange(len(shopper)), lengths)
             kept = ~hidden[items]
@@ -114,7 +118,9 @@ class Past:
         """The visits before `start` (S,) int64, one visit of each shopper."""
         number = visits.rank[start]
         day, size = visits.day.float(), visits.starts.diff()
-        return cls._chosen(number, start - number, day, visits.since, visits.items, visits.starts[:-1], size)
+        return cls._chosen(
+            number, start - number, day, visits.since, visits.items, visits.starts[:-1], size
+        )
 
     def only(self, shoppers: Tensor) -> Past:
         """That of some shoppers (R,) int64."""
@@ -124,7 +130,14 @@ class Past:
 
     @classmethod
     def _chosen(
-        cls, number: Tensor, first: Tensor, day: Tensor, since: Tensor, items: Tensor, starts: Tensor, size: Tensor
+        cls,
+        number: Tensor,
+        first: Tensor,
+        day: Tensor,
+        since: Tensor,
+        items: Tensor,
+        starts: Tensor,
+        size: Tensor,
     ) -> Past:
         """`number` visits of each shopper from its `first` one on; day, since, starts and size are of all visits."""
         who, place = _ragged(number)
@@ -173,10 +186,14 @@ class Past:
         weight = torch.exp((day - last.repeat_interleave(number)) / RECENT_DAYS)
         recent = torch.zeros(len(counter), dtype=torch.float32)
         recent.index_add_(0, torch.arange(len(counter)).repeat_interleave(number), weight)
-        memory.table.view(-1, STATS)[counter] = torch.stack([number.float(), recent, day[first], last], dim=1)
+        memory.table.view(-1, STATS)[counter] = torch.stack(
+            [number.float(), recent, day[first], last], dim=1
+        )
 
         of_item = (counter % width < memory.keys.n_items).nonzero().flatten()
-        of_item = of_item[order[first[of_item]].argsort()]  # items as they were first bought, shopper after shopper
+        of_item = of_item[
+            order[first[of_item]].argsort()
+        ]  # items as they were first bought, shopper after shopper
         who, item = counter[of_item] // width, counter[of_item] % width
         held = torch.bincount(who, minlength=len(self.number))
         slot = torch.arange(len(who)) - (held.cumsum(0) - held)[who]
@@ -190,11 +207,16 @@ class Past:
 
     def _list(self, memory: Memory, crowded: Tensor) -> None:
         """Fill items of a memory whose counters are right already, visit by visit, of some shoppers (R,)."""
-        past, fresh = self.only(crowded), Memory.empty(memory.keys, len(crowded), memory.items.shape[1])
+        past, fresh = (
+            self.only(crowded),
+            Memory.empty(memory.keys, len(crowded), memory.items.shape[1]),
+        )
         ends = torch.cat([past.starts, past.starts.new_full((1,), len(past.items))])
         for rows, now in past._rounds():
             fresh.list_visit(rows, padded(past.items, ends, now), past.day[now])
-        fresh.counts[:, :-1] = memory.table[crowded.unsqueeze(1), fresh.items, COUNT] * (fresh.items >= 0)
+        fresh.counts[:, :-1] = memory.table[crowded.unsqueeze(1), fresh.items, COUNT] * (
+            fresh.items >= 0
+        )
         for name in ("items", "counts", "days", "slots"):
             getattr(memory, name)[crowded] = getattr(fresh, name)
 
@@ -233,7 +255,9 @@ def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple
         who, day = visits.shopper[now], visits.day[now].float()
         rhythm[now] = memory.tally_of(who, day)
         of_row = rows.visit[scored]
-        stats[scored] = memory.stats(visits.shopper[of_row], rows.item[scored], visits.day[of_row].float()).half()
+        stats[scored] = memory.stats(
+            visits.shopper[of_row], rows.item[scored], visits.day[of_row].float()
+        ).half()
         memory.record(who, visits.padded(now), day)
         row_from, visit_from = row_to, visit_to
     return stats, rhythm

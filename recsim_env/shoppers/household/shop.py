@@ -100,12 +100,18 @@ def load_shop(
     """
     members = [folder, *member_folders(folder, 1)]
     if len(members) < ensemble:
-        raise ValueError(f"ensemble is {ensemble}, but {str(folder)!r} holds {len(members)} models.")
+        raise ValueError(
+            f"ensemble is {ensemble}, but {str(folder)!r} holds {len(members)} models."
+        )
     files = [folder / name for name in SHOP_FILES]
     files += [member / name for member in members[1:ensemble] for name in MODEL_FILES]
-    stamps = tuple((path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [present(path).stat()])
+    stamps = tuple(
+        (path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [present(path).stat()]
+    )
     with waiting(f"reading the shoppers in {folder}"):
-        return _opened(folder, tuple(members[:ensemble]), device, population, start_days, compiled, stamps)
+        return _opened(
+            folder, tuple(members[:ensemble]), device, population, start_days, compiled, stamps
+        )
 
 
 @functools.lru_cache(maxsize=OPEN)
@@ -135,7 +141,9 @@ def _opened(
     starts = start_states(models, keys, market, baskets, holdout, enough, population, start_days)
     market = Market(*(tensor.to(device) for tensor in vars(market).values()))
     known = (
-        _known_peaks(folder, members, models, population, start_days) if device.type == "cpu" and not compiled else None
+        _known_peaks(folder, members, models, population, start_days)
+        if device.type == "cpu" and not compiled
+        else None
     )
     if known is None:
         _check_states(members, starts.state)
@@ -182,17 +190,23 @@ def _model(folder: Path, catalog: Catalog) -> SlateShopper:
     """A member's model, which must be one of this catalogue."""
     model = load_model(SlateShopper, folder).requires_grad_(False)
     if model.config.n_items != len(catalog):
-        raise ValueError(f"{folder} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}.")
+        raise ValueError(
+            f"{folder} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}."
+        )
     other = (model.items.category != catalog.category).nonzero().flatten()
     if len(other):
-        raise ValueError(f"{folder} holds a model of another catalog: item {int(other[0])} has another category there.")
+        raise ValueError(
+            f"{folder} holds a model of another catalog: item {int(other[0])} has another category there."
+        )
     return model
 
 
 def _check_states(members: Sequence[Path], state: LearnedState) -> None:
     for folder, cache in zip(members, state.caches, strict=True):
         if not bool(cache.state.isfinite().all()):
-            raise ValueError(f"{folder / 'model.safetensors'} makes states of shoppers that are not finite.")
+            raise ValueError(
+                f"{folder / 'model.safetensors'} makes states of shoppers that are not finite."
+            )
 
 
 def calendar(baskets: pl.DataFrame) -> Tensor:
@@ -207,14 +221,20 @@ def calendar(baskets: pl.DataFrame) -> Tensor:
     return week_of_day.cummax(0).values
 
 
-def envelope_of(members: Sequence[Member], market: Market, source: LearnedState | Sequence[Peaks]) -> Envelope:
+def envelope_of(
+    members: Sequence[Member], market: Market, source: LearnedState | Sequence[Peaks]
+) -> Envelope:
     """Above the members' rates of new items for the shoppers of a state, or for those of known peaks."""
-    base = [member.model.explore_base() + member.model.season(market.item_context) for member in members]
+    base = [
+        member.model.explore_base() + member.model.season(market.item_context) for member in members
+    ]
     vectors = [member.vectors for member in members]
     if not isinstance(source, LearnedState):
         return Envelope.above(base, vectors, source)
     inside = source.inside(source.context())
-    queries = [member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)]
+    queries = [
+        member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)
+    ]
     return Envelope.over(base, vectors, queries)
 
 

@@ -68,7 +68,16 @@ class Starts:
             return self
         state: LearnedState = take(self.state, slice(None), device)
         stores, shares = self.stores.to(device), self.store_shares.to(device)
-        return Starts(self.shopper.to(device), stores, shares, self.group.to(device), state, (), self._past, set())
+        return Starts(
+            self.shopper.to(device),
+            stores,
+            shares,
+            self.group.to(device),
+            state,
+            (),
+            self._past,
+            set(),
+        )
 
     @torch.inference_mode(False)  # whoever asks first, others may learn with it
     @torch.no_grad()
@@ -83,8 +92,13 @@ class Starts:
         past, state = self._past.only(rows), take(self._state, rows, rows.device)
         state.memory, rhythm = past.remembered(state.memory.keys, REMEMBERED)
         context = visit_context(rhythm, past.day, past.since)
-        tokens = [model.tokens(model.items(), past.items, past.size, context) for model in self._models]
-        state.caches = [model.prefill(t, past.day, past.number) for model, t in zip(self._models, tokens, strict=True)]
+        tokens = [
+            model.tokens(model.items(), past.items, past.size, context) for model in self._models
+        ]
+        state.caches = [
+            model.prefill(t, past.day, past.number)
+            for model, t in zip(self._models, tokens, strict=True)
+        ]
         state.rhythm = state.memory.tally(state.day)
         replayed: LearnedState = state
         return replayed
@@ -112,13 +126,22 @@ def start_states(
     visits = Visits.of(baskets)
     open_store = enough[market.row(visits.store, visits.week)]
     low, high = start_days
-    wanted = low + (visits.shopper * 61) % (high - low + 1)  # 61 steps through the range without a pattern
-    allowed = open_store & (visits.rank >= EARLIER_VISITS) & (visits.day >= wanted) & (visits.day <= high + LAPSE_DAYS)
+    wanted = low + (visits.shopper * 61) % (
+        high - low + 1
+    )  # 61 steps through the range without a pattern
+    allowed = (
+        open_store
+        & (visits.rank >= EARLIER_VISITS)
+        & (visits.day >= wanted)
+        & (visits.day <= high + LAPSE_DAYS)
+    )
     if population != "all":
         allowed &= holdout[visits.shopper] == (population == "evaluation")
     chosen = allowed.nonzero().flatten()
     if len(chosen) == 0:
-        raise ValueError(f"start_days is {start_days}, but no shopper of population {population!r} starts then.")
+        raise ValueError(
+            f"start_days is {start_days}, but no shopper of population {population!r} starts then."
+        )
     shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
     start = chosen[torch.from_numpy(first)]
     stores, shares = _stores(visits, open_store, start)
@@ -136,8 +159,14 @@ def _stores(visits: Visits, open_store: Tensor, start: Tensor) -> tuple[Tensor, 
     until = torch.full((int(visits.shopper.max()) + 1,), -1)
     until[visits.shopper[start]] = visits.rank[start]
     known = open_store & (visits.rank <= until[visits.shopper])
-    frame = pl.DataFrame({"shopper": visits.shopper[known].numpy(), "store": visits.store[known].numpy()})
-    top = frame.group_by("shopper", "store").len().sort("shopper", "len", "store", descending=[False, True, False])
+    frame = pl.DataFrame(
+        {"shopper": visits.shopper[known].numpy(), "store": visits.store[known].numpy()}
+    )
+    top = (
+        frame.group_by("shopper", "store")
+        .len()
+        .sort("shopper", "len", "store", descending=[False, True, False])
+    )
     lists = top.group_by("shopper", maintain_order=True).agg(pl.col("store", "len").head(STORES))
     ends = ints(lists.select(n=pl.col("store").list.len().cum_sum()), "n")
     starts, everyone = torch.cat([ends.new_zeros(1), ends]), torch.arange(len(start))
@@ -147,7 +176,9 @@ def _stores(visits: Visits, open_store: Tensor, start: Tensor) -> tuple[Tensor, 
     return store, number / number.sum(1, keepdim=True)
 
 
-def _asleep(models: Sequence[SlateShopper], keys: Keys, market: Market, visits: Visits, start: Tensor) -> LearnedState:
+def _asleep(
+    models: Sequence[SlateShopper], keys: Keys, market: Market, visits: Visits, start: Tensor
+) -> LearnedState:
     """State of shoppers at their visits `start` (S,), as if they had done nothing before."""
     day, store, week = visits.day[start].float(), visits.store[start], visits.week[start]
     return LearnedState(

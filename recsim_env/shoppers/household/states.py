@@ -60,10 +60,16 @@ def take(state: Any, rows: Any, device: torch.device) -> Any:
             state.state[rows].to(device),
         )
     if isinstance(state, Memory):
-        parts = {name: value[rows].to(device) for name, value in vars(state).items() if isinstance(value, Tensor)}
+        parts = {
+            name: value[rows].to(device)
+            for name, value in vars(state).items()
+            if isinstance(value, Tensor)
+        }
         return Memory(state.keys.to(device), **parts)
     parts = {
-        name: take(value, rows, device) if isinstance(value, Memory | list) else value[rows].to(device)
+        name: take(value, rows, device)
+        if isinstance(value, Memory | list)
+        else value[rows].to(device)
         for name, value in vars(state).items()
     }
     return type(state)(**parts)

@@ -33,23 +33,33 @@ class TextTunedShopper(nn.Module):
     """
 
     def __init__(
-        self, shopper: SlateShopper, texts: tuple[str, ...], encoder_folder: Path, mode: str, refreshed: int = 32
+        self,
+        shopper: SlateShopper,
+        texts: tuple[str, ...],
+        encoder_folder: Path,
+        mode: str,
+        refreshed: int = 32,
     ) -> None:
         super().__init__()
         if mode not in TEXT_MODES[1:]:
-            raise ValueError(f"mode is {mode!r}, but it must be one of {', '.join(TEXT_MODES[1:])}.")
+            raise ValueError(
+                f"mode is {mode!r}, but it must be one of {', '.join(TEXT_MODES[1:])}."
+            )
         check_plain(encoder_folder)
         self.shopper = shopper
         self.refreshed = refreshed
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         place = {text: i for i, text in enumerate(distinct)}
-        self.register_buffer("text_of_item", torch.tensor([place[text] for text in texts]), persistent=False)
+        self.register_buffer(
+            "text_of_item", torch.tensor([place[text] for text in texts]), persistent=False
+        )
         tokenizer = AutoTokenizer.from_pretrained(encoder_folder, local_files_only=True)
         tokens = tokenizer(distinct, padding=True, return_tensors="pt")
         self.register_buffer("tokens", tokens["input_ids"], persistent=False)
         self.register_buffer("attention", tokens["attention_mask"], persistent=False)
         self.encoder = _trainable(
-            AutoModel.from_pretrained(encoder_folder, local_files_only=True, use_safetensors=True), mode
+            AutoModel.from_pretrained(encoder_folder, local_files_only=True, use_safetensors=True),
+            mode,
         )
 
     text_of_item: Tensor
@@ -60,7 +70,9 @@ class TextTunedShopper(nn.Module):
         """Unit-length embeddings (R, width) of distinct texts (R,) int64."""
         mask = self.attention[texts]
         width = int(mask.sum(1).max())
-        hidden = self.encoder(input_ids=self.tokens[texts, :width], attention_mask=mask[:, :width]).last_hidden_state
+        hidden = self.encoder(
+            input_ids=self.tokens[texts, :width], attention_mask=mask[:, :width]
+        ).last_hidden_state
         weight = mask[:, :width].unsqueeze(2).to(hidden.dtype)
         return nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1)
 

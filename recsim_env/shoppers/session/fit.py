@@ -27,7 +27,9 @@ from recsim_env.shoppers.weights import MOST as SIZES
 from recsim_env.tensors import first_places
 
 Progress = Callable[[int, int], None]
-SWIFT = 10.0  # times the learning rate, of the few numbers that all shoppers share: they have far to go
+SWIFT = (
+    10.0  # times the learning rate, of the few numbers that all shoppers share: they have far to go
+)
 CHUNK = 512  # episodes replayed side by side: what they touch stays in a processor's cache
 
 
@@ -115,13 +117,17 @@ class Visits:
         if sessions.n_slates == 0:
             raise ValueError("sessions has no visit, but a model is fitted to at least one.")
         if int(sessions.slates.max()) >= len(catalog):
-            raise ValueError(f"sessions shows item {int(sessions.slates.max())}, but the catalogue has {len(catalog)}.")
+            raise ValueError(
+                f"sessions shows item {int(sessions.slates.max())}, but the catalogue has {len(catalog)}."
+            )
         real = sessions.real
         slates = sessions.slates[real]
         shown = first_places(slates)
         last = torch.arange(real.shape[1]) == sessions.length.unsqueeze(1) - 1
         parts = [
-            _replayed(sessions.take(rows), catalog) for rows in torch.arange(len(sessions)).split(CHUNK) if len(rows)
+            _replayed(sessions.take(rows), catalog)
+            for rows in torch.arange(len(sessions)).split(CHUNK)
+            if len(rows)
         ]
         counters, context = (torch.cat(column) for column in zip(*parts, strict=True))
         return cls(
@@ -145,7 +151,9 @@ class Visits:
         start = (self.length.cumsum(0) - self.length)[episodes]
         rows = (start.unsqueeze(1) + torch.arange(real.shape[1]))[real]
         names = ("slates", "shown", "clicks", "counters", "context", "leaves")
-        return {"real": real, "declared": self.declared[episodes]} | {name: getattr(self, name)[rows] for name in names}
+        return {"real": real, "declared": self.declared[episodes]} | {
+            name: getattr(self, name)[rows] for name in names
+        }
 
 
 @torch.no_grad()
@@ -160,7 +168,9 @@ def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
         shown = first_places(sessions.slates[:, visit])
         slates = sessions.slates[:, visit].clamp(min=0)
         counters[:, visit] = memory.look(slates, catalog.category)
-        memory.record(slates, shown, sessions.clicks[:, visit] & shown, catalog.category, catalog.embedding)
+        memory.record(
+            slates, shown, sessions.clicks[:, visit] & shown, catalog.category, catalog.embedding
+        )
         context[:, visit] = memory.context()
     return counters[sessions.real], context[sessions.real]
 
@@ -212,7 +222,9 @@ def fit_session(
     config = config or SessionFitConfig()
     learn, _ = learn_and_check(sessions, config)
     visits = Visits.of(learn, catalog)
-    model = new_session_shopper(catalog, sessions.slates.shape[2], config, declared=sessions.declared.shape[1])
+    model = new_session_shopper(
+        catalog, sessions.slates.shape[2], config, declared=sessions.declared.shape[1]
+    )
     _standardise(model, visits)
     model.to(device)  # type: ignore[arg-type]
     _train(model, visits, config, progress)
@@ -228,7 +240,9 @@ def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessi
     """
     learn, check = sessions.split(config.held_out)
     if len(learn) == 0 or len(check) == 0:
-        raise ValueError(f"sessions has {len(sessions)} episodes, too few to hold out a share of {config.held_out}.")
+        raise ValueError(
+            f"sessions has {len(sessions)} episodes, too few to hold out a share of {config.held_out}."
+        )
     return learn, check
 
 
@@ -240,18 +254,30 @@ def _standardise(model: SessionShopper, visits: Visits) -> None:
     model.counter_scale.copy_(both.std(dim=0).clamp(min=1e-3))
 
 
-def _train(model: SessionShopper, visits: Visits, config: SessionFitConfig, progress: Progress) -> None:
+def _train(
+    model: SessionShopper, visits: Visits, config: SessionFitConfig, progress: Progress
+) -> None:
     """AdamW on whole episodes, each epoch in an order of its own; weight decay on matrices only."""
     steps = max(round(config.epochs * len(visits) / config.batch_episodes), 1)
-    of_shoppers = [*model.temper.parameters(), *model.weariness.parameters(), model.leave_head.slopes, model.look_step]
+    of_shoppers = [
+        *model.temper.parameters(),
+        *model.weariness.parameters(),
+        model.leave_head.slopes,
+        model.look_step,
+    ]
     single = {id(weight) for weight in of_shoppers}
     rest = [weight for weight in model.parameters() if id(weight) not in single]
     groups: list[dict[str, Any]] = [
-        {"params": [weight for weight in rest if weight.ndim > 1], "weight_decay": config.weight_decay},
+        {
+            "params": [weight for weight in rest if weight.ndim > 1],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [weight for weight in rest if weight.ndim <= 1]},
         {"params": of_shoppers, "lr": SWIFT * config.learning_rate},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
     schedule = get_cosine_schedule_with_warmup(optimiser, steps // 20, steps)
     generator = torch.Generator().manual_seed(config.seed)
     order = shuffled(len(visits), config.batch_episodes, generator)
@@ -260,7 +286,9 @@ def _train(model: SessionShopper, visits: Visits, config: SessionFitConfig, prog
         torch.manual_seed(config.seed)
         for step in range(steps):
             episodes = next(order)
-            batch = visits.batch(episodes) | {"normal": spread_out(len(episodes), config.temperaments, generator)}
+            batch = visits.batch(episodes) | {
+                "normal": spread_out(len(episodes), config.temperaments, generator)
+            }
             batch = {name: value.to(model.device) for name, value in batch.items()}
             optimiser.zero_grad()
             model(**batch)["loss"].backward()
@@ -311,7 +339,9 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(model: SessionShopper, visits: Visits, temperaments: int = 128, batch_episodes: int = 64) -> Predictions:
+def predict(
+    model: SessionShopper, visits: Visits, temperaments: int = 128, batch_episodes: int = 64
+) -> Predictions:
     """Predict every visit; a temperament weighs as much as it explains the visits before. Dropout off."""
     model.train(False)
     generator = torch.Generator().manual_seed(0)
@@ -322,7 +352,9 @@ def predict(model: SessionShopper, visits: Visits, temperaments: int = 128, batc
         out = model(**batch)
         likelihood += float(out["loss"]) * len(batch["slates"])
         known = _before(out["log_likelihood"], batch["real"])
-        chance = over_moods(torch.exp(out["log_looks"].unsqueeze(2) + F.logsigmoid(out["click_logits"])))
+        chance = over_moods(
+            torch.exp(out["log_looks"].unsqueeze(2) + F.logsigmoid(out["click_logits"]))
+        )
         clicks.append(torch.einsum("vs,vsk->vk", known.softmax(dim=1), chance).cpu())
         weight = (known + out["click_log_likelihood"]).softmax(dim=1)
         leaves.append((weight * torch.sigmoid(out["leave_logits"])).sum(dim=1).cpu())
@@ -331,7 +363,9 @@ def predict(model: SessionShopper, visits: Visits, temperaments: int = 128, batc
 
 def _before(of_visit: Tensor, real: Tensor) -> Tensor:
     """(V, S) sums of the log-likelihoods (V, S) of the earlier visits of the same episode; real (B, T)."""
-    padded = of_visit.new_zeros(*real.shape, of_visit.shape[1]).masked_scatter(real.unsqueeze(2), of_visit)
+    padded = of_visit.new_zeros(*real.shape, of_visit.shape[1]).masked_scatter(
+        real.unsqueeze(2), of_visit
+    )
     return (padded.cumsum(dim=1) - padded)[real]
 
 

@@ -46,7 +46,9 @@ class SessionMemory:
     """(B,) float32, visits so far."""
 
     @classmethod
-    def empty(cls, batch: int, items: int, categories: int, width: int, device: torch.device) -> SessionMemory:
+    def empty(
+        cls, batch: int, items: int, categories: int, width: int, device: torch.device
+    ) -> SessionMemory:
         """Of newcomers."""
         taste = (batch, len(TASTE_DECAYS), width + 1)
         return cls(
@@ -61,10 +63,14 @@ class SessionMemory:
         """(B, K, COUNTERS) float32: the counters of shown items before this visit; slates (B, K), category (N,)."""
         of_category = category[slates].unsqueeze(1).expand(-1, CATEGORY_COUNTERS, -1)
         of_item = slates.unsqueeze(1).expand(-1, ITEM_COUNTERS, -1)
-        found = torch.cat([self.category.gather(2, of_category), self.item.gather(2, of_item)], dim=1)
+        found = torch.cat(
+            [self.category.gather(2, of_category), self.item.gather(2, of_item)], dim=1
+        )
         return found.transpose(1, 2)
 
-    def record(self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor) -> None:
+    def record(
+        self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor
+    ) -> None:
         """Add a visit, in place: slates (B, K) int64; shown, clicks (B, K) bool; category (N,); embedding (N, E)."""
         clicks = clicks.float()
         weight = shown * faded(slates.shape[1], slates.device)
@@ -88,7 +94,10 @@ class SessionMemory:
         """(B, context_size(E)) float32 of order 1: mean vectors of what was liked and seen, log counts, log visits."""
         liked, seen = self.liked, self.seen
         counts = torch.stack([liked[:, :, -1], seen[:, :, -1]], dim=1).flatten(1)
-        means = torch.cat([liked[:, :, :-1] / (1 + liked[:, :, -1:]), seen[:, :, :-1] / (1 + seen[:, :, -1:])], dim=1)
+        means = torch.cat(
+            [liked[:, :, :-1] / (1 + liked[:, :, -1:]), seen[:, :, :-1] / (1 + seen[:, :, -1:])],
+            dim=1,
+        )
         logs = torch.log1p(torch.cat([counts, self.visits.unsqueeze(1)], dim=1)) / 3.0
         return torch.cat([means.flatten(1) * 2.0, logs], dim=1)
 
@@ -99,7 +108,9 @@ class SessionMemory:
 
     def select(self, rows: Tensor) -> SessionMemory:
         """A copy of some rows (R,)."""
-        return SessionMemory(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return SessionMemory(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
 
 
 def faded(positions: int, device: torch.device) -> Tensor:

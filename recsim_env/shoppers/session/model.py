@@ -99,8 +99,16 @@ class SessionShopperConfig(CheckedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        sizes = encoder_sizes(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window)
-        self.hidden_size, self.num_hidden_layers, self.num_attention_heads, self.intermediate_size, self.window = sizes
+        sizes = encoder_sizes(
+            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window
+        )
+        (
+            self.hidden_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.window,
+        ) = sizes
         self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
         self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
         self.width = checks.whole("width", width, 1, MOST["width"])
@@ -176,15 +184,21 @@ class SessionShopper(CheckedModel):
         size += config.declared
         self.token_in = nn.Linear(size, 2 * d)
         self.token_out = nn.Linear(2 * d, d)
-        self.blocks = nn.ModuleList([Block(cast(Any, config)) for _ in range(config.num_hidden_layers)])
+        self.blocks = nn.ModuleList(
+            [Block(cast(Any, config)) for _ in range(config.num_hidden_layers)]
+        )
         self.final_norm = nn.LayerNorm(d)
         self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits,
-        self.of_declared = nn.Linear(max(config.declared, 1), d, bias=False)  # moved by what the shopper declared
+        self.of_declared = nn.Linear(
+            max(config.declared, 1), d, bias=False
+        )  # moved by what the shopper declared
         self.query = nn.Linear(d, config.width)
         self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
         self.weariness = Weariness()
-        self.temper = nn.Linear(TEMPERAMENT, TEMPERAMENT)  # mean over shoppers, and a root of the covariance
+        self.temper = nn.Linear(
+            TEMPERAMENT, TEMPERAMENT
+        )  # mean over shoppers, and a root of the covariance
         self.look_step = nn.Parameter(torch.zeros(config.slate_size - 1))
         self.look_depth = nn.Linear(d, 1)
         self.mood = nn.Linear(d, 1)  # what it adds to the log-odds of a click, before softplus
@@ -237,7 +251,13 @@ class SessionShopper(CheckedModel):
         return state
 
     def token(
-        self, slates: Tensor, shown: Tensor, clicks: Tensor, counters: Tensor, context: Tensor, declared: Tensor
+        self,
+        slates: Tensor,
+        shown: Tensor,
+        clicks: Tensor,
+        counters: Tensor,
+        context: Tensor,
+        declared: Tensor,
     ) -> Tensor:
         """Tokens (..., D) of visits.
 
@@ -315,7 +335,9 @@ class SessionShopper(CheckedModel):
         depth = self.look_depth(state) + temperament[..., DEEP]
         return F.pad(F.logsigmoid(self.look_step + depth.unsqueeze(-1)).cumsum(dim=-1), (1, 0))
 
-    def answer(self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
+    def answer(
+        self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Log-odds (V, S, M, K) of a click once looked at, in each mood; weariness (V, S, K, 2) of category and item.
 
         Shapes: state (V, D) before the visit, temperament (V, S, R), slates (V, K) int64 without padding, counters
@@ -328,12 +350,16 @@ class SessionShopper(CheckedModel):
         mood = F.softplus(self.mood(state)) * constant(MOODS, state)  # (V, M)
         return logits.unsqueeze(2) + mood[:, None, :, None], weary
 
-    def click_probability(self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor) -> Tensor:
+    def click_probability(
+        self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor
+    ) -> Tensor:
         """(V, S, M, K) chance of a click in each mood; 0 where `shown` (V, K) is False. logits from `answer`."""
         looks = self.log_looks(state, temperament).unsqueeze(2)
         return torch.exp(looks + F.logsigmoid(logits)) * shown[:, None, None]
 
-    def leave_logits(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+    def leave_logits(
+        self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor
+    ) -> Tensor:
         """(V, S) log-odds of leaving after the visit; weary (V, S, K, 2) from `answer`, clicks, shown (V, K)."""
         weight = self.log_looks(state, temperament).exp() * shown.unsqueeze(1)
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
@@ -354,12 +380,20 @@ class SessionShopper(CheckedModel):
         `log_likelihood`, its part `click_log_likelihood`, `leave_logits` (V, S), `click_logits` (V, S, M, K) and
         `log_looks` (V, S, K).
         """
-        real, slates, shown, clicks = (batch[name] for name in ("real", "slates", "shown", "clicks"))
+        real, slates, shown, clicks = (
+            batch[name] for name in ("real", "slates", "shown", "clicks")
+        )
         episode = real.nonzero()[:, 0]
-        token = self.token(slates, shown, clicks, batch["counters"], batch["context"], batch["declared"][episode])
-        padded = token.new_zeros(*real.shape, token.shape[1]).masked_scatter(real.unsqueeze(2), token)
+        token = self.token(
+            slates, shown, clicks, batch["counters"], batch["context"], batch["declared"][episode]
+        )
+        padded = token.new_zeros(*real.shape, token.shape[1]).masked_scatter(
+            real.unsqueeze(2), token
+        )
         after = self.encode(padded)
-        before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[real]
+        before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[
+            real
+        ]
         state = self.state_dropout(before)
         temperament = self.temperament(batch["normal"])[episode]
         logits, weary = self.answer(state, temperament, slates, batch["counters"])
@@ -378,7 +412,9 @@ class SessionShopper(CheckedModel):
         }
 
 
-def slate_log_likelihood(log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor) -> Tensor:
+def slate_log_likelihood(
+    log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor
+) -> Tensor:
     """Log-likelihood (V, S) of the answers to slates: in a mood positions are independent, moods are summed over.
 
     Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.

@@ -130,15 +130,25 @@ class LearnedMarketShopper:
         own = profile_spaces(self.catalog, self.slate_size)
         if self.declared.shape[1] == 0:
             return own
-        return {"declared": gymnasium.spaces.Box(-1, 1, (self.declared.shape[1],), np.float32), **own}
+        return {
+            "declared": gymnasium.spaces.Box(-1, 1, (self.declared.shape[1],), np.float32),
+            **own,
+        }
 
     def start(self, draws: Tensor) -> LearnedMarketState:
         """Newcomers, of whom nothing is known but what they declare."""
         batch, width = len(draws), self.catalog.embedding.shape[1]
-        declared = self.declared[(draws[:, 0] * len(self.declared)).long().clamp(max=len(self.declared) - 1)]
+        declared = self.declared[
+            (draws[:, 0] * len(self.declared)).long().clamp(max=len(self.declared) - 1)
+        ]
         return LearnedMarketState(
-            caches=[member.empty_cache(declared).to(PRECISIONS[self.precision]) for member in self.members],
-            memory=SessionMemory.empty(batch, len(self.catalog), len(self.catalog.categories), width, self.device),
+            caches=[
+                member.empty_cache(declared).to(PRECISIONS[self.precision])
+                for member in self.members
+            ],
+            memory=SessionMemory.empty(
+                batch, len(self.catalog), len(self.catalog.categories), width, self.device
+            ),
             profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
             declared=declared,
             normal=normal(draws[:, 1:]),
@@ -159,7 +169,9 @@ class LearnedMarketShopper:
         return {**said, **state.profile.observe()}
 
     @torch.no_grad()
-    def respond(self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+    def respond(
+        self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor
+    ) -> Response:
         """Click, remember, and come back tomorrow or never; moves `state` in place."""
         category, embedding = self.catalog.category, self.catalog.embedding
         click_draw, mood_draw, leave_draw = draws.split([self.slate_size, 1, 1], dim=1)
@@ -167,7 +179,9 @@ class LearnedMarketShopper:
         states = [cache.state for cache in state.caches]
         tempers = [member.temperament(state.normal).unsqueeze(1) for member in self.members]
         asked = list(zip(self.members, states, tempers, strict=True))
-        answers = [member.answer(before, temper, slates, counters) for member, before, temper in asked]
+        answers = [
+            member.answer(before, temper, slates, counters) for member, before, temper in asked
+        ]
         chances = [
             member.click_probability(before, temper, logits, shown).squeeze(1)
             for (member, before, temper), (logits, _) in zip(asked, answers, strict=True)
@@ -186,10 +200,14 @@ class LearnedMarketShopper:
         context = state.memory.context()
         for member, cache in zip(self.members, state.caches, strict=True):
             with mixed(self.device, self.precision):
-                member.advance(cache, member.token(slates, shown, clicks, counters, context, state.declared))
+                member.advance(
+                    cache, member.token(slates, shown, clicks, counters, context, state.declared)
+                )
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
-        return Response(clicks, over_moods(in_moods), left, days=one, elsewhere=none, leaving=leaving)
+        return Response(
+            clicks, over_moods(in_moods), left, days=one, elsewhere=none, leaving=leaving
+        )
 
     def replace(self, state: LearnedMarketState, rows: Tensor, fresh: LearnedMarketState) -> None:
         """Put new shoppers into some rows."""
@@ -206,10 +224,13 @@ class LearnedMarketShopper:
     def select(self, state: LearnedMarketState, rows: Tensor) -> LearnedMarketState:
         """A state of some rows only."""
         caches = [
-            Cache(c.keys[:, rows], c.values[:, rows], c.day[rows], c.count[rows], c.state[rows]) for c in state.caches
+            Cache(c.keys[:, rows], c.values[:, rows], c.day[rows], c.count[rows], c.state[rows])
+            for c in state.caches
         ]
         memory, profile = state.memory.select(rows), state.profile.select(rows)
-        return LearnedMarketState(caches, memory, profile, state.declared[rows], state.normal[rows], state.day[rows])
+        return LearnedMarketState(
+            caches, memory, profile, state.declared[rows], state.normal[rows], state.day[rows]
+        )
 
     def when_and_where(self, state: LearnedMarketState) -> dict[str, Tensor]:
         """Day and week of this visit; one store."""
@@ -229,11 +250,19 @@ class LearnedMarketShopper:
             if clicks[c] > 0
         ]
         hidden = f"looks at the last position with chance {depth:.2f}"
-        return {"date": f"visit {int(state.day[row]) + 1}", "store": "market", "history": lines, "hidden": hidden}
+        return {
+            "date": f"visit {int(state.day[row]) + 1}",
+            "store": "market",
+            "history": lines,
+            "hidden": hidden,
+        }
 
 
 def save_learned_market(
-    folder: str | os.PathLike[str], catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor
+    folder: str | os.PathLike[str],
+    catalog: Catalog,
+    members: Sequence[SessionShopper],
+    declared: Tensor,
 ) -> None:
     """Write a catalogue and its models, `model0/`, `model1/`, ..; members that stood there before go.
 
@@ -276,11 +305,15 @@ def load_learned_market(
     """
     path = SHIPPED if folder is None else checks.path("folder", folder)
     if not path.is_dir():
-        raise FileNotFoundError(f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market.")
+        raise FileNotFoundError(
+            f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market."
+        )
     ensemble, fused = check_ensemble(ensemble), checks.flag("compiled", compiled)
     there = member_folders(path, 0)
     if len(there) < ensemble:
-        raise ValueError(f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models.")
+        raise ValueError(
+            f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models."
+        )
     with waiting(f"reading the shoppers in {path}"):
         members = [load_model(SessionShopper, found) for found in there[:ensemble]]
         declared = _read_declared(present(path / NEWCOMERS))
@@ -292,7 +325,9 @@ def load_learned_market(
         )
     for member in members if fused else ():
         compile_parts(member, (Block, Weariness, LeaveHead))
-    return LearnedMarketShopper(catalog, members, declared, device, pessimism=pessimism, precision=precision)
+    return LearnedMarketShopper(
+        catalog, members, declared, device, pessimism=pessimism, precision=precision
+    )
 
 
 def _read_declared(path: Path) -> Tensor:
@@ -300,7 +335,9 @@ def _read_declared(path: Path) -> Tensor:
 
     def only_declared(shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes.keys() != {"declared"}:
-            raise ValueError(f"{path} holds tensors {checks.told(sorted(shapes))}, but it must hold 'declared' alone.")
+            raise ValueError(
+                f"{path} holds tensors {checks.told(sorted(shapes))}, but it must hold 'declared' alone."
+            )
 
     declared = read_tensors(path, only_declared)["declared"]
     try:
@@ -311,7 +348,9 @@ def _read_declared(path: Path) -> Tensor:
     if len(beyond):
         at = beyond[0].tolist()
         found = declared[tuple(at)].item()
-        raise ValueError(f"{path}: declared holds {found} at {at}, but every number must lie within -1 and 1.")
+        raise ValueError(
+            f"{path}: declared holds {found} at {at}, but every number must lie within -1 and 1."
+        )
     return declared
 
 
@@ -322,9 +361,13 @@ def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> C
     """
     stored = members[0].embedding
     for member in members:
-        same = member.embedding.shape == catalog.embedding.shape and torch.equal(member.category, catalog.category)
+        same = member.embedding.shape == catalog.embedding.shape and torch.equal(
+            member.category, catalog.category
+        )
         if not same or not torch.allclose(member.embedding, catalog.embedding, rtol=0, atol=HALF):
-            raise ValueError(f"{path} holds models of another catalog: their embedding or category is not the same.")
+            raise ValueError(
+                f"{path} holds models of another catalog: their embedding or category is not the same."
+            )
     return dataclasses.replace(catalog, embedding=stored.clone())
 
 
@@ -332,7 +375,9 @@ def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared
     if len(members) == 0:
         raise ValueError("members is empty, but a learned market needs at least one model.")
     if declared.ndim != 2 or len(declared) == 0:
-        raise ValueError(f"declared has the shape {tuple(declared.shape)}, but it must be (S, D) with a row or more.")
+        raise ValueError(
+            f"declared has the shape {tuple(declared.shape)}, but it must be (S, D) with a row or more."
+        )
     size = members[0].config.slate_size
     for member in members:
         if member.config.declared != declared.shape[1]:
@@ -341,7 +386,9 @@ def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared
                 f"{member.config.declared}."
             )
         if member.config.n_items != len(catalog):
-            raise ValueError(f"members has a model of {member.config.n_items} items, but catalog has {len(catalog)}.")
+            raise ValueError(
+                f"members has a model of {member.config.n_items} items, but catalog has {len(catalog)}."
+            )
         if member.config.slate_size != size:
             raise ValueError(
                 f"members has models of {size} and of {member.config.slate_size} positions, but all must be alike."

@@ -111,7 +111,9 @@ def two_visit_ground(steps: int) -> Ground:
     return Ground(simulator, inputs, seed=0, steps=steps, shoppers=64)
 
 
-QUICK = PPOConfig(learning_rate=1e-2, n_steps=8, batch_size=256, n_epochs=6, gamma=1.0, gae_lambda=0.95)
+QUICK = PPOConfig(
+    learning_rate=1e-2, n_steps=8, batch_size=256, n_epochs=6, gamma=1.0, gae_lambda=0.95
+)
 SHARED = {
     "ppo": QUICK,
     "network": NetworkConfig((16,), (16,), log_std=0.0),
@@ -136,7 +138,9 @@ def first_and_second(policy: Policy) -> tuple[list[int], list[int]]:
 
 
 def mean_return(policy: Policy) -> float:
-    return float(evaluate(policy, two_visits(), torch.arange(2000)).rows["return"].to_numpy().mean())
+    return float(
+        evaluate(policy, two_visits(), torch.arange(2000)).rows["return"].to_numpy().mean()
+    )
 
 
 @pytest.mark.slow
@@ -145,7 +149,9 @@ def test_greed_loses_and_the_agent_finds_out(name: str) -> None:
     learned = AGENTS[name].learn(two_visit_ground(64 * (10 + 8 * 60)), SHARED | OWN[name])
     assert first_and_second(learned.untrained)[0] == [2] * 4
     assert first_and_second(learned.policy) == ([0] * 4, [2] * 4)
-    assert abs(mean_return(learned.untrained) - (2 * SWEET + 2 * SPOILT)) < 0.08  # 4 standard errors of 2000 episodes
+    assert (
+        abs(mean_return(learned.untrained) - (2 * SWEET + 2 * SPOILT)) < 0.08
+    )  # 4 standard errors of 2000 episodes
     assert abs(mean_return(learned.policy) - (2 * PLAIN + 2 * SWEET)) < 0.08
 
 
@@ -161,7 +167,9 @@ def learn(name: str, steps: int = 16 * (10 + 4 * 3), **ground: Any) -> Learned:
         "watch_every": 1,
     }
     ground = {"seed": 0, **ground}
-    return AGENTS[name].learn(Ground(simulator, toy_inputs(simulator), steps=steps, shoppers=16, **ground), parameters)
+    return AGENTS[name].learn(
+        Ground(simulator, toy_inputs(simulator), steps=steps, shoppers=16, **ground), parameters
+    )
 
 
 def shown(policy: Policy) -> Tensor:
@@ -173,7 +181,11 @@ def shown(policy: Policy) -> Tensor:
 @agents
 def test_the_steps_are_kept_to_and_watched(name: str) -> None:
     seen: list[tuple[int, Tensor]] = []
-    learned = learn(name, 16 * (10 + 4 * 3) + 63, watch=lambda steps, policy: seen.append((steps, shown(policy))))
+    learned = learn(
+        name,
+        16 * (10 + 4 * 3) + 63,
+        watch=lambda steps, policy: seen.append((steps, shown(policy))),
+    )
     assert learned.steps == 16 * (10 + 4 * 3)
     assert [steps for steps, _ in seen] == [0, 16 * 14, 16 * 18, 16 * 22]
     assert torch.equal(seen[0][1], shown(learned.untrained))
@@ -198,7 +210,9 @@ def test_the_same_seed_gives_the_same_agent_whoever_watches(name: str) -> None:
 
 @agents
 def test_too_few_steps_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"ground.steps is 223, but PPO needs 160 to look and 64 for each update"):
+    with pytest.raises(
+        ValueError, match=r"ground.steps is 223, but PPO needs 160 to look and 64 for each update"
+    ):
         learn(name, 16 * 14 - 1)
 
 

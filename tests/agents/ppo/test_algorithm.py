@@ -41,19 +41,27 @@ from tests.support.policy_toys import TableRanker, toy_inputs
 from tests.support.toys import toy_catalog, toy_simulator
 
 SMALL = PPOConfig(n_steps=4, batch_size=32, n_epochs=2)
-QUICK = PPOConfig(learning_rate=5e-3, n_steps=10, batch_size=320, n_epochs=8, gamma=0.0, gae_lambda=0.0)
+QUICK = PPOConfig(
+    learning_rate=5e-3, n_steps=10, batch_size=320, n_epochs=8, gamma=0.0, gae_lambda=0.0
+)
 NETWORK = NetworkConfig(actor_hidden=(16,), critic_hidden=(16,), log_std=-0.7)
 
 
-def composer_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any) -> SlatePPO:
+def composer_model(
+    shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any
+) -> SlatePPO:
     simulator = toy_simulator(items=40, **options)
-    env = IntentVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
+    env = IntentVecEnv(
+        simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers
+    )
     model = make_composer_ppo(env, config, NETWORK, seed=seed)
     fit_standardizers(model)
     return model
 
 
-def plackett_luce_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any) -> SlatePPO:
+def plackett_luce_model(
+    shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any
+) -> SlatePPO:
     simulator = toy_simulator(items=40, **options)
     env = SlateVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
     model = make_plackett_luce_ppo(env, config, NETWORK, scores=PlackettLuceConfig(1.0), seed=seed)
@@ -61,15 +69,21 @@ def plackett_luce_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int
     return model
 
 
-def autoregressive_model(shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any) -> SlatePPO:
+def autoregressive_model(
+    shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any
+) -> SlatePPO:
     simulator = toy_simulator(items=40, **options)
     env = SlateVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
-    model = make_autoregressive_ppo(env, config, NETWORK, scores=AutoregressiveConfig(1.0, count=-0.3), seed=seed)
+    model = make_autoregressive_ppo(
+        env, config, NETWORK, scores=AutoregressiveConfig(1.0, count=-0.3), seed=seed
+    )
     fit_standardizers(model)
     return model
 
 
-MODELS = pytest.mark.parametrize("make", [composer_model, plackett_luce_model, autoregressive_model])
+MODELS = pytest.mark.parametrize(
+    "make", [composer_model, plackett_luce_model, autoregressive_model]
+)
 
 
 def weights(model: SlatePPO) -> dict[str, torch.Tensor]:
@@ -141,7 +155,9 @@ def test_the_policy_of_a_checkpoint_acts_as_the_trained_one(make: Any, tmp_path:
     simulator = toy_simulator(items=40)
     seen = simulator.reset(torch.arange(20))
     for deterministic in (True, False):
-        loaded = load_policy(tmp_path / "checkpoint.safetensors", toy_inputs(simulator), deterministic=deterministic)
+        loaded = load_policy(
+            tmp_path / "checkpoint.safetensors", toy_inputs(simulator), deterministic=deterministic
+        )
         trained = policy_of(model, deterministic=deterministic)
         draws = torch.rand(20, loaded.draws, generator=torch.Generator().manual_seed(0))
         assert loaded.draws == trained.draws
@@ -161,20 +177,24 @@ def test_a_checkpoint_remembers_what_a_unit_of_each_knob_was(
     save(make(), tmp_path / "checkpoint.safetensors")
     monkeypatch.setitem(CUES, "shown", replace(CUES["shown"], unit=3.0))
     with pytest.raises(
-        ValueError, match=r"trained with the units \[2.0, 1.0, 2.0, 2.0, .*but here are \[2.0, 1.0, 2.0, 3.0"
+        ValueError,
+        match=r"trained with the units \[2.0, 1.0, 2.0, 2.0, .*but here are \[2.0, 1.0, 2.0, 3.0",
     ):
         load_policy(tmp_path / "checkpoint.safetensors", toy_inputs(toy_simulator(items=40)))
 
 
 def test_every_learnable_kind_has_its_checkpoint_tested() -> None:
-    assert {make().policy.kind for make in (composer_model, plackett_luce_model, autoregressive_model)} == set(
-        LEARNABLE
-    )
+    assert {
+        make().policy.kind for make in (composer_model, plackett_luce_model, autoregressive_model)
+    } == set(LEARNABLE)
 
 
 def test_a_frozen_policy_no_longer_changes() -> None:
     model = composer_model()
-    frozen, trained = frozen_policy_of(model, deterministic=False), policy_of(model, deterministic=False)
+    frozen, trained = (
+        frozen_policy_of(model, deterministic=False),
+        policy_of(model, deterministic=False),
+    )
     seen = toy_simulator(items=40).reset(torch.arange(20))
     draws = torch.rand(20, frozen.draws, generator=torch.Generator().manual_seed(0))
     before = frozen(seen, draws)
@@ -185,7 +205,9 @@ def test_a_frozen_policy_no_longer_changes() -> None:
 
 
 @MODELS
-def test_a_training_that_goes_on_equals_the_unbroken_one_bit_for_bit(make: Any, tmp_path: Path) -> None:
+def test_a_training_that_goes_on_equals_the_unbroken_one_bit_for_bit(
+    make: Any, tmp_path: Path
+) -> None:
     one, other = make(), make(seed=9)
     one.learn(16 * 4)
     save(one, tmp_path / "checkpoint.safetensors")
@@ -206,7 +228,10 @@ def test_a_checkpoint_of_fewer_shoppers_does_not_fit(tmp_path: Path) -> None:
     one.learn(16 * 4)
     save(one, tmp_path / "checkpoint.safetensors")
     before = weights(other)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors does not fit the training: 'survival' is .*\(16,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint\.safetensors does not fit the training: 'survival' is .*\(16,\)",
+    ):
         load(other, tmp_path / "checkpoint.safetensors")
     assert_same(weights(other), before)
 
@@ -216,15 +241,25 @@ def test_where_shoppers_cannot_be_written_down_training_goes_on_with_fresh_ones_
 ) -> None:
     simulator = tap_simulator()
     env = IntentVecEnv(
-        simulator, Composer(toy_inputs(simulator)), 4, reward=TrainingReward(expected_clicks=False, survival=False)
+        simulator,
+        Composer(toy_inputs(simulator)),
+        4,
+        reward=TrainingReward(expected_clicks=False, survival=False),
     )
-    models = [make_composer_ppo(env, replace(SMALL, batch_size=8), NETWORK, seed=0) for _ in range(2)]
+    models = [
+        make_composer_ppo(env, replace(SMALL, batch_size=8), NETWORK, seed=0) for _ in range(2)
+    ]
     models[0].learn(4 * 4)
     save(models[0], tmp_path / "checkpoint.safetensors")
     assert capsys.readouterr().err == ""
     load(models[1], tmp_path / "checkpoint.safetensors")
-    assert "goes on with fresh episodes, because state/shoppers/environments/0 is" in capsys.readouterr().err
-    assert environment_of(models[1]).generation == models[0]._n_updates > 0  # other shoppers than before
+    assert (
+        "goes on with fresh episodes, because state/shoppers/environments/0 is"
+        in capsys.readouterr().err
+    )
+    assert (
+        environment_of(models[1]).generation == models[0]._n_updates > 0
+    )  # other shoppers than before
     assert models[1].num_timesteps == 16
 
 
@@ -234,7 +269,9 @@ def broken(path: Path, how: str) -> str:
     name = "policy/actor.standardize.mean"
     if how in ("empty", "cut", "garbage"):
         content = path.read_bytes()
-        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "garbage": b"a pickle" * 99}[how])
+        path.write_bytes(
+            {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"a pickle" * 99}[how]
+        )
         return r"checkpoint\.safetensors cannot be read as safetensors"
     if how == "no metadata":
         write_tensors(path, tensors)
@@ -259,11 +296,22 @@ def broken(path: Path, how: str) -> str:
     return rf"checkpoint\.safetensors.*'{re.escape(name)}' (is|holds)"
 
 
-BROKEN = ("empty", "cut", "garbage", "no metadata", "no outline", "no random state", "no weight", "another shape")
+BROKEN = (
+    "empty",
+    "cut",
+    "garbage",
+    "no metadata",
+    "no outline",
+    "no random state",
+    "no weight",
+    "another shape",
+)
 
 
 @pytest.mark.parametrize("how", [*BROKEN, "nan", "inf", "nan in optimizer"])
-def test_a_broken_checkpoint_is_refused_in_one_sentence_with_file_and_tensor(how: str, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_refused_in_one_sentence_with_file_and_tensor(
+    how: str, tmp_path: Path
+) -> None:
     path = tmp_path / "checkpoint.safetensors"
     model = composer_model()
     model.learn(16 * 4)
@@ -273,7 +321,11 @@ def test_a_broken_checkpoint_is_refused_in_one_sentence_with_file_and_tensor(how
         load(model, path)
     assert "\n" not in str(found.value)
     assert_same(weights(model), before)
-    if how not in ("no outline", "no random state", "nan in optimizer"):  # of which a policy in use knows nothing
+    if how not in (
+        "no outline",
+        "no random state",
+        "nan in optimizer",
+    ):  # of which a policy in use knows nothing
         with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
             load_policy(path, toy_inputs(toy_simulator(items=40)))
 
@@ -302,9 +354,17 @@ def mean_return(model: SlatePPO, simulator: SlateSimulator, *, deterministic: bo
 @pytest.mark.slow
 def test_the_composer_learns_to_vary_the_slate() -> None:
     """Reward = category coverage; greedy CTR shows one or two categories, the answer is a negative count knob."""
-    simulators = [toy_simulator(items=40, lapse=0.0, reward=Reward({"category_coverage": 1.0})) for _ in range(2)]
+    simulators = [
+        toy_simulator(items=40, lapse=0.0, reward=Reward({"category_coverage": 1.0}))
+        for _ in range(2)
+    ]
     inputs = toy_inputs(simulators[0], same_category_first())
-    env = IntentVecEnv(simulators[0], Composer(inputs, ComposerConfig(pool=24)), 32, reward=TrainingReward(1.0, False))
+    env = IntentVecEnv(
+        simulators[0],
+        Composer(inputs, ComposerConfig(pool=24)),
+        32,
+        reward=TrainingReward(1.0, False),
+    )
     model = make_composer_ppo(env, QUICK, NETWORK, seed=0)
     fit_standardizers(model)
     before = mean_return(model, simulators[1])
@@ -322,9 +382,16 @@ def test_plackett_luce_learns_which_items_pay(monkeypatch: pytest.MonkeyPatch) -
         return ((inputs.category[inputs.slates] == 0) & inputs.shown).double().mean(dim=1)
 
     monkeypatch.setitem(REWARD_TERMS, "of_category_0", of_category_0)
-    simulators = [toy_simulator(items=40, lapse=0.0, reward=Reward({"of_category_0": 1.0})) for _ in range(2)]
+    simulators = [
+        toy_simulator(items=40, lapse=0.0, reward=Reward({"of_category_0": 1.0})) for _ in range(2)
+    ]
     inputs = toy_inputs(simulators[0], TableRanker(torch.linspace(0, 0.1, 40)))
-    env = SlateVecEnv(simulators[0], Composer(inputs, ComposerConfig(pool=26)), 32, reward=TrainingReward(1.0, False))
+    env = SlateVecEnv(
+        simulators[0],
+        Composer(inputs, ComposerConfig(pool=26)),
+        32,
+        reward=TrainingReward(1.0, False),
+    )
     model = make_plackett_luce_ppo(env, QUICK, NETWORK, scores=PlackettLuceConfig(1.0), seed=0)
     fit_standardizers(model)
     before = mean_return(model, simulators[1], deterministic=False)

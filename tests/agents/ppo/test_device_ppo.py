@@ -56,7 +56,9 @@ class Chase(TorchVecEnv):
         return self.look()
 
     def look(self) -> Tensor:
-        keys = noise.episode_key(torch.arange(self.num_envs), torch.zeros(self.num_envs, dtype=torch.int64))
+        keys = noise.episode_key(
+            torch.arange(self.num_envs), torch.zeros(self.num_envs, dtype=torch.int64)
+        )
         self.now = 2 * noise.uniform(keys, self.clock, 2) - 1
         return self.now
 
@@ -67,7 +69,13 @@ class Chase(TorchVecEnv):
         ended, seen, ends = self.age == HORIZON, self.look(), None
         rows = ended.nonzero().squeeze(1)
         if len(rows):
-            ends = Ends(rows, rows % 2 == 0, self.sums[rows], self.age[rows].float(), lambda which: -seen[rows[which]])
+            ends = Ends(
+                rows,
+                rows % 2 == 0,
+                self.sums[rows],
+                self.age[rows].float(),
+                lambda which: -seen[rows[which]],
+            )
             self.age, self.sums = self.age.where(~ended, 0), self.sums.where(~ended, 0.0)
         return Turn(seen, rewards, ended, ends)
 
@@ -91,11 +99,16 @@ NAMED = spaces.Dict({"features": FLAT, "pool": spaces.Box(-1, 9, (2, 2), np.int6
 SLATES = spaces.MultiDiscrete([9, 9])
 
 
-def filled(space: spaces.Space[Any], steps: int = 7, rows: int = 5) -> tuple[RolloutBuffer, DeviceRolloutBuffer]:
+def filled(
+    space: spaces.Space[Any], steps: int = 7, rows: int = 5
+) -> tuple[RolloutBuffer, DeviceRolloutBuffer]:
     """SB3's buffer and ours after the same made-up rollout."""
     stock: Any = DictRolloutBuffer if isinstance(space, spaces.Dict) else RolloutBuffer
     options: Any = {"device": "cpu", "gamma": 0.9, "gae_lambda": 0.7, "n_envs": rows}
-    theirs, ours = stock(steps, space, SLATES, **options), DeviceRolloutBuffer(steps, space, SLATES, **options)
+    theirs, ours = (
+        stock(steps, space, SLATES, **options),
+        DeviceRolloutBuffer(steps, space, SLATES, **options),
+    )
     generator = torch.Generator().manual_seed(0)
 
     def numbers(*shape: int) -> Tensor:
@@ -103,10 +116,16 @@ def filled(space: spaces.Space[Any], steps: int = 7, rows: int = 5) -> tuple[Rol
 
     for _ in range(steps):
         pool = torch.randint(-1, 9, (rows, 2, 2), generator=generator)
-        seen: Any = {"features": numbers(3), "pool": pool} if isinstance(space, spaces.Dict) else numbers(3)
+        seen: Any = (
+            {"features": numbers(3), "pool": pool} if isinstance(space, spaces.Dict) else numbers(3)
+        )
         actions = torch.randint(0, 9, (rows, 2), generator=generator)
         rewards, starts, values, log_probs = numbers(), numbers() > 0.5, numbers(1), numbers()
-        arrays: Any = {name: part.numpy() for name, part in seen.items()} if isinstance(seen, dict) else seen.numpy()
+        arrays: Any = (
+            {name: part.numpy() for name, part in seen.items()}
+            if isinstance(seen, dict)
+            else seen.numpy()
+        )
         theirs.add(arrays, actions.numpy(), rewards.numpy(), starts.numpy(), values, log_probs)
         ours.add(seen, actions, rewards, starts, values, log_probs)
     last, done = numbers(1), numbers() > 0.5
@@ -134,7 +153,13 @@ def test_advantages_by_hand() -> None:
     buffer = DeviceRolloutBuffer(2, FLAT, SLATES, "cpu", gae_lambda=0.5, gamma=0.9, n_envs=2)
     nothing = torch.zeros(2, 3), torch.zeros(2, 2)
     ended = torch.tensor([False, True])  # the second row's first step ended its episode
-    buffer.add(*nothing, torch.tensor([1.0, 2.0]), torch.tensor([True, True]), torch.tensor([3.0, 4.0]), torch.zeros(2))
+    buffer.add(
+        *nothing,
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([True, True]),
+        torch.tensor([3.0, 4.0]),
+        torch.zeros(2),
+    )
     buffer.add(*nothing, torch.tensor([5.0, 6.0]), ended, torch.tensor([7.0, 8.0]), torch.zeros(2))
     buffer.compute_returns_and_advantage(torch.tensor([[9.0], [10.0]]), torch.tensor([False, True]))
     second = [5 + 0.9 * 9 - 7, 6 - 8]
@@ -161,7 +186,9 @@ def test_minibatches_are_those_of_sb3(space: spaces.Space[Any], batch_size: int 
             for name, value in sb3._asdict().items():
                 given = getattr(mine, name)
                 parts = (
-                    zip(given.values(), value.values(), strict=True) if isinstance(value, dict) else [(given, value)]
+                    zip(given.values(), value.values(), strict=True)
+                    if isinstance(value, dict)
+                    else [(given, value)]
                 )
                 for part, other in parts:
                     torch.testing.assert_close(part, other, rtol=1e-6, atol=1e-6)
@@ -190,7 +217,9 @@ def slate_model(make: Any, kind: str, survival: bool) -> StockPPO:
     composer = Composer(toy_inputs(simulator), ComposerConfig(pool=12))
     env = face(simulator, composer, 16, 0, TrainingReward(survival=survival))
     network = NetworkConfig((16,), (16,))
-    model: StockPPO = make(kind, env, PPOConfig(n_steps=10, batch_size=40, n_epochs=2), network, seed=0)
+    model: StockPPO = make(
+        kind, env, PPOConfig(n_steps=10, batch_size=40, n_epochs=2), network, seed=0
+    )
     fit_standardizers(model)
     return model
 
@@ -204,7 +233,9 @@ def test_slate_rollouts_and_updates_are_those_of_the_stock_loop(kind: str, survi
         for model in (ours, stock):
             model.learn(160, reset_num_timesteps=update == 0)
         for name in ("rewards", "actions", "values", "log_probs", "advantages", "returns"):
-            array = getattr(stock.rollout_buffer, name)  # SB3 flattened it, environment by environment
+            array = getattr(
+                stock.rollout_buffer, name
+            )  # SB3 flattened it, environment by environment
             own = getattr(ours.rollout_buffer, name)
             own = own.swapaxes(0, 1).reshape(160, *own.shape[2:]) if len(array) == 160 else own
             np.testing.assert_allclose(own.reshape(array.shape), array, rtol=1e-5, atol=1e-5)
@@ -218,7 +249,9 @@ class Kept(KVWriter):
     def __init__(self) -> None:
         self.dumps: list[dict[str, Any]] = []
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         self.dumps.append(dict(key_values))
 
     def close(self) -> None:
@@ -235,7 +268,12 @@ def test_a_whole_training_logs_what_sb3_logs() -> None:
         logs.append(kept.dumps)
     ours, stock = logs
     assert [dump.keys() for dump in ours] == [dump.keys() for dump in stock]
-    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps", "time/total_timesteps"} <= ours[-1].keys()
+    assert {
+        "rollout/ep_rew_mean",
+        "rollout/ep_len_mean",
+        "time/fps",
+        "time/total_timesteps",
+    } <= ours[-1].keys()
     for name in ours[-1].keys() - {"time/fps", "time/time_elapsed"}:
         assert ours[-1][name] == pytest.approx(stock[-1][name], rel=1e-3, abs=1e-5), name
 
@@ -255,7 +293,16 @@ class Diary(BaseCallback):
 
     def _on_step(self) -> bool:
         self.events.append("step")
-        assert {"new_obs", "rewards", "dones", "actions", "values", "log_probs", "turn", "env"} <= self.locals.keys()
+        assert {
+            "new_obs",
+            "rewards",
+            "dones",
+            "actions",
+            "values",
+            "log_probs",
+            "turn",
+            "env",
+        } <= self.locals.keys()
         self.rewards.append(torch.as_tensor(self.locals["rewards"]).clone())
         return self.stop is None or len(self.rewards) < self.stop
 
@@ -282,7 +329,10 @@ def test_a_callback_stops_the_training() -> None:
     assert diary.events[-1] == "training end"
     assert model.num_timesteps == 8 * 8
     assert model._n_updates == 2  # epochs of the one rollout that was complete
-    assert any(not torch.equal(old, new) for old, new in zip(before, model.policy.parameters(), strict=True))
+    assert any(
+        not torch.equal(old, new)
+        for old, new in zip(before, model.policy.parameters(), strict=True)
+    )
     assert len(model.ep_info_buffer) == sum((row % HORIZON + 7) // HORIZON for row in range(8))
 
 
@@ -324,11 +374,18 @@ def test_what_is_saved_predicts_the_same_and_learns_on(tmp_path: Path) -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match="use_sde is True, but DevicePPO takes its actions from the policy alone"):
+    with pytest.raises(
+        ValueError, match="use_sde is True, but DevicePPO takes its actions from the policy alone"
+    ):
         chaser(use_sde=True)
-    with pytest.raises(ValueError, match="rollout_buffer_class is RolloutBuffer, but it must be a DeviceRolloutBuffer"):
+    with pytest.raises(
+        ValueError,
+        match="rollout_buffer_class is RolloutBuffer, but it must be a DeviceRolloutBuffer",
+    ):
         chaser(rollout_buffer_class=RolloutBuffer)
-    pendulum = DevicePPO("MlpPolicy", make_vec_env("Pendulum-v1"), n_steps=4, batch_size=4, device="cpu")
+    pendulum = DevicePPO(
+        "MlpPolicy", make_vec_env("Pendulum-v1"), n_steps=4, batch_size=4, device="cpu"
+    )
     with pytest.raises(TypeError, match="env is a DummyVecEnv, but DevicePPO steps a TorchVecEnv"):
         pendulum.learn(4)
 
@@ -340,7 +397,9 @@ def test_a_small_problem_is_learned_as_by_the_stock_loop() -> None:
     for algorithm in (DevicePPO, PPO):
         kept = Kept()
         with PrivateRandomness()():
-            model = chaser(algorithm, 64, n_steps=10, batch_size=160, n_epochs=8, learning_rate=5e-3, gamma=0.0)
+            model = chaser(
+                algorithm, 64, n_steps=10, batch_size=160, n_epochs=8, learning_rate=5e-3, gamma=0.0
+            )
             model.set_logger(Logger(None, [kept]))
             model.learn(64 * 10 * 30)
         curves.append([dump["rollout/ep_rew_mean"] / HORIZON for dump in kept.dumps])
@@ -354,10 +413,17 @@ def test_a_small_problem_is_learned_as_by_the_stock_loop() -> None:
 def test_a_rollout_on_a_gpu_stays_there() -> None:
     simulator = toy_simulator(items=40, device="cuda")
     env = IntentVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), 64)
-    model = make_ppo("composer", env, PPOConfig(n_steps=8, batch_size=64), NetworkConfig(), seed=0, device="cuda")
+    model = make_ppo(
+        "composer", env, PPOConfig(n_steps=8, batch_size=64), NetworkConfig(), seed=0, device="cuda"
+    )
     before = [parameter.clone() for parameter in model.policy.parameters()]
     model.learn(64 * 8)
     buffer = model.rollout_buffer
     assert isinstance(buffer, DeviceRolloutBuffer)
-    assert {value.device.type for value in [*buffer.kept.values(), *buffer.kept_seen.values()]} == {"cuda"}
-    assert any(not torch.equal(old, new) for old, new in zip(before, model.policy.parameters(), strict=True))
+    assert {value.device.type for value in [*buffer.kept.values(), *buffer.kept_seen.values()]} == {
+        "cuda"
+    }
+    assert any(
+        not torch.equal(old, new)
+        for old, new in zip(before, model.policy.parameters(), strict=True)
+    )

@@ -23,7 +23,11 @@ def write(folder: Path, steps: range) -> Path:
 
 
 def points(folder: Path) -> list[int]:
-    events = [event for path in sorted(folder.glob("events*")) for event in EventFileLoader(str(path)).Load()]
+    events = [
+        event
+        for path in sorted(folder.glob("events*"))
+        for event in EventFileLoader(str(path)).Load()
+    ]
     return [event.step for event in events for _ in event.summary.value]
 
 

@@ -34,7 +34,14 @@ def training(world: World, folder: Path, updates: int = UPDATES, **options: Any)
     options = {"shoppers": 16, "ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=1), **options}
     watched = MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=0)
     return train.Config(
-        **{"world": world, "seeds": (0,), "visits": updates * ROLLOUT, "monitor": watched, "output": folder, **options}
+        **{
+            "world": world,
+            "seeds": (0,),
+            "visits": updates * ROLLOUT,
+            "monitor": watched,
+            "output": folder,
+            **options,
+        }
     )
 
 
@@ -71,7 +78,9 @@ def steps_of(found: dict[str, list[tuple[int, float | None]]]) -> dict[str, list
     }
 
 
-def test_every_update_is_one_point_and_the_first_evaluation_is_at_0(toy_world: World, tmp_path: Path) -> None:
+def test_every_update_is_one_point_and_the_first_evaluation_is_at_0(
+    toy_world: World, tmp_path: Path
+) -> None:
     config = training(toy_world, tmp_path)
     config = replace(config, monitor=replace(config.monitor, pictures=1))
     train.train(config, 0)
@@ -80,14 +89,19 @@ def test_every_update_is_one_point_and_the_first_evaluation_is_at_0(toy_world: W
     every = [update * ROLLOUT for update in range(UPDATES + 1)]
     assert [step for step, _ in found["train/loss"]] == every[1:]
     assert [step for step, _ in found["time/fps"]] == every[1:]
-    assert [step for step, _ in found["evaluation/return"]] == [*every[::2], every[-1]]  # every second, and the last
+    assert [step for step, _ in found["evaluation/return"]] == [
+        *every[::2],
+        every[-1],
+    ]  # every second, and the last
     assert [step for step, _ in found["slates"]] == [*every[::2], every[-1]]
     assert len(found["_hparams_/experiment"]) == 1
     longer = replace(config, visits=(UPDATES + 3) * ROLLOUT)
     train.train(longer, 0)
     found = curves(longer)
     assert_one_point_a_step(found)
-    assert [step for step, _ in found["train/loss"]] == [update * ROLLOUT for update in range(1, UPDATES + 4)]
+    assert [step for step, _ in found["train/loss"]] == [
+        update * ROLLOUT for update in range(1, UPDATES + 4)
+    ]
     assert [step for step, _ in found["evaluation/return"]] == [
         update * ROLLOUT for update in (0, 2, 4, 6, 8, 9, 10, 12)
     ]
@@ -165,7 +179,9 @@ def test_a_policy_that_does_not_change_has_a_flat_curve_from_the_first_point_on(
     still = PPOConfig(learning_rate=0.0, n_steps=4, batch_size=1024, n_epochs=1)
     watched = MonitorConfig(evaluate_every=40, episodes=400, batch=400, pictures=0)
     shoppers = 256
-    config = training(toy_world, tmp_path, ppo=still, shoppers=shoppers, monitor=watched, visits=shoppers * 4 * 40)
+    config = training(
+        toy_world, tmp_path, ppo=still, shoppers=shoppers, monitor=watched, visits=shoppers * 4 * 40
+    )
     train.train(config, 0)
     found = curves(config)
     assert found["evaluation_sampled/return"][0][0] == 0

@@ -44,7 +44,9 @@ def simulator() -> SlateSimulator:
 def environment(kind: str, reward: TrainingReward, seed: int = 0) -> SimulatorVecEnv:
     shoppers = simulator()
     face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
-    return face(shoppers, Composer(toy_inputs(shoppers), ComposerConfig(pool=12)), SHOPPERS, seed, reward)
+    return face(
+        shoppers, Composer(toy_inputs(shoppers), ComposerConfig(pool=12)), SHOPPERS, seed, reward
+    )
 
 
 def trained(kind: str, reward: TrainingReward) -> SlatePPO:
@@ -64,7 +66,9 @@ def truth(model: SlatePPO, env: SimulatorVecEnv) -> tuple[np.ndarray, list[int]]
 
 @every_kind
 @every_reward
-def test_evaluate_policy_and_vec_monitor_tell_returns_and_lengths(kind: str, reward: TrainingReward) -> None:
+def test_evaluate_policy_and_vec_monitor_tell_returns_and_lengths(
+    kind: str, reward: TrainingReward
+) -> None:
     model, env = trained(kind, reward), environment(kind, reward, seed=5)
     returns, visits = truth(model, env)
     for outside in (env, VecMonitor(env)):
@@ -77,8 +81,14 @@ def test_evaluate_policy_and_vec_monitor_tell_returns_and_lengths(kind: str, rew
 
 @every_kind
 @every_reward
-def test_eval_callback_tells_the_return_and_training_goes_on_as_without_it(kind: str, reward: TrainingReward) -> None:
-    model, undisturbed, env = trained(kind, reward), trained(kind, reward), environment(kind, reward, seed=5)
+def test_eval_callback_tells_the_return_and_training_goes_on_as_without_it(
+    kind: str, reward: TrainingReward
+) -> None:
+    model, undisturbed, env = (
+        trained(kind, reward),
+        trained(kind, reward),
+        environment(kind, reward, seed=5),
+    )
     returns, _ = truth(model, env)
     # the policy does not change before the rollout is complete
     callback = EvalCallback(env, n_eval_episodes=SHOPPERS, eval_freq=3, verbose=0, warn=False)
@@ -90,8 +100,13 @@ def test_eval_callback_tells_the_return_and_training_goes_on_as_without_it(kind:
 
 
 @every_kind
-def test_scale_and_expectation_change_what_is_learned_from_and_nothing_of_what_is_reported(kind: str) -> None:
-    plain, scaled = (environment(kind, reward) for reward in (TrainingReward(1.0, False), TrainingReward(0.1, False)))
+def test_scale_and_expectation_change_what_is_learned_from_and_nothing_of_what_is_reported(
+    kind: str,
+) -> None:
+    plain, scaled = (
+        environment(kind, reward)
+        for reward in (TrainingReward(1.0, False), TrainingReward(0.1, False))
+    )
     learned, reported = [], []
     for env in (plain, scaled):
         face, seen = TrainingRewards(env), env.reset()

@@ -22,7 +22,9 @@ from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
 
 
-def environment(simulator: SlateSimulator, rows: int, reward: TrainingReward, face: Any = IntentVecEnv) -> Any:
+def environment(
+    simulator: SlateSimulator, rows: int, reward: TrainingReward, face: Any = IntentVecEnv
+) -> Any:
     composer = Composer(toy_inputs(simulator), ComposerConfig(offset_dims=0))
     return face(simulator, composer, rows, 0, reward)
 
@@ -51,15 +53,21 @@ def market(lapse: float) -> SlateSimulator:
 @pytest.mark.parametrize("make", [toy, market])
 def test_the_expected_return_is_that_of_shoppers_who_leave(make: Any) -> None:
     rows = 3000
-    plain = returns_of_first_episodes(environment(make(0.3), rows, TrainingReward(1.0, expected_clicks=False)))
-    weighted = returns_of_first_episodes(environment(make(0.3), rows, TrainingReward(1.0, survival=True)))
+    plain = returns_of_first_episodes(
+        environment(make(0.3), rows, TrainingReward(1.0, expected_clicks=False))
+    )
+    weighted = returns_of_first_episodes(
+        environment(make(0.3), rows, TrainingReward(1.0, survival=True))
+    )
     error = (plain.var() / rows + weighted.var() / rows) ** 0.5
     assert abs(plain.mean() - weighted.mean()) < 3.5 * error
     assert weighted.var() < plain.var()
 
 
 def test_a_reward_is_weighted_by_the_chance_to_be_there() -> None:
-    env: Any = TrainingRewards(environment(toy(0.5), 64, TrainingReward(1.0, expected_clicks=False, survival=True)))
+    env: Any = TrainingRewards(
+        environment(toy(0.5), 64, TrainingReward(1.0, expected_clicks=False, survival=True))
+    )
     seen = env.reset()
     assert (seen[:, -1] == 1).all()
     intents = np.zeros((64, env.composer.intent_size), dtype=np.float32)
@@ -100,7 +108,9 @@ def test_the_value_is_proportional_to_survival(face: Any) -> None:
     def at(observation: Any, survival: float) -> Observation | torch.Tensor:
         if isinstance(observation, dict):
             return {**observation, "survival": torch.full_like(observation["survival"], survival)}
-        return torch.cat([observation[:, :-1], torch.full_like(observation[:, -1:], survival)], dim=1)
+        return torch.cat(
+            [observation[:, :-1], torch.full_like(observation[:, -1:], survival)], dim=1
+        )
 
     torch.testing.assert_close(model.policy.predict_values(at(seen, 0.25)), 0.25 * full)
     assert full.abs().min() > 0

@@ -20,9 +20,17 @@ from tests.support.toys import toy_simulator
 PLAIN = TrainingReward(scale=1.0, expected_clicks=False)
 
 
-def make_env(shoppers: int = 16, learned_from: TrainingReward = PLAIN, **options: Any) -> IntentVecEnv:
+def make_env(
+    shoppers: int = 16, learned_from: TrainingReward = PLAIN, **options: Any
+) -> IntentVecEnv:
     simulator = toy_simulator(items=40, **{"horizon_days": 40.0, **options})
-    return IntentVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers, 3, learned_from)
+    return IntentVecEnv(
+        simulator,
+        Composer(toy_inputs(simulator), ComposerConfig(pool=12)),
+        shoppers,
+        3,
+        learned_from,
+    )
 
 
 def intents(env: IntentVecEnv, steps: int) -> np.ndarray:
@@ -33,7 +41,9 @@ def intents(env: IntentVecEnv, steps: int) -> np.ndarray:
 def test_terminal_observations_are_the_last_ones_and_truncation_is_told_from_lapsing() -> None:
     env = make_env()
     env.reset()
-    twin = toy_simulator(items=40, horizon_days=40.0)  # the same episodes, stepped by hand and never reset for us
+    twin = toy_simulator(
+        items=40, horizon_days=40.0
+    )  # the same episodes, stepped by hand and never reset for us
     twin.reset(env.simulator.episodes.seed)
     kinds = set()
     for actions in intents(env, 30):
@@ -87,7 +97,9 @@ def test_ppo_bootstraps_a_truncated_episode_and_not_a_lapsed_one() -> None:
     assert ended > 0
 
 
-def test_statistics_are_of_all_episodes_that_began_in_the_same_rollout_once_the_last_of_them_ended() -> None:
+def test_statistics_are_of_all_episodes_that_began_in_the_same_rollout_once_the_last_of_them_ended() -> (
+    None
+):
     """Rollouts of three visits; the episodes are written down beside, with the rollout that each began in."""
     env = make_env(shoppers=8)
     env.reset()
@@ -118,12 +130,17 @@ def test_statistics_are_of_all_episodes_that_began_in_the_same_rollout_once_the_
             assert statistics["return"] == pytest.approx(terms, rel=1e-5)
             told, reported = int(began.min()), reported + len(expected)
     assert reported > 40
-    assert np.mean(ended_first) < 0.5 * np.mean(returns[0])  # who ends within three visits had a short episode
+    assert np.mean(ended_first) < 0.5 * np.mean(
+        returns[0]
+    )  # who ends within three visits had a short episode
     assert env.pop_statistics() == {}
 
 
 def test_expected_clicks_have_the_mean_of_the_sampled_ones_and_less_variance() -> None:
-    sampled, expected = (make_env(64, TrainingReward(1.0, flag), lapse=0.0, horizon_days=1e5) for flag in (False, True))
+    sampled, expected = (
+        make_env(64, TrainingReward(1.0, flag), lapse=0.0, horizon_days=1e5)
+        for flag in (False, True)
+    )
     totals: list[list[np.ndarray]] = [[], []]
     for env, total in zip((sampled, expected), totals, strict=True):
         learned = TrainingRewards(env)
@@ -136,7 +153,9 @@ def test_expected_clicks_have_the_mean_of_the_sampled_ones_and_less_variance() -
 
 
 def test_expected_clicks_are_the_probabilities_times_their_weight() -> None:
-    env = make_env(4, TrainingReward(0.5, True), reward=Reward({"clicks": 2.0, "category_coverage": 1.0}))
+    env = make_env(
+        4, TrainingReward(0.5, True), reward=Reward({"clicks": 2.0, "category_coverage": 1.0})
+    )
     learned = TrainingRewards(env)
     learned.reset()
     _, rewards, _, _ = learned.step(intents(env, 1)[0])
@@ -147,7 +166,9 @@ def test_expected_clicks_are_the_probabilities_times_their_weight() -> None:
     _, sampled, _, _ = plain.step(intents(plain, 1)[0])
     np.testing.assert_allclose(rewards, 0.5 * (sampled + 2.0 * surplus.numpy()), rtol=1e-5)
     env.reset()
-    np.testing.assert_array_equal(env.step(intents(env, 1)[0])[1], sampled)  # and this is what is reported
+    np.testing.assert_array_equal(
+        env.step(intents(env, 1)[0])[1], sampled
+    )  # and this is what is reported
 
 
 def test_a_seed_is_its_episodes_and_a_generation_other_ones() -> None:
@@ -168,7 +189,9 @@ def test_a_seed_is_its_episodes_and_a_generation_other_ones() -> None:
 
 def test_slates_go_through_as_they_are() -> None:
     simulator = toy_simulator(items=40)
-    env = SlateVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), 8, 0, PLAIN)
+    env = SlateVecEnv(
+        simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), 8, 0, PLAIN
+    )
     seen = env.reset()
     assert isinstance(seen, dict)
     assert env.observation_space.contains({name: value[0] for name, value in seen.items()})

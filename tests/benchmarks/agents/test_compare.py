@@ -34,10 +34,18 @@ def make_world(folder: Path) -> World:
     """A toy world with a ranker of its own, kept in `folder`."""
     if TOY not in PRESETS:
         add_preset(
-            TOY, EnvConfig(shopper=make_toy_shopper, slate_size=4, horizon_days=60, shopper_options={"items": 30})
+            TOY,
+            EnvConfig(
+                shopper=make_toy_shopper,
+                slate_size=4,
+                horizon_days=60,
+                shopper_options={"items": 30},
+            ),
         )
     save_model(some_ranker().model, folder / "ranker.safetensors")
-    return World(env=TOY, ranker=folder / "ranker.safetensors", populations=False, device="cpu", threads=1)
+    return World(
+        env=TOY, ranker=folder / "ranker.safetensors", populations=False, device="cpu", threads=1
+    )
 
 
 @pytest.fixture
@@ -61,7 +69,9 @@ def training(world: World, folder: Path, visits: int = 16 * 4 * 3) -> train.Conf
 def test_from_tuning_to_the_table(world: World, tmp_path: Path) -> None:
     results = tmp_path / "results"
     parameters = results / "tune" / "parameters.json"
-    tuning = tune.Config(world=world, trials=3, episodes=8, batch=8, work=tmp_path / "tune", output=parameters)
+    tuning = tune.Config(
+        world=world, trials=3, episodes=8, batch=8, work=tmp_path / "tune", output=parameters
+    )
     tune.main(tuning)
     found = tune.read_parameters(parameters)
     assert set(found) == {name for name, spec in POLICIES.items() if spec.search()}
@@ -69,15 +79,33 @@ def test_from_tuning_to_the_table(world: World, tmp_path: Path) -> None:
     assert trials.group_by("policy").len()["len"].to_list() == [3] * len(found)  # equal budgets
     train.main(training(world, tmp_path))
     compare.main(
-        compare.Config(world, trained=tmp_path / "train", parameters=parameters, episodes=12, batch=5, results=results)
+        compare.Config(
+            world,
+            trained=tmp_path / "train",
+            parameters=parameters,
+            episodes=12,
+            batch=5,
+            results=results,
+        )
     )
     rows, summary = read_rows("compare", results=results), read_summary("compare", results=results)
-    agents = ["composer, untrained", "composer, untrained, sampled", "composer", "composer, sampled"]
+    agents = [
+        "composer, untrained",
+        "composer, untrained, sampled",
+        "composer",
+        "composer, sampled",
+    ]
     assert rows["policy"].unique(maintain_order=True).to_list() == [*POLICIES, *agents]
-    assert rows["episode"].unique().sort().to_list() == list(range(REPORTED_SEED, REPORTED_SEED + 12))
+    assert rows["episode"].unique().sort().to_list() == list(
+        range(REPORTED_SEED, REPORTED_SEED + 12)
+    )
     assert rows.height == 12 * (len(POLICIES) + 2 * len(agents))
     assert int(rows["invalid_items"].sum()) == 0
-    for short, name in (("ppo", "composer"), ("greedy_ctr", "greedy_ctr"), ("tuned_reranker", "constant")):
+    for short, name in (
+        ("ppo", "composer"),
+        ("greedy_ctr", "greedy_ctr"),
+        ("tuned_reranker", "constant"),
+    ):
         for column in ("return", "clicks", "diversity"):
             mean = rows.filter(pl.col("policy") == name)[column].to_numpy().mean()
             assert summary[f"{short}_{column}"].value == pytest.approx(mean)
@@ -134,7 +162,9 @@ def test_a_training_that_breaks_off_keeps_its_last_update(
             train.train(config, 0)
     model = train.make_model(config, 0)
     load(model, train.folder_of(config, 0) / LAST)
-    assert model.num_timesteps == saved[-1] == 16 * 4 * 2  # kept before the first update, after one, and after two
+    assert (
+        model.num_timesteps == saved[-1] == 16 * 4 * 2
+    )  # kept before the first update, after one, and after two
     train.train(config, 0)
     load(model, train.folder_of(config, 0) / LAST)
     assert model.num_timesteps == 16 * 4 * 6
@@ -145,7 +175,11 @@ def test_other_settings_are_refused(world: World, tmp_path: Path) -> None:
     train.train(config, 0)
     with pytest.raises(ValueError, match=r"differs in \['ppo'\]"):
         train.train(replace(config, ppo=replace(config.ppo, gamma=0.5)), 0)
-    work = tune.Config(world=world, work=tmp_path / "tune", output=tmp_path / "results" / "tune" / "parameters.json")
+    work = tune.Config(
+        world=world,
+        work=tmp_path / "tune",
+        output=tmp_path / "results" / "tune" / "parameters.json",
+    )
     tune.check_work(work)
     with pytest.raises(ValueError, match="delete the folder"):
         tune.check_work(replace(work, episodes=3))
@@ -167,7 +201,9 @@ def test_what_is_missing_is_named(world: World, tmp_path: Path) -> None:
         compare.measure(replace(config, policies=("greedy_ctr",), episodes=2))
 
 
-def test_tensorboard_gets_returns_terms_hyperparameters_and_a_picture(world: World, tmp_path: Path) -> None:
+def test_tensorboard_gets_returns_terms_hyperparameters_and_a_picture(
+    world: World, tmp_path: Path
+) -> None:
     config = replace(training(world, tmp_path, visits=16 * 4 * 12), seeds=(0,))
     train.train(config, 0)
     tags = set(points(train.folder_of(config, 0)))
@@ -175,9 +211,17 @@ def test_tensorboard_gets_returns_terms_hyperparameters_and_a_picture(world: Wor
     assert {f"evaluation/{term}" for term in terms} <= tags
     assert {f"evaluation_sampled/{term}" for term in terms} <= tags
     assert {"rollout/ep_rew_mean", "rollout/ep_len_mean"} <= tags
-    assert {f"episodes/{term}" for term in ("clicks", "lapsed", "reward_terms/intra_list_distance")} <= tags
+    assert {
+        f"episodes/{term}" for term in ("clicks", "lapsed", "reward_terms/intra_list_distance")
+    } <= tags
     assert not {"episodes/return", "episodes/visits"} & tags  # told once, by SB3's names
-    assert {"train/value_loss", "train/approx_kl", "train/std", "slates", "_hparams_/session_start_info"} <= tags
+    assert {
+        "train/value_loss",
+        "train/approx_kl",
+        "train/std",
+        "slates",
+        "_hparams_/session_start_info",
+    } <= tags
 
 
 def test_a_picture_for_every_seed() -> None:

@@ -58,7 +58,9 @@ class MadeUpRanker:
 
 def open_toy(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
     simulator = make_simulator(env, device="cpu")
-    inputs = PolicyInputs(simulator.catalog, simulator.observation_space, simulator.slate_size, MadeUpRanker())
+    inputs = PolicyInputs(
+        simulator.catalog, simulator.observation_space, simulator.slate_size, MadeUpRanker()
+    )
     return Site(env, inputs, device="cpu")
 
 
@@ -94,7 +96,9 @@ def test_a_second_call_plays_nothing(toy: Config, monkeypatch: pytest.MonkeyPatc
     assert play_missing(toy) == []
     rows, _ = read_cells(toy.work)
     assert len(rows) == 3 * 2
-    monkeypatch.setattr(league, "play", lambda *arguments: pytest.fail("a cell that is there was played"))
+    monkeypatch.setattr(
+        league, "play", lambda *arguments: pytest.fail("a cell that is there was played")
+    )
     play_missing(toy)
     assert read_cells(toy.work)[0].equals(rows)
 
@@ -138,10 +142,16 @@ def test_rows_are_means_of_the_episodes(toy: Config) -> None:
     returns = table["return"].to_numpy()
     assert rows.schema == ROW
     assert row["return"] == pytest.approx(returns.mean())
-    assert row["return"] == pytest.approx(row["clicks"])  # this place pays for clicks alone; the rest is looked at
+    assert row["return"] == pytest.approx(
+        row["clicks"]
+    )  # this place pays for clicks alone; the rest is looked at
     assert row["return_error"] == pytest.approx(returns.std(ddof=1) / math.sqrt(12))
-    assert row["diversity"] == pytest.approx((table["intra_list_distance"] / table["visits"]).to_numpy().mean())
-    assert row["category_coverage"] == pytest.approx((table["category_coverage"] / table["visits"]).to_numpy().mean())
+    assert row["diversity"] == pytest.approx(
+        (table["intra_list_distance"] / table["visits"]).to_numpy().mean()
+    )
+    assert row["category_coverage"] == pytest.approx(
+        (table["category_coverage"] / table["visits"]).to_numpy().mean()
+    )
     assert (row["coverage"], row["gini"]) == pytest.approx((found.coverage, found.gini))
     assert (row["run"], row["mode"], row["episodes"], row["steps"]) == (1, "deterministic", 12, 0)
     assert curves.schema == CURVE
@@ -167,8 +177,12 @@ def test_contenders_of_a_run_see_the_same_shoppers_and_runs_do_not(
     assert not shoppers[0] & shoppers[1]
 
 
-def test_an_agent_has_a_row_for_each_way_to_use_it_and_a_curve(toy: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(AGENTS, "toy_agent", dataclasses.replace(AGENTS["linucb"], learner=learn_nothing))
+def test_an_agent_has_a_row_for_each_way_to_use_it_and_a_curve(
+    toy: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        AGENTS, "toy_agent", dataclasses.replace(AGENTS["linucb"], learner=learn_nothing)
+    )
     assert play_missing(replace(toy, contenders=("toy_agent",), runs=(0,))) == []
     rows, curves = read_cells(toy.work)
     assert rows["mode"].to_list() == ["deterministic", "untrained"]
@@ -226,7 +240,9 @@ def test_a_search_is_read_where_it_was_made(toy: Config, monkeypatch: pytest.Mon
     play_missing(replace(toy, runs=(0,)))
     (path,) = (toy.work / "tuned").rglob("*.json")
     assert path.relative_to(toy.work).as_posix() == "tuned/league-v0-world0/cap.json"
-    monkeypatch.setattr(league, "starts", lambda *arguments: pytest.fail("what was found was searched again"))
+    monkeypatch.setattr(
+        league, "starts", lambda *arguments: pytest.fail("what was found was searched again")
+    )
     assert play_missing(replace(toy, contenders=("cap",))) == []
 
 
@@ -263,11 +279,15 @@ def test_the_stratified_bootstrap_is_rliables() -> None:
     np.random.set_state(state)  # noqa: NPY002
     assert value == pytest.approx(theirs["x"][0])
     low, high = interval["x"][:, 0]
-    assert math.sqrt(7 / 8) * error == pytest.approx((high - low) / (2 * 1.96), rel=0.1)  # before the correction
+    assert math.sqrt(7 / 8) * error == pytest.approx(
+        (high - low) / (2 * 1.96), rel=0.1
+    )  # before the correction
 
 
 def test_worlds_are_strata() -> None:
-    scores = np.array([[0.0, 100.0], [0.0, 100.0], [0.0, 100.0]])  # runs of a world agree: nothing is uncertain
+    scores = np.array(
+        [[0.0, 100.0], [0.0, 100.0], [0.0, 100.0]]
+    )  # runs of a world agree: nothing is uncertain
     value, error = stratified(scores, lambda s: s.mean(axis=-1), np.random.default_rng(0))
     assert (float(value), float(error)) == (50.0, 0.0)
     curves = np.array([[0.0, 1.0], [0.0, 1.0], [100.0, 3.0]])
@@ -291,11 +311,17 @@ def test_worlds_of_one_run_have_no_band() -> None:
 
 
 def test_a_profile_is_the_share_above_each_threshold() -> None:
-    assert profile(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 2.0, 4.0])).tolist() == [1.0, 0.5, 0.0]
+    assert profile(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 2.0, 4.0])).tolist() == [
+        1.0,
+        0.5,
+        0.0,
+    ]
 
 
 def test_a_curve_has_passed_when_it_stays_above() -> None:
-    assert first_above(np.array([1.0, 3.0, 1.5, 2.5, 4.0]), 2.0) == 3  # at 1 it passed, and fell back
+    assert (
+        first_above(np.array([1.0, 3.0, 1.5, 2.5, 4.0]), 2.0) == 3
+    )  # at 1 it passed, and fell back
     assert first_above(np.array([2.5, 3.0]), 2.0) == 0
     assert first_above(np.array([1.0, 3.0, 2.0]), 2.0) is None  # not above at the end
 
@@ -305,7 +331,9 @@ def test_steps_to_pass_on_a_curve_made_by_hand() -> None:
     returns = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 2.0, 6.0]])  # mean 1, 1.5, 2.5, 5
     cost = np.broadcast_to(steps, returns.shape)
     generator = np.random.default_rng(0)
-    found = to_pass(returns, cost, np.array([2.2, 1.8]), generator)  # mean level 2: the first row passes at 20,
+    found = to_pass(
+        returns, cost, np.array([2.2, 1.8]), generator
+    )  # mean level 2: the first row passes at 20,
     assert found is not None  # the second alone at 20 as well, and both rows at 20
     assert (found.value, found.low, found.high, found.n) == (20.0, 20.0, 20.0, 2)
     assert to_pass(returns, cost, np.array([9.0, 9.0]), generator) is None
@@ -317,7 +345,9 @@ def test_a_ratio_is_of_means_and_not_a_mean_of_ratios() -> None:
 
 
 def test_a_matrix_has_the_runs_that_every_world_has() -> None:
-    rows = pl.DataFrame({"world": [0, 1, 0, 1, 0], "run": [1, 1, 0, 0, 2], "return": [3.0, 4.0, 1.0, 2.0, 5.0]})
+    rows = pl.DataFrame(
+        {"world": [0, 1, 0, 1, 0], "run": [1, 1, 0, 0, 2], "return": [3.0, 4.0, 1.0, 2.0, 5.0]}
+    )
     assert matrix(rows).tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
@@ -366,7 +396,9 @@ def made_up(market: str) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def row(key: dict[str, object], mode: str, value: float) -> dict[str, object]:
     """A row whose clicks are half of its return."""
-    rest = dict.fromkeys(("return_error", "diversity", "category_coverage", "visits", "coverage", "gini"), 0.5)
+    rest = dict.fromkeys(
+        ("return_error", "diversity", "category_coverage", "visits", "coverage", "gini"), 0.5
+    )
     return {
         **key,
         **rest,
@@ -390,23 +422,39 @@ def test_the_summary_has_every_figure_that_others_quote() -> None:
     found = analyse(rows, curves, "recsim_env/Market-v0", "A note.")
     assert found.summary.keys() == NAMES
     worlds = (0 + 1 + 10 + 11) / 4  # what runs and worlds add to everybody, on average
-    assert found.summary["market_ppo_over_greedy_return"].value == pytest.approx((30 + worlds) / (20 + worlds))
-    assert found.summary["control_greedy_over_oracle_return"].value == pytest.approx((20 + worlds) / (25 + worlds))
+    assert found.summary["market_ppo_over_greedy_return"].value == pytest.approx(
+        (30 + worlds) / (20 + worlds)
+    )
+    assert found.summary["control_greedy_over_oracle_return"].value == pytest.approx(
+        (20 + worlds) / (25 + worlds)
+    )
     gain = found.summary["market_ppo_minus_tuned_reranker_return"]
-    assert (gain.value, gain.low, gain.high, gain.n) == pytest.approx((2.0, 2.0, 2.0, 4))  # paired: always 2
+    assert (gain.value, gain.low, gain.high, gain.n) == pytest.approx(
+        (2.0, 2.0, 2.0, 4)
+    )  # paired: always 2
     assert found.summary["plackett_luce_trained_minus_untrained_return"].value == pytest.approx(3.0)
     # the curve is 15, 20, 25, 30 above what the run adds, and greedy 20
     assert found.summary["steps_to_pass_greedy"] == Estimate(200.0, 200.0, 200.0, 4)
     assert found.summary["minutes_to_pass_greedy"] == Estimate(2.0, 2.0, 2.0, 4)
-    assert found.table.index("oracle state") < found.table.index("ppo composer") < found.table.index("greedy ctr")
+    assert (
+        found.table.index("oracle state")
+        < found.table.index("ppo composer")
+        < found.table.index("greedy ctr")
+    )
     assert "| MarketControl-v0 |" in found.table
     assert found.table.endswith("A note.\n")
 
 
 def test_a_summary_of_half_a_league_leaves_out_what_it_cannot_say() -> None:
     rows, curves = made_up("recsim_env/Market-v0")
-    there = pl.col("contender").is_in(["ppo_composer", "greedy_ctr"]) & (pl.col("env") == "recsim_env/Market-v0")
-    found = summary(rows.filter(there & pl.col("weight").is_null()), curves.filter(there), "recsim_env/Market-v0")
+    there = pl.col("contender").is_in(["ppo_composer", "greedy_ctr"]) & (
+        pl.col("env") == "recsim_env/Market-v0"
+    )
+    found = summary(
+        rows.filter(there & pl.col("weight").is_null()),
+        curves.filter(there),
+        "recsim_env/Market-v0",
+    )
     left = {"market_ppo_over_greedy_return", "market_ppo_over_greedy_clicks"}
     assert found.keys() == left | {"steps_to_pass_greedy", "minutes_to_pass_greedy"}
     lonely = pl.col("contender") == "ppo_composer"
@@ -424,7 +472,9 @@ def test_the_report_of_a_league_that_was_played_is_saved(toy: Config) -> None:
     play_missing(toy)
     rows, curves = read_cells(toy.work)
     found = analyse(rows, curves, TOY, "")
-    Run("league", toy, results=toy.results).save(rows, summary=found.summary, table=found.table, figure=found.figure)
+    Run("league", toy, results=toy.results).save(
+        rows, summary=found.summary, table=found.table, figure=found.figure
+    )
     assert (toy.results / "league" / "figure.png").stat().st_size > 10_000
     assert [line.split(" | ")[0] for line in found.table.splitlines() if line.startswith("| ")][2:]
 
@@ -449,7 +499,10 @@ def test_a_count_that_costs_everything_gives_every_position_a_category_of_its_ow
     policy = Oracle(simulator, OracleParameters(extra=0.0, count=1e3, similarity=0.0))
     pool = behaviour.distinct(simulator.catalog.category[policy(observation, torch.zeros(5, 0))])
     greedy = Oracle(simulator, OracleParameters(extra=0.0, count=0.0, similarity=0.0))
-    assert (pool > behaviour.distinct(simulator.catalog.category[greedy(observation, torch.zeros(5, 0))])).all()
+    assert (
+        pool
+        > behaviour.distinct(simulator.catalog.category[greedy(observation, torch.zeros(5, 0))])
+    ).all()
 
 
 def test_an_oracle_reads_nobody_but_the_shoppers_of_a_market(toy: Config) -> None:
@@ -461,8 +514,16 @@ def test_an_oracle_reads_nobody_but_the_shoppers_of_a_market(toy: Config) -> Non
 
 
 def test_distinct_categories_are_counted() -> None:
-    shown = torch.tensor([[3, 1, 3, 1], [5, 5, 5, 5], [4, 3, 2, 1], [0, -1, 0, -1], [-1, -1, -1, -1]])
-    assert behaviour.distinct(shown).tolist() == [2, 1, 4, 1, 0]  # an empty position is of no category
+    shown = torch.tensor(
+        [[3, 1, 3, 1], [5, 5, 5, 5], [4, 3, 2, 1], [0, -1, 0, -1], [-1, -1, -1, -1]]
+    )
+    assert behaviour.distinct(shown).tolist() == [
+        2,
+        1,
+        4,
+        1,
+        0,
+    ]  # an empty position is of no category
 
 
 def test_boredom_weighs_each_position_by_the_chance_to_look_at_it() -> None:
@@ -492,16 +553,27 @@ def test_a_gain_is_paired_by_shopper() -> None:
 @pytest.mark.slow
 def test_what_is_shown_is_told_apart_by_shopper() -> None:
     simulator = make_simulator("recsim_env/Market-v0", device="cpu")
-    inputs = PolicyInputs(simulator.catalog, simulator.observation_space, 10, _TrueTaste(simulator.catalog.embedding))
+    inputs = PolicyInputs(
+        simulator.catalog, simulator.observation_space, 10, _TrueTaste(simulator.catalog.embedding)
+    )
     composer = Composer(inputs)
-    greedy, capped = POLICIES["greedy_ctr"].build(inputs), POLICIES["cap"].build(inputs, {"limit": 1})
+    greedy, capped = (
+        POLICIES["greedy_ctr"].build(inputs),
+        POLICIES["cap"].build(inputs, {"limit": 1}),
+    )
     named = {"greedy_ctr": greedy, "ppo_composer": greedy, "constant": capped}
-    parts = [behaviour.visits(n, p, simulator, composer, torch.arange(60)) for n, p in named.items()]
+    parts = [
+        behaviour.visits(n, p, simulator, composer, torch.arange(60)) for n, p in named.items()
+    ]
     rows = behaviour.with_thirds(pl.concat(parts))
     own = rows.filter(pl.col("policy") == "greedy_ctr")
     played = evaluate(greedy, simulator, torch.arange(60)).rows
-    assert own.group_by("shopper").len().sort("shopper")["len"].to_list() == played["visits"].to_list()
-    assert own["reward"].to_numpy().sum() == pytest.approx(played["return"].to_numpy().sum(), rel=1e-5)
+    assert (
+        own.group_by("shopper").len().sort("shopper")["len"].to_list() == played["visits"].to_list()
+    )
+    assert own["reward"].to_numpy().sum() == pytest.approx(
+        played["return"].to_numpy().sum(), rel=1e-5
+    )
     assert set(own.unique("shopper").group_by("variety_third").len()["len"]) == {20}
     lines = behaviour.by_group(rows)
     assert len(lines) == 3 * 5

@@ -49,7 +49,9 @@ class Oracle:
 def test_one_episode_is_the_same_with_and_without_the_adapter(spec: OutsideSpec) -> None:
     simulator, seeds = outside_simulator(spec), torch.tensor([5])
     raw = spec.make()
-    (seed,) = environment_seeds(noise.uniform(noise.episode_key(seeds, torch.zeros_like(seeds)), 0, 2))
+    (seed,) = environment_seeds(
+        noise.uniform(noise.episode_key(seeds, torch.zeros_like(seeds)), 0, 2)
+    )
     raw.reset(seed=seed)
     simulator.reset(seeds)
     generator, total, rewards = torch.Generator().manual_seed(0), 0.0, 0.0
@@ -97,7 +99,13 @@ def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Pa
     )  # fmt: skip
     benchmark.main(config)
     figures = json.loads((tmp_path / "results" / "sardine" / "summary.json").read_text())
-    expected = {"ppo_return", "greedy_oracle_return", "random_return", "ppo_minus_oracle", "ppo_minus_constant"}
+    expected = {
+        "ppo_return",
+        "greedy_oracle_return",
+        "random_return",
+        "ppo_minus_oracle",
+        "ppo_minus_constant",
+    }
     assert expected <= set(figures)
     rows = pl.read_csv(tmp_path / "results" / "sardine" / "rows.csv", infer_schema_length=None)
     assert rows.group_by("policy").len()["len"].unique().to_list() == [USERS]

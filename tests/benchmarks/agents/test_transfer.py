@@ -101,7 +101,9 @@ def test_the_figures_of_one_cell() -> None:
     assert found["ppo_gain_kept"].value == pytest.approx((19 - 10) / (22 - 10))
     assert (found["ppo_gain_true"].value, found["ppo_gain_learned"].value) == (12, 9)
     assert found["ppo_optimism"].value == pytest.approx(25 / 19 - 1)
-    assert found["winner_regret"].value == pytest.approx(1 - 19 / 22)  # the ppo of the learned market wins there
+    assert found["winner_regret"].value == pytest.approx(
+        1 - 19 / 22
+    )  # the ppo of the learned market wins there
     assert (found["worlds"].value, found["seeds"].value, found["agents"].value) == (1, 1, 6)
     assert np.isnan(found["kendall_tau"].low)
 
@@ -151,7 +153,9 @@ def test_sweeps_and_ensembles_compare_what_they_share() -> None:
     assert found.summary["tau/30000"].value == pytest.approx(1)
     assert found.summary["ensemble/single/tau"].value == pytest.approx(4 / 6)
     assert found.summary["ensemble/ensemble2-pessimism1/tau"].value == pytest.approx(1)
-    assert found.summary["ensemble/ensemble2-pessimism1/gain_kept"].value == pytest.approx((21 - 10) / (22 - 10))
+    assert found.summary["ensemble/ensemble2-pessimism1/gain_kept"].value == pytest.approx(
+        (21 - 10) / (22 - 10)
+    )
     text = tables(found)
     assert "| 30,000 slates | 1 x 1 |" in text
     assert "ensemble2, pessimism 1" in text
@@ -179,7 +183,9 @@ def market() -> Iterator[str]:
     """Id of a small market."""
     reward = {"clicks": 1.0, "intra_list_distance": 0.3}
     options = {"config": SMALL}
-    recsim_env.register(ID, make_market, reward=reward, slate_size=5, horizon_days=12.0, shopper_options=options)
+    recsim_env.register(
+        ID, make_market, reward=reward, slate_size=5, horizon_days=12.0, shopper_options=options
+    )
     yield ID
     PRESETS.pop(ID, None)
     gymnasium.registry.pop(ID, None)
@@ -196,7 +202,9 @@ def config_in(folder: Path, env: str) -> Config:
         sizes=(1_500,),
         model=SessionFitConfig(epochs=0.5, hidden_size=16, layers=1, head_size=16, window=12),
         ppo=PPOComposerConfig(
-            ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=1), network=NetworkConfig((8,), (8,)), watch_every=100
+            ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
+            network=NetworkConfig((8,), (8,)),
+            watch_every=100,
         ),
         steps=16 * (10 + 2 * 4),
         shoppers=16,
@@ -216,7 +224,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory, market: str) -> Config:
     """Rows of a market whose learned market is the true one."""
     config = config_in(tmp_path_factory.mktemp("transfer"), market)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "learned_simulator", lambda config, built, models: built.world.simulator("cpu"))
+        patch.setattr(
+            transfer,
+            "learned_simulator",
+            lambda config, built, models: built.world.simulator("cpu"),
+        )
         for cell in cells(config):
             measure(config, cell)
     return config
@@ -229,11 +241,15 @@ def test_the_truth_in_place_of_the_learned_market_transfers_whole(measured: Conf
     assert found["kendall_tau"].value == pytest.approx(1)
     assert found["kendall_tau_ppo_included"].value == pytest.approx(1)
     assert found["worst_return_error"].value == 0
-    assert 0 < found["kendall_tau_of_the_true_market_itself"].value < 1  # other shoppers, and few of them
+    assert (
+        0 < found["kendall_tau_of_the_true_market_itself"].value < 1
+    )  # other shoppers, and few of them
     assert found["worst_return_error_of_the_true_market_itself"].value > 0
     assert found["winner_regret"].value == 0
     assert found["ppo_optimism"].value == 0
-    assert found["ppo_gain_true"].value == found["ppo_gain_learned"].value  # the same market and the same seed
+    assert (
+        found["ppo_gain_true"].value == found["ppo_gain_learned"].value
+    )  # the same market and the same seed
     assert found["agents"].value == len(FIXED) + 2 >= 16
 
 
@@ -241,41 +257,60 @@ def test_rows_are_what_evaluate_says(measured: Config) -> None:
     world = MarketWorld(measured.env, 0, measured.slates, measured.mixture)
     built = build(world, measured.markets, "cpu")
     policy = POLICIES["cap"].build(built.inputs(), {"limit": 1})
-    expected = evaluate(policy, world.simulator("cpu"), seeds(REPORTED_SEED, measured.episodes)).rows
+    expected = evaluate(
+        policy, world.simulator("cpu"), seeds(REPORTED_SEED, measured.episodes)
+    ).rows
     rows = read_work(measured.work).filter(pl.col("agent") == "cap 1", pl.col("simulator") == TRUE)
     assert rows["return"].to_list() == pytest.approx([expected["return"].to_numpy().mean()])
     assert rows["clicks"].to_list() == pytest.approx([expected["clicks"].to_numpy().mean()])
     assert rows["visits"].to_list() == pytest.approx([expected["visits"].to_numpy().mean()])
-    assert rows["return_se"].to_list() == pytest.approx([expected["return"].to_numpy().std(ddof=1) / 24**0.5])
+    assert rows["return_se"].to_list() == pytest.approx(
+        [expected["return"].to_numpy().std(ddof=1) / 24**0.5]
+    )
 
 
 def test_nothing_is_computed_twice(measured: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("computed again")
 
-    for name in ("build", "evaluate", "ppo_composer", "fit_session", "learned_simulator", "tune_constant"):
+    for name in (
+        "build",
+        "evaluate",
+        "ppo_composer",
+        "fit_session",
+        "learned_simulator",
+        "tune_constant",
+    ):
         monkeypatch.setattr(transfer, name, never)
     for cell in cells(measured):
         measure(measured, cell)
 
 
-def test_one_missing_row_is_all_that_is_computed(measured: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_missing_row_is_all_that_is_computed(
+    measured: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = read_work(measured.work)
     paths = sorted(measured.work.glob("*/*/rows/*.parquet"))
     (lost,) = measured.work.glob("*/true/rows/ppo-learned-seed0.parquet")
     lost.unlink()
     kept = {path: path.stat().st_mtime_ns for path in paths if path != lost}
     trained: list[object] = []
-    monkeypatch.setattr(transfer, "learned_simulator", lambda config, built, models: built.world.simulator("cpu"))
+    monkeypatch.setattr(
+        transfer, "learned_simulator", lambda config, built, models: built.world.simulator("cpu")
+    )
     monkeypatch.setattr(transfer, "ppo_composer", lambda *arguments: trained.append(arguments))
     for cell in cells(measured):
         measure(measured, cell)
-    assert read_work(measured.work).equals(before)  # the same agent from its file, the same episodes
+    assert read_work(measured.work).equals(
+        before
+    )  # the same agent from its file, the same episodes
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert trained == []
 
 
-def test_the_tuned_constant_is_the_best_of_its_trials_on_the_tuning_shoppers(measured: Config) -> None:
+def test_the_tuned_constant_is_the_best_of_its_trials_on_the_tuning_shoppers(
+    measured: Config,
+) -> None:
     bench = Bench(measured, cells(measured)[0])
     knobs = bench.tuned_knobs()
     by_hand = [dict.fromkeys(knobs, 0.0) | hand for hand in transfer.HAND]
@@ -291,7 +326,10 @@ def test_runs_of_other_settings_do_not_mix(measured: Config) -> None:
 
 def test_parts_ask_for_these_cells() -> None:
     config = Config(worlds=(4, 5), seeds=(0, 1), sizes=(10, 300_000), mixtures=("uniform", "broad"))
-    found = {part: cells(dataclasses.replace(config, part=part)) for part in ("main", "sweep", "ensemble", "all")}
+    found = {
+        part: cells(dataclasses.replace(config, part=part))
+        for part in ("main", "sweep", "ensemble", "all")
+    }
     assert [(cell.world.world, cell.models.seeds) for cell in found["main"]] == [
         (4, (0,)),
         (4, (1,)),
@@ -311,17 +349,26 @@ def test_parts_ask_for_these_cells() -> None:
 
 @pytest.mark.slow
 def test_user_models_are_fitted_once_and_make_ensembles(tmp_path: Path, market: str) -> None:
-    config = dataclasses.replace(config_in(tmp_path, market), part="ensemble", seeds=(0, 1), pessimism=(1.0,))
+    config = dataclasses.replace(
+        config_in(tmp_path, market), part="ensemble", seeds=(0, 1), pessimism=(1.0,)
+    )
     states = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
     transfer.main(config)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (str(np.random.get_state()), random.getstate()) == states[1:]  # noqa: NPY002
     figures = json.loads((tmp_path / "results" / "transfer" / "summary.json").read_text())
-    expected = {"kendall_tau", "worst_return_error", "ensemble/single/tau", "ensemble/ensemble2-pessimism1/tau"}
+    expected = {
+        "kendall_tau",
+        "worst_return_error",
+        "ensemble/single/tau",
+        "ensemble/ensemble2-pessimism1/tau",
+    }
     assert expected <= set(figures)
     assert (figures["worlds"]["value"], figures["seeds"]["value"]) == (1, 2)
     models = {path: path.stat().st_mtime_ns for path in config.work.glob("*/seed*/model")}
     assert len(models) == 2
     transfer.main(config)
     assert {path: path.stat().st_mtime_ns for path in models} == models
-    assert {path.name for path in config.work.rglob(".*")} == {".lock"}  # no half-written file is left
+    assert {path.name for path in config.work.rglob(".*")} == {
+        ".lock"
+    }  # no half-written file is left

@@ -37,7 +37,10 @@ class Outer:
 
 
 def test_a_parameter_inside_is_named_by_its_path() -> None:
-    assert ranges(Outer()) == {"inner.rate": Range(0.01, 1.0, log=True), "width": Range(1, 8, integer=True)}
+    assert ranges(Outer()) == {
+        "inner.rate": Range(0.01, 1.0, log=True),
+        "width": Range(1, 8, integer=True),
+    }
     assert [value_of(Outer(), name) for name in ranges(Outer())] == [0.5, 2]
     assert altered(Outer(), {"inner.rate": 0.2, "width": 4}) == Outer(Inner(0.2), 4)
     assert altered(Outer(), {}) == Outer()
@@ -61,7 +64,9 @@ def test_every_agent_is_tuned_from_defaults_inside_their_range(name: str) -> Non
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
     """Two quick agents, tuned where toy shoppers come."""
-    monkeypatch.setattr(tune_agents, "PLACES", {"toy": Place(TOY, 0, open_toy, oracles=False, log=False)})
+    monkeypatch.setattr(
+        tune_agents, "PLACES", {"toy": Place(TOY, 0, open_toy, oracles=False, log=False)}
+    )
     config = Config(
         agents=("linucb", "thompson"),
         place="toy",
@@ -85,7 +90,9 @@ def test_equal_trials_then_default_and_best_again_with_fresh_seeds(
 ) -> None:
     trained: list[tuple[str, str, int]] = []
 
-    def remembered(site: Site, config: Config, name: str, parameters: Mapping[str, float], run: int) -> float:
+    def remembered(
+        site: Site, config: Config, name: str, parameters: Mapping[str, float], run: int
+    ) -> float:
         trained.append((name, json.dumps(dict(parameters)), run))
         return trained_return(site, config, name, parameters, run)
 
@@ -97,12 +104,16 @@ def test_equal_trials_then_default_and_best_again_with_fresh_seeds(
         assert own["what"].to_list() == ["trial"] * 3 + ["default"] * 2 + ["best"] * 2
         default = {key: value_of(AGENTS[name].config(), key) for key in AGENTS[name].search()}
         assert json.loads(own["parameters"][0]) == default == json.loads(own["parameters"][3])
-        best = own.filter(pl.col("what") == "trial").sort("return", descending=True)["parameters"][0]
+        best = own.filter(pl.col("what") == "trial").sort("return", descending=True)["parameters"][
+            0
+        ]
         assert own["parameters"].to_list()[5:] == [best] * 2
         runs = [run for agent, _, run in trained if agent == name]
         assert runs == [TUNING_RUN] * 3 + [TUNING_RUN + 1, TUNING_RUN + 2] * 2
         mean = own.filter(pl.col("what") == "best")["return"].to_numpy().mean()
-        assert read_summary("tune_agents", results=toy.results)[f"{name}/best"].value == pytest.approx(mean)
+        assert read_summary("tune_agents", results=toy.results)[
+            f"{name}/best"
+        ].value == pytest.approx(mean)
 
 
 def test_an_interrupted_search_goes_on_and_other_settings_are_refused(
@@ -138,7 +149,9 @@ def test_a_search_that_was_cut_off_tries_what_it_would_have_tried(tmp_path: Path
     class Killed(Exception):
         """Stands for a SIGKILL."""
 
-    def played(path: Path, until: int = 99, trials: int = 14) -> list[tuple[dict[str, float], float]]:
+    def played(
+        path: Path, until: int = 99, trials: int = 14
+    ) -> list[tuple[dict[str, float], float]]:
         def value(parameters: dict[str, float], number: int) -> float:
             if number == until:
                 raise Killed

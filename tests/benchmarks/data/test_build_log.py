@@ -17,14 +17,18 @@ from recsim_env.logs.complete_journey import LOG_FILES, UNFINISHED_FILE
 from recsim_env.shoppers.household.fit import FinetuneConfig
 from tests.support.fake_log import write_shop
 
-SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16, pretrain_epochs=0.1, epochs=0.1)
+SMALL = FinetuneConfig(
+    hidden_size=16, layers=1, window=8, head_size=16, pretrain_epochs=0.1, epochs=0.1
+)
 QUIET = Console(quiet=True)
 
 
 def content(folder: Path) -> dict[str, str]:
     """Names and hashes of all files in a folder."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
         for path in sorted(folder.rglob("*"))
     }
 
@@ -55,10 +59,16 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def commands(log: Path, output: Path) -> dict[str, Callable[[], None]]:
     """Every command that reads a log."""
     return {
-        "finetune": lambda: finetune.main(finetune.Config(shopper=SMALL, log=log, output=output, threads=1)),
+        "finetune": lambda: finetune.main(
+            finetune.Config(shopper=SMALL, log=log, output=output, threads=1)
+        ),
         "fidelity": lambda: fidelity.main(fidelity.Config(log=log, threads=1, results=output)),
-        "ablation": lambda: ablation.main(ablation.Config(log=log, output=output, threads=1, results=output)),
-        "train_ranker": lambda: train_ranker.main(train_ranker.Config(log=log, output=output / "w", threads=1)),
+        "ablation": lambda: ablation.main(
+            ablation.Config(log=log, output=output, threads=1, results=output)
+        ),
+        "train_ranker": lambda: train_ranker.main(
+            train_ranker.Config(log=log, output=output / "w", threads=1)
+        ),
     }
 
 
@@ -69,7 +79,8 @@ def test_a_folder_that_lacks_a_table_is_left_as_it_is(
     (own / "policy.parquet").unlink()
     before = content(own)
     with pytest.raises(
-        FileNotFoundError, match=r"own lacks policy\.parquet: .*python -m benchmarks\.build_log --folder"
+        FileNotFoundError,
+        match=r"own lacks policy\.parquet: .*python -m benchmarks\.build_log --folder",
     ):
         commands(own, tmp_path / "out")[command]()
     assert content(own) == before
@@ -93,7 +104,10 @@ def test_no_output_lies_in_the_log(own: Path, command: str) -> None:
 
 
 def test_the_default_folder_is_built_and_that_is_said(
-    tmp_path: Path, builds: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    builds: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(build_log, "DEFAULT", tmp_path / "default")
     console = Console(width=1000)
@@ -115,7 +129,10 @@ def test_tables_of_ones_own_are_not_built_over(own: Path) -> None:
         if summary is not None:
             (own / "summary.json").write_text(summary)
         before = content(own)
-        with pytest.raises(FileExistsError, match=r"which holds .*, but a log is only built in a folder that is new"):
+        with pytest.raises(
+            FileExistsError,
+            match=r"which holds .*, but a log is only built in a folder that is new",
+        ):
             build_log.main(build_log.Config(folder=own, force=True))
         assert content(own) == before
 
@@ -130,7 +147,10 @@ def test_a_build_that_was_stopped_is_not_read(tmp_path: Path, builds: list[Path]
 
 
 def test_the_commands_read_the_default_folder() -> None:
-    assert {config().log for config in (finetune.Config, fidelity.Config, ablation.Config, train_ranker.Config)} == {
-        build_log.DEFAULT
-    }
-    assert build_log.Config().folder == replace(build_log.Config(), seed=1).folder == build_log.DEFAULT
+    assert {
+        config().log
+        for config in (finetune.Config, fidelity.Config, ablation.Config, train_ranker.Config)
+    } == {build_log.DEFAULT}
+    assert (
+        build_log.Config().folder == replace(build_log.Config(), seed=1).folder == build_log.DEFAULT
+    )

@@ -57,7 +57,12 @@ NO_DRAWS = torch.zeros(1, 0)
 def register(config: MarketConfig) -> None:
     options = {"config": config}
     gymnasium.registry.pop(ID, None)
-    add_preset(ID, EnvConfig(make_market, {"clicks": 1.0}, slate_size=4, horizon_days=6, shopper_options=options))
+    add_preset(
+        ID,
+        EnvConfig(
+            make_market, {"clicks": 1.0}, slate_size=4, horizon_days=6, shopper_options=options
+        ),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +84,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tables(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     folder = work / WORLD.name
-    return read_impressions(folder / "impressions.parquet", CONFIG.items), pl.read_parquet(folder / "declared.parquet")
+    return read_impressions(folder / "impressions.parquet", CONFIG.items), pl.read_parquet(
+        folder / "declared.parquet"
+    )
 
 
 def made_up_composer(simulator: SlateSimulator) -> Composer:
-    inputs = dataclasses.replace(policy_inputs(simulator, None), ranker=made_up_ranker(len(simulator.catalog)))
+    inputs = dataclasses.replace(
+        policy_inputs(simulator, None), ranker=made_up_ranker(len(simulator.catalog))
+    )
     return Composer(inputs, ComposerConfig(offset_dims=0))
 
 
@@ -91,7 +100,12 @@ def made_up_composer(simulator: SlateSimulator) -> Composer:
 
 
 def test_everyone_of_the_mixture_serves(work: Path) -> None:
-    names = {"uniform", "greedy", *(f"softmax {t}" for t in TEMPERATURES), *(f"knobs {n}" for n in range(12))}
+    names = {
+        "uniform",
+        "greedy",
+        *(f"softmax {t}" for t in TEMPERATURES),
+        *(f"knobs {n}" for n in range(12)),
+    }
     impressions, _ = tables(work)
     for number in range(len(ROUNDS)):
         first = LOG_SEED + number * 1_000_000
@@ -108,7 +122,9 @@ def test_every_logged_shopper_is_there_once_and_belongs_to_the_log(work: Path) -
     assert impressions["visit"].is_unique().all()
     assert impressions["shopper"].is_between(LOG_SEED, HELD_OUT_SEED - 1).all()
     days = impressions.group_by("shopper").agg(pl.col("day").sort(), pl.len())
-    assert all(row["day"] == list(range(row["len"])) for row in days.iter_rows(named=True))  # whole episodes
+    assert all(
+        row["day"] == list(range(row["len"])) for row in days.iter_rows(named=True)
+    )  # whole episodes
 
 
 def test_as_much_is_logged_as_was_asked_for() -> None:
@@ -119,8 +135,12 @@ def test_as_much_is_logged_as_was_asked_for() -> None:
         first = LOG_SEED + number * 1_000_000
         logged = impressions["shopper"].is_between(first, first + 999_999).sum()
         assert share * 600 <= logged < share * 600 + 16 * 6
-    assert set(impressions.filter(pl.col("shopper") < LOG_SEED + 1_000_000)["scenario"]) == {"uniform"}
-    assert set(impressions.filter(pl.col("shopper") >= LOG_SEED + 1_000_000)["scenario"]) == {"greedy"}
+    assert set(impressions.filter(pl.col("shopper") < LOG_SEED + 1_000_000)["scenario"]) == {
+        "uniform"
+    }
+    assert set(impressions.filter(pl.col("shopper") >= LOG_SEED + 1_000_000)["scenario"]) == {
+        "greedy"
+    }
 
 
 def test_a_uniform_log_has_one_round() -> None:
@@ -154,7 +174,9 @@ def test_what_is_popular_is_counted_in_the_log(work: Path) -> None:
     for item in (0, 11, 23):
         shown = slates.count(item)
         clicked = sum(click for at, click in zip(slates, clicks, strict=True) if at == item)
-        assert popularity[item].item() == pytest.approx((clicked + 100 * rate) / (shown + 100), rel=1e-5)
+        assert popularity[item].item() == pytest.approx(
+            (clicked + 100 * rate) / (shown + 100), rel=1e-5
+        )
     assert built.inputs().per_category == PER_CATEGORY
     assert built.inputs().ranker is built.ranker
 
@@ -195,14 +217,22 @@ def test_the_same_world_writes_the_same_log(work: Path) -> None:
 def test_a_folder_of_another_market_is_refused(work: Path) -> None:
     register(dataclasses.replace(CONFIG, fatigue=0.1))
     path = work / WORLD.name / "market.json"
-    with pytest.raises(ValueError, match="was built with other settings of the market: delete the folder") as caught:
+    with pytest.raises(
+        ValueError, match="was built with other settings of the market: delete the folder"
+    ) as caught:
         build(WORLD, work, "cpu")
     assert str(caught.value).startswith(str(path))
     assert json.loads(path.read_text())["config"]["fatigue"] == str(CONFIG.fatigue)
 
 
 def test_worlds_that_differ_have_folders_of_their_own() -> None:
-    changes: list[dict[str, Any]] = [{}, {"world": 1}, {"slates": 7}, {"mixture": "greedy"}, {"alike": True}]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"world": 1},
+        {"slates": 7},
+        {"mixture": "greedy"},
+        {"alike": True},
+    ]
     changes.append({"env": "toys/Other-v0"})
     names = {dataclasses.replace(WORLD, **change).name for change in changes}
     assert len(names) == len(changes)
@@ -216,7 +246,12 @@ def test_the_shares_of_a_mixture_are_everything(work: Path) -> None:
     log = Sessions.of(*tables(work))
     exploring = 2 + len(TEMPERATURES) + 12
     broad = 3 + len(TEMPERATURES) + 15 + 15 + 1
-    for mixture, many in (("exploring", exploring), ("broad", broad), ("greedy", 1), ("uniform", 1)):
+    for mixture, many in (
+        ("exploring", exploring),
+        ("broad", broad),
+        ("greedy", 1),
+        ("uniform", 1),
+    ):
         found = servers(simulator, made_up_ranker(24), log, mixture, 60 * GROUP, seed=1)  # type: ignore[arg-type]
         assert len(found) == many
         assert sum(share for _, _, share in found) == pytest.approx(1.0)
@@ -244,15 +279,21 @@ def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
 
 def test_in_a_broad_log_each_knob_is_off_half_of_the_time() -> None:
     composer = made_up_composer(WORLD.simulator("cpu"))
-    of_episodes = torch.stack([policy._intent for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)])  # type: ignore[attr-defined]
+    of_episodes = torch.stack(
+        [policy._intent for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)]
+    )  # type: ignore[attr-defined]
     for name, (low, high) in BROAD.items():
-        values = of_episodes[:, composer.knobs.index(name)] * composer.units[composer.knobs.index(name)]
+        values = (
+            of_episodes[:, composer.knobs.index(name)] * composer.units[composer.knobs.index(name)]
+        )
         assert (values == 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
         assert values.min() >= low - 1e-6
         assert values.max() <= high + 1e-6
 
 
-def test_policies_that_are_tried_have_parameters_from_their_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_that_are_tried_have_parameters_from_their_ranges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inputs = made_up_composer(WORLD.simulator("cpu"))._inputs
     built: dict[str, list[dict[str, float]]] = {name: [] for name in TRIED}
     for name in TRIED:
@@ -282,11 +323,15 @@ def test_a_restless_policy_draws_its_knobs_at_every_visit() -> None:
     knobs = len(composer.intent({}))
     quiet = torch.full((3, restless.draws), 0.25)  # every knob is off
     quiet[:, -1] = 0.0  # and no noise
-    assert torch.equal(restless(seen, quiet), POLICIES["greedy_ctr"].build(composer._inputs)(seen, NO_DRAWS))
+    assert torch.equal(
+        restless(seen, quiet), POLICIES["greedy_ctr"].build(composer._inputs)(seen, NO_DRAWS)
+    )
     pushed = quiet.clone()
     pushed[:, -1 - knobs : -1] = 0.5  # every knob at the low end of its range
     lowest = composer.intent({name: low for name, (low, _) in BROAD.items()})
-    assert torch.equal(restless(seen, pushed), composer.compose_view(composer.view(seen), lowest.expand(3, -1)))
+    assert torch.equal(
+        restless(seen, pushed), composer.compose_view(composer.view(seen), lowest.expand(3, -1))
+    )
 
 
 def test_without_noise_and_knobs_the_logging_policy_is_greedy() -> None:
@@ -305,7 +350,10 @@ def test_the_first_item_of_a_noisy_slate_is_a_softmax_sample(temperature: float)
     composer = made_up_composer(simulator)
     logging = Logging(composer, {}, temperature)
     batch = 4000
-    seen = {name: value.expand(batch, *value.shape[1:]) for name, value in simulator.reset(torch.tensor([3])).items()}
+    seen = {
+        name: value.expand(batch, *value.shape[1:])
+        for name, value in simulator.reset(torch.tensor([3])).items()
+    }
     draws = torch.rand(batch, logging.draws, generator=torch.Generator().manual_seed(0))
     slates = logging(seen, draws)
     assert (slates.sort(dim=1).values.diff(dim=1) > 0).all()  # distinct items
@@ -313,4 +361,6 @@ def test_the_first_item_of_a_noisy_slate_is_a_softmax_sample(temperature: float)
     chance = torch.softmax(pool.logits[0] / temperature, dim=0)
     for item, expected in zip(pool.items[0].tolist()[:5], chance.tolist()[:5], strict=True):
         found = (slates[:, 0] == item).float().mean().item()
-        assert found == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / batch))
+        assert found == pytest.approx(
+            expected, abs=4 * math.sqrt(expected * (1 - expected) / batch)
+        )

@@ -14,7 +14,9 @@ def some_rows(seed: int = 0, slates: int = 60) -> Rows:
     chance = rng.random(slates * 10)
     label = (rng.random(slates * 10) < chance).astype(np.float64)
     slate = np.repeat(np.arange(slates), 10)
-    return Rows(label, rng.integers(1, 4, slates * 10).astype(np.float64), chance, slate // 4, slate)
+    return Rows(
+        label, rng.integers(1, 4, slates * 10).astype(np.float64), chance, slate // 4, slate
+    )
 
 
 def test_a_model_against_itself_in_another_order_differs_by_nothing() -> None:
@@ -35,20 +37,27 @@ def test_a_sample_weighs_households_by_how_often_they_were_drawn() -> None:
         (weight * part.chance).sum() / (weight * part.label).sum()
         for part, weight in [(part, part.weight) for part in parts] + [(rows, rows.weight)]
     }
-    assert {round(float(sample), 9) for sample in samples} == {round(float(value), 9) for value in values}
+    assert {round(float(sample), 9) for sample in samples} == {
+        round(float(value), 9) for value in values
+    }
 
 
 def test_one_undefined_sample_does_not_spoil_the_interval() -> None:
     samples = np.array([0.5, 0.7, math.nan, 0.6, 0.6])
     found = estimate(0.6, samples, households=10)
     spread = np.std([0.5, 0.7, 0.6, 0.6], ddof=1) * math.sqrt(10 / 9)
-    assert (found.low, found.high) == pytest.approx((0.6 - critical(10) * spread, 0.6 + critical(10) * spread))
+    assert (found.low, found.high) == pytest.approx(
+        (0.6 - critical(10) * spread, 0.6 + critical(10) * spread)
+    )
     assert found.n == 10
 
 
 def test_few_defined_samples_are_an_error() -> None:
     samples = np.array([0.5, math.nan, math.nan, 0.6, math.nan])
-    with pytest.raises(ValueError, match="2 of 5 bootstrap samples define the score, but at least half of them must"):
+    with pytest.raises(
+        ValueError,
+        match="2 of 5 bootstrap samples define the score, but at least half of them must",
+    ):
         estimate(0.6, samples, households=10)
 
 

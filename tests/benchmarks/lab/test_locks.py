@@ -74,7 +74,8 @@ def test_a_second_process_is_told_who_holds_the_folder(name: str, work: tuple[Pa
     path, process = work
     folder = path / name / FOLDERS.get(name, "")
     with pytest.raises(
-        files.FolderInUse, match=rf"{folder} is being written by process {process} on .* since .*: wait"
+        files.FolderInUse,
+        match=rf"{folder} is being written by process {process} on .* since .*: wait",
     ):
         COMMANDS[name](folder)
     assert {child.name for child in folder.iterdir()} == {".lock", ".lock.json"}
@@ -99,7 +100,9 @@ def test_a_market_that_another_process_builds_is_waited_for(
     folder = tmp_path / world.name
     made: list[Path] = []
     monkeypatch.setattr(market_log, "_make", lambda world, simulator, folder: made.append(folder))
-    monkeypatch.setattr(market_log, "read_impressions", lambda path: pytest.fail("read before it was built"))
+    monkeypatch.setattr(
+        market_log, "read_impressions", lambda path: pytest.fail("read before it was built")
+    )
 
     class Built(Exception):
         """The rest is another test's."""
@@ -109,7 +112,9 @@ def test_a_market_that_another_process_builds_is_waited_for(
 
     monkeypatch.setattr(market_log, "read_impressions", sessions)
     with held(folder) as process:
-        ended = threading.Timer(1.0, lambda: subprocess.run(["kill", "-9", str(process)], check=True))
+        ended = threading.Timer(
+            1.0, lambda: subprocess.run(["kill", "-9", str(process)], check=True)
+        )
         ended.start()
         with pytest.raises(Built):
             market_log.build(world, tmp_path, "cpu")

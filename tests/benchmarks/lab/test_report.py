@@ -47,7 +47,9 @@ def figure() -> Figure:
 
 
 def test_everything_is_written_and_read_back(tmp_path: Path) -> None:
-    folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="| a |\n", figure=figure())
+    folder = Run("compare", Config(), results=tmp_path).save(
+        ROWS, summary=SUMMARY, table="| a |\n", figure=figure()
+    )
     assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "config.json", "figure.png", "rows.csv", "summary.json", "table.md",
     ]  # fmt: skip
@@ -66,13 +68,20 @@ def test_summary_is_flat_json_with_null_for_what_is_unknown(tmp_path: Path) -> N
         "steps": {"value": 12.0, "low": None, "high": None, "n": 1},
     }
     with pytest.raises(ValueError, match="measured figures"):
-        Run("compare", Config(), results=tmp_path).save(ROWS, summary={"x": Estimate(math.nan)}, table="")
+        Run("compare", Config(), results=tmp_path).save(
+            ROWS, summary={"x": Estimate(math.nan)}, table=""
+        )
 
 
 def test_config_says_where_a_result_comes_from(tmp_path: Path) -> None:
     folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary={}, table="")
     origin = json.loads((folder / "config.json").read_text())
-    assert origin["config"] == {"seeds": [0, 1], "folder": "runs/x", "colour": "red", "inner": {"rate": 0.1}}
+    assert origin["config"] == {
+        "seeds": [0, 1],
+        "folder": "runs/x",
+        "colour": "red",
+        "inner": {"rate": 0.1},
+    }
     assert set(origin) == {
         "config", "command", "date", "commit", "dirty", "versions", "hardware", "seconds",
     }  # fmt: skip
@@ -83,7 +92,9 @@ def test_config_says_where_a_result_comes_from(tmp_path: Path) -> None:
 
 
 def test_many_rows_become_parquet_and_nothing_of_the_earlier_run_stays(tmp_path: Path) -> None:
-    Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="", figure=figure())
+    Run("compare", Config(), results=tmp_path).save(
+        ROWS, summary=SUMMARY, table="", figure=figure()
+    )
     many = pl.DataFrame({"x": range(report.LARGEST_CSV + 1)})
     folder = Run("compare", Config(), results=tmp_path).save(many, summary={}, table="")
     assert sorted(path.name for path in folder.glob("[!.]*")) == [
@@ -92,7 +103,9 @@ def test_many_rows_become_parquet_and_nothing_of_the_earlier_run_stays(tmp_path:
     assert read_rows("compare", results=tmp_path).equals(many)
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Run("compare", Config(), results=tmp_path).save(ROWS, summary=SUMMARY, table="old")
 
     def broken(self: pl.DataFrame, path: Path) -> None:
@@ -111,9 +124,15 @@ def test_a_report_made_again_leaves_rows_and_their_origin(tmp_path: Path) -> Non
         ROWS, summary=SUMMARY, table="old", figure=figure(), curves=ROWS[:1]
     )
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    report_again("compare", Report("new", {"greedy/return": Estimate(2.5, 1.0, 4.0, 40)}), results=tmp_path)
+    report_again(
+        "compare", Report("new", {"greedy/return": Estimate(2.5, 1.0, 4.0, 40)}), results=tmp_path
+    )
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {name for name in before if before[name] != after[name]} == {"table.md", "summary.json", "config.json"}
+    assert {name for name in before if before[name] != after[name]} == {
+        "table.md",
+        "summary.json",
+        "config.json",
+    }
     assert after["table.md"] == b"new\n"
     old, new = (json.loads(part["config.json"]) for part in (before, after))
     assert new.pop("reported").keys() == {"command", "date", "commit", "dirty"}
@@ -161,13 +180,17 @@ def test_configs_that_json_cannot_hold(tmp_path: Path) -> None:
 
 def test_nested_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nested columns \['slate'\]"):
-        Run("compare", Config(), results=tmp_path).save(pl.DataFrame({"slate": [[1, 2]]}), summary={}, table="")
+        Run("compare", Config(), results=tmp_path).save(
+            pl.DataFrame({"slate": [[1, 2]]}), summary={}, table=""
+        )
 
 
 def test_git_state_ignores_results(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@t.invalid"]
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True
+        )
 
     assert report.git_state(tmp_path) == {"commit": None, "dirty": None}
     git("init")
@@ -193,11 +216,18 @@ def test_markdown_shows_numbers_as_precisely_as_they_are_known() -> None:
             "share": 0.123,
             "on": True,
         },
-        {"policy": "uniform", "return": Estimate(6.0, 5.9, 6.1, 5), "steps": None, "share": 0.5, "on": False},
+        {
+            "policy": "uniform",
+            "return": Estimate(6.0, 5.9, 6.1, 5),
+            "steps": None,
+            "share": 0.5,
+            "on": False,
+        },
         {"policy": "one run", "return": Estimate(1234.5), "steps": 7, "share": 20.0, "on": True},
     ]
     assert markdown(
-        lines, {"policy": "Policy", "return": "Return", "steps": "Steps", "share": "Share", "on": "On"}
+        lines,
+        {"policy": "Policy", "return": "Return", "steps": "Steps", "share": "Share", "on": "On"},
     ) == (
         "| Policy | Return | Steps | Share | On |\n"
         "| --- | ---: | ---: | ---: | --- |\n"
@@ -218,7 +248,9 @@ def test_markdown_of_a_frame_takes_its_columns() -> None:
 
 def test_blocks_are_filled_and_filling_twice_changes_nothing(tmp_path: Path) -> None:
     results = tmp_path / "results"
-    Run("compare", Config(), results=results).save(ROWS, summary={}, table=markdown(ROWS), figure=figure())
+    Run("compare", Config(), results=results).save(
+        ROWS, summary={}, table=markdown(ROWS), figure=figure()
+    )
     text = (
         "above\n<!-- table:compare -->\nold\n<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
         "<!-- figure:compare -->\n<!-- /figure:compare -->\n<!-- table:later -->\n<!-- /table:later -->\nbelow\n"

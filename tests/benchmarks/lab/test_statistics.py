@@ -81,14 +81,19 @@ def test_seeds_and_shared_episodes_are_covered_together(seeds: int, toy: str, sh
 def test_seeds_with_episodes_of_their_own_are_covered_together(seeds: int, toy: str) -> None:
     random, draw = generator(), TOYS[toy]
     tables = draw(random, (TRIALS, seeds, 1)) + 5 * draw(random, (TRIALS, seeds, 20))
-    assert covered([over_training_seeds(table, same_episodes=False) for table in tables]) >= LEAST - TOLERANCE
+    assert (
+        covered([over_training_seeds(table, same_episodes=False) for table in tables])
+        >= LEAST - TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("toy", ["normal", "exponential"])
 @pytest.mark.parametrize(("runs", "worlds"), [(3, 2), (5, 1), (5, 2)])
 def test_interquartile_means_over_few_runs_are_covered(runs: int, worlds: int, toy: str) -> None:
     random, trials = generator(), 400
-    level = np.arange(worlds, dtype=np.float64)  # worlds differ by one standard deviation of their runs
+    level = np.arange(
+        worlds, dtype=np.float64
+    )  # worlds differ by one standard deviation of their runs
     truth = float(iqm((TOYS[toy](random, (200_000, worlds)) + level).reshape(-1)))
     scores = TOYS[toy](random, (trials, runs, worlds)) + level
     found = [iqm_estimate(one, random, 300) for one in scores]
@@ -101,7 +106,9 @@ def test_over_many_values_the_interval_is_the_normal_one() -> None:
     estimate = estimate_mean(values)
     assert estimate.value == pytest.approx(values.mean())
     assert estimate.n == 900
-    assert half_width(estimate) == pytest.approx(1.96 * values.std(ddof=1) / math.sqrt(900), rel=0.005)
+    assert half_width(estimate) == pytest.approx(
+        1.96 * values.std(ddof=1) / math.sqrt(900), rel=0.005
+    )
     assert critical(10_000) == pytest.approx(1.96, rel=1e-3)
 
 
@@ -113,7 +120,9 @@ def test_three_values_by_hand() -> None:
     half = 4.3027 * (1 + 1.08 * 1.96 / 3) * 2 / math.sqrt(3)
     assert critical(3) == pytest.approx(4.3027 * (1 + 1.08 * 1.96 / 3), rel=1e-4)
     found = estimate_mean([0.0, 2.0, 4.0])
-    assert (found.value, found.low, found.high, found.n) == pytest.approx((2.0, 2 - half, 2 + half, 3), rel=1e-4)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx(
+        (2.0, 2 - half, 2 + half, 3), rel=1e-4
+    )
 
 
 def test_weights_by_hand() -> None:
@@ -129,7 +138,9 @@ def test_integer_weights_equal_repeated_rows_of_one_cluster() -> None:
     values, weights, clusters = [1.0, 0.0, 5.0, 2.0], [1, 3, 2, 1], [7, 7, 8, 9]
     weighted = estimate_mean(values, weights=weights, clusters=clusters)
     repeated = estimate_mean(np.repeat(values, weights), clusters=np.repeat(clusters, weights))
-    assert (weighted.value, weighted.low, weighted.high) == pytest.approx((repeated.value, repeated.low, repeated.high))
+    assert (weighted.value, weighted.low, weighted.high) == pytest.approx(
+        (repeated.value, repeated.low, repeated.high)
+    )
 
 
 def test_copies_of_a_cluster_do_not_inform() -> None:
@@ -140,7 +151,9 @@ def test_copies_of_a_cluster_do_not_inform() -> None:
 
 
 def test_clusters_that_weigh_nothing_do_not_count() -> None:
-    assert estimate_mean([1.0, 2.0, 6.0, 9.0], weights=[1, 1, 1, 0]) == estimate_mean([1.0, 2.0, 6.0])
+    assert estimate_mean([1.0, 2.0, 6.0, 9.0], weights=[1, 1, 1, 0]) == estimate_mean(
+        [1.0, 2.0, 6.0]
+    )
 
 
 def test_cluster_ids_may_be_text() -> None:

@@ -38,7 +38,9 @@ def test_a_number_of_threads_is_set() -> None:
         assert torch.get_num_threads() == 2
     finally:
         use_threads(before)
-    with pytest.raises(ValueError, match=r"threads is 0, but it must be a whole number of 1 or more\."):
+    with pytest.raises(
+        ValueError, match=r"threads is 0, but it must be a whole number of 1 or more\."
+    ):
         use_threads(0)
 
 
@@ -51,7 +53,9 @@ def test_every_command_has_the_default_of_the_one_place(command: str) -> None:
 
 
 def test_nobody_else_sets_a_number() -> None:
-    setters = {relative(path) for path in sources("benchmarks") if "set_num_threads" in path.read_text()}
+    setters = {
+        relative(path) for path in sources("benchmarks") if "set_num_threads" in path.read_text()
+    }
     assert setters == OWN
     assert {path.stem for path in sources("benchmarks") if "use_threads(config." in path.read_text()} >= {
         "ablation", "behaviour", "compare", "crowded", "fidelity", "finetune", "fit_market", "league",
@@ -61,8 +65,12 @@ def test_nobody_else_sets_a_number() -> None:
 
 def test_bars_in_a_file_are_refreshed_twice_a_minute() -> None:
     code = "import benchmarks, io; from tqdm.auto import tqdm; print(tqdm(range(3), file=io.StringIO()).mininterval)"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("TQDM_")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "30.0"
 
 
@@ -84,7 +92,9 @@ def test_busy_processes_end_with_the_block_and_by_themselves() -> None:
     assert all(process.poll() is not None for process in started)
     assert len(started) == 3
     began = time.monotonic()
-    assert subprocess.run([sys.executable, "-c", crowded.COUNTING, "0.2"], timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", crowded.COUNTING, "0.2"], timeout=60).returncode == 0
+    )
     assert time.monotonic() - began >= 0.2
 
 
@@ -102,7 +112,14 @@ def test_the_figures_are_those_of_the_rows() -> None:
     """One thread makes 100 visits a second alone, at 100 a processor second; beside four, 40 and 90."""
     rows = pl.DataFrame(
         [
-            {"way": way, "round": number, "busy": busy, "visits": visits, "wall_s": 10.0, "cpu_s": cpu}
+            {
+                "way": way,
+                "round": number,
+                "busy": busy,
+                "visits": visits,
+                "wall_s": 10.0,
+                "cpu_s": cpu,
+            }
             for number in range(3)
             for way, busy, visits, cpu in (
                 ("one", 0, 1000, 10.0),
@@ -119,7 +136,10 @@ def test_the_figures_are_those_of_the_rows() -> None:
     assert value["visits_per_s/two/alone"] == pytest.approx(150)
     assert value["share_of_visits_per_s/two/alone"] == pytest.approx(1.5)
     assert value["share_of_visits_per_cpu_s/two/beside"] == pytest.approx(0.3)
-    assert [line["way"] for line in lines(summary, ("one", "two"))] == [WAYS["one"].label, WAYS["two"].label]
+    assert [line["way"] for line in lines(summary, ("one", "two"))] == [
+        WAYS["one"].label,
+        WAYS["two"].label,
+    ]
 
 
 def test_a_training_goes_on_until_the_time_is_up_and_counts_its_visits(tmp_path: Path) -> None:

@@ -15,11 +15,15 @@ MARKETS = [id for id in PRESETS if id.startswith("recsim_env/") and id != SHIPPE
 
 COMMANDS: dict[str, Callable[[World, Path], None]] = {
     "train": lambda world, folder: train.main(train.Config(world, output=folder)),
-    "compare": lambda world, folder: compare.main(compare.Config(world, results=folder, trained=folder)),
+    "compare": lambda world, folder: compare.main(
+        compare.Config(world, results=folder, trained=folder)
+    ),
     "tune": lambda world, folder: tune.main(
         tune.Config(world, work=folder, output=folder / "tune" / "parameters.json")
     ),
-    "demo": lambda world, folder: demo.main(demo.Config(train.Config(world, output=folder), output=folder)),
+    "demo": lambda world, folder: demo.main(
+        demo.Config(train.Config(world, output=folder), output=folder)
+    ),
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 
@@ -33,24 +37,26 @@ def assert_refused(command: str, world: World, folder: Path, pattern: str) -> No
 
 @every_command
 @pytest.mark.parametrize("env", MARKETS)
-def test_an_environment_with_one_population_is_refused(command: str, env: str, tmp_path: Path) -> None:
-    pattern = (
-        rf"world\.env is '{env}', but its shoppers are one population, .*{SHIPPED}; .*python -m benchmarks\.league"
-    )
+def test_an_environment_with_one_population_is_refused(
+    command: str, env: str, tmp_path: Path
+) -> None:
+    pattern = rf"world\.env is '{env}', but its shoppers are one population, .*{SHIPPED}; .*python -m benchmarks\.league"
     assert_refused(command, World(env), tmp_path, pattern)
 
 
 @every_command
 def test_a_ranker_of_another_catalogue_is_refused(command: str, tmp_path: Path) -> None:
     world = World("recsim_env/Market-v0", populations=False)
-    pattern = (
-        r"world\.ranker is .*ctr_ranker\.safetensors, which does not fit to the 1,000 items of 'recsim_env/Market-v0'"
+    pattern = r"world\.ranker is .*ctr_ranker\.safetensors, which does not fit to the 1,000 items of 'recsim_env/Market-v0'"
+    assert_refused(
+        command, world, tmp_path, rf"{pattern}: .*{SHIPPED}; .*python -m benchmarks\.league"
     )
-    assert_refused(command, world, tmp_path, rf"{pattern}: .*{SHIPPED}; .*python -m benchmarks\.league")
 
 
 @every_command
-def test_an_unknown_environment_is_refused_with_those_that_are_known(command: str, tmp_path: Path) -> None:
+def test_an_unknown_environment_is_refused_with_those_that_are_known(
+    command: str, tmp_path: Path
+) -> None:
     pattern = rf"world\.env is 'recsim_env/Nowhere-v0', but it must be one of .*'{SHIPPED}'"
     assert_refused(command, World("recsim_env/Nowhere-v0"), tmp_path, pattern)
 

@@ -24,12 +24,26 @@ from benchmarks.speed.learning_curves import (
 def made_up() -> pl.DataFrame:
     """Every learner with one seed: random earns 10, greedy 30, training 20, 40 and 50 after 0, 2 and 4 minutes."""
     rows = [
-        {"learner": learner, "seed": 0, "step": step, "steps": 1000 * step, "minutes": 2.0 * step, "return": found}
+        {
+            "learner": learner,
+            "seed": 0,
+            "step": step,
+            "steps": 1000 * step,
+            "minutes": 2.0 * step,
+            "return": found,
+        }
         | {"random": 10.0, "greedy": 30.0}
         for learner in LEARNERS
         for step, found in enumerate((20.0, 40.0, 50.0))
     ]
-    tuning = {"learner": FINETUNE, "seed": 0, "step": 0, "steps": 600, "minutes": 0.5, "flops": 3e12}
+    tuning = {
+        "learner": FINETUNE,
+        "seed": 0,
+        "step": 0,
+        "steps": 600,
+        "minutes": 0.5,
+        "flops": 3e12,
+    }
     return pl.DataFrame([*rows, tuning | {"machine_flops_per_s": 4e11}], schema=SCHEMA)
 
 
@@ -51,13 +65,17 @@ def test_the_figures_are_those_of_the_rows() -> None:
 
 
 def test_a_score_that_falls_again_has_not_passed_greedy() -> None:
-    training = pl.DataFrame({"step": [0, 1, 2, 3], "score": [0.5, 1.2, 0.9, 1.1], "minutes": [0.0, 1.0, 2.0, 3.0]})
+    training = pl.DataFrame(
+        {"step": [0, 1, 2, 3], "score": [0.5, 1.2, 0.9, 1.1], "minutes": [0.0, 1.0, 2.0, 3.0]}
+    )
     assert minutes_past_greedy(training) == 3.0
     assert minutes_past_greedy(training.head(3)) is None
 
 
 def test_who_does_not_pass_greedy_has_no_such_figure() -> None:
-    rows = made_up().with_columns(greedy=pl.when(pl.col("learner") == "recsim").then(60.0).otherwise(pl.col("greedy")))
+    rows = made_up().with_columns(
+        greedy=pl.when(pl.col("learner") == "recsim").then(60.0).otherwise(pl.col("greedy"))
+    )
     assert "minutes_past_greedy_recsim" not in summarise(rows)
     line = next(line for line in tables(summarise(rows)).splitlines() if "RecSim" in line)
     assert line.startswith("| RecSim's Q-learning | 0.800 | 4.00 |")
@@ -65,7 +83,10 @@ def test_who_does_not_pass_greedy_has_no_such_figure() -> None:
 
 
 def test_the_curve_shows_scores_against_minutes() -> None:
-    curves = {str(line.get_label()): np.asarray(line.get_xydata()) for line in draw(made_up()).axes[0].lines}
+    curves = {
+        str(line.get_label()): np.asarray(line.get_xydata())
+        for line in draw(made_up()).axes[0].lines
+    }
     np.testing.assert_allclose(curves["PPO here"], [[2.0, 1.5], [4.0, 2.0]])
 
 
@@ -83,7 +104,9 @@ class Loss(nn.Module):
 def test_operations_are_those_of_the_products_forward_and_backward() -> None:
     model = Loss()
     forward = 2 * 3 * 4 * 5  # (3, 4) x (4, 5), a multiplication and an addition each
-    assert operations(model, [{"x": torch.ones(3, 4)}] * 2) == 2 * (forward + forward)  # backward: of the weight alone
+    assert operations(model, [{"x": torch.ones(3, 4)}] * 2) == 2 * (
+        forward + forward
+    )  # backward: of the weight alone
     assert model.weight.grad is None
 
 
@@ -97,7 +120,9 @@ def test_recsims_agent_learns_in_its_own_environment() -> None:
     training.learn(2)
     assert training.steps == 2 * 60  # episodes are 60 documents long
     assert training.seconds > 0
-    assert training.returns("agent", 3) == training.returns("agent", 3)  # judged, it neither learns nor explores
+    assert training.returns("agent", 3) == training.returns(
+        "agent", 3
+    )  # judged, it neither learns nor explores
     assert training.returns("agent", 3) != first
     again = RecSimTraining(0)
     again.learn(2)

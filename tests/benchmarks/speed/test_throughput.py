@@ -89,10 +89,30 @@ def test_an_id_that_is_not_registered_is_named() -> None:
 
 
 def row(
-    what: str, system: str, batch: int = SINGLE, threads: int = 1, value: float | None = None, **told: float
+    what: str,
+    system: str,
+    batch: int = SINGLE,
+    threads: int = 1,
+    value: float | None = None,
+    **told: float,
 ) -> dict[str, object]:
-    common = {"device": "cpu", "precision": "fp32", "round": 0, "steps": None, "wall_s": None, "cpu_s": None}
-    return {**common, "what": what, "system": system, "batch": batch, "threads": threads, "value": value, **told}
+    common = {
+        "device": "cpu",
+        "precision": "fp32",
+        "round": 0,
+        "steps": None,
+        "wall_s": None,
+        "cpu_s": None,
+    }
+    return {
+        **common,
+        "what": what,
+        "system": system,
+        "batch": batch,
+        "threads": threads,
+        "value": value,
+        **told,
+    }
 
 
 def test_figures_by_hand() -> None:
@@ -114,7 +134,10 @@ def test_figures_by_hand() -> None:
     )  # fmt: skip
     assert (
         best_batch(
-            rows.filter(pl.col("what") == "speed").with_columns(rate=pl.col("steps") / pl.col("cpu_s")), TRANSFORMER
+            rows.filter(pl.col("what") == "speed").with_columns(
+                rate=pl.col("steps") / pl.col("cpu_s")
+            ),
+            TRANSFORMER,
         )
         == 256
     )
@@ -132,10 +155,14 @@ def test_figures_by_hand() -> None:
 
 
 def test_networks_play_in_every_way_that_is_asked_for_and_markets_in_one() -> None:
-    config = Config(envs=(MARKET, LEARNED[1]), batches=(8,), twice=8, precisions=("fp32", "bf16"), compiled=True)
+    config = Config(
+        envs=(MARKET, LEARNED[1]), batches=(8,), twice=8, precisions=("fp32", "bf16"), compiled=True
+    )
     crowds = [seat for seat in seats(config, CPU) if seat.batch == 8 and seat.threads == 1]
     ways = ["", ", bf16", ", bf16, compiled", ", compiled"]
-    assert sorted(seat.name for seat in crowds) == sorted([MARKET, *(LEARNED[1] + way for way in ways)])
+    assert sorted(seat.name for seat in crowds) == sorted(
+        [MARKET, *(LEARNED[1] + way for way in ways)]
+    )
     half = next(seat for seat in crowds if seat.name.endswith("bf16")).player(CPU)
     assert isinstance(half, Crowd)
     assert half.simulator.hidden.caches[0].keys.dtype == torch.bfloat16

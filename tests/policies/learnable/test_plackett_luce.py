@@ -54,7 +54,9 @@ def test_a_whole_permutation_has_probability_and_entropy_too() -> None:
     slates = by_hand(SCORES, 4)
     places = torch.tensor(list(slates))
     log_probability, along = judge(SCORES.expand(len(places), -1), places)
-    torch.testing.assert_close(log_probability.exp().sum(), torch.tensor(1.0, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        log_probability.exp().sum(), torch.tensor(1.0, dtype=torch.float64), atol=1e-6, rtol=0
+    )
     exact = -sum(p * math.log(p) for p in slates.values())
     assert abs(float((log_probability.exp() * along).sum()) - exact) < 1e-6
 
@@ -76,8 +78,12 @@ def test_absent_items_and_short_pools_count_for_nothing() -> None:
     assert set(places[0, :2].tolist()) == {0, 2}
     assert int(places[0, 2]) == -1
     log_probability, entropy = judge(scores, places)
-    first = 1 / (1 + math.exp(1.0 - 0.5)) if int(places[0, 0]) == 0 else 1 / (1 + math.exp(0.5 - 1.0))
-    assert abs(float(log_probability) - math.log(first)) < 1e-9  # the second pick is certain, the third is none
+    first = (
+        1 / (1 + math.exp(1.0 - 0.5)) if int(places[0, 0]) == 0 else 1 / (1 + math.exp(0.5 - 1.0))
+    )
+    assert (
+        abs(float(log_probability) - math.log(first)) < 1e-9
+    )  # the second pick is certain, the third is none
     of_two = [1 / (1 + math.exp(0.5)), 1 / (1 + math.exp(-0.5))]
     assert abs(float(entropy) + sum(p * math.log(p) for p in of_two)) < 1e-9
 
@@ -89,7 +95,9 @@ def test_places_are_found_again_and_fillers_are_not() -> None:
 
 def make_actor(composer: Composer, width: int, cues: int, slate_size: int) -> PlackettLuceActor:
     generator = torch.Generator().manual_seed(0)
-    return PlackettLuceActor(width, cues, composer.offset_vectors, slate_size, (8,), PlackettLuceConfig(2.0), generator)
+    return PlackettLuceActor(
+        width, cues, composer.offset_vectors, slate_size, (8,), PlackettLuceConfig(2.0), generator
+    )
 
 
 def test_the_actor_judges_the_slates_that_it_draws() -> None:

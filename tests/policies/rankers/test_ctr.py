@@ -50,7 +50,9 @@ from tests.support.toys import toy_catalog, toy_simulator
 
 
 def all_inputs(observation: Observation, items: Items) -> tuple[Tensor, Tensor]:
-    return pair_inputs(Pairs.of(observation, items), blocks_for(set(observation)), codes_for(set(observation)))
+    return pair_inputs(
+        Pairs.of(observation, items), blocks_for(set(observation)), codes_for(set(observation))
+    )
 
 
 # ---- numbers ----
@@ -77,7 +79,12 @@ def test_an_item_that_was_no_candidate_makes_no_row() -> None:
     narrow = of_slates(seen, slates)
     assert int(narrow["candidates"][0, 1]) == -1
     examples = shown_examples(
-        seen, slates, torch.ones_like(slates).bool(), Items.of(simulator.catalog), ("popularity",), ("item",)
+        seen,
+        slates,
+        torch.ones_like(slates).bool(),
+        Items.of(simulator.catalog),
+        ("popularity",),
+        ("item",),
     )
     assert len(examples) == int((narrow["candidates"] >= 0).sum()) < slates.numel()
 
@@ -104,13 +111,28 @@ def small_log() -> tuple[pl.DataFrame, pl.DataFrame]:
         day = 0
         for rank in range(visits):
             day += int(torch.randint(0, 9, (), generator=generator))
-            items = torch.randperm(12, generator=generator)[: int(torch.randint(0, 5, (), generator=generator))]
+            items = torch.randperm(12, generator=generator)[
+                : int(torch.randint(0, 5, (), generator=generator))
+            ]
             slate = torch.randperm(12, generator=generator)[:4]
-            common = {"shopper": shopper, "visit": len(baskets), "day": day, "week": 1 + day // 7, "store": 0}
-            baskets.append({**common, "items": items.tolist(), "gap": None, "follow_up": 9, "split": "train"})
+            common = {
+                "shopper": shopper,
+                "visit": len(baskets),
+                "day": day,
+                "week": 1 + day // 7,
+                "store": 0,
+            }
+            baskets.append(
+                {**common, "items": items.tolist(), "gap": None, "follow_up": 9, "split": "train"}
+            )
             if rank > 0:
                 bought = [item in items.tolist() for item in slate.tolist()]
-                row = {"slate": slate.tolist(), "placement": [3, 0, 14, 1], "purchase": bought, "split": "train"}
+                row = {
+                    "slate": slate.tolist(),
+                    "placement": [3, 0, 14, 1],
+                    "purchase": bought,
+                    "split": "train",
+                }
                 slates.append({**common, **row})
     types: dict[str, Any] = {"items": pl.List(pl.Int32), "gap": pl.Int32}
     return pl.DataFrame(baskets, schema_overrides=types), pl.DataFrame(slates)
@@ -124,7 +146,9 @@ def test_the_replayed_log_is_what_the_baskets_say() -> None:
     slates = Slates.of([log, log], baskets)
     popularity = torch.rand(20, 12, generator=torch.Generator().manual_seed(1))
     checked = 0
-    for rows, seen in replay_slates(visits, slates, Keys.of(catalog.kind, catalog.category), popularity):
+    for rows, seen in replay_slates(
+        visits, slates, Keys.of(catalog.kind, catalog.category), popularity
+    ):
         assert set(seen) == KEYS | {"candidates"}
         for at, row in enumerate(rows.tolist()):
             visit = int(slates.visit[row])
@@ -142,9 +166,16 @@ def test_the_replayed_log_is_what_the_baskets_say() -> None:
                 assert float(count) == len(counts.get(item, []))
                 assert float(since) == (now["day"] - max(counts[item]) if item >= 0 else NEVER)
             for group in range(3):
-                days = [day for item, when in counts.items() if int(catalog.category[item]) == group for day in when]
+                days = [
+                    day
+                    for item, when in counts.items()
+                    if int(catalog.category[item]) == group
+                    for day in when
+                ]
                 assert float(seen["category_counts"][at, group]) == len(days)
-                assert float(seen["category_days"][at, group]) == (now["day"] - max(days) if days else NEVER)
+                assert float(seen["category_days"][at, group]) == (
+                    now["day"] - max(days) if days else NEVER
+                )
             assert seen["candidates"][at].tolist() == slates.items[row].tolist()
             assert seen["placement"][at].tolist() == [3, 0, 14, 1]
             expected = popularity[now["week"], slates.items[row]]
@@ -157,10 +188,14 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
     """Shoppers at the start of an episode: the log's replay and `LearnedShopper.observe` tell the same of them."""
     catalog = write_shop(tmp_path)
     keys = Keys.of(catalog.kind, catalog.category)
-    new_shopper(catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16)).save_pretrained(tmp_path)
+    new_shopper(
+        catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16)
+    ).save_pretrained(tmp_path)
     shopper = load_shopper(tmp_path, torch.device("cpu"), slate_size=4, population="all")
     starts = shopper.shop.starts
-    state = shopper.start((torch.arange(len(starts.shopper)) + 0.5).unsqueeze(1) / len(starts.shopper))
+    state = shopper.start(
+        (torch.arange(len(starts.shopper)) + 0.5).unsqueeze(1) / len(starts.shopper)
+    )
     simulated = {**shopper.observe(state), "candidates": shopper.candidates(state)}
     baskets = read_baskets(tmp_path / "baskets.parquet", len(catalog))
     visits = Visits.of(baskets)
@@ -174,15 +209,22 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
         torch.zeros(len(items), dtype=torch.int64),
         torch.zeros(len(items), dtype=torch.int64),
     )
-    popularity = popularity_table(read_popularity(tmp_path / "popularity.parquet", len(catalog)), len(catalog))
+    popularity = popularity_table(
+        read_popularity(tmp_path / "popularity.parquet", len(catalog)), len(catalog)
+    )
     blocks, codes = blocks_for(KEYS), codes_for(KEYS)
     known, checked = Items.of(catalog), 0
     for rows, replayed in replay_slates(visits, slates, keys, popularity):
         expected = of_slates({name: value[rows] for name, value in simulated.items()}, items[rows])
-        for name in KEYS - {"bought_items", "bought_counts", "bought_days"}:  # these three may come in another order
+        for name in KEYS - {
+            "bought_items",
+            "bought_counts",
+            "bought_days",
+        }:  # these three may come in another order
             torch.testing.assert_close(replayed[name], expected[name])
         for one, other in zip(
-            *(pair_inputs(Pairs.of(seen, known), blocks, codes) for seen in (replayed, expected)), strict=True
+            *(pair_inputs(Pairs.of(seen, known), blocks, codes) for seen in (replayed, expected)),
+            strict=True,
         ):
             torch.testing.assert_close(one, other)
         checked += len(rows)
@@ -192,13 +234,19 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
 # ---- the model ----
 
 
-def toy_examples(shoppers: int = 600, visits: int = 4) -> tuple[Examples, Items, tuple[str, ...], tuple[str, ...]]:
+def toy_examples(
+    shoppers: int = 600, visits: int = 4
+) -> tuple[Examples, Items, tuple[str, ...], tuple[str, ...]]:
     """Rows from uniform slates in the toy shop, where only the generic keys are looked at."""
     simulator = toy_simulator(items=30, lapse=0.0, horizon_days=1e5)
     items = Items.of(simulator.catalog)
     uniform = POLICIES["uniform"].build(toy_inputs(simulator))
     blocks, codes = ("recent", "category"), ("item",)
-    seen, generator, parts = simulator.reset(torch.arange(shoppers)), torch.Generator().manual_seed(0), []
+    seen, generator, parts = (
+        simulator.reset(torch.arange(shoppers)),
+        torch.Generator().manual_seed(0),
+        [],
+    )
     for _ in range(visits):
         slates = uniform(seen, torch.rand(shoppers, uniform.draws, generator=generator))
         step = simulator.step(slates)
@@ -223,8 +271,13 @@ def test_a_fitted_model_knows_who_likes_what_and_how_often() -> None:
 
 def test_two_fits_with_one_seed_are_equal() -> None:
     examples, items, blocks, codes = toy_examples(60, 2)
-    one, two = (fit(examples, items, blocks, codes, FitConfig(epochs=1, batch_size=64)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    one, two = (
+        fit(examples, items, blocks, codes, FitConfig(epochs=1, batch_size=64)) for _ in range(2)
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
 
 
 def test_fitting_without_a_response_says_so() -> None:
@@ -237,14 +290,18 @@ def test_fitting_without_a_response_says_so() -> None:
 def test_calibration_finds_the_line_that_the_labels_were_drawn_from() -> None:
     examples, items, blocks, codes = toy_examples(200, 2)
     model = fit(examples, items, blocks, codes, FitConfig(epochs=1, batch_size=512))
-    many = Examples(*(torch.cat([part] * 400) for part in (examples.numbers, examples.codes, examples.labels)))
+    many = Examples(
+        *(torch.cat([part] * 400) for part in (examples.numbers, examples.codes, examples.labels))
+    )
     truth = 2.0 * predict(model, many) + 0.7
     drawn = torch.rand(len(many), generator=torch.Generator().manual_seed(0)) < torch.sigmoid(truth)
     before = predict(model, many)
     after = predict(calibrate(model, Examples(many.numbers, many.codes, drawn.float())), many)
     slope = float((after[0] - after[1]) / (before[0] - before[1]))
     assert slope == pytest.approx(2.0, abs=0.2)
-    assert float(torch.sigmoid(after).mean()) == pytest.approx(float(drawn.float().mean()), abs=1e-5)
+    assert float(torch.sigmoid(after).mean()) == pytest.approx(
+        float(drawn.float().mean()), abs=1e-5
+    )
 
 
 # ---- the ranker ----
@@ -262,7 +319,10 @@ def test_logits_stand_where_their_candidates_do() -> None:
     logits = ranker.logits(seen)
     assert logits.shape == seen["candidates"].shape
     order = torch.randperm(logits.shape[1], generator=torch.Generator().manual_seed(0))
-    shuffled = {**seen, **{name: seen[name][:, order] for name in ("candidates", "placement", "popularity")}}
+    shuffled = {
+        **seen,
+        **{name: seen[name][:, order] for name in ("candidates", "placement", "popularity")},
+    }
     torch.testing.assert_close(ranker.logits(shuffled), logits[:, order])
     seen["candidates"][:, 3] = -1
     cut = ranker.logits(seen)
@@ -284,16 +344,24 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 
 def test_the_shapes_of_a_configuration_are_those_of_its_model() -> None:
     for config in (some_ranker().model.config, RankerConfig((), (), 3, (), hidden=5)):
-        assert config.shapes == {name: tuple(value.shape) for name, value in CTRModel(config).state_dict().items()}
+        assert config.shapes == {
+            name: tuple(value.shape) for name, value in CTRModel(config).state_dict().items()
+        }
 
 
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"hidden": 7}, "the tensor 'network.0.bias' is .* of shape \\(32,\\), but it must be .* \\(7\\)"),
+        (
+            {"hidden": 7},
+            "the tensor 'network.0.bias' is .* of shape \\(32,\\), but it must be .* \\(7\\)",
+        ),
         ({"hidden": 10**12}, "hidden is 1000000000000, but it must be a whole number from 1 to"),
         ({"hidden": "32"}, "hidden is '32', but it must be a whole number"),
-        ({"sizes": [10**8]}, "the tensor 'tables.0' is .*shape \\(30,\\), but it must be .* \\(100000000\\)"),
+        (
+            {"sizes": [10**8]},
+            "the tensor 'tables.0' is .*shape \\(30,\\), but it must be .* \\(100000000\\)",
+        ),
         ({"sizes": 5}, "sizes is 5, but it must be a list"),
         ({"codes": ["item", "item"]}, "sizes is \\[30\\], but it must be a list of 2 values"),
         ({"blocks": ["colour"]}, "blocks\\[0\\] is 'colour', but it must be one of"),
@@ -302,10 +370,14 @@ def test_the_shapes_of_a_configuration_are_those_of_its_model() -> None:
         ({"shift": None}, "shift is None, but it must be a finite number"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], match: str) -> None:
+def test_a_description_that_does_not_fit_is_refused(
+    tmp_path: Path, changed: dict[str, Any], match: str
+) -> None:
     path = tmp_path / "ranker.safetensors"
     model = some_ranker().model
-    write_tensors(path, model.state_dict(), described("ctr_ranker", {**asdict(model.config), **changed}))
+    write_tensors(
+        path, model.state_dict(), described("ctr_ranker", {**asdict(model.config), **changed})
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{match}"):
         load_model(path)
 
@@ -337,25 +409,36 @@ def test_a_file_that_is_no_ranker_is_named(tmp_path: Path) -> None:
         described("ctr_ranker", 3),
     ):
         write_tensors(path, model.state_dict(), metadata)
-        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is no file of a ctr_ranker: "):
+        with pytest.raises(
+            ValueError, match=f"^{re.escape(str(path))} is no file of a ctr_ranker: "
+        ):
             load_model(path)
     for number in (math.nan, math.inf, -math.inf):
         tensors = {name: value.clone() for name, value in model.state_dict().items()}
         tensors["network.2.bias"][3] = number
         write_tensors(path, tensors, told)
         with pytest.raises(
-            ValueError, match=rf"^{re.escape(str(path))}: the tensor 'network.2.bias' holds {number} at \[3\]"
+            ValueError,
+            match=rf"^{re.escape(str(path))}: the tensor 'network.2.bias' holds {number} at \[3\]",
         ):
             load_model(path)
     for name in model.state_dict():
-        write_tensors(path, {other: value for other, value in model.state_dict().items() if other != name}, told)
-        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: the tensor '{name}' is missing"):
+        write_tensors(
+            path,
+            {other: value for other, value in model.state_dict().items() if other != name},
+            told,
+        )
+        with pytest.raises(
+            ValueError, match=rf"^{re.escape(str(path))}: the tensor '{name}' is missing"
+        ):
             load_model(path)
     write_tensors(path, {**model.state_dict(), "more": torch.zeros(1)}, told)
     with pytest.raises(ValueError, match="the tensor 'more' is not known"):
         load_model(path)
     write_tensors(path, {name: value.double() for name, value in model.state_dict().items()}, told)
-    with pytest.raises(ValueError, match=r"the tensor 'deviation' is a float64 tensor .*, but it must be a float32"):
+    with pytest.raises(
+        ValueError, match=r"the tensor 'deviation' is a float64 tensor .*, but it must be a float32"
+    ):
         load_model(path)
 
 
@@ -374,6 +457,8 @@ def test_making_a_model_leaves_the_global_generator_alone() -> None:
 def test_the_shipped_weights_are_for_the_keys_that_the_log_can_tell() -> None:
     model = load_model(WEIGHTS)
     assert set(model.config.blocks) == set(blocks_for(KEYS))
-    assert "recent" not in model.config.blocks  # the logged slates were never shown: nothing to learn from
+    assert (
+        "recent" not in model.config.blocks
+    )  # the logged slates were never shown: nothing to learn from
     assert set(model.config.codes) == set(codes_for(KEYS))
     assert WEIGHTS.stat().st_size < 200_000

@@ -32,7 +32,9 @@ ITEMS, GROUPS, WIDTH, SIZE = 24, 4, 5, 3
 LOOKS = (1.0, 0.6, 0.3)
 """True chance to look at each position."""
 QUICK = TwoTowerConfig(width=4, hidden=16, category_hidden=4, epochs=1, batch_size=256)
-GOOD = TwoTowerConfig(width=8, hidden=32, category_hidden=8, epochs=6, batch_size=512, own_decay=0.01)
+GOOD = TwoTowerConfig(
+    width=8, hidden=32, category_hidden=8, epochs=6, batch_size=512, own_decay=0.01
+)
 
 
 def catalog() -> Catalog:
@@ -48,7 +50,9 @@ def made_up_log(episodes: int, visits: int = 4, shown: int = ITEMS, seed: int = 
     """Uniform slates of the first `shown` items; a response has the chance that `LOOKS` and `truth` say."""
     generator = torch.Generator().manual_seed(seed)
     slates = torch.rand(episodes, visits, shown, generator=generator).argsort(dim=2)[:, :, :SIZE]
-    declared = torch.nn.functional.normalize(torch.randn(episodes, WIDTH, generator=generator), dim=1)
+    declared = torch.nn.functional.normalize(
+        torch.randn(episodes, WIDTH, generator=generator), dim=1
+    )
     log_odds = truth(declared).unsqueeze(1).expand(-1, visits, -1).gather(2, slates)
     chance = torch.tensor(LOOKS) * torch.sigmoid(log_odds)
     return Sessions(
@@ -65,7 +69,9 @@ def made_up_log(episodes: int, visits: int = 4, shown: int = ITEMS, seed: int = 
 
 def seen_in(sessions: Sessions, visit: int = 2) -> Observation:
     """The observation of every shopper at a visit."""
-    return next(moment for moment in replay(sessions, catalog()) if moment.visit == visit).observation
+    return next(
+        moment for moment in replay(sessions, catalog()) if moment.visit == visit
+    ).observation
 
 
 @lru_cache(maxsize=1)
@@ -92,7 +98,10 @@ def test_the_chance_to_look_at_each_position_is_found() -> None:
 def test_new_shoppers_preferences_are_found() -> None:
     fresh = made_up_log(300, seed=9)
     true = truth(fresh.declared)
-    for visit, alike in ((0, 0.97), (2, 0.92)):  # later visits bring counters that say nothing here, and so noise
+    for visit, alike in (
+        (0, 0.97),
+        (2, 0.92),
+    ):  # later visits bring counters that say nothing here, and so noise
         logits = good_ranker().logits(seen_in(fresh, visit))
         assert torch.corrcoef(torch.stack([logits.flatten(), true.flatten()]))[0, 1] > alike
         # of an item that is looked at, wherever it stood in the log
@@ -111,7 +120,9 @@ def test_an_item_shown_again_and_again_is_worth_less_where_the_log_says_so() -> 
         before = sessions.slates[:, :visit].flatten(1)
         again[:, visit] = (sessions.slates[:, visit].unsqueeze(2) == before.unsqueeze(1)).any(dim=2)
     worn = dataclasses.replace(sessions, clicks=sessions.clicks & ~again)
-    fatigue = fit_two_tower(worn, catalog(), SIZE, dataclasses.replace(GOOD, batch_size=256)).model.fatigue
+    fatigue = fit_two_tower(
+        worn, catalog(), SIZE, dataclasses.replace(GOOD, batch_size=256)
+    ).model.fatigue
     assert fatigue[0] < -1
 
 
@@ -123,7 +134,9 @@ def test_shapes_and_padding() -> None:
     whole = ranker.logits(seen)
     assert (whole.shape, whole.dtype) == ((5, ITEMS), torch.float32)
     assert bool(whole.isfinite().all())
-    few = torch.tensor([[7, 0, 3, -1], [5, -1, -1, -1], [23, 22, 21, 20], [-1, -1, -1, -1], [2, 1, 0, -1]])
+    few = torch.tensor(
+        [[7, 0, 3, -1], [5, -1, -1, -1], [23, 22, 21, 20], [-1, -1, -1, -1], [2, 1, 0, -1]]
+    )
     narrow = ranker.logits({**seen, "candidates": few})
     for row in range(5):
         for at, item in enumerate(few[row].tolist()):
@@ -137,12 +150,20 @@ def test_the_logits_are_those_of_the_fitted_model() -> None:
     with torch.no_grad():
         ranker.model.fatigue.copy_(torch.tensor([-0.3, 0.2]))
         examples = examples_of(sessions, catalog())
-        inputs = (examples.whole.float(), examples.by_category.float(), examples.slates, examples.fatigue.float())
+        inputs = (
+            examples.whole.float(),
+            examples.by_category.float(),
+            examples.slates,
+            examples.fatigue.float(),
+        )
         fitted = ranker.model.log_odds(*inputs)
     scored = [
-        ranker.logits(moment.observation).gather(1, moment.slates) for moment in replay(sessions, catalog())
+        ranker.logits(moment.observation).gather(1, moment.slates)
+        for moment in replay(sessions, catalog())
     ]  # in the order of the examples
-    torch.testing.assert_close(torch.cat(scored), fitted, rtol=0, atol=5e-3)  # the examples are kept as float16
+    torch.testing.assert_close(
+        torch.cat(scored), fitted, rtol=0, atol=5e-3
+    )  # the examples are kept as float16
 
 
 def test_a_batch_is_its_shoppers_one_by_one() -> None:
@@ -179,7 +200,9 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 def test_the_shapes_of_a_configuration_are_those_of_its_model() -> None:
     model = quick_ranker().model
     items, dims = model.vectors.shape
-    expected = QUICK.shapes(items, dims, len(model.standardize.mean), len(model.standardize_category.mean), SIZE)
+    expected = QUICK.shapes(
+        items, dims, len(model.standardize.mean), len(model.standardize_category.mean), SIZE
+    )
     assert expected == {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
@@ -187,24 +210,34 @@ def test_the_shapes_of_a_configuration_are_those_of_its_model() -> None:
     ("changed", "match"),
     [
         ({"config": {"depth": 3}}, "config has the fields .*'depth' is one too many or few"),
-        ({"config": {"hidden": 10**12}}, "hidden is 1000000000000, but it must be a whole number from 1 to"),
+        (
+            {"config": {"hidden": 10**12}},
+            "hidden is 1000000000000, but it must be a whole number from 1 to",
+        ),
         ({"config": {"hidden": 9}}, "the tensor 'of_shopper.0.bias' is .*, but it must be"),
         ({"config": {"own_decay": "much"}}, "own_decay is 'much', but it must be a finite number"),
-        ({"width": 10**12}, "the tensor 'of_shopper.0.weight' is .* but it must be .*1000000000000"),
+        (
+            {"width": 10**12},
+            "the tensor 'of_shopper.0.weight' is .* but it must be .*1000000000000",
+        ),
         ({"width": 0}, "width is 0, but it must be a whole number of 1 or more"),
         ({"slate_size": True}, "slate_size is True, but it must be a whole number"),
         ({"slate_size": 4}, r"the tensor 'examination' is .*, but it must be .* \(4\)"),
         ({"colour": 4}, "is described by"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], match: str) -> None:
+def test_a_description_that_does_not_fit_is_refused(
+    tmp_path: Path, changed: dict[str, Any], match: str
+) -> None:
     path = tmp_path / "ranker.safetensors"
     save_two_tower(quick_ranker(), path)
     tensors, metadata = read_tensors(path)
     told = json.loads(metadata["model"])["told"]
     config = {**told["config"], **changed.get("config", {})}
     write_tensors(
-        path, tensors, {"model": json.dumps({"kind": "two_tower", "told": {**told, **changed, "config": config}})}
+        path,
+        tensors,
+        {"model": json.dumps({"kind": "two_tower", "told": {**told, **changed, "config": config}})},
     )
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{match}"):
         load_two_tower(path)
@@ -238,7 +271,11 @@ def weights(config: TwoTowerConfig) -> dict[str, Tensor]:
 
 
 def test_a_seed_is_a_ranker() -> None:
-    first, again, other = weights(QUICK), weights(QUICK), weights(dataclasses.replace(QUICK, seed=1))
+    first, again, other = (
+        weights(QUICK),
+        weights(QUICK),
+        weights(dataclasses.replace(QUICK, seed=1)),
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["of_item"], other["of_item"])
 
@@ -255,5 +292,7 @@ def test_no_global_generator_moves(tmp_path: Path) -> None:
 def test_a_log_without_a_click_is_refused() -> None:
     sessions = made_up_log(10)
     sessions = dataclasses.replace(sessions, clicks=torch.zeros_like(sessions.clicks))
-    with pytest.raises(ValueError, match=r"^sessions has 40 slates and no click, but a ranker needs some.$"):
+    with pytest.raises(
+        ValueError, match=r"^sessions has 40 slates and no click, but a ranker needs some.$"
+    ):
         fit_two_tower(sessions, catalog(), SIZE, QUICK)

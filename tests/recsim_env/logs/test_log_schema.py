@@ -81,7 +81,9 @@ def complaint(table: Table, frame: pl.DataFrame, n_items: int | None = 5) -> str
     return str(error.value)
 
 
-def test_tables_come_back_as_written(impressions: pl.DataFrame, baskets: pl.DataFrame, tmp_path: Path) -> None:
+def test_tables_come_back_as_written(
+    impressions: pl.DataFrame, baskets: pl.DataFrame, tmp_path: Path
+) -> None:
     schema.write_impressions(impressions, tmp_path / "a.parquet", 5)
     schema.write_baskets(baskets, tmp_path / "b.parquet", 5)
     assert schema.read_impressions(tmp_path / "a.parquet", 5).equals(impressions)
@@ -92,16 +94,20 @@ def test_tables_come_back_as_written(impressions: pl.DataFrame, baskets: pl.Data
 def test_small_tables_come_back_as_written(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     promotions = typed(
-        schema.PROMOTIONS, {"store": [1, 1, 2], "week": [1, 1, 1], "item": [0, 2, 0], "placement": [1, 109, 3]}
+        schema.PROMOTIONS,
+        {"store": [1, 1, 2], "week": [1, 1, 1], "item": [0, 2, 0], "placement": [1, 109, 3]},
     )
     schema.write_promotions(promotions, path, 3)
     assert schema.read_promotions(path, 3).equals(promotions)
     popularity = typed(
-        schema.POPULARITY, {"week": [1, 1], "item": [0, 1], "popularity": [0.0, 0.5], "discount": [0.0, 1.0]}
+        schema.POPULARITY,
+        {"week": [1, 1], "item": [0, 1], "popularity": [0.0, 0.5], "discount": [0.0, 1.0]},
     )
     schema.write_popularity(popularity, path, 2)
     assert schema.read_popularity(path, 2).equals(popularity)
-    shoppers = typed(schema.SHOPPERS, {"shopper": [0, 1], "household_id": [1, 7], "holdout": [True, False]})
+    shoppers = typed(
+        schema.SHOPPERS, {"shopper": [0, 1], "household_id": [1, 7], "holdout": [True, False]}
+    )
     schema.write_shoppers(shoppers, path)
     assert schema.read_shoppers(path).equals(shoppers)
 
@@ -158,11 +164,15 @@ def test_columns_must_be_those_of_the_schema(baskets: pl.DataFrame) -> None:
     wide = complaint(schema.BASKETS, baskets.cast({"day": pl.Int64}))
     assert wide == "log.parquet: column 'day', row 0: found type Int64, expected Int32."
     extra = complaint(schema.BASKETS, baskets.with_columns(mood=1))
-    assert extra.startswith("log.parquet: column 'mood', row 0: found an unknown column, expected only shopper, visit,")
+    assert extra.startswith(
+        "log.parquet: column 'mood', row 0: found an unknown column, expected only shopper, visit,"
+    )
 
 
 @pytest.mark.parametrize("n_items", [None, 0, -1, 2.0, "5", True])
-def test_a_table_of_items_needs_the_size_of_the_catalogue(baskets: pl.DataFrame, n_items: Any) -> None:
+def test_a_table_of_items_needs_the_size_of_the_catalogue(
+    baskets: pl.DataFrame, n_items: Any
+) -> None:
     with pytest.raises(ValueError, match=r"n_items is .*, but it must be a whole number from 1 to"):
         schema.check_table(schema.BASKETS, baskets, "log.parquet", n_items)
 
@@ -179,8 +189,12 @@ def test_only_promotions_may_be_none_at_all() -> None:
             )
 
 
-@pytest.mark.parametrize("column", [column for column in schema.BASKETS.columns if column.span], ids=lambda c: c.name)
-def test_every_number_has_bounds_that_no_reader_allocates_without(baskets: pl.DataFrame, column: Column) -> None:
+@pytest.mark.parametrize(
+    "column", [column for column in schema.BASKETS.columns if column.span], ids=lambda c: c.name
+)
+def test_every_number_has_bounds_that_no_reader_allocates_without(
+    baskets: pl.DataFrame, column: Column
+) -> None:
     """At the end of its type's range a day asked for 17 GB, a store for 515 GB."""
     physical = pl.Int64() if column.dtype == pl.Datetime("us") else column.dtype
     end = 2 ** (int(str(physical).removeprefix("Int")) - 1)
@@ -188,7 +202,9 @@ def test_every_number_has_bounds_that_no_reader_allocates_without(baskets: pl.Da
         for row in range(3):
             values = baskets[column.name].cast(physical).to_list()
             values[row] = value
-            bad = baskets.with_columns(pl.Series(column.name, values, dtype=physical).cast(column.dtype))
+            bad = baskets.with_columns(
+                pl.Series(column.name, values, dtype=physical).cast(column.dtype)
+            )
             found = complaint(schema.BASKETS, bad)
             assert found.startswith(f"log.parquet: column '{column.name}', row {row}: found ")
             assert f"expected a value from {column.span[0]} to {column.span[1]}." in found  # type: ignore[index]
@@ -207,7 +223,9 @@ def test_every_number_has_bounds_that_no_reader_allocates_without(baskets: pl.Da
     ],
 )
 def test_bad_promotions_get_one_sentence(column: str, value: int, expected: str) -> None:
-    promotions = typed(schema.PROMOTIONS, {"store": [1], "week": [1], "item": [0], "placement": [109]})
+    promotions = typed(
+        schema.PROMOTIONS, {"store": [1], "week": [1], "item": [0], "placement": [109]}
+    )
     assert len(schema.check_table(schema.PROMOTIONS, promotions, "log.parquet", 5)) == 1
     found = complaint(schema.PROMOTIONS, with_row(promotions, column, 0, value))
     assert found == f"log.parquet: column '{column}', row 0: found {value}, expected {expected}."
@@ -225,7 +243,9 @@ def test_bad_promotions_get_one_sentence(column: str, value: int, expected: str)
     ],
 )
 def test_bad_popularity_gets_one_sentence(column: str, value: float, expected: str) -> None:
-    popularity = typed(schema.POPULARITY, {"week": [1], "item": [0], "popularity": [0.5], "discount": [0.5]})
+    popularity = typed(
+        schema.POPULARITY, {"week": [1], "item": [0], "popularity": [0.5], "discount": [0.5]}
+    )
     found = complaint(schema.POPULARITY, with_row(popularity, column, 0, value))
     assert found == f"log.parquet: column '{column}', row 0: found {value}, expected {expected}."
 
@@ -235,7 +255,11 @@ def test_every_placement_code_is_a_display_and_a_mailer() -> None:
 
 
 def test_shoppers_are_numbered_without_a_gap(baskets: pl.DataFrame, tmp_path: Path) -> None:
-    columns: dict[str, list[object]] = {"shopper": [0, 2], "household_id": [1, 7], "holdout": [True, False]}
+    columns: dict[str, list[object]] = {
+        "shopper": [0, 2],
+        "household_id": [1, 7],
+        "holdout": [True, False],
+    }
     expected = "expected shoppers numbered 0, 1, .. without a gap."
     found = complaint(schema.SHOPPERS, typed(schema.SHOPPERS, columns))
     assert found == f"log.parquet: column 'shopper', row 1: found 2, {expected}"
@@ -244,7 +268,10 @@ def test_shoppers_are_numbered_without_a_gap(baskets: pl.DataFrame, tmp_path: Pa
         assert found == f"log.parquet: column 'shopper', row 2: found {wild}, {expected}"
     schema.write_baskets(with_row(baskets, "shopper", 2, 1), tmp_path / "b.parquet", 5)
     assert len(schema.read_baskets(tmp_path / "b.parquet", 5, 2)) == 3
-    with pytest.raises(LogError, match=r"b\.parquet: column 'shopper', row 2: found 1, expected one of the 1 shoppers"):
+    with pytest.raises(
+        LogError,
+        match=r"b\.parquet: column 'shopper', row 2: found 1, expected one of the 1 shoppers",
+    ):
         schema.read_baskets(tmp_path / "b.parquet", 5, 1)
 
 
@@ -265,7 +292,10 @@ def test_columns_without_a_value_may_have_no_type(impressions: pl.DataFrame) -> 
     assert untyped.schema["click"] == pl.Null
     assert schema.check_table(schema.IMPRESSIONS, untyped, "log.parquet", 5).equals(none)
     bad = impressions.with_columns(day=pl.lit(None))
-    assert complaint(schema.IMPRESSIONS, bad) == "log.parquet: column 'day', row 0: found type Null, expected Int32."
+    assert (
+        complaint(schema.IMPRESSIONS, bad)
+        == "log.parquet: column 'day', row 0: found type Null, expected Int32."
+    )
 
 
 def test_a_log_that_pandas_rewrote_is_read(impressions: pl.DataFrame, tmp_path: Path) -> None:
@@ -293,7 +323,10 @@ def test_a_table_is_a_frame(frame: Any) -> None:
 
 @pytest.mark.parametrize("path", [None, 3, [], {}, object(), 1.5])
 def test_a_path_is_a_path(path: Any, baskets: pl.DataFrame) -> None:
-    for call in (lambda: schema.read_baskets(path, 5), lambda: schema.write_baskets(baskets, path, 5)):
+    for call in (
+        lambda: schema.read_baskets(path, 5),
+        lambda: schema.write_baskets(baskets, path, 5),
+    ):
         with pytest.raises(TypeError, match=r"path is .*, but it must be a path"):
             call()
 
@@ -305,7 +338,8 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     assert str(error.value) == f"{path}: found no such file, expected the baskets table as parquet."
     path.write_text("shopper,visit\n1,2\n")
     with pytest.raises(
-        LogError, match=r"log\.parquet: found no readable parquet \(.*\), expected the baskets table\.$"
+        LogError,
+        match=r"log\.parquet: found no readable parquet \(.*\), expected the baskets table\.$",
     ):
         schema.read_baskets(path, 5)
 
@@ -327,11 +361,16 @@ def test_whatever_is_no_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
     for name in ("folder", "nowhere", "loop", "pipe", "empty", "*.parquet"):
-        with pytest.raises(LogError, match=rf"{re.escape(str(tmp_path / name))}: found (a folder|no .*), expected the"):
+        with pytest.raises(
+            LogError,
+            match=rf"{re.escape(str(tmp_path / name))}: found (a folder|no .*), expected the",
+        ):
             schema.read_shoppers(tmp_path / name)
 
 
-def test_a_file_that_is_cut_or_flipped_is_a_table_or_a_named_fault(baskets: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_or_flipped_is_a_table_or_a_named_fault(
+    baskets: pl.DataFrame, tmp_path: Path
+) -> None:
     path = tmp_path / "log.parquet"
     schema.write_baskets(baskets, path, 5)
     whole, rng = path.read_bytes(), random.Random(0)

@@ -35,7 +35,9 @@ def one_item(observation: Observation, draws: Tensor) -> Tensor:
 
 def nothing_on_offer(observation: Observation, draws: Tensor) -> Tensor:
     """Four items that are no candidates."""
-    offered = torch.zeros(len(draws), ITEMS + 1, dtype=torch.bool).scatter_(1, observation["candidates"] + 1, True)
+    offered = torch.zeros(len(draws), ITEMS + 1, dtype=torch.bool).scatter_(
+        1, observation["candidates"] + 1, True
+    )
     return offered[:, 1:].long().argsort(dim=1, stable=True)[:, :SIZE]
 
 
@@ -66,7 +68,9 @@ def test_an_item_in_all_places_was_shown_once() -> None:
     impressions, baskets = recorded(one_item, propensity=half_chance)
     assert impressions["slate"].list.len().to_list() == [1] * len(baskets)
     assert impressions["purchase"].list.len().to_list() == [1] * len(baskets)
-    assert impressions["propensity"].to_list() == [None] * len(baskets)  # of another slate than the one shown
+    assert impressions["propensity"].to_list() == [None] * len(
+        baskets
+    )  # of another slate than the one shown
 
 
 def test_a_visit_to_which_nothing_was_shown_has_a_basket_and_no_slate() -> None:
@@ -95,21 +99,26 @@ def test_what_is_logged_is_what_the_simulator_showed(first: int, batch: int) -> 
         tap = Witness(simulator.shopper)
         simulator.shopper = tap
         observation = simulator.reset(seed.view(1))
-        key = noise.episode_key(seed.view(1), torch.zeros(1, dtype=torch.int64), stream=POLICY_STREAM)
+        key = noise.episode_key(
+            seed.view(1), torch.zeros(1, dtype=torch.int64), stream=POLICY_STREAM
+        )
         for visit in range(1000):
             slate = anything(observation, noise.uniform(key, visit, DRAWS))
             offered, items = set(observation["candidates"][0].tolist()), slate[0].tolist()
             step = simulator.step(slate)
             assert tap.last is not None
             clicks = tap.last.clicks[0].tolist()
-            places = [at for at, item in enumerate(items) if item in offered and item not in items[:at]]
+            places = [
+                at for at, item in enumerate(items) if item in offered and item not in items[:at]
+            ]
             shown.append((shopper, [items[at] for at in places], [clicks[at] for at in places]))
             observation = step.observation
             if step.ended.item():
                 break
     assert baskets["shopper"].to_list() == [shopper for shopper, _, _ in shown]
     assert baskets["items"].to_list() == [
-        [item for item, click in zip(items, clicks, strict=True) if click] for _, items, clicks in shown
+        [item for item, click in zip(items, clicks, strict=True) if click]
+        for _, items, clicks in shown
     ]
     logged = list(impressions.select("shopper", "slate", "purchase").iter_rows())
     assert logged == [row for row in shown if row[1]]
@@ -119,7 +128,14 @@ BAD: dict[str, list[Any]] = {
     "simulator": [None, 3, "recsim_env/Market-v0"],
     "policy": [None, 3, "uniform"],
     "policy_draws": [None, "3", -1, 2.5, True, 2**70],
-    "seeds": [None, 3, [1, 2], torch.arange(3).float(), torch.zeros(2, 2, dtype=torch.int64), range(3)],
+    "seeds": [
+        None,
+        3,
+        [1, 2],
+        torch.arange(3).float(),
+        torch.zeros(2, 2, dtype=torch.int64),
+        range(3),
+    ],
     "propensity": [3, "chance"],
     "scenario": [None, 3, ""],
     "split": [None, 3, "dev", []],
@@ -137,7 +153,9 @@ def test_a_bad_argument_is_named(argument: str, bad: Any) -> None:
         record(**{**good, argument: bad})
 
 
-@pytest.mark.parametrize("slates", [None, [[0] * SIZE] * 2, torch.zeros(2, SIZE), torch.full((2, SIZE), ITEMS)])
+@pytest.mark.parametrize(
+    "slates", [None, [[0] * SIZE] * 2, torch.zeros(2, SIZE), torch.full((2, SIZE), ITEMS)]
+)
 def test_slates_that_cannot_be_shown_are_named_and_the_shopper_is_put_back(slates: Any) -> None:
     simulator = toy_simulator()
     shopper = simulator.shopper
@@ -146,7 +164,17 @@ def test_slates_that_cannot_be_shown_are_named_and_the_shopper_is_put_back(slate
     assert simulator.shopper is shopper
 
 
-@pytest.mark.parametrize("chance", [None, 0.5, torch.zeros(3), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "chance", [None, 0.5, torch.zeros(3), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)]
+)
 def test_a_propensity_is_a_number_a_slate(chance: Any) -> None:
-    with pytest.raises(ValueError, match=r"propensity\(\) is .*, but it must be a float tensor of shape \(2,\)"):
-        record(toy_simulator(), anything, DRAWS, torch.arange(2), propensity=lambda observation, slates: chance)
+    with pytest.raises(
+        ValueError, match=r"propensity\(\) is .*, but it must be a float tensor of shape \(2,\)"
+    ):
+        record(
+            toy_simulator(),
+            anything,
+            DRAWS,
+            torch.arange(2),
+            propensity=lambda observation, slates: chance,
+        )

@@ -27,7 +27,9 @@ SIZE, HORIZON = 4, 14
 
 def market(history: int = 5) -> SlateSimulator:
     return SlateSimulator(
-        MarketShopper(torch.device("cpu"), SIZE, config=CONFIG), horizon_days=HORIZON, history=history
+        MarketShopper(torch.device("cpu"), SIZE, config=CONFIG),
+        horizon_days=HORIZON,
+        history=history,
     )
 
 
@@ -93,7 +95,10 @@ def table(**columns: Any) -> pl.DataFrame:
         **columns,
     }
     given.setdefault("purchase", [None] * rows)
-    return pl.DataFrame({column.name: given[column.name] for column in IMPRESSIONS.columns}, schema=IMPRESSIONS.schema)
+    return pl.DataFrame(
+        {column.name: given[column.name] for column in IMPRESSIONS.columns},
+        schema=IMPRESSIONS.schema,
+    )
 
 
 # --- a log as episodes ---
@@ -133,7 +138,10 @@ def test_a_small_table_by_hand() -> None:
         pl.DataFrame({"shopper": [7, 3], "declared": [[0.0, 1.0], [1.0, 0.0]]}),
     )
     assert sessions.slates.tolist() == [[[4, 5], [-1, -1]], [[0, 1], [2, 3]]]
-    assert sessions.clicks.tolist() == [[[False, False], [False, False]], [[False, True], [True, False]]]
+    assert sessions.clicks.tolist() == [
+        [[False, False], [False, False]],
+        [[False, True], [True, False]],
+    ]
     assert sessions.length.tolist() == [1, 2]
     assert sessions.left.tolist() == [False, True]
     assert sessions.propensity.nan_to_num(7).tolist() == [[7.0, 7.0], [-0.5, -1.5]]
@@ -149,7 +157,10 @@ def test_purchases_are_the_responses_where_no_clicks_were_kept() -> None:
 
 def test_nobody_is_known_to_have_left_who_was_not_watched_any_longer() -> None:
     rows = {"shopper": [0, 1], "slate": [[2, 3]] * 2, "purchase": [[False, True]] * 2}
-    assert Sessions.of(table(**rows, gap=[None, None], follow_up=[0, 1])).left.tolist() == [False, True]
+    assert Sessions.of(table(**rows, gap=[None, None], follow_up=[0, 1])).left.tolist() == [
+        False,
+        True,
+    ]
 
 
 # --- the observation at each slate ---
@@ -237,18 +248,32 @@ def test_a_split_keeps_every_episode_whole_and_once() -> None:
 
 
 def test_slates_of_different_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^impressions has slates of \[1, 2\] positions, but all must be alike.$"):
+    with pytest.raises(
+        ValueError, match=r"^impressions has slates of \[1, 2\] positions, but all must be alike.$"
+    ):
         Sessions.of(table(shopper=[0, 1], slate=[[1], [2, 3]], purchase=[[True], [True, False]]))
 
 
 def test_several_pages_a_visit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^impressions has several pages a visit, but sessions hold one slate"):
-        Sessions.of(table(shopper=[0, 0], visit=[5, 5], page=[0, 1], slate=[[1], [2]], purchase=[[True], [False]]))
+    with pytest.raises(
+        ValueError, match=r"^impressions has several pages a visit, but sessions hold one slate"
+    ):
+        Sessions.of(
+            table(
+                shopper=[0, 0],
+                visit=[5, 5],
+                page=[0, 1],
+                slate=[[1], [2]],
+                purchase=[[True], [False]],
+            )
+        )
 
 
 def test_a_shopper_who_declared_nothing_is_refused() -> None:
     rows = {"shopper": [4, 6], "slate": [[1], [2]], "purchase": [[True], [False]]}
-    with pytest.raises(ValueError, match=r"^declared has no row for shopper 6, but every shopper of the log"):
+    with pytest.raises(
+        ValueError, match=r"^declared has no row for shopper 6, but every shopper of the log"
+    ):
         Sessions.of(table(**rows), pl.DataFrame({"shopper": [4], "declared": [[1.0]]}))
 
 
@@ -258,14 +283,23 @@ def test_a_shopper_declares_finite_numbers_once() -> None:
     assert Sessions.of(rows, pl.DataFrame(good)).declared.tolist() == good["declared"]
     for bad in (math.nan, math.inf, None):
         said = pl.DataFrame({**good, "declared": [[1.0, 0.0], [0.0, bad]]})
-        with pytest.raises(ValueError, match=r"declared of shopper 6 is \[0.0, .*\], but every number must be finite"):
+        with pytest.raises(
+            ValueError,
+            match=r"declared of shopper 6 is \[0.0, .*\], but every number must be finite",
+        ):
             Sessions.of(rows, said)
     for wrong, says in (
-        ({"shopper": [4, 4, 6], "declared": [[1.0], [1.0], [1.0]]}, "declared has several rows a shopper"),
+        (
+            {"shopper": [4, 4, 6], "declared": [[1.0], [1.0], [1.0]]},
+            "declared has several rows a shopper",
+        ),
         ({"shopper": [4, 6], "declared": [[1.0], [1.0, 2.0]]}, "lists of several lengths"),
         ({"shopper": [4, 6]}, "declared has the columns .*, but it needs 'declared'"),
         ({"declared": [[1.0], [1.0]]}, "declared has the columns .*, but it needs 'shopper'"),
-        ({"shopper": ["4", "6"], "declared": [[1.0], [1.0]]}, "declared has the types String and List"),
+        (
+            {"shopper": ["4", "6"], "declared": [[1.0], [1.0]]},
+            "declared has the types String and List",
+        ),
         ({"shopper": [4, 6], "declared": [1.0, 2.0]}, "declared has the types Int64 and Float64"),
         ({"shopper": [4, 6], "declared": [["a"], ["b"]]}, "declared has the types Int64 and List"),
     ):
@@ -275,7 +309,12 @@ def test_a_shopper_declares_finite_numbers_once() -> None:
 
 def test_clicks_and_purchases_may_take_turns() -> None:
     """Where some visits have clicks, the others' purchases are their responses."""
-    rows = table(shopper=[0, 0], slate=[[2, 3]] * 2, click=[None, [True, False]], purchase=[[False, True], None])
+    rows = table(
+        shopper=[0, 0],
+        slate=[[2, 3]] * 2,
+        click=[None, [True, False]],
+        purchase=[[False, True], None],
+    )
     assert Sessions.of(rows).clicks.tolist() == [[[False, True], [True, False]]]
 
 
@@ -306,7 +345,9 @@ def test_a_log_is_what_its_schema_says() -> None:
 @pytest.mark.parametrize("share", [None, "3", -0.1, 1.5, math.nan, True, []])
 def test_a_share_is_a_share(share: Any) -> None:
     sessions = Sessions.of(table(shopper=[0], slate=[[2]], purchase=[[True]]))
-    with pytest.raises(ValueError, match=r"^share is .*, but it must be a finite number from 0 to 1"):
+    with pytest.raises(
+        ValueError, match=r"^share is .*, but it must be a finite number from 0 to 1"
+    ):
         sessions.split(share)
     with pytest.raises(ValueError, match=r"^seed is .*, but it must be a whole number"):
         sessions.split(0.5, seed=-1)
@@ -321,7 +362,9 @@ def test_a_history_is_a_whole_number(history: Any) -> None:
 
 def test_a_log_of_another_catalogue_is_refused() -> None:
     sessions = Sessions.of(table(shopper=[0], slate=[[20]], purchase=[[True]]))
-    with pytest.raises(ValueError, match="sessions holds item 20, but the catalogue has the items 0 to 19"):
+    with pytest.raises(
+        ValueError, match="sessions holds item 20, but the catalogue has the items 0 to 19"
+    ):
         next(replay(sessions, market().catalog))
 
 

@@ -47,7 +47,12 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shop(
-    log: Path, folder: Path, members: Sequence[SlateShopper], *, pessimism: float = 0.0, ensemble: int | None = None
+    log: Path,
+    folder: Path,
+    members: Sequence[SlateShopper],
+    *,
+    pessimism: float = 0.0,
+    ensemble: int | None = None,
 ) -> LearnedShopper:
     """The shopper of a new folder with these models."""
     folder.mkdir()
@@ -59,7 +64,15 @@ def shop(
 
 
 def opened(folder: Path, ensemble: int, pessimism: float = 0.0) -> LearnedShopper:
-    return load_shopper(folder, CPU, K, population="all", start_days=(60, 80), ensemble=ensemble, pessimism=pessimism)
+    return load_shopper(
+        folder,
+        CPU,
+        K,
+        population="all",
+        start_days=(60, 80),
+        ensemble=ensemble,
+        pessimism=pessimism,
+    )
 
 
 def play(shopper: LearnedShopper, seeds: Tensor, visits: int = 8) -> list[Step]:
@@ -107,12 +120,18 @@ def test_two_identical_members_are_one(log: Path, tmp_path: Path) -> None:
 def test_a_single_member_knows_no_doubt(log: Path, tmp_path: Path) -> None:
     sure = shop(log, tmp_path / "shop", [member(log, 1), member(log, 2)], ensemble=1)
     doubtful = opened(tmp_path / "shop", ensemble=1, pessimism=3.0)
-    for left, right in zip(play(sure, torch.arange(6)), play(doubtful, torch.arange(6)), strict=True):
+    for left, right in zip(
+        play(sure, torch.arange(6)), play(doubtful, torch.arange(6)), strict=True
+    ):
         assert_same(left, right)
 
 
-def test_chances_are_the_mean_of_members_that_each_remember_every_visit(log: Path, tmp_path: Path) -> None:
-    apart = [arranged(shop(log, tmp_path / str(seed), [member(log, seed)]), 5) for seed in (1, 2, 3)]
+def test_chances_are_the_mean_of_members_that_each_remember_every_visit(
+    log: Path, tmp_path: Path
+) -> None:
+    apart = [
+        arranged(shop(log, tmp_path / str(seed), [member(log, seed)]), 5) for seed in (1, 2, 3)
+    ]
     together = shop(log, tmp_path / "all", [member(log, seed) for seed in (1, 2, 3)])
     for visit, answer in enumerate(arranged(together, 5)):
         alone = [answers[visit] for answers in apart]
@@ -130,7 +149,11 @@ def test_chances_are_the_mean_of_members_that_each_remember_every_visit(log: Pat
     ("pessimism", "chance", "leaving"),
     [
         (0.0, (0.2 + 0.6) / 2, (0.1 + 0.3) / 2),
-        (0.5, 0.4 - 0.5 * 0.2, 0.2 + 0.5 * 0.1),  # the deviation of two numbers is half their difference
+        (
+            0.5,
+            0.4 - 0.5 * 0.2,
+            0.2 + 0.5 * 0.1,
+        ),  # the deviation of two numbers is half their difference
         (9.0, 0.0, 1.0),
     ],
 )
@@ -150,7 +173,9 @@ def test_clicks_lose_and_leaving_gains_so_many_deviations(
 
 
 @pytest.mark.parametrize("pessimism", [0.0, 0.5])
-def test_what_is_bought_elsewhere_has_the_members_mean(log: Path, tmp_path: Path, pessimism: float) -> None:
+def test_what_is_bought_elsewhere_has_the_members_mean(
+    log: Path, tmp_path: Path, pessimism: float
+) -> None:
     """What is bought again by the draw at which it begins; new items by how many shoppers buy."""
     models = [plain(log, 0.2, 0.1, 0.005), plain(log, 0.6, 0.3, 0.015)]
     shopper = shop(log, tmp_path / "shop", models, pessimism=pessimism)
@@ -173,7 +198,11 @@ def test_what_is_bought_elsewhere_has_the_members_mean(log: Path, tmp_path: Path
     assert elsewhere(0.39, nothing).eq(outside).all()
     assert elsewhere(0.41, nothing).eq(0).all()
     mean = new * (1 - math.exp(-(0.005 + 0.015) / 2))
-    bought = elsewhere(0.41, torch.rand(nothing.shape, generator=torch.Generator().manual_seed(0))).mean().item()
+    bought = (
+        elsewhere(0.41, torch.rand(nothing.shape, generator=torch.Generator().manual_seed(0)))
+        .mean()
+        .item()
+    )
     assert bought == pytest.approx(mean, abs=4 * math.sqrt(mean / crowd))
 
 
@@ -187,7 +216,9 @@ def test_days_until_the_next_visit_share_what_leaving_does_not_take() -> None:
         back, leaving = back_by(logits, pessimism)
         torch.testing.assert_close(leaving[0], mean + pessimism * deviation)
         expected = bins.mean(dim=0) * (1 - mean - pessimism * deviation) / (1 - mean)
-        torch.testing.assert_close(back[0].diff(prepend=torch.zeros(1)), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            back[0].diff(prepend=torch.zeros(1)), expected, rtol=1e-4, atol=1e-6
+        )
         torch.testing.assert_close(back[:, -1] + leaving, torch.ones(1))
 
 
@@ -198,7 +229,9 @@ def test_deviations_are_those_of_the_whole_ensemble() -> None:
     assert agreed(chances, 2.0).item() == pytest.approx(0.3 + 2 * spread)
 
 
-def test_nobody_leaves_where_nobody_may_even_if_leaving_is_certain(log: Path, tmp_path: Path) -> None:
+def test_nobody_leaves_where_nobody_may_even_if_leaving_is_certain(
+    log: Path, tmp_path: Path
+) -> None:
     models = [plain(log, 0.2, 0.1, 1e-9), plain(log, 0.2, 0.9, 1e-9)]
     shopper = shop(log, tmp_path / "shop", models, pessimism=5.0)
     shopper.never_leave = True
@@ -218,7 +251,9 @@ def test_a_batch_is_its_shoppers_one_by_one(log: Path, tmp_path: Path) -> None:
         for many, one in zip(together, play(shopper, seeds[row : row + 1]), strict=True):
             for name in ("clicks", "gap_days", "elsewhere", "day"):
                 assert torch.equal(many.info[name][row : row + 1], one.info[name]), name
-            assert torch.equal(many.observation["candidates"][row : row + 1], one.observation["candidates"])
+            assert torch.equal(
+                many.observation["candidates"][row : row + 1], one.observation["candidates"]
+            )
 
 
 def test_rows_are_selected_and_replaced_with_every_members_cache(log: Path, tmp_path: Path) -> None:
@@ -249,7 +284,10 @@ def test_rows_are_selected_and_replaced_with_every_members_cache(log: Path, tmp_
 def test_a_simulation_goes_on_with_some_rows_only(log: Path, tmp_path: Path) -> None:
     shopper = shop(log, tmp_path / "shop", [member(log, 1), member(log, 2)])
     shopper.never_leave = True
-    whole, part = SlateSimulator(shopper, horizon_days=1e6), SlateSimulator(shopper, horizon_days=1e6)
+    whole, part = (
+        SlateSimulator(shopper, horizon_days=1e6),
+        SlateSimulator(shopper, horizon_days=1e6),
+    )
     rows = torch.tensor([4, 1])
     for simulator in (whole, part):
         simulator.reset(torch.arange(6))
@@ -265,10 +303,15 @@ def test_what_does_not_fit_together_is_refused(log: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"^ensemble is 3, but '.*shop' holds 2 models\.$"):
         opened(tmp_path / "shop", ensemble=3)
     for bad in (0, True, 1.5):
-        with pytest.raises(ValueError, match=rf"^ensemble is {bad}, but it must be a whole number of 1 or more\.$"):
+        with pytest.raises(
+            ValueError, match=rf"^ensemble is {bad}, but it must be a whole number of 1 or more\.$"
+        ):
             opened(tmp_path / "shop", ensemble=bad)  # type: ignore[arg-type]
     for wrong in (-1.0, math.inf, True):
-        with pytest.raises(ValueError, match=rf"^pessimism is {wrong}, but it must be a finite number of 0 or more\.$"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^pessimism is {wrong}, but it must be a finite number of 0 or more\.$",
+        ):
             opened(tmp_path / "shop", ensemble=2, pessimism=wrong)
     other = new_shopper(Catalog.synthetic(7, 5, 8, torch.Generator().manual_seed(0)), SMALL)
     with pytest.raises(ValueError, match=r"model1 holds a model of 7 items, but catalog has 40\."):
@@ -283,23 +326,34 @@ def test_further_members_are_fitted_beside_the_first(log: Path, tmp_path: Path) 
     untrained = replace(SMALL, pretrain_epochs=0, epochs=0, seed=5)
     for members in (1, 2):
         output = tmp_path / str(members)
-        finetune.main(finetune.Config(shopper=untrained, log=log, output=output, members=members, threads=threads))
+        finetune.main(
+            finetune.Config(
+                shopper=untrained, log=log, output=output, members=members, threads=threads
+            )
+        )
     one, two = tmp_path / "1" / "shopper", tmp_path / "2" / "shopper"
     for name in ("config.json", "model.safetensors"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
-    assert {path.name for path in (two / "model1").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in (two / "model1").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
     assert not (one / "model1").exists()
     first, second = (found.model for found in opened(two, ensemble=2).shop.members)
     fresh = new_shopper(Catalog.load(log), replace(untrained, seed=6))
     assert torch.equal(second.items.id_embedding.weight, fresh.items.id_embedding.weight)
     assert not torch.equal(first.items.id_embedding.weight, fresh.items.id_embedding.weight)
     assert "full exposure, mean of 2" in (two / "README.md").read_text()
-    with pytest.raises(ValueError, match="members is 0, but it must be a whole number of 1 or more"):
+    with pytest.raises(
+        ValueError, match="members is 0, but it must be a whole number of 1 or more"
+    ):
         finetune.main(finetune.Config(log=log, output=tmp_path / "0", members=0))
 
 
 def test_the_shipped_ensemble_opens() -> None:
-    env = gymnasium.make("recsim_env/CompleteJourney-v0", ensemble=2, pessimism=1.0, population="evaluation")
+    env = gymnasium.make(
+        "recsim_env/CompleteJourney-v0", ensemble=2, pessimism=1.0, population="evaluation"
+    )
     observation, _ = env.reset(seed=0)
     bought = 0
     for _ in range(5):
@@ -338,19 +392,28 @@ def test_nothing_is_bought_again_above_its_ceiling(log: Path, tmp_path: Path) ->
     assert [elsewhere(draw) for draw in (0.29, 0.31, 0.39, 0.41)] == [rarer + more, more, more, 0]
 
 
-def test_the_ceilings_are_those_of_promotions_where_there_are_some(log: Path, tmp_path: Path) -> None:
+def test_the_ceilings_are_those_of_promotions_where_there_are_some(
+    log: Path, tmp_path: Path
+) -> None:
     model = plain(log, 0.4, 0.1, 1e-9)
     model.config.repeat_ceilings = ((0.1,) * BUCKETS, (0.2,) * BUCKETS)
     shop(log, tmp_path / "shop", [model])
     for promoted, ceiling in ((False, 0.1), (True, 0.2)):
         shopper = load_shopper(
-            tmp_path / "shop", CPU, K, population="all", start_days=(60, 80), store_promotions=promoted
+            tmp_path / "shop",
+            CPU,
+            K,
+            population="all",
+            start_days=(60, 80),
+            store_promotions=promoted,
         )
         start = shopper.start(torch.tensor([[0.1]]))
         slates = torch.full((1, K), -1)
         held = (start.memory.items >= 0).sum()
         for draw, considered in ((ceiling - 0.01, held), (ceiling + 0.01, 0)):
-            assert (shopper._considered(start, slates, torch.full((1, REMEMBERED), draw)) >= 0).sum() == considered
+            assert (
+                shopper._considered(start, slates, torch.full((1, REMEMBERED), draw)) >= 0
+            ).sum() == considered
 
 
 @pytest.mark.parametrize(
@@ -366,7 +429,9 @@ def test_the_ceilings_are_those_of_promotions_where_there_are_some(log: Path, tm
         (2, 0, 1, 15, 0),  # more often than it was there
     ],
 )
-def test_the_bucket_of_a_ceiling(purchases: float, visits: float, since: float, share: int, recency: int) -> None:
+def test_the_bucket_of_a_ceiling(
+    purchases: float, visits: float, since: float, share: int, recency: int
+) -> None:
     bucket = repeat_bucket(*(torch.tensor(float(value)) for value in (purchases, visits, since)))
     assert divmod(int(bucket), RECENCIES) == (share, recency)
 
@@ -374,8 +439,12 @@ def test_the_bucket_of_a_ceiling(purchases: float, visits: float, since: float, 
 def test_a_ceiling_spares_questions_and_changes_nothing_below_it(log: Path, tmp_path: Path) -> None:
     models = [member(log, 0), member(log, 0)]
     models[1].config.repeat_ceilings = ((0.999,) * BUCKETS,) * 2
-    without, spared = (shop(log, tmp_path / str(number), [model]) for number, model in enumerate(models))
-    for left, right in zip(play(without, torch.arange(4)), play(spared, torch.arange(4)), strict=True):
+    without, spared = (
+        shop(log, tmp_path / str(number), [model]) for number, model in enumerate(models)
+    )
+    for left, right in zip(
+        play(without, torch.arange(4)), play(spared, torch.arange(4)), strict=True
+    ):
         assert_same(left, right)
 
 
@@ -396,6 +465,7 @@ def test_ceilings_of_another_version_are_said_in_one_sentence(log: Path, tmp_pat
     model = plain(log, 0.4, 0.1, 1e-9)
     model.config.repeat_ceilings = (1.0,) * 16  # type: ignore[assignment]
     with pytest.raises(
-        ValueError, match=r"shop/config\.json: repeat_ceilings is \[1\.0, .*\], but it must be a list of 2 values\.$"
+        ValueError,
+        match=r"shop/config\.json: repeat_ceilings is \[1\.0, .*\], but it must be a list of 2 values\.$",
     ):
         shop(log, tmp_path / "shop", [model])

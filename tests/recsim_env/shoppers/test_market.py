@@ -83,7 +83,9 @@ def small(config: MarketConfig = MARKET, **changes: Any) -> MarketShopper:
 
 def everyone(shoppers: int, first: int = 0) -> Tensor:
     """(B,) keys of the noise."""
-    return noise.episode_key(torch.arange(first, first + shoppers), torch.zeros(shoppers, dtype=torch.int64))
+    return noise.episode_key(
+        torch.arange(first, first + shoppers), torch.zeros(shoppers, dtype=torch.int64)
+    )
 
 
 def random_slates(keys: Tensor, visit: int, items: int, size: int) -> Tensor:
@@ -95,12 +97,16 @@ def all_shown(slates: Tensor) -> Tensor:
     return torch.ones_like(slates, dtype=torch.bool)
 
 
-def after_visits(shopper: MarketShopper, keys: Tensor, visits: int, *, other: int = 0) -> MarketState:
+def after_visits(
+    shopper: MarketShopper, keys: Tensor, visits: int, *, other: int = 0
+) -> MarketState:
     """Who has seen so many random slates; `other` changes which, and the shopper's own noise stays."""
     state = shopper.start(noise.uniform(keys, 0, shopper.start_draws))
     for visit in range(visits):
         slates = random_slates(keys, visit + 100 * other, len(shopper.catalog), shopper.slate_size)
-        shopper.respond(state, slates, all_shown(slates), noise.uniform(keys, visit + 1, shopper.visit_draws))
+        shopper.respond(
+            state, slates, all_shown(slates), noise.uniform(keys, visit + 1, shopper.visit_draws)
+        )
     return state
 
 
@@ -108,7 +114,9 @@ def after_visits(shopper: MarketShopper, keys: Tensor, visits: int, *, other: in
 
 
 @pytest.mark.parametrize(
-    ("q", "g", "patience", "e"), [(1.0, 1.0, 0.0, 0.5), (2.0, 0.7, 0.4, 0.8)], ids=["alike", "own traits"]
+    ("q", "g", "patience", "e"),
+    [(1.0, 1.0, 0.0, 0.5), (2.0, 0.7, 0.4, 0.8)],
+    ids=["alike", "own traits"],
 )
 def test_two_visits_by_hand(q: float, g: float, patience: float, e: float) -> None:
     shopper, state = tiny()
@@ -125,7 +133,9 @@ def test_two_visits_by_hand(q: float, g: float, patience: float, e: float) -> No
     assert first.probability[0].tolist() == pytest.approx(chance, abs=1e-6)
     assert first.clicks.tolist() == [[True, False]]
     assert first.leaving is not None
-    assert first.leaving.item() == pytest.approx(sigmoid(-3 - patience), abs=1e-6)  # not bored yet, and one click
+    assert first.leaving.item() == pytest.approx(
+        sigmoid(-3 - patience), abs=1e-6
+    )  # not bored yet, and one click
     sated = q * (0.1 * (1 + e) + 0.4)
     assert state.satiation[0].tolist() == pytest.approx([sated, 0.0])
     assert state.fatigue[0].tolist() == pytest.approx([e, 0.0, 1.0, 0.0])
@@ -135,11 +145,15 @@ def test_two_visits_by_hand(q: float, g: float, patience: float, e: float) -> No
     slate = torch.tensor([[1, 2]])
     second = shopper.respond(state, slate, all_shown(slate), draws)
     tired = 2 * (0.6 * 0.6 + 0.8 * 0.8) + 0.3 - 0.5 * g * sated - 0.3 * 1.0
-    assert second.probability[0].tolist() == pytest.approx([sigmoid(-1 + 2 * 0.8 + 0.2), e * sigmoid(-1 + tired)])
+    assert second.probability[0].tolist() == pytest.approx(
+        [sigmoid(-1 + 2 * 0.8 + 0.2), e * sigmoid(-1 + tired)]
+    )
     assert not second.clicks.any()
     assert second.leaving is not None
     boredom = (1 * 0.0 + e * sated) / (1 + e)  # of the slate as it was met
-    assert second.leaving.item() == pytest.approx(sigmoid(-3 - patience + 2 * g * boredom + 1), abs=1e-6)
+    assert second.leaving.item() == pytest.approx(
+        sigmoid(-3 - patience + 2 * g * boredom + 1), abs=1e-6
+    )
     assert state.satiation[0].tolist() == pytest.approx([0.8 * sated + q * 0.1 * e, q * 0.1 * 1])
     assert state.fatigue[0].tolist() == pytest.approx([0.5 * e, 1.0, 0.5 * 1.0 + e, 0.0])
     assert state.day.item() == 2
@@ -150,7 +164,9 @@ def test_the_interest_drifts_by_its_own_draws() -> None:
     shopper, state = tiny(dataclasses.replace(TINY, drift=0.1))
     one_sigma = 0.841344746  # the standard normal distribution function at 1
     slate = torch.tensor([[0, 1]])
-    shopper.respond(state, slate, all_shown(slate), torch.tensor([[0.9, 0.9, 0.9, one_sigma, HALF]]))
+    shopper.respond(
+        state, slate, all_shown(slate), torch.tensor([[0.9, 0.9, 0.9, one_sigma, HALF]])
+    )
     length = math.hypot(0.7, 0.8)
     assert state.interest[0].tolist() == pytest.approx([0.7 / length, 0.8 / length], abs=1e-5)
 
@@ -159,7 +175,10 @@ def test_looking_further_down_takes_the_same_chance_at_every_position() -> None:
     shopper = small()
     state = shopper.start(torch.full((2, shopper.start_draws), 0.3))
     state.examination = torch.tensor([0.5, 0.9])
-    assert shopper.examined(state).tolist() == [pytest.approx([1, 0.5, 0.25]), pytest.approx([1, 0.9, 0.81])]
+    assert shopper.examined(state).tolist() == [
+        pytest.approx([1, 0.5, 0.25]),
+        pytest.approx([1, 0.9, 0.81]),
+    ]
 
 
 def test_what_is_not_shown_changes_nothing() -> None:
@@ -183,7 +202,9 @@ def test_an_empty_slate_only_lets_time_pass() -> None:
     shopper, keys = small(drift=0.0), everyone(8)
     before, state = after_visits(shopper, keys, 3), after_visits(shopper, keys, 3)
     slates = torch.zeros(8, 3, dtype=torch.int64)
-    answer = shopper.respond(state, slates, ~all_shown(slates), noise.uniform(keys, 4, shopper.visit_draws))
+    answer = shopper.respond(
+        state, slates, ~all_shown(slates), noise.uniform(keys, 4, shopper.visit_draws)
+    )
     assert torch.equal(state.satiation, MARKET.satiation_decay * before.satiation)
     assert torch.equal(state.fatigue, MARKET.fatigue_decay * before.fatigue)
     expected = torch.sigmoid(MARKET.leave_base - before.patience + MARKET.leave_unsatisfied)
@@ -208,7 +229,9 @@ def test_shoppers_differ_as_the_configuration_says() -> None:
         assert values.mean().item() == pytest.approx(mean, abs=5 * error), name
         assert values.std().item() == pytest.approx(spread, abs=5 * error / math.sqrt(2)), name
     together = torch.stack([values for values, _, _ in found.values()])
-    assert float((torch.corrcoef(together) - torch.eye(4)).abs().max()) < 0.03  # traits have nothing to do with another
+    assert (
+        float((torch.corrcoef(together) - torch.eye(4)).abs().max()) < 0.03
+    )  # traits have nothing to do with another
     for name in ("interest", "declared"):
         torch.testing.assert_close(getattr(state, name).norm(dim=1), torch.ones(20_000))
 
@@ -218,7 +241,9 @@ def test_alike_shoppers_have_the_traits_of_the_median_one_and_their_own_interest
     state = shopper.start(noise.uniform(everyone(50), 0, shopper.start_draws))
     for name, median in zip(TRAITS, (1.0, 1.0, 0.0, MARKET.examination), strict=True):
         torch.testing.assert_close(getattr(state, name), torch.full((50,), median))
-    other = make_market(CPU, 3, config=MARKET).start(noise.uniform(everyone(50), 0, shopper.start_draws))
+    other = make_market(CPU, 3, config=MARKET).start(
+        noise.uniform(everyone(50), 0, shopper.start_draws)
+    )
     assert torch.equal(state.interest, other.interest)
     assert len(state.interest.unique(dim=0)) == 50
 
@@ -260,7 +285,9 @@ def test_a_world_is_its_catalogue() -> None:
     assert not torch.equal(one.catalog.embedding, other.catalog.embedding)
     assert not torch.equal(one.quality, other.quality)
     draws = noise.uniform(everyone(2), 0, one.start_draws)
-    assert torch.equal(one.start(draws).variety, other.start(draws).variety)  # the same people in another shop
+    assert torch.equal(
+        one.start(draws).variety, other.start(draws).variety
+    )  # the same people in another shop
 
 
 # --- leaving ---
@@ -270,14 +297,19 @@ def test_shoppers_leave_as_often_as_they_are_said_to() -> None:
     shopper, keys = small(), everyone(6_000)
     state = after_visits(shopper, keys, 4)
     slates = random_slates(keys, 4, 30, 3)
-    answer = shopper.respond(state, slates, all_shown(slates), noise.uniform(keys, 5, shopper.visit_draws))
+    answer = shopper.respond(
+        state, slates, all_shown(slates), noise.uniform(keys, 5, shopper.visit_draws)
+    )
     chance = answer.leaving
     assert chance is not None
     assert chance.std() > 0.01
     for part in (chance < chance.median(), chance >= chance.median()):
         expected, spread = chance[part].sum(), (chance * (1 - chance))[part].sum().sqrt()
         assert abs(float(answer.left[part].sum() - expected)) < 4 * float(spread)
-    expected, spread = answer.probability.sum(), (answer.probability * (1 - answer.probability)).sum().sqrt()
+    expected, spread = (
+        answer.probability.sum(),
+        (answer.probability * (1 - answer.probability)).sum().sqrt(),
+    )
     assert abs(float(answer.clicks.sum() - expected)) < 4 * float(spread)
 
 
@@ -288,7 +320,9 @@ def test_where_nobody_may_leave_all_else_is_the_same() -> None:
         shopper.never_leave = never_leave
         state = after_visits(shopper, keys, 2)
         slates = random_slates(keys, 9, 30, 3)
-        answer = shopper.respond(state, slates, all_shown(slates), noise.uniform(keys, 3, shopper.visit_draws))
+        answer = shopper.respond(
+            state, slates, all_shown(slates), noise.uniform(keys, 3, shopper.visit_draws)
+        )
         assert bool(answer.left.any()) is not never_leave
         ends.append({**vars(state), **vars(answer), **state.profile.observe()})
     for name, value in ends[0].items():
@@ -322,7 +356,9 @@ def test_in_the_control_nothing_shown_changes_anything_later() -> None:
     assert not torch.equal(one.profile.shown, other.profile.shown)
     assert torch.equal(shopper.log_odds(one, everything), shopper.log_odds(other, everything))
     assert torch.equal(shopper.examined(one), shopper.examined(other))
-    torch.testing.assert_close(shopper.log_odds(one, everything), shopper.log_odds(start, everything))
+    torch.testing.assert_close(
+        shopper.log_odds(one, everything), shopper.log_odds(start, everything)
+    )
     assert torch.equal(shopper.examined(one), shopper.examined(start))
     slates = random_slates(keys, 0, 30, 3)
     answer = shopper.respond(one, slates, all_shown(slates), torch.zeros(30, shopper.visit_draws))
@@ -333,17 +369,23 @@ def test_in_the_control_nothing_shown_changes_anything_later() -> None:
 
 def test_in_the_control_no_pair_of_slates_beats_greed() -> None:
     """All 12 ordered slates of 2 out of 4 items at two visits in a row, for twenty shoppers."""
-    shopper = MarketShopper(CPU, 2, config=dataclasses.replace(CONTROL, items=4, categories=2, width=3, favourites=1))
+    shopper = MarketShopper(
+        CPU, 2, config=dataclasses.replace(CONTROL, items=4, categories=2, width=3, favourites=1)
+    )
     every = torch.tensor(list(permutations(range(4), 2)))
     plans = torch.cartesian_prod(torch.arange(12), torch.arange(12))  # (144, 2)
     for key in everyone(20).unsqueeze(1):
         draws = [noise.uniform(key, visit, shopper.visit_draws).expand(144, -1) for visit in (1, 2)]
         state = shopper.start(noise.uniform(key, 0, shopper.start_draws).expand(144, -1))
-        greedy = shopper.log_odds(state, torch.arange(4).expand(144, -1))[0].topk(2).indices.tolist()
+        greedy = (
+            shopper.log_odds(state, torch.arange(4).expand(144, -1))[0].topk(2).indices.tolist()
+        )
         clicks = torch.zeros(144)
         for visit in range(2):
             slates = every[plans[:, visit]]
-            clicks += shopper.respond(state, slates, all_shown(slates), draws[visit]).probability.sum(dim=1)
+            clicks += shopper.respond(
+                state, slates, all_shown(slates), draws[visit]
+            ).probability.sum(dim=1)
         found = every.tolist().index(greedy)
         of_greed = clicks[found * 12 + found].item()
         assert of_greed == pytest.approx(clicks.max().item(), abs=1e-6)
@@ -375,7 +417,9 @@ class Greedy:
         return top_slates(self._ranker.logits(observation), observation["candidates"], self._size)
 
 
-def expected_clicks(simulator: SlateSimulator, policy: Policy, shoppers: int, visits: int) -> Tensor:
+def expected_clicks(
+    simulator: SlateSimulator, policy: Policy, shoppers: int, visits: int
+) -> Tensor:
     """(B,) over the first visits, by the true chances."""
     keys = everyone(shoppers)
     observation = simulator.reset(torch.arange(shoppers))
@@ -384,15 +428,23 @@ def expected_clicks(simulator: SlateSimulator, policy: Policy, shoppers: int, vi
         slates = policy(observation, noise.uniform(keys, 500 + visit, policy.draws))
         shopper, state = simulator.shopper, simulator.hidden
         assert isinstance(shopper, MarketShopper)
-        clicks += (shopper.examined(state) * torch.sigmoid(shopper.log_odds(state, slates))).sum(dim=1)
+        clicks += (shopper.examined(state) * torch.sigmoid(shopper.log_odds(state, slates))).sum(
+            dim=1
+        )
         observation = simulator.step(slates).observation
     return clicks
 
 
-def test_in_the_control_preset_greed_on_the_truth_beats_every_other_ranking_for_every_shopper() -> None:
+def test_in_the_control_preset_greed_on_the_truth_beats_every_other_ranking_for_every_shopper() -> (
+    None
+):
     simulator = make_simulator("recsim_env/MarketControl-v0", device="cpu")
     inputs = PolicyInputs(
-        simulator.catalog, simulator.observation_space, simulator.slate_size, Truth(simulator), per_category=4
+        simulator.catalog,
+        simulator.observation_space,
+        simulator.slate_size,
+        Truth(simulator),
+        per_category=4,
     )
     greedy = expected_clicks(simulator, Greedy(Truth(simulator), 10), 32, 4)
     others = {
@@ -432,7 +484,9 @@ def test_a_batch_is_its_shoppers_one_by_one() -> None:
         alone = after_visits(shopper, everyone(1, first=row), 4)
         for name, value in vars(alone).items():
             if isinstance(value, Tensor):
-                torch.testing.assert_close(getattr(together, name)[row : row + 1], value, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    getattr(together, name)[row : row + 1], value, rtol=1e-5, atol=1e-6
+                )
         assert torch.equal(together.profile.clicked[row : row + 1], alone.profile.clicked)
 
 
@@ -499,7 +553,9 @@ def test_a_shopper_reads_well() -> None:
     shopper, state = tiny()
     state.speed = torch.tensor([2.0])
     slate = torch.tensor([[2, 0]])
-    shopper.respond(state, slate, all_shown(slate), torch.zeros(1, shopper.visit_draws))  # both clicked
+    shopper.respond(
+        state, slate, all_shown(slate), torch.zeros(1, shopper.visit_draws)
+    )  # both clicked
     told = shopper.describe(state, 0)
     assert told["date"] == "visit 2"
     satiation = 2 * (0.1 * 1.5 + 0.4 * 2)
@@ -544,18 +600,42 @@ def test_whole_episodes_of_the_market_end_by_boredom_or_by_the_horizon() -> None
     ("changes", "said"),
     [
         ({"drift": -0.1}, "drift is -0.1, but it must be a finite number from 0.0 to 10000.0."),
-        ({"declared_noise": -1.0}, "declared_noise is -1.0, but it must be a finite number from 0.0 to 10000.0."),
+        (
+            {"declared_noise": -1.0},
+            "declared_noise is -1.0, but it must be a finite number from 0.0 to 10000.0.",
+        ),
         ({"items": 0}, "items is 0, but it must be a whole number from 1 to 1000000."),
         ({"categories": 0}, "categories is 0, but it must be a whole number from 1 to 1000000."),
         ({"width": -1}, "width is -1, but it must be a whole number from 1 to 4096."),
         ({"favourites": 0}, "favourites is 0, but it must be a whole number from 1 to 1000000."),
-        ({"examination": 1.5}, "examination is 1.5, but it must be a finite number from 0.0 to 1.0."),
-        ({"satiation_decay": -0.1}, "satiation_decay is -0.1, but it must be a finite number from 0.0 to 1.0."),
-        ({"fatigue_decay": math.nan}, "fatigue_decay is nan, but it must be a finite number from 0.0 to 1.0."),
-        ({"quality_spread": -1.0}, "quality_spread is -1.0, but it must be a finite number from 0.0 to 10000.0."),
-        ({"variety_spread": -1.0}, "variety_spread is -1.0, but it must be a finite number from 0.0 to 5.0."),
-        ({"categories": 2000}, r"categories is 2000, but it must be from 3 \(favourites\) to 1000 \(items\)."),
-        ({"favourites": 21}, r"categories is 20, but it must be from 21 \(favourites\) to 1000 \(items\)."),
+        (
+            {"examination": 1.5},
+            "examination is 1.5, but it must be a finite number from 0.0 to 1.0.",
+        ),
+        (
+            {"satiation_decay": -0.1},
+            "satiation_decay is -0.1, but it must be a finite number from 0.0 to 1.0.",
+        ),
+        (
+            {"fatigue_decay": math.nan},
+            "fatigue_decay is nan, but it must be a finite number from 0.0 to 1.0.",
+        ),
+        (
+            {"quality_spread": -1.0},
+            "quality_spread is -1.0, but it must be a finite number from 0.0 to 10000.0.",
+        ),
+        (
+            {"variety_spread": -1.0},
+            "variety_spread is -1.0, but it must be a finite number from 0.0 to 5.0.",
+        ),
+        (
+            {"categories": 2000},
+            r"categories is 2000, but it must be from 3 \(favourites\) to 1000 \(items\).",
+        ),
+        (
+            {"favourites": 21},
+            r"categories is 20, but it must be from 21 \(favourites\) to 1000 \(items\).",
+        ),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -565,9 +645,13 @@ def test_a_configuration_out_of_range_is_refused(changes: dict[str, Any], said: 
 
 def test_a_market_that_cannot_be_made_is_refused() -> None:
     for world in (-1, 1.5, True):
-        with pytest.raises(ValueError, match=f"^world is {world}, but it must be a whole number from 0 to "):
+        with pytest.raises(
+            ValueError, match=f"^world is {world}, but it must be a whole number from 0 to "
+        ):
             make_market(CPU, 10, world=world)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^slate_size is 10, but it must be a whole number from 1 to 8.$"):
+    with pytest.raises(
+        ValueError, match=r"^slate_size is 10, but it must be a whole number from 1 to 8.$"
+    ):
         make_market(CPU, 10, config=dataclasses.replace(MARKET, items=8, categories=4))
 
 
@@ -612,11 +696,21 @@ def test_at_the_ends_of_every_range_all_numbers_stay_finite(name: str) -> None:
         observation = simulator.reset(torch.arange(8))
         for _ in range(12):
             for row in range(8):
-                assert space.contains({key: value[row].numpy() for key, value in observation.items()})
+                assert space.contains(
+                    {key: value[row].numpy() for key, value in observation.items()}
+                )
             step = simulator.step(torch.rand(8, 12, generator=rng).argsort(dim=1)[:, :4])
-            observation = simulator.reset_rows(step.ended.nonzero().flatten()) if step.ended.any() else step.observation
+            observation = (
+                simulator.reset_rows(step.ended.nonzero().flatten())
+                if step.ended.any()
+                else step.observation
+            )
             hidden = vars(simulator.hidden)
-            assert all(bool(value.isfinite().all()) for value in hidden.values() if isinstance(value, Tensor))
+            assert all(
+                bool(value.isfinite().all())
+                for value in hidden.values()
+                if isinstance(value, Tensor)
+            )
             assert bool(step.reward.isfinite().all())
 
 
@@ -626,7 +720,9 @@ def test_all_extremes_at_once_stay_finite() -> None:
         values: dict[str, float] = {name: span[side] for name, span in ends.items()}
         config = MarketConfig(items=12, categories=4, width=2, favourites=2, **values)
         shopper = make_market(CPU, 4, config=config)
-        state = shopper.start(torch.rand(16, shopper.start_draws, generator=torch.Generator().manual_seed(0)))
+        state = shopper.start(
+            torch.rand(16, shopper.start_draws, generator=torch.Generator().manual_seed(0))
+        )
         slates, shown = torch.arange(4).expand(16, 4), torch.ones(16, 4, dtype=torch.bool)
         for _ in range(50):
             draws = torch.rand(16, shopper.visit_draws, generator=torch.Generator().manual_seed(1))
@@ -644,21 +740,30 @@ def test_what_is_declared_lies_in_its_space_whatever_the_width() -> None:
         assert float(shopper.start(draws).declared.abs().max()) <= 1
 
 
-@pytest.mark.parametrize("config", [None, 3, "market", {"items": 50}, {}, [], object(), MarketConfig])
+@pytest.mark.parametrize(
+    "config", [None, 3, "market", {"items": 50}, {}, [], object(), MarketConfig]
+)
 def test_a_market_is_made_of_its_configuration(config: Any) -> None:
     with pytest.raises(ValueError, match=r"^config is .*, but it must be a MarketConfig\."):
         make_market(CPU, 10, config=config)
 
 
 BAD_ARGUMENTS: dict[str, list[Any]] = {
-    "alike": [*(value for value in NO_NUMBERS if not isinstance(value, (bool, np.bool_))), "no", 0, 1, 1.0],
+    "alike": [
+        *(value for value in NO_NUMBERS if not isinstance(value, (bool, np.bool_))),
+        "no",
+        0,
+        1,
+        1.0,
+    ],
     "world": [*NO_NUMBERS, -1, 2**63, 2.0],
     "slate_size": [*NO_NUMBERS, 0, -1, 1001, 2.0],
 }
 
 
 @pytest.mark.parametrize(
-    ("argument", "bad"), [(argument, value) for argument, values in BAD_ARGUMENTS.items() for value in values]
+    ("argument", "bad"),
+    [(argument, value) for argument, values in BAD_ARGUMENTS.items() for value in values],
 )
 def test_what_a_market_is_made_with_is_named(argument: str, bad: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{argument} is .*, but it must be"):
@@ -672,7 +777,9 @@ def test_numpy_numbers_make_a_market() -> None:
 
 
 def test_tables_of_a_market_are_bounded_before_they_are_made() -> None:
-    with pytest.raises(ValueError, match=r"^width is 101, but it must be from 1 to 100 with 1000000 items"):
+    with pytest.raises(
+        ValueError, match=r"^width is 101, but it must be from 1 to 100 with 1000000 items"
+    ):
         MarketConfig(items=10**6, width=101)
 
 
@@ -693,4 +800,7 @@ def test_the_default_type_of_torch_changes_nothing() -> None:
         wide = market_episodes()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert all(one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(plain, wide, strict=True))
+    assert all(
+        one.dtype == other.dtype and torch.equal(one, other)
+        for one, other in zip(plain, wide, strict=True)
+    )

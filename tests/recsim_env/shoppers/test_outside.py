@@ -45,7 +45,9 @@ class Tap(gymnasium.Env[dict[str, Any], Any]):
         self.truncate = truncate
         self.closed = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], Any]:
         super().reset(seed=seed)
         self.seed = seed
         self.visit = 0
@@ -143,7 +145,9 @@ def test_rows_start_again_and_old_environments_are_closed() -> None:
     assert simulator.hidden.visit.tolist() == [0, 1, 0, 1]
     other = tap_simulator()
     other.reset(torch.tensor([50, 70]))
-    assert [now[0].unwrapped.seed, now[2].unwrapped.seed] == [tap.unwrapped.seed for tap in other.hidden.environments]
+    assert [now[0].unwrapped.seed, now[2].unwrapped.seed] == [
+        tap.unwrapped.seed for tap in other.hidden.environments
+    ]
     observation = simulator.observe()
     assert observation["visits"].squeeze(1).tolist() == [0, 1, 0, 1]
 
@@ -231,7 +235,10 @@ def test_global_generators_do_not_move() -> None:
 def test_a_spec_that_does_not_fit_is_refused() -> None:
     spec = tap_spec()
     with pytest.raises(ValueError, match="MultiDiscrete with 5 items"):
-        OutsideShopper(OutsideSpec(spec.make, clustered_catalog(items_around_axes(5), 2), VISITS), torch.device("cpu"))
+        OutsideShopper(
+            OutsideSpec(spec.make, clustered_catalog(items_around_axes(5), 2), VISITS),
+            torch.device("cpu"),
+        )
     with pytest.raises(ValueError, match="visits is 0"):
         outside_simulator(OutsideSpec(spec.make, spec.catalog, 0))
 
@@ -240,11 +247,26 @@ BAD_FIELDS: dict[str, list[Any]] = {
     "make": [None, 3, "Tap", Tap(), []],
     "clicks": [None, 3, "clicks", []],
     "catalog": [None, 3, "catalog", torch.eye(12), {}],
-    "visits": [None, "3", 0, -1, 2.5, True, np.bool_(True), 2**70, 36501, [], float("nan"), torch.tensor(3)],
+    "visits": [
+        None,
+        "3",
+        0,
+        -1,
+        2.5,
+        True,
+        np.bool_(True),
+        2**70,
+        36501,
+        [],
+        float("nan"),
+        torch.tensor(3),
+    ],
 }
 
 
-@pytest.mark.parametrize(("field", "bad"), [(field, value) for field, values in BAD_FIELDS.items() for value in values])
+@pytest.mark.parametrize(
+    ("field", "bad"), [(field, value) for field, values in BAD_FIELDS.items() for value in values]
+)
 def test_every_field_of_a_spec_is_checked(field: str, bad: Any) -> None:
     spec = tap_spec()
     good: dict[str, Any] = {name: getattr(spec, name) for name in BAD_FIELDS}
@@ -260,19 +282,36 @@ def test_an_outside_shopper_needs_a_spec(spec: Any) -> None:
 
 
 def test_what_makes_no_environment_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"OutsideSpec\.make\(\) is 3, but it must be a gymnasium\.Env"):
+    with pytest.raises(
+        ValueError, match=r"OutsideSpec\.make\(\) is 3, but it must be a gymnasium\.Env"
+    ):
         outside_simulator(OutsideSpec(lambda: 3, tap_spec().catalog, VISITS))  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(
     "clicks",
-    [None, [1, 0], [[1, 0, 0]], 1, "101", [1, 0, 2], [0.5, 0, 0], [float("nan"), 0, 0], np.zeros(4), [None] * 3],
+    [
+        None,
+        [1, 0],
+        [[1, 0, 0]],
+        1,
+        "101",
+        [1, 0, 2],
+        [0.5, 0, 0],
+        [float("nan"), 0, 0],
+        np.zeros(4),
+        [None] * 3,
+    ],
 )
 def test_clicks_are_one_0_or_1_a_position(clicks: Any) -> None:
     spec = tap_spec()
-    simulator = outside_simulator(OutsideSpec(spec.make, spec.catalog, VISITS, lambda observation, info: clicks))
+    simulator = outside_simulator(
+        OutsideSpec(spec.make, spec.catalog, VISITS, lambda observation, info: clicks)
+    )
     simulator.reset(torch.arange(2))
-    with pytest.raises(RuntimeError, match=r"OutsideSpec\.clicks gave .*, but it must give 3 numbers of 0 and 1"):
+    with pytest.raises(
+        RuntimeError, match=r"OutsideSpec\.clicks gave .*, but it must give 3 numbers of 0 and 1"
+    ):
         simulator.step(ALWAYS.repeat(2, 1))
 
 

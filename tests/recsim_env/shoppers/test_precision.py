@@ -61,7 +61,11 @@ def test_keys_and_values_have_the_precision_and_all_else_is_float32(name: str) -
         for _ in range(3):
             step = one_step(simulator)
         cache = simulator.hidden.caches[0]
-        assert (cache.keys.dtype, cache.values.dtype, cache.state.dtype) == (dtype, dtype, torch.float32)
+        assert (cache.keys.dtype, cache.values.dtype, cache.state.dtype) == (
+            dtype,
+            dtype,
+            torch.float32,
+        )
         assert {value.dtype for value in step.observation.values()} <= {
             torch.float32,
             torch.int64,
@@ -74,7 +78,9 @@ def test_keys_and_values_have_the_precision_and_all_else_is_float32(name: str) -
 
 @learned
 def test_an_unknown_precision_is_said_in_one_sentence(name: str) -> None:
-    with pytest.raises(ValueError, match=r"precision is 'fp8', but it must be one of 'fp32', 'bf16'\."):
+    with pytest.raises(
+        ValueError, match=r"precision is 'fp8', but it must be one of 'fp32', 'bf16'\."
+    ):
         make_simulator(f"recsim_env/{name}", device="cpu", precision="fp8")
 
 
@@ -96,7 +102,9 @@ def played(name: str, **options: Any) -> list[Step]:
 
 
 @learned
-def test_the_default_type_of_the_process_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_default_type_of_the_process_changes_nothing(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     expected = played(name)
     request.getfixturevalue("double_by_default")
     shop._opened.cache_clear()
@@ -120,13 +128,17 @@ def traced_only() -> Iterator[None]:
 
 @learned
 @pytest.mark.usefixtures("traced_only")
-def test_compiled_networks_play_the_same_episodes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_networks_play_the_same_episodes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also for another number of shoppers: one trace is for any."""
     compiled: list[nn.Module] = []
 
     def trace(module: nn.Module, **options: Any) -> None:
         compiled.append(module)
-        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager", fullgraph=True, **options)
+        module._compiled_call_impl = torch.compile(
+            module._call_impl, backend="eager", fullgraph=True, **options
+        )
 
     monkeypatch.setattr(nn.Module, "compile", trace)
     for shoppers in (7, 12):
@@ -138,7 +150,9 @@ def test_compiled_networks_play_the_same_episodes(name: str, monkeypatch: pytest
 
 def test_only_the_named_parts_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[str] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: named.append(type(module).__name__))
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda module, **_: named.append(type(module).__name__)
+    )
     shopper = opened("CompleteJourney-v0", shoppers=1).shopper
     compile_parts(shopper.shop.model, (Block, SlateHead, GapHead))  # type: ignore[attr-defined]
     assert sorted(named) == ["Block", "Block", "GapHead", "SlateHead"]

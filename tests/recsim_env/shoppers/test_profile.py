@@ -23,7 +23,9 @@ def catalog() -> Catalog:
     return made
 
 
-def record(profile: Profile, slates: list[list[int]], clicks: list[list[int]], shown: Tensor | None = None) -> None:
+def record(
+    profile: Profile, slates: list[list[int]], clicks: list[list[int]], shown: Tensor | None = None
+) -> None:
     items = torch.tensor(slates)
     shown = torch.ones_like(items, dtype=torch.bool) if shown is None else shown
     profile.record(items, shown, torch.tensor(clicks).bool(), catalog().category, VECTORS)
@@ -34,7 +36,9 @@ def some_profile(batch: int = 3, visits: int = 4) -> Profile:
     generator = torch.Generator().manual_seed(1)
     for _ in range(visits):
         slates = torch.rand(batch, 4, generator=generator).argsort(dim=1)[:, :3]
-        record(profile, slates.tolist(), torch.randint(0, 2, (batch, 3), generator=generator).tolist())
+        record(
+            profile, slates.tolist(), torch.randint(0, 2, (batch, 3), generator=generator).tolist()
+        )
     return profile
 
 
@@ -46,8 +50,12 @@ def test_a_history_of_three_visits() -> None:
     seen = profile.observe()
     for at, d in enumerate((0.7, 0.9, 1.0)):
         assert DECAYS[at] == d
-        assert seen["category_shown"][0, :, at].tolist() == pytest.approx([2 * d**2 + 2 * d + 1, 1 * d**2 + 1 * d + 2])
-        assert seen["category_clicked"][0, :, at].tolist() == pytest.approx([1 * d**2 + 2 * d, 1 * d**2 + 1])
+        assert seen["category_shown"][0, :, at].tolist() == pytest.approx(
+            [2 * d**2 + 2 * d + 1, 1 * d**2 + 1 * d + 2]
+        )
+        assert seen["category_clicked"][0, :, at].tolist() == pytest.approx(
+            [1 * d**2 + 2 * d, 1 * d**2 + 1]
+        )
     assert TASTE_DECAYS == (0.9, 1.0)
     first, second, third = VECTORS[0] + VECTORS[1], VECTORS[0] + VECTORS[2], VECTORS[1]
     for at, d in enumerate(TASTE_DECAYS):
@@ -68,7 +76,9 @@ def test_lower_positions_are_exposed_less() -> None:
 
 def test_a_category_is_familiar_from_one_recent_response_on() -> None:
     profile = Profile.empty(1, catalog(), 3, CPU)
-    record(profile, [[0, 2, 1]], [[1, 0, 0]])  # all new when shown: the response counts from the next visit on
+    record(
+        profile, [[0, 2, 1]], [[1, 0, 0]]
+    )  # all new when shown: the response counts from the next visit on
     assert profile.familiarity.tolist() == [[0.0, 0.0, 3.0, 1.0]]
     record(profile, [[0, 1, 3]], [[0, 1, 0]])  # category 0 stands at 1, so item 0 is familiar
     assert profile.familiarity.tolist() == [[1.0, 0.0, 3.0 + 2, 1.0 + 1]]
@@ -108,7 +118,9 @@ def test_a_batch_is_its_shoppers_one_by_one() -> None:
         alone = Profile.empty(1, catalog(), 3, CPU)
         record(alone, [slate], [clicks])
         for field in fields(alone):
-            torch.testing.assert_close(getattr(together, field.name)[row : row + 1], getattr(alone, field.name))
+            torch.testing.assert_close(
+                getattr(together, field.name)[row : row + 1], getattr(alone, field.name)
+            )
 
 
 def test_what_is_observed_is_a_copy_in_its_space() -> None:

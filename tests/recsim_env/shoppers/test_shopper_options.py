@@ -40,14 +40,30 @@ NO_FLAGS: tuple[Any, ...] = (None, 2, 0, "no", [])
 NO_DAYS: tuple[Any, ...] = (None, 5, "abc", "56", [56], (56, 60, 90), {}, set())
 NO_CHANCES: tuple[Any, ...] = (0.5, "abc", {}, True, (0.5,) * 9, np.full((TEN, 1), 0.5))
 WRONG: list[tuple[str, Any, str]] = [
-    *((name, value, f"{name} is ") for name in ("store_promotions", "compiled") for value in NO_FLAGS),
+    *(
+        (name, value, f"{name} is ")
+        for name in ("store_promotions", "compiled")
+        for value in NO_FLAGS
+    ),
     *(("population", value, "population is ") for value in (None, True, 3, "everyone", ["train"])),
     *(("precision", value, "precision is ") for value in (None, 16, "fp8", torch.float32)),
-    *(("ensemble", value, "ensemble is ") for value in (None, True, 0, -1, 1.0, "1", math.nan, 2, 10**12)),
-    *(("pessimism", value, "pessimism is ") for value in (None, True, -0.5, "1", math.nan, math.inf, [1.0])),
+    *(
+        ("ensemble", value, "ensemble is ")
+        for value in (None, True, 0, -1, 1.0, "1", math.nan, 2, 10**12)
+    ),
+    *(
+        ("pessimism", value, "pessimism is ")
+        for value in (None, True, -0.5, "1", math.nan, math.inf, [1.0])
+    ),
     *(("start_days", value, "start_days is ") for value in NO_DAYS),
-    *(("start_days", (value, 80), "start_days[0] is ") for value in (-1, 56.0, True, None, "56", math.nan, 10**12)),
-    *(("start_days", (60, value), "start_days[1] is ") for value in (59, 80.5, None, "80", math.inf, 10**12)),
+    *(
+        ("start_days", (value, 80), "start_days[0] is ")
+        for value in (-1, 56.0, True, None, "56", math.nan, 10**12)
+    ),
+    *(
+        ("start_days", (60, value), "start_days[1] is ")
+        for value in (59, 80.5, None, "80", math.inf, 10**12)
+    ),
     *(("examination", value, "examination ") for value in NO_CHANCES),
     *(
         ("examination", (1.0,) * 9 + (value,), "examination[9] is ")
@@ -72,10 +88,16 @@ def test_what_is_wrong_is_named(journey: Path, name: str, value: Any, told: str)
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
-    [case for case in WRONG if case[0] in ("compiled", "precision", "ensemble", "pessimism", "slate_size")],
+    [
+        case
+        for case in WRONG
+        if case[0] in ("compiled", "precision", "ensemble", "pessimism", "slate_size")
+    ],
     ids=shown,
 )
-def test_what_is_wrong_is_named_by_the_market_too(market: Path, name: str, value: Any, told: str) -> None:
+def test_what_is_wrong_is_named_by_the_market_too(
+    market: Path, name: str, value: Any, told: str
+) -> None:
     options: dict[str, Any] = {"slate_size": 3, name: value}
     with pytest.raises(ValueError, match="but") as error:
         load_learned_market(CPU, folder=market, **options)
@@ -101,7 +123,9 @@ def test_numbers_and_lists_of_any_kind_are_the_same_options() -> None:
 
 
 def test_a_shop_is_shared_by_all_that_ask_alike(journey: Path) -> None:
-    first = load_shopper(journey, CPU, population="all", start_days=(60, 80), examination=(0.5,) * TEN)
+    first = load_shopper(
+        journey, CPU, population="all", start_days=(60, 80), examination=(0.5,) * TEN
+    )
     days: Any = np.array([60, 80])
     again = load_shopper(str(journey), CPU, population="all", start_days=days, ensemble=np.int64(1))  # type: ignore[arg-type]
     assert again.shop is first.shop

@@ -75,7 +75,10 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
     return {
         "journey": Family(SlateShopper, journey, journey, opened),
         "market": Family(
-            SessionShopper, market, market / "model0", lambda folder: load_learned_market(CPU, 3, folder=folder)
+            SessionShopper,
+            market,
+            market / "model0",
+            lambda folder: load_learned_market(CPU, 3, folder=folder),
         ),
     }
 
@@ -111,7 +114,12 @@ ODD: tuple[Any, ...] = (
     {"a": 1},
 )
 """None of them is a right value of any key, but those of `HARMLESS`."""
-HARMLESS = {("use_text", True), ("use_counters", True), ("use_cache", True), ("architectures", "[]")} | {
+HARMLESS = {
+    ("use_text", True),
+    ("use_counters", True),
+    ("use_cache", True),
+    ("architectures", "[]"),
+} | {
     ("transformers_version", "owner/kernel"),
     *((name, 1.5) for name in ("explore_calibration", "gap_calibration")),
     *((name, -1) for name in ("explore_calibration", "gap_calibration")),
@@ -123,7 +131,14 @@ def test_every_key_of_a_configuration_is_typed_and_bounded(family: Family) -> No
     config = json.loads(family.config.read_text())
     for key in config:
         for value in ODD:
-            if (key, str(value) if value == [] else value if not isinstance(value, (list, dict)) else None) in HARMLESS:
+            if (
+                key,
+                str(value)
+                if value == []
+                else value
+                if not isinstance(value, (list, dict))
+                else None,
+            ) in HARMLESS:
                 continue
             family.config.write_text(json.dumps(config | {key: value}))
             with pytest.raises(ValueError, match=key) as told:
@@ -149,7 +164,9 @@ def test_a_key_that_nobody_knows_is_refused_and_not_followed(family: Family, key
 def test_every_key_of_its_own_must_be_there(family: Family) -> None:
     config = json.loads(family.config.read_text())
     for key in family.kind.config_class.own_keys():
-        family.config.write_text(json.dumps({name: value for name, value in config.items() if name != key}))
+        family.config.write_text(
+            json.dumps({name: value for name, value in config.items() if name != key})
+        )
         family.refuses(str(family.config), key, "missing")
 
 
@@ -162,7 +179,11 @@ def test_what_is_no_configuration_names_the_file(family: Family, text: str) -> N
 def test_sizes_are_compared_before_anything_is_read(family: Family) -> None:
     """The header of the weights says how large they are."""
     config = json.loads(family.config.read_text())
-    for key, value in (("intermediate_size", 60_000), ("n_items", 9_000_000), ("num_hidden_layers", 60)):
+    for key, value in (
+        ("intermediate_size", 60_000),
+        ("n_items", 9_000_000),
+        ("num_hidden_layers", 60),
+    ):
         family.config.write_text(json.dumps(config | {key: value}))
         family.refuses(str(family.weights), "do not fit", "the first is")
 
@@ -172,8 +193,12 @@ def test_an_adapter_is_not_followed(family: Family) -> None:
     family.refuses("adapter_config.json")
 
 
-def test_an_encoder_of_texts_that_points_elsewhere_is_refused(originals: dict[str, Family], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert", "attn_implementation": "owner/kernel"}')
+def test_an_encoder_of_texts_that_points_elsewhere_is_refused(
+    originals: dict[str, Family], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "bert", "attn_implementation": "owner/kernel"}'
+    )
     with pytest.raises(ValueError, match=r"config\.json has the keys \['attn_implementation'\]"):
         TextTunedShopper(member(originals["journey"].folder, 1), ("a",), tmp_path, "full")
 
@@ -215,7 +240,10 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     model().save_pretrained(str(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"head_size": 16}))
-    with pytest.raises(ValueError, match=r"\['leave_head.inner.bias', .*the first is \(4,\), but it must be \(8,\)\.$"):
+    with pytest.raises(
+        ValueError,
+        match=r"\['leave_head.inner.bias', .*the first is \(4,\), but it must be \(8,\)\.$",
+    ):
         load_model(SessionShopper, tmp_path)
 
 
@@ -233,13 +261,23 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_file_that_is_missing_empty_cut_or_junk_is_named(family: Family, tmp_path: Path) -> None:
     files = [path for path in sorted(family.folder.rglob("*")) if path.is_file()]
-    read = {path for path in files if path.name not in ("case_control.parquet", "policy.parquet", "uniform.parquet")}
+    read = {
+        path
+        for path in files
+        if path.name not in ("case_control.parquet", "policy.parquet", "uniform.parquet")
+    }
     assert len(read) > 4
     for path in sorted(read):
         whole = path.read_bytes()
         path.unlink()
         family.refuses(path.name)
-        for spoilt in (b"", whole[: len(whole) // 2], b"\xff" * 8 + whole, b"\x80\x04\x95" + whole, os.urandom(500)):
+        for spoilt in (
+            b"",
+            whole[: len(whole) // 2],
+            b"\xff" * 8 + whole,
+            b"\x80\x04\x95" + whole,
+            os.urandom(500),
+        ):
             path.write_bytes(spoilt)
             family.refuses(path.name)
         path.write_bytes(whole)

@@ -78,7 +78,9 @@ def test_counters_of_a_row_are_those_of_earlier_visits(log: Log, examples: Examp
     for row in rng.integers(0, len(examples.row_item), 60).tolist():
         visit, item = int(examples.row_visit[row]), int(examples.row_item[row])
         now = log.baskets.row(visit, named=True)
-        before = log.baskets[:visit].filter(pl.col("shopper") == now["shopper"], pl.col("items").list.contains(item))
+        before = log.baskets[:visit].filter(
+            pl.col("shopper") == now["shopper"], pl.col("items").list.contains(item)
+        )
         assert examples.row_stats[row, 0, COUNT] == len(before)
         if len(before):
             assert examples.row_stats[row, 0, SINCE] == now["day"] - before["day"].max()
@@ -89,7 +91,8 @@ def test_the_future_changes_no_row(log: Log, examples: Examples) -> None:
     shuffled = log.baskets["items"].to_list()
     changed = log.baskets.with_columns(
         items=pl.Series(
-            [[0] if late else items for items, late in zip(shuffled, cut, strict=True)], dtype=pl.List(pl.Int32)
+            [[0] if late else items for items, late in zip(shuffled, cut, strict=True)],
+            dtype=pl.List(pl.Int32),
         )
     )
     other = replace(log, baskets=changed).examples(cold_hidden=True)
@@ -108,8 +111,12 @@ def test_repeat_rows_stand_for_all_items_bought_before(examples: Examples) -> No
     weights = torch.zeros(len(examples.visits)).index_add(
         0, examples.row_visit[negative], examples.row_weight[negative]
     )
-    past = examples.first.to(torch.int64)[examples.visits.shopper] < examples.visits.rank.unsqueeze(1)
-    bought = torch.zeros(len(examples.visits)).index_add(0, examples.row_visit[repeat], examples.row_label[repeat])
+    past = examples.first.to(torch.int64)[examples.visits.shopper] < examples.visits.rank.unsqueeze(
+        1
+    )
+    bought = torch.zeros(len(examples.visits)).index_add(
+        0, examples.row_visit[repeat], examples.row_label[repeat]
+    )
     seen = weights > 0
     torch.testing.assert_close(weights[seen], (past.sum(1) - bought)[seen])
 
@@ -152,18 +159,25 @@ def test_on_offer_is_what_is_among_the_candidates(shop: Path) -> None:
     among = (everything.unsqueeze(2) == candidates.unsqueeze(1)).any(2)
     assert 0 < among.sum() < among.numel()
     assert torch.equal(shopper.on_offer(state, everything), among)
-    assert shopper.on_offer(state, everything.where(among, -1)).where(among, False).sum() == among.sum()
+    assert (
+        shopper.on_offer(state, everything.where(among, -1)).where(among, False).sum()
+        == among.sum()
+    )
 
 
 def test_a_recorded_simulation_is_a_log_and_nobody_buys_twice_in_a_visit(shop: Path) -> None:
     shopper = load_shopper(shop, torch.device("cpu"), start_days=(60, 80))
     simulator = SlateSimulator(shopper, horizon_days=60)
-    slates, baskets = record(simulator, lambda seen, _: seen["candidates"][:, :10], 1, torch.arange(20))
+    slates, baskets = record(
+        simulator, lambda seen, _: seen["candidates"][:, :10], 1, torch.arange(20)
+    )
     check_table(IMPRESSIONS, slates, "slates", ITEMS)
     check_table(BASKETS, baskets, "baskets", ITEMS)
     assert slates["shopper"].n_unique() == 20
     assert (baskets["items"].list.len() == baskets["items"].list.unique().list.len()).all()
-    for slate, bought, basket in zip(slates["slate"], slates["purchase"], baskets["items"], strict=True):
+    for slate, bought, basket in zip(
+        slates["slate"], slates["purchase"], baskets["items"], strict=True
+    ):
         assert {item for item, b in zip(slate, bought, strict=True) if b} <= set(basket)
 
 
@@ -179,19 +193,26 @@ def test_training_and_evaluation_shoppers_are_disjoint(shop: Path) -> None:
 
 def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="population is 'everyone', but it must be one of 'train', 'evaluation', 'all'"
+        ValueError,
+        match="population is 'everyone', but it must be one of 'train', 'evaluation', 'all'",
     ):
         load_shopper(shop, torch.device("cpu"), population="everyone")
     with pytest.raises(
-        ValueError, match="examination has 2 numbers, but it must have one for each of the 10 positions"
+        ValueError,
+        match="examination has 2 numbers, but it must have one for each of the 10 positions",
     ):
         load_shopper(shop, torch.device("cpu"), examination=(1.0, 0.5))
-    with pytest.raises(ValueError, match=r"start_days\[1\] is 60, but it must be a whole number from 80 to 36500"):
+    with pytest.raises(
+        ValueError, match=r"start_days\[1\] is 60, but it must be a whole number from 80 to 36500"
+    ):
         load_shopper(shop, torch.device("cpu"), start_days=(80, 60))
-    with pytest.raises(ValueError, match=r"start_days\[0\] is -1, but it must be a whole number from 0 to 36500"):
+    with pytest.raises(
+        ValueError, match=r"start_days\[0\] is -1, but it must be a whole number from 0 to 36500"
+    ):
         load_shopper(shop, torch.device("cpu"), start_days=(-1, 60))
     with pytest.raises(
-        ValueError, match=r"start_days is \(900, 901\), but no shopper of population 'train' starts then"
+        ValueError,
+        match=r"start_days is \(900, 901\), but no shopper of population 'train' starts then",
     ):
         load_shopper(shop, torch.device("cpu"), start_days=(900, 901))
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
@@ -199,7 +220,9 @@ def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_fine_tuning_beats_popularity_and_is_calibrated(log: Log, examples: Examples, tmp_path: Path) -> None:
+def test_fine_tuning_beats_popularity_and_is_calibrated(
+    log: Log, examples: Examples, tmp_path: Path
+) -> None:
     model = new_shopper(log.catalog, SMALL)
     config = replace(SMALL, pretrain_epochs=4, epochs=25, learning_rate=1e-2)
     fit(model, examples, config, tmp_path, stage="pretrain")
@@ -220,8 +243,12 @@ def test_fine_tuning_beats_popularity_and_is_calibrated(log: Log, examples: Exam
     assert set(Collator(examples)([0])) >= {"basket", "row_item", "new_item"}
 
 
-@pytest.mark.parametrize(("cut", "ceiling"), [(0.0, 0.5), (0.37, 0.5), (0.38, 0.2), (0.62, 0.2), (0.63, 0.1)])
-def test_a_ceiling_cuts_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch, cut: float, ceiling: float) -> None:
+@pytest.mark.parametrize(
+    ("cut", "ceiling"), [(0.0, 0.5), (0.37, 0.5), (0.38, 0.2), (0.62, 0.2), (0.63, 0.1)]
+)
+def test_a_ceiling_cuts_no_more_than_its_share(
+    monkeypatch: pytest.MonkeyPatch, cut: float, ceiling: float
+) -> None:
     """Of .5 + .2 + 2 x .05 = .8 purchases lie .3 above .2 and .4 + .1 = .5 above .1."""
     monkeypatch.setattr(fitting, "CUT", cut)
     chance = torch.tensor([0.2, 0.05, 0.5, 0.1], dtype=torch.float64)
@@ -290,7 +317,9 @@ def test_a_fine_tuning_that_was_cut_off_amid_a_checkpoint_goes_on_from_the_one_b
     folder = tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
-        with pytest.raises(OSError, match=r"could not be written \(No space left.*; the one before it is whole"):
+        with pytest.raises(
+            OSError, match=r"could not be written \(No space left.*; the one before it is whole"
+        ):
             weights_of(log, examples, folder)
     left = checkpoints(folder / "finetune")
     assert len(left) == 3
@@ -341,11 +370,17 @@ def test_only_whole_checkpoints_count_and_the_others_go(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-4])
     (tmp_path / "checkpoint-best").mkdir()
     assert newest_whole(tmp_path) == tmp_path / "checkpoint-10"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-8", "checkpoint-best"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-10",
+        "checkpoint-8",
+        "checkpoint-best",
+    ]
 
 
 def test_a_folder_of_another_fine_tuning_is_refused(folder: Path, tmp_path: Path) -> None:
     config = benchmark.Config(QUICK, log=folder, output=tmp_path)
     remember_settings(tmp_path, {"shopper": {"epochs": 3.0}})
-    with pytest.raises(ValueError, match=r"config\.json differs in \['log', 'shopper', 'text_encoder'\]"):
+    with pytest.raises(
+        ValueError, match=r"config\.json differs in \['log', 'shopper', 'text_encoder'\]"
+    ):
         benchmark.main(config)

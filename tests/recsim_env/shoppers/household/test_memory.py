@@ -51,7 +51,11 @@ def test_counts_of_item_kind_and_category_by_hand() -> None:
 def test_purchases_and_last_days_of_what_is_remembered() -> None:
     memory = bought((2.0, [0, 2]), (9.0, [0, 1]), (16.0, [0]))
     told = dict(
-        zip(memory.items[0].tolist(), zip(memory.purchases()[0], memory.last_days()[0], strict=True), strict=True)
+        zip(
+            memory.items[0].tolist(),
+            zip(memory.purchases()[0], memory.last_days()[0], strict=True),
+            strict=True,
+        )
     )
     assert told == {0: (3, 16), 2: (1, 2), 1: (1, 9), -1: (0, -NEVER)}
 
@@ -59,7 +63,10 @@ def test_purchases_and_last_days_of_what_is_remembered() -> None:
 def test_what_was_never_bought_has_no_past() -> None:
     memory = bought((2.0, [0]))
     assert stats_of(memory, 4, 9.0).tolist() == [[0, 0, NEVER, 0]] * 3
-    assert memory.stats(ROW, torch.tensor([-1]), torch.tensor([9.0]))[0].tolist() == [[0, 0, NEVER, 0]] * 3
+    assert (
+        memory.stats(ROW, torch.tensor([-1]), torch.tensor([9.0]))[0].tolist()
+        == [[0, 0, NEVER, 0]] * 3
+    )
 
 
 def test_the_stalest_item_is_forgotten_first_and_returns_when_bought_again() -> None:
@@ -97,8 +104,18 @@ def test_rhythm_by_hand() -> None:
     usual = math.log(8) + GAP_SHARE * (math.log(4) - math.log(8))
     expected = [math.log(4), math.log1p(recent), math.log1p(size), math.log1p(3 / 2), usual]
     torch.testing.assert_close(rhythm[:5], torch.tensor(expected), rtol=1e-5, atol=1e-6)
-    weekday = [math.exp(-10 / WEEKDAY_DAYS) + math.exp(-3 / WEEKDAY_DAYS), 0, 0, 1, 0, 0, 0]  # days 0 and 7, and 10
-    torch.testing.assert_close(rhythm[5:], torch.tensor(weekday) / sum(weekday), rtol=1e-5, atol=1e-6)
+    weekday = [
+        math.exp(-10 / WEEKDAY_DAYS) + math.exp(-3 / WEEKDAY_DAYS),
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+    ]  # days 0 and 7, and 10
+    torch.testing.assert_close(
+        rhythm[5:], torch.tensor(weekday) / sum(weekday), rtol=1e-5, atol=1e-6
+    )
     ahead = memory.tally(torch.tensor([17.0]))[0, 5:]  # the weekday of day 10 is today
     assert ahead.argmax() == 4  # four days later it is that of days 0 and 7
 
@@ -121,7 +138,9 @@ def test_what_is_held_side_by_side_is_what_the_counters_say() -> None:
     shoppers, remembered = 5, 4
     memory = Memory.empty(KEYS, shoppers, remembered)
     for day in range(0, 300, 3):
-        items = torch.stack([torch.randperm(KEYS.n_items, generator=generator)[:3] for _ in range(shoppers)])
+        items = torch.stack(
+            [torch.randperm(KEYS.n_items, generator=generator)[:3] for _ in range(shoppers)]
+        )
         items = items.where(torch.rand(items.shape, generator=generator) < 0.6, -1)
         rows = torch.randperm(shoppers, generator=generator)[: 1 + day % shoppers]
         memory.record(rows, items[: len(rows)], torch.full((len(rows),), float(day)))

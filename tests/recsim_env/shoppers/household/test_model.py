@@ -25,7 +25,12 @@ def small_model(window: int = 5) -> SlateShopper:
         torch.manual_seed(3)
         model = SlateShopper(
             SlateShopperConfig(
-                n_items=20, n_categories=4, text_width=8, hidden_size=16, num_attention_heads=2, window=window
+                n_items=20,
+                n_categories=4,
+                text_width=8,
+                hidden_size=16,
+                num_attention_heads=2,
+                window=window,
             )
         )
         for parameter in model.parameters():
@@ -60,7 +65,9 @@ def test_whole_histories_at_once_are_their_visits_one_by_one(window: int) -> Non
     visits = torch.tensor([2, 0, 9, 70])
     size = torch.randint(0, 4, (int(visits.sum()),), generator=generator)
     items = torch.randint(0, 20, (int(size.sum()),), generator=generator)
-    day = torch.cat([torch.randint(0, 9, (n,), generator=generator).cumsum(0) for n in visits.tolist()]).float()
+    day = torch.cat(
+        [torch.randint(0, 9, (n,), generator=generator).cumsum(0) for n in visits.tolist()]
+    ).float()
     context = torch.randn(len(day), CONTEXT, generator=generator)
     with torch.no_grad():
         found = model.prefill(model.tokens(model.items(), items, size, context), day, visits)
@@ -69,12 +76,17 @@ def test_whole_histories_at_once_are_their_visits_one_by_one(window: int) -> Non
             alone = model.empty_cache(1)
             for _ in range(number):
                 basket = items[int(size[:visit].sum()) :][: int(size[visit])].tolist() or [-1]
-                token = model.token(model.items(), torch.tensor([basket]), context[visit : visit + 1])
+                token = model.token(
+                    model.items(), torch.tensor([basket]), context[visit : visit + 1]
+                )
                 model.advance(alone, token, day[visit : visit + 1])
                 visit += 1
             for name in ("day", "count", "state"):
                 getattr(expected, name)[shopper] = getattr(alone, name)[0]
-            expected.keys[:, shopper], expected.values[:, shopper] = alone.keys[:, 0], alone.values[:, 0]
+            expected.keys[:, shopper], expected.values[:, shopper] = (
+                alone.keys[:, 0],
+                alone.values[:, 0],
+            )
     for name, value in vars(expected).items():
         torch.testing.assert_close(getattr(found, name), value, rtol=1e-5, atol=1e-5, msg=name)
 
@@ -94,8 +106,14 @@ def test_padding_does_not_change_what_comes_before() -> None:
 def test_gap_probabilities_sum_to_one_with_those_who_lapse() -> None:
     logits = torch.randn(1, len(GAP_EDGES), generator=torch.Generator().manual_seed(2))
     firsts = torch.tensor(GAP_EDGES, dtype=torch.float32)
-    some = gap_log_likelihood(logits.expand(len(firsts), -1), firsts, torch.full_like(firsts, 400.0)).exp().sum()
-    lapsed = gap_log_likelihood(logits, torch.tensor([LAPSE_DAYS + 1.0]), torch.tensor([400.0])).exp()
+    some = (
+        gap_log_likelihood(logits.expand(len(firsts), -1), firsts, torch.full_like(firsts, 400.0))
+        .exp()
+        .sum()
+    )
+    lapsed = gap_log_likelihood(
+        logits, torch.tensor([LAPSE_DAYS + 1.0]), torch.tensor([400.0])
+    ).exp()
     torch.testing.assert_close(some + lapsed.squeeze(), torch.tensor(1.0))
 
 
@@ -131,7 +149,8 @@ def test_save_and_load_give_the_same_shopper(tmp_path: Path) -> None:
     state = torch.randn(2, 16 + CONTEXT, generator=torch.Generator().manual_seed(5))
     season = torch.zeros(20)
     torch.testing.assert_close(
-        model.explore_log_rate(state, model.items(), season), again.explore_log_rate(state, again.items(), season)
+        model.explore_log_rate(state, model.items(), season),
+        again.explore_log_rate(state, again.items(), season),
     )
 
 

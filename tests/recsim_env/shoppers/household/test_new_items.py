@@ -40,7 +40,9 @@ def model(seed: int, shoppers: int = 20) -> tuple[list[Tensor], list[Tensor], li
 def rates(base: list[Tensor], vectors: list[Tensor], queries: list[Tensor]) -> Tensor:
     """(B, W, N), worked out in full."""
     own = zip(base, vectors, queries, strict=True)
-    return torch.stack([(one + (query @ vector.T).unsqueeze(1)).exp() for one, vector, query in own]).mean(0)
+    return torch.stack(
+        [(one + (query @ vector.T).unsqueeze(1)).exp() for one, vector, query in own]
+    ).mean(0)
 
 
 def heights(envelope: Envelope) -> Tensor:
@@ -63,7 +65,9 @@ def test_the_envelope_lies_above_whom_it_was_made_for() -> None:
     above = envelope.scale(queries).view(-1, 1, 1) * heights(envelope)
     share = (rates(base, vectors, queries) / above).amax(0)
     assert share.max() <= math.exp(-MARGIN) + 1e-4
-    alone = Envelope.over(base[:1], vectors[:1], queries[:1])  # of one member somebody touches it everywhere
+    alone = Envelope.over(
+        base[:1], vectors[:1], queries[:1]
+    )  # of one member somebody touches it everywhere
     above = alone.scale(queries[:1]).view(-1, 1, 1) * heights(alone)
     touched = (rates(base[:1], vectors[:1], queries[:1]) / above).amax(0)
     torch.testing.assert_close(touched, torch.full((WEEKS, ITEMS), math.exp(-MARGIN)))
@@ -90,13 +94,17 @@ def test_what_lies_above_the_envelope_is_cut_off() -> None:
     rate, bound = rates(base, vectors, [one[:1] for one in far])[0, 0], scale * heights(envelope)[0]
     assert (rate > bound).any()
     true = crowd * torch.minimum(rate, bound)
-    deviations = (hits(envelope, far, torch.zeros(crowd, dtype=torch.int64), seed=4) - true) / true.sqrt()
+    deviations = (
+        hits(envelope, far, torch.zeros(crowd, dtype=torch.int64), seed=4) - true
+    ) / true.sqrt()
     assert deviations.abs().max() < 4.5
 
 
 @pytest.mark.parametrize("week", range(WEEKS))
 @pytest.mark.parametrize(("draw", "item"), [(0.0, 0), (LAST, ITEMS - 1)])
-def test_the_first_and_last_draw_hit_the_first_and_last_item_of_their_week(week: int, draw: float, item: int) -> None:
+def test_the_first_and_last_draw_hit_the_first_and_last_item_of_their_week(
+    week: int, draw: float, item: int
+) -> None:
     base, vectors, queries = model(5)
     envelope = Envelope.over(base, vectors, queries)
     draws = torch.full((1, 1 + DARTS), draw)
@@ -119,8 +127,12 @@ def test_numbers_of_purchases_by_hand() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shop")
     write_shop(path)
-    popularity = read_popularity(path / "popularity.parquet", FAKE_ITEMS)  # every week has discounts of its own
-    popularity = popularity.with_columns(discount=((pl.col("week") * 7 + pl.col("item") * 3) % 5 / 5).cast(pl.Float32))
+    popularity = read_popularity(
+        path / "popularity.parquet", FAKE_ITEMS
+    )  # every week has discounts of its own
+    popularity = popularity.with_columns(
+        discount=((pl.col("week") * 7 + pl.col("item") * 3) % 5 / 5).cast(pl.Float32)
+    )
     write_popularity(popularity, path / "popularity.parquet", FAKE_ITEMS)
     for number in range(MEMBERS):
         model = member(path, 1 + number)
@@ -138,7 +150,9 @@ def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
     """On a GPU nobody waits for the number of pairs: all are worked out, and those of the padding are nobody's."""
 
     def played() -> list[Tensor]:
-        shopper = load_shopper(folder, torch.device("cpu"), population="all", start_days=(60, 80), ensemble=MEMBERS)
+        shopper = load_shopper(
+            folder, torch.device("cpu"), population="all", start_days=(60, 80), ensemble=MEMBERS
+        )
         simulator = SlateSimulator(shopper)
         simulator.reset(torch.arange(16))
         kept: list[Tensor] = []
@@ -169,7 +183,9 @@ def rates_in_full(shopper: LearnedShopper, state: LearnedState, promoted: bool) 
     on_promotion = (shopper.shop.market.placement[state.row] > 0).float() if promoted else None
     found = []
     for one, inside in zip(shopper.shop.members, state.inside(state.context()), strict=True):
-        base = (one.model.explore_base() + one.model.season(shopper.shop.market.item_context))[state.week]
+        base = (one.model.explore_base() + one.model.season(shopper.shop.market.item_context))[
+            state.week
+        ]
         found.append(one.model.explore_log_rate(inside, one.vectors, base, on_promotion).exp())
     return torch.stack(found).mean(0)
 
@@ -189,14 +205,18 @@ def test_new_items_are_bought_at_the_members_mean_rates(folder: Path, promoted: 
     slates = shopper.candidates(state)[:, :10]
     assert len(state.week.unique()) > 1
     new = torch.ones(len(slates), len(shopper.catalog) + 1, dtype=torch.bool)
-    new = new.scatter(1, torch.cat([state.memory.items, slates], dim=1) % new.shape[1], False)[:, :-1]
+    new = new.scatter(1, torch.cat([state.memory.items, slates], dim=1) % new.shape[1], False)[
+        :, :-1
+    ]
     chance = (1.0 - torch.exp(-rates_in_full(shopper, state, promoted))) * new
     times, bought = 4000, torch.zeros_like(chance)
     inside = state.inside(state.context())
     generator = torch.Generator().manual_seed(0)
     width = shopper.visit_draws - 10 - REMEMBERED - 3
     for _ in range(times):
-        tried = shopper._explore(state, inside, slates, torch.rand(len(slates), width, generator=generator))
+        tried = shopper._explore(
+            state, inside, slates, torch.rand(len(slates), width, generator=generator)
+        )
         bought.scatter_add_(1, tried.clamp(min=0), (tried >= 0).float())
     spread = (times * chance * (1 - chance)).sqrt()
     assert bought[~new].sum() == 0
@@ -206,7 +226,9 @@ def test_new_items_are_bought_at_the_members_mean_rates(folder: Path, promoted: 
     assert off.square().mean() == pytest.approx(1.0, abs=5 * math.sqrt(2 / len(off)))
 
 
-def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(folder: Path, tmp_path: Path) -> None:
+def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(
+    folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     eager = plain(folder, 0.2, 0.1, 0.5)
     eager.save_pretrained(tmp_path)
@@ -215,16 +237,25 @@ def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(folder: Path, t
     inside = state.inside(state.context())
     nothing = torch.full((200, 10), -1)
     tried = shopper._explore(
-        state, inside, nothing, torch.rand(200, 1 + DARTS, generator=torch.Generator().manual_seed(0))
+        state,
+        inside,
+        nothing,
+        torch.rand(200, 1 + DARTS, generator=torch.Generator().manual_seed(0)),
     )
     assert (tried >= 0).sum(1).max() == EXPLORED
-    assert all(len(set(row)) == len(row) for row in ([i for i in row if i >= 0] for row in tried.tolist()))
+    assert all(
+        len(set(row)) == len(row) for row in ([i for i in row if i >= 0] for row in tried.tolist())
+    )
 
 
 @pytest.mark.parametrize("promoted", [False, True])
-def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(promoted: bool) -> None:
+def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(
+    promoted: bool,
+) -> None:
     """To the envelope, which is made for how they start, and to the limit of darts; later in their episodes too."""
-    simulator = make_simulator("recsim_env/CompleteJourney-v0", device="cpu", store_promotions=promoted)
+    simulator = make_simulator(
+        "recsim_env/CompleteJourney-v0", device="cpu", store_promotions=promoted
+    )
     simulator.reset(torch.arange(512))
     shopper = simulator.shopper
     assert isinstance(shopper, LearnedShopper)

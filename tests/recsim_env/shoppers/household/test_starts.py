@@ -44,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, **options: Any) -> Starts:
-    return load_shopper(folder, CPU, **{"population": "all", "start_days": (60, 80), **options}).shop.starts
+    return load_shopper(
+        folder, CPU, **{"population": "all", "start_days": (60, 80), **options}
+    ).shop.starts
 
 
 def tensors(value: Any, name: str = "starts") -> dict[str, Tensor]:
@@ -52,20 +54,30 @@ def tensors(value: Any, name: str = "starts") -> dict[str, Tensor]:
     if isinstance(value, Tensor):
         return {name: value}
     if isinstance(value, list):
-        return {k: v for i, one in enumerate(value) for k, v in tensors(one, f"{name}[{i}]").items()}
+        return {
+            k: v for i, one in enumerate(value) for k, v in tensors(one, f"{name}[{i}]").items()
+        }
     if dataclasses.is_dataclass(value) and not isinstance(value, Keys):
-        return {k: v for key, one in vars(value).items() for k, v in tensors(one, f"{name}.{key}").items()}
+        return {
+            k: v
+            for key, one in vars(value).items()
+            for k, v in tensors(one, f"{name}.{key}").items()
+        }
     return {}
 
 
 @pytest.mark.parametrize("room", [192, 9])
-def test_what_is_remembered_at_once_is_what_visits_record_one_by_one(folder: Path, room: int) -> None:
+def test_what_is_remembered_at_once_is_what_visits_record_one_by_one(
+    folder: Path, room: int
+) -> None:
     """Also by shoppers who bought more than there is room for."""
     catalog = Catalog.load(folder)
     visits = Visits.of(schema.read_baskets(folder / "baskets.parquet", len(catalog)))
     keys = Keys.of(catalog.kind, catalog.category)
     start = ((visits.rank == 20) | (visits.rank == visits.shopper)).nonzero().flatten()
-    start = start[torch.from_numpy(np.unique(visits.shopper[start].numpy(), return_index=True)[1])][::4]
+    start = start[torch.from_numpy(np.unique(visits.shopper[start].numpy(), return_index=True)[1])][
+        ::4
+    ]
     past = Past.before(visits, start)
     found, rhythm = past.remembered(keys, room)
 
@@ -147,7 +159,9 @@ def test_a_folder_that_changed_is_read_again(folder: Path, tmp_path: Path) -> No
     assert not torch.equal(again.starts.state.cache.state, first.starts.state.cache.state)
 
 
-def test_a_start_state_does_not_depend_on_who_else_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_state_does_not_depend_on_who_else_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether its group of shoppers is replayed at its first start or all are at once; rows are copies."""
     monkeypatch.setattr("recsim_env.shoppers.household.starts.GROUP", 7)
     shop._opened.cache_clear()
@@ -177,7 +191,9 @@ def test_the_shipped_peaks_are_those_of_the_shipped_shoppers() -> None:
     for population in POPULATIONS:
         for number in (0, 1):
             member = shipped / f"model{number}" if number else shipped
-            assert read_peaks(shipped, member, (64, 3500), tables, population, (56, 182)) is not None
+            assert (
+                read_peaks(shipped, member, (64, 3500), tables, population, (56, 182)) is not None
+            )
     opened = load_shopper(shipped, CPU, population="evaluation").shop
     known = read_peaks(shipped, shipped, (64, 3500), tables, "evaluation", (56, 182))
     assert known is not None
@@ -202,7 +218,9 @@ def test_peaks_of_other_files_are_never_used(
         digests = file.metadata()
         good = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     if spoilt == "tables":
-        baskets = schema.read_baskets(folder / "baskets.parquet", items := len(Catalog.load(folder)))
+        baskets = schema.read_baskets(
+            folder / "baskets.parquet", items := len(Catalog.load(folder))
+        )
         gap, follow_up = pl.lit(None, dtype=pl.Int32), pl.lit(0, dtype=pl.Int32)
         changed = baskets.with_columns(gap=gap, follow_up=follow_up)
         schema.write_baskets(changed, tmp_path / "baskets.parquet", items)
@@ -227,8 +245,12 @@ def test_peaks_of_other_files_are_never_used(
 def test_candidates_by_hand(items: int, dtype: torch.dtype) -> None:
     """Two weeks of store 0, the last items promoted; a large catalogue has numbers that int16 does not hold."""
     last = items - 1
-    promotions = pl.DataFrame({"store": [0, 0, 0], "week": [0, 0, 1], "item": [1, last, last], "placement": [3, 4, 5]})
-    popularity = pl.DataFrame({"week": [0, 1], "item": [last, last], "popularity": [0.25, 0.5], "discount": [0.0, 0.1]})
+    promotions = pl.DataFrame(
+        {"store": [0, 0, 0], "week": [0, 0, 1], "item": [1, last, last], "placement": [3, 4, 5]}
+    )
+    popularity = pl.DataFrame(
+        {"week": [0, 1], "item": [last, last], "popularity": [0.25, 0.5], "discount": [0.0, 0.1]}
+    )
     candidates, placement, popular = candidate_tables(Market.of(promotions, popularity, items))
     assert candidates.dtype == dtype
     assert candidates.tolist() == [[1, last], [last, -1], [-1, -1]]

@@ -120,7 +120,9 @@ def test_an_item_that_the_catalogue_lacks_is_named() -> None:
 
 
 def drawn(episodes: int, temperaments: int = 4, seed: int = 3) -> Tensor:
-    return torch.randn(episodes, temperaments, TEMPERAMENT, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        episodes, temperaments, TEMPERAMENT, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @torch.no_grad()
@@ -131,7 +133,9 @@ def whole(shopper: SessionShopper, visits: Visits, normal: Tensor) -> dict[str, 
 
 
 @torch.no_grad()
-def stepped(shopper: SessionShopper, visits: Visits, episode: int, normal: Tensor) -> tuple[Tensor, Tensor]:
+def stepped(
+    shopper: SessionShopper, visits: Visits, episode: int, normal: Tensor
+) -> tuple[Tensor, Tensor]:
     """Click and leave logits of one episode, a visit at a time."""
     batch = visits.batch(torch.tensor([episode]))
     cache = shopper.empty_cache(batch["declared"])
@@ -144,7 +148,9 @@ def stepped(shopper: SessionShopper, visits: Visits, episode: int, normal: Tenso
         logits, weary = shopper.answer(cache.state, temperament, slates, counters)
         clicks.append(logits)
         leaves.append(shopper.leave_logits(cache.state, temperament, weary, clicked, shown))
-        shopper.advance(cache, shopper.token(slates, shown, clicked, counters, context, batch["declared"]))
+        shopper.advance(
+            cache, shopper.token(slates, shown, clicked, counters, context, batch["declared"])
+        )
     return torch.cat(clicks), torch.cat(leaves)
 
 
@@ -154,8 +160,12 @@ def test_a_visit_at_a_time_is_the_whole_episode_at_once(declared: int) -> None:
     normal = drawn(len(visits))
     found = whole(shopper, visits, normal)
     parts = [stepped(shopper, visits, episode, normal) for episode in range(len(visits))]
-    torch.testing.assert_close(torch.cat([p[0] for p in parts]), found["click_logits"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(torch.cat([p[1] for p in parts]), found["leave_logits"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([p[0] for p in parts]), found["click_logits"], rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        torch.cat([p[1] for p in parts]), found["leave_logits"], rtol=0, atol=1e-5
+    )
 
 
 def test_beyond_its_window_a_visit_is_forgotten_alike() -> None:
@@ -164,7 +174,9 @@ def test_beyond_its_window_a_visit_is_forgotten_alike() -> None:
     visits = Visits.of(log(episodes=7), catalog())
     normal = drawn(len(visits))
     last = stepped(shopper, visits, 6, normal)[0]
-    torch.testing.assert_close(last, whole(shopper, visits, normal)["click_logits"][-7:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        last, whole(shopper, visits, normal)["click_logits"][-7:], rtol=0, atol=1e-5
+    )
 
 
 def test_a_batch_is_its_episodes_one_by_one() -> None:
@@ -184,7 +196,11 @@ def test_gradients_reach_every_part() -> None:
     shopper, visits = model(), Visits.of(log(), catalog())
     shopper.train()
     shopper(**visits.batch(torch.arange(len(visits))), normal=drawn(len(visits)))["loss"].backward()
-    without = [name for name, weight in shopper.named_parameters() if weight.grad is None or not weight.grad.any()]
+    without = [
+        name
+        for name, weight in shopper.named_parameters()
+        if weight.grad is None or not weight.grad.any()
+    ]
     assert without == []
 
 
@@ -201,7 +217,9 @@ def test_probabilities_stay_in_range_however_often_things_were_shown() -> None:
     slates, shown = torch.tensor([[0, 1, 2]] * 4), torch.tensor([[True, True, False]] * 4)
     temperament = 5.0 * drawn(4)
     for amount in (0.0, 1.0, 1e4):
-        logits, weary = shopper.answer(state, temperament, slates, torch.full((4, SIZE, 13), amount))
+        logits, weary = shopper.answer(
+            state, temperament, slates, torch.full((4, SIZE, 13), amount)
+        )
         click = shopper.click_probability(state, temperament, logits, shown)
         leave = torch.sigmoid(shopper.leave_logits(state, temperament, weary, shown, shown))
         for chance in (click, leave):
@@ -211,7 +229,13 @@ def test_probabilities_stay_in_range_however_often_things_were_shown() -> None:
 
 def one_temperament(**numbers: float) -> Tensor:
     """(1, 1, TEMPERAMENT), 0 where nothing is said."""
-    places = {"keen": KEEN, "of_category": OF_CATEGORY, "of_item": OF_ITEM, "patient": PATIENT, "deep": DEEP}
+    places = {
+        "keen": KEEN,
+        "of_category": OF_CATEGORY,
+        "of_item": OF_ITEM,
+        "patient": PATIENT,
+        "deep": DEEP,
+    }
     made = torch.zeros(1, 1, TEMPERAMENT)
     for name, number in numbers.items():
         made[0, 0, places[name]] = number
@@ -226,7 +250,9 @@ def test_weariness_by_hand() -> None:
     shopper.counter_scale[places] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     temperament = one_temperament(of_category=math.log(3.0), of_item=math.log(0.1))
     with torch.no_grad():
-        shopper.weariness.of_category.copy_(torch.tensor([0.5, 1.0]).expm1().log())  # softplus of it is .5, 1
+        shopper.weariness.of_category.copy_(
+            torch.tensor([0.5, 1.0]).expm1().log()
+        )  # softplus of it is .5, 1
         shopper.weariness.of_item.copy_(torch.tensor([2.0, 3.0]).expm1().log())
         weary = shopper.answer(torch.zeros(1, 16), temperament, torch.tensor([[0]]), counters)[1]
     of_category, of_item = 3.0 * (0.5 * 2 / 1 + 1.0 * 4 / 2), 0.1 * (2.0 * 6 / 3 + 3.0 * 8 / 4)
@@ -247,14 +273,18 @@ def test_a_temperament_moves_clicks_and_looks_by_its_numbers() -> None:
 
 def test_leaving_by_hand() -> None:
     shopper, shown = model(), torch.tensor([[True, False, False]])
-    weary = torch.tensor([[[[0.4, 1.0], [9.0, 9.0], [9.0, 9.0]]]])  # only the first position is shown
+    weary = torch.tensor(
+        [[[[0.4, 1.0], [9.0, 9.0], [9.0, 9.0]]]]
+    )  # only the first position is shown
     head = shopper.leave_head
     with torch.no_grad():
         head.outer.weight.zero_()
         head.outer.bias.fill_(-1.0)
         head.slopes.copy_(torch.tensor([2.0, 0.5]).expm1().log())
         none = torch.zeros(1, 3, dtype=torch.bool)
-        logit = shopper.leave_logits(torch.zeros(1, 16), one_temperament(patient=0.4), weary, none, shown)
+        logit = shopper.leave_logits(
+            torch.zeros(1, 16), one_temperament(patient=0.4), weary, none, shown
+        )
     assert logit.item() == pytest.approx(-1.0 + 2.0 * 0.4 + 0.5 * 1.0 - 0.4, abs=1e-6)
 
 
@@ -265,13 +295,19 @@ def test_the_likelihood_of_an_answer_by_hand() -> None:
     shown = torch.tensor([[True, True]])
     found = slate_log_likelihood(looks.log(), logits, torch.tensor([[True, False]]), shown)
     rare = MOOD_CHANCES[2]
-    assert found.exp().item() == pytest.approx((1 - rare) * 0.5 * (1 - 0.5 * 0.5) + rare * 1.0 * (1 - 0.5), rel=1e-4)
-    hidden = slate_log_likelihood(looks.log(), logits, torch.tensor([[True, False]]), torch.tensor([[True, False]]))
+    assert found.exp().item() == pytest.approx(
+        (1 - rare) * 0.5 * (1 - 0.5 * 0.5) + rare * 1.0 * (1 - 0.5), rel=1e-4
+    )
+    hidden = slate_log_likelihood(
+        looks.log(), logits, torch.tensor([[True, False]]), torch.tensor([[True, False]])
+    )
     assert hidden.exp().item() == pytest.approx((1 - rare) * 0.5 + rare * 1.0, rel=1e-4)
 
 
 def test_the_likelihood_of_an_episode_by_hand() -> None:
-    of_visit = torch.tensor([[0.2, 0.6], [0.5, 0.1], [0.9, 0.3]])  # two visits of the first shopper, one of the second
+    of_visit = torch.tensor(
+        [[0.2, 0.6], [0.5, 0.1], [0.9, 0.3]]
+    )  # two visits of the first shopper, one of the second
     found = episode_log_likelihood(of_visit.log(), torch.tensor([0, 0, 1]), 2).exp()
     assert found.tolist() == pytest.approx([(0.2 * 0.5 + 0.6 * 0.1) / 2, (0.9 + 0.3) / 2])
 
@@ -327,7 +363,9 @@ def test_temperaments_are_drawn_evenly_and_standard_normal() -> None:
 
 def test_the_symmetric_root_keeps_the_covariance_and_undoes_rotations() -> None:
     shopper, turned = model(), model()
-    rotation = torch.linalg.qr(torch.randn(TEMPERAMENT, TEMPERAMENT, generator=torch.Generator().manual_seed(0))).Q
+    rotation = torch.linalg.qr(
+        torch.randn(TEMPERAMENT, TEMPERAMENT, generator=torch.Generator().manual_seed(0))
+    ).Q
     with torch.no_grad():
         turned.temper.weight.copy_(shopper.temper.weight @ rotation)
     before = shopper.temper.weight @ shopper.temper.weight.T
@@ -343,8 +381,12 @@ def test_clicks_that_go_together_leave_more_slates_without_any() -> None:
     shopper, state, temperament = model(), torch.zeros(1, 16), one_temperament()
     with torch.no_grad():
         shopper.mood.bias.fill_(2.0)
-        logits, _ = shopper.answer(state, temperament, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, 13))
-        chance = shopper.click_probability(state, temperament, logits, torch.ones(1, 3, dtype=torch.bool))
+        logits, _ = shopper.answer(
+            state, temperament, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, 13)
+        )
+        chance = shopper.click_probability(
+            state, temperament, logits, torch.ones(1, 3, dtype=torch.bool)
+        )
     none = (1 - chance).prod(dim=3, keepdim=True)  # in each mood
     alone = (1 - over_moods(chance)).prod()
     assert over_moods(none).item() > 1.2 * alone.item()
@@ -374,14 +416,18 @@ def known_log(episodes: int = 1500, visits: int = 10) -> Sessions:
     unknown = torch.full((episodes, visits), torch.nan)
     nobody = torch.zeros(episodes, dtype=torch.int64)
     slates, clicks = slates.masked_fill(~real.unsqueeze(2), -1), clicks & real.unsqueeze(2)
-    return Sessions(slates, clicks, length, left, unknown, nobody, torch.zeros(episodes, 0), ("known",))
+    return Sessions(
+        slates, clicks, length, left, unknown, nobody, torch.zeros(episodes, 0), ("known",)
+    )
 
 
 @pytest.mark.slow
 def test_a_known_log_is_learned_and_no_global_generator_moves() -> None:
     sessions, config = (
         known_log(),
-        SessionFitConfig(epochs=5, batch_episodes=16, hidden_size=16, head_size=16, layers=1, state_dropout=0.0),
+        SessionFitConfig(
+            epochs=5, batch_episodes=16, hidden_size=16, head_size=16, layers=1, state_dropout=0.0
+        ),
     )
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())  # type: ignore[index]  # noqa: NPY002
     shopper = fit_session(sessions, catalog(), config)
@@ -413,7 +459,9 @@ def panel_log(episodes: int = 3000, visits: int = 12) -> Sessions:
     generator = torch.Generator().manual_seed(1)
     kind = torch.rand(episodes, 1, generator=generator) < 0.5
     slates = torch.rand(episodes, visits, ITEMS, generator=generator).argsort(dim=2)[:, :, :SIZE]
-    clicks = torch.rand(slates.shape, generator=generator) < torch.where(kind, 0.6, 0.2).unsqueeze(2)
+    clicks = torch.rand(slates.shape, generator=generator) < torch.where(kind, 0.6, 0.2).unsqueeze(
+        2
+    )
     leaves = torch.rand(episodes, visits, generator=generator) < torch.where(kind, 0.02, 0.2)
     left = leaves.any(dim=1)
     length = torch.where(left, leaves.int().argmax(dim=1) + 1, visits)
@@ -421,7 +469,9 @@ def panel_log(episodes: int = 3000, visits: int = 12) -> Sessions:
     unknown = torch.full((episodes, visits), torch.nan)
     slates, clicks = slates.masked_fill(~real.unsqueeze(2), -1), clicks & real.unsqueeze(2)
     nobody = torch.zeros(episodes, dtype=torch.int64)
-    return Sessions(slates, clicks, length, left, unknown, nobody, torch.zeros(episodes, 0), ("panel",))
+    return Sessions(
+        slates, clicks, length, left, unknown, nobody, torch.zeros(episodes, 0), ("panel",)
+    )
 
 
 @pytest.mark.slow
@@ -431,8 +481,12 @@ def test_keen_shoppers_who_stay_are_told_from_the_others() -> None:
     shopper = fit_session(sessions, catalog(), config)
     root = shopper.temper.weight.detach()
     covariance = root @ root.T
-    keen_and_patient = float(covariance[KEEN, PATIENT] / (covariance[KEEN, KEEN] * covariance[PATIENT, PATIENT]) ** 0.5)
-    assert float(covariance[KEEN, KEEN]) ** 0.5 == pytest.approx(0.9, abs=0.35)  # logit .6 - logit .2 = 1.8 apart
+    keen_and_patient = float(
+        covariance[KEEN, PATIENT] / (covariance[KEEN, KEEN] * covariance[PATIENT, PATIENT]) ** 0.5
+    )
+    assert float(covariance[KEEN, KEEN]) ** 0.5 == pytest.approx(
+        0.9, abs=0.35
+    )  # logit .6 - logit .2 = 1.8 apart
     assert keen_and_patient > 0.6
 
 

@@ -31,7 +31,9 @@ SAID = torch.randn(5, DECLARED, generator=torch.Generator().manual_seed(9)).clam
 
 
 def market(*seeds: int, pessimism: float = 0.0) -> LearnedMarketShopper:
-    return LearnedMarketShopper(catalog(), [model(seed) for seed in seeds], SAID, CPU, pessimism=pessimism)
+    return LearnedMarketShopper(
+        catalog(), [model(seed) for seed in seeds], SAID, CPU, pessimism=pessimism
+    )
 
 
 def uniform(observation: Observation, draws: Tensor) -> Tensor:
@@ -46,7 +48,9 @@ def play(shopper: LearnedMarketShopper, shoppers: int = 8, visits: int = 4) -> l
     for visit in range(visits):
         slates = noise.uniform(keys, 100 + visit, ITEMS).topk(SIZE, dim=1).indices
         draws = noise.uniform(keys, visit + 1, shopper.visit_draws)
-        answers.append(shopper.respond(state, slates, torch.ones_like(slates, dtype=torch.bool), draws))
+        answers.append(
+            shopper.respond(state, slates, torch.ones_like(slates, dtype=torch.bool), draws)
+        )
     return answers
 
 
@@ -56,7 +60,10 @@ def test_it_looks_like_the_true_market() -> None:
     learned = LearnedMarketShopper(true.catalog, [model(declared=4)], torch.zeros(1, 4), CPU)
     assert learned.spaces() == true.spaces()
     assert learned.slate_size == true.slate_size
-    state, other = learned.start(torch.zeros(3, learned.start_draws)), true.start(torch.zeros(3, true.start_draws))
+    state, other = (
+        learned.start(torch.zeros(3, learned.start_draws)),
+        true.start(torch.zeros(3, true.start_draws)),
+    )
     assert {k: v.shape for k, v in learned.observe(state).items()} == {
         k: v.shape for k, v in true.observe(other).items()
     }
@@ -77,13 +84,17 @@ def test_a_simulated_log_has_the_chances_that_the_fit_would_give_it() -> None:
     state = shopper.start(noise.uniform(keys, 0, shopper.start_draws))
     with torch.no_grad():
         found = shopper.members[0](**visits.batch(seeds), normal=state.normal.unsqueeze(1))
-        whole = over_moods(torch.exp(found["log_looks"].unsqueeze(2) + F.logsigmoid(found["click_logits"])))[:, 0]
+        whole = over_moods(
+            torch.exp(found["log_looks"].unsqueeze(2) + F.logsigmoid(found["click_logits"]))
+        )[:, 0]
         leaving = torch.sigmoid(found["leave_logits"])[:, 0]
     for visit in range(int(visits.length.max())):
         here = visits.length > visit
         at = (first + visit).clamp(max=len(visits.slates) - 1)
         slates, clicks = visits.slates[at], visits.clicks[at]
-        draws = torch.cat([(~clicks).float(), torch.ones(len(seeds), 2)], dim=1)  # make them click as logged
+        draws = torch.cat(
+            [(~clicks).float(), torch.ones(len(seeds), 2)], dim=1
+        )  # make them click as logged
         answer = shopper.respond(state, slates, torch.ones_like(clicks), draws)
         assert torch.equal(answer.clicks[here], clicks[here])
         torch.testing.assert_close(answer.probability[here], whole[at][here], rtol=0, atol=1e-5)
@@ -138,7 +149,10 @@ def moved(shopper: LearnedMarketShopper, state: LearnedMarketState) -> Tensor:
     """Chances of a fixed slate."""
     slates = torch.tensor([[3, 4, 5]]).expand(len(state.day), -1)
     answer = shopper.respond(
-        state, slates, torch.ones_like(slates, dtype=torch.bool), torch.ones(len(slates), shopper.visit_draws)
+        state,
+        slates,
+        torch.ones_like(slates, dtype=torch.bool),
+        torch.ones(len(slates), shopper.visit_draws),
     )
     return answer.probability
 
@@ -148,7 +162,9 @@ def test_rows_are_selected_and_replaced() -> None:
     state = shopper.start(torch.tensor([[0.0], [0.3], [0.9]]).expand(-1, shopper.start_draws))
     moved(shopper, state)
     fresh = shopper.start(torch.tensor([[0.5]]).expand(-1, shopper.start_draws))
-    expected_fresh = moved(shopper, shopper.start(torch.tensor([[0.5]]).expand(-1, shopper.start_draws)))
+    expected_fresh = moved(
+        shopper, shopper.start(torch.tensor([[0.5]]).expand(-1, shopper.start_draws))
+    )
     picked = shopper.select(state, torch.tensor([2, 0]))
     shopper.replace(state, torch.tensor([1]), fresh)
     after = moved(shopper, state)
@@ -164,7 +180,9 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
         torch.testing.assert_close(one.probability, other.probability, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match=r"ensemble is 3, but .* holds 2 models"):
         load_learned_market(CPU, SIZE, folder=tmp_path, ensemble=3)
-    with pytest.raises(ValueError, match="slate_size is 5, but the learned market answers slates of 3"):
+    with pytest.raises(
+        ValueError, match="slate_size is 5, but the learned market answers slates of 3"
+    ):
         load_learned_market(CPU, 5, folder=tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         load_learned_market(CPU, SIZE, folder=tmp_path / "nowhere")
@@ -183,7 +201,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
 def test_a_shopper_reads_well() -> None:
     shopper = market(0)
     state = shopper.start(torch.zeros(1, shopper.start_draws))
-    shopper.respond(state, torch.tensor([[0, 1, 2]]), torch.ones(1, SIZE, dtype=torch.bool), torch.zeros(1, SIZE + 2))
+    shopper.respond(
+        state,
+        torch.tensor([[0, 1, 2]]),
+        torch.ones(1, SIZE, dtype=torch.bool),
+        torch.zeros(1, SIZE + 2),
+    )
     told = shopper.describe(state, 0)
     assert told["date"] == "visit 2"
     assert len(told["history"]) == 3
