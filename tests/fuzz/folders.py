@@ -856,8 +856,8 @@ def checkpoint(draw: st.DrawFn) -> Case:
     with safe_open(source, framework="pt") as opened:
         metadata, tensors = (
             opened.metadata(),
-            {name: opened.get_tensor(name) for name in opened.keys()},
-        )  # noqa: SIM118
+            {name: opened.get_tensor(name) for name in opened.keys()},  # noqa: SIM118
+        )
     what = draw(
         st.sampled_from(
             [

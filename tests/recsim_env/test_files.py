@@ -97,12 +97,9 @@ def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_holds_nothing
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         assert not (tmp_path / ".left.1.0.tmp").exists()
-        with pytest.raises(
-            RuntimeError,
-            match=rf"is being written by process {first.pid} on .*: wait for it, or use",
-        ):  # noqa: SIM117
-            with files.locked(tmp_path):
-                pass
+        busy = rf"is being written by process {first.pid} on .*: wait for it, or use"
+        with pytest.raises(RuntimeError, match=busy), files.locked(tmp_path):
+            pass
         first.send_signal(signal.SIGKILL)
     with files.locked(tmp_path):
         assert json.loads((tmp_path / files.HOLDER).read_text())["process"] == os.getpid()
