@@ -1,18 +1,21 @@
 """Linear contextual bandits over slate positions: LinUCB and Thompson sampling.
 
-A bandit learns which items are clicked, while serving, and nothing about what a slate does to later visits. Every item
-of the pool has a context x (`Contexts`), every position j a chance e_j to be looked at, and
+A bandit learns which items are clicked, while serving, and nothing about what a slate does to later
+visits. Every item of the pool has a context x (`Contexts`), every position j a chance e_j to be
+looked at, and
 
     P(click on x at position j) = e_j theta . x                    (position-based model, Lagrée et al. 2016, section 2)
 
-One theta serves all items (Chu et al. 2011, "Contextual bandits with linear payoff functions", algorithm 1); Li et al.
-2010 keep one for each. A click at position j is an observation click / e_j of theta . x with the weight e_j, since its
-variance is about theta . x / e_j. With contexts x, clicks c and prior mean m that makes a ridge regression:
+One theta serves all items (Chu et al. 2011, "Contextual bandits with linear payoff functions",
+algorithm 1); Li et al. 2010 keep one for each. A click at position j is an observation click / e_j
+of theta . x with the weight e_j, since its variance is about theta . x / e_j. With contexts x,
+clicks c and prior mean m that makes a ridge regression:
 
     A = ridge I + sum e_j x x^T,    b = ridge m + sum c x,    mean = A^-1 b
 
-For one-hot contexts and no ridge the mean is PBM-UCB's estimator S_k / sum e_j (Lagrée et al. 2016). The chances e_j
-are no prior knowledge: they are estimated from the same clicks, see `Evidence.examination`.
+For one-hot contexts and no ridge the mean is PBM-UCB's estimator S_k / sum e_j (Lagrée et al.
+2016). The chances e_j are no prior knowledge: they are estimated from the same clicks, see
+`Evidence.examination`.
 """
 
 from __future__ import annotations
@@ -70,8 +73,9 @@ class Sight:
 class Contexts:
     """What a bandit knows of each pool item at a visit.
 
-    W numbers an item: the ranker's probability p, a constant, the ranker's logit, the composer's cues, p times the
-    cues, and the item's principal components times those of what the shopper clicked lately.
+    W numbers an item: the ranker's probability p, a constant, the ranker's logit, the composer's
+    cues, p times the cues, and the item's principal components times those of what the shopper
+    clicked lately.
     """
 
     def __init__(self, composer: Composer) -> None:
@@ -144,13 +148,15 @@ class Posterior:
 class Evidence:
     """Everything that was shown and clicked, as sums for each position.
 
-    Kept by position so that a better estimate of e_j holds for the first observation as for the last.
+    Kept by position so that a better estimate of e_j holds for the first observation as for the
+    last.
 
     Args:
         prior_mean: m, (W,) float32
         ridge: how many observations the prior counts as
         examination: e_j that is believed at first, (K,) float32, 1 at the top
-        examination_clicks: how many expected clicks a position that belief counts as; inf = known for sure
+        examination_clicks: how many expected clicks a position that belief counts as; inf = known
+            for sure
 
     Shapes: B shoppers, K positions, W context width.
     """
@@ -172,8 +178,8 @@ class Evidence:
         self.examination = self._belief
         """(K,) float64, the chance to look at each position, 1 at the top.
 
-        With mean theta it solves clicks_j = e_j theta . (sum of x shown at j): what a position was expected to get if
-        it had been looked at, against what it got, relative to the top position.
+        With mean theta it solves clicks_j = e_j theta . (sum of x shown at j): what a position was
+        expected to get if it had been looked at, against what it got, relative to the top position.
         """
 
     def add(self, contexts: Tensor, clicks: Tensor, shown: Tensor) -> None:
@@ -310,12 +316,18 @@ class BanditConfig:
     ridge: float = tuned(10.0, 1.0, 1000.0, log=True)
     """How many examined positions the prior, that the CTR ranker is right, counts as."""
     looks_on: float = 0.85
-    """Chance to look one position further that is believed at first: e_j starts as this to the power of j."""
+    """Chance to look one position further that is believed at first: e_j starts as this to the
+    power of j."""
     examination_clicks: float = 50.0
-    """How many expected clicks of each position that belief counts as; inf = it is known and never estimated."""
+    """How many expected clicks of each position that belief counts as; inf = it is known and never
+    estimated."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             pool=ONE_OR_MORE,
@@ -363,7 +375,8 @@ def thompson(ground: Ground, config: ThompsonConfig) -> Learned:
 def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
     """One regression for all shoppers, fitted again after every visit of all of them.
 
-    Errors: ValueError where there is no shopper or no step.
+    Raises:
+        ValueError: If there is no shopper or no step.
     """
     for name in ("steps", "shoppers"):
         if getattr(ground, name) < 1:

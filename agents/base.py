@@ -1,7 +1,7 @@
 """What learns: the shape that every agent which is trained has, and the registry of them.
 
-An agent is one file with a frozen configuration and a function that learns in a `Ground`; joining `AGENTS` is what
-puts it into `benchmarks.agents.league` and under the tests that walk the registry.
+An agent is one file with a frozen configuration and a function that learns in a `Ground`; joining
+`AGENTS` is what puts it into `benchmarks.agents.league` and under the tests that walk the registry.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from recsim_env.logs.sessions import Sessions
 from recsim_env.simulator import SlateSimulator
 
 Watch = Callable[[int, Policy], None]
-"""Called with the shopper-steps taken so far and the policy as it stands, most likely action. It may evaluate the
-policy; the training neither sees nor waits for anything else."""
+"""Called with the shopper-steps taken so far and the policy as it stands, most likely action. It
+may evaluate the policy; the training neither sees nor waits for anything else."""
 
 
 def unwatched(steps: int, policy: Policy) -> None:
@@ -36,7 +36,8 @@ class Ground:
     seed: int
     """Of everything random in the training; the same seed gives the same agent."""
     steps: int
-    """Shopper-steps (one slate of one shopper) that the agent may take; an off-policy agent takes none."""
+    """Shopper-steps (one slate of one shopper) that the agent may take; an off-policy agent takes
+    none."""
     shoppers: int = 1024
     """Shoppers served at once."""
     log: Sessions | None = None
@@ -44,14 +45,19 @@ class Ground:
     watch: Watch = unwatched
     """Called before the first update, now and then, and at the end."""
     keeper: Keeper = dataclasses.field(default_factory=Keeper)
-    """Keeps the training on the way, so that one that was killed goes on; by default it keeps nothing."""
+    """Keeps the training on the way, so that one that was killed goes on; by default it keeps
+    nothing."""
 
     def about(self, config: object) -> dict[str, object]:
         """What a training here with a configuration depends on, for `Keeper.found`."""
         return {"seed": self.seed, "steps": self.steps, "shoppers": self.shoppers, "config": config}
 
     def need_log(self, name: str) -> Sessions:
-        """The log. Errors: ValueError where there is none."""
+        """The log.
+
+        Raises:
+            ValueError: If there is none.
+        """
         if self.log is None:
             raise ValueError(f"The agent {name!r} learns from a log, but Ground.log is None.")
         return self.log
@@ -85,7 +91,8 @@ class AgentSpec:
     """How to train a registered agent."""
 
     config: type[Any]
-    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by `benchmarks.agents.tune_agents`."""
+    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by
+    `benchmarks.agents.tune_agents`."""
     learner: Learner[Any]
     needs_log: bool
     """Whether `Ground.log` must be there."""
@@ -97,7 +104,9 @@ class AgentSpec:
     def learn(self, ground: Ground, parameters: Mapping[str, Any] | None = None) -> Learned:
         """Train with some parameters, defaults for the rest.
 
-        Errors: TypeError at an unknown parameter, ValueError where the ground lacks what the agent needs.
+        Raises:
+            TypeError: At an unknown parameter.
+            ValueError: If the ground lacks what the agent needs.
         """
         return self.learner(ground, altered(self.config(), parameters or {}))
 
@@ -111,7 +120,8 @@ def register_agent(
 ) -> Callable[[Learner[T]], Learner[T]]:
     """Register a learner: `@register_agent("slateq", SlateQConfig)` above `def slateq(ground, config) -> Learned`.
 
-    Errors: ValueError where the name is taken.
+    Raises:
+        ValueError: If the name is taken.
     """
 
     def add(learner: Learner[T]) -> Learner[T]:

@@ -26,11 +26,12 @@ class Evaluation:
     """What a policy did."""
 
     rows: pl.DataFrame
-    """One row an episode, in the order of the seeds: `seed` · `return` · `visits` · `days` until the shopper lapsed or
-    the horizon · `lapsed` · `clicks`, `invalid_items`, `elsewhere` and each reward term (its name alone, before its
-    weight), summed over the visits."""
+    """One row an episode, in the order of the seeds: `seed` · `return` · `visits` · `days` until
+    the shopper lapsed or the horizon · `lapsed` · `clicks`, `invalid_items`, `elsewhere` and each
+    reward term (its name alone, before its weight), summed over the visits."""
     exposures: Tensor
-    """(N,) int64, how often each item was shown. A repeated item or one that is no candidate is not shown."""
+    """(N,) int64, how often each item was shown. A repeated item or one that is no candidate is not
+    shown."""
 
     @property
     def coverage(self) -> float:
@@ -39,8 +40,9 @@ class Evaluation:
 
     @property
     def gini(self) -> float:
-        """Inequality of exposure: 0 = all items alike, also where none was shown; towards 1 = all exposure on one item
-        (Gini 1912)."""
+        """Inequality of exposure: 0 = all items alike, also where none was shown; towards 1 = all
+        exposure on one item (Gini 1912).
+        """
         counts = self.exposures.double().sort().values
         total = float(counts.sum())
         if total == 0:
@@ -76,7 +78,8 @@ def draws_for(
 ) -> Tensor:
     """The uniform numbers that a policy takes at a visit, from (seed, episode, visit) alone: (B, policy.draws).
 
-    Shapes: seeds (B,) int64, visits (B,) int64 visits so far in the episode, episodes (B,) int64 or None for 0.
+    Shapes: seeds (B,) int64, visits (B,) int64 visits so far in the episode, episodes (B,) int64 or
+    None for 0.
     """
     episodes = torch.zeros_like(seeds) if episodes is None else episodes
     return noise.uniform(
@@ -95,16 +98,17 @@ def evaluate(
 ) -> Evaluation:
     """Play the first episode of every seed to its end.
 
-    A row that is done goes on with the next seed, so long episodes hold up nobody. The episodes depend on the seeds
-    alone, so two policies (or two batch sizes) meet the same shoppers with the same noise.
+    A row that is done goes on with the next seed, so long episodes hold up nobody. The episodes
+    depend on the seeds alone, so two policies (or two batch sizes) meet the same shoppers with the
+    same noise.
 
     Args:
         seeds: (S,) int64, distinct
         batch: shoppers at a time
         title: of the progress bar; None shows none
 
-    Errors: TypeError or ValueError where an argument is not as said, and where the policy's slates are none that the
-    simulator could show: see `SlateSimulator.step`.
+    Errors: TypeError or ValueError where an argument is not as said, and where the policy's slates
+    are none that the simulator could show: see `SlateSimulator.step`.
     """
     _check(policy, simulator, seeds)
     seeds = seeds.to(simulator.device)
@@ -190,7 +194,8 @@ def _table(finished: list[dict[str, Tensor]]) -> pl.DataFrame:
 def showcase(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: int) -> Observation:
     """Play some visits and look back: the observation after them, whose `recent_slates` are what was shown.
 
-    Shoppers who lapse on the way start anew, and have a shorter memory. visits: at most the simulator's `history`.
+    Shoppers who lapse on the way start anew, and have a shorter memory. visits: at most the
+    simulator's `history`.
 
     Errors: TypeError or ValueError where an argument is not as said.
     """

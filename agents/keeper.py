@@ -1,7 +1,8 @@
 """Where a training keeps what it needs to go on after it was killed: one file, replaced whole.
 
-What is kept are trees of `recsim_env.trees`: networks, optimizers, memories, generators, and where every shopper
-stands. So a training that goes on does bit for bit what it would have done, on one thread.
+What is kept are trees of `recsim_env.trees`: networks, optimizers, memories, generators, and where
+every shopper stands. So a training that goes on does bit for bit what it would have done, on one
+thread.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class Keeper:
     ) -> Any:
         """What was kept, as a tree like `like` (see `trees.restored`); None where nothing was.
 
-        Where what lies there cannot be read, or was kept by a training about something else, a line on stderr says
-        that the training begins anew.
+        Where what lies there cannot be read, or was kept by a training about something else, a line
+        on stderr says that the training begins anew.
 
         Args:
             about: what the training depends on: its seed, its settings
@@ -107,7 +108,8 @@ class Keeper:
     def keep(self, state: Callable[[], Any]) -> None:
         """Keep what `state` gives, where it is time again; not where it cannot be written down, which stderr says once.
 
-        Errors: OSError where the file cannot be written; what was kept before is whole.
+        Raises:
+            OSError: If the file cannot be written; what was kept before is whole.
         """
         if self._path is None or not self._clock.due():
             return
@@ -148,8 +150,8 @@ def restore_optimizer(
 ) -> None:
     """Take what `optimizer_state` gave; the groups and their rates stay.
 
-    Errors, before anything changes: ValueError where there is another number of parameters, or a tensor does not fit
-    its parameter.
+    Errors, before anything changes: ValueError where there is another number of parameters, or a
+    tensor does not fit its parameter.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = {str(at) for at in range(len(parameters))}

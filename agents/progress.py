@@ -12,14 +12,16 @@ from typing import TextIO
 from tqdm import tqdm
 
 TERMINAL_S, FILE_S = 0.1, 30.0
-"""Seconds between two refreshes: of the line in a terminal, which is written over, and of lines in a file."""
+"""Seconds between two refreshes: of the line in a terminal, which is written over, and of lines in
+a file."""
 
 
 class Progress:
     """How far a training is: visits, the phase it is in, visits a second, and the time that is left.
 
-    A training alternates between visits and evaluations, which last differently long. The forecast adds up what is left
-    of both, each at the pace that was measured of it, so that an evaluation does not disturb it.
+    A training alternates between visits and evaluations, which last differently long. The forecast
+    adds up what is left of both, each at the pace that was measured of it, so that an evaluation
+    does not disturb it.
 
     Args:
         title: what stands in front

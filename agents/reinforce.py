@@ -1,18 +1,20 @@
 """Top-K off-policy REINFORCE: a softmax policy over items, learned from a log alone.
 
-Chen et al. 2019, "Top-K off-policy correction for a REINFORCE recommender system". With the policy pi(a | s), what the
-shop did beta(a | s) and the discounted reward R_t from visit t on, the gradient is the mean over the log of
+Chen et al. 2019, "Top-K off-policy correction for a REINFORCE recommender system". With the policy
+pi(a | s), what the shop did beta(a | s) and the discounted reward R_t from visit t on, the gradient
+is the mean over the log of
 
     min(pi / beta, cap)  lambda_K  R_t  grad log pi(a_t | s_t),    lambda_K = K (1 - pi)^(K - 1)
 
-(equations 6, 7 and 8: top-K correction and weight capping). For one visit it is the gradient of the sum over items of
-R (1 - (1 - pi)^K): 1 - (1 - pi)^K is the chance that an item is among K independent draws. Without the top-K correction
-lambda_K = 1 (equation 3).
+(equations 6, 7 and 8: top-K correction and weight capping). For one visit it is the gradient of the
+sum over items of R (1 - (1 - pi)^K): 1 - (1 - pi)^K is the chance that an item is among K
+independent draws. Without the top-K correction lambda_K = 1 (equation 3).
 
-What an action is. Each position of a logged slate is one. Only those with a response teach pi, each with the whole R_t
-of its visit; all of them teach beta (section 4.2). The policy's softmax runs over the composer's pool, so pi = 0 for a
-logged item outside of it: its importance weight is exactly 0, and leaving it out changes nothing. That lower positions
-are looked at less is not corrected, as in the paper.
+What an action is. Each position of a logged slate is one. Only those with a response teach pi, each
+with the whole R_t of its visit; all of them teach beta (section 4.2). The policy's softmax runs
+over the composer's pool, so pi = 0 for a logged item outside of it: its importance weight is
+exactly 0, and leaving it out changes nothing. That lower positions are looked at less is not
+corrected, as in the paper.
 """
 
 from __future__ import annotations
@@ -53,12 +55,17 @@ CHUNK = 2048
 
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """Top-K off-policy REINFORCE. Errors: ValueError where a number is out of its range."""
+    """Top-K off-policy REINFORCE.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
 
     pool: int = 64
     """P, how many of the best candidates by CTR the policy draws from."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the state network's hidden layers; the last one is the state that both heads see."""
+    """Widths of the state network's hidden layers; the last one is the state that both heads
+    see."""
     scale: float = tuned(1.0, 0.5, 8.0)
     """Inverse temperature: the policy starts as a softmax of this times the CTR logits."""
     discount: float = tuned(0.9, 0.0, 0.99)
@@ -68,10 +75,12 @@ class ReinforceConfig:
     top_k: bool = True
     """Whether to correct for slates of K items; False = as if one item were shown."""
     behaviour: Literal["estimated", "logged"] = "estimated"
-    """Where beta comes from: a head of its own, or the log's propensity where it has one. The log knows the chance of a
-    whole slate; an item gets its K-th root, which is exact for K = 1 and near it where K is far below N."""
+    """Where beta comes from: a head of its own, or the log's propensity where it has one. The log
+    knows the chance of a whole slate; an item gets its K-th root, which is exact for K = 1 and near
+    it where K is far below N."""
     behaviour_dims: int = 16
-    """Components of the item embedding that the behaviour head tells items apart by, besides a bias for each item."""
+    """Components of the item embedding that the behaviour head tells items apart by, besides a bias
+    for each item."""
     warm_up: int = 1
     """Passes over the log in which only beta is learned."""
     epochs: int = 2
@@ -84,7 +93,11 @@ class ReinforceConfig:
     """Of Adam, for the behaviour head."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             pool=ONE_OR_MORE,
@@ -118,7 +131,8 @@ def importance_weight(log_pi: Tensor, log_beta: Tensor, cap: float) -> Tensor:
 def surrogate(log_pi: Tensor, log_beta: Tensor, reward: Tensor, *, size: int, cap: float) -> Tensor:
     """A loss for each action whose gradient is minus the corrected policy gradient, equation 6.
 
-    Shapes: log_pi, log_beta, reward of any one shape; the same is returned. `log_beta` and `reward` are constants.
+    Shapes: log_pi, log_beta, reward of any one shape; the same is returned. `log_beta` and `reward`
+    are constants.
     """
     fixed = log_pi.detach()
     factor = importance_weight(fixed, log_beta.detach(), cap) * top_k_multiplier(fixed, size)
@@ -141,7 +155,8 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
 class Behaviour(nn.Module):
     """beta(a | s): which items of the whole catalogue the shop put into its slates.
 
-    A softmax of bias_i + v_i . q(s), with a linear q; it starts uniform. The gradient stops at the state (section 4.2).
+    A softmax of bias_i + v_i . q(s), with a linear q; it starts uniform. The gradient stops at the
+    state (section 4.2).
 
     Shapes: B shoppers, S state width, N items, D components.
         state:   (B, S) float32
@@ -236,8 +251,9 @@ def decisions_of(
 ) -> Decisions:
     """Look at every logged visit as the policy will look at a live one.
 
-    Errors: ValueError where the log's slates or items are not the simulator's, or where the policy needs what a log
-    cannot give.
+    Raises:
+        ValueError: If the log's slates or items are not the simulator's, or where the policy needs
+            what a log cannot give.
     """
     _check_log(log, simulator)
     catalog = simulator.catalog.to(simulator.device)
@@ -327,7 +343,11 @@ class Reinforce:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take what `state` gave. Errors: ValueError where the optimizers are about other networks."""
+        """Take what `state` gave.
+
+        Raises:
+            ValueError: If the optimizers are about other networks.
+        """
         restore_optimizer(self._of_policy, state["of_policy"])
         restore_optimizer(self._of_behaviour, state["of_behaviour"])
         self._actor.load_state_dict(state["actor"])
@@ -338,8 +358,9 @@ class Reinforce:
     ) -> dict[str, float]:
         """One pass in an order drawn from `generator` (a CPU one); with `policy` False only beta is learned.
 
-        Returns means: `behaviour_loss` a shown position (nats), `weight` an action and `capped`, the share of the
-        actions that met the cap; the last two are 0 where `policy` is False or nothing was to be learned.
+        Returns means: `behaviour_loss` a shown position (nats), `weight` an action and `capped`,
+        the share of the actions that met the cap; the last two are 0 where `policy` is False or
+        nothing was to be learned.
         """
         device = decisions.slates.device
         order = torch.randperm(len(decisions), generator=generator).to(device)
@@ -403,10 +424,11 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @register_agent("reinforce", ReinforceConfig, needs_log=True)
 def reinforce(ground: Ground, config: ReinforceConfig) -> Learned:
-    """Learn from the log; no shopper is served. Deterministic: the K items with the largest pi; sampled: K draws of pi
-    without replacement.
+    """Learn from the log; no shopper is served. Deterministic: the K items with the largest pi;
+    sampled: K draws of pi without replacement.
 
-    Errors: ValueError where there is no log, or it does not fit the simulator.
+    Raises:
+        ValueError: If there is no log, or it does not fit the simulator.
     """
     log = ground.need_log("reinforce")
     composer = Composer(ground.inputs, ComposerConfig(pool=config.pool))

@@ -1,39 +1,46 @@
 """SlateQ: the long-term value of a slate, as a mixture of the long-term values of its items.
 
-Ie et al. 2019, "SlateQ: a tractable decomposition for reinforcement learning with recommendation sets": section 4 (the
-decomposition and its Q-learning), section 5 (finding a slate). With one click or none a visit, where only the click
-matters to reward and future, the value of showing slate A in state s is
+Ie et al. 2019, "SlateQ: a tractable decomposition for reinforcement learning with recommendation
+sets": section 4 (the decomposition and its Q-learning), section 5 (finding a slate). With one click
+or none a visit, where only the click matters to reward and future, the value of showing slate A in
+state s is
 
     Q(s, A) = sum over i of A and "no click" of P(i | s, A) Q(s, i)
             = Q(s, none) + sum over i of A of P(i | s, A) gain(s, i),         gain(s, i) = Q(s, i) - Q(s, none)
 
-because the chances sum to 1; and Q(s, i) is what follows when i is clicked, learned from visits in which it was:
+because the chances sum to 1; and Q(s, i) is what follows when i is clicked, learned from visits in
+which it was:
 
     Q(s, i) <- r + discount * max over slates A' of Q(s', A')
 
-**Several clicks.** Shoppers here may click several positions of a slate. The second form above goes on: P(i | s, A) is
-then the chance that i is among the clicks C, gains add up, and
+**Several clicks.** Shoppers here may click several positions of a slate. The second form above goes
+on: P(i | s, A) is then the chance that i is among the clicks C, gains add up, and
 
     Q(s, none) + sum over i of C of gain(s, i) <- r + discount * max over A' of Q(s', A')
 
-is fitted on every visit. With at most one click that is SlateQ to the letter. Under position-based clicks Q(s, A) is
-linear in the slate, so the K best of sigmoid(logit_i) gain(s, i), best first, are exactly the best slate.
+is fitted on every visit. With at most one click that is SlateQ to the letter. Under position-based
+clicks Q(s, A) is linear in the slate, so the K best of sigmoid(logit_i) gain(s, i), best first, are
+exactly the best slate.
 
-**Hidden states.** What follows a click on i is what the click causes only if s is the whole state. A shop does not see
-patience or boredom, and a click is good news about both: learned from clicks, an item whose click says much about the
-shopper looks as if it made the shopper stay. `slateq_chances` therefore fits Q(s, A) itself to the same target,
+**Hidden states.** What follows a click on i is what the click causes only if s is the whole state.
+A shop does not see patience or boredom, and a click is good news about both: learned from clicks,
+an item whose click says much about the shopper looks as if it made the shopper stay.
+`slateq_chances` therefore fits Q(s, A) itself to the same target,
 
-    Q(s, none) + sum over i of A of P(i | s, A) gain(s, i) <- r + discount * max over A' of Q(s', A')
+    Q(s, none) + sum over i of A of P(i | s, A) gain(s, i) <- r + discount * max over A' of Q(s',
+    A')
 
-Both have the same solution where the paper's assumptions hold; but given what the shop knows, A depends on nothing but
-the exploration, so here no news is taken for an effect. It costs variance: what was clicked is not used.
+Both have the same solution where the paper's assumptions hold; but given what the shop knows, A
+depends on nothing but the exploration, so here no news is taken for an effect. It costs variance:
+what was clicked is not used.
 
-**Reward.** r is the whole reward of the visit, terms of the slate as a whole (diversity) included. Such a one is spread
-over the items it came with, so the objective is the environment's as far as a sum over items can tell it: how the
-items of one slate go together is beyond the decomposition.
+**Reward.** r is the whole reward of the visit, terms of the slate as a whole (diversity) included.
+Such a one is spread over the items it came with, so the objective is the environment's as far as a
+sum over items can tell it: how the items of one slate go together is beyond the decomposition.
 
-The values of the next visit come from its own state s' (google/recsim passes s to its target network, its issue 26),
-with the slate chosen by the trained network and judged by the averaged one (van Hasselt et al. 2016, double DQN).
+The values of the next visit come from its own state s' (google/recsim passes s to its target
+network, its issue 26), with the slate chosen by the trained network and judged by the averaged one
+(van Hasselt et al. 2016, double DQN).
 """
 
 from __future__ import annotations
@@ -73,11 +80,11 @@ class SlateQConfig:
     gamma: float = tuned(0.9, 0.9, 0.99)
     """Discount a visit."""
     temperature: float = tuned(1.27, 0.1, 1.5)
-    """Exploration: scale of the Gumbel noise on the logits, so that the untrained agent samples from their softmax at
-    this temperature."""
+    """Exploration: scale of the Gumbel noise on the logits, so that the untrained agent samples
+    from their softmax at this temperature."""
     attribution: Literal["clicks", "chances"] = "clicks"
-    """What a visit teaches: the values of what was clicked, as in the paper, or of all that was shown, each by its
-    chance of a click; see the module."""
+    """What a visit teaches: the values of what was clicked, as in the paper, or of all that was
+    shown, each by its chance of a click; see the module."""
     learning_rate: float = 2e-3
     """Of Adam at the start; it falls to 0 along a line."""
     batch_size: int = 512
@@ -93,8 +100,8 @@ class SlateQConfig:
     reward_scale: float = 0.1
     """Factor on the environment's reward: a network learns values of the order of 1 faster."""
     huber: float = 10.0
-    """Scaled reward from which on an error counts linearly. A shopper who leaves is an error of the order of a whole
-    return and must keep its weight, so this only guards against blow-ups."""
+    """Scaled reward from which on an error counts linearly. A shopper who leaves is an error of the
+    order of a whole return and must keep its weight, so this only guards against blow-ups."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened."""
     pool: int = 64
@@ -105,7 +112,11 @@ class SlateQConfig:
     """Width of the layer where state and item meet."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             gamma=SHARE,
@@ -195,7 +206,8 @@ class ComposerLook:
 def top_k(appeal: Tensor, gains: Tensor, size: int) -> Tensor:
     """The items with the best appeal * gain, best first (Ie et al. 2019, section 5, there with `Q(s, none)` = 0).
 
-    Shapes: appeal (B, P) not negative, 0 = no item; gains (B, P); returns places (B, min(size, P)) int64.
+    Shapes: appeal (B, P) not negative, 0 = no item; gains (B, P); returns places (B, min(size, P))
+    int64.
     """
     scores = (appeal * gains).masked_fill(appeal <= 0, -torch.inf)
     return scores.topk(min(size, scores.shape[1]), dim=1).indices
@@ -204,7 +216,8 @@ def top_k(appeal: Tensor, gains: Tensor, size: int) -> Tensor:
 def greedy(appeal: Tensor, gains: Tensor, none: float, size: int) -> Tensor:
     """Adds the item that makes the slate so far worth most, and again (Ie et al. 2019, section 5).
 
-    A slate is worth sum(appeal * gain) / (none + sum(appeal)), the gain expected from a single choice.
+    A slate is worth sum(appeal * gain) / (none + sum(appeal)), the gain expected from a single
+    choice.
 
     Shapes: as `top_k`; none is the appeal of clicking nothing.
     """
@@ -279,8 +292,9 @@ class SingleChoice:
 class PositionBased:
     """Any number of clicks: P(i at position j) = e_j sigmoid(logit_i), each on its own; what makes `top_k` exact.
 
-    The e_j are estimated: clicks at a position by what the logits promised there. So they also take up what the logits
-    are wrong about on the whole. They matter to how much a slate is worth and, as long as they fall, not to which.
+    The e_j are estimated: clicks at a position by what the logits promised there. So they also take
+    up what the logits are wrong about on the whole. They matter to how much a slate is worth and,
+    as long as they fall, not to which.
     """
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
@@ -289,7 +303,7 @@ class PositionBased:
 
     @property
     def examination(self) -> Tensor:
-        """e (K,) float32."""
+        """E (K,) float32."""
         return (self._clicks / self._promised).float()
 
     def chances(self, logits: Tensor) -> Tensor:
@@ -334,7 +348,8 @@ class FactorisedValues(ItemValues):
 
         x = tower(state),    Q(s, none) = a . x,    gain(s, i) = b . tanh(A x + B item_i)
 
-    It starts with the same gain for every item and state: the best slate is then the one with the best logits.
+    It starts with the same gain for every item and state: the best slate is then the one with the
+    best logits.
     """
 
     def __init__(
@@ -393,7 +408,8 @@ class Batch:
     following: Visits
     """The next visits of the same shoppers; anything where `terminated` or not `known`."""
     known: Tensor
-    """(B,) bool, False where the next visit was cut off by the horizon: such a visit teaches nothing."""
+    """(B,) bool, False where the next visit was cut off by the horizon: such a visit teaches
+    nothing."""
 
 
 class Memory:
@@ -454,7 +470,11 @@ class Memory:
         self._added += 1
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
-        """Visits drawn with replacement, each as likely as any other. Errors: ValueError where `pairs` is 0."""
+        """Visits drawn with replacement, each as likely as any other.
+
+        Raises:
+            ValueError: If `pairs` is 0.
+        """
         if self.pairs == 0:
             raise ValueError(
                 "The memory holds no visit with the one after it, but a batch is made of such."
@@ -511,7 +531,11 @@ class SlateQLearner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take what `state` gave. Errors: ValueError where the optimizer is about another network."""
+        """Take what `state` gave.
+
+        Raises:
+            ValueError: If the optimizer is about another network.
+        """
         restore_optimizer(self._optimizer, state["optimizer"])
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
@@ -524,7 +548,7 @@ class SlateQLearner:
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """r + gamma * Q(s', A'), with A' the best slate for the trained network and Q of the averaged one: (B,)."""
+        """R + gamma * Q(s', A'), with A' the best slate for the trained network and Q of the averaged one: (B,)."""
         following = batch.following
         _, gains = self.network(following)
         slates = following.at(self.choice.best(following.logits, gains, self.size))
@@ -631,7 +655,8 @@ def serve(
         steps: visits in all, at least one
         shoppers: served at once, at least one
         watch: called with the visits so far and the greedy policy as it stands
-        keeper, about: keeps what is needed to go on, and what the training depends on, see `Keeper.found`
+        keeper, about: keeps what is needed to go on, and what the training depends on, see
+            `Keeper.found`
     """
     config, size = learner.config, learner.size
     rounds, warm_up = steps // shoppers, max(-(-config.warm_up // shoppers), 2)
@@ -724,7 +749,8 @@ def _state(
 def slateq(ground: Ground, config: SlateQConfig) -> Learned:
     """Learn item values by serving; before the first update it is greedy CTR.
 
-    Errors: ValueError where there is no shopper or no step.
+    Raises:
+        ValueError: If there is no shopper or no step.
     """
     for name in ("steps", "shoppers"):
         if getattr(ground, name) < 1:

@@ -1,7 +1,8 @@
 """What a policy is, and what all policies share: candidates in, distinct items out, and the registry.
 
-Dimensions used in this package: B shoppers, K slate positions, C candidates (padded with -1), N catalogue items,
-P items of the pool that a re-ranker looks at, H remembered slates, G categories, E embedding width, A intent width.
+Dimensions used in this package: B shoppers, K slate positions, C candidates (padded with -1), N
+catalogue items, P items of the pool that a re-ranker looks at, H remembered slates, G categories, E
+embedding width, A intent width.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ CACHED = 256
 """Shoppers ranked at once on a CPU: what is worked out about every candidate stays in its cache."""
 
 UNRANKED = -1e6
-"""Logit of a candidate to which a ranker gave NaN or inf: it comes after every candidate with a number."""
+"""Logit of a candidate to which a ranker gave NaN or inf: it comes after every candidate with a
+number."""
 
 LOG_STD = Within(-20.0, 20.0)
 """Log of a standard deviation: what lies outside is no number in float32, or as good as none."""
@@ -49,7 +51,8 @@ class Policy(Protocol):
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Slates (B, K) int64, top position first; draws (B, draws) uniform in [0, 1).
 
-        Distinct candidates wherever there are K of them; else the first one again at the positions left over.
+        Distinct candidates wherever there are K of them; else the first one again at the positions
+        left over.
         """
 
 
@@ -59,7 +62,8 @@ class Ranker(Protocol):
     def logits(self, observation: Observation) -> Tensor:
         """Log-odds of a response, (B, C) float32 aligned with the candidates; -inf at padding.
 
-        A candidate at -inf is not shown. One at NaN or inf is shown only where nothing else is left: see `logits_of`.
+        A candidate at -inf is not shown. One at NaN or inf is shown only where nothing else is
+        left: see `logits_of`.
         """
 
 
@@ -76,12 +80,15 @@ class PolicyInputs:
     ranker: Ranker | None = None
     """Learned from a log's training weeks; only the policies that rank need it."""
     popularity: Tensor | None = None
-    """(N,) float32 responses per visit in the log, for environments whose observation has no `popularity`."""
+    """(N,) float32 responses per visit in the log, for environments whose observation has no
+    `popularity`."""
     pool: int = 64
-    """P, how many of the best candidates by CTR re-rankers and composers look at: the same for all of them."""
+    """P, how many of the best candidates by CTR re-rankers and composers look at: the same for all
+    of them."""
     per_category: int = 0
-    """How many of the best candidates of each category join the pool that re-rankers and composers look at, so that
-    there is variety to choose from; 0 = the pool is the best candidates whatever their category."""
+    """How many of the best candidates of each category join the pool that re-rankers and composers
+    look at, so that there is variety to choose from; 0 = the pool is the best candidates whatever
+    their category."""
 
     def __post_init__(self) -> None:
         """Errors: TypeError where a part is of another kind, ValueError where a number is out of its range."""
@@ -101,7 +108,11 @@ class PolicyInputs:
         )
 
     def need_ranker(self, name: str) -> Ranker:
-        """The ranker. Errors: ValueError where there is none."""
+        """The ranker.
+
+        Raises:
+            ValueError: If there is none.
+        """
         if self.ranker is None:
             raise ValueError(
                 f"The policy {name!r} re-ranks a CTR model, but PolicyInputs.ranker is None."
@@ -153,7 +164,11 @@ def of_kind(name: str, value: object, kind: type) -> None:
 
 
 def widths(name: str, value: object) -> tuple[int, ...]:
-    """Widths of layers, as a tuple. Errors: ValueError where they are none."""
+    """Widths of layers, as a tuple.
+
+    Raises:
+        ValueError: If they are none.
+    """
     return tuple(
         checks.whole(f"{name}[{at}]", width, 1, WIDEST)
         for at, width in enumerate(checks.several(name, value))
@@ -183,7 +198,9 @@ def altered(parameters: T, values: Mapping[str, Any], owner: str = "") -> T:
     Args:
         owner: what the parameters belong to, for messages: "the policy 'mmr'"
 
-    Errors: TypeError at an unknown field and where `values` is no mapping; what the dataclass says of a wrong value.
+    Raises:
+        TypeError: At an unknown field and where `values` is no mapping; what the dataclass says of
+            a wrong value.
     """
     values = checks.mapping("parameters", values)
     known = list(_names(parameters))
@@ -245,8 +262,10 @@ class PolicySpec:
     def build(self, inputs: PolicyInputs, parameters: Mapping[str, float] | None = None) -> Policy:
         """The policy with some parameters, defaults for the rest.
 
-        Errors: TypeError at an unknown parameter; ValueError where a parameter is out of its range and where `inputs`
-        lacks what the policy needs.
+        Raises:
+            TypeError: At an unknown parameter.
+            ValueError: If a parameter is out of its range and where `inputs` lacks what the policy
+                needs.
         """
         of_kind("inputs", inputs, PolicyInputs)
         given = {} if parameters is None else parameters
@@ -262,10 +281,12 @@ def register_policy(
 ) -> Callable[[Builder[T]], Builder[T]]:
     """Register a builder: `@register_policy("mmr", MMRParameters)` above `def mmr(inputs, parameters) -> Policy`.
 
-    The same code may register again, as a cell of a notebook does that is run once more: the new policy replaces the
-    old one, with a warning.
+    The same code may register again, as a cell of a notebook does that is run once more: the new
+    policy replaces the old one, with a warning.
 
-    Errors: ValueError where other code took the name, TypeError where `parameters` is no dataclass.
+    Raises:
+        ValueError: If other code took the name.
+        TypeError: If `parameters` is no dataclass.
     """
     if not isinstance(parameters, type) or not dataclasses.is_dataclass(parameters):
         raise TypeError(
@@ -286,10 +307,12 @@ def register_policy(
 class ObservationCheck:
     """Refuses what is no observation of the space that a policy was built for.
 
-    Every call looks at keys, types, shapes and devices, which needs no wait for a device. The first call also looks at
-    the numbers: whole numbers lie within the bounds of the space, others are finite.
+    Every call looks at keys, types, shapes and devices, which needs no wait for a device. The first
+    call also looks at the numbers: whole numbers lie within the bounds of the space, others are
+    finite.
 
-    `candidates` may be left out where the space has a place for every item: then every item may be shown.
+    `candidates` may be left out where the space has a place for every item: then every item may be
+    shown.
 
     Args:
         space: of one shopper
@@ -317,8 +340,10 @@ class ObservationCheck:
     def __call__(self, observation: Observation) -> bool:
         """Whether this was the first call.
 
-        Errors: TypeError where the observation is no mapping and where a value is no tensor of the space's type on the
-        policy's device; ValueError where a key is missing, has another shape, or holds a number that cannot be.
+        Raises:
+            TypeError: If the observation is no mapping and where a value is no tensor of the
+                space's type on the policy's device.
+            ValueError: If a key is missing, has another shape, or holds a number that cannot be.
         """
         if not isinstance(observation, dict):
             observation = checks.mapping("observation", observation)
@@ -405,8 +430,9 @@ def check_keys(
 ) -> None:
     """For what looks at observations without knowing their space, such as a ranker. Optional keys may be missing.
 
-    Errors: TypeError where the observation is no mapping or a value no tensor; ValueError where a key is missing or the
-    values are not of the same shoppers.
+    Raises:
+        TypeError: If the observation is no mapping or a value no tensor.
+        ValueError: If a key is missing or the values are not of the same shoppers.
     """
     if not isinstance(observation, dict):
         observation = checks.mapping("observation", observation)
@@ -464,10 +490,13 @@ def max_candidates(space: gymnasium.spaces.Dict, items: int) -> int:
 def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> Tensor:
     """The ranker's logits (B, C) float32, NaN and inf made `UNRANKED`: the one door through which logits come in.
 
-    So a candidate without a number is shown only where nothing else is left, whatever the policy, and no step waits
-    for a GPU to look for it. That a shopper has no candidate with a number is an error on a CPU: see `Pool.check`.
+    So a candidate without a number is shown only where nothing else is left, whatever the policy,
+    and no step waits for a GPU to look for it. That a shopper has no candidate with a number is an
+    error on a CPU: see `Pool.check`.
 
-    Errors: TypeError where they are no floating-point tensor, ValueError where they are of another shape.
+    Raises:
+        TypeError: If they are no floating-point tensor.
+        ValueError: If they are of another shape.
     """
     logits = ranker.logits(observation)
     if (
@@ -537,7 +566,8 @@ class Pool:
         Args:
             whole: whether padding is looked at too
 
-        Errors: ValueError where the ranker gave padding a number, or a shopper's candidates none.
+        Raises:
+            ValueError: If the ranker gave padding a number, or a shopper's candidates none.
         """
         if self.logits.device.type != "cpu":
             return
@@ -562,13 +592,18 @@ def _raise_unranked(bare: Tensor) -> None:
 
 
 class Pooling:
-    """Which candidates re-rankers and composers look at: the best `PolicyInputs.pool`, or with `per_category` the K
-    best and the best of each category. The K best are always among them: nothing that greedy shows is left out.
+    """Which candidates re-rankers and composers look at: the best `PolicyInputs.pool`, or with
+    `per_category` the K best and the best of each category. The K best are always among them:
+    nothing that greedy shows is left out.
 
     Args:
         best: in place of `inputs.pool`
 
-    `size` is P. Errors: TypeError where `inputs` are none, ValueError where `best` is no number of 1 or more.
+    `size` is P.
+
+    Raises:
+        TypeError: If `inputs` are none.
+        ValueError: If `best` is no number of 1 or more.
     """
 
     def __init__(self, inputs: PolicyInputs, best: int | None = None) -> None:
@@ -619,8 +654,8 @@ class Pooling:
 
         Takes time by how many are given, not by the size of the catalogue.
 
-        Shapes: logits (B, C), items (B, C) int64, distinct in a row, -1 where there is none. `Pool.columns` are the
-        items' ids, as where the candidates are the catalogue in its order.
+        Shapes: logits (B, C), items (B, C) int64, distinct in a row, -1 where there is none.
+        `Pool.columns` are the items' ids, as where the candidates are the catalogue in its order.
         """
         logits = logits.masked_fill(items < 0, -math.inf)
         width = logits.shape[1]
@@ -670,8 +705,9 @@ class Pooling:
         )
 
     def _standing(self, candidates: Tensor) -> Tensor:
-        """(B, G * largest) int64, or (1, ..) for everybody: where each item of each category stands among the
-        candidates, counted from 1; 0 = nowhere."""
+        """(B, G * largest) int64, or (1, ..) for everybody: where each item of each category stands
+        among the candidates, counted from 1; 0 = nowhere.
+        """
         rows = candidates[:1] if shared(candidates) else candidates
         column = torch.zeros(len(rows), self._items + 1, dtype=torch.int64, device=rows.device)
         column.scatter_(
@@ -681,8 +717,8 @@ class Pooling:
         return column.index_select(1, self._by_category.flatten() + 1)
 
 
-# A logit and its place as one whole number: the largest is the best, the first place among equals. On a CPU maxima
-# of whole numbers cost a small part of what maxima with their places do.
+# A logit and its place as one whole number: the largest is the best, the first place among equals.
+# On a CPU maxima of whole numbers cost a small part of what maxima with their places do.
 
 _PLACES = 2**32
 NOTHING = int(np.float32(-math.inf).view(np.int32) ^ 0x7FFFFFFF) * _PLACES
@@ -746,8 +782,8 @@ class Adjust(Protocol):
 def pick(pool: Pool, size: int, adjust: Adjust) -> Tensor:
     """Fill a slate greedily: at each position the pool item with the best score. Returns (B, size) item ids.
 
-    Distinct items as long as the pool has some, whatever the scores: NaN and -inf come after all others, and among
-    equals comes the better logit.
+    Distinct items as long as the pool has some, whatever the scores: NaN and -inf come after all
+    others, and among equals comes the better logit.
     """
     taken = pool.items < 0
     there = taken.shape[1] - taken.sum(dim=1, keepdim=True)
@@ -771,7 +807,8 @@ class Cosines:
     """Cosine similarities between items of a catalogue, from its table where it is small.
 
     Args:
-        exact: in float64, for differences of nearly equal cosines; in float32 on a device that has nothing finer
+        exact: in float64, for differences of nearly equal cosines; in float32 on a device that has
+            nothing finer
 
     `dtype` is what they come in.
     """

@@ -1,12 +1,14 @@
 """The slate composer: a greedy slate of a CTR model's best candidates, steered by a low-dimensional intent.
 
     score(i | slate) = logit_i + sum_j u_j a_j cue_j(i) + offset . v_i
-                       + u a_count [items of i's category in the slate] + u a_similarity max cos(i, slate)
+                       + u a_count [items of i's category in the slate] + u a_similarity max cos(i,
+                       slate)
 
-The intent a (A numbers) says how much each cue counts; `offset` are its last numbers and v_i the principal components
-of item i's embedding. Intent 0 is the greedy CTR ranker exactly. One unit of intent is a strong change of behaviour:
-that, and not the learning rate, decides how fast a Gaussian policy over it learns.
-Maximal marginal relevance (Carbonell & Goldstein 1998) is the case of `similarity` alone.
+The intent a (A numbers) says how much each cue counts; `offset` are its last numbers and v_i the
+principal components of item i's embedding. Intent 0 is the greedy CTR ranker exactly. One unit of
+intent is a strong change of behaviour: that, and not the learning rate, decides how fast a Gaussian
+policy over it learns. Maximal marginal relevance (Carbonell & Goldstein 1998) is the case of
+`similarity` alone.
 """
 
 from __future__ import annotations
@@ -44,16 +46,22 @@ class ComposerConfig:
     """What the composer looks at and how it may be steered."""
 
     pool: int | None = None
-    """How many of the best candidates by CTR are looked at; None = as many as every re-ranker, `PolicyInputs.pool`."""
+    """How many of the best candidates by CTR are looked at; None = as many as every re-ranker,
+    `PolicyInputs.pool`."""
     offset_dims: int = 8
     """Components of the item embedding that the intent can move the query along."""
     offset_unit: float = 0.3
-    """Log-odds by which one unit of intent moves an item that is one standard deviation out along a component."""
+    """Log-odds by which one unit of intent moves an item that is one standard deviation out along a
+    component."""
     summary_dims: int = 8
     """Components of the item embedding in which the flat state describes taste."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(self, pool=ONE_OR_MORE, offset_unit=AMOUNT)
 
 
@@ -96,7 +104,8 @@ def cue(
 ) -> Callable[[Callable[[CueInputs], Tensor]], Callable[[CueInputs], Tensor]]:
     """Register a cue: `@cue("shown", 2.0, "recent_slates")` above a function of `CueInputs`.
 
-    Errors: ValueError where other code took the name.
+    Raises:
+        ValueError: If other code took the name.
     """
 
     def add(values: Callable[[CueInputs], Tensor]) -> Callable[[CueInputs], Tensor]:
@@ -180,7 +189,7 @@ def loyal_category(inputs: CueInputs) -> Tensor:
 
 
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
-    """values (B, M) of the remembered items bought (B, M) at items (B, P); 0 where an item was never bought."""
+    """Values (B, M) of the remembered items bought (B, M) at items (B, P); 0 where an item was never bought."""
     same = (items.unsqueeze(2) == bought.unsqueeze(1)).to(values.dtype)
     return (same @ values.unsqueeze(2)).squeeze(2)
 
@@ -209,10 +218,12 @@ class View:
 class Composer:
     """Composes slates from intents. Give it nothing but spaces, item embeddings and a ranker.
 
-    Intent: (B, A) with A = `intent_size`; `knobs` names the first numbers, `count` and `similarity` and then the
-    cues; the rest is the offset. `pool_size` is P.
+    Intent: (B, A) with A = `intent_size`; `knobs` names the first numbers, `count` and `similarity`
+    and then the cues; the rest is the offset. `pool_size` is P.
 
-    Errors: TypeError where an argument is of another kind, ValueError where there is no ranker.
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If there is no ranker.
     """
 
     def __init__(self, inputs: PolicyInputs, config: ComposerConfig | None = None) -> None:
@@ -253,8 +264,10 @@ class Composer:
     def intent(self, knobs: Mapping[str, float]) -> Tensor:
         """The constant intent (A,) that puts each named knob at so many log-odds per unit of its cue, the rest at 0.
 
-        Errors: TypeError where `knobs` is no mapping; ValueError at a knob that is no finite number, and at one that is
-        not 0 and that this environment does not have.
+        Raises:
+            TypeError: If `knobs` is no mapping.
+            ValueError: At a knob that is no finite number, and at one that is not 0 and that this
+                environment does not have.
         """
         knobs = checks.mapping("knobs", knobs)
         knobs = {
@@ -392,7 +405,11 @@ class IntentActor(nn.Module):
 
 
 class ComposerPolicy:
-    """An `IntentActor` steering a `Composer`. Errors: TypeError where an argument is of another kind."""
+    """An `IntentActor` steering a `Composer`.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+    """
 
     def __init__(
         self, composer: Composer, actor: IntentActor, *, deterministic: bool = True

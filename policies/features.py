@@ -1,7 +1,8 @@
 """What the shop remembers of a shopper, as a few numbers: the state that a learning agent's network sees.
 
-Parts are picked by the keys that an environment's observation has, so any slate environment with the generic keys
-(`recent_slates`, `recent_clicks`, `recent_days`, `candidates`) works, and one that says more is used more.
+Parts are picked by the keys that an environment's observation has, so any slate environment with
+the generic keys (`recent_slates`, `recent_clicks`, `recent_days`, `candidates`) works, and one that
+says more is used more.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ DECAYS = (0.5, 0.8, 0.95)
 MEMORY_DECAY = 0.8
 """The same for what was shown and responded to."""
 SMALL = 32
-"""A float key of the observation with at most this many numbers goes in, squashed by sign(x) log(1 + |x|)."""
+"""A float key of the observation with at most this many numbers goes in, squashed by sign(x) log(1
++ |x|)."""
 HABIT_DAYS = 28.0
 """Time constant of the purchases that make a shopper's taste."""
 
@@ -32,7 +34,8 @@ HABIT_DAYS = 28.0
 def principal(embedding: Tensor, dims: int) -> Tensor:
     """The first principal components of items, each scaled to a mean square of 1.
 
-    Shapes: embedding (N, E); returns (N, min(dims, E)) float32. Signs are fixed: the largest entry is positive.
+    Shapes: embedding (N, E); returns (N, min(dims, E)) float32. Signs are fixed: the largest entry
+    is positive.
     """
     centred = embedding.double() - embedding.double().mean(dim=0)
     _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
@@ -132,7 +135,8 @@ PARTS: Registry[Part] = Registry("part of the summary")
 def part(name: str, *keys: str) -> Callable[[Callable[[Seen], Tensor]], Callable[[Seen], Tensor]]:
     """Register a part: `@part("rates", "recent_slates")` above a function of `Seen`.
 
-    Errors: ValueError where other code took the name.
+    Raises:
+        ValueError: If other code took the name.
     """
 
     def add(values: Callable[[Seen], Tensor]) -> Callable[[Seen], Tensor]:
@@ -215,8 +219,9 @@ def purchase_habit(seen: Seen) -> Tensor:
 
 @part("behaviour", "category_clicked", "category_shown", "familiarity", "position_clicks", "visits")
 def shopper_behaviour(seen: Seen) -> Tensor:
-    """What tells shoppers apart: response rates in familiar and in other categories and their log ratio, responses a
-    visit, how far down they respond, how much of the responses is one category's, how worn the pool's best are: (B, 8).
+    """What tells shoppers apart: response rates in familiar and in other categories and their log
+    ratio, responses a visit, how far down they respond, how much of the responses is one
+    category's, how worn the pool's best are: (B, 8).
     """
     observation = seen.observation
     shown_familiar, clicked_familiar, shown_other, clicked_other = observation[

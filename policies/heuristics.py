@@ -94,7 +94,11 @@ def uniform(inputs: PolicyInputs, parameters: Untuned) -> Policy:
 
 @register_policy("popular", Untuned, needs_ranker=False)
 def popular(inputs: PolicyInputs, parameters: Untuned) -> Policy:
-    """Build `Popular`. Errors: ValueError where neither the observation nor the log says what is popular."""
+    """Build `Popular`.
+
+    Raises:
+        ValueError: If neither the observation nor the log says what is popular.
+    """
     if "popularity" not in inputs.observation_space.spaces and inputs.popularity is None:
         raise ValueError(
             "The policy 'popular' needs a `popularity` key in the observation or PolicyInputs.popularity."

@@ -1,14 +1,14 @@
 """Policies that see what no shop sees, the shoppers' own state: upper references for those that do not.
 
-Both score the whole catalogue by the true log-odds of a click. `oracle_myopic` shows the best ones: what a perfect CTR
-ranker would earn. `oracle_state` also holds against an item what its category costs later, in proportion to the
-shopper's variety-seeking, and fills the slate greedily:
+Both score the whole catalogue by the true log-odds of a click. `oracle_myopic` shows the best ones:
+what a perfect CTR ranker would earn. `oracle_state` also holds against an item what its category
+costs later, in proportion to the shopper's variety-seeking, and fills the slate greedily:
 
     score(i | slate) = log_odds_i - variety (extra satiation_c + count [items of c in the slate])
                        - similarity max cos(i, slate)
 
-Its three numbers are searched like those of any re-ranker. It is the best of a family, not the optimum: a policy may
-pass it.
+Its three numbers are searched like those of any re-ranker. It is the best of a family, not the
+optimum: a policy may pass it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class OracleParameters:
     """Of `Oracle`, log-odds; with all at 0 it is myopic."""
 
     extra: float = tuned(4.0, 0.0, 8.0)
-    """Per unit of the category's satiation and of variety-seeking, on top of what the click itself loses."""
+    """Per unit of the category's satiation and of variety-seeking, on top of what the click itself
+    loses."""
     count: float = tuned(0.3, 0.0, 2.0)
     """Per item of the same category in the slate and unit of variety-seeking."""
     similarity: float = tuned(0.0, 0.0, 3.0)
@@ -57,7 +58,8 @@ MYOPIC = OracleParameters(extra=0.0, count=0.0, similarity=0.0)
 class Oracle:
     """Looks into the shoppers of one simulator, so it plays in that one only.
 
-    Errors: ValueError where its shoppers are not those of a market.
+    Raises:
+        ValueError: If its shoppers are not those of a market.
     """
 
     draws = 0

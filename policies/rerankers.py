@@ -1,6 +1,7 @@
 """Re-rankers of a CTR model: what a shop can do about sameness without learning to.
 
-All look at the pool of the best candidates and fill the slate greedily. Their parameters come from `benchmarks.agents.tune`.
+All look at the pool of the best candidates and fill the slate greedily. Their parameters come from
+`benchmarks.agents.tune`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from recsim_env.settings import settle
 from recsim_env.types import Observation
 
 SINGULAR = 1e-8
-"""Squared length of what one more item adds to the span of a slate, from which on it counts as something. Items whose
-vectors are equal, or in the span of the slate, are at 0; the rounding of vectors that a catalogue keeps is below this.
+"""Squared length of what one more item adds to the span of a slate, from which on it counts as
+something. Items whose vectors are equal, or in the span of the slate, are at 0; the rounding of
+vectors that a catalogue keeps is below this.
 """
 
 
@@ -163,12 +165,13 @@ class DPPParameters:
 class DPP(Reranker):
     """Greedy MAP of a determinantal point process: max alpha * sum of logits + log det of the slate's cosines.
 
-    Chen, Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process", algorithm 1: with the Cholesky
-    factor kept row by row, an item's gain is log d_i^2, and after item j is taken
-    e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
+    Chen, Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process", algorithm
+    1: with the Cholesky factor kept row by row, an item's gain is log d_i^2, and after item j is
+    taken e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
 
-    An item with the vector of one in the slate, or with any vector in their span, makes the determinant 0 and its log
-    -inf: such items are taken only where nothing else is left, and then by their logits.
+    An item with the vector of one in the slate, or with any vector in their span, makes the
+    determinant 0 and its log -inf: such items are taken only where nothing else is left, and then
+    by their logits.
     """
 
     def __init__(self, inputs: PolicyInputs, parameters: DPPParameters) -> None:

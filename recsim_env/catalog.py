@@ -13,14 +13,16 @@ from recsim_env import checks
 from recsim_env.tensors import widened
 
 GRAM_LIMIT = 5000
-"""Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed when asked for."""
+"""Items up to which the cosines of all pairs are kept in memory (100 MB); beyond, they are computed
+when asked for."""
 MOST_ITEMS = 10**7
 """Items of the largest made-up catalogue."""
 MOST_NUMBERS = 10**8
 """Numbers in the largest made-up table of embeddings, 400 MB."""
 LEVELS = 3  # of a path: department, category, type
 UNIT_TOLERANCE = 1e-3
-"""How far from 1 the length of an embedding may be: what rounding to float16 does to it, twice over."""
+"""How far from 1 the length of an embedding may be: what rounding to float16 does to it, twice
+over."""
 
 
 class CatalogError(ValueError):
@@ -41,8 +43,10 @@ class Catalog:
         category:   (N,) int64, derived: index into `categories` ("department/category", sorted)
         kind:       (N,) int64, derived: index into `kinds` (whole paths, sorted)
 
-    Errors: CatalogError where a field is not as said. Every catalogue is checked, whether it is made in memory or read
-    from files; on a `meta` device, which holds no numbers, only types and sizes are.
+    Raises:
+        CatalogError: If a field is not as said. Every catalogue is checked, whether it is made in
+            memory or read from files; on a `meta` device, which holds no numbers, only types and
+            sizes are.
     """
 
     text: tuple[str, ...]
@@ -95,7 +99,9 @@ class Catalog:
     def save(self, folder: Path | str) -> None:
         """Write `catalog.parquet` and `embedding.safetensors` (float32), each in one move; `load` gives the same back.
 
-        Errors: TypeError where `folder` is no path; OSError where a file cannot be written.
+        Raises:
+            TypeError: If `folder` is no path.
+            OSError: If a file cannot be written.
         """
         from recsim_env.catalog_files import (
             save,  # polars: only who reads or writes a file pays for its import
@@ -107,10 +113,13 @@ class Catalog:
     def load(cls, folder: Path | str) -> Catalog:
         """Read and check a saved catalogue.
 
-        A float32 embedding comes back as it is. In files by another hand it may have another floating-point type, such
-        as float16; then it is brought back to the unit length that rounding took from it.
+        A float32 embedding comes back as it is. In files by another hand it may have another
+        floating-point type, such as float16; then it is brought back to the unit length that
+        rounding took from it.
 
-        Errors: TypeError where `folder` is no path; CatalogError where a file is missing, unreadable, or not as said.
+        Raises:
+            TypeError: If `folder` is no path.
+            CatalogError: If a file is missing, unreadable, or not as said.
         """
         from recsim_env.catalog_files import load
 
@@ -124,8 +133,9 @@ class Catalog:
 
         All randomness comes from `generator` (a CPU one). Each category has two types.
 
-        Errors: ValueError where a number is no whole number above 0 or is beyond `MOST_ITEMS` or `MOST_NUMBERS`, or
-        where `generator` is none.
+        Raises:
+            ValueError: If a number is no whole number above 0 or is beyond `MOST_ITEMS` or
+                `MOST_NUMBERS`, or where `generator` is none.
         """
         n_items = checks.whole("n_items", n_items, 1, MOST_ITEMS)
         n_categories = checks.whole("n_categories", n_categories, 1, MOST_ITEMS)

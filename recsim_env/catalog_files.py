@@ -18,7 +18,8 @@ from recsim_env.tables import read_parquet, write_parquet
 CATALOG_FILE = "catalog.parquet"
 EMBEDDING_FILE = "embedding.safetensors"
 ROUNDING = 1e-2
-"""How far from 1 a length may be in a file that is not float32, to be brought back: what bfloat16 does to it."""
+"""How far from 1 a length may be in a file that is not float32, to be brought back: what bfloat16
+does to it."""
 _COLUMNS = {"item": pl.Int64(), "text": pl.String(), "path": pl.String(), "price": pl.Float32()}
 _OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
 

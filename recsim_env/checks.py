@@ -1,7 +1,8 @@
 """One sentence for a bad argument: every check names the argument, the value found and what was expected.
 
-A check returns the value as the plain Python type that the rest of the code works with, so that numpy's numbers are
-accepted wherever Python's are. A boolean is no number, and a number is no boolean.
+A check returns the value as the plain Python type that the rest of the code works with, so that
+numpy's numbers are accepted wherever Python's are. A boolean is no number, and a number is no
+boolean.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def flag(name: str, value: object) -> bool:
     """True or False, Python's or numpy's.
 
     Raises:
-        ValueError: for anything else, such as "no", 0 or None, which Python would take for one of the two.
+        ValueError: for anything else, such as "no", 0 or None, which Python would take for one of
+            the two.
     """
     if isinstance(value, (bool, np.bool_)):
         return bool(value)

@@ -25,7 +25,8 @@ LARGEST = 2**63 - 1
 class RenderModes(list[str]):
     """The render modes of a face, for its metadata.
 
-    `gymnasium.make` looks a mode up in the metadata and then takes it for a string; what is none is told here.
+    `gymnasium.make` looks a mode up in the metadata and then takes it for a string; what is none is
+    told here.
     """
 
     def __contains__(self, mode: object) -> bool:
@@ -46,54 +47,63 @@ def checked_render_mode(render_mode: Any) -> str | None:
 class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     """A shopper who visits a store, is shown a slate, and comes back later or never.
 
-    One step is one visit. The items on promotion in that store and week are the candidates, the agent orders a slate
-    of K of them, the shopper responds, and a return model says after how many days they come back.
+    One step is one visit. The items on promotion in that store and week are the candidates, the
+    agent orders a slate of K of them, the shopper responds, and a return model says after how many
+    days they come back.
 
-    Dimensions: N catalogue items, K slate positions, C candidates (padded), H remembered slates, M remembered items,
-    G categories. An item is its row in the catalogue, 0 to N-1. Days are real numbers.
+    Dimensions: N catalogue items, K slate positions, C candidates (padded), H remembered slates, M
+    remembered items, G categories. An item is its row in the catalogue, 0 to N-1. Days are real
+    numbers.
 
-    - observation: `Dict`, what a shop knows and never the shopper's hidden state
-        - `recent_slates`: int64 (H, K), the last slates as they were shown, newest slate and top position first;
+    - observation: `Dict`, what a shop knows and never the shopper's hidden state - `recent_slates`:
+        int64 (H, K), the last slates as they were shown, newest slate and top position first;
           -1 where there was none or an item was not shown
         - `recent_clicks`: int8 (H, K), 1 = responded to
         - `recent_days`: float32 (H,), days since that visit, 0 where there was none
-        - `candidates`: int64 (C,), the items that may be shown at this visit, padded at the end with -1
+        - `candidates`: int64 (C,), the items that may be shown at this visit, padded at the end
+          with -1
         - and the shopper's own; for `recsim_env/CompleteJourney-v0`:
-        - `context`: float32 (9,), sine and cosine of the weekday, week of the year / 53, then logarithms: days since
-          the last visit, visits, recent visits, recent basket size, visits a week, baskets
+        - `context`: float32 (9,), sine and cosine of the weekday, week of the year / 53, then
+          logarithms: days since the last visit, visits, recent visits, recent basket size, visits a
+          week, baskets
         - `bought_items`: int64 (M,), items bought before, padded with -1
         - `bought_counts`: float32 (M,), how often each was bought
         - `bought_days`: float32 (M,), days since each was last bought
         - `category_counts`: float32 (G,), purchases in each category
         - `category_days`: float32 (G,), days since the last purchase in each category, 1000 = never
         - `placement`: uint8 (C,), how the store promotes each candidate: display * 11 + mailer code
-        - `popularity`: float32 (C,), purchases of each candidate per visit to the chain, trailing four weeks
-    - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any sample is accepted:
-      a repeated item, or one that is no candidate, is not shown; it gets no response and no credit for diversity.
-    - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default the responses plus the
-      intra-list distance
+        - `popularity`: float32 (C,), purchases of each candidate per visit to the chain, trailing
+          four weeks
+    - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any
+      sample is accepted: a repeated item, or one that is no candidate, is not shown; it gets no
+      response and no credit for diversity.
+    - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default the
+      responses plus the intra-list distance
     - terminated: the shopper lapsed; there is no next visit
     - truncated: the next visit falls `horizon_days` or more after the first
-    - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight; `invalid_items` int,
-      positions that were not shown; `gap_days` float, days until the next visit; `elsewhere` float, items bought
-      outside the slate; `day` float, days since the episode began
+    - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight;
+      `invalid_items` int, positions that were not shown; `gap_days` float, days until the next
+      visit; `elsewhere` float, items bought outside the slate; `day` float, days since the episode
+      began
 
-    Seeding: `reset(seed=s)` starts episode 0 under s and every later `reset()` the next episode under s, so a seed
-    fixes a whole sequence of episodes. Without any seed, the first `reset` draws one from `np_random`.
+    Seeding: `reset(seed=s)` starts episode 0 under s and every later `reset()` the next episode
+    under s, so a seed fixes a whole sequence of episodes. Without any seed, the first `reset` draws
+    one from `np_random`.
 
     Args:
         simulator: a registered id, an `EnvConfig`, or a simulator that nobody else steps.
         render_mode: `ansi` for a text, `rgb_array` for a picture (H, W, 3) uint8, None for neither.
         render_hidden: whether frames show what agents must not see too, such as hidden traits.
-        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the shopper.
+        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
+            shopper.
 
-    Errors: ValueError or TypeError where an action is no (K,) array of whole numbers from 0 to N-1, and, with
-    `strict`, where an item would not be shown, and where an argument of `reset` is not as said;
-    `gymnasium.error.ResetNeeded` where `step` or `render` comes before `reset` or `step` after the end. Each before
-    anything changes.
+    Errors: ValueError or TypeError where an action is no (K,) array of whole numbers from 0 to N-1,
+    and, with `strict`, where an item would not be shown, and where an argument of `reset` is not as
+    said; `gymnasium.error.ResetNeeded` where `step` or `render` comes before `reset` or `step`
+    after the end. Each before anything changes.
 
-    Only numpy leaves it, so it runs under `torch.inference_mode`: a seventh of a step. Its simulator's tensors can be
-    read anywhere, but stepped only here.
+    Only numpy leaves it, so it runs under `torch.inference_mode`: a seventh of a step. Its
+    simulator's tensors can be read anywhere, but stepped only here.
     """
 
     metadata: ClassVar[dict[str, Any]] = {
@@ -199,7 +209,8 @@ def checked_items(
 ) -> NDArray[np.int64]:
     """`action` as an int64 copy, once its type, shape and range are right.
 
-    Shapes: shape is (K,) or (B, K); ignored (B,), rows that may hold anything and come back as item 0.
+    Shapes: shape is (K,) or (B, K); ignored (B,), rows that may hold anything and come back as item
+    0.
     """
     array = _as_array(action, name, shape)
     if array.dtype.kind not in "iu":
@@ -252,7 +263,8 @@ def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
 def check_options(options: Any, known: tuple[str, ...]) -> None:
     """Raise unless the options of `reset` are None or a mapping of known ones.
 
-    Errors: ValueError for an unknown one, so that a misspelt option is not lost; TypeError where it is no mapping.
+    Errors: ValueError for an unknown one, so that a misspelt option is not lost; TypeError where it
+    is no mapping.
     """
     given = {} if options is None else checks.mapping("options", options)
     unknown = sorted(given.keys() - set(known))

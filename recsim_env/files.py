@@ -1,8 +1,8 @@
 """Files are written whole or not at all, and a folder that is being written has one writer.
 
-`replacing` is the only way in which this project writes a file: into a temporary file beside it, which takes its place
-in one move. A process that is killed leaves what stood there before, and at most a temporary file, which `locked`
-sweeps away when the folder is next written to.
+`replacing` is the only way in which this project writes a file: into a temporary file beside it,
+which takes its place in one move. A process that is killed leaves what stood there before, and at
+most a temporary file, which `locked` sweeps away when the folder is next written to.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ HOLDER = ".lock.json"
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`; what was written there takes the place of `path` when the block ends well.
 
-    The temporary name holds the process and a random number, so no two writers share it. Folders are made as needed.
+    The temporary name holds the process and a random number, so no two writers share it. Folders
+    are made as needed.
 
     Raises:
         TypeError: where `path` is no path.
         ValueError: where it has no name, as that of a root folder.
-        OSError: where the file cannot be written, a full disk for example; the sentence names `path`, and what stood
-            there before is whole.
+        OSError: where the file cannot be written, a full disk for example; the sentence names
+            `path`, and what stood there before is whole.
     """
     path = checks.path("path", path)
     if not path.name:
@@ -119,7 +120,8 @@ def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
     Temporary files that a killed process left in the folder are removed, see `sweep`.
 
     Args:
-        wait: for another process to end, which a line on stderr says, where otherwise it is an error.
+        wait: for another process to end, which a line on stderr says, where otherwise it is an
+            error.
 
     Raises:
         FolderInUse: where another process holds the folder; the sentence says which.

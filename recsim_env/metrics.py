@@ -1,8 +1,9 @@
 """How well predicted chances fit what happened: ranking and calibration, where one row is one prediction.
 
-All functions take chance (R,) in [0, 1], label (R,) 0 or 1 and weight (R,) of each row, 0 or more and 1 by default;
-arrays and tensors in the memory of the processor. No function depends on the order of the rows: rows of equal chance
-count as a group. A score that the rows do not define is NaN: an AUC without a response, for example.
+All functions take chance (R,) in [0, 1], label (R,) 0 or 1 and weight (R,) of each row, 0 or more
+and 1 by default; arrays and tensors in the memory of the processor. No function depends on the
+order of the rows: rows of equal chance count as a group. A score that the rows do not define is
+NaN: an AUC without a response, for example.
 
 Raises ValueError where the shapes differ, or a number is not finite or out of its range.
 """
@@ -55,8 +56,8 @@ def calibration_error(
 ) -> float:
     """Expected calibration error: mean distance of mean chance and response rate over bins of about equal weight.
 
-    A group of equal chances lies in one bin as a whole, the one where the middle of its weight falls.
-    NaN where nothing has weight.
+    A group of equal chances lies in one bin as a whole, the one where the middle of its weight
+    falls. NaN where nothing has weight.
     """
     p, y, w = _columns(chance, label, weight)
     order, first = _ascending(p)
@@ -86,8 +87,9 @@ def ndcg(
 ) -> float:
     """NDCG of the first `cut` items of each slate with a response, ordered by chance; mean over slates.
 
-    slate: (R,) id of the slate of a row; a slate weighs as much as its first row. Where chances are equal, the mean
-    over all orders of these items counts (McSherry & Najork 2008). NaN where no slate has a response.
+    slate: (R,) id of the slate of a row; a slate weighs as much as its first row. Where chances are
+    equal, the mean over all orders of these items counts (McSherry & Najork 2008). NaN where no
+    slate has a response.
     """
     p, y, w = _columns(chance, label, weight)
     number = np.asarray(slate)

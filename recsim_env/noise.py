@@ -1,9 +1,9 @@
 """Counter-based noise: the numbers of a shopper depend on (seed, episode, step, slot) and on nothing else.
 
-No generator is kept, so nothing can drift: the same seed gives the same episodes whatever the number of
-environments, the device, or what else has drawn random numbers in the process. The mixing function is the
-finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17),
-in wrapping 64-bit integers, which every device computes alike.
+No generator is kept, so nothing can drift: the same seed gives the same episodes whatever the
+number of environments, the device, or what else has drawn random numbers in the process. The mixing
+function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
+number generators", figure 17), in wrapping 64-bit integers, which every device computes alike.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ def normal(draws: Tensor) -> Tensor:
 
 
 def gumbel(draws: Tensor) -> Tensor:
-    """Standard Gumbel numbers from uniform ones in [0, 1): added to scores, the best K are a sample without replacement
-    from their softmax (Yellott 1977; Kool et al. 2019, "Stochastic beams and where to find them", section 2.2)."""
+    """Standard Gumbel numbers from uniform ones in [0, 1): added to scores, the best K are a sample
+    without replacement from their softmax (Yellott 1977; Kool et al. 2019, "Stochastic beams and
+    where to find them", section 2.2).
+    """
     return -torch.log(-torch.log(_inside(draws)))
 
 

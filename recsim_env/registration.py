@@ -26,7 +26,8 @@ from recsim_env.simulator import (
 from recsim_env.types import best_device
 
 ShopperFactory = Callable[..., Shopper[Any]]
-"""`factory(device: torch.device, slate_size: int, **options) -> Shopper`; its keyword arguments are its options."""
+"""`factory(device: torch.device, slate_size: int, **options) -> Shopper`; its keyword arguments are
+its options."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class EnvConfig:
     """What makes an environment. Errors: ValueError or TypeError where a field is not as said."""
 
     shopper: ShopperFactory | str | os.PathLike[str]
-    """A function (device, slate_size, **options) -> Shopper, or a folder with a fine-tuned shopper and a catalogue."""
+    """A function (device, slate_size, **options) -> Shopper, or a folder with a fine-tuned shopper
+    and a catalogue."""
     reward: Reward | Mapping[str, float] = field(default_factory=Reward)
     """The reward, or the weight of each registered term by name."""
     slate_size: int = 10
@@ -44,7 +46,8 @@ class EnvConfig:
     history: int = 10
     """Past slates in the observation."""
     strict: bool = False
-    """Raise on a repeated item or one that is no candidate; otherwise it goes unseen and is counted."""
+    """Raise on a repeated item or one that is no candidate; otherwise it goes unseen and is
+    counted."""
     shopper_options: Mapping[str, Any] = field(default_factory=dict)
     """Options that the shopper is built with unless the caller gives others."""
 
@@ -88,16 +91,16 @@ def register(
 ) -> None:
     """Make an environment of one's own known to `gymnasium.make`, `gymnasium.make_vec` and `make_simulator`.
 
-        recsim_env.register("shop/Mine-v0", "out/my-shopper", reward={"clicks": 1.0, "category_coverage": 0.5})
-        env = gymnasium.make("shop/Mine-v0")
+        recsim_env.register("shop/Mine-v0", "out/my-shopper", reward={"clicks": 1.0,
+        "category_coverage": 0.5}) env = gymnasium.make("shop/Mine-v0")
 
     Args:
-        id: `name-v0` or `namespace/name-v0`. An id that is taken is replaced, with Gymnasium's warning.
-        shopper and the rest: the fields of `EnvConfig`.
+        id: `name-v0` or `namespace/name-v0`. An id that is taken is replaced, with Gymnasium's
+        warning. shopper and the rest: the fields of `EnvConfig`.
 
-    Errors, before anything is registered: ValueError or TypeError where a field is not as `EnvConfig` says; ValueError
-    where the id is no text; FileNotFoundError where the folder is missing; `gymnasium.error.Error` where Gymnasium does
-    not accept the id.
+    Errors, before anything is registered: ValueError or TypeError where a field is not as
+    `EnvConfig` says; ValueError where the id is no text; FileNotFoundError where the folder is
+    missing; `gymnasium.error.Error` where Gymnasium does not accept the id.
     """
     config = EnvConfig(
         shopper=shopper,
@@ -131,15 +134,15 @@ def make_simulator(
     """The simulator behind a registered id, for an agent that lives in torch.
 
     Args:
-        id: a registered id, or a configuration of one's own. `module:id` imports the module first, as `gymnasium.make`
-            does, so that the module can register the id.
+        id: a registered id, or a configuration of one's own. `module:id` imports the module first,
+            as `gymnasium.make` does, so that the module can register the id.
         device: `cpu`, `cuda`, or None for the best there is.
-        options: `reward`, `slate_size`, `horizon_days`, `history`, `strict` in place of the configuration's; any other
-            goes to the shopper.
+        options: `reward`, `slate_size`, `horizon_days`, `history`, `strict` in place of the
+            configuration's; any other goes to the shopper.
 
-    Errors: `gymnasium.error.NameNotFound` for an unknown id; ModuleNotFoundError for an unknown module; TypeError for
-    an option that neither side knows; ValueError for a value out of range, a device that is not there, or a shopper
-    that is none; FileNotFoundError for a missing folder.
+    Errors: `gymnasium.error.NameNotFound` for an unknown id; ModuleNotFoundError for an unknown
+    module; TypeError for an option that neither side knows; ValueError for a value out of range, a
+    device that is not there, or a shopper that is none; FileNotFoundError for a missing folder.
     """
     config = _config(id, "id", "a registered id or an EnvConfig")
     changes = {name: options.pop(name) for name in _OVERRIDES if name in options}
@@ -169,7 +172,8 @@ def preset(id: str, name: str = "id") -> EnvConfig:
     Args:
         name: of the argument, for messages
 
-    Errors: `gymnasium.error.NameNotFound` for any other; ModuleNotFoundError where there is no such module.
+    Errors: `gymnasium.error.NameNotFound` for any other; ModuleNotFoundError where there is no such
+    module.
     """
     module, _, own = id.rpartition(":")
     if module and all(part.isidentifier() for part in module.split(".")):
@@ -201,8 +205,8 @@ def as_simulator(
 ) -> SlateSimulator:
     """What a face was given, as a simulator.
 
-    Errors: TypeError for options beside a finished simulator; ValueError where `source` is neither a simulator nor an
-    id or a configuration; what `make_simulator` says.
+    Errors: TypeError for options beside a finished simulator; ValueError where `source` is neither
+    a simulator nor an id or a configuration; what `make_simulator` says.
     """
     if not isinstance(source, SlateSimulator):
         config = _config(source, "simulator", "a registered id, an EnvConfig or a SlateSimulator")

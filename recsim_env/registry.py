@@ -51,8 +51,9 @@ class Source:
 class Registry(dict[str, T]):
     """Registered parts by name, in the order of their registration.
 
-    A name is given once. Only the very code that took a name may take it again, as when a cell of a notebook is run
-    once more or a module is reloaded: the new part replaces the old one, with a warning.
+    A name is given once. Only the very code that took a name may take it again, as when a cell of a
+    notebook is run once more or a module is reloaded: the new part replaces the old one, with a
+    warning.
 
     Args:
         kind: what is registered, in the singular, for messages: "reward term"
@@ -67,9 +68,11 @@ class Registry(dict[str, T]):
         """Register a part.
 
         Args:
-            maker: the function or class that it was made of; where that was written decides who may replace it
+            maker: the function or class that it was made of; where that was written decides who may
+                replace it
 
-        Errors: ValueError where `name` is no text, or was taken by code that was written elsewhere.
+        Raises:
+            ValueError: If `name` is no text, or was taken by code that was written elsewhere.
         """
         checks.text("name", name)
         if name in self and self[name] is part:
@@ -89,6 +92,8 @@ class Registry(dict[str, T]):
     def find(self, argument: str, name: str) -> T:
         """The part of a name; `argument` is who asks, for the message.
 
-        Errors: ValueError where nothing is registered under this name; the sentence lists the names that are.
+        Raises:
+            ValueError: If nothing is registered under this name; the sentence lists the names that
+                are.
         """
         return self[checks.choice(argument, name, sorted(self))]

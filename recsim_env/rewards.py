@@ -1,6 +1,7 @@
 """Named reward terms: pure functions of a slate and its response.
 
-Every term works in float64 inside, so that a reward is the same number whatever the batch size and the device.
+Every term works in float64 inside, so that a reward is the same number whatever the batch size and
+the device.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from recsim_env.registry import Registry
 from recsim_env.tensors import looked_up, widened
 
 MOST_WEIGHT = 1e9
-"""Largest weight of a term: with it no reward leaves the range of float32 while terms stay below 1e29."""
+"""Largest weight of a term: with it no reward leaves the range of float32 while terms stay below
+1e29."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class RewardInputs:
     category: Tensor
     """(N,) int64, the catalogue's."""
     cosines: Tensor | None = None
-    """(N, N) float32 of all pairs of items, where the catalogue is small; otherwise they come from `embedding`."""
+    """(N, N) float32 of all pairs of items, where the catalogue is small; otherwise they come from
+    `embedding`."""
 
 
 Term = Callable[[RewardInputs], Tensor]
@@ -52,7 +55,9 @@ def reward_term(name: str) -> Callable[[Term], Term]:
 
     A cell of a notebook that runs again replaces its term, with a warning.
 
-    Errors: ValueError where the name is no text, or is taken by another function, or where the term is no function.
+    Raises:
+        ValueError: If the name is no text, or is taken by another function, or where the term is no
+            function.
     """
     checks.text("name", name)
 
@@ -77,9 +82,10 @@ def clicks(inputs: RewardInputs) -> Tensor:
 def intra_list_distance(inputs: RewardInputs) -> Tensor:
     """Mean over the K(K-1)/2 pairs of 1 - max(cosine, 0): 0 for K copies of one item, 1 for K unrelated items.
 
-    A repeated or invalid item is at distance 0 from everything, so leaving a position empty never pays. A slate of
-    one position scores 0. Ziegler et al. 2005, "Improving recommendation lists through topic diversification",
-    equation 3 (there a sum of similarities), with its whole range kept. Returns (B,).
+    A repeated or invalid item is at distance 0 from everything, so leaving a position empty never
+    pays. A slate of one position scores 0. Ziegler et al. 2005, "Improving recommendation lists
+    through topic diversification", equation 3 (there a sum of similarities), with its whole range
+    kept. Returns (B,).
     """
     one, other = _pairs(inputs.slates.shape[1], inputs.slates.device)
     slates, shown = (
@@ -122,14 +128,19 @@ def category_coverage(inputs: RewardInputs) -> Tensor:
 class Reward:
     """A weighted sum of registered terms.
 
-    `Reward({"clicks": 1.0, "intra_list_distance": 1.0})`. Errors: TypeError where `weights` is no mapping; ValueError
-    where there is no term, a term is not registered, or a weight is no finite number from -1e9 to 1e9.
+    `Reward({"clicks": 1.0, "intra_list_distance": 1.0})`.
+
+    Raises:
+        TypeError: If `weights` is no mapping.
+        ValueError: If there is no term, a term is not registered, or a weight is no finite number
+            from -1e9 to 1e9.
     """
 
     weights: Mapping[str, float] = field(
         default_factory=lambda: {"clicks": 1.0, "intra_list_distance": 1.0}
     )
-    """Weight of each term by its name in `REWARD_TERMS`; by default a slate of unrelated items is worth a response."""
+    """Weight of each term by its name in `REWARD_TERMS`; by default a slate of unrelated items is
+    worth a response."""
     _called: ClassVar[bool] = False  # no field: it says nothing of the reward
 
     def __post_init__(self) -> None:
@@ -148,9 +159,10 @@ class Reward:
     def __call__(self, inputs: RewardInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward (B,) float32, and each term (B,) float32 before its weight, by name.
 
-        Errors: ValueError where a term is no real tensor of shape (B,) on the device of the slates, or where a reward
-        is not finite. The numbers are looked at on a CPU at every call, elsewhere at the first: it takes a
-        synchronisation.
+        Raises:
+            ValueError: If a term is no real tensor of shape (B,) on the device of the slates, or
+                where a reward is not finite. The numbers are looked at on a CPU at every call,
+                elsewhere at the first: it takes a synchronisation.
         """
         values = {name: widened(_value(name, inputs)) for name in self.weights}
         terms = [weight * values[name] for name, weight in self.weights.items()]

@@ -44,7 +44,8 @@ WIDEST = 16_384
 ONE_OR_MORE = Within(1, MOST)
 """Of things of which there is at least one."""
 NONE_OR_MORE = Within(0, MOST)
-"""Of things of which there may be none; what a whole number may be unless something else is said."""
+"""Of things of which there may be none; what a whole number may be unless something else is
+said."""
 WIDTH = Within(1, WIDEST)
 """Of a layer."""
 SEED = Within(0, 2**63 - 1)
@@ -62,8 +63,8 @@ ANY = Within(-LARGEST, LARGEST)
 def settle(config: Any, **bounds: Within) -> None:
     """Check every field of a frozen dataclass, and set it to the plain Python value that its type names.
 
-    The annotated type of a field decides: `bool`, `int`, `float`, `Literal` of strings, `tuple` of one of these, a
-    class, or any of these or None. Other types are left to the dataclass itself.
+    The annotated type of a field decides: `bool`, `int`, `float`, `Literal` of strings, `tuple` of
+    one of these, a class, or any of these or None. Other types are left to the dataclass itself.
 
     Args:
         bounds: of the numbers in a field, by its name. A field that says itself what is legal

@@ -1,6 +1,7 @@
 """The batched core: B shoppers, one slate each, one visit a step.
 
-`SlateEnv` and `SlateVectorEnv` are two thin faces of it; an agent that lives in torch uses it directly.
+`SlateEnv` and `SlateVectorEnv` are two thin faces of it; an agent that lives in torch uses it
+directly.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
 
 MOST_POSITIONS = 1000
-"""Positions of the longest slate: an observation holds `history` slates, so that both are bounded."""
+"""Positions of the longest slate: an observation holds `history` slates, so that both are
+bounded."""
 LONGEST_HISTORY = 1000
 """Slates that a shop can remember at most."""
 
@@ -58,26 +60,32 @@ class SlateSimulator:
     """B shoppers who each meet one slate a step.
 
     Args:
-        shopper: who answers; its catalogue, slate size and device are the simulator's. The first answer of each of its
-            methods is held against what a `Shopper` promises.
+        shopper: who answers; its catalogue, slate size and device are the simulator's. The first
+            answer of each of its methods is held against what a `Shopper` promises.
         reward: the weighted reward terms, or the weight of each term by name.
-        horizon_days: an episode is truncated at the first visit this many days or more after its first.
+        horizon_days: an episode is truncated at the first visit this many days or more after its
+            first.
         history: H, how many slates the shop remembers.
-        strict: raise on a repeated item or one that is no candidate, where otherwise it goes unseen and is counted.
+        strict: raise on a repeated item or one that is no candidate, where otherwise it goes unseen
+            and is counted.
 
     Dimensions: B shoppers, H remembered slates, K positions, C candidates, N items.
 
     Observation (`observation_space` is that of one shopper; tensors have B in front):
-        recent_slates: (H, K) int64, items as they were shown, newest slate and top position first; -1 = nothing shown
+        recent_slates: (H, K) int64, items as they were shown, newest slate and top position first;
+            -1 = nothing shown
         recent_clicks: (H, K) int8, 1 = responded to
         recent_days:   (H,) float32, days since that visit, 0 where there is none
         candidates:    (C,) int64, the items that may be shown now, padded at the end with -1
         and the shopper's own keys.
     Action (`action_space`): (K,) item ids 0..N-1, top position first.
 
-    Randomness comes from (seed, episode number, visit) by `recsim_env.noise`; no generator is kept or touched.
+    Randomness comes from (seed, episode number, visit) by `recsim_env.noise`; no generator is kept
+    or touched.
 
-    Errors: ValueError where an argument is not as said, or a shopper breaks a promise; what `as_reward` says.
+    Raises:
+        ValueError: If an argument is not as said, or a shopper breaks a promise; what `as_reward`
+            says.
     """
 
     def __init__(
@@ -116,7 +124,8 @@ class SlateSimulator:
     def reset(self, seeds: Tensor) -> Observation:
         """Start the first episode of every seed. seeds: (B,) int64; sets `num_envs` to B.
 
-        Errors: ValueError where `seeds` is no (B,) int64 tensor with at least one seed.
+        Raises:
+            ValueError: If `seeds` is no (B,) int64 tensor with at least one seed.
         """
         seeds = self._checked(
             "seeds", seeds, "it must be an int64 tensor of shape (B,), one seed a shopper"
@@ -146,11 +155,13 @@ class SlateSimulator:
     def step(self, slates: Tensor, *, validate: bool = True) -> Step:
         """Show every shopper a slate and let them react. slates: (B, K) int64 item ids, top position first.
 
-        A repeated item or one that is no candidate is not shown: no response, no diversity, and it is counted in
-        `info["invalid_items"]`. `validate=False` skips the checks, and with them the wait for the device.
+        A repeated item or one that is no candidate is not shown: no response, no diversity, and it
+        is counted in `info["invalid_items"]`. `validate=False` skips the checks, and with them the
+        wait for the device.
 
-        Errors, before anything changes: ResetNeeded before `reset` and where a row's episode is over; TypeError and
-        ValueError where `slates` is not as said; with `strict`, ValueError on an item that would not be shown.
+        Errors, before anything changes: ResetNeeded before `reset` and where a row's episode is
+        over; TypeError and ValueError where `slates` is not as said; with `strict`, ValueError on
+        an item that would not be shown.
         """
         if checks.flag("validate", validate):
             self.check(slates)
@@ -227,7 +238,8 @@ class SlateSimulator:
     def advance(self, slates: Tensor) -> Outcome:
         """`step` without checks and without looking at the next visit; -1 leaves a position empty.
 
-        A row whose episode is over is moved as well; what comes out of it means nothing until it is restarted.
+        A row whose episode is over is moved as well; what comes out of it means nothing until it is
+        restarted.
         """
         episodes = self.episodes
         shown, slates = self._shown(slates), slates.clamp(min=0)
@@ -257,9 +269,10 @@ class SlateSimulator:
     def restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:
         """Start again in some rows: the next episode under the same seed, or the first under a new one.
 
-        Shapes: rows (R,) int64 distinct row numbers, R may be 0; seeds (R,) int64, or None to keep the rows' seeds.
-        Errors, before anything changes: ResetNeeded before `reset`; ValueError where `rows` or `seeds` is not as said.
-        The numbers in `rows` are looked at on a CPU only: elsewhere that would wait for the device.
+        Shapes: rows (R,) int64 distinct row numbers, R may be 0; seeds (R,) int64, or None to keep
+        the rows' seeds. Errors, before anything changes: ResetNeeded before `reset`; ValueError
+        where `rows` or `seeds` is not as said. The numbers in `rows` are looked at on a CPU only:
+        elsewhere that would wait for the device.
         """
         old = self.episodes
         rows = self._checked_rows(rows, distinct=True)
@@ -287,7 +300,8 @@ class SlateSimulator:
     def observe(self) -> Observation:
         """What the shop knows about every shopper at this visit.
 
-        The tensors are the caller's to keep and change; only `candidates` may be one row that all shoppers share.
+        The tensors are the caller's to keep and change; only `candidates` may be one row that all
+        shoppers share.
         """
         episodes = self.episodes
         candidates = self._own_candidates()
@@ -311,8 +325,8 @@ class SlateSimulator:
         Args:
             hidden: whether to tell what agents must not see too, under the key `hidden`
 
-        Errors: ResetNeeded before `reset`; IndexError where there is no such row; ValueError where `row` is no whole
-        number or `hidden` no flag.
+        Errors: ResetNeeded before `reset`; IndexError where there is no such row; ValueError where
+        `row` is no whole number or `hidden` no flag.
         """
         rows = len(self.episodes.seed)
         if not 0 <= checks.whole("row", row) < rows:
@@ -330,8 +344,8 @@ class SlateSimulator:
     def keep(self, rows: Tensor) -> None:
         """Go on with the shoppers in `rows` (R,) int64 only, in that order; `num_envs` becomes R, which may be 0.
 
-        Errors, before anything changes: ResetNeeded before `reset`; ValueError where `rows` is not as said (see
-        `restart`).
+        Errors, before anything changes: ResetNeeded before `reset`; ValueError where `rows` is not
+        as said (see `restart`).
         """
         old, rows = self.episodes, self._checked_rows(rows, distinct=False)
         self._shoppers = self.shopper.select(self._shoppers, rows)
@@ -345,8 +359,8 @@ class SlateSimulator:
     def state(self) -> Flat:
         """A copy of where the episodes and their shoppers stand, which `restore` takes and a file can hold.
 
-        Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than `recsim_env.trees` can
-        write down, an outside environment for example.
+        Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than
+        `recsim_env.trees` can write down, an outside environment for example.
         """
         return flat({"episodes": self.episodes, "shoppers": self._shoppers})
 
@@ -354,7 +368,8 @@ class SlateSimulator:
     def restore(self, state: Flat) -> None:
         """Go on from a `state` of a simulator that was built alike, bit for bit; `num_envs` becomes that of the state.
 
-        Errors, before anything changes: ValueError where the state does not fit, with the place where it does not.
+        Errors, before anything changes: ValueError where the state does not fit, with the place
+        where it does not.
         """
         seed = state.tensors.get("episodes/seed")
         if seed is None or seed.ndim != 1 or seed.dtype != torch.int64:

@@ -1,6 +1,7 @@
 """Tables in files: parquet, read and written whole.
 
-Apart from `recsim_env.files`, because polars takes a fifth of a second to import and not everybody has a table.
+Apart from `recsim_env.files`, because polars takes a fifth of a second to import and not everybody
+has a table.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def read_parquet(path: Path | str, expected: str) -> pl.DataFrame:
 
     Raises:
         TypeError: where `path` is no path.
-        ValueError: where there is no such file, or it is not readable as parquet; the sentence names the file.
+        ValueError: where there is no such file, or it is not readable as parquet; the sentence
+            names the file.
     """
     path = checks.path("path", path)
     try:

@@ -62,8 +62,9 @@ def among(items: Tensor, others: Tensor, n_items: int) -> Tensor:
 
 
 def large_zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Zeros (shape) float32. On a CPU the system hands out their memory, zeros already, when it is first written to:
-    that takes half the time of writing zeros, of tens of megabytes."""
+    """Zeros (shape) float32. On a CPU the system hands out their memory, zeros already, when it is
+    first written to: that takes half the time of writing zeros, of tens of megabytes.
+    """
     if device.type == "cpu":
         return torch.from_numpy(np.zeros(shape, dtype=np.float32))
     return torch.zeros(shape, dtype=torch.float32, device=device)

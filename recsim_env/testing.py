@@ -5,7 +5,8 @@
     check_shopper(MyShopper(torch.device("cpu"), slate_size=10))
     check_term(my_term)
 
-Either returns without a word or raises ValueError with one sentence: which promise was broken by which method.
+Either returns without a word or raises ValueError with one sentence: which promise was broken by
+which method.
 """
 
 from __future__ import annotations
@@ -49,15 +50,17 @@ def check_shopper(
 ) -> None:
     """Raise unless a shopper keeps every promise of `recsim_env.shoppers.base.Shopper` that can be tried.
 
-    It is asked for some visits of a batch of shoppers, with slates of candidates, of repeated items and of items that
-    are none. Then everything is done again in other ways that must lead to the same: with equal draws, row by row, in
-    another order, with some rows replaced, and with some rows alone. `when_and_where`, `describe`, `on_offer` and
-    `never_leave` are tried where the shopper has them.
+    It is asked for some visits of a batch of shoppers, with slates of candidates, of repeated items
+    and of items that are none. Then everything is done again in other ways that must lead to the
+    same: with equal draws, row by row, in another order, with some rows replaced, and with some
+    rows alone. `when_and_where`, `describe`, `on_offer` and `never_leave` are tried where the
+    shopper has them.
 
     Args:
         shopper: as a simulator would get it; nobody else may use it meanwhile
         batch: B, shoppers at a time
-        visits: of each shopper, at most; an episode of the shopper must not be shorter by its own clock
+        visits: of each shopper, at most; an episode of the shopper must not be shorter by its own
+            clock
         seed: of the draws and the slates
         tolerance: by how much real numbers may differ between two ways, relative or absolute
 
@@ -490,10 +493,11 @@ def _rows(visit: _Visit, rows: Tensor) -> _Visit:
 def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 1e-5) -> None:
     """Raise unless a reward term keeps every promise that can be tried.
 
-    It is given slates of one position and of several, with repeated items, items that are no candidates, and nothing
-    shown at all. It must return (B,) real and finite numbers; each from its own row alone; the same when asked
-    again and where the catalogue's cosines are not at hand; the same whatever stands at a position that is not shown;
-    and it must write into nothing and draw nothing.
+    It is given slates of one position and of several, with repeated items, items that are no
+    candidates, and nothing shown at all. It must return (B,) real and finite numbers; each from its
+    own row alone; the same when asked again and where the catalogue's cosines are not at hand; the
+    same whatever stands at a position that is not shown; and it must write into nothing and draw
+    nothing.
 
     Args:
         term: a function of `RewardInputs`, such as one that `reward_term` registers

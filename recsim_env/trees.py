@@ -1,8 +1,9 @@
 """Trees of tensors, such as the hidden state of a shopper: as named tensors and an outline for JSON, and back.
 
-A tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy arrays of numbers,
-generators of torch (on the CPU), slices, numbers, strings and None. Nothing is pickled. What only a class can tell,
-namely which dataclass stands where, `restored` takes from a template: a tree that was built in the same way.
+A tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy
+arrays of numbers, generators of torch (on the CPU), slices, numbers, strings and None. Nothing is
+pickled. What only a class can tell, namely which dataclass stands where, `restored` takes from a
+template: a tree that was built in the same way.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def flat(tree: object, name: str = "state") -> Flat:
     """Write a tree down; `name` is what messages call it.
 
     Raises:
-        TypeError: where the tree holds anything else than the module says; the sentence names the place.
+        TypeError: where the tree holds anything else than the module says; the sentence names the
+            place.
     """
     tensors: dict[str, Tensor] = {}
     return Flat(tensors, _outline(tree, "", name, tensors))
@@ -46,8 +48,9 @@ def restored(template: Any, written: Flat, device: torch.device | str = "cpu") -
     """The tree that was written down, with every tensor on the device where the template's is.
 
     Args:
-        template: a tree of the same dataclasses, tensors of the same shapes and types. Where it has None or an empty
-            list or dictionary, anything that needs no dataclass may stand. It is not changed.
+        template: a tree of the same dataclasses, tensors of the same shapes and types. Where it has
+            None or an empty list or dictionary, anything that needs no dataclass may stand. It is
+            not changed.
         device: for tensors that the template does not have.
 
     Raises:

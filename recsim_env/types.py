@@ -1,7 +1,7 @@
 """What goes into and comes out of a batched visit.
 
-Dimensions used everywhere: B shoppers, K slate positions, C candidates (padded with -1), N catalogue items,
-H remembered slates, E item-embedding width.
+Dimensions used everywhere: B shoppers, K slate positions, C candidates (padded with -1), N
+catalogue items, H remembered slates, E item-embedding width.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class Outcome:
     truncated: Tensor
     """(B,) bool, the next visit falls after the horizon, and the shopper did not lapse."""
     info: dict[str, Tensor]
-    """(B,) each: `clicks` int64 responses in the slate, `reward_terms/<name>` float32 each term before its weight,
-    `invalid_items` int64 positions repeated or holding no candidate, `gap_days` float32 days until the next visit,
-    `elsewhere` float32 items bought in the visit outside the slate, `day` float32 days since the episode began."""
+    """(B,) each: `clicks` int64 responses in the slate, `reward_terms/<name>` float32 each term
+    before its weight, `invalid_items` int64 positions repeated or holding no candidate, `gap_days`
+    float32 days until the next visit, `elsewhere` float32 items bought in the visit outside the
+    slate, `day` float32 days since the episode began."""
 
     @property
     def ended(self) -> Tensor:
@@ -47,13 +48,16 @@ class Step(Outcome):
     """An outcome together with what the shop knows at the next visit."""
 
     observation: Observation
-    """What the shop knows at the next visit, `SlateSimulator.observation_space` with a first dimension of B."""
+    """What the shop knows at the next visit, `SlateSimulator.observation_space` with a first
+    dimension of B."""
 
 
 def best_device(device: torch.device | str | None = None) -> torch.device:
     """The device asked for, or the best there is where none is asked for.
 
-    Errors: ValueError where the device is unknown, is neither a CPU nor a CUDA GPU, or is a GPU that is not there.
+    Raises:
+        ValueError: If the device is unknown, is neither a CPU nor a CUDA GPU, or is a GPU that is
+            not there.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

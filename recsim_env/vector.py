@@ -42,22 +42,25 @@ StepResult = tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]
 class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     """B shoppers at once; row b is the very shopper that `SlateEnv` would meet under the row's seed.
 
-    Observations, actions, rewards, ends and info are those of `SlateEnv` with a first dimension of B:
-    observation `Dict` of (B, ...), action `MultiDiscrete` int64 (B, K), reward float64 (B,), terminated and truncated
-    bool (B,), info one array (B,) a key beside the mask `_<key>` of the rows that have it.
+    Observations, actions, rewards, ends and info are those of `SlateEnv` with a first dimension of
+    B: observation `Dict` of (B, ...), action `MultiDiscrete` int64 (B, K), reward float64 (B,),
+    terminated and truncated bool (B,), info one array (B,) a key beside the mask `_<key>` of the
+    rows that have it.
 
-    With `output="torch"` all of these are tensors on the simulator's device (reward float32), actions may be tensors,
-    and no observation crosses to the host.
+    With `output="torch"` all of these are tensors on the simulator's device (reward float32),
+    actions may be tensors, and no observation crosses to the host.
 
-    Seeding: `reset(seed=s)` gives row i the seed s + i, `reset(seed=[...])` a seed each; every later episode of a row
-    is the next one under its seed. `reset(options={"reset_mask": mask})`, mask bool (B,), starts those rows alone.
+    Seeding: `reset(seed=s)` gives row i the seed s + i, `reset(seed=[...])` a seed each; every
+    later episode of a row is the next one under its seed. `reset(options={"reset_mask": mask})`,
+    mask bool (B,), starts those rows alone.
 
     Ends, by `autoreset_mode` (https://farama.org/Vector-Autoreset-Mode):
-        NEXT_STEP: a row that ended starts again at the next step; that step ignores its action, rewards it 0, and
-            its info masks are False.
-        SAME_STEP: it starts again within the step; `info["final_obs"]` and `info["final_info"]` hold what the episode
-            ended with. `final_obs` is an array of B objects, a Dict observation where `_final_obs` is True; with
-            `output="torch"` it is one batched Dict, to be read where `_final_obs` is True.
+        NEXT_STEP: a row that ended starts again at the next step; that step ignores its action,
+            rewards it 0, and its info masks are False.
+        SAME_STEP: it starts again within the step; `info["final_obs"]` and `info["final_info"]`
+            hold what the episode ended with. `final_obs` is an array of B objects, a Dict
+            observation where `_final_obs` is True; with `output="torch"` it is one batched Dict, to
+            be read where `_final_obs` is True.
         DISABLED: it waits for `reset` with a mask.
 
     Args:
@@ -65,10 +68,12 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         num_envs: B, the number of shoppers.
         autoreset_mode: an `AutoresetMode`, or its value.
         output: `numpy` or `torch`.
-        max_episode_steps: steps after which an episode is truncated, as `gymnasium.make` does; None or -1 = no limit.
+        max_episode_steps: steps after which an episode is truncated, as `gymnasium.make` does; None
+            or -1 = no limit.
         render_mode: `ansi` or `rgb_array`: `render` gives a tuple of B frames.
         render_hidden: whether frames show what agents must not see too, such as hidden traits.
-        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the shopper.
+        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
+            shopper.
 
     Errors: as `SlateEnv`.
     """

@@ -1,7 +1,8 @@
 """Every registered environment answers any slate to the end of its episodes, and its shoppers keep their promises.
 
-One test an id, so that its shoppers are loaded once. The slates: nothing that may be shown, one item at every position,
-one candidate among strangers, and random items; each for three shoppers together and for one alone.
+One test an id, so that its shoppers are loaded once. The slates: nothing that may be shown, one
+item at every position, one candidate among strangers, and random items; each for three shoppers
+together and for one alone.
 """
 
 from __future__ import annotations

@@ -26,13 +26,15 @@ ORDER = (
     "benchmarks",
 )  # each imports only what stands left of it, and itself
 
-# Loading by these runs code that a file carries. Nothing here may; results and weights are parquet, JSON, safetensors.
+# Loading by these runs code that a file carries. Nothing here may; results and weights are parquet,
+# JSON, safetensors.
 RUNS_CODE = {
     "pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve",
     "eval", "exec", "torch.load", "torch.save", "numpy.load", "numpy.save", "pandas.read_pickle",
 }  # fmt: skip
 
-# Library-wide generators. `torch.manual_seed` is allowed inside `with torch.random.fork_rng(...)`, which puts the state
+# Library-wide generators. `torch.manual_seed` is allowed inside `with torch.random.fork_rng(...)`,
+# which puts the state
 # back: modules draw their first weights from nowhere else.
 OWN_GENERATORS = {
     "numpy.random": {
@@ -66,8 +68,8 @@ ALLOWED: dict[str, set[str]] = {
     "recsim_env/shoppers/household/text.py": {"torch.randperm"},
     # looks at where the library-wide generators stand, to see that nobody moved them
     "recsim_env/testing.py": {"numpy.random.get_state", "random.getstate"},
-    # SB3's distributions draw from the library-wide generators; agents/ppo/algorithm.py lends SB3 a state of its own of each and
-    # puts everyone else's back
+    # SB3's distributions draw from the library-wide generators; agents/ppo/algorithm.py lends SB3 a
+    # state of its own of each and puts everyone else's back
     "policies/learnable/sb3.py": {"torch.rand"},
     "agents/ppo/rollout_buffer.py": {
         "numpy.random.permutation"

@@ -1,6 +1,7 @@
 """Whatever is handed to rewards, catalogues, markets, outsiders and logs is right, or is named in one sentence.
 
-Each case says for one argument which of the odd values are right; every other one must raise a sentence that names it.
+Each case says for one argument which of the odd values are right; every other one must raise a
+sentence that names it.
 """
 
 from __future__ import annotations

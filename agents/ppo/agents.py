@@ -1,8 +1,9 @@
 """PPO as registered agents: over the composer's intents, over Plackett-Luce slates and over autoregressive slates.
 
-The composer explores in a few numbers that a whole slate hangs together by, the two others in every position. Their
-gradients have more noise for it, so their defaults are larger batches and fewer epochs.
-Not offered: a clipped ratio for each position instead of one for the slate, which SB3's `PPO.train` has no place for.
+The composer explores in a few numbers that a whole slate hangs together by, the two others in every
+position. Their gradients have more noise for it, so their defaults are larger batches and fewer
+epochs. Not offered: a clipped ratio for each position instead of one for the slate, which SB3's
+`PPO.train` has no place for.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from recsim_env.trees import flat
 
 Model = TypeVar("Model", bound=StockPPO)
 LOOKING = 10
-"""Visits of each shopper from which the scale of the features is learned, before the first update."""
+"""Visits of each shopper from which the scale of the features is learned, before the first
+update."""
 REPORTED = ("explained_variance", "approx_kl", "clip_fraction")
 """What SB3 logs of an update under `train/` that is worth a row."""
 
@@ -58,8 +60,8 @@ SCALE = 2.0
 class PPOAgentConfig:
     """What the three agents share.
 
-    Rewards are weighted by survival, which needs shoppers who say how likely they leave: elsewhere give another
-    `reward`.
+    Rewards are weighted by survival, which needs shoppers who say how likely they leave: elsewhere
+    give another `reward`.
     """
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -73,10 +75,15 @@ class PPOAgentConfig:
     annealed: float = 0.1
     """What is left of the learning rate at the end, on a straight line from 1; 1 = it stays."""
     watch_every: int = 10
-    """Updates between two calls of `Ground.watch`; before the first of them it is called after update 1, 2, 4, .."""
+    """Updates between two calls of `Ground.watch`; before the first of them it is called after
+    update 1, 2, 4, .."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(self, annealed=SHARE, watch_every=ONE_OR_MORE)
 
 
@@ -89,8 +96,9 @@ IN_INTENTS = PPOConfig(
     gae_lambda=0.62,
     ent_coef=0.016,
 )
-"""PPO over intents: wide exploration, large batches, and rewards weighted by survival, which allow so high a rate.
-Learning rate, gamma, lambda and entropy are what `benchmarks.agents.tune_agents` found."""
+"""PPO over intents: wide exploration, large batches, and rewards weighted by survival, which allow
+so high a rate. Learning rate, gamma, lambda and entropy are what `benchmarks.agents.tune_agents`
+found."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,8 @@ def ppo_autoregressive(ground: Ground, config: PPOAutoregressiveConfig) -> Learn
 def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Learned:
     """Whole updates only, never more than `ground.steps`; the visits that set the features' scale count as well.
 
-    Errors: ValueError where `ground.steps` is too few for one update.
+    Raises:
+        ValueError: If `ground.steps` is too few for one update.
     """
     looked, rollout = LOOKING * ground.shoppers, config.ppo.n_steps * ground.shoppers
     updates = (ground.steps - looked) // rollout
@@ -193,7 +202,8 @@ def _goes_on(ground: Ground, config: object, model: SlatePPO) -> int:
 def _state(update: int, model: SlatePPO) -> dict[str, object]:
     """What `_learn` needs to go on with an update.
 
-    Errors: TypeError where the shoppers cannot be written down.
+    Raises:
+        TypeError: If the shoppers cannot be written down.
     """
     state = state_of(model)
     if state["why_not"]:

@@ -1,8 +1,9 @@
 """Stable-Baselines3's PPO for slate policies, with rollouts that stay on the device (`agents.ppo.device_ppo`).
 
-Two more things differ from the stock class. Actor and critic have learning rates of their own; and SB3 seeds and draws
-from the global generators, which it does here with a private state that is swapped in and out. What remains: on a GPU,
-SB3's seeding sets `torch.backends.cudnn.deterministic` for the whole process.
+Two more things differ from the stock class. Actor and critic have learning rates of their own; and
+SB3 seeds and draws from the global generators, which it does here with a private state that is
+swapped in and out. What remains: on a GPU, SB3's seeding sets `torch.backends.cudnn.deterministic`
+for the whole process.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ class PPOConfig:
     """Gradients longer than this are shortened."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             learning_rate=SHARE,
@@ -80,7 +85,8 @@ class PPOConfig:
 class PrivateRandomness:
     """A state of the global generators that only the code inside `with randomness():` sees.
 
-    SB3 draws actions from torch's global generator, shuffles minibatches with numpy's and seeds both, and Python's.
+    SB3 draws actions from torch's global generator, shuffles minibatches with numpy's and seeds
+    both, and Python's.
     """
 
     def __init__(self) -> None:
@@ -181,8 +187,9 @@ class StockPPO(PPO):
 class SlatePPO(StockPPO, DevicePPO):
     """The same with rollouts that stay on the device.
 
-    `ep_info_buffer`, and with it `rollout/ep_rew_mean`, holds the mean of the cohort of episodes that the last rollout
-    completed, and nothing where it completed none: see `SimulatorVecEnv.pop_statistics`.
+    `ep_info_buffer`, and with it `rollout/ep_rew_mean`, holds the mean of the cohort of episodes
+    that the last rollout completed, and nothing where it completed none: see
+    `SimulatorVecEnv.pop_statistics`.
     """
 
     statistics: dict[str, float]

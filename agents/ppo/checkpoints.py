@@ -1,8 +1,8 @@
 """What training leaves on disk: one safetensors file (no pickle), written whole or not at all.
 
-It holds the weights, the optimizer, the private generators, the counters and where every shopper stands, so that
-training goes on from it bit for bit (on one thread), and how the policy was built, so that the policy can be used
-without Stable-Baselines3 and without the environment.
+It holds the weights, the optimizer, the private generators, the counters and where every shopper
+stands, so that training goes on from it bit for bit (on one thread), and how the policy was built,
+so that the policy can be used without Stable-Baselines3 and without the environment.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ BUILT = ("kind", "start", "composer", "knobs", "units", "hidden")
 def save(model: SlatePPO, path: Path) -> None:
     """Write everything that training needs to go on.
 
-    Errors: OSError where it cannot be written; the checkpoint before is whole.
+    Raises:
+        OSError: If it cannot be written; the checkpoint before is whole.
     """
     written = flat(state_of(model), "training")
     told = {"policy": _how_built(model), "outline": written.outline}
@@ -45,11 +46,12 @@ def save(model: SlatePPO, path: Path) -> None:
 
 
 def load(model: SlatePPO, path: Path) -> None:
-    """Put a checkpoint into a model that was built alike. Where its shoppers could not be written down, training goes
-    on with fresh episodes, and a line on stderr says so.
+    """Put a checkpoint into a model that was built alike. Where its shoppers could not be written
+    down, training goes on with fresh episodes, and a line on stderr says so.
 
-    Errors, before anything changes: FileNotFoundError; ValueError where the file is no whole checkpoint, holds a weight
-    that is not finite, or the policy was built otherwise; the sentence names the file, and the tensor.
+    Errors, before anything changes: FileNotFoundError; ValueError where the file is no whole
+    checkpoint, holds a weight that is not finite, or the policy was built otherwise; the sentence
+    names the file, and the tensor.
     """
     tensors, metadata = read_tensors(path)
     built = _told(path, metadata, "policy")
@@ -87,7 +89,8 @@ def state_of(model: SlatePPO) -> dict[str, Any]:
 def restore_model(model: SlatePPO, state: Flat) -> str | None:
     """Take what `state_of` gave; why episodes could not go on, or None where they do.
 
-    Errors: ValueError where the state does not fit, with the place where it does not.
+    Raises:
+        ValueError: If the state does not fit, with the place where it does not.
     """
     like: dict[str, Any] = {
         "policy": dict(model.policy.state_dict()),
@@ -123,8 +126,8 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
 def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:
     """The policy of a checkpoint, to be used.
 
-    Errors: FileNotFoundError; ValueError where the file is no whole checkpoint, holds a weight that is not finite, or
-    the environment or this version has not what it was trained on.
+    Errors: FileNotFoundError; ValueError where the file is no whole checkpoint, holds a weight that
+    is not finite, or the environment or this version has not what it was trained on.
     """
     tensors, metadata = read_tensors(path, POLICY)
     built = _told(path, metadata, "policy")

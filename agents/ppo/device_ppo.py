@@ -1,8 +1,9 @@
 """Stable-Baselines3's PPO with rollouts that stay on the device.
 
-SB3's loop carries every observation, action, reward, value and log-probability from the device to numpy and back. Here
-they are tensors from the environment to the gradient. All else is SB3's: `train`, `learn`, the logger's keys,
-callbacks, `save` and `load`, and, at the same seed on a CPU, the numbers.
+SB3's loop carries every observation, action, reward, value and log-probability from the device to
+numpy and back. Here they are tensors from the environment to the gradient. All else is SB3's:
+`train`, `learn`, the logger's keys, callbacks, `save` and `load`, and, at the same seed on a CPU,
+the numbers.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from agents.ppo.torch_vec_env import Ends, TorchVecEnv, as_tensors
 class DevicePPO(PPO):
     """PPO on a `TorchVecEnv`, with the arguments of `stable_baselines3.PPO`.
 
-    Callbacks find in `self.locals` what they find in SB3, `new_obs`, `rewards`, `dones`, `actions`, `values` and
-    `log_probs`, as tensors; in place of `infos` there is `turn`, whose `ends` are the episodes that ended.
-    `ep_info_buffer` is filled once a rollout, before it is logged: reading it is a wait for the device.
+    Callbacks find in `self.locals` what they find in SB3, `new_obs`, `rewards`, `dones`, `actions`,
+    `values` and `log_probs`, as tensors; in place of `infos` there is `turn`, whose `ends` are the
+    episodes that ended. `ep_info_buffer` is filled once a rollout, before it is logged: reading it
+    is a wait for the device.
 
-    Errors: ValueError with `use_sde` or another buffer; TypeError where the environment is no `TorchVecEnv`.
+    Errors: ValueError with `use_sde` or another buffer; TypeError where the environment is no
+    `TorchVecEnv`.
     """
 
     def _setup_model(self) -> None:

@@ -14,7 +14,8 @@ from recsim_env.files import replacing
 def cut_events(folder: Path, step: int | None) -> None:
     """Drop what a training wrote after the `step` from which it goes on, for it will write that again.
 
-    Torn ends, which a killed process leaves, go as well. None = the training begins anew: nothing is left.
+    Torn ends, which a killed process leaves, go as well. None = the training begins anew: nothing
+    is left.
     """
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = [

@@ -49,7 +49,11 @@ class MonitorConfig:
     """Sample slates drawn at each evaluation."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             evaluate_every=ONE_OR_MORE,
@@ -121,15 +125,17 @@ class Counted:
 class Monitor(BaseCallback):
     """Writes the log, evaluates before the first update, every few and after the last, and keeps the last checkpoint.
 
-    Everything about an update (its rollout, its losses, the evaluation after it) is one point of each curve, at the
-    visits made by then, and is written before the checkpoint, where one is kept: whatever a checkpoint has behind it
-    stands in the log, and who goes on from it drops the points that follow (`agents.ppo.events`) and makes them again.
+    Everything about an update (its rollout, its losses, the evaluation after it) is one point of
+    each curve, at the visits made by then, and is written before the checkpoint, where one is kept:
+    whatever a checkpoint has behind it stands in the log, and who goes on from it drops the points
+    that follow (`agents.ppo.events`) and makes them again.
 
-    Episodes are averaged by the rollout in which they began (`SimulatorVecEnv.pop_statistics`): `rollout/ep_rew_mean`
-    and `rollout/ep_len_mean` are their return and visits, `episodes/*` all else. Such a point stands where the last of
-    these episodes ended.
+    Episodes are averaged by the rollout in which they began (`SimulatorVecEnv.pop_statistics`):
+    `rollout/ep_rew_mean` and `rollout/ep_len_mean` are their return and visits, `episodes/*` all
+    else. Such a point stands where the last of these episodes ended.
 
-    `SlatePPO.learn` must be told `log_interval=None`: otherwise it writes the log itself, before each update.
+    `SlatePPO.learn` must be told `log_interval=None`: otherwise it writes the log itself, before
+    each update.
 
     Args:
         simulator: of the evaluation; None evaluates nothing
@@ -138,7 +144,8 @@ class Monitor(BaseCallback):
         title: of the line that says how far the training is
         goes_on: the training goes on from a checkpoint
 
-    Errors: ValueError at the start of a training where `log_interval` is not None.
+    Raises:
+        ValueError: At the start of a training where `log_interval` is not None.
     """
 
     model: SlatePPO

@@ -21,9 +21,9 @@ NUMBERS = ("rewards", "episode_starts", "values", "log_probs", "advantages", "re
 class DeviceRolloutBuffer(RolloutBuffer):
     """T steps of B environments, flat or dictionary observations; the same numbers as SB3's buffers, on a device.
 
-    `kept` holds the tensors, (T, B, ...) each, and `kept_seen` the observations. Under SB3's names (`rewards`,
-    `values`, ..) they are read as numpy copies, for what is outside of the training loop. Memory is taken once and
-    written over by every rollout.
+    `kept` holds the tensors, (T, B, ...) each, and `kept_seen` the observations. Under SB3's names
+    (`rewards`, `values`, ..) they are read as numpy copies, for what is outside of the training
+    loop. Memory is taken once and written over by every rollout.
     """
 
     kept: dict[str, Tensor]
@@ -85,8 +85,8 @@ class DeviceRolloutBuffer(RolloutBuffer):
     def compute_returns_and_advantage(self, last_values: Tensor, dones: Any) -> None:
         """Generalised advantage estimation (Schulman et al. 2016, equation 16) and the returns that go with it.
 
-        Shapes: last_values (B,) or (B, 1), of what is seen after the last step; dones (B,) bool, whether that step
-        ended an episode.
+        Shapes: last_values (B,) or (B, 1), of what is seen after the last step; dones (B,) bool,
+        whether that step ended an episode.
         """
         kept = self.kept
         goes_on = 1.0 - torch.cat([kept["episode_starts"][1:], dones.float().unsqueeze(0)])

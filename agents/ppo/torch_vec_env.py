@@ -1,11 +1,13 @@
 """A Stable-Baselines3 `VecEnv` whose steps are tensors on a device; numpy is one way to call it.
 
-`agents.ppo.device_ppo` calls `reset_tensors` and `step_tensors`, and nothing leaves the device. SB3's own algorithms and
-tools call `reset` and `step`, which are those two and a copy, unless a class says otherwise: where rewards to learn
-from differ from those that are reported (`agents.ppo.vec_env`), numpy holds what is reported, and `TrainingRewards` carries
-what is learned from into numpy. An episode that ends is started anew at once. In numpy its last observation stands in
-`infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` is True where the horizon cut it off (the
-return goes on: bootstrap) and False where the shopper lapsed (nothing follows).
+`agents.ppo.device_ppo` calls `reset_tensors` and `step_tensors`, and nothing leaves the device.
+SB3's own algorithms and tools call `reset` and `step`, which are those two and a copy, unless a
+class says otherwise: where rewards to learn from differ from those that are reported
+(`agents.ppo.vec_env`), numpy holds what is reported, and `TrainingRewards` carries what is learned
+from into numpy. An episode that ends is started anew at once. In numpy its last observation stands
+in `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` is True where the
+horizon cut it off (the return goes on: bootstrap) and False where the shopper lapsed (nothing
+follows).
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Ends:
     lengths: Tensor
     """(E,) float32, steps; the expected number of them where rewards are weighted by survival."""
     last: Callable[[Tensor], Seen]
-    """What was last seen in some of them, (R,) int64 positions among the E: worked out only when asked for."""
+    """What was last seen in some of them, (R,) int64 positions among the E: worked out only when
+    asked for."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,8 @@ class TorchVecEnv(VecEnv):
 class TrainingRewards(VecEnvWrapper):
     """The rewards and episodes that an agent learns from, in numpy, for SB3's own PPO: `TorchVecEnv.step_tensors`.
 
-    What SB3 reports around this wrapper, such as a `VecMonitor` outside of it, is in the scale of learning. Evaluate in
-    the environment itself.
+    What SB3 reports around this wrapper, such as a `VecMonitor` outside of it, is in the scale of
+    learning. Evaluate in the environment itself.
 
     Args:
         venv: a `TorchVecEnv`

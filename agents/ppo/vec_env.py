@@ -1,11 +1,12 @@
 """The batched simulator as an environment of Stable-Baselines3.
 
-Slates are composed on the simulator's device, and what the network sees, the rewards and the flags stay there unless
-they are asked for in numpy: see `agents.ppo.torch_vec_env`.
+Slates are composed on the simulator's device, and what the network sees, the rewards and the flags
+stay there unless they are asked for in numpy: see `agents.ppo.torch_vec_env`.
 
-Two kinds of episode are played. After `reset_tensors` rewards are those that an agent learns from, `TrainingReward`.
-After `reset`, which is what SB3's `evaluate_policy`, `VecMonitor` and `EvalCallback` call, rewards are the simulator's
-own, and shoppers leave when they leave: the sum of an episode's rewards is its return, as `agents.evaluate` reports it.
+Two kinds of episode are played. After `reset_tensors` rewards are those that an agent learns from,
+`TrainingReward`. After `reset`, which is what SB3's `evaluate_policy`, `VecMonitor` and
+`EvalCallback` call, rewards are the simulator's own, and shoppers leave when they leave: the sum of
+an episode's rewards is its return, as `agents.evaluate` reports it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ INTENT_LIMIT = 10.0
 TRAINING_STREAM = 2
 """The stream of `noise.episode_key` from which training seeds are made."""
 ROULETTE, ROULETTE_STREAM = 0.15, 3
-"""Survival below which a shopper goes on with chance survival / ROULETTE, then weighted by ROULETTE; and the noise
-stream of that draw."""
+"""Survival below which a shopper goes on with chance survival / ROULETTE, then weighted by
+ROULETTE; and the noise stream of that draw."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,21 @@ class TrainingReward:
     scale: float = 0.1
     """Factor: a critic learns returns of the order of 1 faster."""
     expected_clicks: bool = True
-    """Learn from the expected number of clicks of a slate where the simulator drew one: the same objective with less
-    noise (Rao-Blackwell). Only a simulator can do this."""
+    """Learn from the expected number of clicks of a slate where the simulator drew one: the same
+    objective with less noise (Rao-Blackwell). Only a simulator can do this."""
     survival: bool = False
-    """Carry every shopper on past leaving, and weight each reward by the chance that they would still be there: the
-    same expected return, without the noise of when they leave. The network sees the weight; the critic's value is
-    proportional to it. A shopper who has become unlikely is let go by chance (`ROULETTE`), which changes no
-    expectation. Only a simulator whose shoppers say how likely they leave can do this."""
+    """Carry every shopper on past leaving, and weight each reward by the chance that they would
+    still be there: the same expected return, without the noise of when they leave. The network sees
+    the weight; the critic's value is proportional to it. A shopper who has become unlikely is let
+    go by chance (`ROULETTE`), which changes no expectation. Only a simulator whose shoppers say how
+    likely they leave can do this."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(self)
 
 
@@ -70,9 +76,11 @@ class SimulatorVecEnv(TorchVecEnv):
         seed: of all episodes; `SB3.set_random_seed` changes it by `seed()`
         reward: what the agent learns from
 
-    Errors: ValueError where `reward` asks for survival, but the shoppers do not say how likely they leave;
-    RuntimeError at a step of one kind in episodes of the other: `step` goes on after `reset`, `step_tensors` after
-    `reset_tensors`.
+    Raises:
+        ValueError: If `reward` asks for survival, but the shoppers do not say how likely they
+            leave.
+        RuntimeError: At a step of one kind in episodes of the other: `step` goes on after `reset`,
+            `step_tensors` after `reset_tensors`.
     """
 
     def __init__(
@@ -160,7 +168,8 @@ class SimulatorVecEnv(TorchVecEnv):
     def state(self) -> Flat:
         """A copy of where all episodes and the sums over them stand, for `restore`.
 
-        Errors: TypeError where the shoppers cannot be written down.
+        Raises:
+            TypeError: If the shoppers cannot be written down.
         """
         return flat({"simulator": self.simulator.state(), **self._own_state()})
 
@@ -201,9 +210,10 @@ class SimulatorVecEnv(TorchVecEnv):
     def pop_statistics(self) -> dict[str, float]:
         """Means over the episodes of a cohort: `return` (unscaled), `visits`, `lapsed`, `clicks` and every reward term.
 
-        A cohort is the episodes that began between two calls. It is reported once all of them have ended, together with
-        others that are complete by then; {} where none is. The mean over the episodes that happened to end since the
-        last call would begin with the short ones, because all shoppers start together.
+        A cohort is the episodes that began between two calls. It is reported once all of them have
+        ended, together with others that are complete by then; {} where none is. The mean over the
+        episodes that happened to end since the last call would begin with the short ones, because
+        all shoppers start together.
         """
         self._cohorts += 1
         if not self._finished:

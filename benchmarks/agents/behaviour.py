@@ -1,9 +1,10 @@
 """What a trained agent does differently with whom: python -m benchmarks.agents.behaviour
 
-PPO over the composer, the tuned constant re-ranker and greedy CTR serve the same fresh shoppers of a market, whose
-hidden traits and boredom no policy sees. What they show is compared between thirds of the shoppers by each trait, and
-between thirds of the moments by how bored the shopper would be of what greedy would show now. The agent is that of the
-league's first run, trained here where the league has not been played.
+PPO over the composer, the tuned constant re-ranker and greedy CTR serve the same fresh shoppers of
+a market, whose hidden traits and boredom no policy sees. What they show is compared between thirds
+of the shoppers by each trait, and between thirds of the moments by how bored the shopper would be
+of what greedy would show now. The agent is that of the league's first run, trained here where the
+league has not been played.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from recsim_env.tensors import first_places
 TRAITS = ("variety", "patience", "speed", "examination")
 """Of a shopper, hidden: the fields of `MarketState`."""
 MOMENT = "boredom"
-"""Of a visit: variety-seeking times the satiation with greedy's slate, each position by the chance to look at it."""
+"""Of a visit: variety-seeking times the satiation with greedy's slate, each position by the chance
+to look at it."""
 KNOBS = ("count", "clicked", "sated", "flooded")
 """Knobs of the composer that are reported, log-odds per unit of their cue."""
 THIRDS = ("low", "middle", "high")
@@ -89,8 +91,9 @@ def visits(
 ) -> pl.DataFrame:
     """Play the first episode of every seed: a row a visit.
 
-    Columns: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom · categories (distinct, in the slate) ·
-    distance (mean intra-list) · clicks · reward · the `KNOBS`, null for a policy that is not the agent.
+    Columns: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom · categories
+    (distinct, in the slate) · distance (mean intra-list) · clicks · reward · the `KNOBS`, null for
+    a policy that is not the agent.
     """
     observation = simulator.reset(episodes.to(simulator.device))
     parts: list[pl.DataFrame] = []
@@ -131,7 +134,8 @@ def visits(
 def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:
     """How bored shoppers would be of slates (B, K): (B,) float32, as `recsim_env.shoppers.market` says.
 
-    Errors: TypeError where they are no shoppers of a market.
+    Raises:
+        TypeError: If they are no shoppers of a market.
     """
     if not isinstance(shopper, MarketShopper):
         raise TypeError(
@@ -166,7 +170,8 @@ def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:
 def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows with `<column>_third` 0, 1 or 2 for each trait, by shopper, and for boredom, by visit.
 
-    The bounds of boredom are those of greedy's visits, so that a third is the same for every policy.
+    The bounds of boredom are those of greedy's visits, so that a third is the same for every
+    policy.
     """
     shoppers = rows.unique("shopper")
     samples = {trait: shoppers[trait] for trait in TRAITS}

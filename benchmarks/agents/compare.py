@@ -1,8 +1,9 @@
 """Compare every policy on the same episodes of shoppers nobody trained on: python -m benchmarks.agents.compare
 
-Needs `benchmarks.data.train_ranker`, `benchmarks.agents.tune` and `benchmarks.agents.train`. Every policy meets the same shoppers with
-the same noise, so differences are paired by episode. A trained agent is evaluated at its most likely action and
-sampled, before and after training: what the untrained agent reaches is not learning.
+Needs `benchmarks.data.train_ranker`, `benchmarks.agents.tune` and `benchmarks.agents.train`. Every
+policy meets the same shoppers with the same noise, so differences are paired by episode. A trained
+agent is evaluated at its most likely action and sampled, before and after training: what the
+untrained agent reaches is not learning.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from policies import POLICIES, Policy, PolicyInputs
 BASE = "greedy_ctr"
 """What every policy is compared with, episode by episode."""
 FIGURES = ("return", "clicks", "diversity", "visits")
-"""Columns that get an interval. Diversity is the mean intra-list distance of an episode's slates."""
+"""Columns that get an interval. Diversity is the mean intra-list distance of an episode's
+slates."""
 SHORT = {"ppo": "composer", "greedy_ctr": "greedy_ctr", "tuned_reranker": "constant"}
 """Names in the summary of the policies that everyone asks for."""
 

@@ -1,7 +1,8 @@
 """From nothing to a trained agent in ten minutes: python -m benchmarks.agents.demo (or `make demo`)
 
-Trains PPO in `recsim_env/CompleteJourney-v0`, compares it with the baselines on shoppers that it never met, and leaves
-TensorBoard events, a figure and `report.md` under `runs/demo`. Interrupted, the same command goes on.
+Trains PPO in `recsim_env/CompleteJourney-v0`, compares it with the baselines on shoppers that it
+never met, and leaves TensorBoard events, a figure and `report.md` under `runs/demo`. Interrupted,
+the same command goes on.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Config:
 def main(config: Config) -> None:
     """Train where that is not done yet, compare, write the report.
 
-    Errors: RuntimeError where another process writes the same folder.
+    Raises:
+        RuntimeError: If another process writes the same folder.
     """
     config.train.world.check()
     with locked(config.output):

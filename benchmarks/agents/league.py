@@ -1,9 +1,10 @@
 """Who earns how much where: python -m benchmarks.agents.league
 
-Agents and policies (contenders) x environments (places) x runs, one *cell* at a time. Run r has the training seed r and
-fresh shoppers of its own, the same for all contenders of a place, so policies that nobody trains have as many runs.
-A policy with parameters is tuned in each place on other shoppers, each with the same number of trials; agents have the
-parameters that `benchmarks.agents.tune_agents` found.
+Agents and policies (contenders) x environments (places) x runs, one *cell* at a time. Run r has the
+training seed r and fresh shoppers of its own, the same for all contenders of a place, so policies
+that nobody trains have as many runs. A policy with parameters is tuned in each place on other
+shoppers, each with the same number of trials; agents have the parameters that
+`benchmarks.agents.tune_agents` found.
 
     runs/league/config.json                         what all cells have in common
     runs/league/tuned/<place>/<contender>.json      the parameters that were found
@@ -12,9 +13,10 @@ parameters that `benchmarks.agents.tune_agents` found.
     runs/league/cells/<cell>.safetensors            what a composer has learned
     runs/league/unfinished/<cell>/                  what a cell needs to go on; gone when it is done
 
-What is there is not made again, so a league goes on where it stopped, in the middle of a training too. Two may run side
-by side, best on different `--places`, `--contenders` or `--runs`: each leaves aside what the other one plays.
-`benchmarks.agents.league_report` makes table, figure and summary of the cells.
+What is there is not made again, so a league goes on where it stopped, in the middle of a training
+too. Two may run side by side, best on different `--places`, `--contenders` or `--runs`: each leaves
+aside what the other one plays. `benchmarks.agents.league_report` makes table, figure and summary of
+the cells.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
 
 IN_SLATES = ("ppo_plackett_luce", "ppo_autoregressive")
-"""PPO that explores in every position: a step costs several times as much, so it plays in one environment only."""
+"""PPO that explores in every position: a step costs several times as much, so it plays in one
+environment only."""
 FACTORS = {
     "ppo_plackett_luce": 0.6,
     "ppo_autoregressive": 0.3,
@@ -91,7 +94,8 @@ class Config:
     runs: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Training seeds, each with shoppers of its own."""
     frontier: tuple[float, ...] = (0.0, 1.0, 3.0)
-    """Weights of diversity in the reward of further ppo_composer, in the first place; the league has its own weight."""
+    """Weights of diversity in the reward of further ppo_composer, in the first place; the league
+    has its own weight."""
     mmr_frontier: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Weights of further MMR there."""
     steps: dict[str, int] = field(
@@ -191,7 +195,8 @@ def contenders(place: Place) -> list[str]:
 def cells(config: Config) -> list[Cell]:
     """What the configuration asks for: every first run before any second, then the frontier.
 
-    Errors: ValueError at a place or a contender that there is not.
+    Raises:
+        ValueError: At a place or a contender that there is not.
     """
     places = [PLACES[name] for name in _known("places", config.places, list(PLACES))]
     names = {name for place in PLACES.values() for name in contenders(place)}
@@ -291,8 +296,8 @@ def ground(
 class Watching:
     """Writes a learning curve, and keeps the time that this takes out of the training's. It starts the clock.
 
-    It goes back with a training that goes on (`agents.keeper.Notes`): rows that follow the training's state are played
-    again.
+    It goes back with a training that goes on (`agents.keeper.Notes`): rows that follow the
+    training's state are played again.
     """
 
     def __init__(self, cell: Cell, simulator: SlateSimulator, config: Config) -> None:
@@ -412,8 +417,8 @@ def key(cell: Cell) -> dict[str, object]:
 def play_missing(config: Config) -> list[str]:
     """Play every cell that is asked for and not there; the names of those that failed, after their traceback.
 
-    One cell that fails stops no other: it is missing, and the next league tries it again. One that another process
-    plays is left to it, which a line on stderr says.
+    One cell that fails stops no other: it is missing, and the next league tries it again. One that
+    another process plays is left to it, which a line on stderr says.
     """
     sweep(config.work)
     missing = [cell for cell in cells(config) if not cell.path(config).exists()]
@@ -453,7 +458,8 @@ def _tidy(config: Config) -> None:
 def read_cells(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows and learning curves of every cell that was played.
 
-    Errors: FileNotFoundError where none was.
+    Raises:
+        FileNotFoundError: If none was.
     """
     curves = sorted((work / "cells").glob("*.curve.parquet"))
     rows = sorted(set((work / "cells").glob("*.parquet")) - set(curves))
@@ -467,7 +473,8 @@ def read_cells(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 def check_work(config: Config) -> None:
     """Remember what the cells in `config.work` have in common.
 
-    Errors: ValueError where they were played with other settings.
+    Raises:
+        ValueError: If they were played with other settings.
     """
     told = {name: value for name, value in config_as_json(config).items() if name in COMMON}
     markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()

@@ -1,12 +1,14 @@
 """What the league's rows say: table, figure and summary, from rows alone.
 
-Means over few runs are judged as Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical
-precipice", say: by the interquartile mean over runs and worlds, whose spread is found by resampling the runs of each
-world on their own (stratified bootstrap, section 4.1), and by performance profiles (section 4.2). Their percentile
-intervals cover the truth too rarely over five runs (.90 to .92 of 95 % ones by simulation), so here an interval is the
-value and a critical value of `benchmarks.lab.statistics` times the bootstrap's standard error. Intervals cover other
-training seeds and other shoppers in the same worlds. The authors' package rliable draws from numpy's global generator,
-so all is computed here with a generator that is handed in; tests hold the statistics to rliable's.
+Means over few runs are judged as Agarwal et al. 2021, "Deep reinforcement learning at the edge of
+the statistical precipice", say: by the interquartile mean over runs and worlds, whose spread is
+found by resampling the runs of each world on their own (stratified bootstrap, section 4.1), and by
+performance profiles (section 4.2). Their percentile intervals cover the truth too rarely over five
+runs (.90 to .92 of 95 % ones by simulation), so here an interval is the value and a critical value
+of `benchmarks.lab.statistics` times the bootstrap's standard error. Intervals cover other training
+seeds and other shoppers in the same worlds. The authors' package rliable draws from numpy's global
+generator, so all is computed here with a generator that is handed in; tests hold the statistics to
+rliable's.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ KEY = {
     "weight": pl.Float64,
     "run": pl.Int64,
 }
-"""Which cell; `weight` is null in the league and the weight of diversity in the frontier's cells."""
+"""Which cell; `weight` is null in the league and the weight of diversity in the frontier's
+cells."""
 CURVE = pl.Schema({**KEY, "steps": pl.Int64, "minutes": pl.Float64, "return": pl.Float64})
-"""A point of a learning curve: `minutes` of training, `return` on the first of the run's shoppers."""
+"""A point of a learning curve: `minutes` of training, `return` on the first of the run's
+shoppers."""
 ROW = pl.Schema(
     {
         **KEY,
@@ -55,9 +59,9 @@ ROW = pl.Schema(
         "date": pl.String,
     }
 )
-"""A contender's run in a mode (deterministic, sampled, untrained, untrained sampled): means of its episodes.
-`return_error` is the standard error over episodes; diversity and category coverage are means over an episode's visits;
-coverage and Gini are of the items' exposures."""
+"""A contender's run in a mode (deterministic, sampled, untrained, untrained sampled): means of its
+episodes. `return_error` is the standard error over episodes; diversity and category coverage are
+means over an episode's visits; coverage and Gini are of the items' exposures."""
 
 PPO, GREEDY, RERANKER, MYOPIC, STATE = (
     "ppo_composer",
@@ -97,8 +101,9 @@ def stratified(
 ) -> tuple[Floats, Floats]:
     """A statistic of scores and its standard error, resampling the runs of each world on their own.
 
-    Shapes: scores (R, W) of R runs in W worlds; statistic (..., R * W) to (...) or (..., T); returns () or (T,) each.
-    The error is NaN for a single run; that of the resamples is too small by the factor sqrt((R - 1) / R).
+    Shapes: scores (R, W) of R runs in W worlds; statistic (..., R * W) to (...) or (..., T);
+    returns () or (T,) each. The error is NaN for a single run; that of the resamples is too small
+    by the factor sqrt((R - 1) / R).
     """
     runs, worlds = scores.shape
     drawn = generator.integers(runs, size=(resamples, runs, worlds))
@@ -109,8 +114,9 @@ def stratified(
 
 
 def units(runs: int, worlds: int) -> int:
-    """How many independent units the spread of runs within their worlds is known from: one more than it has degrees
-    of freedom."""
+    """How many independent units the spread of runs within their worlds is known from: one more
+    than it has degrees of freedom.
+    """
     return worlds * (runs - 1) + 1
 
 
@@ -160,8 +166,9 @@ def to_pass(
 ) -> Estimate | None:
     """What it cost until the mean curve passed the mean level for good; None where it did not.
 
-    Shapes: returns, cost (P, T) of P pairs of world and run, level (P,) on the same shoppers. Pairs are resampled; a
-    resample that does not pass counts as one that passed at the end, and no cost lies outside of those seen.
+    Shapes: returns, cost (P, T) of P pairs of world and run, level (P,) on the same shoppers. Pairs
+    are resampled; a resample that does not pass counts as one that passed at the end, and no cost
+    lies outside of those seen.
     """
     number, length = returns.shape
     first = first_above(returns.mean(axis=0), float(level.mean()))
@@ -233,8 +240,9 @@ def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, 
 
 
 def passing(curves: pl.DataFrame, generator: np.random.Generator) -> dict[str, Estimate]:
-    """Steps and minutes of PPO until its mean curve passed greedy for good, on the same shoppers; of the runs that were
-    watched most closely."""
+    """Steps and minutes of PPO until its mean curve passed greedy for good, on the same shoppers;
+    of the runs that were watched most closely.
+    """
     points = pl.len().over("contender", "world", "run")
     curves = curves.filter(
         (pl.col("contender") != PPO) | (points == points.filter(pl.col("contender") == PPO).max())

@@ -1,12 +1,14 @@
 """Our agents, unchanged, on SARDINE, an environment of others: python -m benchmarks.agents.sardine
 
-SARDINE (Deffayet et al. 2023, `pip install sardine-rec`) simulates users who get bored: five of the last ten clicks in
-one hidden topic, and for five steps they click on nothing. Its own short-term oracle knows what every user likes now
-and shows that; whoever plans does better. Our agents get the item embeddings, what they showed and what was clicked.
+SARDINE (Deffayet et al. 2023, `pip install sardine-rec`) simulates users who get bored: five of the
+last ten clicks in one hidden topic, and for five steps they click on nothing. Its own short-term
+oracle knows what every user likes now and shows that; whoever plans does better. Our agents get the
+item embeddings, what they showed and what was clicked.
 
-A training seed is a whole pipeline: log by a uniform policy, then by ever better exploring rankers; fit a CTR ranker
-on it; tune re-rankers; train PPO. Everything is then evaluated on the same users. Run again, it goes on with the
-training seeds and trials that are missing; SARDINE's users cannot be written down, so PPO itself begins anew.
+A training seed is a whole pipeline: log by a uniform policy, then by ever better exploring rankers;
+fit a CTR ranker on it; tune re-rankers; train PPO. Everything is then evaluated on the same users.
+Run again, it goes on with the training seeds and trials that are missing; SARDINE's users cannot be
+written down, so PPO itself begins anew.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ from recsim_env.types import Observation
 LOG_SEED = 40_000_000
 """First seed of the users that a log is of; training seed s starts a million times s later."""
 EVALUATION_SEED = 50_000_000
-"""First seed of the evaluation's users: none of them was met while the pool, the clusters or PPO were chosen."""
+"""First seed of the evaluation's users: none of them was met while the pool, the clusters or PPO
+were chosen."""
 ORACLE, RANDOM = "greedy oracle", "random"
 """SARDINE's own two."""
 
@@ -114,7 +117,8 @@ class Config:
 def sardine_spec(env: str, clusters: int) -> OutsideSpec:
     """What the adapter needs to know of a SARDINE environment: the embeddings are its `TopK` wrapper's "ideal" ones.
 
-    Errors: ModuleNotFoundError where `sardine-rec` is not installed.
+    Raises:
+        ModuleNotFoundError: If `sardine-rec` is not installed.
     """
 
     def make() -> gymnasium.Env[Any, Any]:
@@ -132,8 +136,9 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
 class Exploring:
     """K candidates drawn one after the other with chances in proportion to exp(logit / temperature).
 
-    By adding Gumbel noise and taking the best: Yellott 1977, "The relationship between Luce's choice axiom, Thurstone's
-    theory of comparative judgment, and the double exponential distribution".
+    By adding Gumbel noise and taking the best: Yellott 1977, "The relationship between Luce's
+    choice axiom, Thurstone's theory of comparative judgment, and the double exponential
+    distribution".
     """
 
     def __init__(
@@ -239,8 +244,9 @@ def labelled(rows: pl.DataFrame, name: str, seed: int | None) -> pl.DataFrame:
 def play_outside(spec: OutsideSpec, name: str, users: int) -> pl.DataFrame:
     """SARDINE's greedy oracle or its random policy in the environment itself, without our adapter.
 
-    As its `EpsilonGreedyOracle` has them with epsilon 0 and 1, which draws from numpy's global generator even so: a
-    slate of -1 is filled by the environment with what the user likes best now; random items may repeat.
+    As its `EpsilonGreedyOracle` has them with epsilon 0 and 1, which draws from numpy's global
+    generator even so: a slate of -1 is filled by the environment with what the user likes best now;
+    random items may repeat.
     """
     episodes = seeds(EVALUATION_SEED, users)
     draws = noise.uniform(noise.episode_key(episodes, torch.zeros_like(episodes)), 0, 2)
@@ -321,7 +327,8 @@ def part(config: Config, name: str, measure: Callable[[], pl.DataFrame]) -> pl.D
 def check_work(config: Config) -> None:
     """Remember what the parts in `config.work` belong to.
 
-    Errors: ValueError where they belong to another configuration.
+    Raises:
+        ValueError: If they belong to another configuration.
     """
     free = ("seeds", "threads", "work", "results")
     told = {key: value for key, value in config_as_json(config).items() if key not in free}
@@ -387,7 +394,8 @@ def report(rows: pl.DataFrame) -> Report:
 def main(config: Config) -> None:
     """Measure what is missing, then report.
 
-    Errors: RuntimeError where another process measures in the same folder.
+    Raises:
+        RuntimeError: If another process measures in the same folder.
     """
     with locked(config.work):
         _measure(config)

@@ -1,7 +1,8 @@
 """Train PPO agents: python -m benchmarks.agents.train
 
-One training for each seed, all from the greedy CTR ranker. Run again, it goes on from the last checkpoint; a training
-that is finished is left as it is. Watch with `tensorboard --logdir runs/train`.
+One training for each seed, all from the greedy CTR ranker. Run again, it goes on from the last
+checkpoint; a training that is finished is left as it is. Watch with `tensorboard --logdir
+runs/train`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Config:
     world: World = field(default_factory=World)
     """Environment, populations and device to train in."""
     agent: Literal["composer", "plackett_luce", "autoregressive"] = "composer"
-    """What PPO acts in: intents of the slate composer, or slates themselves, drawn at once or item by item."""
+    """What PPO acts in: intents of the slate composer, or slates themselves, drawn at once or item
+    by item."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each a run of its own."""
     visits: int = 300_000
@@ -97,8 +99,9 @@ def make_model(config: Config, seed: int) -> SlatePPO:
 def train(config: Config, seed: int) -> Path:
     """Train one seed to its end, from the last checkpoint where there is one; the checkpoint's path.
 
-    Errors: ValueError where the folder holds a training with other settings; RuntimeError where another process trains
-    there.
+    Raises:
+        ValueError: If the folder holds a training with other settings.
+        RuntimeError: If another process trains there.
     """
     with locked(folder_of(config, seed)):
         return _train(config, seed)

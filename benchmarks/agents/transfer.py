@@ -1,18 +1,20 @@
 """Does an agent that wins in a learned market win in the true one? python -m benchmarks.agents.transfer
 
-From a market's log (`benchmarks.data.market_log`) come a CTR ranker and a user model. Every agent is built from that ranker and
-plays the same seeds in the true market and in the one that the user model makes; PPO is trained in each of the two and
-plays in both. `main` asks over worlds and user-model seeds, `sweep` changes the size of the log and who wrote it,
-`ensemble` lets several user models answer together, with and without pessimism. Each evaluation is a file of one row:
+From a market's log (`benchmarks.data.market_log`) come a CTR ranker and a user model. Every agent
+is built from that ranker and plays the same seeds in the true market and in the one that the user
+model makes; PPO is trained in each of the two and plays in both. `main` asks over worlds and
+user-model seeds, `sweep` changes the size of the log and who wrote it, `ensemble` lets several user
+models answer together, with and without pessimism. Each evaluation is a file of one row:
 
     runs/transfer/<market>/tuned.json                        knobs of the tuned constant re-ranker
     runs/transfer/<market>/<simulator>/model/                the user model, where <simulator> is seed0, seed1, ..
     runs/transfer/<market>/<simulator>/ppo-seed<k>.safetensors   PPO that was trained there
     runs/transfer/<market>/<simulator>/rows/<agent>.parquet      what an agent earned there
 
-where <simulator> is `true`, `again` (the true market with other shoppers, for agents that were not trained), `seed<k>`
-or an ensemble. What is there is not made again, so a run goes on where it stopped, and two may run side by side on
-different markets (`--worlds`, `--mixture`, `--slates`). `benchmarks.agents.transfer_report` makes figures of the rows.
+where <simulator> is `true`, `again` (the true market with other shoppers, for agents that were not
+trained), `seed<k>` or an ensemble. What is there is not made again, so a run goes on where it
+stopped, and two may run side by side on different markets (`--worlds`, `--mixture`, `--slates`).
+`benchmarks.agents.transfer_report` makes figures of the rows.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ OTHERS = 1_000_000
 PPO_IN_BOTH = PPOConfig(
     learning_rate=4e-3, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.99, gae_lambda=0.8
 )
-"""PPO of both trainings: what counts is that they are alike, so the league's tuning is no part of it."""
+"""PPO of both trainings: what counts is that they are alike, so the league's tuning is no part of
+it."""
 FIXED = (*RERANKERS, *SOFTMAX, TUNED)
 """Names of the agents that are built from the log and not trained in a simulator."""
 
@@ -100,13 +103,15 @@ class Config:
     """Compare agents in a learned and in the true market."""
 
     part: Part = "all"
-    """What to measure; `report` measures nothing. The report is about everything that was measured so far."""
+    """What to measure; `report` measures nothing. The report is about everything that was measured
+    so far."""
     env: str = "recsim_env/Market-v0"
     """Id of a market."""
     worlds: tuple[int, ...] = (0, 1, 2)
     """Seeds of its catalogues; `sweep` and `ensemble` use the first."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of user models and of PPO; `sweep` uses the first, `ensemble` puts the models of all into one."""
+    """Of user models and of PPO; `sweep` uses the first, `ensemble` puts the models of all into
+    one."""
     slates: int = 300_000
     """Logged slates, about."""
     mixture: Mixture = "broad"
@@ -273,7 +278,8 @@ class Bench:
     def inputs(self) -> PolicyInputs:
         """What every agent is built from, whichever market it plays in: both show the shop the same.
 
-        Errors: ValueError where they do not.
+        Raises:
+            ValueError: If they do not.
         """
         true, learned = (
             self.markets[TRUE].observation_space,
@@ -375,8 +381,9 @@ def save_actor(policy: Policy, path: Path) -> None:
 def load_actor(path: Path, config: PPOComposerConfig, inputs: PolicyInputs) -> ComposerPolicy:
     """Read what `save_actor` wrote.
 
-    Errors: RuntimeError where the weights do not fit `config` and `inputs`; ValueError where the file is cut off, or
-    one of them is not finite.
+    Raises:
+        RuntimeError: If the weights do not fit `config` and `inputs`.
+        ValueError: If the file is cut off, or one of them is not finite.
     """
     weights, composer = read_tensors(path)[0], Composer(inputs, config.composer)
     check_finite(path, weights)
@@ -431,7 +438,8 @@ def _advance(bar: Any, step: int, steps: int) -> None:
 def measure(config: Config, cell: Cell) -> None:
     """Let everyone play in both markets of a cell, wherever the row is not there yet.
 
-    Errors: RuntimeError where another process measures in the same market.
+    Raises:
+        RuntimeError: If another process measures in the same market.
     """
     bench = Bench(config, cell)
     with locked(bench.folder):
@@ -484,7 +492,11 @@ def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
 
 
 def read_work(work: Path) -> pl.DataFrame:
-    """All rows that were measured so far. Errors: FileNotFoundError where there are none."""
+    """All rows that were measured so far.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
     paths = sorted(work.glob("*/*/rows/[!.]*.parquet"))
     if not paths:
         raise FileNotFoundError(
@@ -496,7 +508,8 @@ def read_work(work: Path) -> pl.DataFrame:
 def check_work(config: Config) -> None:
     """Remember what the rows in `config.work` belong to.
 
-    Errors: ValueError where they belong to another configuration.
+    Raises:
+        ValueError: If they belong to another configuration.
     """
     told = {
         key: value

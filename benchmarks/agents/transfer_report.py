@@ -1,7 +1,8 @@
 """Figures, table and picture of `benchmarks.agents.transfer`, from its rows alone.
 
-A cell is one learned market beside the true one: a world, a log, a user-model seed (for an ensemble: a PPO seed). Of
-each cell, with the return J of every agent in the true market and J' in the learned one:
+A cell is one learned market beside the true one: a world, a log, a user-model seed (for an
+ensemble: a PPO seed). Of each cell, with the return J of every agent in the true market and J' in
+the learned one:
 
     kendall_tau          rank correlation of J and J' over the agents that were not trained (Kendall 1945, tau-b)
     worst_return_error   max |J' / J - 1| over all agents, PPO among them; mean_return_error likewise
@@ -9,11 +10,13 @@ each cell, with the return J of every agent in the true market and J' in the lea
     ppo_optimism         J' / J - 1 of PPO trained in the learned market: what it only thinks it earns
     winner_regret        1 - J of the agent that wins in the learned market / J of the best one
 
-The true market that is played twice, with other shoppers the second time, does not agree with itself either: its tau
-and errors are what a perfect learned market would have with so many shoppers.
+The true market that is played twice, with other shoppers the second time, does not agree with
+itself either: its tau and errors are what a perfect learned market would have with so many
+shoppers.
 
-Intervals are 95 % intervals of the mean over cells for other worlds, or for other user-model seeds where there is one
-world, cut to what a figure can be. A cell that lacks agents which another has is not finished and is left out.
+Intervals are 95 % intervals of the mean over cells for other worlds, or for other user-model seeds
+where there is one world, cut to what a figure can be. A cell that lacks agents which another has is
+not finished and is left out.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ from benchmarks.lab.report import Report, markdown, name_beside
 from benchmarks.lab.statistics import Estimate, estimate_mean
 
 TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
-"""`simulator` of the true market, of it with other shoppers, and of a single user model; `trained_in` of agents that no
-simulator trained."""
+"""`simulator` of the true market, of it with other shoppers, and of a single user model;
+`trained_in` of agents that no simulator trained."""
 BASE, PPO = "greedy_ctr", "ppo"
 """Names of the agent that gains are counted from, and of the one that is trained."""
 ROWS: dict[str, pl.DataType] = {
@@ -67,7 +70,8 @@ FIGURES = {
     "ppo_optimism": "optimism",
     "winner_regret": "regret",
 }
-"""Names in the summary, and the short ones in front of a size of the log, a mixture or an ensemble."""
+"""Names in the summary, and the short ones in front of a size of the log, a mixture or an
+ensemble."""
 RANGES = {
     "kendall_tau": (-1.0, 1.0),
     "kendall_tau_ppo_included": (-1.0, 1.0),
@@ -136,8 +140,10 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def gain_kept(learned: float, true: float, base: float) -> float:
-    """Share of what training in the true market gains over `base` that training in the learned one gains, all three
-    earned in the true market; NaN where training in the true market gains nothing, so that there is nothing to keep."""
+    """Share of what training in the true market gains over `base` that training in the learned one
+    gains, all three earned in the true market; NaN where training in the true market gains nothing,
+    so that there is nothing to keep.
+    """
     return (learned - base) / (true - base) if true > base else math.nan
 
 
@@ -218,7 +224,8 @@ class Transfer:
     """By kind of simulator, the single model as `single`."""
     summary: dict[str, Estimate]
     itself: dict[str, Estimate]
-    """Figures of the true market beside itself with other shoppers; empty where it was played once."""
+    """Figures of the true market beside itself with other shoppers; empty where it was played
+    once."""
 
 
 def report(rows: pl.DataFrame, slates: int, mixture: str) -> Report:
@@ -230,9 +237,11 @@ def report(rows: pl.DataFrame, slates: int, mixture: str) -> Report:
 def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
     """Group the cells; the main ones are those of single user models of logs of so many slates by that mixture.
 
-    A sweep and the comparison of ensembles are over the worlds and seeds that all of their values have.
+    A sweep and the comparison of ensembles are over the worlds and seeds that all of their values
+    have.
 
-    Errors: ValueError where no main cell has two agents.
+    Raises:
+        ValueError: If no main cell has two agents.
     """
     everything = cells_of(rows)
     single = [cell for cell in everything if cell.simulator == LEARNED]
@@ -322,8 +331,9 @@ def _ensemble_name(kind: str) -> str:
 
 
 def _shared(groups: dict[K, list[Cell]]) -> dict[K, tuple[Cell, ...]]:
-    """The cells of those worlds and seeds that every group has; groups without a cell go, all of them where they
-    have none in common."""
+    """The cells of those worlds and seeds that every group has; groups without a cell go, all of
+    them where they have none in common.
+    """
     there = {key: cells for key, cells in groups.items() if cells}
     common = set.intersection(
         *({(cell.world, cell.seed) for cell in cells} for cells in there.values())

@@ -1,7 +1,8 @@
 """Choose the re-rankers' parameters: python -m benchmarks.agents.tune
 
-Every tuned policy gets the same number of trials on the same episodes, of training shoppers and of seeds that no
-report uses. Run again, it goes on where it stopped. `benchmarks.agents.compare` reads the parameters.
+Every tuned policy gets the same number of trials on the same episodes, of training shoppers and of
+seeds that no report uses. Run again, it goes on where it stopped. `benchmarks.agents.compare` reads
+the parameters.
 """
 
 from __future__ import annotations
@@ -115,14 +116,15 @@ def trials_of(
 ) -> optuna.Study:
     """So many trials with the settings `first` among them, kept in a JSON file one by one.
 
-    What an interrupted search has kept is told to the sampler again in its order, so the trials that follow are those
-    that would have followed.
+    What an interrupted search has kept is told to the sampler again in its order, so the trials
+    that follow are those that would have followed.
 
     Args:
         value: of some parameters, in the trial of a number
         search: the range of every parameter
 
-    Errors: ValueError where the file holds the trials of another search.
+    Raises:
+        ValueError: If the file holds the trials of another search.
     """
     sampler = optuna.samplers.TPESampler(seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -150,7 +152,8 @@ def trials_of(
 def check_work(config: Config) -> None:
     """Remember what the trials in `config.work` belong to.
 
-    Errors: ValueError where they belong to another configuration.
+    Raises:
+        ValueError: If they belong to another configuration.
     """
     told = {
         key: value
@@ -163,7 +166,8 @@ def check_work(config: Config) -> None:
 def main(config: Config) -> None:
     """Tune, save the parameters, and the trials as rows.
 
-    Errors: RuntimeError where another process tunes in the same folder.
+    Raises:
+        RuntimeError: If another process tunes in the same folder.
     """
     config.world.check()
     with locked(config.work):
@@ -213,7 +217,8 @@ def _tune(config: Config) -> None:
 def read_parameters(path: Path = PARAMETERS) -> dict[str, dict[str, float]]:
     """The chosen parameters of every tuned policy.
 
-    Errors: FileNotFoundError where nothing was tuned yet.
+    Raises:
+        FileNotFoundError: If nothing was tuned yet.
     """
     if not path.is_file():
         raise FileNotFoundError(

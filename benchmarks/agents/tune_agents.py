@@ -1,8 +1,9 @@
 """Choose the agents' parameters: python -m benchmarks.agents.tune_agents
 
-Every agent that is trained gets the same number of trials, a shorter training each, with shoppers and a training seed
-that no report uses. The best setting and the defaults are then trained again with further seeds, because the best of
-some noisy trials is partly luck. What wins there becomes the defaults in `agents/`, which all benchmarks use.
+Every agent that is trained gets the same number of trials, a shorter training each, with shoppers
+and a training seed that no report uses. The best setting and the defaults are then trained again
+with further seeds, because the best of some noisy trials is partly luck. What wins there becomes
+the defaults in `agents/`, which all benchmarks use.
 
 Run again, it goes on where it stopped.
 """
@@ -155,7 +156,8 @@ def line(rows: pl.DataFrame, name: str) -> dict[str, Any]:
 def main(config: Config) -> None:
     """Search, repeat, save every training as a row.
 
-    Errors: RuntimeError where another process tunes in the same folder.
+    Raises:
+        RuntimeError: If another process tunes in the same folder.
     """
     with locked(config.work):
         _tune(config)

@@ -1,7 +1,7 @@
 """Build the Complete Journey logs: `python -m benchmarks.data.build_log`. Takes about a minute and 2.5 GB, once.
 
-Prints the counts of the build beside those of the first measurement (another program, 22 Nov 2026). A folder that
-holds tables which this command did not write is never written into.
+Prints the counts of the build beside those of the first measurement (another program, 22 Nov 2026).
+A folder that holds tables which this command did not write is never written into.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from recsim_env.logs.complete_journey import (
 )
 
 DEFAULT = Path(".cache/complete_journey")
-"""Where the log lies unless another folder is named; the only one that is built without having been asked for."""
+"""Where the log lies unless another folder is named; the only one that is built without having been
+asked for."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,20 @@ class Config:
     """Build the logs, unless the folder holds them already."""
 
     folder: Path = DEFAULT
-    """Folder that the tables are written into. It must be new, empty, or hold a log that this command built."""
+    """Folder that the tables are written into. It must be new, empty, or hold a log that this
+    command built."""
     seed: int = 0
     """Seed of the random choice of slates, cold items and held-out shoppers."""
     force: bool = False
-    """Build the log again even where the folder holds one that this version built with this seed."""
+    """Build the log again even where the folder holds one that this version built with this
+    seed."""
 
 
 def main(config: Config) -> None:
     """Build if need be, then print the counts.
 
-    Errors: FileExistsError where the folder holds files that are not of a build.
+    Raises:
+        FileExistsError: If the folder holds files that are not of a build.
     """
     console = Console()
     if config.force or not is_built(config.folder, config.seed):
@@ -70,8 +74,10 @@ def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path
 
     Args: output, the folder that the caller writes into.
 
-    Errors: FileNotFoundError where tables of another folder are missing, or where its build is not finished; the
-    sentence names the command that builds a log. ValueError where `output` lies in the folder.
+    Raises:
+        FileNotFoundError: If tables of another folder are missing, or where its build is not
+            finished; the sentence names the command that builds a log.
+        ValueError: If `output` lies in the folder.
     """
     if output is not None and output.resolve().is_relative_to(folder.resolve()):
         raise ValueError(

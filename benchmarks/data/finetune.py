@@ -1,8 +1,9 @@
 """Fit the transformer shopper to the Complete Journey logs: python -m benchmarks.data.finetune
 
-Two stages: baskets of the whole catalogue, then the exposure logs; calibration on weeks 45-48; the folder that comes
-out is what `recsim_env.register` and `recsim_env/CompleteJourney-v0` read. Run again, it goes on where it stopped.
-With `--members` further shoppers are fitted with other seeds: the ensemble of `recsim_env.shoppers.household.population`.
+Two stages: baskets of the whole catalogue, then the exposure logs; calibration on weeks 45-48; the
+folder that comes out is what `recsim_env.register` and `recsim_env/CompleteJourney-v0` read. Run
+again, it goes on where it stopped. With `--members` further shoppers are fitted with other seeds:
+the ensemble of `recsim_env.shoppers.household.population`.
 """
 
 from __future__ import annotations
@@ -47,15 +48,16 @@ class Config:
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Size of the model, and settings of its training."""
     log: Path = DEFAULT
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the default one is built first
-    where it does not exist."""
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    default one is built first where it does not exist."""
     output: Path = Path("runs/finetune")
     """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
     text_encoder: str = "frozen"
-    """Training of the pretrained text encoder beside the shopper: `frozen` (none), `lora` (low-rank adapters) or `full`
-    (all of its weights)."""
+    """Training of the pretrained text encoder beside the shopper: `frozen` (none), `lora` (low-rank
+    adapters) or `full` (all of its weights)."""
     members: int = 1
-    """Models that are trained for an ensemble; they differ in their seeds, which count up from that of the shopper."""
+    """Models that are trained for an ensemble; they differ in their seeds, which count up from that
+    of the shopper."""
     ship: bool = False
     """Replace the shopper of `recsim_env/CompleteJourney-v0` in the package by the finished one."""
     threads: int = FITTING_THREADS
@@ -103,9 +105,11 @@ class Log:
 def main(config: Config) -> None:
     """Build what is missing, train what is not trained, calibrate, write the shopper's folder.
 
-    Errors: ValueError where `members` is no whole number of 1 or more, `text_encoder` is not known, the output lies in
-    the log, or the folder holds a training with other settings; FileNotFoundError where the log lacks tables;
-    RuntimeError where another process writes the folder.
+    Raises:
+        ValueError: If `members` is no whole number of 1 or more, `text_encoder` is not known, the
+            output lies in the log, or the folder holds a training with other settings.
+        FileNotFoundError: If the log lacks tables.
+        RuntimeError: If another process writes the folder.
     """
     whole("members", config.members, 1)
     choice("text_encoder", config.text_encoder, ENCODERS)
@@ -149,7 +153,8 @@ def _finetune(config: Config, console: Console) -> None:
 def fit_member(log: Log, examples: Examples, config: Config, number: int) -> SlateShopper:
     """Train member `number`, or go on with it; not yet calibrated.
 
-    Checkpoints of the first one lie in the output folder itself, those of the others in `model1/`, `model2/`, ..
+    Checkpoints of the first one lie in the output folder itself, those of the others in `model1/`,
+    `model2/`, ..
     """
     settings = replace(config.shopper, seed=config.shopper.seed + number)
     folder = config.output / f"model{number}" if number else config.output

@@ -1,8 +1,9 @@
 """Fit the learned market to a market's log: python -m benchmarks.data.fit_market
 
-Several session models with different seeds (`recsim_env.shoppers.session.fit`) learn from the log that
-`benchmarks.data.market_log` writes; together they are the ensemble of `recsim_env.shoppers.session.population`. With `--ship` the
-folder goes into the package, where `recsim_env/LearnedMarket-v0` finds it.
+Several session models with different seeds (`recsim_env.shoppers.session.fit`) learn from the log
+that `benchmarks.data.market_log` writes; together they are the ensemble of
+`recsim_env.shoppers.session.population`. With `--ship` the folder goes into the package, where
+`recsim_env/LearnedMarket-v0` finds it.
 """
 
 from __future__ import annotations
@@ -78,10 +79,12 @@ class Config:
 def main(config: Config) -> None:
     """Build the log where it is missing, fit the members, score them on held-out episodes, write the folder.
 
-    Members that an interrupted run has fitted are kept in `unfinished/` of the folder, and not fitted again.
+    Members that an interrupted run has fitted are kept in `unfinished/` of the folder, and not
+    fitted again.
 
-    Errors: RuntimeError where another process fits into the same folder; ValueError where members of other settings
-    are kept there.
+    Raises:
+        RuntimeError: If another process fits into the same folder.
+        ValueError: If members of other settings are kept there.
     """
     with locked(config.output):
         _fit(config)

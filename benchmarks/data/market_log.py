@@ -1,10 +1,11 @@
 """Build a market's log and its CTR ranker: python -m benchmarks.data.market_log
 
-A shop that explores writes an impression log: every episode is served by one policy, drawn from a mixture that holds
-the greedy ranker, noisy versions of it, constant re-rankers with knobs drawn at random, and uniform slates. A shop that
-explores broadly also serves what is popular, has many more such re-rankers, tries out the ones it could have instead
-(MMR, caps, DPP), and in a part of the episodes draws the knobs anew at every visit, so that what was shown before and
-what is shown now are not of one hand. The ranker they start from is fitted to what was logged before, in rounds. What
+A shop that explores writes an impression log: every episode is served by one policy, drawn from a
+mixture that holds the greedy ranker, noisy versions of it, constant re-rankers with knobs drawn at
+random, and uniform slates. A shop that explores broadly also serves what is popular, has many more
+such re-rankers, tries out the ones it could have instead (MMR, caps, DPP), and in a part of the
+episodes draws the knobs anew at every visit, so that what was shown before and what is shown now
+are not of one hand. The ranker they start from is fitted to what was logged before, in rounds. What
 is built lies in `runs/market/` and is used again.
 """
 
@@ -41,7 +42,8 @@ LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000
 ROUNDS = (0.2, 0.3, 0.5)
 """Share of the log that each round writes; the first is uniform."""
 PER_CATEGORY = 4
-"""Of each of the twenty categories in the pool that every re-ranker and composer looks at, beside the ten best."""
+"""Of each of the twenty categories in the pool that every re-ranker and composer looks at, beside
+the ten best."""
 KNOBS = {
     "count": (-2.0, 0.0),
     "similarity": (-2.0, 0.0),
@@ -50,15 +52,18 @@ KNOBS = {
 }
 """Range that each knob of a logging re-ranker is drawn from, log-odds."""
 TEMPERATURES = (0.3, 0.7, 1.5)
-"""Scale of the Gumbel noise on the log-odds of the noisy policies: a sample from a softmax at that temperature."""
+"""Scale of the Gumbel noise on the log-odds of the noisy policies: a sample from a softmax at that
+temperature."""
 DECLARED = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32)}
 """Columns of the table of what shoppers declared."""
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 """Impressions, and what their shoppers declared."""
 Mixture = Literal["broad", "exploring", "greedy", "uniform"]
-"""Who serves a log: `greedy` is the ranker alone after a uniform first round; see the module for the others."""
+"""Who serves a log: `greedy` is the ranker alone after a uniform first round; see the module for
+the others."""
 GROUPS, GROUP = 60, 400
-"""Most re-rankers with knobs of their own in a round of a broad log, and slates of each at least, about."""
+"""Most re-rankers with knobs of their own in a round of a broad log, and slates of each at least,
+about."""
 TRIED = ("mmr", "cap", "dpp")
 """Registered policies that a broad log tries with parameters from all over their ranges."""
 BROAD = {
@@ -67,7 +72,8 @@ BROAD = {
     "sated": (-3.0, 0.3),
     "flooded": (-3.0, 0.5),
 }
-"""Range of the knobs there; each is off half of the time, so that diversity and feedback also come alone."""
+"""Range of the knobs there; each is off half of the time, so that diversity and feedback also come
+alone."""
 
 
 @dataclass(frozen=True)
@@ -324,7 +330,8 @@ def build(
 ) -> BuiltMarket:
     """Load a market's log and ranker, or make them first.
 
-    Errors: ValueError where the folder was built with other settings of the market.
+    Raises:
+        ValueError: If the folder was built with other settings of the market.
     """
     folder = work / world.name
     simulator = world.simulator(device)

@@ -34,8 +34,8 @@ def model_card(
 ) -> str:
     """Markdown: what the model is, data and disclaimer, command, versions, held-out scores, calibration table.
 
-    Where there are several members, scores are those of each and of their mean chance; the calibration table is the
-    first one's.
+    Where there are several members, scores are those of each and of their mean chance; the
+    calibration table is the first one's.
     """
     scores = [
         score(member, examples, "test", kinds=("case_control", "policy")) for member in members

@@ -1,8 +1,8 @@
 """Fit the CTR ranker to the Complete Journey log: python -m benchmarks.data.train_ranker
 
-The log is replayed visit by visit through the shop's memory, so that each row's features come from the same function
-as at a decision. Training weeks and training households only; calibrated on the validation weeks; scored on the test
-weeks. The weights go to `policies/rankers/weights/`.
+The log is replayed visit by visit through the shop's memory, so that each row's features come from
+the same function as at a decision. Training weeks and training households only; calibrated on the
+validation weeks; scored on the test weeks. The weights go to `policies/rankers/weights/`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ class Config:
     """Fit the CTR ranker of the Complete Journey environment."""
 
     log: Path = DEFAULT
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the default one is built first
-    where it does not exist."""
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    default one is built first where it does not exist."""
     output: Path = WEIGHTS
-    """File of the weights, by default the one that the package ships; the configuration lies in the same folder."""
+    """File of the weights, by default the one that the package ships; the configuration lies in the
+    same folder."""
     logs: tuple[str, ...] = ("policy", "uniform")
     """Slate logs to learn from, by the names of their tables."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -69,8 +70,8 @@ class Config:
 class Slates:
     """Logged slates, S of them, sorted by visit.
 
-    Shapes: visit (S,) int64 index into `Visits`; items, placement (S, K) int64; bought (S, K) bool; split, log (S,)
-    int64 index into SPLITS and into the names of the logs.
+    Shapes: visit (S,) int64 index into `Visits`; items, placement (S, K) int64; bought (S, K) bool;
+    split, log (S,) int64 index into SPLITS and into the names of the logs.
     """
 
     visit: Tensor
@@ -116,8 +117,9 @@ def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
 def replay_slates(
     visits: Visits, slates: Slates, keys: Keys, popularity: Tensor, *, remembered: int = REMEMBERED
 ) -> Iterator[tuple[Tensor, Observation]]:
-    """Every logged slate with what was known before its visit: rows (R,) of `slates`, and the observation whose
-    candidates they are. All shoppers advance together, one visit at a time."""
+    """Every logged slate with what was known before its visit: rows (R,) of `slates`, and the
+    observation whose candidates they are. All shoppers advance together, one visit at a time.
+    """
     memory = Memory.empty(keys, int(visits.shopper.max()) + 1, remembered)
     rank = visits.rank[slates.visit]
     slate_order, visit_order = rank.argsort(stable=True), visits.rank.argsort(stable=True)

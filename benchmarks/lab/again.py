@@ -1,7 +1,8 @@
-"""Make summaries, tables and pictures anew from the rows of benchmarks/results, without measuring anything:
-python -m benchmarks.lab.again compare transfer
+"""Make summaries, tables and pictures anew from the rows of benchmarks/results, without measuring
+anything: python -m benchmarks.lab.again compare transfer
 
-`ablation` and `fidelity` are not among them: their rows are figures, and the predictions behind those are not kept.
+`ablation` and `fidelity` are not among them: their rows are figures, and the predictions behind
+those are not kept.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from recsim_env.checks import choice
 def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Report:
     """The league's report takes its learning curves as well.
 
-    Errors: FileNotFoundError where the run kept none.
+    Raises:
+        FileNotFoundError: If the run kept none.
     """
     if not (folder / "curves.parquet").is_file():
         raise FileNotFoundError(
@@ -66,7 +68,9 @@ class Config:
 def main(config: Config) -> None:
     """Read the rows of each benchmark and replace its report.
 
-    Errors: ValueError where a name is not known; FileNotFoundError where a benchmark has no rows.
+    Raises:
+        ValueError: If a name is not known.
+        FileNotFoundError: If a benchmark has no rows.
     """
     names = [choice("names", name, REPORTS) for name in config.names]
     for name in names:

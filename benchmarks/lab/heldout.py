@@ -69,8 +69,9 @@ def bootstrap(
 ) -> dict[str, dict[str, tuple[float, Floats]]]:
     """Metrics of several models on the same rows, with a bootstrap over households.
 
-    Returns model -> metric -> (value, (samples,) bootstrap values); sample i draws the same households for every model,
-    so differences of samples are paired. A value is NaN where a sample does not define it (an AUC without a response).
+    Returns model -> metric -> (value, (samples,) bootstrap values); sample i draws the same
+    households for every model, so differences of samples are paired. A value is NaN where a sample
+    does not define it (an AUC without a response).
     """
     who = np.unique(next(iter(models.values())).shopper)
     draws = np.random.default_rng(seed).multinomial(
@@ -90,9 +91,9 @@ def bootstrap(
 def estimate(value: float, samples: Floats, households: int) -> Estimate:
     """A score with the 95 % interval that its bootstrap samples (S,) over so many households give.
 
-    The interval is the critical value of `benchmarks.lab.statistics` times the standard deviation of the samples, which a
-    hundred of them tell better than they tell their outer quantiles. Samples in which the score is not defined (NaN)
-    are left out.
+    The interval is the critical value of `benchmarks.lab.statistics` times the standard deviation
+    of the samples, which a hundred of them tell better than they tell their outer quantiles.
+    Samples in which the score is not defined (NaN) are left out.
 
     Raises ValueError where fewer than half of the samples define it.
     """

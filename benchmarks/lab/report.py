@@ -12,8 +12,9 @@ A benchmark ends in one call, which writes `benchmarks/results/<name>/`:
     table.md        the table of the README block `<!-- table:<name> -->`
     figure.png      the picture of the README block `<!-- figure:<name> -->`
 
-`python -m benchmarks.lab.report` rewrites the README blocks from these files; `python -m benchmarks.lab.again` makes figures,
-tables and pictures anew from the rows, without measuring anything.
+`python -m benchmarks.lab.report` rewrites the README blocks from these files; `python -m
+benchmarks.lab.again` makes figures, tables and pictures anew from the rows, without measuring
+anything.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Run:
     def __init__(self, name: str, config: object, *, results: Path = RESULTS) -> None:
         """`config` is a dataclass of numbers, strings, paths, enums, lists and dataclasses of these.
 
-        Raises ValueError on a name that is no lower-case word, TypeError on a config that JSON cannot hold.
+        Raises ValueError on a name that is no lower-case word, TypeError on a config that JSON
+        cannot hold.
         """
         if not re.fullmatch(_NAME, name):
             raise ValueError(
@@ -102,7 +104,9 @@ class Run:
     ) -> Path:
         """Write the folder and return it. Each file is replaced whole; those of an earlier run that this one lacks go.
 
-        Errors: ValueError where `rows` has nested columns; RuntimeError where another process writes the folder.
+        Raises:
+            ValueError: If `rows` has nested columns.
+            RuntimeError: If another process writes the folder.
 
         rows:    as measured; no nested columns.
         summary, table and figure: as in `Report`.
@@ -233,7 +237,8 @@ def config_as_json(config: object) -> dict[str, Any]:
 def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
     """Write down in `folder`/config.json what all that lies there has in common. What killed processes left goes.
 
-    Errors: ValueError where it was made with other settings.
+    Raises:
+        ValueError: If it was made with other settings.
     """
     path = folder / "config.json"
     if path.exists() and (found := json.loads(path.read_text())) != told:
@@ -250,7 +255,8 @@ def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
 def git_state(root: Path = ROOT) -> dict[str, str | bool | None]:
     """The commit that is checked out, and whether files differ from it; None without git.
 
-    Results and the README do not make a checkout dirty: running one benchmark after the other writes them.
+    Results and the README do not make a checkout dirty: running one benchmark after the other
+    writes them.
     """
 
     def git(*arguments: str) -> str | None:
@@ -332,9 +338,10 @@ def markdown(
 ) -> str:
     """A markdown table of `rows`, numbers to the right.
 
-    columns: which columns, in this order; a mapping also names their headers. All of the first row by default.
-    digits:  significant digits of a float, and of half an estimate's interval. An estimate reads `53.0 [51.8, 54.3]`;
-             all estimates of a column show the same number of decimals.
+    columns: which columns, in this order; a mapping also names their headers. All of the first row
+        by default.
+    digits:  significant digits of a float, and of half an estimate's interval. An estimate reads
+             `53.0 [51.8, 54.3]`; all estimates of a column show the same number of decimals.
     """
     lines = list(rows.iter_rows(named=True)) if isinstance(rows, pl.DataFrame) else list(rows)
     if columns is None:
@@ -406,7 +413,8 @@ def _escape(text: str) -> str:
 def fill(text: str, *, results: Path = RESULTS, root: Path = ROOT) -> str:
     """`text` with every block between `<!-- table:NAME -->` and `<!-- /table:NAME -->` made anew, figures likewise.
 
-    A block whose benchmark has not been run says so. Raises ValueError on a block that is not closed by its own mark.
+    A block whose benchmark has not been run says so. Raises ValueError on a block that is not
+    closed by its own mark.
     """
     marks = list(_MARK.finditer(text))
     pieces, end = [], 0
@@ -464,7 +472,8 @@ def name_beside(
 ) -> None:
     """Write the names of `points` (x, y) in a column to the right of all of them, a thin line to each.
 
-    colours: of the names; dark grey where there is none. room: width of the column over that of the plot.
+    colours: of the names; dark grey where there is none. room: width of the column over that of the
+    plot.
     """
     axes.margins(0.06)
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
@@ -492,8 +501,9 @@ def name_beside(
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending values moved as little as needed to stand `gap` apart or more: isotonic regression of values - i gap
-    by pooling adjacent violators (Barlow et al. 1972)."""
+    """Ascending values moved as little as needed to stand `gap` apart or more: isotonic regression
+    of values - i gap by pooling adjacent violators (Barlow et al. 1972).
+    """
     blocks: list[tuple[float, int]] = []  # sum and size
     for at, value in enumerate(values):
         blocks.append((value - at * gap, 1))

@@ -1,12 +1,13 @@
 """Estimates with 95 % intervals that hold for a handful of training seeds as well, over what is independent.
 
-An interval is the mean plus and minus a critical value times its standard error. The critical value is Student's t,
-widened by an allowance for skewed samples: the coverage error of a t interval over n values of skewness g is, by its
-Edgeworth expansion (Hall 1992, "The Bootstrap and Edgeworth Expansion", section 2.6), that of a critical value which is
-short by the factor 1 + 1.08 g^2 / n. The skewness of a few trainings cannot be estimated, so it is taken to be 1.4 for
-all. A test simulates the coverage: of 95 % intervals over 3, 5 and 10 values at least .93 hold the mean where the
-values are normal, uniform or exponential (skewness 2), and where episodes vary beside the seeds. Over many values the
-interval is that of the normal distribution.
+An interval is the mean plus and minus a critical value times its standard error. The critical value
+is Student's t, widened by an allowance for skewed samples: the coverage error of a t interval over
+n values of skewness g is, by its Edgeworth expansion (Hall 1992, "The Bootstrap and Edgeworth
+Expansion", section 2.6), that of a critical value which is short by the factor 1 + 1.08 g^2 / n.
+The skewness of a few trainings cannot be estimated, so it is taken to be 1.4 for all. A test
+simulates the coverage: of 95 % intervals over 3, 5 and 10 values at least .93 hold the mean where
+the values are normal, uniform or exponential (skewness 2), and where episodes vary beside the
+seeds. Over many values the interval is that of the normal distribution.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def critical(n: int) -> float:
 def around(value: float, *errors: tuple[float, int], n: int) -> Estimate:
     """A value with the interval of its independent sources of error, each a standard error and its number of units.
 
-    The half widths of the sources are added as squares, which covers at least as often as promised whatever their
-    ratio is (Banerjee 1960, Sankhya 22). n is what the estimate counts; without two units there is no interval.
+    The half widths of the sources are added as squares, which covers at least as often as promised
+    whatever their ratio is (Banerjee 1960, Sankhya 22). n is what the estimate counts; without two
+    units there is no interval.
     """
     if min(units for _, units in errors) < 2:
         return Estimate(value, n=n)
@@ -77,8 +79,8 @@ def estimate_mean(
     weights:  (n,) of each row in the mean; all 1 by default.
     clusters: (n,) ids of what is independent (the household of a row); each row its own by default.
 
-    The standard error is that of a ratio of cluster sums (Cochran 1977, "Sampling Techniques", eq. 2.46).
-    Raises ValueError on an empty or non-finite sample, and on shapes that differ.
+    The standard error is that of a ratio of cluster sums (Cochran 1977, "Sampling Techniques", eq.
+    2.46). Raises ValueError on an empty or non-finite sample, and on shapes that differ.
     """
     rows = _vector("values", values)
     weight = np.ones_like(rows) if weights is None else _vector("weights", weights, like=rows)
@@ -118,8 +120,9 @@ def over_training_seeds(values: ArrayLike, *, same_episodes: bool = True) -> Est
 
     The interval covers both: what other training seeds would have earned from other episodes.
 
-    same_episodes: column e is the same shopper-episode for every training seed (common random numbers), so seeds and
-        episodes are two sources of error (crossed). Otherwise the spread of the seeds' means holds both (nested).
+    same_episodes: column e is the same shopper-episode for every training seed (common random
+        numbers), so seeds and episodes are two sources of error (crossed). Otherwise the spread of
+        the seeds' means holds both (nested).
 
     `n` of the estimate counts the training seeds. `by_training_seed` makes the array from rows.
     """

@@ -9,10 +9,11 @@ from recsim_env.checks import whole
 THREADS = 1
 """Threads of a simulation, and of an agent that learns in one.
 
-The products are small, so two threads wait for each other at every step, and OpenMP waits by spinning: on an otherwise
-idle machine two threads make about 1.4 times the visits a second of one, at 1.4 times the processor time a visit; where
-other processes want the cores, they make fewer than one thread does. Only one thread gives the same numbers bit for bit
-when a training is interrupted and resumed. `python -m benchmarks.speed.crowded` measures all of this.
+The products are small, so two threads wait for each other at every step, and OpenMP waits by
+spinning: on an otherwise idle machine two threads make about 1.4 times the visits a second of one,
+at 1.4 times the processor time a visit; where other processes want the cores, they make fewer than
+one thread does. Only one thread gives the same numbers bit for bit when a training is interrupted
+and resumed. `python -m benchmarks.speed.crowded` measures all of this.
 """
 FITTING_THREADS = 2
 """Threads of fine-tuning and of scoring a log, which are large products."""

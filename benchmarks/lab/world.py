@@ -30,11 +30,13 @@ class World:
     """Where agents are trained and evaluated."""
 
     env: str = SHIPPED
-    """Id of a registered environment whose shoppers are the ranker's; of those that ship, the Complete Journey."""
+    """Id of a registered environment whose shoppers are the ranker's; of those that ship, the
+    Complete Journey."""
     ranker: Path = WEIGHTS
     """Weights of the CTR ranker that `benchmarks.data.train_ranker` wrote."""
     populations: bool = True
-    """Train on one population of shoppers and evaluate on another; False where the environment has only one."""
+    """Train on one population of shoppers and evaluate on another; False where the environment has
+    only one."""
     horizon_days: float | None = None
     """Days of an episode; None for the environment's own."""
     device: str | None = None
@@ -46,8 +48,8 @@ class World:
         """Whether agents can be trained and evaluated here. Nothing is written.
 
         Raises:
-            ValueError: where the environment is not registered, its shoppers have no populations, or the ranker was
-                fitted to another catalogue.
+            ValueError: where the environment is not registered, its shoppers have no populations,
+                or the ranker was fitted to another catalogue.
         """
         self.inputs(self.simulator("train"))
 
@@ -60,7 +62,11 @@ class World:
             )
 
     def simulator(self, population: str) -> SlateSimulator:
-        """A new simulator of `train` or `evaluation` shoppers. Errors: ValueError as `check`."""
+        """A new simulator of `train` or `evaluation` shoppers.
+
+        Raises:
+            ValueError: As `check`.
+        """
         self._check_populations()
         options = {"population": population} if self.populations else {}
         if self.horizon_days is not None:
@@ -108,4 +114,5 @@ def seeds(first: int, count: int) -> Tensor:
 
 
 TUNING_SEED, REPORTED_SEED = 20_000_000, 30_000_000
-"""First seeds of the episodes that parameters are chosen on, and of those that are reported: never the same."""
+"""First seeds of the episodes that parameters are chosen on, and of those that are reported: never
+the same."""

@@ -1,11 +1,11 @@
 """What each part of the shopper is worth: python -m benchmarks.shopper.ablation
 
-The same training without pretraining, without text, without counters, and with the text encoder frozen, adapted (LoRA)
-or trained in full; every row with the same passes over the data, scored on weeks 49-53. Scores are kept as they come:
-run again, it goes on.
+The same training without pretraining, without text, without counters, and with the text encoder
+frozen, adapted (LoRA) or trained in full; every row with the same passes over the data, scored on
+weeks 49-53. Scores are kept as they come: run again, it goes on.
 
-`--question choices` is how the settings of a training are chosen: other passes and other dropout than the default's,
-scored on weeks 45-48, so that weeks 49-53 are for judging what was chosen.
+`--question choices` is how the settings of a training are chosen: other passes and other dropout
+than the default's, scored on weeks 45-48, so that weeks 49-53 are for judging what was chosen.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ class Config:
     """Train every variant and score it on weeks that none was trained on."""
 
     question: Literal["parts", "choices"] = "parts"
-    """What is asked: what the parts of the shopper are worth, judged on weeks 49-53, or which passes and which dropout
-    to choose, on weeks 45-48."""
+    """What is asked: what the parts of the shopper are worth, judged on weeks 49-53, or which
+    passes and which dropout to choose, on weeks 45-48."""
     shopper: FinetuneConfig = field(
         default_factory=lambda: FinetuneConfig(pretrain_epochs=1.0, epochs=1.0)
     )
-    """Training of every variant, but for what makes the variant: `parts` have fewer passes than the shipped shopper,
-    `choices` bring passes and dropout of their own."""
+    """Training of every variant, but for what makes the variant: `parts` have fewer passes than the
+    shipped shopper, `choices` bring passes and dropout of their own."""
     log: Path = DEFAULT
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the default one is built first
-    where it does not exist."""
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    default one is built first where it does not exist."""
     output: Path = Path("runs/ablation")
     """Folder of the trainings while they run, and of the scores of those that are done."""
     samples: int = 100
@@ -98,8 +98,10 @@ class Config:
 def main(config: Config) -> None:
     """Train and score what is not done yet, then write `benchmarks/results/ablation` or `../choices`.
 
-    Errors: FileNotFoundError where the log lacks tables; ValueError where it has no cold items, and where the output
-    folder holds scores of other settings.
+    Raises:
+        FileNotFoundError: If the log lacks tables.
+        ValueError: If it has no cold items, and where the output folder holds scores of other
+            settings.
     """
     use_threads(config.threads)
     config = replace(config, output=config.output / config.question)

@@ -115,7 +115,8 @@ def fit_predict(
 ) -> list[Floats]:
     """Fit on case-control rows as they were sampled; logits (R,) of each other set, up to a shift (see `platt`).
 
-    Rare non-responses are not weighted up: that would only add noise (the sampling shifts the logit by a constant).
+    Rare non-responses are not weighted up: that would only add noise (the sampling shifts the logit
+    by a constant).
     """
 
     def pick(table: dict[str, Floats]) -> Floats:

@@ -152,8 +152,10 @@ def _weekly(baskets: pl.DataFrame, slates: pl.DataFrame) -> pl.DataFrame:
 
 
 def errors(simulated: Behaviour, logged: Behaviour) -> list[dict[str, float | str]]:
-    """Relative error of each value; of a distribution the sum of absolute differences of its shares; of a recency
-    curve the mean |simulated / logged - 1| of its bins, weighted by the log's responses."""
+    """Relative error of each value; of a distribution the sum of absolute differences of its
+    shares; of a recency curve the mean |simulated / logged - 1| of its bins, weighted by the log's
+    responses.
+    """
     table: list[dict[str, float | str]] = []
     for name, value in logged.values.items():
         found = simulated.values[name]

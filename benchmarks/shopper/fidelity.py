@@ -1,9 +1,9 @@
 """Is the shopper believable? python -m benchmarks.shopper.fidelity
 
-Held-out weeks 49-53: ranking, calibration, cold items, return times and recency curves, beside baselines fitted in the
-same run on the same rows; then a closed loop of 26 weeks against the log. Every model is calibrated on weeks 45-48 for
-each judgement on its own (full exposure, policy slates, new ids); the shopper is judged as it is shipped as well, with
-its one calibration for all.
+Held-out weeks 49-53: ranking, calibration, cold items, return times and recency curves, beside
+baselines fitted in the same run on the same rows; then a closed loop of 26 weeks against the log.
+Every model is calibrated on weeks 45-48 for each judgement on its own (full exposure, policy
+slates, new ids); the shopper is judged as it is shipped as well, with its one calibration for all.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ GOOD = {
     "item_recency_error": 0.10,
     "category_recency_error": 0.10,
 }
-"""What a good shopper reaches on these weeks, from the measurements made before the first line was written."""
+"""What a good shopper reaches on these weeks, from the measurements made before the first line was
+written."""
 LOWER_IS_BETTER = (
     "full_exposure_ne",
     "policy_slate_ne",
@@ -66,7 +67,8 @@ LOWER_IS_BETTER = (
     "category_recency_error",
 )
 MODEL, RECALIBRATED, TREES = "transformer", "recalibrated", "gbdt"
-"""The shopper as it is shipped; the shopper calibrated for each judgement, as the baselines are; the best of those."""
+"""The shopper as it is shipped; the shopper calibrated for each judgement, as the baselines are;
+the best of those."""
 JUDGED = {
     "full_exposure": ("case_control", False),
     "policy_slate": ("policy", False),
@@ -82,16 +84,19 @@ class Config:
     shopper: Path = Path("recsim_env/data/complete_journey")
     """Folder of the fine-tuned shopper, by `benchmarks.data.finetune`; it is read only."""
     log: Path = DEFAULT
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the default one is built first
-    where it does not exist."""
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    default one is built first where it does not exist."""
     samples: int = 100
     """Bootstrap samples of households that the width of every interval is found from."""
     train_rows: int = 2_000_000
-    """Most train rows that a baseline is fitted on (drawn from all case-control rows of weeks 1-44)."""
+    """Most train rows that a baseline is fitted on (drawn from all case-control rows of weeks
+    1-44)."""
     closed_loop: bool = True
-    """Let the shoppers live for 26 weeks under the logging policy as well, which takes a minute or two."""
+    """Let the shoppers live for 26 weeks under the logging policy as well, which takes a minute or
+    two."""
     precision: str = "fp32"
-    """Number format of the shopper's matrix products: fp32, or bf16, which is less exact and faster on a GPU."""
+    """Number format of the shopper's matrix products: fp32, or bf16, which is less exact and faster
+    on a GPU."""
     threads: int = FITTING_THREADS
     """Threads of the processor that the shopper and the baselines use."""
     results: Path = RESULTS
@@ -116,8 +121,8 @@ class Figures:
     ) -> None:
         """One figure of one model, with the interval of its bootstrap samples over n households.
 
-        A figure that is not defined is left out of the summary. One whose samples are mostly not defined has no
-        interval; `samples` of its row says how many were.
+        A figure that is not defined is left out of the summary. One whose samples are mostly not
+        defined has no interval; `samples` of its row says how many were.
         """
         found = Estimate(value, n=n)
         defined = None if samples is None else int(np.isfinite(samples).sum())
@@ -136,9 +141,9 @@ class Figures:
 class Predictions:
     """What every model predicts.
 
-    Shapes: V rows of weeks 45-48, T rows of weeks 49-53, as indices into the examples' rows.
-        valid: (V,); test: (T,)
-        logits: model -> ((V,), (T,)), those of the shopper as it is shipped, those of the baselines not calibrated
+    Shapes: V rows of weeks 45-48, T rows of weeks 49-53, as indices into the examples' rows. valid:
+        (V,); test: (T,) logits: model -> ((V,), (T,)), those of the shopper as it is shipped, those
+        of the baselines not calibrated
     """
 
     valid: Tensor
@@ -150,7 +155,8 @@ class Predictions:
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Model -> test rows of a judgement (J,) and their logits (J,).
 
-        Each model is calibrated on the rows of the same judgement in weeks 45-48, `MODEL` alone is as it is shipped.
+        Each model is calibrated on the rows of the same judgement in weeks 45-48, `MODEL` alone is
+        as it is shipped.
         """
         kind, is_cold = JUDGED[judgement]
         valid, test = (
@@ -172,7 +178,9 @@ class Predictions:
 def main(config: Config) -> None:
     """Fit the baselines, score everything, roll the closed loop, write `benchmarks/results/fidelity`.
 
-    Errors: FileNotFoundError where the log lacks tables; ValueError where it has no cold items.
+    Raises:
+        FileNotFoundError: If the log lacks tables.
+        ValueError: If it has no cold items.
     """
     use_threads(config.threads)
     run, console = Run("fidelity", config, results=config.results), Console()

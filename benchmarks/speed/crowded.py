@@ -1,12 +1,14 @@
 """What a training makes of cores that other processes want as well: python -m benchmarks.speed.crowded
 
-The training of `benchmarks.agents.train` goes on for some seconds alone, then for as many beside busy processes, and so on in
-turns, with one thread and with two, which wait for each other in several ways (`WAYS`). Measured are visits a second
-and visits a second of processor time. Both are told as shares of what one thread makes alone in the same run, so that
-the machine matters little; anything else that runs on it does. The busy processes are started here, do nothing but
-compare clocks, and end with the measurement; on their own they end after a while.
+The training of `benchmarks.agents.train` goes on for some seconds alone, then for as many beside
+busy processes, and so on in turns, with one thread and with two, which wait for each other in
+several ways (`WAYS`). Measured are visits a second and visits a second of processor time. Both are
+told as shares of what one thread makes alone in the same run, so that the machine matters little;
+anything else that runs on it does. The busy processes are started here, do nothing but compare
+clocks, and end with the measurement; on their own they end after a while.
 
-The default of `benchmarks.lab.threads` should keep a third of the visits a second, and .8 of the visits a processor second.
+The default of `benchmarks.lab.threads` should keep a third of the visits a second, and .8 of the
+visits a processor second.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How fast a slate is served, and what that costs: python -m benchmarks.speed.latency
 
-A market is blown up to catalogues of several sizes. The league's PPO composer serves requests from real episodes there
-in several ways: every item ranked, or candidates from an index that is exact or looks into some clusters, of four-byte
-or one-byte numbers. Timed on one core, from the observations to the slates; then some of the ways play the same
-episodes.
+A market is blown up to catalogues of several sizes. The league's PPO composer serves requests from
+real episodes there in several ways: every item ranked, or candidates from an index that is exact or
+looks into some clusters, of four-byte or one-byte numbers. Timed on one core, from the observations
+to the slates; then some of the ways play the same episodes.
 
     runs/latency/config.json                  the settings that all rows have in common
     runs/latency/<items>-<way>.parquet        a row a request, a step of a request, a batch, or an episode
@@ -54,7 +54,8 @@ VISITS = 32
 WARM = 50
 """Requests before those that count."""
 REMEMBERED = 16_000_000
-"""Items times shoppers at a time in the episodes: a market remembers every item that each was shown."""
+"""Items times shoppers at a time in the episodes: a market remembers every item that each was
+shown."""
 T = TypeVar("T")
 
 
@@ -77,7 +78,8 @@ class Config:
     requests: int = 1000
     """Requests that are timed one at a time, of each way to serve."""
     looked_at: int = 128
-    """Requests taken apart: time of each step, and what is found of what ranking every item finds."""
+    """Requests taken apart: time of each step, and what is found of what ranking every item
+    finds."""
     batch: int = 64
     """Requests answered at once, for the throughput."""
     batches: int = 4
@@ -211,8 +213,9 @@ ROW = {
     "load": pl.Float64(),
 }
 """Columns; null where a row has nothing to say. what: `request`, `batch`, `episode`, or one of
-`latency_report.STEPS` · number: which of these, an episode's is its seed · size: requests at once · wall_ms: by the
-clock · cpu_ms: of this thread's processor time · pool, slate: share of those of ranking every item that is there too ·
+`latency_report.STEPS` · number: which of these, an episode's is its seed · size: requests at once ·
+wall_ms: by the clock · cpu_ms: of this thread's processor time · pool, slate: share of those of
+ranking every item that is there too ·
 load: of the machine, mean runnable processes of the last minute."""
 Clocks = dict[str, float]
 
@@ -314,7 +317,8 @@ def rows_of(config: Config) -> pl.DataFrame:
 def check_work(config: Config) -> None:
     """Remember the settings of the rows in `config.work`.
 
-    Errors: ValueError where they were measured with others.
+    Raises:
+        ValueError: If they were measured with others.
     """
     free = ("league", "work", "results")
     told = {name: value for name, value in config_as_json(config).items() if name not in free}

@@ -13,9 +13,11 @@ from benchmarks.lab.report import Report, markdown
 from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
 
 EVERY, EXACT, CLUSTERS = "every item", "exact index", "clusters"
-"""What a way to serve compares a request with; the last two are followed by how numbers are kept."""
+"""What a way to serve compares a request with; the last two are followed by how numbers are
+kept."""
 SERVED = f"{EXACT}, int8"
-"""The way that the targets are read off: the cheapest that finds nearly all that ranking every item finds."""
+"""The way that the targets are read off: the cheapest that finds nearly all that ranking every item
+finds."""
 ORDER = (EVERY, f"{EXACT}, fp32", SERVED, f"{CLUSTERS}, fp32", f"{CLUSTERS}, int8")
 """Every way to serve; the first is what the others are compared with."""
 PLAYED = (EVERY, SERVED, ORDER[4])
@@ -51,8 +53,8 @@ def percent(share: object) -> str | None:
 
 
 def quantile(values: pl.Series, share: float) -> Estimate:
-    """A quantile and its 95 % interval by order statistics, for independent values (David & Nagaraja 2003, "Order
-    Statistics", section 7.1).
+    """A quantile and its 95 % interval by order statistics, for independent values (David &
+    Nagaraja 2003, "Order Statistics", section 7.1).
     """
     ordered = np.sort(values.to_numpy())
     n, half = len(ordered), 1.96 * math.sqrt(len(ordered) * share * (1 - share))
@@ -65,8 +67,8 @@ def quantile(values: pl.Series, share: float) -> Estimate:
 def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
     """What a line of the table and a point of the figure say; None where nothing was measured.
 
-    What is lost is the mean difference of the same episodes, over the mean of ranking every item; the interval is the
-    difference's.
+    What is lost is the mean difference of the same episodes, over the mean of ranking every item;
+    the interval is the difference's.
     """
     of_size = rows.filter(pl.col("items") == items)
     own = of_size.filter(pl.col("way") == way)

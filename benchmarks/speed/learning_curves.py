@@ -1,10 +1,12 @@
 """What a minute of training brings: python -m benchmarks.speed.learning_curves
 
-Return against wall minutes for PPO here and for stock SB3 (see `benchmarks.speed.ppo_speed`) in `Market-v0`, and for RecSim's
-own agent in RecSim's own environment (`benchmarks.speed.recsim_agent`). Returns of different environments cannot be laid side
-by side, so every one is told in units of its own: 0 is a random policy there, 1 the greedy one, which shows what is
-most likely to please at once. Fine-tuning the shopper has no such curve: its speed is told in visits a second, and as
-the share that its matrix products, forward and backward, have of what the machine's own matrix product does meanwhile.
+Return against wall minutes for PPO here and for stock SB3 (see `benchmarks.speed.ppo_speed`) in
+`Market-v0`, and for RecSim's own agent in RecSim's own environment
+(`benchmarks.speed.recsim_agent`). Returns of different environments cannot be laid side by side, so
+every one is told in units of its own: 0 is a random policy there, 1 the greedy one, which shows
+what is most likely to please at once. Fine-tuning the shopper has no such curve: its speed is told
+in visits a second, and as the share that its matrix products, forward and backward, have of what
+the machine's own matrix product does meanwhile.
 """
 
 from __future__ import annotations
@@ -55,8 +57,9 @@ SCHEMA = {
     "flops": pl.Float64,
     "machine_flops_per_s": pl.Float64,
 }
-"""`step` counts the evaluations of a training, or the repetitions of a timing; `steps` are shopper-steps, documents
-shown, or visits; the last two columns belong to fine-tuning alone, the three before them to the others."""
+"""`step` counts the evaluations of a training, or the repetitions of a timing; `steps` are
+shopper-steps, documents shown, or visits; the last two columns belong to fine-tuning alone, the
+three before them to the others."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class Config:
     repetitions: int = 3
     """Times that fine-tuning is timed."""
     log: Path = DEFAULT
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the default one is built first
-    where it does not exist."""
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    default one is built first where it does not exist."""
     markets: Path = Path("runs/market")
     """Folder of the markets' logs and rankers."""
     slates: int = 300_000
@@ -238,8 +241,8 @@ def normalised(rows: pl.DataFrame) -> pl.DataFrame:
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """By learner: score, minutes and thousand steps a minute at the end, and the minutes until a score above 1 stays.
 
-    Intervals are over training seeds; of fine-tuning, over repetitions. A learner that does not pass 1 in every
-    training has no `minutes_past_greedy`.
+    Intervals are over training seeds; of fine-tuning, over repetitions. A learner that does not
+    pass 1 in every training has no `minutes_past_greedy`.
     """
     summary: dict[str, Estimate] = {}
     trainings = normalised(rows)

@@ -2,8 +2,9 @@
 
     pip install -e ".[peers]"
 
-RecSim's users come one at a time; its multi-user mode, where all users share one set of candidates, is not played.
-RecoGym is not played: it shows single products, no slates, and does not import beside a current scipy.
+RecSim's users come one at a time; its multi-user mode, where all users share one set of candidates,
+is not played. RecoGym is not played: it shows single products, no slates, and does not import
+beside a current scipy.
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
 """How fast PPO trains, and what the time goes to: python -m benchmarks.speed.ppo_speed
 
-PPO over the composer's intents learns three times in the same market, with the same policy, networks, rollouts,
-shoppers and seeds:
+PPO over the composer's intents learns three times in the same market, with the same policy,
+networks, rollouts, shoppers and seeds:
 
-- *device*: rollouts that stay on the device and the agent's hyper-parameters, as all agents here learn;
-- *stock*: Stable-Baselines3's PPO as it comes: its own loop, which carries rollouts through numpy, and its default
-  hyper-parameters (`SB3_DEFAULTS`: ten epochs in minibatches of 64, and so on);
-- *same settings*: SB3's own loop with the agent's hyper-parameters, which tells how much of it is the loop.
+- *device*: rollouts that stay on the device and the agent's hyper-parameters, as all agents here
+  learn;
+- *stock*: Stable-Baselines3's PPO as it comes: its own loop, which carries rollouts through numpy,
+  and its default hyper-parameters (`SB3_DEFAULTS`: ten epochs in minibatches of 64, and so on);
+- *same settings*: SB3's own loop with the agent's hyper-parameters, which tells how much of it is
+  the loop.
 
-They take turns, update by update, so that whatever else the machine does strikes all. Every part is timed on the clock
-of the processor, on a GPU on the wall clock after waiting for the device. `over_stock_sb3` is the wall time of *stock*
-over that of *device* for the same number of shopper-steps. It is worth something only if those steps taught as much:
-`return_minus_stock` is the difference of the returns at the end, `curve_minus_stock` that of the evaluations on the
-way, on the same fresh shoppers, paired by training seed. `over_stock_sb3_same_settings` is the loop alone.
+They take turns, update by update, so that whatever else the machine does strikes all. Every part is
+timed on the clock of the processor, on a GPU on the wall clock after waiting for the device.
+`over_stock_sb3` is the wall time of *stock* over that of *device* for the same number of
+shopper-steps. It is worth something only if those steps taught as much: `return_minus_stock` is the
+difference of the returns at the end, `curve_minus_stock` that of the evaluations on the way, on the
+same fresh shoppers, paired by training seed. `over_stock_sb3_same_settings` is the loop alone.
 """
 
 from __future__ import annotations
@@ -83,7 +86,8 @@ LOOPS = {
 """This project's, SB3's as it comes, and SB3's with the agent's hyper-parameters."""
 COLOURS = {"device": "#c23b3b", "stock": "#3b6ea5", "same_settings": "#7d7d7d"}
 NECESSARY = ("simulate", "act", "learn")
-"""Parts that any PPO must do: shoppers answer; the network, the ranker and the composer make slates; gradients."""
+"""Parts that any PPO must do: shoppers answer; the network, the ranker and the composer make
+slates; gradients."""
 PARTS = (*NECESSARY, "store", "other")
 """`store` is the rollout buffer and the advantages; `other` is all that is left of an update."""
 
@@ -244,8 +248,8 @@ def measure(config: Config) -> pl.DataFrame:
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     """Speeds from the updates after the first, which count as independent, and returns, by training seed.
 
-    What the figures mean stands at the top of this file; `necessary_share` is the share of `NECESSARY`. Figures of a
-    loop end in its name, but for the share of ours.
+    What the figures mean stands at the top of this file; `necessary_share` is the share of
+    `NECESSARY`. Figures of a loop end in its name, but for the share of ours.
     """
     timed = rows.filter(pl.col("update") > 1).with_columns(
         whole_s=pl.sum_horizontal(f"{part}_s" for part in PARTS)

@@ -1,9 +1,10 @@
 """RecSim's own learning agent on RecSim's own environment, as a user of RecSim would run it.
 
-RecSim (Ie et al. 2019, `pip install recsim-no-tf six`) has two agents that learn from one episode to the next and run
-without TensorFlow 1; this is its tabular Q-learning, at its defaults, in its environment of long-term satisfaction:
-sweet documents engage at once and wear the user out, wholesome ones the other way round. SARDINE has no agent that
-learns, so it is not here (ours learn on it in `benchmarks.agents.sardine`).
+RecSim (Ie et al. 2019, `pip install recsim-no-tf six`) has two agents that learn from one episode
+to the next and run without TensorFlow 1; this is its tabular Q-learning, at its defaults, in its
+environment of long-term satisfaction: sweet documents engage at once and wear the user out,
+wholesome ones the other way round. SARDINE has no agent that learns, so it is not here (ours learn
+on it in `benchmarks.agents.sardine`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ Choice = Callable[[float, Any], Any]
 
 @contextmanager
 def as_it_was_written(randomness: PrivateRandomness) -> Iterator[None]:
-    """RecSim draws from numpy's library-wide generator, which it gets a state of its own of, and asks numpy for `Inf`,
-    a name that NumPy 2 took away and that is there meanwhile."""
+    """RecSim draws from numpy's library-wide generator, which it gets a state of its own of, and
+    asks numpy for `Inf`, a name that NumPy 2 took away and that is there meanwhile.
+    """
     missing = not hasattr(np, "Inf")
     if missing:
         cast(Any, np).Inf = np.inf
@@ -44,7 +46,8 @@ def as_it_was_written(randomness: PrivateRandomness) -> Iterator[None]:
 class RecSimTraining:
     """RecSim's tabular Q-learning and the two that it is measured by: `random`, and `greedy`, who shows the sweetest.
 
-    Errors: ModuleNotFoundError where `recsim-no-tf` or `six` is not installed.
+    Raises:
+        ModuleNotFoundError: If `recsim-no-tf` or `six` is not installed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -71,8 +74,9 @@ class RecSimTraining:
         self.seconds += time.perf_counter() - began
 
     def returns(self, who: str, episodes: int) -> list[float]:
-        """Of so many episodes, the same for `random`, `greedy` and `agent`, which is only watched meanwhile; training
-        meets other users and documents."""
+        """Of so many episodes, the same for `random`, `greedy` and `agent`, which is only watched
+        meanwhile; training meets other users and documents.
+        """
         generator = np.random.default_rng(0)
         choices: dict[str, Choice] = {
             "random": lambda reward, seen: [int(generator.integers(CANDIDATES))],

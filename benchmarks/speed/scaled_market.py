@@ -1,8 +1,9 @@
 """A market blown up to many items, with the ranker and the agent of the small one carried over to it.
 
-The items of a market are drawn around the centres of its categories by the seed of its world, so a larger catalogue of
-the same world is the small one with items added. Ranker and agent know an item by its embedding alone: what the ranker
-had learned of single items stays behind, for the added ones were never logged.
+The items of a market are drawn around the centres of its categories by the seed of its world, so a
+larger catalogue of the same world is the small one with items added. Ranker and agent know an item
+by its embedding alone: what the ranker had learned of single items stays behind, for the added ones
+were never logged.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Shop:
 class Carried:
     """What was linear in the embeddings of one catalogue, for the items of another with embeddings of the same kind.
 
-    Principal components depend on the items, and may turn and change their sign with their number; this keeps those
-    that a model was fitted to.
+    Principal components depend on the items, and may turn and change their sign with their number;
+    this keeps those that a model was fitted to.
     """
 
     def __init__(self, before: Catalog, after: Catalog) -> None:
@@ -52,9 +53,10 @@ class Carried:
         self._solve = torch.linalg.pinv(self._before)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """values (N, D) of the one catalogue, affine in its embeddings; returns (N', D) float32 of the other.
+        """Values (N, D) of the one catalogue, affine in its embeddings; returns (N', D) float32 of the other.
 
-        Errors: ValueError where they are not affine.
+        Raises:
+            ValueError: If they are not affine.
         """
         weights = self._solve @ values.double()
         if not torch.allclose(self._before @ weights, values.double(), rtol=0, atol=1e-4):
@@ -74,7 +76,9 @@ def blow_up(
 ) -> Shop:
     """A market of so many items, on the CPU, with the policy and the ranker of a smaller one.
 
-    Errors: TypeError where the small one is no market, ValueError where it has more items.
+    Raises:
+        TypeError: If the small one is no market.
+        ValueError: If it has more items.
     """
     shopper = small.shopper
     if not isinstance(shopper, MarketShopper):

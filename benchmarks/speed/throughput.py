@@ -1,13 +1,15 @@
 """How fast shoppers are simulated, beside the peers: python -m benchmarks.speed.throughput
 
-Every registered environment plays a random policy with many shoppers at once, and as `gymnasium.make` gives it, one
-shopper at a time; the peers (`benchmarks.speed.peers`) play theirs. Episodes that are over start anew inside of the time,
-choosing slates is outside. All take turns, round by round, so that whatever else the machine does strikes all of them,
-and speeds are per second of the processor; on a GPU per second of the wall clock with nothing left to do.
+Every registered environment plays a random policy with many shoppers at once, and as
+`gymnasium.make` gives it, one shopper at a time; the peers (`benchmarks.speed.peers`) play theirs.
+Episodes that are over start anew inside of the time, choosing slates is outside. All take turns,
+round by round, so that whatever else the machine does strikes all of them, and speeds are per
+second of the processor; on a GPU per second of the wall clock with nothing left to do.
 
-The roofline: floating-point operations of a step (counted by torch, in the networks) and bytes that it cannot but move
-(the keys and values that attention reads, and the observation), against what this machine makes of a matrix product and
-of a copy in the same run. `roofline_share` is the time that the slower of the two would take over the time it took.
+The roofline: floating-point operations of a step (counted by torch, in the networks) and bytes that
+it cannot but move (the keys and values that attention reads, and the observation), against what
+this machine makes of a matrix product and of a copy in the same run. `roofline_share` is the time
+that the slower of the two would take over the time it took.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ FORWARD = (
     "click_probability",
     "leave_logits",
 )
-"""Methods of networks that a step calls, besides their heads; to throw darts for new items is none of them."""
+"""Methods of networks that a step calls, besides their heads; to throw darts for new items is none
+of them."""
 COUNTERS = ("stats", "record", "tally", "look", "context")
 """Methods of what they count."""
 
@@ -74,7 +77,8 @@ class Config:
     compiled: bool = False
     """Whether networks are also timed fused by `torch.compile`."""
     crowd: int = 100_000
-    """Shoppers of `CompleteJourney-v0` that take one step together, to measure their memory; 0 leaves this out."""
+    """Shoppers of `CompleteJourney-v0` that take one step together, to measure their memory; 0
+    leaves this out."""
     rounds: int = 2
     """Times that every system is timed, in turns; intervals are over these."""
     seconds: float = 1.0
@@ -239,7 +243,11 @@ class Seat:
 
 
 def seats(config: Config, device: torch.device) -> list[Seat]:
-    """Everyone who takes turns. Errors: ValueError at an id that is not registered."""
+    """Everyone who takes turns.
+
+    Raises:
+        ValueError: At an id that is not registered.
+    """
     here = [name for name in PRESETS if name.startswith(PREFIX)]
     if unknown := [name for name in config.envs if name not in here]:
         raise ValueError(f"envs has {unknown}, but there are {here}.")
@@ -301,8 +309,9 @@ ROW = {
     "cpu_s": pl.Float64,
     "value": pl.Float64,
 }
-"""`what` is `speed`, or what `value` measures: `bytes` a shopper, `flops` and `moved_bytes` a step, `matmul_flops` and
-`copy_bytes` a second, `forward_share` and `counters_share` of a step, `early_s` and `late_s` of a step."""
+"""`what` is `speed`, or what `value` measures: `bytes` a shopper, `flops` and `moved_bytes` a step,
+`matmul_flops` and `copy_bytes` a second, `forward_share` and `counters_share` of a step, `early_s`
+and `late_s` of a step."""
 
 
 def measure(config: Config) -> pl.DataFrame:

@@ -2,14 +2,16 @@
 
     p(i_1 .. i_K) = prod_k exp(s(i_k | above)) / sum over j not above of exp(s(j | above)),    above = i_1 .. i_{k-1}
 
-    s(i | slate) = scale (logit_i + cues_i . w + v_i . q + u_c a_count [items of i's category in the slate]
+    s(i | slate) = scale (logit_i + cues_i . w + v_i . q + u_c a_count [items of i's category in the
+    slate]
                           + u_s a_similarity max(0, max cos(i, slate)))
 
-(a_count, a_similarity, w, q) = a(x) is the output of one network of the state x: an intent, read as `Composer` reads
-it. So the most likely slate is exactly the one that the composer makes of a(x), and what differs is where the
-exploration is: in every position here, in the intent there. With a = 0 it is a Plackett-Luce softmax of the CTR logits.
-Slates as a product of conditionals: Bello et al. 2018, "Seq2Slate: re-ranking and slate optimization with RNNs",
-equation 1; without replacement by masking, section 3.
+(a_count, a_similarity, w, q) = a(x) is the output of one network of the state x: an intent, read as
+`Composer` reads it. So the most likely slate is exactly the one that the composer makes of a(x),
+and what differs is where the exploration is: in every position here, in the intent there. With a =
+0 it is a Plackett-Luce softmax of the CTR logits. Slates as a product of conditionals: Bello et al.
+2018, "Seq2Slate: re-ranking and slate optimization with RNNs", equation 1; without replacement by
+masking, section 3.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from recsim_env.types import Observation
 def judge_along(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """`policies.learnable.plackett_luce.judge` where the scores differ by position.
 
-    Shapes: scores (B, K, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick; returns (B,) each.
+    Shapes: scores (B, K, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick;
+    returns (B,) each.
     """
     picked = places >= 0
     order = pick_order(places, scores.shape[2]).masked_fill(scores[:, 0] == -math.inf, -1)
@@ -58,7 +61,11 @@ class AutoregressiveConfig:
     """Log-odds per unit of the largest cosine with the items above, to start with."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(self, scale=POSITIVE)
 
 
@@ -87,7 +94,8 @@ class AutoregressiveActor(nn.Module):
         units: (2,) log-odds per unit of a_count and a_similarity, the first two of `Composer.units`
         slate_size: K
 
-    Observation: `policies.learnable.plackett_luce.slate_observation`. B shoppers, P pool, A = 2 + J + D intent.
+    Observation: `policies.learnable.plackett_luce.slate_observation`. B shoppers, P pool, A = 2 + J
+    + D intent.
     """
 
     vectors: Tensor
@@ -154,7 +162,8 @@ class AutoregressiveActor(nn.Module):
     def scores_along(self, observation: Observation, places: Tensor) -> Tensor:
         """Scores of the pool at each position of given slates, whether taken already or not: (B, K, P).
 
-        places: (B, K) int64, where each item of the slate stands in the pool; what follows a -1 means nothing.
+        places: (B, K) int64, where each item of the slate stands in the pool; what follows a -1
+        means nothing.
         """
         items = observation["pool"].long()
         fixed, in_slate = self._weighted(observation)
@@ -234,7 +243,11 @@ def _above(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tenso
 
 
 class AutoregressivePolicy:
-    """An `AutoregressiveActor` on what a `Composer` sees. Errors: TypeError where an argument is of another kind."""
+    """An `AutoregressiveActor` on what a `Composer` sees.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+    """
 
     def __init__(
         self, composer: Composer, actor: AutoregressiveActor, *, deterministic: bool = True

@@ -1,6 +1,7 @@
 """The kinds of policy that a gradient trains: how the actor of each is built, and what it becomes in use.
 
-Another kind is one more entry of `LEARNABLE`; training (`policies.learnable.sb3`, `agents.ppo.algorithm`) and checkpoints read them there.
+Another kind is one more entry of `LEARNABLE`; training (`policies.learnable.sb3`,
+`agents.ppo.algorithm`) and checkpoints read them there.
 """
 
 from __future__ import annotations
@@ -79,7 +80,11 @@ class IntentConfig:
     """Log of its standard deviation, in units of intent."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(self, log_std=LOG_STD)
 
 

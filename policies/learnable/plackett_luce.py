@@ -2,8 +2,8 @@
 
     p(i_1 .. i_K) = prod_k exp(s_{i_k}) / sum over j not in {i_1 .. i_{k-1}} of exp(s_j)
 
-Luce 1959; Plackett 1975, "The analysis of permutations"; sampling by Gumbel top-k: Kool et al. 2019, "Stochastic beams
-and where to find them", section 2.2.
+Luce 1959; Plackett 1975, "The analysis of permutations"; sampling by Gumbel top-k: Kool et al.
+2019, "Stochastic beams and where to find them", section 2.2.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def ordered(scores: Tensor, size: int) -> Tensor:
 def judge(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of ordered places, and the entropy of each pick given those before it, summed along the slate.
 
-    The expectation of the second over slates is the entropy of the distribution (chain rule), so it is an unbiased
-    estimate of it at the price of one sample. Both are worked out from the last pick to the first, adding one item at
-    a time to what was open, so it takes O(P + K) and no (B, K, P).
+    The expectation of the second over slates is the entropy of the distribution (chain rule), so it
+    is an unbiased estimate of it at the price of one sample. Both are worked out from the last pick
+    to the first, adding one item at a time to what was open, so it takes O(P + K) and no (B, K, P).
 
-    Shapes: scores (B, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick; returns (B,) each.
+    Shapes: scores (B, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick;
+    returns (B,) each.
     """
     picked = places >= 0
     scores = scores.clamp(min=NEVER)
@@ -92,14 +93,19 @@ class PlackettLuceConfig:
     """Inverse temperature: the scores start as this times the CTR logits."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(self, scale=POSITIVE)
 
 
 class PlackettLuceActor(nn.Module):
     """Scores of the pool from what the composer sees: s_i = scale (logit_i + cues_i . w(x) + v_i . q(x)).
 
-    w and q are networks of the features x that start at 0, so the policy starts as a softmax of the CTR logits.
+    w and q are networks of the features x that start at 0, so the policy starts as a softmax of the
+    CTR logits.
 
     Observation: B shoppers, P pool, J cues, D components.
         features: (B, F) float32
@@ -169,7 +175,11 @@ def slate_observation(view: View) -> Observation:
 
 
 class PlackettLucePolicy:
-    """A `PlackettLuceActor` on what a `Composer` sees. Errors: TypeError where an argument is of another kind."""
+    """A `PlackettLuceActor` on what a `Composer` sees.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+    """
 
     def __init__(
         self, composer: Composer, actor: PlackettLuceActor, *, deterministic: bool = True

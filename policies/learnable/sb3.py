@@ -39,7 +39,11 @@ class NetworkConfig:
     """Log of the standard deviation that the intents start with, in units of intent."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self, actor_hidden=WIDTH, critic_hidden=WIDTH, critic_lr_scale=AMOUNT, log_std=LOG_STD
         )
@@ -61,7 +65,8 @@ class Critic(nn.Module):
 class SlateActorCritic(ActorCriticPolicy):
     """An SB3 actor-critic around an `Actor` and a `Critic` with learning rates of their own.
 
-    SB3's own extractor, networks and distribution are not built. Spaces: those of the face in `agents.ppo.vec_env`.
+    SB3's own extractor, networks and distribution are not built. Spaces: those of the face in
+    `agents.ppo.vec_env`.
 
     Args:
         kind: of the policy, a name in `LEARNABLE`
@@ -70,8 +75,8 @@ class SlateActorCritic(ActorCriticPolicy):
         start: how the actor starts, `LEARNABLE[kind].config`; None = its defaults
         network: sizes and start of the networks
         seed: of the initial weights
-        survival: the observation holds the chance that the shopper is still there, which the value is proportional to:
-            the last number of a Box, or the key `survival` (B, 1)
+        survival: the observation holds the chance that the shopper is still there, which the value
+            is proportional to: the last number of a Box, or the key `survival` (B, 1)
     """
 
     actor: Actor

@@ -1,6 +1,7 @@
 """A CTR model and the greedy ranker on it: what a shop would do without reinforcement learning.
 
-The model sees what an observation holds and learns from a log's training weeks; it never looks into the simulator.
+The model sees what an observation holds and learns from a log's training weeks; it never looks into
+the simulator.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ KIND, FIELDS = "ctr_ranker", ("blocks", "codes", "width", "sizes", "hidden", "sc
 """Of a model's file: what it says that it holds, and the fields of `RankerConfig` that it tells."""
 
 CACHED = 8192
-"""Pairs scored at once on a CPU: their activations stay in its cache, which is three times as fast as all at once."""
+"""Pairs scored at once on a CPU: their activations stay in its cache, which is three times as fast
+as all at once."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class RankerConfig:
     """Its intercept."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         for name, known in (("blocks", BLOCKS), ("codes", CODES)):
             of_field = checks.several(name, getattr(self, name))
             put(
@@ -152,8 +158,9 @@ class CTRModel(nn.Module):
 class CTRRanker:
     """A trained `CTRModel` on a catalogue; implements `policies.base.Ranker`.
 
-    Errors: TypeError where an argument is of another kind, ValueError where the model was trained on a catalogue of
-    another size.
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If the model was trained on a catalogue of another size.
     """
 
     def __init__(self, catalog: Catalog, model: CTRModel) -> None:
@@ -176,7 +183,8 @@ class CTRRanker:
     def logits(self, observation: Observation) -> Tensor:
         """Log-odds of a response for every candidate: (B, C) float32, -inf at padding.
 
-        Errors: ValueError where the observation lacks a key that the model looks at.
+        Raises:
+            ValueError: If the observation lacks a key that the model looks at.
         """
         check_keys(observation, self._needed)
         pairs = Pairs.of(observation, self.items)
@@ -208,7 +216,9 @@ def config_for(
 def save_model(model: CTRModel, path: Path) -> None:
     """Write a model to `path` (safetensors): weights, and the configuration in its metadata, whole or not at all.
 
-    Errors: TypeError where the model is none, OSError where the file cannot be written.
+    Raises:
+        TypeError: If the model is none.
+        OSError: If the file cannot be written.
     """
     of_kind("model", model, CTRModel)
     write_model(path, model, KIND, asdict(model.config))
@@ -217,8 +227,9 @@ def save_model(model: CTRModel, path: Path) -> None:
 def load_model(path: Path = WEIGHTS) -> CTRModel:
     """Read what `save_model` wrote.
 
-    Errors: FileNotFoundError; ValueError where the file is no CTR model, its tensors do not fit its configuration, or a
-    number in it is not finite. The sentence names the file, and the tensor or the field.
+    Errors: FileNotFoundError; ValueError where the file is no CTR model, its tensors do not fit its
+    configuration, or a number in it is not finite. The sentence names the file, and the tensor or
+    the field.
     """
     tensors, told = read_model(path, KIND, FIELDS)
     try:

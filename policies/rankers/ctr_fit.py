@@ -38,7 +38,11 @@ class FitConfig:
     """Of the initial weights and of the order of the rows."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             epochs=ONE_OR_MORE,
@@ -106,8 +110,9 @@ def fit(
 ) -> CTRModel:
     """Minimise the log loss of `examples`. title: of the progress bar; None shows none.
 
-    Errors: TypeError where `config` is none, ValueError where there are no rows, none with a response, or a number in
-    them is not finite.
+    Raises:
+        TypeError: If `config` is none.
+        ValueError: If there are no rows, none with a response, or a number in them is not finite.
     """
     config = FitConfig() if config is None else config
     of_kind("config", config, FitConfig)
@@ -161,10 +166,13 @@ def predict(model: CTRModel, examples: Examples, batch_size: int = 100_000) -> T
 def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
     """The model with slope and intercept refitted on rows that it was not trained on.
 
-    Platt 1999, "Probabilistic outputs for support vector machines", by Newton's method on the log loss.
+    Platt 1999, "Probabilistic outputs for support vector machines", by Newton's method on the log
+    loss.
 
-    Errors: TypeError where the model is none; ValueError where all rows were responded to or none, and where they leave
-    the line open, as where all logits are equal.
+    Raises:
+        TypeError: If the model is none.
+        ValueError: If all rows were responded to or none, and where they leave the line open, as
+            where all logits are equal.
     """
     of_kind("model", model, CTRModel)
     labels = examples.labels.double()

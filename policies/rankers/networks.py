@@ -91,7 +91,8 @@ def write_model(path: Path | str, model: nn.Module, kind: str, told: Mapping[str
         kind: of the model, for `read_model`
         told: what it is built from; goes into the metadata as JSON
 
-    Errors: OSError where the file cannot be written; what stood there before is whole.
+    Raises:
+        OSError: If the file cannot be written; what stood there before is whole.
     """
     described = json.dumps({"kind": kind, "told": told}, allow_nan=False)
     write_tensors(
@@ -104,8 +105,8 @@ def read_model(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and description as `write_model` wrote them; the description has these keys and no others.
 
-    Errors: TypeError where `path` is none; FileNotFoundError; ValueError, which names the file, where it is no such
-    model or a number in it is not finite.
+    Errors: TypeError where `path` is none; FileNotFoundError; ValueError, which names the file,
+    where it is no such model or a number in it is not finite.
     """
     path = checks.path("path", path)
     if not path.is_file():

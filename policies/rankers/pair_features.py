@@ -1,6 +1,7 @@
 """What a CTR model sees of a shopper and an item: blocks of numbers, picked by the observation keys that are there.
 
-The same functions serve the log and the decision: a logged slate is an observation whose candidates are the slate.
+The same functions serve the log and the decision: a logged slate is an observation whose candidates
+are the slate.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Items:
 class Pairs:
     """Shopper-item pairs, Q of them: the candidates of B shoppers without the padding.
 
-    Shapes: row, column, item (Q,) int64 each: the shopper, the place among the candidates, the item.
+    Shapes: row, column, item (Q,) int64 each: the shopper, the place among the candidates, the
+    item.
     """
 
     observation: Observation
@@ -122,7 +124,8 @@ def block(
 ) -> Callable[[Callable[[Pairs], Tensor]], Callable[[Pairs], Tensor]]:
     """Register a block: `@block("own", "bought_items")` above a function of `Pairs`.
 
-    Errors: ValueError where other code took the name.
+    Raises:
+        ValueError: If other code took the name.
     """
 
     def add(values: Callable[[Pairs], Tensor]) -> Callable[[Pairs], Tensor]:
@@ -193,7 +196,8 @@ def purchase_taste(pairs: Pairs) -> Tensor:
 def recent_exposure(pairs: Pairs) -> Tensor:
     """Recent exposures and responses of the item and of its category, and similarity to the responses: (Q, 5).
 
-    For environments that tell nothing else of a shopper. Not for the Complete Journey log: its slates were never shown.
+    For environments that tell nothing else of a shopper. Not for the Complete Journey log: its
+    slates were never shown.
     """
     recent = Recent.of(pairs.observation)
     category = pairs.items.category

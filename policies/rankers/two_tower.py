@@ -2,11 +2,12 @@
 
     log-odds(i) = bias_i + q(x) . v_i + h(x_c) + k . fatigue_i,        click at position j with chance e_j sigmoid(.)
 
-x is what the shop knows of the shopper, x_c what of that concerns the item's category c, v_i the item's embedding put
-through a learned matrix plus a few numbers of its own, and fatigue_i how often the item itself was shown and responded
-to lately. Two towers: Covington, Adams & Sargin 2016, "Deep neural networks for YouTube recommendations", section 3;
-position-based examination, so that the log-odds are those of an item that is looked at: Craswell et al. 2008, "An
-experimental comparison of click position-bias models", section 3.2. Learned from a log; never looks into a simulator.
+x is what the shop knows of the shopper, x_c what of that concerns the item's category c, v_i the
+item's embedding put through a learned matrix plus a few numbers of its own, and fatigue_i how often
+the item itself was shown and responded to lately. Two towers: Covington, Adams & Sargin 2016, "Deep
+neural networks for YouTube recommendations", section 3; position-based examination, so that the
+log-odds are those of an item that is looked at: Craswell et al. 2008, "An experimental comparison
+of click position-bias models", section 3.2. Learned from a log; never looks into a simulator.
 """
 
 from __future__ import annotations
@@ -80,7 +81,11 @@ class TwoTowerConfig:
     """Of the initial weights and of the order of the slates."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             width=WIDTH,
@@ -200,7 +205,8 @@ class TwoTower(nn.Module):
 class TwoTowerRanker:
     """A fitted `TwoTower` on a catalogue; implements `policies.base.Ranker`.
 
-    Errors: TypeError where `model` is none.
+    Raises:
+        TypeError: If `model` is none.
     """
 
     def __init__(self, model: TwoTower) -> None:
@@ -214,7 +220,8 @@ class TwoTowerRanker:
     def logits(self, observation: Observation) -> Tensor:
         """Log-odds of a response, once looked at, for every candidate: (B, C) float32, -inf at padding.
 
-        Errors: ValueError where the observation lacks a key that the model looks at.
+        Raises:
+            ValueError: If the observation lacks a key that the model looks at.
         """
         check_keys(observation, (*WHOLE, "recent_slates", "recent_clicks"), optional=("declared",))
         candidates = candidates_of(observation, self._numbers)
@@ -313,7 +320,9 @@ def fit_two_tower(
 ) -> TwoTowerRanker:
     """Minimise the log loss of the clicks of a log. title: of the progress bar; None shows none.
 
-    Errors: TypeError where an argument is of another kind, ValueError where the log holds no click.
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If the log holds no click.
     """
     config = TwoTowerConfig() if config is None else config
     for name, value, kind in (
@@ -391,7 +400,9 @@ def loss_of(model: TwoTower, examples: Examples, rows: Tensor) -> Tensor:
 def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
     """Write a ranker to `path` (safetensors): weights, and its shape in the metadata, whole or not at all.
 
-    Errors: TypeError where the ranker is none, OSError where the file cannot be written.
+    Raises:
+        TypeError: If the ranker is none.
+        OSError: If the file cannot be written.
     """
     of_kind("ranker", ranker, TwoTowerRanker)
     model = ranker.model
@@ -407,8 +418,9 @@ def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
 def load_two_tower(path: Path, device: torch.device | str = "cpu") -> TwoTowerRanker:
     """Read what `save_two_tower` wrote.
 
-    Errors: FileNotFoundError; ValueError where the file is no two-tower ranker, its tensors do not fit its
-    configuration, or a number in it is not finite. The sentence names the file, and the tensor or the field.
+    Errors: FileNotFoundError; ValueError where the file is no two-tower ranker, its tensors do not
+    fit its configuration, or a number in it is not finite. The sentence names the file, and the
+    tensor or the field.
     """
     tensors, told = read_model(path, KIND, FIELDS)
     try:

@@ -1,8 +1,8 @@
 """A trained policy as a shop calls it: what is known of some shoppers in, their slates out.
 
-An index proposes the best items of every category; the two-tower ranker scores these and what was shown lately, the
-composer looks at their pool, and the actor's most likely intent composes the slate. No step but the index's takes time
-by the size of the catalogue.
+An index proposes the best items of every category; the two-tower ranker scores these and what was
+shown lately, the composer looks at their pool, and the actor's most likely intent composes the
+slate. No step but the index's takes time by the size of the catalogue.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def index_of(ranker: TwoTowerRanker, config: IndexConfig | None = None) -> Categ
 class Recommender:
     """Slates from observations; also a deterministic `policies.base.Policy`.
 
-    With an exact index and as many candidates as a category has items, the slates are those of `policy` itself. With
-    `count` at a slate and the items shown lately or more, an exact index is enough.
+    With an exact index and as many candidates as a category has items, the slates are those of
+    `policy` itself. With `count` at a slate and the items shown lately or more, an exact index is
+    enough.
 
     Args:
         built_from: what `policy` was built from
@@ -41,8 +42,10 @@ class Recommender:
         index: of the ranker's items; None = every item is ranked
         count: candidates of each category
 
-    Errors: TypeError where an argument is of another kind or the ranker is no `TwoTowerRanker`, ValueError where the
-    policy samples, the index holds another number of items, or `count` is below 1 or too small for the pool.
+    Raises:
+        TypeError: If an argument is of another kind or the ranker is no `TwoTowerRanker`.
+        ValueError: If the policy samples, the index holds another number of items, or `count` is
+            below 1 or too small for the pool.
     """
 
     draws = 0
@@ -95,14 +98,15 @@ class Recommender:
 
     @torch.no_grad()
     def recommend(self, observation: Observation) -> Tensor:
-        """Slates (B, K) int64, distinct items, top position first. For a shopper for whom what the index looks into
-        holds too few of them, every item is ranked.
+        """Slates (B, K) int64, distinct items, top position first. For a shopper for whom what the
+        index looks into holds too few of them, every item is ranked.
 
-        `observation` holds the keys of the observation space, (B, ...) each. `candidates` may be left out: every item
-        may be shown.
+        `observation` holds the keys of the observation space, (B, ...) each. `candidates` may be
+        left out: every item may be shown.
 
-        Errors: ValueError or TypeError where a key is missing, of another shape or dtype, or on another device; where a
-        number is not finite or an item unknown; and where `candidates` leaves out an item.
+        Errors: ValueError or TypeError where a key is missing, of another shape or dtype, or on
+        another device; where a number is not finite or an item unknown; and where `candidates`
+        leaves out an item.
         """
         self.check(observation)
         view = self.policy.composer.view(observation, self.pool(observation))
@@ -122,7 +126,8 @@ class Recommender:
     def pool(self, observation: Observation) -> Pool:
         """What the composer looks at, from the index where there is one.
 
-        Errors: ValueError where a number that the ranker looks at is not finite.
+        Raises:
+            ValueError: If a number that the ranker looks at is not finite.
         """
         if self._index is None:
             return self.policy.composer.pool(observation)
@@ -168,7 +173,8 @@ class Recommender:
     def compose(self, view: View) -> Tensor:
         """The slates (B, K) of the most likely intents.
 
-        Errors: ValueError where a number that the actor looks at is not finite.
+        Raises:
+            ValueError: If a number that the actor looks at is not finite.
         """
         intent = self.policy.actor.mean(view.features)
         if not bool(intent.isfinite().all()):

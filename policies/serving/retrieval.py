@@ -1,11 +1,13 @@
 """Which items of a large catalogue suit a shopper best, without scoring them all: search within each category.
 
-A two-tower ranker's log-odds of item i of category c are q . v_i + bias_i plus a number that all items of c share (the
-few items shown lately apart). Within a category the best items are therefore those with the largest inner product of
-(q, 1) and (v_i, bias_i). The items of each category are clustered, and a search looks into the clusters whose centres
-have the largest inner product: an inverted file (Jégou, Douze & Schmid 2011, "Product quantization for nearest
-neighbor search", section 4) with a coarse quantiser for each category, so that every category is covered by one call.
-Needs faiss (Johnson, Douze & Jégou 2021, "Billion-scale similarity search with GPUs"), the extra `serve`.
+A two-tower ranker's log-odds of item i of category c are q . v_i + bias_i plus a number that all
+items of c share (the few items shown lately apart). Within a category the best items are therefore
+those with the largest inner product of (q, 1) and (v_i, bias_i). The items of each category are
+clustered, and a search looks into the clusters whose centres have the largest inner product: an
+inverted file (Jégou, Douze & Schmid 2011, "Product quantization for nearest neighbor search",
+section 4) with a coarse quantiser for each category, so that every category is covered by one call.
+Needs faiss (Johnson, Douze & Jégou 2021, "Billion-scale similarity search with GPUs"), the extra
+`serve`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from recsim_env import checks
 from recsim_env.settings import MOST, put
 
 LANES = 8
-"""Vectors are padded with zeros to a multiple of this: faiss reads int8 in such groups, three times as fast."""
+"""Vectors are padded with zeros to a multiple of this: faiss reads int8 in such groups, three times
+as fast."""
 TRAINED = 100_000
 """Items that the ranges of the int8 numbers are taken from."""
 ITERATIONS, SAMPLE, SEED = 10, 64, 0
@@ -33,12 +36,17 @@ ITERATIONS, SAMPLE, SEED = 10, 64, 0
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """How the items are kept. Errors: ValueError where a number is out of its range."""
+    """How the items are kept.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
 
     lists: int = 1
     """Clusters of each category; 1 = none."""
     probes: int = 1
-    """Clusters of each category that a search looks into; as many as there are = all items are compared."""
+    """Clusters of each category that a search looks into; as many as there are = all items are
+    compared."""
     int8: bool = False
     """Keep a byte for each number of an item, by its range over the catalogue, in place of four."""
 
@@ -56,8 +64,10 @@ class CategoryIndex:
         bias: (N,) float32
         category: (N,) int64, 0..G-1, each with at least `config.lists` items
 
-    Errors: TypeError where an argument is of another type, ValueError where shapes differ, a category has fewer items
-    than lists, or a number is not finite.
+    Raises:
+        TypeError: If an argument is of another type.
+        ValueError: If shapes differ, a category has fewer items than lists, or a number is not
+            finite.
     """
 
     def __init__(
@@ -94,8 +104,8 @@ class CategoryIndex:
     def search(self, query: Tensor, count: int) -> Tensor:
         """The best `count` items of every category, best first.
 
-        Shapes: query (B, D) float32; returns (B, G, count) int64, -1 where fewer were found: at least one item of every
-        category is.
+        Shapes: query (B, D) float32; returns (B, G, count) int64, -1 where fewer were found: at
+        least one item of every category is.
         Errors: TypeError or ValueError where an argument is not as said.
         """
         known = (

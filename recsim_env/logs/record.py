@@ -35,21 +35,21 @@ def record(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One episode a seed under a policy, as an impression table and a basket table (`recsim_env.logs.schema`).
 
-    The impressions hold what was shown: an item that was repeated or was no candidate is left out of its slate, and a
-    visit to which nothing was shown has no row there. Both tables can be written with `schema.write_impressions` and
-    `schema.write_baskets`.
+    The impressions hold what was shown: an item that was repeated or was no candidate is left out
+    of its slate, and a visit to which nothing was shown has no row there. Both tables can be
+    written with `schema.write_impressions` and `schema.write_baskets`.
 
     Args:
         policy: observation and `policy_draws` uniform numbers a shopper in, slates (B, K) out
         seeds: (B,) int64; the shopper number in the tables is the row number of the seed
-        propensity: log-probability (B,) of the ordered slates, where the policy knows it; it is not logged for a slate
-            that was not shown as a whole
+        propensity: log-probability (B,) of the ordered slates, where the policy knows it; it is not
+            logged for a slate that was not shown as a whole
         scenario: name of this kind of slates in the table
         split: train, valid or test
         progress: called after each step with the number of steps and of episodes still running
 
-    Errors: TypeError or ValueError where an argument is not as said, or where a slate is not what `SlateSimulator.step`
-    takes.
+    Errors: TypeError or ValueError where an argument is not as said, or where a slate is not what
+    `SlateSimulator.step` takes.
     """
     _check_arguments(
         simulator, {"policy": policy, "progress": progress}, propensity, scenario, split

@@ -1,7 +1,7 @@
 """The tables of a log: which columns they have, what each means, and readers and writers that check all of it.
 
-An item is its row number in the catalogue. Every complaint is one sentence: file, column, row (counted from 0),
-what was found, what was expected. A table on disk is whole or not there.
+An item is its row number in the catalogue. Every complaint is one sentence: file, column, row
+(counted from 0), what was found, what was expected. A table on disk is whole or not there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from recsim_env.types import MAX_DAYS
 
 SPLITS = ("train", "valid", "test")
 
-# Readers make tables with a row for each day, week and store: a wild number would ask for all the memory there is.
+# Readers make tables with a row for each day, week and store: a wild number would ask for all the
+# memory there is.
 DAYS = int(MAX_DAYS)
 WEEKS = DAYS // 7
 STORES = 10**5
@@ -44,7 +45,8 @@ class Column:
     meaning: str
     nullable: bool = False
     span: tuple[Any, Any] | None = None
-    """The smallest and the largest value, of lists the smallest and the largest in them; None = any."""
+    """The smallest and the largest value, of lists the smallest and the largest in them; None =
+    any."""
     items: bool = False
     """Whether it holds catalogue items, numbers from 0 to the size of the catalogue."""
 
@@ -311,7 +313,8 @@ def read_table(table: Table, path: Path | str, n_items: int | None) -> pl.DataFr
     Args:
         n_items: size of the catalogue, whose items are 0..n_items-1; None for a table without items
 
-    Errors: LogError where the file is missing, no readable parquet, or not what the schema says.
+    Raises:
+        LogError: If the file is missing, no readable parquet, or not what the schema says.
     """
     try:
         frame = read_parquet(path, f"the {table.name} table")
@@ -331,15 +334,17 @@ def check_table(
 ) -> pl.DataFrame:
     """The frame with its columns in the table's order.
 
-    A nullable column may have the type Null, or be a float column of whole numbers: so pandas writes columns in which
-    all or some values are missing.
+    A nullable column may have the type Null, or be a float column of whole numbers: so pandas
+    writes columns in which all or some values are missing.
 
     Args:
         path: for messages
         n_items: size of the catalogue, whose items are 0..n_items-1; None for a table without items
 
-    Errors: LogError where the frame is not what the schema says; TypeError where it is no frame; ValueError where
-    `n_items` is no whole number above 0 although the table holds items.
+    Raises:
+        LogError: If the frame is not what the schema says.
+        TypeError: If it is no frame.
+        ValueError: If `n_items` is no whole number above 0 although the table holds items.
     """
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"frame is {checks.told(frame)}, but it must be a polars DataFrame.")

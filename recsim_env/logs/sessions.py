@@ -1,7 +1,8 @@
 """An impression log as episodes: what user models, rankers and off-policy agents learn from.
 
-The observation that the shop had at each logged slate is made again from the slates and responses before it, by the
-very counters that a simulation keeps, so training and decision see the same numbers.
+The observation that the shop had at each logged slate is made again from the slates and responses
+before it, by the very counters that a simulation keeps, so training and decision see the same
+numbers.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class Sessions:
     left: Tensor
     """(S,) bool, the shopper left after the last visit; False where the log ends before."""
     propensity: Tensor
-    """(S, T) float32 log-probability of the ordered slate under who logged it; NaN where unknown."""
+    """(S, T) float32 log-probability of the ordered slate under who logged it; NaN where
+    unknown."""
     scenario: Tensor
     """(S,) int64 index into `scenarios`, who logged it."""
     declared: Tensor
-    """(S, D) float32, what each shopper said of its interest before the first visit; D = 0 where shops do not ask."""
+    """(S, D) float32, what each shopper said of its interest before the first visit; D = 0 where
+    shops do not ask."""
     scenarios: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -66,7 +69,8 @@ class Sessions:
     def split(self, share: float, seed: int = 0) -> tuple[Sessions, Sessions]:
         """Episodes to learn from and `share` of them to check on, whole episodes each.
 
-        Errors: ValueError where `share` is no number from 0 to 1 or `seed` no whole number of 0 or more.
+        Raises:
+            ValueError: If `share` is no number from 0 to 1 or `seed` no whole number of 0 or more.
         """
         share, seed = checks.number("share", share, 0, 1), checks.whole("seed", seed, 0, 2**63 - 1)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -83,9 +87,11 @@ class Sessions:
             impressions: its rows may stand in any order
             declared: a row a shopper, `shopper` i64 and `declared` list[f32], where the shop asks
 
-        Errors: TypeError where a table is no frame; LogError where `impressions` is not what the schema says;
-        ValueError where slates differ in size, a visit has several pages, or a shopper declared nothing or no finite
-        numbers.
+        Raises:
+            TypeError: If a table is no frame.
+            LogError: If `impressions` is not what the schema says.
+            ValueError: If slates differ in size, a visit has several pages, or a shopper declared
+                nothing or no finite numbers.
         """
         if isinstance(impressions, pl.DataFrame) and set(IMPRESSIONS.key) <= set(
             impressions.columns
@@ -197,10 +203,13 @@ class Moment:
 def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterator[Moment]:
     """Every visit of a log in order, all episodes side by side, with the observation before it.
 
-    The observation has `recent_slates`, `recent_clicks`, `recent_days`, `candidates` (the whole catalogue) and the
-    keys of `recsim_env.shoppers.profile`, and `declared` where the log has it; visits are a day apart.
+    The observation has `recent_slates`, `recent_clicks`, `recent_days`, `candidates` (the whole
+    catalogue) and the keys of `recsim_env.shoppers.profile`, and `declared` where the log has it;
+    visits are a day apart.
 
-    Errors: ValueError where `history` is no whole number above 0, or a slate holds an item beyond the catalogue.
+    Raises:
+        ValueError: If `history` is no whole number above 0, or a slate holds an item beyond the
+            catalogue.
     """
     history = checks.whole("history", history, 1, 1000)
     if sessions.slates.numel() and int(sessions.slates.max()) >= len(catalog):

@@ -14,10 +14,11 @@ from recsim_env.types import Observation
 
 S = TypeVar("S")
 Description = dict[str, str | list[str]]
-"""How a shopper and a visit read to a person, for rendering. Keys that the pictures know: `shopper`, `date`, `store`
-(strings) and `history` (a list of lines, newest first; what stands before the last " · " of a line is its heading);
-any further string is shown under the header. All of these say what the shop knows and nothing else; what agents must
-not see, such as a hidden trait, belongs under the key `hidden`, which is shown on request only."""
+"""How a shopper and a visit read to a person, for rendering. Keys that the pictures know:
+`shopper`, `date`, `store` (strings) and `history` (a list of lines, newest first; what stands
+before the last " · " of a line is its heading); any further string is shown under the header. All
+of these say what the shop knows and nothing else; what agents must not see, such as a hidden trait,
+belongs under the key `hidden`, which is shown on request only."""
 HIDDEN = "hidden"
 """The key of a `Description` under which stands what agents must not see."""
 
@@ -27,9 +28,11 @@ class Response:
     """How B shoppers answered a slate of K positions, and how the visit ended."""
 
     clicks: Tensor
-    """(B, K) bool, what was responded to (in a grocer's log: bought); False wherever `shown` was."""
+    """(B, K) bool, what was responded to (in a grocer's log: bought); False wherever `shown`
+    was."""
     probability: Tensor
-    """(B, K) float32, the chance of each before the noise; 0 wherever `shown` was False. Hidden from agents."""
+    """(B, K) float32, the chance of each before the noise; 0 wherever `shown` was False. Hidden
+    from agents."""
     left: Tensor
     """(B,) bool, the shopper lapsed."""
     days: Tensor
@@ -37,26 +40,30 @@ class Response:
     elsewhere: Tensor
     """(B,) float32, items bought in the same visit outside the slate."""
     basket: Tensor | None = None
-    """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For logs, not agents."""
+    """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For
+    logs, not agents."""
     leaving: Tensor | None = None
-    """(B,) float32, the chance that the shopper lapses, before the noise; None where the model does not say."""
+    """(B,) float32, the chance that the shopper lapses, before the noise; None where the model does
+    not say."""
 
 
 class Shopper(Protocol[S]):
     """A population of shoppers who come, answer a slate, and come back later or never.
 
-    `S` is the hidden state of B shoppers; only the shopper model looks inside. Everything random comes from `draws`,
-    uniform numbers in [0, 1) that the simulator hands in, so equal draws give equal shoppers. Row b of a result
-    depends on row b of the arguments alone. Tensors that are returned are new: no later call changes them.
-    The simulator holds the first answer of each method against these promises and says which one is broken;
-    `recsim_env.testing.check_shopper` tries all of them.
+    `S` is the hidden state of B shoppers; only the shopper model looks inside. Everything random
+    comes from `draws`, uniform numbers in [0, 1) that the simulator hands in, so equal draws give
+    equal shoppers. Row b of a result depends on row b of the arguments alone. Tensors that are
+    returned are new: no later call changes them. The simulator holds the first answer of each
+    method against these promises and says which one is broken; `recsim_env.testing.check_shopper`
+    tries all of them.
 
-    A shopper whose `Response.leaving` says how likely it is to lapse may have an attribute `never_leave`, False at
-    first. Where it is True nobody lapses, and everything else is as it is for those who come back: training that
-    weights by survival (`agents.ppo.vec_env.TrainingReward`) needs it. One that knows without a list of candidates what may
-    be shown may have a method `on_offer(state, items)`: which items (B, K) int64, -1 padded, are among `candidates`,
-    (B, K) bool, and anything for the padding. The simulator then asks it instead of looking through the list, and hands
-    on what `candidates` returns: a new tensor at every call, or one row for all.
+    A shopper whose `Response.leaving` says how likely it is to lapse may have an attribute
+    `never_leave`, False at first. Where it is True nobody lapses, and everything else is as it is
+    for those who come back: training that weights by survival (`agents.ppo.vec_env.TrainingReward`)
+    needs it. One that knows without a list of candidates what may be shown may have a method
+    `on_offer(state, items)`: which items (B, K) int64, -1 padded, are among `candidates`, (B, K)
+    bool, and anything for the padding. The simulator then asks it instead of looking through the
+    list, and hands on what `candidates` returns: a new tensor at every call, or one row for all.
 
     Dimensions: B shoppers, K slate positions, C candidates, R rows that start again.
     """
@@ -100,11 +107,13 @@ class Shopper(Protocol[S]):
     def respond(self, state: S, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Answer a slate and move `state` in place to the next visit.
 
-        A row whose episode is over may be asked once more: its answer is thrown away, so any will do.
+        A row whose episode is over may be asked once more: its answer is thrown away, so any will
+        do.
 
         Shapes:
             slates: (B, K) int64 item ids, top position first
-            shown:  (B, K) bool, False = a repeated item or no candidate: it was not seen and gets no response
+            shown:  (B, K) bool, False = a repeated item or no candidate: it was not seen and gets
+                no response
             draws:  (B, visit_draws)
         """
 

@@ -18,10 +18,12 @@ def mean(parts: Sequence[Tensor]) -> Tensor:
 def agreed(chances: Sequence[Tensor], deviations: Tensor | float) -> Tensor:
     """Mean of the members' chances plus so many standard deviations of them, within 0 and 1.
 
-    Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6, put on the chances themselves so
-    that every reward term feels the penalty. A single member's chances are handed through: it agrees with itself.
+    Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6, put on the
+    chances themselves so that every reward term feels the penalty. A single member's chances are
+    handed through: it agrees with itself.
 
-    Shapes: chances (...) float32, one a member; deviations a number, or a tensor that broadcasts to (...).
+    Shapes: chances (...) float32, one a member; deviations a number, or a tensor that broadcasts to
+    (...).
     """
     if len(chances) == 1:
         return chances[0]
@@ -30,10 +32,18 @@ def agreed(chances: Sequence[Tensor], deviations: Tensor | float) -> Tensor:
 
 
 def check_ensemble(ensemble: object) -> int:
-    """How many members answer together. Errors: ValueError where it is no whole number above 0."""
+    """How many members answer together.
+
+    Raises:
+        ValueError: If it is no whole number above 0.
+    """
     return checks.whole("ensemble", ensemble, 1)
 
 
 def check_pessimism(pessimism: object) -> float:
-    """Standard deviations of doubt. Errors: ValueError where they are negative or not finite."""
+    """Standard deviations of doubt.
+
+    Raises:
+        ValueError: If they are negative or not finite.
+    """
     return checks.number("pessimism", pessimism, 0)

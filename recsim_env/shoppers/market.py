@@ -1,23 +1,25 @@
 """A market whose truth is known: closed-form shoppers with long-term dynamics.
 
-At a visit a shopper with interest u (unit vector) looks at position j = 0 .. K-1 with chance e^j and clicks on item i
-of category c there with chance
+At a visit a shopper with interest u (unit vector) looks at position j = 0 .. K-1 with chance e^j
+and clicks on item i of category c there with chance
 
     p = e^j sigmoid(base + interest u . v_i + quality_i - satiation g s_c - fatigue f_i)
 
-Position-based examination: Craswell et al. 2008, "An experimental comparison of click position-bias models",
-section 3.2. Then, with w_j = e^j for shown positions and 0 else,
+Position-based examination: Craswell et al. 2008, "An experimental comparison of click position-bias
+models", section 3.2. Then, with w_j = e^j for shown positions and 0 else,
 
     s_c <- satiation_decay s_c + q sum over j of [category c] (satiation_exposure w_j + satiation_click click_j)
     f_i <- fatigue_decay f_i + w_j for the items shown
     u   <- unit(u + drift noise)
     leaves with chance sigmoid(leave_base - patience + leave_bored g boredom + leave_unsatisfied [no click])
 
-where boredom is the mean of s_c over the slate as it was met, weighted by w_j. Satiation that recovers with time:
-McAlister 1982, "A dynamic attribute satiation model of variety-seeking behavior", equation 1; as an environment for
-slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q, variety-seeking g, patience and
-examination depth e, which the shop does not see. Of the interest it sees what the shopper declared at the first visit,
-unit(u + noise), as in a questionnaire at registration.
+where boredom is the mean of s_c over the slate as it was met, weighted by w_j. Satiation that
+recovers with time: McAlister 1982, "A dynamic attribute satiation model of variety-seeking
+behavior", equation 1; as an environment for
+slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q,
+variety-seeking g, patience and examination depth e, which the shop does not see. Of the interest it
+sees what the shopper declared at the first visit, unit(u + noise), as in a questionnaire at
+registration.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, best_device
 
 MOST = 1e4
-"""Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds all that follows."""
+"""Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds
+all that follows."""
 _COUNTS = {
     "items": 10**6,
     "categories": 10**6,
@@ -63,8 +66,11 @@ _RANGES = {  # of all other numbers: from -MOST to MOST
 class MarketConfig:
     """Every parameter of a market. Log-odds unless another unit is given.
 
-    The dynamics are assumptions, chosen so that boredom decides how long a shopper stays; nothing is fitted to data.
-    Errors: ValueError where a number is none, or is out of its range.
+    The dynamics are assumptions, chosen so that boredom decides how long a shopper stays; nothing
+    is fitted to data.
+
+    Raises:
+        ValueError: If a number is none, or is out of its range.
     """
 
     items: int = 1000
@@ -108,17 +114,19 @@ class MarketConfig:
     leave_unsatisfied: float = 3.0
     """Where nothing was clicked."""
     speed_spread: float = 0.5
-    """Standard deviation of the log of satiation speed over shoppers. An assumption: the data show that speeds differ
-    by category, not by whom."""
+    """Standard deviation of the log of satiation speed over shoppers. An assumption: the data show
+    that speeds differ by category, not by whom."""
     variety_spread: float = 0.85
-    """Standard deviation of the log of variety-seeking, which multiplies `satiation` and `leave_bored`. Households of
-    the Complete Journey data have repeat rates from under .2 to over .8: if those are their 5 % and 95 % points, the
-    log-odds of repeating differ by 2.8 / 3.3 = .85."""
+    """Standard deviation of the log of variety-seeking, which multiplies `satiation` and
+    `leave_bored`. Households of the Complete Journey data have repeat rates from under .2 to over
+    .8: if those are their 5 % and 95 % points, the log-odds of repeating differ by 2.8 / 3.3 =
+    .85."""
     patience_spread: float = 0.6
-    """Standard deviation of patience. 32 % of the variance of the log gaps between visits lies between households, so
-    .57 of a standard deviation of about 1."""
+    """Standard deviation of patience. 32 % of the variance of the log gaps between visits lies
+    between households, so .57 of a standard deviation of about 1."""
     examination_spread: float = 0.5
-    """Standard deviation of the log-odds of looking further. An assumption: the data hold no positions."""
+    """Standard deviation of the log-odds of looking further. An assumption: the data hold no
+    positions."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -169,7 +177,8 @@ CONTROL = MarketConfig(
     leave_bored=0.0,
     leave_unsatisfied=0.0,
 )
-"""Nothing that is shown changes anything later: showing what is most likely to be clicked is optimal."""
+"""Nothing that is shown changes anything later: showing what is most likely to be clicked is
+optimal."""
 
 
 @dataclass
@@ -179,7 +188,8 @@ class MarketState:
     interest: Tensor
     """(B, D) float32 of unit length."""
     declared: Tensor
-    """(B, D) float32 of unit length, what the shopper said of its interest before the first visit."""
+    """(B, D) float32 of unit length, what the shopper said of its interest before the first
+    visit."""
     satiation: Tensor
     """(B, G) float32 >= 0."""
     fatigue: Tensor
@@ -201,17 +211,20 @@ class MarketState:
 class MarketShopper:
     """The population of a market (see `recsim_env.shoppers.base.Shopper` for the protocol).
 
-    They come once a day until they leave. Every item is a candidate at every visit. Observation: the keys of
-    `recsim_env.shoppers.profile.profile_spaces`, and
-        declared: (D,) float32 of unit length, what the shopper said of its interest before the first visit
+    They come once a day until they leave. Every item is a candidate at every visit. Observation:
+    the keys of `recsim_env.shoppers.profile.profile_spaces`, and
+        declared: (D,) float32 of unit length, what the shopper said of its interest before the
+            first visit
 
     Args:
         device: `cpu` or `cuda`
         slate_size: K, from 1 to the number of items
         config: the market's parameters
-        world: seed of the catalogue and of the items' quality, 0 or more: another number, another market
+        world: seed of the catalogue and of the items' quality, 0 or more: another number, another
+            market
 
-    Errors: ValueError where an argument is not as said.
+    Raises:
+        ValueError: If an argument is not as said.
     """
 
     def __init__(
@@ -425,10 +438,12 @@ def make_market(
     Args:
         config: its parameters
         world: seed of its catalogue
-        alike: every shopper as the median one; by default they differ in satiation, variety-seeking, patience and depth
+        alike: every shopper as the median one; by default they differ in satiation,
+            variety-seeking, patience and depth
 
-    Errors: ValueError where `config` is no MarketConfig, `world` no whole number of 0 or more, `alike` no flag, or a
-    slate is larger than the catalogue.
+    Raises:
+        ValueError: If `config` is no MarketConfig, `world` no whole number of 0 or more, `alike` no
+            flag, or a slate is larger than the catalogue.
     """
     config = _checked(config)
     return MarketShopper(

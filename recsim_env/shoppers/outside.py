@@ -1,7 +1,8 @@
 """Shoppers of somebody else: a Gymnasium slate environment behind the protocol of `recsim_env.shoppers.base`.
 
-With this, every policy and agent made for `SlateSimulator` runs on an outsider's environment as it is. The shop gets
-to know the items and their embeddings, what it showed and what was clicked, and nothing of the outsider's observation.
+With this, every policy and agent made for `SlateSimulator` runs on an outsider's environment as it
+is. The shop gets to know the items and their embeddings, what it showed and what was clicked, and
+nothing of the outsider's observation.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class OutsideSpec:
 
     Its action is a slate: `MultiDiscrete` of K item ids 0..N-1, top position first.
 
-    Errors: ValueError where a field is not as said.
+    Raises:
+        ValueError: If a field is not as said.
     """
 
     make: Callable[[], Environment]
@@ -50,8 +52,8 @@ class OutsideSpec:
     catalog: Catalog
     """The items; `clustered_catalog` makes it from embeddings alone."""
     visits: int
-    """Steps of an episode. One that ends there, `terminated` or not, was cut off by the clock; before, the shopper
-    left."""
+    """Steps of an episode. One that ends there, `terminated` or not, was cut off by the clock;
+    before, the shopper left."""
     clicks: Clicks = clicks_in_info
     """Reads the clicks of a step."""
 
@@ -84,15 +86,16 @@ class OutsideShopper:
     """The population of an outside environment (see `recsim_env.shoppers.base.Shopper` for the protocol).
 
     They come once a day. Every item is a candidate at every visit. Observation: the keys of
-    `recsim_env.shoppers.profile.profile_spaces`. An environment is seeded once, by `reset`, from the simulator's
-    noise; what it draws in its visits is its own affair.
+    `recsim_env.shoppers.profile.profile_spaces`. An environment is seeded once, by `reset`, from
+    the simulator's noise; what it draws in its visits is its own affair.
 
-    `Response.probability` is the clicks as 0 and 1: the chance before the noise is not known here, and of all that is
-    known only the clicks have the right mean. Where an item is repeated within a slate the outsider sees the slate as
-    it is, but a click on the repetition does not count.
+    `Response.probability` is the clicks as 0 and 1: the chance before the noise is not known here,
+    and of all that is known only the clicks have the right mean. Where an item is repeated within a
+    slate the outsider sees the slate as it is, but a click on the repetition does not count.
 
-    Errors: ValueError where `spec` is none, `make` makes no environment, or its action space is no slate of the
-    catalogue's items.
+    Raises:
+        ValueError: If `spec` is none, `make` makes no environment, or its action space is no slate
+            of the catalogue's items.
     """
 
     start_draws = 2
@@ -135,8 +138,9 @@ class OutsideShopper:
     ) -> Response:
         """Step every environment; moves `state` in place.
 
-        Errors: RuntimeError where an environment ends in another way than `OutsideSpec` says, or where
-        `OutsideSpec.clicks` does not give K numbers of 0 and 1.
+        Raises:
+            RuntimeError: If an environment ends in another way than `OutsideSpec` says, or where
+                `OutsideSpec.clicks` does not give K numbers of 0 and 1.
         """
         actions = slates.cpu().numpy()
         answers = [self._step(state, row, action) for row, action in enumerate(actions)]
@@ -162,7 +166,8 @@ class OutsideShopper:
     def select(self, state: OutsideState, rows: Tensor) -> OutsideState:
         """A state of some rows only; their environments move into it.
 
-        Errors: ValueError where a row is named twice: an environment cannot be copied.
+        Raises:
+            ValueError: If a row is named twice: an environment cannot be copied.
         """
         numbers = rows.tolist()
         if len(set(numbers)) < len(numbers):
@@ -240,7 +245,8 @@ def outside_simulator(
 ) -> SlateSimulator:
     """A simulator over an outside environment. The reward is the number of clicks unless another is given.
 
-    Errors: ValueError where the environment does not fit `spec`.
+    Raises:
+        ValueError: If the environment does not fit `spec`.
     """
     reward = Reward({"clicks": 1.0}) if reward is None else reward
     shopper = OutsideShopper(spec, best_device(device))
@@ -263,7 +269,10 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
     """Items of which nothing but an embedding is known; the categories are clusters of it.
 
     Shapes: embedding (N, E) float; it is brought to unit length.
-    Errors: ValueError where `embedding` is no matrix of finite rows above zero, or has fewer rows than clusters.
+
+    Raises:
+        ValueError: If `embedding` is no matrix of finite rows above zero, or has fewer rows than
+            clusters.
     """
     dense = (
         isinstance(embedding, Tensor)
@@ -297,9 +306,10 @@ def spherical_k_means(
 ) -> Tensor:
     """Which cluster each point is in: (N,) int64; the best of some starts.
 
-    Maximises the sum of cosines of points and centres (Dhillon & Modha 2001, "Concept decompositions for large sparse
-    text data using clustering", section 3.1): assign every point to the nearest centre, move every centre to the
-    direction of its points' sum. A cluster left without points keeps its centre.
+    Maximises the sum of cosines of points and centres (Dhillon & Modha 2001, "Concept
+    decompositions for large sparse text data using clustering", section 3.1): assign every point to
+    the nearest centre, move every centre to the direction of its points' sum. A cluster left
+    without points keeps its centre.
 
     Shapes: points (N, E) of unit length, on the CPU; generator: a CPU one.
     """

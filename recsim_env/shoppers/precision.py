@@ -10,11 +10,16 @@ from torch import nn
 from recsim_env import checks
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Of matrix products and of the keys and values that attention reads; everything else is float32 in both."""
+"""Of matrix products and of the keys and values that attention reads; everything else is float32 in
+both."""
 
 
 def check_precision(precision: object) -> str:
-    """The name of a precision. Errors: ValueError where it is none of `PRECISIONS`."""
+    """The name of a precision.
+
+    Raises:
+        ValueError: If it is none of `PRECISIONS`.
+    """
     return checks.choice("precision", precision, PRECISIONS)
 
 

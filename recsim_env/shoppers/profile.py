@@ -1,6 +1,7 @@
 """What a shop with impression logs remembers of a shopper beyond the last few slates: running counters.
 
-A pure function of the slates shown and the responses, so a logged episode and a simulated one give the same numbers.
+A pure function of the slates shown and the responses, so a logged episode and a simulated one give
+the same numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ DECAYS = (0.7, 0.9, 1.0)
 TASTE_DECAYS = (0.9, 1.0)
 """The same for the mean vector of the responses."""
 FAMILIAR = 1.0
-"""Responses of the last ten visits or so (decay 0.9) from which on a category is familiar to the shopper."""
+"""Responses of the last ten visits or so (decay 0.9) from which on a category is familiar to the
+shopper."""
 MOST = 1e6
 """Upper bound of every counter in an observation space."""
 
@@ -34,17 +36,21 @@ class Profile:
     """Counters of B shoppers. Shapes: G categories, K positions, E embedding width, D = len(DECAYS)."""
 
     shown: Tensor
-    """(B, G, D) float32, positions that held the category, decayed by visit with each of `DECAYS`."""
+    """(B, G, D) float32, positions that held the category, decayed by visit with each of
+    `DECAYS`."""
     clicked: Tensor
     """(B, G, D) float32, responses in the category, likewise."""
     taste: Tensor
-    """(B, 2, E) float32, sum of the embeddings responded to, decayed with each of `TASTE_DECAYS`."""
+    """(B, 2, E) float32, sum of the embeddings responded to, decayed with each of
+    `TASTE_DECAYS`."""
     exposed: Tensor
-    """(B, 2, E) float32, sum of the embeddings shown, position j (from 0) counting 1 / log2(j + 2), likewise."""
+    """(B, 2, E) float32, sum of the embeddings shown, position j (from 0) counting 1 / log2(j + 2),
+    likewise."""
     position_clicks: Tensor
     """(B, K) float32, responses at each position so far."""
     familiarity: Tensor
-    """(B, 4) float32: positions shown and responded to in familiar categories, and in all others, so far."""
+    """(B, 4) float32: positions shown and responded to in familiar categories, and in all others,
+    so far."""
     visits: Tensor
     """(B,) float32, visits so far."""
 
@@ -72,7 +78,8 @@ class Profile:
     ) -> None:
         """Add a visit, in place.
 
-        Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N, E).
+        Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N,
+        E).
         """
         of_item = looked_up(category, slates)
         shown, clicks = shown.float(), clicks.float()

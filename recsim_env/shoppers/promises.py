@@ -1,8 +1,9 @@
 """What a shopper promises (`recsim_env.shoppers.base.Shopper`), held against what it returned.
 
-One function for each method, and one sentence for a broken promise: which method returned what, and what was expected.
-The simulator asks once, at the first answer of each method; `recsim_env.testing.check_shopper` asks at every answer.
-On the device `meta`, where tensors have no numbers, only types, shapes and devices are looked at.
+One function for each method, and one sentence for a broken promise: which method returned what, and
+what was expected. The simulator asks once, at the first answer of each method;
+`recsim_env.testing.check_shopper` asks at every answer. On the device `meta`, where tensors have no
+numbers, only types, shapes and devices are looked at.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ METHODS = ("spaces", "start", "candidates", "observe", "respond", "replace", "se
 TAKEN = ("recent_slates", "recent_clicks", "recent_days", "candidates")
 """Keys of an observation that are the simulator's own."""
 WATCHED = 16
-"""Rows of the candidates and of an observation whose numbers are looked at: the whole of them can be large."""
+"""Rows of the candidates and of an observation whose numbers are looked at: the whole of them can
+be large."""
 PLACE = ("shopper", "day", "week", "store")
 """Keys of `when_and_where`."""
 _SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -125,7 +127,8 @@ def check_observation(
 
     Args:
         known: what `spaces` returned
-        state: the hidden state that was observed, whose memory must not be handed out; None = not looked at
+        state: the hidden state that was observed, whose memory must not be handed out; None = not
+            looked at
     """
     if not isinstance(found, Mapping):
         broken(
@@ -169,7 +172,8 @@ def check_observation(
 def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | None = None) -> None:
     """Raise ValueError unless `respond` returned what `Response` says.
 
-    Shapes: shown (B, K) bool, what `respond` was given; running (B,) bool, rows whose numbers matter, None = all.
+    Shapes: shown (B, K) bool, what `respond` was given; running (B,) bool, rows whose numbers
+    matter, None = all.
     """
     if not isinstance(found, Response):
         broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")

@@ -1,8 +1,9 @@
 """Models in folders: safetensors in, and nothing that the folder lacks.
 
-A folder may come from anybody. Its `config.json` may hold known keys only, each of a known type and size, and its
-`model.safetensors` the tensors that a model of this configuration has, each of finite numbers. No other file is looked
-at, no code is fetched, and sizes are compared before anything is allocated.
+A folder may come from anybody. Its `config.json` may hold known keys only, each of a known type and
+size, and its `model.safetensors` the tensors that a model of this configuration has, each of finite
+numbers. No other file is looked at, no code is fetched, and sizes are compared before anything is
+allocated.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ FOLLOWED = {
 }
 """Keys of other models' configurations that have transformers fetch code or read another file."""
 MOST = {"layers": 64, "width": 2**16, "hidden": 2**12, "window": 512, "items": 10**7}
-"""Largest sizes of a configuration: what a visit or a start state needs of memory grows with each."""
+"""Largest sizes of a configuration: what a visit or a start state needs of memory grows with
+each."""
 
 
 class CheckedConfig(PreTrainedConfig):
@@ -54,7 +56,11 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """As in transformers, from the content of a `config.json`. Errors: ValueError as in `check_keys`."""
+        """As in transformers, from the content of a `config.json`.
+
+        Raises:
+            ValueError: As in `check_keys`.
+        """
         check_keys(cls, config_dict)
         made: Self = super().from_dict(config_dict, **kwargs)
         return made
@@ -72,7 +78,8 @@ class CheckedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, which also reads other formats from elsewhere; `load_model` is stricter.
 
-        Errors: ValueError where a tensor holds a number that is not finite.
+        Raises:
+            ValueError: If a tensor holds a number that is not finite.
         """
         read: Any = super().from_pretrained
         loaded = read(*args, **kwargs)
@@ -89,9 +96,10 @@ Model = TypeVar("Model", bound=CheckedModel)
 def load_model(kind: type[Model], folder: Path | str) -> Model:
     """The model that `save_pretrained` wrote to a folder, in eval mode. Only `MODEL_FILES` are read.
 
-    Errors: FileNotFoundError where weights or configuration are missing; ValueError where a key of the configuration is
-    unknown or has a bad value, or the weights are those of another model or not finite. The sentence names the file
-    and the key or tensor.
+    Raises:
+        FileNotFoundError: If weights or configuration are missing.
+        ValueError: If a key of the configuration is unknown or has a bad value, or the weights are
+            those of another model or not finite. The sentence names the file and the key or tensor.
     """
     folder = checks.path("folder", folder)
     _no_adapter(folder)
@@ -111,7 +119,8 @@ def load_model(kind: type[Model], folder: Path | str) -> Model:
 def save_model(model: CheckedModel, folder: Path | str) -> None:
     """Write `MODEL_FILES`, the weights first: a configuration without its weights does not stand there.
 
-    Errors: OSError where a file cannot be written; what stood there before is whole.
+    Raises:
+        OSError: If a file cannot be written; what stood there before is whole.
     """
     folder = checks.path("folder", folder)
     model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
@@ -165,8 +174,8 @@ def read_config(kind: Any, path: Path) -> Any:
 def check_keys(kind: type[CheckedConfig], values: Mapping[str, object]) -> None:
     """Raise ValueError where `values` has keys that a `kind` does not know, or is the configuration of another model.
 
-    What would have transformers fetch code or follow another file (`attn_implementation`, `auto_map`,
-    `quantization_config`) is among the unknown.
+    What would have transformers fetch code or follow another file (`attn_implementation`,
+    `auto_map`, `quantization_config`) is among the unknown.
     """
     known = {*kind.own_keys(), *WRITTEN}
     unknown = sorted(values.keys() - known)
@@ -204,7 +213,8 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """All tensors of a safetensors file; `allowed` sees their shapes before any of them is read, and may raise.
 
-    Errors: ValueError where the file is no readable safetensors.
+    Raises:
+        ValueError: If the file is no readable safetensors.
     """
     try:
         with safe_open(path, "pt") as file:

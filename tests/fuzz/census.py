@@ -2,9 +2,10 @@
 
     python -m tests.fuzz.census --examples 5000 --seconds 3600
 
-prints a row a part: how many inputs ended in each verdict (see `judge.VERDICTS`), and below it every input that is not
-as it should be, one a line. It ends with 1 where one was silently wrong, hung or took memory without bound, where a
-good value was refused or a refused call left a trace, or where more than one in a hundred was refused unclearly.
+prints a row a part: how many inputs ended in each verdict (see `judge.VERDICTS`), and below it
+every input that is not as it should be, one a line. It ends with 1 where one was silently wrong,
+hung or took memory without bound, where a good value was refused or a refused call left a trace, or
+where more than one in a hundred was refused unclearly.
 """
 
 from __future__ import annotations

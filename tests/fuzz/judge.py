@@ -1,8 +1,9 @@
 """What comes of a call with one odd argument, and whether that is right.
 
-A call is right where a good value is accepted and means what it says, and where a bad value is refused by one sentence
-of the project's own that names the argument. Everything else is a fault: a wrong value that is accepted, a good one
-that is refused, a traceback out of somebody else's code, a call that does not end or that takes memory without bound.
+A call is right where a good value is accepted and means what it says, and where a bad value is
+refused by one sentence of the project's own that names the argument. Everything else is a fault: a
+wrong value that is accepted, a good one that is refused, a traceback out of somebody else's code, a
+call that does not end or that takes memory without bound.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ LONGEST = 700
 RIGHT = ("clear", "right")
 """Verdicts that are as they should be."""
 VERDICTS = (*RIGHT, "unclear", "silent", "refused good", "changed", "alloc", "hang")
-"""All verdicts: `clear` a bad value is refused and named, `right` a good one is accepted and means what it says,
-`unclear` a bad value ends in another error, `silent` it is accepted or means something else, `refused good` a good one
-is refused, `changed` a refused call left a trace, `alloc` memory without bound, `hang` no end."""
+"""All verdicts: `clear` a bad value is refused and named, `right` a good one is accepted and means
+what it says, `unclear` a bad value ends in another error, `silent` it is accepted or means
+something else, `refused good` a good one is refused, `changed` a refused call left a trace, `alloc`
+memory without bound, `hang` no end."""
 
 ACCEPT, REFUSE, EITHER = "accept", "refuse", "either"
-"""What must come of a call: EITHER where both are defensible, and then what is accepted must still be sound."""
+"""What must come of a call: EITHER where both are defensible, and then what is accepted must still
+be sound."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What an argument may be given: one class for each kind of argument, which says of any value what must come of it.
 
-The answers are worked out here and not by `recsim_env.checks`: the net must not agree with what it tests by sharing it.
+The answers are worked out here and not by `recsim_env.checks`: the net must not agree with what it
+tests by sharing it.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ DOORS: dict[str, Door] = {
         {"num_envs": 2},
     ),
 }
-"""Where options are given: the call, the options of its own, and what is always given. Gymnasium checks the render
-mode and the number of environments itself."""
+"""Where options are given: the call, the options of its own, and what is always given. Gymnasium
+checks the render mode and the number of environments itself."""
 
 
 def simulator_of(made: Any) -> SlateSimulator:

@@ -161,7 +161,8 @@ BREAKS: list[tuple[str, str, Change]] = [
     ("describe", "None", lambda held: None),
     ("describe", "numbers", lambda held: dict.fromkeys(held, 3)),
 ]  # fmt: skip
-"""Method or attribute, what is broken, and how; each breaks a promise of `recsim_env.shoppers.base.Shopper`."""
+"""Method or attribute, what is broken, and how; each breaks a promise of
+`recsim_env.shoppers.base.Shopper`."""
 
 KEPT: list[tuple[str, str, Change]] = [
     ("respond", "nothing", lambda response: response),

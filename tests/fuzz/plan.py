@@ -1,8 +1,9 @@
 """How many examples each property gets, and the two ways of drawing them.
 
-In CI (`ci`, what pytest uses by itself) the examples are the same at each run, and their number is the sum of what the
-properties ask for, `LEAST` or more. `make fuzz` draws fresh ones, `EXAMPLES` in all and for at most `SECONDS`; one that
-fails is kept in `.cache/hypothesis` and tried first the next time.
+In CI (`ci`, what pytest uses by itself) the examples are the same at each run, and their number is
+the sum of what the properties ask for, `LEAST` or more. `make fuzz` draws fresh ones, `EXAMPLES` in
+all and for at most `SECONDS`; one that fails is kept in `.cache/hypothesis` and tried first the
+next time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Odd values, and ordinary ones of the wrong type: what a user, a data frame or a broken file may hand over.
 
-A value travels with a label, because some values cannot describe themselves and others are too large to.
+A value travels with a label, because some values cannot describe themselves and others are too
+large to.
 """
 
 from __future__ import annotations

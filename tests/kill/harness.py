@@ -1,7 +1,8 @@
 """Kills a command in a child process, runs it again, and compares what it leaves.
 
-The child is forked after everything was imported, so a trial takes no longer than the command itself. Nothing that
-starts threads may have been used in the parent: it only imports, forks and waits.
+The child is forked after everything was imported, so a trial takes no longer than the command
+itself. Nothing that starts threads may have been used in the parent: it only imports, forks and
+waits.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.syml
 WRAPPED = ("rename", "replace", "remove", "unlink", "mkdir", "rmdir", "open")
 """Functions of `os` after which a child may be killed."""
 KILLED = {-signal.SIGKILL, -signal.SIGPROF, -signal.SIGXFSZ}
-"""How a child that was killed ends. SIGPROF and SIGXFSZ end a process as SIGKILL does where nobody handles them."""
+"""How a child that was killed ends. SIGPROF and SIGXFSZ end a process as SIGKILL does where nobody
+handles them."""
 DONE, FAILED = 0, 1
 
 
@@ -61,7 +63,8 @@ class Command:
     prepare: Callable[[Path], None] = lambda inputs: None
     """Makes the inputs."""
     tail: Callable[[Path, Path], None] | None = None
-    """Run once more at the end where that is another call, with more seeds for example; None = `run`."""
+    """Run once more at the end where that is another call, with more seeds for example; None =
+    `run`."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What holds of every policy, registered or learnable, in random shops: a new one is under test by joining a registry.
 
-The shops have few items or many, twins among their vectors, visits with fewer candidates than positions or none, and
-rankers that give NaN, inf and -inf.
+The shops have few items or many, twins among their vectors, visits with fewer candidates than
+positions or none, and rankers that give NaN, inf and -inf.
 """
 
 from __future__ import annotations

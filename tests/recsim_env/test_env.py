@@ -46,8 +46,9 @@ def test_sb3s_checker_passes_with_two_warnings_that_are_meant() -> None:
     found = warnings_of(
         lambda: check_env_for_sb3(gymnasium.make(ID).unwrapped, skip_render_check=False)
     )
-    # Both are (H, K), tables of item ids and of clicks: SB3 would want them flat for its own feature extractor, which
-    # could make nothing of item ids either. agents/ppo/vec_env.py gives SB3 a flat vector of features instead.
+    # Both are (H, K), tables of item ids and of clicks: SB3 would want them flat for its own
+    # feature extractor, which could make nothing of item ids either. agents/ppo/vec_env.py gives
+    # SB3 a flat vector of features instead.
     assert [message.split(" has an ")[0] for message in found] == [
         "Your observation recent_clicks",
         "Your observation recent_slates",
@@ -327,7 +328,8 @@ def test_unknown_settings_raise() -> None:
 
 
 def test_an_unknown_option_is_told_in_the_words_that_torchrl_looks_for() -> None:
-    # torchrl.envs.GymEnv tries `frameskip` first, and goes on without it where the TypeError holds these words.
+    # torchrl.envs.GymEnv tries `frameskip` first, and goes on without it where the TypeError holds
+    # these words.
     with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'") as raised:
         gymnasium.make(ID, frameskip=1, render_moode="ansi")
     assert (

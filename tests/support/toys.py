@@ -1,8 +1,9 @@
 """A small shopper with known probabilities, on a made-up catalogue: what the tests shop with.
 
-At visit v (0, 1, ...) the candidates are the items with (item + v) % 3 != 0. A shown item is bought with probability
-0.6 in the shopper's favourite category and 0.1 in any other, times 0.9 for each position above it. Whoever bought
-nothing lapses with probability 0.2; the next visit comes after 1 to 13 days, each as likely.
+At visit v (0, 1, ...) the candidates are the items with (item + v) % 3 != 0. A shown item is bought
+with probability 0.6 in the shopper's favourite category and 0.1 in any other, times 0.9 for each
+position above it. Whoever bought nothing lapses with probability 0.2; the next visit comes after 1
+to 13 days, each as likely.
 """
 
 from __future__ import annotations

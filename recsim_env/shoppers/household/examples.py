@@ -78,10 +78,10 @@ def floats(frame: pl.DataFrame, name: str) -> Tensor:
 class Examples:
     """Everything that training and held-out scoring read.
 
-    Shapes: V visits, R rows sorted by visit.
-        split: (V,) int64 index into SPLITS; rhythm: (V, RHYTHM); store_week: (V,) row of `market.placement`
-        row_visit, row_item, row_kind, row_placement: (R,) int64; row_label, row_offset, row_weight: (R,) float32;
-        row_stats: (R, LEVELS, STATS) float16; row_starts: (V + 1,) int64
+    Shapes: V visits, R rows sorted by visit. split: (V,) int64 index into SPLITS; rhythm: (V,
+        RHYTHM); store_week: (V,) row of `market.placement` row_visit, row_item, row_kind,
+        row_placement: (R,) int64; row_label, row_offset, row_weight: (R,) float32; row_stats: (R,
+        LEVELS, STATS) float16; row_starts: (V + 1,) int64
     """
 
     visits: Visits
@@ -173,7 +173,8 @@ def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str,
         floats(flat, "weight"),
     )
     negative = torch.where(label > 0, 1.0, weight)
-    # the log odds of the sample are those of the population plus how much rarer non-responses were taken
+    # the log odds of the sample are those of the population plus how much rarer non-responses were
+    # taken
     offset = _visit_maximum(ints(flat, "at"), negative).log()
     return {
         "visit": ints(flat, "at"),
@@ -238,8 +239,9 @@ def _repeat_rows(
 class Collator:
     """Shoppers in, one batch of `SlateShopper.forward` out.
 
-    `splits` are the splits whose losses count; visits after the last of them are left out. `kinds` are the row kinds
-    to score. `cold` (N,) bool marks items whose own past is hidden in scoring (`row_known` = 0).
+    `splits` are the splits whose losses count; visits after the last of them are left out. `kinds`
+    are the row kinds to score. `cold` (N,) bool marks items whose own past is hidden in scoring
+    (`row_known` = 0).
     """
 
     examples: Examples

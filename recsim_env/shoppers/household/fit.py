@@ -41,7 +41,8 @@ KEPT = 2
 PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files of a Trainer's checkpoint besides weights and state."""
 CUT = 0.001
-"""Share of the repeat purchases that lie above the ceilings, `SlateShopperConfig.repeat_ceilings`."""
+"""Share of the repeat purchases that lie above the ceilings,
+`SlateShopperConfig.repeat_ceilings`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class FinetuneConfig:
     """How a shopper is fitted."""
 
     pretrain_epochs: float = 2.0
-    """Passes over the whole-catalogue baskets (repeat, explore and gap heads) before any exposure is seen."""
+    """Passes over the whole-catalogue baskets (repeat, explore and gap heads) before any exposure
+    is seen."""
     epochs: float = 5.0
     """Passes over the exposure logs and the baskets together."""
     batch_visits: int = 800
@@ -78,7 +80,11 @@ class FinetuneConfig:
     """fp32, or bf16 for mixed precision on a GPU."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             pretrain_epochs=AMOUNT,
@@ -99,7 +105,8 @@ class FinetuneConfig:
 class Packs(Dataset[list[int]]):
     """Shoppers packed into batches of about equal numbers of visits, like lengths together: little padding.
 
-    Args: lengths (S,) visits of each shopper; visits: how many a pack holds at most (one long shopper may exceed it).
+    Args: lengths (S,) visits of each shopper; visits: how many a pack holds at most (one long
+    shopper may exceed it).
     """
 
     def __init__(self, lengths: Tensor, visits: int, generator: torch.Generator) -> None:
@@ -251,10 +258,12 @@ def fit(
 ) -> None:
     """One stage of training, with transformers' Trainer; checkpoints and TensorBoard events go to `folder/stage`.
 
-    `stage` is "pretrain" (baskets only) or "finetune" (baskets and exposure logs). With `resume` it goes on from the
-    newest whole checkpoint of an interrupted one, and ends as the unbroken one would have.
+    `stage` is "pretrain" (baskets only) or "finetune" (baskets and exposure logs). With `resume` it
+    goes on from the newest whole checkpoint of an interrupted one, and ends as the unbroken one
+    would have.
 
-    Errors: OSError where a checkpoint cannot be written; the one before it is whole.
+    Raises:
+        OSError: If a checkpoint cannot be written; the one before it is whole.
     """
     pretrain = stage == "pretrain"
     epochs = config.pretrain_epochs if pretrain else config.epochs
@@ -360,9 +369,11 @@ def score(
 
 
 def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> dict[str, float]:
-    """Set the model's calibration on a split it was not trained on (Platt 1999): scale and shift of the slate logits,
-    fitted to the full exposure (case-control rows with weights) and the policy's slates together, the shift of the
-    return hazards, and the ceilings of buying again. Returns the scales and shifts."""
+    """Set the model's calibration on a split it was not trained on (Platt 1999): scale and shift of
+    the slate logits, fitted to the full exposure (case-control rows with weights) and the policy's
+    slates together, the shift of the return hazards, and the ceilings of buying again. Returns the
+    scales and shifts.
+    """
     model.config.slate_calibration = (1.0, 0.0)
     model.config.gap_calibration = model.config.explore_calibration = 0.0
     scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))

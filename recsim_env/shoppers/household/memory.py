@@ -1,8 +1,9 @@
 """What a shopper bought so far: counters per item, kind and category, and the list of items bought before.
 
-The counters are long-run state. A transformer over the last visits alone forgets how often a staple was bought and
-predicts little more than half of the purchases of heavy repeaters; with counters it does not.
-The same code replays a log (`replay.py`) and steps a simulation, so both see the same numbers.
+The counters are long-run state. A transformer over the last visits alone forgets how often a staple
+was bought and predicts little more than half of the purchases of heavy repeaters; with counters it
+does not. The same code replays a log (`replay.py`) and steps a simulation, so both see the same
+numbers.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ class Memory:
         counts, days: (B, M + 1) float32 how often `items` were bought and on which day last, 0 and -`NEVER` where free,
             as in the table but side by side; the last slot is padding
         slots:   (B, N + 1) int16 where in `items` each item stands, M where nowhere; the last item is padding
-        tallies: (B, TALLIES) float32: visits, decayed visits, decayed basket size, first and last day of a visit, mean
-            log gap (exponentially weighted), decayed visits on each of the seven weekdays (day 0 comes first)
+        tallies: (B, TALLIES) float32: visits, decayed visits, decayed basket size, first and last
+            day of a visit, mean log gap (exponentially weighted), decayed visits on each of the
+            seven weekdays (day 0 comes first)
     """
 
     keys: Keys
@@ -101,9 +103,10 @@ class Memory:
     def stats(self, rows: Tensor, items: Tensor, day: Tensor) -> Tensor:
         """Counters of items as they stand on a day, before that day's visit is recorded.
 
-        Shapes (leading dimensions broadcast): rows int64 which shopper, items int64 (-1 gives zeros and NEVER),
-        day float32. Returns (..., LEVELS, STATS) float32: purchases, purchases decayed with `RECENT_DAYS`, days since
-        the last one (`NEVER` if none), mean days between purchases (0 before the second).
+        Shapes (leading dimensions broadcast): rows int64 which shopper, items int64 (-1 gives zeros
+        and NEVER), day float32. Returns (..., LEVELS, STATS) float32: purchases, purchases decayed
+        with `RECENT_DAYS`, days since the last one (`NEVER` if none), mean days between purchases
+        (0 before the second).
         """
         counter = looked_up(self.keys.of_item, items.where(items >= 0, self.keys.n_items))
         key = counter + (rows * (self.keys.total + 1)).unsqueeze(-1)
@@ -144,7 +147,8 @@ class Memory:
         )
         count, recent, first, last = looked_up(table, at).unbind(-1)
         recent = recent * torch.exp((now - last) / -RECENT_DAYS)
-        # several items of a visit may share a counter: they write equal values here, and add up below
+        # several items of a visit may share a counter: they write equal values here, and add up
+        # below
         table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
         one = torch.ones_like(now)
         table.view(-1).index_add_(0, at * STATS + COUNT, one).index_add_(
@@ -181,8 +185,8 @@ class Memory:
     def _remember(self, rows: Tensor, items: Tensor) -> Tensor:
         """Give each item bought for the first time (or forgotten since) a slot: free ones first, then the stalest.
 
-        Among equals the slot further to the front: which one must not depend on how many items others bought.
-        Returns the slots (R, L) of items (R, L), as `slots_of`.
+        Among equals the slot further to the front: which one must not depend on how many items
+        others bought. Returns the slots (R, L) of items (R, L), as `slots_of`.
         """
         row, free = rows.unsqueeze(1), self.items.shape[1]
         known = self.slots_of(rows, items)
@@ -213,7 +217,8 @@ def loyalty_card(
 ) -> Observation:
     """What a shop with loyalty cards knows of R shoppers before a visit; the keys are those of `LearnedShopper`.
 
-    Shapes: rows (R,) int64, or a slice of R of them; rhythm (R, RHYTHM); day, since (R,) float32; week (R,) int64.
+    Shapes: rows (R,) int64, or a slice of R of them; rhythm (R, RHYTHM); day, since (R,) float32;
+    week (R,) int64.
     """
     items, table = memory.items[rows], memory.table[rows, memory.keys.categories]
     angle = day * (2 * torch.pi / 7)
@@ -248,8 +253,9 @@ def packed(items: Tensor) -> Tensor:
 def tally_features(tallies: Tensor, day: Tensor) -> Tensor:
     """Rhythm from raw tallies (..., TALLIES) as of day (...,), before that day's visit is recorded: (..., RHYTHM).
 
-    Log visits, log recent visits, log recent basket size a visit, log visits a week since the first, usual log gap, and
-    the share of visits on today's weekday and on the six that follow. Zeros before the first visit.
+    Log visits, log recent visits, log recent basket size a visit, log visits a week since the
+    first, usual log gap, and the share of visits on today's weekday and on the six that follow.
+    Zeros before the first visit.
     """
     visits, recent, basket, first, last, usual = tallies[..., :6].unbind(-1)
     decay = torch.exp(-(day - last) / RECENT_DAYS)

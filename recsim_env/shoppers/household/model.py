@@ -4,8 +4,8 @@
                                         +-> explore head purchase rate of items never bought before
                                         +-> gap head     hazard of coming back after d days
 
-Items bought before are scored by the slate head too ("repeat or explore", Ren et al. 2019, RepeatNet, eq. 1), so the
-three heads together give the likelihood of a whole basket.
+Items bought before are scored by the slate head too ("repeat or explore", Ren et al. 2019,
+RepeatNet, eq. 1), so the three heads together give the likelihood of a whole basket.
 """
 
 from __future__ import annotations
@@ -86,16 +86,19 @@ class SlateShopperConfig(CheckedConfig):
     Args:
         n_items, n_categories: size of the catalogue
         text_width: width of the text embeddings that the item vectors start from
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over visits
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over
+            visits
         window: visits that a visit can attend to, itself among them
         head_size: width of the slate head
         use_text, use_counters: False removes the input (ablations)
-        dropout, gap_dropout, id_dropout, unknown_dropout: training only; chance to hide activations of the encoder and
-            of the gap head, an item's id, an item's whole past
+        dropout, gap_dropout, id_dropout, unknown_dropout: training only; chance to hide activations
+            of the encoder and of the gap head, an item's id, an item's whole past
         slate_calibration: scale and shift of the slate logits, fitted on validation weeks
-        explore_calibration, gap_calibration: shift of the log rates and of the log hazards, likewise
-        repeat_ceilings: most that the chance to buy an item again outside a slate can be, by `repeat_bucket`: where
-            nothing outside is promoted, and where promotions are as in the log; likewise
+        explore_calibration, gap_calibration: shift of the log rates and of the log hazards,
+            likewise
+        repeat_ceilings: most that the chance to buy an item again outside a slate can be, by
+            `repeat_bucket`: where nothing outside is promoted, and where promotions are as in the
+            log; likewise
     """
 
     model_type = "slate_shopper"
@@ -171,7 +174,11 @@ def _ceilings(row: int, values: object) -> tuple[float, ...]:
 def encoder_sizes(
     hidden: int, layers: int, heads: int, intermediate: int, window: int
 ) -> tuple[int, ...]:
-    """The sizes of an encoder over visits. Errors: ValueError where one is none, or larger than `weights.MOST`."""
+    """The sizes of an encoder over visits.
+
+    Raises:
+        ValueError: If one is none, or larger than `weights.MOST`.
+    """
     hidden = checks.whole("hidden_size", hidden, 1, MOST["hidden"])
     heads = checks.whole("num_attention_heads", heads, 1, hidden)
     if hidden % heads:
@@ -356,9 +363,9 @@ class SlateHead(nn.Module):
     ) -> Tensor:
         """Logits (...,).
 
-        Shapes: shopper (..., D + head) from `shoppers`, item (..., D + head + 1) from `items`, stats
-        (..., LEVELS, STATS), item_context (..., ITEM_CONTEXT), placement (...,) int64, known (...,) 0 where the item's
-        own past is hidden.
+        Shapes: shopper (..., D + head) from `shoppers`, item (..., D + head + 1) from `items`,
+        stats (..., LEVELS, STATS), item_context (..., ITEM_CONTEXT), placement (...,) int64, known
+        (...,) 0 where the item's own past is hidden.
         """
         d, h = self.config.hidden_size, self.config.head_size
         query, of_shopper = shopper.split([d, h], dim=-1)
@@ -475,7 +482,8 @@ class SlateShopper(CheckedModel):
     def token(self, vectors: Tensor, basket: Tensor, context: Tensor) -> Tensor:
         """Token of a visit: what was bought and when.
 
-        Shapes: vectors (N, D), basket (..., L) int64 padded with -1, context (..., CONTEXT). Returns (..., D).
+        Shapes: vectors (N, D), basket (..., L) int64 padded with -1, context (..., CONTEXT).
+        Returns (..., D).
         """
         bought = (basket >= 0).to(vectors.dtype)
         size = bought.sum(-1, keepdim=True)
@@ -486,7 +494,8 @@ class SlateShopper(CheckedModel):
     def tokens(self, vectors: Tensor, items: Tensor, size: Tensor, context: Tensor) -> Tensor:
         """Tokens (P, D) of visits whose baskets are written one after the other, as `token` but for rounding.
 
-        Shapes: vectors (N, D), items (Z,) int64, size (P,) int64 items of each visit, context (P, CONTEXT).
+        Shapes: vectors (N, D), items (Z,) int64, size (P,) int64 items of each visit, context (P,
+        CONTEXT).
         """
         total = F.embedding_bag(items, vectors, size.cumsum(0) - size, mode="sum")
         return self._token(total, size.unsqueeze(1).to(vectors.dtype), context)
@@ -501,8 +510,8 @@ class SlateShopper(CheckedModel):
     def encode(self, token: Tensor, day: Tensor, present: Tensor) -> Tensor:
         """States after each visit, all at once.
 
-        Shapes: token (B, T, D), day (B, T) non-decreasing, present (B, T) bool (False = padding at the end).
-        Returns (B, T, D). A visit sees itself and the `window` - 1 before it.
+        Shapes: token (B, T, D), day (B, T) non-decreasing, present (B, T) bool (False = padding at
+        the end). Returns (B, T, D). A visit sees itself and the `window` - 1 before it.
         """
         order = torch.arange(day.shape[1], device=day.device)
         distance = order.unsqueeze(1) - order.unsqueeze(0)
@@ -543,7 +552,8 @@ class SlateShopper(CheckedModel):
     def prefill(self, token: Tensor, day: Tensor, visits: Tensor) -> Cache:
         """Cache of shoppers with whole histories, all visits at once: what `advance` makes of them but for rounding.
 
-        Shapes: B shoppers, P visits, shopper after shopper: token (P, D), day (P,); visits (B,) int64 of each shopper.
+        Shapes: B shoppers, P visits, shopper after shopper: token (P, D), day (P,); visits (B,)
+        int64 of each shopper.
         """
         cache = self.empty_cache(len(visits))
         first = visits.cumsum(0) - visits
@@ -590,14 +600,15 @@ class SlateShopper(CheckedModel):
     def forward(self, text: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
         """Losses of a batch of whole histories; `finetune.Collator` makes it.
 
-        Shapes: B shoppers, T visits (padded), R scored rows, Z first purchases.
-            basket (B, T, L) int64; day, since (B, T) float32; rhythm (B, T, RHYTHM); present, learn (B, T) bool,
-            `learn` where losses count; gap, follow_up (B, T) float32 days; row_at (R,) int64 index b * T + t; row_item,
-            row_placement, row_kind (R,) int64; row_label, row_offset (R,) float32, the offset being the log of how much
-            rarer non-responses were sampled; row_stats (R, LEVELS, STATS); row_context (R, ITEM_CONTEXT);
-            first_visit (B, N) rank of the first purchase; promoted (B * T, N) bool; new_at, new_item (Z,) int64;
-            week (B, T) int64; item_context (weeks, N, ITEM_CONTEXT)
-            text (N, text_width): replaces the stored text embeddings, to train a text encoder
+        Shapes: B shoppers, T visits (padded), R scored rows, Z first purchases. basket (B, T, L)
+            int64; day, since (B, T) float32; rhythm (B, T, RHYTHM); present, learn (B, T) bool,
+            `learn` where losses count; gap, follow_up (B, T) float32 days; row_at (R,) int64 index
+            b * T + t; row_item, row_placement, row_kind (R,) int64; row_label, row_offset (R,)
+            float32, the offset being the log of how much rarer non-responses were sampled;
+            row_stats (R, LEVELS, STATS); row_context (R, ITEM_CONTEXT); first_visit (B, N) rank of
+            the first purchase; promoted (B * T, N) bool; new_at, new_item (Z,) int64; week (B, T)
+            int64; item_context (weeks, N, ITEM_CONTEXT) text (N, text_width): replaces the stored
+            text embeddings, to train a text encoder
         Returns `loss` (), its parts, `logits` (R,) uncalibrated and `gap_logits` (B, T, bins).
         """
         id_kept, known = self._hidden_items(batch["row_item"])
@@ -719,8 +730,8 @@ class SlateShopper(CheckedModel):
     ) -> Tensor:
         """Log rate at which a shopper buys each item for the first time in a visit.
 
-        Shapes: state (B, D + CONTEXT), vectors (N, D), base (B, N) from `explore_base` and `season`, promoted (B, N)
-        0/1 or None for nothing promoted. Returns (B, N).
+        Shapes: state (B, D + CONTEXT), vectors (N, D), base (B, N) from `explore_base` and
+        `season`, promoted (B, N) 0/1 or None for nothing promoted. Returns (B, N).
         """
         rate = torch.addmm(base, self.explore_queries(state), vectors.T)
         return rate if promoted is None else rate + promoted * self.promotion()
@@ -751,7 +762,8 @@ def check_categories(name: str, category: Tensor, number: int) -> None:
 def counter_features(stats: Tensor) -> Tensor:
     """(..., LEVELS, STATS) raw counters -> (..., LEVELS, 4): log count, log recent count, log days since, phase.
 
-    The phase is days since the last purchase over the usual interval, at most 4; 0 before the second purchase.
+    The phase is days since the last purchase over the usual interval, at most 4; 0 before the
+    second purchase.
     """
     count, recent = stats[..., COUNT], stats[..., RECENT]
     since, interval = stats[..., SINCE], stats[..., INTERVAL]
@@ -763,8 +775,8 @@ def counter_features(stats: Tensor) -> Tensor:
 def without_item(stats: Tensor) -> Tensor:
     """Counters (..., LEVELS, STATS) as if the item itself had never been bought.
 
-    An item nobody has sold yet has no share in the counters of its kind and category. Counts are exact; the days since
-    the last purchase stay unless the item alone made them.
+    An item nobody has sold yet has no share in the counters of its kind and category. Counts are
+    exact; the days since the last purchase stay unless the item alone made them.
     """
     others = stats.clone()
     others[..., COUNT] = stats[..., COUNT] - stats[..., :1, COUNT]
@@ -786,7 +798,8 @@ def since_bucket(since: Tensor) -> Tensor:
 def repeat_bucket(purchases: Tensor, visits: Tensor, since: Tensor) -> Tensor:
     """Bucket of how often an item was bought in so many visits, and of the days since: 0 to `SHARES * RECENCIES` - 1.
 
-    Buckets of shares begin at (b / SHARES)^2, those of days at 10 b^2: rare and recent ones are told apart best.
+    Buckets of shares begin at (b / SHARES)^2, those of days at 10 b^2: rare and recent ones are
+    told apart best.
     """
     share = (purchases / visits.clamp(min=1.0)).sqrt_().mul_(SHARES).clamp_(max=SHARES - 0.5)
     recency = (since / 10.0).sqrt_().clamp_(max=RECENCIES - 0.5)
@@ -801,7 +814,8 @@ def lag_bucket(lag: Tensor) -> Tensor:
 def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:
     """What surrounds a visit: rhythm (..., RHYTHM) from the memory, day (...,), days since the last visit (...,).
 
-    Returns (..., CONTEXT) float32. Day 0 is the log's first day, a Sunday in the Complete Journey data.
+    Returns (..., CONTEXT) float32. Day 0 is the log's first day, a Sunday in the Complete Journey
+    data.
     """
     weekday = F.one_hot((day % 7).long(), 7).to(rhythm.dtype)
     return torch.cat(
@@ -812,15 +826,17 @@ def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:
 def gap_log_likelihood(logits: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor:
     """Log likelihood of the next visit: `gap` days away, or (gap < 0) not within `follow_up` days.
 
-    Shapes: logits (..., bins), gap and follow_up (...,) in days; returns (...,). A gap beyond `LAPSE_DAYS` counts as
-    surviving all bins. A censored visit survives the bins that ended before the follow-up did.
+    Shapes: logits (..., bins), gap and follow_up (...,) in days; returns (...,). A gap beyond
+    `LAPSE_DAYS` counts as surviving all bins. A censored visit survives the bins that ended before
+    the follow-up did.
     """
     edges = constant((*GAP_EDGES, LAPSE_DAYS + 1), gap)
     stay = F.logsigmoid(-logits)
     bins = torch.arange(len(GAP_EDGES), device=gap.device)
     seen = gap >= 0
     last = torch.where(seen, gap, follow_up)
-    # first bin that the visit did not survive; for a censored one, the first that was not watched to its end
+    # first bin that the visit did not survive; for a censored one, the first that was not watched
+    # to its end
     end = torch.bucketize(torch.where(seen, last, last + 1), edges, right=True) - 1
     survived = (stay * (bins < end.unsqueeze(-1))).sum(-1)
     returned = seen & (end < len(GAP_EDGES))

@@ -1,10 +1,11 @@
 """New items: which of thousands a shopper tries in a visit.
 
-They are a Poisson process over the items, at rates that depend on shopper and week. To work out every rate at every
-visit would be to multiply thousands of vectors for three purchases, so the process is thinned (Lewis & Shedler 1979,
-"Simulation of nonhomogeneous Poisson processes by thinning", section 1): darts are thrown under an envelope that lies
-above the rates and is the same for all shoppers but for one factor; the rate is worked out where a dart lands, and
-what it hits is bought if it lies below. The item and the height of a dart come from one number.
+They are a Poisson process over the items, at rates that depend on shopper and week. To work out
+every rate at every visit would be to multiply thousands of vectors for three purchases, so the
+process is thinned (Lewis & Shedler 1979, "Simulation of nonhomogeneous Poisson processes by
+thinning", section 1): darts are thrown under an envelope that lies above the rates and is the same
+for all shoppers but for one factor; the rate is worked out where a dart lands, and what it hits is
+bought if it lies below. The item and the height of a dart come from one number.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ MARGIN = 0.1  # how far the logarithm of the envelope lies above what shoppers w
 
 @dataclass(frozen=True)
 class Peaks:
-    """How far a member's log rates for some shoppers rise at most: centre (D,), the mean item by rate, and height (N,)
-    of each item above it."""
+    """How far a member's log rates for some shoppers rise at most: centre (D,), the mean item by
+    rate, and height (N,) of each item above it.
+    """
 
     centre: Tensor
     height: Tensor
@@ -49,9 +51,10 @@ class Peaks:
 class Envelope:
     """Bounds of the rates, which are the members' mean: of shopper b for item n in week w, scale[b] * height[w, n].
 
-    Shapes: W weeks, N items; of each member base (W, N), vectors (N, D) and centre (D,), the mean item by rate: a log
-    rate is base + query @ vector. edges (1 + W * N,) float64 ascending, first 0, then week + share of the week's
-    heights up to and with each item; total (W,) float32 sums of a week's heights.
+    Shapes: W weeks, N items; of each member base (W, N), vectors (N, D) and centre (D,), the mean
+    item by rate: a log rate is base + query @ vector. edges (1 + W * N,) float64 ascending, first
+    0, then week + share of the week's heights up to and with each item; total (W,) float32 sums of
+    a week's heights.
     """
 
     base: tuple[Tensor, ...]
@@ -119,8 +122,8 @@ class Envelope:
 class Darts:
     """P darts: rows (P,) int64 whose, columns (P,) int64 which of that shopper's, items (P,) int64 hit, heights (P,).
 
-    Where to know how many were thrown is to wait for the device, all possible ones are there: the others have the
-    height inf, which no rate reaches.
+    Where to know how many were thrown is to wait for the device, all possible ones are there: the
+    others have the height inf, which no rate reaches.
     """
 
     rows: Tensor

@@ -1,8 +1,9 @@
 """How much the shoppers of a folder want new items at most, worked out once and kept in the folder.
 
-Everything else of a start state is replayed for whoever starts; this needs all of them, `exploring.Envelope`. The file
-says of which files it was made, so that it is never used for others. After a change of the folder, of `START_DAYS`, or
-of how visits are replayed, `python -m recsim_env.shoppers.household.peaks FOLDER` makes it anew.
+Everything else of a start state is replayed for whoever starts; this needs all of them,
+`exploring.Envelope`. The file says of which files it was made, so that it is never used for others.
+After a change of the folder, of `START_DAYS`, or of how visits are replayed, `python -m
+recsim_env.shoppers.household.peaks FOLDER` makes it anew.
 """
 
 from __future__ import annotations

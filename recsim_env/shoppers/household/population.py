@@ -1,8 +1,9 @@
 """The fine-tuned shopper at work: visits, baskets and returns sampled from `SlateShopper`, one visit a step.
 
-A visit: the items of the slate are answered by the slate head; items bought before are bought again "elsewhere", by
-the same head; new items come from the explore head; the basket moves memory and encoder; the gap head says when the
-shopper is back, and one of the shopper's own stores is visited then. Several fitted models can answer together.
+A visit: the items of the slate are answered by the slate head; items bought before are bought again
+"elsewhere", by the same head; new items come from the explore head; the basket moves memory and
+encoder; the gap head says when the shopper is back, and one of the shopper's own stores is visited
+then. Several fitted models can answer together.
 """
 
 from __future__ import annotations
@@ -49,18 +50,21 @@ class ShopperOptions:
     """How the fine-tuned shoppers behave in a simulation."""
 
     population: str = "train"
-    """Whose start states are used: train, evaluation (households that no agent may be trained on) or all."""
+    """Whose start states are used: train, evaluation (households that no agent may be trained on)
+    or all."""
     store_promotions: bool = False
-    """True: candidates left out of the slate keep their placement in the store, as in the log. False: the slate is
-    the promotion, and what it leaves out sells like an unpromoted item."""
+    """True: candidates left out of the slate keep their placement in the store, as in the log.
+    False: the slate is the promotion, and what it leaves out sells like an unpromoted item."""
     start_days: tuple[int, int] = (56, 182)
     """An episode starts at a shopper's first visit after a day in this range, spread over it."""
     examination: tuple[float, ...] | None = None
-    """Chance that a position is looked at, top first: an assumption (the log has no positions). None = all are."""
+    """Chance that a position is looked at, top first: an assumption (the log has no positions).
+    None = all are."""
     ensemble: int = 1
     """How many of the folder's fitted models answer together."""
     pessimism: float = 0.0
-    """Standard deviations between them, 0 or more, that clicks lose and leaving gains; see `LearnedShopper`."""
+    """Standard deviations between them, 0 or more, that clicks lose and leaving gains; see
+    `LearnedShopper`."""
     precision: str = "fp32"
     """Of encoder and slate head: fp32 or bf16, for a GPU."""
 
@@ -95,18 +99,21 @@ class LearnedShopper:
                          log number of items bought before
         bought_items:    (M,) int64 items bought before, -1 padded; bought_counts (M,) float32 how often;
         bought_days:     (M,) float32 days since the last time
-        category_counts: (G,) float32 purchases of each category; category_days (G,) float32 days since, 1000 = never
+        category_counts: (G,) float32 purchases of each category; category_days (G,) float32 days
+            since, 1000 = never
         placement:       (C,) uint8 display * 11 + mailer code of each candidate; 0 where padded
         popularity:      (C,) float32 purchases a visit of each candidate in the last four weeks, all shoppers
 
-    Whatever a shopper does has the mean probability of the shop's members (new items: their mean rate). With
-    `options.pessimism` b a response to the slate has their mean less b of their standard deviations, at least 0, and
-    leaving the mean plus b of them, at most 1, while the days until the next visit share what is left as before: a
-    penalty for what the members do not agree on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization",
-    equations 5 and 6, put on the chances themselves so that every reward term feels it. A single member agrees with
+    Whatever a shopper does has the mean probability of the shop's members (new items: their mean
+    rate). With `options.pessimism` b a response to the slate has their mean less b of their
+    standard deviations, at least 0, and leaving the mean plus b of them, at most 1, while the days
+    until the next visit share what is left as before: a penalty for what the members do not agree
+    on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6,
+    put on the chances themselves so that every reward term feels it. A single member agrees with
     itself.
 
-    Errors: ValueError where `examination` has not a number a position, or `slate_size` is none.
+    Raises:
+        ValueError: If `examination` has not a number a position, or `slate_size` is none.
     """
 
     start_draws = 1
@@ -276,9 +283,10 @@ class LearnedShopper:
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
         """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
 
-        An item is bought where its draw is below its chance, which hardly ever lies above the ceiling of items bought
-        as often and as lately (and is cut off there, `finetune.CUT`): so what has a draw above the ceiling needs no
-        chance worked out (thinning, as in `exploring.py`). That is nine items in ten.
+        An item is bought where its draw is below its chance, which hardly ever lies above the
+        ceiling of items bought as often and as lately (and is cut off there, `finetune.CUT`): so
+        what has a draw above the ceiling needs no chance worked out (thinning, as in
+        `exploring.py`). That is nine items in ten.
         """
         memory = state.memory
         since = state.day.unsqueeze(1) - memory.last_days()
@@ -320,8 +328,9 @@ class LearnedShopper:
         columns: Tensor,
         items: Tensor,
     ) -> Tensor:
-        """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each member has in
-        `shoppers`."""
+        """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each
+        member has in `shoppers`.
+        """
         market, at, n = self.shop.market, items.clamp(min=0), len(self.catalog)
         placement = self._placement(state.row[rows], at).long()
         if not self.options.store_promotions:
@@ -341,7 +350,8 @@ class LearnedShopper:
     ) -> Tensor:
         """New items bought outside the slate: (B, E) int64, -1 padded; at most `EXPLORED`.
 
-        A Poisson process over the items with intensity -log(1 - p): each is bought with chance p, independently.
+        A Poisson process over the items with intensity -log(1 - p): each is bought with chance p,
+        independently.
         """
         envelope, models = self.shop.envelope, [member.model for member in self.shop.members]
         queries = [model.explore_queries(own) for model, own in zip(models, inside, strict=True)]
@@ -416,8 +426,8 @@ class LearnedShopper:
 def back_by(logits: Sequence[Tensor], pessimism: float) -> tuple[Tensor, Tensor]:
     """Chance to be back by the end of each bin of days (B, bins), and never to come back (B,), of several members.
 
-    Every bin has the members' mean chance. Staying away has `pessimism` of their standard deviations more, at most 1,
-    and the bins share what is left in the same proportions.
+    Every bin has the members' mean chance. Staying away has `pessimism` of their standard
+    deviations more, at most 1, and the bins share what is left in the same proportions.
 
     Shapes: logits (B, bins) of the hazards, one a member.
     """
@@ -434,7 +444,8 @@ def back_by(logits: Sequence[Tensor], pessimism: float) -> tuple[Tensor, Tensor]
 def sample_gap(back: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
     """Days until the next visit (B,) float32 and who lapsed (B,) bool, by inversion.
 
-    Shapes: back (B, bins) from `back_by`; draw and within (B,) uniform. A bin's days are equally likely.
+    Shapes: back (B, bins) from `back_by`; draw and within (B,) uniform. A bin's days are equally
+    likely.
     """
     left_bin = (draw.unsqueeze(1) >= back).sum(1)
     edges = constant((*GAP_EDGES, LAPSE_DAYS + 1), back)
@@ -460,11 +471,12 @@ def load_shopper(
 ) -> LearnedShopper:
     """Shoppers from a folder of `benchmarks.data.finetune`; the options are the fields of `ShopperOptions`.
 
-    `compiled` has the networks fused by `torch.compile`: the first steps take a minute longer, and on a CPU the others
-    are hardly faster.
+    `compiled` has the networks fused by `torch.compile`: the first steps take a minute longer, and
+    on a CPU the others are hardly faster.
 
-    Errors: ValueError on a bad option, where the folder holds fewer than `ensemble` models, or where what it holds is
-    broken; FileNotFoundError where a file is missing; TypeError where `folder` is no path.
+    Errors: ValueError on a bad option, where the folder holds fewer than `ensemble` models, or
+    where what it holds is broken; FileNotFoundError where a file is missing; TypeError where
+    `folder` is no path.
     """
     options = ShopperOptions(
         population, store_promotions, start_days, examination, ensemble, pessimism, precision

@@ -26,8 +26,8 @@ from recsim_env.shoppers.household.memory import (
 class Visits:
     """Visits of a log, sorted by shopper and time.
 
-    Shapes: V visits, Z bought items.
-        shopper, rank, day, week, store, gap, follow_up: (V,) int64; rank counts a shopper's visits from 0;
+    Shapes: V visits, Z bought items. shopper, rank, day, week, store, gap, follow_up: (V,) int64;
+        rank counts a shopper's visits from 0;
             gap = days to the next visit, -1 if none was seen within follow_up days
         since: (V,) float32 days since the visit before (0 at the first)
         starts: (V + 1,) int64; the items of visit v are `items[starts[v]:starts[v + 1]]`
@@ -99,10 +99,10 @@ def padded(values: Tensor, starts: Tensor, index: Tensor, fill: int = -1) -> Ten
 class Past:
     """The visits that some shoppers made before one visit of each, shopper after shopper.
 
-    Shapes: S shoppers, P earlier visits, Z items bought in them.
-        number: (S,) int64 earlier visits of each; who: (P,) int64 whose visit it is, 0 .. S - 1
-        day, since: (P,) float32, as in `Visits`
-        items:  (Z,) int64; the items of visit p are `items[starts[p]:starts[p] + size[p]]`, both (P,) int64
+    Shapes: S shoppers, P earlier visits, Z items bought in them. number: (S,) int64 earlier visits
+        of each; who: (P,) int64 whose visit it is, 0 .. S - 1 day, since: (P,) float32, as in
+        `Visits` items:  (Z,) int64; the items of visit p are `items[starts[p]:starts[p] +
+        size[p]]`, both (P,) int64
     """
 
     number: Tensor
@@ -156,8 +156,9 @@ class Past:
     def remembered(self, keys: Keys, room: int) -> tuple[Memory, Tensor]:
         """What a memory with `room` items holds after these visits, and the rhythm before each of them (P, RHYTHM).
 
-        It is what `Memory.record` makes of them one after the other, but for rounding of the decayed counts: those are
-        sums here. Shoppers who bought more than there is room for forget, so their items are listed visit by visit.
+        It is what `Memory.record` makes of them one after the other, but for rounding of the
+        decayed counts: those are sums here. Shoppers who bought more than there is room for forget,
+        so their items are listed visit by visit.
         """
         memory = Memory.empty(keys, len(self.number), room)
         tallies = torch.zeros(len(self.day), TALLIES, dtype=torch.float32)
@@ -172,8 +173,8 @@ class Past:
     def _count(self, memory: Memory) -> Tensor:
         """Fill counters and items of a memory whose tallies are right already; returns who needs more room (S,) bool.
 
-        Every purchase moves `LEVELS` counters. Sorted by counter, those of one counter stand together, the first
-        purchase in front: they are summed up where the last one ends.
+        Every purchase moves `LEVELS` counters. Sorted by counter, those of one counter stand
+        together, the first purchase in front: they are summed up where the last one ends.
         """
         visit = torch.repeat_interleave(torch.arange(len(self.size)), self.size)
         width, room = memory.table.shape[1], memory.items.shape[1]
@@ -238,7 +239,8 @@ class Rows:
 def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple[Tensor, Tensor]:
     """Counters of every row and rhythm of every visit, each as known before the visit.
 
-    Returns (R, LEVELS, STATS) float16 and (V, RHYTHM) float32. All shoppers advance together, one visit at a time.
+    Returns (R, LEVELS, STATS) float16 and (V, RHYTHM) float32. All shoppers advance together, one
+    visit at a time.
     """
     shoppers = int(visits.shopper.max()) + 1
     memory = Memory.empty(keys, shoppers, remembered)

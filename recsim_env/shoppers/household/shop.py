@@ -36,7 +36,8 @@ OPEN = 4  # shops that are kept for the next environment of this process
 class Member:
     """A fitted model and what it makes of the catalogue, on one device and never changed.
 
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes of them.
+    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes
+    of them.
     """
 
     model: SlateShopper
@@ -54,9 +55,9 @@ class Member:
 class Shop:
     """What a folder of a fine-tuned shopper holds, on one device and never changed.
 
-    members the models that answer together; envelope above their rates of new items; week_of_day (days,) int64. A row a
-    store-week, (W + 1, C) each: candidates int16 padded with -1, their placement uint8 and popularity float32
-    (purchases a visit in that week), 0 where padded.
+    members the models that answer together; envelope above their rates of new items; week_of_day
+    (days,) int64. A row a store-week, (W + 1, C) each: candidates int16 padded with -1, their
+    placement uint8 and popularity float32 (purchases a visit in that week), 0 where padded.
     """
 
     catalog: Catalog
@@ -91,12 +92,14 @@ def load_shop(
 ) -> Shop:
     """Read a folder written by `benchmarks.data.finetune` and bring its shoppers to their start states.
 
-    Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is how many are read.
-    With `compiled` they are fused by `torch.compile` once they are asked something. A shop that was read already is
-    handed out again, unless a file has changed since.
+    Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is
+    how many are read. With `compiled` they are fused by `torch.compile` once they are asked
+    something. A shop that was read already is handed out again, unless a file has changed since.
 
-    Errors: FileNotFoundError where a file is missing; ValueError where nobody can start on these days, the folder holds
-    fewer models, or what it holds does not fit together; the sentence names file and column, tensor or key.
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If nobody can start on these days, the folder holds fewer models, or what it
+            holds does not fit together; the sentence names file and column, tensor or key.
     """
     members = [folder, *member_folders(folder, 1)]
     if len(members) < ensemble:
@@ -241,8 +244,8 @@ def envelope_of(
 def candidate_tables(market: Market) -> tuple[Tensor, Tensor, Tensor]:
     """Promoted items of each store-week (W + 1, C), ascending and padded with -1, their placement and popularity.
 
-    Items are int16, or int32 where the catalogue has more than that can number; placement (uint8) and popularity
-    (float32, purchases a visit in that week) are 0 where padded.
+    Items are int16, or int32 where the catalogue has more than that can number; placement (uint8)
+    and popularity (float32, purchases a visit in that week) are 0 where padded.
     """
     placement = market.placement.numpy()  # numpy lists what holds in a tenth of torch's time
     promoted, n_items = placement > 0, placement.shape[1]

@@ -1,6 +1,7 @@
 """Start states: every shopper of a log as it stood before the first visit of an episode.
 
-What a start state holds is known at that visit: the visits before it, and its day and store. Nothing comes from later.
+What a start state holds is known at that visit: the visits before it, and its day and store.
+Nothing comes from later.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ POPULATIONS = ("train", "evaluation", "all")
 class Starts:
     """Shoppers as they stood before the first visit of an episode.
 
-    What they did before is replayed in groups of about as many visits, each when the first of its shoppers is asked for
-    (or all at once, by `state`), so that one episode does not wait for the visits of thousands of shoppers. A group is
-    always replayed as a whole: a shopper's state does not depend on who else is asked for.
+    What they did before is replayed in groups of about as many visits, each when the first of its
+    shoppers is asked for (or all at once, by `state`), so that one episode does not wait for the
+    visits of thousands of shoppers. A group is always replayed as a whole: a shopper's state does
+    not depend on who else is asked for.
 
-    Shapes: S shoppers, L stores, at most `STORES`.
-        shopper: (S,) int64 number in the log
-        stores:  (S, L) int64 padded with -1, those with promotions that the shopper visited up to then, that of the
+    Shapes: S shoppers, L stores, at most `STORES`. shopper: (S,) int64 number in the log stores:
+        (S, L) int64 padded with -1, those with promotions that the shopper visited up to then, that
+        of the
             first visit among them; store_shares (S, L) float32 of these visits
         group:   (S,) int64 which group each shopper is in
     """
@@ -116,12 +118,14 @@ def start_states(
 ) -> Starts:
     """Every shopper at the start of an episode.
 
-    An episode starts at the first visit to a store with promotions after a day of the shopper's own, spread evenly
-    over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without such a visit do not take part.
-    `models` see the same visits; `holdout` (shoppers,) bool marks those kept for evaluation, `enough` (W + 1,) bool the
-    store-weeks with enough promotions to be visited.
+    An episode starts at the first visit to a store with promotions after a day of the shopper's
+    own, spread evenly over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without
+    such a visit do not take part. `models` see the same visits; `holdout` (shoppers,) bool marks
+    those kept for evaluation, `enough` (W + 1,) bool the store-weeks with enough promotions to be
+    visited.
 
-    Errors: ValueError where nobody has such a visit.
+    Raises:
+        ValueError: If nobody has such a visit.
     """
     visits = Visits.of(baskets)
     open_store = enough[market.row(visits.store, visits.week)]
@@ -154,8 +158,9 @@ def start_states(
 
 
 def _stores(visits: Visits, open_store: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Stores (S, L) of shoppers up to their visits `start` (S,), the most visited first, and their shares of these
-    visits; visits to a store that had no promotions then do not count."""
+    """Stores (S, L) of shoppers up to their visits `start` (S,), the most visited first, and their
+    shares of these visits; visits to a store that had no promotions then do not count.
+    """
     until = torch.full((int(visits.shopper.max()) + 1,), -1)
     until[visits.shopper[start]] = visits.rank[start]
     known = open_store & (visits.rank <= until[visits.shopper])

@@ -18,8 +18,9 @@ REMEMBERED = 192  # items bought before that a shopper can buy again outside the
 class LearnedState:
     """Hidden state of B shoppers at a visit: who (B,) int64 start state, day and since (B,) float32, store (B,).
 
-    Of this day: week (B,) int64, row (B,) int64 of the store's week in the shop's tables, rhythm (B, RHYTHM) of the
-    memory. `caches` hold what each member of the ensemble makes of the visits so far; all see the counters of `memory`.
+    Of this day: week (B,) int64, row (B,) int64 of the store's week in the shop's tables, rhythm
+    (B, RHYTHM) of the memory. `caches` hold what each member of the ensemble makes of the visits so
+    far; all see the counters of `memory`.
     """
 
     who: Tensor
@@ -47,8 +48,9 @@ class LearnedState:
 
 
 def take(state: Any, rows: Any, device: torch.device) -> Any:
-    """Rows of a state (a dataclass of tensors with the shoppers in front, or second in a cache's layers) or of a list
-    of them."""
+    """Rows of a state (a dataclass of tensors with the shoppers in front, or second in a cache's
+    layers) or of a list of them.
+    """
     if isinstance(state, list):
         return [take(part, rows, device) for part in state]
     if isinstance(state, Cache):

@@ -1,7 +1,7 @@
 """Train the pretrained text encoder together with the shopper, end to end.
 
-Encoding every text in every step would take most of a minute, so a step encodes a sample of the texts with gradients
-and takes the others from the last time they were encoded (cache and refresh).
+Encoding every text in every step would take most of a minute, so a step encodes a sample of the
+texts with gradients and takes the others from the last time they were encoded (cache and refresh).
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ class TextTunedShopper(nn.Module):
     Args:
         shopper: the shopper; its stored text embeddings are the cache
         texts: N sentences, one an item
-        encoder_folder: folder of the pretrained encoder and its tokenizer (mean pooling, unit length)
+        encoder_folder: folder of the pretrained encoder and its tokenizer (mean pooling, unit
+            length)
         mode: "lora" (rank-8 adapters on queries and values, Hu et al. 2021) or "full"
         refreshed: texts encoded with gradients in a step
 
-    Errors: ValueError where `mode` is another, or the encoder's folder points to code or files elsewhere.
+    Raises:
+        ValueError: If `mode` is another, or the encoder's folder points to code or files elsewhere.
     """
 
     def __init__(

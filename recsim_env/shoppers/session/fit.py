@@ -62,10 +62,15 @@ class SessionFitConfig:
     dropout: float = 0.03
     """Share of the encoder's activations hidden in training."""
     state_dropout: float = 0.0
-    """Share of the state hidden from the heads in training; more than 0 flattens the response to greedy slates."""
+    """Share of the state hidden from the heads in training; more than 0 flattens the response to
+    greedy slates."""
 
     def __post_init__(self) -> None:
-        """Errors: ValueError where a field is not as said."""
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is not as said.
+        """
         settle(
             self,
             epochs=POSITIVE,
@@ -88,7 +93,8 @@ class SessionFitConfig:
 class Visits:
     """The V visits of S episodes, one episode after the other, as the model takes them. Shapes: K positions.
 
-    A visit is the last one of its episode where `leaves` is 1; an episode that the log cut off has none.
+    A visit is the last one of its episode where `leaves` is 1; an episode that the log cut off has
+    none.
     """
 
     slates: Tensor
@@ -112,7 +118,8 @@ class Visits:
     def of(cls, sessions: Sessions, catalog: Catalog) -> Visits:
         """Replay a log: the counters are those that a simulation keeps.
 
-        Errors: ValueError where the log shows items that the catalogue does not have, or has no visit.
+        Raises:
+            ValueError: If the log shows items that the catalogue does not have, or has no visit.
         """
         if sessions.n_slates == 0:
             raise ValueError("sessions has no visit, but a model is fitted to at least one.")
@@ -217,7 +224,9 @@ def fit_session(
         device: where to train
         progress: called after each step with its number and that of all
 
-    Errors: ValueError where the log has too few episodes to hold some out, or items that the catalogue does not have.
+    Raises:
+        ValueError: If the log has too few episodes to hold some out, or items that the catalogue
+            does not have.
     """
     config = config or SessionFitConfig()
     learn, _ = learn_and_check(sessions, config)
@@ -236,7 +245,8 @@ def fit_session(
 def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessions, Sessions]:
     """Episodes that `fit_session` learns from, and those it holds out; the same for every seed.
 
-    Errors: ValueError where one of them would be empty.
+    Raises:
+        ValueError: If one of them would be empty.
     """
     learn, check = sessions.split(config.held_out)
     if len(learn) == 0 or len(check) == 0:
@@ -300,9 +310,10 @@ def _train(
 
 @torch.no_grad()
 def use_symmetric_root(model: SessionShopper) -> None:
-    """Of all roots of the temperaments' covariance take the symmetric one: which numbers make a shopper patient is then
-    the same in every model, and models that answer together speak of the same shopper. Temperaments are distributed as
-    before."""
+    """Of all roots of the temperaments' covariance take the symmetric one: which numbers make a
+    shopper patient is then the same in every model, and models that answer together speak of the
+    same shopper. Temperaments are distributed as before.
+    """
     root = model.temper.weight
     values, vectors = torch.linalg.eigh(root @ root.T)
     root.copy_(vectors @ torch.diag(values.clamp(min=0.0).sqrt()) @ vectors.T)
@@ -317,7 +328,8 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
 def spread_out(episodes: int, count: int, generator: torch.Generator) -> Tensor:
     """Standard normal numbers (B, S, TEMPERAMENT) that cover their space evenly in each episode.
 
-    A Sobol sequence, moved by a draw of the episode's own around the unit cube (Cranley & Patterson 1976).
+    A Sobol sequence, moved by a draw of the episode's own around the unit cube (Cranley & Patterson
+    1976).
     """
     points = torch.quasirandom.SobolEngine(TEMPERAMENT).draw(count)
     return normal((points + torch.rand(episodes, 1, TEMPERAMENT, generator=generator)) % 1.0)
@@ -385,7 +397,8 @@ class SessionScores:
     click_ratio_by_position: tuple[float, ...]
     """The same at each position, top first."""
     click_calibration: float
-    """Expected calibration error: mean distance of prediction and rate over ten groups of equal size."""
+    """Expected calibration error: mean distance of prediction and rate over ten groups of equal
+    size."""
     leave_auc: float
     leave_nll: float
     """Log-loss a visit, nats."""

@@ -1,7 +1,7 @@
 """What the session model counts of each shopper, visit by visit: the inputs that carry satiation and fatigue.
 
-Unlike `recsim_env.shoppers.profile`, which is what the shop remembers, this is what the user model knows: it also
-counts each item by itself, and positions by how likely they were looked at.
+Unlike `recsim_env.shoppers.profile`, which is what the shop remembers, this is what the user model
+knows: it also counts each item by itself, and positions by how likely they were looked at.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from recsim_env.tensors import constant
 ITEM_DECAYS = (0.7, 0.9)
 """What a visit counts less than the one after it in the counters of an item."""
 FADE = 0.8
-"""Weight of a position over the one above it in counters of what was looked at: a rough discount, which only shapes
-inputs; how far a shopper looks is learned (`SessionShopper.looks`)."""
+"""Weight of a position over the one above it in counters of what was looked at: a rough discount,
+which only shapes inputs; how far a shopper looks is learned (`SessionShopper.looks`)."""
 KINDS = 3  # shown, shown weighted by position, responded to
 CATEGORY_COUNTERS = KINDS * len(DECAYS)
 ITEM_COUNTERS = (KINDS - 1) * len(ITEM_DECAYS)
@@ -35,9 +35,11 @@ class SessionMemory:
     """Counters of B shoppers. Shapes: G categories, N items, E embedding width, A = len(TASTE_DECAYS)."""
 
     category: Tensor
-    """(B, CATEGORY_COUNTERS, G) float32: shown, shown by position, responded to, each with every one of `DECAYS`."""
+    """(B, CATEGORY_COUNTERS, G) float32: shown, shown by position, responded to, each with every
+    one of `DECAYS`."""
     item: Tensor
-    """(B, ITEM_COUNTERS, N) float32: shown by position, responded to, each with every one of `ITEM_DECAYS`."""
+    """(B, ITEM_COUNTERS, N) float32: shown by position, responded to, each with every one of
+    `ITEM_DECAYS`."""
     liked: Tensor
     """(B, A, E + 1) float32: sum of the embeddings responded to, and their number."""
     seen: Tensor

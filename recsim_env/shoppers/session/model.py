@@ -5,22 +5,25 @@
 
 Every position is looked at, and what is looked at is clicked or not,
 
-    p_j = look_j(state, a) sigmoid(base(state) + query(state) . v_i + bias_i + a_keen - weariness_i(a) + mood(state) z)
+    p_j = look_j(state, a) sigmoid(base(state) + query(state) . v_i + bias_i + a_keen -
+    weariness_i(a) + mood(state) z)
 
-with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et al. 2008, "An
-experimental comparison of click position-bias models", section 3.2) with a depth of the shopper's own. Weariness grows
-with how often the item and its category were shown and clicked before (`Weariness`); that of what was looked at also
-makes the shopper leave,
+with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et
+al. 2008, "An experimental comparison of click position-bias models", section 3.2) with a depth of
+the shopper's own. Weariness grows with how often the item and its category were shown and clicked
+before (`Weariness`); that of what was looked at also makes the shopper leave,
 
     P(leaves) = sigmoid(rest(state, clicks) + slopes . weariness(a) - a_patient)
 
-Two things are hidden and drawn: the *temperament* a of a shopper, normal with a mean and a covariance that are fitted,
-the same from the first visit to the last; and the *mood* z of a visit, standard normal, which all positions share, so
-that the clicks of a slate go together. Both are what a mixed logit model has for panels (Train 2009, "Discrete choice
-methods with simulation", section 6.7). The likelihood of an episode is the mean over temperaments of the product over
-its visits, by simulation (there, chapter 10), and in it that of a visit a sum over moods at Gauss-Hermite nodes (Bock &
-Aitkin 1981, equation 8). So those who stay are those who are patient and slow to tire, as they are: a model that has to
-tell this from the visits so far alone answers policies that nobody logged 5-15 % too kindly.
+Two things are hidden and drawn: the *temperament* a of a shopper, normal with a mean and a
+covariance that are fitted, the same from the first visit to the last; and the *mood* z of a visit,
+standard normal, which all positions share, so that the clicks of a slate go together. Both are what
+a mixed logit model has for panels (Train 2009, "Discrete choice methods with simulation", section
+6.7). The likelihood of an episode is the mean over temperaments of the product over its visits, by
+simulation (there, chapter 10), and in it that of a visit a sum over moods at Gauss-Hermite nodes
+(Bock & Aitkin 1981, equation 8). So those who stay are those who are patient and slow to tire, as
+they are: a model that has to tell this from the visits so far alone answers policies that nobody
+logged 5-15 % too kindly.
 """
 
 from __future__ import annotations
@@ -49,16 +52,17 @@ from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
 from recsim_env.tensors import constant
 
 OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
-"""Counters that make weary of a category: showings by position and responses of the last ten visits or so (decay 0.9).
-On held-out visits of a market's log they do as well as all nine, and with all of them the weights are shared out among
-counters that are alike in the log and not elsewhere."""
+"""Counters that make weary of a category: showings by position and responses of the last ten visits
+or so (decay 0.9). On held-out visits of a market's log they do as well as all nine, and with all of
+them the weights are shared out among counters that are alike in the log and not elsewhere."""
 OF_ITEMS = slice(CATEGORY_COUNTERS, CATEGORY_COUNTERS + 2)
-"""Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last ten (0.9)."""
+"""Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last
+ten (0.9)."""
 MOODS = (-math.sqrt(3), 0.0, math.sqrt(3))  # nodes of the standard normal
 MOOD_CHANCES = (1 / 6, 2 / 3, 1 / 6)  # their weights
 TEMPERAMENT = 5
-"""Numbers of a temperament: log-odds of a click, log of how weary of categories and of items, log-odds to stay, and
-log-odds to look further."""
+"""Numbers of a temperament: log-odds of a click, log of how weary of categories and of items,
+log-odds to stay, and log-odds to look further."""
 KEEN, OF_CATEGORY, OF_ITEM, PATIENT, DEEP = range(TEMPERAMENT)
 MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch comes back
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
@@ -72,11 +76,12 @@ class SessionShopperConfig(CheckedConfig):
         width: dimensions of the item embeddings
         slate_size: positions in a slate
         declared: numbers that a newcomer tells of its interest; 0 where shops do not ask
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over visits
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over
+            visits
         window: visits that a visit can attend to, itself among them
         head_size: width of the heads
-        dropout, state_dropout: training only; chance to hide activations of the encoder, and of the states that the
-            heads see, so that they lean on the counters
+        dropout, state_dropout: training only; chance to hide activations of the encoder, and of the
+            states that the heads see, so that they lean on the counters
     """
 
     model_type = "session_shopper"
@@ -122,9 +127,10 @@ class SessionShopperConfig(CheckedConfig):
 class Weariness(nn.Module):
     """How weary a shopper is of what is shown: of its category, and of the item itself.
 
-    Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters above with
-    weights >= 0 that all shoppers share, times a factor > 0 of the shopper's own. So a policy that repeats itself more
-    than anyone did in the log is answered by a slope, and not by wherever a network happens to run off to.
+    Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters
+    above with weights >= 0 that all shoppers share, times a factor > 0 of the shopper's own. So a
+    policy that repeats itself more than anyone did in the log is answered by a slope, and not by
+    wherever a network happens to run off to.
     """
 
     def __init__(self) -> None:
@@ -161,8 +167,9 @@ class LeaveHead(nn.Module):
 class SessionShopper(CheckedModel):
     """Transformer user model; `session_fit` fits it, `learned_market` lets it shop. See the module docstring.
 
-    `embedding` (N, E) and `category` (N,) are the catalogue's; `counter_mean`, `counter_scale` (2 * COUNTERS,) bring
-    the counter features to order 1. Dimensions: B shoppers, T visits, K positions, D hidden.
+    `embedding` (N, E) and `category` (N,) are the catalogue's; `counter_mean`, `counter_scale` (2 *
+    COUNTERS,) bring the counter features to order 1. Dimensions: B shoppers, T visits, K positions,
+    D hidden.
     """
 
     config_class = SessionShopperConfig
@@ -261,8 +268,8 @@ class SessionShopper(CheckedModel):
     ) -> Tensor:
         """Tokens (..., D) of visits.
 
-        Shapes: slates (..., K) int64 without padding; shown, clicks (..., K) bool; counters (..., K, COUNTERS) of the
-        shown items before the visit; context (..., C) of the memory after it;
+        Shapes: slates (..., K) int64 without padding; shown, clicks (..., K) bool; counters (...,
+        K, COUNTERS) of the shown items before the visit; context (..., C) of the memory after it;
         declared (..., config.declared) of the shopper.
         """
         features, clicked = self.features(counters), clicks.float()
@@ -288,7 +295,8 @@ class SessionShopper(CheckedModel):
     def encode(self, token: Tensor) -> Tensor:
         """States after each visit, all at once: token (B, T, D), one visit a day; returns (B, T, D).
 
-        A visit sees itself and the `window` - 1 before it, so padding at the end changes nothing before it.
+        A visit sees itself and the `window` - 1 before it, so padding at the end changes nothing
+        before it.
         """
         order = torch.arange(token.shape[1], device=token.device)
         distance = order.unsqueeze(1) - order.unsqueeze(0)
@@ -340,8 +348,8 @@ class SessionShopper(CheckedModel):
     ) -> tuple[Tensor, Tensor]:
         """Log-odds (V, S, M, K) of a click once looked at, in each mood; weariness (V, S, K, 2) of category and item.
 
-        Shapes: state (V, D) before the visit, temperament (V, S, R), slates (V, K) int64 without padding, counters
-        (V, K, COUNTERS).
+        Shapes: state (V, D) before the visit, temperament (V, S, R), slates (V, K) int64 without
+        padding, counters (V, K, COUNTERS).
         """
         weary = self.weariness(counters / self.counter_scale[:COUNTERS], temperament)
         liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
@@ -373,12 +381,13 @@ class SessionShopper(CheckedModel):
         """Loss of a batch of whole episodes; `session_fit.Visits.batch` makes it.
 
         Shapes: B episodes, T visits (padded at the end), V real visits among them, S temperaments.
-            real (B, T) bool; declared (B, config.declared); normal (B, S, TEMPERAMENT) standard normal numbers; and of
-            the real visits, episode by episode: slates (V, K) int64 without padding; shown, clicks (V, K) bool;
-            counters (V, K, COUNTERS) before the visit; context (V, C) after it; leaves (V,) float32
-        Returns `loss` (), the negative log-likelihood a visit in nats, and of each visit and temperament
-        `log_likelihood`, its part `click_log_likelihood`, `leave_logits` (V, S), `click_logits` (V, S, M, K) and
-        `log_looks` (V, S, K).
+            real (B, T) bool; declared (B, config.declared); normal (B, S, TEMPERAMENT) standard
+            normal numbers; and of the real visits, episode by episode: slates (V, K) int64 without
+            padding; shown, clicks (V, K) bool; counters (V, K, COUNTERS) before the visit; context
+            (V, C) after it; leaves (V,) float32
+        Returns `loss` (), the negative log-likelihood a visit in nats, and of each visit and
+        temperament `log_likelihood`, its part `click_log_likelihood`, `leave_logits` (V, S),
+        `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
         """
         real, slates, shown, clicks = (
             batch[name] for name in ("real", "slates", "shown", "clicks")
@@ -428,7 +437,8 @@ def slate_log_likelihood(
 def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> Tensor:
     """Log-likelihood (B,) of episodes, the mean over temperaments of the product over visits.
 
-    Shapes: of_visit (V, S) log-likelihoods, episode (V,) int64 whose visit it is, 0 .. B - 1 with B = episodes.
+    Shapes: of_visit (V, S) log-likelihoods, episode (V,) int64 whose visit it is, 0 .. B - 1 with B
+    = episodes.
     """
     whole = of_visit.new_zeros(episodes, of_visit.shape[1]).index_add(0, episode, of_visit)
     return torch.logsumexp(whole, dim=1) - math.log(of_visit.shape[1])

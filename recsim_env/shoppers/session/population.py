@@ -1,8 +1,9 @@
 """The learned market: the session model at work, or several of them as an ensemble.
 
-Shoppers who answer as a model fitted to a market's log says (`recsim_env.shoppers.session.model`), in place of the
-closed-form ones of `recsim_env.shoppers.market`: same catalogue, same observation, one visit a day. What a policy
-earns here and there tells how far a user model fitted to a log can be trusted.
+Shoppers who answer as a model fitted to a market's log says (`recsim_env.shoppers.session.model`),
+in place of the closed-form ones of `recsim_env.shoppers.market`: same catalogue, same observation,
+one visit a day. What a policy earns here and there tells how far a user model fitted to a log can
+be trusted.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class LearnedMarketState:
     declared: Tensor
     """(B, D) float32, what the shopper said of its interest before the first visit."""
     normal: Tensor
-    """(B, TEMPERAMENT) float32, the hidden numbers that each member makes the shopper's temperament of."""
+    """(B, TEMPERAMENT) float32, the hidden numbers that each member makes the shopper's temperament
+    of."""
     day: Tensor
     """(B,) float32, one a visit."""
 
@@ -76,26 +78,31 @@ class LearnedMarketState:
 class LearnedMarketShopper:
     """The population of a learned market (see `recsim_env.shoppers.base.Shopper` for the protocol).
 
-    They come once a day until they leave. Every item is a candidate at every visit. Observation: the keys of
-    `recsim_env.shoppers.profile.profile_spaces`, and
-        declared: (D,) float32, what the shopper said of its interest before the first visit, where the log has it
+    They come once a day until they leave. Every item is a candidate at every visit. Observation:
+    the keys of `recsim_env.shoppers.profile.profile_spaces`, and
+        declared: (D,) float32, what the shopper said of its interest before the first visit, where
+            the log has it
 
-    A newcomer declares what a shopper of the log did, and has a temperament of its own (see `session`), both drawn at
-    random; what else they like shows in their clicks, each drawn given all before it.
+    A newcomer declares what a shopper of the log did, and has a temperament of its own (see
+    `session`), both drawn at random; what else they like shows in their clicks, each drawn given
+    all before it.
 
-    Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b a click has their mean less
-    b of their standard deviations, at least 0, and leaving the mean plus b of them, at most 1: a penalty for what the
-    members do not agree on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6,
-    put on the chances themselves so that every reward term feels it.
+    Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b a click
+    has their mean less b of their standard deviations, at least 0, and leaving the mean plus b of
+    them, at most 1: a penalty for what the members do not agree on, after Yu et al. 2020, "MOPO:
+    Model-based offline policy optimization", equations 5 and 6, put on the chances themselves so
+    that every reward term feels it.
 
     Args:
         declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
-        members: fitted models of one catalogue and slate size, in any mode; they are set to `eval()` and frozen
+        members: fitted models of one catalogue and slate size, in any mode; they are set to
+            `eval()` and frozen
         pessimism: b >= 0, without unit
         precision: of the encoder, fp32 or bf16
 
-    Errors: ValueError where there is no member, members or catalogue differ in size, `pessimism` is negative, or
-    `precision` unknown.
+    Raises:
+        ValueError: If there is no member, members or catalogue differ in size, `pessimism` is
+            negative, or `precision` unknown.
     """
 
     def __init__(
@@ -268,7 +275,8 @@ def save_learned_market(
 
     declared: (S, D) float32, what newcomers may declare.
 
-    Errors: ValueError where there is no member, or members and catalogue differ in size.
+    Raises:
+        ValueError: If there is no member, or members and catalogue differ in size.
     """
     _check_members(catalog, members, declared)
     path = Path(folder)
@@ -297,11 +305,13 @@ def load_learned_market(
         folder: of `save_learned_market`; None = the one that comes with the package
         ensemble: how many of its members answer together
         pessimism, precision: see `LearnedMarketShopper`
-        compiled: whether the networks are fused by `torch.compile`, which takes the first steps a minute longer
+        compiled: whether the networks are fused by `torch.compile`, which takes the first steps a
+            minute longer
 
-    Errors: FileNotFoundError where the folder or a file in it is missing; TypeError where it is no path; ValueError on
-    a bad option, where the folder holds fewer members, the members answer slates of another size, or what the folder
-    holds is broken or does not fit together; the sentence names file and key or tensor.
+    Errors: FileNotFoundError where the folder or a file in it is missing; TypeError where it is no
+    path; ValueError on a bad option, where the folder holds fewer members, the members answer
+    slates of another size, or what the folder holds is broken or does not fit together; the
+    sentence names file and key or tensor.
     """
     path = SHIPPED if folder is None else checks.path("folder", folder)
     if not path.is_dir():

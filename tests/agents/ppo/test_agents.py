@@ -47,8 +47,9 @@ class Appetite:
 class TwoVisits:
     """Comes twice, sees two items each time. Items of category 0 are sweet, the others plain.
 
-    First visit: a sweet item is bought with probability .8, a plain one with .6. Second visit: the same, less .35 for
-    each sweet item of the first slate, but nothing is less likely than .1. So, expected purchases:
+    First visit: a sweet item is bought with probability .8, a plain one with .6. Second visit: the
+    same, less .35 for each sweet item of the first slate, but nothing is less likely than .1. So,
+    expected purchases:
 
         sweet, sweet, then anything: 2 * .8 + (.1 + .1)                         = 1.8   greedy
         sweet, plain, then sweet:    .8 + .6 + 2 * (.8 - .35)                   = 2.3

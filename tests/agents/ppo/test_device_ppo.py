@@ -42,7 +42,8 @@ HORIZON = 5
 class Chase(TorchVecEnv):
     """Two random numbers are seen; the reward is 1 less the squared distance of the action to the first.
 
-    Episodes have `HORIZON` steps, the rows begin at different ones. Even rows are cut off at the end, odd ones end.
+    Episodes have `HORIZON` steps, the rows begin at different ones. Even rows are cut off at the
+    end, odd ones end.
     """
 
     def __init__(self, rows: int = 8) -> None:

@@ -193,7 +193,8 @@ def test_a_policy_that_does_not_change_has_a_flat_curve_from_the_first_point_on(
         level = found[f"evaluation_sampled/{truth}"][0][1]
         drawn = np.array([value for _, value in found[curve]])
         assert len(drawn) > 10
-        # a cohort is 256 episodes at first and about half as many later; an episode's deviation is about its mean
+        # a cohort is 256 episodes at first and about half as many later; an episode's deviation is
+        # about its mean
         assert level is not None
         assert np.abs(drawn - level).max() < 4 * level * (1 / 80 + 1 / 400) ** 0.5, curve
         assert abs(drawn[0] - level) < 4 * level * (1 / 256 + 1 / 400) ** 0.5, curve

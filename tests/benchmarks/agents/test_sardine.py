@@ -71,7 +71,8 @@ def test_the_oracle_through_the_adapter_is_the_oracle_outside(spec: OutsideSpec)
     outside = play_outside(spec, ORACLE, USERS)
     simulator = outside_simulator(spec)
     inside = evaluate(Oracle(simulator), simulator, outside["episode"].to_torch()).rows
-    # Which of equally liked items is shown first differs while a user is bored and likes nothing: no click follows.
+    # Which of equally liked items is shown first differs while a user is bored and likes nothing:
+    # no click follows.
     assert inside["return"].to_list() == outside["return"].to_list()
     assert outside["visits"].to_list() == [100] * USERS
 

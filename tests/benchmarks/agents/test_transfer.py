@@ -91,9 +91,9 @@ def test_the_figures_of_one_cell() -> None:
     found = analyse(rows_of(FIVE), 300_000, "exploring").summary
     # four agents, six pairs, of which cap 1 and mmr 1 are the wrong way round: (5 - 1) / 6
     assert found["kendall_tau"].value == pytest.approx(4 / 6)
-    # six agents, fifteen pairs, with p the ppo of the true market and q that of the learned one. In truth
-    # mmr < q < cap < p, in the learned market p < cap < mmr < q: wrong are (mmr, cap), (mmr, p), (cap, p), (q, cap),
-    # (q, p)
+    # six agents, fifteen pairs, with p the ppo of the true market and q that of the learned one. In
+    # truth mmr < q < cap < p, in the learned market p < cap < mmr < q: wrong are (mmr, cap), (mmr,
+    # p), (cap, p), (q, cap), (q, p)
     assert found["kendall_tau_ppo_included"].value == pytest.approx((10 - 5) / 15)
     assert found["worst_return_error"].value == pytest.approx(0.5)  # uniform, and mmr 1
     errors = (0.5, 0.1, 0.1, 0.5, 1.1 / 22, 6 / 19)

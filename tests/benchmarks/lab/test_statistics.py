@@ -116,7 +116,8 @@ def test_over_many_values_the_interval_is_the_normal_one() -> None:
 
 
 def test_three_values_by_hand() -> None:
-    # mean 2, standard deviation 2, error 2 / sqrt(3); t at 2 degrees is 4.3027, widened by 1 + 1.08 * 1.4^2 / 3
+    # mean 2, standard deviation 2, error 2 / sqrt(3); t at 2 degrees is 4.3027, widened by 1 + 1.08
+    # * 1.4^2 / 3
     half = 4.3027 * (1 + 1.08 * 1.96 / 3) * 2 / math.sqrt(3)
     assert critical(3) == pytest.approx(4.3027 * (1 + 1.08 * 1.96 / 3), rel=1e-4)
     found = estimate_mean([0.0, 2.0, 4.0])

@@ -261,7 +261,8 @@ def test_declared_interest_is_as_near_to_the_true_one_as_its_noise_lets_it() -> 
         shopper = small(declared_noise=length)
         state = shopper.start(noise.uniform(everyone(8_000), 0, shopper.start_draws))
         cosine = (state.interest * state.declared).sum(dim=1)
-        # the first axis along the interest: (1 + n_1, n_2, ..) / length of it, n of standard deviation length / sqrt(6)
+        # the first axis along the interest: (1 + n_1, n_2, ..) / length of it, n of standard
+        # deviation length / sqrt(6)
         error = generator.normal(0, length / math.sqrt(6), (50_000, 6))
         error[:, 0] += 1
         expected = (error[:, 0] / np.linalg.norm(error, axis=1)).mean()

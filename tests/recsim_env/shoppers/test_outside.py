@@ -1,8 +1,8 @@
 """An outside environment becomes a shopper: seeds, clicks, endings and rows go through the adapter unharmed.
 
-`Tap` is such an environment in a few lines: at visit v (1, 2, ..) item i is clicked where (i + v + secret) % 3 == 0,
-the secret being drawn at reset; whoever clicks nothing leaves, and the clock stops everybody after the sixth visit,
-which it reports as `terminated`.
+`Tap` is such an environment in a few lines: at visit v (1, 2, ..) item i is clicked where (i + v +
+secret) % 3 == 0, the secret being drawn at reset; whoever clicks nothing leaves, and the clock
+stops everybody after the sixth visit, which it reports as `terminated`.
 """
 
 from __future__ import annotations

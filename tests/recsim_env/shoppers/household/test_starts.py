@@ -100,8 +100,8 @@ def test_what_is_remembered_at_once_is_what_visits_record_one_by_one(
 
 
 def test_the_future_changes_no_start_state(folder: Path, tmp_path: Path) -> None:
-    """From an episode's first visit on, everything is another: stores, baskets, days until the next visit. What is
-    known when the episode starts is the day and store of that first visit."""
+    """From an episode's first visit on, everything is another: stores, baskets, days until the next
+    visit. What is known when the episode starts is the day and store of that first visit."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     before = opened(folder)
     first = dict(zip(before.shopper.tolist(), before.state.day.tolist(), strict=True))

@@ -403,8 +403,8 @@ def test_what_is_saved_comes_back(tmp_path: object) -> None:
 
 
 def known_log(episodes: int = 1500, visits: int = 10) -> Sessions:
-    """Position j is looked at with chance 0.6^j; what is looked at is clicked with chance 0.7, items of category 0
-    with 0.2; nobody who clicked leaves, anybody else leaves with chance 0.3."""
+    """Position j is looked at with chance 0.6^j; what is looked at is clicked with chance 0.7,
+    items of category 0 with 0.2; nobody who clicked leaves, anybody else leaves with chance 0.3."""
     generator = torch.Generator().manual_seed(0)
     slates = torch.rand(episodes, visits, ITEMS, generator=generator).argsort(dim=2)[:, :, :SIZE]
     chance = torch.where(catalog().category[slates] == 0, 0.2, 0.7) * 0.6 ** torch.arange(SIZE)
@@ -454,8 +454,8 @@ def test_a_known_log_is_learned_and_no_global_generator_moves() -> None:
 
 
 def panel_log(episodes: int = 3000, visits: int = 12) -> Sessions:
-    """Two kinds of shoppers who look at everything: half click whatever they see with chance 0.6 and leave with chance
-    0.02, the others with 0.2 and 0.2."""
+    """Two kinds of shoppers who look at everything: half click whatever they see with chance 0.6
+    and leave with chance 0.02, the others with 0.2 and 0.2."""
     generator = torch.Generator().manual_seed(1)
     kind = torch.rand(episodes, 1, generator=generator) < 0.5
     slates = torch.rand(episodes, visits, ITEMS, generator=generator).argsort(dim=2)[:, :, :SIZE]
