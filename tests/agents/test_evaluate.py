@@ -136,7 +136,7 @@ def test_shown_items_are_counted_by_position() -> None:
         (
             {"seeds": torch.tensor([4, 4])},
             ValueError,
-            r"^seeds holds 2 numbers, but they must be distinct and at le",
+            r"^seeds holds 2 numbers, but they must be distinct",
         ),
         ({"batch": 0}, ValueError, r"^batch is 0, but it must be a whole number of 1 or more"),
         (
