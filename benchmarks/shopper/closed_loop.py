@@ -217,7 +217,7 @@ def roll(
     for start in range(0, number, batch):
         seeds = torch.arange(start, min(start + batch, number)) + 1_000_000 * (seed + 1)
         simulator.reset(seeds)
-        households.append(simulator.when_and_where()["shopper"])
+        households.append(shopper.shop.starts.shopper[simulator.hidden.who])
         found.append(record(simulator, policy, seeds))
         bar.update(len(seeds))
     bar.close()
