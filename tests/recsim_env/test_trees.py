@@ -228,7 +228,7 @@ def test_a_part_with_rows_of_its_own_is_asked() -> None:
             r"state/parts/0 has 3 rows, but it must have 4, one a shopper",
         ),
         ({"by_name": {"table": torch.tensor(1.0)}}, r"state/by_name/table is a float32 tensor of"),
-        ({"pair": Named(torch.zeros(4), 2.0)}, r"state/pair/1 is 2.0"),  # type: ignore[arg-type]
+        ({"pair": Named(2.0, None)}, r"state/pair/0 is 2.0"),  # type: ignore[arg-type]
         ({"parts": [Layers(torch.zeros(2, 5))]}, r"state/parts/0 has 5 rows, but it must have 4"),
     ],
 )
