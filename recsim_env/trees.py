@@ -77,12 +77,8 @@ def put(tree: T, rows: Tensor, fresh: T) -> None:
 
 def moved(tree: T, device: torch.device) -> T:
     """Bring a tree to a device. Tensors that are there already are not copied."""
-    if isinstance(tree, Tensor):
-        return tree.to(device)
-    if isinstance(tree, PLAIN) or isinstance(tree, slice):
-        return tree
-    found: T = _built(tree, {key: moved(part, device) for key, part in _parts(tree, "").items()})
-    return found
+    there: T = _moved(tree, device)
+    return there
 
 
 def length(tree: object) -> int:
@@ -153,6 +149,14 @@ def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> No
             )
         for key, part in parts.items():
             _put_rows(part, rows, others[key], batch, f"{place}/{key}")
+
+
+def _moved(node: Any, device: torch.device) -> Any:
+    if isinstance(node, Tensor):
+        return node.to(device)
+    if isinstance(node, (*PLAIN, slice)):
+        return node
+    return _built(node, {key: _moved(part, device) for key, part in _parts(node, "").items()})
 
 
 def _check_rows(value: Any, batch: int, place: str) -> None:

@@ -201,15 +201,15 @@ def test_a_tensor_alone_is_a_tree() -> None:
 
 
 def test_a_part_with_rows_of_its_own_is_asked() -> None:
-    state = {"layers": [Layers(torch.arange(6).view(2, 3))], "day": torch.arange(3)}
+    state: dict[str, Any] = {"layers": [Layers(torch.arange(6).view(2, 3))], "day": torch.arange(3)}
     part = pick(state, torch.tensor([2]))
-    assert part["layers"][0].values.tolist() == [[2], [5]]  # type: ignore[union-attr]
+    assert part["layers"][0].values.tolist() == [[2], [5]]
     put(
         state,
         torch.tensor([0]),
         {"layers": [Layers(torch.tensor([[8], [9]]))], "day": torch.tensor([7])},
     )
-    assert state["layers"][0].values.tolist() == [[8, 1, 2], [9, 4, 5]]  # type: ignore[union-attr]
+    assert state["layers"][0].values.tolist() == [[8, 1, 2], [9, 4, 5]]
     assert length(state["layers"]) == 3
 
 
