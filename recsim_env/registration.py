@@ -31,6 +31,34 @@ its options."""
 
 
 @dataclass(frozen=True)
+class Later:
+    """A shopper factory that is imported when it is first needed: heavy, and not every environment needs it."""
+
+    module: str
+    """The module of the factory."""
+    name: str
+    """Its name in there."""
+
+    def load(self) -> ShopperFactory:
+        """Import the factory."""
+        factory: ShopperFactory = getattr(importlib.import_module(self.module), self.name)
+        return factory
+
+    def __call__(self, *arguments: Any, **options: Any) -> Shopper[Any]:
+        """Call the factory."""
+        return self.load()(*arguments, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The factory's, for `inspect.signature`."""
+        return inspect.signature(self.load())
+
+
+FROM_FOLDER = Later("recsim_env.shoppers.household.population", "load_shopper")
+"""The factory of shoppers from a folder: it takes the folder before all else."""
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """What makes an environment. Errors: ValueError or TypeError where a field is not as said."""
 
@@ -220,11 +248,7 @@ def as_simulator(
 def _factory(config: EnvConfig) -> ShopperFactory:
     if callable(config.shopper):
         return config.shopper
-    from recsim_env.shoppers.household.population import (
-        load_shopper,  # heavy, and not every environment needs it
-    )
-
-    return partial(load_shopper, _check_folder(config.shopper))
+    return partial(FROM_FOLDER.load(), _check_folder(config.shopper))
 
 
 def _check_folder(folder: str | os.PathLike[str]) -> Path:
@@ -238,6 +262,8 @@ def _check_folder(folder: str | os.PathLike[str]) -> Path:
 
 def _check_factory(factory: ShopperFactory) -> None:
     """Raise TypeError unless a function takes a device and a slate size."""
+    if isinstance(factory, Later):
+        return
     try:
         inspect.signature(factory).bind_partial(torch.device("cpu"), 1)
     except (TypeError, ValueError) as error:
