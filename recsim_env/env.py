@@ -25,8 +25,8 @@ LARGEST = 2**63 - 1
 class RenderModes(list[str]):
     """The render modes of a face, for its metadata.
 
-    `gymnasium.make` looks a mode up in the metadata and then takes it for a string; what is none is
-    told here.
+    `gymnasium.make` looks a mode up in the metadata and then takes it for a string; a mode that is
+    no string is refused here.
     """
 
     def __contains__(self, mode: object) -> bool:
@@ -34,7 +34,11 @@ class RenderModes(list[str]):
 
 
 def checked_render_mode(render_mode: Any) -> str | None:
-    """The render mode, once it is known. Errors: ValueError for anything else."""
+    """Return the render mode.
+
+    Raises:
+        ValueError: If it is neither None nor one of `RENDER_MODES`.
+    """
     if render_mode is not None and not (
         isinstance(render_mode, str) and render_mode in RENDER_MODES
     ):
@@ -133,7 +137,12 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Start an episode: the first under `seed`, or the next one where it is None. No option is known."""
+        """Start an episode: the first under `seed`, or the next one where it is None.
+
+        Args:
+            seed: A whole number from 0 to 2**63 - 1, or None.
+            options: No option is known.
+        """
         check_options(options, known=())
         number = None if seed is None else checks.whole("seed", seed, 0, LARGEST)
         super().reset(seed=number)
@@ -175,7 +184,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         )
 
     def render(self) -> Frame | None:
-        """The last visit as a person would see it, in the `render_mode` of the environment."""
+        """Draw the last visit as a person would see it, in the `render_mode` of the environment."""
         if self.render_mode is None:
             gymnasium.logger.warn(
                 f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}."
@@ -193,7 +202,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
 
 
 def _single(observation: Observation) -> dict[str, NDArray[Any]]:
-    """The observation of the only row, copied."""
+    """Copy the observation of the only row."""
     return {name: to_numpy(value[0]) for name, value in observation.items()}
 
 
@@ -207,10 +216,18 @@ def checked_items(
     name: str,
     ignored: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """`action` as an int64 copy, once its type, shape and range are right.
+    """Return `action` as an int64 copy, once its type, shape and range are right.
 
-    Shapes: shape is (K,) or (B, K); ignored (B,), rows that may hold anything and come back as item
-    0.
+    Args:
+        action: The slate or slates.
+        simulator: Whose items they are.
+        shape: (K,) or (B, K).
+        name: What messages call the action.
+        ignored: (B,) bool, rows that may hold anything and come back as item 0.
+
+    Raises:
+        TypeError: If it does not hold whole numbers.
+        ValueError: If it has another shape, or holds what is no item.
     """
     array = _as_array(action, name, shape)
     if array.dtype.kind not in "iu":
@@ -232,7 +249,12 @@ def checked_items(
 
 
 def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A numpy copy of what is meant to be a slate, of whatever type and shape. Errors: ValueError or TypeError."""
+    """Copy what is meant to be a slate into an array, of whatever type and shape.
+
+    Raises:
+        TypeError: If it is a tensor of no whole numbers.
+        ValueError: If it cannot be an array.
+    """
     if isinstance(action, torch.Tensor):
         if (
             action.layout != torch.strided
@@ -261,10 +283,11 @@ def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def check_options(options: Any, known: tuple[str, ...]) -> None:
-    """Raise unless the options of `reset` are None or a mapping of known ones.
+    """Check that the options of `reset` are None or a mapping of known ones.
 
-    Errors: ValueError for an unknown one, so that a misspelt option is not lost; TypeError where it
-    is no mapping.
+    Raises:
+        ValueError: If one is unknown, so that a misspelt option is not lost.
+        TypeError: If they are no mapping.
     """
     given = {} if options is None else checks.mapping("options", options)
     unknown = sorted(given.keys() - set(known))
@@ -275,9 +298,12 @@ def check_options(options: Any, known: tuple[str, ...]) -> None:
 
 
 def checked_seeds(seed: Any, count: int) -> torch.Tensor:
-    """(count,) int64 seeds: seed, seed + 1, ... for one number, or a sequence with one seed a row.
+    """Return the seeds of some rows: (count,) int64.
 
-    Errors: ValueError for anything else.
+    One number stands for itself and those that follow it; a sequence holds one seed a row.
+
+    Raises:
+        ValueError: If it is anything else.
     """
     if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, (str, bytes)):
         if np.shape(seed)[:1] != (count,) if isinstance(seed, np.ndarray) else len(seed) != count:
@@ -297,5 +323,5 @@ def checked_seeds(seed: Any, count: int) -> torch.Tensor:
 
 
 def drawn_seeds(generator: np.random.Generator, count: int) -> torch.Tensor:
-    """(count,) int64 consecutive seeds from a generator, for a first reset without one."""
+    """Draw (count,) int64 consecutive seeds from a generator, for a first reset without one."""
     return int(generator.integers(2**31)) + torch.arange(count)

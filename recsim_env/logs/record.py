@@ -1,4 +1,4 @@
-"""Write the log of a simulation: any policy, any number of shoppers, the same tables as a log from a shop."""
+"""Write the log of a simulation: any policy, any number of shoppers, the tables of a shop's log."""
 
 from __future__ import annotations
 

@@ -182,15 +182,15 @@ class Shopper(ABC, Generic[S]):
 
 
 def counted(number: int, word: str) -> str:
-    """A number with its noun: `1 day`, `2 days`."""
+    """Return a number with its noun: `1 day`, `2 days`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def ago(days: int) -> str:
-    """How long ago something was: `today`, `1 day ago`, `2 days ago`."""
+    """Say how long ago something was: `today`, `1 day ago`, `2 days ago`."""
     return f"{counted(days, 'day')} ago" if days > 0 else "today"
 
 
 def name_of(shopper: object) -> str:
-    """The class of a shopper, as messages name it."""
+    """Return the class of a shopper, as messages name it."""
     return type(shopper).__name__
