@@ -181,7 +181,7 @@ def _index(names: list[str] | tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]
     return distinct, torch.tensor([place[name] for name in names], dtype=torch.int64)
 
 
-# ---- the one check of a catalogue ------------------------------------------------------------------------------------
+# ---- the one check of a catalogue ----------------------------------------------------------------
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
@@ -216,7 +216,8 @@ def _check(catalog: Catalog) -> None:
             raise CatalogError(str(error)) from None
         if tensor.device != device:
             raise CatalogError(
-                f"column '{name}': found a tensor on {tensor.device}, expected it on {device} as all."
+                f"column '{name}': found a tensor on {tensor.device}, expected it on {device} as "
+                "all."
             )
     if catalog.embedding.device.type != "meta":
         _check_numbers(catalog)

@@ -31,7 +31,8 @@ def told(value: object) -> str:
         layout = (
             "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
         )
-        return f"a {layout}{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a {layout}{dtype} tensor of shape {tuple(value.shape)}"
     if isinstance(value, np.ndarray) and value.ndim > 0:
         return f"a {value.dtype} array of shape {value.shape}"
     if isinstance(value, type):

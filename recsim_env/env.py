@@ -43,7 +43,8 @@ def checked_render_mode(render_mode: Any) -> str | None:
         isinstance(render_mode, str) and render_mode in RENDER_MODES
     ):
         raise ValueError(
-            f"render_mode is {checks.told(render_mode)}, but it must be None or one of {list(RENDER_MODES)}."
+            f"render_mode is {checks.told(render_mode)}, but it must be None or one of "
+            f"{list(RENDER_MODES)}."
         )
     return render_mode
 
@@ -59,9 +60,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     remembered items, G categories. An item is its row in the catalogue, 0 to N-1. Days are real
     numbers.
 
-    - observation: `Dict`, what a shop knows and never the shopper's hidden state - `recent_slates`:
-        int64 (H, K), the last slates as they were shown, newest slate and top position first;
-          -1 where there was none or an item was not shown
+    - observation: `Dict`, what a shop knows and never the shopper's hidden state
+        - `recent_slates`: int64 (H, K), the last slates as they were shown, newest slate and top
+          position first; -1 where there was none or an item was not shown
         - `recent_clicks`: int8 (H, K), 1 = responded to
         - `recent_days`: float32 (H,), days since that visit, 0 where there was none
         - `candidates`: int64 (C,), the items that may be shown at this visit, padded at the end
@@ -95,19 +96,21 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     one from `np_random`.
 
     Args:
-        simulator: a registered id, an `EnvConfig`, or a simulator that nobody else steps.
+        simulator: A registered id, an `EnvConfig`, or a simulator that nobody else steps.
         render_mode: `ansi` for a text, `rgb_array` for a picture (H, W, 3) uint8, None for neither.
-        render_hidden: whether frames show what agents must not see too, such as hidden traits.
-        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
+        render_hidden: Whether frames show what agents must not see, such as hidden traits.
+        options: What `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
             shopper.
 
-    Errors: ValueError or TypeError where an action is no (K,) array of whole numbers from 0 to N-1,
-    and, with `strict`, where an item would not be shown, and where an argument of `reset` is not as
-    said; `gymnasium.error.ResetNeeded` where `step` or `render` comes before `reset` or `step`
-    after the end. Each before anything changes.
+    Only arrays of numpy leave it, so that it runs under `torch.inference_mode`, which saves a
+    seventh of a step. Its simulator's tensors can be read anywhere, but stepped only here.
 
-    Only numpy leaves it, so it runs under `torch.inference_mode`: a seventh of a step. Its
-    simulator's tensors can be read anywhere, but stepped only here.
+    Raises:
+        TypeError: If an action or an option of `reset` has the wrong type.
+        ValueError: If an action is no (K,) array of items 0 to N-1, if, with `strict`, an item
+            would not be shown, or if an argument of `reset` is out of its range.
+        gymnasium.error.ResetNeeded: If `step` or `render` comes before `reset`, or `step` after the
+            end. In every case nothing changes.
     """
 
     metadata: ClassVar[dict[str, Any]] = {
@@ -264,7 +267,8 @@ def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         ):
             where = " on meta" if action.is_meta else ""
             raise TypeError(
-                f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole numbers."
+                f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole "
+                "numbers."
             )
         if (
             action.is_floating_point() or action.is_complex()
@@ -309,7 +313,8 @@ def checked_seeds(seed: Any, count: int) -> torch.Tensor:
         if np.shape(seed)[:1] != (count,) if isinstance(seed, np.ndarray) else len(seed) != count:
             found = checks.told(seed)
             raise ValueError(
-                f"seed is {found}, but it must be one whole number or {count} of them, one a shopper."
+                f"seed is {found}, but it must be one whole number or {count} of them, one a "
+                "shopper."
             )
         each = [checks.whole(f"seed[{row}]", value, 0, LARGEST) for row, value in enumerate(seed)]
         return torch.tensor(each, dtype=torch.int64)

@@ -299,7 +299,8 @@ def _check_factory(factory: ShopperFactory) -> None:
         inspect.signature(factory).bind_partial(torch.device("cpu"), 1)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"shopper is {checks.told(factory)}, but a function must take (device, slate_size, **options): {error}."
+            f"shopper is {checks.told(factory)}, but a function must take (device, slate_size, "
+            f"**options): {error}."
         ) from error
 
 

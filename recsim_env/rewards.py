@@ -202,7 +202,8 @@ def _value(name: str, inputs: RewardInputs) -> Tensor:
     ):
         return value
     raise ValueError(
-        f"The reward term {name!r} is {checks.told(value)}, but it must be a tensor of real numbers of shape "
+        f"The reward term {name!r} is {checks.told(value)}, but it must be a tensor of real "
+        "numbers of shape "
         f"({len(slates)},), one a shopper, on {slates.device}."
     )
 

@@ -209,7 +209,8 @@ class SlateSimulator:
         """
         if self._episodes is None:
             raise ResetNeeded(
-                "The simulator was not reset, but it needs reset before anything else is asked of it."
+                "The simulator was not reset, but it needs reset before anything else is asked of "
+                "it."
             )
         return self._episodes
 
@@ -260,7 +261,8 @@ class SlateSimulator:
             raise TypeError(f"{name} is {found}, but it must be an int64 tensor on {self.device}.")
         if tuple(slates.shape) != shape:
             raise ValueError(
-                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a shopper."
+                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a "
+                "shopper."
             )
         if self.num_envs == 0:
             raise ResetNeeded(
@@ -336,7 +338,8 @@ class SlateSimulator:
             )
             if len(seeds) != len(rows):
                 raise ValueError(
-                    f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each of rows."
+                    f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each "
+                    "of rows."
                 )
         if len(rows) == 0:
             return
@@ -449,7 +452,8 @@ class SlateSimulator:
         seed = state.tensors.get("episodes/seed")
         if seed is None or seed.ndim != 1 or seed.dtype != torch.int64:
             raise ValueError(
-                f"state has {checks.told(seed)} as 'episodes/seed', but it must be an int64 tensor of shape (B,)."
+                f"state has {checks.told(seed)} as 'episodes/seed', but it must be an int64 tensor "
+                "of shape (B,)."
             )
         like = self._new_episodes(
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
@@ -651,7 +655,8 @@ def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> No
     for row, position in outside.nonzero()[:1].tolist():
         found = int(slates[row, position])
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to {items - 1}."
+            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to "
+            f"{items - 1}."
         )
 
 
@@ -659,6 +664,7 @@ def _raise_hidden(name: str, slates: Tensor, hidden: Tensor) -> None:
     for row, position in hidden.nonzero()[:1].tolist():
         found = int(slates[row, position])
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no candidate, "
+            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no "
+            "candidate, "
             "but with strict=True a slate must hold distinct candidates."
         )

@@ -30,7 +30,7 @@ PLAIN = (bool, int, float, str, type(None))
 T = TypeVar("T")
 
 
-# ---- rows of a tree --------------------------------------------------------------------------------------------------
+# ---- rows of a tree ------------------------------------------------------------------------------
 
 
 @runtime_checkable
@@ -146,7 +146,8 @@ def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> No
         parts, others = _parts(node, place), _parts(fresh, place)
         if parts.keys() != others.keys():
             raise TypeError(
-                f"state{place} has the parts {sorted(parts)}, but the fresh rows have {sorted(others)}."
+                f"state{place} has the parts {sorted(parts)}, but the fresh rows have "
+                f"{sorted(others)}."
             )
         for key, part in parts.items():
             _put_rows(part, rows, others[key], batch, f"{place}/{key}")
@@ -195,7 +196,7 @@ def _built(like: Any, parts: dict[str, Any]) -> Any:
     return fresh
 
 
-# ---- a tree written down ---------------------------------------------------------------------------------------------
+# ---- a tree written down -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ def best_device(device: torch.device | str | None = None) -> torch.device:
         raise ValueError(f"device is {told(device)}, but {expected}")
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; {expected}"
+            f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; "
+            f"{expected}"
         )
     return asked
 

@@ -40,7 +40,7 @@ StepResult = tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]
 
 
 class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
-    """B shoppers at once; row b is the very shopper that `SlateEnv` would meet under the row's seed.
+    """B shoppers at once; row b is the shopper that `SlateEnv` would meet under the row's seed.
 
     Observations, actions, rewards, ends and info are those of `SlateEnv` with a first dimension of
     B: observation `Dict` of (B, ...), action `MultiDiscrete` int64 (B, K), reward float64 (B,),
@@ -64,18 +64,21 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         DISABLED: it waits for `reset` with a mask.
 
     Args:
-        simulator: a registered id, an `EnvConfig`, or a simulator that nobody else steps.
+        simulator: A registered id, an `EnvConfig`, or a simulator that nobody else steps.
         num_envs: B, the number of shoppers.
-        autoreset_mode: an `AutoresetMode`, or its value.
+        autoreset_mode: An `AutoresetMode`, or its value.
         output: `numpy` or `torch`.
-        max_episode_steps: steps after which an episode is truncated, as `gymnasium.make` does; None
-            or -1 = no limit.
+        max_episode_steps: The steps after which an episode is truncated, as `gymnasium.make` does;
+            None or -1 means no limit.
         render_mode: `ansi` or `rgb_array`: `render` gives a tuple of B frames.
-        render_hidden: whether frames show what agents must not see too, such as hidden traits.
-        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
+        render_hidden: Whether frames show what agents must not see, such as hidden traits.
+        options: What `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
             shopper.
 
-    Errors: as `SlateEnv`.
+    Raises:
+        TypeError: As `SlateEnv`.
+        ValueError: As `SlateEnv`.
+        gymnasium.error.ResetNeeded: As `SlateEnv`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -275,7 +278,8 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         ):
             found = checks.told(mask)
             raise ValueError(
-                f"options['reset_mask'] is {found}, but it must be bool of shape ({self.num_envs},)."
+                f"options['reset_mask'] is {found}, but it must be bool of shape "
+                f"({self.num_envs},)."
             )
         if not mask.any():
             raise ValueError(
@@ -323,7 +327,8 @@ def _checked_limit(max_episode_steps: Any) -> int | None:
     limit = checks.whole("max_episode_steps", max_episode_steps, -1, LARGEST)
     if limit == 0:
         raise ValueError(
-            "max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no limit."
+            "max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no "
+            "limit."
         )
     return None if limit == -1 else limit
 
@@ -340,7 +345,8 @@ def _check_memory(num_envs: int, space: spaces.Dict) -> None:
     most = _memory() // one
     if num_envs > most:
         raise ValueError(
-            f"num_envs is {num_envs}, but it must be at most {most}: memory holds no more observations."
+            f"num_envs is {num_envs}, but it must be at most {most}: memory holds no more "
+            "observations."
         )
 
 

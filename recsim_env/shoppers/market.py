@@ -8,15 +8,16 @@ and clicks on item i of category c there with chance
 Position-based examination: Craswell et al. 2008, "An experimental comparison of click position-bias
 models", section 3.2. Then, with w_j = e^j for shown positions and 0 else,
 
-    s_c <- satiation_decay s_c + q sum over j of [category c] (satiation_exposure w_j + satiation_click click_j)
+    s_c <- satiation_decay s_c
+           + q sum over j of [category c] (satiation_exposure w_j + satiation_click click_j)
     f_i <- fatigue_decay f_i + w_j for the items shown
     u   <- unit(u + drift noise)
-    leaves with chance sigmoid(leave_base - patience + leave_bored g boredom + leave_unsatisfied [no click])
+    leaves with chance
+        sigmoid(leave_base - patience + leave_bored g boredom + leave_unsatisfied [no click])
 
 where boredom is the mean of s_c over the slate as it was met, weighted by w_j. Satiation that
 recovers with time: McAlister 1982, "A dynamic attribute satiation model of variety-seeking
-behavior", equation 1; as an environment for
-slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q,
+behavior", equation 1; as an environment for slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q,
 variety-seeking g, patience and examination depth e, which the shop does not see. Of the interest it
 sees what the shopper declared at the first visit, unit(u + noise), as in a questionnaire at
 registration.
@@ -141,7 +142,8 @@ class MarketConfig:
             object.__setattr__(self, field.name, checked)
         if self.categories > self.items or self.favourites > self.categories:
             raise ValueError(
-                f"categories is {self.categories!r}, but it must be from {self.favourites} (favourites) to "
+                f"categories is {self.categories!r}, but it must be from {self.favourites} "
+                "(favourites) to "
                 f"{self.items} (items)."
             )
         if self.items * self.width > MOST_NUMBERS:
@@ -261,7 +263,7 @@ class MarketShopper(Shopper[MarketState]):
         self.quality = quality.to(self.device)
         self._centres = self._category_centres()
 
-    # ---- the methods of a shopper ----------------------------------------------------------------------------------------------
+    # ---- the methods of a shopper ----------------------------------------------------------------
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         """Return the spaces of `observe` for one shopper."""
@@ -353,7 +355,7 @@ class MarketShopper(Shopper[MarketState]):
             ],
         }
 
-    # ---- the truth, for oracles ------------------------------------------------------------------------------------
+    # ---- the truth, for oracles ------------------------------------------------------------------
 
     def log_odds(self, state: MarketState, items: Tensor) -> Tensor:
         """Return the log-odds of a click on items (B, P) that are looked at: (B, P) float32."""
@@ -372,7 +374,7 @@ class MarketShopper(Shopper[MarketState]):
         positions = torch.arange(self.slate_size, device=self.device)
         return state.examination.unsqueeze(1) ** positions
 
-    # ---- inside ----------------------------------------------------------------------------------------------------
+    # ---- inside ----------------------------------------------------------------------------------
 
     def _category_centres(self) -> Tensor:
         """Return the mean of each category's items: (G, D), of unit length."""

@@ -98,7 +98,8 @@ class OutsideState:
         numbers = rows.tolist()
         if len(set(numbers)) < len(numbers):
             raise ValueError(
-                f"rows is {numbers}, but each must stand there once: an outside shopper has no copies."
+                f"rows is {numbers}, but each must stand there once: an outside shopper has no "
+                "copies."
             )
         environments = [self.environments[row] for row in numbers]
         profile = pick(self.profile, rows)
@@ -208,14 +209,16 @@ class OutsideShopper(Shopper[OutsideState]):
         if state.over[row]:
             if visit > self.spec.visits + 1:
                 raise RuntimeError(
-                    f"An outside episode is asked for visit {visit}, but it has {self.spec.visits}: the simulator's "
+                    f"An outside episode is asked for visit {visit}, but it has "
+                    f"{self.spec.visits}: the simulator's "
                     "horizon_days must not be longer."
                 )
             return np.zeros(self.slate_size, dtype=np.bool_), False
         observation, _, terminated, truncated, info = state.environments[row].step(action)
         if truncated and visit < self.spec.visits:
             raise RuntimeError(
-                f"An outside episode was cut off at visit {visit}, but OutsideSpec.visits is {self.spec.visits}."
+                f"An outside episode was cut off at visit {visit}, but OutsideSpec.visits is "
+                f"{self.spec.visits}."
             )
         state.over[row] = terminated or truncated or visit >= self.spec.visits
         clicks = self._clicks(self.spec.clicks(observation, info))
@@ -231,7 +234,8 @@ class OutsideShopper(Shopper[OutsideState]):
         if clicks.shape != (self.slate_size,) or not bool(np.isin(clicks, (0, 1)).all()):
             told = checks.told(found)
             raise RuntimeError(
-                f"OutsideSpec.clicks gave {told}, but it must give {self.slate_size} numbers of 0 and 1."
+                f"OutsideSpec.clicks gave {told}, but it must give {self.slate_size} numbers of 0 "
+                "and 1."
             )
         return clicks.astype(np.bool_)
 
@@ -267,7 +271,7 @@ def environment_seeds(draws: Tensor) -> list[int]:
     return seeds
 
 
-# ---- a catalogue from embeddings alone -------------------------------------------------------------------------------
+# ---- a catalogue from embeddings alone -----------------------------------------------------------
 
 
 def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalog:
@@ -294,7 +298,8 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
     length = embedding.float().norm(dim=1)
     for row in (~(length.isfinite() & (length > 0))).nonzero().flatten()[:1].tolist():
         raise ValueError(
-            f"embedding has the length {float(length[row])} in row {row}, but it must be finite, above 0."
+            f"embedding has the length {float(length[row])} in row {row}, but it must be finite, "
+            "above 0."
         )
     clusters = checks.whole("clusters", clusters, 1, len(embedding))
     seed = checks.whole("seed", seed, 0, 2**63 - 1)
@@ -374,7 +379,8 @@ def _slate_size(spec: OutsideSpec) -> int:
         or (space.nvec != len(spec.catalog)).any()
     ):
         raise ValueError(
-            f"The action space is {space}, but it must be MultiDiscrete with {len(spec.catalog)} items of the "
+            f"The action space is {space}, but it must be MultiDiscrete with {len(spec.catalog)} "
+            "items of the "
             "catalogue at every position."
         )
     return len(space.nvec)

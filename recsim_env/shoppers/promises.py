@@ -55,7 +55,8 @@ def check_parts(shopper: Any) -> None:
         never_leave = shopper.never_leave
     except AttributeError as error:
         raise ValueError(
-            f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets it."
+            f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets "
+            "it."
         ) from error
     if not isinstance(catalog, Catalog):
         raise ValueError(f"{name}.catalog is {checks.told(catalog)}, but it must be a Catalog.")
@@ -372,8 +373,8 @@ def _check_tensor(
 ) -> None:
     """Raise unless a result is a dense tensor of this type and shape on the shopper's device."""
     of = f"{key} as " if key else ""
-    expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))}"
-    expected += ",)" if len(shape) == 1 else ")"
+    lengths = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+    expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({lengths})"
     if not isinstance(value, Tensor) or value.dtype != dtype or value.layout != torch.strided:
         broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
     if value.ndim != len(shape) or any(

@@ -20,7 +20,7 @@ from recsim_env.testing.generators import generators
 from recsim_env.trees import pick, put
 from recsim_env.types import Observation, Response
 
-# ---- shoppers --------------------------------------------------------------------------------------------------------
+# ---- shoppers ------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -317,7 +317,8 @@ class _Kit:
         self._compare(
             expected,
             self._next(part, len(rows), like=expected),
-            "returned a state that leaves something out: {key!r} is not that of a row taken from it",
+            "returned a state that leaves something out: {key!r} is not that of a row taken from "
+            "it",
         )
         self.look(pick(self._moved(played), rows[:0]), 0)
 

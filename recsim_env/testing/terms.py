@@ -106,7 +106,8 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
         dataclasses.replace(inputs, cosines=None),
         value,
         "returned another number without cosines",
-        "inputs.cosines is None for large catalogues, and the cosines are those of inputs.embedding",
+        "inputs.cosines is None for large catalogues, and the cosines are those of "
+        "inputs.embedding",
     )
 
 
