@@ -17,13 +17,13 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from recsim_env import checks, noise
+from recsim_env import checks, noise, trees
 from recsim_env.rewards import Reward, RewardInputs, as_reward
 from recsim_env.shoppers import promises
-from recsim_env.shoppers.base import HIDDEN, Description, Response, Shopper
+from recsim_env.shoppers.base import HIDDEN, Description, Shopper
 from recsim_env.tensors import among, first_places, shared
-from recsim_env.trees import Flat, flat, restored
-from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
+from recsim_env.trees import Flat
+from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
 
 MOST_POSITIONS = 1000
 """Positions of the longest slate: an observation holds `history` slates, so that both are
@@ -34,7 +34,10 @@ LONGEST_HISTORY = 1000
 
 @dataclass(frozen=True)
 class Episodes:
-    """Where B episodes stand. Every tensor is replaced, never written into, so what was handed out stays as it was."""
+    """The state of B episodes.
+
+    Every tensor is replaced and never written into, so that what was handed out stays as it was.
+    """
 
     seed: Tensor
     """(B,) int64."""
@@ -57,19 +60,19 @@ class Episodes:
 
 
 class SlateSimulator:
-    """B shoppers who each meet one slate a step.
+    """A simulator of B shoppers who each meet one slate a step.
 
     Args:
-        shopper: who answers; its catalogue, slate size and device are the simulator's. The first
+        shopper: Who answers; its catalogue, slate size and device are the simulator's. The first
             answer of each of its methods is held against what a `Shopper` promises.
-        reward: the weighted reward terms, or the weight of each term by name.
-        horizon_days: an episode is truncated at the first visit this many days or more after its
+        reward: The weighted reward terms, or the weight of each term by name.
+        horizon_days: An episode is truncated at the first visit this many days or more after its
             first.
         history: H, how many slates the shop remembers.
-        strict: raise on a repeated item or one that is no candidate, where otherwise it goes unseen
-            and is counted.
+        strict: Whether a repeated item, or one that is no candidate, raises an error. Otherwise it
+            is not shown, and is counted.
 
-    Dimensions: B shoppers, H remembered slates, K positions, C candidates, N items.
+    Shapes: B shoppers, H remembered slates, K positions, C candidates, N items.
 
     Observation (`observation_space` is that of one shopper; tensors have B in front):
         recent_slates: (H, K) int64, items as they were shown, newest slate and top position first;
@@ -78,14 +81,15 @@ class SlateSimulator:
         recent_days:   (H,) float32, days since that visit, 0 where there is none
         candidates:    (C,) int64, the items that may be shown now, padded at the end with -1
         and the shopper's own keys.
+
     Action (`action_space`): (K,) item ids 0..N-1, top position first.
 
     Randomness comes from (seed, episode number, visit) by `recsim_env.noise`; no generator is kept
     or touched.
 
     Raises:
-        ValueError: If an argument is not as said, or a shopper breaks a promise; what `as_reward`
-            says.
+        ValueError: If an argument is out of its range, or if a shopper breaks a promise; what
+            `as_reward` says.
     """
 
     def __init__(
@@ -101,7 +105,9 @@ class SlateSimulator:
         self.history = checked_history(history)
         self.strict = checks.flag("strict", strict)
         promises.check_parts(shopper)
-        self.shopper = shopper
+        self._lent = shopper
+        self._shopper = shopper  # the one who answers: `shopper`, or the same where nobody leaves
+        self._lists = type(shopper).on_offer is Shopper.on_offer  # whether the list is looked at
         self.catalog = shopper.catalog
         self.device = shopper.device
         self.slate_size = checked_slate_size(shopper.slate_size)
@@ -121,11 +127,17 @@ class SlateSimulator:
 
     # What an agent calls: reset, reset_rows, step.
 
-    def reset(self, seeds: Tensor) -> Observation:
-        """Start the first episode of every seed. seeds: (B,) int64; sets `num_envs` to B.
+    def reset(self, seeds: Tensor, *, staying: bool = False) -> Observation:
+        """Start the first episode of every seed, and set `num_envs` to B.
+
+        Args:
+            seeds: (B,) int64, at least one.
+            staying: Whether nobody leaves until the next `reset`: for training that weights by the
+                chance of leaving (`Shopper.staying`).
 
         Raises:
-            ValueError: If `seeds` is no (B,) int64 tensor with at least one seed.
+            ValueError: If `seeds` is no (B,) int64 tensor with at least one seed, or if `staying`
+                is asked of shoppers who do not tell how likely they leave.
         """
         seeds = self._checked(
             "seeds", seeds, "it must be an int64 tensor of shape (B,), one seed a shopper"
@@ -134,10 +146,12 @@ class SlateSimulator:
             raise ValueError(
                 "seeds is empty, but it must be an int64 tensor of shape (B,), one seed a shopper."
             )
+        acting = self._acting(checks.flag("staying", staying))
         episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
             shoppers = self._new_shoppers(episodes)
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
+        self._shopper = acting
         try:
             return self.observe()
         except Exception:  # a shopper that breaks a promise cannot be stepped
@@ -145,56 +159,79 @@ class SlateSimulator:
             raise
 
     def reset_rows(self, rows: Tensor, seeds: Tensor | None = None) -> Observation:
-        """Start again in some rows, leaving the others as they are; the observation is that of all B rows.
+        """Start again in some rows, and observe all B rows.
 
-        Args and errors as `restart`.
+        The other rows stay as they are. Arguments and errors are those of `restart`.
         """
         self.restart(rows, seeds)
         return self.observe()
 
     def step(self, slates: Tensor, *, validate: bool = True) -> Step:
-        """Show every shopper a slate and let them react. slates: (B, K) int64 item ids, top position first.
+        """Show every shopper a slate and let them react.
 
-        A repeated item or one that is no candidate is not shown: no response, no diversity, and it
-        is counted in `info["invalid_items"]`. `validate=False` skips the checks, and with them the
-        wait for the device.
+        A repeated item, or one that is no candidate, is not shown: it gets no response and no
+        credit for diversity, and is counted in `info["invalid_items"]`. Nothing changes where an
+        error is raised.
 
-        Errors, before anything changes: ResetNeeded before `reset` and where a row's episode is
-        over; TypeError and ValueError where `slates` is not as said; with `strict`, ValueError on
-        an item that would not be shown.
+        Args:
+            slates: (B, K) int64 item ids, top position first.
+            validate: Whether the slates are checked, which takes a synchronisation with a GPU.
+
+        Raises:
+            ResetNeeded: Before `reset`, or if the episode of a row is over.
+            TypeError: If `slates` has the wrong type.
+            ValueError: If `slates` has the wrong shape or holds what is no item, or, with `strict`,
+                an item that would not be shown.
         """
         if checks.flag("validate", validate):
             self.check(slates)
         outcome = self.advance(slates)
         return Step(**vars(outcome), observation=self.observe())
 
+    @property
+    def shopper(self) -> Shopper[Any]:
+        """The shopper as it was handed in."""
+        return self._lent
+
     # What the faces are built from: check, advance, restart, observe.
 
     @property
     def num_envs(self) -> int:
-        """B, the number of shoppers; 0 before `reset`."""
+        """B, the number of shoppers; it is 0 before `reset`."""
         return 0 if self._episodes is None else len(self._episodes.seed)
 
     @property
     def episodes(self) -> Episodes:
-        """Where the episodes stand. Errors: ResetNeeded before `reset`."""
+        """The state of the episodes.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+        """
         if self._episodes is None:
             raise ResetNeeded(
-                "The simulator was not reset, but it needs reset before anything else is asked of it."
+                "The simulator was not reset, but it needs reset before anything else is asked of "
+                "it."
             )
         return self._episodes
 
     @property
     def hidden(self) -> Any:
-        """The shoppers' own state, which agents never see: for oracles and for reports. Errors: ResetNeeded."""
+        """The shoppers' own state, for oracles and reports; agents never see it.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+        """
         _ = self.episodes
         return self._shoppers
 
     @property
     def candidates(self) -> Tensor:
-        """(B, C) int64, the candidates of this visit, padded at the end with -1; not to be written into.
+        """The candidates of this visit: (B, C) int64, padded at the end with -1.
 
-        Errors: ResetNeeded before `reset`.
+        They must not be written into.
+
+        Raises:
+            ResetNeeded: Before `reset`.
         """
         _ = self.episodes
         if self._candidates is None:
@@ -205,7 +242,15 @@ class SlateSimulator:
     def check(self, slates: Tensor, *, ignore: Tensor | None = None, name: str = "slates") -> None:
         """Raise what `step` says unless these slates can be shown.
 
-        Shapes: slates (B, K); ignore (B,) bool, rows whose slate and ended episode do not matter.
+        Args:
+            slates: (B, K).
+            ignore: (B,) bool, rows whose slate and ended episode do not matter; None means none.
+            name: What messages call the slates.
+
+        Raises:
+            ResetNeeded: As `step`.
+            TypeError: As `step`.
+            ValueError: As `step`.
         """
         episodes = self.episodes
         shape = (self.num_envs, self.slate_size)
@@ -216,7 +261,8 @@ class SlateSimulator:
             raise TypeError(f"{name} is {found}, but it must be an int64 tensor on {self.device}.")
         if tuple(slates.shape) != shape:
             raise ValueError(
-                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a shopper."
+                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a "
+                "shopper."
             )
         if self.num_envs == 0:
             raise ResetNeeded(
@@ -236,15 +282,18 @@ class SlateSimulator:
 
     @torch.no_grad()
     def advance(self, slates: Tensor) -> Outcome:
-        """`step` without checks and without looking at the next visit; -1 leaves a position empty.
+        """Do what `step` does, without its checks and without an observation of the next visit.
 
-        A row whose episode is over is moved as well; what comes out of it means nothing until it is
-        restarted.
+        An item of -1 leaves a position empty. A row whose episode is over is moved as well; its
+        outcome means nothing until it is restarted.
+
+        Args:
+            slates: (B, K) int64, top position first.
         """
         episodes = self.episodes
         shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
-        response = self.shopper.respond(self._shoppers, slates, shown, draws)
+        response = self._shopper.respond(self._shoppers, slates, shown, draws)
         if "respond" not in self._kept:
             promises.check_response(self.shopper, response, shown)
             self._kept.add("respond")
@@ -263,16 +312,23 @@ class SlateSimulator:
             episodes, slates, shown, response, day, response.left | truncated
         )
         self._candidates = None
-        return Outcome(reward, response.left.clone(), truncated, info)
+        return Outcome(reward, response.left.clone(), truncated, info, response)
 
     @torch.no_grad()
     def restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:
-        """Start again in some rows: the next episode under the same seed, or the first under a new one.
+        """Start again in some rows: the next episode of their seeds, or the first of new ones.
 
-        Shapes: rows (R,) int64 distinct row numbers, R may be 0; seeds (R,) int64, or None to keep
-        the rows' seeds. Errors, before anything changes: ResetNeeded before `reset`; ValueError
-        where `rows` or `seeds` is not as said. The numbers in `rows` are looked at on a CPU only:
-        elsewhere that would wait for the device.
+        Nothing changes where an error is raised. The numbers in `rows` are checked on a CPU only:
+        elsewhere that would force a synchronisation.
+
+        Args:
+            rows: (R,) int64, distinct row numbers; R may be 0.
+            seeds: (R,) int64; None keeps the seeds of the rows.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+            ValueError: If `rows` or `seeds` has the wrong type or shape, or if a row is out of
+                range or named twice.
         """
         old = self.episodes
         rows = self._checked_rows(rows, distinct=True)
@@ -282,30 +338,31 @@ class SlateSimulator:
             )
             if len(seeds) != len(rows):
                 raise ValueError(
-                    f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each of rows."
+                    f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each "
+                    "of rows."
                 )
         if len(rows) == 0:
             return
         seed = old.seed[rows] if seeds is None else seeds
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
-        self.shopper.replace(self._shoppers, rows, self._new_shoppers(fresh))
-        put = {
+        trees.put(self._shoppers, rows, self._new_shoppers(fresh))
+        episodes = {
             name: value.index_copy(0, rows, vars(fresh)[name]) for name, value in vars(old).items()
         }
-        self._episodes = Episodes(**put)
+        self._episodes = Episodes(**episodes)
         self._candidates = None
 
     @torch.no_grad()
     def observe(self) -> Observation:
-        """What the shop knows about every shopper at this visit.
+        """Return what the shop knows about every shopper at this visit.
 
         The tensors are the caller's to keep and change; only `candidates` may be one row that all
         shoppers share.
         """
         episodes = self.episodes
         candidates = self._own_candidates()
-        theirs = self.shopper.observe(self._shoppers)
+        theirs = self._shopper.observe(self._shoppers)
         if "observe" not in self._kept:
             promises.check_observation(
                 self.shopper, self._their_spaces, theirs, self.num_envs, self._shoppers
@@ -320,21 +377,22 @@ class SlateSimulator:
         }
 
     def describe(self, row: int, *, hidden: bool = False) -> Description:
-        """How one shopper and their visit read to a person.
+        """Tell how one shopper and their visit read to a person.
 
         Args:
-            hidden: whether to tell what agents must not see too, under the key `hidden`
+            row: The row of the shopper.
+            hidden: Whether to add what agents must not see, under the key `hidden`.
 
-        Errors: ResetNeeded before `reset`; IndexError where there is no such row; ValueError where
-        `row` is no whole number or `hidden` no flag.
+        Raises:
+            ResetNeeded: Before `reset`.
+            IndexError: If there is no such row.
+            ValueError: If `row` is no whole number or `hidden` no flag.
         """
         rows = len(self.episodes.seed)
         if not 0 <= checks.whole("row", row) < rows:
             raise IndexError(f"row is {row}, but the simulator has the rows 0 to {rows - 1}.")
         with_hidden = checks.flag("hidden", hidden)
-        if "describe" not in self._kept:
-            promises.check_parts(self.shopper, ("describe",))
-        told = self.shopper.describe(self._shoppers, row)
+        told = self._shopper.describe(self._shoppers, row)
         if "describe" not in self._kept:
             promises.check_description(self.shopper, told)
             self._kept.add("describe")
@@ -342,44 +400,67 @@ class SlateSimulator:
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
-        """Go on with the shoppers in `rows` (R,) int64 only, in that order; `num_envs` becomes R, which may be 0.
+        """Go on with the shoppers of some rows only, in that order; `num_envs` becomes R.
 
-        Errors, before anything changes: ResetNeeded before `reset`; ValueError where `rows` is not
-        as said (see `restart`).
+        Nothing changes where an error is raised.
+
+        Args:
+            rows: (R,) int64; R may be 0.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+            ValueError: As `restart` says of `rows`.
         """
         old, rows = self.episodes, self._checked_rows(rows, distinct=False)
-        self._shoppers = self.shopper.select(self._shoppers, rows)
+        self._shoppers = trees.pick(self._shoppers, rows)
         self._episodes = Episodes(**{name: value[rows] for name, value in vars(old).items()})
         self._candidates = None
 
     def end(self, over: Tensor) -> None:
-        """Let the episodes of some rows be over, so that they wait for a restart. over: (B,) bool."""
+        """Let the episodes of some rows be over, so that they wait for a restart.
+
+        Args:
+            over: (B,) bool.
+        """
         self._episodes = replace(self.episodes, ended=self.episodes.ended | over)
 
     def state(self) -> Flat:
-        """A copy of where the episodes and their shoppers stand, which `restore` takes and a file can hold.
+        """Copy the state of the episodes and their shoppers, for `restore` and for files.
 
-        Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than
-        `recsim_env.trees` can write down, an outside environment for example.
+        Raises:
+            ResetNeeded: Before `reset`.
+            TypeError: If the shoppers' state is more than `recsim_env.trees` can write down, an
+                outside environment for example.
         """
-        return flat({"episodes": self.episodes, "shoppers": self._shoppers})
+        return trees.flat(
+            {
+                "episodes": self.episodes,
+                "shoppers": self._shoppers,
+                "staying": self._shopper is not self._lent,
+            }
+        )
 
     @torch.no_grad()
     def restore(self, state: Flat) -> None:
-        """Go on from a `state` of a simulator that was built alike, bit for bit; `num_envs` becomes that of the state.
+        """Go on from a `state` of a simulator that was built alike, bit for bit.
 
-        Errors, before anything changes: ValueError where the state does not fit, with the place
-        where it does not.
+        `num_envs` becomes that of the state. Nothing changes where an error is raised.
+
+        Raises:
+            ValueError: If the state does not fit; the message names the place.
         """
         seed = state.tensors.get("episodes/seed")
         if seed is None or seed.ndim != 1 or seed.dtype != torch.int64:
             raise ValueError(
-                f"state has {checks.told(seed)} as 'episodes/seed', but it must be an int64 tensor of shape (B,)."
+                f"state has {checks.told(seed)} as 'episodes/seed', but it must be an int64 tensor "
+                "of shape (B,)."
             )
         like = self._new_episodes(
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
         )
-        found = restored({"episodes": like, "shoppers": self._new_shoppers(like)}, state)
+        template = {"episodes": like, "shoppers": self._new_shoppers(like), "staying": False}
+        found = trees.restored(template, state)
+        self._shopper = self._acting(found["staying"])
         self._episodes, self._shoppers, self._candidates = (
             found["episodes"],
             found["shoppers"],
@@ -387,20 +468,25 @@ class SlateSimulator:
         )
 
     def when_and_where(self) -> dict[str, Tensor]:
-        """Who is visiting, on which day, in which week and store, for a log: (B,) int64 each.
+        """Return `day`, `week` and `store` of this visit for a log, (B,) int64 each.
 
-        Errors: ResetNeeded before `reset`.
+        Where the shopper does not say, the days since the episode began are counted, weeks from 1,
+        and there is one store.
+
+        Raises:
+            ResetNeeded: Before `reset`.
         """
-        rows = len(self.episodes.seed)
+        day = self.episodes.day.long()
+        found = self._shopper.when_and_where(self._shoppers)
         if "when_and_where" not in self._kept:
-            promises.check_parts(self.shopper, ("when_and_where",))
-        found = self.shopper.when_and_where(self._shoppers)
-        if "when_and_where" not in self._kept:
-            promises.check_place(self.shopper, found, rows)
+            promises.check_place(self.shopper, found, len(day))
             self._kept.add("when_and_where")
-        return found
+        return {"day": day, "week": day // 7 + 1, "store": torch.zeros_like(day), **found}
 
     # Inside.
+
+    def _acting(self, staying: bool) -> Shopper[Any]:
+        return self._lent.staying() if staying else self._lent
 
     def _observation_space(self) -> spaces.Dict:
         size = (self.history, self.slate_size)
@@ -416,7 +502,11 @@ class SlateSimulator:
         return spaces.Dict({**own, **self._their_spaces})
 
     def _checked(self, name: str, numbers: Any, expected: str) -> Tensor:
-        """A (R,) int64 tensor on the device. Errors: ValueError that names it and says what was expected."""
+        """Return a (R,) int64 tensor on the device.
+
+        Raises:
+            ValueError: If it is none; the message names it and says what was expected.
+        """
         if not is_dense(numbers, torch.int64) or numbers.ndim != 1:
             raise ValueError(f"{name} is {checks.told(numbers)}, but {expected}.")
         if numbers.is_meta and self.device.type != "meta":
@@ -425,7 +515,7 @@ class SlateSimulator:
         return moved
 
     def _checked_rows(self, rows: Any, *, distinct: bool) -> Tensor:
-        """Row numbers (R,) on the device. Their numbers are looked at on a CPU only, see `restart`."""
+        """Return row numbers (R,) on the device; they are checked on a CPU only, see `restart`."""
         expected = (
             f"it must be an int64 tensor of shape (R,) with rows from 0 to {self.num_envs - 1}"
         )
@@ -455,33 +545,33 @@ class SlateSimulator:
         )
 
     def _new_shoppers(self, episodes: Episodes) -> Any:
-        return self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
+        found = self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
+        if "start" not in self._kept:
+            promises.check_state(self.shopper, found, len(episodes.seed))
+            self._kept.add("start")
+        return found
 
     def _asked_candidates(self) -> Tensor:
-        candidates = self.shopper.candidates(self._shoppers)
+        candidates = self._shopper.candidates(self._shoppers)
         if "candidates" not in self._kept:
             promises.check_candidates(self.shopper, candidates, self.num_envs)
             self._kept.add("candidates")
         return candidates
 
     def _own_candidates(self) -> Tensor:
-        """The caller's to change; a copy of one list for everybody is again one list, not B of them."""
-        fresh = self._candidates is None and hasattr(
-            self.shopper, "on_offer"
-        )  # nobody else needs the list
+        """Return candidates of the caller's own; one row for everybody stays one row."""
+        fresh = self._candidates is None and not self._lists  # nobody else needs the list
         candidates = self._asked_candidates() if fresh else self.candidates
         if shared(candidates):
             return candidates[:1].clone().expand(candidates.shape)
         return candidates if fresh else candidates.clone()
 
     def _shown(self, slates: Tensor) -> Tensor:
-        """(B, K) bool: the item is a candidate, and stands at no position above."""
+        """Tell which positions (B, K) hold a candidate that does not stand above already."""
         slates = slates.clamp(min=-1)
-        on_offer = getattr(self.shopper, "on_offer", None)
-        if on_offer is None:
+        candidate = self._shopper.on_offer(self._shoppers, slates)
+        if candidate is None:
             candidate = _among(slates, self.candidates, len(self.catalog))
-        else:
-            candidate = on_offer(self._shoppers, slates)
         return candidate & first_places(slates)
 
     def _reward(
@@ -502,7 +592,7 @@ class SlateSimulator:
         day: Tensor,
         ended: Tensor,
     ) -> Episodes:
-        """The episodes after this visit: the slate joins the history, and the days have passed."""
+        """Return the episodes after this visit, with its slate and its days."""
         had_visit = torch.arange(self.history, device=self.device) < episodes.visit.unsqueeze(1)
         aged = (episodes.recent_days + response.days.unsqueeze(1)).where(had_visit, 0)
         return replace(
@@ -517,28 +607,40 @@ class SlateSimulator:
 
 
 def checked_horizon(horizon_days: Any) -> float:
-    """The days after which an episode is truncated; infinity = never. Errors: ValueError."""
+    """Check the days after which an episode is truncated; infinity means never.
+
+    Raises:
+        ValueError: If it is no number above 0.
+    """
     return checks.number("horizon_days", horizon_days, 0, above=True, infinite=True)
 
 
 def checked_history(history: Any) -> int:
-    """How many slates a shop remembers. Errors: ValueError."""
+    """Check how many slates a shop remembers.
+
+    Raises:
+        ValueError: If it is no whole number from 1 to `LONGEST_HISTORY`.
+    """
     return checks.whole("history", history, 1, LONGEST_HISTORY)
 
 
 def checked_slate_size(slate_size: Any) -> int:
-    """How many positions a slate has. Errors: ValueError."""
+    """Check how many positions a slate has.
+
+    Raises:
+        ValueError: If it is no whole number from 1 to `MOST_POSITIONS`.
+    """
     return checks.whole("slate_size", slate_size, 1, MOST_POSITIONS)
 
 
 def is_dense(value: Any, dtype: torch.dtype | None = None) -> bool:
-    """Whether this is a tensor with its numbers in rows and columns, of a type where one is given."""
+    """Tell whether a value is a dense tensor, of a type where one is given."""
     dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
     return dense and (dtype is None or value.dtype == dtype)
 
 
 def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
-    """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row."""
+    """Tell which items of slates (B, K) are candidates (B, C) of their row: (B, K) bool."""
     if shared(candidates):
         return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
     return among(slates, candidates, items)
@@ -553,7 +655,8 @@ def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> No
     for row, position in outside.nonzero()[:1].tolist():
         found = int(slates[row, position])
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to {items - 1}."
+            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to "
+            f"{items - 1}."
         )
 
 
@@ -561,6 +664,7 @@ def _raise_hidden(name: str, slates: Tensor, hidden: Tensor) -> None:
     for row, position in hidden.nonzero()[:1].tolist():
         found = int(slates[row, position])
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no candidate, "
+            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no "
+            "candidate, "
             "but with strict=True a slate must hold distinct candidates."
         )

@@ -1,17 +1,22 @@
-"""Trees of tensors, such as the hidden state of a shopper: as named tensors and an outline for JSON, and back.
+"""Trees of tensors, such as the hidden state of a shopper: their rows, and how they are written.
 
-A tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy
-arrays of numbers, generators of torch (on the CPU), slices, numbers, strings and None. Nothing is
-pickled. What only a class can tell, namely which dataclass stands where, `restored` takes from a
-template: a tree that was built in the same way.
+`pick` and `put` take and put rows of a tree whose tensors all have one row a shopper. It is made of
+dataclasses, dictionaries, lists and tuples of tensors and None; any other part must be an object
+that has rows (`Rows`).
+
+`flat` writes a tree down as named tensors and an outline for JSON, and `restored` reads it. Such a
+tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy arrays
+of numbers, generators of torch (on the CPU), slices, numbers, strings and None. Nothing is pickled.
+Only a class tells which dataclass stands where: `restored` takes it from a template, which is a
+tree that was built in the same way.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,10 +27,181 @@ from recsim_env.checks import told
 PLAIN = (bool, int, float, str, type(None))
 """Types of leaves that JSON holds as they are."""
 
+T = TypeVar("T")
+
+
+# ---- rows of a tree ------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A part of a tree that knows best how its rows are taken and put."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def pick(self, rows: Tensor) -> Self:
+        """Make a copy of some rows (R,), in that order."""
+
+    def put(self, rows: Tensor, fresh: Self) -> None:
+        """Write the rows of `fresh` into rows (R,), in place."""
+
+
+def pick(tree: T, rows: Tensor) -> T:
+    """Make a copy of some rows of a tree, in the order in which they are named.
+
+    Args:
+        tree: A tree of B rows.
+        rows: (R,) int64, from 0 to B - 1.
+
+    Raises:
+        TypeError: If a part is none that has rows, or has another number of rows than the others;
+            the message names its place.
+    """
+    picked: T = _picked(tree, rows, length(tree), "")
+    return picked
+
+
+def put(tree: T, rows: Tensor, fresh: T) -> None:
+    """Write the rows of `fresh` into some rows of a tree, in place.
+
+    Args:
+        tree: A tree of B rows.
+        rows: (R,) int64, distinct, from 0 to B - 1.
+        fresh: A tree of R rows that is made alike.
+
+    Raises:
+        TypeError: As `pick`, or if `fresh` is made otherwise.
+    """
+    _put_rows(tree, rows, fresh, length(tree), "")
+
+
+def moved(tree: T, device: torch.device) -> T:
+    """Bring a tree to a device. Tensors that are there already are not copied."""
+    there: T = _moved(tree, device)
+    return there
+
+
+def length(tree: object) -> int:
+    """The number of rows of a tree: those of the first part that has some.
+
+    Raises:
+        TypeError: If no part has rows, or if a part before has none.
+    """
+    for place, part in leaves(tree):
+        return _rows_of(part, place) if isinstance(part, Tensor) else len(part)
+    raise TypeError(f"state is {told(tree)}, but it must hold a tensor with a row a shopper.")
+
+
+def leaves(tree: object, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield place and part of every tensor of a tree, and of every part with rows of its own."""
+    if tree is None:
+        return
+    if isinstance(tree, Tensor) or _has_rows(tree):
+        yield place, tree
+        return
+    for key, part in _parts(tree, place).items():
+        yield from leaves(part, f"{place}/{key}")
+
+
+def _has_rows(node: Any) -> bool:
+    """Tell whether a part takes and puts its rows itself."""
+    return not isinstance(node, (dict, list, tuple)) and isinstance(node, Rows)
+
+
+def _rows_of(value: Any, place: str) -> int:
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        raise TypeError(f"state{place} is {told(value)}, but it must have a row a shopper.")
+    return len(value)
+
+
+def _picked(node: Any, rows: Tensor, batch: int, place: str) -> Any:
+    if node is None:
+        return None
+    if isinstance(node, Tensor):
+        _check_rows(node, batch, place)
+        return node[rows]
+    if _has_rows(node):
+        _check_rows(node, batch, place)
+        return node.pick(rows)
+    parts = _parts(node, place)
+    return _built(
+        node, {key: _picked(part, rows, batch, f"{place}/{key}") for key, part in parts.items()}
+    )
+
+
+def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> None:
+    if (node is None) is not (fresh is None) or type(node) is not type(fresh):
+        raise TypeError(f"state{place} is {told(node)}, but the fresh rows have {told(fresh)}.")
+    if node is None:
+        return
+    if isinstance(node, Tensor):
+        _check_rows(node, batch, place)
+        _check_rows(fresh, len(rows), place)
+        node[rows] = fresh
+    elif _has_rows(node):
+        _check_rows(node, batch, place)
+        node.put(rows, fresh)
+    else:
+        parts, others = _parts(node, place), _parts(fresh, place)
+        if parts.keys() != others.keys():
+            raise TypeError(
+                f"state{place} has the parts {sorted(parts)}, but the fresh rows have "
+                f"{sorted(others)}."
+            )
+        for key, part in parts.items():
+            _put_rows(part, rows, others[key], batch, f"{place}/{key}")
+
+
+def _moved(node: Any, device: torch.device) -> Any:
+    if isinstance(node, Tensor):
+        return node.to(device)
+    if isinstance(node, (*PLAIN, slice)):
+        return node
+    return _built(node, {key: _moved(part, device) for key, part in _parts(node, "").items()})
+
+
+def _check_rows(value: Any, batch: int, place: str) -> None:
+    found = _rows_of(value, place) if isinstance(value, Tensor) else len(value)
+    if found != batch:
+        raise TypeError(f"state{place} has {found} rows, but it must have {batch}, one a shopper.")
+
+
+def _parts(node: Any, place: str) -> dict[str, Any]:
+    """Return the parts of a container by name."""
+    if isinstance(node, dict):
+        return {str(key): part for key, part in node.items()}
+    if isinstance(node, (list, tuple)):
+        return {str(at): part for at, part in enumerate(node)}
+    if is_dataclass(node) and not isinstance(node, type):
+        return {field.name: getattr(node, field.name) for field in fields(node)}
+    raise TypeError(
+        f"state{place} is {told(node)}, but it must be a tensor with a row a shopper, None, a "
+        "dataclass, mapping, list or tuple of such, or an object with the methods of "
+        "`recsim_env.trees.Rows`."
+    )
+
+
+def _built(like: Any, parts: dict[str, Any]) -> Any:
+    """Build a container of the kind of `like`, of other parts."""
+    if isinstance(like, dict):
+        return type(like)(zip(like, parts.values(), strict=True))
+    if isinstance(like, tuple) and hasattr(like, "_fields"):
+        return type(like)(*parts.values())
+    if isinstance(like, (list, tuple)):
+        return type(like)(parts.values())
+    fresh = copy.copy(like)
+    for key, part in parts.items():
+        object.__setattr__(fresh, key, part)
+    return fresh
+
+
+# ---- a tree written down -------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Flat:
-    """A tree, written down. It may itself be a leaf of another tree."""
+    """A tree that was written down; it may itself be a leaf of another tree."""
 
     tensors: dict[str, Tensor]
     """Copies on the CPU, by their place in the tree: `episodes/seed`."""
@@ -34,10 +210,14 @@ class Flat:
 
 
 def flat(tree: object, name: str = "state") -> Flat:
-    """Write a tree down; `name` is what messages call it.
+    """Write a tree down.
+
+    Args:
+        tree: The tree.
+        name: What messages call it.
 
     Raises:
-        TypeError: where the tree holds anything else than the module says; the sentence names the
+        TypeError: If the tree holds anything else than the module says; the message names the
             place.
     """
     tensors: dict[str, Tensor] = {}
@@ -45,22 +225,23 @@ def flat(tree: object, name: str = "state") -> Flat:
 
 
 def restored(template: Any, written: Flat, device: torch.device | str = "cpu") -> Any:
-    """The tree that was written down, with every tensor on the device where the template's is.
+    """Build the tree that was written down, with every tensor where the template's is.
 
     Args:
-        template: a tree of the same dataclasses, tensors of the same shapes and types. Where it has
-            None or an empty list or dictionary, anything that needs no dataclass may stand. It is
-            not changed.
-        device: for tensors that the template does not have.
+        template: A tree of the same dataclasses, and of tensors of the same shapes and types. Where
+            it has None or an empty list or dictionary, anything that needs no dataclass may stand.
+            It is not changed.
+        written: The tree as `flat` wrote it down.
+        device: The device of tensors that the template does not have.
 
     Raises:
-        ValueError: where names, shapes or types differ; the sentence names the place.
+        ValueError: If names, shapes or types differ; the message names the place.
     """
     return _Reader(written.tensors, torch.device(device)).tree(template, written.outline, "")
 
 
 def _outline(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The outline of a node at `place`; its tensors go into `tensors`."""
+    """Return the outline of a node at `place`; its tensors go into `tensors`."""
     if isinstance(node, (Tensor, np.ndarray, torch.Generator)):
         return {_kind(node): _keep(node, place, name, tensors)}
     if isinstance(node, PLAIN):
@@ -101,7 +282,7 @@ def _kind(node: object) -> str:
 
 
 def _keep(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> str:
-    """Put the numbers of a leaf into `tensors`; the name they have there."""
+    """Put the numbers of a leaf into `tensors`, and return the name that they have there."""
     if isinstance(node, np.ndarray):
         if node.dtype.kind not in "biuf":
             raise TypeError(
@@ -125,13 +306,16 @@ def _put(tensors: dict[str, Tensor], place: str, value: Tensor) -> str:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Builds a tree from its outline and its tensors; what stands there without a template goes to `device`."""
+    """Builds a tree from its outline and its tensors.
+
+    What stands there without a template goes to `device`.
+    """
 
     tensors: Mapping[str, Tensor]
     device: torch.device
 
     def tree(self, template: Any, outline: Any, place: str) -> Any:
-        """The node at `place`."""
+        """Build the node at `place`."""
         first: tuple[str, Any] = ("nothing", None)
         kind, held = next(iter(outline.items()), first) if isinstance(outline, dict) else first
         if kind in ("tensor", "array", "generator"):
@@ -163,7 +347,10 @@ class _Reader:
         return self.tensors[key]
 
     def _leaf(self, template: Any, kind: str, key: str) -> Any:
-        """A tensor, array or generator. Copies: what was read from a file may lie anywhere in memory."""
+        """Build a tensor, an array or a generator.
+
+        It is a copy: what was read from a file may lie anywhere in memory.
+        """
         value = self._tensor(key)
         wanted = "tensor" if template is None else _kind(template)
         if template is not None and wanted != kind:

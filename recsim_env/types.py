@@ -1,4 +1,4 @@
-"""What goes into and comes out of a batched visit.
+"""The types of a batched visit.
 
 Dimensions used everywhere: B shoppers, K slate positions, C candidates (padded with -1), N
 catalogue items, H remembered slates, E item-embedding width.
@@ -6,8 +6,8 @@ catalogue items, H remembered slates, E item-embedding width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,38 @@ MAX_DAYS = 36_500.0
 
 
 @dataclass(frozen=True)
+class Response:
+    """The shoppers' answer to their slates, and how the visit ended.
+
+    Shapes: B shoppers, K slate positions, L items of a basket.
+    """
+
+    clicks: Tensor
+    """(B, K) bool, what was responded to (in a grocer's log: bought); False wherever `shown`
+    was."""
+    probability: Tensor
+    """(B, K) float32, the chance of each before the noise; 0 wherever `shown` was False. Hidden
+    from agents."""
+    left: Tensor
+    """(B,) bool, the shopper lapsed."""
+    days: Tensor
+    """(B,) float32, days until the next visit; until lapsing was certain, where `left`."""
+    elsewhere: Tensor
+    """(B,) float32, items bought in the same visit outside the slate."""
+    basket: Tensor | None = None
+    """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For
+    logs, not agents."""
+    leaving: Tensor | None = None
+    """(B,) float32, the chance that the shopper lapses, before the noise; None where the model does
+    not say."""
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What one visit of each shopper led to. Shapes: B shoppers."""
+    """What one visit of each shopper led to.
+
+    Shapes: B shoppers.
+    """
 
     reward: Tensor
     """(B,) float32, the weighted sum of the reward terms."""
@@ -36,10 +66,13 @@ class Outcome:
     before its weight, `invalid_items` int64 positions repeated or holding no candidate, `gap_days`
     float32 days until the next visit, `elsewhere` float32 items bought in the visit outside the
     slate, `day` float32 days since the episode began."""
+    response: Response = field(repr=False)
+    """The shoppers' own answer, with the chances before the noise. It is for logs and for training
+    inside the library; agents and the Gymnasium faces never see it."""
 
     @property
     def ended(self) -> Tensor:
-        """(B,) bool, the episode is over, for either reason."""
+        """(B,) bool, whether the episode is over, for either reason."""
         return self.terminated | self.truncated
 
 
@@ -52,8 +85,30 @@ class Step(Outcome):
     dimension of B."""
 
 
+class Policy(Protocol):
+    """Turns what the shop knows about B shoppers into a slate for each.
+
+    `recsim_env.testing.check_policy` tries everything that is promised here.
+    """
+
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers the policy takes for one slate; 0 if it is deterministic."""
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Choose the slates: (B, K) int64, top position first.
+
+        A slate holds distinct candidates where there are K of them. Otherwise the first one is
+        repeated at the positions that are left over.
+
+        Shapes:
+            observation: (B, ...) each; the policy does not write into it
+            draws: (B, self.draws) float32, uniform in [0, 1): the only source of randomness
+        """
+
+
 def best_device(device: torch.device | str | None = None) -> torch.device:
-    """The device asked for, or the best there is where none is asked for.
+    """Return the device asked for, or the best there is where none is asked for.
 
     Raises:
         ValueError: If the device is unknown, is neither a CPU nor a CUDA GPU, or is a GPU that is
@@ -70,11 +125,12 @@ def best_device(device: torch.device | str | None = None) -> torch.device:
         raise ValueError(f"device is {told(device)}, but {expected}")
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; {expected}"
+            f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; "
+            f"{expected}"
         )
     return asked
 
 
 def to_numpy(tensor: Tensor) -> Any:
-    """A numpy copy of a tensor: never its memory."""
+    """Copy a tensor into an array, which never shares its memory."""
     return tensor.detach().cpu().numpy().copy()

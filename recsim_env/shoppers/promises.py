@@ -1,9 +1,11 @@
-"""What a shopper promises (`recsim_env.shoppers.base.Shopper`), held against what it returned.
+"""What a shopper returned, held against what it promises (`recsim_env.shoppers.base.Shopper`).
 
-One function for each method, and one sentence for a broken promise: which method returned what, and
-what was expected. The simulator asks once, at the first answer of each method;
+There is one function for each method, and one sentence for a broken promise: which method returned
+what, and what was expected. The simulator asks once, at the first answer of each method;
 `recsim_env.testing.check_shopper` asks at every answer. On the device `meta`, where tensors have no
-numbers, only types, shapes and devices are looked at.
+numbers, only types, shapes and devices are checked.
+
+Each function raises ValueError.
 """
 
 from __future__ import annotations
@@ -17,50 +19,98 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from recsim_env import checks
+from recsim_env import checks, trees
 from recsim_env.catalog import Catalog
-from recsim_env.shoppers.base import HIDDEN, Response, name_of
+from recsim_env.shoppers.base import HIDDEN, Shopper, name_of
+from recsim_env.types import Response
 
-METHODS = ("spaces", "start", "candidates", "observe", "respond", "replace", "select")
-"""What a simulator calls; `describe` is called for pictures and `when_and_where` for logs only."""
 TAKEN = ("recent_slates", "recent_clicks", "recent_days", "candidates")
 """Keys of an observation that are the simulator's own."""
 WATCHED = 16
 """Rows of the candidates and of an observation whose numbers are looked at: the whole of them can
 be large."""
-PLACE = ("shopper", "day", "week", "store")
+PLACE = ("day", "week", "store")
 """Keys of `when_and_where`."""
 _SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _DEPTH = 4  # of a hidden state: how deep its tensors are looked for
 
 
-def check_parts(shopper: Any, methods: tuple[str, ...] = METHODS) -> None:
-    """Raise ValueError unless a shopper has the attributes and methods of the protocol."""
-    for method in methods:
-        if not callable(getattr(shopper, method, None)):
-            raise ValueError(
-                f"shopper is {checks.told(shopper)}, but it must be a Shopper, which has a method {method}."
-            )
+def check_parts(shopper: Any) -> None:
+    """Check that an object is a `Shopper` whose `__init__` called that of `Shopper`.
+
+    Raises:
+        ValueError: If it is none, or if one of its attributes is missing or of the wrong type.
+    """
+    if not isinstance(shopper, Shopper):
+        raise ValueError(f"shopper is {checks.told(shopper)}, but it must be a Shopper.")
     name = name_of(shopper)
-    if not isinstance(_part(shopper, "catalog"), Catalog):
+    try:
+        catalog, device = shopper.catalog, shopper.device
+        numbers = {
+            "slate_size": (shopper.slate_size, 1),
+            "max_candidates": (shopper.max_candidates, 1),
+            "start_draws": (shopper.start_draws, 0),
+            "visit_draws": (shopper.visit_draws, 0),
+        }
+        never_leave = shopper.never_leave
+    except AttributeError as error:
         raise ValueError(
-            f"{name}.catalog is {checks.told(shopper.catalog)}, but it must be a Catalog."
-        )
-    if not isinstance(_part(shopper, "device"), torch.device):
-        raise ValueError(
-            f"{name}.device is {checks.told(shopper.device)}, but it must be a torch.device."
-        )
-    for part, least in (
-        ("slate_size", 1),
-        ("max_candidates", 1),
-        ("start_draws", 0),
-        ("visit_draws", 0),
-    ):
-        checks.whole(f"{name}.{part}", _part(shopper, part), least)
+            f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets "
+            "it."
+        ) from error
+    if not isinstance(catalog, Catalog):
+        raise ValueError(f"{name}.catalog is {checks.told(catalog)}, but it must be a Catalog.")
+    if not isinstance(device, torch.device):
+        raise ValueError(f"{name}.device is {checks.told(device)}, but it must be a torch.device.")
+    for part, (value, least) in numbers.items():
+        checks.whole(f"{name}.{part}", value, least)
+    checks.flag(f"{name}.never_leave", never_leave)
+
+
+def check_state(shopper: Shopper[Any], found: Any, batch: int) -> None:
+    """Check that `start` returned a hidden state of which rows can be taken and put.
+
+    Raises:
+        ValueError: If a part has no row a shopper, if several numbers of it lie at one place, or if
+            it stands in the state twice.
+    """
+    try:
+        parts = list(trees.leaves(found))
+        trees.length(found)
+    except TypeError as error:
+        broken(shopper, "start", "returned a state that cannot be taken apart", f"{error}"[:-1])
+    seen: dict[int, str] = {}
+    for place, part in parts:
+        where = f"the state's {place.removeprefix('/')!r}" if place else "the state"
+        if isinstance(part, Tensor) and part.ndim == 0:
+            broken(
+                shopper, "start", f"returned a number as {where}", "it must have a row a shopper"
+            )
+        if len(part) != batch:
+            found_rows = f"returned {len(part)} rows as {where}"
+            broken(shopper, "start", found_rows, f"it must have {batch}, one a shopper")
+        if not isinstance(part, Tensor):
+            continue
+        if overlaps(part):
+            broken(
+                shopper,
+                "start",
+                f"returned {where}, in which several numbers lie at one place",
+                "rows are written into it: it must be a tensor of its own, such as a clone",
+            )
+        at = part.data_ptr() if part.layout == torch.strided and not part.is_meta else 0
+        if at and at in seen and part.numel():
+            broken(
+                shopper,
+                "start",
+                f"returned the memory of {seen[at]} as {where} too",
+                "every part of a state must have memory of its own",
+            )
+        seen[at] = where
 
 
 def check_spaces(shopper: Any, found: Any) -> None:
-    """Raise ValueError unless `spaces` returned a space for each key, and no key of the simulator's."""
+    """Check that `spaces` returned a space for each key, and no key of the simulator's."""
     expected = "it must return a space of Gymnasium's for each key of observe"
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         broken(shopper, "spaces", f"returned {checks.told(found)}", expected)
@@ -79,7 +129,7 @@ def check_spaces(shopper: Any, found: Any) -> None:
 
 
 def check_candidates(shopper: Any, found: Any, batch: int) -> None:
-    """Raise ValueError unless `candidates` returned distinct items in range, padded at the end with -1."""
+    """Check that `candidates` returned distinct items in range, padded at the end with -1."""
     shape, items = (batch, shopper.max_candidates), len(shopper.catalog)
     _check_tensor(shopper, "candidates", "", found, shape, torch.int64)
     if found.is_meta:
@@ -123,12 +173,15 @@ def check_observation(
     batch: int,
     state: Any = None,
 ) -> None:
-    """Raise ValueError unless `observe` returned what `spaces` declared, in tensors of its own.
+    """Check that `observe` returned what `spaces` declared, in tensors of its own.
 
     Args:
-        known: what `spaces` returned
-        state: the hidden state that was observed, whose memory must not be handed out; None = not
-            looked at
+        shopper: The shopper.
+        known: What `spaces` returned.
+        found: What `observe` returned.
+        batch: B.
+        state: The hidden state that was observed, whose memory must not be handed out; None means
+            that it is not looked at.
     """
     if not isinstance(found, Mapping):
         broken(
@@ -170,10 +223,13 @@ def check_observation(
 
 
 def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | None = None) -> None:
-    """Raise ValueError unless `respond` returned what `Response` says.
+    """Check that `respond` returned what `Response` says.
 
-    Shapes: shown (B, K) bool, what `respond` was given; running (B,) bool, rows whose numbers
-    matter, None = all.
+    Args:
+        shopper: The shopper.
+        found: What `respond` returned.
+        shown: (B, K) bool, what it was given.
+        running: (B,) bool, rows whose numbers matter; None means all.
     """
     if not isinstance(found, Response):
         broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")
@@ -185,6 +241,8 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
     _check_tensor(shopper, "respond", "left", found.left, (batch,), torch.bool)
     _check_tensor(shopper, "respond", "days", found.days, (batch,), torch.float32)
     _check_tensor(shopper, "respond", "elsewhere", found.elsewhere, (batch,), torch.float32)
+    if found.leaving is None and shopper.tells_leaving:
+        broken(shopper, "respond", "returned no leaving", "tells_leaving is True")
     if found.leaving is not None:
         _check_tensor(shopper, "respond", "leaving", found.leaving, (batch,), torch.float32)
     if found.basket is not None:
@@ -228,19 +286,22 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
         )
 
 
-def check_place(shopper: Any, found: Any, batch: int) -> None:
-    """Raise ValueError unless `when_and_where` returned (B,) int64 for each of its keys."""
-    if not isinstance(found, Mapping) or not set(PLACE) <= found.keys():
+def check_place(shopper: Shopper[Any], found: Any, batch: int) -> None:
+    """Check that `when_and_where` returned (B,) int64 for each of its keys.
+
+    Raises:
+        ValueError: If it returned anything else, or a key that is not in `PLACE`.
+    """
+    if not isinstance(found, Mapping) or not found.keys() <= set(PLACE):
         keys = sorted(found) if isinstance(found, Mapping) else checks.told(found)
-        broken(
-            shopper, "when_and_where", f"returned {keys}", f"it must return the keys {list(PLACE)}"
-        )
-    for key in PLACE:
-        _check_tensor(shopper, "when_and_where", key, found[key], (batch,), torch.int64)
+        expected = f"it must return a mapping whose keys are among {list(PLACE)}"
+        broken(shopper, "when_and_where", f"returned {keys}", expected)
+    for key, value in found.items():
+        _check_tensor(shopper, "when_and_where", key, value, (batch,), torch.int64)
 
 
 def check_description(shopper: Any, found: Any) -> None:
-    """Raise ValueError unless `describe` returned strings, or lists of strings for `history` and `hidden`."""
+    """Check that `describe` returned strings, or lists of them for `history` and `hidden`."""
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         broken(
             shopper,
@@ -260,7 +321,7 @@ def check_description(shopper: Any, found: Any) -> None:
 
 
 def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
-    """The tensors in a hidden state: a tensor, or a mapping, sequence, dataclass or object that holds some."""
+    """Yield the tensors in a hidden state, as deep as `depth` allows."""
     if isinstance(state, Tensor):
         yield state
     elif depth == 0 or isinstance(state, (str, bytes, int, float, type(None))):
@@ -275,14 +336,18 @@ def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
         yield from tensors_of(vars(state), depth)
 
 
-def _part(shopper: Any, part: str) -> Any:
-    if not hasattr(shopper, part):
-        raise ValueError(f"{name_of(shopper)}.{part} is missing, but a Shopper must have it.")
-    return getattr(shopper, part)
+def overlaps(tensor: Tensor) -> bool:
+    """Tell whether several numbers of a tensor lie at one place, as in an expanded one."""
+    return tensor.layout == torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
 
 
 def memory_of(tensor: Tensor) -> int:
-    """Where the numbers of a tensor lie: equal for two tensors that share them; 0 where they have none."""
+    """Return where the numbers of a tensor lie; 0 where it has none.
+
+    Two tensors that share their memory lie at the same place.
+    """
     return (
         tensor.untyped_storage().data_ptr()
         if tensor.layout == torch.strided and not tensor.is_meta
@@ -308,8 +373,8 @@ def _check_tensor(
 ) -> None:
     """Raise unless a result is a dense tensor of this type and shape on the shopper's device."""
     of = f"{key} as " if key else ""
-    expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))}"
-    expected += ",)" if len(shape) == 1 else ")"
+    lengths = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+    expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({lengths})"
     if not isinstance(value, Tensor) or value.dtype != dtype or value.layout != torch.strided:
         broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
     if value.ndim != len(shape) or any(
@@ -328,7 +393,7 @@ def _check_tensor(
 def _check_numbers(
     shopper: Any, method: str, key: str, value: Tensor, good: Tensor, expected: str
 ) -> None:
-    """Raise with the first number of `value` where `good`, of the same shape, does not hold."""
+    """Raise with the first number of `value` for which `good`, of the same shape, is False."""
     if bool(good.all()):
         return
     place = (~good).nonzero()[0].tolist()

@@ -1,4 +1,4 @@
-"""The Gymnasium face of one shopper: the checkers pass, it is a batch of one, and mistakes read well."""
+"""The Gymnasium face of one shopper: checkers pass, it is a batch of one, mistakes read well."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import recsim_env
 from recsim_env.env import SlateEnv
-from tests.support.toys import make_toy_shopper, toy_simulator
+from recsim_env.types import Response
+from tests.support.toys import leaves, make_toy_shopper, responses_of, toy_simulator
 
 ID = "toys/OneShopper-v0"
 recsim_env.register(ID, make_toy_shopper, slate_size=4, horizon_days=40)
@@ -114,6 +115,26 @@ def test_the_types_are_those_that_gymnasium_asks_for() -> None:
     )
 
 
+def test_the_chances_before_the_noise_are_never_handed_out() -> None:
+    env = toy_env(horizon_days=40)
+    answers = responses_of(env.simulator)
+    observation, info = env.reset(seed=3)
+    handed = [observation, info]
+    for _ in range(4):
+        slate = observation["candidates"][:4]
+        observation, _, terminated, truncated, info = env.step(slate)
+        assert not any("response" in key or "probability" in key for key in (*observation, *info))
+        handed += [observation, info]
+        if terminated or truncated:
+            observation, info = env.reset()
+    chances = {round(float(chance), 6) for answer in answers for chance in answer.probability[0]}
+    numbers = [np.asarray(leaf, dtype=float).round(6).ravel().tolist() for leaf in leaves(handed)]
+    told = {0.54, 0.486, 0.4374} & chances  # of the toys' chances, those that nothing else can be
+    assert told
+    assert told & {number for row in numbers for number in row} == set()
+    assert not any(isinstance(leaf, Response) for leaf in leaves(handed))
+
+
 def test_sampled_actions_play_to_the_end() -> None:
     env = gymnasium.make(ID)
     env.action_space.seed(3)
@@ -130,7 +151,7 @@ def test_sampled_actions_play_to_the_end() -> None:
 
 
 def episodes(env: SlateEnv, count: int, seed: int | None) -> list[Any]:
-    """Everything that comes out of some episodes, the first reset with a seed and the others without."""
+    """Everything that comes out of some episodes; only the first reset has a seed."""
     out: list[Any] = []
     for number in range(count):
         out.append(env.reset(seed=seed if number == 0 else None))
@@ -297,7 +318,8 @@ def test_step_and_render_before_reset_and_after_the_end() -> None:
         ({"seed": -1}, "seed is -1, but it must be a whole number from 0 to 9223372036854775807"),
         (
             {"seed": 2**63},
-            "seed is 9223372036854775808, but it must be a whole number from 0 to 9223372036854775807",
+            "seed is 9223372036854775808, but it must be a whole number from 0 to "
+            "9223372036854775807",
         ),
         ({"seed": 1.5}, "seed is 1.5, but it must be"),
         (

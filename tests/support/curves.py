@@ -19,7 +19,7 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, float | None]]]:
-    """Tag -> (step, value) in the order of writing, all files of a training together; None for what is no number."""
+    """Return the points (step, value) of each tag as they were written; None for no number."""
     found: dict[str, list[tuple[int, float | None]]] = {}
     for path in event_files(folder):
         for event in EventFileLoader(str(path)).Load():

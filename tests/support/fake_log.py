@@ -1,4 +1,4 @@
-"""A small shop whose shoppers each have favourites: a log with a known truth, for tests of what learns from logs."""
+"""A small shop whose shoppers have favourites: a log with a known truth, for tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ SPLIT_DAYS = (140, 160)  # first day of valid and of test
 
 
 def write_shop(folder: Path, seed: int = 0) -> Catalog:
-    """Every table of a log folder; returns the catalogue. Half of the items are promoted in each store and week."""
+    """Write every table of a log folder, and return the catalogue.
+
+    Half of the items are promoted in each store and week.
+    """
     rng = np.random.default_rng(seed)
     catalog = Catalog.synthetic(ITEMS, 5, 8, torch.Generator().manual_seed(seed))
     catalog.save(folder)

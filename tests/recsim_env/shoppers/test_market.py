@@ -1,4 +1,4 @@
-"""The closed-form market: its formulas by hand, and that where nothing shown has a later effect greed is optimal."""
+"""The closed-form market: formulas by hand; where nothing has a later effect, greed is optimal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.evaluate import evaluate
 from policies import POLICIES, PolicyInputs
-from policies.base import Policy, top_slates
+from policies.base import top_slates
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import Reward
@@ -30,7 +30,8 @@ from recsim_env.shoppers.market import (
     make_market,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.trees import pick, put
+from recsim_env.types import Observation, Policy
 
 CPU = torch.device("cpu")
 TINY = MarketConfig(
@@ -64,7 +65,7 @@ def sigmoid(x: float) -> float:
 
 
 def tiny(config: MarketConfig = TINY) -> tuple[MarketShopper, MarketState]:
-    """One shopper of interest (0.6, 0.8) before four items that were made up by hand; 0 and 2 are of category 0."""
+    """One shopper of interest (0.6, 0.8) before four items; 0 and 2 are of category 0."""
     shopper = MarketShopper(CPU, 2, config=config)
     shopper.catalog = dataclasses.replace(shopper.catalog, embedding=VECTORS)
     shopper.quality = QUALITY
@@ -100,7 +101,7 @@ def all_shown(slates: Tensor) -> Tensor:
 def after_visits(
     shopper: MarketShopper, keys: Tensor, visits: int, *, other: int = 0
 ) -> MarketState:
-    """Who has seen so many random slates; `other` changes which, and the shopper's own noise stays."""
+    """Shoppers after so many random slates; `other` changes the slates, not the shoppers' noise."""
     state = shopper.start(noise.uniform(keys, 0, shopper.start_draws))
     for visit in range(visits):
         slates = random_slates(keys, visit + 100 * other, len(shopper.catalog), shopper.slate_size)
@@ -318,7 +319,7 @@ def test_where_nobody_may_leave_all_else_is_the_same() -> None:
     keys, ends = everyone(400), []
     for never_leave in (False, True):
         shopper = small(leave_base=-1.0)
-        shopper.never_leave = never_leave
+        shopper = shopper.staying() if never_leave else shopper
         state = after_visits(shopper, keys, 2)
         slates = random_slates(keys, 9, 30, 3)
         answer = shopper.respond(
@@ -509,10 +510,10 @@ def test_a_seed_is_an_episode_whatever_stands_beside_it() -> None:
 def test_rows_are_selected_and_replaced_with_all_that_they_are() -> None:
     shopper = small()
     state = after_visits(shopper, everyone(4), 3)
-    before = shopper.select(state, torch.arange(4))
+    before = pick(state, torch.arange(4))
     fresh = shopper.start(noise.uniform(everyone(2, first=50), 0, shopper.start_draws))
-    picked = shopper.select(state, torch.tensor([2, 0]))
-    shopper.replace(state, torch.tensor([1, 3]), fresh)
+    picked = pick(state, torch.tensor([2, 0]))
+    put(state, torch.tensor([1, 3]), fresh)
     for name, value in vars(state).items():
         if isinstance(value, Tensor):
             assert torch.equal(value[[1, 3]], getattr(fresh, name)), name
@@ -665,7 +666,7 @@ FIELDS = [field.name for field in dataclasses.fields(MarketConfig)]
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_number_of_a_market_is_one(name: str) -> None:
-    """668 inputs of a wrong type ended in comparisons that named nothing; booleans and tensors passed."""
+    """Inputs of a wrong type are named, booleans and tensors among them."""
     wild = [] if name == "leave_base" else [math.inf, -math.inf, 1e308, -1e308]
     for bad in [*NO_NUMBERS, *wild, math.inf, 1e308, 2**70]:
         with pytest.raises(ValueError, match=rf"^{name} is .*, but it must be a"):

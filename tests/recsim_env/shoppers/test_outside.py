@@ -1,4 +1,4 @@
-"""An outside environment becomes a shopper: seeds, clicks, endings and rows go through the adapter unharmed.
+"""An outside environment becomes a shopper: seeds, clicks, endings and rows come through.
 
 `Tap` is such an environment in a few lines: at visit v (1, 2, ..) item i is clicked where (i + v +
 secret) % 3 == 0, the secret being drawn at reset; whoever clicks nothing leaves, and the clock
@@ -215,7 +215,7 @@ def test_policies_and_logs_run_on_it_unchanged() -> None:
     again = evaluate(uniform, simulator, seeds, batch=30).rows
     assert rows.equals(again), "episodes do not depend on the batch"
     assert rows["return"].to_list() == rows["clicks"].to_list()
-    impressions, _ = record(simulator, uniform, uniform.draws, seeds)
+    impressions, _ = record(simulator, uniform, seeds)
     sessions = Sessions.of(impressions)
     assert sessions.length.tolist() == rows["visits"].to_list()
     assert int(sessions.clicks.sum()) == rows["clicks"].sum()
@@ -322,7 +322,7 @@ def test_seeds_are_31_bits_of_two_numbers() -> None:
     assert environment_seeds(draws) == expected
 
 
-# ---- clusters --------------------------------------------------------------------------------------------------------
+# ---- clusters ------------------------------------------------------------------------------------
 
 
 def test_clusters_are_the_axes() -> None:
