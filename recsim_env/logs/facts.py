@@ -1,7 +1,8 @@
-"""What a log says about its shop besides its tables: the date of day 0, the numbering of weeks, placements, splits.
+"""Facts about a log that its tables do not hold: date of day 0, numbering of weeks, placements, splits.
 
-Code that works for every log takes these numbers from here, so that a second shop needs no edits. They lie beside the
-tables of a log (`facts.json`), and in the configuration of every model that depends on them.
+Code that works for every log takes these numbers from here, so that a second shop needs no edits.
+They lie beside the tables of a log (`facts.json`), and in the configuration of every model that
+depends on them.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class LogFacts:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is no JSON, or its content is not as said; the sentence names it.
+            ValueError: If the file is no JSON, or its content is not as said.
         """
         path = checks.path("folder", folder) / FACTS_FILE
         try:
