@@ -1,4 +1,4 @@
-"""Facts about a log that its tables do not hold: date of day 0, numbering of weeks, placements, splits.
+"""Facts about a log that its tables do not hold: its first day, weeks, placements and splits.
 
 Code that works for every log takes these numbers from here, so that a second shop needs no edits.
 They lie beside the tables of a log (`facts.json`), and in the configuration of every model that
