@@ -5,12 +5,12 @@
 * `tables`: visits, catalogue, baskets, promotions and popularity
 * `encoder`: the texts of the items as vectors
 * `slates`: what is exposed, the policy that chose from it, and the slates sampled
-* `summary`, `build`: counts by split, and the folder with all of it
+* `summary`, `folder`: counts by split, and the folder with all of it
 
 A visit is a household on a local day in a store. Splits are weeks: train, then valid, then test.
 """
 
-from recsim_env.logs.complete_journey.build import (
+from recsim_env.logs.complete_journey.folder import (
     LOG_FILES,
     SUMMARY_FILE,
     UNFINISHED_FILE,
