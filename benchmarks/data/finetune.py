@@ -22,7 +22,7 @@ from rich.console import Console
 import recsim_env
 from benchmarks.data.build_log import DEFAULT, ready
 from benchmarks.data.model_card import model_card
-from benchmarks.lab.report import config_as_json, remember_settings
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.checks import choice, whole

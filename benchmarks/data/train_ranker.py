@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from benchmarks.data.build_log import DEFAULT, ready
 from benchmarks.lab import heldout
-from benchmarks.lab.report import Run, markdown
+from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
 from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples

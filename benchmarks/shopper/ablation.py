@@ -26,8 +26,10 @@ from torch import Tensor
 from benchmarks.data.build_log import DEFAULT, ready
 from benchmarks.data.finetune import Log
 from benchmarks.lab.heldout import bootstrap, estimate
-from benchmarks.lab.report import RESULTS, Run, config_as_json, markdown, remember_settings
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.shopper.fidelity import table_of
 from recsim_env.files import write_text

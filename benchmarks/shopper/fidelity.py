@@ -33,8 +33,9 @@ from benchmarks.lab.heldout import (
     curve_error,
     estimate,
 )
-from benchmarks.lab.report import RESULTS, Run, markdown
+from benchmarks.lab.run import RESULTS, Run
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.shopper import baselines as simple
 from benchmarks.shopper import closed_loop

@@ -31,8 +31,9 @@ from agents.evaluate import evaluate
 from benchmarks.data.build_log import DEFAULT, ready
 from benchmarks.data.finetune import Log
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
 from benchmarks.speed import ppo_speed
@@ -105,7 +106,7 @@ class Config:
     """Folder of the results."""
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def of_ppo(config: Config) -> list[dict[str, Any]]:
@@ -225,7 +226,7 @@ def measure(config: Config) -> pl.DataFrame:
     return pl.DataFrame(of_ppo(config) + of_recsim(config) + of_finetuning(config), schema=SCHEMA)
 
 
-# ---- report ----------------------------------------------------------------------------------------------------------
+# ---- report --------------------------------------------------------------------------------------
 
 
 def normalised(rows: pl.DataFrame) -> pl.DataFrame:
