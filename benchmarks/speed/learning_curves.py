@@ -28,8 +28,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
-from benchmarks.data.build_log import DEFAULT, ready
-from benchmarks.data.finetune import Log
+from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
@@ -91,7 +90,7 @@ class Config:
     """Passes over its log that are timed."""
     repetitions: int = 3
     """Times that fine-tuning is timed."""
-    log: Path = DEFAULT
+    log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     markets: Path = Path("runs/market")
