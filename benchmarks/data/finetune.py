@@ -31,7 +31,7 @@ from recsim_env.logs.complete_journey import encoder_folder, is_of_build
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.household.peaks import SHOP_FILES
+from recsim_env.shoppers.household.peaks import SHOP_TABLES
 from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.weights import save_model
 
@@ -147,7 +147,7 @@ def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> Non
     part.mkdir(parents=True)
     for number, member in enumerate(members):
         save_model(member, part / f"model{number}" if number else part)
-    for name in SHOP_FILES[2:]:
+    for name in SHOP_TABLES:
         shutil.copy(config.log / name, part / name)
     write_text(part / "README.md", card)
     replace_folder(part, folder)
