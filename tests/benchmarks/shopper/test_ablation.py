@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def examples(log: Log) -> Examples:
 
 
 @pytest.fixture
-def variants(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def variants(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two variants of a question, and the names of those that are trained."""
     changed = {"first": {}, "(no) counters": {"use_counters": False}}
     monkeypatch.setitem(ablation.VARIANTS, "parts", changed)
@@ -60,7 +59,7 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return model
 
     monkeypatch.setattr(ablation, "train", spy)
-    yield trained
+    return trained
 
 
 def test_an_ablations_difference_is_paired_by_sample() -> None:
@@ -72,7 +71,7 @@ def test_an_ablations_difference_is_paired_by_sample() -> None:
 
 
 def test_an_ablation_reports_on_scores_that_lie_there(folder: Path, tmp_path: Path) -> None:
-    """Nothing is trained where every variant was scored before; choices are told apart from parts."""
+    """Nothing is trained where every variant was scored; choices are told apart from parts."""
     for question, name in ablation.NAMES.items():
         config = ablation.Config(
             question=question, log=folder, output=tmp_path / "work", results=tmp_path
