@@ -26,8 +26,9 @@ from benchmarks.agents import league
 from benchmarks.agents.league_report import GREEDY, PPO, RERANKER
 from benchmarks.agents.transfer import load_actor
 from benchmarks.lab.places import MARKET, PLACES, Place, Site
-from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
 from policies import POLICIES
@@ -66,7 +67,7 @@ class Config:
     """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
-# ---- who plays -------------------------------------------------------------------------------------------------------
+# ---- who plays -----------------------------------------------------------------------------------
 
 
 def players(config: Config, place: Place, site: Site) -> dict[str, Policy]:
@@ -83,7 +84,7 @@ def players(config: Config, place: Place, site: Site) -> dict[str, Policy]:
     }
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -165,7 +166,7 @@ def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-# ---- what they say ---------------------------------------------------------------------------------------------------
+# ---- what they say -------------------------------------------------------------------------------
 
 
 def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:

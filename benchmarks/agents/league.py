@@ -55,7 +55,8 @@ from benchmarks.lab.places import (
     Place,
     Site,
 )
-from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES
@@ -153,7 +154,7 @@ COMMON = (
 """Settings that all cells of a folder share."""
 
 
-# ---- cells -----------------------------------------------------------------------------------------------------------
+# ---- cells ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
     return list(asked) or there
 
 
-# ---- parameters ------------------------------------------------------------------------------------------------------
+# ---- parameters ----------------------------------------------------------------------------------
 
 
 def tuned_parameters(
@@ -273,7 +274,7 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
     return oracle_specs(simulator)[name] if name in ORACLES else POLICIES[name]
 
 
-# ---- playing ---------------------------------------------------------------------------------------------------------
+# ---- playing -------------------------------------------------------------------------------------
 
 
 def ground(
@@ -412,7 +413,7 @@ def key(cell: Cell) -> dict[str, object]:
     return {**of_place, "contender": cell.contender, "weight": cell.weight, "run": cell.run}
 
 
-# ---- the league ------------------------------------------------------------------------------------------------------
+# ---- the league ----------------------------------------------------------------------------------
 
 
 def play_missing(config: Config) -> list[str]:

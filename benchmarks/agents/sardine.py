@@ -34,8 +34,10 @@ from agents.ppo.algorithm import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from benchmarks.agents.compare import difference, draw, estimate
 from benchmarks.agents.tune import defaults_of, trials_of
-from benchmarks.lab.report import RESULTS, Report, Run, config_as_json, markdown, remember_settings
+from benchmarks.lab.run import RESULTS, Report, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.statistics import Estimate, by_training_seed, over_training_seeds
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import TUNING_SEED, seeds
 from policies import POLICIES, PolicyInputs
@@ -130,7 +132,7 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
     )
 
 
-# ---- a log and what is learned from it -------------------------------------------------------------------------------
+# ---- a log and what is learned from it -----------------------------------------------------------
 
 
 class Exploring:
@@ -217,7 +219,7 @@ def tune(
     return dict(trials_of(path, value, search, [start], config.trials, 0, name).best_params)
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def rows_of(
@@ -335,7 +337,7 @@ def check_work(config: Config) -> None:
     remember_settings(config.work, told)
 
 
-# ---- analysis --------------------------------------------------------------------------------------------------------
+# ---- analysis ------------------------------------------------------------------------------------
 
 SHORT = {ORACLE: "greedy_oracle", "ppo, sampled": "ppo_sampled"}
 """Names in the summary that differ from those in the table."""

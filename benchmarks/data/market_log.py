@@ -101,7 +101,7 @@ class MarketWorld:
         return make_simulator(self.env, device=device, world=self.world, alike=self.alike)
 
 
-# ---- who serves the log ----------------------------------------------------------------------------------------------
+# ---- who serves the log --------------------------------------------------------------------------
 
 
 class Logging:
@@ -306,7 +306,7 @@ def _joined(parts: list[Tables]) -> Tables:
     return pl.concat(impressions).sort("shopper", "visit"), pl.concat(declared).sort("shopper")
 
 
-# ---- what others use -------------------------------------------------------------------------------------------------
+# ---- what others use -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
