@@ -29,9 +29,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from agents.base import Ground, Learned, register_agent
+from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
 from agents.evaluate import draws_for
-from agents.ppo.vec_env import TRAINING_STREAM
 from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
@@ -41,7 +40,7 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
 WATCHES = 10
-"""How often `Ground.watch` is called on the way."""
+"""How often `TrainingSetup.watch` is called on the way."""
 LOGIT_UNIT = 10.0
 """The CTR logit is a context in units of this, so that it is of the order of 1."""
 ADDED = ("gram", "clicked", "total", "clicks")
@@ -361,45 +360,41 @@ class ThompsonConfig(BanditConfig):
 
 
 @register_agent("linucb", LinUCBConfig)
-def linucb(ground: Ground, config: LinUCBConfig) -> Learned:
+def linucb(setup: TrainingSetup, config: LinUCBConfig) -> TrainedAgent:
     """Serve by upper confidence bounds, and learn from every click."""
-    return _serve(ground, config, Optimism(config.alpha))
+    return _serve(setup, config, Optimism(config.alpha))
 
 
 @register_agent("thompson", ThompsonConfig)
-def thompson(ground: Ground, config: ThompsonConfig) -> Learned:
+def thompson(setup: TrainingSetup, config: ThompsonConfig) -> TrainedAgent:
     """Serve by thetas drawn from the posterior, and learn from every click."""
-    return _serve(ground, config, Sampling(config.scale))
+    return _serve(setup, config, Sampling(config.scale))
 
 
-def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
+def _serve(setup: TrainingSetup, config: BanditConfig, explorer: Explorer) -> TrainedAgent:
     """One regression for all shoppers, fitted again after every visit of all of them.
 
     Raises:
         ValueError: If there is no shopper or no step.
     """
-    for name in ("steps", "shoppers"):
-        if getattr(ground, name) < 1:
-            raise ValueError(
-                f"{name} is {getattr(ground, name)}, but a bandit learns from at least one."
-            )
-    simulator, shoppers = ground.simulator, min(ground.shoppers, ground.steps)
-    contexts = Contexts(Composer(ground.inputs, ComposerConfig(pool=config.pool)))
+    shoppers = setup.need_shoppers("a bandit")
+    simulator = setup.simulator
+    contexts = Contexts(Composer(setup.inputs, ComposerConfig(pool=config.pool)))
     evidence = config.evidence(contexts.prior_mean(), simulator.slate_size)
     untrained = posterior = evidence.posterior()
-    rounds = ground.steps // shoppers
-    observation = simulator.reset(_training_seeds(ground.seed, shoppers))
+    rounds = setup.steps // shoppers
+    observation = simulator.reset(training_seeds(setup.seed, shoppers))
     clicks = torch.zeros((), dtype=torch.int64, device=simulator.device)
     first, like = 0, {"round": 0, "clicks": clicks, "evidence": evidence.state(), "simulator": None}
-    if found := ground.keeper.found(ground.about(config), like, simulator.device):
+    if found := setup.keeper.found(setup.about(config), like, simulator.device):
         first, clicks = found["round"], found["clicks"]
         evidence.restore(found["evidence"])
         simulator.restore(found["simulator"])
         posterior, observation = evidence.posterior(), simulator.observe()
     for at in range(first, rounds):
-        ground.keeper.keep(partial(_state, at, clicks, evidence, simulator))
+        setup.keeper.keep(partial(_state, at, clicks, evidence, simulator))
         if at % max(rounds // WATCHES, 1) == 0:
-            ground.watch(at * shoppers, BanditPolicy(contexts, posterior, Exploit()))
+            setup.watch(at * shoppers, BanditPolicy(contexts, posterior, Exploit()))
         policy, episodes = BanditPolicy(contexts, posterior, explorer), simulator.episodes
         sight = contexts(observation)
         places = policy.choose(
@@ -415,10 +410,10 @@ def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
         clicks += clicked.sum()
         simulator.restart(outcome.ended.nonzero().squeeze(1))
         observation = simulator.observe()
-    ground.watch(rounds * shoppers, BanditPolicy(contexts, posterior, Exploit()))
+    setup.watch(rounds * shoppers, BanditPolicy(contexts, posterior, Exploit()))
     facts = {"clicks_per_visit": float(clicks) / (rounds * shoppers)}
     facts |= {f"examination/{j}": chance for j, chance in enumerate(evidence.examination.tolist())}
-    return Learned(
+    return TrainedAgent(
         policy=BanditPolicy(contexts, posterior, Exploit()),
         sampled=BanditPolicy(contexts, posterior, explorer),
         untrained=BanditPolicy(contexts, untrained, Exploit()),
@@ -438,9 +433,3 @@ def _state(
         "evidence": evidence.state(),
         "simulator": simulator.state(),
     }
-
-
-def _training_seeds(seed: int, shoppers: int) -> Tensor:
-    """(shoppers,) int64, other episodes for another seed."""
-    key = noise.episode_key(torch.tensor([seed]), torch.tensor([0]), stream=TRAINING_STREAM)
-    return noise.mix(key + torch.arange(shoppers))

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from agents.base import Ground, Learned, register_agent
+from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.keeper import optimizer_state, restore_optimizer
 from policies.base import tuned
 from policies.composer import Composer, ComposerConfig
@@ -423,46 +423,46 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 @register_agent("reinforce", ReinforceConfig, needs_log=True)
-def reinforce(ground: Ground, config: ReinforceConfig) -> Learned:
+def reinforce(setup: TrainingSetup, config: ReinforceConfig) -> TrainedAgent:
     """Learn from the log; no shopper is served. Deterministic: the K items with the largest pi;
     sampled: K draws of pi without replacement.
 
     Raises:
         ValueError: If there is no log, or it does not fit the simulator.
     """
-    log = ground.need_log("reinforce")
-    composer = Composer(ground.inputs, ComposerConfig(pool=config.pool))
-    decisions = decisions_of(log, composer, ground.simulator, config.discount)
-    generator = torch.Generator().manual_seed(ground.seed)
+    log = setup.need_log("reinforce")
+    composer = Composer(setup.inputs, ComposerConfig(pool=config.pool))
+    decisions = decisions_of(log, composer, setup.simulator, config.discount)
+    generator = torch.Generator().manual_seed(setup.seed)
     actor = _actor(decisions, composer, config, generator)
-    vectors = principal(ground.simulator.catalog.embedding, config.behaviour_dims)
-    behaviour = Behaviour(config.hidden[-1], vectors, generator).to(ground.simulator.device)
+    vectors = principal(setup.simulator.catalog.embedding, config.behaviour_dims)
+    behaviour = Behaviour(config.hidden[-1], vectors, generator).to(setup.simulator.device)
     policies = _policies_of(actor, composer)
     untrained = policies()
     learning = Reinforce(actor, behaviour, config, composer.slate_size)
-    first, facts, generator = _goes_on(ground, config, learning, generator)
+    first, facts, generator = _goes_on(setup, config, learning, generator)
     for epoch in range(first, config.warm_up + config.epochs):
-        ground.keeper.keep(partial(_state, epoch, facts, learning, generator))
+        setup.keeper.keep(partial(_state, epoch, facts, learning, generator))
         if epoch == config.warm_up:
-            ground.watch(0, untrained[0])
+            setup.watch(0, untrained[0])
         found = learning.epoch(decisions, generator, policy=epoch >= config.warm_up)
         if epoch >= config.warm_up:
             facts = found
-            ground.watch(0, policies()[0])
+            setup.watch(0, policies()[0])
     if config.epochs == 0:
-        ground.watch(0, untrained[0])
+        setup.watch(0, untrained[0])
     policy, sampled = policies()
     facts |= {"slates": float(len(decisions)), "mean_return": float(decisions.returns.mean())}
-    return Learned(policy, sampled, *untrained, steps=0, facts=facts)
+    return TrainedAgent(policy, sampled, *untrained, steps=0, facts=facts)
 
 
 def _goes_on(
-    ground: Ground, config: ReinforceConfig, learning: Reinforce, generator: torch.Generator
+    setup: TrainingSetup, config: ReinforceConfig, learning: Reinforce, generator: torch.Generator
 ) -> tuple[int, dict[str, float], torch.Generator]:
     """The epoch to go on with, the facts of the one before and the generator: as kept, or as nothing was learned."""
     like = _state(0, {}, learning, generator)
     like["learning"] |= {"of_policy": None, "of_behaviour": None}
-    found = ground.keeper.found(ground.about(config), like, ground.simulator.device)
+    found = setup.keeper.found(setup.about(config), like, setup.simulator.device)
     if found is None:
         return 0, {}, generator
     learning.restore(found["learning"])

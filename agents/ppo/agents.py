@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from stable_baselines3.common.utils import FloatSchedule
 
-from agents.base import Ground, Learned, register_agent
+from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.ppo.algorithm import (
     PPOConfig,
     SlatePPO,
@@ -75,7 +75,7 @@ class PPOAgentConfig:
     annealed: float = 0.1
     """What is left of the learning rate at the end, on a straight line from 1; 1 = it stays."""
     watch_every: int = 10
-    """Updates between two calls of `Ground.watch`; before the first of them it is called after
+    """Updates between two calls of `TrainingSetup.watch`; before the first of them it is called after
     update 1, 2, 4, .."""
 
     def __post_init__(self) -> None:
@@ -136,62 +136,62 @@ class PPOAutoregressiveConfig(PPOAgentConfig):
 
 
 @register_agent("ppo_composer", PPOComposerConfig)
-def ppo_composer(ground: Ground, config: PPOComposerConfig) -> Learned:
+def ppo_composer(setup: TrainingSetup, config: PPOComposerConfig) -> TrainedAgent:
     """Learn intents."""
-    return _learn("composer", ground, config, IntentConfig(config.network.log_std))
+    return _learn("composer", setup, config, IntentConfig(config.network.log_std))
 
 
 @register_agent("ppo_plackett_luce", PPOPlackettLuceConfig)
-def ppo_plackett_luce(ground: Ground, config: PPOPlackettLuceConfig) -> Learned:
+def ppo_plackett_luce(setup: TrainingSetup, config: PPOPlackettLuceConfig) -> TrainedAgent:
     """Learn slates whose items are drawn by scores of their own."""
-    return _learn("plackett_luce", ground, config, config.start)
+    return _learn("plackett_luce", setup, config, config.start)
 
 
 @register_agent("ppo_autoregressive", PPOAutoregressiveConfig)
-def ppo_autoregressive(ground: Ground, config: PPOAutoregressiveConfig) -> Learned:
+def ppo_autoregressive(setup: TrainingSetup, config: PPOAutoregressiveConfig) -> TrainedAgent:
     """Learn slates whose items are drawn in view of those above."""
-    return _learn("autoregressive", ground, config, config.start)
+    return _learn("autoregressive", setup, config, config.start)
 
 
-def _learn(kind: str, ground: Ground, config: PPOAgentConfig, start: Any) -> Learned:
-    """Whole updates only, never more than `ground.steps`; the visits that set the features' scale count as well.
+def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) -> TrainedAgent:
+    """Whole updates only, never more than `setup.steps`; the visits that set the features' scale count as well.
 
     Raises:
-        ValueError: If `ground.steps` is too few for one update.
+        ValueError: If `setup.steps` is too few for one update.
     """
-    looked, rollout = LOOKING * ground.shoppers, config.ppo.n_steps * ground.shoppers
-    updates = (ground.steps - looked) // rollout
+    looked, rollout = LOOKING * setup.shoppers, config.ppo.n_steps * setup.shoppers
+    updates = (setup.steps - looked) // rollout
     if updates < 1:
         raise ValueError(
-            f"ground.steps is {ground.steps}, but PPO needs {looked} to look and {rollout} for each update."
+            f"setup.steps is {setup.steps}, but PPO needs {looked} to look and {rollout} for each update."
         )
     began = time.perf_counter()
-    model = untrained_model(kind, ground, config, start, make_ppo)
+    model = untrained_model(kind, setup, config, start, make_ppo)
     untrained, untrained_sampled = _frozen(model)
-    first = _goes_on(ground, (kind, config, start), model)
-    watched = _watch(ground, 0, untrained) if first == 1 else 0.0
+    first = _goes_on(setup, (kind, config, start), model)
+    watched = _watch(setup, 0, untrained) if first == 1 else 0.0
     for update in range(
         first, updates + 1
     ):  # not a callback: SB3 would call it amid its own random numbers
         if update > 1:
-            ground.keeper.keep(partial(_state, update, model))
+            setup.keeper.keep(partial(_state, update, model))
         learn_update(model, config, update, updates)
         early = (
             update < config.watch_every and update & (update - 1) == 0
         )  # powers of two: where curves are steep
         if (early or update % config.watch_every == 0) and update < updates:
-            watched += _watch(ground, looked + update * rollout, frozen_policy_of(model))
+            watched += _watch(setup, looked + update * rollout, frozen_policy_of(model))
     facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
     facts["minutes"] = (time.perf_counter() - began - watched) / 60
     policy, sampled = _frozen(model)
     steps = looked + updates * rollout
-    _watch(ground, steps, policy)
-    return Learned(policy, sampled, untrained, untrained_sampled, steps, facts)
+    _watch(setup, steps, policy)
+    return TrainedAgent(policy, sampled, untrained, untrained_sampled, steps, facts)
 
 
-def _goes_on(ground: Ground, config: object, model: SlatePPO) -> int:
+def _goes_on(setup: TrainingSetup, config: object, model: SlatePPO) -> int:
     """The update to go on with: the one before which the training was kept, else 1."""
-    found = ground.keeper.found(ground.about(config), {"update": 0, "model": None})
+    found = setup.keeper.found(setup.about(config), {"update": 0, "model": None})
     if found is None:
         return 1
     restore_model(model, found["model"])
@@ -212,16 +212,14 @@ def _state(update: int, model: SlatePPO) -> dict[str, object]:
 
 
 def untrained_model(
-    kind: str, ground: Ground, config: PPOAgentConfig, start: Any, make: Callable[..., Model]
+    kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any, make: Callable[..., Model]
 ) -> Model:
     """PPO before its first update, made by `make_ppo` or `make_stock_ppo`."""
-    composer = Composer(ground.inputs, config.composer)
+    composer = Composer(setup.inputs, config.composer)
     face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
-    env = face(ground.simulator, composer, ground.shoppers, ground.seed, config.reward)
-    device = ground.simulator.device
-    model = make(
-        kind, env, config.ppo, config.network, start=start, seed=ground.seed, device=device
-    )
+    env = face(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
+    device = setup.simulator.device
+    model = make(kind, env, config.ppo, config.network, start=start, seed=setup.seed, device=device)
     fit_standardizers(model, LOOKING)
     return model
 
@@ -240,8 +238,8 @@ def _frozen(model: SlatePPO) -> tuple[Policy, Policy]:
     return frozen_policy_of(model), frozen_policy_of(model, deterministic=False)
 
 
-def _watch(ground: Ground, steps: int, policy: Policy) -> float:
+def _watch(setup: TrainingSetup, steps: int, policy: Policy) -> float:
     """Have the policy looked at; the seconds that it took."""
     began = time.perf_counter()
-    ground.watch(steps, policy)
+    setup.watch(steps, policy)
     return time.perf_counter() - began

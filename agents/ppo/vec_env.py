@@ -22,6 +22,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
+from agents.base import training_seeds
 from agents.ppo.torch_vec_env import Ends, Seen, TorchVecEnv, Turn, as_numpy, as_step
 from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
@@ -34,8 +35,6 @@ from recsim_env.types import Observation, Outcome
 
 INTENT_LIMIT = 10.0
 """Bound of the intent's space: far outside of what a Gaussian of the usual width draws."""
-TRAINING_STREAM = 2
-"""The stream of `noise.episode_key` from which training seeds are made."""
 ROULETTE, ROULETTE_STREAM = 0.15, 3
 """Survival below which a shopper goes on with chance survival / ROULETTE, then weighted by
 ROULETTE; and the noise stream of that draw."""
@@ -256,10 +255,8 @@ class SimulatorVecEnv(TorchVecEnv):
         self._survival = torch.ones_like(self._survival)
         self._cohort = torch.zeros_like(self._cohort)
         self._cohorts = 0
-        key = noise.episode_key(
-            torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM
-        )
-        return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
+        seeds = training_seeds(self._seed, self.num_envs, self.generation)
+        return self._look(self.simulator.reset(seeds))
 
     def _step(self, actions: Tensor) -> Turn:
         assert self._view is not None

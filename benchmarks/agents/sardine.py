@@ -27,7 +27,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from agents.base import Ground
+from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.algorithm import PPOConfig
@@ -303,7 +303,7 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )
     learned = ppo_composer(
-        Ground(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
+        TrainingSetup(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
     )
     assert learned.sampled is not None
     for name, policy in (("ppo", learned.policy), ("ppo, sampled", learned.sampled)):

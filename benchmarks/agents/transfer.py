@@ -32,7 +32,7 @@ import torch
 import tyro
 from tqdm.auto import tqdm
 
-from agents.base import Ground
+from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
@@ -331,7 +331,7 @@ class Bench:
         if not path.exists():
             simulator = self.simulator(agent.trained_in)
             inputs = self.built.inputs(simulator)
-            ground = Ground(
+            ground = TrainingSetup(
                 simulator,
                 inputs,
                 agent.seed,

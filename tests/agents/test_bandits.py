@@ -22,7 +22,7 @@ from agents.bandits import (
     Sampling,
     Sight,
 )
-from agents.base import AGENTS, Ground, Learned
+from agents.base import AGENTS, TrainedAgent, TrainingSetup
 from policies import POLICIES
 from policies.base import Policy, Pool
 from policies.composer import Composer, ComposerConfig
@@ -207,9 +207,11 @@ def test_a_pool_that_is_too_small_fills_the_slate_with_its_first_item() -> None:
     assert sight.slates(torch.tensor([[1, 0, -1]]), 4).tolist() == [[3, 7, 3, 3]]
 
 
-def market(shoppers: int = 64, steps: int = 640, seed: int = 0) -> tuple[SlateSimulator, Ground]:
+def market(
+    shoppers: int = 64, steps: int = 640, seed: int = 0
+) -> tuple[SlateSimulator, TrainingSetup]:
     simulator = make_simulator("recsim_env/Market-v0", device="cpu", world=0)
-    return simulator, Ground(simulator, toy_inputs(simulator), seed, steps, shoppers)
+    return simulator, TrainingSetup(simulator, toy_inputs(simulator), seed, steps, shoppers)
 
 
 def slates_of(policy: Policy, simulator: SlateSimulator) -> Tensor:
@@ -220,34 +222,34 @@ def slates_of(policy: Policy, simulator: SlateSimulator) -> Tensor:
 @pytest.mark.parametrize("name", ["linucb", "thompson"])
 def test_a_bandit_learns_in_a_market(name: str) -> None:
     watched: list[int] = []
-    simulator, ground = market()
-    ground = Ground(
-        simulator, ground.inputs, 0, 640, 64, watch=lambda steps, policy: watched.append(steps)
+    simulator, setup = market()
+    setup = TrainingSetup(
+        simulator, setup.inputs, 0, 640, 64, watch=lambda steps, policy: watched.append(steps)
     )
     before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    learned = AGENTS[name].learn(ground)
+    trained = AGENTS[name].learn(setup)
     assert before == (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    assert learned.steps == 640
+    assert trained.steps == 640
     assert watched == [64 * at for at in range(11)]
-    greedy = POLICIES["greedy_ctr"].build(ground.inputs)
-    assert torch.equal(slates_of(learned.untrained, simulator), slates_of(greedy, simulator))
-    for policy in (learned.policy, learned.sampled, learned.untrained_sampled):
+    greedy = POLICIES["greedy_ctr"].build(setup.inputs)
+    assert torch.equal(slates_of(trained.untrained, simulator), slates_of(greedy, simulator))
+    for policy in (trained.policy, trained.sampled, trained.untrained_sampled):
         assert policy is not None
         slates = slates_of(policy, simulator)
         assert all(len(set(slate)) == simulator.slate_size for slate in slates.tolist())
-    assert isinstance(learned.policy, BanditPolicy)
-    assert isinstance(learned.untrained, BanditPolicy)
-    assert bool((learned.policy.posterior.mean != learned.untrained.posterior.mean).all())
-    assert learned.facts["examination/0"] == 1.0
-    assert 0.0 < learned.facts["examination/9"] < 0.6
+    assert isinstance(trained.policy, BanditPolicy)
+    assert isinstance(trained.untrained, BanditPolicy)
+    assert bool((trained.policy.posterior.mean != trained.untrained.posterior.mean).all())
+    assert trained.facts["examination/0"] == 1.0
+    assert 0.0 < trained.facts["examination/9"] < 0.6
 
 
 @pytest.mark.parametrize("name", ["linucb", "thompson"])
 def test_the_same_seed_learns_the_same(name: str) -> None:
     def mean(seed: int) -> Tensor:
-        learned: Learned = AGENTS[name].learn(market(steps=320, seed=seed)[1])
-        assert isinstance(learned.policy, BanditPolicy)
-        return learned.policy.posterior.mean
+        trained: TrainedAgent = AGENTS[name].learn(market(steps=320, seed=seed)[1])
+        assert isinstance(trained.policy, BanditPolicy)
+        return trained.policy.posterior.mean
 
     assert torch.equal(mean(0), mean(0))
     assert not torch.equal(mean(0), mean(1))

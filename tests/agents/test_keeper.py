@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import AGENTS, Ground, Learned
+from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.keeper import Clock, Keeper, optimizer_state, restore_optimizer
 from agents.ppo.algorithm import PPOConfig
 from agents.ppo.vec_env import TrainingReward
@@ -89,7 +89,7 @@ def market() -> SlateSimulator:
     return make_simulator("recsim_env/Market-v0", device="cpu", world=0, config=config)
 
 
-def learn(name: str, keeper: Keeper, curve: Curve, seed: int = 0) -> Learned:
+def learn(name: str, keeper: Keeper, curve: Curve, seed: int = 0) -> TrainedAgent:
     simulator = market()
     log = uniform_log(market(), 20) if AGENTS[name].needs_log else None
     steps = 16 * (10 + 4 * 6) if name.startswith("ppo") else 16 * 12
@@ -97,8 +97,8 @@ def learn(name: str, keeper: Keeper, curve: Curve, seed: int = 0) -> Learned:
     def watch(at: int, policy: Policy) -> None:
         curve.rows.append([at, shown(policy).tolist()])
 
-    ground = Ground(simulator, toy_inputs(simulator), seed, steps, 16, log, watch, keeper)
-    return AGENTS[name].learn(ground, SETTINGS[name])
+    setup = TrainingSetup(simulator, toy_inputs(simulator), seed, steps, 16, log, watch, keeper)
+    return AGENTS[name].learn(setup, SETTINGS[name])
 
 
 def shown(policy: Policy) -> Tensor:
@@ -119,7 +119,7 @@ def tensors_of(part: Any) -> list[Tensor]:
     return found
 
 
-def assert_equal(one: Learned, other: Learned) -> None:
+def assert_equal(one: TrainedAgent, other: TrainedAgent) -> None:
     for name in ("policy", "sampled", "untrained", "untrained_sampled"):
         mine, theirs = tensors_of(getattr(one, name)), tensors_of(getattr(other, name))
         assert len(mine) > 0
@@ -192,8 +192,8 @@ def test_shoppers_that_cannot_be_written_down_are_not_kept_and_that_is_said_once
 ) -> None:
     simulator = tap_simulator()
     keeper = Keeper(tmp_path / "kept.safetensors", share=float("inf"))
-    ground = Ground(simulator, toy_inputs(simulator), 0, 16 * 26, 16, keeper=keeper)
-    AGENTS["ppo_composer"].learn(ground, PPO | {"reward": TrainingReward(expected_clicks=False)})
+    setup = TrainingSetup(simulator, toy_inputs(simulator), 0, 16 * 26, 16, keeper=keeper)
+    AGENTS["ppo_composer"].learn(setup, PPO | {"reward": TrainingReward(expected_clicks=False)})
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert (

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.base import AGENTS, Ground
+from agents.base import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.reinforce import (
     Behaviour,
@@ -300,24 +300,24 @@ def test_reinforce_learns_from_a_log_of_a_market() -> None:
     watched: list[int] = []
     simulator = market()
     inputs, log = toy_inputs(simulator), uniform_log(simulator, 40)
-    ground = Ground(
+    setup = TrainingSetup(
         simulator, inputs, 0, 0, log=log, watch=lambda steps, policy: watched.append(steps)
     )
     before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    learned = AGENTS["reinforce"].learn(ground, {"epochs": 2})
+    trained = AGENTS["reinforce"].learn(setup, {"epochs": 2})
     assert before == (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
     assert AGENTS["reinforce"].needs_log
-    assert learned.steps == 0
+    assert trained.steps == 0
     assert watched == [0, 0, 0]
-    assert learned.facts["slates"] == log.n_slates
-    assert 0 < learned.facts["weight"] <= 20.0
+    assert trained.facts["slates"] == log.n_slates
+    assert 0 < trained.facts["weight"] <= 20.0
     assert (
-        abs(learned.facts["behaviour_loss"] - math.log(1000)) < 0.1
+        abs(trained.facts["behaviour_loss"] - math.log(1000)) < 0.1
     )  # whoever logged showed all items alike
     greedy = POLICIES["greedy_ctr"].build(inputs)
-    assert torch.equal(slates_of(learned.untrained, simulator), slates_of(greedy, simulator))
-    assert not torch.equal(slates_of(learned.policy, simulator), slates_of(greedy, simulator))
-    for policy in (learned.policy, learned.sampled, learned.untrained_sampled):
+    assert torch.equal(slates_of(trained.untrained, simulator), slates_of(greedy, simulator))
+    assert not torch.equal(slates_of(trained.policy, simulator), slates_of(greedy, simulator))
+    for policy in (trained.policy, trained.sampled, trained.untrained_sampled):
         assert policy is not None
         assert all(
             len(set(slate)) == simulator.slate_size
@@ -330,11 +330,11 @@ def test_the_same_seed_learns_the_same() -> None:
     log = uniform_log(simulator, 20)
 
     def weights(seed: int) -> Tensor:
-        learned = AGENTS["reinforce"].learn(
-            Ground(simulator, toy_inputs(simulator), seed, 0, log=log), {"epochs": 1}
+        trained = AGENTS["reinforce"].learn(
+            TrainingSetup(simulator, toy_inputs(simulator), seed, 0, log=log), {"epochs": 1}
         )
-        assert isinstance(learned.policy, PlackettLucePolicy)
-        return torch.cat([parameter.flatten() for parameter in learned.policy.actor.parameters()])
+        assert isinstance(trained.policy, PlackettLucePolicy)
+        return torch.cat([parameter.flatten() for parameter in trained.policy.actor.parameters()])
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
@@ -345,34 +345,36 @@ def test_a_log_teaches_which_of_the_rankers_best_are_clicked() -> None:
     """The made-up ranker knows nothing of the market, so most of its pool is never clicked: pi must find the rest."""
     simulator = market()
     log = uniform_log(simulator, 250)
-    ground = Ground(simulator, toy_inputs(simulator), 0, 0, log=log)
-    learned = AGENTS["reinforce"].learn(ground, {"epochs": 4, "learning_rate": 3e-3})
+    setup = TrainingSetup(simulator, toy_inputs(simulator), 0, 0, log=log)
+    trained = AGENTS["reinforce"].learn(setup, {"epochs": 4, "learning_rate": 3e-3})
     seeds = torch.arange(10_000, 10_128)
 
     def clicks_a_visit(policy: Policy) -> float:
         rows = evaluate(policy, simulator, seeds).rows
         return float(rows["clicks"].sum()) / float(rows["visits"].sum())
 
-    assert clicks_a_visit(learned.policy) > 1.5 * clicks_a_visit(learned.untrained)
+    assert clicks_a_visit(trained.policy) > 1.5 * clicks_a_visit(trained.untrained)
 
 
 def test_bad_input_is_named() -> None:
     simulator = market()
     inputs, log = toy_inputs(simulator), uniform_log(simulator, 5)
-    with pytest.raises(ValueError, match=r"'reinforce' learns from a log, but Ground\.log is None"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0))
+    with pytest.raises(
+        ValueError, match=r"'reinforce' learns from a log, but TrainingSetup\.log is None"
+    ):
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0))
     with pytest.raises(ValueError, match=r"cap is 0\.0, but it must be a finite number above 0"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=log), {"cap": 0.0})
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0, log=log), {"cap": 0.0})
     with pytest.raises(ValueError, match="behaviour is 'guessed'"):
         AGENTS["reinforce"].learn(
-            Ground(simulator, inputs, 0, 0, log=log), {"behaviour": "guessed"}
+            TrainingSetup(simulator, inputs, 0, 0, log=log), {"behaviour": "guessed"}
         )
     short = dataclasses.replace(log, slates=log.slates[:, :, :4], clicks=log.clicks[:, :, :4])
     with pytest.raises(ValueError, match="log has slates of 4 items, but the simulator's have 10"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=short))
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0, log=short))
     other = dataclasses.replace(log, slates=log.slates + 1000)
     with pytest.raises(ValueError, match="log names item 1999, but the items are 0 to 999"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=other))
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0, log=other))
     toys = toy_simulator(items=1000, slate_size=10)
     with pytest.raises(ValueError, match="log cannot give the observation keys"):
-        AGENTS["reinforce"].learn(Ground(toys, toy_inputs(toys), 0, 0, log=log))
+        AGENTS["reinforce"].learn(TrainingSetup(toys, toy_inputs(toys), 0, 0, log=log))
