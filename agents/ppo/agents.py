@@ -17,15 +17,9 @@ from typing import Any, TypeVar
 from stable_baselines3.common.utils import FloatSchedule
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent
-from agents.ppo.algorithm import (
-    PPOConfig,
-    SlatePPO,
-    StockPPO,
-    fit_standardizers,
-    frozen_policy_of,
-    make_ppo,
-)
+from agents.ppo.algorithm import SlatePPO, StockPPO, fit_standardizers, frozen_policy_of, make_ppo
 from agents.ppo.checkpoints import restore_model, state_of
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.base import Policy
 from policies.composer import Composer, ComposerConfig

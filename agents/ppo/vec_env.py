@@ -23,7 +23,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch import Tensor
 
 from agents.base import training_seeds
-from agents.ppo.torch_vec_env import Ends, Seen, TorchVecEnv, Turn, as_numpy, as_step
+from agents.ppo.torch_vec_env import (
+    BatchObservation,
+    BatchStep,
+    FinishedEpisodes,
+    TorchVecEnv,
+    as_numpy,
+    as_step,
+)
 from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
@@ -122,7 +129,7 @@ class SimulatorVecEnv(TorchVecEnv):
         """Action space of one shopper."""
 
     @abstractmethod
-    def _seen(self, view: View, survival: Tensor) -> Seen:
+    def _seen(self, view: View, survival: Tensor) -> BatchObservation:
         """What the network sees; survival (B,) is part of it where the reward is weighted by it."""
 
     @abstractmethod
@@ -136,11 +143,11 @@ class SimulatorVecEnv(TorchVecEnv):
 
     # ---- TorchVecEnv: what is learned from ----
 
-    def reset_tensors(self) -> Seen:
+    def reset_tensors(self) -> BatchObservation:
         """Start new episodes everywhere, to learn from."""
         return self._begin(learning=True)
 
-    def step_tensors(self, actions: Tensor) -> Turn:
+    def step_tensors(self, actions: Tensor) -> BatchStep:
         """Compose the slates, and show them."""
         self._check_kind(learning=True)
         return self._step(actions)
@@ -172,7 +179,7 @@ class SimulatorVecEnv(TorchVecEnv):
         """
         return flat({"simulator": self.simulator.state(), **self._own_state()})
 
-    def restore(self, state: Flat) -> Seen:
+    def restore(self, state: Flat) -> BatchObservation:
         """Go on from a `state` of an environment that was built alike; what is seen there.
 
         Errors, before anything changes: ValueError where it does not fit.
@@ -248,7 +255,7 @@ class SimulatorVecEnv(TorchVecEnv):
         if self._reward.survival:
             self._shopper.never_leave = learning
 
-    def _begin(self, *, learning: bool) -> Seen:
+    def _begin(self, *, learning: bool) -> BatchObservation:
         self._learn(learning)
         self._sums = {}
         self._finished = []
@@ -258,7 +265,7 @@ class SimulatorVecEnv(TorchVecEnv):
         seeds = training_seeds(self._seed, self.num_envs, self.generation)
         return self._look(self.simulator.reset(seeds))
 
-    def _step(self, actions: Tensor) -> Turn:
+    def _step(self, actions: Tensor) -> BatchStep:
         assert self._view is not None
         at = self.simulator.episodes
         outcome = self.simulator.advance(self._compose(self._view, actions))
@@ -271,15 +278,15 @@ class SimulatorVecEnv(TorchVecEnv):
         )
         ended = outcome.ended | gone
         done = ended.nonzero().squeeze(1)
-        ends = None
+        finished = None
         if len(done):
-            ends = self._end(done, outcome, gone)
+            finished = self._end(done, outcome, gone)
             self.simulator.restart(done)
             self._survival = self._survival.index_fill(0, done, 1.0)
             self._cohort = self._cohort.index_fill(0, done, self._cohorts)
-        return Turn(self._look(self.simulator.observe()), rewards, ended, ends)
+        return BatchStep(self._look(self.simulator.observe()), rewards, ended, finished)
 
-    def _look(self, observation: Observation) -> Seen:
+    def _look(self, observation: Observation) -> BatchObservation:
         self._view = self.composer.view(observation)
         return self._seen(self._view, self._survival)
 
@@ -315,12 +322,12 @@ class SimulatorVecEnv(TorchVecEnv):
             for name, value in new.items()
         }
 
-    def _end(self, done: Tensor, outcome: Outcome, gone: Tensor) -> Ends:
+    def _end(self, done: Tensor, outcome: Outcome, gone: Tensor) -> FinishedEpisodes:
         """The episodes that ended, with their sums, which begin anew. gone: (B,) bool, let go by the roulette."""
         last = {name: value[done] for name, value in self.simulator.observe().items()}
         survival, truncated = self._survival[done], outcome.truncated[done]
 
-        def seen(which: Tensor) -> Seen:
+        def seen(which: Tensor) -> BatchObservation:
             return self._seen(
                 self.composer.view({name: value[which] for name, value in last.items()}),
                 survival[which],
@@ -332,7 +339,7 @@ class SimulatorVecEnv(TorchVecEnv):
             {**finished, "lapsed": 1 - stayed * survival, "cohort": self._cohort[done]}
         )
         self._sums = {name: value.index_fill(0, done, 0.0) for name, value in self._sums.items()}
-        return Ends(done, truncated, finished["return"], finished["visits"], seen)
+        return FinishedEpisodes(done, truncated, finished["return"], finished["visits"], seen)
 
 
 class IntentVecEnv(SimulatorVecEnv):
@@ -346,7 +353,7 @@ class IntentVecEnv(SimulatorVecEnv):
     def _action_space(self) -> spaces.Space[Any]:
         return spaces.Box(-INTENT_LIMIT, INTENT_LIMIT, (self.composer.intent_size,), np.float32)
 
-    def _seen(self, view: View, survival: Tensor) -> Seen:
+    def _seen(self, view: View, survival: Tensor) -> BatchObservation:
         return (
             torch.cat([view.features, survival.unsqueeze(1)], 1)
             if self.weighs_survival

@@ -14,10 +14,12 @@ class SlateQConfig:
     """Hyper-parameters of SlateQ that learns from clicked items."""
 
     gamma: float = tuned(0.9, 0.9, 0.99)
-    """Discount per visit, at least 0 and below 1; the default was found by tuning."""
+    """Discount per visit, at least 0 and below 1. The default was chosen by
+    `benchmarks.agents.tune_agents`."""
     temperature: float = tuned(1.27, 0.1, 1.5)
     """Scale of the Gumbel noise that exploration adds to the logits: the untrained agent samples
-    from their softmax at this temperature. The default was found by tuning."""
+    from their softmax at this temperature. The default was chosen by
+    `benchmarks.agents.tune_agents`."""
     attribution: Literal["clicks", "chances"] = "clicks"
     """Which values a visit updates: "clicks" updates those of the clicked items, as in the paper;
     "chances" updates those of all shown items, each weighted by its click probability. The docstring
@@ -81,8 +83,10 @@ class SlateQChancesConfig(SlateQConfig):
     """Hyper-parameters of SlateQ that learns from all shown items."""
 
     gamma: float = tuned(0.97, 0.9, 0.99)
-    """Discount per visit, at least 0 and below 1; the default was found by tuning."""
+    """Discount per visit, at least 0 and below 1. The default was chosen by
+    `benchmarks.agents.tune_agents`."""
     temperature: float = tuned(0.5, 0.1, 1.5)
-    """Scale of the Gumbel noise that exploration adds to the logits; found by tuning."""
+    """Scale of the Gumbel noise that exploration adds to the logits. The default was chosen by
+    `benchmarks.agents.tune_agents`."""
     attribution: Literal["clicks", "chances"] = "chances"
     """Which values a visit updates; this agent updates those of all shown items."""

@@ -30,7 +30,7 @@ from torch import Tensor
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from benchmarks.agents.compare import difference, draw, estimate
 from benchmarks.agents.tune import defaults_of, trials_of

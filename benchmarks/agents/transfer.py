@@ -36,8 +36,8 @@ from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
-from agents.ppo.algorithm import PPOConfig
 from agents.ppo.checkpoints import check_finite
+from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.agents.tune import trials_of
 from benchmarks.data.market_log import BuiltMarket, Logging, MarketWorld, Mixture, build

@@ -38,14 +38,8 @@ from stable_baselines3 import PPO
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig, learn_update, untrained_model
-from agents.ppo.algorithm import (
-    PPOConfig,
-    StockPPO,
-    environment_of,
-    make_ppo,
-    make_stock_ppo,
-    policy_of,
-)
+from agents.ppo.algorithm import StockPPO, environment_of, make_ppo, make_stock_ppo, policy_of
+from agents.ppo.config import PPOConfig
 from benchmarks.lab.places import MARKET, PLACES, Place, Site
 from benchmarks.lab.report import RESULTS, Report, Run, markdown
 from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference

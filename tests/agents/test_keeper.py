@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.keeper import Clock, Keeper, optimizer_state, restore_optimizer
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from policies import Policy
 from policies.composer import ComposerConfig

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from policies.base import Policy
 from policies.composer import ComposerConfig

@@ -14,8 +14,9 @@ import torch
 
 from agents.evaluate import evaluate
 from agents.ppo import monitor
-from agents.ppo.algorithm import PPOConfig, SlatePPO
+from agents.ppo.algorithm import SlatePPO
 from agents.ppo.checkpoints import LAST
+from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train

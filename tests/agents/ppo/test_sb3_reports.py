@@ -12,14 +12,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import (
-    PPOConfig,
-    SlatePPO,
-    environment_of,
-    fit_standardizers,
-    make_ppo,
-    policy_of,
-)
+from agents.ppo.algorithm import SlatePPO, environment_of, fit_standardizers, make_ppo, policy_of
+from agents.ppo.config import PPOConfig
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import PPOConfig, make_ppo
+from agents.ppo.algorithm import make_ppo
+from agents.ppo.config import PPOConfig
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import ROULETTE, IntentVecEnv, SlateVecEnv, TrainingReward
 from policies import POLICIES
