@@ -153,7 +153,7 @@ class AgentSpec:
         return self.learner(setup, altered(self.config(), parameters or {}))
 
 
-AGENTS = Registry[AgentSpec]("agent")
+AGENTS = Registry[AgentSpec]("learning agent")
 """Every agent by name; importing the package `agents` fills it."""
 
 

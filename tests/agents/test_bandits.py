@@ -22,7 +22,7 @@ from agents.bandits import (
     Sampling,
     Sight,
 )
-from agents.base import AGENTS, TrainedAgent, TrainingSetup
+from agents.base import AGENTS, TrainingSetup
 from policies import POLICIES
 from policies.base import Policy, Pool
 from policies.composer import Composer, ComposerConfig
@@ -242,17 +242,6 @@ def test_a_bandit_learns_in_a_market(name: str) -> None:
     assert bool((trained.policy.posterior.mean != trained.untrained.posterior.mean).all())
     assert trained.facts["examination/0"] == 1.0
     assert 0.0 < trained.facts["examination/9"] < 0.6
-
-
-@pytest.mark.parametrize("name", ["linucb", "thompson"])
-def test_the_same_seed_learns_the_same(name: str) -> None:
-    def mean(seed: int) -> Tensor:
-        trained: TrainedAgent = AGENTS[name].learn(market(steps=320, seed=seed)[1])
-        assert isinstance(trained.policy, BanditPolicy)
-        return trained.policy.posterior.mean
-
-    assert torch.equal(mean(0), mean(0))
-    assert not torch.equal(mean(0), mean(1))
 
 
 def test_bad_numbers_are_named() -> None:

@@ -35,7 +35,6 @@ from policies.composer import Composer, ComposerConfig
 from policies.learnable.plackett_luce import (
     PlackettLuceActor,
     PlackettLuceConfig,
-    PlackettLucePolicy,
 )
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
@@ -323,21 +322,6 @@ def test_reinforce_learns_from_a_log_of_a_market() -> None:
             len(set(slate)) == simulator.slate_size
             for slate in slates_of(policy, simulator).tolist()
         )
-
-
-def test_the_same_seed_learns_the_same() -> None:
-    simulator = market()
-    log = uniform_log(simulator, 20)
-
-    def weights(seed: int) -> Tensor:
-        trained = AGENTS["reinforce"].learn(
-            TrainingSetup(simulator, toy_inputs(simulator), seed, 0, log=log), {"epochs": 1}
-        )
-        assert isinstance(trained.policy, PlackettLucePolicy)
-        return torch.cat([parameter.flatten() for parameter in trained.policy.actor.parameters()])
-
-    assert torch.equal(weights(0), weights(0))
-    assert not torch.equal(weights(0), weights(1))
 
 
 @pytest.mark.slow

@@ -197,29 +197,8 @@ def test_the_steps_are_kept_to_and_watched(name: str) -> None:
 
 
 @agents
-def test_the_same_seed_gives_the_same_agent_whoever_watches(name: str) -> None:
-    def meddle(steps: int, policy: Policy) -> None:
-        torch.rand(3)  # someone else's use of the global generator
-
-    one, two, other = learn(name), learn(name, watch=meddle), learn(name, seed=1)
-    first, second, third = (trained.sampled for trained in (one, two, other))
-    assert first is not None
-    assert second is not None
-    assert third is not None
-    assert torch.equal(shown(first), shown(second))
-    assert not torch.equal(shown(first), shown(third))
-
-
-@agents
 def test_too_few_steps_are_refused(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"setup.steps is 223, but PPO needs 160 to look and 64 for each update"
     ):
         learn(name, 16 * 14 - 1)
-
-
-@agents
-def test_training_leaves_the_global_generator_alone(name: str) -> None:
-    state = torch.get_rng_state()
-    learn(name)
-    assert torch.equal(torch.get_rng_state(), state)
