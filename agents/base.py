@@ -160,7 +160,7 @@ AGENTS = Registry[AgentSpec]("learning agent")
 def register_agent(
     name: str, config: type[T], *, needs_log: bool = False
 ) -> Callable[[Learner[T]], Learner[T]]:
-    """Register a learner: `@register_agent("slateq", SlateQConfig)` above `def slateq(setup, config)`.
+    """Register a learner by `@register_agent("mine", MyConfig)` above `def mine(setup, config)`.
 
     The same code may register again, as a cell of a notebook does that is run once more: the new
     agent replaces the old one, with a warning.

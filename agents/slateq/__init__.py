@@ -6,10 +6,10 @@ search for the best slate. Assume that a shopper clicks at most once a visit and
 matters to reward and future. The value of showing slate A in state s is then
 
     Q(s, A) = sum over i of A and "no click" of P(i | s, A) Q(s, i)
-            = Q(s, none) + sum over i of A of P(i | s, A) gain(s, i),         gain(s, i) = Q(s, i) - Q(s, none)
+            = Q(s, none) + sum over i of A of P(i | s, A) gain(s, i)
 
-because the probabilities sum to 1. Q(s, i) is what follows a click on i, and it is learned from
-visits in which i was clicked:
+with gain(s, i) = Q(s, i) - Q(s, none), because the probabilities sum to 1. Q(s, i) is what follows
+a click on i, and it is learned from visits in which i was clicked:
 
     Q(s, i) <- r + discount * max over slates A' of Q(s', A')
 
@@ -28,7 +28,8 @@ state. A shop does not observe patience or boredom, and a click is good news abo
 are learned from clicks, an item whose click reveals much about the shopper seems to have made the
 shopper stay. The agent `slateq_chances` therefore fits Q(s, A) itself to the same target,
 
-    Q(s, none) + sum over i of A of P(i | s, A) gain(s, i) <- r + discount * max over A' of Q(s', A')
+    Q(s, none) + sum over i of A of P(i | s, A) gain(s, i)
+        <- r + discount * max over A' of Q(s', A')
 
 Both regressions have the same solution where the assumptions of the paper hold. Given what the shop
 knows, A depends on nothing but the exploration, so this form does not take news for an effect. Its

@@ -203,7 +203,7 @@ def _state(
 @register_agent("slateq_chances", SlateQChancesConfig)
 @register_agent("slateq", SlateQConfig)
 def slateq(setup: TrainingSetup, config: SlateQConfig) -> TrainedAgent:
-    """Learn item values by serving shoppers; the untrained policy is greedy by predicted click rate.
+    """Learn item values by serving shoppers; the untrained policy is greedy CTR.
 
     Raises:
         ValueError: If there is no shopper or no step.

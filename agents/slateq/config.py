@@ -22,8 +22,8 @@ class SlateQConfig:
     `benchmarks.agents.tune_agents`."""
     attribution: Literal["clicks", "chances"] = "clicks"
     """Which values a visit updates: "clicks" updates those of the clicked items, as in the paper;
-    "chances" updates those of all shown items, each weighted by its click probability. The docstring
-    of `agents.slateq` compares them."""
+    "chances" updates those of all shown items, each weighted by its click probability. See
+    `agents.slateq` for a comparison."""
     learning_rate: float = 2e-3
     """Learning rate of Adam at the first update; it decreases linearly to 0 at the last."""
     batch_size: int = 512

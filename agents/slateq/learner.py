@@ -63,7 +63,7 @@ class SlateQLearner:
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """r + gamma * Q(s', A') as (B,).
+        """The targets r + gamma * Q(s', A') as (B,).
 
         The trained network chooses the slate A', and the averaged network evaluates it.
         """
@@ -75,7 +75,7 @@ class SlateQLearner:
         return batch.reward + self.config.gamma * value.masked_fill(batch.terminated, 0.0)
 
     def predictions(self, batch: Batch) -> Tensor:
-        """Q(s, none) plus weighted gains of the shown items, as (B,); `attribution` sets the weights."""
+        """Q(s, none) plus the gains of the shown items, weighted by `attribution`, as (B,)."""
         slates = batch.visits.at(batch.places)
         none, gains = self.network(slates)
         weight = (

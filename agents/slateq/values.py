@@ -68,7 +68,7 @@ def observe_visit(composer: Composer, observation: Observation) -> Visits:
 class ItemValues(nn.Module):
     """Computes Q(s, none) and the gain of every pool item.
 
-    A subclass implements `forward`, and `start` where it depends on the scale of features or values.
+    A subclass implements `forward`, and `start` where it depends on the scale of its inputs.
     """
 
     def forward(self, visits: Visits) -> tuple[Tensor, Tensor]:

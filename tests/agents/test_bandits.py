@@ -18,9 +18,9 @@ from agents.bandits import (
     Exploit,
     Explorer,
     Optimism,
+    PoolContexts,
     Posterior,
     Sampling,
-    Sight,
 )
 from agents.base import AGENTS, TrainingSetup
 from policies import POLICIES
@@ -118,7 +118,7 @@ def test_thompson_samples_have_the_mean_and_covariance_of_the_posterior() -> Non
     torch.testing.assert_close(one, thetas[:7])
 
 
-# ---- a linear problem ------------------------------------------------------------------------------------------------
+# ---- a linear problem ----------------------------------------------------------------------------
 
 THETA = torch.tensor(
     [0.1, 0.4, -0.3, 0.2]
@@ -170,7 +170,7 @@ def test_known_examination_stays() -> None:
     assert evidence.examination.float().tolist() == torch.tensor([1.0, 0.6, 0.1]).tolist()
 
 
-# ---- in a shop -------------------------------------------------------------------------------------------------------
+# ---- in a shop -----------------------------------------------------------------------------------
 
 
 def test_nothing_seen_is_greedy_ctr() -> None:
@@ -186,15 +186,13 @@ def test_nothing_seen_is_greedy_ctr() -> None:
 def test_contexts_are_as_wide_as_they_say_and_zero_at_padding() -> None:
     simulator = toy_simulator(items=10, slate_size=4)
     contexts = Contexts(Composer(toy_inputs(simulator), ComposerConfig(pool=64)))
-    sight = contexts(simulator.reset(torch.arange(5)))
-    assert sight.contexts.shape[2] == contexts.width == len(contexts.prior_mean())
-    assert sight.contexts.isfinite().all()
-    absent = sight.pool.items < 0
+    seen = contexts(simulator.reset(torch.arange(5)))
+    assert seen.contexts.shape[2] == contexts.width == len(contexts.prior_mean())
+    assert seen.contexts.isfinite().all()
+    absent = seen.pool.items < 0
     assert bool(absent.any())
-    assert bool((sight.contexts[absent] == 0).all())
-    torch.testing.assert_close(
-        sight.contexts[..., 0][~absent], sight.pool.logits[~absent].sigmoid()
-    )
+    assert bool((seen.contexts[absent] == 0).all())
+    torch.testing.assert_close(seen.contexts[..., 0][~absent], seen.pool.logits[~absent].sigmoid())
 
 
 def test_a_pool_that_is_too_small_fills_the_slate_with_its_first_item() -> None:
@@ -203,8 +201,8 @@ def test_a_pool_that_is_too_small_fills_the_slate_with_its_first_item() -> None:
         torch.tensor([[1.0, 0.0, -math.inf]]),
         torch.arange(3).unsqueeze(0),
     )
-    sight = Sight(pool, torch.zeros(1, 3, 2))
-    assert sight.slates(torch.tensor([[1, 0, -1]]), 4).tolist() == [[3, 7, 3, 3]]
+    seen = PoolContexts(pool, torch.zeros(1, 3, 2))
+    assert seen.slates(torch.tensor([[1, 0, -1]]), 4).tolist() == [[3, 7, 3, 3]]
 
 
 def market(

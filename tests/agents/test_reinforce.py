@@ -63,7 +63,7 @@ def corrected(size: int, cap: float) -> Tensor:
     )
 
 
-# ---- the estimator ---------------------------------------------------------------------------------------------------
+# ---- the estimator -------------------------------------------------------------------------------
 
 
 def test_multiplier_and_weight_by_hand() -> None:
@@ -144,7 +144,7 @@ def sessions(slates: list[list[list[int]]], clicks: list[list[list[int]]]) -> Se
     )
 
 
-# ---- a bandit with two states ----------------------------------------------------------------------------------------
+# ---- a bandit with two states --------------------------------------------------------------------
 
 PAYS = torch.tensor(
     [[0.3, 0.8, 0.1], [0.3, 0.1, 0.8]]
@@ -244,7 +244,7 @@ def test_a_logged_item_outside_of_the_pool_teaches_the_policy_nothing() -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, actor.parameters(), strict=True))
 
 
-# ---- in a market -----------------------------------------------------------------------------------------------------
+# ---- in a market ---------------------------------------------------------------------------------
 
 
 def market() -> SlateSimulator:

@@ -31,7 +31,7 @@ from tests.support.toys import toy_simulator
 PPO_AGENTS = ("ppo_composer", "ppo_plackett_luce", "ppo_autoregressive")
 agents = pytest.mark.parametrize("name", PPO_AGENTS)
 
-# ---- two visits ------------------------------------------------------------------------------------------------------
+# ---- two visits ----------------------------------------------------------------------------------
 
 SWEET, PLAIN, SPOILT = 0.8, 0.6, 0.1
 
@@ -156,7 +156,7 @@ def test_greed_loses_and_the_agent_finds_out(name: str) -> None:
     assert abs(mean_return(trained.policy) - (2 * PLAIN + 2 * SWEET)) < 0.08
 
 
-# ---- what any agent keeps to -----------------------------------------------------------------------------------------
+# ---- what any agent keeps to ---------------------------------------------------------------------
 
 
 def learn(name: str, steps: int = 16 * (10 + 4 * 3), **options: Any) -> TrainedAgent:
@@ -199,6 +199,7 @@ def test_the_steps_are_kept_to_and_watched(name: str) -> None:
 @agents
 def test_too_few_steps_are_refused(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"setup.steps is 223, but PPO needs 160 to look and 64 for each update"
+        ValueError,
+        match=r"^steps is 223, but PPO needs 160 to scale the features and 64 for each update",
     ):
         learn(name, 16 * 14 - 1)

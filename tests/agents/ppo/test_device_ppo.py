@@ -88,7 +88,7 @@ def chaser(algorithm: type[PPO] = DevicePPO, rows: int = 8, **options: Any) -> A
     return algorithm("MlpPolicy", Chase(rows), **options)
 
 
-# ---- the buffer ------------------------------------------------------------------------------------------------------
+# ---- the buffer ----------------------------------------------------------------------------------
 
 FLAT = spaces.Box(-1, 1, (3,), np.float32)
 NAMED = spaces.Dict({"features": FLAT, "pool": spaces.Box(-1, 9, (2, 2), np.int64)})
@@ -200,7 +200,7 @@ def test_every_sample_comes_once_an_epoch() -> None:
         next(ours.get(8))
 
 
-# ---- the loop is SB3's -----------------------------------------------------------------------------------------------
+# ---- the loop is SB3's ---------------------------------------------------------------------------
 
 
 def slate_model(make: Any, kind: str, survival: bool) -> StockPPO:

@@ -26,7 +26,7 @@ from recsim_env.shoppers.base import Description, Response
 from recsim_env.simulator import SlateSimulator
 from tests.support.toys import toy_catalog
 
-# ---- a market small enough to be solved ------------------------------------------------------------------------------
+# ---- a market small enough to be solved ----------------------------------------------------------
 
 FRESH, KEEN, BORED, GONE = range(4)
 ITEMS, SLATE, GAMMA = 5, 2, 0.8
@@ -235,7 +235,7 @@ def slates_in_every_mood(learner: SlateQLearner) -> list[set[int]]:
     return [set(slate) for slate in policy({"mood": torch.eye(3)}, torch.zeros(3, 0)).tolist()]
 
 
-# ---- the target ------------------------------------------------------------------------------------------------------
+# ---- the target ----------------------------------------------------------------------------------
 
 
 def two_states(rows: list[int]) -> Visits:
