@@ -32,11 +32,11 @@ import torch
 from torch import Tensor
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
-from agents.evaluate import draws_for
 from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
 from recsim_env import noise
+from recsim_env.rollout import draws_for
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, Within, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation

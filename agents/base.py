@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from agents.keeper import Keeper
-from policies.base import Policy, PolicyInputs, Range, altered, ranges
+from policies.base import PolicyInputs, Range, altered, ranges
 from recsim_env import checks, noise
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registry import Registry
 from recsim_env.simulator import SlateSimulator
-
-TRAINING_STREAM = 2
-"""The stream of `noise.episode_key` from which the seeds of training shoppers are made."""
+from recsim_env.types import Policy
 
 Watch = Callable[[int, Policy], None]
 """Called with the shopper-steps so far and the policy as it stands, at its most likely action. It
@@ -44,7 +42,7 @@ def training_seeds(seed: int, shoppers: int, generation: int = 0) -> Tensor:
         generation: another number gives fresh shoppers under the same seed
     """
     key = noise.episode_key(
-        torch.tensor([seed]), torch.tensor([generation]), stream=TRAINING_STREAM
+        torch.tensor([seed]), torch.tensor([generation]), stream=noise.Stream.TRAINING
     )
     return noise.mix(key + torch.arange(shoppers))
 

@@ -21,7 +21,6 @@ from agents.ppo.algorithm import SlatePPO, StockPPO, fit_standardizers, frozen_p
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
-from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.kinds import LEARNABLE, IntentConfig
@@ -29,6 +28,7 @@ from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.settings import ONE_OR_MORE, SHARE, settle
 from recsim_env.trees import flat
+from recsim_env.types import Policy
 
 Model = TypeVar("Model", bound=StockPPO)
 SCALING_VISITS = 10

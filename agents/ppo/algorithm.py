@@ -24,9 +24,9 @@ from agents.ppo.device_ppo import DevicePPO
 from agents.ppo.randomness import PrivateRandomness
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import SimulatorVecEnv
-from policies.base import Policy
 from policies.learnable.kinds import Actor
 from policies.learnable.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
+from recsim_env.types import Policy
 
 
 class StockPPO(PPO):

@@ -18,7 +18,6 @@ from agents.base import (
     register_agent,
     training_seeds,
 )
-from agents.evaluate import draws_for
 from agents.keeper import Keeper
 from agents.slateq.choices import TINY, Choice, PositionBased
 from agents.slateq.config import SlateQChancesConfig, SlateQConfig
@@ -26,6 +25,7 @@ from agents.slateq.learner import SlateQLearner
 from agents.slateq.memory import ReplayMemory
 from agents.slateq.values import FactorisedValues, ItemValues, ObserveVisit, Visits, observe_visit
 from policies.composer import Composer, ComposerConfig
+from recsim_env.rollout import draws_for
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 

@@ -21,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.evaluate import draws_for
 from agents.ppo.agents import PPOComposerConfig
 from benchmarks.agents import league
 from benchmarks.agents.league_report import GREEDY, PPO, RERANKER
@@ -31,11 +30,13 @@ from benchmarks.lab.report import RESULTS, Report, Run, markdown
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
-from policies import POLICIES, Policy
+from policies import POLICIES
 from policies.composer import Composer, ComposerPolicy
+from recsim_env.rollout import draws_for
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import first_places
+from recsim_env.types import Policy
 
 TRAITS = ("variety", "patience", "speed", "examination")
 """Of a shopper, hidden: the fields of `MarketState`."""

@@ -38,7 +38,7 @@ from benchmarks.lab.report import RESULTS, Report, Run, config_as_json, markdown
 from benchmarks.lab.statistics import Estimate, by_training_seed, over_training_seeds
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import TUNING_SEED, seeds
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
 from policies.base import candidates_of, top_slates
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -55,7 +55,7 @@ from recsim_env.shoppers.outside import (
 )
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LOG_SEED = 40_000_000
 """First seed of the users that a log is of; training seed s starts a million times s later."""
@@ -166,7 +166,7 @@ def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTow
         for writer in writers:
             share = config.log_users // len(writers)
             first = LOG_SEED + 1_000_000 * seed + users
-            table, _ = record(simulator, writer, writer.draws, seeds(first, share), split="train")
+            table, _ = record(simulator, writer, seeds(first, share), split="train")
             tables.append(
                 table.with_columns(pl.col("shopper") + users, pl.col("visit") + users * 1_000)
             )

@@ -22,9 +22,11 @@ from torch import Tensor
 from agents import AGENTS, AgentSpec, TrainedAgent, TrainingSetup
 from agents.base import register_agent
 from agents.keeper import Keeper
-from policies import POLICIES, Policy
+from policies import POLICIES
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registry import Registry
+from recsim_env.testing import check_policy
+from recsim_env.types import Policy
 from tests.agents.test_reinforce import uniform_log
 from tests.support.agent_toys import QUICK, SHOPPERS, quick_steps, small_market, tensors_of
 from tests.support.policy_toys import toy_inputs
@@ -75,17 +77,13 @@ def test_it_starts_as_greedy_ctr_and_leaves_that(name: str) -> None:
 
 
 @each_agent
-def test_its_slates_are_legal_and_distinct(name: str) -> None:
-    size = small_market().slate_size
+def test_its_policies_keep_the_promises_of_a_policy(name: str) -> None:
     for which in POLICIES_OF:
         policy = getattr(trained(name), which)
         if policy is None:
             assert which in ("sampled", "untrained_sampled")
             continue
-        slates = slates_of(policy)
-        assert (slates.shape, slates.dtype) == ((30, size), torch.int64)
-        assert bool(((slates >= 0) & (slates < 60)).all())  # every item is a candidate here
-        assert all(len(set(slate)) == size for slate in slates.tolist())
+        check_policy(policy, small_market())
 
 
 @each_agent

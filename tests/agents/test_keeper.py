@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.keeper import Clock, Keeper, optimizer_state, restore_optimizer
 from agents.ppo.vec_env import TrainingReward
-from policies import Policy
 from recsim_env import files
+from recsim_env.types import Policy
 from tests.agents.test_reinforce import uniform_log
 from tests.recsim_env.shoppers.test_outside import tap_simulator
 from tests.support.agent_toys import (

@@ -15,8 +15,9 @@ from agents.slateq.choices import (
 from agents.slateq.config import SlateQConfig
 from agents.slateq.memory import ReplayMemory
 from agents.slateq.values import FactorisedValues, Visits
-from policies.base import POLICIES, Policy
+from policies import POLICIES
 from recsim_env import make_simulator
+from recsim_env.types import Policy
 from tests.support.policy_toys import toy_inputs
 
 SMALL = {
