@@ -35,7 +35,7 @@ class Notes(Protocol):
 
 
 class Clock:
-    """Decides when to save: at first at once, then so that saving takes at most `share` of the time.
+    """Decides when to save: at once at first, then so that saving takes at most `share` of the time.
 
     Args:
         share: share of the time, above 0
@@ -148,7 +148,7 @@ class Keeper:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """The state of an optimizer as a tree: number of the parameter, as a string -> name -> tensor."""
+    """The state of an optimizer as a tree: number of the parameter (a string), name, tensor."""
     entries = optimizer.state_dict()["state"].items()
     return {
         str(at): {name: torch.as_tensor(value) for name, value in entry.items()}

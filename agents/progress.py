@@ -66,7 +66,7 @@ class Progress:
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[int], None]]:
-        """A context for an evaluation, which calls the yielded function with each number of visits."""
+        """A context for an evaluation, which calls the yielded function with visits made."""
         began, self._asked = self._clock(), 0
         self._last, self._phase = began, "evaluating"
         self._refresh()

@@ -70,7 +70,7 @@ class PPOAgentConfig:
     """Factor on the learning rate at the last update, reached linearly from 1; 1 keeps the rate
     constant."""
     watch_every: int = 10
-    """Updates between two calls of `TrainingSetup.watch`; before the first of them it is also called
+    """Updates between two calls of `TrainingSetup.watch`. Before the first of them it is called
     after updates 1, 2, 4, ..."""
 
     def __post_init__(self) -> None:
@@ -160,8 +160,8 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     updates = (setup.steps - looked) // rollout
     if updates < 1:
         raise ValueError(
-            f"steps is {setup.steps}, but PPO needs {looked} to scale the features and {rollout} for "
-            "each update."
+            f"steps is {setup.steps}, but PPO needs {looked} to scale the features and {rollout} "
+            "for each update."
         )
 
     # the model before its first update, or as an interrupted training left it

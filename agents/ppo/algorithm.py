@@ -156,7 +156,7 @@ def _make(
 
 
 def fit_standardizers(model: StockPPO, visits: int = 10) -> None:
-    """Play some visits of every shopper with the untrained policy to fix the scale of the features."""
+    """Play some visits with the untrained policy, and fix the scale of the features from them."""
     env = TrainingRewards(environment_of(model))
     seen = env.reset()
     rows = []

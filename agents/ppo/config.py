@@ -23,7 +23,7 @@ class PPOConfig:
     gamma: float = tuned(0.97, 0.9, 0.999)
     """Discount per visit."""
     gae_lambda: float = tuned(0.8, 0.3, 1.0)
-    """Lambda of the advantage estimate: 0 relies on the critic alone, 1 on the sampled returns alone."""
+    """Lambda of the advantage estimate: 0 relies on the critic, 1 on the sampled returns."""
     clip_range: float = 0.2
     """Largest relative change of a probability that an update rewards, as in the paper."""
     ent_coef: float = tuned(0.0, 0.0, 0.02)

@@ -2,8 +2,8 @@
 
 SB3's loop copies every observation, action, reward, value and log-probability from the device to
 numpy and back. Here they remain tensors from the environment to the gradient. Everything else is
-that of SB3: `train`, `learn`, the keys of the logger, callbacks, `save` and `load`, and, at the same
-seed on a CPU, the numbers.
+that of SB3: `train`, `learn`, the keys of the logger, callbacks, `save` and `load`, and, at the
+same seed on a CPU, the numbers.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ class DevicePPO(PPO):
     def _setup_model(self) -> None:
         if self.use_sde:
             raise ValueError(
-                "use_sde is True, but DevicePPO takes its actions from the policy alone: use SB3's PPO."
+                "use_sde is True, but DevicePPO takes its actions from the policy alone: "
+                "use SB3's PPO."
             )
         self.rollout_buffer_class = self.rollout_buffer_class or DeviceRolloutBuffer
         if not issubclass(self.rollout_buffer_class, DeviceRolloutBuffer):
             raise ValueError(
-                f"rollout_buffer_class is {self.rollout_buffer_class.__name__}, but it must be a DeviceRolloutBuffer."
+                f"rollout_buffer_class is {self.rollout_buffer_class.__name__}, but it must be a "
+                "DeviceRolloutBuffer."
             )
         super()._setup_model()
 
@@ -70,7 +72,8 @@ class DevicePPO(PPO):
         """
         if not isinstance(env, TorchVecEnv):
             raise TypeError(
-                f"env is a {type(env).__name__}, but DevicePPO steps a TorchVecEnv: use SB3's PPO for others."
+                f"env is a {type(env).__name__}, but DevicePPO steps a TorchVecEnv: use SB3's PPO "
+                "for others."
             )
         assert self._last_obs is not None, "No previous observation was provided"
 

@@ -12,7 +12,7 @@ from recsim_env.files import replacing
 
 
 def cut_events(folder: Path, step: int | None) -> None:
-    """Remove the events after the `step` from which a training resumes, which will write them again.
+    """Remove the events after the `step` from which a training resumes and writes them again.
 
     Incomplete records, which a killed process leaves at the end of a file, are removed as well.
 

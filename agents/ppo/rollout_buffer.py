@@ -84,7 +84,9 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
     @torch.no_grad()
     def compute_returns_and_advantage(self, last_values: Tensor, dones: Any) -> None:
-        """Compute the generalised advantage estimates (Schulman et al. 2016, equation 16) and returns.
+        """Compute generalised advantage estimates and the returns that belong to them.
+
+        See Schulman et al. 2016, equation 16.
 
         Shapes:
             last_values: (B,) or (B, 1), the values of the observations after the last step

@@ -51,7 +51,7 @@ class FinishedEpisodes:
 
 @dataclass(frozen=True)
 class BatchStep:
-    """The result of a step of B environments; the caller may keep its tensors, which do not change."""
+    """The result of a step of B environments; its tensors are never written to again."""
 
     observations: BatchObservation
     """The observations after the step; where an episode ended, the first of the next episode."""
@@ -117,7 +117,7 @@ class TorchVecEnv(VecEnv):
         """Do nothing: there is nothing to close."""
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """The attribute of the whole batch, repeated once for each environment that was asked for."""
+        """The attribute of the batch, repeated for each environment that was asked for."""
         return [getattr(self, attr_name)] * self._count(indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
