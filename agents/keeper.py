@@ -35,7 +35,7 @@ class Notes(Protocol):
 
 
 class Clock:
-    """Decides when to save: at once at first, then so that saving takes at most `share` of the time.
+    """Decides when to save: first at once, then so that saving takes at most `share` of the time.
 
     Args:
         share: share of the time, above 0

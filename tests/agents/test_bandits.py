@@ -1,4 +1,4 @@
-"""The ridge posterior, the bonus and the samples by hand; a linear problem is learnt; both bandits serve a market."""
+"""Posterior, bonus and samples by hand; a linear problem is solved; both bandits serve a market."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NO_DRAWS = torch.zeros(1, 0)
 def some_evidence(
     examination: Tensor, ridge: float, prior_mean: Tensor
 ) -> tuple[Evidence, Tensor, Tensor, Tensor]:
-    """Evidence of 3 batches with everything that was put into it: contexts (S, K, W), clicks and shown (S, K)."""
+    """Evidence of 3 batches, with its contexts (S, K, W), clicks (S, K) and shown (S, K)."""
     generator = torch.Generator().manual_seed(1)
     shape = (3, 5, len(examination))
     contexts = torch.randn(*shape, len(prior_mean), generator=generator)
@@ -76,7 +76,7 @@ def test_the_posterior_is_the_ridge_regression_on_all_rows() -> None:
 
 
 def test_one_hot_contexts_without_a_prior_are_the_estimator_of_pbm_ucb() -> None:
-    """Clicks of an item over how often it was looked at: item 0 stood 3 times at the top and once below."""
+    """Clicks of an item over its examinations: item 0 stood 3 times at the top and once below."""
     evidence = Evidence(torch.zeros(2), 1e-9, torch.tensor([1.0, 0.5]), KNOWN)
     items = torch.tensor([[0, 1], [0, 1], [0, 1], [1, 0]])
     clicks = torch.tensor([[1, 0], [0, 0], [1, 1], [0, 1]], dtype=torch.bool)
@@ -88,7 +88,7 @@ def test_one_hot_contexts_without_a_prior_are_the_estimator_of_pbm_ucb() -> None
 
 
 def test_the_bonus_of_linucb_by_hand() -> None:
-    """A = [[2, 1], [1, 2]], so A^-1 = [[2, -1], [-1, 2]] / 3; b = (3, 0), so the mean is (2, -1)."""
+    """A = [[2, 1], [1, 2]], A^-1 = [[2, -1], [-1, 2]] / 3, b = (3, 0): the mean is (2, -1)."""
     posterior = Posterior.of(
         torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64),
         torch.tensor([3.0, 0.0], dtype=torch.float64),
@@ -130,7 +130,7 @@ LOOKS = 0.7 ** torch.arange(3)
 def serve(
     explorer: Explorer, evidence: Evidence, rounds: int, *, shoppers: int = 20
 ) -> list[float]:
-    """Regret of each round in expected clicks a slate, over 12 items with new contexts at each visit, K = 3."""
+    """Regret of each round in expected clicks per slate; 12 items, new contexts a visit, K = 3."""
     generator = torch.Generator().manual_seed(3)
     regret, posterior = [], evidence.posterior()
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""What holds for every agent in `AGENTS`: joining the registry is what puts an agent under these tests.
+"""What holds for every agent in `AGENTS`: joining the registry puts an agent under these tests.
 
 It starts as greedy CTR, makes legal slates, is the same at the same seed and another at another
 seed, moves no global generator, keeps to its steps, and refuses bad settings before it begins.

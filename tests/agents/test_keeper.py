@@ -1,4 +1,4 @@
-"""Every agent that was killed goes on from what was kept, and learns bit for bit what it would have learned."""
+"""A killed agent continues from what was saved, and learns bit for bit what it would have."""
 
 from __future__ import annotations
 

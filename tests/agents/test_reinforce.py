@@ -1,4 +1,4 @@
-"""The corrected gradient against enumeration, and a policy that is learnt from a log of another one."""
+"""The corrected gradient against enumeration, and a policy learned from the log of another."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_multiplier_and_weight_by_hand() -> None:
 
 
 def test_the_gradient_of_three_items_by_hand() -> None:
-    """One click on item 0 with pi = 1/2, beta = 1/4, K = 2, reward 3; d log pi_0 / d scores = (1, 0, 0) - pi."""
+    """A click on item 0, pi = 1/2, beta = 1/4, K = 2, reward 3; d log pi_0 = (1, 0, 0) - pi."""
     scores = torch.log(torch.tensor([0.5, 0.3, 0.2])).requires_grad_()
     log_pi = scores.log_softmax(dim=0)[:1]
     loss = surrogate(log_pi, torch.tensor([0.25]).log(), torch.tensor([3.0]), size=2, cap=10.0)
@@ -89,7 +89,7 @@ def test_the_gradient_of_three_items_by_hand() -> None:
 
 
 def test_without_a_cap_the_corrected_gradient_is_the_on_policy_one() -> None:
-    """K = 1: the gradient of the expected reward of an item drawn from pi, whatever drew the log."""
+    """K = 1: the gradient of the expected reward of a draw from pi, whatever drew the log."""
     on_policy = gradient(lambda log_pi: (log_pi.exp() * REWARD).sum())
     torch.testing.assert_close(corrected(1, UNCAPPED), on_policy, atol=1e-12, rtol=0)
 
@@ -203,7 +203,7 @@ def test_the_better_action_is_found_though_the_log_rarely_shows_it(source: Any) 
 
 
 def test_without_the_correction_the_log_misleads() -> None:
-    """A cap far below every weight makes all weights alike, and pi runs after what was shown and clicked most."""
+    """A cap below every weight makes weights equal, and pi follows what was shown most."""
     actor, _, learning = learner(
         ReinforceConfig(hidden=(16,), batch_size=256, learning_rate=1e-2, cap=1e-6)
     )
@@ -325,7 +325,7 @@ def test_reinforce_learns_from_a_log_of_a_market() -> None:
 
 @pytest.mark.slow
 def test_a_log_teaches_which_of_the_rankers_best_are_clicked() -> None:
-    """The made-up ranker knows nothing of the market, so most of its pool is never clicked: pi must find the rest."""
+    """The made-up ranker knows nothing of the market: pi must find what of its pool is clicked."""
     simulator = market()
     log = uniform_log(simulator, 250)
     setup = TrainingSetup(simulator, toy_inputs(simulator), 0, 0, log=log)

@@ -39,7 +39,7 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def quick_steps(name: str) -> int:
-    """Shopper-steps for `SHOPPERS` at once: for PPO 10 visits to scale the features and 6 updates."""
+    """Shopper-steps for `SHOPPERS` at once; PPO scales its features by 10 visits of each first."""
     return SHOPPERS * (10 + 4 * 6 if name.startswith("ppo") else 12)
 
 

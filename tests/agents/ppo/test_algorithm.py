@@ -1,4 +1,4 @@
-"""PPO learns a slate problem that has an answer; runs repeat, resume, and leave everyone else's randomness alone."""
+"""PPO solves slate problems with known answers; runs repeat, resume, and keep their randomness."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ def mean_return(model: SlatePPO, simulator: SlateSimulator, *, deterministic: bo
 
 @pytest.mark.slow
 def test_the_composer_learns_to_vary_the_slate() -> None:
-    """Reward = category coverage; greedy CTR shows one or two categories, the answer is a negative count knob."""
+    """The reward is category coverage, of which greedy CTR has little: the count knob must fall."""
     simulators = [
         toy_simulator(items=40, lapse=0.0, reward=Reward({"category_coverage": 1.0}))
         for _ in range(2)
@@ -381,7 +381,7 @@ def test_the_composer_learns_to_vary_the_slate() -> None:
 
 @pytest.mark.slow
 def test_plackett_luce_learns_which_items_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reward = share of the slate in category 0; the ranker knows nothing of it, the item embeddings do."""
+    """The reward is the share of category 0, which item embeddings tell and the ranker does not."""
 
     def of_category_0(inputs: RewardInputs) -> torch.Tensor:
         return ((inputs.category[inputs.slates] == 0) & inputs.shown).double().mean(dim=1)

@@ -1,4 +1,4 @@
-"""Rollouts that stay on the device are SB3's rollouts: the same numbers, minibatches, callbacks, log and files."""
+"""Rollouts that stay on the device have the numbers, minibatches, callbacks and files of SB3."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HORIZON = 5
 
 
 class Chase(TorchVecEnv):
-    """Two random numbers are seen; the reward is 1 less the squared distance of the action to the first.
+    """Two random numbers are observed; the reward is 1 - (action - first number) squared.
 
     Episodes have `HORIZON` steps, the rows begin at different ones. Even rows are cut off at the
     end, odd ones end.
@@ -388,7 +388,7 @@ def test_what_it_cannot_do_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_small_problem_is_learned_as_by_the_stock_loop() -> None:
-    """The best action is the number that is seen first, which makes 1 a step; curves are compared update by update."""
+    """The best action is the first number, which pays 1 a step; curves are compared by update."""
     curves = []
     for algorithm in (DevicePPO, PPO):
         kept = Kept()

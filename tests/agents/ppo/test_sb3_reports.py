@@ -1,4 +1,4 @@
-"""What Stable-Baselines3's tools say of a model is the return that `agents.evaluate` says, whatever it learns from."""
+"""SB3's tools report the return that `agents.evaluate` reports, whatever a model learns from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from tests.support.toys import toy_simulator
 
 SHOPPERS = 24
 LEARNED_FROM = [TrainingReward(scale, clicks, survival) for scale, clicks, survival in (
-    (1.0, False, False), (0.1, False, False), (0.1, True, False), (1.0, False, True), (0.1, True, True),
+    (1.0, False, False), (0.1, False, False), (0.1, True, False), (1.0, False, True),
+    (0.1, True, True),
 )]  # fmt: skip
 every_kind = pytest.mark.parametrize("kind", ["composer", "plackett_luce"])
 every_reward = pytest.mark.parametrize("reward", LEARNED_FROM, ids=str)

@@ -1,4 +1,4 @@
-"""Ends of episodes reach Stable-Baselines3 as they are: what was last seen, and whether the return goes on."""
+"""Ends of episodes reach SB3 intact: the last observation, and whether the return goes on."""
 
 from __future__ import annotations
 
@@ -100,10 +100,8 @@ def test_ppo_bootstraps_a_truncated_episode_and_not_a_lapsed_one() -> None:
     assert ended > 0
 
 
-def test_statistics_are_of_all_episodes_that_began_in_the_same_rollout_once_the_last_of_them_ended() -> (
-    None
-):
-    """Rollouts of three visits; the episodes are written down beside, with the rollout that each began in."""
+def test_statistics_are_of_the_episodes_that_began_in_one_rollout_once_all_have_ended() -> None:
+    """Rollouts of three visits; the test notes every episode and the rollout in which it began."""
     env = make_env(shoppers=8)
     env.reset()
     began, open_ = np.zeros(8, dtype=int), np.zeros(8)

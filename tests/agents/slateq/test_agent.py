@@ -1,4 +1,4 @@
-"""SlateQ in a market: it starts as greedy CTR, explores by a softmax, and repeats at the same seed."""
+"""SlateQ in a market: it starts as greedy CTR and explores by a softmax; bad settings are named."""
 
 from __future__ import annotations
 

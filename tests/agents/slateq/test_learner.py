@@ -110,7 +110,7 @@ class TableValues(ItemValues):
 
 @dataclass(frozen=True)
 class Solution:
-    """Q (3, ITEMS + 1), no click last; the best slate of each mood; its value (3,); the most clicked slate."""
+    """Q (3, ITEMS + 1), no click last; the best slate of each mood, its value, the most clicked."""
 
     q: Tensor
     slates: list[set[int]]
@@ -174,8 +174,8 @@ def learnt_q(learner: SlateQLearner) -> Tensor:
 
 
 MOODS = SlateQConfig(
-    gamma=GAMMA, temperature=3.0, learning_rate=0.05, batch_size=256, memory=20_480, warm_up=512, target_rate=0.1,
-    reward_scale=1.0,
+    gamma=GAMMA, temperature=3.0, learning_rate=0.05, batch_size=256, memory=20_480, warm_up=512,
+    target_rate=0.1, reward_scale=1.0,
 )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def slates_in_every_mood(learner: SlateQLearner) -> list[set[int]]:
 
 
 def two_states(rows: list[int]) -> Visits:
-    """Visits in states 0 or 1 with a pool of three items that appeal as much as clicking nothing does."""
+    """Visits in states 0 or 1, with three items that appeal as much as clicking nothing."""
     batch = len(rows)
     return Visits(
         features=nn.functional.one_hot(torch.tensor(rows), 2).float(),
