@@ -37,8 +37,8 @@ import polars as pl
 import tyro
 from tqdm.auto import tqdm
 
-from agents import AGENTS, Ground
-from agents.base import Watch, unwatched
+from agents import AGENTS, TrainingSetup
+from agents.base import Watch, ignore_progress
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from benchmarks.agents.league_report import CURVE, ROW, analyse
@@ -278,12 +278,16 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
 
 
 def ground(
-    cell: Cell, site: Site, config: Config, watch: Watch = unwatched, keeper: Keeper | None = None
-) -> Ground:
+    cell: Cell,
+    site: Site,
+    config: Config,
+    watch: Watch = ignore_progress,
+    keeper: Keeper | None = None,
+) -> TrainingSetup:
     """Where an agent's run learns."""
     steps = round(config.steps[cell.place.env] * config.factors.get(cell.contender, 1.0))
     simulator = site.training(cell.weight)
-    return Ground(
+    return TrainingSetup(
         simulator,
         site.inputs,
         cell.run,

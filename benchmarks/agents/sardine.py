@@ -27,10 +27,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from agents.base import Ground
+from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from benchmarks.agents.compare import difference, draw, estimate
 from benchmarks.agents.tune import defaults_of, trials_of
@@ -305,7 +305,7 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )
     learned = ppo_composer(
-        Ground(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
+        TrainingSetup(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
     )
     assert learned.sampled is not None
     for name, policy in (("ppo", learned.policy), ("ppo, sampled", learned.sampled)):

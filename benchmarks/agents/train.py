@@ -16,8 +16,9 @@ from typing import Any, Literal
 import tyro
 from stable_baselines3.common.logger import configure
 
-from agents.ppo.algorithm import PPOConfig, SlatePPO, fit_standardizers, make_ppo
+from agents.ppo.algorithm import SlatePPO, fit_standardizers, make_ppo
 from agents.ppo.checkpoints import LAST, load, save
+from agents.ppo.config import PPOConfig
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward

@@ -32,12 +32,12 @@ import torch
 import tyro
 from tqdm.auto import tqdm
 
-from agents.base import Ground
+from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
-from agents.ppo.algorithm import PPOConfig
 from agents.ppo.checkpoints import check_finite
+from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.agents.tune import trials_of
 from benchmarks.data.market_log import BuiltMarket, Logging, MarketWorld, Mixture, build
@@ -333,7 +333,7 @@ class Bench:
         if not path.exists():
             simulator = self.simulator(agent.trained_in)
             inputs = self.built.inputs(simulator)
-            ground = Ground(
+            ground = TrainingSetup(
                 simulator,
                 inputs,
                 agent.seed,

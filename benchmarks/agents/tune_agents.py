@@ -20,7 +20,7 @@ import optuna
 import polars as pl
 import tyro
 
-from agents import AGENTS, Ground
+from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from benchmarks.agents.league import FACTORS
@@ -82,7 +82,7 @@ def trained_return(
     """Mean return, over shoppers of the run's own, of an agent trained with some parameters and the run's seed."""
     steps = round(config.steps * config.factors.get(name, 1.0))
     keeper = Keeper(config.work / "unfinished" / f"{name}.safetensors")
-    ground = Ground(
+    ground = TrainingSetup(
         site.training(), site.inputs, run, steps, config.shoppers, site.log, keeper=keeper
     )
     policy = AGENTS[name].learn(ground, parameters).policy

@@ -35,17 +35,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 
-from agents.base import Ground
+from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig, learn_update, untrained_model
-from agents.ppo.algorithm import (
-    PPOConfig,
-    StockPPO,
-    environment_of,
-    make_ppo,
-    make_stock_ppo,
-    policy_of,
-)
+from agents.ppo.algorithm import StockPPO, environment_of, make_ppo, make_stock_ppo, policy_of
+from agents.ppo.config import PPOConfig
 from benchmarks.lab.places import MARKET, PLACES, Place, Site
 from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
@@ -191,7 +185,7 @@ class Training:
         self._agent = LOOPS[loop].settings(
             PPOComposerConfig(**PLACES[config.place].settings.get(AGENT, {}))
         )
-        ground = Ground(site.training(), site.inputs, seed, 0, config.shoppers)
+        ground = TrainingSetup(site.training(), site.inputs, seed, 0, config.shoppers)
         start = IntentConfig(self._agent.network.log_std)
         self._model = untrained_model("composer", ground, self._agent, start, LOOPS[loop].make)
         self._watch = watched(self._model)

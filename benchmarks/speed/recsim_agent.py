@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from agents.ppo.algorithm import PrivateRandomness
+from agents.ppo.randomness import PrivateRandomness
 
 CANDIDATES = 10
 """Documents of a visit, drawn anew at every visit; one of them is shown."""

@@ -165,7 +165,7 @@ class SlateActorCritic(ActorCriticPolicy):
         raise NotImplementedError("Slate policies have no SB3 distribution; use actor.judge.")
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions. SB3 hands in no generator, so torch's own is used: see `agents.ppo.algorithm`."""
+        """Actions. SB3 hands in no generator, so torch's own is used: see `agents.ppo.randomness`."""
         seen = self._observation(observation)
         features = seen["features"]
         draws = (

@@ -10,7 +10,7 @@ import optuna
 
 from agents.keeper import Clock
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import demo, league, train, transfer, tune, tune_agents
 from benchmarks.data import finetune, fit_market, market_log

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from agents.ppo import monitor
-from agents.ppo.algorithm import PPOConfig
 from agents.ppo.checkpoints import LAST, load
+from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig, sample_slates
 from benchmarks.agents import compare, demo, train, tune
 from benchmarks.lab.run import read_rows, read_summary

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import AGENTS, Ground, Learned
+from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
 from benchmarks.agents import behaviour, league, league_report
 from benchmarks.agents.league import Cell, Config, cells, contenders, play_missing, read_cells
@@ -191,12 +191,12 @@ def test_an_agent_has_a_row_for_each_way_to_use_it_and_a_curve(
     assert curves["minutes"].is_sorted()
 
 
-def learn_nothing(ground: Ground, config: object) -> Learned:
+def learn_nothing(ground: TrainingSetup, config: object) -> TrainedAgent:
     """An agent whose policies are uniform and greedy, and who cannot sample."""
     untrained, policy = (POLICIES[name].build(ground.inputs) for name in ("uniform", "greedy_ctr"))
     ground.watch(0, untrained)
     ground.watch(ground.steps, policy)
-    return Learned(policy, None, untrained, None, ground.steps)
+    return TrainedAgent(policy, None, untrained, None, ground.steps)
 
 
 def test_a_cell_that_fails_stops_no_other(toy: Config, monkeypatch: pytest.MonkeyPatch) -> None:

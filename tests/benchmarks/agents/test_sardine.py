@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("sardine", reason="needs the extra `peers`")
 
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from benchmarks.agents import sardine as benchmark
 from benchmarks.agents.sardine import ORACLE, RANDOM, Config, play_outside, sardine_spec
 from policies.base import filled

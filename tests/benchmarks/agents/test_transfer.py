@@ -18,7 +18,7 @@ import torch
 import recsim_env
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from benchmarks.agents import transfer
 from benchmarks.agents.transfer import FIXED, Bench, Cell, Config, Models, cells, measure, read_work
 from benchmarks.agents.transfer_report import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from benchmarks.lab.places import Place
 from benchmarks.speed import ppo_speed
 from benchmarks.speed.ppo_speed import (

@@ -22,7 +22,7 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
 from recsim_env.types import Response
 from tests.agents.ppo.test_agents import TwoVisits
-from tests.agents.test_slateq import MoodShopper
+from tests.agents.slateq.test_learner import MoodShopper
 from tests.recsim_env.shoppers.test_outside import tap_spec
 from tests.support.toys import ToyShopper, ToyState, toy_catalog
 
