@@ -92,9 +92,9 @@ def visits(
 ) -> pl.DataFrame:
     """Play the first episode of every seed: a row a visit.
 
-    The columns are: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom · categories
-    (distinct, in the slate) · distance (mean intra-list) · clicks · reward · the `KNOBS`, null for
-    a policy that is not the agent.
+    The columns are: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom ·
+    categories (distinct, in the slate) · distance (mean intra-list) · clicks · reward · the
+    `KNOBS`, null for a policy that is not the agent.
     """
     observation = simulator.reset(episodes.to(simulator.device))
     parts: list[pl.DataFrame] = []

@@ -34,7 +34,7 @@ from policies import POLICIES, Policy, PolicyInputs
 BASE = "greedy_ctr"
 """What every policy is compared with, episode by episode."""
 FIGURES = ("return", "clicks", "diversity", "visits")
-"""Columns that get an interval; diversity is the mean intra-list distance of an episode's slates."""
+"""Columns that get an interval; diversity is the mean intra-list distance of a slate."""
 SHORT = {"ppo": "composer", "greedy_ctr": "greedy_ctr", "tuned_reranker": "constant"}
 """Short names in the summary, and the policies that they stand for."""
 
@@ -73,7 +73,7 @@ class Contender:
 
 
 def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:
-    """Every registered policy with its tuned parameters, then every agent before and after training.
+    """Every registered policy, tuned, then every agent before and after its training.
 
     Raises:
         FileNotFoundError: If nothing was tuned, or an agent was not trained.

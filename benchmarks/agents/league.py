@@ -43,7 +43,7 @@ from recsim_env.registration import PRESETS
 
 @dataclass(frozen=True)
 class Config(League, Threads, Results):
-    """Play the league, or the part of it that is missing, and report on everything that was played."""
+    """Play the cells of the league that are missing, and report on all that were played."""
 
     report_only: bool = False
     """Play no cell, and only report on those that were played before."""
@@ -123,10 +123,11 @@ def note(config: Config) -> str:
     """The paragraph below the tables, which says how they were made."""
     fewer = ", ".join(f"{name} {factor:g}" for name, factor in config.factors.items())
     return (
-        f"A run is a training seed and {config.episodes} fresh shoppers, the same for all contenders; brackets are "
-        "95 % intervals for other training seeds and other shoppers in the same worlds. Policies with parameters had "
-        f"{config.trials} trials each, on other shoppers; agents have the parameters that "
-        f"`benchmarks.agents.tune_agents` found. Steps as a multiple of those of the environment: {fewer}."
+        f"A run is a training seed and {config.episodes} fresh shoppers, the same for all "
+        "contenders; brackets are 95 % intervals for other training seeds and other shoppers in "
+        f"the same worlds. Policies with parameters had {config.trials} trials each, on other "
+        "shoppers; agents have the parameters that `benchmarks.agents.tune_agents` found. Steps as "
+        f"a multiple of those of the environment: {fewer}."
     )
 
 

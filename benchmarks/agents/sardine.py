@@ -144,7 +144,7 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
 
 
 class Exploring:
-    """Draws K candidates one after the other with chances in proportion to exp(logit / temperature).
+    """Draws K candidates in turn, with chances in proportion to exp(logit / temperature).
 
     It adds Gumbel noise and takes the best (Yellott 1977, "The relationship between Luce's
     choice axiom, Thurstone's theory of comparative judgment, and the double exponential
@@ -205,7 +205,7 @@ def inputs_of(
 def tune(
     config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, folder: Path
 ) -> dict[str, float]:
-    """The best parameters of a re-ranker on training users; only knobs that SARDINE has are tuned."""
+    """The best parameters of a re-ranker on training users, of those that SARDINE has a cue for."""
     spec = POLICIES[name]
     search = knobs_here(spec, inputs) if name == "constant" else spec.search()
     study = policy_trials(
@@ -234,7 +234,7 @@ def rows_of(
 
 
 def labelled(rows: pl.DataFrame, name: str, seed: int | None) -> pl.DataFrame:
-    """Add the columns that say whose rows these are; a training has `steps` and `minutes` already."""
+    """Add the columns that say whose rows these are, and those of a training where they lack."""
     columns = {
         "policy": pl.lit(name),
         "training_seed": pl.lit(seed, dtype=pl.Int64),

@@ -258,7 +258,7 @@ def agents_of(cell: Cell) -> list[Agent]:
 
 @dataclass(frozen=True)
 class OpenedCell:
-    """A cell whose simulators and agents are made, or read from their files, when they are needed."""
+    """A cell whose simulators and agents are made or read when they are needed."""
 
     config: Config
     """How the cell is measured."""
@@ -309,7 +309,7 @@ class OpenedCell:
         return self.folder / (kind if kind in (TRUE, AGAIN) else self.cell.models.name)
 
     def policy(self, agent: Agent) -> Policy:
-        """Build an agent; one that is trained in a simulator is trained first where it was not yet."""
+        """Build an agent, after training it in its simulator where that was not done yet."""
         if agent.trained_in != LOG:
             return self.trained(agent)
         if agent.name in SOFTMAX:

@@ -4,10 +4,12 @@ A cell is one learned market beside the true one: a world, a log, a user-model s
 ensemble: a PPO seed). Of each cell, with the return J of every agent in the true market and J' in
 the learned one:
 
-    kendall_tau          rank correlation of J and J' over the agents that were not trained (Kendall 1945, tau-b)
-    worst_return_error   max |J' / J - 1| over all agents, PPO among them; mean_return_error likewise
-    ppo_gain_kept        what training in the learned market gains in J over greedy CTR / the same of the true market
-    ppo_optimism         J' / J - 1 of PPO trained in the learned market: what it only thinks it earns
+    kendall_tau          rank correlation of J and J' over the agents that were not trained (tau-b,
+                         Kendall 1945)
+    worst_return_error   max |J' / J - 1| over all agents with PPO; mean_return_error likewise
+    ppo_gain_kept        the gain in J over greedy CTR of training in the learned market, over that
+                         of training in the true one
+    ppo_optimism         J' / J - 1 of PPO trained in the learned market, where it overrates itself
     winner_regret        1 - J of the agent that wins in the learned market / J of the best one
 
 The true market that is played twice, with other shoppers the second time, does not agree with
@@ -72,7 +74,7 @@ FIGURES = {
     "ppo_optimism": "optimism",
     "winner_regret": "regret",
 }
-"""Names of figures in the summary, and short ones, which precede a size, a mixture or an ensemble."""
+"""Names of figures in the summary, and the short ones of sizes, mixtures and ensembles."""
 RANGES = {
     "kendall_tau": (-1.0, 1.0),
     "kendall_tau_ppo_included": (-1.0, 1.0),
@@ -89,7 +91,7 @@ K = TypeVar("K", int, str)
 
 @dataclass(frozen=True)
 class CellRows:
-    """The rows of one learned market beside the true one; its first fields are columns of `ROWS`."""
+    """The rows of one learned market beside the true one."""
 
     world: int
     """Seed of the market's catalogue."""
@@ -311,7 +313,9 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
 
 
 def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict[str, Estimate]:
-    """Compare the true market with itself with other shoppers, over the agents that are not trained.
+    """Compare the true market with itself with other shoppers.
+
+    The agents are those that are not trained.
 
     Args:
         rows: The rows of all cells.

@@ -78,7 +78,15 @@ class Config(Markets, Threads, Results):
 def trained_return(
     site: Site, config: Config, name: str, parameters: Mapping[str, float], run: int
 ) -> float:
-    """Mean return, over shoppers of the run's own, of an agent trained with some parameters and the run's seed."""
+    """Train an agent with some parameters; its mean return over shoppers of the run's own.
+
+    Args:
+        site: The place to train in.
+        config: How agents are trained and evaluated.
+        name: The agent's name.
+        parameters: Its parameters.
+        run: The number of the run, which is the training seed.
+    """
     steps = round(config.steps * config.factors.get(name, 1.0))
     keeper = Keeper(config.work / "unfinished" / f"{name}.safetensors")
     ground = Ground(
@@ -96,7 +104,7 @@ def trained_return(
 
 
 def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
-    """Tune one agent: a row for each trial, then for each repetition of the default and the best."""
+    """Tune one agent: a row for each trial, and for each repetition of default and best."""
     spec = AGENTS[name]
     default = defaults_of(spec.config(), spec.search())
 

@@ -1,0 +1,1 @@
+"""Logs, and the models that are fitted to them."""

@@ -28,7 +28,7 @@ class Config(Threads):
     worlds: tuple[int, ...] = (0,)
     """Seeds of their catalogues; every market is built in each of these worlds."""
     slates: int = 300_000
-    """Number of logged slates of each market, about. The default is that of all reported results."""
+    """Number of logged slates of each market, about. The default is that of reported results."""
     mixture: Mixture = "exploring"
     """Who serves the log: `exploring` and `broad` are mixtures of many policies, `greedy` is the
     ranker alone, `uniform` is random slates."""

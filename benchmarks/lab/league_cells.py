@@ -89,7 +89,7 @@ FACTORS = {
     "linucb": 0.05,
     "thompson": 0.05,
 }
-"""Shares of the training's steps of those whose curve is flat earlier or whose steps take longer."""
+"""Factors of the steps of agents whose curve is flat earlier, or whose steps take longer."""
 RUN_SEEDS = 100_000
 """Seeds set aside for the shoppers of one run."""
 

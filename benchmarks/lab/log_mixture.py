@@ -142,7 +142,7 @@ def servers(
 
 
 def tried(inputs: PolicyInputs, number: int, share: float, seed: int) -> list[Server]:
-    """The policies of `TRIED` in turn, each time with parameters drawn from the ranges of tuning."""
+    """The policies of `TRIED` in turn, with parameters drawn from the ranges of tuning."""
     generator = torch.Generator().manual_seed(seed)
     found: list[Server] = []
     for at in range(number):

@@ -30,7 +30,7 @@ from recsim_env.tables import write_parquet
 MARKETS = Path("runs/market")
 """The folder of all markets' logs and rankers."""
 LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000
-"""First seeds of the logged episodes and of held-out ones, which no training, tuning or report has."""
+"""First seeds of the logged episodes and of held-out ones, which nothing else uses."""
 ROUNDS = (0.2, 0.3, 0.5)
 """Share of the log that each round writes; the first round is uniform."""
 PER_CATEGORY = 4
@@ -114,7 +114,7 @@ def policy_inputs(
 
 
 def popularity_of(log: Sessions, items: int) -> Tensor:
-    """Responses an exposure of each item (N,), shrunk towards the mean of the log by a hundred exposures."""
+    """Responses an exposure of each item (N,), shrunk to the log's mean by a hundred exposures."""
     shown = torch.bincount(log.slates[log.slates >= 0], minlength=items).float()
     clicked = torch.bincount(log.slates[log.clicks], minlength=items).float()
     return (clicked + 100 * clicked.sum() / shown.sum()) / (shown + 100)
@@ -193,7 +193,7 @@ def _sessions(folder: Path, simulator: SlateSimulator) -> Sessions:
 
 
 def _make(world: MarketWorld, simulator: SlateSimulator, folder: Path) -> None:
-    """Make what is missing in a market's folder; impressions are written last, when a log is whole."""
+    """Make what is missing in a market's folder; a log's impressions are written last."""
     impressions, ranker = folder / "impressions.parquet", folder / "ranker.safetensors"
     if not impressions.exists():
         write_json(folder / "market.json", _told(simulator))

@@ -38,7 +38,7 @@ def open_learned(env: str, world: int, markets: Path, slates: int, device: str |
 
 
 def open_journey(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-    """Open the Complete Journey, whose agents are trained with some households and judged with others."""
+    """Open the Complete Journey, where agents are judged with other households than trained."""
     return World(env, device=device).open()
 
 
@@ -83,7 +83,8 @@ JOURNEY_SETTINGS = {
         "reward": TrainingReward(),
     }
 }
-"""Greedy CTR is nearly right there, so PPO explores close to it, as in `benchmarks.agents.train`."""
+"""Settings of PPO where greedy CTR is nearly right: it explores close to greedy, as in
+`benchmarks.agents.train`."""
 PLACES = {
     place.name: place
     for place in (

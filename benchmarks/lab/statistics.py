@@ -128,7 +128,7 @@ def paired_difference(
     weights: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
 ) -> Estimate:
-    """The mean of treatment - control (n,), of which each row is the same shopper-episode in both."""
+    """The mean of treatment - control (n,), whose rows are the same shopper-episodes."""
     difference = _vector("treatment", treatment) - _vector(
         "control", control, like=np.asarray(treatment)
     )
@@ -188,7 +188,8 @@ def by_training_seed(
     ):
         raise ValueError(
             f"expected one row for each of {len(seeds)} values of {seed!r} x {len(episodes)} of "
-            f"{episode!r}, found {rows.height} rows, {rows.select(seed, episode).n_unique()} of them distinct"
+            f"{episode!r}, found {rows.height} rows, "
+            f"{rows.select(seed, episode).n_unique()} of them distinct"
         )
     values = rows.sort(seed, episode)[value].cast(pl.Float64).to_numpy()
     return np.asarray(values, dtype=np.float64).reshape(len(seeds), len(episodes))

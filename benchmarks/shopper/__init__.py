@@ -1,0 +1,1 @@
+"""Benchmarks of shopper models against the log."""

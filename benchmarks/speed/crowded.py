@@ -38,7 +38,10 @@ from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 
-COUNTING = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
+COUNTING = (
+    "import sys, time\nend = time.monotonic() + float(sys.argv[1])\n"
+    "while time.monotonic() < end: pass"
+)
 """The program of a busy process."""
 
 
@@ -154,7 +157,7 @@ def variables(wanted: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def crowd(count: int, longest_s: float) -> Iterator[None]:
-    """So many busy processes, which end with the block, and after `longest_s` seconds whatever happens."""
+    """Start busy processes, which end with the block, or by themselves after `longest_s`."""
     processes = [
         subprocess.Popen([sys.executable, "-c", COUNTING, str(longest_s)]) for _ in range(count)
     ]

@@ -8,7 +8,7 @@ looks into some clusters, of four-byte or one-byte numbers. Timed on one core, f
 to the slates; then some of the ways play the same episodes.
 
     runs/latency/config.json                  the settings that all rows have in common
-    runs/latency/<items>-<way>.parquet        a row a request, a step of a request, a batch, or an episode
+    runs/latency/<items>-<way>.parquet        a row a request, a step of one, a batch or an episode
 
 What is there is not measured again.
 """

@@ -105,7 +105,7 @@ def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
 
 
 def summary_of(lines: list[dict[str, object]]) -> dict[str, Estimate]:
-    """Name every figure by size and way, and those of the way `SERVED` by their size alone as well."""
+    """Name every figure by size and way, and those of `SERVED` by their size alone as well."""
     found: dict[str, Estimate] = {}
     figures = {
         "p99": "p99_ms",

@@ -131,7 +131,7 @@ def of_ppo(config: Config) -> list[dict[str, Any]]:
 
 
 def references(config: Config) -> tuple[float, float]:
-    """The mean returns of a random policy and of greedy CTR on the shoppers of PPO's evaluations."""
+    """The mean returns of a random policy and of greedy CTR on the evaluation's shoppers."""
     site = PLACES[config.place].open(config.markets, config.slates, config.device)
     episodes = seeds(REPORTED_SEED, config.episodes)
     policies = (POLICIES[name].build(site.inputs) for name in ("uniform", "greedy_ctr"))
@@ -161,7 +161,7 @@ def of_recsim(config: Config) -> list[dict[str, Any]]:
 
 
 def of_finetuning(config: Config) -> list[dict[str, Any]]:
-    """Time fine-tuning: a row a repetition with visits, minutes, operations and the machine's rate."""
+    """Time fine-tuning and the machine: a row a repetition."""
     log = Log.load(ready(config.log, Console()))
     examples = log.examples(cold_hidden=True)
     settings = replace(config.finetune, epochs=config.finetune_epochs)

@@ -140,7 +140,7 @@ HEADERS = {
 
 
 def draw(rows: pl.DataFrame, summary: dict[str, Estimate]) -> Figure:
-    """Draw the cost of a shopper-step by part, and returns against shopper-steps and wall minutes."""
+    """Draw the cost of a shopper-step by part, and returns against steps and minutes."""
     figure, (left, middle, right) = panels(13, 4, 3, ratios=(1.2, 1, 1))
     _costs(left, summary)
     spent = with_minutes(rows)

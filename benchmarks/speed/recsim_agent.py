@@ -106,7 +106,7 @@ class RecSimTraining:
 
 
 def environment(seed: int) -> Any:
-    """Make RecSim's environment of long-term satisfaction with a seed, which its own maker lacks."""
+    """Make RecSim's environment of long-term satisfaction with a seed of one's own."""
     world: Any = importlib.import_module("recsim.environments.long_term_satisfaction")
     users = world.LTSUserModel(
         1, user_state_ctor=world.LTSUserState, response_model_ctor=world.LTSResponse, seed=seed
@@ -119,7 +119,7 @@ def environment(seed: int) -> Any:
 def play(
     env: Any, choose: Choice, seed: int, end: Callable[[float, Any], None] | None = None
 ) -> tuple[float, int]:
-    """Play an episode; returns its return and its number of steps. `end` is told the last reward."""
+    """Play an episode; its return and number of steps. `end` is told the last reward."""
     env.seed(seed)
     seen, reward, total, steps, done = env.reset(), 0.0, 0.0, 0, False
     while not done:

@@ -67,8 +67,8 @@ FORWARD: dict[type, dict[str, tuple[str, ...]]] = {
         "": ("token", "advance", "temperament", "answer", "click_probability", "leave_logits"),
     },
 }
-"""Methods of the networks that a step calls: class of the network -> its part (itself, or a head) ->
-methods. Proposing new items is none of them."""
+"""Methods of the networks that a step calls: class of the network -> its part (itself or a head)
+-> methods. Proposing new items is none of them."""
 COUNTERS: dict[type, tuple[str, ...]] = {
     Memory: ("stats", "record", "tally"),
     SessionMemory: ("look", "record", "context"),
@@ -151,7 +151,7 @@ class Crowd:
         self._seen = self.simulator.observe()
 
     def watch(self, slates: Tensor) -> None:
-        """Show slates and observe; shoppers who left go on being shown some, because only time counts."""
+        """Show slates and observe, also to those who left, because only the time counts."""
         self.simulator.advance(slates)
         self._seen = self.simulator.observe()
 
@@ -221,7 +221,7 @@ class Seat:
 
     @property
     def name(self) -> str:
-        """The value in the column `system`; a network that runs in another way is another system."""
+        """The value in the column `system`, which tells apart the ways a network runs."""
         way = ("" if self.precision == "fp32" else f", {self.precision}") + (
             ", compiled" if self.compiled else ""
         )
@@ -359,7 +359,7 @@ def measure(config: Config) -> pl.DataFrame:
 
 
 def machine(device: torch.device) -> dict[str, float]:
-    """Measure the machine: operations a second of a matrix product, and bytes a second of a copy."""
+    """Measure the machine: operations and bytes a second of a matrix product and a copy."""
     a, b = torch.linspace(-1.0, 1.0, 2 * 1024**2, device=device).view(2, 1024, 1024)
     large = torch.zeros(2**26, device=device)
     product, copy = Clock(device), Clock(device)
@@ -453,32 +453,54 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     speed = speed.with_columns(
         rate=pl.col("steps") / pl.col(clock), wall_rate=pl.col("steps") / pl.col("wall_s")
     )
-    summary: dict[str, Estimate] = {}
+    return _speeds(speed) | _two_threads(speed) | _needs(rows, speed)
 
-    def estimate(values: Any) -> Estimate:
-        return estimate_mean(np.asarray(values, dtype=float))
 
-    def rates(system: str, batch: int | None = None, threads: int = 1, column: str = "rate") -> Any:
-        own = speed.filter((pl.col("system") == system) & (pl.col("threads") == threads))
-        crowd = best_batch(speed, system) if batch is None else batch
-        return own.filter(pl.col("batch") == crowd).sort("round")[column].to_numpy()
+def _rates(
+    speed: pl.DataFrame,
+    system: str,
+    batch: int | None = None,
+    threads: int = 1,
+    column: str = "rate",
+) -> Any:
+    """The rates of a system round by round, in a batch or in its best one."""
+    own = speed.filter((pl.col("system") == system) & (pl.col("threads") == threads))
+    crowd = best_batch(speed, system) if batch is None else batch
+    return own.filter(pl.col("batch") == crowd).sort("round")[column].to_numpy()
 
+
+def _mean(values: Any) -> Estimate:
+    return estimate_mean(np.asarray(values, dtype=float))
+
+
+def _speeds(speed: pl.DataFrame) -> dict[str, Estimate]:
+    """The speed of every system, and of the two main environments over the peers."""
     systems = speed["system"].unique(maintain_order=True).to_list()
-    for system in systems:
-        summary[f"steps_per_s/{system}"] = estimate(rates(system))
+    summary = {f"steps_per_s/{system}": _mean(_rates(speed, system)) for system in systems}
     for name, env in (("transformer", TRANSFORMER), ("market", MARKET)):
         if env not in systems:
             continue
         if "SARDINE" in systems:
-            summary[f"{name}_over_sardine_per_cpu"] = estimate(rates(env) / rates("SARDINE"))
-        summary[f"single_step_ms_{name}"] = estimate(1e3 / rates(env, SINGLE))
+            ratio = _rates(speed, env) / _rates(speed, "SARDINE")
+            summary[f"{name}_over_sardine_per_cpu"] = _mean(ratio)
+        summary[f"single_step_ms_{name}"] = _mean(1e3 / _rates(speed, env, SINGLE))
+    return summary
+
+
+def _two_threads(speed: pl.DataFrame) -> dict[str, Estimate]:
+    """The speed on two threads over that on one."""
+    summary: dict[str, Estimate] = {}
     twice = speed.filter(pl.col("threads") == 2)
     for env in twice["system"].unique(maintain_order=True).to_list():
         crowd = int(twice["batch"].to_numpy()[0])
-        ratio = rates(env, crowd, 2, "wall_rate") / rates(env, crowd, 1, "wall_rate")
-        summary["two_threads_over_one" if env == TRANSFORMER else f"two_threads_over_one/{env}"] = (
-            estimate(ratio)
-        )
+        two, one = (_rates(speed, env, crowd, threads, "wall_rate") for threads in (2, 1))
+        name = "two_threads_over_one" if env == TRANSFORMER else f"two_threads_over_one/{env}"
+        summary[name] = _mean(two / one)
+    return summary
+
+
+def _needs(rows: pl.DataFrame, speed: pl.DataFrame) -> dict[str, Estimate]:
+    """What a step of each environment needs, and its share of what the machine could do."""
     told = (
         rows.filter(pl.col("value").is_not_null())
         .group_by("what", "system")
@@ -486,21 +508,20 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     )
     values = {(row["what"], row["system"]): row["value"] for row in told.to_dicts()}
     multiplied, copied = values["matmul_flops", "machine"], values["copy_bytes", "machine"]
-    for env in systems:
+    summary: dict[str, Estimate] = {}
+    for env in speed["system"].unique(maintain_order=True).to_list():
         if ("flops", env) not in values:
             continue
+        suffix = "" if env == TRANSFORMER else f"/{env}"
         for what in ("bytes", "flops", "moved_bytes"):
-            summary[f"{what}/{env}"] = estimate([values[what, env]])
-        summary[f"late_over_early/{env}"] = estimate(
-            [values["late_s", env] / values["early_s", env]]
-        )
+            summary[f"{what}/{env}"] = _mean([values[what, env]])
+        late, early = values["late_s", env], values["early_s", env]
+        summary[f"late_over_early/{env}"] = _mean([late / early])
         needed = max(values["flops", env] / multiplied, values["moved_bytes", env] / copied)
-        name = "roofline_share" if env == TRANSFORMER else f"roofline_share/{env}"
-        summary[name] = estimate(needed * rates(env))
+        summary[f"roofline_share{suffix}"] = _mean(needed * _rates(speed, env))
         if ("forward_share", env) in values:
-            suffix = "" if env == TRANSFORMER else f"/{env}"
-            summary[f"overhead_share{suffix}"] = estimate([1.0 - values["forward_share", env]])
-            summary[f"counters_share{suffix}"] = estimate([values["counters_share", env]])
+            summary[f"overhead_share{suffix}"] = _mean([1.0 - values["forward_share", env]])
+            summary[f"counters_share{suffix}"] = _mean([values["counters_share", env]])
     return summary
 
 
