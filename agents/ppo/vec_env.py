@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +27,15 @@ from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
 from recsim_env.settings import settle
-from recsim_env.shoppers.base import Shopper, Witness
 from recsim_env.simulator import Episodes, SlateSimulator
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Observation, Outcome
 
 INTENT_LIMIT = 10.0
 """Bound of the intent's space: far outside of what a Gaussian of the usual width draws."""
-TRAINING_STREAM = 2
-"""The stream of `noise.episode_key` from which training seeds are made."""
-ROULETTE, ROULETTE_STREAM = 0.15, 3
+ROULETTE = 0.15
 """Survival below which a shopper goes on with chance survival / ROULETTE, then weighted by
-ROULETTE; and the noise stream of that draw."""
+ROULETTE."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +91,11 @@ class SimulatorVecEnv(TorchVecEnv):
         self.simulator = simulator
         self.composer = composer
         self._reward = reward or TrainingReward()
-        self._shopper: Any = simulator.shopper
-        self._witness = Witness(simulator.shopper)
-        if self._reward.survival:
-            _check_can_stay(simulator.shopper)
-        if self._reward.expected_clicks or self._reward.survival:
-            simulator.shopper = cast("Shopper[Any]", self._witness)
+        if self._reward.survival and not simulator.shopper.tells_leaving:
+            raise ValueError(
+                f"survival is True, but {type(simulator.shopper).__name__} does not tell how likely "
+                "shoppers leave (`tells_leaving`)."
+            )
         self._learning = False
         self._survival = torch.ones(num_envs, device=simulator.device)
         self._cohort = torch.zeros(num_envs, dtype=torch.int64, device=simulator.device)
@@ -191,7 +187,7 @@ class SimulatorVecEnv(TorchVecEnv):
             found["finished"],
         )
         self._cohort, self._cohorts = found["cohort"], found["cohorts"]
-        self._learn(True)
+        self._learning = True
         return self._look(self.simulator.observe())
 
     def _own_state(self) -> dict[str, Any]:
@@ -244,22 +240,21 @@ class SimulatorVecEnv(TorchVecEnv):
             "step was called in episodes that `reset_tensors` began, but reporting needs `reset`."
         )
 
-    def _learn(self, learning: bool) -> None:
-        self._learning = learning
-        if self._reward.survival:
-            self._shopper.never_leave = learning
-
     def _begin(self, *, learning: bool) -> Seen:
-        self._learn(learning)
+        self._learning = learning
         self._sums = {}
         self._finished = []
         self._survival = torch.ones_like(self._survival)
         self._cohort = torch.zeros_like(self._cohort)
         self._cohorts = 0
         key = noise.episode_key(
-            torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM
+            torch.tensor([self._seed]),
+            torch.tensor([self.generation]),
+            stream=noise.Stream.TRAINING,
         )
-        return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
+        seeds = noise.mix(key + torch.arange(self.num_envs))
+        staying = learning and self._reward.survival
+        return self._look(self.simulator.reset(seeds, staying=staying))
 
     def _step(self, actions: Tensor) -> Turn:
         assert self._view is not None
@@ -268,7 +263,7 @@ class SimulatorVecEnv(TorchVecEnv):
         self._add(outcome)
         rewards = self._training_reward(outcome) if self._learning else outcome.reward.float()
         gone = (
-            self._survive(at)
+            self._survive(at, outcome)
             if self._learning and self._reward.survival
             else torch.zeros_like(outcome.ended)
         )
@@ -286,13 +281,17 @@ class SimulatorVecEnv(TorchVecEnv):
         self._view = self.composer.view(observation)
         return self._seen(self._view, self._survival)
 
-    def _survive(self, at: Episodes) -> Tensor:
-        """Weight the next visit by the chance to come; (B,) bool, who is let go by the roulette. `at`: before it."""
-        assert self._witness.last is not None
-        assert self._witness.last.leaving is not None
-        alive = self._survival * (1 - self._witness.last.leaving)
+    def _survive(self, at: Episodes, outcome: Outcome) -> Tensor:
+        """Weight the next visit by the chance to come; (B,) bool, who is let go by the roulette.
+
+        Args:
+            at: the episodes as they stood before the visit
+            outcome: of the visit
+        """
+        assert outcome.response.leaving is not None
+        alive = self._survival * (1 - outcome.response.leaving)
         draw = noise.uniform(
-            noise.episode_key(at.seed, at.number, stream=ROULETTE_STREAM), at.visit, 1
+            noise.episode_key(at.seed, at.number, stream=noise.Stream.ROULETTE), at.visit, 1
         ).squeeze(1)
         doubtful = alive < ROULETTE
         gone = doubtful & (draw >= alive / ROULETTE)
@@ -302,8 +301,7 @@ class SimulatorVecEnv(TorchVecEnv):
     def _training_reward(self, outcome: Outcome) -> Tensor:
         reward = outcome.reward
         if self._reward.expected_clicks and "clicks" in self.simulator.reward.weights:
-            assert self._witness.last is not None
-            surplus = self._witness.last.probability.sum(dim=1) - outcome.info["clicks"]
+            surplus = outcome.response.probability.sum(dim=1) - outcome.info["clicks"]
             reward = reward + self.simulator.reward.weights["clicks"] * surplus
         return (reward * self._survival * self._reward.scale).float()
 
@@ -389,11 +387,3 @@ class SlateVecEnv(SimulatorVecEnv):
 
     def _compose(self, view: View, actions: Tensor) -> Tensor:
         return actions
-
-
-def _check_can_stay(shopper: Shopper[Any]) -> None:
-    """Errors: ValueError where shoppers do not say how likely they leave."""
-    if not hasattr(shopper, "never_leave"):
-        raise ValueError(
-            f"survival is True, but {type(shopper).__name__} does not say how likely shoppers leave (`never_leave`)."
-        )

@@ -22,7 +22,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.evaluate import draws_for
 from agents.ppo.agents import PPOComposerConfig
 from benchmarks.lab import league_cells
 from benchmarks.lab.league_cells import GREEDY, PPO, RERANKER, Cell, League
@@ -35,11 +34,13 @@ from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from policies import POLICIES, Policy
+from policies import POLICIES
 from policies.composer import Composer, ComposerPolicy
+from recsim_env.rollout import draws_for
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import first_places
+from recsim_env.types import Policy
 
 TRAITS = ("variety", "patience", "speed", "examination")
 """Hidden traits of a shopper, which are fields of `MarketState`."""

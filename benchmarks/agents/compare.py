@@ -29,7 +29,8 @@ from benchmarks.lab.statistics import Estimate, policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import PARAMETERS, read_parameters
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
+from recsim_env.types import Policy
 
 BASE = "greedy_ctr"
 """What every policy is compared with, episode by episode."""

@@ -48,7 +48,7 @@ from benchmarks.lab.statistics import (
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, knobs_here, policy_trials
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
 from policies.base import candidates_of, top_slates
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -64,7 +64,7 @@ from recsim_env.shoppers.outside import (
     outside_simulator,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LOG_SEED = 40_000_000
 """First seed of the logged users; those of training seed s begin a million times s later."""
@@ -176,7 +176,7 @@ def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTow
         for writer in writers:
             share = config.log_users // len(writers)
             first = LOG_SEED + 1_000_000 * seed + users
-            table, _ = record(simulator, writer, writer.draws, seeds(first, share), split="train")
+            table, _ = record(simulator, writer, seeds(first, share), split="train")
             tables.append(
                 table.with_columns(pl.col("shopper") + users, pl.col("visit") + users * 1_000)
             )

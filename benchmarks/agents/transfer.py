@@ -47,7 +47,7 @@ from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import knobs_here, policy_trials
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from recsim_env.files import locked
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
@@ -57,6 +57,7 @@ from recsim_env.shoppers.session.population import (
     save_learned_market,
 )
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
 
 Part = Literal["all", "main", "sweep", "ensemble", "report"]
 

@@ -29,12 +29,13 @@ from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.tuning import policy_trials, starts
-from policies import POLICIES, Policy
+from policies import POLICIES
 from policies.base import PolicySpec
 from policies.composer import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
+from recsim_env.types import Policy
 
 KEY = {
     "env": pl.String,

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from policies import POLICIES, PolicyInputs
-from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from recsim_env import SlateSimulator, noise
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 KNOBS = {
     "count": (-2.0, 0.0),

@@ -8,9 +8,10 @@ import torch
 
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.checkpoints import check_finite
-from policies import Policy, PolicyInputs
+from policies import PolicyInputs
 from policies.composer import Composer, ComposerPolicy, IntentActor
 from recsim_env.files import read_tensors, write_tensors
+from recsim_env.types import Policy
 
 UNTRAINED = "untrained.safetensors"
 """Name of the file of a policy before its first update, beside its last checkpoint."""

@@ -30,15 +30,14 @@ CURVE_PAST = 3  # purchases that a recency curve asks for, as in the facts
 class LoggingPolicy:
     """The Plackett-Luce policy that wrote the log: own item and category counts, and four-week popularity."""
 
-    def __init__(self, catalog: Catalog, visits_of_four_weeks: float, slate_size: int = 10) -> None:
+    def __init__(
+        self, catalog: Catalog, visits_of_four_weeks: float, candidates: int, slate_size: int = 10
+    ) -> None:
+        self.draws = candidates
         self.category = catalog.category
         self.visits = visits_of_four_weeks
         self.slate_size = slate_size
         self.recipe = Recipe()
-
-    def draws(self, candidates: int) -> int:
-        """Uniform numbers that one slate takes."""
-        return candidates
 
     def scores(self, observation: Observation) -> Tensor:
         """(B, C), -inf where padded."""
@@ -211,15 +210,15 @@ def roll(
         precision=precision,
     )
     simulator = SlateSimulator(shopper, horizon_days=365 - START_DAY)
-    policy = LoggingPolicy(shopper.catalog, 4 * len(baskets) / 53)
+    policy = LoggingPolicy(shopper.catalog, 4 * len(baskets) / 53, shopper.max_candidates)
     number = len(shopper.shop.starts.shopper)
     found, households = [], []
     bar = tqdm(total=number, desc="closed loop", leave=False)
     for start in range(0, number, batch):
         seeds = torch.arange(start, min(start + batch, number)) + 1_000_000 * (seed + 1)
         simulator.reset(seeds)
-        households.append(simulator.when_and_where()["shopper"])
-        found.append(record(simulator, policy, shopper.max_candidates, seeds))
+        households.append(shopper.shop.starts.shopper[simulator.hidden.who])
+        found.append(record(simulator, policy, seeds))
         bar.update(len(seeds))
     bar.close()
     who = pl.DataFrame({"household": torch.cat(households).numpy()}).with_row_index("row")

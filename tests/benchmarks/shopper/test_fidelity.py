@@ -266,7 +266,7 @@ def test_errors_of_a_closed_loop_by_hand() -> None:
 
 def test_the_logging_policy_scores_own_counts_and_popularity() -> None:
     catalog = Catalog.synthetic(6, 2, 4, torch.Generator().manual_seed(0))
-    policy = closed_loop.LoggingPolicy(catalog, 100.0, slate_size=2)
+    policy = closed_loop.LoggingPolicy(catalog, 100.0, 5, slate_size=2)
     observation = {
         "candidates": torch.tensor([[4, 1, -1]]),
         "bought_items": torch.tensor([[1, -1]]),
