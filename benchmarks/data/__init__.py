@@ -1,1 +1,1 @@
-"""Logs, and the models that are fitted to them."""
+"""Commands that make what is shipped: logs, shoppers, markets and rankers."""

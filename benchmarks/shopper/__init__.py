@@ -1,1 +1,1 @@
-"""Benchmarks of shopper models against the log."""
+"""Benchmarks of the shoppers that are fitted to a log."""

@@ -30,8 +30,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
-from benchmarks.data.build_log import DEFAULT, ready
-from benchmarks.data.finetune import Log
+from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, panels, seed_curves
@@ -99,7 +98,7 @@ class Config(Markets, Threads, Results):
     all steps take equally long."""
     repetitions: int = 3
     """Number of times that fine-tuning is timed, over which intervals are taken."""
-    log: Path = DEFAULT
+    log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or of your own tables. It is only read; the
     default one is built first where it does not exist."""
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.data import finetune as benchmark
-from benchmarks.data.finetune import Log
+from benchmarks.lab.logs import Log
 from benchmarks.lab.settings import remember_settings
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
