@@ -65,7 +65,7 @@ class PPOAgentConfig:
     """
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Sizes and start of actor and critic."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
@@ -106,7 +106,7 @@ class PPOComposerConfig(PPOAgentConfig):
     """PPO over the composer's intents; how wide it explores at first is `NetworkConfig.log_std`."""
 
     ppo: PPOConfig = IN_INTENTS
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(
         default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=0.0)
     )
@@ -120,7 +120,7 @@ class PPOPlackettLuceConfig(PPOAgentConfig):
     """PPO over Plackett-Luce slates."""
 
     ppo: PPOConfig = IN_PLACKETT_LUCE
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     start: PlackettLuceConfig = field(default_factory=lambda: PlackettLuceConfig(SCALE))
     """How the scores start."""
 
@@ -130,7 +130,7 @@ class PPOAutoregressiveConfig(PPOAgentConfig):
     """PPO over autoregressive slates."""
 
     ppo: PPOConfig = IN_AUTOREGRESSIVE
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     start: AutoregressiveConfig = field(default_factory=lambda: AutoregressiveConfig(SCALE))
     """How the scores start."""
 

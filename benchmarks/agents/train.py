@@ -50,7 +50,7 @@ class Config:
     shoppers: int = 512
     """Number of shoppers that are served at once."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
     """Sizes and start of actor and critic."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)

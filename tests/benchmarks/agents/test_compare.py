@@ -1,4 +1,4 @@
-"""The chain tune, train, compare on the toy shopper: what each leaves for the next, and that nothing is lost."""
+"""Tune, train and compare on the toy shopper: each leaves what the next one needs."""
 
 from __future__ import annotations
 

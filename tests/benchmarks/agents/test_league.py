@@ -1,4 +1,4 @@
-"""The league: cells are played once and go on, contenders meet the same shoppers, figures are what their names say."""
+"""The league: cells are played once and go on, and contenders meet the same shoppers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfer: the figures of hand-made rows, and a measurement in a small market that computes nothing twice."""
+"""Transfer: the figures of hand-made rows, and a small market that is measured once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FIVE: Returns = {
 def rows_of(
     returns: Returns, world: int = 0, seed: int = 0, simulator: str = LEARNED, slates: int = 300_000
 ) -> pl.DataFrame:
-    """Of one cell, the true rows with it; where PPO was trained in a learned market, in this one."""
+    """The rows of one cell with the true ones; learned PPO was trained in its simulator."""
     lines: list[dict[str, Any]] = []
     for (agent, trained_in), earned in returns.items():
         for kind, value in zip((TRUE, simulator), earned, strict=True):

@@ -1,4 +1,4 @@
-"""Agents are tuned with equal trials, what is inside a configuration included, and an interrupted search goes on."""
+"""Agents are tuned with equal trials, and an interrupted search goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes in one folder: the second is told who the first is, and nothing of the first is lost."""
+"""Two processes in one folder: the second one is told who the first one is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A market's log is served by who is said to serve it, to shoppers of its own, and is built once."""
+"""A market's log is served by those of its mixture to shoppers of its own, and built once."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_every_logged_shopper_is_there_once_and_belongs_to_the_log(work: Path) -
 
 
 def test_as_much_is_logged_as_was_asked_for() -> None:
-    """Of one policy at a time at least its share, and less than one more batch of 16 episodes of 6 visits."""
+    """Each policy serves its share at least, and less than 16 episodes of 6 visits more."""
     world = dataclasses.replace(WORLD, mixture="greedy")
     impressions, _ = write_log(world, world.simulator("cpu"))
     for number, share in enumerate(ROUNDS):

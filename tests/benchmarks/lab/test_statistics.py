@@ -1,4 +1,4 @@
-"""The estimates equal values worked out by hand, and their intervals hold the truth as often as they say."""
+"""Estimates equal values worked out by hand, and intervals hold the truth as they promise."""
 
 import math
 from collections.abc import Callable

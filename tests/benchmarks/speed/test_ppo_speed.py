@@ -1,4 +1,4 @@
-"""The speed benchmark times what it says, both loops learn the same, and its figures are the rows'."""
+"""Every part is timed, both loops learn the same, and the figures are those of the rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_with_the_same_settings_both_loops_learn_the_same_and_every_part_is_time
 
 
 def made_up() -> pl.DataFrame:
-    """Three loops, one seed, three updates of 100 steps; the first, ten times as slow, does not count."""
+    """Three loops, one seed, three updates of 100 steps, of which the first is left out."""
     rows = []
     for loop, seconds, gained in (
         ("device", 1.0, 0.0),
