@@ -59,7 +59,7 @@ class PPOAgentConfig:
     """
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
@@ -101,7 +101,7 @@ class PPOComposerConfig(PPOAgentConfig):
     """Options of PPO over intents; `NetworkConfig.log_std` is the initial width of exploration."""
 
     ppo: PPOConfig = IN_INTENTS
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(
         default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=0.0)
     )
@@ -115,7 +115,7 @@ class PPOPlackettLuceConfig(PPOAgentConfig):
     """Options of PPO over Plackett-Luce slates."""
 
     ppo: PPOConfig = IN_PLACKETT_LUCE
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     start: PlackettLuceConfig = field(default_factory=lambda: PlackettLuceConfig(SCALE))
     """How the scores of items start."""
 
@@ -125,7 +125,7 @@ class PPOAutoregressiveConfig(PPOAgentConfig):
     """Options of PPO over autoregressive slates."""
 
     ppo: PPOConfig = IN_AUTOREGRESSIVE
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     start: AutoregressiveConfig = field(default_factory=lambda: AutoregressiveConfig(SCALE))
     """How the scores of items start."""
 

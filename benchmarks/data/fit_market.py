@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from benchmarks.data.market_log import MarketWorld, build
 from benchmarks.lab.folders import replace_folder
+from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
@@ -97,27 +97,27 @@ def main(config: Config) -> None:
 def _fit(config: Config) -> None:
     # The members, each kept as soon as it is fitted.
     use_threads(config.threads)
-    built = build(config.market, config.work, "cpu")
-    catalog = built.simulator.catalog.to("cpu")
-    visits = Visits.of(learn_and_check(built.log, config.model)[1], catalog)
+    site = config.market.open(config.work, "cpu")
+    catalog, log = site.inputs.catalog.to("cpu"), site.logged
+    visits = Visits.of(learn_and_check(log, config.model)[1], catalog)
     members: list[SessionShopper] = []
     scores: list[SessionScores] = []
     began = time.perf_counter()
     kept = config.output / UNFINISHED
     remember_settings(kept, {"market": asdict(config.market), "model": asdict(config.model)})
     for number in range(config.members):
-        members.append(_member(config, number, built.log, catalog, kept / f"model{number}"))
+        members.append(_member(config, number, log, catalog, kept / f"model{number}"))
         scores.append(score(members[-1], visits))
     minutes = (time.perf_counter() - began) / 60
 
     # The folder of all members, which takes its place when it is whole.
     part = config.output / f"{UNFINISHED}.part"
     shutil.rmtree(part, ignore_errors=True)
-    save_learned_market(part, catalog, members, built.log.declared[:NEWCOMERS])
+    save_learned_market(part, catalog, members, log.declared[:NEWCOMERS])
     told = {
         "market": asdict(config.market),
         "model": asdict(config.model),
-        "log": {"episodes": len(built.log), "slates": built.log.n_slates},
+        "log": {"episodes": len(log), "slates": log.n_slates},
         "minutes": round(minutes, 1),
         "held_out": [one.row() for one in scores],
     }

@@ -59,7 +59,7 @@ class FinetuneConfig:
     learning_rate: float = 3e-3
     """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
     weight_decay: float = 0.05
-    """Decoupled weight decay."""
+    """Decoupled weight decay of the optimizer, AdamW."""
     seed: int = 0
     """Seed of initialisation, order and dropout."""
     hidden_size: int = 64
@@ -77,7 +77,7 @@ class FinetuneConfig:
     use_counters: bool = True
     """Give the heads the long-run counters."""
     precision: str = "fp32"
-    """fp32, or bf16 for mixed precision on a GPU."""
+    """Number format of the training: fp32, or bf16 for mixed precision on a GPU."""
 
     def __post_init__(self) -> None:
         """Check every field.

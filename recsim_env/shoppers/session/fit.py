@@ -46,7 +46,7 @@ class SessionFitConfig:
     learning_rate: float = 3e-3
     """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
     weight_decay: float = 0.02
-    """Decoupled weight decay."""
+    """Decoupled weight decay of the optimizer, AdamW."""
     held_out: float = 0.1
     """Share of the episodes that scores are made on, the same for every seed."""
     seed: int = 0
