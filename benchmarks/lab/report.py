@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from benchmarks.lab import headline
 from benchmarks.lab.statistics import Estimate
 from recsim_env.files import locked, replacing, sweep, write_text
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
 LARGEST_CSV = 5_000  # rows; a small table as text can be reviewed
 PACKAGES = ("torch", "gymnasium", "transformers", "stable-baselines3", "numpy", "polars")
 
@@ -266,7 +266,9 @@ def git_state(root: Path = ROOT) -> dict[str, str | bool | None]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md")
+    status = git(
+        "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md", ":!docs/results"
+    )
     return {
         "commit": git("rev-parse", "--verify", "HEAD"),
         "dirty": None if status is None else bool(status),
@@ -410,8 +412,16 @@ def _escape(text: str) -> str:
 # --- README blocks -------------------------------------------------------------------------------
 
 
-def fill(text: str, *, results: Path = RESULTS, root: Path = ROOT) -> str:
+def documents(root: Path = ROOT) -> list[Path]:
+    """The README and the files below `docs/` that hold at least one block, in order of their paths."""
+    files = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    return [path for path in files if _MARK.search(path.read_text(encoding="utf-8"))]
+
+
+def fill(text: str, folder: Path = ROOT, *, results: Path = RESULTS) -> str:
     """`text` with every block between `<!-- table:NAME -->` and `<!-- /table:NAME -->` made anew, figures likewise.
+
+    `folder` is the one that the document lies in, to which the figures' paths are relative.
 
     A block whose benchmark has not been run says so. Raises ValueError on a block that is not
     closed by its own mark.
@@ -431,29 +441,33 @@ def fill(text: str, *, results: Path = RESULTS, root: Path = ROOT) -> str:
         pieces += [
             text[end : opening.end()],
             "\n",
-            _block(opening["kind"], opening["name"], results, root),
+            _block(opening["kind"], opening["name"], folder, results),
         ]
         end = closing.start()
     return "".join([*pieces, text[end:]])
 
 
-def _block(kind: str, name: str, results: Path, root: Path) -> str:
+def _block(kind: str, name: str, folder: Path, results: Path) -> str:
+    if kind == "table" and name == "headline":
+        return headline.table(results)
     source = results / name / ("table.md" if kind == "table" else "figure.png")
     if not source.exists():
         return f"*Not measured yet: `python -m benchmarks.{name}` writes this {kind}.*\n"
     if kind == "table":
         return source.read_text(encoding="utf-8")
-    return f"![{name}]({source.relative_to(root).as_posix()})\n"
+    return f"![{name}]({Path(os.path.relpath(source, folder)).as_posix()})\n"
 
 
 def main() -> None:
-    """Rewrite the README's blocks from benchmarks/results."""
-    before = README.read_text(encoding="utf-8")
-    after = fill(before)
-    if after != before:
-        write_text(README, after)
-    blocks = sum(1 for mark in _MARK.finditer(after) if not mark["close"])
-    print(f"README.md: {blocks} blocks, {'rewritten' if after != before else 'already up to date'}")
+    """Rewrite the blocks of the README and of the documentation from benchmarks/results."""
+    for path in documents():
+        before = path.read_text(encoding="utf-8")
+        after = fill(before, path.parent)
+        if after != before:
+            write_text(path, after)
+        blocks = sum(1 for mark in _MARK.finditer(after) if not mark["close"])
+        told = "rewritten" if after != before else "already up to date"
+        print(f"{path.relative_to(ROOT)}: {blocks} blocks, {told}")
 
 
 if __name__ == "__main__":

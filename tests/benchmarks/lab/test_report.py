@@ -255,14 +255,14 @@ def test_blocks_are_filled_and_filling_twice_changes_nothing(tmp_path: Path) -> 
         "above\n<!-- table:compare -->\nold\n<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
         "<!-- figure:compare -->\n<!-- /figure:compare -->\n<!-- table:later -->\n<!-- /table:later -->\nbelow\n"
     )
-    filled = fill(text, results=results, root=tmp_path)
+    filled = fill(text, tmp_path, results=results)
     assert filled == (
         f"above\n<!-- table:compare -->\n{markdown(ROWS)}<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
         "<!-- figure:compare -->\n![compare](results/compare/figure.png)\n<!-- /figure:compare -->\n"
         "<!-- table:later -->\n*Not measured yet: `python -m benchmarks.later` writes this table.*\n"
         "<!-- /table:later -->\nbelow\n"
     )
-    assert fill(filled, results=results, root=tmp_path) == filled
+    assert fill(filled, tmp_path, results=results) == filled
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,10 @@ def test_blocks_are_filled_and_filling_twice_changes_nothing(tmp_path: Path) -> 
 )
 def test_blocks_that_do_not_close(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="README block"):
-        fill(text, results=tmp_path, root=tmp_path)
+        fill(text, tmp_path, results=tmp_path)
 
 
-def test_the_readme_is_what_the_results_say() -> None:
-    text = report.README.read_text(encoding="utf-8")
-    assert text == fill(text), "run `python -m benchmarks.lab.report`"
+@pytest.mark.parametrize("path", report.documents(), ids=lambda path: path.name)
+def test_the_documents_are_what_the_results_say(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text == fill(text, path.parent), "run `python -m benchmarks.lab.report`"
