@@ -5,10 +5,11 @@ Between `<!-- table:headline -->` and `<!-- /table:headline -->` stands what `ta
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.lab.run import read_summary
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,8 @@ def table(results: Path) -> str:
 def _told(results: Path, figure: str, decimals: int) -> str:
     """Return a figure and its interval as the other tables write them: `0.884 [0.880, 0.888]`."""
     benchmark, _, name = figure.partition(":")
-    summary = json.loads((results / benchmark / "summary.json").read_text(encoding="utf-8"))
+    found = read_summary(benchmark, results=results)[name]
     value, low, high = (
-        math.nan if summary[name][key] is None else summary[name][key]
-        for key in ("value", "low", "high")
+        f"{number:,.{decimals}f}" for number in (found.value, found.low, found.high)
     )
-    if math.isnan(low):
-        return f"{value:,.{decimals}f}"
-    return f"{value:,.{decimals}f} [{low:,.{decimals}f}, {high:,.{decimals}f}]"
+    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
