@@ -21,8 +21,10 @@ extensions = [
     "recsim_docs",
 ]
 templates_path = ["_templates"]
-# A class is described in its module and in the package that hands it on: either is a right target.
-suppress_warnings = ["ref.python"]
+suppress_warnings = [
+    "myst.header",  # the tables of a benchmark bring headings of their own
+    "ref.python",  # a class is described in its module and in the package that hands it on
+]
 
 html_theme = "furo"
 html_title = f"{project} {release}"

@@ -1,4 +1,4 @@
-"""Draw docs/visit.png, a visit under the greedy CTR ranker: python -m docs.visit"""
+"""Draw docs/visit.png, a visit under the greedy CTR ranker: `python -m docs.visit`."""
 
 from pathlib import Path
 
@@ -26,7 +26,8 @@ def main() -> None:
         best = ranker.logits(known)[0].topk(env.simulator.slate_size).indices
         observation, _, terminated, truncated, info = env.step(known["candidates"][0, best].numpy())
         print(f"day {info['day']:.0f}: {info['clicks']} bought")
-        assert not (terminated or truncated), "the episode is over: take another seed"
+        if terminated or truncated:
+            raise SystemExit("The episode is over before the last visit: take another seed.")
     Image.fromarray(env.render()).quantize(64).save(Path(__file__).with_name("visit.png"))
 
 
