@@ -21,7 +21,7 @@ _MARK = re.compile(
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """The README and the files below `docs/` that hold at least one block, in order of their paths."""
+    """The README and the files below `docs/`, sorted, as far as they hold a block."""
     files = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     return [path for path in files if path.exists() and _MARK.search(_read(path))]
 

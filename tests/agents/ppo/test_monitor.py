@@ -19,7 +19,7 @@ from agents.ppo.checkpoints import LAST
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train
-from benchmarks.lab.world import World
+from benchmarks.lab.sites import World
 from policies import POLICIES
 from tests.benchmarks.agents.test_compare import make_world
 from tests.support.curves import points

@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from benchmarks.data import build_log, finetune, train_ranker
-from benchmarks.data.build_log import ready
+from benchmarks.lab import logs
+from benchmarks.lab.logs import ready
 from benchmarks.shopper import ablation, fidelity
 from recsim_env.files import write_text
+from recsim_env.logs import complete_journey
 from recsim_env.logs.complete_journey import LOG_FILES, UNFINISHED_FILE
 from recsim_env.shoppers.household.fit import FinetuneConfig
 from tests.support.fake_log import write_shop
@@ -35,7 +37,7 @@ def content(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A log of one's own: every table, and no summary.json."""
+    """A log of one's own: every table, the facts, and no summary.json."""
     folder = tmp_path / "own"
     write_shop(folder)
     return folder
@@ -53,6 +55,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         write_text(folder / "summary.json", json.dumps({"seed": seed, "version": 1}))
 
     monkeypatch.setattr(build_log, "build", build)
+    monkeypatch.setattr(complete_journey, "build", build)
     return found
 
 
@@ -80,7 +83,7 @@ def test_a_folder_that_lacks_a_table_is_left_as_it_is(
     before = content(own)
     with pytest.raises(
         FileNotFoundError,
-        match=r"own lacks policy\.parquet: .*python -m benchmarks\.build_log --folder",
+        match=r"own lacks policy\.parquet: .*python -m benchmarks\.data\.build_log --folder",
     ):
         commands(own, tmp_path / "out")[command]()
     assert content(own) == before
@@ -109,7 +112,7 @@ def test_the_default_folder_is_built_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(build_log, "DEFAULT", tmp_path / "default")
+    monkeypatch.setattr(logs, "DEFAULT_LOG", tmp_path / "default")
     console = Console(width=1000)
     assert ready(tmp_path / "default", console) == tmp_path / "default"
     assert "default is missing: the Complete Journey log is built there" in capsys.readouterr().out
@@ -150,7 +153,7 @@ def test_the_commands_read_the_default_folder() -> None:
     assert {
         config().log
         for config in (finetune.Config, fidelity.Config, ablation.Config, train_ranker.Config)
-    } == {build_log.DEFAULT}
+    } == {logs.DEFAULT_LOG}
     assert (
-        build_log.Config().folder == replace(build_log.Config(), seed=1).folder == build_log.DEFAULT
+        build_log.Config().folder == replace(build_log.Config(), seed=1).folder == logs.DEFAULT_LOG
     )

@@ -4,19 +4,15 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.lab import logs
 from benchmarks.lab.logs import Log
-from benchmarks.lab.statistics import critical
-from benchmarks.shopper import ablation, baselines, closed_loop, fidelity, gap_baselines
-from benchmarks.shopper.ablation import difference
+from benchmarks.shopper import fidelity
 from benchmarks.shopper.fidelity import (
     MODEL,
     RECALIBRATED,
@@ -26,10 +22,9 @@ from benchmarks.shopper.fidelity import (
     Predictions,
     by_week,
 )
-from recsim_env.catalog import Catalog
 from recsim_env.shoppers.household.examples import Examples
-from recsim_env.shoppers.household.fit import FinetuneConfig, Scores, new_shopper, score
-from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.household.fit import FinetuneConfig, new_shopper
+from recsim_env.shoppers.household.model import ROW_KINDS
 from tests.support.fake_log import ITEMS, write_shop
 
 SMALL = FinetuneConfig(
@@ -91,30 +86,6 @@ def predictions(examples: Examples) -> Predictions:
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
-
-
-def test_platt_finds_the_scale_and_shift_that_made_the_labels() -> None:
-    random = torch.Generator().manual_seed(0)
-    logit = torch.randn(20_000, generator=random)
-    label = torch.bernoulli(torch.sigmoid(0.5 * logit - 2), generator=random)
-    assert baselines.platt(logit, label, torch.ones(20_000)) == pytest.approx((0.5, -2.0), abs=0.06)
-
-
-def test_platt_solves_its_equations_where_responses_are_rare_and_weights_are_large() -> None:
-    """As full exposure has them: a loss so flat that a search which looks at its change stops too soon."""
-    random = torch.Generator().manual_seed(0)
-    logit = 2 * torch.randn(20_000, generator=random) - 5
-    label = torch.bernoulli(torch.sigmoid(logit), generator=random)
-    weight = torch.where(label > 0, 1.0, 40.0)
-    scale, shift = baselines.platt(logit, label, weight)
-    gap = weight.double() * (torch.sigmoid(logit.double() * scale + shift) - label)
-    assert float(gap.sum()) == pytest.approx(0, abs=1e-6 * float(weight.sum()))
-    assert float((gap * logit).sum()) == pytest.approx(0, abs=1e-6 * float(weight.sum()))
-
-
-def test_platt_needs_both_kinds_of_label() -> None:
-    with pytest.raises(ValueError, match="label must hold both responses and non-responses"):
-        baselines.platt(torch.zeros(3), torch.zeros(3), torch.ones(3))
 
 
 @pytest.mark.parametrize("judgement", fidelity.JUDGED)
@@ -225,121 +196,3 @@ def test_a_log_without_cold_items_is_refused(tmp_path: Path) -> None:
     write_shop(tmp_path / "log")
     with pytest.raises(ValueError, match="log marks no items as cold"):
         fidelity.main(Config(log=tmp_path / "log", threads=1, results=tmp_path))
-
-
-# ---- gaps ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_gaps_loss_is_that_of_its_bin_and_a_censored_one_that_of_all_later_bins() -> None:
-    chance = torch.full((3, len(gap_baselines.REPORTED_BINS)), 0.02)
-    chance[:, 3], chance[:, 9], chance[:, -1] = 0.3, 0.2, 0.28
-    gap = torch.tensor([3, 12, -1])  # days 10 to 13 are one bin, the tenth
-    follow_up = torch.tensor([30, 30, 9])  # watched through day 9: the bins from day 10 on are left
-    by_hand = [-math.log(0.3), -math.log(0.2), -math.log(0.2 + 0.02 + 0.02 + 0.28)]
-    assert gap_baselines.REPORTED_BINS[9] == 10
-    assert gap_baselines.gap_log_loss(chance, gap, follow_up).tolist() == pytest.approx(
-        by_hand, rel=1e-5
-    )
-
-
-# ---- closed loop -----------------------------------------------------------------------------------------------------
-
-
-def test_errors_of_a_closed_loop_by_hand() -> None:
-    weekly = pl.DataFrame()
-    curve = np.array([[0.1, 0.2, 0.0], [3.0, 1.0, 0.0]])
-    logged = closed_loop.Behaviour(
-        {"CTR": 0.04}, {"mix": np.array([1.0, 3.0]), "a curve": curve}, weekly
-    )
-    other = np.array([[0.12, 0.1, 0.3], [9.0, 9.0, 9.0]])
-    simulated = closed_loop.Behaviour(
-        {"CTR": 0.03}, {"mix": np.array([2.0, 2.0]), "a curve": other}, weekly
-    )
-    found = {
-        str(line["what"]): float(line["error"]) for line in closed_loop.errors(simulated, logged)
-    }
-    assert found["CTR"] == pytest.approx(0.25)
-    assert found["mix"] == pytest.approx(abs(0.5 - 0.25) + abs(0.5 - 0.75))
-    assert found["a curve"] == pytest.approx(
-        (3 * 0.2 + 1 * 0.5) / 4
-    )  # the last bin has no response in the log
-
-
-def test_the_logging_policy_scores_own_counts_and_popularity() -> None:
-    catalog = Catalog.synthetic(6, 2, 4, torch.Generator().manual_seed(0))
-    policy = closed_loop.LoggingPolicy(catalog, 100.0, 5, slate_size=2)
-    observation = {
-        "candidates": torch.tensor([[4, 1, -1]]),
-        "bought_items": torch.tensor([[1, -1]]),
-        "bought_counts": torch.tensor([[3.0, 0.0]]),
-        "category_counts": torch.tensor([[5.0, 7.0]]),
-        "popularity": torch.tensor([[0.2, 0.1, 0.0]]),
-    }
-    r = policy.recipe
-    by_hand = [
-        r.category_weight * math.log1p(5)
-        + r.popularity_weight * math.log1p(20),  # item 4: category 0
-        r.item_weight * math.log1p(3)
-        + r.category_weight * math.log1p(7)
-        + r.popularity_weight * math.log1p(10),
-        -math.inf,
-    ]
-    assert policy.scores(observation)[0].tolist() == pytest.approx(by_hand)
-
-
-# ---- ablation --------------------------------------------------------------------------------------------------------
-
-
-def test_an_ablations_difference_is_paired_by_sample() -> None:
-    base = {"cold_auc": [0.7, 0.6, 0.7, 0.8], "households/cold": [50.0]}
-    variant = {"cold_auc": [0.71, 0.61, 0.71, 0.83], "households/cold": [50.0]}
-    found = difference(variant, base, "cold_auc")
-    half = critical(50) * math.sqrt(50 / 49) * float(np.std([0.01, 0.01, 0.03], ddof=1))
-    assert (found.value, found.low, found.high) == pytest.approx((0.01, 0.01 - half, 0.01 + half))
-
-
-def test_an_ablation_reports_on_scores_that_lie_there(folder: Path, tmp_path: Path) -> None:
-    """Nothing is trained where every variant was scored before; choices are told apart from parts."""
-    for question, name in ablation.NAMES.items():
-        config = ablation.Config(
-            question=question, log=folder, output=tmp_path / "work", results=tmp_path
-        )  # type: ignore[arg-type]
-        inside = replace(config, output=tmp_path / "work" / question)
-        for at, variant in enumerate(ablation.VARIANTS[question]):
-            scores = {
-                f"{part}_{metric}": [0.5 + at / 100] * 4
-                for part, many in ablation.METRICS.items()
-                for metric in many
-            }
-            scores |= {f"households/{part}": [9.0] for part in ablation.METRICS} | {
-                "minutes": [1.0]
-            }
-            path = ablation.path_of(inside, variant)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(scores))
-        ablation.main(config)
-        rows = pl.read_csv(tmp_path / name / "rows.csv")
-        assert rows["variant"].unique(maintain_order=True).to_list() == list(
-            ablation.VARIANTS[question]
-        )
-        last = rows.filter(pl.col("figure") == "cold_auc")["difference"].to_list()[-1]
-        assert last == pytest.approx((len(ablation.VARIANTS[question]) - 1) / 100)
-
-
-def test_choices_are_scored_on_the_weeks_before_the_judgement(
-    folder: Path, log: Log, examples: Examples, cold: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-
-    def spy(model: SlateShopper, examples: Examples, split: str, **options: Any) -> Scores:
-        asked.append(split)
-        return score(model, examples, split, **options)
-
-    monkeypatch.setattr("benchmarks.shopper.ablation.score", spy)
-    model, hidden = new_shopper(log.catalog, SMALL), log.examples(cold_hidden=True)
-    for question in ("choices", "parts"):
-        found = ablation.held_out(
-            model, hidden, examples, cold, ablation.Config(question=question, samples=2)
-        )
-        assert found["households/policy_slate"][0] <= examples.n_shoppers
-    assert asked == ["valid", "valid", "test", "test"]

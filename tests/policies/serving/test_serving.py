@@ -16,10 +16,10 @@ from torch import Tensor
 pytest.importorskip("faiss")
 
 from agents.evaluate import evaluate
-from benchmarks.data.market_log import policy_inputs
+from benchmarks.lab.markets import policy_inputs
 from benchmarks.speed import latency
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, SERVED, STEPS, quantile, report
-from benchmarks.speed.scaled_market import Carried, Shop, blow_up
+from benchmarks.speed.scaled_market import Carried, Shop, enlarge
 from policies.base import Pooling
 from policies.composer import Composer, ComposerPolicy, IntentActor
 from policies.features import principal
@@ -470,7 +470,7 @@ def test_an_index_that_cannot_be_is_refused() -> None:
 
 def test_a_blown_up_market_keeps_the_items_it_had_and_what_is_known_of_embeddings() -> None:
     made = shop()
-    large = blow_up(made.simulator, made.policy, made.ranker, 2 * ITEMS)
+    large = enlarge(made.simulator, made.policy, made.ranker, 2 * ITEMS)
     assert len(large.simulator.catalog) == 2 * ITEMS
     torch.testing.assert_close(
         large.simulator.catalog.embedding[:ITEMS], made.simulator.catalog.embedding
@@ -491,7 +491,7 @@ def test_a_blown_up_market_keeps_the_items_it_had_and_what_is_known_of_embedding
 def test_what_cannot_be_carried_over_is_refused() -> None:
     made = shop()
     with pytest.raises(ValueError, match=r"^items is 599, but the market has 600 already"):
-        blow_up(made.simulator, made.policy, made.ranker, ITEMS - 1)
+        enlarge(made.simulator, made.policy, made.ranker, ITEMS - 1)
     with pytest.raises(ValueError, match=r"^values are not affine in the embeddings"):
         Carried(made.simulator.catalog, made.simulator.catalog)(made.ranker.model.own)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agents import compare, demo, train, tune
-from benchmarks.lab.world import SHIPPED, World
+from benchmarks.lab.sites import SHIPPED, World
 from recsim_env.registration import PRESETS
 
 MARKETS = [id for id in PRESETS if id.startswith("recsim_env/") and id != SHIPPED]
