@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 
+from benchmarks.lab import headline
 from benchmarks.lab.run import NAME, RESULTS, ROOT
 from recsim_env.files import write_text
 
@@ -71,6 +72,8 @@ def command(name: str) -> str:
 
 
 def _block(kind: str, name: str, folder: Path, results: Path) -> str:
+    if (kind, name) == ("table", "headline"):
+        return headline.table(results)
     source = results / name / ("table.md" if kind == "table" else "figure.png")
     if not source.exists():
         return f"*Not measured yet: `{command(name)}` writes this {kind}.*\n"
