@@ -7,7 +7,7 @@ catalogue items, H remembered slates, E item-embedding width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +50,21 @@ class Step(Outcome):
     observation: Observation
     """What the shop knows at the next visit, `SlateSimulator.observation_space` with a first
     dimension of B."""
+
+
+class Policy(Protocol):
+    """Turns what the shop knows about B shoppers into a slate for each."""
+
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers a slate takes; 0 = deterministic."""
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Slates (B, K) int64, top position first; draws (B, draws) uniform in [0, 1).
+
+        Distinct candidates wherever there are K of them; else the first one again at the positions
+        left over.
+        """
 
 
 def best_device(device: torch.device | str | None = None) -> torch.device:
