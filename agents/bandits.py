@@ -32,9 +32,11 @@ from torch import Tensor
 from agents.base import Ground, Learned, register_agent
 from agents.evaluate import draws_for
 from agents.ppo.vec_env import TRAINING_STREAM
-from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
+from policies.parameters import tunable
+from policies.pool import Pool
+from policies.slates import filled
 from recsim_env import noise
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, Within, settle
 from recsim_env.simulator import SlateSimulator
@@ -313,7 +315,7 @@ class BanditConfig:
 
     pool: int = 64
     """P, how many of the best candidates by CTR are looked at."""
-    ridge: float = tuned(10.0, 1.0, 1000.0, log=True)
+    ridge: float = tunable(10.0, 1.0, 1000.0, log=True)
     """How many examined positions the prior, that the CTR ranker is right, counts as."""
     looks_on: float = 0.85
     """Chance to look one position further that is believed at first: e_j starts as this to the
@@ -346,9 +348,9 @@ class BanditConfig:
 class LinUCBConfig(BanditConfig):
     """LinUCB (Li et al. 2010)."""
 
-    ridge: float = tuned(1.63, 1.0, 1000.0, log=True)
+    ridge: float = tunable(1.63, 1.0, 1000.0, log=True)
     """As in `BanditConfig`."""
-    alpha: float = tuned(0.174, 0.0, 2.0)
+    alpha: float = tunable(0.174, 0.0, 2.0)
     """Width of the confidence bound in standard deviations of a click whose variance is 1."""
 
 
@@ -356,7 +358,7 @@ class LinUCBConfig(BanditConfig):
 class ThompsonConfig(BanditConfig):
     """Linear Thompson sampling (Agrawal & Goyal 2013)."""
 
-    scale: float = tuned(0.3, 0.0, 2.0)
+    scale: float = tunable(0.3, 0.0, 2.0)
     """v, by which the posterior's standard deviation is multiplied: about that of a click."""
 
 

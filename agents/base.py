@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agents.keeper import Keeper
-from policies.base import Policy, PolicyInputs, Range, altered, ranges
+from policies.inputs import PolicyInputs
+from policies.parameters import Range, ranges, with_parameters
 from recsim_env.logs.sessions import Sessions
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
 
 Watch = Callable[[int, Policy], None]
 """Called with the shopper-steps taken so far and the policy as it stands, most likely action. It
@@ -91,7 +93,7 @@ class AgentSpec:
     """How to train a registered agent."""
 
     config: type[Any]
-    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by
+    """A frozen dataclass of defaults; fields made by `policies.parameters.tunable` are searched by
     `benchmarks.agents.tune_agents`."""
     learner: Learner[Any]
     needs_log: bool
@@ -108,7 +110,7 @@ class AgentSpec:
             TypeError: At an unknown parameter.
             ValueError: If the ground lacks what the agent needs.
         """
-        return self.learner(ground, altered(self.config(), parameters or {}))
+        return self.learner(ground, with_parameters(self.config(), parameters or {}))
 
 
 AGENTS: dict[str, AgentSpec] = {}

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from policies.base import Policy
 from recsim_env import checks, noise
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Outcome
+from recsim_env.types import Observation, Outcome, Policy
 
 POLICY_STREAM = 1
 """The stream of `noise.episode_key` from which a policy draws; the shoppers' is 0."""

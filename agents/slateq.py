@@ -58,9 +58,10 @@ from agents.base import Ground, Learned, Watch, register_agent, unwatched
 from agents.evaluate import draws_for
 from agents.keeper import Keeper, optimizer_state, restore_optimizer
 from agents.ppo.vec_env import TRAINING_STREAM
-from policies.base import filled, tuned
 from policies.composer import Composer, ComposerConfig
+from policies.parameters import tunable
 from policies.rankers.networks import Standardizer, tower
+from policies.slates import filled
 from recsim_env import noise
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle
 from recsim_env.simulator import SlateSimulator
@@ -77,9 +78,9 @@ TINY = 1e-30
 class SlateQConfig:
     """Hyper-parameters of SlateQ."""
 
-    gamma: float = tuned(0.9, 0.9, 0.99)
+    gamma: float = tunable(0.9, 0.9, 0.99)
     """Discount a visit."""
-    temperature: float = tuned(1.27, 0.1, 1.5)
+    temperature: float = tunable(1.27, 0.1, 1.5)
     """Exploration: scale of the Gumbel noise on the logits, so that the untrained agent samples
     from their softmax at this temperature."""
     attribution: Literal["clicks", "chances"] = "clicks"
@@ -141,9 +142,9 @@ class SlateQConfig:
 class SlateQChancesConfig(SlateQConfig):
     """SlateQ that learns from all that was shown."""
 
-    gamma: float = tuned(0.97, 0.9, 0.99)
+    gamma: float = tunable(0.97, 0.9, 0.99)
     """As in `SlateQConfig`, like the others here."""
-    temperature: float = tuned(0.5, 0.1, 1.5)
+    temperature: float = tunable(0.5, 0.1, 1.5)
     attribution: Literal["clicks", "chances"] = "chances"
 
 

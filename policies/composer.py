@@ -13,28 +13,19 @@ policy over it learns. Maximal marginal relevance (Carbonell & Goldstein 1998) i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from policies.base import (
-    MAILERS,
-    Adjust,
-    Cosines,
-    PolicyInputs,
-    Pool,
-    Pooling,
-    check_draws,
-    of_kind,
-    pick,
-)
+from policies.cosines import Cosines
 from policies.features import Recent, Summary, principal
-from policies.rankers.networks import Standardizer, tower
+from policies.inputs import PolicyInputs
+from policies.placements import MAILERS
+from policies.pool import Pool, Pooling
+from policies.slates import Adjust, pick
 from recsim_env import checks
-from recsim_env.noise import normal
 from recsim_env.registry import Registry
 from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
 from recsim_env.tensors import looked_up
@@ -228,8 +219,8 @@ class Composer:
 
     def __init__(self, inputs: PolicyInputs, config: ComposerConfig | None = None) -> None:
         self.config = ComposerConfig() if config is None else config
-        of_kind("inputs", inputs, PolicyInputs)
-        of_kind("config", self.config, ComposerConfig)
+        checks.instance("inputs", inputs, PolicyInputs)
+        checks.instance("config", self.config, ComposerConfig)
         self._inputs = inputs
         self._ranker = inputs.need_ranker("composer")
         self._cosines = Cosines(inputs.catalog)
@@ -359,72 +350,3 @@ class _Steered(Adjust):
         )  # 1.0 where they are
         cosine = self._cosines.between(self._ids.gather(1, at).squeeze(1), self._ids)
         torch.maximum(self._similarity, cosine, out=self._similarity)
-
-
-# ---- the learnable policy --------------------------------------------------------------------------------------------
-
-
-class IntentActor(nn.Module):
-    """A Gaussian over intents, with a state-dependent mean that starts at 0 (greedy CTR) and a learned deviation.
-
-    Shapes: B shoppers, F features, A intent.
-        features: (B, F) float32, `Composer.features`
-        mean:     (B, A)
-    """
-
-    def __init__(
-        self,
-        width: int,
-        intent_size: int,
-        hidden: tuple[int, ...],
-        log_std: float,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.standardize = Standardizer(width)
-        self.tower = tower(width, hidden, intent_size, generator, gain=0.0)
-        self.log_std = nn.Parameter(torch.full((intent_size,), log_std, dtype=torch.float32))
-        self.draws = intent_size
-
-    def mean(self, features: Tensor) -> Tensor:
-        """(B, A)."""
-        mean: Tensor = self.tower(self.standardize(features))
-        return mean
-
-    def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
-        """Intents (B, A): the mean, or a sample by the uniform numbers draws (B, A)."""
-        mean = self.mean(observation["features"])
-        return mean if draws is None else mean + self.log_std.exp() * normal(draws)
-
-    def judge(self, observation: Observation, intent: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of intents (B, A) and the entropy of the distribution: (B,) each."""
-        z = (intent - self.mean(observation["features"])) / self.log_std.exp()
-        log_volume = (self.log_std + 0.5 * math.log(2 * math.pi)).sum()
-        entropy = log_volume + 0.5 * len(self.log_std)
-        return -0.5 * z.square().sum(dim=1) - log_volume, entropy.expand(len(z))
-
-
-class ComposerPolicy:
-    """An `IntentActor` steering a `Composer`.
-
-    Raises:
-        TypeError: If an argument is of another kind.
-    """
-
-    def __init__(
-        self, composer: Composer, actor: IntentActor, *, deterministic: bool = True
-    ) -> None:
-        of_kind("composer", composer, Composer)
-        of_kind("actor", actor, IntentActor)
-        self.composer = composer
-        self.actor = actor
-        self.draws = 0 if deterministic else actor.draws
-
-    @torch.no_grad()
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
-        view = self.composer.view(observation)
-        if self.draws:
-            check_draws(draws, len(view.features), self.draws)
-        intent = self.actor.act({"features": view.features}, draws if self.draws else None)
-        return self.composer.compose_view(view, intent)

@@ -14,7 +14,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from policies.base import Pool
+from policies.pool import Pool
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
 from recsim_env.tensors import looked_up

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from policies.base import (
-    ObservationCheck,
-    Policy,
-    PolicyInputs,
-    Untuned,
-    candidates_of,
-    check_draws,
-    max_candidates,
-    register_policy,
-    top_slates,
-)
+from policies.inputs import PolicyInputs
+from policies.observations import ObservationCheck, candidates_of, check_draws, max_candidates
+from policies.parameters import NoParameters
+from policies.registry import register_policy
+from policies.slates import top_slates
 from recsim_env import checks
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 
 class Uniform:
@@ -84,16 +78,16 @@ class Popular:
         return top_slates(scores, candidates, self._slate_size)
 
 
-@register_policy("uniform", Untuned, needs_ranker=False)
-def uniform(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+@register_policy("uniform", NoParameters, needs_ranker=False)
+def uniform(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
     """Build `Uniform`."""
     items, space = len(inputs.catalog), inputs.observation_space
     check = ObservationCheck(space, inputs.catalog)
     return Uniform(items, max_candidates(space, items), inputs.slate_size, check)
 
 
-@register_policy("popular", Untuned, needs_ranker=False)
-def popular(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+@register_policy("popular", NoParameters, needs_ranker=False)
+def popular(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
     """Build `Popular`.
 
     Raises:

@@ -18,20 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.base import (
-    Adjust,
-    Cosines,
-    Policy,
-    PolicyInputs,
-    PolicySpec,
-    Pool,
-    Untuned,
-    pick,
-    tuned,
-)
+from policies.cosines import Cosines
+from policies.inputs import PolicyInputs
+from policies.parameters import NoParameters, tunable
+from policies.pool import Pool
+from policies.registry import PolicySpec
+from policies.slates import Adjust, pick
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 ORACLES = ("oracle_myopic", "oracle_state")
 """Their names."""
@@ -43,12 +38,12 @@ POOL = 128
 class OracleParameters:
     """Of `Oracle`, log-odds; with all at 0 it is myopic."""
 
-    extra: float = tuned(4.0, 0.0, 8.0)
+    extra: float = tunable(4.0, 0.0, 8.0)
     """Per unit of the category's satiation and of variety-seeking, on top of what the click itself
     loses."""
-    count: float = tuned(0.3, 0.0, 2.0)
+    count: float = tunable(0.3, 0.0, 2.0)
     """Per item of the same category in the slate and unit of variety-seeking."""
-    similarity: float = tuned(0.0, 0.0, 3.0)
+    similarity: float = tunable(0.0, 0.0, 3.0)
     """Per unit of the largest cosine to the slate."""
 
 
@@ -131,14 +126,14 @@ class _Filling(Adjust):
 def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
     """The oracles of one simulator, to be built like registered policies."""
 
-    def myopic(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+    def myopic(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
         return Oracle(simulator, MYOPIC)
 
     def state(inputs: PolicyInputs, parameters: OracleParameters) -> Policy:
         return Oracle(simulator, parameters)
 
     specs = (
-        PolicySpec(Untuned, myopic, needs_ranker=False),
+        PolicySpec(NoParameters, myopic, needs_ranker=False),
         PolicySpec(OracleParameters, state, needs_ranker=False),
     )
     return dict(zip(ORACLES, specs, strict=True))

@@ -11,19 +11,13 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from policies.base import (
-    FARTHEST,
-    UNRANKED,
-    Adjust,
-    Cosines,
-    PolicyInputs,
-    Pool,
-    Pooling,
-    pick,
-    register_policy,
-    tuned,
-)
 from policies.composer import Composer, ComposerConfig
+from policies.cosines import Cosines
+from policies.inputs import UNRANKED, PolicyInputs
+from policies.parameters import tunable
+from policies.pool import Pool, Pooling
+from policies.registry import register_policy
+from policies.slates import FARTHEST, Adjust, pick
 from recsim_env.settings import settle
 from recsim_env.types import Observation
 
@@ -63,7 +57,7 @@ class Reranker:
 class MMRParameters:
     """Of `MMR`."""
 
-    weight: float = tuned(1.0, 0.0, 5.0, least=0.0)
+    weight: float = tunable(1.0, 0.0, 5.0, least=0.0)
     """Log-odds that a cosine of 1 to an item in the slate costs, 0 or more."""
 
     def __post_init__(self) -> None:
@@ -111,7 +105,7 @@ register_policy("mmr", MMRParameters)(MMR)
 class CapParameters:
     """Of `CategoryCap`."""
 
-    limit: int = tuned(2, 1, 10, integer=True, least=1)
+    limit: int = tunable(2, 1, 10, integer=True, least=1)
     """Most items of one category in a slate, 1 or more."""
 
     def __post_init__(self) -> None:
@@ -155,7 +149,7 @@ register_policy("cap", CapParameters)(CategoryCap)
 class DPPParameters:
     """Of `DPP`."""
 
-    alpha: float = tuned(2.0, 0.05, 10.0, least=0.0)
+    alpha: float = tunable(2.0, 0.05, 10.0, least=0.0)
     """How much a log-odds counts against the log-volume of the slate, 0 or more."""
 
     def __post_init__(self) -> None:
@@ -221,29 +215,29 @@ register_policy("dpp", DPPParameters)(DPP)
 class ConstantParameters:
     """Of `Constant`: log-odds per unit of each cue of `policies.composer`. A knob that an environment lacks stays 0."""
 
-    count: float = tuned(-1.0, -4.0, 0.5)
+    count: float = tunable(-1.0, -4.0, 0.5)
     """Per item of the same category in the slate."""
-    similarity: float = tuned(-0.5, -4.0, 0.5)
+    similarity: float = tunable(-0.5, -4.0, 0.5)
     """Per unit of the largest cosine to the slate."""
-    clicked: float = tuned(0.0, -4.0, 2.0)
+    clicked: float = tunable(0.0, -4.0, 2.0)
     """Per recent response in the category."""
-    shown: float = tuned(0.0, -4.0, 2.0)
+    shown: float = tunable(0.0, -4.0, 2.0)
     """Per recent slate full of the category."""
-    repeated: float = tuned(0.0, -2.0, 2.0)
+    repeated: float = tunable(0.0, -2.0, 2.0)
     """Per recent exposure of the item."""
-    habit: float = tuned(0.0, -1.5, 1.5)
+    habit: float = tunable(0.0, -1.5, 1.5)
     """Per log of one plus own purchases."""
-    lately: float = tuned(0.0, -2.0, 2.0)
+    lately: float = tunable(0.0, -2.0, 2.0)
     """Where bought today (e^-1 of it a week ago)."""
-    popular: float = tuned(0.0, -1.0, 1.0)
+    popular: float = tunable(0.0, -1.0, 1.0)
     """Per log of popularity."""
-    promoted: float = tuned(0.0, -1.5, 1.5)
+    promoted: float = tunable(0.0, -1.5, 1.5)
     """Per way in which the item is promoted."""
-    sated: float = tuned(0.0, -2.0, 1.0)
+    sated: float = tunable(0.0, -2.0, 1.0)
     """Per response in the category in the last ten visits or so."""
-    flooded: float = tuned(0.0, -4.0, 2.0)
+    flooded: float = tunable(0.0, -4.0, 2.0)
     """Per slate full of the category in the last ten visits or so."""
-    loyal: float = tuned(0.0, -2.0, 2.0)
+    loyal: float = tunable(0.0, -2.0, 2.0)
     """Per log of one plus all responses in the category."""
 
     def __post_init__(self) -> None:

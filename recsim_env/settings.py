@@ -68,7 +68,7 @@ def settle(config: Any, **bounds: Within) -> None:
 
     Args:
         bounds: of the numbers in a field, by its name. A field that says itself what is legal
-            (`policies.base.tuned`) needs none; others have those of `NONE_OR_MORE` or `ANY`.
+            (`policies.parameters.tunable`) needs none; others have those of `NONE_OR_MORE` or `ANY`.
 
     Raises:
         ValueError: where a number, flag or choice is not as its field says.

@@ -26,19 +26,21 @@ from torch import Tensor, nn
 from agents.ppo.device_ppo import DevicePPO
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
-from policies.base import Policy, tuned
 from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.kinds import Actor, IntentConfig
+from policies.learnable.intents import IntentConfig
+from policies.learnable.kinds import Actor
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
+from policies.parameters import tunable
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, SHARE, settle
+from recsim_env.types import Policy
 
 
 @dataclass(frozen=True)
 class PPOConfig:
     """Hyper-parameters of PPO (Schulman et al. 2017)."""
 
-    learning_rate: float = tuned(1.5e-3, 3e-4, 2e-2, log=True)
+    learning_rate: float = tunable(1.5e-3, 3e-4, 2e-2, log=True)
     """Of the actor; the critic's is a multiple of it, see `NetworkConfig`."""
     n_steps: int = 20
     """Visits of each shopper between two updates."""
@@ -46,13 +48,13 @@ class PPOConfig:
     """Visits in a minibatch."""
     n_epochs: int = 5
     """Passes over the visits of an update."""
-    gamma: float = tuned(0.97, 0.9, 0.999)
+    gamma: float = tunable(0.97, 0.9, 0.999)
     """Discount a visit."""
-    gae_lambda: float = tuned(0.8, 0.3, 1.0)
+    gae_lambda: float = tunable(0.8, 0.3, 1.0)
     """Trade-off of the advantage estimate: 0 = trust the critic, 1 = trust the sampled return."""
     clip_range: float = 0.2
     """How far a probability may move in an update, as a ratio."""
-    ent_coef: float = tuned(0.0, 0.0, 0.02)
+    ent_coef: float = tunable(0.0, 0.0, 0.02)
     """Reward for entropy."""
     vf_coef: float = 0.5
     """Weight of the critic's loss."""

@@ -31,11 +31,13 @@ from benchmarks.lab.report import RESULTS, Report, Run, markdown
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
-from policies import POLICIES, Policy
-from policies.composer import Composer, ComposerPolicy
+from policies import POLICIES
+from policies.composer import Composer
+from policies.learnable.intents import ComposerPolicy
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import first_places
+from recsim_env.types import Policy
 
 TRAITS = ("variety", "patience", "speed", "examination")
 """Of a shopper, hidden: the fields of `MarketState`."""

@@ -30,7 +30,8 @@ from benchmarks.lab.statistics import (
 )
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.world import REPORTED_SEED, World, seeds
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
+from recsim_env.types import Policy
 
 BASE = "greedy_ctr"
 """What every policy is compared with, episode by episode."""

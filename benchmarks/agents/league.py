@@ -58,14 +58,15 @@ from benchmarks.lab.places import (
 from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, seeds
-from policies import POLICIES, Policy
-from policies.base import PolicySpec
-from policies.composer import ComposerPolicy
+from policies import POLICIES
+from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
+from policies.registry import PolicySpec
 from recsim_env.files import FolderInUse, locked, sweep, write_json
 from recsim_env.registration import PRESETS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
+from recsim_env.types import Policy
 
 IN_SLATES = ("ppo_plackett_luce", "ppo_autoregressive")
 """PPO that explores in every position: a step costs several times as much, so it plays in one

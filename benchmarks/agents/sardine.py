@@ -38,11 +38,12 @@ from benchmarks.lab.report import RESULTS, Report, Run, config_as_json, markdown
 from benchmarks.lab.statistics import Estimate, by_training_seed, over_training_seeds
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import TUNING_SEED, seeds
-from policies import POLICIES, Policy, PolicyInputs
-from policies.base import candidates_of, top_slates
+from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
+from policies.observations import candidates_of
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
+from policies.slates import top_slates
 from recsim_env import noise
 from recsim_env.files import locked
 from recsim_env.logs.record import record
@@ -55,7 +56,7 @@ from recsim_env.shoppers.outside import (
 )
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LOG_SEED = 40_000_000
 """First seed of the users that a log is of; training seed s starts a million times s later."""

@@ -44,8 +44,9 @@ from benchmarks.data.market_log import BuiltMarket, Logging, MarketWorld, Mixtur
 from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, seeds
-from policies import POLICIES, Policy, PolicyInputs
-from policies.composer import Composer, ComposerConfig, ComposerPolicy, IntentActor
+from policies import POLICIES, PolicyInputs
+from policies.composer import Composer, ComposerConfig
+from policies.learnable.intents import ComposerPolicy, IntentActor
 from recsim_env.files import locked, read_tensors, write_json, write_tensors
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import (
@@ -55,6 +56,7 @@ from recsim_env.shoppers.session.population import (
 )
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
+from recsim_env.types import Policy
 
 Part = Literal["all", "main", "sweep", "ensemble", "report"]
 

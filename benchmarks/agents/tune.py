@@ -24,7 +24,8 @@ from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.world import TUNING_SEED, World, seeds
 from policies import POLICIES, PolicyInputs
-from policies.base import PolicySpec, Range, value_of
+from policies.parameters import Range, value_of
+from policies.registry import PolicySpec
 from recsim_env import SlateSimulator
 from recsim_env.files import locked, write_json
 

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from benchmarks.lab.threads import THREADS, use_threads
 from policies import POLICIES, PolicyInputs
-from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
@@ -35,7 +34,7 @@ from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.tables import write_parquet
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000
 """First seeds of the logged episodes: never those of a training, a tuning or a report."""

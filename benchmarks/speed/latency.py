@@ -39,7 +39,7 @@ from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_setting
 from benchmarks.lab.world import REPORTED_SEED, seeds
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, report
 from benchmarks.speed.scaled_market import Shop, blow_up
-from policies.composer import ComposerPolicy
+from policies.learnable.intents import ComposerPolicy
 from policies.rankers.two_tower import TwoTowerRanker, load_two_tower
 from policies.serving.recommender import Recommender, index_of
 from policies.serving.retrieval import IndexConfig

@@ -51,7 +51,7 @@ from benchmarks.lab.report import RESULTS, Report, Run, markdown
 from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
-from policies.learnable.kinds import IntentConfig
+from policies.learnable.intents import IntentConfig
 
 AGENT = "ppo_composer"
 SB3_DEFAULTS = {

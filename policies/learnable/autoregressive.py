@@ -24,10 +24,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from policies.base import Pool, check_draws, of_kind, pick
 from policies.composer import Composer
 from policies.learnable.plackett_luce import NEVER, pick_order, places_of, slate_observation
+from policies.observations import check_draws
+from policies.pool import Pool
 from policies.rankers.networks import Standardizer, tower
+from policies.slates import pick
+from recsim_env import checks
 from recsim_env.catalog import GRAM_LIMIT
 from recsim_env.noise import gumbel
 from recsim_env.settings import POSITIVE, settle
@@ -200,7 +203,7 @@ class AutoregressiveActor(nn.Module):
 
 
 class _Context:
-    """Scores as the slate fills, with the noise of each position: an `Adjust` for `policies.base.pick`."""
+    """Scores as the slate fills, with the noise of each position: an `Adjust` for `policies.slates.pick`."""
 
     def __init__(
         self,
@@ -252,8 +255,8 @@ class AutoregressivePolicy:
     def __init__(
         self, composer: Composer, actor: AutoregressiveActor, *, deterministic: bool = True
     ) -> None:
-        of_kind("composer", composer, Composer)
-        of_kind("actor", actor, AutoregressiveActor)
+        checks.instance("composer", composer, Composer)
+        checks.instance("actor", actor, AutoregressiveActor)
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else composer.slate_size * composer.pool_size

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from policies.base import LOG_STD, Policy, of_kind, widths
-from policies.composer import Composer, ComposerPolicy, IntentActor
+from policies.composer import Composer
 from policies.learnable.autoregressive import (
     AutoregressiveActor,
     AutoregressiveConfig,
     AutoregressivePolicy,
     Items,
 )
+from policies.learnable.intents import ComposerPolicy, IntentActor, IntentConfig
 from policies.learnable.plackett_luce import (
     PlackettLuceActor,
     PlackettLuceConfig,
@@ -29,8 +29,8 @@ from policies.learnable.plackett_luce import (
 from policies.rankers.networks import Standardizer
 from recsim_env import checks
 from recsim_env.catalog import Catalog
-from recsim_env.settings import MOST, put, settle
-from recsim_env.types import Observation
+from recsim_env.settings import MOST, WIDEST, put
+from recsim_env.types import Observation, Policy
 
 
 class Actor(Protocol):
@@ -43,6 +43,18 @@ class Actor(Protocol):
 
     def judge(self, observation: Observation, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy, (B,) each."""
+
+
+def widths(name: str, value: object) -> tuple[int, ...]:
+    """Widths of layers, as a tuple.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    return tuple(
+        checks.whole(f"{name}[{at}]", width, 1, WIDEST)
+        for at, width in enumerate(checks.several(name, value))
+    )
 
 
 @dataclass(frozen=True)
@@ -62,30 +74,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Errors: TypeError where a part is of another kind, ValueError where a width is none."""
-        of_kind("composer", self.composer, Composer)
-        of_kind("catalog", self.catalog, Catalog)
-        of_kind("generator", self.generator, torch.Generator)
+        checks.instance("composer", self.composer, Composer)
+        checks.instance("catalog", self.catalog, Catalog)
+        checks.instance("generator", self.generator, torch.Generator)
         put(
             self,
             width=checks.whole("width", self.width, 1, MOST),
             hidden=widths("hidden", self.hidden),
         )
-
-
-@dataclass(frozen=True)
-class IntentConfig:
-    """How a Gaussian over intents starts."""
-
-    log_std: float = -0.7
-    """Log of its standard deviation, in units of intent."""
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: If a field is not as said.
-        """
-        settle(self, log_std=LOG_STD)
 
 
 @dataclass(frozen=True)

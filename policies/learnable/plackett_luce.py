@@ -14,9 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.base import FARTHEST, Pool, check_draws, filled, of_kind
 from policies.composer import Composer, View
+from policies.observations import check_draws
+from policies.pool import Pool
 from policies.rankers.networks import Standardizer, tower
+from policies.slates import FARTHEST, filled
+from recsim_env import checks
 from recsim_env.noise import gumbel
 from recsim_env.settings import POSITIVE, settle
 from recsim_env.tensors import repeated
@@ -184,8 +187,8 @@ class PlackettLucePolicy:
     def __init__(
         self, composer: Composer, actor: PlackettLuceActor, *, deterministic: bool = True
     ) -> None:
-        of_kind("composer", composer, Composer)
-        of_kind("actor", actor, PlackettLuceActor)
+        checks.instance("composer", composer, Composer)
+        checks.instance("actor", actor, PlackettLuceActor)
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else composer.pool_size

@@ -12,14 +12,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.base import LOG_STD, Policy, of_kind
 from policies.composer import Composer
+from policies.learnable.intents import LOG_STD
 from policies.learnable.kinds import LEARNABLE, Actor, Plan
 from policies.rankers.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.settings import AMOUNT, WIDTH, settle
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LR_SCALE = "lr_scale"
 """Key of an optimizer group: its learning rate is this times the schedule's."""
@@ -99,10 +99,10 @@ class SlateActorCritic(ActorCriticPolicy):
         if use_sde:
             raise ValueError("use_sde is True, but slate policies explore with noise of their own.")
         checks.choice("kind", kind, LEARNABLE)
-        of_kind("composer", composer, Composer)
-        of_kind("catalog", catalog, Catalog)
-        of_kind("network", NetworkConfig() if network is None else network, NetworkConfig)
-        of_kind(
+        checks.instance("composer", composer, Composer)
+        checks.instance("catalog", catalog, Catalog)
+        checks.instance("network", NetworkConfig() if network is None else network, NetworkConfig)
+        checks.instance(
             "start", LEARNABLE[kind].config() if start is None else start, LEARNABLE[kind].config
         )
         self.kind = kind

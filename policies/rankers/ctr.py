@@ -13,19 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from policies.base import (
-    ObservationCheck,
-    Policy,
-    PolicyInputs,
-    Pool,
-    Untuned,
-    candidates_of,
-    check_keys,
-    filled,
-    logits_of,
-    of_kind,
-    register_policy,
-)
+from policies.inputs import PolicyInputs, logits_of
+from policies.observations import ObservationCheck, candidates_of, check_keys
+from policies.parameters import NoParameters
+from policies.pool import Pool
 from policies.rankers.networks import (
     Shapes,
     check_shapes,
@@ -35,10 +26,12 @@ from policies.rankers.networks import (
     write_model,
 )
 from policies.rankers.pair_features import BLOCKS, CODES, Items, Pairs, code_sizes
+from policies.registry import register_policy
+from policies.slates import filled
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.settings import LARGEST, MOST, WIDEST, put
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 WEIGHTS = Path(__file__).parent / "weights" / "ctr_ranker.safetensors"
 """The ranker of the Complete Journey environment."""
@@ -125,7 +118,7 @@ class CTRModel(nn.Module):
 
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
-        of_kind("config", config, RankerConfig)
+        checks.instance("config", config, RankerConfig)
         self.config = config
         self.register_buffer("mean", torch.zeros(config.width, dtype=torch.float32))
         self.register_buffer("deviation", torch.ones(config.width, dtype=torch.float32))
@@ -156,7 +149,7 @@ class CTRModel(nn.Module):
 
 
 class CTRRanker:
-    """A trained `CTRModel` on a catalogue; implements `policies.base.Ranker`.
+    """A trained `CTRModel` on a catalogue; implements `policies.inputs.Ranker`.
 
     Raises:
         TypeError: If an argument is of another kind.
@@ -164,8 +157,8 @@ class CTRRanker:
     """
 
     def __init__(self, catalog: Catalog, model: CTRModel) -> None:
-        of_kind("catalog", catalog, Catalog)
-        of_kind("model", model, CTRModel)
+        checks.instance("catalog", catalog, Catalog)
+        checks.instance("model", model, CTRModel)
         self.items = Items.of(catalog)
         sizes = code_sizes(self.items)
         expected = tuple(sizes[name] for name in model.config.codes)
@@ -220,7 +213,7 @@ def save_model(model: CTRModel, path: Path) -> None:
         TypeError: If the model is none.
         OSError: If the file cannot be written.
     """
-    of_kind("model", model, CTRModel)
+    checks.instance("model", model, CTRModel)
     write_model(path, model, KIND, asdict(model.config))
 
 
@@ -267,7 +260,7 @@ class GreedyCTR:
         return filled(pool.items[:, : self._slate_size], self._slate_size)
 
 
-@register_policy("greedy_ctr", Untuned)
-def greedy_ctr(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+@register_policy("greedy_ctr", NoParameters)
+def greedy_ctr(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
     """Build `GreedyCTR`."""
     return GreedyCTR(inputs)

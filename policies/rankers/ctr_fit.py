@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm.auto import tqdm
 
-from policies.base import of_kind
 from policies.rankers.ctr import CTRModel, config_for, pair_inputs
 from policies.rankers.pair_features import Items, Pairs, of_slates
+from recsim_env import checks
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SEED, WIDTH, settle
 from recsim_env.types import Observation
 
@@ -115,7 +115,7 @@ def fit(
         ValueError: If there are no rows, none with a response, or a number in them is not finite.
     """
     config = FitConfig() if config is None else config
-    of_kind("config", config, FitConfig)
+    checks.instance("config", config, FitConfig)
     if len(examples) == 0 or float(examples.labels.sum()) == 0:
         raise ValueError(
             f"examples has {len(examples)} rows and no response, but a CTR model needs some."
@@ -174,7 +174,7 @@ def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
         ValueError: If all rows were responded to or none, and where they leave the line open, as
             where all logits are equal.
     """
-    of_kind("model", model, CTRModel)
+    checks.instance("model", model, CTRModel)
     labels = examples.labels.double()
     if len(labels) == 0 or bool((labels == labels[0]).all()):
         raise ValueError(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.base import MAILERS, candidates_of
 from policies.features import HABIT_DAYS, Recent, mean_vector, principal, squashed
+from policies.observations import candidates_of
+from policies.placements import MAILERS
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
 from recsim_env.types import Observation

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from policies.base import CACHED, candidates_of, check_keys, of_kind
 from policies.features import Recent, principal, squashed
+from policies.observations import candidates_of, check_keys
+from policies.pool import SHOPPERS_AT_ONCE
 from policies.rankers.networks import (
     Shapes,
     Standardizer,
@@ -137,7 +138,7 @@ class TwoTower(nn.Module):
         config: TwoTowerConfig,
     ) -> None:
         super().__init__()
-        of_kind("config", config, TwoTowerConfig)
+        checks.instance("config", config, TwoTowerConfig)
         items, dims = checks.tensor("vectors", vectors, ("N", "D"), torch.float32).shape
         checks.tensor("category", category, (items,), torch.int64)
         for name, size in (
@@ -203,14 +204,14 @@ class TwoTower(nn.Module):
 
 
 class TwoTowerRanker:
-    """A fitted `TwoTower` on a catalogue; implements `policies.base.Ranker`.
+    """A fitted `TwoTower` on a catalogue; implements `policies.inputs.Ranker`.
 
     Raises:
         TypeError: If `model` is none.
     """
 
     def __init__(self, model: TwoTower) -> None:
-        of_kind("model", model, TwoTower)
+        checks.instance("model", model, TwoTower)
         self.model = model.eval()
         with torch.no_grad():
             self._items = model.items().T.contiguous()  # (width, N)
@@ -225,7 +226,7 @@ class TwoTowerRanker:
         """
         check_keys(observation, (*WHOLE, "recent_slates", "recent_clicks"), optional=("declared",))
         candidates = candidates_of(observation, self._numbers)
-        most = CACHED if candidates.device.type == "cpu" else len(candidates)
+        most = SHOPPERS_AT_ONCE if candidates.device.type == "cpu" else len(candidates)
         parts = [slice(start, start + most) for start in range(0, len(candidates), most)]
         seen = {name: observation[name] for name in (*WHOLE, "recent_slates", "recent_clicks")}
         seen |= {name: observation[name] for name in ("declared",) if name in observation}
@@ -330,7 +331,7 @@ def fit_two_tower(
         ("catalog", catalog, Catalog),
         ("config", config, TwoTowerConfig),
     ):
-        of_kind(name, value, kind)
+        checks.instance(name, value, kind)
     slate_size = checks.whole("slate_size", slate_size, 1)
     if not bool(sessions.clicks.any()):
         raise ValueError(
@@ -404,7 +405,7 @@ def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
         TypeError: If the ranker is none.
         OSError: If the file cannot be written.
     """
-    of_kind("ranker", ranker, TwoTowerRanker)
+    checks.instance("ranker", ranker, TwoTowerRanker)
     model = ranker.model
     told = {
         "width": len(model.standardize.mean),

@@ -13,9 +13,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from policies.base import ObservationCheck, PolicyInputs, Pool, Pooling, of_kind
-from policies.composer import ComposerPolicy, View
+from policies.composer import View
 from policies.features import Recent
+from policies.inputs import PolicyInputs
+from policies.learnable.intents import ComposerPolicy
+from policies.observations import ObservationCheck
+from policies.pool import Pool, Pooling
 from policies.rankers.two_tower import TwoTowerRanker, inputs
 from policies.serving.retrieval import CategoryIndex, IndexConfig
 from recsim_env import checks
@@ -30,7 +33,7 @@ def index_of(ranker: TwoTowerRanker, config: IndexConfig | None = None) -> Categ
 
 
 class Recommender:
-    """Slates from observations; also a deterministic `policies.base.Policy`.
+    """Slates from observations; also a deterministic `recsim_env.types.Policy`.
 
     With an exact index and as many candidates as a category has items, the slates are those of
     `policy` itself. With `count` at a slate and the items shown lately or more, an exact index is
@@ -58,8 +61,8 @@ class Recommender:
         *,
         count: int = 24,
     ) -> None:
-        of_kind("built_from", built_from, PolicyInputs)
-        of_kind("policy", policy, ComposerPolicy)
+        checks.instance("built_from", built_from, PolicyInputs)
+        checks.instance("policy", policy, ComposerPolicy)
         ranker, items = built_from.ranker, len(built_from.catalog)
         if not isinstance(ranker, TwoTowerRanker):
             raise TypeError(
@@ -70,7 +73,7 @@ class Recommender:
                 f"policy takes {policy.draws} draws, but serving needs a deterministic one."
             )
         if index is not None:
-            of_kind("index", index, CategoryIndex)
+            checks.instance("index", index, CategoryIndex)
         if index is not None and len(index) != items:
             raise ValueError(f"index holds {len(index)} items, but the catalogue has {items}.")
         self.policy = policy

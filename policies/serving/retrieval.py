@@ -21,7 +21,7 @@ import torch
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 from torch import Tensor
 
-from policies.base import FARTHEST, of_kind
+from policies.slates import FARTHEST
 from recsim_env import checks
 from recsim_env.settings import MOST, put
 
@@ -74,7 +74,7 @@ class CategoryIndex:
         self, vectors: Tensor, bias: Tensor, category: Tensor, config: IndexConfig | None = None
     ) -> None:
         self.config = IndexConfig() if config is None else config
-        of_kind("config", self.config, IndexConfig)
+        checks.instance("config", self.config, IndexConfig)
         points = _points(vectors, bias)
         category = checks.tensor("category", category, (len(points),), torch.int64).cpu()
         if int(category.min()) < 0:

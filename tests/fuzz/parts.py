@@ -23,7 +23,7 @@ import policies
 import recsim_env
 from agents import AGENTS
 from policies import POLICIES
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from policies.learnable.kinds import LEARNABLE
 from policies.rankers.pair_features import BLOCKS, CODES
 from policies.serving.retrieval import CategoryIndex, IndexConfig

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from policies import POLICIES
-from policies.base import MAILERS
-from policies.composer import CUES, Composer, ComposerConfig, ComposerPolicy, IntentActor
+from policies.composer import CUES, Composer, ComposerConfig
 from policies.features import Recent, principal
+from policies.learnable.intents import ComposerPolicy, IntentActor
+from policies.placements import MAILERS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 from tests.support.policy_toys import toy_inputs

@@ -22,18 +22,22 @@ from torch import Tensor
 
 pytest.importorskip("faiss")
 
-from policies import POLICIES, Policy, PolicyInputs
-from policies.base import MAILERS, PolicySpec, Ranker, Untuned, candidates_of, register_policy
+from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
+from policies.inputs import Ranker
 from policies.learnable.kinds import LEARNABLE, Learnable, Plan
 from policies.learnable.sb3 import NetworkConfig
+from policies.observations import candidates_of
+from policies.parameters import NoParameters
+from policies.placements import MAILERS
 from policies.rankers.ctr import RankerConfig
 from policies.rankers.ctr_fit import FitConfig
 from policies.rankers.two_tower import TwoTowerConfig
+from policies.registry import PolicySpec, register_policy
 from policies.serving.retrieval import IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 SHOPPERS, HISTORY, MEMORY = 3, 3, 4
 SHOPS = range(8)
@@ -462,30 +466,30 @@ def test_the_code_that_registered_a_policy_may_register_it_again(
 ) -> None:
     """As a cell of a notebook does that is run once more. Other code may not."""
     registered = Registry[PolicySpec]("policy")
-    monkeypatch.setattr("policies.base.POLICIES", registered)
+    monkeypatch.setattr("policies.registry.POLICIES", registered)
 
-    def mine(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+    def mine(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
         return POLICIES["popular"].build(inputs)
 
-    def others(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+    def others(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
         return POLICIES["uniform"].build(inputs)
 
-    register_policy("mine", Untuned, needs_ranker=False)(mine)
+    register_policy("mine", NoParameters, needs_ranker=False)(mine)
     again = FunctionType(mine.__code__, globals(), "mine")
     again.__qualname__ = mine.__qualname__
     with pytest.warns(UserWarning, match=r"^The policy 'mine' is replaced"):
-        register_policy("mine", Untuned, needs_ranker=False)(again)
+        register_policy("mine", NoParameters, needs_ranker=False)(again)
     assert registered["mine"].builder is again
     with pytest.raises(
         ValueError, match=r"^name is 'mine', but a policy of that name is registered already"
     ):
-        register_policy("mine", Untuned)(others)
+        register_policy("mine", NoParameters)(others)
     with pytest.raises(
         TypeError, match=r"^parameters is 5, but it must be a dataclass with defaults"
     ):
         register_policy("other", 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^needs_ranker is 'no', but it must be True or False"):
-        register_policy("other", Untuned, needs_ranker="no")  # type: ignore[arg-type]
+        register_policy("other", NoParameters, needs_ranker="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", NAMES)

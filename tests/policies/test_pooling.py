@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from policies import POLICIES, PolicyInputs
-from policies.base import Pool, Pooling, candidates_of, top_slates
 from policies.composer import CUES, Composer, ComposerConfig
 from policies.features import PARTS, Recent, Seen
+from policies.observations import candidates_of
+from policies.pool import Pool, Pooling
+from policies.slates import top_slates
 from recsim_env import make_simulator
 from recsim_env.shoppers.market import MarketConfig, make_market
 from recsim_env.shoppers.profile import DECAYS

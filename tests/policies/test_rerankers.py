@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from policies import POLICIES
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from recsim_env.catalog import Catalog
 from tests.support.policy_toys import TableRanker, made_up_ranker, toy_inputs
 from tests.support.toys import toy_simulator
@@ -162,7 +162,7 @@ def test_dpp_in_a_catalogue_without_a_table_of_cosines(monkeypatch: pytest.Monke
         torch.arange(12) % 6
     ]
     logits = torch.randn(12, generator=generator)
-    monkeypatch.setattr("policies.base.GRAM_LIMIT", 11)
+    monkeypatch.setattr("policies.cosines.GRAM_LIMIT", 11)
     assert dpp_slate(vectors, logits, 5.0, 4) == greedy_map(vectors, logits, 5.0, 4)
 
 

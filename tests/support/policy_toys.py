@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policies.base import PolicyInputs, Ranker, candidates_of
+from policies.inputs import PolicyInputs, Ranker
+from policies.observations import candidates_of
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 

@@ -20,9 +20,10 @@ from benchmarks.data.market_log import policy_inputs
 from benchmarks.speed import latency
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, SERVED, STEPS, quantile, report
 from benchmarks.speed.scaled_market import Carried, Shop, blow_up
-from policies.base import Pooling
-from policies.composer import Composer, ComposerPolicy, IntentActor
+from policies.composer import Composer
 from policies.features import principal
+from policies.learnable.intents import ComposerPolicy, IntentActor
+from policies.pool import Pooling
 from policies.rankers.two_tower import TwoTower, TwoTowerConfig, TwoTowerRanker, inputs
 from policies.serving.recommender import Recommender, index_of
 from policies.serving.retrieval import CategoryIndex, IndexConfig
