@@ -15,6 +15,7 @@ then test.
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.catalog_files import CATALOG_FILE, EMBEDDING_FILE
 from recsim_env.logs import schema
+from recsim_env.logs.facts import LogFacts
 
 VERSION = 1  # of the files; raise it when their content changes
 SUMMARY_FILE = "summary.json"
@@ -77,6 +79,14 @@ PLACEMENTS: tuple[tuple[str, str], ...] = tuple(
     (d, m) for d in DISPLAYS.values() for m in MAILERS.values()
 )
 """Name of each placement code: display = code // 11, mailer = code % 11; code 0 = not promoted."""
+
+FACTS = LogFacts(
+    day_zero=datetime.date(2017, 1, 1),
+    weeks_a_year=53,
+    placements=(len(DISPLAYS), len(MAILERS)),
+    splits=((1, 44), (45, 48), (49, 53)),
+)
+"""Facts of this data set, with the splits of the default recipe."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Encoder = Callable[[list[str]], Tensor]  # texts -> (len, E) float32, unit length
