@@ -1,4 +1,9 @@
-"""TODO."""
+"""What policies are built from, and the ranker whose scores most of them start from.
+
+Dimensions used in this package: B shoppers, K slate positions, C candidates (padded with -1), N
+catalogue items, P items of the pool that a re-ranker looks at, H remembered slates, G categories, E
+embedding width, A intent width.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.logs.facts import LogFacts
 from recsim_env.settings import MOST, put
 from recsim_env.types import Observation
 
@@ -33,29 +39,35 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """What a policy may be built from: nothing here comes from the shopper model's weights."""
+    """What a policy may be built from: nothing in it comes from the weights of the shopper model."""
 
     catalog: Catalog
-    """The items; its tensors on the device that the policy will run on."""
+    """The items; its tensors lie on the device that the policy will run on."""
     observation_space: gymnasium.spaces.Dict
-    """Of one shopper."""
+    """Space of the observation of one shopper."""
     slate_size: int
-    """K."""
+    """Number of slate positions K."""
     ranker: Ranker | None = None
-    """Learned from a log's training weeks; only the policies that rank need it."""
+    """Ranker learned from a log's training weeks; only the policies that rank need it."""
     popularity: Tensor | None = None
     """(N,) float32 responses per visit in the log, for environments whose observation has no
     `popularity`."""
     pool: int = 64
-    """P, how many of the best candidates by CTR re-rankers and composers look at: the same for all
-    of them."""
+    """Number P of the best candidates by CTR that re-rankers and composers look at: the same for
+    all of them."""
     per_category: int = 0
-    """How many of the best candidates of each category join the pool that re-rankers and composers
-    look at, so that there is variety to choose from; 0 = the pool is the best candidates whatever
-    their category."""
+    """Number of the best candidates of each category that join the pool, so that there is variety
+    to choose from; 0 = the pool is the best candidates whatever their category."""
+    facts: LogFacts | None = None
+    """Facts about the shop; needed where the observation has a `placement`."""
 
     def __post_init__(self) -> None:
-        """Errors: TypeError where a part is of another kind, ValueError where a number is out of its range."""
+        """Check every field.
+
+        Raises:
+            TypeError: If a part is of another class.
+            ValueError: If a number is out of its range.
+        """
         checks.instance("catalog", self.catalog, Catalog)
         checks.instance("observation_space", self.observation_space, gymnasium.spaces.Dict)
         if self.ranker is not None and not callable(getattr(self.ranker, "logits", None)):
@@ -64,6 +76,8 @@ class PolicyInputs:
             )
         if self.popularity is not None:
             checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
+        if self.facts is not None:
+            checks.instance("facts", self.facts, LogFacts)
         put(
             self,
             slate_size=checks.whole("slate_size", self.slate_size, 1, MOST),
@@ -72,7 +86,7 @@ class PolicyInputs:
         )
 
     def need_ranker(self, name: str) -> Ranker:
-        """The ranker.
+        """The ranker, for the policy of that name.
 
         Raises:
             ValueError: If there is none.
@@ -83,13 +97,25 @@ class PolicyInputs:
             )
         return self.ranker
 
+    def need_facts(self, reader: str) -> LogFacts:
+        """The facts about the shop, for a part that reads them: "cue 'promoted'".
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if self.facts is None:
+            raise ValueError(
+                f"The {reader} needs facts about the shop, but PolicyInputs.facts is None."
+            )
+        return self.facts
+
 
 def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> Tensor:
-    """The ranker's logits (B, C) float32, NaN and inf made `UNRANKED`: the one door through which logits come in.
+    """The ranker's logits (B, C) float32, with `UNRANKED` in place of NaN and inf.
 
-    So a candidate without a number is shown only where nothing else is left, whatever the policy,
-    and no step waits for a GPU to look for it. That a shopper has no candidate with a number is an
-    error on a CPU: see `Pool.check`.
+    Every policy takes its logits from here, so that a candidate without a number is shown only
+    where nothing else is left, and no step waits for a GPU to look for one. That a shopper has no
+    candidate with a number is an error on a CPU: see `Pool.check`.
 
     Raises:
         TypeError: If they are no floating-point tensor.

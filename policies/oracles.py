@@ -23,7 +23,7 @@ from policies.inputs import PolicyInputs
 from policies.parameters import NoParameters, tunable
 from policies.pool import Pool
 from policies.registry import PolicySpec
-from policies.slates import Adjust, pick
+from policies.slates import SlateScores, pick
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
@@ -90,7 +90,7 @@ class Oracle:
         return pick(pool, self._simulator.slate_size, filling)
 
 
-class _Filling(Adjust):
+class _Filling(SlateScores):
     """Scores less what the slate so far holds against each item."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The registry of policies that need no training, and how one of them is built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from recsim_env.types import Policy
 
 T = TypeVar("T")
 
-
 Builder = Callable[[PolicyInputs, T], Policy]
 """Makes a policy from its inputs and its parameters."""
 
@@ -24,31 +23,30 @@ Builder = Callable[[PolicyInputs, T], Policy]
 class PolicySpec:
     """How to build a registered policy."""
 
-    parameters: type[Any]
-    """A frozen dataclass; fields made by `tunable` are searched."""
+    parameters: Callable[[], Any]
+    """Makes the default parameters: a frozen dataclass, whose fields made by `tunable` are tuned."""
     builder: Builder[Any]
+    """Makes the policy from its inputs and its parameters."""
     needs_ranker: bool
     """Whether `PolicyInputs.ranker` must be there."""
     name: str = "unregistered"
-    """In the registry, for messages."""
+    """Name in the registry, for messages."""
 
     def search(self) -> dict[str, Range]:
-        """The range of every tuned parameter; empty where nothing is tuned."""
+        """The range of every tunable parameter; empty where there is none."""
         return ranges(self.parameters())
 
     def build(self, inputs: PolicyInputs, parameters: Mapping[str, float] | None = None) -> Policy:
-        """The policy with some parameters, defaults for the rest.
+        """Build the policy with some parameters, and defaults for the rest.
 
         Raises:
-            TypeError: At an unknown parameter.
-            ValueError: If a parameter is out of its range and where `inputs` lacks what the policy
-                needs.
+            TypeError: If a parameter is unknown.
+            ValueError: If a parameter is out of its range, or `inputs` lacks what the policy needs.
         """
         checks.instance("inputs", inputs, PolicyInputs)
         given = {} if parameters is None else parameters
-        return self.builder(
-            inputs, with_parameters(self.parameters(), given, f"the policy {self.name!r}")
-        )
+        chosen = with_parameters(self.parameters(), given, f"the policy {self.name!r}")
+        return self.builder(inputs, chosen)
 
 
 POLICIES: Registry[PolicySpec] = Registry("policy")
@@ -56,18 +54,23 @@ POLICIES: Registry[PolicySpec] = Registry("policy")
 
 
 def register_policy(
-    name: str, parameters: type[T], *, needs_ranker: bool = True
+    name: str, parameters: Callable[[], T], *, needs_ranker: bool = True
 ) -> Callable[[Builder[T]], Builder[T]]:
-    """Register a builder: `@register_policy("mmr", MMRParameters)` above `def mmr(inputs, parameters) -> Policy`.
+    """Register a builder: `@register_policy("mmr", MMRParameters)` above a function or class.
 
     The same code may register again, as a cell of a notebook does that is run once more: the new
     policy replaces the old one, with a warning.
 
+    Args:
+        name: of the policy
+        parameters: a dataclass with defaults, or a function that makes one
+        needs_ranker: whether `PolicyInputs.ranker` must be there
+
     Raises:
         ValueError: If other code took the name.
-        TypeError: If `parameters` is no dataclass.
+        TypeError: If `parameters` makes no dataclass.
     """
-    if not isinstance(parameters, type) or not dataclasses.is_dataclass(parameters):
+    if not callable(parameters) or not dataclasses.is_dataclass(parameters()):
         raise TypeError(
             f"parameters is {checks.told(parameters)}, but it must be a dataclass with defaults."
         )

@@ -15,7 +15,7 @@ FARTHEST = 1e30
 """Score of what is better than all others; below 0 of what is worse, but not taken yet."""
 
 
-class Adjust(Protocol):
+class SlateScores(Protocol):
     """What a re-ranker makes of the logits as the slate fills."""
 
     def scores(self) -> Tensor:
@@ -25,7 +25,7 @@ class Adjust(Protocol):
         """Put pool positions (B,) into the slates."""
 
 
-def pick(pool: Pool, size: int, adjust: Adjust) -> Tensor:
+def pick(pool: Pool, size: int, adjust: SlateScores) -> Tensor:
     """Fill a slate greedily: at each position the pool item with the best score. Returns (B, size) item ids.
 
     Distinct items as long as the pool has some, whatever the scores: NaN and -inf come after all

@@ -40,13 +40,14 @@ from agents.ppo.algorithm import PPOConfig
 from agents.ppo.checkpoints import check_finite
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.agents.tune import trials_of
-from benchmarks.data.market_log import BuiltMarket, Logging, MarketWorld, Mixture, build
+from benchmarks.data.market_log import BuiltMarket, MarketWorld, Mixture, build
 from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, seeds
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.intents import ComposerPolicy, IntentActor
+from policies.log_servers import NoisyComposerPolicy
 from recsim_env.files import locked, read_tensors, write_json, write_tensors
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import (
@@ -318,7 +319,7 @@ class Bench:
         if agent.trained_in != LOG:
             return self.trained(agent)
         if agent.name in SOFTMAX:
-            return Logging(
+            return NoisyComposerPolicy(
                 Composer(self.inputs, ComposerConfig(offset_dims=0)), {}, SOFTMAX[agent.name]
             )
         if agent.name == TUNED:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,16 +25,18 @@ from torch import Tensor
 from benchmarks.lab.threads import THREADS, use_threads
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
+from policies.cues import explored_ranges
 from policies.heuristics import Uniform
+from policies.log_servers import NoisyComposerPolicy, RandomKnobsPolicy
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
-from recsim_env import SlateSimulator, make_simulator, noise
+from recsim_env import SlateSimulator, make_simulator
 from recsim_env.files import locked, write_json
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.tables import write_parquet
-from recsim_env.types import Observation, Policy
+from recsim_env.types import Policy
 
 LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000
 """First seeds of the logged episodes: never those of a training, a tuning or a report."""
@@ -43,13 +45,8 @@ ROUNDS = (0.2, 0.3, 0.5)
 PER_CATEGORY = 4
 """Of each of the twenty categories in the pool that every re-ranker and composer looks at, beside
 the ten best."""
-KNOBS = {
-    "count": (-2.0, 0.0),
-    "similarity": (-2.0, 0.0),
-    "sated": (-1.5, 0.3),
-    "flooded": (-3.0, 0.5),
-}
-"""Range that each knob of a logging re-ranker is drawn from, log-odds."""
+KNOBS = explored_ranges()
+"""Ranges of log-odds from which the knobs of an exploring log's re-rankers are drawn."""
 TEMPERATURES = (0.3, 0.7, 1.5)
 """Scale of the Gumbel noise on the log-odds of the noisy policies: a sample from a softmax at that
 temperature."""
@@ -65,14 +62,9 @@ GROUPS, GROUP = 60, 400
 about."""
 TRIED = ("mmr", "cap", "dpp")
 """Registered policies that a broad log tries with parameters from all over their ranges."""
-BROAD = {
-    "count": (-2.0, 0.0),
-    "similarity": (-2.0, 0.0),
-    "sated": (-3.0, 0.3),
-    "flooded": (-3.0, 0.5),
-}
-"""Range of the knobs there; each is off half of the time, so that diversity and feedback also come
-alone."""
+BROAD = explored_ranges(broadly=True)
+"""The same for a broad log; each knob is off half of the time, so that diversity and feedback also
+come alone."""
 
 
 @dataclass(frozen=True)
@@ -102,47 +94,6 @@ class MarketWorld:
 
 
 # ---- who serves the log ----------------------------------------------------------------------------------------------
-
-
-class Logging:
-    """A composer with constant knobs and noise on the ranker's log-odds."""
-
-    def __init__(self, composer: Composer, knobs: dict[str, float], temperature: float) -> None:
-        self._composer = composer
-        self._intent = composer.intent(knobs)
-        self._temperature = temperature
-        self.draws = composer.pool_size
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
-        view = self._composer.view(observation)
-        logits = view.pool.logits + self._temperature * noise.gumbel(draws)
-        intent = self._intent.to(draws.device).expand(len(draws), -1)
-        return self._composer.compose_view(
-            replace(view, pool=replace(view.pool, logits=logits)), intent
-        )
-
-
-class Restless:
-    """A composer that draws its knobs, as those of a broad log, and the temperature of its noise at every visit."""
-
-    def __init__(self, composer: Composer) -> None:
-        self._composer = composer
-        self._low, self._high = (
-            composer.intent({name: span[end] for name, span in BROAD.items()}) for end in (0, 1)
-        )
-        self.draws = composer.pool_size + len(self._low) + 1
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
-        view = self._composer.view(observation)
-        of_items, of_knobs, heat = draws.split([self._composer.pool_size, len(self._low), 1], dim=1)
-        logits = view.pool.logits + TEMPERATURES[-1] * heat**2 * noise.gumbel(of_items)
-        low, high = self._low.to(draws.device), self._high.to(draws.device)
-        intent = torch.where(of_knobs < 0.5, 0.0, low + (high - low) * (2 * of_knobs - 1))
-        return self._composer.compose_view(
-            replace(view, pool=replace(view.pool, logits=logits)), intent
-        )
 
 
 def policy_inputs(
@@ -185,10 +136,10 @@ def servers(
         return [("uniform", uniform, 1.0)]
     inputs = policy_inputs(simulator, ranker, log)
     composer = Composer(inputs, ComposerConfig(offset_dims=0))
-    greedy = Logging(composer, {}, 0.0)
+    greedy = NoisyComposerPolicy(composer, {}, 0.0)
     if mixture == "greedy":
         return [("greedy", greedy, 1.0)]
-    noisy = [(f"softmax {t}", Logging(composer, {}, t)) for t in TEMPERATURES]
+    noisy = [(f"softmax {t}", NoisyComposerPolicy(composer, {}, t)) for t in TEMPERATURES]
     if mixture == "exploring":
         found: list[tuple[str, Policy, float]] = [
             ("uniform", uniform, 0.1),
@@ -204,7 +155,7 @@ def servers(
         *((name, policy, 0.1 / len(noisy)) for name, policy in noisy),
         *rerankers(composer, groups, 0.25, seed, BROAD, off=0.5),
         *tried(inputs, groups, 0.25, seed),
-        ("restless", Restless(composer), 0.2),
+        ("restless", RandomKnobsPolicy(composer, BROAD, TEMPERATURES[-1]), 0.2),
     ]
 
 
@@ -252,7 +203,9 @@ def rerankers(
                 if float(torch.rand((), generator=generator)) >= off
             }
         temperature = TEMPERATURES[at % len(TEMPERATURES)] * (at % 2)
-        found.append((f"knobs {at}", Logging(composer, knobs, temperature), share / number))
+        found.append(
+            (f"knobs {at}", NoisyComposerPolicy(composer, knobs, temperature), share / number)
+        )
     return found
 
 

@@ -26,9 +26,17 @@ from benchmarks.lab.report import Run, markdown
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.threads import THREADS, use_threads
 from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
-from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples
-from policies.rankers.pair_features import Items, blocks_for, codes_for
+from policies.rankers.ctr_fit import (
+    FitConfig,
+    PairExamples,
+    calibrate,
+    fit,
+    predict,
+    shown_examples,
+)
+from policies.rankers.pair_features import RankerCatalog, pair_codes_for, pair_features_for
 from recsim_env.catalog import Catalog
+from recsim_env.logs.complete_journey import FACTS
 from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_shoppers
 from recsim_env.shoppers.household.memory import Keys, Memory, loyalty_card
 from recsim_env.shoppers.household.replay import Visits
@@ -147,11 +155,14 @@ def examples_of(
     slates: Slates,
     catalog: Catalog,
     popularity: Tensor,
-    blocks: tuple[str, ...],
+    features: tuple[str, ...],
     codes: tuple[str, ...],
-) -> tuple[Examples, Tensor]:
+) -> tuple[PairExamples, Tensor]:
     """Training rows, and the row of `slates` that each belongs to (Q,)."""
-    keys, items = Keys.of(catalog.kind, catalog.category), Items.of(catalog)
+    keys, items = (
+        Keys.of(catalog.kind, catalog.category),
+        RankerCatalog.of(catalog, FACTS.placements),
+    )
     parts, owners = [], []
     steps = replay_slates(visits, slates, keys, popularity)
     for rows, observation in tqdm(
@@ -159,17 +170,19 @@ def examples_of(
     ):
         parts.append(
             shown_examples(
-                observation, slates.items[rows], slates.bought[rows], items, blocks, codes
+                observation, slates.items[rows], slates.bought[rows], items, features, codes
             )
         )
         owners.append(rows.repeat_interleave(slates.items.shape[1]))
-    return Examples.join(parts), torch.cat(owners)
+    return PairExamples.join(parts), torch.cat(owners)
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
-def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -> dict[str, float]:
+def score(
+    model: CTRModel, examples: PairExamples, shopper: Tensor, slate: Tensor
+) -> dict[str, float]:
     """AUC, normalised entropy, predicted over observed, and calibration error of some rows."""
     chance = torch.sigmoid(predict(model, examples)).double().numpy()
     rows = heldout.Rows(
@@ -203,8 +216,8 @@ def main(config: Config) -> None:
         read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy()
     )
     visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
-    blocks, codes = blocks_for(KEYS), codes_for(KEYS)
-    examples, owner = examples_of(visits, slates, catalog, popularity, blocks, codes)
+    features, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
+    examples, owner = examples_of(visits, slates, catalog, popularity, features, codes)
     shopper, split, log = (
         visits.shopper[slates.visit[owner]],
         slates.split[owner],
@@ -212,7 +225,14 @@ def main(config: Config) -> None:
     )
     learned_from = ~holdout[shopper]
     train = examples.take((split == 0) & learned_from)
-    model = fit(train, Items.of(catalog), blocks, codes, config.fit, title="fitting the ranker")
+    model = fit(
+        train,
+        RankerCatalog.of(catalog, FACTS.placements),
+        features,
+        codes,
+        config.fit,
+        title="fitting the ranker",
+    )
     model = calibrate(model, examples.take((split == 1) & learned_from))
     save_model(model, config.output)
     rows: list[dict[str, Any]] = []

@@ -14,6 +14,7 @@ from policies.inputs import PolicyInputs
 from policies.rankers.ctr import WEIGHTS, CTRRanker, load_model
 from recsim_env import SlateSimulator, make_simulator
 from recsim_env.checks import choice
+from recsim_env.logs.complete_journey import FACTS
 from recsim_env.registration import PRESETS, preset
 
 SHIPPED = "recsim_env/CompleteJourney-v0"
@@ -93,6 +94,7 @@ class World:
             observation_space=simulator.observation_space,
             slate_size=simulator.slate_size,
             ranker=ranker,
+            facts=FACTS,
         )
 
 

@@ -29,7 +29,6 @@ from policies.learnable.kinds import LEARNABLE, Learnable, Plan
 from policies.learnable.sb3 import NetworkConfig
 from policies.observations import candidates_of
 from policies.parameters import NoParameters
-from policies.placements import MAILERS
 from policies.rankers.ctr import RankerConfig
 from policies.rankers.ctr_fit import FitConfig
 from policies.rankers.two_tower import TwoTowerConfig
@@ -37,10 +36,12 @@ from policies.registry import PolicySpec, register_policy
 from policies.serving.retrieval import IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
-from recsim_env.types import Observation, Policy
+from recsim_env.types import Observation
+from tests.support.policy_toys import TOY_FACTS, Policy
 
 SHOPPERS, HISTORY, MEMORY = 3, 3, 4
 SHOPS = range(8)
+PLACEMENTS = math.prod(TOY_FACTS.placements)
 SMALL = ComposerConfig(offset_dims=2, summary_dims=2)
 
 
@@ -95,7 +96,7 @@ def odd_shop(seed: int) -> OddShop:
         "bought_counts": gymnasium.spaces.Box(0, 1e6, (MEMORY,), np.float32),
         "bought_days": gymnasium.spaces.Box(0, 1e6, (MEMORY,), np.float32),
         "popularity": gymnasium.spaces.Box(0, 1, (most,), np.float32),
-        "placement": gymnasium.spaces.Box(0, MAILERS**2 - 1, (most,), np.int64),
+        "placement": gymnasium.spaces.Box(0, PLACEMENTS - 1, (most,), np.int64),
         "context": gymnasium.spaces.Box(0, 1, (2,), np.float32),
     }
     observation: Observation = {
@@ -107,7 +108,7 @@ def odd_shop(seed: int) -> OddShop:
         "bought_counts": whole(generator, 0, 5, SHOPPERS, MEMORY).float(),
         "bought_days": 100 * torch.rand(SHOPPERS, MEMORY, generator=generator),
         "popularity": torch.rand(SHOPPERS, most, generator=generator),
-        "placement": whole(generator, 0, MAILERS**2 - 1, SHOPPERS, most),
+        "placement": whole(generator, 0, PLACEMENTS - 1, SHOPPERS, most),
         "context": torch.rand(SHOPPERS, 2, generator=generator),
     }
     if seed % 2:
@@ -126,6 +127,7 @@ def odd_shop(seed: int) -> OddShop:
         popularity=torch.rand(items, generator=generator),
         pool=int(whole(generator, 1, items)),
         per_category=seed % 3,
+        facts=TOY_FACTS,
     )
     return OddShop(inputs, {name: value for name, value in observation.items() if name in spaces})
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from policies import POLICIES, PolicyInputs
-from policies.composer import CUES, Composer, ComposerConfig
-from policies.features import PARTS, Recent, Seen
+from policies.composer import Composer, ComposerConfig
+from policies.cues import CUES
+from policies.features import STATE_FEATURES, Recent, StateInputs
 from policies.observations import candidates_of
 from policies.pool import Pool, Pooling
 from policies.slates import top_slates
@@ -235,7 +236,9 @@ def test_a_shoppers_behaviour_by_hand() -> None:
         [[0, 5, 1, 2, 3]]
     )  # of the best four: two of category 0, one each of 1 and 2
     pool = Pool(items, torch.zeros(1, 5), torch.arange(5).unsqueeze(0))
-    seen = Seen(observation, Recent.of(observation), pool, torch.zeros(ITEMS, 2), category, SIZE)
+    seen = StateInputs(
+        observation, Recent.of(observation), pool, torch.zeros(ITEMS, 2), category, SIZE
+    )
     familiar, other = (4 + 1) / (8 + 10), (1 + 1) / (12 + 10)
     expected = torch.tensor(
         [
@@ -251,7 +254,7 @@ def test_a_shoppers_behaviour_by_hand() -> None:
             (6.0 + 6.0 + 2.0 + 2.0) / 4 / SIZE,
         ]
     )
-    torch.testing.assert_close(PARTS["behaviour"].values(seen), expected.unsqueeze(0))
+    torch.testing.assert_close(STATE_FEATURES["behaviour"].values(seen), expected.unsqueeze(0))
 
 
 def test_a_newcomers_features_are_finite() -> None:
