@@ -22,7 +22,7 @@ from agents.keeper import optimizer_state, restore_optimizer
 from agents.ppo.algorithm import SlatePPO, environment_of
 from policies.composer import Composer, ComposerConfig
 from policies.inputs import PolicyInputs
-from policies.learnable.kinds import LEARNABLE, Plan
+from policies.learnable.kinds import LEARNABLE, ActorInputs
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Policy
@@ -156,7 +156,9 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
             )
     weights = _under(tensors, f"{POLICY}actor.")
     generator = torch.Generator().manual_seed(0)  # of weights that are overwritten
-    plan = Plan(composer, inputs.catalog, _width(path, weights), tuple(built["hidden"]), generator)
+    plan = ActorInputs(
+        composer, inputs.catalog, _width(path, weights), tuple(built["hidden"]), generator
+    )
     actor = kind.actor(plan, start)
     for name, like in actor.state_dict().items():
         if name not in weights or weights[name].shape != like.shape:
@@ -167,7 +169,8 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
                 f"{path}: the tensor '{POLICY}actor.{name}' {found}, but it must be {tuple(like.shape)}."
             )
     actor.load_state_dict(weights)
-    return kind.policy(composer, actor.to(inputs.catalog.embedding.device), deterministic)
+    device = inputs.catalog.embedding.device
+    return kind.policy(composer, actor.to(device), deterministic=deterministic)
 
 
 def _width(path: Path, weights: Mapping[str, Tensor]) -> int:

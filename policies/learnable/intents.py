@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.composer import Composer
+from policies.learnable.kinds import ActorInputs, register_learnable
 from policies.observations import check_draws
 from policies.rankers.networks import Standardizer, tower
 from recsim_env import checks
@@ -25,7 +26,7 @@ class IntentConfig:
     """How a Gaussian over intents starts."""
 
     log_std: float = -0.7
-    """Log of its standard deviation, in units of intent."""
+    """Log of the standard deviation at the start, in units of intent; -0.7 is half a unit."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -37,7 +38,9 @@ class IntentConfig:
 
 
 class IntentActor(nn.Module):
-    """A Gaussian over intents, with a state-dependent mean that starts at 0 (greedy CTR) and a learned deviation.
+    """A Gaussian over intents whose mean depends on the state and starts at 0, the greedy CTR ranker.
+
+    The standard deviation is learned, and the same in every state.
 
     Shapes: B shoppers, F features, A intent.
         features: (B, F) float32, `Composer.features`
@@ -59,17 +62,17 @@ class IntentActor(nn.Module):
         self.draws = intent_size
 
     def mean(self, features: Tensor) -> Tensor:
-        """(B, A)."""
+        """Mean of the intents in states (B, F): (B, A)."""
         mean: Tensor = self.tower(self.standardize(features))
         return mean
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
-        """Intents (B, A): the mean, or a sample by the uniform numbers draws (B, A)."""
+        """Choose intents (B, A): the mean, or a sample by the uniform numbers draws (B, A)."""
         mean = self.mean(observation["features"])
         return mean if draws is None else mean + self.log_std.exp() * normal(draws)
 
     def judge(self, observation: Observation, intent: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of intents (B, A) and the entropy of the distribution: (B,) each."""
+        """Log-density of intents (B, A) and entropy of the distribution: (B,) each."""
         z = (intent - self.mean(observation["features"])) / self.log_std.exp()
         log_volume = (self.log_std + 0.5 * math.log(2 * math.pi)).sum()
         entropy = log_volume + 0.5 * len(self.log_std)
@@ -77,10 +80,15 @@ class IntentActor(nn.Module):
 
 
 class ComposerPolicy:
-    """An `IntentActor` steering a `Composer`.
+    """An `IntentActor` that steers a `Composer`.
+
+    Args:
+        composer: composes the slates
+        actor: chooses the intents
+        deterministic: whether it takes the mean of the intents, and not a sample
 
     Raises:
-        TypeError: If an argument is of another kind.
+        TypeError: If an argument is of another class.
     """
 
     def __init__(
@@ -94,9 +102,16 @@ class ComposerPolicy:
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
+        """Compose slates (B, K)."""
         view = self.composer.view(observation)
         if self.draws:
             check_draws(draws, len(view.features), self.draws)
         intent = self.actor.act({"features": view.features}, draws if self.draws else None)
         return self.composer.compose_view(view, intent)
+
+
+@register_learnable("composer", IntentConfig, ComposerPolicy, intents=True)
+def intent_actor(inputs: ActorInputs, config: IntentConfig) -> IntentActor:
+    """Build an untrained actor over intents."""
+    intent_size = inputs.composer.intent_size
+    return IntentActor(inputs.width, intent_size, inputs.hidden, config.log_std, inputs.generator)

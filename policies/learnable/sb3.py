@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from policies.composer import Composer
 from policies.learnable.intents import LOG_STD
-from policies.learnable.kinds import LEARNABLE, Actor, Plan
+from policies.learnable.kinds import LEARNABLE, Actor, ActorInputs
 from policies.rankers.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.catalog import Catalog
@@ -116,13 +116,17 @@ class SlateActorCritic(ActorCriticPolicy):
 
     def in_use(self, *, deterministic: bool = True, actor: Actor | None = None) -> Policy:
         """The policy that this actor, or another one of its kind, is; it follows the actor's training."""
-        return LEARNABLE[self.kind].policy(self.composer, actor or self.actor, deterministic)
+        return LEARNABLE[self.kind].policy(
+            self.composer, actor or self.actor, deterministic=deterministic
+        )
 
     def _build(self, lr_schedule: Schedule) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         width = self._features_width()
-        plan = Plan(self.composer, self.catalog, width, self.network.actor_hidden, generator)
-        actor = LEARNABLE[self.kind].actor(plan, self.start)
+        inputs = ActorInputs(
+            self.composer, self.catalog, width, self.network.actor_hidden, generator
+        )
+        actor = LEARNABLE[self.kind].actor(inputs, self.start)
         self.actor = cast(Actor, actor)
         self.critic = Critic(width, self.network.critic_hidden, generator)
         groups = [

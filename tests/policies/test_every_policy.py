@@ -25,7 +25,7 @@ pytest.importorskip("faiss")
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.inputs import Ranker
-from policies.learnable.kinds import LEARNABLE, Learnable, Plan
+from policies.learnable.kinds import LEARNABLE, ActorInputs, Learnable
 from policies.learnable.sb3 import NetworkConfig
 from policies.observations import candidates_of
 from policies.parameters import NoParameters
@@ -155,14 +155,14 @@ def learned(kind: Learnable, inputs: PolicyInputs, *, certain: bool) -> Policy:
     composer = Composer(inputs, SMALL)
     generator = torch.Generator().manual_seed(1)
     actor = kind.actor(
-        Plan(composer, inputs.catalog, width_of(inputs), (4,), generator), kind.config()
+        ActorInputs(composer, inputs.catalog, width_of(inputs), (4,), generator), kind.config()
     )
     with torch.no_grad():
         for parameter in actor.parameters():
             parameter.add_(
                 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             )
-    return kind.policy(composer, actor, certain)
+    return kind.policy(composer, actor, deterministic=certain)
 
 
 def width_of(inputs: PolicyInputs) -> int:

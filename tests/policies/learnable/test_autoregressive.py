@@ -16,7 +16,7 @@ from policies.learnable.autoregressive import (
     AutoregressiveActor,
     AutoregressiveConfig,
     AutoregressivePolicy,
-    Items,
+    ItemTables,
     judge_along,
 )
 from policies.learnable.plackett_luce import (
@@ -41,7 +41,7 @@ def four_items(
     config: AutoregressiveConfig, slate_size: int
 ) -> tuple[AutoregressiveActor, Observation]:
     """A pool of four items, no cues and no offset, seen once."""
-    items = Items(torch.zeros(4, 0), torch.tensor(CATEGORY), torch.tensor(VECTORS))
+    items = ItemTables(torch.zeros(4, 0), torch.tensor(CATEGORY), torch.tensor(VECTORS))
     generator = torch.Generator().manual_seed(0)
     actor = AutoregressiveActor(
         1, 0, items, torch.tensor([2.0, 1.0]), slate_size, (4,), config, generator
@@ -139,7 +139,7 @@ def make_actor(
     return AutoregressiveActor(
         seen["features"].shape[1],
         seen["cues"].shape[2],
-        Items(composer.offset_vectors, catalog.category, catalog.embedding),
+        ItemTables(composer.offset_vectors, catalog.category, catalog.embedding),
         composer.units[:2],
         composer.slate_size,
         (8,),
