@@ -1,4 +1,4 @@
-"""TODO."""
+"""Cosine similarities between the items of a catalogue."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from recsim_env.tensors import looked_up
 
 
 class Cosines:
-    """Cosine similarities between items of a catalogue, from its table where it is small.
+    """Cosine similarities between items, looked up in a table where the catalogue is small.
+
+    They have the type `dtype`.
 
     Args:
-        exact: in float64, for differences of nearly equal cosines; in float32 on a device that has
-            nothing finer
-
-    `dtype` is what they come in.
+        catalog: the items
+        exact: whether to compute in float64, for differences of nearly equal cosines; a device
+            without float64 computes in float32
     """
 
     def __init__(self, catalog: Catalog, *, exact: bool = False) -> None:
@@ -30,7 +31,7 @@ class Cosines:
         self.dtype = finest(catalog.device) if exact else torch.float32
 
     def between(self, one: Tensor, many: Tensor) -> Tensor:
-        """Cosines of items one (B,) with items many (B, P): (B, P)."""
+        """Cosines of one item of each shopper (B,) with many (B, P): (B, P)."""
         if self._table is not None:
             places = one.unsqueeze(1) * len(self._table) + many
             return looked_up(self._table.view(-1), places)
@@ -41,14 +42,14 @@ class Cosines:
 
 
 def finest(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device that has no float64."""
+    """The finest floating-point type of a device: float64, or float32 where it has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def exact_cosines(catalog: Catalog) -> Tensor | None:
-    """(N, N) cosines of all pairs of items as exact as the device has them; None above `GRAM_LIMIT` items.
+    """Exact cosines (N, N) of all pairs of items; None above `GRAM_LIMIT` items.
 
-    Made when first asked for, and kept as long as the catalogue is.
+    They are computed at the first call, and kept as long as the catalogue is.
     """
     if len(catalog) > GRAM_LIMIT:
         return None

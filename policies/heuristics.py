@@ -1,4 +1,4 @@
-"""Policies that learn nothing: uniform and popular."""
+"""Policies that learn nothing of the shopper: uniform slates and popular items."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from recsim_env.types import Observation, Policy
 
 
 class Uniform:
-    """Every slate of candidates is as likely as any other.
+    """Shows every slate of candidates with the same probability.
 
     Args:
-        items: N
-        candidates: C
-        slate_size: K
-        check: of the observations; None = they are not looked at
+        items: number of items N
+        candidates: largest number of candidates C of a visit
+        slate_size: number of slate positions K
+        check: check of the observations; None = they are not checked
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Uniform:
         )  # one number a candidate; the K largest make the slate
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K) of the candidates with the largest draws (B, C)."""
+        """Show the candidates with the largest draws (B, C): slates (B, K)."""
         if self._check is not None:
             self._check(observation)
         candidates = candidates_of(observation, self._items)
@@ -43,13 +43,13 @@ class Uniform:
 
 
 class Popular:
-    """What the most shoppers respond to, the same for everyone with the same candidates.
+    """Shows the items that most shoppers respond to.
 
     Args:
-        items: N
-        slate_size: K
-        popularity: (N,) of the log, for observations without a `popularity`
-        check: of the observations; None = they are not looked at
+        items: number of items N
+        slate_size: number of slate positions K
+        popularity: (N,) popularity in the log, for observations without a `popularity`
+        check: check of the observations; None = they are not checked
     """
 
     draws = 0
@@ -67,7 +67,7 @@ class Popular:
         self._popularity = popularity
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K) by `observation["popularity"]` (B, C), or by the log's popularity (N,)."""
+        """Compose slates (B, K) by `observation["popularity"]` (B, C), or by the log's popularity (N,)."""
         if self._check is not None:
             self._check(observation)
         candidates = candidates_of(observation, self._items)
@@ -80,7 +80,7 @@ class Popular:
 
 @register_policy("uniform", NoParameters, needs_ranker=False)
 def uniform(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
-    """Build `Uniform`."""
+    """Build the policy that shows uniform slates."""
     items, space = len(inputs.catalog), inputs.observation_space
     check = ObservationCheck(space, inputs.catalog)
     return Uniform(items, max_candidates(space, items), inputs.slate_size, check)
@@ -88,10 +88,10 @@ def uniform(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
 
 @register_policy("popular", NoParameters, needs_ranker=False)
 def popular(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
-    """Build `Popular`.
+    """Build the policy that shows popular items.
 
     Raises:
-        ValueError: If neither the observation nor the log says what is popular.
+        ValueError: If neither the observation nor the log holds the popularity of items.
     """
     if "popularity" not in inputs.observation_space.spaces and inputs.popularity is None:
         raise ValueError(

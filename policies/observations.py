@@ -1,4 +1,4 @@
-"""TODO."""
+"""Checks of the observations and random numbers that policies are handed, and their candidates."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from recsim_env.types import Observation
 
 
 class ObservationCheck:
-    """Refuses what is no observation of the space that a policy was built for.
+    """Refuses observations that do not belong to the space that a policy was built for.
 
-    Every call looks at keys, types, shapes and devices, which needs no wait for a device. The first
-    call also looks at the numbers: whole numbers lie within the bounds of the space, others are
-    finite.
+    Every call looks at keys, types, shapes and devices, which needs no synchronisation. The first
+    call also looks at the numbers: whole numbers must lie within the bounds of the space, others
+    must be finite.
 
     `candidates` may be left out where the space has a place for every item: then every item may be
     shown.
 
     Args:
-        space: of one shopper
+        space: observation space of one shopper
         catalog: the items, on the device that the policy works on
     """
 
@@ -49,11 +49,11 @@ class ObservationCheck:
         self._seen = False
 
     def __call__(self, observation: Observation) -> bool:
-        """Whether this was the first call.
+        """Check an observation; returns whether this was the first call.
 
         Raises:
-            TypeError: If the observation is no mapping and where a value is no tensor of the
-                space's type on the policy's device.
+            TypeError: If the observation is no mapping, or a value is no tensor of the space's type
+                on the policy's device.
             ValueError: If a key is missing, has another shape, or holds a number that cannot be.
         """
         if not isinstance(observation, dict):
@@ -67,7 +67,7 @@ class ObservationCheck:
         return first
 
     def _fits(self, observation: Observation) -> bool:
-        """A quick look. Nothing here waits for a device."""
+        """Whether keys, types, shapes and devices fit, without a synchronisation."""
         seen = observation.get(next(reversed(self._expected)), None)
         if not isinstance(seen, Tensor) or seen.ndim == 0 or len(seen) == 0:
             return False
@@ -89,7 +89,11 @@ class ObservationCheck:
         return True
 
     def check_numbers(self, observation: Observation) -> None:
-        """Errors: ValueError where a whole number lies outside of the space, or another one is not finite."""
+        """Check every number of an observation.
+
+        Raises:
+            ValueError: If a whole number lies outside of the space, or another one is not finite.
+        """
         self.check_whole(observation)
         for name, (_, dtype) in self._expected.items():
             if dtype.is_floating_point and not bool(observation[name].isfinite().all()):
@@ -98,7 +102,11 @@ class ObservationCheck:
                 )
 
     def check_whole(self, observation: Observation) -> None:
-        """Errors: ValueError where a whole number lies outside of the space."""
+        """Check the whole numbers of an observation.
+
+        Raises:
+            ValueError: If one lies outside of the space.
+        """
         for name, (least, most) in self._bounds.items():
             value = observation.get(name)
             if value is None or not value.numel():
@@ -139,7 +147,12 @@ class ObservationCheck:
 def check_keys(
     observation: Observation, needed: Collection[str], optional: tuple[str, ...] = ()
 ) -> None:
-    """For what looks at observations without knowing their space, such as a ranker. Optional keys may be missing.
+    """Check keys for a part that does not know the space of observations, such as a ranker.
+
+    Args:
+        observation: what the part is handed
+        needed: keys that must be there
+        optional: keys that may be missing
 
     Raises:
         TypeError: If the observation is no mapping or a value no tensor.
@@ -171,12 +184,17 @@ def _raise_shoppers(name: str, value: Tensor, first: str, observation: Observati
 
 
 def dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
-    """The type of a space's values as tensors."""
+    """The type that the values of a space have as tensors."""
     return torch.from_numpy(np.zeros(1, space.dtype)).dtype
 
 
 def check_draws(draws: Tensor, batch: int, number: int) -> None:
-    """Errors: TypeError or ValueError where draws are no (batch, number) numbers."""
+    """Check that draws are a tensor (batch, number) of uniform numbers.
+
+    Raises:
+        TypeError: If they are no floating-point tensor.
+        ValueError: If they have another shape.
+    """
     dtype = (
         draws.dtype if isinstance(draws, Tensor) and draws.is_floating_point() else torch.float32
     )
@@ -184,7 +202,7 @@ def check_draws(draws: Tensor, batch: int, number: int) -> None:
 
 
 def candidates_of(observation: Observation, items: int) -> Tensor:
-    """The candidates (B, C) int64, -1 padded; the whole catalogue of N = `items` where the observation has none."""
+    """Candidates (B, C) int64, -1 padded; all N = `items` where the observation names none."""
     if "candidates" in observation:
         return observation["candidates"]
     any_key = next(iter(observation.values()))
@@ -192,7 +210,7 @@ def candidates_of(observation: Observation, items: int) -> Tensor:
 
 
 def max_candidates(space: gymnasium.spaces.Dict, items: int) -> int:
-    """C: the most candidates of a visit; N = `items` where the observation has none."""
+    """Largest number of candidates C of a visit; N = `items` where the observation names none."""
     shape = space["candidates"].shape if "candidates" in space.spaces else (items,)
     assert shape is not None
     return int(shape[0])

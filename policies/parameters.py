@@ -1,4 +1,4 @@
-"""TODO."""
+"""Tunable parameters: dataclass fields that know their range, and how their values are replaced."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """Where a tuned parameter is looked for."""
+    """The values among which a tunable parameter is searched."""
 
     low: float
+    """Least value."""
     high: float
+    """Largest value."""
     integer: bool = False
+    """Whether it is a whole number."""
     log: bool = False
-    """Whether it is looked for by its order of magnitude."""
+    """Whether it is searched by its order of magnitude."""
 
 
 def tunable(
@@ -35,9 +38,16 @@ def tunable(
     least: float = -LARGEST,
     most: float = LARGEST,
 ) -> Any:
-    """A dataclass field of a policy's parameters that `benchmarks.agents.tune` looks for in [low, high].
+    """A dataclass field that is tuned in [low, high], and accepted in [least, most].
 
-    `recsim_env.settings.settle` accepts it in [least, most].
+    Args:
+        default: value where nothing else is said
+        low: least value that tuning tries
+        high: largest value that tuning tries
+        integer: whether it is a whole number
+        log: whether it is searched by its order of magnitude
+        least: least value that `recsim_env.settings.settle` accepts
+        most: largest value that it accepts
     """
     searched = Range(low, high, integer, log)
     return dataclasses.field(
@@ -46,7 +56,7 @@ def tunable(
 
 
 def ranges(parameters: Any) -> dict[str, Range]:
-    """The range of every field made by `tunable`, those of dataclasses inside it by `<field>.<their field>`."""
+    """Ranges of all fields made by `tunable`; those of dataclasses inside it as `field.inner`."""
     found: dict[str, Range] = {}
     for field in dataclasses.fields(parameters):
         if "range" in field.metadata:
@@ -63,14 +73,16 @@ def value_of(parameters: Any, name: str) -> Any:
 
 
 def with_parameters(parameters: T, values: Mapping[str, Any], owner: str = "") -> T:
-    """A copy with some fields, as `ranges` names them, of another value.
+    """Copy parameters with other values of some fields, which are named as by `ranges`.
 
     Args:
+        parameters: a dataclass
+        values: new values by name of the field
         owner: what the parameters belong to, for messages: "the policy 'mmr'"
 
     Raises:
-        TypeError: At an unknown field and where `values` is no mapping; what the dataclass says of
-            a wrong value.
+        TypeError: If a field is unknown or `values` is no mapping.
+        ValueError: If the dataclass refuses a value.
     """
     values = checks.mapping("parameters", values)
     known = list(_names(parameters))
@@ -96,7 +108,7 @@ def _with_parameters(parameters: T, values: Mapping[str, Any]) -> T:
 
 
 def _names(parameters: Any) -> Iterator[str]:
-    """Every field, and those of dataclasses inside it as `ranges` names them."""
+    """Names of all fields, those of dataclasses inside it as `ranges` names them."""
     for field in dataclasses.fields(parameters):
         yield field.name
         value = getattr(parameters, field.name)
@@ -106,4 +118,4 @@ def _names(parameters: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class NoParameters:
-    """Parameters of a policy that has none."""
+    """The parameters of a policy that has none."""

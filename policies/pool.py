@@ -1,4 +1,4 @@
-"""TODO."""
+"""The pool: the few candidates that re-rankers and composers look at."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from recsim_env.tensors import looked_up, shared
 from recsim_env.types import Observation
 
 SHOPPERS_AT_ONCE = 256
-"""Shoppers ranked at once on a CPU: what is worked out about every candidate stays in its cache."""
+"""Number of shoppers ranked at once on a CPU: the numbers of their candidates stay in its cache."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The P candidates with the best logits, best first: all that a re-ranker looks at.
+    """The P candidates with the best logits, best first.
 
     Shapes:
         items:   (B, P) int64, -1 where there are fewer
         logits:  (B, P) float32, -inf there
-        columns: (B, P) int64, where each stood among the candidates
+        columns: (B, P) int64, column of each among the candidates
     """
 
     items: Tensor
@@ -37,20 +37,21 @@ class Pool:
 
     @classmethod
     def best(cls, logits: Tensor, candidates: Tensor, size: int) -> Pool:
-        """The best `size` of logits (B, C), no NaN, and candidates (B, C)."""
+        """Take the best `size` candidates (B, C) by logits (B, C) without NaN."""
         logits, columns = logits.topk(min(size, logits.shape[1]), dim=1)
         return cls(
             candidates.gather(1, columns).masked_fill(logits == -math.inf, -1), logits, columns
         )
 
     def check(self, candidates: Tensor, *, whole: bool = True) -> None:
-        """Look at the pool of candidates (B, C) where that needs no wait for a device: on a CPU.
+        """Check the pool of candidates (B, C) on a CPU; on a GPU it would force a synchronisation.
 
         Args:
-            whole: whether padding is looked at too
+            candidates: what the pool was taken from, -1 padded
+            whole: whether padding is checked too
 
         Raises:
-            ValueError: If the ranker gave padding a number, or a shopper's candidates none.
+            ValueError: If the ranker gave a number to padding, or to no candidate of a shopper.
         """
         if self.logits.device.type != "cpu":
             return
@@ -63,7 +64,7 @@ class Pool:
 
     @property
     def ids(self) -> Tensor:
-        """`items` with 0 instead of -1, to look things up with; (B, P)."""
+        """Indices for look-ups: `items` with 0 in place of -1, (B, P)."""
         return self.items.clamp(min=0)
 
 
@@ -75,18 +76,18 @@ def _raise_unranked(bare: Tensor) -> None:
 
 
 class Pooling:
-    """Which candidates re-rankers and composers look at: the best `PolicyInputs.pool`, or with
-    `per_category` the K best and the best of each category. The K best are always among them:
-    nothing that greedy shows is left out.
+    """Chooses the candidates that re-rankers and composers look at, P = `size` of them.
+
+    They are the best `PolicyInputs.pool`, or with `per_category` the K best and the best of each
+    category. The K best are always among them: nothing that the greedy ranker shows is left out.
 
     Args:
-        best: in place of `inputs.pool`
-
-    `size` is P.
+        inputs: what the policy is built from
+        best: number of best candidates in place of `inputs.pool`
 
     Raises:
-        TypeError: If `inputs` are none.
-        ValueError: If `best` is no number of 1 or more.
+        TypeError: If `inputs` is no `PolicyInputs`.
+        ValueError: If `best` is no whole number of 1 or more.
     """
 
     def __init__(self, inputs: PolicyInputs, best: int | None = None) -> None:
@@ -107,14 +108,18 @@ class Pooling:
             self.size = min(len(self._by_category) * width + inputs.slate_size, most)
 
     def __call__(self, logits: Tensor, candidates: Tensor) -> Pool:
-        """The pool of logits (B, C), no NaN, and candidates (B, C), best first."""
+        """Take the pool of candidates (B, C) by logits (B, C) without NaN, best first."""
         if not self._per_category:
             return Pool.best(logits, candidates, self._best)
+
+        # Keys of the candidates, laid out by category
         standing = self._standing(candidates)
         keys = _keys(
             _columns_of(torch.nn.functional.pad(logits, (1, 0), value=-math.inf), standing)
         )
         places = keys.shape[1]
+
+        # The best of each category, and then the K best of what is left
         groups, largest = self._by_category.shape
         best = []
         for _ in range(
@@ -123,6 +128,8 @@ class Pooling:
             best.append(keys.unflatten(1, (groups, largest)).amax(dim=2))
             keys.scatter_(1, _place(best[-1], places), NOTHING)
         others = keys.topk(min(self._slate_size, places), dim=1).values
+
+        # Keep the per-category best and those of the rest that are among the K best of all
         found = torch.cat([*best, others], dim=1)
         least = found.topk(others.shape[1], dim=1).values[:, -1:]  # of the K best
         found[:, -others.shape[1] :].masked_fill_(others < least, NOTHING)
@@ -133,12 +140,14 @@ class Pooling:
         return Pool(items, values, columns)
 
     def among(self, logits: Tensor, items: Tensor) -> Pool:
-        """The pool where the whole catalogue may be shown and all items but these few rank too low to be in it.
+        """Take the pool of a whole catalogue of which all but these few items rank too low.
 
-        Takes time by how many are given, not by the size of the catalogue.
+        The time depends on the number of items given, not on the size of the catalogue.
+        `Pool.columns` are the items, as where the candidates are the catalogue in its order.
 
-        Shapes: logits (B, C), items (B, C) int64, distinct in a row, -1 where there is none.
-        `Pool.columns` are the items' ids, as where the candidates are the catalogue in its order.
+        Shapes:
+            logits: (B, C)
+            items:  (B, C) int64, distinct in a row, -1 where there is none
         """
         logits = logits.masked_fill(items < 0, -math.inf)
         width = logits.shape[1]
@@ -167,7 +176,9 @@ class Pooling:
     def of(self, ranker: Ranker, observation: Observation) -> Pool:
         """Rank and take the pool, on a CPU `SHOPPERS_AT_ONCE` shoppers at a time.
 
-        Errors: what `ObservationCheck`, `logits_of` and `Pool.check` say.
+        Raises:
+            TypeError: If the observation or the logits are of another type.
+            ValueError: If they have another shape, or hold a number that cannot be.
         """
         first = self._check(observation)
         candidates = candidates_of(observation, self._items)
@@ -188,8 +199,9 @@ class Pooling:
         )
 
     def _standing(self, candidates: Tensor) -> Tensor:
-        """(B, G * largest) int64, or (1, ..) for everybody: where each item of each category stands
-        among the candidates, counted from 1; 0 = nowhere.
+        """Place of each item of each category among the candidates, counted from 1; 0 = nowhere.
+
+        Shapes: returns (B, G * largest) int64, or (1, ..) where all shoppers have one list.
         """
         rows = candidates[:1] if shared(candidates) else candidates
         column = torch.zeros(len(rows), self._items + 1, dtype=torch.int64, device=rows.device)
@@ -204,15 +216,15 @@ _PLACES = 2**32
 
 
 NOTHING = int(np.float32(-math.inf).view(np.int32) ^ 0x7FFFFFFF) * _PLACES
-"""Key of a logit of -inf at the last place."""
+"""The key of a logit of -inf at the last place."""
 
 
 def _keys(logits: Tensor) -> Tensor:
-    """Of logits (B, S) float32: (B, S) int64."""
+    """Keys (B, S) int64 of logits (B, S) float32."""
     bits = logits.view(torch.int32)
     ascending = (
         (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
-    )  # floats are ordered as their bits, but for signs
+    )  # floats are ordered as their bits are, signs apart
     return (
         ascending.long()
         .mul_(_PLACES)
@@ -221,25 +233,25 @@ def _keys(logits: Tensor) -> Tensor:
 
 
 def _place(keys: Tensor, places: int) -> Tensor:
-    """The place 0 .. S - 1 that a key was made at; places: S."""
+    """The place 0 .. S - 1 at which a key was made, where S = `places`."""
     return places - 1 - (keys & (_PLACES - 1))
 
 
 def _logits(keys: Tensor) -> Tensor:
-    """The float32 that a key was made of."""
+    """The float32 of which a key was made."""
     ascending = (keys >> 32).int()
     return (ascending ^ ((ascending >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
 
 def _columns_of(table: Tensor, columns: Tensor) -> Tensor:
-    """`table.gather(1, columns)` where one of the two may have one row for everybody, (1, ..)."""
+    """`table.gather(1, columns)`, where one of the two may have one row for all shoppers."""
     if len(table) == len(columns):
         return table.gather(1, columns)
     return looked_up(table[0], columns) if len(table) == 1 else table.index_select(1, columns[0])
 
 
 def _items_by_category(catalog: Catalog) -> Tensor:
-    """(G, largest) int64 items of each category, -1 padded."""
+    """Items of each category: (G, largest) int64, -1 padded."""
     order = catalog.category.argsort(stable=True)
     counts = torch.bincount(catalog.category)
     return torch.nn.utils.rnn.pad_sequence(

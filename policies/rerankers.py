@@ -47,9 +47,9 @@ class Reranker:
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose slates (B, K)."""
         pool = self._pooling.of(self._ranker, observation)
-        return pick(pool, self._slate_size, self.adjust(pool))
+        return pick(pool, self._slate_size, self.scores_of(pool))
 
-    def adjust(self, pool: Pool) -> SlateScores:
+    def scores_of(self, pool: Pool) -> SlateScores:
         """Scores of this pool before the slate fills, which then change with every item in it."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class MMR(Reranker):
         self._cosines = Cosines(inputs.catalog)
         self._weight = parameters.weight
 
-    def adjust(self, pool: Pool) -> SlateScores:
+    def scores_of(self, pool: Pool) -> SlateScores:
         """Scores of an empty slate, to which nothing is similar."""
         return _Relevance(pool, self._cosines, self._weight)
 
@@ -123,7 +123,7 @@ class CategoryCap(Reranker):
         super().__init__("cap", inputs)
         self._limit = parameters.limit
 
-    def adjust(self, pool: Pool) -> SlateScores:
+    def scores_of(self, pool: Pool) -> SlateScores:
         """Scores of an empty slate, which has room for every category."""
         return _Capped(pool, self._catalog.category[pool.ids], self._limit)
 
@@ -177,7 +177,7 @@ class DPP(Reranker):
         self._cosines = Cosines(inputs.catalog, exact=True)
         self._alpha = parameters.alpha
 
-    def adjust(self, pool: Pool) -> SlateScores:
+    def scores_of(self, pool: Pool) -> SlateScores:
         """Scores of an empty slate: every item alone has volume 1."""
         quality = (self._alpha * pool.logits.to(self._cosines.dtype)).masked_fill(
             pool.logits <= UNRANKED, -FARTHEST

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Slates from scores: the best candidates at once, or a greedy choice position by position."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from policies.inputs import UNRANKED
 from policies.pool import Pool
 
 FARTHEST = 1e30
-"""Score of what is better than all others; below 0 of what is worse, but not taken yet."""
+"""Largest score; its negative is the score of items that are taken after all others."""
 
 
 class SlateScores(Protocol):
-    """What a re-ranker makes of the logits as the slate fills."""
+    """Scores of the items of a pool, which change as the slate fills."""
 
     def scores(self) -> Tensor:
-        """(B, P) score of each pool item as the next one."""
+        """Score of each item of the pool as the next one: (B, P)."""
 
     def add(self, chosen: Tensor) -> None:
-        """Put pool positions (B,) into the slates."""
+        """Put the items at places (B,) of the pool into the slates."""
 
 
-def pick(pool: Pool, size: int, adjust: SlateScores) -> Tensor:
-    """Fill a slate greedily: at each position the pool item with the best score. Returns (B, size) item ids.
+def pick(pool: Pool, size: int, slate_scores: SlateScores) -> Tensor:
+    """Fill slates (B, size) greedily: each position takes the item of the pool with the best score.
 
-    Distinct items as long as the pool has some, whatever the scores: NaN and -inf come after all
-    others, and among equals comes the better logit.
+    Items are distinct as long as the pool has some, whatever the scores: NaN and -inf come after
+    all others, and among equals the better logit comes first.
     """
     taken = pool.items < 0
     there = taken.shape[1] - taken.sum(dim=1, keepdim=True)
     chosen = []
     for _ in range(min(size, pool.items.shape[1])):
         scores = (
-            adjust.scores()
+            slate_scores.scores()
             .nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-FARTHEST)
             .masked_fill_(taken, -math.inf)
         )
         best = scores.max(dim=1).indices  # the first of the largest; on a CPU faster than argmax
         taken.scatter_(1, best.unsqueeze(1), True)
-        adjust.add(best)
+        slate_scores.add(best)
         chosen.append(best)
     places = torch.stack(chosen, dim=1)
     gone = torch.arange(places.shape[1], device=places.device) >= there
@@ -50,9 +50,12 @@ def pick(pool: Pool, size: int, adjust: SlateScores) -> Tensor:
 
 
 def top_slates(scores: Tensor, candidates: Tensor, size: int) -> Tensor:
-    """The best candidates, best first; one whose score is no finite number comes after all others.
+    """The best candidates, best first; those whose score is not finite come after all others.
 
-    Shapes: scores (B, C), candidates (B, C) int64 -1 padded; returns slates (B, size) int64.
+    Shapes:
+        scores:     (B, C)
+        candidates: (B, C) int64, -1 padded
+        returns:    (B, size) int64
     """
     scores = scores.nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=UNRANKED).masked_fill_(
         candidates < 0, -math.inf
@@ -62,9 +65,11 @@ def top_slates(scores: Tensor, candidates: Tensor, size: int) -> Tensor:
 
 
 def filled(slates: Tensor, size: int) -> Tensor:
-    """Slates (B, size) without holes: the first item again wherever there is none (item 0 in an empty slate).
+    """Repeat the first item of each slate where none is left; item 0 fills an empty slate.
 
-    Shapes: slates (B, at most size) int64, -1 where there was no candidate left.
+    Shapes:
+        slates:  (B, at most size) int64, -1 where no candidate was left
+        returns: (B, size) int64
     """
     slates = torch.nn.functional.pad(slates, (0, size - slates.shape[1]), value=-1)
     return slates.where(slates >= 0, slates[:, :1].clamp(min=0))

@@ -1,4 +1,4 @@
-"""Slate policies as Stable-Baselines3 policy classes: the one place where the two meet."""
+"""Slate policies as Stable-Baselines3 policy classes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from recsim_env.settings import AMOUNT, WIDTH, settle
 from recsim_env.types import Observation, Policy
 
 LR_SCALE = "lr_scale"
-"""Key of an optimizer group: its learning rate is this times the schedule's."""
+"""Key of an optimizer group for the factor on the schedule's learning rate."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes and start of an actor and a critic."""
+    """Sizes of the actor and the critic, and how they start."""
 
     actor_hidden: tuple[int, ...] = (64, 64)
     """Widths of the actor's hidden layers."""
@@ -36,7 +36,8 @@ class NetworkConfig:
     critic_lr_scale: float = 1.0
     """Learning rate of the critic as a multiple of the actor's."""
     log_std: float = -0.7
-    """Log of the standard deviation that the intents start with, in units of intent."""
+    """Log of the standard deviation of the intents at the start, in units of intent; -0.7 is half a
+    unit."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -50,7 +51,7 @@ class NetworkConfig:
 
 
 class Critic(nn.Module):
-    """Value of a state: features (B, F) to (B, 1)."""
+    """Estimates the value of states: features (B, F) to (B, 1)."""
 
     def __init__(self, width: int, hidden: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
@@ -65,18 +66,18 @@ class Critic(nn.Module):
 class SlateActorCritic(ActorCriticPolicy):
     """An SB3 actor-critic around an `Actor` and a `Critic` with learning rates of their own.
 
-    SB3's own extractor, networks and distribution are not built. Spaces: those of the face in
-    `agents.ppo.vec_env`.
+    SB3's own extractor, networks and distribution are not built. The spaces are those of the
+    vector environments in `agents.ppo.vec_env`.
 
     Args:
-        kind: of the policy, a name in `LEARNABLE`
-        composer: what looks at a visit
+        kind: name of the policy in `LEARNABLE`
+        composer: looks at a visit
         catalog: the items
         start: how the actor starts, `LEARNABLE[kind].config`; None = its defaults
         network: sizes and start of the networks
         seed: of the initial weights
-        survival: the observation holds the chance that the shopper is still there, which the value
-            is proportional to: the last number of a Box, or the key `survival` (B, 1)
+        survival: whether the observation holds the probability that the shopper is still there, to
+            which the value is proportional: the last number of a Box, or the key `survival` (B, 1)
     """
 
     actor: Actor
@@ -115,7 +116,7 @@ class SlateActorCritic(ActorCriticPolicy):
         super().__init__(observation_space, action_space, lr_schedule)
 
     def in_use(self, *, deterministic: bool = True, actor: Actor | None = None) -> Policy:
-        """The policy that this actor, or another one of its kind, is; it follows the actor's training."""
+        """The policy of this actor, or of another of its kind; it follows the actor's training."""
         return LEARNABLE[self.kind].policy(
             self.composer, actor or self.actor, deterministic=deterministic
         )
@@ -146,7 +147,7 @@ class SlateActorCritic(ActorCriticPolicy):
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, values (B, 1) and log-probabilities (B,)."""
+        """Choose actions; returns them, values (B, 1) and log-probabilities (B,)."""
         observation = self._observation(obs)
         actions = self._predict(obs, deterministic)
         log_probability, _ = self.actor.judge(observation, actions)
@@ -161,15 +162,15 @@ class SlateActorCritic(ActorCriticPolicy):
         return self._value(observation), log_probability, entropy
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
-        """(B, 1)."""
+        """Values of states: (B, 1)."""
         return self._value(self._observation(obs))
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """Not offered: an actor judges actions itself."""
+        """Raise NotImplementedError: an actor judges actions itself."""
         raise NotImplementedError("Slate policies have no SB3 distribution; use actor.judge.")
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions. SB3 hands in no generator, so torch's own is used: see `agents.ppo.algorithm`."""
+        """Choose actions with torch's own generator, for SB3 hands in none: see `agents.ppo.algorithm`."""
         seen = self._observation(observation)
         features = seen["features"]
         draws = (
@@ -180,16 +181,16 @@ class SlateActorCritic(ActorCriticPolicy):
         return self.actor.act(seen, draws)
 
     def features(self, obs: PyTorchObs) -> Tensor:
-        """What the networks see of an observation: (B, F)."""
+        """Features that the networks see of an observation: (B, F)."""
         return self._observation(obs)["features"]
 
     def _value(self, observation: Observation) -> Tensor:
-        """(B, 1), weighted by survival where that is known."""
+        """Values (B, 1), weighted by survival where that is known."""
         value: Tensor = self.critic(observation["features"])
         return value * observation["survival"] if self.survival else value
 
     def _observation(self, obs: PyTorchObs) -> Observation:
-        """SB3 hands over a tensor (B, F) or a dictionary; actors and critics take a dictionary with `features`."""
+        """Make the dictionary that actors and critics take of what SB3 hands over."""
         if isinstance(obs, dict):
             return obs
         return (
