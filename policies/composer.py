@@ -1,8 +1,8 @@
-"""The slate composer: a greedy slate of a CTR model's best candidates, steered by a low-dimensional intent.
+"""The slate composer: greedy slates of a CTR model's best candidates, steered by an intent.
 
     score(i | slate) = logit_i + sum_j u_j a_j cue_j(i) + offset . v_i
-                       + u a_count [items of i's category in the slate] + u a_similarity max cos(i,
-                       slate)
+                       + u a_count [items of i's category in the slate]
+                       + u a_similarity max cos(i, slate)
 
 The intent a (A numbers) says how much each cue counts; `offset` are its last numbers and v_i the
 principal components of item i's embedding. Intent 0 is the greedy CTR ranker exactly. One unit of
@@ -221,7 +221,7 @@ def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:
 
 
 class _Steered(SlateScores):
-    """Scores as the slate fills: fixed ones, the count of the category, the similarity to the slate."""
+    """Scores as the slate fills: fixed ones, the category's count, the similarity to the slate."""
 
     def __init__(self, view: View, fixed: Tensor, weights: Tensor, cosines: Cosines) -> None:
         self._category, self._ids = view.category, view.pool.ids

@@ -31,7 +31,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Knob:
-    """A number that steers the composer, and the values that it is given where it is not learned."""
+    """A number that steers the composer, and the values it takes where it is not learned."""
 
     unit: float
     """Log-odds per unit of intent."""
@@ -146,7 +146,7 @@ def knobs() -> dict[str, Knob]:
 
 
 def explored_ranges(*, broadly: bool = False) -> dict[str, Span]:
-    """Ranges of log-odds from which logging policies draw their knobs; the other knobs stay at 0."""
+    """Ranges of log-odds from which logging policies draw their knobs; the others stay at 0."""
     spans = {
         name: knob.explored_broadly if broadly else knob.explored for name, knob in knobs().items()
     }
@@ -257,6 +257,6 @@ def loyal_category(inputs: CueInputs) -> Tensor:
 
 
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
-    """Values (B, M) of the items bought (B, M) at items (B, P); 0 at items that were never bought."""
+    """Look up values (B, M) of the items bought (B, M) at items (B, P); 0 where never bought."""
     same = (items.unsqueeze(2) == bought.unsqueeze(1)).to(values.dtype)
     return (same @ values.unsqueeze(2)).squeeze(2)

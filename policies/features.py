@@ -1,4 +1,4 @@
-"""State features: what the shop remembers of a shopper, as the numbers that an agent's network sees.
+"""State features: what the shop remembers of a shopper, as numbers for an agent's network.
 
 Features are chosen by the keys that an environment's observation has. Any slate environment with
 the generic keys (`recent_slates`, `recent_clicks`, `recent_days`, `candidates`) works, and further
@@ -68,7 +68,7 @@ class Recent:
 
     @classmethod
     def of(cls, observation: Observation, decay: float = MEMORY_DECAY) -> Recent:
-        """Lay the slates of an observation flat; the newest counts 1, the one before `decay`, and so on."""
+        """Lay the slates of an observation flat; each counts `decay` times the one after it."""
         slates = observation["recent_slates"]
         ages = torch.arange(slates.shape[1], device=slates.device, dtype=torch.float32)
         shown = (decay**ages).view(1, -1, 1) * (slates >= 0)
@@ -78,7 +78,7 @@ class Recent:
         )
 
     def by_group(self, group: Tensor, groups: int, weight: Tensor) -> Tensor:
-        """Sum weights (B, R) over the items of each group, group (N,) int64 by item: (B, groups)."""
+        """Sum weights (B, R) over the items of each group; `group` (N,) by item: (B, groups)."""
         return weight.new_zeros(len(weight), groups).scatter_add_(
             1, looked_up(group, self.items), weight
         )
@@ -164,7 +164,7 @@ def state_feature(
 
 @state_feature("rates", "recent_slates", "recent_clicks")
 def response_rates(inputs: StateInputs) -> Tensor:
-    """Responses per position shown at each of `DECAYS`, and the share of the memory in use: (B, 4)."""
+    """Responses per position shown at each of `DECAYS`, and share of the memory in use: (B, 4)."""
     slates, clicks = inputs.observation["recent_slates"], inputs.observation["recent_clicks"]
     shown, responded = (slates >= 0).sum(dim=2).float(), clicks.sum(dim=2).float()
     ages = torch.arange(slates.shape[1], device=slates.device, dtype=torch.float32)
@@ -220,7 +220,7 @@ def pool_summary(inputs: StateInputs) -> Tensor:
 
 @state_feature("habit", "bought_items", "bought_counts", "bought_days")
 def purchase_habit(inputs: StateInputs) -> Tensor:
-    """Mean vector of recent purchases, numbers of items bought ever and lately, and depth: (B, D + 3)."""
+    """Mean vector of recent purchases, items bought ever and lately, mean log count: (B, D + 3)."""
     items, counts = inputs.observation["bought_items"], inputs.observation["bought_counts"]
     days = inputs.observation["bought_days"]
     known = (items >= 0).float()

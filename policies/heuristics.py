@@ -67,7 +67,7 @@ class Popular:
         self._popularity = popularity
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Compose slates (B, K) by `observation["popularity"]` (B, C), or by the log's popularity (N,)."""
+        """Compose slates (B, K) by the observation's popularity (B, C), or the log's (N,)."""
         if self._check is not None:
             self._check(observation)
         candidates = candidates_of(observation, self._items)
@@ -95,7 +95,8 @@ def popular(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
     """
     if "popularity" not in inputs.observation_space.spaces and inputs.popularity is None:
         raise ValueError(
-            "The policy 'popular' needs a `popularity` key in the observation or PolicyInputs.popularity."
+            "The policy 'popular' needs a `popularity` key in the observation or "
+            "PolicyInputs.popularity."
         )
     check = ObservationCheck(inputs.observation_space, inputs.catalog)
     return Popular(len(inputs.catalog), inputs.slate_size, inputs.popularity, check)

@@ -39,7 +39,7 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """What a policy may be built from: nothing in it comes from the weights of the shopper model."""
+    """What a policy may be built from; nothing in it comes from the weights of a shopper model."""
 
     catalog: Catalog
     """The items; its tensors lie on the device that the policy will run on."""

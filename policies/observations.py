@@ -98,7 +98,8 @@ class ObservationCheck:
         for name, (_, dtype) in self._expected.items():
             if dtype.is_floating_point and not bool(observation[name].isfinite().all()):
                 raise ValueError(
-                    f"observation[{name!r}] holds a number that is not finite, but it must hold finite ones."
+                    f"observation[{name!r}] holds a number that is not finite, but it must hold "
+                    "finite ones."
                 )
 
     def check_whole(self, observation: Observation) -> None:
@@ -126,7 +127,8 @@ class ObservationCheck:
                 continue
             if name not in observation:
                 raise ValueError(
-                    f"observation has the keys {sorted(observation)}, but it must have {name!r}: the policy was built "
+                    f"observation has the keys {sorted(observation)}, but it must have {name!r}: "
+                    "the policy was built "
                     f"for {sorted(self._expected)}."
                 )
             value = observation[name]
@@ -137,7 +139,8 @@ class ObservationCheck:
                 )
             if value.device.type != self._device.type:
                 raise TypeError(
-                    f"observation[{name!r}] is on {value.device}, but the policy works on {self._device}."
+                    f"observation[{name!r}] is on {value.device}, but the policy works on "
+                    f"{self._device}."
                 )
             if len(value) != (len(observation[first]) if first else max(len(value), 1)):
                 _raise_shoppers(name, value, first, observation)

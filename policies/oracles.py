@@ -1,9 +1,10 @@
 """Oracles: reference policies that read the hidden state of the shoppers (`simulator.hidden`).
 
 They see what no shop can see and play in one simulator only, so they are no entries of `POLICIES`;
-no agent may use them. Both score the whole catalogue by the true log-odds of a click. `oracle_myopic` shows the best ones:
-it earns what a perfect CTR ranker would. `oracle_state` also charges an item for the satiation of
-its category, in proportion to the shopper's variety-seeking, and fills the slate greedily:
+no agent may use them. Both score the whole catalogue by the true log-odds of a click.
+`oracle_myopic` shows the best ones: it earns what a perfect CTR ranker would. `oracle_state` also
+charges an item for the satiation of its category, in proportion to the shopper's variety-seeking,
+and fills the slate greedily:
 
     score(i | slate) = log_odds_i - variety (extra satiation_c + count [items of c in the slate])
                        - similarity max cos(i, slate)
@@ -67,7 +68,8 @@ class Oracle:
     def __init__(self, simulator: SlateSimulator, parameters: OracleParameters) -> None:
         if not isinstance(simulator.shopper, MarketShopper):
             raise ValueError(
-                f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a MarketShopper."
+                f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a "
+                "MarketShopper."
             )
         self._simulator, self._shopper = simulator, simulator.shopper
         self._cosines = Cosines(simulator.catalog)

@@ -71,7 +71,8 @@ class Pool:
 def _raise_unranked(bare: Tensor) -> None:
     for row in bare.nonzero()[:1, 0].tolist():
         raise ValueError(
-            f"ranker.logits(observation) holds no finite number in row {row}, but it must rank the candidates there."
+            f"ranker.logits(observation) holds no finite number in row {row}, but it must rank "
+            "the candidates there."
         )
 
 

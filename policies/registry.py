@@ -24,7 +24,7 @@ class PolicySpec:
     """How to build a registered policy."""
 
     parameters: Callable[[], Any]
-    """Makes the default parameters: a frozen dataclass, whose fields made by `tunable` are tuned."""
+    """Makes the default parameters, a frozen dataclass; its fields made by `tunable` are tuned."""
     builder: Builder[Any]
     """Makes the policy from its inputs and its parameters."""
     needs_ranker: bool

@@ -54,7 +54,7 @@ class Reranker:
         raise NotImplementedError
 
 
-# ---- maximal marginal relevance --------------------------------------------------------------------------------------
+# ---- maximal marginal relevance ----
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _Relevance(SlateScores):
 register_policy("mmr", MMRParameters)(MMR)
 
 
-# ---- category cap ----------------------------------------------------------------------------------------------------
+# ---- category cap ----
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class CapParameters:
 
 
 class CategoryCap(Reranker):
-    """Shows the best logits, at most `limit` of a category; the best of the rest fill what is left."""
+    """Shows the best logits, at most `limit` of a category; the best of the rest fill the slate."""
 
     def __init__(self, inputs: PolicyInputs, parameters: CapParameters) -> None:
         super().__init__("cap", inputs)
@@ -146,7 +146,7 @@ class _Capped(SlateScores):
 register_policy("cap", CapParameters)(CategoryCap)
 
 
-# ---- determinantal point process -------------------------------------------------------------------------------------
+# ---- determinantal point process ----
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,10 @@ class DPPParameters:
 class DPP(Reranker):
     """Greedy MAP inference of a determinantal point process over slates.
 
-    It maximises alpha * sum of logits + log det of the slate's cosines: Chen, Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process", algorithm
-    1: with the Cholesky factor kept row by row, an item's gain is log d_i^2, and after item j is
-    taken e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
+    It maximises alpha * sum of logits + log det of the slate's cosines, by algorithm 1 of Chen,
+    Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process". The
+    Cholesky factor is kept row by row, so an item's gain is log d_i^2, and after item j is taken
+    e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
 
     An item with the vector of one in the slate, or with any vector in their span, makes the
     determinant 0 and its log -inf: such items are taken only where nothing else is left, and then
@@ -212,7 +213,7 @@ class _Volume(SlateScores):
 register_policy("dpp", DPPParameters)(DPP)
 
 
-# ---- the composer with constant knobs --------------------------------------------------------------------------------
+# ---- the composer with constant knobs ----
 
 
 def constant_parameters() -> Any:
@@ -236,7 +237,7 @@ def _constant_parameters(known: tuple[tuple[str, Knob], ...]) -> type[Any]:
 
 
 class Constant:
-    """The composer with the same knobs for every shopper, which an agent that adapts has to beat."""
+    """The composer with the same knobs for all shoppers, which an agent that adapts must beat."""
 
     draws = 0
 

@@ -1,9 +1,10 @@
 """An autoregressive policy: it draws the slate item after item, each in view of those above it.
 
-    p(i_1 .. i_K) = prod_k exp(s(i_k | above)) / sum over j not above of exp(s(j | above)),    above = i_1 .. i_{k-1}
+    p(i_1 .. i_K) = prod_k exp(s(i_k | above)) / sum over j not above of exp(s(j | above)),
+    above = i_1 .. i_{k-1}
 
-    s(i | slate) = scale (logit_i + cues_i . w + v_i . q + u_c a_count [items of i's category in the
-    slate]
+    s(i | slate) = scale (logit_i + cues_i . w + v_i . q
+                          + u_c a_count [items of i's category in the slate]
                           + u_s a_similarity max(0, max cos(i, slate)))
 
 (a_count, a_similarity, w, q) = a(x) is the output of one network of the state x: an intent, read as
@@ -103,8 +104,8 @@ class AutoregressiveActor(nn.Module):
         config: how the scores start
         generator: of the initial weights
 
-    It observes what `policies.learnable.plackett_luce.slate_observation` makes of a visit. The width
-    of its intents is A = 2 + J + D.
+    It observes what `policies.learnable.plackett_luce.slate_observation` makes of a visit. Its
+    intents have the width A = 2 + J + D.
     """
 
     vectors: Tensor
@@ -154,7 +155,7 @@ class AutoregressiveActor(nn.Module):
         return intent
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
-        """Choose slates (B, K): the most likely item at each position, or a sample by draws (B, K * P)."""
+        """Choose slates (B, K): the most likely items, or a sample by uniform draws (B, K * P)."""
         items = observation["pool"].long()
         fixed, in_slate = self._weighted(observation)
         context = _Scores(self, items, fixed, in_slate, draws)
@@ -163,7 +164,7 @@ class AutoregressiveActor(nn.Module):
         )
 
     def judge(self, observation: Observation, slates: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of slates (B, K) and entropy along them, all positions at once: (B,) each."""
+        """Log-probability of slates (B, K) and entropy along them, at once: (B,) each."""
         items = observation["pool"].long()
         places = places_of(items, slates.long())
         return judge_along(self.scores_along(observation, places), places)
@@ -185,7 +186,7 @@ class AutoregressiveActor(nn.Module):
         return fixed.unsqueeze(1) + of_count * count + of_similarity * similarity
 
     def alike(self, chosen: Tensor, items: Tensor) -> Tensor:
-        """1 where an item of the pool (B, P) is of the category of a chosen one (B, K): (B, K, P) float32."""
+        """1 where an item of the pool (B, P) has the category of a chosen one (B, K): (B, K, P)."""
         category = self.category[items.clamp(min=0)]
         return (self.category[chosen].unsqueeze(2) == category.unsqueeze(1)).float()
 

@@ -38,9 +38,10 @@ class IntentConfig:
 
 
 class IntentActor(nn.Module):
-    """A Gaussian over intents whose mean depends on the state and starts at 0, the greedy CTR ranker.
+    """A Gaussian over intents whose mean depends on the state.
 
-    The standard deviation is learned, and the same in every state.
+    The mean starts at 0, which is the greedy CTR ranker. The standard deviation is learned, and the
+    same in every state.
 
     Shapes: B shoppers, F features, A intent.
         features: (B, F) float32, `Composer.features`

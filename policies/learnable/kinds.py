@@ -80,8 +80,8 @@ class Learnable:
     actor: Build
     """Builds the untrained actor."""
     policy: Callable[..., Policy]
-    """Makes a policy of a composer and an actor: `policy(composer, actor, deterministic=True)` shows
-    what is most likely, False draws."""
+    """Makes a policy of a composer and an actor; its argument `deterministic` says whether it shows
+    what is most likely or draws."""
     intents: bool
     """Whether it acts in intents, (B, A) float32, and not in slates, (B, K) int64."""
 

@@ -42,7 +42,7 @@ def sample(scores: Tensor, draws: Tensor, size: int) -> Tensor:
 
 
 def ordered(scores: Tensor, size: int) -> Tensor:
-    """Order places in the pool by score (B, P), NaN last: (B, size) int64, -1 where none is left."""
+    """Order places in the pool by score (B, P), NaN last: (B, size), -1 where none is left."""
     scores = scores.nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-math.inf)
     best = scores.topk(min(size, scores.shape[1]), dim=1)
     places = best.indices.where(best.values > -math.inf, -1)
@@ -79,7 +79,7 @@ def judge(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pick_order(places: Tensor, pool: int) -> Tensor:
-    """Position at which each of P = `pool` places was picked: places (B, K) to (B, P), K = never."""
+    """Position at which each of `pool` places was picked: (B, K) to (B, pool), K = never."""
     size = places.shape[1]
     order = torch.full(
         (len(places), pool + 1), size, device=places.device
@@ -157,7 +157,7 @@ class PlackettLuceActor(nn.Module):
         return (self.config.scale * score).masked_fill(pool < 0, -math.inf)
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
-        """Choose slates (B, K): the most probable order, or a sample by the uniform draws (B, P)."""
+        """Choose slates (B, K): the most probable order, or a sample by uniform draws (B, P)."""
         scores = self.scores(observation)
         places = (
             ordered(scores, self.slate_size)

@@ -59,6 +59,7 @@ class Critic(nn.Module):
         self.tower = tower(width, hidden, 1, generator)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Compute values (B, 1) of features (B, F)."""
         value: Tensor = self.tower(self.standardize(features))
         return value
 
@@ -170,7 +171,7 @@ class SlateActorCritic(ActorCriticPolicy):
         raise NotImplementedError("Slate policies have no SB3 distribution; use actor.judge.")
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Choose actions with torch's own generator, for SB3 hands in none: see `agents.ppo.algorithm`."""
+        """Choose actions with torch's generator, as SB3 hands in none (`agents.ppo.algorithm`)."""
         seen = self._observation(observation)
         features = seen["features"]
         draws = (

@@ -46,8 +46,8 @@ KIND, FIELDS = "ctr_ranker", ("blocks", "codes", "width", "sizes", "hidden", "sc
 """Description of a model's file: its kind, and the fields of `RankerConfig` that it holds."""
 
 PAIRS_AT_ONCE = 8192
-"""Number of pairs scored at once on a CPU: their activations stay in its cache, which is three times
-as fast as scoring all at once."""
+"""Number of pairs scored at once on a CPU: their activations stay in its cache, which is three
+times as fast as scoring all at once."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ class CTRModel(nn.Module):
         last.bias.fill_(math.log(rate / (1 - rate)))
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        """Compute the calibrated logits (Q,) of pairs."""
         logits: Tensor = self.network((numbers - self.mean) / self.deviation).squeeze(1)
         for table, column in zip(self.tables, codes.unbind(dim=1), strict=True):
             logits = logits + table[column]
@@ -178,7 +179,8 @@ class CTRRanker:
         expected = code_sizes(self.items, model.config.codes)
         if model.config.sizes != expected:
             raise ValueError(
-                f"The ranker knows {model.config.sizes} values of {model.config.codes}, but this catalogue has "
+                f"The ranker knows {model.config.sizes} values of {model.config.codes}, but this "
+                "catalogue has "
                 f"{expected}: it was trained on another one."
             )
         self.model = model.to(self.items.vectors.device).eval()
@@ -216,7 +218,7 @@ def config_for(
     return RankerConfig(features, codes, width, code_sizes(items, codes))
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def save_model(model: CTRModel, path: Path) -> None:
@@ -249,7 +251,7 @@ def load_model(path: Path = WEIGHTS) -> CTRModel:
     return model.eval()
 
 
-# ---- policy ----------------------------------------------------------------------------------------------------------
+# ---- policy ----
 
 
 class GreedyCTR:
@@ -266,7 +268,7 @@ class GreedyCTR:
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Compose slates (B, K), by way of the pool, so that ties fall as they do in the re-rankers."""
+        """Compose slates (B, K), by way of the pool, so that ties fall as in the re-rankers."""
         first = self._check(observation)
         candidates = candidates_of(observation, self._items)
         pool = Pool.best(logits_of(self._ranker, observation, candidates), candidates, self._pool)

@@ -27,11 +27,11 @@ class FitConfig:
     batch_size: int = 8192
     """Number of rows of an optimiser step."""
     learning_rate: float = 3e-3
-    """Learning rate of AdamW (Loshchilov & Hutter 2019) at the start; it falls to 0 along a cosine."""
+    """Initial learning rate of AdamW (Loshchilov & Hutter 2019); it falls to 0 along a cosine."""
     weight_decay: float = 1e-4
     """Weight decay of the network."""
     table_decay: float = 0.1
-    """Weight decay of the learned values of codes; large, so that those of rare items stay near 0."""
+    """Weight decay of the values of codes; large, so that those of rare items stay near 0."""
     hidden: int = 32
     """Width of each of the network's two hidden layers."""
     seed: int = 0
@@ -135,7 +135,8 @@ def fit(
     for name in ("numbers", "labels"):
         if not bool(getattr(examples, name).isfinite().all()):
             raise ValueError(
-                f"examples.{name} holds a number that is not finite, but a CTR model needs finite ones."
+                f"examples.{name} holds a number that is not finite, but a CTR model needs "
+                "finite ones."
             )
     shape = dataclasses.replace(
         config_for(items, features, codes, examples.numbers.shape[1]), hidden=config.hidden
@@ -202,7 +203,8 @@ def calibrate(model: CTRModel, examples: PairExamples, steps: int = 30) -> CTRMo
         line = line - change
         if bool(singular) or not bool(line.isfinite().all()):
             raise ValueError(
-                "examples leave slope and intercept open: are their logits all equal, or their labels apart?"
+                "examples leave slope and intercept open: are their logits all equal, or their "
+                "labels apart?"
             )
     scale, shift = line.tolist()
     old = model.config

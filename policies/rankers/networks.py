@@ -39,12 +39,13 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, examples: Tensor) -> None:
-        """Take mean and deviation from examples (S, F); features that never vary are only centred."""
+        """Take mean and deviation of examples (S, F); features that never vary are only centred."""
         deviation = examples.std(dim=0)
         self.mean.copy_(examples.mean(dim=0))
         self.deviation.copy_(deviation.where(deviation > 1e-4, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Standardise x (..., F)."""
         return (
             (x - self.mean).div_(self.deviation).clamp_(-5, 5)
         )  # in place: half of the memory's traffic
@@ -89,7 +90,7 @@ def tower_shapes(name: str, width: int, hidden: tuple[int, ...], out: int) -> Sh
     return found
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def write_model(path: Path | str, model: nn.Module, kind: str, told: Mapping[str, Any]) -> None:

@@ -56,7 +56,8 @@ class RankerCatalog:
         """
         if self.placements is None:
             raise ValueError(
-                "The codes 'display' and 'mailer' need the numbers of placement codes, but placements is None."
+                "The codes 'display' and 'mailer' need the numbers of placement codes, but "
+                "placements is None."
             )
         return self.placements
 
@@ -119,7 +120,7 @@ def of_slates(observation: Observation, slates: Tensor) -> Observation:
     return {**observation, **narrow, "candidates": slates.where(same.any(dim=2), -1)}
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------------------
+# ---- numbers ----
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def recent_exposure(pairs: Pairs) -> Tensor:
 
 
 def _history(count: Tensor, days: Tensor) -> Tensor:
-    """Log count, whether any, log days since, and exp(-days / t) for t in `DAYS`: (Q,) to (Q, 7)."""
+    """Log count, whether any, log days since, exp(-days / t) for t in `DAYS`: (Q,) to (Q, 7)."""
     bought = (count > 0).float()
     days = days.clamp(0, LONGEST_DAYS)
     decayed = [bought * torch.exp(-days / scale) for scale in DAYS]
@@ -252,7 +253,7 @@ def _similarity(pairs: Pairs, taste: Tensor) -> Tensor:
     ]
 
 
-# ---- codes -----------------------------------------------------------------------------------------------------------
+# ---- codes ----
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A CTR ranker of two towers for shops that keep impression logs: fast over a whole catalogue.
 
-    log-odds(i) = bias_i + q(x) . v_i + h(x_c) + k . fatigue_i,        click at position j with chance e_j sigmoid(.)
+    log-odds(i) = bias_i + q(x) . v_i + h(x_c) + k . fatigue_i
+    P(click on i at position j) = e_j sigmoid(log-odds(i))
 
 x is what the shop knows of the shopper, and x_c the part of it on the item's category c. v_i is the
 item's embedding times a learned matrix, plus a few numbers of its own; fatigue_i counts how often
@@ -74,12 +75,12 @@ class TwoTowerConfig:
     batch_size: int = 2048
     """Number of slates of an optimiser step."""
     learning_rate: float = 3e-3
-    """Learning rate of AdamW (Loshchilov & Hutter 2019) at the start; it falls to 0 along a cosine."""
+    """Initial learning rate of AdamW (Loshchilov & Hutter 2019); it falls to 0 along a cosine."""
     weight_decay: float = 0.01
     """Weight decay of the networks."""
     own_decay: float = 0.3
-    """Weight decay of the numbers that each item has of its own; large, so that those of rarely shown
-    items stay near 0."""
+    """Weight decay of each item's own numbers; large, so that those of rarely shown items stay near
+    0."""
     seed: int = 0
     """Seed of the initial weights and of the order of the slates."""
 
@@ -135,7 +136,8 @@ class TwoTowerConfig:
 class TwoTower(nn.Module):
     """The model of the two towers.
 
-    Shapes: B shoppers, N items, G categories, F numbers of a shopper, F_c of a category, K positions.
+    Shapes: B shoppers, N items, G categories, K positions, F numbers of a shopper, F_c of a
+    category.
     """
 
     vectors: Tensor
@@ -292,7 +294,7 @@ def tower_inputs(observation: Observation) -> tuple[Tensor, Tensor]:
     return torch.cat([logs, *columns], dim=1), torch.cat([*counts, many], dim=2)
 
 
-# ---- fitting ---------------------------------------------------------------------------------------------------------
+# ---- fitting ----
 
 
 @dataclass(frozen=True)
@@ -435,7 +437,7 @@ def loss_of(model: TwoTower, examples: SlateExamples, rows: Tensor) -> Tensor:
     return (loss * shown).sum() / shown.sum().clamp(min=1)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
@@ -496,7 +498,8 @@ def _described(told: dict[str, object]) -> tuple[TwoTowerConfig, tuple[int, int,
     known = [field.name for field in dataclasses.fields(TwoTowerConfig)]
     for name in sorted(fields.keys() ^ set(known)):
         raise ValueError(
-            f"config has the fields {sorted(fields)}, but they must be {known}: {name!r} is one too many or few."
+            f"config has the fields {sorted(fields)}, but they must be {known}: {name!r} is one "
+            "too many or few."
         )
     sizes = [checks.whole(name, told[name], 1) for name in ("width", "per_category", "slate_size")]
     return TwoTowerConfig(**fields), (sizes[0], sizes[1], sizes[2])

@@ -65,7 +65,8 @@ class Recommender:
         ranker, items = built_from.ranker, len(built_from.catalog)
         if not isinstance(ranker, TwoTowerRanker):
             raise TypeError(
-                f"built_from.ranker is {type(ranker).__name__}, but an index needs a TwoTowerRanker."
+                f"built_from.ranker is {type(ranker).__name__}, but an index needs a "
+                "TwoTowerRanker."
             )
         if policy.draws:
             raise ValueError(
@@ -118,7 +119,7 @@ class Recommender:
         self._check_finite(view.features, observation)
         return self.compose(view)
 
-    # ---- the steps -------------------------------------------------------------------------------------------------
+    # ---- the steps ----
 
     def check(self, observation: Observation) -> None:
         """Check an observation, and raise what `recommend` raises."""
@@ -153,7 +154,7 @@ class Recommender:
         return self._completed(pool, short, observation) if bool(short.any()) else pool
 
     def _completed(self, pool: Pool, short: Tensor, observation: Observation) -> Pool:
-        """Rank every item for the rows, short (B,) bool, whose pool has fewer items than a slate."""
+        """Rank every item for the rows, short (B,), whose pool has fewer items than a slate."""
         every = self.policy.composer.pool(
             {name: value[short] for name, value in observation.items()}
         )
@@ -171,7 +172,8 @@ class Recommender:
             self._check.check_numbers(observation)
             if not bool(seen.isfinite().all()):
                 raise ValueError(
-                    "observation holds numbers so large that what the policy sees of them is not finite."
+                    "observation holds numbers so large that what the policy sees of them is not "
+                    "finite."
                 )
 
     @torch.no_grad()
@@ -205,6 +207,7 @@ def _check_all(name: str, value: Tensor, items: int) -> None:
     every = torch.arange(items, device=value.device)
     if value.shape[1] != items or not bool((value == every).all()):
         raise ValueError(
-            f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the catalogue's {items} items in "
+            f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the "
+            f"catalogue's {items} items in "
             "their order, but an index serves all of them: leave it out."
         )

@@ -1,13 +1,13 @@
 """Approximate search: the best items of each category of a large catalogue, without scoring all.
 
 A two-tower ranker's log-odds of item i of category c are q . v_i + bias_i plus a number that all
-items of c share, except for the few items shown lately. Within a category the best items are therefore
-those with the largest inner product of (q, 1) and (v_i, bias_i). The items of each category are
-clustered, and a search looks into the clusters whose centres have the largest inner product: an
-inverted file (Jégou, Douze & Schmid 2011, "Product quantization for nearest neighbor search",
-section 4) with a coarse quantiser for each category, so that every category is covered by one call.
-Needs faiss (Johnson, Douze & Jégou 2021, "Billion-scale similarity search with GPUs"), the extra
-`serve`.
+items of c share, except for the few items shown lately. Within a category the best items are
+therefore those with the largest inner product of (q, 1) and (v_i, bias_i). The items of each
+category are clustered, and a search looks into the clusters whose centres have the largest inner
+product. This is an inverted file (Jégou, Douze & Schmid 2011, "Product quantization for nearest
+neighbor search", section 4) with a coarse quantiser for each category, so that one call covers
+every category. The extra `serve` installs faiss (Johnson, Douze & Jégou 2021, "Billion-scale
+similarity search with GPUs"), which it needs.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class IndexConfig:
     """Number of clusters of each category that a search looks into; with as many as there are, all
     items are compared."""
     int8: bool = False
-    """Whether each number of an item is stored in one byte, by its range over the catalogue, in place of
-    four."""
+    """Whether each number of an item is stored in one byte in place of four, by its range over the
+    catalogue."""
 
     def __post_init__(self) -> None:
         lists = checks.whole("lists", self.lists, 1, MOST)
@@ -86,7 +86,8 @@ class CategoryIndex:
         counts = torch.bincount(category)
         if int(counts.min()) < self.config.lists:
             raise ValueError(
-                f"lists is {self.config.lists}, but category {int(counts.argmin())} has {int(counts.min())} items."
+                f"lists is {self.config.lists}, but category {int(counts.argmin())} has "
+                f"{int(counts.min())} items."
             )
         self.categories = len(counts)
         """Number of categories G."""
@@ -143,7 +144,7 @@ class CategoryIndex:
         return affinity.topk(self.config.probes, dim=2).indices + first
 
     def _cluster(self, points: np.ndarray, category: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Centres (G, lists, padded) float32, and each item's cluster in its category (N,) int64."""
+        """Centres (G, lists, padded), and the cluster of each item in its category (N,)."""
         lists, width = self.config.lists, points.shape[1]
         centres = np.zeros((self.categories, lists, width), np.float32)
         clusters = np.zeros(len(points), np.int64)
@@ -164,7 +165,7 @@ class CategoryIndex:
         return centres, clusters
 
     def _nowhere(self) -> np.ndarray:
-        """A centre (padded,) with the smallest inner product with every query, which ends in a 1."""
+        """A centre (padded,) with the least inner product with every query, which ends in a 1."""
         centre = np.zeros(-(-(self._width + 1) // LANES) * LANES, np.float32)
         centre[self._width] = -FARTHEST
         return centre

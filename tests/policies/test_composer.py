@@ -1,4 +1,4 @@
-"""The composer at intent 0 is the greedy ranker; its knobs do what they say; its state is the size of 1."""
+"""The composer at intent 0 is the greedy ranker; its knobs and its state are as described."""
 
 from __future__ import annotations
 

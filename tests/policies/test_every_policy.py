@@ -1,5 +1,4 @@
-"""What holds of every policy, registered or learnable, in random shops: a new one is under test by joining a registry.
-
+"""Properties of every policy in random shops; joining a registry puts a policy under test.
 The shops have few items or many, twins among their vectors, visits with fewer candidates than
 positions or none, and rankers that give NaN, inf and -inf.
 """
@@ -80,7 +79,7 @@ def whole(generator: torch.Generator, low: int, high: int, *shape: int) -> Tenso
 
 
 def odd_shop(seed: int) -> OddShop:
-    """Every third is without candidates in the observation, every second without the keys that only some shops have."""
+    """Every third shop has no `candidates`, every second only the generic keys."""
     generator = torch.Generator().manual_seed(seed)
     items, size = int(whole(generator, 4, 40)), int(whole(generator, 1, 6))
     groups, width = int(whole(generator, 1, 4)), int(whole(generator, 2, 6))
@@ -144,7 +143,7 @@ def odd_catalog(items: int, groups: int, width: int, generator: torch.Generator)
 def some_candidates(
     seed: int, items: int, most: int, size: int, generator: torch.Generator
 ) -> Tensor:
-    """A shopper with all places filled, one with fewer candidates than a slate has positions, one with one or none."""
+    """Three shoppers: with all candidates, with fewer than a slate, with one or none."""
     candidates = torch.rand(SHOPPERS, items, generator=generator).argsort(dim=1)[:, :most]
     present = torch.tensor([most, min(most, max(size - 1, 1)), seed % 2])
     return candidates.where(torch.arange(most) < present.unsqueeze(1), -1)
@@ -221,7 +220,7 @@ def test_slates_are_legal_and_distinct_and_a_shopper_is_served_alone(name: str) 
 def test_an_item_without_a_number_is_shown_where_nothing_else_is_left(
     name: str, number: float
 ) -> None:
-    """The slate is that without the item, and the item behind it where the slate has a place left."""
+    """The slate is that without the item, followed by it where a place is left."""
     for seed in SHOPS:
         shop = odd_shop(seed)
         items, size = len(shop.inputs.catalog), shop.inputs.slate_size

@@ -1,4 +1,4 @@
-"""What re-rankers and composers look at: the best candidates, and on request the best of each category."""
+"""The pool holds the best candidates, and on request the best of each category."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def inputs_of(simulator: SlateSimulator, per_category: int) -> PolicyInputs:
 
 
 def some_candidates(rows: int = 8, most: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Different candidates for every row, some padded and one with fewer than a slate; no two logits are equal."""
+    """Different candidates for every row, some padded; no two logits are equal."""
     generator = torch.Generator().manual_seed(seed)
     candidates = torch.rand(rows, ITEMS, generator=generator).argsort(dim=1)[:, :most]
     present = torch.tensor([most, most, 20, 15, 10, 6, 2, 1])[:rows]
@@ -179,7 +179,7 @@ def test_re_rankers_that_change_nothing_are_greedy(per_category: int) -> None:
 
 
 def test_the_pool_gives_a_re_ranker_the_variety_that_the_best_alone_lack() -> None:
-    """All of the best 64 lie in category 0 where it is that much better: only the other pool has anything else."""
+    """The best 64 all lie in category 0: only the pool by category holds anything else."""
     simulator = make_simulator("recsim_env/Market-v0", device="cpu")
     observation = simulator.reset(torch.arange(2))
     category = simulator.catalog.category

@@ -1,4 +1,4 @@
-"""Autoregressive slates: probabilities against every slate written out, and the composer as its most likely slate."""
+"""Autoregressive slates: probabilities against an enumeration, the composer as the likeliest."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_scores_that_do_not_depend_on_the_slate_are_plackett_luce() -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
-# ---- on visits of the toy shopper ------------------------------------------------------------------------------------
+# ---- on visits of the toy shopper ----
 
 
 def toy_composer() -> tuple[Composer, Observation]:

@@ -1,4 +1,4 @@
-"""The CTR model sees the same numbers in the log and at a decision, is calibrated, and survives being saved."""
+"""The CTR model sees equal numbers in log and decision, is calibrated, and survives saving."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_the_replayed_log_is_what_the_baskets_say() -> None:
 
 
 def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None:
-    """Shoppers at the start of an episode: the log's replay and `LearnedShopper.observe` tell the same of them."""
+    """At the start of an episode the log's replay and `LearnedShopper.observe` agree."""
     catalog = write_shop(tmp_path)
     keys = Keys.of(catalog.kind, catalog.category)
     new_shopper(
