@@ -35,8 +35,8 @@ from policies.registry import PolicySpec, register_policy
 from policies.serving.retrieval import IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
-from recsim_env.types import Observation
-from tests.support.policy_toys import TOY_FACTS, Policy
+from recsim_env.types import Observation, Policy
+from tests.support.policy_toys import TOY_FACTS
 
 SHOPPERS, HISTORY, MEMORY = 3, 3, 4
 SHOPS = range(8)
