@@ -32,9 +32,11 @@ import torch
 from torch import Tensor
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
-from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
+from policies.parameters import tunable
+from policies.pool import Pool
+from policies.slates import filled
 from recsim_env import noise
 from recsim_env.rollout import draws_for
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, Within, settle
@@ -321,7 +323,7 @@ class BanditConfig:
 
     pool: int = 64
     """Number P of candidates, the best by predicted click rate, from which a slate is chosen."""
-    ridge: float = tuned(10.0, 1.0, 1000.0, log=True)
+    ridge: float = tunable(10.0, 1.0, 1000.0, log=True)
     """Weight of the prior that the CTR ranker is right, in examined positions."""
     looks_on: float = 0.85
     """Prior probability that a shopper who examined a position examines the next one: e_j starts
@@ -353,10 +355,10 @@ class BanditConfig:
 class LinUCBConfig(BanditConfig):
     """Options of LinUCB (Li et al. 2010)."""
 
-    ridge: float = tuned(1.63, 1.0, 1000.0, log=True)
+    ridge: float = tunable(1.63, 1.0, 1000.0, log=True)
     """Weight of the prior that the CTR ranker is right, in examined positions. The default was
     chosen by `benchmarks.agents.tune_agents`."""
-    alpha: float = tuned(0.174, 0.0, 2.0)
+    alpha: float = tunable(0.174, 0.0, 2.0)
     """Width of the confidence bound, in standard deviations of a click whose variance is 1. The
     default was chosen by `benchmarks.agents.tune_agents`."""
 
@@ -365,7 +367,7 @@ class LinUCBConfig(BanditConfig):
 class ThompsonConfig(BanditConfig):
     """Options of linear Thompson sampling (Agrawal and Goyal 2013)."""
 
-    scale: float = tuned(0.3, 0.0, 2.0)
+    scale: float = tunable(0.3, 0.0, 2.0)
     """Factor v on the standard deviation of the posterior; about the standard deviation of a click.
     The default was chosen by `benchmarks.agents.tune_agents`."""
 

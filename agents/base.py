@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from agents.keeper import Keeper
-from policies.base import PolicyInputs, Range, altered, ranges
+from policies.inputs import PolicyInputs
+from policies.parameters import Range, ranges, with_parameters
 from recsim_env import checks, noise
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registry import Registry
@@ -128,7 +129,7 @@ class AgentSpec:
     """How to train a registered agent."""
 
     config: type[Any]
-    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by
+    """A frozen dataclass of defaults; fields made by `policies.parameters.tunable` are searched by
     `benchmarks.agents.tune_agents`."""
     learner: Learner[Any]
     """The function that trains the agent."""
@@ -148,7 +149,7 @@ class AgentSpec:
             TypeError: If a parameter is unknown.
             ValueError: If a parameter is out of its range, or the setup lacks what the agent needs.
         """
-        return self.learner(setup, altered(self.config(), parameters or {}))
+        return self.learner(setup, with_parameters(self.config(), parameters or {}))
 
 
 AGENTS = Registry[AgentSpec]("learning agent")

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.keeper import optimizer_state, restore_optimizer
-from policies.base import tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import principal
 from policies.learnable.plackett_luce import (
@@ -41,6 +40,7 @@ from policies.learnable.plackett_luce import (
     places_of,
     slate_observation,
 )
+from policies.parameters import tunable
 from policies.rankers.networks import tower
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.rewards import Reward, RewardInputs
@@ -62,11 +62,11 @@ class ReinforceConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the state network; the last layer is the state that both heads
     use."""
-    scale: float = tuned(1.0, 0.5, 8.0)
+    scale: float = tunable(1.0, 0.5, 8.0)
     """Inverse temperature: the policy starts as the softmax of this number times the CTR logits."""
-    discount: float = tuned(0.9, 0.0, 0.99)
+    discount: float = tunable(0.9, 0.0, 0.99)
     """Discount of the reward per visit."""
-    cap: float = tuned(20.0, 1.0, 1000.0, log=True)
+    cap: float = tunable(20.0, 1.0, 1000.0, log=True)
     """Largest importance weight pi / beta."""
     top_k: bool = True
     """Whether to correct for slates of K items; without it, the gradient is that of showing one
@@ -84,7 +84,7 @@ class ReinforceConfig:
     """Passes over the log in which both pi and beta are learned."""
     batch_size: int = 512
     """Logged slates in a minibatch."""
-    learning_rate: float = tuned(3e-4, 3e-5, 3e-3, log=True)
+    learning_rate: float = tunable(3e-4, 3e-5, 3e-3, log=True)
     """Learning rate of Adam for the policy."""
     behaviour_rate: float = 1e-3
     """Learning rate of Adam for the behaviour head."""

@@ -197,6 +197,16 @@ def mapping(name: str, value: object) -> dict[str, Any]:
     raise TypeError(f"{name} is {told(value)}, but it must be a mapping with strings as keys.")
 
 
+def instance(name: str, value: object, kind: type) -> None:
+    """Check that `value` is of the class `kind`.
+
+    Raises:
+        TypeError: If it is of another one.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {told(value)}, but it must be a {kind.__name__}.")
+
+
 def tensor(
     name: str,
     value: object,

@@ -23,7 +23,8 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.kinds import LEARNABLE, IntentConfig
+from policies.learnable.intents import IntentConfig
+from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.settings import ONE_OR_MORE, SHARE, settle

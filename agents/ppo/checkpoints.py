@@ -21,9 +21,9 @@ from torch import Tensor
 
 from agents.keeper import optimizer_state, restore_optimizer
 from agents.ppo.algorithm import SlatePPO, environment_of
-from policies.base import PolicyInputs
 from policies.composer import Composer, ComposerConfig
-from policies.learnable.kinds import LEARNABLE, Plan
+from policies.inputs import PolicyInputs
+from policies.learnable.kinds import LEARNABLE, ActorInputs
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Policy
@@ -183,7 +183,9 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
     # the actor, with the saved weights
     weights = _under(tensors, f"{POLICY}actor.")
     generator = torch.Generator().manual_seed(0)  # draws weights that are then overwritten
-    plan = Plan(composer, inputs.catalog, _width(path, weights), tuple(built["hidden"]), generator)
+    plan = ActorInputs(
+        composer, inputs.catalog, _width(path, weights), tuple(built["hidden"]), generator
+    )
     actor = kind.actor(plan, start)
     for name, like in actor.state_dict().items():
         if name not in weights or weights[name].shape != like.shape:
@@ -195,7 +197,8 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
                 f"{tuple(like.shape)}."
             )
     actor.load_state_dict(weights)
-    return kind.policy(composer, actor.to(inputs.catalog.embedding.device), deterministic)
+    device = inputs.catalog.embedding.device
+    return kind.policy(composer, actor.to(device), deterministic=deterministic)
 
 
 def _width(path: Path, weights: Mapping[str, Tensor]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.base import tuned
+from policies.parameters import tunable
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle
 
 
@@ -13,10 +13,10 @@ from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDT
 class SlateQConfig:
     """Hyper-parameters of SlateQ that learns from clicked items."""
 
-    gamma: float = tuned(0.9, 0.9, 0.99)
+    gamma: float = tunable(0.9, 0.9, 0.99)
     """Discount per visit, at least 0 and below 1. The default was chosen by
     `benchmarks.agents.tune_agents`."""
-    temperature: float = tuned(1.27, 0.1, 1.5)
+    temperature: float = tunable(1.27, 0.1, 1.5)
     """Scale of the Gumbel noise that exploration adds to the logits: the untrained agent samples
     from their softmax at this temperature. The default was chosen by
     `benchmarks.agents.tune_agents`."""
@@ -82,10 +82,10 @@ class SlateQConfig:
 class SlateQChancesConfig(SlateQConfig):
     """Hyper-parameters of SlateQ that learns from all shown items."""
 
-    gamma: float = tuned(0.97, 0.9, 0.99)
+    gamma: float = tunable(0.97, 0.9, 0.99)
     """Discount per visit, at least 0 and below 1. The default was chosen by
     `benchmarks.agents.tune_agents`."""
-    temperature: float = tuned(0.5, 0.1, 1.5)
+    temperature: float = tunable(0.5, 0.1, 1.5)
     """Scale of the Gumbel noise that exploration adds to the logits. The default was chosen by
     `benchmarks.agents.tune_agents`."""
     attribution: Literal["clicks", "chances"] = "chances"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.slateq.config import SlateQConfig
-from policies.base import filled
 from policies.composer import Composer
 from policies.rankers.networks import Standardizer, tower
+from policies.slates import filled
 from recsim_env.types import Observation
 
 

@@ -35,7 +35,8 @@ from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
-from policies.composer import Composer, ComposerPolicy
+from policies.composer import Composer
+from policies.learnable.intents import ComposerPolicy
 from recsim_env.rollout import draws_for
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator

@@ -49,10 +49,11 @@ from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs
-from policies.base import candidates_of, top_slates
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
+from policies.observations import candidates_of
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
+from policies.slates import top_slates
 from recsim_env import noise
 from recsim_env.files import locked
 from recsim_env.logs.record import record

@@ -29,7 +29,8 @@ from benchmarks.lab.sites import World
 from benchmarks.lab.threads import use_threads
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.kinds import LEARNABLE, IntentConfig
+from policies.learnable.intents import IntentConfig
+from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.files import locked

@@ -35,7 +35,7 @@ from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.lab.cells import all_rows, json_at, rows_at
 from benchmarks.lab.log_mixture import Logging, Mixture

@@ -28,9 +28,17 @@ from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
-from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples
-from policies.rankers.pair_features import Items, blocks_for, codes_for
+from policies.rankers.ctr_fit import (
+    FitConfig,
+    PairExamples,
+    calibrate,
+    fit,
+    predict,
+    shown_examples,
+)
+from policies.rankers.pair_features import RankerCatalog, pair_codes_for, pair_features_for
 from recsim_env.catalog import Catalog
+from recsim_env.logs.complete_journey import read_facts
 from recsim_env.logs.schema import (
     SPLITS,
     read_baskets,
@@ -170,13 +178,13 @@ def replay_slates(
 def examples_of(
     visits: Visits,
     slates: Slates,
-    catalog: Catalog,
+    catalog: RankerCatalog,
+    keys: Keys,
     popularity: Tensor,
-    blocks: tuple[str, ...],
+    features: tuple[str, ...],
     codes: tuple[str, ...],
-) -> tuple[Examples, Tensor]:
+) -> tuple[PairExamples, Tensor]:
     """Make the rows of a training, and find the slate that each of them belongs to (Q,)."""
-    keys, items = Keys.of(catalog.kind, catalog.category), Items.of(catalog)
     parts, owners = [], []
     steps = replay_slates(visits, slates, keys, popularity)
     for rows, observation in tqdm(
@@ -184,17 +192,19 @@ def examples_of(
     ):
         parts.append(
             shown_examples(
-                observation, slates.items[rows], slates.bought[rows], items, blocks, codes
+                observation, slates.items[rows], slates.bought[rows], catalog, features, codes
             )
         )
         owners.append(rows.repeat_interleave(slates.items.shape[1]))
-    return Examples.join(parts), torch.cat(owners)
+    return PairExamples.join(parts), torch.cat(owners)
 
 
 # ---- scores --------------------------------------------------------------------------------------
 
 
-def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -> dict[str, float]:
+def score(
+    model: CTRModel, examples: PairExamples, shopper: Tensor, slate: Tensor
+) -> dict[str, float]:
     """Compute AUC, normalised entropy, predicted over observed and calibration error of rows."""
     chance = torch.sigmoid(predict(model, examples)).double().numpy()
     rows = heldout.Rows(
@@ -234,8 +244,10 @@ def main(config: Config) -> None:
         read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy()
     )
     visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
-    blocks, codes = blocks_for(KEYS), codes_for(KEYS)
-    examples, owner = examples_of(visits, slates, catalog, popularity, blocks, codes)
+    keys = Keys.of(catalog.kind, catalog.category)
+    items = RankerCatalog.of(catalog, read_facts(config.log).placements)
+    features, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
+    examples, owner = examples_of(visits, slates, items, keys, popularity, features, codes)
     shopper, split, log = (
         visits.shopper[slates.visit[owner]],
         slates.split[owner],
@@ -245,7 +257,7 @@ def main(config: Config) -> None:
     # The ranker.
     learned_from = ~holdout[shopper]
     train = examples.take((split == SPLITS.index("train")) & learned_from)
-    model = fit(train, Items.of(catalog), blocks, codes, config.fit, title="fitting the ranker")
+    model = fit(train, items, features, codes, config.fit, title="fitting the ranker")
     model = calibrate(model, examples.take((split == SPLITS.index("valid")) & learned_from))
     save_model(model, config.output)
 

@@ -30,9 +30,9 @@ from benchmarks.lab.saved import save_actor
 from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.tuning import policy_trials, starts
 from policies import POLICIES
-from policies.base import PolicySpec
-from policies.composer import ComposerPolicy
+from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
+from policies.registry import PolicySpec
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
 from recsim_env.types import Policy
@@ -296,7 +296,11 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
 
 
 def ground(
-    cell: Cell, site: Site, league: League, watch: Watch = ignore_progress, keeper: Keeper | None = None
+    cell: Cell,
+    site: Site,
+    league: League,
+    watch: Watch = ignore_progress,
+    keeper: Keeper | None = None,
 ) -> TrainingSetup:
     """What an agent's run learns from.
 

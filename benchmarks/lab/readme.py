@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 from benchmarks.lab import headline
-from benchmarks.lab.run import NAME, RESULTS, ROOT
+from benchmarks.lab.provenance import ROOT
+from benchmarks.lab.run import NAME, RESULTS
 from recsim_env.files import write_text
 
 _MARK = re.compile(

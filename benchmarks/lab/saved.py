@@ -9,7 +9,8 @@ import torch
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.checkpoints import check_finite
 from policies import PolicyInputs
-from policies.composer import Composer, ComposerPolicy, IntentActor
+from policies.composer import Composer
+from policies.learnable.intents import ComposerPolicy, IntentActor
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.types import Policy
 

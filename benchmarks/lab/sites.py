@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.lab.threads import THREADS
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from policies.rankers.ctr import WEIGHTS, CTRRanker, load_model
 from recsim_env import SlateSimulator, make_simulator
 from recsim_env.checks import choice

@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from agents.evaluate import evaluate
 from benchmarks.lab.run import RESULTS
 from policies import PolicyInputs
-from policies.base import PolicySpec, Range, value_of
 from policies.composer import Composer
+from policies.parameters import Range, value_of
+from policies.registry import PolicySpec
 from recsim_env.files import write_json
 from recsim_env.simulator import SlateSimulator
 

@@ -44,7 +44,7 @@ from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import REPORTED_SEED, seeds
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, report
 from benchmarks.speed.scaled_market import Shop, enlarge
-from policies.composer import ComposerPolicy
+from policies.learnable.intents import ComposerPolicy
 from policies.rankers.two_tower import TwoTowerRanker, load_two_tower
 from policies.serving.recommender import Recommender, index_of
 from policies.serving.retrieval import IndexConfig

@@ -21,18 +21,18 @@ from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig, learn_update, untrained_model
 from agents.ppo.algorithm import (
-    PPOConfig,
     StockPPO,
     environment_of,
     make_ppo,
     make_stock_ppo,
     policy_of,
 )
+from agents.ppo.config import PPOConfig
 from benchmarks.lab.options import Markets
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
 from benchmarks.lab.stopwatch import Stopwatch
-from policies.learnable.kinds import IntentConfig
+from policies.learnable.intents import IntentConfig
 
 AGENT = "ppo_composer"
 SB3_DEFAULTS = {

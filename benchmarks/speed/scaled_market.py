@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.lab.markets import policy_inputs
-from policies.base import PolicyInputs
-from policies.composer import Composer, ComposerPolicy
+from policies.composer import Composer
 from policies.features import principal
+from policies.inputs import PolicyInputs
+from policies.learnable.intents import ComposerPolicy
 from policies.rankers.two_tower import TwoTower, TwoTowerRanker
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.market import MarketShopper

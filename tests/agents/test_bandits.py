@@ -24,8 +24,8 @@ from agents.bandits import (
 )
 from agents.base import AGENTS, TrainingSetup
 from policies import POLICIES
-from policies.base import Pool
 from policies.composer import Composer, ComposerConfig
+from policies.pool import Pool
 from recsim_env.registration import make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy

@@ -23,7 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from recsim_env.catalog import Catalog
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SHARE, Within, settle
 from recsim_env.shoppers.household.examples import SPLITS, Collator, Examples
-from recsim_env.shoppers.household.memory import COUNT, SINCE
+from recsim_env.shoppers.household.memory import COUNT, SINCE, Rhythm
 from recsim_env.shoppers.household.model import (
     RECENCIES,
     ROW_KINDS,
@@ -422,7 +422,7 @@ def repeat_ceilings(
 
 def _ceilings(scores: Scores, examples: Examples) -> tuple[float, ...]:
     chance, weight = torch.sigmoid(scores.logit).double(), examples.row_weight[scores.row].double()
-    visits = torch.expm1(examples.rhythm[examples.row_visit[scores.row], 0]).round()
+    visits = torch.expm1(examples.rhythm[examples.row_visit[scores.row], Rhythm.VISITS]).round()
     item = examples.row_stats[scores.row, 0].float()
     bucket = repeat_bucket(item[:, COUNT], visits, item[:, SINCE])
     ceilings: list[float] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,58 @@ from recsim_env.types import Observation
 NEVER = 1000.0  # days since a purchase that never was
 RECENT_DAYS = 28.0  # time constant of the decayed counts
 LEVELS = 3  # item, kind, category
-STATS = 4  # of each level: count, recent count, days since, usual interval
+STATS = 4  # columns of `Memory.stats` and of `Memory.table`
 COUNT, RECENT, SINCE, INTERVAL = range(STATS)
-TALLIES = 13  # visits, recent visits, recent basket size, first day, last day, usual log gap, visits a weekday (7)
-RHYTHM = 12  # features made of them, see `tally_features`
+"""Columns of `Memory.stats`: count, decayed count, days since the last purchase, usual interval."""
+FIRST_DAY, LAST_DAY = 2, 3
+"""Columns of `Memory.table` in place of the last two: days of the first and the last purchase."""
 WEEKDAY_DAYS = 84.0  # time constant of the visits a weekday
 GAP_SHARE = 0.25  # weight of the newest gap in the usual one
+WEEK = 7  # days
+
+
+class Tally(IntEnum):
+    """Columns of `Memory.tallies`; the decayed visits of the seven weekdays start at `WEEKDAYS`."""
+
+    VISITS = 0
+    RECENT_VISITS = 1
+    RECENT_ITEMS = 2
+    FIRST_DAY = 3
+    LAST_DAY = 4
+    USUAL_LOG_GAP = 5
+    WEEKDAYS = 6
+
+
+class Rhythm(IntEnum):
+    """Columns of `tally_features`; all but `USUAL_LOG_GAP` and the weekdays are log(1 + x).
+
+    The shares of visits on today's weekday and on the six that follow start at `WEEKDAYS`.
+    """
+
+    VISITS = 0
+    RECENT_VISITS = 1
+    BASKET_SIZE = 2
+    VISITS_A_WEEK = 3
+    USUAL_LOG_GAP = 4
+    WEEKDAYS = 5
+
+
+class Context(IntEnum):
+    """Columns of the observation `context` (see `loyalty_card`); from `SINCE` on they are log(1 + x)."""
+
+    WEEKDAY_SINE = 0
+    WEEKDAY_COSINE = 1
+    WEEK_OF_YEAR = 2
+    SINCE = 3
+    VISITS = 4
+    RECENT_VISITS = 5
+    BASKET_SIZE = 6
+    VISITS_A_WEEK = 7
+    BOUGHT_ITEMS = 8
+
+
+TALLIES = Tally.WEEKDAYS + WEEK
+RHYTHM = Rhythm.WEEKDAYS + WEEK
 
 
 @dataclass(frozen=True)
@@ -179,7 +226,7 @@ class Memory:
 
     def tally_visit(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
         """Add one visit of R shoppers to the tallies alone: rows (R,), size (R,) items bought, day (R,)."""
-        visits, recent, basket, first, last, usual = self.tallies[rows, :6].unbind(-1)
+        visits, recent, basket, first, last, usual = self.tallies[rows, : Tally.WEEKDAYS].unbind(-1)
         elapsed = day - last
         decay, gap = torch.exp(-elapsed / RECENT_DAYS), torch.log1p(elapsed.clamp(min=0.0))
         usual = torch.where(visits > 1, usual + GAP_SHARE * (gap - usual), gap).where(
@@ -187,7 +234,10 @@ class Memory:
         )
         first = first.where(visits > 0, day)
         today = F.one_hot((day % 7).long(), 7)
-        weekdays = self.tallies[rows, 6:] * torch.exp(-elapsed / WEEKDAY_DAYS).unsqueeze(1) + today
+        weekdays = (
+            self.tallies[rows, Tally.WEEKDAYS :] * torch.exp(-elapsed / WEEKDAY_DAYS).unsqueeze(1)
+            + today
+        )
         now = torch.stack(
             [visits + 1, recent * decay + 1, basket * decay + size, first, day, usual], dim=-1
         )
@@ -244,12 +294,14 @@ def loyalty_card(
     )
     size = torch.log1p((items >= 0).sum(1, keepdim=True).to(day.dtype))
     return {
-        "context": torch.cat([calendar, rhythm[:, :4], size], dim=1),
+        "context": torch.cat([calendar, rhythm[:, : Rhythm.USUAL_LOG_GAP], size], dim=1),
         "bought_items": items.clone(),
         "bought_counts": memory.purchases()[rows].clone(),
         "bought_days": (day.unsqueeze(1) - memory.last_days()[rows]).clamp(max=NEVER),
-        "category_counts": table[..., 0].clone(),
-        "category_days": (day.unsqueeze(1) - table[..., 3]).where(table[..., 0] > 0, NEVER),
+        "category_counts": table[..., COUNT].clone(),
+        "category_days": (day.unsqueeze(1) - table[..., LAST_DAY]).where(
+            table[..., COUNT] > 0, NEVER
+        ),
     }
 
 
@@ -274,14 +326,14 @@ def tally_features(tallies: Tensor, day: Tensor) -> Tensor:
     first, usual log gap, and the share of visits on today's weekday and on the six that follow.
     Zeros before the first visit.
     """
-    visits, recent, basket, first, last, usual = tallies[..., :6].unbind(-1)
+    visits, recent, basket, first, last, usual = tallies[..., : Tally.WEEKDAYS].unbind(-1)
     decay = torch.exp(-(day - last) / RECENT_DAYS)
     weeks = (day - first).clamp(min=7.0) / 7.0
     rate = (visits / weeks).clamp(max=14.0)
     per_visit = basket / recent.clamp(min=1e-6)
     logs = [torch.log1p(value) for value in (visits, recent * decay, per_visit, rate)]
     ahead = ((day % 7).long().unsqueeze(-1) + torch.arange(7, device=day.device)) % 7
-    weekdays = tallies[..., 6:].gather(-1, ahead)
+    weekdays = tallies[..., Tally.WEEKDAYS :].gather(-1, ahead)
     share = weekdays / weekdays.sum(-1, keepdim=True).clamp(min=1e-6)
     rhythm = torch.cat([torch.stack([*logs, usual], dim=-1), share], dim=-1)
     return rhythm.where(visits.unsqueeze(-1) > 0, 0.0)

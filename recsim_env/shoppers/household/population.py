@@ -25,7 +25,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.shoppers.base import Description, Shopper, ago
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
-from recsim_env.shoppers.household.memory import COUNT, SINCE, loyalty_card, packed
+from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
 from recsim_env.shoppers.household.model import (
     DISPLAYS,
     GAP_EDGES,
@@ -177,7 +177,7 @@ class LearnedShopper(Shopper[LearnedState]):
             return spaces.Box(low, high, (size,), np.float32)
 
         return {
-            "context": box(-1.0, 20.0, 9),
+            "context": box(-1.0, 20.0, len(Context)),
             "bought_items": spaces.Box(-1, n - 1, (m,), np.int64),
             "bought_counts": box(0.0, 1e6, m),
             "bought_days": box(0.0, MAX_DAYS, m),
@@ -284,7 +284,8 @@ class LearnedShopper(Shopper[LearnedState]):
         """
         memory = state.memory
         since = state.day.unsqueeze(1) - memory.last_days()
-        bucket = repeat_bucket(memory.purchases(), memory.tallies[:, :1], since)
+        visits = memory.tallies[:, Tally.VISITS].unsqueeze(1)
+        bucket = repeat_bucket(memory.purchases(), visits, since)
         possible = draws < looked_up(self._ceilings, bucket)
         everyone = torch.arange(len(slates), device=self.device)
         elsewhere = F.pad(possible, (0, 1)).scatter_(1, memory.slots_of(everyone, slates), False)

@@ -28,7 +28,7 @@ from recsim_env.shoppers.base import Description, Shopper, counted
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.household.model import Block, Cache
 from recsim_env.shoppers.precision import PRECISIONS, check_precision, compile_parts, mixed
-from recsim_env.shoppers.profile import Profile, profile_spaces
+from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import (
     MOOD_CHANCES,
@@ -222,7 +222,7 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         member, before = self.members[0], state.caches[0].state[row].unsqueeze(0)
         temper = member.temperament(state.normal[row]).view(1, 1, -1)
         depth = float(member.log_looks(before, temper)[0, 0, -1].exp())
-        clicks = state.profile.clicked[row, :, 2]
+        clicks = state.profile.clicked[row, :, EVER]
         lines = [
             f"{counted(int(clicks[c]), 'click')} · {self.catalog.categories[c]}"
             for c in clicks.argsort(descending=True, stable=True)[:8].tolist()

@@ -26,7 +26,8 @@ from agents.ppo.checkpoints import load, load_policy, save
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies import POLICIES
-from policies.composer import CUES, Composer, ComposerConfig
+from policies.composer import Composer, ComposerConfig
+from policies.cues import CUES
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig

@@ -36,8 +36,8 @@ from benchmarks.lab.run import Run
 from benchmarks.lab.sites import Site
 from benchmarks.lab.statistics import Estimate, critical, iqm, stratified
 from policies import POLICIES, PolicyInputs
-from policies.base import candidates_of
 from policies.composer import Composer
+from policies.observations import candidates_of
 from policies.oracles import ORACLES, Oracle, OracleParameters, oracle_specs
 from recsim_env import make_simulator
 from recsim_env.shoppers.market import MarketShopper

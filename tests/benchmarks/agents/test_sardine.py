@@ -19,7 +19,7 @@ from agents.evaluate import evaluate
 from agents.ppo.config import PPOConfig
 from benchmarks.agents import sardine as benchmark
 from benchmarks.agents.sardine import ORACLE, RANDOM, Config, play_outside, sardine_spec
-from policies.base import filled
+from policies.slates import filled
 from recsim_env import noise
 from recsim_env.shoppers.outside import OutsideSpec, environment_seeds, outside_simulator
 from recsim_env.types import Observation

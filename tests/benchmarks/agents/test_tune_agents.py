@@ -18,7 +18,7 @@ from benchmarks.lab.places import PLACES, Place
 from benchmarks.lab.run import read_rows, read_summary
 from benchmarks.lab.sites import Site
 from policies import POLICIES
-from policies.base import Range, altered, ranges, tuned, value_of
+from policies.parameters import Range, ranges, tunable, value_of, with_parameters
 from tests.benchmarks.agents.test_league import TOY, open_toy
 from tests.support.places import only
 from tests.support.toys import registered_toys
@@ -26,14 +26,14 @@ from tests.support.toys import registered_toys
 
 @dataclass(frozen=True)
 class Inner:
-    rate: float = tuned(0.1, 0.01, 1.0, log=True)
+    rate: float = tunable(0.1, 0.01, 1.0, log=True)
     fixed: int = 3
 
 
 @dataclass(frozen=True)
 class Outer:
     inner: Inner = field(default_factory=lambda: Inner(rate=0.5))
-    width: int = tuned(2, 1, 8, integer=True)
+    width: int = tunable(2, 1, 8, integer=True)
     name: str = "outer"
 
 
@@ -43,14 +43,14 @@ def test_a_parameter_inside_is_named_by_its_path() -> None:
         "width": Range(1, 8, integer=True),
     }
     assert [value_of(Outer(), name) for name in ranges(Outer())] == [0.5, 2]
-    assert altered(Outer(), {"inner.rate": 0.2, "width": 4}) == Outer(Inner(0.2), 4)
-    assert altered(Outer(), {}) == Outer()
+    assert with_parameters(Outer(), {"inner.rate": 0.2, "width": 4}) == Outer(Inner(0.2), 4)
+    assert with_parameters(Outer(), {}) == Outer()
 
 
 @pytest.mark.parametrize("name", ["surprise", "inner.surprise", "surprise.rate"])
 def test_an_unknown_parameter_is_an_error(name: str) -> None:
     with pytest.raises(TypeError):
-        altered(Outer(), {name: 1.0})
+        with_parameters(Outer(), {name: 1.0})
 
 
 @pytest.fixture

@@ -22,8 +22,6 @@ from benchmarks.lab.log_mixture import (
     KNOBS,
     TEMPERATURES,
     TRIED,
-    Logging,
-    Restless,
     rerankers,
     servers,
     tried,
@@ -40,6 +38,7 @@ from benchmarks.lab.markets import (
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
+from policies.log_servers import NoisyComposerPolicy, RandomKnobsPolicy
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions
@@ -268,7 +267,7 @@ def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
     for seed in (1, 1, 2):
         found = servers(simulator, inputs, "exploring", 600, seed)
         policies = [policy for name, policy, _ in found if name.startswith("knobs")]
-        assert all(isinstance(policy, Logging) for policy in policies)
+        assert all(isinstance(policy, NoisyComposerPolicy) for policy in policies)
         drawn.append(torch.stack([policy._intent for policy in policies]))  # type: ignore[attr-defined]
     composer = made_up_composer(simulator)
     for name, (low, high) in KNOBS.items():
@@ -284,8 +283,11 @@ def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
 def test_in_a_broad_log_each_knob_is_off_half_of_the_time() -> None:
     composer = made_up_composer(WORLD.simulator("cpu"))
     of_episodes = torch.stack(
-        [policy._intent for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)]
-    )  # type: ignore[attr-defined]
+        [
+            policy._intent  # type: ignore[attr-defined]
+            for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)
+        ]
+    )
     for name, (low, high) in BROAD.items():
         values = (
             of_episodes[:, composer.knobs.index(name)] * composer.units[composer.knobs.index(name)]
@@ -323,7 +325,10 @@ def test_policies_that_are_tried_have_parameters_from_their_ranges(
 def test_a_restless_policy_draws_its_knobs_at_every_visit() -> None:
     simulator = WORLD.simulator("cpu")
     composer = made_up_composer(simulator)
-    restless, seen = Restless(composer), simulator.reset(torch.arange(3))
+    restless, seen = (
+        RandomKnobsPolicy(composer, BROAD, TEMPERATURES[-1]),
+        simulator.reset(torch.arange(3)),
+    )
     knobs = len(composer.intent({}))
     quiet = torch.full((3, restless.draws), 0.25)  # every knob is off
     quiet[:, -1] = 0.0  # and no noise
@@ -342,7 +347,7 @@ def test_without_noise_and_knobs_the_logging_policy_is_greedy() -> None:
     simulator = WORLD.simulator("cpu")
     composer = made_up_composer(simulator)
     seen = simulator.reset(torch.arange(5))
-    logging = Logging(composer, {}, 0.0)
+    logging = NoisyComposerPolicy(composer, {}, 0.0)
     greedy = POLICIES["greedy_ctr"].build(composer._inputs)(seen, NO_DRAWS)
     for edge in (0.0, 0.5, 1 - 2**-24):
         assert torch.equal(logging(seen, torch.full((5, logging.draws), edge)), greedy)
@@ -352,7 +357,7 @@ def test_without_noise_and_knobs_the_logging_policy_is_greedy() -> None:
 def test_the_first_item_of_a_noisy_slate_is_a_softmax_sample(temperature: float) -> None:
     simulator = WORLD.simulator("cpu")
     composer = made_up_composer(simulator)
-    logging = Logging(composer, {}, temperature)
+    logging = NoisyComposerPolicy(composer, {}, temperature)
     batch = 4000
     seen = {
         name: value.expand(batch, *value.shape[1:])

@@ -11,8 +11,8 @@ import torch
 from agents.evaluate import evaluate
 from benchmarks.lab.tuning import knobs_here, policy_trials, starts, trials_of
 from policies import POLICIES
-from policies.base import Range
 from policies.composer import Composer
+from policies.parameters import Range
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.evaluate import evaluate
 from policies import POLICIES, PolicyInputs
-from policies.base import top_slates
+from policies.slates import top_slates
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import Reward

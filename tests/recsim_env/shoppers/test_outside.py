@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.evaluate import evaluate
 from policies import POLICIES
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.outside import (
