@@ -280,7 +280,12 @@ def test_lower_bounds_are_the_versions_that_test_lowest_installs() -> None:
     extras = PROJECT["optional-dependencies"]
     lines = [
         *PROJECT["dependencies"],
-        *(line for extra, named in extras.items() if extra not in ("dev", "docs") for line in named),
+        *(
+            line
+            for extra, named in extras.items()
+            if extra not in ("dev", "docs")
+            for line in named
+        ),
     ]
     bounds = {line.replace(">=", "==") for line in lines if not line.startswith("torch>")}
     assert set(_pins("constraints-lowest.txt")) - {"torch==2.13.0"} == bounds
