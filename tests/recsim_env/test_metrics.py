@@ -1,4 +1,4 @@
-"""Scores of predicted chances: values worked out by hand, references of scikit-learn, and no order of rows matters."""
+"""Scores of predicted chances: by hand, against scikit-learn, and in any order of the rows."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ def some_rows(
     )
 
 
-# ---- ranking ---------------------------------------------------------------------------------------------------------
+# ---- ranking -------------------------------------------------------------------------------------
 
 
 def test_auc_by_hand_ties_count_half() -> None:
@@ -105,7 +105,7 @@ def test_no_order_of_rows_matters(order_of: int) -> None:
     )
 
 
-# ---- calibration -----------------------------------------------------------------------------------------------------
+# ---- calibration ---------------------------------------------------------------------------------
 
 
 def test_calibration_error_by_hand() -> None:
@@ -135,7 +135,7 @@ def test_the_base_rate_has_normalised_entropy_one_and_ratio_one() -> None:
     assert calibration_error(constant, label, weight) == pytest.approx(0.0)
 
 
-# ---- what is not defined, and what is no chance ----------------------------------------------------------------------
+# ---- what is not defined, and what is no chance --------------------------------------------------
 
 
 @pytest.mark.parametrize("label", [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])

@@ -1,4 +1,4 @@
-"""What must hold of a visit: who answers what, what ends an episode, what the shop remembers, what noise decides."""
+"""What must hold of a visit: who answers, what ends an episode, what the shop remembers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.toys import LAPSE, ToyShopper, toy_simulator
 
 
 def slates_for(simulator: SlateSimulator, step: int, valid: bool = False) -> Tensor:
-    """(B, K) slates that differ by row and step, from the row's seed alone; `valid`: distinct candidates."""
+    """Slates (B, K) from the seeds and the step alone; `valid`: distinct candidates."""
     key = noise.episode_key(
         simulator.episodes.seed, torch.full_like(simulator.episodes.seed, step), stream=9
     )
@@ -525,6 +525,49 @@ def test_a_shopper_cannot_take_the_simulators_keys() -> None:
         SlateSimulator(Clash())
 
 
+# --- who stays ---
+
+
+def test_nobody_leaves_where_they_stay_and_the_shopper_that_was_lent_is_as_it_was() -> None:
+    simulator, twin = toy_simulator(lapse=1.0), toy_simulator(lapse=1.0)
+    shopper, seeds = simulator.shopper, torch.arange(64)
+    observation = simulator.reset(seeds, staying=True)
+    assert_same(observation, twin.reset(seeds))
+    slates = observation["candidates"][:, :4]
+    step, other = simulator.step(slates), twin.step(slates)
+    assert bool(other.terminated.any())
+    assert not bool(step.terminated.any())
+    assert torch.equal(step.info["clicks"], other.info["clicks"])
+    assert simulator.shopper is shopper
+    assert shopper.never_leave is False
+    simulator.reset_rows(torch.tensor([3, 5]))
+    assert not bool(simulator.step(slates, validate=False).terminated.any())
+    simulator.reset(seeds)
+    assert torch.equal(simulator.step(slates).terminated, other.terminated)
+
+
+def test_a_state_carries_whether_they_stay() -> None:
+    simulator, again = toy_simulator(lapse=1.0), toy_simulator(lapse=1.0)
+    seeds, slates = torch.arange(64), torch.tensor([[1, 2, 4, 5]]).expand(64, 4)
+    for staying in (True, False):
+        simulator.reset(seeds, staying=staying)
+        again.reset(seeds, staying=not staying)
+        again.restore(simulator.state())
+        assert bool(again.step(slates).terminated.any()) is not staying
+
+
+@pytest.mark.parametrize("staying", [None, 1, "no"])
+def test_whether_they_stay_is_a_flag(staying: Any) -> None:
+    with pytest.raises(ValueError, match=r"^staying is .*, but it must be True or False"):
+        toy_simulator().reset(torch.arange(2), staying=staying)
+
+
+def test_a_shopper_cannot_be_exchanged() -> None:
+    simulator = toy_simulator()
+    with pytest.raises(AttributeError):
+        simulator.shopper = ToyShopper()  # type: ignore[misc]
+
+
 # --- the GPU ---
 
 FAST = {"precision": "bf16", "compiled": True}
@@ -543,7 +586,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 def test_a_step_asks_no_tensor_for_its_numbers(
     monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
 ) -> None:
-    """On the device of shapes without numbers: whatever would wait for a GPU, or send it something, fails there."""
+    """On `meta`, where tensors have no numbers, whatever would wait for a GPU fails."""
 
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("a step sends numbers to the device")

@@ -9,7 +9,7 @@ from tensorboard.util import tensor_util
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, float | None]]]:
-    """Tag -> (step, value) in the order of writing, all files of a training together; None for what is no number."""
+    """Return the points (step, value) of each tag as they were written; None for no number."""
     found: dict[str, list[tuple[int, float | None]]] = {}
     for path in sorted(folder.glob("events.*")):
         for event in EventFileLoader(str(path)).Load():

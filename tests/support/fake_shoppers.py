@@ -1,4 +1,4 @@
-"""Models of a fake log that nobody fitted: with chances far apart, or with chances that are known."""
+"""Models of a fake log that nobody fitted: with chances far apart, or with known chances."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def member(log: Path, seed: int) -> SlateShopper:
 
 
 def plain(log: Path, chance: float, lapse: float, rate: float) -> SlateShopper:
-    """A model that answers everything with one chance, lapses with one, and buys each new item at one rate."""
+    """Make a model with one chance of every answer, one of lapsing, and one rate of new items."""
     model = new_shopper(Catalog.load(log), SMALL)
     with torch.no_grad():
         for part in (

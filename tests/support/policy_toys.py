@@ -1,4 +1,4 @@
-"""Policies on the toy shopper: what they are built from, and a ranker whose logits are made up but known."""
+"""Policies on the toy shopper: what they are built from, and a ranker of known logits."""
 
 from __future__ import annotations
 
