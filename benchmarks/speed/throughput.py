@@ -49,7 +49,7 @@ LATE = 40
 """Visits after which a step is timed again: it must not get dearer."""
 FORWARD = (
     "token",
-    "advance",
+    "append_visit",
     "explore_queries",
     "temperament",
     "answer",

@@ -258,6 +258,16 @@ def _check_numbers(model: CheckedModel, source: str) -> None:
         raise ValueError(f"{source}: {error}") from error
 
 
+def check_categories(name: str, category: Tensor, number: int) -> None:
+    """Raise ValueError where a category (N,) int64 is none of so many."""
+    wrong = ((category < 0) | (category >= number)).nonzero().flatten()
+    if len(wrong):
+        found = int(category[wrong[0]])
+        raise ValueError(
+            f"{name} holds {found} at [{int(wrong[0])}], but it must be a number from 0 to {number - 1}."
+        )
+
+
 def member_folders(folder: Path, first: int) -> list[Path]:
     """Folders of an ensemble's members, `model<k>/` with k >= `first`, in order."""
     found = {}

@@ -11,9 +11,7 @@ RepeatNet, eq. 1), so the three heads together give the likelihood of a whole ba
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from recsim_env import checks
+from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
 from recsim_env.shoppers.household.memory import (
     COUNT,
     INTERVAL,
@@ -30,8 +29,8 @@ from recsim_env.shoppers.household.memory import (
     RHYTHM,
     SINCE,
 )
-from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
-from recsim_env.tensors import constant, large_zeros
+from recsim_env.shoppers.weights import MOST, check_categories
+from recsim_env.tensors import constant
 
 GAP_EDGES = (
     *range(15),
@@ -64,23 +63,10 @@ LOSS_WEIGHTS = {
     "gap": 0.5,
     "explore": 0.02,
 }
-PREFILLED = 64  # shoppers of about as many visits whose histories are encoded together
 LOGIT = 50.0  # no calibration moves a logit or a log rate further: its exponential would leave float32's range in sums
-LAG_EDGES = (
-    1,
-    2,
-    3,
-    5,
-    8,
-    14,
-    21,
-    35,
-    70,
-    140,
-)  # days between two visits, as the attention sees them
 
 
-class SlateShopperConfig(CheckedConfig):
+class SlateShopperConfig(EncoderConfig):
     """Configuration of `SlateShopper`.
 
     Args:
@@ -127,23 +113,20 @@ class SlateShopperConfig(CheckedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        sizes = encoder_sizes(
-            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window
+        self.set_sizes(
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            window=window,
+            dropout=dropout,
         )
-        (
-            self.hidden_size,
-            self.num_hidden_layers,
-            self.num_attention_heads,
-            self.intermediate_size,
-            self.window,
-        ) = sizes
         self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
         self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
         self.text_width = checks.whole("text_width", text_width, 1, MOST["width"])
         self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
         self.use_text = checks.flag("use_text", use_text)
         self.use_counters = checks.flag("use_counters", use_counters)
-        self.dropout = checks.number("dropout", dropout, 0, 1)
         self.gap_dropout = checks.number("gap_dropout", gap_dropout, 0, 1)
         self.id_dropout = checks.number("id_dropout", id_dropout, 0, 1)
         self.unknown_dropout = checks.number("unknown_dropout", unknown_dropout, 0, 1)
@@ -169,81 +152,6 @@ def _ceilings(row: int, values: object) -> tuple[float, ...]:
     return tuple(
         checks.number(f"{name}[{place}]", value, 0, 1) for place, value in enumerate(several)
     )
-
-
-def encoder_sizes(
-    hidden: int, layers: int, heads: int, intermediate: int, window: int
-) -> tuple[int, ...]:
-    """The sizes of an encoder over visits.
-
-    Raises:
-        ValueError: If one is none, or larger than `weights.MOST`.
-    """
-    hidden = checks.whole("hidden_size", hidden, 1, MOST["hidden"])
-    heads = checks.whole("num_attention_heads", heads, 1, hidden)
-    if hidden % heads:
-        raise ValueError(
-            f"num_attention_heads is {heads}, but it must divide hidden_size, which is {hidden}."
-        )
-    return (
-        hidden,
-        checks.whole("num_hidden_layers", layers, 1, MOST["layers"]),
-        heads,
-        checks.whole("intermediate_size", intermediate, 1, MOST["width"]),
-        checks.whole("window", window, 1, MOST["window"]),
-    )
-
-
-@dataclass
-class Cache:
-    """Keys and values of the last visits, a ring of W = `window` places a shopper.
-
-    Shapes: A layers, B shoppers, H heads of width E.
-        keys, values: (A, B, H, W, E) float32, or bfloat16 where the precision is that
-        day:          (B, W) float32 of the visit in each place, -inf where empty
-        count:        (B,) int64 visits seen
-        state:        (B, hidden) encoder output after the last visit
-    """
-
-    keys: Tensor
-    values: Tensor
-    day: Tensor
-    count: Tensor
-    state: Tensor
-
-    @classmethod
-    def empty(cls, config: Any, state: Tensor, *, large: bool = False) -> Cache:
-        """Of shoppers without visits, in a state (B, hidden); config tells layers, heads, window and hidden size.
-
-        With `large` it is to be filled once and kept, see `large_zeros`.
-        """
-        shoppers, heads = len(state), config.num_attention_heads
-        shape = (
-            config.num_hidden_layers,
-            shoppers,
-            heads,
-            config.window,
-            config.hidden_size // heads,
-        )
-        keys, values = (
-            large_zeros(shape, state.device) if large else state.new_zeros(shape) for _ in range(2)
-        )
-        return cls(
-            keys,
-            values,
-            state.new_full((shoppers, config.window), -math.inf),
-            torch.zeros(shoppers, dtype=torch.int64, device=state.device),
-            state,
-        )
-
-    def to(self, dtype: torch.dtype) -> Cache:
-        """The same with keys and values of this type."""
-        return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
-
-    def write(self, layer: int, rows: Tensor, place: Tensor, key: Tensor, value: Tensor) -> None:
-        """Put a visit's key and value (B, H, 1, E) into the places (B,) of shoppers rows (B,)."""
-        self.keys[layer][rows, :, place] = key.squeeze(2).to(self.keys.dtype)
-        self.values[layer][rows, :, place] = value.squeeze(2).to(self.values.dtype)
 
 
 class ItemTower(nn.Module):
@@ -278,43 +186,6 @@ class ItemTower(nn.Module):
             vectors = vectors + self.text_projection(self.text if text is None else text)
         normed: Tensor = self.norm(vectors)
         return normed
-
-
-class Block(nn.Module):
-    """Pre-norm attention over visits and a feed-forward layer; attention knows the days between two visits.
-
-    Shapes: B shoppers, T queries, S places, D hidden, H heads of width E.
-        x (B, T, D); query (B, H, T, E); key, value (B, H, S, E); returns (B, T, D)
-    """
-
-    def __init__(self, config: SlateShopperConfig) -> None:
-        super().__init__()
-        d = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.attention_norm = nn.LayerNorm(d)
-        self.qkv = nn.Linear(d, 3 * d)
-        self.out = nn.Linear(d, d)
-        self.lag_bias = nn.Embedding(len(LAG_EDGES) + 1, self.heads)
-        self.feed_norm = nn.LayerNorm(d)
-        self.feed_in = nn.Linear(d, config.intermediate_size)
-        self.feed_out = nn.Linear(config.intermediate_size, d)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of visits, each (B, H, T, E)."""
-        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        return query, key, value
-
-    def forward(
-        self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor
-    ) -> Tensor:
-        """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
-        bias = self.lag_bias(lag).permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
-        out: Tensor = x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
-        return out
 
 
 class SlateHead(nn.Module):
@@ -429,7 +300,7 @@ class GapHead(nn.Module):
         return logits
 
 
-class SlateShopper(CheckedModel):
+class SlateShopper(VisitEncoder):
     """Transformer shopper; `benchmarks.data.finetune` trains it, `recsim_env.shoppers.household.population` lets it shop.
 
     See the module docstring for the parts. In `eval()` mode the probabilities are calibrated.
@@ -445,9 +316,7 @@ class SlateShopper(CheckedModel):
         self.items = ItemTower(config)
         self.of_size = nn.Linear(1, d)
         self.of_context = nn.Linear(CONTEXT, d)
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_hidden_layers)])
-        self.final_norm = nn.LayerNorm(d)
-        self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits
+        self.add_encoder()
         self.slate_head = SlateHead(config)
         self.explore_query = nn.Linear(d + CONTEXT, d)
         self.explore_bias = nn.Embedding(config.n_items, 1)
@@ -506,96 +375,6 @@ class SlateShopper(CheckedModel):
             mean + self.of_size(torch.log1p(size)) + self.of_context(context)
         )
         return token
-
-    def encode(self, token: Tensor, day: Tensor, present: Tensor) -> Tensor:
-        """States after each visit, all at once.
-
-        Shapes: token (B, T, D), day (B, T) non-decreasing, present (B, T) bool (False = padding at
-        the end). Returns (B, T, D). A visit sees itself and the `window` - 1 before it.
-        """
-        order = torch.arange(day.shape[1], device=day.device)
-        distance = order.unsqueeze(1) - order.unsqueeze(0)
-        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(
-            0
-        ) & present.unsqueeze(1)
-        visible = visible | (distance == 0).unsqueeze(
-            0
-        )  # padding sees itself: no row of the softmax is empty
-        lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
-        x = token
-        for block in cast(Iterable[Block], self.blocks):
-            x = block(x, *block.project(x), lag, visible)
-        states: Tensor = self.final_norm(x)
-        return states
-
-    def empty_cache(self, shoppers: int, *, large: bool = False) -> Cache:
-        """Cache of shoppers without visits; `large` as in `Cache.empty`."""
-        return Cache.empty(
-            self.config, self.newcomer.detach().expand(shoppers, -1).clone(), large=large
-        )
-
-    def advance(self, cache: Cache, token: Tensor, day: Tensor) -> None:
-        """Add one visit to each shopper, in place: token (B, D), day (B,). The cost does not grow with the history."""
-        rows = torch.arange(len(token), device=token.device)
-        place = cache.count % self.config.window
-        cache.day[rows, place] = day
-        lag = lag_bucket((day.unsqueeze(1) - cache.day).clamp(max=NEVER)).unsqueeze(1)
-        visible = cache.day.isfinite().unsqueeze(1)
-        x = token.unsqueeze(1)
-        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
-            query, key, value = block.project(x)
-            cache.write(layer, rows, place, key, value)
-            x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
-        cache.count += 1
-        cache.state = self.final_norm(x.squeeze(1)).float()
-
-    def prefill(self, token: Tensor, day: Tensor, visits: Tensor) -> Cache:
-        """Cache of shoppers with whole histories, all visits at once: what `advance` makes of them but for rounding.
-
-        Shapes: B shoppers, P visits, shopper after shopper: token (P, D), day (P,); visits (B,)
-        int64 of each shopper.
-        """
-        cache = self.empty_cache(len(visits))
-        first = visits.cumsum(0) - visits
-        for rows in visits.argsort(descending=True).split(PREFILLED):
-            number = visits[rows]
-            rows, number = rows[number > 0], number[number > 0]
-            if len(rows):
-                at = first[rows].unsqueeze(1) + torch.arange(int(number.max()), device=token.device)
-                at = at.clamp(max=len(token) - 1)
-                self._prefill(cache, rows, token[at], day[at], number)
-        cache.count += visits
-        return cache
-
-    def _prefill(self, cache: Cache, rows: Tensor, x: Tensor, day: Tensor, number: Tensor) -> None:
-        """Histories x (R, T, D), day (R, T) of shoppers rows (R,), padded beyond their number (R,) of visits."""
-        order = torch.arange(day.shape[1], device=day.device)
-        distance = order.unsqueeze(1) - order.unsqueeze(0)
-        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0)
-        lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
-        ends = number.unsqueeze(1)
-        row, kept = ((order < ends) & (order >= ends - self.config.window)).nonzero(as_tuple=True)
-        place, last = (
-            kept % self.config.window,
-            (torch.arange(len(number), device=day.device), number - 1),
-        )
-        cache.day[rows[row], place] = day[row, kept]
-        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
-            query, key, value = block.project(x)
-            cache.write(
-                layer,
-                rows[row],
-                place,
-                key[row, :, kept].unsqueeze(2),
-                value[row, :, kept].unsqueeze(2),
-            )
-            if (
-                layer == len(self.blocks) - 1
-            ):  # of the last one only the state after the last visit is asked for
-                x, query = x[last].unsqueeze(1), query[last[0], :, last[1]].unsqueeze(2)
-                lag, visible = lag[last].unsqueeze(1), visible.expand_as(lag)[last].unsqueeze(1)
-            x = block(x, query, key, value, lag, visible)
-        cache.state[rows] = self.final_norm(x.squeeze(1)).float()
 
     def forward(self, text: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
         """Losses of a batch of whole histories; `finetune.Collator` makes it.
@@ -749,16 +528,6 @@ class SlateShopper(CheckedModel):
         return self.explore_placement.weight.squeeze()
 
 
-def check_categories(name: str, category: Tensor, number: int) -> None:
-    """Raise ValueError where a category (N,) int64 is none of so many."""
-    wrong = ((category < 0) | (category >= number)).nonzero().flatten()
-    if len(wrong):
-        found = int(category[wrong[0]])
-        raise ValueError(
-            f"{name} holds {found} at [{int(wrong[0])}], but it must be a number from 0 to {number - 1}."
-        )
-
-
 def counter_features(stats: Tensor) -> Tensor:
     """(..., LEVELS, STATS) raw counters -> (..., LEVELS, 4): log count, log recent count, log days since, phase.
 
@@ -804,11 +573,6 @@ def repeat_bucket(purchases: Tensor, visits: Tensor, since: Tensor) -> Tensor:
     share = (purchases / visits.clamp(min=1.0)).sqrt_().mul_(SHARES).clamp_(max=SHARES - 0.5)
     recency = (since / 10.0).sqrt_().clamp_(max=RECENCIES - 0.5)
     return share.long() * RECENCIES + recency.long()
-
-
-def lag_bucket(lag: Tensor) -> Tensor:
-    """Bucket of days between two visits."""
-    return torch.bucketize(lag.clamp(min=0.0), constant(LAG_EDGES, lag), right=True)
 
 
 def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:

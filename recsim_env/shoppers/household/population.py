@@ -387,7 +387,8 @@ class LearnedShopper:
         for member, cache in zip(self.shop.members, state.caches, strict=True):
             model = member.model
             with mixed(self.device, self.options.precision):
-                model.advance(cache, model.token(member.vectors, bought, context), state.day)
+                token = model.token(member.vectors, bought, context)
+                model.append_visit(cache, token, state.day)
             logits.append(
                 model.gap_head(torch.cat([cache.state, context], dim=1))
                 + model.config.gap_calibration

@@ -16,9 +16,10 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
+from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.household.examples import Market, ints
 from recsim_env.shoppers.household.memory import Keys
-from recsim_env.shoppers.household.model import Block, GapHead, SlateHead, SlateShopper
+from recsim_env.shoppers.household.model import GapHead, SlateHead, SlateShopper
 from recsim_env.shoppers.household.new_items import Envelope, Peaks
 from recsim_env.shoppers.household.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
 from recsim_env.shoppers.household.starts import Starts, start_states

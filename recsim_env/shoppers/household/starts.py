@@ -189,7 +189,7 @@ def _asleep(
     return LearnedState(
         torch.arange(len(start)),
         Memory.empty(keys, len(start), REMEMBERED),
-        [model.empty_cache(len(start), large=True) for model in models],
+        [model.empty_cache(model.newcomers(len(start)), large=True) for model in models],
         day,
         visits.since[start],
         store,

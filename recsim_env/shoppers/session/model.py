@@ -29,8 +29,7 @@ logged 5-15 % too kindly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,17 +37,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from recsim_env import checks
-from recsim_env.shoppers.household.memory import NEVER
-from recsim_env.shoppers.household.model import (
-    Block,
-    Cache,
-    check_categories,
-    encoder_sizes,
-    lag_bucket,
-)
+from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
 from recsim_env.shoppers.profile import DECAYS
 from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
-from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
+from recsim_env.shoppers.weights import MOST, check_categories
 from recsim_env.tensors import constant
 
 OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
@@ -68,7 +60,7 @@ MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch come
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
 
 
-class SessionShopperConfig(CheckedConfig):
+class SessionShopperConfig(EncoderConfig):
     """Configuration of `SessionShopper`.
 
     Args:
@@ -104,23 +96,20 @@ class SessionShopperConfig(CheckedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        sizes = encoder_sizes(
-            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window
+        self.set_sizes(
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            window=window,
+            dropout=dropout,
         )
-        (
-            self.hidden_size,
-            self.num_hidden_layers,
-            self.num_attention_heads,
-            self.intermediate_size,
-            self.window,
-        ) = sizes
         self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
         self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
         self.width = checks.whole("width", width, 1, MOST["width"])
         self.slate_size = checks.whole("slate_size", slate_size, 1, MOST["width"])
         self.declared = checks.whole("declared", declared, 0, MOST["width"])
         self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
-        self.dropout = checks.number("dropout", dropout, 0, 1)
         self.state_dropout = checks.number("state_dropout", state_dropout, 0, 1)
 
 
@@ -164,7 +153,7 @@ class LeaveHead(nn.Module):
         return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
 
 
-class SessionShopper(CheckedModel):
+class SessionShopper(VisitEncoder):
     """Transformer user model; `session_fit` fits it, `learned_market` lets it shop. See the module docstring.
 
     `embedding` (N, E) and `category` (N,) are the catalogue's; `counter_mean`, `counter_scale` (2 *
@@ -191,11 +180,7 @@ class SessionShopper(CheckedModel):
         size += config.declared
         self.token_in = nn.Linear(size, 2 * d)
         self.token_out = nn.Linear(2 * d, d)
-        self.blocks = nn.ModuleList(
-            [Block(cast(Any, config)) for _ in range(config.num_hidden_layers)]
-        )
-        self.final_norm = nn.LayerNorm(d)
-        self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits,
+        self.add_encoder()
         self.of_declared = nn.Linear(
             max(config.declared, 1), d, bias=False
         )  # moved by what the shopper declared
@@ -253,7 +238,7 @@ class SessionShopper(CheckedModel):
     def welcome(self, declared: Tensor) -> Tensor:
         """States (B, D) of shoppers without visits; declared (B, config.declared)."""
         if self.config.declared == 0:
-            return self.newcomer.expand(len(declared), -1)
+            return self.newcomers(len(declared))
         state: Tensor = self.newcomer + self.of_declared(declared)
         return state
 
@@ -291,42 +276,6 @@ class SessionShopper(CheckedModel):
         ]
         token: Tensor = self.token_out(F.gelu(self.token_in(torch.cat(parts, dim=-1))))
         return token
-
-    def encode(self, token: Tensor) -> Tensor:
-        """States after each visit, all at once: token (B, T, D), one visit a day; returns (B, T, D).
-
-        A visit sees itself and the `window` - 1 before it, so padding at the end changes nothing
-        before it.
-        """
-        order = torch.arange(token.shape[1], device=token.device)
-        distance = order.unsqueeze(1) - order.unsqueeze(0)
-        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0)
-        lag = lag_bucket(distance.float()).unsqueeze(0)
-        x = token
-        for block in cast(Iterable[Block], self.blocks):
-            x = block(x, *block.project(x), lag, visible)
-        states: Tensor = self.final_norm(x)
-        return states
-
-    def empty_cache(self, declared: Tensor) -> Cache:
-        """Cache of shoppers without visits; declared (B, config.declared)."""
-        return Cache.empty(self.config, self.welcome(declared).detach().clone())
-
-    def advance(self, cache: Cache, token: Tensor) -> None:
-        """Add one visit to each shopper, in place: token (B, D). The cost does not grow with the history."""
-        rows = torch.arange(len(token), device=token.device)
-        place = cache.count % self.config.window
-        day = cache.count.float()
-        cache.day[rows, place] = day
-        lag = lag_bucket((day.unsqueeze(1) - cache.day).clamp(max=NEVER)).unsqueeze(1)
-        visible = cache.day.isfinite().unsqueeze(1)
-        x = token.unsqueeze(1)
-        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
-            query, key, value = block.project(x)
-            cache.write(layer, rows, place, key, value)
-            x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
-        cache.count += 1
-        cache.state = self.final_norm(x.squeeze(1)).float()
 
     # ---- states in, behaviour out ----------------------------------------------------------------------------------
 
@@ -399,7 +348,8 @@ class SessionShopper(CheckedModel):
         padded = token.new_zeros(*real.shape, token.shape[1]).masked_scatter(
             real.unsqueeze(2), token
         )
-        after = self.encode(padded)
+        visits = torch.arange(real.shape[1], device=real.device)
+        after = self.encode(padded, visits.float().unsqueeze(0))  # one visit a day
         before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[
             real
         ]

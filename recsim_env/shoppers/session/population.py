@@ -25,8 +25,8 @@ from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Response, counted
+from recsim_env.shoppers.encoder import Block, Cache
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
-from recsim_env.shoppers.household.model import Block, Cache
 from recsim_env.shoppers.precision import PRECISIONS, check_precision, compile_parts, mixed
 from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
 from recsim_env.shoppers.session.memory import SessionMemory
@@ -150,7 +150,7 @@ class LearnedMarketShopper:
         ]
         return LearnedMarketState(
             caches=[
-                member.empty_cache(declared).to(PRECISIONS[self.precision])
+                member.empty_cache(member.welcome(declared)).to(PRECISIONS[self.precision])
                 for member in self.members
             ],
             memory=SessionMemory.empty(
@@ -207,9 +207,8 @@ class LearnedMarketShopper:
         context = state.memory.context()
         for member, cache in zip(self.members, state.caches, strict=True):
             with mixed(self.device, self.precision):
-                member.advance(
-                    cache, member.token(slates, shown, clicks, counters, context, state.declared)
-                )
+                token = member.token(slates, shown, clicks, counters, context, state.declared)
+                member.append_visit(cache, token, state.day)
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
         return Response(

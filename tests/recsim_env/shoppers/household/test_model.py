@@ -51,9 +51,9 @@ def test_a_cached_visit_equals_the_recomputed_history(window: int) -> None:
     with torch.no_grad():
         token = model.token(model.items(), basket, context)
         whole = model.encode(token, day, torch.ones_like(day, dtype=torch.bool))
-        cache = model.empty_cache(shoppers)
+        cache = model.empty_cache(model.newcomers(shoppers))
         for visit in range(visits):
-            model.advance(cache, token[:, visit], day[:, visit])
+            model.append_visit(cache, token[:, visit], day[:, visit])
             torch.testing.assert_close(cache.state, whole[:, visit], rtol=1e-5, atol=1e-5)
 
 
@@ -71,15 +71,15 @@ def test_whole_histories_at_once_are_their_visits_one_by_one(window: int) -> Non
     context = torch.randn(len(day), CONTEXT, generator=generator)
     with torch.no_grad():
         found = model.prefill(model.tokens(model.items(), items, size, context), day, visits)
-        expected, visit = model.empty_cache(4), 0
+        expected, visit = model.empty_cache(model.newcomers(4)), 0
         for shopper, number in enumerate(visits.tolist()):
-            alone = model.empty_cache(1)
+            alone = model.empty_cache(model.newcomers(1))
             for _ in range(number):
                 basket = items[int(size[:visit].sum()) :][: int(size[visit])].tolist() or [-1]
                 token = model.token(
                     model.items(), torch.tensor([basket]), context[visit : visit + 1]
                 )
-                model.advance(alone, token, day[visit : visit + 1])
+                model.append_visit(alone, token, day[visit : visit + 1])
                 visit += 1
             for name in ("day", "count", "state"):
                 getattr(expected, name)[shopper] = getattr(alone, name)[0]
