@@ -30,12 +30,11 @@ import torch
 from torch import Tensor
 
 from agents.base import Ground, Learned, register_agent
-from agents.evaluate import draws_for
-from agents.ppo.vec_env import TRAINING_STREAM
 from policies.base import Pool, filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
 from recsim_env import noise
+from recsim_env.rollout import draws_for
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, Within, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
@@ -442,5 +441,5 @@ def _state(
 
 def _training_seeds(seed: int, shoppers: int) -> Tensor:
     """(shoppers,) int64, other episodes for another seed."""
-    key = noise.episode_key(torch.tensor([seed]), torch.tensor([0]), stream=TRAINING_STREAM)
+    key = noise.episode_key(torch.tensor([seed]), torch.tensor([0]), stream=noise.Stream.TRAINING)
     return noise.mix(key + torch.arange(shoppers))

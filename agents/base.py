@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agents.keeper import Keeper
-from policies.base import Policy, PolicyInputs, Range, altered, ranges
+from policies.base import PolicyInputs, Range, altered, ranges
 from recsim_env.logs.sessions import Sessions
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
 
 Watch = Callable[[int, Policy], None]
 """Called with the shopper-steps taken so far and the policy as it stands, most likely action. It

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from policies.base import Policy
-from recsim_env import checks, noise
+from recsim_env import checks
+from recsim_env.rollout import check_playable, draws_for, rollout
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Outcome
+from recsim_env.types import Observation, Outcome, Policy
 
-POLICY_STREAM = 1
-"""The stream of `noise.episode_key` from which a policy draws; the shoppers' is 0."""
 TERM = "reward_terms/"
 SUMMED = ("clicks", "invalid_items", "elsewhere")
 """What `Outcome.info` holds a visit and an episode adds up; so are the reward terms."""
@@ -52,39 +50,32 @@ class Evaluation:
 
 
 class _Sums:
-    """Running sums of one episode a row of the simulator."""
+    """Running sums of S episodes, each at the place of its seed."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self._zeros = torch.zeros(rows, dtype=torch.float64, device=device)
-        self.values: dict[str, Tensor] = {}
+    def __init__(self, seeds: Tensor) -> None:
+        self._seeds = seeds
+        self._sums: dict[str, Tensor] = {}
+        self._days = torch.zeros(len(seeds), dtype=torch.float64, device=seeds.device)
+        self._lapsed = torch.zeros(len(seeds), dtype=torch.bool, device=seeds.device)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, number: Tensor, outcome: Outcome) -> None:
+        """Add a visit of the episodes at `number` (B,), which are distinct."""
         info = outcome.info
         new = {"return": outcome.reward, "visits": torch.ones_like(outcome.reward)}
         new |= {name: info[name] for name in SUMMED if name in info}
         new |= {name.removeprefix(TERM): info[name] for name in info if name.startswith(TERM)}
         for name, value in new.items():
-            self.values[name] = self.values.get(name, self._zeros) + value
+            total = self._sums.setdefault(name, torch.zeros_like(self._days))
+            total.index_add_(0, number, value.double())
+        self._days[number] = info["day"].double()
+        self._lapsed[number] = outcome.terminated
 
-    def keep(self, rows: Tensor) -> None:
-        self.values = {name: value[rows] for name, value in self.values.items()}
-
-    def clear(self, rows: Tensor) -> None:
-        self.values = {name: value.index_fill(0, rows, 0.0) for name, value in self.values.items()}
-
-
-def draws_for(
-    policy: Policy, seeds: Tensor, visits: Tensor, episodes: Tensor | None = None
-) -> Tensor:
-    """The uniform numbers that a policy takes at a visit, from (seed, episode, visit) alone: (B, policy.draws).
-
-    Shapes: seeds (B,) int64, visits (B,) int64 visits so far in the episode, episodes (B,) int64 or
-    None for 0.
-    """
-    episodes = torch.zeros_like(seeds) if episodes is None else episodes
-    return noise.uniform(
-        noise.episode_key(seeds, episodes, stream=POLICY_STREAM), visits, policy.draws
-    )
+    def table(self) -> pl.DataFrame:
+        """One row an episode, in the order of the seeds."""
+        columns = {"seed": self._seeds, **self._sums, "days": self._days, "lapsed": self._lapsed}
+        frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+        whole = [name for name in ("visits", *SUMMED) if name in columns]
+        return frame.cast(dict.fromkeys(whole, pl.Int64))
 
 
 @torch.no_grad()
@@ -98,54 +89,32 @@ def evaluate(
 ) -> Evaluation:
     """Play the first episode of every seed to its end.
 
-    A row that is done goes on with the next seed, so long episodes hold up nobody. The episodes
-    depend on the seeds alone, so two policies (or two batch sizes) meet the same shoppers with the
-    same noise.
+    Two policies, or two batch sizes, meet the same shoppers with the same noise: see
+    `recsim_env.rollout.rollout`.
 
     Args:
-        seeds: (S,) int64, distinct
-        batch: shoppers at a time
-        title: of the progress bar; None shows none
+        policy: The policy that is evaluated.
+        simulator: The simulator, which is reset.
+        seeds: (S,) int64, distinct.
+        batch: How many shoppers are played at a time.
+        title: The title of the progress bar; None shows none.
 
-    Errors: TypeError or ValueError where an argument is not as said, and where the policy's slates
-    are none that the simulator could show: see `SlateSimulator.step`.
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, or if the policy's slates cannot be shown: see
+            `SlateSimulator.step`.
     """
     _check(policy, simulator, seeds)
     seeds = seeds.to(simulator.device)
-    width = min(checks.whole("batch", batch, 1), len(seeds))
-    episode = torch.arange(width, device=simulator.device)  # which seed each row plays
-    waiting = width
-    sums = _Sums(width, simulator.device)
-    finished: list[dict[str, Tensor]] = []
+    sums = _Sums(seeds)
     exposures = torch.zeros(len(simulator.catalog) + 1, dtype=torch.int64, device=simulator.device)
-    observation = simulator.reset(seeds[:width])
     with tqdm(total=len(seeds), desc=title, unit="episode", disable=title is None) as bar:
-        while True:
-            at = simulator.episodes
-            slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
-            simulator.check(slates, name="policy(observation, draws)")
-            outcome = simulator.advance(slates)
-            sums.add(outcome)
-            count_shown(exposures, simulator.episodes.recent_slates[:, 0])
-            done = outcome.ended.nonzero().squeeze(1)
-            if len(done):
-                finished.append(_finish(sums, outcome, done, episode[done], seeds))
-                bar.update(len(done))
-                sums.clear(done)
-                fresh = waiting + torch.arange(len(done), device=simulator.device)
-                waiting += len(done)
-                episode = episode.index_copy(0, done, fresh)
-                running = fresh < len(seeds)
-                simulator.restart(done[running], seeds[fresh[running]])
-                if not bool(running.all()):  # no seed is left for some rows: go on without them
-                    rows = (episode < len(seeds)).nonzero().squeeze(1)
-                    if len(rows) == 0:
-                        break
-                    simulator.keep(rows)
-                    sums.keep(rows)
-                    episode = episode[rows]
-            observation = simulator.observe()
-    return Evaluation(_table(finished), exposures[1:].cpu())
+        for visit in rollout(policy, simulator, seeds, batch=batch):
+            sums.add(visit.number, visit.outcome)
+            count_shown(exposures, visit.shown)
+            if title is not None:
+                bar.update(int(visit.outcome.ended.sum()))
+    return Evaluation(sums.table(), exposures[1:].cpu())
 
 
 def count_shown(exposures: Tensor, shown: Tensor) -> None:
@@ -161,33 +130,9 @@ def count_shown(exposures: Tensor, shown: Tensor) -> None:
 
 def _check(policy: Policy, simulator: SlateSimulator, seeds: Tensor) -> None:
     """Raise what `evaluate` says of its first three arguments."""
-    if not isinstance(simulator, SlateSimulator):
-        raise TypeError(f"simulator is {checks.told(simulator)}, but it must be a SlateSimulator.")
-    if not callable(policy) or isinstance(policy, type) or not hasattr(policy, "draws"):
-        raise TypeError(
-            f"policy is {checks.told(policy)}, but it must be a Policy: callable, with `draws`."
-        )
-    checks.whole("policy.draws", policy.draws, 0)
-    checks.tensor("seeds", seeds, ("S",), torch.int64)
-    if len(seeds.unique()) < max(len(seeds), 1):
-        raise ValueError(
-            f"seeds holds {len(seeds)} numbers, but they must be distinct and at least one."
-        )
-
-
-def _finish(
-    sums: _Sums, outcome: Outcome, rows: Tensor, episode: Tensor, seeds: Tensor
-) -> dict[str, Tensor]:
-    columns = {"order": episode, "seed": seeds[episode]}
-    columns |= {name: value[rows] for name, value in sums.values.items()}
-    columns |= {"days": outcome.info["day"][rows].double(), "lapsed": outcome.terminated[rows]}
-    return {name: value.cpu() for name, value in columns.items()}
-
-
-def _table(finished: list[dict[str, Tensor]]) -> pl.DataFrame:
-    columns = {name: torch.cat([part[name] for part in finished]).numpy() for name in finished[0]}
-    whole = [name for name in ("visits", *SUMMED) if name in columns]
-    return pl.DataFrame(columns).sort("order").drop("order").cast(dict.fromkeys(whole, pl.Int64))
+    check_playable(policy, simulator, seeds)
+    if len(seeds.unique()) < len(seeds):
+        raise ValueError(f"seeds holds {len(seeds)} numbers, but they must be distinct.")
 
 
 @torch.no_grad()

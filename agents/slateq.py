@@ -55,13 +55,12 @@ import torch
 from torch import Tensor, nn
 
 from agents.base import Ground, Learned, Watch, register_agent, unwatched
-from agents.evaluate import draws_for
 from agents.keeper import Keeper, optimizer_state, restore_optimizer
-from agents.ppo.vec_env import TRAINING_STREAM
 from policies.base import filled, tuned
 from policies.composer import Composer, ComposerConfig
 from policies.rankers.networks import Standardizer, tower
 from recsim_env import noise
+from recsim_env.rollout import draws_for
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
@@ -790,5 +789,5 @@ def slateq(ground: Ground, config: SlateQConfig) -> Learned:
 
 def _training_seeds(seed: int, shoppers: int) -> Tensor:
     """(shoppers,) int64, other episodes for another seed."""
-    key = noise.episode_key(torch.tensor([seed]), torch.tensor([0]), stream=TRAINING_STREAM)
+    key = noise.episode_key(torch.tensor([seed]), torch.tensor([0]), stream=noise.Stream.TRAINING)
     return noise.mix(key + torch.arange(shoppers))

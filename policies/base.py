@@ -25,7 +25,7 @@ from recsim_env.catalog import GRAM_LIMIT, Catalog
 from recsim_env.registry import Registry
 from recsim_env.settings import LARGEST, MOST, WIDEST, Within, put
 from recsim_env.tensors import looked_up, shared
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 CACHED = 256
 """Shoppers ranked at once on a CPU: what is worked out about every candidate stays in its cache."""
@@ -39,21 +39,6 @@ LOG_STD = Within(-20.0, 20.0)
 
 MAILERS = 11
 """A placement code is display * MAILERS + mailer, each 0 where there is none."""
-
-
-class Policy(Protocol):
-    """Turns what the shop knows about B shoppers into a slate for each."""
-
-    @property
-    def draws(self) -> int:
-        """How many uniform numbers a slate takes; 0 = deterministic."""
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K) int64, top position first; draws (B, draws) uniform in [0, 1).
-
-        Distinct candidates wherever there are K of them; else the first one again at the positions
-        left over.
-        """
 
 
 class Ranker(Protocol):

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from policies.base import (
     ObservationCheck,
-    Policy,
     PolicyInputs,
     Untuned,
     candidates_of,
@@ -16,7 +15,7 @@ from policies.base import (
     top_slates,
 )
 from recsim_env import checks
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 
 class Uniform:

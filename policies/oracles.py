@@ -18,20 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.base import (
-    Adjust,
-    Cosines,
-    Policy,
-    PolicyInputs,
-    PolicySpec,
-    Pool,
-    Untuned,
-    pick,
-    tuned,
-)
+from policies.base import Adjust, Cosines, PolicyInputs, PolicySpec, Pool, Untuned, pick, tuned
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 ORACLES = ("oracle_myopic", "oracle_state")
 """Their names."""

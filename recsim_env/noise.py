@@ -8,10 +8,30 @@ number generators", figure 17), in wrapping 64-bit integers, which every device 
 
 from __future__ import annotations
 
+import enum
 import math
 
 import torch
 from torch import Tensor
+
+
+class Stream(enum.IntEnum):
+    """Who draws. Two streams of one seed have nothing to do with each other.
+
+    A new kind of noise takes a number of its own here; numbers that are in use never change, for
+    the episodes of a seed hang on them.
+    """
+
+    SHOPPERS = 0
+    """What shoppers do."""
+    POLICY = 1
+    """What a policy takes for its slates."""
+    TRAINING = 2
+    """The seeds of the episodes that an agent learns from."""
+    ROULETTE = 3
+    """Who goes on in training that is weighted by survival."""
+    CHECKS = 77
+    """The slates and observations of `recsim_env.testing`."""
 
 
 def _signed(word: int) -> int:
@@ -48,15 +68,13 @@ def _mix_(words: Tensor) -> Tensor:
     return words.bitwise_xor_(_shift(words, 31))
 
 
-def episode_key(seeds: Tensor, episodes: Tensor, *, stream: int = 0) -> Tensor:
-    """One key an episode, for `uniform`.
+def episode_key(seeds: Tensor, episodes: Tensor, *, stream: int = Stream.SHOPPERS) -> Tensor:
+    """Make the key of each episode, for `uniform`: (B,) int64.
 
-    Shapes: B shoppers.
-        seeds:    (B,) int64
-        episodes: (B,) int64, 0 for the first episode under a seed
-        stream:   who draws: 0 the simulator; a policy or anything else takes another number, so that its noise
-                  has nothing to do with the shopper's
-        returns:  (B,) int64
+    Args:
+        seeds: (B,) int64.
+        episodes: (B,) int64, 0 for the first episode under a seed.
+        stream: Who draws.
     """
     words = mix(seeds + _STEP) + _signed(stream * _STREAM)
     return mix(words + (episodes + 1) * _EPISODE)

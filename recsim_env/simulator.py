@@ -20,10 +20,10 @@ from torch import Tensor
 from recsim_env import checks, noise
 from recsim_env.rewards import Reward, RewardInputs, as_reward
 from recsim_env.shoppers import promises
-from recsim_env.shoppers.base import HIDDEN, Description, Response, Shopper
+from recsim_env.shoppers.base import HIDDEN, Description, Shopper
 from recsim_env.tensors import among, first_places, shared
 from recsim_env.trees import Flat, flat, restored
-from recsim_env.types import MAX_DAYS, Observation, Outcome, Step
+from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
 
 MOST_POSITIONS = 1000
 """Positions of the longest slate: an observation holds `history` slates, so that both are
@@ -263,7 +263,7 @@ class SlateSimulator:
             episodes, slates, shown, response, day, response.left | truncated
         )
         self._candidates = None
-        return Outcome(reward, response.left.clone(), truncated, info)
+        return Outcome(reward, response.left.clone(), truncated, info, response)
 
     @torch.no_grad()
     def restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:

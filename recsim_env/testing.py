@@ -26,15 +26,11 @@ from recsim_env import checks, noise
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import RewardInputs, Term
 from recsim_env.shoppers import promises
-from recsim_env.shoppers.base import Response, Shopper, name_of
+from recsim_env.shoppers.base import Shopper, name_of
 from recsim_env.shoppers.promises import broken
 from recsim_env.simulator import is_dense
 from recsim_env.tensors import among, first_places
-from recsim_env.types import Observation
-
-STREAM = 77
-"""The stream of `noise.episode_key` that the slates of a check are drawn from."""
-
+from recsim_env.types import Observation, Response
 
 # ---- shoppers --------------------------------------------------------------------------------------------------------
 
@@ -205,7 +201,9 @@ class _Kit:
         valid: distinct candidates in all rows, as far as there are so many.
         """
         size = self.shopper.slate_size
-        key = noise.episode_key(self.seeds, torch.full_like(self.seeds, visit), stream=STREAM)
+        key = noise.episode_key(
+            self.seeds, torch.full_like(self.seeds, visit), stream=noise.Stream.CHECKS
+        )
         anything = (noise.uniform(key, 0, size) * self.items).long().clamp(max=self.items - 1)
         order = (
             noise.uniform(key, 1, candidates.shape[1])

@@ -6,8 +6,8 @@ catalogue items, H remembered slates, E item-embedding width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,30 @@ Observation = dict[str, Tensor]
 
 MAX_DAYS = 36_500.0
 """Upper bound of every number of days in an observation space: a hundred years."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """How B shoppers answered a slate of K positions, and how the visit ended."""
+
+    clicks: Tensor
+    """(B, K) bool, what was responded to (in a grocer's log: bought); False wherever `shown`
+    was."""
+    probability: Tensor
+    """(B, K) float32, the chance of each before the noise; 0 wherever `shown` was False. Hidden
+    from agents."""
+    left: Tensor
+    """(B,) bool, the shopper lapsed."""
+    days: Tensor
+    """(B,) float32, days until the next visit; until lapsing was certain, where `left`."""
+    elsewhere: Tensor
+    """(B,) float32, items bought in the same visit outside the slate."""
+    basket: Tensor | None = None
+    """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For
+    logs, not agents."""
+    leaving: Tensor | None = None
+    """(B,) float32, the chance that the shopper lapses, before the noise; None where the model does
+    not say."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,9 @@ class Outcome:
     before its weight, `invalid_items` int64 positions repeated or holding no candidate, `gap_days`
     float32 days until the next visit, `elsewhere` float32 items bought in the visit outside the
     slate, `day` float32 days since the episode began."""
+    response: Response = field(repr=False)
+    """The shoppers' own answer, with the chances before the noise. It is for logs and for training
+    inside the library; agents and the Gymnasium faces never see it."""
 
     @property
     def ended(self) -> Tensor:
@@ -50,6 +77,28 @@ class Step(Outcome):
     observation: Observation
     """What the shop knows at the next visit, `SlateSimulator.observation_space` with a first
     dimension of B."""
+
+
+class Policy(Protocol):
+    """Turns what the shop knows about B shoppers into a slate for each.
+
+    `recsim_env.testing.check_policy` tries everything that is promised here.
+    """
+
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers a policy takes for one slate; 0 means that it is deterministic."""
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Choose the slates: (B, K) int64, top position first.
+
+        A slate holds distinct candidates where there are K of them. Otherwise the first one is
+        repeated at the positions that are left over.
+
+        Shapes:
+            observation: (B, ...) each; the policy does not write into it
+            draws: (B, self.draws) float32, uniform in [0, 1): the only source of randomness
+        """
 
 
 def best_device(device: torch.device | str | None = None) -> torch.device:

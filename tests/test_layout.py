@@ -310,6 +310,29 @@ def _normal(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
+# Who may read `Outcome.response`, the chances before the noise, beside `recsim_env` itself.
+READS_RESPONSES = {"agents/ppo/vec_env.py"}  # trains on expected clicks and survival
+
+
+@pytest.mark.parametrize("package", ["policies", "agents"])
+def test_policies_and_agents_do_not_see_the_chances_before_the_noise(package: str) -> None:
+    found = {relative(path) for path in sources(package) if reads(parse(path), "response")}
+    assert found - READS_RESPONSES == set()
+
+
+def reads(tree: ast.AST, attribute: str) -> bool:
+    """Whether a file reads an attribute of this name, of any object."""
+    named = (node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    asked = (
+        ast.unparse(node.args[1]).strip("'\"")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("getattr", "operator.attrgetter")
+        and len(node.args) > 1
+    )
+    return attribute in {*named, *asked}
+
+
 # --- the rules see what they should --------------------------------------------------------------
 
 
@@ -357,6 +380,18 @@ def test_library_wide_generators_are_seen(code: str, found: set[str]) -> None:
 def test_missing_docstrings_are_seen() -> None:
     code = "def a(): ...\ndef _b(): ...\nclass C: ...\nclass D:\n    '''said'''\n    def e(self): ...\n"
     assert undocumented(ast.parse(code)) == ["a", "C"]
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("outcome.response.left", True),
+        ("getattr(outcome, 'response')", True),
+        ("response = 3\nresponses.left", False),
+    ],
+)
+def test_reading_an_attribute_is_seen(code: str, found: bool) -> None:
+    assert reads(ast.parse(code), "response") is found
 
 
 def test_relative_imports_are_resolved() -> None:

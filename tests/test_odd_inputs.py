@@ -29,7 +29,7 @@ from recsim_env.shoppers import market
 from recsim_env.shoppers.market import MarketConfig, make_market
 from recsim_env.shoppers.outside import OutsideSpec, clustered_catalog, outside_simulator
 from tests.recsim_env.shoppers.test_outside import tap_spec
-from tests.support.toys import toy_catalog, toy_simulator
+from tests.support.toys import FunctionPolicy, toy_catalog, toy_simulator
 
 ODD: dict[str, Any] = {
     "None": None,
@@ -252,8 +252,7 @@ def log_cases(folder: Path) -> list[Case]:
 def log() -> pl.DataFrame:
     return record(
         toy_simulator(horizon_days=9),
-        lambda seen, draws: seen["candidates"][:, :4],
-        1,
+        FunctionPolicy(lambda seen, draws: seen["candidates"][:, :4]),
         torch.arange(2),
     )[0]
 

@@ -27,7 +27,6 @@ from agents.ppo.algorithm import (
 )
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
-from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.kinds import LEARNABLE, IntentConfig
@@ -35,6 +34,7 @@ from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.settings import ONE_OR_MORE, SHARE, settle
 from recsim_env.trees import flat
+from recsim_env.types import Policy
 
 Model = TypeVar("Model", bound=StockPPO)
 LOOKING = 10

@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from agents.ppo.device_ppo import DevicePPO
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
-from policies.base import Policy, tuned
+from policies.base import tuned
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.kinds import Actor, IntentConfig
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, SHARE, settle
+from recsim_env.types import Policy
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from agents.keeper import optimizer_state, restore_optimizer
 from agents.ppo.algorithm import SlatePPO, environment_of
-from policies.base import Policy, PolicyInputs
+from policies.base import PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.kinds import LEARNABLE, Plan
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
+from recsim_env.types import Policy
 
 LAST = "checkpoint.safetensors"
 """Name of the file in the folder of a training."""

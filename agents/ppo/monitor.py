@@ -16,16 +16,16 @@ from stable_baselines3.common.logger import HParam, Image
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from agents.evaluate import Evaluation, draws_for, evaluate
+from agents.evaluate import Evaluation, evaluate
 from agents.keeper import Clock
 from agents.ppo.algorithm import SlatePPO, policy_of
 from agents.ppo.checkpoints import LAST, save
 from agents.progress import Progress
-from policies.base import Policy
 from recsim_env import rendering
+from recsim_env.rollout import draws_for
 from recsim_env.settings import ONE_OR_MORE, SEED, settle
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 NOT_TENSORBOARD = ("stdout", "log", "json", "csv")
 """Formats of SB3's logger that know no hyper-parameters and no pictures."""

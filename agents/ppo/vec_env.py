@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +27,16 @@ from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
 from recsim_env.settings import settle
-from recsim_env.shoppers.base import Shopper, Witness
+from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import Episodes, SlateSimulator
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Observation, Outcome
 
 INTENT_LIMIT = 10.0
 """Bound of the intent's space: far outside of what a Gaussian of the usual width draws."""
-TRAINING_STREAM = 2
-"""The stream of `noise.episode_key` from which training seeds are made."""
-ROULETTE, ROULETTE_STREAM = 0.15, 3
+ROULETTE = 0.15
 """Survival below which a shopper goes on with chance survival / ROULETTE, then weighted by
-ROULETTE; and the noise stream of that draw."""
+ROULETTE."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,8 @@ class SimulatorVecEnv(TorchVecEnv):
         self.composer = composer
         self._reward = reward or TrainingReward()
         self._shopper: Any = simulator.shopper
-        self._witness = Witness(simulator.shopper)
         if self._reward.survival:
             _check_can_stay(simulator.shopper)
-        if self._reward.expected_clicks or self._reward.survival:
-            simulator.shopper = cast("Shopper[Any]", self._witness)
         self._learning = False
         self._survival = torch.ones(num_envs, device=simulator.device)
         self._cohort = torch.zeros(num_envs, dtype=torch.int64, device=simulator.device)
@@ -257,7 +252,9 @@ class SimulatorVecEnv(TorchVecEnv):
         self._cohort = torch.zeros_like(self._cohort)
         self._cohorts = 0
         key = noise.episode_key(
-            torch.tensor([self._seed]), torch.tensor([self.generation]), stream=TRAINING_STREAM
+            torch.tensor([self._seed]),
+            torch.tensor([self.generation]),
+            stream=noise.Stream.TRAINING,
         )
         return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
 
@@ -268,7 +265,7 @@ class SimulatorVecEnv(TorchVecEnv):
         self._add(outcome)
         rewards = self._training_reward(outcome) if self._learning else outcome.reward.float()
         gone = (
-            self._survive(at)
+            self._survive(at, outcome)
             if self._learning and self._reward.survival
             else torch.zeros_like(outcome.ended)
         )
@@ -286,13 +283,17 @@ class SimulatorVecEnv(TorchVecEnv):
         self._view = self.composer.view(observation)
         return self._seen(self._view, self._survival)
 
-    def _survive(self, at: Episodes) -> Tensor:
-        """Weight the next visit by the chance to come; (B,) bool, who is let go by the roulette. `at`: before it."""
-        assert self._witness.last is not None
-        assert self._witness.last.leaving is not None
-        alive = self._survival * (1 - self._witness.last.leaving)
+    def _survive(self, at: Episodes, outcome: Outcome) -> Tensor:
+        """Weight the next visit by the chance to come; (B,) bool, who is let go by the roulette.
+
+        Args:
+            at: the episodes as they stood before the visit
+            outcome: of the visit
+        """
+        assert outcome.response.leaving is not None
+        alive = self._survival * (1 - outcome.response.leaving)
         draw = noise.uniform(
-            noise.episode_key(at.seed, at.number, stream=ROULETTE_STREAM), at.visit, 1
+            noise.episode_key(at.seed, at.number, stream=noise.Stream.ROULETTE), at.visit, 1
         ).squeeze(1)
         doubtful = alive < ROULETTE
         gone = doubtful & (draw >= alive / ROULETTE)
@@ -302,8 +303,7 @@ class SimulatorVecEnv(TorchVecEnv):
     def _training_reward(self, outcome: Outcome) -> Tensor:
         reward = outcome.reward
         if self._reward.expected_clicks and "clicks" in self.simulator.reward.weights:
-            assert self._witness.last is not None
-            surplus = self._witness.last.probability.sum(dim=1) - outcome.info["clicks"]
+            surplus = outcome.response.probability.sum(dim=1) - outcome.info["clicks"]
             reward = reward + self.simulator.reward.weights["clicks"] * surplus
         return (reward * self._survival * self._reward.scale).float()
 

@@ -21,21 +21,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.evaluate import draws_for
 from agents.ppo.agents import PPOComposerConfig
 from benchmarks.agents import league
 from benchmarks.agents.league_report import GREEDY, PPO, RERANKER
 from benchmarks.agents.transfer import load_actor
 from benchmarks.lab.places import MARKET, PLACES, Place, Site
-from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
-from policies import POLICIES, Policy
+from policies import POLICIES
 from policies.composer import Composer, ComposerPolicy
+from recsim_env.rollout import draws_for
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import first_places
+from recsim_env.types import Policy
 
 TRAITS = ("variety", "patience", "speed", "examination")
 """Of a shopper, hidden: the fields of `MarketState`."""
@@ -65,7 +67,7 @@ class Config:
     """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
-# ---- who plays -------------------------------------------------------------------------------------------------------
+# ---- who plays -----------------------------------------------------------------------------------
 
 
 def players(config: Config, place: Place, site: Site) -> dict[str, Policy]:
@@ -82,7 +84,7 @@ def players(config: Config, place: Place, site: Site) -> dict[str, Policy]:
     }
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -164,7 +166,7 @@ def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-# ---- what they say ---------------------------------------------------------------------------------------------------
+# ---- what they say -------------------------------------------------------------------------------
 
 
 def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from agents.evaluate import evaluate
 from agents.ppo.checkpoints import LAST, load_policy
 from benchmarks.agents.train import UNTRAINED
 from benchmarks.agents.tune import PARAMETERS, read_parameters
-from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import (
     Estimate,
     by_training_seed,
@@ -28,9 +28,11 @@ from benchmarks.lab.statistics import (
     over_training_seeds,
     paired_difference,
 )
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.world import REPORTED_SEED, World, seeds
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
+from recsim_env.types import Policy
 
 BASE = "greedy_ctr"
 """What every policy is compared with, episode by episode."""
@@ -116,7 +118,7 @@ def measure(config: Config) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-# ---- analysis --------------------------------------------------------------------------------------------------------
+# ---- analysis ------------------------------------------------------------------------------------
 
 
 def estimate(rows: pl.DataFrame, column: str) -> Estimate:

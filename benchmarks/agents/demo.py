@@ -15,7 +15,8 @@ from rich.console import Console
 
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import compare, train
-from benchmarks.lab.report import Run, markdown
+from benchmarks.lab.run import Run
+from benchmarks.lab.tables import markdown
 from recsim_env.files import locked, write_text
 
 POLICIES = ("uniform", "popular", "greedy_ctr", "mmr", "constant")

@@ -55,10 +55,11 @@ from benchmarks.lab.places import (
     Place,
     Site,
 )
-from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, seeds
-from policies import POLICIES, Policy
+from policies import POLICIES
 from policies.base import PolicySpec
 from policies.composer import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
@@ -66,6 +67,7 @@ from recsim_env.files import FolderInUse, locked, sweep, write_json
 from recsim_env.registration import PRESETS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
+from recsim_env.types import Policy
 
 IN_SLATES = ("ppo_plackett_luce", "ppo_autoregressive")
 """PPO that explores in every position: a step costs several times as much, so it plays in one
@@ -152,7 +154,7 @@ COMMON = (
 """Settings that all cells of a folder share."""
 
 
-# ---- cells -----------------------------------------------------------------------------------------------------------
+# ---- cells ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
     return list(asked) or there
 
 
-# ---- parameters ------------------------------------------------------------------------------------------------------
+# ---- parameters ----------------------------------------------------------------------------------
 
 
 def tuned_parameters(
@@ -272,7 +274,7 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
     return oracle_specs(simulator)[name] if name in ORACLES else POLICIES[name]
 
 
-# ---- playing ---------------------------------------------------------------------------------------------------------
+# ---- playing -------------------------------------------------------------------------------------
 
 
 def ground(
@@ -411,7 +413,7 @@ def key(cell: Cell) -> dict[str, object]:
     return {**of_place, "contender": cell.contender, "weight": cell.weight, "run": cell.run}
 
 
-# ---- the league ------------------------------------------------------------------------------------------------------
+# ---- the league ----------------------------------------------------------------------------------
 
 
 def play_missing(config: Config) -> list[str]:

@@ -22,8 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.lab.report import Report, markdown, name_beside
+from benchmarks.lab.plots import name_beside
+from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import Estimate, around, critical, estimate_mean, paired_difference
+from benchmarks.lab.tables import markdown
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import as_reward
 
@@ -83,7 +85,7 @@ def analyse(rows: pl.DataFrame, curves: pl.DataFrame, market: str, note: str) ->
     return Report(table, found, draw(rows, points, market))
 
 
-# ---- statistics ------------------------------------------------------------------------------------------------------
+# ---- statistics ----------------------------------------------------------------------------------
 
 
 def iqm(scores: Floats) -> Floats:
@@ -201,7 +203,7 @@ def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats
     return runs, np.sort(shared.to_numpy()).astype(np.float64), returns, minutes
 
 
-# ---- summary ---------------------------------------------------------------------------------------------------------
+# ---- summary -------------------------------------------------------------------------------------
 
 
 def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, Estimate]:
@@ -268,7 +270,7 @@ def _of(rows: pl.DataFrame, contender: str, mode: str = "deterministic") -> pl.D
     return rows.filter((pl.col("contender") == contender) & (pl.col("mode") == mode))
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 HEADERS = {
     "contender": "contender",
@@ -350,7 +352,7 @@ def _value(estimate: object) -> float:
     return estimate.value if isinstance(estimate, Estimate) else -math.inf
 
 
-# ---- figure ----------------------------------------------------------------------------------------------------------
+# ---- figure --------------------------------------------------------------------------------------
 
 COLOURS = ("#c23b3b", "#3b6ea5", "#3f8f55", "#b07a1e", "#7a4fa3", "#2a9aa0", "#a0527d", "#6b6b2f")
 """Of agents, in the order of their names, PPO over intents first."""

@@ -34,11 +34,13 @@ from agents.ppo.algorithm import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from benchmarks.agents.compare import difference, draw, estimate
 from benchmarks.agents.tune import defaults_of, trials_of
-from benchmarks.lab.report import RESULTS, Report, Run, config_as_json, markdown, remember_settings
+from benchmarks.lab.run import RESULTS, Report, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.statistics import Estimate, by_training_seed, over_training_seeds
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import TUNING_SEED, seeds
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
 from policies.base import candidates_of, top_slates
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -55,7 +57,7 @@ from recsim_env.shoppers.outside import (
 )
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LOG_SEED = 40_000_000
 """First seed of the users that a log is of; training seed s starts a million times s later."""
@@ -130,7 +132,7 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
     )
 
 
-# ---- a log and what is learned from it -------------------------------------------------------------------------------
+# ---- a log and what is learned from it -----------------------------------------------------------
 
 
 class Exploring:
@@ -166,7 +168,7 @@ def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTow
         for writer in writers:
             share = config.log_users // len(writers)
             first = LOG_SEED + 1_000_000 * seed + users
-            table, _ = record(simulator, writer, writer.draws, seeds(first, share), split="train")
+            table, _ = record(simulator, writer, seeds(first, share), split="train")
             tables.append(
                 table.with_columns(pl.col("shopper") + users, pl.col("visit") + users * 1_000)
             )
@@ -217,7 +219,7 @@ def tune(
     return dict(trials_of(path, value, search, [start], config.trials, 0, name).best_params)
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def rows_of(
@@ -335,7 +337,7 @@ def check_work(config: Config) -> None:
     remember_settings(config.work, told)
 
 
-# ---- analysis --------------------------------------------------------------------------------------------------------
+# ---- analysis ------------------------------------------------------------------------------------
 
 SHORT = {ORACLE: "greedy_oracle", "ppo, sampled": "ppo_sampled"}
 """Names in the summary that differ from those in the table."""

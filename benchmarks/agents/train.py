@@ -21,7 +21,7 @@ from agents.ppo.checkpoints import LAST, load, save
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
-from benchmarks.lab.report import config_as_json
+from benchmarks.lab.settings import config_as_json
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.world import World
 from policies.composer import Composer, ComposerConfig

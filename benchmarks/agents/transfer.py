@@ -41,10 +41,11 @@ from agents.ppo.checkpoints import check_finite
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.agents.tune import trials_of
 from benchmarks.data.market_log import BuiltMarket, Logging, MarketWorld, Mixture, build
-from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, seeds
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig, ComposerPolicy, IntentActor
 from recsim_env.files import locked, read_tensors, write_json, write_tensors
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
@@ -55,6 +56,7 @@ from recsim_env.shoppers.session.population import (
 )
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
+from recsim_env.types import Policy
 
 Part = Literal["all", "main", "sweep", "ensemble", "report"]
 
@@ -225,7 +227,7 @@ def cells(config: Config) -> list[Cell]:
     return list(dict.fromkeys(found))
 
 
-# ---- agents ----------------------------------------------------------------------------------------------------------
+# ---- agents --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -394,7 +396,7 @@ def load_actor(path: Path, config: PPOComposerConfig, inputs: PolicyInputs) -> C
     return ComposerPolicy(composer, actor.to(inputs.catalog.device).requires_grad_(False))
 
 
-# ---- the learned market ----------------------------------------------------------------------------------------------
+# ---- the learned market --------------------------------------------------------------------------
 
 
 def learned_simulator(config: Config, built: BuiltMarket, models: Models) -> SlateSimulator:
@@ -432,7 +434,7 @@ def _advance(bar: Any, step: int, steps: int) -> None:
     bar.update(step - bar.n)
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def measure(config: Config, cell: Cell) -> None:

@@ -33,8 +33,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-from benchmarks.lab.report import Report, markdown, name_beside
+from benchmarks.lab.plots import name_beside
+from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.tables import markdown
 
 TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
 """`simulator` of the true market, of it with other shoppers, and of a single user model;
@@ -83,7 +85,7 @@ RANGES = {
 
 K = TypeVar("K", int, str)
 
-# ---- cells -----------------------------------------------------------------------------------------------------------
+# ---- cells ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _label() -> pl.Expr:
     return pl.when(pl.col("trained_in") == LOG).then(pl.col("agent")).otherwise(where)
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,7 @@ def _counts(group: Group) -> dict[str, Estimate]:
     }
 
 
-# ---- table -----------------------------------------------------------------------------------------------------------
+# ---- table ---------------------------------------------------------------------------------------
 
 HEADERS = {
     "what": "learned market",
@@ -452,7 +454,7 @@ def agent_means(group: Group) -> list[AgentMean]:
     ]
 
 
-# ---- picture ---------------------------------------------------------------------------------------------------------
+# ---- picture -------------------------------------------------------------------------------------
 
 BLUE, RED, GREY = "#3b6ea5", "#b83a3a", "#888888"
 SHOWN = {"kendall_tau": ("Kendall tau", BLUE), "worst_return_error": ("worst return error", RED)}

@@ -19,8 +19,10 @@ import tyro
 from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
-from benchmarks.lab.report import RESULTS, Run, config_as_json, markdown, remember_settings
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.world import TUNING_SEED, World, seeds
 from policies import POLICIES, PolicyInputs

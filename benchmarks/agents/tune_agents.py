@@ -26,8 +26,10 @@ from agents.keeper import Keeper
 from benchmarks.agents.league import FACTORS
 from benchmarks.agents.tune import defaults_of, trials_of
 from benchmarks.lab.places import MARKET, PLACES, Place, Site
-from benchmarks.lab.report import RESULTS, Run, config_as_json, markdown, remember_settings
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import TUNING_SEED, seeds
 from recsim_env.files import locked, write_json

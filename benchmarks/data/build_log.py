@@ -1,7 +1,8 @@
-"""Build the Complete Journey logs: `python -m benchmarks.data.build_log`. Takes about a minute and 2.5 GB, once.
+"""Build the Complete Journey log: `python -m benchmarks.data.build_log`.
 
-Prints the counts of the build beside those of the first measurement (another program, 22 Nov 2026).
-A folder that holds tables which this command did not write is never written into.
+It takes about a minute and 2.5 GB of memory, once. The counts of the build are printed beside those
+of an earlier, independent program on the same data (22 Nov 2026). A folder that holds tables which
+this command did not write is never written into.
 """
 
 from __future__ import annotations
@@ -17,35 +18,27 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from recsim_env.logs.complete_journey import (
-    LOG_FILES,
-    SUMMARY_FILE,
-    UNFINISHED_FILE,
-    build,
-    is_built,
-)
-
-DEFAULT = Path(".cache/complete_journey")
-"""Where the log lies unless another folder is named; the only one that is built without having been
-asked for."""
+from benchmarks.lab.logs import DEFAULT_LOG
+from recsim_env.logs.complete_journey import SUMMARY_FILE, build, is_built
 
 
 @dataclass(frozen=True)
 class Config:
-    """Build the logs, unless the folder holds them already."""
+    """Build the Complete Journey log, unless the folder holds it already."""
 
-    folder: Path = DEFAULT
+    folder: Path = DEFAULT_LOG
     """Folder that the tables are written into. It must be new, empty, or hold a log that this
-    command built."""
+    command built. All other commands read the default folder."""
     seed: int = 0
-    """Seed of the random choice of slates, cold items and held-out shoppers."""
+    """Seed of the random choice of slates, cold items and held-out shoppers. The results of this
+    repository are from seed 0."""
     force: bool = False
     """Build the log again even where the folder holds one that this version built with this
-    seed."""
+    seed. That is never needed for the same tables, and only replaces them."""
 
 
 def main(config: Config) -> None:
-    """Build if need be, then print the counts.
+    """Build the log where it is missing, then print its counts.
 
     Raises:
         FileExistsError: If the folder holds files that are not of a build.
@@ -62,6 +55,7 @@ def main(config: Config) -> None:
         console.print(
             f"already built in {config.folder} (seed {config.seed}); --force builds again"
         )
+
     summary = json.loads((config.folder / SUMMARY_FILE).read_text())
     table = Table("what", "here", "first measured")
     for what, here, before in rows(summary):
@@ -69,38 +63,8 @@ def main(config: Config) -> None:
     console.print(table)
 
 
-def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path:
-    """The folder of a log that can be read, which is never written into; only `DEFAULT` is built where it is missing.
-
-    Args: output, the folder that the caller writes into.
-
-    Raises:
-        FileNotFoundError: If tables of another folder are missing, or where its build is not
-            finished; the sentence names the command that builds a log.
-        ValueError: If `output` lies in the folder.
-    """
-    if output is not None and output.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"output is {output}, but it must lie outside of the log, {folder}, which is read only."
-        )
-    if folder == DEFAULT and not folder.exists():
-        console.print(
-            f"{folder} is missing: the Complete Journey log is built there, once, in about a minute."
-        )
-        with console.status("reading") as status:
-            build(folder, progress=status.update)
-    missing = [name for name in LOG_FILES if not (folder / name).is_file()]
-    if missing or (folder / UNFINISHED_FILE).exists():
-        what = f"lacks {', '.join(missing)}" if missing else "holds a build that is not finished"
-        raise FileNotFoundError(
-            f"{folder} {what}: write the tables of recsim_env/logs/schema.py there, or build the Complete Journey log "
-            f"by python -m benchmarks.data.build_log --folder {folder}."
-        )
-    return folder
-
-
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What was counted, here and in the first measurement (facts/data.md, section 2)."""
+    """List what was counted: its name, the count here, and the count of the first measurement."""
     logs, exposed, qualifying = summary["logs"], summary["exposed"], summary["qualifying"]
     rate = {
         name: " / ".join(f"{100 * part['rate']:.2f}" for part in log.values())

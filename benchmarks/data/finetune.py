@@ -14,31 +14,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import polars as pl
 import torch
 import tyro
 from rich.console import Console
 
 import recsim_env
-from benchmarks.data.build_log import DEFAULT, ready
 from benchmarks.data.model_card import model_card
-from benchmarks.lab.report import config_as_json, remember_settings
+from benchmarks.lab.folders import replace_folder
+from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from recsim_env.catalog import Catalog
 from recsim_env.checks import choice, whole
 from recsim_env.files import locked, write_text
 from recsim_env.logs.complete_journey import encoder_folder
-from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_promotions
-from recsim_env.shoppers.household.examples import Examples, Market
+from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper
-from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.peaks import SHOP_FILES
 from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.weights import save_model
 
 SHIPPED = Path(recsim_env.__file__).parent / "data" / "complete_journey"
 ENCODERS = ("frozen", "lora", "full")
-LOGS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Config:
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Size of the model, and settings of its training."""
-    log: Path = DEFAULT
+    log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     output: Path = Path("runs/finetune")
@@ -62,44 +59,6 @@ class Config:
     """Replace the shopper of `recsim_env/CompleteJourney-v0` in the package by the finished one."""
     threads: int = FITTING_THREADS
     """Threads of the processor that the training uses."""
-
-
-@dataclass(frozen=True)
-class Log:
-    """The Complete Journey tables: catalogue, baskets, the three impression logs, and what the shop did."""
-
-    catalog: Catalog
-    baskets: pl.DataFrame
-    impressions: dict[str, pl.DataFrame]
-    market: Market
-
-    @classmethod
-    def load(cls, folder: Path) -> Log:
-        """Read the tables of a folder; nothing is written."""
-        catalog = Catalog.load(folder)
-        promotions, popularity = (
-            read_promotions(folder / "promotions.parquet", len(catalog)),
-            read_popularity(folder / "popularity.parquet", len(catalog)),
-        )
-        market = Market.of(promotions, popularity, len(catalog))
-        impressions = {
-            kind: read_impressions(folder / f"{kind}.parquet", len(catalog)) for kind in LOGS
-        }
-        return cls(
-            catalog, read_baskets(folder / "baskets.parquet", len(catalog)), impressions, market
-        )
-
-    def examples(self, *, cold_hidden: bool) -> Examples:
-        """Histories and rows; `cold_hidden` leaves the cold items out of every history, as training must."""
-        hidden = self.catalog.cold if cold_hidden else None
-        return Examples.of(
-            self.catalog,
-            self.baskets,
-            self.impressions,
-            self.market,
-            hidden=hidden,
-            generator=torch.Generator().manual_seed(0),
-        )
 
 
 def main(config: Config) -> None:
@@ -134,17 +93,12 @@ def _finetune(config: Config, console: Console) -> None:
     examples = log.examples(cold_hidden=False)
     calibrations = [calibrate(member, examples) for member in members]
     minutes = (time.perf_counter() - began) / 60
-    cold = (
-        torch.zeros(len(log.catalog), dtype=torch.bool)
-        if log.catalog.cold is None
-        else log.catalog.cold
-    )
     settings = vars(config.shopper) | {
         "text_encoder": config.text_encoder,
         "members": config.members,
         "calibration": calibrations[0] if config.members == 1 else calibrations,
     }
-    save_shop(members, config, model_card(members, examples, cold, settings, minutes))
+    save_shop(members, config, model_card(members, examples, log, settings, minutes))
     if config.ship:
         replace_folder(config.output / "shopper", SHIPPED)
     console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibrations}")
@@ -189,18 +143,6 @@ def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> Non
     write_text(part / "README.md", card)
     replace_folder(part, folder)
     shutil.rmtree(part)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Copy a folder over another one, but for locks and what is unfinished; the old one goes when the new is whole."""
-    fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
-    for left in (fresh, old):
-        shutil.rmtree(left, ignore_errors=True)
-    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(".*", "unfinished*"))
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

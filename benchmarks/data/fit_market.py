@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from benchmarks.data.finetune import replace_folder
 from benchmarks.data.market_log import MarketWorld, build
-from benchmarks.lab.report import remember_settings
+from benchmarks.lab.folders import replace_folder
+from benchmarks.lab.settings import remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.files import locked, write_json

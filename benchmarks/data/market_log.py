@@ -24,7 +24,6 @@ from torch import Tensor
 
 from benchmarks.lab.threads import THREADS, use_threads
 from policies import POLICIES, PolicyInputs
-from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
@@ -35,7 +34,7 @@ from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.tables import write_parquet
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LOG_SEED, HELD_OUT_SEED = 40_000_000, 50_000_000
 """First seeds of the logged episodes: never those of a training, a tuning or a report."""
@@ -102,7 +101,7 @@ class MarketWorld:
         return make_simulator(self.env, device=device, world=self.world, alike=self.alike)
 
 
-# ---- who serves the log ----------------------------------------------------------------------------------------------
+# ---- who serves the log --------------------------------------------------------------------------
 
 
 class Logging:
@@ -272,7 +271,7 @@ def write_round(
         while visits < wanted:
             episodes = min(max(round((wanted - visits) / mean), 16), 1024)
             seeds = torch.arange(at, at + episodes)
-            table, _ = record(simulator, policy, policy.draws, seeds, scenario=name, split="train")
+            table, _ = record(simulator, policy, seeds, scenario=name, split="train")
             table = table.with_columns(
                 pl.col("shopper") + at, pl.col("visit") + at * 1000, click=pl.col("purchase")
             )
@@ -307,7 +306,7 @@ def _joined(parts: list[Tables]) -> Tables:
     return pl.concat(impressions).sort("shopper", "visit"), pl.concat(declared).sort("shopper")
 
 
-# ---- what others use -------------------------------------------------------------------------------------------------
+# ---- what others use -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from benchmarks.lab.heldout import COUNT_BINS, METRICS, Rows, curve
-from benchmarks.lab.report import markdown, versions
+from benchmarks.lab.provenance import versions
+from benchmarks.lab.tables import markdown
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import score
 from recsim_env.shoppers.household.memory import COUNT

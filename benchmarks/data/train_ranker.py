@@ -20,16 +20,23 @@ from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks.data.build_log import DEFAULT, ready
 from benchmarks.lab import heldout
-from benchmarks.lab.report import Run, markdown
+from benchmarks.lab.logs import DEFAULT_LOG, ready
+from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
 from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples
 from policies.rankers.pair_features import Items, blocks_for, codes_for
 from recsim_env.catalog import Catalog
-from recsim_env.logs.schema import read_baskets, read_impressions, read_popularity, read_shoppers
+from recsim_env.logs.schema import (
+    SPLITS,
+    read_baskets,
+    read_impressions,
+    read_popularity,
+    read_shoppers,
+)
 from recsim_env.shoppers.household.memory import Keys, Memory, loyalty_card
 from recsim_env.shoppers.household.replay import Visits
 from recsim_env.shoppers.household.states import REMEMBERED
@@ -40,14 +47,13 @@ KEYS = {
     "popularity",
 }  # fmt: skip
 """Observation keys that the log can tell; what was shown before (`recent_slates`) it cannot."""
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
 class Config:
     """Fit the CTR ranker of the Complete Journey environment."""
 
-    log: Path = DEFAULT
+    log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     output: Path = WEIGHTS

@@ -23,13 +23,13 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.data.build_log import DEFAULT, ready
-from benchmarks.data.finetune import Log
 from benchmarks.lab.heldout import bootstrap, estimate
-from benchmarks.lab.report import RESULTS, Run, config_as_json, markdown, remember_settings
+from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from benchmarks.shopper.fidelity import table_of
 from recsim_env.files import write_text
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.shoppers.household.examples import Examples
@@ -82,7 +82,7 @@ class Config:
     )
     """Training of every variant, but for what makes the variant: `parts` have fewer passes than the
     shipped shopper, `choices` bring passes and dropout of their own."""
-    log: Path = DEFAULT
+    log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     output: Path = Path("runs/ablation")
@@ -110,11 +110,7 @@ def main(config: Config) -> None:
     missing = [name for name in variants if not path_of(config, name).exists()]
     if missing:
         log = Log.load(ready(config.log, console, output=config.output))
-        cold = log.catalog.cold
-        if cold is None:
-            raise ValueError(
-                f"{config.log} marks no items as cold, but what is judged here includes new items."
-            )
+        cold = need_cold_items(log, config.log)
         told = {key: value for key, value in config_as_json(config).items() if key in COMMON}
         remember_settings(config.output, told)
         with console.status("replaying the log, with and without cold items"):
@@ -175,9 +171,9 @@ def held_out(
         warm & (kind == ROW_KINDS.index(name)) for name in ("case_control", "policy")
     )
     tables = {
-        "full_exposure": table_of(full, scores.row[full_exposure], scores.logit[full_exposure]),
-        "policy_slate": table_of(full, scores.row[policy], scores.logit[policy]),
-        "cold": table_of(hidden, pure.row[is_cold], pure.logit[is_cold]),
+        "full_exposure": sorted_rows(full, scores.row[full_exposure], scores.logit[full_exposure]),
+        "policy_slate": sorted_rows(full, scores.row[policy], scores.logit[policy]),
+        "cold": sorted_rows(hidden, pure.row[is_cold], pure.logit[is_cold]),
     }
     found: dict[str, list[float]] = {}
     for part, metrics in METRICS.items():

@@ -1,4 +1,8 @@
-"""Let the fine-tuned shoppers live under the logging policy, and compare what they did with what the log says."""
+"""Simulated shoppers under the logging policy, and what they did beside what the log says.
+
+Shoppers start half a year before the log ends, from their histories up to then. Whoever models them
+well behaves as the log does after half a year of own visits, under the policy that wrote the log.
+"""
 
 from __future__ import annotations
 
@@ -13,63 +17,65 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks.lab.heldout import ITEM_BINS
+from benchmarks.lab.logs import Log
 from recsim_env.catalog import Catalog
-from recsim_env.logs.complete_journey import Recipe
+from recsim_env.logs.complete_journey.logging_policy import LoggingPolicy
+from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.record import record
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Keys
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.household.replay import Rows, Visits, replay
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
 
-START_DAY = 183  # 26 weeks before the end of the log
-GAP_BINS = (0, 1, 3, 5, 8, 15, 29)  # days to the next visit
-CURVE_PAST = 3  # purchases that a recency curve asks for, as in the facts
+WEEKS = 26
+"""Length of the closed loop, which ends with the log."""
+GAP_BINS = (0, 1, 3, 5, 8, 15, 29)
+"""First days of the bins of the days to the next visit."""
+CURVE_PAST = 3
+"""Fewest earlier purchases of what a recency curve is measured on: those of less are noise."""
+VISIT_STRIDE = 1_000_000
+"""Distance of visit numbers of shoppers who stand for the same household."""
 
 
-class LoggingPolicy:
-    """The Plackett-Luce policy that wrote the log: own item and category counts, and four-week popularity."""
+@dataclass(frozen=True)
+class Periods:
+    """Weeks in which behaviour is measured; the last week of a log is cut, so it is left out."""
 
-    def __init__(self, catalog: Catalog, visits_of_four_weeks: float, slate_size: int = 10) -> None:
-        self.category = catalog.category
-        self.visits = visits_of_four_weeks
-        self.slate_size = slate_size
-        self.recipe = Recipe()
+    held_out: tuple[int, int]
+    """From the valid split on, which no shopper was trained on."""
+    all: tuple[int, int]
+    """Half a year."""
 
-    def draws(self, candidates: int) -> int:
-        """Uniform numbers that one slate takes."""
-        return candidates
+    @classmethod
+    def of(cls, facts: LogFacts) -> Periods:
+        """Find the periods of a log."""
+        end = facts.weeks("test")[1]
+        return cls((facts.weeks("valid")[0], end - 1), (end - WEEKS, end - 1))
 
-    def scores(self, observation: Observation) -> Tensor:
-        """(B, C), -inf where padded."""
-        candidates = observation["candidates"]
-        at = candidates.clamp(min=0)
-        counts = torch.zeros(len(at), len(self.category) + 1)
-        bought = observation["bought_items"]
-        counts.scatter_(
-            1, bought.where(bought >= 0, len(self.category)), observation["bought_counts"]
+
+def start_day(log: Log) -> int:
+    """Find the first day of the closed loop.
+
+    Raises:
+        ValueError: If the log is shorter than the closed loop.
+    """
+    if log.n_days <= 7 * WEEKS:
+        raise ValueError(
+            f"the log has {log.n_days} days, but a closed loop of {WEEKS} weeks needs more."
         )
-        own = counts.gather(1, at)
-        category = observation["category_counts"].gather(1, self.category[at])
-        r = self.recipe
-        score = r.item_weight * torch.log1p(own) + r.category_weight * torch.log1p(category)
-        score = score + r.popularity_weight * torch.log1p(observation["popularity"] * self.visits)
-        return score.where(candidates >= 0, -torch.inf)
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K) by the Gumbel trick."""
-        noise = -torch.log(-torch.log(draws.clamp(1e-7, 1 - 1e-7)))
-        top = (self.scores(observation) + noise).topk(self.slate_size, dim=1).indices
-        return observation["candidates"].gather(1, top)
+    return log.n_days - 7 * WEEKS
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What shoppers did in a stretch of time; each a number or a distribution that can be laid beside another."""
+    """What shoppers did in a period, as numbers and distributions that can be compared."""
 
     values: dict[str, float]
+    """Rates and means by name."""
     shares: dict[str, NDArray[np.float64]]
+    """Counts (bins,) of distributions by name; recency curves as (2, bins), see `_recency`."""
     weekly: pl.DataFrame
+    """One row a week of the whole table: items a visit, visits, and CTR."""
 
 
 def behaviour(
@@ -79,11 +85,21 @@ def behaviour(
     slates: pl.DataFrame,
     weeks: tuple[int, int],
 ) -> Behaviour:
-    """Measure baskets and slates of the weeks from..to; `history` are the shoppers' baskets before."""
+    """Measure baskets and slates of the weeks from..to.
+
+    Args:
+        catalog: The catalogue.
+        history: The shoppers' baskets before.
+        baskets: Their baskets in and around the period.
+        slates: The slates that they were shown.
+        weeks: The first and the last week of the period.
+    """
+    # Every item that was shown or bought, beside the counters that it had before its visit.
     everything = pl.concat([history, baskets]).sort("shopper", "day", "time", maintain_order=True)
     visits = Visits.of(everything)
     index = pl.DataFrame({"visit": everything["visit"], "at": np.arange(len(everything))})
-    shown = slates.join(index, on="visit").sort("at").explode("slate", "purchase")
+    shown = slates.join(index, on="visit").sort("at").with_row_index("number")
+    shown = shown.explode("slate", "purchase")
     rows = Rows(
         torch.from_numpy(shown["at"].to_numpy().copy()),
         torch.from_numpy(shown["slate"].cast(pl.Int64).to_numpy().copy()),
@@ -96,6 +112,8 @@ def behaviour(
         torch.cat([rows.visit, bought_rows.visit]), torch.cat([rows.item, bought_rows.item])
     )
     stats, _ = replay(visits, keys, both)
+
+    # Those of the period.
     inside = (visits.week >= weeks[0]) & (visits.week <= weeks[1])
     slate_in, bought_in = inside[rows.visit], inside[bought_rows.visit]
     label = torch.from_numpy(shown["purchase"].cast(pl.Float64).to_numpy().copy())[slate_in]
@@ -103,13 +121,17 @@ def behaviour(
         stats[: len(rows.item)][slate_in].float(),
         stats[len(rows.item) :][bought_in].float(),
     )
+    number = torch.from_numpy(shown["number"].to_numpy().astype(np.int64))[slate_in]
+    responses = torch.bincount(number, label)[number.unique()]
+
+    # Days to the next visit, where it was seen.
     returns = torch.cat([visits.rank[1:] > 0, torch.zeros(1, dtype=torch.bool)])
     following = torch.cat([visits.since[1:], torch.zeros(1)])
     gaps = following[inside & returns].numpy()
-    per_slate = label.view(-1, 10).sum(1)
+
     values = {
         "CTR of the slates": float(label.mean()),
-        "slates with a purchase": float((per_slate > 0).double().mean()),
+        "slates with a purchase": float((responses > 0).double().mean()),
         "items bought per visit": float(bought_in.sum() / inside.sum()),
         "visits per shopper-week": float(inside.sum())
         / everything["shopper"].n_unique()
@@ -128,14 +150,12 @@ def behaviour(
     }
     for level, name in ((0, "item recency curve"), (2, "category recency curve")):
         shares[name] = _recency(slate_stats[:, level], label)
-    weekly = _weekly(everything, slates)
-    return Behaviour(
-        values, {name: share.astype(np.float64) for name, share in shares.items()}, weekly
-    )
+    distributions = {name: share.astype(np.float64) for name, share in shares.items()}
+    return Behaviour(values, distributions, _weekly(everything, slates))
 
 
 def _recency(stats: Tensor, label: Tensor) -> NDArray[np.float64]:
-    """Response rate of shown items by days since the last purchase, and the responses behind it: (2, bins)."""
+    """Find the response rate by days since the last purchase, and its responses: (2, bins)."""
     often = stats[:, COUNT] >= CURVE_PAST
     place = np.searchsorted(np.array(ITEM_BINS), stats[often, SINCE].numpy(), side="right") - 1
     shown = np.bincount(place, minlength=len(ITEM_BINS))
@@ -152,9 +172,11 @@ def _weekly(baskets: pl.DataFrame, slates: pl.DataFrame) -> pl.DataFrame:
 
 
 def errors(simulated: Behaviour, logged: Behaviour) -> list[dict[str, float | str]]:
-    """Relative error of each value; of a distribution the sum of absolute differences of its
-    shares; of a recency curve the mean |simulated / logged - 1| of its bins, weighted by the log's
-    responses.
+    """Compare simulated behaviour with that of the log, one row a value and distribution.
+
+    The error of a value is relative. That of a distribution is the sum of absolute differences of
+    its shares; that of a recency curve the mean |simulated / logged - 1| of its bins, weighted by
+    the responses of the log.
     """
     table: list[dict[str, float | str]] = []
     for name, value in logged.values.items():
@@ -190,59 +212,76 @@ class Roll:
 
 def roll(
     folder: Path,
-    baskets: pl.DataFrame,
-    slates: pl.DataFrame,
+    log: Log,
     *,
     store_promotions: bool,
     precision: str = "fp32",
     seed: int = 0,
     batch: int = 500,
 ) -> Roll:
-    """Shoppers from `START_DAY` to the end of the log under the logging policy, beside what they did in the log.
+    """Let shoppers live to the end of the log under the logging policy, beside the log itself.
 
     Shoppers are drawn with replacement, as an environment does, as many as there are.
+
+    Args:
+        folder: The folder of the shoppers.
+        log: The log that they were fitted to.
+        store_promotions: Whether items that the store promotes keep their placement outside of the
+            slate, as in the log.
+        precision: The number format of matrix products.
+        seed: The number of this roll, which has episodes of its own.
+        batch: Shoppers that are simulated together.
+
+    Raises:
+        ValueError: If the log is shorter than the closed loop.
     """
+    start = start_day(log)
     shopper = load_shopper(
         folder,
         torch.device("cpu"),
         population="all",
         store_promotions=store_promotions,
-        start_days=(START_DAY, START_DAY + 6),
+        start_days=(start, start + 6),
         precision=precision,
     )
-    simulator = SlateSimulator(shopper, horizon_days=365 - START_DAY)
-    policy = LoggingPolicy(shopper.catalog, 4 * len(baskets) / 53)
+    simulator = SlateSimulator(shopper, horizon_days=log.n_days - start)
+    visits_of_four_weeks = 4 * len(log.baskets) / log.facts.n_weeks
+    policy = LoggingPolicy(
+        shopper.catalog, visits_of_four_weeks, shopper.max_candidates, shopper.slate_size
+    )
+
+    # Simulated visits, and which household each simulated shopper stands for.
     number = len(shopper.shop.starts.shopper)
     found, households = [], []
     bar = tqdm(total=number, desc="closed loop", leave=False)
-    for start in range(0, number, batch):
-        seeds = torch.arange(start, min(start + batch, number)) + 1_000_000 * (seed + 1)
+    for first in range(0, number, batch):
+        seeds = torch.arange(first, min(first + batch, number)) + 1_000_000 * (seed + 1)
         simulator.reset(seeds)
         households.append(simulator.when_and_where()["shopper"])
-        found.append(record(simulator, policy, shopper.max_candidates, seeds))
+        found.append(record(simulator, policy, seeds))
         bar.update(len(seeds))
     bar.close()
+    slates, baskets = (_stacked([pair[at] for pair in found], batch) for at in (0, 1))
+
+    # The log of the same households, cut at each shopper's first simulated day.
     who = pl.DataFrame({"household": torch.cat(households).numpy()}).with_row_index("row")
-    simulated = _stacked([pair[1] for pair in found], batch)
-    first = simulated.group_by("shopper").agg(first=pl.col("day").min())
-    logged = _relabelled(baskets, who).join(first, on="shopper", how="left")
+    began = baskets.group_by("shopper").agg(first=pl.col("day").min())
+    logged_slates, logged_baskets = (
+        _relabelled(table, who).join(began, on="shopper", how="left")
+        for table in (log.impressions["policy"], log.baskets)
+    )
+    later = pl.col("day") >= pl.col("first")
     return Roll(
-        _stacked([pair[0] for pair in found], batch),
-        simulated,
-        _relabelled(slates, who)
-        .join(first, on="shopper", how="left")
-        .filter(pl.col("day") >= pl.col("first"))
-        .drop("first"),
-        logged.filter(pl.col("day") >= pl.col("first")).drop("first"),
-        logged.filter(pl.col("day") < pl.col("first")).drop("first"),
+        slates,
+        baskets,
+        logged_slates.filter(later).drop("first"),
+        logged_baskets.filter(later).drop("first"),
+        history=logged_baskets.filter(~later).drop("first"),
     )
 
 
-VISIT_STRIDE = 1_000_000  # apart for shoppers who stand for the same household
-
-
 def _relabelled(table: pl.DataFrame, who: pl.DataFrame) -> pl.DataFrame:
-    """The log's rows of each drawn household, under the number of the draw."""
+    """Select the log's rows of each drawn household, under the number of the draw."""
     joined = table.join(who, left_on="shopper", right_on="household", how="inner")
     shopper = pl.col("row").cast(pl.Int64)
     return joined.with_columns(
@@ -251,11 +290,8 @@ def _relabelled(table: pl.DataFrame, who: pl.DataFrame) -> pl.DataFrame:
 
 
 def _stacked(tables: list[pl.DataFrame], batch: int) -> pl.DataFrame:
-    """Batches of shoppers under one numbering."""
-    shopper, visit = (
-        pl.col("shopper"),
-        -1 - pl.col("visit"),
-    )  # below zero: no visit of the log has such a number
+    """Put batches of shoppers under one numbering; visits get numbers below zero, as no log has."""
+    shopper, visit = pl.col("shopper"), -1 - pl.col("visit")
     return pl.concat(
         [
             table.with_columns(shopper=shopper + i * batch, visit=visit - i * VISIT_STRIDE)

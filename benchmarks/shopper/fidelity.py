@@ -1,44 +1,54 @@
-"""Is the shopper believable? python -m benchmarks.shopper.fidelity
+"""Measure how close the shoppers are to the data: `python -m benchmarks.shopper.fidelity`.
 
-Held-out weeks 49-53: ranking, calibration, cold items, return times and recency curves, beside
-baselines fitted in the same run on the same rows; then a closed loop of 26 weeks against the log.
-Every model is calibrated on weeks 45-48 for each judgement on its own (full exposure, policy
-slates, new ids); the shopper is judged as it is shipped as well, with its one calibration for all.
+On the test weeks of the log: ranking, calibration, cold items, return times and recency curves,
+beside baselines that are fitted in the same run on the same rows. Then a closed loop of 26 weeks is
+laid beside the log. Every model is calibrated on the valid weeks for each judgement on its own
+(full exposure, policy slates, new items); the shopper is also judged as it is shipped, with its one
+calibration for all.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.data.build_log import DEFAULT, ready
-from benchmarks.data.finetune import Log
 from benchmarks.lab.heldout import (
     COUNT_BINS,
     ITEM_BINS,
     METRICS,
     Floats,
-    Rows,
     bootstrap,
     curve,
     curve_error,
     estimate,
 )
-from benchmarks.lab.report import RESULTS, Run, markdown
+from benchmarks.lab.logs import (
+    DEFAULT_LOG,
+    Log,
+    need_cold_items,
+    ready,
+    rows_of,
+    sorted_rows,
+    week_range,
+)
+from benchmarks.lab.run import RESULTS, Run
 from benchmarks.lab.statistics import Estimate
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.shopper import baselines as simple
-from benchmarks.shopper import closed_loop
-from recsim_env.shoppers.household.examples import SPLITS, Examples
+from benchmarks.shopper import closed_loop, gap_baselines
+from recsim_env.logs.schema import SPLITS
+from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import score
 from recsim_env.shoppers.household.memory import COUNT, SINCE
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
@@ -57,8 +67,8 @@ GOOD = {
     "item_recency_error": 0.10,
     "category_recency_error": 0.10,
 }
-"""What a good shopper reaches on these weeks, from the measurements made before the first line was
-written."""
+"""What a good shopper reaches on the test weeks of the Complete Journey, by measurements that came
+before the shopper."""
 LOWER_IS_BETTER = (
     "full_exposure_ne",
     "policy_slate_ne",
@@ -67,59 +77,66 @@ LOWER_IS_BETTER = (
     "category_recency_error",
 )
 MODEL, RECALIBRATED, TREES = "transformer", "recalibrated", "gbdt"
-"""The shopper as it is shipped; the shopper calibrated for each judgement, as the baselines are;
-the best of those."""
+"""Names of the shopper as it is shipped, of the shopper calibrated for each judgement, as the
+baselines are, and of the best of those."""
 JUDGED = {
     "full_exposure": ("case_control", False),
     "policy_slate": ("policy", False),
     "new_id": ("case_control", True),
 }
-"""Judgement -> kind of its rows, and whether they are those of cold items."""
+"""Kind of the rows of each judgement, and whether they are those of cold items."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Measure a fine-tuned shopper on the held-out weeks."""
+    """Measure a fine-tuned shopper on the test weeks of its log."""
 
     shopper: Path = Path("recsim_env/data/complete_journey")
-    """Folder of the fine-tuned shopper, by `benchmarks.data.finetune`; it is read only."""
-    log: Path = DEFAULT
+    """Folder of the fine-tuned shopper, by `benchmarks.data.finetune`; it is read only. The default
+    is the shopper that the package ships."""
+    log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     samples: int = 100
-    """Bootstrap samples of households that the width of every interval is found from."""
+    """Number of bootstrap samples of households, from which the width of every interval is found.
+    More of them hardly change a width."""
     train_rows: int = 2_000_000
-    """Most train rows that a baseline is fitted on (drawn from all case-control rows of weeks
-    1-44)."""
+    """Largest number of case-control rows of the train weeks that a baseline is fitted on. The
+    default takes all of the Complete Journey, and bounds the memory for larger logs."""
     closed_loop: bool = True
     """Let the shoppers live for 26 weeks under the logging policy as well, which takes a minute or
     two."""
     precision: str = "fp32"
-    """Number format of the shopper's matrix products: fp32, or bf16, which is less exact and faster
-    on a GPU."""
+    """Number format of the shopper's matrix products: fp32, as it was trained, or bf16, which is
+    less exact and faster on a GPU."""
     threads: int = FITTING_THREADS
-    """Threads of the processor that the shopper and the baselines use."""
+    """Number of processor threads for the shopper and the baselines. The default is the fastest
+    where this was measured."""
     results: Path = RESULTS
-    """Folder in which the results are written, each benchmark in a folder of its own name."""
+    """Folder of the results, in which each benchmark has a folder of its own name. The default is
+    the folder that the documents are filled from."""
 
 
 def figure_name(name: str, model: str) -> str:
-    """Name of a figure in the summary: plain for the shopper, with the model in front for the others."""
+    """Name a figure in the summary: plain for the shopper, after the model for the others."""
     return name if model == MODEL else f"{model}_{name}"
 
 
 @dataclass
 class Figures:
-    """Figures by name, raw rows and curves, as they come in."""
+    """The figures, raw rows and curves, as they come in."""
 
-    summary: dict[str, Estimate]
-    rows: list[dict[str, object]]
-    curves: dict[str, tuple[Floats, dict[str, Floats]]]
+    summary: dict[str, Estimate] = field(default_factory=dict)
+    rows: list[dict[str, object]] = field(default_factory=list)
+    curves: dict[str, tuple[Floats, dict[str, Floats]]] = field(default_factory=dict)
+    """Recency curves by name: the observed rates, and those that each model predicts."""
+    weekly: dict[str, pl.DataFrame] = field(default_factory=dict)
+    """CTR by week of the log and of the closed loop, by the name of the mode."""
 
     def add(
         self, name: str, model: str, value: float, samples: Floats | None = None, n: int = 1
     ) -> None:
-        """One figure of one model, with the interval of its bootstrap samples over n households.
+        """Add one figure of one model, with the interval of its samples over n households.
 
         A figure that is not defined is left out of the summary. One whose samples are mostly not
         defined has no interval; `samples` of its row says how many were.
@@ -141,9 +158,10 @@ class Figures:
 class Predictions:
     """What every model predicts.
 
-    Shapes: V rows of weeks 45-48, T rows of weeks 49-53, as indices into the examples' rows. valid:
-        (V,); test: (T,) logits: model -> ((V,), (T,)), those of the shopper as it is shipped, those
-        of the baselines not calibrated
+    Shapes: V rows of the valid weeks, T rows of the test weeks.
+        valid: (V,) indices into the rows of the examples
+        test: (T,) likewise
+        logits: ((V,), (T,)) for each model; those of the baselines are not calibrated
     """
 
     valid: Tensor
@@ -153,10 +171,10 @@ class Predictions:
     def judged(
         self, examples: Examples, cold: Tensor, judgement: str
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Model -> test rows of a judgement (J,) and their logits (J,).
+        """Find the test rows of a judgement (J,) and their logits (J,), for each model.
 
-        Each model is calibrated on the rows of the same judgement in weeks 45-48, `MODEL` alone is
-        as it is shipped.
+        Each model is calibrated on the rows of the same judgement in the valid weeks; `MODEL` alone
+        is as it is shipped.
         """
         kind, is_cold = JUDGED[judgement]
         valid, test = (
@@ -176,7 +194,7 @@ class Predictions:
 
 
 def main(config: Config) -> None:
-    """Fit the baselines, score everything, roll the closed loop, write `benchmarks/results/fidelity`.
+    """Fit the baselines, score everything, roll the closed loop, and write the results.
 
     Raises:
         FileNotFoundError: If the log lacks tables.
@@ -185,16 +203,14 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run, console = Run("fidelity", config, results=config.results), Console()
     log = Log.load(ready(config.log, console))
-    cold = log.catalog.cold
-    if cold is None:
-        raise ValueError(
-            f"{config.log} marks no items as cold, but what is judged here includes new items."
-        )
+    cold = need_cold_items(log, config.log)
     model = load_model(SlateShopper, config.shopper)
-    figures = Figures({}, [], {})
+
+    # One exposure at a time, with histories as they are, then without the cold items.
+    figures = Figures()
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=False)
-    found = predictions(model, examples, config, console)
+    found = predictions(model, log, examples, config, console)
     judged = {name: found.judged(examples, cold, name) for name in JUDGED}
     exposures(figures, examples, judged, config)
     by_week(figures, examples, judged, config)
@@ -204,6 +220,8 @@ def main(config: Config) -> None:
     pure_cold(figures, model, hidden, cold, config)
     del hidden
     gaps(figures, model, examples, config)
+
+    # The tables and the picture.
     table = f"{heldout_table(figures)}\n{week_table(figures)}"
     if config.closed_loop:
         table += "\n" + loop(figures, log, config)
@@ -213,9 +231,9 @@ def main(config: Config) -> None:
 
 
 def predictions(
-    model: SlateShopper, examples: Examples, config: Config, console: Console
+    model: SlateShopper, log: Log, examples: Examples, config: Config, console: Console
 ) -> Predictions:
-    """Score weeks 45-48 and 49-53 with the shopper and with each baseline, fitted first."""
+    """Score the valid and the test weeks with the shopper and with each baseline, fitted first."""
     kinds = ("case_control", "policy")
     with mixed(model.device, config.precision):
         valid, test = (score(model, examples, split, kinds=kinds) for split in ("valid", "test"))
@@ -225,7 +243,10 @@ def predictions(
         : config.train_rows
     ]
     train_rows = train_rows[chosen.sort().values]
-    train, *others = (simple.features(examples, rows) for rows in (train_rows, valid.row, test.row))
+    train, *others = (
+        simple.features(examples, rows, log.facts.placements)
+        for rows in (train_rows, valid.row, test.row)
+    )
     label = examples.row_label[train_rows].numpy()
     for name, baseline in simple.baselines(list(train)).items():
         with console.status(f"fitting {baseline.label}"):
@@ -234,40 +255,18 @@ def predictions(
     return Predictions(valid.row, test.row, found)
 
 
-def rows_of(examples: Examples, split: str, kinds: tuple[str, ...]) -> Tensor:
-    """Rows of a split, of some kinds."""
-    wanted = torch.tensor([kind in kinds for kind in ROW_KINDS])
-    return (
-        ((examples.split[examples.row_visit] == SPLITS.index(split)) & wanted[examples.row_kind])
-        .nonzero()
-        .flatten()
-    )
-
-
-def table_of(examples: Examples, rows: Tensor, logit: Tensor) -> Rows:
-    """The rows as arrays, sorted by chance (later sorts are then quick)."""
-    order = logit.argsort()
-    rows, chance = rows[order], torch.sigmoid(logit[order].double())
-    visit = examples.row_visit[rows]
-    return Rows(
-        label=examples.row_label[rows].double().numpy(),
-        weight=examples.row_weight[rows].double().numpy(),
-        chance=chance.numpy(),
-        shopper=examples.visits.shopper[visit].numpy(),
-        slate=visit.numpy(),
-    )
-
-
 Judged = dict[str, tuple[Tensor, Tensor]]
-"""Model -> rows (J,) and their logits (J,)."""
+"""Rows (J,) of a judgement and their logits (J,), by model."""
 
 
 def exposures(
     figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config
 ) -> None:
-    """Full exposure, policy slates and new ids: every metric of every model."""
+    """Add every metric of every model, of full exposure, policy slates and new items."""
     for name, models in judged.items():
-        tables = {model: table_of(examples, rows, logit) for model, (rows, logit) in models.items()}
+        tables = {
+            model: sorted_rows(examples, rows, logit) for model, (rows, logit) in models.items()
+        }
         wanted = tuple(metric for metric in METRICS if metric != "ndcg10" or name == "policy_slate")
         found = bootstrap(tables, wanted, samples=config.samples)
         households = len(np.unique(tables[MODEL].shopper))
@@ -282,20 +281,20 @@ def exposures(
 
 
 WEEKLY = ("full_exposure", "policy_slate")
-"""Judgements that are told week by week."""
+"""Judgements of which every week is reported."""
 
 
 def by_week(
     figures: Figures, examples: Examples, judged: dict[str, Judged], config: Config
 ) -> None:
-    """Predicted over observed in each week of its own, which the ratio of all weeks averages."""
+    """Add predicted over observed responses of each week, which the ratio of all weeks averages."""
     for name in WEEKLY:
         for model in (MODEL, TREES):
             rows, logit = judged[name][model]
             week = examples.visits.week[examples.row_visit[rows]]
             for number in week.unique().tolist():
                 own = week == number
-                table = table_of(examples, rows[own], logit[own])
+                table = sorted_rows(examples, rows[own], logit[own])
                 value, samples = bootstrap({"": table}, ("ratio",), samples=config.samples)[""][
                     "ratio"
                 ]
@@ -309,7 +308,7 @@ def by_week(
 
 
 def curves(figures: Figures, examples: Examples, models: Judged) -> None:
-    """Predicted over observed along days since the last purchase (at least three before), and by past count."""
+    """Add predicted over observed responses by days since the last purchase, and by past count."""
     for name, level in (("item", 0), ("category", 2)):
         predicted: dict[str, Floats] = {}
         for model in (MODEL, "gbdt", "logistic"):
@@ -319,7 +318,7 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
             order = logit[often].argsort()
             value = stats[often][order][:, SINCE].double().numpy()
             observed, chance, positive = curve(
-                table_of(examples, rows[often], logit[often]), value, ITEM_BINS
+                sorted_rows(examples, rows[often], logit[often]), value, ITEM_BINS
             )
             predicted[model] = chance
             figures.add(f"{name}_recency_error", model, curve_error(observed, chance, positive))
@@ -329,7 +328,7 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
         count = examples.row_stats[rows, 0, COUNT].double()
         order = logit.argsort()
         observed, chance, _ = curve(
-            table_of(examples, rows, logit), count[order].numpy(), COUNT_BINS
+            sorted_rows(examples, rows, logit), count[order].numpy(), COUNT_BINS
         )
         ratios = np.divide(chance, observed, out=np.full_like(chance, np.nan), where=observed > 0)
         for bound, ratio in zip(COUNT_BINS, ratios.tolist(), strict=True):
@@ -339,10 +338,10 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
 def pure_cold(
     figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config
 ) -> None:
-    """Items never seen in training, and left out of every history in the test weeks as well."""
+    """Add scores of cold items where the histories of the test weeks lack them as well."""
     scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
     keep = cold[hidden.row_item[scores.row]]
-    table = table_of(hidden, scores.row[keep], scores.logit[keep])
+    table = sorted_rows(hidden, scores.row[keep], scores.logit[keep])
     for metric, (value, samples) in bootstrap(
         {MODEL: table}, ("auc", "log_loss", "ratio"), samples=config.samples
     )[MODEL].items():
@@ -350,78 +349,84 @@ def pure_cold(
 
 
 def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Config) -> None:
-    """Log likelihood of the next visit on the reported bins, by a bootstrap over households."""
+    """Add the log-likelihood of the next visit on the reported bins, of every model of gaps."""
     scores = score(model, examples, "test", kinds=("policy",))
     train, test = (
         (examples.split == SPLITS.index(name)).nonzero().flatten() for name in ("train", "test")
     )
     gap, follow_up = examples.visits.gap[test], examples.visits.follow_up[test]
+
+    # Chances of the bins by each model.
     chances = {
-        MODEL: simple.gap_chances(scores.gap_logits),
-        "marginal": simple.marginal_gap(examples, train).expand(len(test), -1),
-        "household_histogram": simple.household_gap(examples, train, test),
-        "gbdt": simple.gbdt_gap(examples, train, test),
+        MODEL: gap_baselines.gap_chances(scores.gap_logits),
+        "marginal": gap_baselines.marginal_gap(examples, train).expand(len(test), -1),
+        "household_histogram": gap_baselines.household_gap(examples, train, test),
+        "gbdt": gap_baselines.gbdt_gap(examples, train, test),
     }
+
+    # Mean losses over visits, with an interval from a bootstrap over households.
     who, index = np.unique(examples.visits.shopper[test].numpy(), return_inverse=True)
     draws = np.random.default_rng(0).multinomial(
         len(who), np.full(len(who), 1 / len(who)), config.samples
     )
     for name, chance in chances.items():
-        loss = simple.gap_log_loss(chance, gap, follow_up).double().numpy()
+        loss = gap_baselines.gap_log_loss(chance, gap, follow_up).double().numpy()
         total, number = np.bincount(index, loss), np.bincount(index)
         samples = (draws @ total) / (draws @ number)
         figures.add("gap_nll", name, float(loss.mean()), samples, len(who))
 
 
 def loop(figures: Figures, log: Log, config: Config) -> str:
-    """Closed loop beside the log: as logged (store promotions stay), and as the environment runs by default."""
+    """Add the closed loop beside the log: as logged, and as the environment runs by default.
+
+    As logged, the promotions of the store stay; by default the slate is all that is promoted.
+    """
+    periods = closed_loop.Periods.of(log.facts)
     lines: list[dict[str, object]] = []
     for name, promotions in (("as logged", True), ("slate only", False)):
-        slates = log.impressions["policy"]
         rolled = closed_loop.roll(
-            config.shopper,
-            log.baskets,
-            slates,
-            store_promotions=promotions,
-            precision=config.precision,
+            config.shopper, log, store_promotions=promotions, precision=config.precision
         )
-        for weeks, held_out in (((45, 52), True), ((27, 52), False)):
-            ours = closed_loop.behaviour(
-                log.catalog, rolled.history, rolled.baskets, rolled.slates, weeks
-            )
-            theirs = closed_loop.behaviour(
-                log.catalog, rolled.history, rolled.logged_baskets, rolled.logged_slates, weeks
+        for weeks in (periods.held_out, periods.all):
+            # What was simulated beside the log, and how far they are apart.
+            ours, theirs = (
+                closed_loop.behaviour(log.catalog, rolled.history, baskets, slates, weeks)
+                for baskets, slates in (
+                    (rolled.baskets, rolled.slates),
+                    (rolled.logged_baskets, rolled.logged_slates),
+                )
             )
             table = closed_loop.errors(ours, theirs)
             figures.rows += [
                 {
                     "model": f"closed loop, {name}",
-                    "figure": f"weeks {weeks[0]}-{weeks[1]}: {line['what']}",
+                    "figure": f"weeks {week_range(weeks)}: {line['what']}",
                     "value": line["error"],
                     "log": line["log"],
                     "simulated": line["simulated"],
                 }
                 for line in table
             ]
-            if held_out:
+            if weeks == periods.held_out:
                 worst = max(float(line["error"]) for line in table)
                 prefix = "" if promotions else "slate_only_"
                 figures.summary[f"{prefix}closed_loop_worst_error"] = Estimate(
                     worst, float("nan"), float("nan"), 1
                 )
                 lines += [{"mode": name, **line} for line in table]
-        figures.curves[f"weekly: {name}"] = _weekly(ours.weekly, theirs.weekly)
-    part = "### Closed loop: weeks 45-52, after 18 weeks on their own under the logging policy\n\n"
-    return part + markdown(lines, ["mode", "what", "log", "simulated", "error"], digits=3)
-
-
-def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame) -> tuple[Floats, dict[str, Floats]]:
-    both = (
-        logged.join(simulated, on="week", suffix="_simulated")
-        .sort("week")
-        .filter(pl.col("week") >= 27)
+        figures.weekly[name] = _weekly(ours.weekly, theirs.weekly, periods.all[0])
+    alone = periods.held_out[0] - periods.all[0]
+    title = (
+        f"### Closed loop: weeks {week_range(periods.held_out)}, after {alone} weeks on their own "
+        "under the logging policy\n\n"
     )
-    return both["ctr"].fill_null(float("nan")).to_numpy(), {MODEL: both["ctr_simulated"].to_numpy()}
+    return title + markdown(lines, ["mode", "what", "log", "simulated", "error"], digits=3)
+
+
+def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame, first: int) -> pl.DataFrame:
+    """Join the CTR of both by week, from week `first` on."""
+    both = logged.join(simulated, on="week", suffix="_simulated").sort("week")
+    return both.filter(pl.col("week") >= first).select("week", "ctr", "ctr_simulated")
 
 
 COLUMNS = {
@@ -435,7 +440,7 @@ COLUMNS = {
 
 
 def heldout_table(figures: Figures) -> str:
-    """Markdown: one line a figure, one column a model, and what was to be reached."""
+    """Write one line a figure and one column a model, beside what a good shopper reaches."""
     others = ("full_exposure_ratio", "policy_slate_ratio")  # predicted over observed
     lines: list[dict[str, object]] = []
     for name in (*GOOD, *others):
@@ -446,7 +451,7 @@ def heldout_table(figures: Figures) -> str:
 
 
 def week_table(figures: Figures) -> str:
-    """Markdown: predicted over observed week by week."""
+    """Write predicted over observed responses week by week."""
     weeks = sorted(
         {int(name.rpartition("_")[2]) for name in figures.summary if "_ratio_week_" in name}
     )
@@ -467,26 +472,32 @@ def week_table(figures: Figures) -> str:
 
 
 def picture(figures: Figures) -> Figure:
-    """Recency curves and the weekly CTR of the closed loop."""
-    figure = Figure(figsize=(12, 3.2 * -(-len(figures.curves) // 2)), layout="constrained")
+    """Draw the recency curves, and the weekly CTR of the closed loop."""
+    height = -(-(len(figures.curves) + len(figures.weekly)) // 2)
+    figure = Figure(figsize=(12, 3.2 * height), layout="constrained")
     for index, (name, (observed, predicted)) in enumerate(figures.curves.items()):
-        axes = figure.add_subplot(-(-len(figures.curves) // 2), 2, index + 1)
-        ticks = np.arange(len(observed))
-        axes.plot(ticks, observed, "k-o", label="log", markersize=4)
-        for model, values in predicted.items():
-            axes.plot(ticks, values, "--", label=model)
-        weekly = name.startswith("weekly")
-        axes.set_title(
-            f"CTR of policy slates, {name.removeprefix('weekly: ')}"
-            if weekly
-            else f"purchase rate by {name}"
-        )
-        labels = [str(27 + i) for i in ticks] if weekly else [str(first) for first in ITEM_BINS]
-        axes.set_xticks(ticks, labels, fontsize=7)
-        axes.set_xlabel("week" if weekly else "days, first of the bin")
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7)
+        axes = figure.add_subplot(height, 2, index + 1)
+        _draw(axes, [str(first) for first in ITEM_BINS], observed, predicted)
+        axes.set_title(f"purchase rate by {name}")
+        axes.set_xlabel("days, first of the bin")
+    for index, (name, weekly) in enumerate(figures.weekly.items(), len(figures.curves)):
+        axes = figure.add_subplot(height, 2, index + 1)
+        observed = weekly["ctr"].fill_null(float("nan")).to_numpy()
+        ticks = [str(week) for week in weekly["week"]]
+        _draw(axes, ticks, observed, {MODEL: weekly["ctr_simulated"].to_numpy()})
+        axes.set_title(f"CTR of policy slates, {name}")
+        axes.set_xlabel("week")
     return figure
+
+
+def _draw(axes: Axes, ticks: list[str], observed: Floats, predicted: dict[str, Floats]) -> None:
+    """Draw the log's curve and those of models over labelled ticks."""
+    axes.plot(np.arange(len(observed)), observed, "k-o", label="log", markersize=4)
+    for model, values in predicted.items():
+        axes.plot(np.arange(len(values)), values, "--", label=model)
+    axes.set_xticks(np.arange(len(ticks)), ticks, fontsize=7)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.ppo.algorithm import SlatePPO, fit_standardizers
 from benchmarks.agents import train
-from benchmarks.lab.report import RESULTS, Run, markdown
+from benchmarks.lab.run import RESULTS, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 
 COUNTING = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
@@ -75,7 +76,7 @@ class Config:
     """Folder of the results."""
 
 
-# ---- the training, in a process of its own ---------------------------------------------------------------------------
+# ---- the training, in a process of its own -------------------------------------------------------
 
 
 class Until(BaseCallback):
@@ -164,7 +165,7 @@ def crowd(count: int, longest_s: float) -> Iterator[None]:
             process.wait()
 
 
-# ---- rows and report -------------------------------------------------------------------------------------------------
+# ---- rows and report -----------------------------------------------------------------------------
 
 
 def measure(config: Config) -> pl.DataFrame:

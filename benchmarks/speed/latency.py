@@ -35,7 +35,8 @@ from benchmarks.agents.league_report import PPO
 from benchmarks.agents.transfer import load_actor
 from benchmarks.data.market_log import MarketWorld, policy_inputs
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.report import RESULTS, Run, config_as_json, remember_settings
+from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.world import REPORTED_SEED, seeds
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, report
 from benchmarks.speed.scaled_market import Shop, blow_up
@@ -96,7 +97,7 @@ class Config:
             )
 
 
-# ---- what serves -----------------------------------------------------------------------------------------------------
+# ---- what serves ---------------------------------------------------------------------------------
 
 
 def ways(items: int, categories: int, share: float) -> dict[str, IndexConfig | None]:
@@ -196,7 +197,7 @@ def requests_of(shop: Shop, recommender: Recommender, number: int) -> Iterator[O
         observation = simulator.observe()
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 ROW = {
     "items": pl.Int64(),
@@ -295,7 +296,7 @@ def play(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
         yield {"what": "episode", "number": seed, "return": earned}
 
 
-# ---- the whole -------------------------------------------------------------------------------------------------------
+# ---- the whole -----------------------------------------------------------------------------------
 
 
 def rows_of(config: Config) -> pl.DataFrame:

@@ -9,8 +9,9 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.lab.report import Report, markdown
+from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
+from benchmarks.lab.tables import markdown
 
 EVERY, EXACT, CLUSTERS = "every item", "exact index", "clusters"
 """What a way to serve compares a request with; the last two are followed by how numbers are
@@ -142,7 +143,7 @@ SHARES = ("pool", "slate", "lost")
 """Columns that are shares."""
 
 
-# ---- figure ----------------------------------------------------------------------------------------------------------
+# ---- figure --------------------------------------------------------------------------------------
 
 COLOURS = dict(zip(ORDER, ("#777777", "#3b6ea5", "#7fb0dd", "#c23b3b", "#e39a3c"), strict=True))
 TICKS = (2, 5, 10, 20, 50, 100)

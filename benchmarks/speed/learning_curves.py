@@ -28,11 +28,11 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
-from benchmarks.data.build_log import DEFAULT, ready
-from benchmarks.data.finetune import Log
+from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
 from benchmarks.speed import ppo_speed
@@ -90,7 +90,7 @@ class Config:
     """Passes over its log that are timed."""
     repetitions: int = 3
     """Times that fine-tuning is timed."""
-    log: Path = DEFAULT
+    log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     markets: Path = Path("runs/market")
@@ -105,7 +105,7 @@ class Config:
     """Folder of the results."""
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def of_ppo(config: Config) -> list[dict[str, Any]]:
@@ -225,7 +225,7 @@ def measure(config: Config) -> pl.DataFrame:
     return pl.DataFrame(of_ppo(config) + of_recsim(config) + of_finetuning(config), schema=SCHEMA)
 
 
-# ---- report ----------------------------------------------------------------------------------------------------------
+# ---- report --------------------------------------------------------------------------------------
 
 
 def normalised(rows: pl.DataFrame) -> pl.DataFrame:

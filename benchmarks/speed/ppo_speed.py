@@ -47,8 +47,9 @@ from agents.ppo.algorithm import (
     policy_of,
 )
 from benchmarks.lab.places import MARKET, PLACES, Place, Site
-from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from benchmarks.lab.world import REPORTED_SEED, seeds
 from policies.learnable.kinds import IntentConfig
@@ -122,7 +123,7 @@ class Config:
     """Folder of the results."""
 
 
-# ---- clocks ----------------------------------------------------------------------------------------------------------
+# ---- clocks --------------------------------------------------------------------------------------
 
 
 class Stopwatch:
@@ -179,7 +180,7 @@ def watched(model: StockPPO) -> Stopwatch:
     return watch
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 class Training:
@@ -242,7 +243,7 @@ def measure(config: Config) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**schema, **floats}).sort("loop", "seed", "update")
 
 
-# ---- report ----------------------------------------------------------------------------------------------------------
+# ---- report --------------------------------------------------------------------------------------
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:

@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from benchmarks.lab.report import RESULTS, Report, Run, markdown
+from benchmarks.lab.run import RESULTS, Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.tables import markdown
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.ppo_speed import Stopwatch
 from recsim_env.registration import PRESETS, make_simulator
@@ -91,7 +92,7 @@ class Config:
     """Folder in which the results are written, each benchmark in a folder of its own name."""
 
 
-# ---- clocks and sizes ------------------------------------------------------------------------------------------------
+# ---- clocks and sizes ----------------------------------------------------------------------------
 
 
 @dataclass
@@ -127,7 +128,7 @@ def state_bytes(state: Any, seen: set[int] | None = None) -> int:
     return sum(state_bytes(part, seen) for part in state) if isinstance(state, list | tuple) else 0
 
 
-# ---- players ---------------------------------------------------------------------------------------------------------
+# ---- players -------------------------------------------------------------------------------------
 
 
 class Crowd:
@@ -294,7 +295,7 @@ def bytes_per_shopper(env: str, device: torch.device, batch: int = 64) -> int:
     return (state_bytes(crowd.simulator.hidden) + state_bytes(crowd.simulator.episodes)) // batch
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 ROW = {
     "what": pl.String,
@@ -442,7 +443,7 @@ def _methods(owner: Any, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if hasattr(owner, name)]
 
 
-# ---- report ----------------------------------------------------------------------------------------------------------
+# ---- report --------------------------------------------------------------------------------------
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:

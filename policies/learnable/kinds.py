@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from policies.base import LOG_STD, Policy, of_kind, widths
+from policies.base import LOG_STD, of_kind, widths
 from policies.composer import Composer, ComposerPolicy, IntentActor
 from policies.learnable.autoregressive import (
     AutoregressiveActor,
@@ -30,7 +30,7 @@ from policies.rankers.networks import Standardizer
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.settings import MOST, put, settle
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 
 class Actor(Protocol):

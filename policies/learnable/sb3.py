@@ -12,14 +12,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.base import LOG_STD, Policy, of_kind
+from policies.base import LOG_STD, of_kind
 from policies.composer import Composer
 from policies.learnable.kinds import LEARNABLE, Actor, Plan
 from policies.rankers.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.settings import AMOUNT, WIDTH, settle
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 LR_SCALE = "lr_scale"
 """Key of an optimizer group: its learning rate is this times the schedule's."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from policies.base import (
     ObservationCheck,
-    Policy,
     PolicyInputs,
     Pool,
     Untuned,
@@ -38,7 +37,7 @@ from policies.rankers.pair_features import BLOCKS, CODES, Items, Pairs, code_siz
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.settings import LARGEST, MOST, WIDEST, put
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 WEIGHTS = Path(__file__).parent / "weights" / "ctr_ranker.safetensors"
 """The ranker of the Complete Journey environment."""

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
-import torch
 from torch import Tensor
 
-from recsim_env import checks, noise
+from recsim_env import checks
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, SPLITS
-from recsim_env.shoppers.base import Response, Witness
+from recsim_env.rollout import Visit, check_playable, rollout
+from recsim_env.shoppers.promises import PLACE
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
-SlatePolicy = Callable[[Observation, Tensor], Tensor]
-POLICY_STREAM = 1  # the noise stream of policies (see `noise.episode_key`)
-MOST_DRAWS = 10**6  # uniform numbers that a policy takes for one slate
 DAY_ZERO = datetime.datetime(2017, 1, 1)  # of the Complete Journey log
 
 
 def record(
     simulator: SlateSimulator,
-    policy: SlatePolicy,
-    policy_draws: int,
+    policy: Policy,
     seeds: Tensor,
     *,
     propensity: Callable[[Observation, Tensor], Tensor] | None = None,
@@ -40,66 +36,58 @@ def record(
     written with `schema.write_impressions` and `schema.write_baskets`.
 
     Args:
-        policy: observation and `policy_draws` uniform numbers a shopper in, slates (B, K) out
-        seeds: (B,) int64; the shopper number in the tables is the row number of the seed
-        propensity: log-probability (B,) of the ordered slates, where the policy knows it; it is not
-            logged for a slate that was not shown as a whole
-        scenario: name of this kind of slates in the table
-        split: train, valid or test
-        progress: called after each step with the number of steps and of episodes still running
+        simulator: The simulator, which is reset.
+        policy: The policy that chooses the slates.
+        seeds: (S,) int64; the number of a shopper in the tables is the place of its seed.
+        propensity: Gives the log-probability (B,) of ordered slates from the observation and the
+            slates, where it is known. It is not logged for a slate that was not shown as a whole.
+        scenario: The name of this kind of slates in the table.
+        split: train, valid or test.
+        progress: Called after each step with the number of steps and of episodes that still run.
 
-    Errors: TypeError or ValueError where an argument is not as said, or where a slate is not what
-    `SlateSimulator.step` takes.
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, or if a slate is not what `SlateSimulator.step`
+            takes.
     """
-    _check_arguments(
-        simulator, {"policy": policy, "progress": progress}, propensity, scenario, split
-    )
-    policy_draws = checks.whole("policy_draws", policy_draws, 0, MOST_DRAWS)
-    checks.tensor("seeds", seeds, ("B",), torch.int64)
-    shopper, seeds = simulator.shopper, seeds.to(simulator.device)
-    tap = Witness(shopper)
-    simulator.shopper = tap
+    check_playable(policy, simulator, seeds)
+    _check_arguments(propensity, progress, scenario, split)
+    arriving = _Arriving(policy, simulator)
     parts: list[dict[str, Any]] = []
-    try:
-        observation = simulator.reset(seeds)
-        keys = noise.episode_key(seeds, torch.zeros_like(seeds), stream=POLICY_STREAM)
-        number = torch.arange(len(seeds), device=simulator.device)
-        while len(number):
-            where = simulator.when_and_where()
-            slates = policy(observation, noise.uniform(keys, len(parts), policy_draws))
-            chance = (
-                None
-                if propensity is None
-                else _chance(propensity(observation, slates), len(number))
-            )
-            step = simulator.step(slates)
-            assert tap.last is not None
-            shown = step.observation["recent_slates"][:, 0]  # -1 where nothing was shown
-            parts.append(_visits(number, where, shown, chance, tap.last))
-            running = (~step.ended).nonzero().flatten()
-            observation = {name: value[running] for name, value in step.observation.items()}
-            number, keys = number[running], keys[running]
-            simulator.keep(running)
-            progress(len(parts), len(number))
-    finally:
-        simulator.shopper = shopper
+    for visit in rollout(arriving, simulator, seeds):
+        chance = None
+        if propensity is not None:
+            chance = _chance(propensity(visit.observation, visit.slates), len(visit.number))
+        parts.append(_visits(visit, arriving.where, chance))
+        progress(len(parts), int((~visit.outcome.ended).sum()))
     return _tables(parts, scenario, split)
 
 
-def _visits(
-    number: Tensor,
-    where: dict[str, Tensor],
-    shown: Tensor,
-    propensity: Tensor | None,
-    response: Response,
-) -> dict[str, Any]:
-    """The visits of one step, with the slates (B, K) as shown, -1 = nothing; a shopper who lapsed has no next visit."""
+class _Arriving:
+    """A policy that writes down where the shoppers are when it is asked for their slates."""
+
+    def __init__(self, policy: Policy, simulator: SlateSimulator) -> None:
+        self._policy, self._simulator = policy, simulator
+        self.where: dict[str, Tensor] = {}
+
+    @property
+    def draws(self) -> int:
+        return self._policy.draws
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        self.where = self._simulator.when_and_where()
+        return self._policy(observation, draws)
+
+
+def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -> dict[str, Any]:
+    """The columns of one step's visits; a shopper who lapsed has no next visit."""
+    shown, response = visit.shown, visit.outcome.response
     basket = shown.where(response.clicks, -1) if response.basket is None else response.basket
-    part = {name: value.cpu().numpy() for name, value in where.items() if name != "shopper"}
+    part = {name: value.cpu().numpy() for name, value in where.items() if name in PLACE}
     slates, clicks = shown.cpu().tolist(), response.clicks.cpu().tolist()
     chance = [None] * len(slates) if propensity is None else propensity.cpu().double().tolist()
     return part | {
-        "shopper": number.cpu().numpy(),
+        "shopper": visit.number.cpu().numpy(),
         "slate": [[item for item in slate if item >= 0] for slate in slates],
         "purchase": [
             [click for item, click in zip(slate, row, strict=True) if item >= 0]
@@ -152,19 +140,9 @@ def _chance(found: Tensor, shoppers: int) -> Tensor:
     return found
 
 
-def _check_arguments(
-    simulator: SlateSimulator,
-    functions: Mapping[str, object],
-    propensity: object,
-    scenario: str,
-    split: str,
-) -> None:
-    if not isinstance(simulator, SlateSimulator):
-        raise ValueError(f"simulator is {checks.told(simulator)}, but it must be a SlateSimulator.")
-    for name, function in {
-        **functions,
-        **({} if propensity is None else {"propensity": propensity}),
-    }.items():
+def _check_arguments(propensity: object, progress: object, scenario: str, split: str) -> None:
+    functions = {"progress": progress} | ({} if propensity is None else {"propensity": propensity})
+    for name, function in functions.items():
         if not callable(function):
             raise ValueError(f"{name} is {checks.told(function)}, but it must be a function.")
     checks.text("scenario", scenario)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import gymnasium
 import torch
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Response
 
 S = TypeVar("S")
 Description = dict[str, str | list[str]]
@@ -21,30 +20,6 @@ of these say what the shop knows and nothing else; what agents must not see, suc
 belongs under the key `hidden`, which is shown on request only."""
 HIDDEN = "hidden"
 """The key of a `Description` under which stands what agents must not see."""
-
-
-@dataclass(frozen=True)
-class Response:
-    """How B shoppers answered a slate of K positions, and how the visit ended."""
-
-    clicks: Tensor
-    """(B, K) bool, what was responded to (in a grocer's log: bought); False wherever `shown`
-    was."""
-    probability: Tensor
-    """(B, K) float32, the chance of each before the noise; 0 wherever `shown` was False. Hidden
-    from agents."""
-    left: Tensor
-    """(B,) bool, the shopper lapsed."""
-    days: Tensor
-    """(B,) float32, days until the next visit; until lapsing was certain, where `left`."""
-    elsewhere: Tensor
-    """(B,) float32, items bought in the same visit outside the slate."""
-    basket: Tensor | None = None
-    """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For
-    logs, not agents."""
-    leaving: Tensor | None = None
-    """(B,) float32, the chance that the shopper lapses, before the noise; None where the model does
-    not say."""
 
 
 class Shopper(Protocol[S]):
@@ -140,22 +115,6 @@ def ago(days: int) -> str:
     return f"{counted(days, 'day')} ago" if days > 0 else "today"
 
 
-class Witness(Generic[S]):
-    """A shopper who is written down: keeps the last response, with the probabilities that agents never see."""
-
-    def __init__(self, shopper: Shopper[S]) -> None:
-        self._shopper = shopper
-        self.last: Response | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._shopper, name)
-
-    def respond(self, state: S, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        """Answer as the shopper does, and keep the answer in `last`."""
-        self.last = self._shopper.respond(state, slates, shown, draws)
-        return self.last
-
-
-def name_of(shopper: Any) -> str:
-    """The class of a shopper, as a message names it; a witness has the name of the shopper that it watches."""
-    return name_of(shopper._shopper) if isinstance(shopper, Witness) else type(shopper).__name__
+def name_of(shopper: object) -> str:
+    """The class of a shopper, as messages name it."""
+    return type(shopper).__name__

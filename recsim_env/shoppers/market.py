@@ -38,10 +38,10 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import MOST_NUMBERS, Catalog
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, Response, counted
+from recsim_env.shoppers.base import Description, counted
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.tensors import looked_up
-from recsim_env.types import Observation, best_device
+from recsim_env.types import Observation, Response, best_device
 
 MOST = 1e4
 """Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds

@@ -21,10 +21,10 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.base import Description, Response, counted
+from recsim_env.shoppers.base import Description, counted
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import MAX_DAYS, Observation, best_device
+from recsim_env.types import MAX_DAYS, Observation, Response, best_device
 
 Environment = gymnasium.Env[Any, Any]
 Clicks = Callable[[Any, Mapping[str, Any]], ArrayLike]

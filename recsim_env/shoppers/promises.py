@@ -19,7 +19,8 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.catalog import Catalog
-from recsim_env.shoppers.base import HIDDEN, Response, name_of
+from recsim_env.shoppers.base import HIDDEN, name_of
+from recsim_env.types import Response
 
 METHODS = ("spaces", "start", "candidates", "observe", "respond", "replace", "select")
 """What a simulator calls; `describe` is called for pictures and `when_and_where` for logs only."""

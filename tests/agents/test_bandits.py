@@ -24,10 +24,11 @@ from agents.bandits import (
 )
 from agents.base import AGENTS, Ground, Learned
 from policies import POLICIES
-from policies.base import Policy, Pool
+from policies.base import Pool
 from policies.composer import Composer, ComposerConfig
 from recsim_env.registration import make_simulator
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
 

@@ -10,9 +10,10 @@ import torch
 from polars.testing import assert_frame_equal
 from torch import Tensor
 
-from agents.evaluate import Evaluation, count_shown, draws_for, evaluate, showcase
+from agents.evaluate import Evaluation, count_shown, evaluate, showcase
 from policies import POLICIES
 from recsim_env.rewards import Reward
+from recsim_env.rollout import draws_for
 from recsim_env.types import Observation
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
@@ -130,12 +131,12 @@ def test_shown_items_are_counted_by_position() -> None:
         (
             {"seeds": torch.zeros(0).long()},
             ValueError,
-            r"^seeds holds 0 numbers, but they must be distinct and at le",
+            r"^seeds is empty, but it must hold at least one number",
         ),
         (
             {"seeds": torch.tensor([4, 4])},
             ValueError,
-            r"^seeds holds 2 numbers, but they must be distinct and at le",
+            r"^seeds holds 2 numbers, but they must be distinct",
         ),
         ({"batch": 0}, ValueError, r"^batch is 0, but it must be a whole number of 1 or more"),
         (

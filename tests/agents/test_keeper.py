@@ -18,12 +18,12 @@ from agents import AGENTS, Ground, Learned
 from agents.keeper import Clock, Keeper, optimizer_state, restore_optimizer
 from agents.ppo.algorithm import PPOConfig
 from agents.ppo.vec_env import TrainingReward
-from policies import Policy
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env import files, make_simulator
 from recsim_env.shoppers.market import MARKET
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
 from tests.agents.test_reinforce import uniform_log
 from tests.recsim_env.shoppers.test_outside import tap_simulator
 from tests.support.policy_toys import toy_inputs

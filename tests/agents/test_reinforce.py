@@ -30,7 +30,6 @@ from agents.reinforce import (
     top_k_multiplier,
 )
 from policies import POLICIES
-from policies.base import Policy
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.plackett_luce import (
     PlackettLuceActor,
@@ -42,6 +41,7 @@ from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import make_simulator
 from recsim_env.rewards import Reward
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_catalog, toy_simulator
 
@@ -261,7 +261,6 @@ def uniform_log(simulator: SlateSimulator, shoppers: int) -> Sessions:
     table, _ = record(
         simulator,
         uniform,
-        uniform.draws,
         torch.arange(shoppers),
         propensity=lambda observation, slates: torch.full((len(slates),), chance),
     )

@@ -33,11 +33,12 @@ from agents.slateq import (
     serve,
     top_k,
 )
-from policies.base import POLICIES, Policy
+from policies.base import POLICIES
 from recsim_env import make_simulator
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.base import Description, Response
+from recsim_env.shoppers.base import Description
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy, Response
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_catalog
 

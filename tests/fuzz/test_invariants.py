@@ -59,7 +59,7 @@ def test_exposures_are_positions_that_were_shown(slate: list[int], seed: int) ->
 )
 def test_a_recorded_log_is_what_its_schema_says(slate: list[int], seed: int) -> None:
     simulator = toy_simulator()
-    slates, baskets = record(simulator, Fixed(slate), 0, torch.arange(seed, seed + 3))
+    slates, baskets = record(simulator, Fixed(slate), torch.arange(seed, seed + 3))
     check_table(IMPRESSIONS, slates, "slates", ITEMS)
     check_table(BASKETS, baskets, "baskets", ITEMS)
     assert all(set(held) <= set(slate) for held in slates["slate"].to_list())

@@ -99,7 +99,7 @@ class ToyWorld(World):
         return toy_inputs(simulator)
 
 
-# ---- what is run -----------------------------------------------------------------------------------------------------
+# ---- what is run ---------------------------------------------------------------------------------
 
 
 def train_config(work: Path, seeds: tuple[int, ...] = (0,)) -> train.Config:

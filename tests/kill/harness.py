@@ -86,7 +86,7 @@ class Result:
         return self.trials == self.resumed == self.equal
 
 
-# ---- in the child ----------------------------------------------------------------------------------------------------
+# ---- in the child --------------------------------------------------------------------------------
 
 
 class Operations:
@@ -183,7 +183,7 @@ def killed_run(command: Command, inputs: Path, work: Path, kill: Kill) -> dict[s
     return {"operations": operations.count, "seconds": seconds}
 
 
-# ---- trials ----------------------------------------------------------------------------------------------------------
+# ---- trials --------------------------------------------------------------------------------------
 
 
 class Trials:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 pytest.importorskip("faiss")
 
-from policies import POLICIES, Policy, PolicyInputs
+from policies import POLICIES, PolicyInputs
 from policies.base import MAILERS, PolicySpec, Ranker, Untuned, candidates_of, register_policy
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.kinds import LEARNABLE, Learnable, Plan
@@ -33,7 +33,7 @@ from policies.rankers.two_tower import TwoTowerConfig
 from policies.serving.retrieval import IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 SHOPPERS, HISTORY, MEMORY = 3, 3, 4
 SHOPS = range(8)

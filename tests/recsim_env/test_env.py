@@ -17,7 +17,8 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import recsim_env
 from recsim_env.env import SlateEnv
-from tests.support.toys import make_toy_shopper, toy_simulator
+from recsim_env.types import Response
+from tests.support.toys import leaves, make_toy_shopper, responses_of, toy_simulator
 
 ID = "toys/OneShopper-v0"
 recsim_env.register(ID, make_toy_shopper, slate_size=4, horizon_days=40)
@@ -112,6 +113,26 @@ def test_the_types_are_those_that_gymnasium_asks_for() -> None:
     assert reward == pytest.approx(
         info["reward_terms/clicks"] + info["reward_terms/intra_list_distance"]
     )
+
+
+def test_the_chances_before_the_noise_are_never_handed_out() -> None:
+    env = toy_env(horizon_days=40)
+    answers = responses_of(env.simulator)
+    observation, info = env.reset(seed=3)
+    handed = [observation, info]
+    for _ in range(4):
+        slate = observation["candidates"][:4]
+        observation, _, terminated, truncated, info = env.step(slate)
+        assert not any("response" in key or "probability" in key for key in (*observation, *info))
+        handed += [observation, info]
+        if terminated or truncated:
+            observation, info = env.reset()
+    chances = {round(float(chance), 6) for answer in answers for chance in answer.probability[0]}
+    numbers = [np.asarray(leaf, dtype=float).round(6).ravel().tolist() for leaf in leaves(handed)]
+    told = {0.54, 0.486, 0.4374} & chances  # of the toys' chances, those that nothing else can be
+    assert told
+    assert told & {number for row in numbers for number in row} == set()
+    assert not any(isinstance(leaf, Response) for leaf in leaves(handed))
 
 
 def test_sampled_actions_play_to_the_end() -> None:

@@ -15,9 +15,8 @@ from torch import Tensor
 from recsim_env import make_simulator, noise, registration
 from recsim_env.rewards import Reward
 from recsim_env.shoppers import market
-from recsim_env.shoppers.base import Response
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Step
+from recsim_env.types import Observation, Response, Step
 from tests.support.toys import LAPSE, ToyShopper, toy_simulator
 
 

@@ -20,10 +20,11 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from recsim_env.rewards import REWARD_TERMS, RewardInputs
-from recsim_env.shoppers.base import Response, Shopper
+from recsim_env.shoppers.base import Shopper
 from recsim_env.shoppers.outside import OutsideShopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper, check_term
+from recsim_env.types import Response
 from tests.agents.ppo.test_agents import TwoVisits
 from tests.agents.test_slateq import MoodShopper
 from tests.recsim_env.shoppers.test_outside import tap_spec

@@ -15,8 +15,9 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 import recsim_env
 from recsim_env.env import SlateEnv
+from recsim_env.types import Response
 from recsim_env.vector import SlateVectorEnv
-from tests.support.toys import make_toy_shopper, toy_simulator
+from tests.support.toys import make_toy_shopper, responses_of, toy_simulator
 
 ID = "toys/ManyShoppers-v0"
 recsim_env.register(ID, make_toy_shopper, slate_size=4, horizon_days=20)
@@ -185,6 +186,30 @@ def numbers(value: Any) -> Any:
 
 
 # --- autoreset ---
+
+
+@each_mode
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_the_chances_before_the_noise_are_never_handed_out(
+    mode: AutoresetMode, output: str
+) -> None:
+    env = toy_vector(mode=mode, output=output)
+    answers = responses_of(env.simulator)
+    env.reset(seed=3)
+    told = set()
+    for number in range(8):
+        step = env.step(np.tile(np.array([1, 2, 4, 5]) + number, (ROWS, 1)))
+        chances = answers[-1].probability.flatten().tolist()
+        told |= {0.54, 0.486, 0.4374} & {round(chance, 6) for chance in chances}
+        numbers = {round(float(n), 6) for leaf in leaves(step) for n in leaf.ravel()}
+        assert numbers & {0.54, 0.486, 0.4374} == set()
+        assert_no_shared_memory(list(step), [value.numpy() for value in vars_of(answers[-1])])
+        restart_ended(env, step) if mode is AutoresetMode.DISABLED else None
+    assert told
+
+
+def vars_of(response: Response) -> list[torch.Tensor]:
+    return [value for value in vars(response).values() if value is not None]
 
 
 def test_next_step_ignores_the_action_of_a_row_that_starts_again() -> None:

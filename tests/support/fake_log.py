@@ -11,6 +11,7 @@ import torch
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs import schema
+from recsim_env.logs.facts import LogFacts
 
 ITEMS, SHOPPERS, DAYS, STORES = 40, 60, 200, 2
 FAVOURITES, LOVED, OTHER = (
@@ -18,7 +19,14 @@ FAVOURITES, LOVED, OTHER = (
     0.5,
     0.01,
 )  # favourites of a shopper; chance to buy one, and to buy anything else
-SPLIT_DAYS = (140, 160)  # first day of valid and of test
+SPLIT_DAYS = (140, 161)  # first day of valid and of test
+FACTS = LogFacts(
+    day_zero=datetime.date(2020, 2, 29),
+    weeks_a_year=52,
+    placements=(4, 3),
+    splits=((0, 19), (20, 22), (23, 28)),
+)
+"""As different from those of the Complete Journey as can be."""
 
 
 def write_shop(folder: Path, seed: int = 0) -> Catalog:
@@ -26,6 +34,7 @@ def write_shop(folder: Path, seed: int = 0) -> Catalog:
     rng = np.random.default_rng(seed)
     catalog = Catalog.synthetic(ITEMS, 5, 8, torch.Generator().manual_seed(seed))
     catalog.save(folder)
+    FACTS.write(folder)
     favourites = np.stack([rng.permutation(ITEMS)[:FAVOURITES] for _ in range(SHOPPERS)])
     chance = np.full((SHOPPERS, ITEMS), OTHER)
     np.put_along_axis(chance, favourites, LOVED, axis=1)
@@ -76,7 +85,8 @@ def _visits(shopper: int, chance: np.ndarray, rng: np.random.Generator) -> pl.Da
         {
             "shopper": shopper,
             "time": [
-                datetime.datetime(2017, 1, 1, 12) + datetime.timedelta(days=int(day))
+                datetime.datetime.combine(FACTS.day_zero, datetime.time(12))
+                + datetime.timedelta(days=int(day))
                 for day in days
             ],
             "day": days,

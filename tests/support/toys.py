@@ -8,7 +8,7 @@ to 13 days, each as likely.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,8 +23,8 @@ from torch import Tensor
 from recsim_env.catalog import Catalog
 from recsim_env.registration import PRESETS, register
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.base import Response
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation, Outcome, Response
 
 LIKED, OTHER, FADE, LAPSE, LONGEST_GAP = 0.6, 0.1, 0.9, 0.2, 13
 MEMORY = 6
@@ -193,6 +193,42 @@ class ToyShopper:
             "store": "toy store",
             "history": lines,
         }
+
+
+@dataclass(frozen=True)
+class FunctionPolicy:
+    """A policy made of a function of observation and draws."""
+
+    choose: Callable[[Observation, Tensor], Any]
+    draws: int = 0
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Any:
+        return self.choose(observation, draws)
+
+
+def responses_of(simulator: SlateSimulator) -> list[Response]:
+    """What the shoppers of a simulator answer from now on, newest last."""
+    answers: list[Response] = []
+    advance = simulator.advance
+
+    def watched(slates: Tensor) -> Outcome:
+        outcome = advance(slates)
+        answers.append(outcome.response)
+        return outcome
+
+    simulator.advance = watched  # type: ignore[method-assign]
+    return answers
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Everything that stands in nested dictionaries, sequences and arrays of objects."""
+    if isinstance(tree, np.ndarray) and tree.dtype == object:
+        tree = tree.tolist()
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, (list, tuple)):
+        return [leaf for part in tree for leaf in leaves(part)]
+    return [tree]
 
 
 def toy_catalog(items: int = 31, categories: int = 5, width: int = 8) -> Catalog:

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.shoppers.base import Description, Response, ago
+from recsim_env.shoppers.base import Description, ago
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
 from recsim_env.shoppers.household.model import (
@@ -39,7 +39,7 @@ from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
 from recsim_env.shoppers.precision import PRECISIONS, check_precision, mixed
 from recsim_env.tensors import constant, looked_up, places, repeated
-from recsim_env.types import MAX_DAYS, Observation
+from recsim_env.types import MAX_DAYS, Observation, Response
 
 EXPLORED = 16  # most new items of a visit
 CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache

@@ -24,8 +24,9 @@ from torch import Tensor
 from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, Response, counted
+from recsim_env.shoppers.base import Description, counted
 from recsim_env.shoppers.encoder import Block, Cache
+from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
 from recsim_env.shoppers.precision import PRECISIONS, check_precision, compile_parts, mixed
 from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
@@ -45,7 +46,7 @@ from recsim_env.shoppers.weights import (
     read_tensors,
     save_model,
 )
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Response
 from recsim_env.waiting import waiting
 
 SHIPPED = Path(__file__).parents[2] / "data" / "market"

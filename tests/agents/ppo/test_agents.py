@@ -16,15 +16,14 @@ from agents import AGENTS, Ground, Learned
 from agents.evaluate import evaluate
 from agents.ppo.algorithm import PPOConfig
 from agents.ppo.vec_env import TrainingReward
-from policies.base import Policy
 from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.base import Response
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy, Response
 from tests.support.policy_toys import TableRanker, toy_inputs
 from tests.support.toys import toy_simulator
 

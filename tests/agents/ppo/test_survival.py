@@ -19,7 +19,7 @@ from recsim_env import make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 from tests.support.policy_toys import toy_inputs
-from tests.support.toys import toy_simulator
+from tests.support.toys import responses_of, toy_simulator
 
 
 def environment(
@@ -71,15 +71,15 @@ def test_a_reward_is_weighted_by_the_chance_to_be_there() -> None:
     seen = env.reset()
     assert (seen[:, -1] == 1).all()
     intents = np.zeros((64, env.composer.intent_size), dtype=np.float32)
+    answers = responses_of(env.simulator)
     first, _, _, _ = env.step(intents)
-    answer = env._witness.last
-    assert answer is not None
+    answer = answers[-1]
     np.testing.assert_allclose(first[:, -1], 1 - 0.5 * (~answer.clicks.any(dim=1)).float().numpy())
     before = first[:, -1]
     _, rewards, _, _ = env.step(intents)
     slates = env.simulator.episodes.recent_slates[:, 0]
-    clicks = env._witness.last.clicks.sum(dim=1)
-    distance, _ = env.simulator._reward(slates.clamp(min=0), slates >= 0, env._witness.last.clicks)
+    clicks = answers[-1].clicks.sum(dim=1)
+    distance, _ = env.simulator._reward(slates.clamp(min=0), slates >= 0, answers[-1].clicks)
     alive = np.isin(slates[:, 0].numpy() >= 0, True)
     expected = distance.numpy() * before
     assert clicks.sum() > 0
@@ -159,10 +159,11 @@ def test_the_fine_tuned_shoppers_say_how_likely_they_lapse_and_can_stay() -> Non
         env = environment(simulator, 256, TrainingReward())
         env.reset()
         left = chance = 0.0
+        answers = responses_of(simulator)
         for _ in range(4):
             env.step(np.zeros((256, env.composer.intent_size), dtype=np.float32))
-            left += float(env._witness.last.left.float().sum())
-            chance += float(env._witness.last.leaving.sum())
+            left += float(answers[-1].left.float().sum())
+            chance += float(answers[-1].leaving.sum())
         return left, chance
 
     left, chance = lapses(stay=False)

@@ -16,7 +16,7 @@ from agents.ppo.algorithm import PPOConfig
 from agents.ppo.checkpoints import LAST, load
 from agents.ppo.monitor import MonitorConfig, sample_slates
 from benchmarks.agents import compare, demo, train, tune
-from benchmarks.lab.report import read_rows, read_summary
+from benchmarks.lab.run import read_rows, read_summary
 from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, World
 from policies import POLICIES
 from policies.learnable.kinds import LEARNABLE

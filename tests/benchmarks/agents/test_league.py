@@ -34,7 +34,7 @@ from benchmarks.agents.league_report import (
     to_pass,
 )
 from benchmarks.lab.places import PLACES, Place, Site
-from benchmarks.lab.report import Run
+from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate, critical
 from policies import POLICIES, PolicyInputs
 from policies.base import candidates_of
@@ -89,7 +89,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
         yield config
 
 
-# ---- cells -----------------------------------------------------------------------------------------------------------
+# ---- cells ---------------------------------------------------------------------------------------
 
 
 def test_a_second_call_plays_nothing(toy: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_the_league_is_everyone_everywhere_they_can_play() -> None:
     assert ("mmr", 8.0) in swept
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 def test_the_interquartile_mean_leaves_out_the_outer_quarters() -> None:
@@ -479,7 +479,7 @@ def test_the_report_of_a_league_that_was_played_is_saved(toy: Config) -> None:
     assert [line.split(" | ")[0] for line in found.table.splitlines() if line.startswith("| ")][2:]
 
 
-# ---- oracles ---------------------------------------------------------------------------------------------------------
+# ---- oracles -------------------------------------------------------------------------------------
 
 
 def test_the_myopic_oracle_shows_the_likeliest_clicks() -> None:
@@ -510,7 +510,7 @@ def test_an_oracle_reads_nobody_but_the_shoppers_of_a_market(toy: Config) -> Non
         Oracle(make_simulator(TOY, device="cpu"), OracleParameters())
 
 
-# ---- behaviour -------------------------------------------------------------------------------------------------------
+# ---- behaviour -----------------------------------------------------------------------------------
 
 
 def test_distinct_categories_are_counted() -> None:

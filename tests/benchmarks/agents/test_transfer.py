@@ -33,7 +33,6 @@ from benchmarks.agents.transfer_report import (
     tables,
 )
 from benchmarks.data.market_log import MarketWorld, build
-from benchmarks.lab.report import spread
 from benchmarks.lab.world import REPORTED_SEED, seeds
 from policies import POLICIES
 from policies.learnable.sb3 import NetworkConfig
@@ -41,7 +40,7 @@ from recsim_env.registration import PRESETS
 from recsim_env.shoppers.market import MarketConfig, make_market
 from recsim_env.shoppers.session.fit import SessionFitConfig
 
-# ---- figures of hand-made rows ---------------------------------------------------------------------------------------
+# ---- figures of hand-made rows -------------------------------------------------------------------
 
 Returns = dict[tuple[str, str], tuple[float, float]]
 FIVE: Returns = {
@@ -167,12 +166,7 @@ def test_rows_without_the_asked_log_are_refused() -> None:
         analyse(rows_of(FIVE), 5, "exploring")
 
 
-def test_labels_stand_apart_and_move_no_further_than_needed() -> None:
-    assert spread([0.0, 5.0, 9.0], 1.0) == [0.0, 5.0, 9.0]
-    assert spread([1.0, 1.0, 5.0], 1.0) == pytest.approx([0.5, 1.5, 5.0])
-
-
-# ---- a small market --------------------------------------------------------------------------------------------------
+# ---- a small market ------------------------------------------------------------------------------
 
 ID = "toys/Transfer-v0"
 SMALL = MarketConfig(items=60, categories=6, width=4)

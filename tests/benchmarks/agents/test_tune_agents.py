@@ -16,7 +16,7 @@ from benchmarks.agents import tune_agents
 from benchmarks.agents.tune import trials_of
 from benchmarks.agents.tune_agents import TUNING_RUN, Config, trained_return
 from benchmarks.lab.places import PLACES, Place, Site
-from benchmarks.lab.report import read_rows, read_summary
+from benchmarks.lab.run import read_rows, read_summary
 from policies import POLICIES
 from policies.base import Range, altered, ranges, tuned, value_of
 from tests.benchmarks.agents.test_league import TOY, open_toy

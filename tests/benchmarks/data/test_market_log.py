@@ -157,7 +157,7 @@ def test_the_log_is_what_the_simulator_says_under_the_shoppers_seeds(work: Path)
     numbers = torch.tensor(impressions["shopper"].unique().sort().to_list())
     assert torch.equal(sessions.declared, simulator.reset(numbers)["declared"])
     first_round = numbers[numbers < LOG_SEED + 1_000_000]
-    again, _ = record(simulator, Uniform(24, 24, 4), 24, first_round)
+    again, _ = record(simulator, Uniform(24, 24, 4), first_round)
     logged = impressions.filter(pl.col("shopper") < LOG_SEED + 1_000_000)
     assert again["slate"].to_list() == logged["slate"].to_list()
     assert again["purchase"].to_list() == logged["click"].to_list()

@@ -44,7 +44,7 @@ def covered(estimates: list[Estimate], truth: float = 0.0) -> float:
     return float(np.mean([found.low <= truth <= found.high for found in estimates]))
 
 
-# ---- coverage --------------------------------------------------------------------------------------------------------
+# ---- coverage ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("toy", TOYS)
@@ -112,7 +112,7 @@ def test_over_many_values_the_interval_is_the_normal_one() -> None:
     assert critical(10_000) == pytest.approx(1.96, rel=1e-3)
 
 
-# ---- by hand ---------------------------------------------------------------------------------------------------------
+# ---- by hand -------------------------------------------------------------------------------------
 
 
 def test_three_values_by_hand() -> None:

@@ -74,7 +74,7 @@ def test_bars_in_a_file_are_refreshed_twice_a_minute() -> None:
     assert done.stdout.strip() == "30.0"
 
 
-# ---- benchmarks.speed.crowded ----------------------------------------------------------------------------------------------
+# ---- benchmarks.speed.crowded --------------------------------------------------------------------
 
 
 def test_busy_processes_end_with_the_block_and_by_themselves() -> None:

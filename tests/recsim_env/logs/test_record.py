@@ -15,14 +15,13 @@ from torch import Tensor
 
 from recsim_env import noise
 from recsim_env.logs import schema
-from recsim_env.logs.record import POLICY_STREAM, record
+from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.base import Witness
 from recsim_env.types import Observation
-from tests.support.toys import toy_simulator
+from tests.support.toys import FunctionPolicy, toy_simulator
 
 ITEMS, SIZE, DRAWS = 31, 4, 31
-Policy = Callable[[Observation, Tensor], Tensor]
+Choose = Callable[[Observation, Tensor], Tensor]
 
 
 def candidates_first(observation: Observation, draws: Tensor) -> Tensor:
@@ -50,12 +49,13 @@ def half_chance(observation: Observation, slates: Tensor) -> Tensor:
     return torch.full((len(slates),), -0.5)
 
 
-def recorded(policy: Policy, seeds: int = 5, **options: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
-    return record(toy_simulator(horizon_days=30), policy, DRAWS, torch.arange(seeds), **options)
+def recorded(policy: Choose, seeds: int = 5, **options: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    asked = FunctionPolicy(policy, DRAWS)
+    return record(toy_simulator(horizon_days=30), asked, torch.arange(seeds), **options)
 
 
 @pytest.mark.parametrize("policy", [candidates_first, one_item, anything])
-def test_a_log_is_written_and_read_as_it_is(policy: Policy, tmp_path: Path) -> None:
+def test_a_log_is_written_and_read_as_it_is(policy: Choose, tmp_path: Path) -> None:
     impressions, baskets = recorded(policy, propensity=half_chance)
     schema.write_impressions(impressions, tmp_path / "impressions.parquet", ITEMS)
     schema.write_baskets(baskets, tmp_path / "baskets.parquet", ITEMS)
@@ -92,22 +92,21 @@ def test_whole_slates_keep_their_propensity_and_their_places() -> None:
 def test_what_is_logged_is_what_the_simulator_showed(first: int, batch: int) -> None:
     """Held against a loop over the simulator that looks at what is shown and answered by itself."""
     seeds = first + torch.arange(batch)
-    impressions, baskets = record(toy_simulator(horizon_days=20), anything, DRAWS, seeds)
+    impressions, baskets = record(
+        toy_simulator(horizon_days=20), FunctionPolicy(anything, DRAWS), seeds
+    )
     shown: list[tuple[int, list[int], list[bool]]] = []
     for shopper, seed in enumerate(seeds):
         simulator = toy_simulator(horizon_days=20)
-        tap = Witness(simulator.shopper)
-        simulator.shopper = tap
         observation = simulator.reset(seed.view(1))
         key = noise.episode_key(
-            seed.view(1), torch.zeros(1, dtype=torch.int64), stream=POLICY_STREAM
+            seed.view(1), torch.zeros(1, dtype=torch.int64), stream=noise.Stream.POLICY
         )
         for visit in range(1000):
             slate = anything(observation, noise.uniform(key, visit, DRAWS))
             offered, items = set(observation["candidates"][0].tolist()), slate[0].tolist()
             step = simulator.step(slate)
-            assert tap.last is not None
-            clicks = tap.last.clicks[0].tolist()
+            clicks = step.response.clicks[0].tolist()
             places = [
                 at for at, item in enumerate(items) if item in offered and item not in items[:at]
             ]
@@ -124,10 +123,11 @@ def test_what_is_logged_is_what_the_simulator_showed(first: int, batch: int) -> 
     assert logged == [row for row in shown if row[1]]
 
 
+BAD_DRAWS: list[Any] = [None, "3", -1, 2.5, True, 2**70]
 BAD: dict[str, list[Any]] = {
     "simulator": [None, 3, "recsim_env/Market-v0"],
-    "policy": [None, 3, "uniform"],
-    "policy_draws": [None, "3", -1, 2.5, True, 2**70],
+    "policy": [None, 3, "uniform", anything],
+    "policy.draws": [FunctionPolicy(anything, draws) for draws in BAD_DRAWS],
     "seeds": [
         None,
         3,
@@ -147,21 +147,19 @@ BAD: dict[str, list[Any]] = {
     ("argument", "bad"), [(argument, value) for argument, values in BAD.items() for value in values]
 )
 def test_a_bad_argument_is_named(argument: str, bad: Any) -> None:
-    good: dict[str, Any] = {"simulator": toy_simulator(), "policy": anything, "policy_draws": DRAWS}
-    good["seeds"] = torch.arange(2)
+    good: dict[str, Any] = {"simulator": toy_simulator(), "seeds": torch.arange(2)}
+    good["policy"] = FunctionPolicy(anything, DRAWS)
     with pytest.raises((TypeError, ValueError), match=rf"^{argument} is .*, but it must be"):
-        record(**{**good, argument: bad})
+        record(**{**good, argument.partition(".")[0]: bad})
 
 
 @pytest.mark.parametrize(
     "slates", [None, [[0] * SIZE] * 2, torch.zeros(2, SIZE), torch.full((2, SIZE), ITEMS)]
 )
-def test_slates_that_cannot_be_shown_are_named_and_the_shopper_is_put_back(slates: Any) -> None:
+def test_slates_that_cannot_be_shown_are_named(slates: Any) -> None:
     simulator = toy_simulator()
-    shopper = simulator.shopper
-    with pytest.raises((TypeError, ValueError), match=r"^slates "):
-        record(simulator, lambda observation, draws: slates, 1, torch.arange(2))
-    assert simulator.shopper is shopper
+    with pytest.raises((TypeError, ValueError), match=r"^policy\(observation, draws\) "):
+        record(simulator, FunctionPolicy(lambda observation, draws: slates), torch.arange(2))
 
 
 @pytest.mark.parametrize(
@@ -173,8 +171,7 @@ def test_a_propensity_is_a_number_a_slate(chance: Any) -> None:
     ):
         record(
             toy_simulator(),
-            anything,
-            DRAWS,
+            FunctionPolicy(anything, DRAWS),
             torch.arange(2),
             propensity=lambda observation, slates: chance,
         )

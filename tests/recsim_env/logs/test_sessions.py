@@ -19,6 +19,7 @@ from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
+from tests.support.toys import FunctionPolicy
 
 CONFIG = MarketConfig(items=20, categories=4, width=3, favourites=2, leave_base=-5.0)
 SEEDS = torch.arange(30, 42)
@@ -38,7 +39,7 @@ def uniform(observation: Observation, draws: Tensor) -> Tensor:
 
 
 def logged() -> pl.DataFrame:
-    return record(market(), uniform, len(market().catalog), SEEDS)[0]
+    return record(market(), FunctionPolicy(uniform, len(market().catalog)), SEEDS)[0]
 
 
 def declared(rows: Tensor = SEEDS) -> pl.DataFrame:
@@ -58,7 +59,7 @@ class Played:
         self.slates: list[Tensor] = []
         self.clicks: list[Tensor] = []
         observation = simulator.reset(SEEDS)
-        keys = noise.episode_key(SEEDS, torch.zeros_like(SEEDS), stream=1)
+        keys = noise.episode_key(SEEDS, torch.zeros_like(SEEDS), stream=noise.Stream.POLICY)
         going = torch.ones(len(SEEDS), dtype=torch.bool)
         for visit in range(HORIZON):
             slates = uniform(observation, noise.uniform(keys, visit, 20))

@@ -16,7 +16,6 @@ from torch import Tensor
 import recsim_env  # noqa: F401  (registers the ids)
 from benchmarks.data import finetune
 from recsim_env.catalog import Catalog
-from recsim_env.shoppers.base import Response
 from recsim_env.shoppers.ensemble import agreed
 from recsim_env.shoppers.household.fit import new_shopper
 from recsim_env.shoppers.household.model import (
@@ -31,7 +30,7 @@ from recsim_env.shoppers.household.peaks import SHOP_FILES
 from recsim_env.shoppers.household.population import LearnedShopper, back_by, load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Step
+from recsim_env.types import Response, Step
 from tests.support.fake_log import ITEMS, write_shop
 from tests.support.fake_shoppers import SMALL, member, plain
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.evaluate import evaluate
 from policies import POLICIES, PolicyInputs
-from policies.base import Policy, top_slates
+from policies.base import top_slates
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import Reward
@@ -30,7 +30,7 @@ from recsim_env.shoppers.market import (
     make_market,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 CPU = torch.device("cpu")
 TINY = MarketConfig(

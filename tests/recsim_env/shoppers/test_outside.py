@@ -215,7 +215,7 @@ def test_policies_and_logs_run_on_it_unchanged() -> None:
     again = evaluate(uniform, simulator, seeds, batch=30).rows
     assert rows.equals(again), "episodes do not depend on the batch"
     assert rows["return"].to_list() == rows["clicks"].to_list()
-    impressions, _ = record(simulator, uniform, uniform.draws, seeds)
+    impressions, _ = record(simulator, uniform, seeds)
     sessions = Sessions.of(impressions)
     assert sessions.length.tolist() == rows["visits"].to_list()
     assert int(sessions.clicks.sum()) == rows["clicks"].sum()

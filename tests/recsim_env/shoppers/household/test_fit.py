@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.data import finetune as benchmark
-from benchmarks.data.finetune import Log
-from benchmarks.lab.report import remember_settings
+from benchmarks.lab.logs import Log
+from benchmarks.lab.settings import remember_settings
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
 from recsim_env.metrics import auc
@@ -41,6 +41,7 @@ from recsim_env.shoppers.household.peaks import SHOP_FILES
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.simulator import SlateSimulator
 from tests.support.fake_log import ITEMS, SHOPPERS, write_shop
+from tests.support.toys import FunctionPolicy
 
 SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16, batch_visits=300)
 
@@ -168,9 +169,8 @@ def test_on_offer_is_what_is_among_the_candidates(shop: Path) -> None:
 def test_a_recorded_simulation_is_a_log_and_nobody_buys_twice_in_a_visit(shop: Path) -> None:
     shopper = load_shopper(shop, torch.device("cpu"), start_days=(60, 80))
     simulator = SlateSimulator(shopper, horizon_days=60)
-    slates, baskets = record(
-        simulator, lambda seen, _: seen["candidates"][:, :10], 1, torch.arange(20)
-    )
+    policy = FunctionPolicy(lambda seen, _: seen["candidates"][:, :10])
+    slates, baskets = record(simulator, policy, torch.arange(20))
     check_table(IMPRESSIONS, slates, "slates", ITEMS)
     check_table(BASKETS, baskets, "baskets", ITEMS)
     assert slates["shopper"].n_unique() == 20

@@ -12,7 +12,6 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.base import Response
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.shoppers.session.fit import Visits
 from recsim_env.shoppers.session.model import SessionShopper, over_moods
@@ -23,8 +22,9 @@ from recsim_env.shoppers.session.population import (
     save_learned_market,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Response
 from tests.recsim_env.shoppers.session.test_model import DECLARED, ITEMS, SIZE, catalog, model
+from tests.support.toys import FunctionPolicy
 
 CPU = torch.device("cpu")
 SAID = torch.randn(5, DECLARED, generator=torch.Generator().manual_seed(9)).clamp(-1, 1)
@@ -74,7 +74,7 @@ def test_a_simulated_log_has_the_chances_that_the_fit_would_give_it() -> None:
     shopper = market(0)
     simulator = SlateSimulator(shopper, horizon_days=6)
     seeds = torch.arange(10)
-    table, _ = record(simulator, uniform, ITEMS, seeds)
+    table, _ = record(simulator, FunctionPolicy(uniform, ITEMS), seeds)
     observation = simulator.reset(seeds)
     sessions = Sessions.of(table)
     sessions = Sessions(**{**vars(sessions), "declared": observation["declared"]})

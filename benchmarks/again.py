@@ -1,7 +1,8 @@
-"""Make summaries, tables and pictures anew from the rows of benchmarks/results, without measuring
-anything: python -m benchmarks.lab.again compare transfer
+"""Make summaries, tables and figures anew from the rows of `benchmarks/results`.
 
-`ablation` and `fidelity` are not among them: their rows are figures, and the predictions behind
+    python -m benchmarks.again compare transfer
+
+Nothing is measured. `ablation` and `fidelity` are not among them: their rows are figures, and the predictions behind
 those are not kept.
 """
 
@@ -17,20 +18,21 @@ import tyro
 
 from benchmarks.agents import behaviour, compare, league, league_report, sardine, transfer_report
 from benchmarks.lab import places
-from benchmarks.lab.report import RESULTS, Report, read_origin, read_rows, report_again
+from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
 from benchmarks.speed import latency_report, learning_curves, ppo_speed, throughput
 from recsim_env.checks import choice
 
 
 def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Report:
-    """The league's report takes its learning curves as well.
+    """Report on the league, which takes its learning curves as well as its rows.
 
     Raises:
-        FileNotFoundError: If the run kept none.
+        FileNotFoundError: If the run kept no curves.
     """
     if not (folder / "curves.parquet").is_file():
         raise FileNotFoundError(
-            f"{folder} lacks curves.parquet: run python -m benchmarks.agents.league --report-only again."
+            f"{folder} lacks curves.parquet: "
+            "run python -m benchmarks.agents.league --report-only again."
         )
     told = {name: config[name] for name in ("episodes", "trials", "factors")}
     curves = pl.read_parquet(folder / "curves.parquet")
@@ -57,12 +59,12 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
 
 @dataclass(frozen=True)
 class Config:
-    """Report again on runs that were measured before."""
+    """Make the reports on finished measurements anew from their rows."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = tuple(REPORTS)
-    """Benchmarks to report on; all that can be by default."""
+    """Names of the benchmarks to report on. By default, all whose rows are kept."""
     results: Path = RESULTS
-    """Folder of the results, which the reports are written into."""
+    """Folder that the rows are read from and the reports are written to."""
 
 
 def main(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves behind says what was measured; the README's tables are these files."""
+"""What a run leaves behind says what was measured, and where it comes from."""
 
 import dataclasses
 import enum
@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.lab import again, report
-from benchmarks.lab.report import Report, Run, fill, markdown, read_rows, read_summary, report_again
+from benchmarks.lab.provenance import PACKAGES, git_state
+from benchmarks.lab.run import LARGEST_CSV, Report, Run, read_rows, read_summary, report_again
 from benchmarks.lab.statistics import Estimate
 
 matplotlib.use("agg")
@@ -85,7 +85,7 @@ def test_config_says_where_a_result_comes_from(tmp_path: Path) -> None:
     assert set(origin) == {
         "config", "command", "date", "commit", "dirty", "versions", "hardware", "seconds",
     }  # fmt: skip
-    assert set(origin["versions"]) == {"python", *report.PACKAGES}
+    assert set(origin["versions"]) == {"python", *PACKAGES}
     assert None not in origin["versions"].values()
     assert origin["hardware"]["cores"] >= 1
     assert set(origin["hardware"]) == {"processor", "cores", "torch_threads", "memory_gib", "gpu"}
@@ -95,7 +95,7 @@ def test_many_rows_become_parquet_and_nothing_of_the_earlier_run_stays(tmp_path:
     Run("compare", Config(), results=tmp_path).save(
         ROWS, summary=SUMMARY, table="", figure=figure()
     )
-    many = pl.DataFrame({"x": range(report.LARGEST_CSV + 1)})
+    many = pl.DataFrame({"x": range(LARGEST_CSV + 1)})
     folder = Run("compare", Config(), results=tmp_path).save(many, summary={}, table="")
     assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "config.json", "rows.parquet", "summary.json", "table.md",
@@ -142,25 +142,6 @@ def test_a_report_made_again_leaves_rows_and_their_origin(tmp_path: Path) -> Non
     assert not (folder / "curves.parquet").exists()
 
 
-@pytest.mark.parametrize("name", again.REPORTS)
-def test_tables_and_figures_are_what_their_rows_say(name: str) -> None:
-    folder = report.RESULTS / name
-    if name == "league" and not (folder / "curves.parquet").is_file():
-        with pytest.raises(FileNotFoundError, match=r"league lacks curves\.parquet"):
-            again.REPORTS[name](read_rows(name), report.read_origin(name)["config"], folder)
-        return
-    found = again.REPORTS[name](read_rows(name), report.read_origin(name)["config"], folder)
-    assert found.table.strip() + "\n" == (folder / "table.md").read_text(), (
-        f"run `python -m benchmarks.lab.again {name}`"
-    )
-    assert found.summary.keys() == read_summary(name).keys()
-    for figure_name, estimate in read_summary(name).items():
-        made = found.summary[figure_name]
-        assert (made.value, made.low, made.high) == pytest.approx(
-            (estimate.value, estimate.low, estimate.high), nan_ok=True
-        ), figure_name
-
-
 @pytest.mark.parametrize("name", ["", "Compare", "../x", "a b"])
 def test_names_that_are_no_words(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
@@ -192,94 +173,18 @@ def test_git_state_ignores_results(tmp_path: Path) -> None:
             ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True
         )
 
-    assert report.git_state(tmp_path) == {"commit": None, "dirty": None}
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}
     git("init")
     (tmp_path / "code.py").write_text("1\n")
     git("add", ".")
     git("commit", "-m", "one")
-    state = report.git_state(tmp_path)
+    state = git_state(tmp_path)
     assert (len(str(state["commit"])), state["dirty"]) == (40, False)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "benchmarks" / "results" / "rows.csv").write_text("x\n")
     (tmp_path / "README.md").write_text("table\n")
-    assert report.git_state(tmp_path) == state
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "league.md").write_text("table\n")
+    assert git_state(tmp_path) == state
     (tmp_path / "code.py").write_text("2\n")
-    assert report.git_state(tmp_path)["dirty"] is True
-
-
-def test_markdown_shows_numbers_as_precisely_as_they_are_known() -> None:
-    lines = [
-        {
-            "policy": "greedy|CTR",
-            "return": Estimate(53.04, 51.78, 54.31, 5),
-            "steps": 12_000,
-            "share": 0.123,
-            "on": True,
-        },
-        {
-            "policy": "uniform",
-            "return": Estimate(6.0, 5.9, 6.1, 5),
-            "steps": None,
-            "share": 0.5,
-            "on": False,
-        },
-        {"policy": "one run", "return": Estimate(1234.5), "steps": 7, "share": 20.0, "on": True},
-    ]
-    assert markdown(
-        lines,
-        {"policy": "Policy", "return": "Return", "steps": "Steps", "share": "Share", "on": "On"},
-    ) == (
-        "| Policy | Return | Steps | Share | On |\n"
-        "| --- | ---: | ---: | ---: | --- |\n"
-        "| greedy\\|CTR | 53.04 [51.78, 54.31] | 12,000 | 0.12 | yes |\n"
-        "| uniform | 6.00 [5.90, 6.10] | – | 0.50 | no |\n"
-        "| one run | 1,234.50 | 7 | 20 | yes |\n"
-    )
-
-
-def test_markdown_of_a_frame_takes_its_columns() -> None:
-    assert markdown(ROWS) == (
-        "| policy | seed | return |\n| --- | ---: | ---: |\n| greedy | 0 | 2.5 |\n| uniform | 1 | 0.50 |\n"
-    )
-    assert markdown([], ["a"]) == "| a |\n| --- |\n"
-    with pytest.raises(ValueError, match="needs columns"):
-        markdown([])
-
-
-def test_blocks_are_filled_and_filling_twice_changes_nothing(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    Run("compare", Config(), results=results).save(
-        ROWS, summary={}, table=markdown(ROWS), figure=figure()
-    )
-    text = (
-        "above\n<!-- table:compare -->\nold\n<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
-        "<!-- figure:compare -->\n<!-- /figure:compare -->\n<!-- table:later -->\n<!-- /table:later -->\nbelow\n"
-    )
-    filled = fill(text, results=results, root=tmp_path)
-    assert filled == (
-        f"above\n<!-- table:compare -->\n{markdown(ROWS)}<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
-        "<!-- figure:compare -->\n![compare](results/compare/figure.png)\n<!-- /figure:compare -->\n"
-        "<!-- table:later -->\n*Not measured yet: `python -m benchmarks.later` writes this table.*\n"
-        "<!-- /table:later -->\nbelow\n"
-    )
-    assert fill(filled, results=results, root=tmp_path) == filled
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<!-- table:a -->\n",
-        "<!-- /table:a -->\n",
-        "<!-- table:a -->\n<!-- /table:b -->\n",
-        "<!-- table:a -->\n<!-- table:b -->\n<!-- /table:b -->\n<!-- /table:a -->\n",
-        "<!-- table:a -->\n<!-- /figure:a -->\n",
-    ],
-)
-def test_blocks_that_do_not_close(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="README block"):
-        fill(text, results=tmp_path, root=tmp_path)
-
-
-def test_the_readme_is_what_the_results_say() -> None:
-    text = report.README.read_text(encoding="utf-8")
-    assert text == fill(text), "run `python -m benchmarks.lab.report`"
+    assert git_state(tmp_path)["dirty"] is True

@@ -1,0 +1,168 @@
+"""The log that scripts read: where it lies, what is in it, and its rows as arrays for scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.lab import heldout
+from recsim_env.catalog import Catalog
+from recsim_env.logs import complete_journey
+from recsim_env.logs.facts import FACTS_FILE, LogFacts
+from recsim_env.logs.schema import (
+    SPLITS,
+    read_baskets,
+    read_impressions,
+    read_popularity,
+    read_promotions,
+)
+from recsim_env.shoppers.household.examples import Examples, Market
+from recsim_env.shoppers.household.model import ROW_KINDS
+
+DEFAULT_LOG = Path(".cache/complete_journey")
+"""Where the log lies unless another folder is named; the only one that is built unasked."""
+KINDS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
+"""Names of the impression tables of a log."""
+
+
+def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path:
+    """Check that a log can be read; only `DEFAULT_LOG` is built where it is missing.
+
+    Args:
+        folder: The folder of the log, into which nothing is written.
+        console: Where a build is announced.
+        output: The folder that the caller writes into.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: If files of another folder are missing, or its build is not finished; the
+            sentence names the command that builds a log.
+        ValueError: If `output` lies in the folder.
+    """
+    if output is not None and output.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"output is {output}, but it must lie outside of the log, {folder}, which is read only."
+        )
+    if folder == DEFAULT_LOG and not folder.exists():
+        console.print(
+            f"{folder} is missing: the Complete Journey log is built there, once, in about a "
+            "minute."
+        )
+        with console.status("reading") as status:
+            complete_journey.build(folder, progress=status.update)
+
+    missing = [name for name in complete_journey.LOG_FILES if not (folder / name).is_file()]
+    if FACTS_FILE in missing and complete_journey.has_facts(folder):
+        missing.remove(FACTS_FILE)  # a build of an earlier version: its summary has them
+    if missing or (folder / complete_journey.UNFINISHED_FILE).exists():
+        what = f"lacks {', '.join(missing)}" if missing else "holds a build that is not finished"
+        raise FileNotFoundError(
+            f"{folder} {what}: write the tables of recsim_env/logs/schema.py and the facts of "
+            "recsim_env/logs/facts.py there, or build the Complete Journey log by "
+            f"python -m benchmarks.data.build_log --folder {folder}."
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log in memory: its facts, catalogue, baskets, impressions, and what the shop did."""
+
+    facts: LogFacts
+    catalog: Catalog
+    baskets: pl.DataFrame
+    impressions: dict[str, pl.DataFrame]
+    market: Market
+
+    @classmethod
+    def load(cls, folder: Path) -> Log:
+        """Read the tables of a folder; nothing is written.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file is not as its schema says.
+        """
+        facts, catalog = complete_journey.read_facts(folder), Catalog.load(folder)
+        n = len(catalog)
+        promotions = read_promotions(folder / "promotions.parquet", n)
+        popularity = read_popularity(folder / "popularity.parquet", n)
+        impressions = {kind: read_impressions(folder / f"{kind}.parquet", n) for kind in KINDS}
+        baskets = read_baskets(folder / "baskets.parquet", n)
+        return cls(facts, catalog, baskets, impressions, Market.of(promotions, popularity, n))
+
+    @property
+    def n_days(self) -> int:
+        """Number of days from day 0 to the last visit."""
+        return int(self.baskets["day"].max()) + 1  # type: ignore[arg-type]
+
+    @property
+    def cold(self) -> Tensor:
+        """(N,) bool, the items that training never shows; none where the catalogue marks none."""
+        cold = self.catalog.cold
+        return torch.zeros(len(self.catalog), dtype=torch.bool) if cold is None else cold
+
+    def examples(self, *, cold_hidden: bool) -> Examples:
+        """Make histories and scored rows.
+
+        Args:
+            cold_hidden: Whether cold items are left out of every history, as training must.
+        """
+        hidden = self.catalog.cold if cold_hidden else None
+        return Examples.of(
+            self.catalog,
+            self.baskets,
+            self.impressions,
+            self.market,
+            hidden=hidden,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+def need_cold_items(log: Log, folder: Path) -> Tensor:
+    """(N,) bool, the cold items of a log.
+
+    Raises:
+        ValueError: If its catalogue marks none.
+    """
+    if log.catalog.cold is None:
+        raise ValueError(
+            f"{folder} marks no items as cold, but what is judged here includes new items."
+        )
+    return log.catalog.cold
+
+
+def rows_of(examples: Examples, split: str, kinds: tuple[str, ...]) -> Tensor:
+    """Find the rows of a split and of some kinds: (R,) indices."""
+    wanted = torch.tensor([kind in kinds for kind in ROW_KINDS])
+    in_split = examples.split[examples.row_visit] == SPLITS.index(split)
+    return (in_split & wanted[examples.row_kind]).nonzero().flatten()
+
+
+def scored_rows(examples: Examples, rows: Tensor, chance: Tensor) -> heldout.Rows:
+    """Put rows (R,) of the examples beside their predicted chances (R,), as arrays of float64."""
+    visit = examples.row_visit[rows]
+    return heldout.Rows(
+        label=examples.row_label[rows].double().numpy(),
+        weight=examples.row_weight[rows].double().numpy(),
+        chance=chance.double().numpy(),
+        shopper=examples.visits.shopper[visit].numpy(),
+        slate=visit.numpy(),
+    )
+
+
+def sorted_rows(examples: Examples, rows: Tensor, logit: Tensor) -> heldout.Rows:
+    """As `scored_rows`, from logits (R,), and sorted by them: later sorts are then quick."""
+    order = logit.argsort()
+    return scored_rows(examples, rows[order], torch.sigmoid(logit[order].double()))
+
+
+def week_range(weeks: tuple[int, int]) -> str:
+    """Write weeks as a text: "49-53"."""
+    return f"{weeks[0]}-{weeks[1]}"

@@ -1,0 +1,92 @@
+"""Configurations as JSON, and folders whose contents were all made with the same settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.provenance import ROOT
+from recsim_env.files import sweep, write_text
+
+
+def config_as_json(config: object) -> dict[str, Any]:
+    """Turn a config dataclass into plain JSON values.
+
+    Enums become their value, tuples become lists and paths become text; a path inside the checkout
+    is told from its root.
+
+    Raises:
+        TypeError: If `config` is no dataclass, or holds what JSON cannot.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(
+            f"a benchmark's config is a dataclass instance, found {type(config).__name__}"
+        )
+
+    def plain(value: object) -> object:
+        if isinstance(value, os.PathLike):
+            path = Path(value)
+            return os.fspath(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+        if isinstance(value, enum.Enum):
+            return value.value
+        raise TypeError(
+            f"the config holds a {type(value).__name__}, which config.json cannot: {value!r}"
+        )
+
+    loaded: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=plain))
+    return loaded
+
+
+def settings_of(
+    config: object, *, only: Collection[str] | None = None, free: Collection[str] = ()
+) -> dict[str, Any]:
+    """The settings that all contents of a work folder share.
+
+    Args:
+        config: A configuration.
+        only: The fields that are shared; all of them by default.
+        free: Fields in which runs that share a folder may differ.
+    """
+    told = config_as_json(config)
+    return {
+        name: value
+        for name, value in told.items()
+        if name not in free and (only is None or name in only)
+    }
+
+
+def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
+    """Compare settings with those in `folder`/config.json, where that is there.
+
+    Raises:
+        ValueError: If the contents of the folder were made with other settings.
+    """
+    path = folder / "config.json"
+    if path.exists() and (found := json.loads(path.read_text())) != told:
+        other = sorted(
+            name for name in told.keys() | found.keys() if told.get(name) != found.get(name)
+        )
+        raise ValueError(
+            f"{path} differs in {other}: give the same settings, name another folder, or delete the folder."
+        )
+
+
+def write_settings(folder: Path, told: Mapping[str, Any]) -> None:
+    """Write settings into `folder`/config.json."""
+    write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
+
+
+def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
+    """Check the settings of a folder, write them down, and remove what killed processes left there.
+
+    Raises:
+        ValueError: If the contents of the folder were made with other settings.
+    """
+    check_settings(folder, told)
+    sweep(folder)
+    write_settings(folder, told)

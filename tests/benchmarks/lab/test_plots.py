@@ -1,0 +1,65 @@
+"""Figures show what they are given: points with their intervals, mean curves, and names that do not overlap."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.lab.plots import (
+    intervals,
+    level_intervals,
+    name_beside,
+    panels,
+    seed_curves,
+    spread,
+)
+from benchmarks.lab.statistics import Estimate
+
+
+def test_labels_stand_apart_and_move_no_further_than_needed() -> None:
+    assert spread([0.0, 5.0, 9.0], 1.0) == [0.0, 5.0, 9.0]
+    assert spread([1.0, 1.0, 5.0], 1.0) == pytest.approx([0.5, 1.5, 5.0])
+
+
+def test_points_stand_at_their_values_and_lines_span_their_intervals() -> None:
+    _, (axes,) = panels(3, 2)
+    intervals(axes, [0, 1], [Estimate(2.0, 1.0, 4.0), Estimate(3.0)], colour="red", scale=10.0)
+    (points,), (lines,) = axes.lines, axes.collections
+    assert np.asarray(points.get_xydata()).tolist() == [[0.0, 20.0], [1.0, 30.0]]
+    first, second = (path.vertices.tolist() for path in lines.get_paths())  # type: ignore[union-attr]
+    assert first == [[0.0, 10.0], [0.0, 40.0]]
+    assert math.isnan(second[0][1])  # an estimate without an interval has a point alone
+
+
+def test_the_mean_over_seeds_is_drawn_over_their_lines() -> None:
+    _, (axes,) = panels(3, 2)
+    x = np.array([0.0, 1.0])
+    curves = [(x, np.array([1.0, 2.0])), (x + 1, np.array([3.0, 6.0]))]
+    seed_curves(axes, curves, colour="red", label="mean")
+    assert len(axes.lines) == 3
+    assert np.asarray(axes.lines[-1].get_xydata()).tolist() == [[0.5, 2.0], [1.5, 4.0]]
+
+
+def test_the_first_line_stands_above_the_others() -> None:
+    figure = level_intervals(
+        [("a", Estimate(1.0, 0.0, 2.0), "red"), ("b", Estimate(5.0), "blue")], "x"
+    )
+    (axes,) = figure.axes
+    heights = {
+        label.get_text(): place
+        for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+    }
+    assert heights == {"a": 1, "b": 0}
+
+
+def test_every_point_has_its_name_beside_it() -> None:
+    _, (axes,) = panels(3, 2)
+    axes.plot([0, 1], [0, 1], "o")
+    name_beside(axes, {"low": (0, 0), "high": (1, 0.001)})
+    low, high = (
+        text.xyann[1] for text in sorted(axes.texts, key=lambda text: text.get_text(), reverse=True)
+    )  # type: ignore[attr-defined]
+    assert low < high - 0.04
+    assert {text.get_text() for text in axes.texts} == {"low", "high"}
