@@ -30,6 +30,8 @@ from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
 from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples
 from policies.rankers.pair_features import Items, blocks_for, codes_for
 from recsim_env.catalog import Catalog
+from recsim_env.logs import complete_journey
+from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import (
     SPLITS,
     read_baskets,
@@ -121,7 +123,13 @@ def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
 
 
 def replay_slates(
-    visits: Visits, slates: Slates, keys: Keys, popularity: Tensor, *, remembered: int = REMEMBERED
+    visits: Visits,
+    slates: Slates,
+    keys: Keys,
+    popularity: Tensor,
+    facts: LogFacts,
+    *,
+    remembered: int = REMEMBERED,
 ) -> Iterator[tuple[Tensor, Observation]]:
     """Every logged slate with what was known before its visit: rows (R,) of `slates`, and the
     observation whose candidates they are. All shoppers advance together, one visit at a time.
@@ -137,7 +145,13 @@ def replay_slates(
             visit = slates.visit[rows]
             who, day, week = visits.shopper[visit], visits.day[visit].float(), visits.week[visit]
             observation = loyalty_card(
-                memory, who, memory.tally_of(who, day), day, visits.since[visit], week
+                memory,
+                who,
+                memory.tally_of(who, day),
+                day,
+                visits.since[visit],
+                week,
+                facts.weeks_a_year,
             )
             observation["candidates"] = slates.items[rows]
             observation["placement"] = slates.placement[rows]
@@ -153,13 +167,14 @@ def examples_of(
     slates: Slates,
     catalog: Catalog,
     popularity: Tensor,
+    facts: LogFacts,
     blocks: tuple[str, ...],
     codes: tuple[str, ...],
 ) -> tuple[Examples, Tensor]:
     """Training rows, and the row of `slates` that each belongs to (Q,)."""
     keys, items = Keys.of(catalog.kind, catalog.category), Items.of(catalog)
     parts, owners = [], []
-    steps = replay_slates(visits, slates, keys, popularity)
+    steps = replay_slates(visits, slates, keys, popularity, facts)
     for rows, observation in tqdm(
         steps, total=int(visits.rank.max()) + 1, desc="replaying the log", unit="visit"
     ):
@@ -199,7 +214,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run("train_ranker", config)
     ready(config.log, Console(), output=config.output)
-    catalog = Catalog.load(config.log)
+    facts, catalog = complete_journey.read_facts(config.log), Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
     logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
     popularity = popularity_table(
@@ -210,7 +225,7 @@ def main(config: Config) -> None:
     )
     visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
     blocks, codes = blocks_for(KEYS), codes_for(KEYS)
-    examples, owner = examples_of(visits, slates, catalog, popularity, blocks, codes)
+    examples, owner = examples_of(visits, slates, catalog, popularity, facts, blocks, codes)
     shopper, split, log = (
         visits.shopper[slates.visit[owner]],
         slates.split[owner],

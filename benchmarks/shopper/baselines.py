@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from recsim_env.shoppers.household.examples import Examples
+from recsim_env.shoppers.household.features import counter_features
 from recsim_env.shoppers.household.memory import COUNT, NEVER, RECENT, SINCE
-from recsim_env.shoppers.household.model import counter_features
 
 Floats = NDArray[np.float32]
 

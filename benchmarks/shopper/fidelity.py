@@ -52,7 +52,7 @@ from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import score
 from recsim_env.shoppers.household.memory import COUNT, SINCE
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
-from recsim_env.shoppers.precision import mixed
+from recsim_env.shoppers.members import mixed
 from recsim_env.shoppers.weights import load_model
 
 GOOD = {

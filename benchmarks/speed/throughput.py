@@ -51,7 +51,7 @@ LATE = 40
 FORWARD = (
     "token",
     "append_visit",
-    "explore_queries",
+    "new_item_queries",
     "temperament",
     "answer",
     "click_probability",

@@ -55,6 +55,11 @@ class CheckedConfig(PreTrainedConfig):
         ]
 
     @classmethod
+    def values_before(cls) -> dict[str, Any]:
+        """Return the values of keys that configurations of earlier versions lack, by key."""
+        return {}
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As in transformers, from the content of a `config.json`.
 
@@ -62,7 +67,7 @@ class CheckedConfig(PreTrainedConfig):
             ValueError: As in `check_keys`.
         """
         check_keys(cls, config_dict)
-        made: Self = super().from_dict(config_dict, **kwargs)
+        made: Self = super().from_dict(cls.values_before() | config_dict, **kwargs)
         return made
 
 
@@ -159,14 +164,19 @@ def read_config(kind: Any, path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no readable JSON: {error}.") from error
     try:
-        values = checks.mapping("its content", content)
+        values = kind.values_before() | checks.mapping("its content", content)
         check_keys(kind, values)
         missing = sorted(set(kind.own_keys()) - values.keys())
         if missing:
             raise ValueError(
                 f"{missing} are missing; a {kind.__name__} of this version has these keys too."
             )
-        return kind(**{name: value for name, value in values.items() if name in kind.own_keys()})
+        own = {name: value for name, value in values.items() if name in kind.own_keys()}
+        config = kind(**own)
+        nothing = sorted(name for name, value in own.items() if value is None)
+        if nothing:
+            raise ValueError(f"{nothing[0]} is None, but it must have a value.")
+        return config
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

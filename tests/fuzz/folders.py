@@ -25,7 +25,7 @@ from agents.ppo import checkpoints
 from policies.rankers import ctr, two_tower
 from recsim_env import Catalog, register
 from recsim_env.logs import schema
-from recsim_env.shoppers.household.model import SlateShopperConfig
+from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.market import make_market
 from recsim_env.shoppers.session.model import SessionShopperConfig

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
+from recsim_env.shoppers.household.features import ITEM_CONTEXT
 from recsim_env.shoppers.household.memory import Keys
-from recsim_env.shoppers.household.model import ITEM_CONTEXT, ROW_KINDS
+from recsim_env.shoppers.household.model import ROW_KINDS
 from recsim_env.shoppers.household.replay import Rows, Visits, first_visits, replay
 
 SPLITS = ("train", "valid", "test")

@@ -21,19 +21,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from recsim_env.catalog import Catalog
+from recsim_env.logs.facts import LogFacts
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SHARE, Within, settle
+from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.examples import SPLITS, Collator, Examples
+from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_bucket
+from recsim_env.shoppers.household.gaps import gap_log_likelihood
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Rhythm
-from recsim_env.shoppers.household.model import (
-    RECENCIES,
-    ROW_KINDS,
-    SHARES,
-    SlateShopper,
-    SlateShopperConfig,
-    gap_log_likelihood,
-    repeat_bucket,
-)
-from recsim_env.shoppers.precision import check_precision
+from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.members import check_precision
 from recsim_env.shoppers.weights import MOST as SIZES
 
 KEPT = 2
@@ -220,7 +216,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def new_shopper(
-    catalog: Catalog, config: FinetuneConfig, known: Tensor | None = None
+    catalog: Catalog, config: FinetuneConfig, facts: LogFacts, known: Tensor | None = None
 ) -> SlateShopper:
     """An unfitted shopper for a catalogue; `known` (N,) bool says which items have an id of their own (default all)."""
     with torch.random.fork_rng():
@@ -238,6 +234,7 @@ def new_shopper(
                 dropout=config.dropout,
                 use_text=config.use_text,
                 use_counters=config.use_counters,
+                facts=facts.to_json(),
             )
         )
     model.items.text.copy_(catalog.embedding)
@@ -395,7 +392,10 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
         examples.visits.gap[scores.visit].float(),
         examples.visits.follow_up[scores.visit].float(),
     )
-    minimise(lambda: -gap_log_likelihood(scores.gap_logits + shift, gap, follow_up).mean(), shift)
+    bins = model.config.gap_bins
+    minimise(
+        lambda: -gap_log_likelihood(bins, scores.gap_logits + shift, gap, follow_up).mean(), shift
+    )
     bought, expected = explored(model, examples, split)
     model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
     model.config.gap_calibration = round(shift.item(), 5)
@@ -456,7 +456,7 @@ def explored(
     for batch in batches(examples, batch_shoppers, collator):
         on_device = {name: value.to(model.device) for name, value in batch.items()}
         before, _ = model.states(vectors, on_device)
-        log_rate, fresh = model.explore_rates(vectors, before.flatten(0, 1), on_device)
+        log_rate, fresh = model.new_item_rates(vectors, before.flatten(0, 1), on_device)
         expected += float((log_rate.exp() * fresh).sum())
         bought += float(on_device["learn"].flatten()[on_device["new_at"]].sum())
     return bought, expected

@@ -263,7 +263,13 @@ class Memory:
 
 
 def loyalty_card(
-    memory: Memory, rows: Tensor | slice, rhythm: Tensor, day: Tensor, since: Tensor, week: Tensor
+    memory: Memory,
+    rows: Tensor | slice,
+    rhythm: Tensor,
+    day: Tensor,
+    since: Tensor,
+    week: Tensor,
+    weeks_a_year: int,
 ) -> Observation:
     """What a shop with loyalty cards knows of R shoppers before a visit; the keys are those of `LearnedShopper`.
 
@@ -273,7 +279,7 @@ def loyalty_card(
     items, table = memory.items[rows], memory.table[rows, memory.keys.categories]
     angle = day * (2 * torch.pi / 7)
     calendar = torch.stack(
-        [angle.sin(), angle.cos(), week.to(day.dtype) / 53.0, torch.log1p(since)], dim=1
+        [angle.sin(), angle.cos(), week.to(day.dtype) / weeks_a_year, torch.log1p(since)], dim=1
     )
     size = torch.log1p((items >= 0).sum(1, keepdim=True).to(day.dtype))
     return {

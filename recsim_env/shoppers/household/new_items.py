@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsim_env.shoppers.ensemble import mean
+from recsim_env.shoppers.members import mean
 from recsim_env.tensors import looked_up, places
 
 DARTS = 48  # most of a visit: the shipped shoppers throw nine on average, and more than this once in 50,000 visits

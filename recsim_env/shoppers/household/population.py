@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,23 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.shoppers.base import Description, ago
-from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
+from recsim_env.shoppers.household.features import repeat_bucket
+from recsim_env.shoppers.household.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
-from recsim_env.shoppers.household.model import (
-    DISPLAYS,
-    GAP_EDGES,
-    LAPSE_DAYS,
-    MAILERS,
-    repeat_bucket,
-)
 from recsim_env.shoppers.household.new_items import DARTS
 from recsim_env.shoppers.household.shop import MIN_CANDIDATES, Shop, load_shop
 from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
-from recsim_env.shoppers.precision import PRECISIONS, check_precision, mixed
-from recsim_env.tensors import constant, looked_up, places, repeated
+from recsim_env.shoppers.members import (
+    PRECISIONS,
+    agreed,
+    check_ensemble,
+    check_pessimism,
+    check_precision,
+    mean,
+    mixed,
+)
+from recsim_env.tensors import looked_up, places, repeated
 from recsim_env.types import MAX_DAYS, Observation, Response
 
 EXPLORED = 16  # most new items of a visit
@@ -132,6 +133,8 @@ class LearnedShopper:
         self.options = options
         self.max_candidates = shop.candidates.shape[1]
         self._keys = shop.keys
+        self.facts = shop.facts
+        self._bins = shop.model.config.gap_bins
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
         weights = options.examination or (1.0,) * slate_size
         self._examination = torch.tensor(weights, dtype=torch.float32, device=self.device)
@@ -178,7 +181,7 @@ class LearnedShopper:
             "bought_days": box(0.0, MAX_DAYS, m),
             "category_counts": box(0.0, 1e6, g),
             "category_days": box(0.0, MAX_DAYS, g),
-            "placement": spaces.Box(0, DISPLAYS * MAILERS - 1, (c,), np.uint8),
+            "placement": spaces.Box(0, math.prod(self.facts.placements) - 1, (c,), np.uint8),
             "popularity": box(0.0, 1e3, c),
         }
 
@@ -202,7 +205,13 @@ class LearnedShopper:
         """What a shop with loyalty cards knows; see the class."""
         return {
             **loyalty_card(
-                state.memory, slice(None), state.rhythm, state.day, state.since, state.week
+                state.memory,
+                slice(None),
+                state.rhythm,
+                state.day,
+                state.since,
+                state.week,
+                self.facts.weeks_a_year,
             ),
             "placement": self.shop.placement.index_select(0, state.row),
             "popularity": self.shop.popularity.index_select(0, state.row),
@@ -259,7 +268,7 @@ class LearnedShopper:
             f"{ago(int(stats[i, SINCE]))} · {int(stats[i, COUNT])}x · {self.catalog.text[int(items[i])]}"
             for i in order
         ]
-        date = datetime.date(2017, 1, 1) + datetime.timedelta(days=day)
+        date = self.facts.day_zero + datetime.timedelta(days=day)
         return {
             "date": date.strftime("%a %d %b %Y"),
             "store": f"store {int(state.store[row])}, week {int(state.week[row])}",
@@ -355,7 +364,7 @@ class LearnedShopper:
         independently.
         """
         envelope, models = self.shop.envelope, [member.model for member in self.shop.members]
-        queries = [model.explore_queries(own) for model, own in zip(models, inside, strict=True)]
+        queries = [model.new_item_queries(own) for model, own in zip(models, inside, strict=True)]
         darts = envelope.throw(envelope.scale(queries) * self._promoting, state.week, draws)
         rows, items = darts.rows, darts.items
         rates = envelope.log_rates(queries, state.week, darts)
@@ -396,7 +405,7 @@ class LearnedShopper:
         state.memory.record(torch.arange(len(basket), device=self.device), bought, state.day)
         back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
-        days, left = sample_gap(back, come, draws[:, 1])
+        days, left = sample_gap(self._bins, back, come, draws[:, 1])
         left = left & (not self.never_leave)  # also where leaving is certain
         state.since = days
         state.day = state.day + days
@@ -423,38 +432,6 @@ class LearnedShopper:
         )
         chosen = stores.gather(1, pick).squeeze(1)
         return chosen.where(total.squeeze(1) > 0, state.store)
-
-
-def back_by(logits: Sequence[Tensor], pessimism: float) -> tuple[Tensor, Tensor]:
-    """Chance to be back by the end of each bin of days (B, bins), and never to come back (B,), of several members.
-
-    Every bin has the members' mean chance. Staying away has `pessimism` of their standard
-    deviations more, at most 1, and the bins share what is left in the same proportions.
-
-    Shapes: logits (B, bins) of the hazards, one a member.
-    """
-    stay = [torch.nn.functional.logsigmoid(-one) for one in logits]
-    back = 1.0 - mean([one.cumsum(1).exp() for one in stay])
-    lapse = [one.sum(1).exp() for one in stay]
-    leaving = agreed(lapse, pessimism)
-    if len(logits) == 1:
-        return back, leaving
-    share = (1.0 - leaving) / (1.0 - mean(lapse)).clamp(min=1e-9)
-    return back * share.unsqueeze(1), leaving
-
-
-def sample_gap(back: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    """Days until the next visit (B,) float32 and who lapsed (B,) bool, by inversion.
-
-    Shapes: back (B, bins) from `back_by`; draw and within (B,) uniform. A bin's days are equally
-    likely.
-    """
-    left_bin = (draw.unsqueeze(1) >= back).sum(1)
-    edges = constant((*GAP_EDGES, LAPSE_DAYS + 1), back)
-    left = left_bin >= len(GAP_EDGES)
-    place = left_bin.clamp(max=len(GAP_EDGES) - 1)
-    days = edges[place] + torch.floor(within * (edges[place + 1] - edges[place]))
-    return days.where(~left, float(LAPSE_DAYS)), left
 
 
 def load_shopper(

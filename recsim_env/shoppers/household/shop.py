@@ -15,16 +15,19 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
 from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.household.examples import Market, ints
+from recsim_env.shoppers.household.gaps import GapHead
 from recsim_env.shoppers.household.memory import Keys
-from recsim_env.shoppers.household.model import GapHead, SlateHead, SlateShopper
+from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import Envelope, Peaks
 from recsim_env.shoppers.household.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
+from recsim_env.shoppers.household.slate_head import SlateHead
 from recsim_env.shoppers.household.starts import Starts, start_states
 from recsim_env.shoppers.household.states import LearnedState
-from recsim_env.shoppers.precision import compile_parts
+from recsim_env.shoppers.members import compile_parts
 from recsim_env.shoppers.weights import MODEL_FILES, load_model, member_folders, present
 from recsim_env.types import MAX_DAYS
 from recsim_env.waiting import waiting
@@ -76,6 +79,11 @@ class Shop:
     def model(self) -> SlateShopper:
         """The first member's."""
         return self.members[0].model
+
+    @property
+    def facts(self) -> LogFacts:
+        """The facts of the log that all members are fitted to."""
+        return self.model.config.log_facts
 
     @property
     def vectors(self) -> Tensor:
@@ -133,6 +141,7 @@ def _opened(
     """As `load_shop`; `stamps` tell the files from those that were read before."""
     catalog = Catalog.load(folder)
     models = [_model(member, catalog) for member in members]
+    _check_alike(members, models)
     popularity = read_popularity(folder / "popularity.parquet", len(catalog))
     promotions = read_promotions(folder / "promotions.parquet", len(catalog))
     shoppers = read_shoppers(folder / "shoppers.parquet")
@@ -205,6 +214,18 @@ def _model(folder: Path, catalog: Catalog) -> SlateShopper:
     return model
 
 
+def _check_alike(members: Sequence[Path], models: Sequence[SlateShopper]) -> None:
+    first = models[0].config
+    for folder, model in zip(members, models, strict=True):
+        for name in ("gap_edges", "lapse_days", "facts"):
+            found, expected = getattr(model.config, name), getattr(first, name)
+            if found != expected:
+                raise ValueError(
+                    f"{folder} holds a model whose {name} is {checks.told(found)}, but it must be "
+                    f"{checks.told(expected)}, as in {members[0]}."
+                )
+
+
 def _check_states(members: Sequence[Path], state: LearnedState) -> None:
     for folder, cache in zip(members, state.caches, strict=True):
         if not bool(cache.state.isfinite().all()):
@@ -230,14 +251,15 @@ def envelope_of(
 ) -> Envelope:
     """Above the members' rates of new items for the shoppers of a state, or for those of known peaks."""
     base = [
-        member.model.explore_base() + member.model.season(market.item_context) for member in members
+        member.model.new_item_base() + member.model.season(market.item_context)
+        for member in members
     ]
     vectors = [member.vectors for member in members]
     if not isinstance(source, LearnedState):
         return Envelope.above(base, vectors, source)
     inside = source.inside(source.context())
     queries = [
-        member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)
+        member.model.new_item_queries(own) for member, own in zip(members, inside, strict=True)
     ]
     return Envelope.over(base, vectors, queries)
 

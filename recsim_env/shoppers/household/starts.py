@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from recsim_env.shoppers.household.examples import Market, ints
+from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.memory import RHYTHM, Keys, Memory
-from recsim_env.shoppers.household.model import LAPSE_DAYS, SlateShopper, visit_context
+from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.replay import Past, Visits, padded
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
 
@@ -137,7 +138,7 @@ def start_states(
         open_store
         & (visits.rank >= EARLIER_VISITS)
         & (visits.day >= wanted)
-        & (visits.day <= high + LAPSE_DAYS)
+        & (visits.day <= high + models[0].config.lapse_days)
     )
     if population != "all":
         allowed &= holdout[visits.shopper] == (population == "evaluation")

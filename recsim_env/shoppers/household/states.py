@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from recsim_env.shoppers.encoder import Cache
+from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.memory import Memory
-from recsim_env.shoppers.household.model import visit_context
 
 REMEMBERED = 192  # items bought before that a shopper can buy again outside the slate
 

@@ -26,9 +26,15 @@ from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, counted
 from recsim_env.shoppers.encoder import Block, Cache
-from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
-from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
-from recsim_env.shoppers.precision import PRECISIONS, check_precision, compile_parts, mixed
+from recsim_env.shoppers.members import (
+    PRECISIONS,
+    agreed,
+    check_ensemble,
+    check_pessimism,
+    check_precision,
+    compile_parts,
+    mixed,
+)
 from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import (

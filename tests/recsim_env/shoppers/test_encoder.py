@@ -10,7 +10,8 @@ import torch
 
 import recsim_env
 from recsim_env.shoppers.encoder import LAG_EDGES, Cache, VisitEncoder, lag_bucket
-from recsim_env.shoppers.household.model import SlateShopper, SlateShopperConfig
+from recsim_env.shoppers.household.config import SlateShopperConfig
+from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.session.model import SessionShopper, SessionShopperConfig
 from recsim_env.shoppers.weights import load_model
 
@@ -78,8 +79,10 @@ def test_histories_filled_in_at_once_give_the_cache_of_their_visits(shipped: Vis
 
 
 def test_a_new_cache_is_empty_and_keeps_a_state_of_its_own() -> None:
-    config = SlateShopperConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=3, window=5)
-    model = SlateShopper(config)
+    config = SessionShopperConfig(
+        hidden_size=8, num_attention_heads=2, num_hidden_layers=3, window=5
+    )
+    model = SessionShopper(config)
     cache = model.empty_cache(model.newcomers(4))
     assert cache.keys.shape == cache.values.shape == (3, 4, 2, 5, 4)
     assert torch.equal(cache.day, torch.full((4, 5), -math.inf))

@@ -20,6 +20,7 @@ from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
 from recsim_env.metrics import auc
 from recsim_env.shoppers.household import fit as fitting
 from recsim_env.shoppers.household.examples import Collator, Examples
+from recsim_env.shoppers.household.features import repeat_bucket, visit_context
 from recsim_env.shoppers.household.fit import (
     CUT,
     KEPT,
@@ -36,7 +37,7 @@ from recsim_env.shoppers.household.fit import (
     score,
 )
 from recsim_env.shoppers.household.memory import COUNT, SINCE
-from recsim_env.shoppers.household.model import ROW_KINDS, repeat_bucket, visit_context
+from recsim_env.shoppers.household.model import ROW_KINDS
 from recsim_env.shoppers.household.peaks import SHOP_FILES
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.simulator import SlateSimulator
@@ -68,7 +69,7 @@ def shop(folder: Path, log: Log) -> Path:
     """A shop with an unfitted shopper."""
     path = folder / "shop"
     path.mkdir()
-    new_shopper(log.catalog, SMALL).save_pretrained(path)
+    new_shopper(log.catalog, SMALL, log.facts).save_pretrained(path)
     for name in SHOP_FILES[2:]:
         shutil.copy(folder / name, path / name)
     return path
@@ -223,7 +224,7 @@ def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> Non
 def test_fine_tuning_beats_popularity_and_is_calibrated(
     log: Log, examples: Examples, tmp_path: Path
 ) -> None:
-    model = new_shopper(log.catalog, SMALL)
+    model = new_shopper(log.catalog, SMALL, log.facts)
     config = replace(SMALL, pretrain_epochs=4, epochs=25, learning_rate=1e-2)
     fit(model, examples, config, tmp_path, stage="pretrain")
     fit(model, examples, config, tmp_path, stage="finetune")
@@ -260,7 +261,7 @@ def test_a_ceiling_cuts_no_more_than_its_share(
 def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
     log: Log, examples: Examples, promoted: bool
 ) -> None:
-    model = new_shopper(log.catalog, SMALL)
+    model = new_shopper(log.catalog, SMALL, log.facts)
     with torch.no_grad():
         for parameter in model.slate_head.parameters():
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
@@ -291,7 +292,7 @@ QUICK = replace(SMALL, pretrain_epochs=0, epochs=2.0)
 
 def weights_of(log: Log, examples: Examples, folder: Path) -> dict[str, torch.Tensor]:
     """Of a model after its fine-tuning, which goes on from what lies in the folder."""
-    model = new_shopper(log.catalog, QUICK)
+    model = new_shopper(log.catalog, QUICK, log.facts)
     fit(model, examples, QUICK, folder, stage="finetune")
     return model.state_dict()
 

@@ -183,10 +183,10 @@ def rates_in_full(shopper: LearnedShopper, state: LearnedState, promoted: bool) 
     on_promotion = (shopper.shop.market.placement[state.row] > 0).float() if promoted else None
     found = []
     for one, inside in zip(shopper.shop.members, state.inside(state.context()), strict=True):
-        base = (one.model.explore_base() + one.model.season(shopper.shop.market.item_context))[
+        base = (one.model.new_item_base() + one.model.season(shopper.shop.market.item_context))[
             state.week
         ]
-        found.append(one.model.explore_log_rate(inside, one.vectors, base, on_promotion).exp())
+        found.append(one.model.new_item_log_rates(inside, one.vectors, base, on_promotion).exp())
     return torch.stack(found).mean(0)
 
 
@@ -269,7 +269,7 @@ def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(
         state = simulator.hidden
         rate = rates_in_full(shopper, state, promoted)
         (inside,) = state.inside(state.context())
-        scale = envelope.scale([single.model.explore_queries(inside)])
+        scale = envelope.scale([single.model.new_item_queries(inside)])
         promotion = single.model.promotion().exp() if promoted else 1.0
         thrown = scale * promotion * envelope.total[state.week]
         bound = width[state.week].float() * thrown.unsqueeze(1)

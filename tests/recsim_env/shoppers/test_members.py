@@ -13,7 +13,7 @@ from recsim_env import make_simulator
 from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.household import shop
 from recsim_env.shoppers.household.model import GapHead, SlateHead
-from recsim_env.shoppers.precision import PRECISIONS, compile_parts
+from recsim_env.shoppers.members import PRECISIONS, compile_parts
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Step
 
