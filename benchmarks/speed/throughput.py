@@ -57,7 +57,7 @@ FORWARD = (
     "click_probability",
     "leave_logits",
 )
-"""Methods of networks that a step calls, besides their heads; to throw darts for new items is none
+"""Methods of networks that a step calls, besides their heads; to propose new items is none
 of them."""
 COUNTERS = ("stats", "record", "tally", "look", "context")
 """Methods of what they count."""

@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
-from recsim_env.shoppers.household.features import ITEM_CONTEXT
 from recsim_env.shoppers.household.memory import Keys
 from recsim_env.shoppers.household.model import ROW_KINDS
-from recsim_env.shoppers.household.replay import Rows, Visits, first_visits, replay
+from recsim_env.shoppers.household.promotions import StorePromotions
+from recsim_env.shoppers.household.replay import (
+    ScoredItems,
+    Visits,
+    first_visits,
+    floats,
+    ints,
+    replay,
+)
 
 SPLITS = ("train", "valid", "test")
 REPEAT_NEGATIVES = 24  # items bought before but not in this visit, sampled a visit
@@ -22,71 +29,17 @@ NEVER_BOUGHT = 32767
 
 
 @dataclass(frozen=True)
-class Market:
-    """What a shop does, week by week: placements and the trailing popularity of items.
-
-    Shapes: W store-weeks, N items.
-        placement:    (W + 1, N) uint8 code of each item; the last row is an unknown store: nothing is promoted
-        store_week:   (stores, weeks) int64 row of `placement`
-        item_context: (weeks, N, ITEM_CONTEXT) float32 log popularity and discount, trailing four weeks
-    """
-
-    placement: Tensor
-    store_week: Tensor
-    item_context: Tensor
-
-    @classmethod
-    def of(cls, promotions: pl.DataFrame, popularity: pl.DataFrame, n_items: int) -> Market:
-        """From `promotions`, sorted by store and week, and `popularity`; weeks beyond the last use its row."""
-        store, week = promotions["store"].to_numpy(), promotions["week"].to_numpy()
-        new = np.ones(len(store), dtype=bool)  # where a store-week begins
-        new[1:] = (store[1:] != store[:-1]) | (week[1:] != week[:-1])
-        row, pairs = np.cumsum(new) - 1, int(new.sum())
-        weeks = max(int(table["week"].max() or 0) for table in (popularity, promotions)) + 1  # type: ignore[arg-type]
-        stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type]
-        store_week = torch.full((stores, weeks), pairs, dtype=torch.int64)
-        store_week.numpy()[store[new], week[new]] = row[new]
-        placement = np.zeros((pairs + 1) * n_items, dtype=np.uint8)
-        placement[row * n_items + promotions["item"].to_numpy()] = (
-            promotions["placement"].to_numpy().astype(np.uint8)
-        )
-        context = torch.zeros(weeks * n_items, ITEM_CONTEXT, dtype=torch.float32)
-        at = ints(popularity, "week") * n_items + ints(popularity, "item")
-        popular = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
-        context[at] = torch.stack([popular, floats(popularity, "discount")], dim=1)
-        of_week = context.view(weeks, n_items, ITEM_CONTEXT)
-        return cls(torch.from_numpy(placement).view(pairs + 1, n_items), store_week, of_week)
-
-    def row(self, store: Tensor, week: Tensor) -> Tensor:
-        """Row of `placement` for stores and weeks (...,); the last row where the store is not known."""
-        stores, weeks = self.store_week.shape
-        known = (store >= 0) & (store < stores)
-        row = self.store_week[store.clamp(0, stores - 1), week.clamp(max=weeks - 1)]
-        return row.where(known, len(self.placement) - 1)
-
-
-def ints(frame: pl.DataFrame, name: str) -> Tensor:
-    """A column as int64 tensor."""
-    return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy().copy())
-
-
-def floats(frame: pl.DataFrame, name: str) -> Tensor:
-    """A column as float32 tensor."""
-    return torch.from_numpy(frame[name].cast(pl.Float32).to_numpy().copy())
-
-
-@dataclass(frozen=True)
 class Examples:
     """Everything that training and held-out scoring read.
 
     Shapes: V visits, R rows sorted by visit. split: (V,) int64 index into SPLITS; rhythm: (V,
-        RHYTHM); store_week: (V,) row of `market.placement` row_visit, row_item, row_kind,
+        RHYTHM); store_week: (V,) row of `promotions.placement` row_visit, row_item, row_kind,
         row_placement: (R,) int64; row_label, row_offset, row_weight: (R,) float32; row_stats: (R,
         LEVELS, STATS) float16; row_starts: (V + 1,) int64
     """
 
     visits: Visits
-    market: Market
+    promotions: StorePromotions
     split: Tensor
     rhythm: Tensor
     store_week: Tensor
@@ -113,7 +66,7 @@ class Examples:
         catalog: Catalog,
         baskets: pl.DataFrame,
         logs: Mapping[str, pl.DataFrame],
-        market: Market,
+        promotions: StorePromotions,
         *,
         hidden: Tensor | None = None,
         generator: torch.Generator,
@@ -131,8 +84,8 @@ class Examples:
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         order = rows["visit"].argsort(stable=True)
         rows = {name: column[order] for name, column in rows.items()}
-        stats, rhythm = replay(visits, keys, Rows(rows["visit"], rows["item"]))
-        store_week = market.row(visits.store, visits.week)
+        stats, rhythm = replay(visits, keys, ScoredItems(rows["visit"], rows["item"]))
+        store_week = promotions.row(visits.store, visits.week)
         split = torch.tensor([SPLITS.index(name) for name in baskets["split"].to_list()])
         counts = torch.bincount(rows["visit"], minlength=len(visits))
         new = torch.cat(
@@ -140,7 +93,7 @@ class Examples:
         )
         return cls(
             visits,
-            market,
+            promotions,
             split,
             rhythm,
             store_week,
@@ -152,7 +105,7 @@ class Examples:
             rows["offset"],
             rows["weight"],
             rows["kind"],
-            market.placement[store_week[rows["visit"]], rows["item"]].long(),
+            promotions.placement[store_week[rows["visit"]], rows["item"]].long(),
             stats,
             torch.cat([new, torch.tensor([len(visits)])]),
         )
@@ -249,7 +202,7 @@ class Collator:
     splits: Sequence[str] = ("train",)
     kinds: Sequence[str] = ROW_KINDS
     cold: Tensor | None = None
-    explore: bool = True
+    new_items: bool = True
 
     def __call__(self, shoppers: Sequence[int]) -> dict[str, Tensor]:
         """One batch; the shapes stand at `SlateShopper.forward`."""
@@ -278,8 +231,8 @@ class Collator:
             "follow_up": v.follow_up[at].float(),
         }
         batch |= self._rows(starts, length, width, learn)
-        if self.explore:
-            batch |= self._explore(who, at, batch["basket"], present)
+        if self.new_items:
+            batch |= self._first_purchases(who, at, batch["basket"], present)
         return batch
 
     def _rows(self, starts: Tensor, length: Tensor, width: int, learn: Tensor) -> dict[str, Tensor]:
@@ -297,7 +250,7 @@ class Collator:
         kept = kinds[e.row_kind[rows]] & learn.flatten()[row_at]
         rows, row_at = rows[kept], row_at[kept]
         item = e.row_item[rows]
-        week = e.visits.week[e.row_visit[rows]].clamp(max=len(e.market.item_context) - 1)
+        week = e.visits.week[e.row_visit[rows]].clamp(max=len(e.promotions.item_context) - 1)
         batch = {
             "row": rows,
             "row_at": row_at,
@@ -307,11 +260,11 @@ class Collator:
             "row_kind": e.row_kind[rows],
             "row_placement": e.row_placement[rows],
             "row_stats": e.row_stats[rows].float(),
-            "row_context": e.market.item_context[week, item],
+            "row_context": e.promotions.item_context[week, item],
         }
         return batch if self.cold is None else batch | {"row_known": (~self.cold[item]).float()}
 
-    def _explore(
+    def _first_purchases(
         self, who: Tensor, at: Tensor, basket: Tensor, present: Tensor
     ) -> dict[str, Tensor]:
         e = self.examples
@@ -323,9 +276,9 @@ class Collator:
         place = fresh.nonzero()
         return {
             "first_visit": first,
-            "week": e.visits.week[at].clamp(max=len(e.market.item_context) - 1),
-            "item_context": e.market.item_context,
-            "promoted": e.market.placement[e.store_week[at.flatten()]] > 0,
+            "week": e.visits.week[at].clamp(max=len(e.promotions.item_context) - 1),
+            "item_context": e.promotions.item_context,
+            "promoted": e.promotions.placement[e.store_week[at.flatten()]] > 0,
             "new_at": place[:, 0] * at.shape[1] + place[:, 1],
             "new_item": basket[fresh],
         }

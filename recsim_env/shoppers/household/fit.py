@@ -36,7 +36,7 @@ KEPT = 2
 """Checkpoints that are kept of each stage."""
 PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files of a Trainer's checkpoint besides weights and state."""
-CUT = 0.001
+CEILING_TAIL = 0.001
 """Share of the repeat purchases that lie above the ceilings,
 `SlateShopperConfig.repeat_ceilings`."""
 
@@ -345,7 +345,7 @@ def score(
 ) -> Scores:
     """Predict every row and gap of a split; dropout off. `cold` (N,) bool hides those items' own past."""
     model.train(False)
-    collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, explore=False)
+    collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, new_items=False)
     found: list[tuple[Tensor, ...]] = []
     total = -(-examples.n_shoppers // batch_shoppers)
     for batch in tqdm(
@@ -396,7 +396,7 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     minimise(
         lambda: -gap_log_likelihood(bins, scores.gap_logits + shift, gap, follow_up).mean(), shift
     )
-    bought, expected = explored(model, examples, split)
+    bought, expected = first_purchases(model, examples, split)
     model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
     model.config.gap_calibration = round(shift.item(), 5)
     model.config.explore_calibration = round(math.log(bought / expected), 5)
@@ -433,19 +433,19 @@ def _ceilings(scores: Scores, examples: Examples) -> tuple[float, ...]:
 
 
 def ceiling_of(chance: Tensor, weight: Tensor) -> float:
-    """The lowest of some chances (R,) above which lie at most `CUT` of all purchases, rounded up to four places.
+    """The lowest of some chances (R,) above which lie at most `CEILING_TAIL` of all purchases, rounded up to four places.
 
     What lies above a ceiling c is the weighted sum of max(p - c, 0); all purchases are that of p.
     """
     order = chance.argsort(descending=True)
     chance, weight = chance[order], weight[order]
     bought, rows = (weight * chance).cumsum(0), weight.cumsum(0)
-    lowest = int((bought - rows * chance <= CUT * bought[-1]).nonzero()[-1])
+    lowest = int((bought - rows * chance <= CEILING_TAIL * bought[-1]).nonzero()[-1])
     return min(math.ceil(float(chance[lowest]) * 1e4) / 1e4, 1.0)
 
 
 @torch.no_grad()
-def explored(
+def first_purchases(
     model: SlateShopper, examples: Examples, split: str, batch_shoppers: int = 32
 ) -> tuple[float, float]:
     """First purchases in a split: how many there were, and how many the model expects."""

@@ -94,7 +94,7 @@ def write_peaks(folder: Path) -> Path:
             zip(shop.members, state.inside(state.context()), strict=True)
         ):
             name = f"{population}.{number}"
-            base = member.model.new_item_base() + member.model.season(shop.market.item_context)
+            base = member.model.new_item_base() + member.model.season(shop.promotions.item_context)
             peaks = Peaks.of(base, member.vectors, member.model.new_item_queries(inside))
             tensors |= {f"{name}.centre": peaks.centre, f"{name}.height": peaks.height}
             made_of[name] = _of(members[number], tables)

@@ -26,7 +26,7 @@ from recsim_env.shoppers.base import Description, ago
 from recsim_env.shoppers.household.features import repeat_bucket
 from recsim_env.shoppers.household.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
-from recsim_env.shoppers.household.new_items import DARTS
+from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.shop import MIN_CANDIDATES, Shop, load_shop
 from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
@@ -42,8 +42,8 @@ from recsim_env.shoppers.members import (
 from recsim_env.tensors import looked_up, places, repeated
 from recsim_env.types import MAX_DAYS, Observation, Response
 
-EXPLORED = 16  # most new items of a visit
-CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache
+MOST_NEW_ITEMS = 16  # most new items of a visit
+SCORED_TOGETHER = 4096  # items scored together on a CPU: what they touch stays in its cache
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,11 @@ class LearnedShopper:
             else 0.0
         )
         self._promoting = math.exp(max(most, 0.0))
-        darts = math.ceil(DARTS * self._promoting)
+        proposals = math.ceil(PROPOSALS * self._promoting)
         self._draws = (
             slate_size,
             REMEMBERED,
-            1 + darts,
+            1 + proposals,
             3,
         )  # of a visit: slate, bought again, new items, return
         self.visit_draws = sum(self._draws)
@@ -222,7 +222,7 @@ class LearnedShopper:
         self, state: LearnedState, slates: Tensor, shown: Tensor, draws: Tensor
     ) -> Response:
         """Answer the slate, fill the basket, and come back later or never; moves `state` in place."""
-        slate_draw, repeat_draw, explore_draw, gap_draw = draws.split(self._draws, dim=1)
+        slate_draw, repeat_draw, new_draw, gap_draw = draws.split(self._draws, dim=1)
         context = state.context()
         inside = state.inside(context)
         slates = slates.where(shown, -1)
@@ -230,7 +230,7 @@ class LearnedShopper:
         probability, repeat = self._bernoulli(state, inside, slates, considered)
         clicks = slate_draw < probability
         again = repeat_draw < repeat
-        new = self._explore(state, inside, slates, explore_draw)
+        new = self._new_items(state, inside, slates, new_draw)
         basket = torch.cat(
             [slates.where(clicks, -1), state.memory.items.where(again, -1), new], dim=1
         )
@@ -286,7 +286,7 @@ class LearnedShopper:
     def _placement(self, row: Tensor, items: Tensor) -> Tensor:
         """Codes (..., ) uint8 of items (...) int64 in the store's weeks `row` (...)."""
         return looked_up(
-            self.shop.market.placement.view(-1, 1), row * len(self.catalog) + items
+            self.shop.promotions.placement.view(-1, 1), row * len(self.catalog) + items
         ).squeeze(-1)
 
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
@@ -315,7 +315,9 @@ class LearnedShopper:
         """
         items = torch.cat([slates, considered], dim=1)
         pairs = places(items >= 0)
-        parts = [part.split(CACHED) if self.device.type == "cpu" else (part,) for part in pairs]
+        parts = [
+            part.split(SCORED_TOGETHER) if self.device.type == "cpu" else (part,) for part in pairs
+        ]
         shoppers = [
             member.model.slate_head.shoppers(own)
             for member, own in zip(self.shop.members, inside, strict=True)
@@ -341,12 +343,12 @@ class LearnedShopper:
         """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each
         member has in `shoppers`.
         """
-        market, at, n = self.shop.market, items.clamp(min=0), len(self.catalog)
+        promotions, at, n = self.shop.promotions, items.clamp(min=0), len(self.catalog)
         placement = self._placement(state.row[rows], at).long()
         if not self.options.store_promotions:
             placement = placement.where(columns < self.slate_size, 0)
         stats = state.memory.stats(rows, items, state.day[rows])
-        item_context = looked_up(market.item_context.flatten(0, 1), state.week[rows] * n + at)
+        item_context = looked_up(promotions.item_context.flatten(0, 1), state.week[rows] * n + at)
         chances = []
         for member, own in zip(self.shop.members, shoppers, strict=True):
             head, of_item = member.model.slate_head, looked_up(member.item_parts, at)
@@ -355,19 +357,19 @@ class LearnedShopper:
             chances.append(torch.sigmoid(member.model.calibrated(logits.float())))
         return agreed(chances, self._deviations[columns])
 
-    def _explore(
+    def _new_items(
         self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor
     ) -> Tensor:
-        """New items bought outside the slate: (B, E) int64, -1 padded; at most `EXPLORED`.
+        """New items bought outside the slate: (B, E) int64, -1 padded; at most `MOST_NEW_ITEMS`.
 
         A Poisson process over the items with intensity -log(1 - p): each is bought with chance p,
         independently.
         """
         envelope, models = self.shop.envelope, [member.model for member in self.shop.members]
         queries = [model.new_item_queries(own) for model, own in zip(models, inside, strict=True)]
-        darts = envelope.throw(envelope.scale(queries) * self._promoting, state.week, draws)
-        rows, items = darts.rows, darts.items
-        rates = envelope.log_rates(queries, state.week, darts)
+        proposals = envelope.propose(envelope.scale(queries) * self._promoting, state.week, draws)
+        rows, items = proposals.rows, proposals.items
+        rates = envelope.log_rates(queries, state.week, proposals)
         if self.options.store_promotions:
             promoted = self._placement(state.row[rows], items) > 0
             rates = [
@@ -376,11 +378,13 @@ class LearnedShopper:
             ]
         slot = state.memory.slots_of(rows, items.unsqueeze(1)).squeeze(1)
         new = (slot == REMEMBERED) & (slates[rows] != items.unsqueeze(1)).all(1)
-        hit = new & (darts.heights < mean([rate.exp() for rate in rates]))
+        hit = new & (proposals.heights < mean([rate.exp() for rate in rates]))
         tried = torch.full(
             (len(draws), draws.shape[1] - 1), -1, dtype=torch.int64, device=self.device
         )
-        tried = packed(tried.index_put_((rows, darts.columns), items.where(hit, -1)))[:, :EXPLORED]
+        tried = packed(tried.index_put_((rows, proposals.columns), items.where(hit, -1)))[
+            :, :MOST_NEW_ITEMS
+        ]
         return tried.where(~repeated(tried), -1)
 
     def _leave_and_return(
@@ -411,7 +415,7 @@ class LearnedShopper:
         state.day = state.day + days
         state.week = self._week(state.day)
         state.store = self._next_store(state, draws[:, 2])
-        state.row = self.shop.market.row(state.store, state.week)
+        state.row = self.shop.promotions.row(state.store, state.week)
         state.rhythm = state.memory.tally(state.day)
         elsewhere = (bought >= 0).sum(1) - clicks.sum(1)
         return Response(clicks, probability, left, days, elsewhere.float(), basket, leaving)
@@ -420,7 +424,7 @@ class LearnedShopper:
         """One of the shopper's own stores that has enough promotions that week; another one on the same day."""
         starts = self.shop.starts
         stores, shares = starts.stores[state.who], starts.store_shares[state.who]
-        row = self.shop.market.row(stores, state.week.unsqueeze(1))
+        row = self.shop.promotions.row(stores, state.week.unsqueeze(1))
         usable = shares * self._enough[row]
         elsewhere = usable * (stores != state.store.unsqueeze(1))
         same_day = (state.since == 0).unsqueeze(1) & (elsewhere.sum(1, keepdim=True) > 0)

@@ -52,10 +52,8 @@ class Visits:
     def of(cls, baskets: pl.DataFrame, hidden: Tensor | None = None) -> Visits:
         """From a basket table; `hidden` (N,) bool removes items from every basket (cold items)."""
         names = ("shopper", "day", "week", "store", "gap", "follow_up")
-        filled = baskets.select(pl.col(name).cast(pl.Int64).fill_null(-1) for name in names)
-        shopper, day, week, store, gap, follow_up = (
-            torch.from_numpy(c.to_numpy().copy()) for c in filled
-        )
+        filled = baskets.select(pl.col(name).fill_null(-1) for name in names)
+        shopper, day, week, store, gap, follow_up = (ints(filled, name) for name in names)
         first = torch.cat([torch.ones(1, dtype=torch.bool), shopper[1:] != shopper[:-1]])
         start = torch.where(first, torch.arange(len(shopper)), 0).cummax(0).values
         since = torch.where(first, 0, day - torch.cat([day[:1], day[:-1]])).float()
@@ -222,6 +220,16 @@ class Past:
             getattr(memory, name)[crowded] = getattr(fresh, name)
 
 
+def ints(frame: pl.DataFrame, name: str) -> Tensor:
+    """A column as int64 tensor."""
+    return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy().copy())
+
+
+def floats(frame: pl.DataFrame, name: str) -> Tensor:
+    """A column as float32 tensor."""
+    return torch.from_numpy(frame[name].cast(pl.Float32).to_numpy().copy())
+
+
 def _ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of some lengths (R,) written one after the other: row and place in it, (sum,) int64 each."""
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
@@ -229,14 +237,16 @@ def _ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ScoredItems:
     """Items to be scored, R of them, sorted by visit: `visit` (R,) int64 index into `Visits`, `item` (R,) int64."""
 
     visit: Tensor
     item: Tensor
 
 
-def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple[Tensor, Tensor]:
+def replay(
+    visits: Visits, keys: Keys, rows: ScoredItems, remembered: int = 8
+) -> tuple[Tensor, Tensor]:
     """Counters of every row and rhythm of every visit, each as known before the visit.
 
     Returns (R, LEVELS, STATS) float16 and (V, RHYTHM) float32. All shoppers advance together, one

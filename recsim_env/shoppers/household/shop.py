@@ -6,9 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -18,12 +16,13 @@ from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
 from recsim_env.shoppers.encoder import Block
-from recsim_env.shoppers.household.examples import Market, ints
 from recsim_env.shoppers.household.gaps import GapHead
 from recsim_env.shoppers.household.memory import Keys
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import Envelope, Peaks
 from recsim_env.shoppers.household.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
+from recsim_env.shoppers.household.promotions import StorePromotions, candidate_tables
+from recsim_env.shoppers.household.replay import ints
 from recsim_env.shoppers.household.slate_head import SlateHead
 from recsim_env.shoppers.household.starts import Starts, start_states
 from recsim_env.shoppers.household.states import LearnedState
@@ -68,7 +67,7 @@ class Shop:
     keys: Keys
     members: tuple[Member, ...]
     envelope: Envelope
-    market: Market
+    promotions: StorePromotions
     candidates: Tensor
     placement: Tensor
     popularity: Tensor
@@ -142,17 +141,21 @@ def _opened(
     catalog = Catalog.load(folder)
     models = [_model(member, catalog) for member in members]
     _check_alike(members, models)
-    popularity = read_popularity(folder / "popularity.parquet", len(catalog))
-    promotions = read_promotions(folder / "promotions.parquet", len(catalog))
     shoppers = read_shoppers(folder / "shoppers.parquet")
     baskets = read_baskets(folder / "baskets.parquet", len(catalog), len(shoppers))
     holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
-    market = Market.of(promotions, popularity, len(catalog))
-    candidates, placement, popular = candidate_tables(market)
+    promotions = StorePromotions.of(
+        read_promotions(folder / "promotions.parquet", len(catalog)),
+        read_popularity(folder / "popularity.parquet", len(catalog)),
+        len(catalog),
+    )
+    candidates, placement, popular = candidate_tables(promotions)
     enough = (candidates >= 0).sum(1) >= MIN_CANDIDATES
     keys = Keys.of(catalog.kind, catalog.category)
-    starts = start_states(models, keys, market, baskets, holdout, enough, population, start_days)
-    market = Market(*(tensor.to(device) for tensor in vars(market).values()))
+    starts = start_states(
+        models, keys, promotions, baskets, holdout, enough, population, start_days
+    )
+    promotions = promotions.to(device)
     known = (
         _known_peaks(folder, members, models, population, start_days)
         if device.type == "cpu" and not compiled
@@ -162,7 +165,7 @@ def _opened(
         _check_states(members, starts.state)
     of_members = tuple(Member.of(model.to(device)) for model in models)  # type: ignore[arg-type]
     starts = starts.to(device)
-    envelope = envelope_of(of_members, market, starts.state if known is None else known)
+    envelope = envelope_of(of_members, promotions, starts.state if known is None else known)
     for model in models if compiled else ():
         compile_parts(model, (Block, SlateHead, GapHead))
     return Shop(
@@ -170,7 +173,7 @@ def _opened(
         keys=keys.to(device),
         members=of_members,
         envelope=envelope,
-        market=market,
+        promotions=promotions,
         candidates=candidates.to(device),
         placement=placement.to(device),
         popularity=popular.to(device),
@@ -247,11 +250,11 @@ def calendar(baskets: pl.DataFrame) -> Tensor:
 
 
 def envelope_of(
-    members: Sequence[Member], market: Market, source: LearnedState | Sequence[Peaks]
+    members: Sequence[Member], promotions: StorePromotions, source: LearnedState | Sequence[Peaks]
 ) -> Envelope:
     """Above the members' rates of new items for the shoppers of a state, or for those of known peaks."""
     base = [
-        member.model.new_item_base() + member.model.season(market.item_context)
+        member.model.new_item_base() + member.model.season(promotions.item_context)
         for member in members
     ]
     vectors = [member.vectors for member in members]
@@ -262,34 +265,3 @@ def envelope_of(
         member.model.new_item_queries(own) for member, own in zip(members, inside, strict=True)
     ]
     return Envelope.over(base, vectors, queries)
-
-
-def candidate_tables(market: Market) -> tuple[Tensor, Tensor, Tensor]:
-    """Promoted items of each store-week (W + 1, C), ascending and padded with -1, their placement and popularity.
-
-    Items are int16, or int32 where the catalogue has more than that can number; placement (uint8)
-    and popularity (float32, purchases a visit in that week) are 0 where padded.
-    """
-    placement = market.placement.numpy()  # numpy lists what holds in a tenth of torch's time
-    promoted, n_items = placement > 0, placement.shape[1]
-    number = np.count_nonzero(promoted, axis=1)
-    place = np.flatnonzero(promoted)
-    items = place % n_items
-    filled = np.arange(max(int(number.max()), 1)) < number[:, None]
-
-    def table(values: Any, padding: int = 0) -> Tensor:
-        found = np.full(filled.shape, padding, dtype=values.dtype)
-        found[filled] = values
-        return torch.from_numpy(found)
-
-    week = np.zeros(len(promoted), dtype=np.int64)
-    week[market.store_week.numpy()] = np.arange(market.store_week.shape[1])
-    popularity = (torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0).numpy().reshape(-1)
-    in_week = np.repeat(week * n_items, number)
-    in_week += items
-    small = n_items <= np.iinfo(np.int16).max
-    return (
-        table(items.astype(np.int16 if small else np.int32), -1),
-        table(placement.reshape(-1)[place]),
-        table(popularity[in_week]),
-    )

@@ -14,11 +14,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsim_env.shoppers.household.examples import Market, ints
 from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.memory import RHYTHM, Keys, Memory
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.household.replay import Past, Visits, padded
+from recsim_env.shoppers.household.promotions import StorePromotions
+from recsim_env.shoppers.household.replay import Past, Visits, ints, padded
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
 
 STORES = 8  # most stores of a shopper
@@ -110,7 +110,7 @@ class Starts:
 def start_states(
     models: Sequence[SlateShopper],
     keys: Keys,
-    market: Market,
+    promotions: StorePromotions,
     baskets: pl.DataFrame,
     holdout: Tensor,
     enough: Tensor,
@@ -129,7 +129,7 @@ def start_states(
         ValueError: If nobody has such a visit.
     """
     visits = Visits.of(baskets)
-    open_store = enough[market.row(visits.store, visits.week)]
+    open_store = enough[promotions.row(visits.store, visits.week)]
     low, high = start_days
     wanted = low + (visits.shopper * 61) % (
         high - low + 1
@@ -154,7 +154,7 @@ def start_states(
     group = torch.empty_like(start)
     group[past.number.argsort(descending=True, stable=True)] = torch.arange(len(start)) // GROUP
     everyone = torch.from_numpy(shoppers)
-    state = _asleep(models, keys, market, visits, start)
+    state = _asleep(models, keys, promotions, visits, start)
     return Starts(everyone, stores, shares, group, state, models, past, set(group.tolist()))
 
 
@@ -183,7 +183,11 @@ def _stores(visits: Visits, open_store: Tensor, start: Tensor) -> tuple[Tensor, 
 
 
 def _asleep(
-    models: Sequence[SlateShopper], keys: Keys, market: Market, visits: Visits, start: Tensor
+    models: Sequence[SlateShopper],
+    keys: Keys,
+    promotions: StorePromotions,
+    visits: Visits,
+    start: Tensor,
 ) -> LearnedState:
     """State of shoppers at their visits `start` (S,), as if they had done nothing before."""
     day, store, week = visits.day[start].float(), visits.store[start], visits.week[start]
@@ -195,6 +199,6 @@ def _asleep(
         visits.since[start],
         store,
         week,
-        market.row(store, week),
+        promotions.row(store, week),
         torch.zeros(len(start), RHYTHM, dtype=torch.float32),
     )

@@ -27,10 +27,12 @@ from recsim_env.shoppers.weights import MOST as SIZES
 from recsim_env.tensors import first_places
 
 Progress = Callable[[int, int], None]
-SWIFT = (
+SHARED_LR_SCALE = (
     10.0  # times the learning rate, of the few numbers that all shoppers share: they have far to go
 )
-CHUNK = 512  # episodes replayed side by side: what they touch stays in a processor's cache
+EPISODES_PER_REPLAY = (
+    512  # episodes replayed side by side: what they touch stays in a processor's cache
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Visits:
         last = torch.arange(real.shape[1]) == sessions.length.unsqueeze(1) - 1
         parts = [
             _replayed(sessions.take(rows), catalog)
-            for rows in torch.arange(len(sessions)).split(CHUNK)
+            for rows in torch.arange(len(sessions)).split(EPISODES_PER_REPLAY)
             if len(rows)
         ]
         counters, context = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -283,7 +285,7 @@ def _train(
             "weight_decay": config.weight_decay,
         },
         {"params": [weight for weight in rest if weight.ndim <= 1]},
-        {"params": of_shoppers, "lr": SWIFT * config.learning_rate},
+        {"params": of_shoppers, "lr": SHARED_LR_SCALE * config.learning_rate},
     ]
     optimiser = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0

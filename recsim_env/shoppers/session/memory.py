@@ -75,7 +75,7 @@ class SessionMemory:
     ) -> None:
         """Add a visit, in place: slates (B, K) int64; shown, clicks (B, K) bool; category (N,); embedding (N, E)."""
         clicks = clicks.float()
-        weight = shown * faded(slates.shape[1], slates.device)
+        weight = shown * position_weights(slates.shape[1], slates.device)
         kinds = torch.stack([shown.float(), weight, clicks], dim=1)
         self._count(self.category, kinds, category[slates], DECAYS)
         self._count(self.item, kinds[:, 1:], slates, ITEM_DECAYS)
@@ -115,6 +115,6 @@ class SessionMemory:
         )
 
 
-def faded(positions: int, device: torch.device) -> Tensor:
+def position_weights(positions: int, device: torch.device) -> Tensor:
     """(K,) float32: 1 at the top, `FADE` less at each position below."""
     return FADE ** torch.arange(positions, device=device, dtype=torch.float32)

@@ -39,7 +39,12 @@ from transformers import AutoConfig, AutoModel
 from recsim_env import checks
 from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
 from recsim_env.shoppers.profile import DECAYS
-from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
+from recsim_env.shoppers.session.memory import (
+    CATEGORY_COUNTERS,
+    COUNTERS,
+    context_size,
+    position_weights,
+)
 from recsim_env.shoppers.weights import MOST, check_categories
 from recsim_env.tensors import constant
 
@@ -258,7 +263,7 @@ class SessionShopper(VisitEncoder):
         declared (..., config.declared) of the shopper.
         """
         features, clicked = self.features(counters), clicks.float()
-        weight = shown * faded(slates.shape[-1], slates.device)
+        weight = shown * position_weights(slates.shape[-1], slates.device)
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         vectors = self.embedding[slates]
         number = clicked.sum(dim=-1, keepdim=True)

@@ -20,7 +20,7 @@ from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_buc
 from recsim_env.shoppers.household.fit import new_shopper
 from recsim_env.shoppers.household.gaps import GapBins, back_by
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.household.new_items import DARTS
+from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.peaks import SHOP_FILES
 from recsim_env.shoppers.household.population import LearnedShopper, load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED
@@ -96,7 +96,7 @@ def arranged(shopper: LearnedShopper, visits: int) -> list[Response]:
     state = shopper.start(torch.linspace(0, 0.99, 6).unsqueeze(1))
     draws = torch.ones(6, shopper.visit_draws)
     draws[:, :3] = draws[:, K : K + 2] = 0.0
-    draws[:, -DARTS - 4] = draws[:, -3:] = 0.0
+    draws[:, -PROPOSALS - 4] = draws[:, -3:] = 0.0
     answers = []
     for _ in range(visits):
         slates = shopper.candidates(state)[:, :K]
@@ -189,7 +189,7 @@ def test_what_is_bought_elsewhere_has_the_members_mean(
         draws[:, K + REMEMBERED : -3] = explore
         return shopper.respond(state, slates, slates >= 0, draws).elsewhere
 
-    nothing = torch.zeros(crowd, 1 + DARTS)
+    nothing = torch.zeros(crowd, 1 + PROPOSALS)
     assert elsewhere(0.39, nothing).eq(outside).all()
     assert elsewhere(0.41, nothing).eq(0).all()
     mean = new * (1 - math.exp(-(0.005 + 0.015) / 2))

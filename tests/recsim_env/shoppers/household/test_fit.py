@@ -30,7 +30,7 @@ from recsim_env.shoppers.household.fit import (
     calibrate,
     ceiling_of,
     checkpoints,
-    explored,
+    first_purchases,
     fit,
     new_shopper,
     newest_whole,
@@ -238,7 +238,7 @@ def test_fine_tuning_beats_popularity_and_is_calibrated(
     popularity = torch.bincount(examples.visits.items, minlength=ITEMS).float()
     assert area(scores.logit) > area(popularity[examples.row_item[scores.row]] / 1000) + 0.2
     assert float(torch.sigmoid(scores.logit).mean()) == pytest.approx(label.mean(), rel=0.15)
-    bought, expected = explored(model, examples, "test")
+    bought, expected = first_purchases(model, examples, "test")
     assert 0.3 < bought / expected < 3.0
     assert examples.n_shoppers == SHOPPERS
     assert set(Collator(examples)([0])) >= {"basket", "row_item", "new_item"}
