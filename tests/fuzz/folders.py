@@ -68,11 +68,12 @@ def shop_files() -> tuple[str, ...]:
     return tuple(
         path.name
         for path in sorted(ground.shopper_folder().iterdir())
-        if path.is_file() and path.stem not in LOGS
+        if path.is_file() and path.stem not in FOR_FITTING
     )
 
 
-LOGS = ("case_control", "policy", "uniform")
+FOR_FITTING = ("case_control", "policy", "uniform", "facts")
+"""Stems of files that only fitting reads: the model's configuration holds the facts."""
 
 
 # ---- config.json -----------------------------------------------------------------------------------------------------
