@@ -152,18 +152,19 @@ def make_simulator(
     shopper = factory(
         best_device(device), config.slate_size, **{**config.shopper_options, **options}
     )
-    size = getattr(shopper, "slate_size", None)
-    if size is not None and size != config.slate_size:
-        raise ValueError(
-            f"shopper answers slates of {size} positions, but slate_size is {config.slate_size}."
-        )
-    return SlateSimulator(
+    simulator = SlateSimulator(
         shopper,
         config.reward,
         horizon_days=config.horizon_days,
         history=config.history,
         strict=config.strict,
     )
+    if simulator.slate_size != config.slate_size:
+        raise ValueError(
+            f"shopper answers slates of {simulator.slate_size} positions, but slate_size is "
+            f"{config.slate_size}."
+        )
+    return simulator
 
 
 def preset(id: str, name: str = "id") -> EnvConfig:

@@ -17,12 +17,12 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from recsim_env import checks, noise
+from recsim_env import checks, noise, trees
 from recsim_env.rewards import Reward, RewardInputs, as_reward
 from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import HIDDEN, Description, Shopper
 from recsim_env.tensors import among, first_places, shared
-from recsim_env.trees import Flat, flat, restored
+from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
 
 MOST_POSITIONS = 1000
@@ -101,7 +101,9 @@ class SlateSimulator:
         self.history = checked_history(history)
         self.strict = checks.flag("strict", strict)
         promises.check_parts(shopper)
-        self.shopper = shopper
+        self._lent = shopper
+        self._shopper = shopper  # the one who answers: `shopper`, or the same where nobody leaves
+        self._lists = type(shopper).on_offer is Shopper.on_offer  # whether the list is looked at
         self.catalog = shopper.catalog
         self.device = shopper.device
         self.slate_size = checked_slate_size(shopper.slate_size)
@@ -121,11 +123,17 @@ class SlateSimulator:
 
     # What an agent calls: reset, reset_rows, step.
 
-    def reset(self, seeds: Tensor) -> Observation:
-        """Start the first episode of every seed. seeds: (B,) int64; sets `num_envs` to B.
+    def reset(self, seeds: Tensor, *, staying: bool = False) -> Observation:
+        """Start the first episode of every seed, and set `num_envs` to B.
+
+        Args:
+            seeds: (B,) int64, at least one.
+            staying: Whether nobody leaves until the next `reset`: for training that weights by the
+                chance of leaving (`Shopper.staying`).
 
         Raises:
-            ValueError: If `seeds` is no (B,) int64 tensor with at least one seed.
+            ValueError: If `seeds` is no (B,) int64 tensor with at least one seed, or if `staying`
+                is asked of shoppers who do not tell how likely they leave.
         """
         seeds = self._checked(
             "seeds", seeds, "it must be an int64 tensor of shape (B,), one seed a shopper"
@@ -134,10 +142,12 @@ class SlateSimulator:
             raise ValueError(
                 "seeds is empty, but it must be an int64 tensor of shape (B,), one seed a shopper."
             )
+        acting = self._acting(checks.flag("staying", staying))
         episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
             shoppers = self._new_shoppers(episodes)
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
+        self._shopper = acting
         try:
             return self.observe()
         except Exception:  # a shopper that breaks a promise cannot be stepped
@@ -167,6 +177,11 @@ class SlateSimulator:
             self.check(slates)
         outcome = self.advance(slates)
         return Step(**vars(outcome), observation=self.observe())
+
+    @property
+    def shopper(self) -> Shopper[Any]:
+        """Who answers, as it was handed in."""
+        return self._lent
 
     # What the faces are built from: check, advance, restart, observe.
 
@@ -244,7 +259,7 @@ class SlateSimulator:
         episodes = self.episodes
         shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
-        response = self.shopper.respond(self._shoppers, slates, shown, draws)
+        response = self._shopper.respond(self._shoppers, slates, shown, draws)
         if "respond" not in self._kept:
             promises.check_response(self.shopper, response, shown)
             self._kept.add("respond")
@@ -289,11 +304,11 @@ class SlateSimulator:
         seed = old.seed[rows] if seeds is None else seeds
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
-        self.shopper.replace(self._shoppers, rows, self._new_shoppers(fresh))
-        put = {
+        trees.put(self._shoppers, rows, self._new_shoppers(fresh))
+        episodes = {
             name: value.index_copy(0, rows, vars(fresh)[name]) for name, value in vars(old).items()
         }
-        self._episodes = Episodes(**put)
+        self._episodes = Episodes(**episodes)
         self._candidates = None
 
     @torch.no_grad()
@@ -305,7 +320,7 @@ class SlateSimulator:
         """
         episodes = self.episodes
         candidates = self._own_candidates()
-        theirs = self.shopper.observe(self._shoppers)
+        theirs = self._shopper.observe(self._shoppers)
         if "observe" not in self._kept:
             promises.check_observation(
                 self.shopper, self._their_spaces, theirs, self.num_envs, self._shoppers
@@ -332,9 +347,7 @@ class SlateSimulator:
         if not 0 <= checks.whole("row", row) < rows:
             raise IndexError(f"row is {row}, but the simulator has the rows 0 to {rows - 1}.")
         with_hidden = checks.flag("hidden", hidden)
-        if "describe" not in self._kept:
-            promises.check_parts(self.shopper, ("describe",))
-        told = self.shopper.describe(self._shoppers, row)
+        told = self._shopper.describe(self._shoppers, row)
         if "describe" not in self._kept:
             promises.check_description(self.shopper, told)
             self._kept.add("describe")
@@ -348,7 +361,7 @@ class SlateSimulator:
         as said (see `restart`).
         """
         old, rows = self.episodes, self._checked_rows(rows, distinct=False)
-        self._shoppers = self.shopper.select(self._shoppers, rows)
+        self._shoppers = trees.pick(self._shoppers, rows)
         self._episodes = Episodes(**{name: value[rows] for name, value in vars(old).items()})
         self._candidates = None
 
@@ -362,7 +375,13 @@ class SlateSimulator:
         Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than
         `recsim_env.trees` can write down, an outside environment for example.
         """
-        return flat({"episodes": self.episodes, "shoppers": self._shoppers})
+        return trees.flat(
+            {
+                "episodes": self.episodes,
+                "shoppers": self._shoppers,
+                "staying": self._shopper is not self._lent,
+            }
+        )
 
     @torch.no_grad()
     def restore(self, state: Flat) -> None:
@@ -379,7 +398,9 @@ class SlateSimulator:
         like = self._new_episodes(
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
         )
-        found = restored({"episodes": like, "shoppers": self._new_shoppers(like)}, state)
+        template = {"episodes": like, "shoppers": self._new_shoppers(like), "staying": False}
+        found = trees.restored(template, state)
+        self._shopper = self._acting(found["staying"])
         self._episodes, self._shoppers, self._candidates = (
             found["episodes"],
             found["shoppers"],
@@ -387,20 +408,25 @@ class SlateSimulator:
         )
 
     def when_and_where(self) -> dict[str, Tensor]:
-        """Who is visiting, on which day, in which week and store, for a log: (B,) int64 each.
+        """Return `day`, `week` and `store` of this visit for a log, (B,) int64 each.
 
-        Errors: ResetNeeded before `reset`.
+        Where the shopper does not say, the days since the episode began are counted, weeks from 1,
+        and there is one store.
+
+        Raises:
+            ResetNeeded: Before `reset`.
         """
-        rows = len(self.episodes.seed)
+        day = self.episodes.day.long()
+        found = self._shopper.when_and_where(self._shoppers)
         if "when_and_where" not in self._kept:
-            promises.check_parts(self.shopper, ("when_and_where",))
-        found = self.shopper.when_and_where(self._shoppers)
-        if "when_and_where" not in self._kept:
-            promises.check_place(self.shopper, found, rows)
+            promises.check_place(self.shopper, found, len(day))
             self._kept.add("when_and_where")
-        return found
+        return {"day": day, "week": day // 7 + 1, "store": torch.zeros_like(day), **found}
 
     # Inside.
+
+    def _acting(self, staying: bool) -> Shopper[Any]:
+        return self._lent.staying() if staying else self._lent
 
     def _observation_space(self) -> spaces.Dict:
         size = (self.history, self.slate_size)
@@ -455,10 +481,14 @@ class SlateSimulator:
         )
 
     def _new_shoppers(self, episodes: Episodes) -> Any:
-        return self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
+        found = self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
+        if "start" not in self._kept:
+            promises.check_state(self.shopper, found, len(episodes.seed))
+            self._kept.add("start")
+        return found
 
     def _asked_candidates(self) -> Tensor:
-        candidates = self.shopper.candidates(self._shoppers)
+        candidates = self._shopper.candidates(self._shoppers)
         if "candidates" not in self._kept:
             promises.check_candidates(self.shopper, candidates, self.num_envs)
             self._kept.add("candidates")
@@ -466,9 +496,7 @@ class SlateSimulator:
 
     def _own_candidates(self) -> Tensor:
         """The caller's to change; a copy of one list for everybody is again one list, not B of them."""
-        fresh = self._candidates is None and hasattr(
-            self.shopper, "on_offer"
-        )  # nobody else needs the list
+        fresh = self._candidates is None and not self._lists  # nobody else needs the list
         candidates = self._asked_candidates() if fresh else self.candidates
         if shared(candidates):
             return candidates[:1].clone().expand(candidates.shape)
@@ -477,11 +505,9 @@ class SlateSimulator:
     def _shown(self, slates: Tensor) -> Tensor:
         """(B, K) bool: the item is a candidate, and stands at no position above."""
         slates = slates.clamp(min=-1)
-        on_offer = getattr(self.shopper, "on_offer", None)
-        if on_offer is None:
+        candidate = self._shopper.on_offer(self._shoppers, slates)
+        if candidate is None:
             candidate = _among(slates, self.candidates, len(self.catalog))
-        else:
-            candidate = on_offer(self._shoppers, slates)
         return candidate & first_places(slates)
 
     def _reward(

@@ -1,6 +1,10 @@
-"""Trees of tensors, such as the hidden state of a shopper: as named tensors and an outline for JSON, and back.
+"""Trees of tensors, such as the hidden state of a shopper: their rows, and how they are written down.
 
-A tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy
+`pick` and `put` take and put rows of a tree whose tensors all have one row a shopper. It is made of
+dataclasses, dictionaries, lists and tuples of tensors and None; any other part must be an object
+that has rows (`Rows`).
+
+`flat` writes a tree down as named tensors and an outline for JSON, and `restored` reads it. Such a tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy
 arrays of numbers, generators of torch (on the CPU), slices, numbers, strings and None. Nothing is
 pickled. What only a class can tell, namely which dataclass stands where, `restored` takes from a
 template: a tree that was built in the same way.
@@ -9,9 +13,9 @@ template: a tree that was built in the same way.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +25,176 @@ from recsim_env.checks import told
 
 PLAIN = (bool, int, float, str, type(None))
 """Types of leaves that JSON holds as they are."""
+
+T = TypeVar("T")
+
+
+# ---- rows of a tree --------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A part of a tree that knows best how its rows are taken and put."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def pick(self, rows: Tensor) -> Self:
+        """Make a copy of some rows (R,), in that order."""
+
+    def put(self, rows: Tensor, fresh: Self) -> None:
+        """Write the rows of `fresh` into rows (R,), in place."""
+
+
+def pick(tree: T, rows: Tensor) -> T:
+    """Make a copy of some rows of a tree, in the order in which they are named.
+
+    Args:
+        tree: A tree of B rows.
+        rows: (R,) int64, from 0 to B - 1.
+
+    Raises:
+        TypeError: If a part is none that has rows, or has another number of rows than the others;
+            the message names its place.
+    """
+    picked: T = _picked(tree, rows, length(tree), "")
+    return picked
+
+
+def put(tree: T, rows: Tensor, fresh: T) -> None:
+    """Write the rows of `fresh` into some rows of a tree, in place.
+
+    Args:
+        tree: A tree of B rows.
+        rows: (R,) int64, distinct, from 0 to B - 1.
+        fresh: A tree of R rows that is made alike.
+
+    Raises:
+        TypeError: As `pick`, or if `fresh` is made otherwise.
+    """
+    _put_rows(tree, rows, fresh, length(tree), "")
+
+
+def moved(tree: T, device: torch.device) -> T:
+    """Bring a tree to a device. Tensors that are there already are not copied."""
+    there: T = _moved(tree, device)
+    return there
+
+
+def length(tree: object) -> int:
+    """The number of rows of a tree: those of the first part that has some.
+
+    Raises:
+        TypeError: If no part has rows, or if a part before has none.
+    """
+    for place, part in leaves(tree):
+        return _rows_of(part, place) if isinstance(part, Tensor) else len(part)
+    raise TypeError(f"state is {told(tree)}, but it must hold a tensor with a row a shopper.")
+
+
+def leaves(tree: object, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Place and part of every tensor of a tree, and of every part that has rows of its own."""
+    if tree is None:
+        return
+    if isinstance(tree, Tensor) or _has_rows(tree):
+        yield place, tree
+        return
+    for key, part in _parts(tree, place).items():
+        yield from leaves(part, f"{place}/{key}")
+
+
+def _has_rows(node: Any) -> bool:
+    """Whether a part takes and puts its rows itself."""
+    return not isinstance(node, (dict, list, tuple)) and isinstance(node, Rows)
+
+
+def _rows_of(value: Any, place: str) -> int:
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        raise TypeError(f"state{place} is {told(value)}, but it must have a row a shopper.")
+    return len(value)
+
+
+def _picked(node: Any, rows: Tensor, batch: int, place: str) -> Any:
+    if node is None:
+        return None
+    if isinstance(node, Tensor):
+        _check_rows(node, batch, place)
+        return node[rows]
+    if _has_rows(node):
+        _check_rows(node, batch, place)
+        return node.pick(rows)
+    parts = _parts(node, place)
+    return _built(
+        node, {key: _picked(part, rows, batch, f"{place}/{key}") for key, part in parts.items()}
+    )
+
+
+def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> None:
+    if (node is None) is not (fresh is None) or type(node) is not type(fresh):
+        raise TypeError(f"state{place} is {told(node)}, but the fresh rows have {told(fresh)}.")
+    if node is None:
+        return
+    if isinstance(node, Tensor):
+        _check_rows(node, batch, place)
+        _check_rows(fresh, len(rows), place)
+        node[rows] = fresh
+    elif _has_rows(node):
+        _check_rows(node, batch, place)
+        node.put(rows, fresh)
+    else:
+        parts, others = _parts(node, place), _parts(fresh, place)
+        if parts.keys() != others.keys():
+            raise TypeError(
+                f"state{place} has the parts {sorted(parts)}, but the fresh rows have {sorted(others)}."
+            )
+        for key, part in parts.items():
+            _put_rows(part, rows, others[key], batch, f"{place}/{key}")
+
+
+def _moved(node: Any, device: torch.device) -> Any:
+    if isinstance(node, Tensor):
+        return node.to(device)
+    if isinstance(node, (*PLAIN, slice)):
+        return node
+    return _built(node, {key: _moved(part, device) for key, part in _parts(node, "").items()})
+
+
+def _check_rows(value: Any, batch: int, place: str) -> None:
+    found = _rows_of(value, place) if isinstance(value, Tensor) else len(value)
+    if found != batch:
+        raise TypeError(f"state{place} has {found} rows, but it must have {batch}, one a shopper.")
+
+
+def _parts(node: Any, place: str) -> dict[str, Any]:
+    """The parts of a container by name."""
+    if isinstance(node, dict):
+        return {str(key): part for key, part in node.items()}
+    if isinstance(node, (list, tuple)):
+        return {str(at): part for at, part in enumerate(node)}
+    if is_dataclass(node) and not isinstance(node, type):
+        return {field.name: getattr(node, field.name) for field in fields(node)}
+    raise TypeError(
+        f"state{place} is {told(node)}, but it must be a tensor with a row a shopper, None, a "
+        "dataclass, mapping, list or tuple of such, or an object with the methods of "
+        "`recsim_env.trees.Rows`."
+    )
+
+
+def _built(like: Any, parts: dict[str, Any]) -> Any:
+    """A container made as `like`, of other parts."""
+    if isinstance(like, dict):
+        return type(like)(zip(like, parts.values(), strict=True))
+    if isinstance(like, tuple) and hasattr(like, "_fields"):
+        return type(like)(*parts.values())
+    if isinstance(like, (list, tuple)):
+        return type(like)(parts.values())
+    fresh = copy.copy(like)
+    for key, part in parts.items():
+        object.__setattr__(fresh, key, part)
+    return fresh
+
+
+# ---- a tree written down ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsim_env/shoppers/household/model.py": {"torch.rand"},
     "recsim_env/shoppers/household/text.py": {"torch.randperm"},
     # looks at where the library-wide generators stand, to see that nobody moved them
-    "recsim_env/testing.py": {"numpy.random.get_state", "random.getstate"},
+    "recsim_env/testing/generators.py": {"numpy.random.get_state", "random.getstate"},
     # SB3's distributions draw from the library-wide generators; agents/ppo/algorithm.py lends SB3 a
     # state of its own of each and puts everyone else's back
     "policies/learnable/sb3.py": {"torch.rand"},

@@ -27,7 +27,6 @@ from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
 from recsim_env.settings import settle
-from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import Episodes, SlateSimulator
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Observation, Outcome
@@ -92,9 +91,11 @@ class SimulatorVecEnv(TorchVecEnv):
         self.simulator = simulator
         self.composer = composer
         self._reward = reward or TrainingReward()
-        self._shopper: Any = simulator.shopper
-        if self._reward.survival:
-            _check_can_stay(simulator.shopper)
+        if self._reward.survival and not simulator.shopper.tells_leaving:
+            raise ValueError(
+                f"survival is True, but {type(simulator.shopper).__name__} does not tell how likely "
+                "shoppers leave (`tells_leaving`)."
+            )
         self._learning = False
         self._survival = torch.ones(num_envs, device=simulator.device)
         self._cohort = torch.zeros(num_envs, dtype=torch.int64, device=simulator.device)
@@ -186,7 +187,7 @@ class SimulatorVecEnv(TorchVecEnv):
             found["finished"],
         )
         self._cohort, self._cohorts = found["cohort"], found["cohorts"]
-        self._learn(True)
+        self._learning = True
         return self._look(self.simulator.observe())
 
     def _own_state(self) -> dict[str, Any]:
@@ -239,13 +240,8 @@ class SimulatorVecEnv(TorchVecEnv):
             "step was called in episodes that `reset_tensors` began, but reporting needs `reset`."
         )
 
-    def _learn(self, learning: bool) -> None:
-        self._learning = learning
-        if self._reward.survival:
-            self._shopper.never_leave = learning
-
     def _begin(self, *, learning: bool) -> Seen:
-        self._learn(learning)
+        self._learning = learning
         self._sums = {}
         self._finished = []
         self._survival = torch.ones_like(self._survival)
@@ -256,7 +252,9 @@ class SimulatorVecEnv(TorchVecEnv):
             torch.tensor([self.generation]),
             stream=noise.Stream.TRAINING,
         )
-        return self._look(self.simulator.reset(noise.mix(key + torch.arange(self.num_envs))))
+        seeds = noise.mix(key + torch.arange(self.num_envs))
+        staying = learning and self._reward.survival
+        return self._look(self.simulator.reset(seeds, staying=staying))
 
     def _step(self, actions: Tensor) -> Turn:
         assert self._view is not None
@@ -389,11 +387,3 @@ class SlateVecEnv(SimulatorVecEnv):
 
     def _compose(self, view: View, actions: Tensor) -> Tensor:
         return actions
-
-
-def _check_can_stay(shopper: Shopper[Any]) -> None:
-    """Errors: ValueError where shoppers do not say how likely they leave."""
-    if not hasattr(shopper, "never_leave"):
-        raise ValueError(
-            f"survival is True, but {type(shopper).__name__} does not say how likely shoppers leave (`never_leave`)."
-        )

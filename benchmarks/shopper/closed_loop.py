@@ -257,7 +257,7 @@ def roll(
     for first in range(0, number, batch):
         seeds = torch.arange(first, min(first + batch, number)) + 1_000_000 * (seed + 1)
         simulator.reset(seeds)
-        households.append(simulator.when_and_where()["shopper"])
+        households.append(shopper.shop.starts.shopper[simulator.hidden.who])
         found.append(record(simulator, policy, seeds))
         bar.update(len(seeds))
     bar.close()

@@ -18,6 +18,7 @@ from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.schema import IMPRESSIONS, MOST_ITEMS, check_table
 from recsim_env.shoppers.profile import Profile
+from recsim_env.trees import pick
 from recsim_env.types import Observation
 
 
@@ -225,7 +226,7 @@ def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterat
     rows = torch.arange(len(sessions), device=device)
     for visit in range(sessions.slates.shape[1]):
         going = sessions.length.to(device)[rows] > visit
-        rows, profile = rows[going], profile.select(going.nonzero().squeeze(1))
+        rows, profile = rows[going], pick(profile, going.nonzero().squeeze(1))
         recent_slates, recent_clicks = recent_slates[going], recent_clicks[going]
         slates = sessions.slates[:, visit].to(device)[rows]
         clicks = sessions.clicks[:, visit].to(device)[rows]

@@ -1,14 +1,18 @@
-"""Who answers a slate: the protocol between the simulator and a shopper model."""
+"""Who answers a slate: what the simulator asks of a shopper model."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+import copy
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import gymnasium
 import torch
 from torch import Tensor
 
+from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.trees import length
 from recsim_env.types import Observation, Response
 
 S = TypeVar("S")
@@ -22,87 +26,159 @@ HIDDEN = "hidden"
 """The key of a `Description` under which stands what agents must not see."""
 
 
-class Shopper(Protocol[S]):
+class Shopper(ABC, Generic[S]):
     """A population of shoppers who come, answer a slate, and come back later or never.
 
-    `S` is the hidden state of B shoppers; only the shopper model looks inside. Everything random
-    comes from `draws`, uniform numbers in [0, 1) that the simulator hands in, so equal draws give
-    equal shoppers. Row b of a result depends on row b of the arguments alone. Tensors that are
-    returned are new: no later call changes them. The simulator holds the first answer of each
-    method against these promises and says which one is broken; `recsim_env.testing.check_shopper`
-    tries all of them.
+    An author writes `start` and `respond`, and an `__init__` that calls this one; everything else
+    has a default. `S` is the hidden state of B shoppers: a tensor with a row a shopper, or a
+    dataclass, mapping, list or tuple of such (`recsim_env.trees` says what else). The simulator
+    takes and puts rows of it; beyond that only the shopper looks inside.
 
-    A shopper whose `Response.leaving` says how likely it is to lapse may have an attribute
-    `never_leave`, False at first. Where it is True nobody lapses, and everything else is as it is
-    for those who come back: training that weights by survival (`agents.ppo.vec_env.TrainingReward`)
-    needs it. One that knows without a list of candidates what may be shown may have a method
-    `on_offer(state, items)`: which items (B, K) int64, -1 padded, are among `candidates`, (B, K)
-    bool, and anything for the padding. The simulator then asks it instead of looking through the
-    list, and hands on what `candidates` returns: a new tensor at every call, or one row for all.
+    Everything random comes from `draws`, uniform numbers in [0, 1) that the simulator hands in, so
+    equal draws give equal shoppers. Row b of a result depends on row b of the arguments alone.
+    Tensors that are returned are new: no later call changes them. The simulator holds the first
+    answer of each method against these promises and says which one is broken;
+    `recsim_env.testing.check_shopper` tries all of them.
 
-    Dimensions: B shoppers, K slate positions, C candidates, R rows that start again.
+    Dimensions: B shoppers, K slate positions, C candidates, N catalogue items.
+
+    Args:
+        catalog: The items; they are brought to `device`.
+        slate_size: K.
+        device: Where the states and the tensors that come and go live.
+        start_draws: How many uniform numbers a new shopper takes.
+        visit_draws: How many uniform numbers a visit takes; None means K.
+        max_candidates: C, the most candidates that any visit has; None means N. Another number
+            needs a method `candidates`.
+        never_leave: Whether nobody lapses; see `staying`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or if `never_leave` is asked of shoppers who
+            do not tell how likely they leave.
     """
 
-    @property
-    def catalog(self) -> Catalog:
-        """The items, on any device."""
+    tells_leaving: ClassVar[bool] = False
+    """Whether `Response.leaving` is there and `never_leave` is heeded. Where it is True, nobody
+    lapses under `never_leave`, and everything else is as it is for those who come back; training
+    that is weighted by survival needs it."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the states and the tensors that come and go live."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        slate_size: int,
+        *,
+        device: torch.device,
+        start_draws: int = 1,
+        visit_draws: int | None = None,
+        max_candidates: int | None = None,
+        never_leave: bool = False,
+    ) -> None:
+        if not isinstance(catalog, Catalog):
+            raise ValueError(f"catalog is {checks.told(catalog)}, but it must be a Catalog.")
+        self.device = torch.device(device)
+        self.catalog = catalog if catalog.device == self.device else catalog.to(self.device)
+        self.slate_size = checks.whole("slate_size", slate_size, 1)
+        self.start_draws = checks.whole("start_draws", start_draws, 0)
+        self.visit_draws = (
+            self.slate_size if visit_draws is None else checks.whole("visit_draws", visit_draws, 0)
+        )
+        self.max_candidates = (
+            len(catalog)
+            if max_candidates is None
+            else checks.whole("max_candidates", max_candidates, 1)
+        )
+        self.never_leave = checks.flag("never_leave", never_leave)
+        if self.never_leave:
+            self._check_can_stay()
+        self._everything = torch.arange(len(catalog), device=self.device)
 
-    @property
-    def slate_size(self) -> int:
-        """K, the number of positions in a slate."""
-
-    @property
-    def max_candidates(self) -> int:
-        """C, the most candidates that any visit has."""
-
-    @property
-    def start_draws(self) -> int:
-        """How many uniform numbers a new shopper takes."""
-
-    @property
-    def visit_draws(self) -> int:
-        """How many uniform numbers a visit takes."""
-
-    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
-        """The space of each key of `observe`, for one shopper."""
-
+    @abstractmethod
     def start(self, draws: Tensor) -> S:
-        """New shoppers at their first visit: who comes, when, where. draws: (B, start_draws)."""
+        """Make new shoppers at their first visit: who comes, when, where.
 
-    def candidates(self, state: S) -> Tensor:
-        """(B, C) int64 distinct item ids that may be shown at this visit, padded at the end with -1."""
+        Args:
+            draws: (B, start_draws) float32, uniform in [0, 1).
+        """
 
-    def observe(self, state: S) -> Observation:
-        """What the shop knows at this visit, (B, ...) each, and never the hidden state."""
-
+    @abstractmethod
     def respond(self, state: S, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        """Answer a slate and move `state` in place to the next visit.
+        """Answer the slates, and move `state` in place to the next visit.
 
         A row whose episode is over may be asked once more: its answer is thrown away, so any will
         do.
 
-        Shapes:
-            slates: (B, K) int64 item ids, top position first
-            shown:  (B, K) bool, False = a repeated item or no candidate: it was not seen and gets
-                no response
-            draws:  (B, visit_draws)
+        Args:
+            state: The hidden state.
+            slates: (B, K) int64 item ids, top position first.
+            shown: (B, K) bool, False for a repeated item and for what is no candidate: it was not
+                seen and gets no response.
+            draws: (B, visit_draws) float32, uniform in [0, 1).
         """
 
-    def replace(self, state: S, rows: Tensor, fresh: S) -> None:
-        """Put the R shoppers of `fresh` into `rows` (R,) int64 of `state`, in place."""
+    def candidates(self, state: S) -> Tensor:
+        """Return the distinct items that may be shown at this visit: (B, C) int64.
 
-    def select(self, state: S, rows: Tensor) -> S:
-        """A new state of the shoppers in `rows` (R,) int64 only."""
+        Rows are padded at the end with -1. By default every item of the catalogue may be shown.
+        """
+        if self.max_candidates != len(self.catalog):
+            raise ValueError(
+                f"max_candidates is {self.max_candidates}, but without a method candidates of its own "
+                f"{name_of(self)} offers all {len(self.catalog)} items."
+            )
+        return self._everything.expand(length(state), -1)
+
+    def on_offer(self, state: S, items: Tensor) -> Tensor | None:
+        """Tell which items may be shown, without a list of candidates; None means: look in the list.
+
+        A simulator that is told so asks `candidates` for the observation only, and hands on what
+        comes: a new tensor at every call, or one row for everybody.
+
+        Args:
+            state: The hidden state.
+            items: (B, K) int64, padded with -1.
+
+        Returns:
+            (B, K) bool, whether each item is among `candidates`, and anything for the padding.
+        """
+        return None
+
+    def spaces(self) -> dict[str, gymnasium.Space[Any]]:
+        """Return the space of each key of `observe`, for one shopper."""
+        return {}
+
+    def observe(self, state: S) -> Observation:
+        """Return what the shop knows at this visit, (B, ...) each, and never the hidden state."""
+        return {}
 
     def when_and_where(self, state: S) -> dict[str, Tensor]:
-        """`day`, `week` and `store` of this visit and number of the `shopper`, (B,) int64 each, for a log."""
+        """Return `day`, `week` and `store` of this visit for a log, (B,) int64 each.
+
+        The simulator fills in what is missing: the days since the episode began, its weeks, counted
+        from 1, and one store.
+        """
+        return {}
 
     def describe(self, state: S, row: int) -> Description:
-        """How one shopper and their visit read to a person; what agents must not see stands under `hidden`."""
+        """Tell how one shopper and their visit read to a person; see `Description`."""
+        return {}
+
+    def staying(self) -> Self:
+        """Return the same shoppers with `never_leave`; this object stays as it is.
+
+        Raises:
+            ValueError: If these shoppers do not tell how likely they leave.
+        """
+        self._check_can_stay()
+        stays = copy.copy(self)
+        stays.never_leave = True
+        return stays
+
+    def _check_can_stay(self) -> None:
+        if not self.tells_leaving:
+            raise ValueError(
+                f"never_leave is True, but {name_of(self)} does not tell how likely shoppers leave "
+                "(`tells_leaving`)."
+            )
 
 
 def counted(number: int, word: str) -> str:

@@ -112,6 +112,25 @@ class Cache:
             state,
         )
 
+    def __len__(self) -> int:
+        """Return the number of shoppers B."""
+        return len(self.day)
+
+    def pick(self, rows: Tensor) -> Cache:
+        """Copy some rows (R,) of shoppers, in that order."""
+        return Cache(
+            self.keys[:, rows],
+            self.values[:, rows],
+            self.day[rows],
+            self.count[rows],
+            self.state[rows],
+        )
+
+    def put(self, rows: Tensor, fresh: Cache) -> None:
+        """Write the shoppers of `fresh` into rows (R,), in place."""
+        self.keys[:, rows], self.values[:, rows] = fresh.keys, fresh.values
+        self.day[rows], self.count[rows], self.state[rows] = fresh.day, fresh.count, fresh.state
+
     def to(self, dtype: torch.dtype) -> Cache:
         """Convert keys and values to a type."""
         return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))

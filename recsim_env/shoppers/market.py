@@ -38,7 +38,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import MOST_NUMBERS, Catalog
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, counted
+from recsim_env.shoppers.base import Description, Shopper, counted
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, Response, best_device
@@ -208,8 +208,8 @@ class MarketState:
     """(B,) float32, one a visit."""
 
 
-class MarketShopper:
-    """The population of a market (see `recsim_env.shoppers.base.Shopper` for the protocol).
+class MarketShopper(Shopper[MarketState]):
+    """The population of a market.
 
     They come once a day until they leave. Every item is a candidate at every visit. Observation:
     the keys of `recsim_env.shoppers.profile.profile_spaces`, and
@@ -222,10 +222,13 @@ class MarketShopper:
         config: the market's parameters
         world: seed of the catalogue and of the items' quality, 0 or more: another number, another
             market
+        never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
         ValueError: If an argument is not as said.
     """
+
+    tells_leaving = True
 
     def __init__(
         self,
@@ -234,26 +237,27 @@ class MarketShopper:
         *,
         config: MarketConfig = MARKET,
         world: int = 0,
+        never_leave: bool = False,
     ) -> None:
         self.config = _checked(config)
         self.world = checks.whole("world", world, 0, 2**63 - 1)
-        self.slate_size = checks.whole("slate_size", slate_size, 1, config.items)
-        self.device = best_device(device)
+        size = checks.whole("slate_size", slate_size, 1, config.items)
         generator = torch.Generator().manual_seed(self.world)
-        catalog = Catalog.synthetic(config.items, config.categories, config.width, generator)
-        self.catalog = catalog.to(self.device)
+        super().__init__(
+            Catalog.synthetic(config.items, config.categories, config.width, generator),
+            size,
+            device=best_device(device),
+            start_draws=2 * config.favourites + 2 * config.width + 4,
+            visit_draws=size + 1 + config.width,
+            never_leave=never_leave,
+        )
         quality = config.quality_spread * torch.randn(
             config.items, generator=generator, dtype=torch.float32
         )
         self.quality = quality.to(self.device)
-        self.max_candidates = config.items
-        self.start_draws = 2 * config.favourites + 2 * config.width + 4
-        self.visit_draws = self.slate_size + 1 + config.width
-        self.never_leave = False
-        self._all = torch.arange(config.items, device=self.device)
         self._centres = self._category_centres()
 
-    # ---- the protocol ----------------------------------------------------------------------------------------------
+    # ---- the methods of a shopper ----------------------------------------------------------------------------------------------
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         """Spaces of `observe`, one shopper."""
@@ -296,10 +300,6 @@ class MarketShopper:
             day=zeros(batch),
         )
 
-    def candidates(self, state: MarketState) -> Tensor:
-        """The whole catalogue."""
-        return self._all.expand(len(state.day), -1)
-
     def on_offer(self, state: MarketState, items: Tensor) -> Tensor:
         """All of them."""
         return items >= 0
@@ -325,27 +325,6 @@ class MarketShopper:
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
         return Response(clicks, probability, left, days=one, elsewhere=none, leaving=leaving)
-
-    def replace(self, state: MarketState, rows: Tensor, fresh: MarketState) -> None:
-        """Put new shoppers into some rows."""
-        for name, value in vars(state).items():
-            if isinstance(value, Profile):
-                value.replace(rows, fresh.profile)
-            else:
-                value[rows] = getattr(fresh, name)
-
-    def select(self, state: MarketState, rows: Tensor) -> MarketState:
-        """A state of some rows only."""
-        parts: dict[str, Any] = {
-            k: v[rows] for k, v in vars(state).items() if isinstance(v, Tensor)
-        }
-        return MarketState(**parts, profile=state.profile.select(rows))
-
-    def when_and_where(self, state: MarketState) -> dict[str, Tensor]:
-        """Day and week of this visit; one store."""
-        day = state.day.long()
-        number = torch.arange(len(day), device=self.device)
-        return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
 
     def describe(self, state: MarketState, row: int) -> Description:
         """What was clicked in each category so far; hidden: the traits, and how sated the shopper is."""

@@ -21,9 +21,10 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.base import Description, counted
+from recsim_env.shoppers.base import Description, Shopper, counted
 from recsim_env.shoppers.profile import Profile, profile_spaces
 from recsim_env.simulator import SlateSimulator
+from recsim_env.trees import pick, put
 from recsim_env.types import MAX_DAYS, Observation, Response, best_device
 
 Environment = gymnasium.Env[Any, Any]
@@ -70,7 +71,7 @@ class OutsideSpec:
 
 @dataclass
 class OutsideState:
-    """B shoppers. Environments are moved and never copied: a state that `select` was called on is used no more."""
+    """B shoppers. Environments are moved and never copied: of a state that `pick` was asked, no more is used."""
 
     environments: list[Environment]
     """B of them."""
@@ -81,9 +82,38 @@ class OutsideState:
     profile: Profile
     """What the shop remembers."""
 
+    def __len__(self) -> int:
+        """The number of shoppers B."""
+        return len(self.visit)
 
-class OutsideShopper:
-    """The population of an outside environment (see `recsim_env.shoppers.base.Shopper` for the protocol).
+    def pick(self, rows: Tensor) -> OutsideState:
+        """Move some rows (R,) into a state of their own, environments included.
+
+        Raises:
+            ValueError: If a row is named twice: an environment cannot be copied.
+        """
+        numbers = rows.tolist()
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(
+                f"rows is {numbers}, but each must stand there once: an outside shopper has no copies."
+            )
+        environments = [self.environments[row] for row in numbers]
+        profile = pick(self.profile, rows)
+        return OutsideState(environments, self.visit[numbers], self.over[numbers], profile)
+
+    def put(self, rows: Tensor, fresh: OutsideState) -> None:
+        """Write new shoppers into rows (R,), and close the environments of those who stood there."""
+        numbers = rows.tolist()
+        for row, environment in zip(numbers, fresh.environments, strict=True):
+            self.environments[row].close()
+            self.environments[row] = environment
+        self.visit[numbers] = fresh.visit
+        self.over[numbers] = fresh.over
+        put(self.profile, rows, fresh.profile)
+
+
+class OutsideShopper(Shopper[OutsideState]):
+    """The population of an outside environment.
 
     They come once a day. Every item is a candidate at every visit. Observation: the keys of
     `recsim_env.shoppers.profile.profile_spaces`. An environment is seeded once, by `reset`, from
@@ -98,16 +128,12 @@ class OutsideShopper:
             of the catalogue's items.
     """
 
-    start_draws = 2
-    visit_draws = 0
-
     def __init__(self, spec: OutsideSpec, device: torch.device) -> None:
-        self.slate_size = _slate_size(spec)
+        size = _slate_size(spec)
+        super().__init__(
+            spec.catalog, size, device=best_device(device), start_draws=2, visit_draws=0
+        )
         self.spec = spec
-        self.device = best_device(device)
-        self.catalog = spec.catalog.to(self.device)
-        self.max_candidates = len(spec.catalog)
-        self._all = torch.arange(self.max_candidates, device=self.device)
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         """Spaces of `observe`, one shopper."""
@@ -124,10 +150,6 @@ class OutsideShopper:
             over=np.zeros(len(draws), dtype=np.bool_),
             profile=Profile.empty(len(draws), self.catalog, self.slate_size, self.device),
         )
-
-    def candidates(self, state: OutsideState) -> Tensor:
-        """The whole catalogue."""
-        return self._all.expand(len(state.visit), -1)
 
     def observe(self, state: OutsideState) -> Observation:
         """What the shop remembers of its slates and the clicks."""
@@ -152,38 +174,6 @@ class OutsideShopper:
         none = torch.zeros(len(left), dtype=torch.float32, device=self.device)
         one = torch.ones_like(none)
         return Response(clicked, clicked.to(torch.float32), left, days=one, elsewhere=none)
-
-    def replace(self, state: OutsideState, rows: Tensor, fresh: OutsideState) -> None:
-        """Put new shoppers into some rows, and close the environments of those who stood there."""
-        numbers = rows.tolist()
-        for row, environment in zip(numbers, fresh.environments, strict=True):
-            state.environments[row].close()
-            state.environments[row] = environment
-        state.visit[numbers] = fresh.visit
-        state.over[numbers] = fresh.over
-        state.profile.replace(rows, fresh.profile)
-
-    def select(self, state: OutsideState, rows: Tensor) -> OutsideState:
-        """A state of some rows only; their environments move into it.
-
-        Raises:
-            ValueError: If a row is named twice: an environment cannot be copied.
-        """
-        numbers = rows.tolist()
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(
-                f"rows is {numbers}, but each must stand there once: an outside shopper has no copies."
-            )
-        environments = [state.environments[row] for row in numbers]
-        return OutsideState(
-            environments, state.visit[numbers], state.over[numbers], state.profile.select(rows)
-        )
-
-    def when_and_where(self, state: OutsideState) -> dict[str, Tensor]:
-        """Day and week of this visit; one store."""
-        day = torch.from_numpy(state.visit.copy()).to(self.device)
-        number = torch.arange(len(day), device=self.device)
-        return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
 
     def describe(self, state: OutsideState, row: int) -> Description:
         """What was clicked in each category so far."""

@@ -7,7 +7,7 @@ the same numbers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -100,15 +100,6 @@ class Profile:
         self.exposed.mul_(decays).add_(new[:, 1:])
         self.position_clicks += clicks
         self.visits += 1
-
-    def replace(self, rows: Tensor, fresh: Profile) -> None:
-        """Put the shoppers of `fresh` into `rows` (R,), in place."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(fresh, field.name)
-
-    def select(self, rows: Tensor) -> Profile:
-        """A copy of some rows (R,)."""
-        return Profile(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def observe(self) -> Observation:
         """The keys of `profile_spaces`; copies."""

@@ -17,47 +17,93 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from recsim_env import checks
+from recsim_env import checks, trees
 from recsim_env.catalog import Catalog
-from recsim_env.shoppers.base import HIDDEN, name_of
+from recsim_env.shoppers.base import HIDDEN, Shopper, name_of
 from recsim_env.types import Response
 
-METHODS = ("spaces", "start", "candidates", "observe", "respond", "replace", "select")
-"""What a simulator calls; `describe` is called for pictures and `when_and_where` for logs only."""
 TAKEN = ("recent_slates", "recent_clicks", "recent_days", "candidates")
 """Keys of an observation that are the simulator's own."""
 WATCHED = 16
 """Rows of the candidates and of an observation whose numbers are looked at: the whole of them can
 be large."""
-PLACE = ("shopper", "day", "week", "store")
+PLACE = ("day", "week", "store")
 """Keys of `when_and_where`."""
 _SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _DEPTH = 4  # of a hidden state: how deep its tensors are looked for
 
 
-def check_parts(shopper: Any, methods: tuple[str, ...] = METHODS) -> None:
-    """Raise ValueError unless a shopper has the attributes and methods of the protocol."""
-    for method in methods:
-        if not callable(getattr(shopper, method, None)):
-            raise ValueError(
-                f"shopper is {checks.told(shopper)}, but it must be a Shopper, which has a method {method}."
-            )
+def check_parts(shopper: Any) -> None:
+    """Check that an object is a `Shopper` whose `__init__` called that of `Shopper`.
+
+    Raises:
+        ValueError: If it is none, or if one of its attributes is missing or of the wrong type.
+    """
+    if not isinstance(shopper, Shopper):
+        raise ValueError(f"shopper is {checks.told(shopper)}, but it must be a Shopper.")
     name = name_of(shopper)
-    if not isinstance(_part(shopper, "catalog"), Catalog):
+    try:
+        catalog, device = shopper.catalog, shopper.device
+        numbers = {
+            "slate_size": (shopper.slate_size, 1),
+            "max_candidates": (shopper.max_candidates, 1),
+            "start_draws": (shopper.start_draws, 0),
+            "visit_draws": (shopper.visit_draws, 0),
+        }
+        never_leave = shopper.never_leave
+    except AttributeError as error:
         raise ValueError(
-            f"{name}.catalog is {checks.told(shopper.catalog)}, but it must be a Catalog."
-        )
-    if not isinstance(_part(shopper, "device"), torch.device):
-        raise ValueError(
-            f"{name}.device is {checks.told(shopper.device)}, but it must be a torch.device."
-        )
-    for part, least in (
-        ("slate_size", 1),
-        ("max_candidates", 1),
-        ("start_draws", 0),
-        ("visit_draws", 0),
-    ):
-        checks.whole(f"{name}.{part}", _part(shopper, part), least)
+            f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets it."
+        ) from error
+    if not isinstance(catalog, Catalog):
+        raise ValueError(f"{name}.catalog is {checks.told(catalog)}, but it must be a Catalog.")
+    if not isinstance(device, torch.device):
+        raise ValueError(f"{name}.device is {checks.told(device)}, but it must be a torch.device.")
+    for part, (value, least) in numbers.items():
+        checks.whole(f"{name}.{part}", value, least)
+    checks.flag(f"{name}.never_leave", never_leave)
+
+
+def check_state(shopper: Shopper[Any], found: Any, batch: int) -> None:
+    """Check that `start` returned a hidden state of which rows can be taken and put.
+
+    Raises:
+        ValueError: If a part has no row a shopper, if several numbers of it lie at one place, or if
+            it stands in the state twice.
+    """
+    try:
+        parts = list(trees.leaves(found))
+        trees.length(found)
+    except TypeError as error:
+        broken(shopper, "start", "returned a state that cannot be taken apart", f"{error}"[:-1])
+    seen: dict[int, str] = {}
+    for place, part in parts:
+        where = f"the state's {place.removeprefix('/')!r}" if place else "the state"
+        if isinstance(part, Tensor) and part.ndim == 0:
+            broken(
+                shopper, "start", f"returned a number as {where}", "it must have a row a shopper"
+            )
+        if len(part) != batch:
+            found_rows = f"returned {len(part)} rows as {where}"
+            broken(shopper, "start", found_rows, f"it must have {batch}, one a shopper")
+        if not isinstance(part, Tensor):
+            continue
+        if overlaps(part):
+            broken(
+                shopper,
+                "start",
+                f"returned {where}, in which several numbers lie at one place",
+                "rows are written into it: it must be a tensor of its own, such as a clone",
+            )
+        at = part.data_ptr() if part.layout == torch.strided and not part.is_meta else 0
+        if at and at in seen and part.numel():
+            broken(
+                shopper,
+                "start",
+                f"returned the memory of {seen[at]} as {where} too",
+                "every part of a state must have memory of its own",
+            )
+        seen[at] = where
 
 
 def check_spaces(shopper: Any, found: Any) -> None:
@@ -186,6 +232,8 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
     _check_tensor(shopper, "respond", "left", found.left, (batch,), torch.bool)
     _check_tensor(shopper, "respond", "days", found.days, (batch,), torch.float32)
     _check_tensor(shopper, "respond", "elsewhere", found.elsewhere, (batch,), torch.float32)
+    if found.leaving is None and shopper.tells_leaving:
+        broken(shopper, "respond", "returned no leaving", "tells_leaving is True")
     if found.leaving is not None:
         _check_tensor(shopper, "respond", "leaving", found.leaving, (batch,), torch.float32)
     if found.basket is not None:
@@ -229,15 +277,18 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
         )
 
 
-def check_place(shopper: Any, found: Any, batch: int) -> None:
-    """Raise ValueError unless `when_and_where` returned (B,) int64 for each of its keys."""
-    if not isinstance(found, Mapping) or not set(PLACE) <= found.keys():
+def check_place(shopper: Shopper[Any], found: Any, batch: int) -> None:
+    """Check that `when_and_where` returned (B,) int64 for each of its keys.
+
+    Raises:
+        ValueError: If it returned anything else, or a key that is not in `PLACE`.
+    """
+    if not isinstance(found, Mapping) or not found.keys() <= set(PLACE):
         keys = sorted(found) if isinstance(found, Mapping) else checks.told(found)
-        broken(
-            shopper, "when_and_where", f"returned {keys}", f"it must return the keys {list(PLACE)}"
-        )
-    for key in PLACE:
-        _check_tensor(shopper, "when_and_where", key, found[key], (batch,), torch.int64)
+        expected = f"it must return a mapping whose keys are among {list(PLACE)}"
+        broken(shopper, "when_and_where", f"returned {keys}", expected)
+    for key, value in found.items():
+        _check_tensor(shopper, "when_and_where", key, value, (batch,), torch.int64)
 
 
 def check_description(shopper: Any, found: Any) -> None:
@@ -276,10 +327,11 @@ def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
         yield from tensors_of(vars(state), depth)
 
 
-def _part(shopper: Any, part: str) -> Any:
-    if not hasattr(shopper, part):
-        raise ValueError(f"{name_of(shopper)}.{part} is missing, but a Shopper must have it.")
-    return getattr(shopper, part)
+def overlaps(tensor: Tensor) -> bool:
+    """Whether several numbers of a tensor lie at one place, as in an expanded one."""
+    return tensor.layout == torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
 
 
 def memory_of(tensor: Tensor) -> int:

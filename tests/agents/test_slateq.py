@@ -36,7 +36,7 @@ from agents.slateq import (
 from policies.base import POLICIES
 from recsim_env import make_simulator
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.base import Description
+from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy, Response
 from tests.support.policy_toys import toy_inputs
@@ -71,25 +71,17 @@ class Moods:
     mood: Tensor
 
 
-class MoodShopper:
-    """Clicks on one item or none, and is then in another mood: implements `Shopper[Moods]`."""
+class MoodShopper(Shopper[Moods]):
+    """Clicks on one item or none, and is then in another mood."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
-        self.catalog = toy_catalog(ITEMS, 2, 4)
-        self.slate_size = SLATE
-        self.max_candidates = ITEMS
-        self.start_draws = 1
-        self.visit_draws = 1
+        super().__init__(toy_catalog(ITEMS, 2, 4), SLATE, device=torch.device("cpu"), visit_draws=1)
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         return {"mood": spaces.Box(0, 1, (3,), np.float32)}
 
     def start(self, draws: Tensor) -> Moods:
         return Moods((draws[:, 0] * 3).long())
-
-    def candidates(self, state: Moods) -> Tensor:
-        return torch.arange(ITEMS).expand(len(state.mood), -1)
 
     def observe(self, state: Moods) -> dict[str, Tensor]:
         return {"mood": nn.functional.one_hot(state.mood.clamp(max=BORED), 3).float()}
@@ -105,18 +97,6 @@ class MoodShopper:
         return Response(
             clicks, probability, state.mood == GONE, days=one, elsewhere=torch.zeros_like(one)
         )
-
-    def replace(self, state: Moods, rows: Tensor, fresh: Moods) -> None:
-        state.mood[rows] = fresh.mood
-
-    def select(self, state: Moods, rows: Tensor) -> Moods:
-        return Moods(state.mood[rows])
-
-    def when_and_where(self, state: Moods) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(state.mood) for name in ("shopper", "day", "week", "store")}
-
-    def describe(self, state: Moods, row: int) -> Description:
-        return {}
 
 
 def mood_visits(moods: Tensor) -> Visits:

@@ -155,9 +155,16 @@ BREAKS: list[tuple[str, str, Change]] = [
     ("catalog", "a list", lambda catalog: list(catalog.text)),
     ("device", "a text", lambda device: "cpu"),
     ("device", "None", lambda device: None),
-    ("replace", "not callable", lambda nothing: nothing),
-    ("when_and_where", "a key less", lambda held: {"day": held["day"]}),
-    ("when_and_where", "floats", lambda held: {name: value.float() for name, value in held.items()}),
+    ("start", "None", lambda state: None),
+    ("start", "a number", lambda state: replace(state, day=3.0)),
+    ("start", "without dimensions", lambda state: replace(state, day=state.day.sum())),
+    ("start", "too short", lambda state: replace(state, visit=state.visit[:-1])),
+    ("start", "one number for all", lambda state: replace(state, day=state.day[:1].expand(state.day.shape))),
+    ("start", "one memory twice", lambda state: replace(state, bought_day=state.bought)),
+    ("when_and_where", "None", lambda held: None),
+    ("when_and_where", "a key more", lambda held: {**held, "shopper": torch.zeros(BATCH, dtype=torch.int64)}),
+    ("when_and_where", "floats", lambda held: {**held, "day": torch.zeros(BATCH)}),
+    ("respond", "no leaving", answer("leaving", lambda _: None)),
     ("describe", "None", lambda held: None),
     ("describe", "numbers", lambda held: dict.fromkeys(held, 3)),
 ]  # fmt: skip
@@ -166,7 +173,11 @@ BREAKS: list[tuple[str, str, Change]] = [
 
 KEPT: list[tuple[str, str, Change]] = [
     ("respond", "nothing", lambda response: response),
-    ("respond", "no leaving", answer("leaving", lambda _: None)),
+    (
+        "when_and_where",
+        "a week",
+        lambda held: {**held, "week": torch.ones(BATCH, dtype=torch.int64)},
+    ),
     ("respond", "a basket", answer("basket", lambda _: torch.full((BATCH, 2), -1))),
     ("candidates", "a copy", Tensor.clone),
     ("slate_size", "a number of numpy's", np.int64),
@@ -195,8 +206,6 @@ def shopper(draw: st.DrawFn) -> Case:
             made.step(ground.valid_slates(made))
         return made
 
-    if method == "replace":
-        expected = EITHER
     names = (
         ("max_candidates", "candidates") if method == "max_candidates" else (method,)
     )  # the two disagree

@@ -525,6 +525,49 @@ def test_a_shopper_cannot_take_the_simulators_keys() -> None:
         SlateSimulator(Clash())
 
 
+# --- who stays ---
+
+
+def test_nobody_leaves_where_they_stay_and_the_shopper_that_was_lent_is_as_it_was() -> None:
+    simulator, twin = toy_simulator(lapse=1.0), toy_simulator(lapse=1.0)
+    shopper, seeds = simulator.shopper, torch.arange(64)
+    observation = simulator.reset(seeds, staying=True)
+    assert_same(observation, twin.reset(seeds))
+    slates = observation["candidates"][:, :4]
+    step, other = simulator.step(slates), twin.step(slates)
+    assert bool(other.terminated.any())
+    assert not bool(step.terminated.any())
+    assert torch.equal(step.info["clicks"], other.info["clicks"])
+    assert simulator.shopper is shopper
+    assert shopper.never_leave is False
+    simulator.reset_rows(torch.tensor([3, 5]))
+    assert not bool(simulator.step(slates, validate=False).terminated.any())
+    simulator.reset(seeds)
+    assert torch.equal(simulator.step(slates).terminated, other.terminated)
+
+
+def test_a_state_carries_whether_they_stay() -> None:
+    simulator, again = toy_simulator(lapse=1.0), toy_simulator(lapse=1.0)
+    seeds, slates = torch.arange(64), torch.tensor([[1, 2, 4, 5]]).expand(64, 4)
+    for staying in (True, False):
+        simulator.reset(seeds, staying=staying)
+        again.reset(seeds, staying=not staying)
+        again.restore(simulator.state())
+        assert bool(again.step(slates).terminated.any()) is not staying
+
+
+@pytest.mark.parametrize("staying", [None, 1, "no"])
+def test_whether_they_stay_is_a_flag(staying: Any) -> None:
+    with pytest.raises(ValueError, match=r"^staying is .*, but it must be True or False"):
+        toy_simulator().reset(torch.arange(2), staying=staying)
+
+
+def test_a_shopper_cannot_be_exchanged() -> None:
+    simulator = toy_simulator()
+    with pytest.raises(AttributeError):
+        simulator.shopper = ToyShopper()  # type: ignore[misc]
+
+
 # --- the GPU ---
 
 FAST = {"precision": "bf16", "compiled": True}

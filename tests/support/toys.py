@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -23,6 +23,7 @@ from torch import Tensor
 from recsim_env.catalog import Catalog
 from recsim_env.registration import PRESETS, register
 from recsim_env.rewards import Reward
+from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Outcome, Response
 
@@ -42,8 +43,10 @@ class ToyState:
     bought_day: Tensor  # (B, N) float32, day of the last purchase
 
 
-class ToyShopper:
-    """Implements `recsim_env.shoppers.base.Shopper[ToyState]`, with the observation keys of the Complete Journey."""
+class ToyShopper(Shopper[ToyState]):
+    """With the observation keys of the Complete Journey."""
+
+    tells_leaving = True
 
     def __init__(
         self,
@@ -54,27 +57,19 @@ class ToyShopper:
         device: torch.device | str = "cpu",
         lapse: float = LAPSE,
     ) -> None:
-        self.device = torch.device(device)
-        self.catalog = toy_catalog(items, categories, width)
-        self.category = self.catalog.category.to(self.device)
-        self.slate_size = slate_size
+        self._offers = _offer_table(items).to(device)
+        super().__init__(
+            toy_catalog(items, categories, width),
+            slate_size,
+            device=torch.device(device),
+            visit_draws=slate_size + 3,
+            max_candidates=self._offers.shape[1],
+        )
+        self.category = self.catalog.category
         self.lapse = lapse
-        self.never_leave = False
-        self.start_draws = 1
-        self.visit_draws = slate_size + 3
-        self._offers = self._offer_table()
-        self.max_candidates = self._offers.shape[1]
         self.responses: list[
             Response
         ] = []  # what was answered, newest last: for the tests to look at
-
-    def _offer_table(self) -> Tensor:
-        """(3, C) the candidates of a visit by its number modulo 3."""
-        item = torch.arange(len(self.catalog))
-        rows = [item[(item + visit) % 3 != 0] for visit in range(3)]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(
-            self.device
-        )
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         items, candidates, categories = (
@@ -162,24 +157,6 @@ class ToyShopper:
         self.responses.append(response)
         return response
 
-    def replace(self, state: ToyState, rows: Tensor, fresh: ToyState) -> None:
-        for field in fields(state):
-            getattr(state, field.name)[rows] = getattr(fresh, field.name)
-
-    def select(self, state: ToyState, rows: Tensor) -> ToyState:
-        return ToyState(
-            **{field.name: getattr(state, field.name)[rows] for field in fields(ToyState)}
-        )
-
-    def when_and_where(self, state: ToyState) -> dict[str, Tensor]:
-        day = state.day.long()
-        return {
-            "shopper": torch.arange(len(day)),
-            "day": day,
-            "week": day // 7 + 1,
-            "store": torch.zeros_like(day),
-        }
-
     def describe(self, state: ToyState, row: int) -> dict[str, str | list[str]]:
         bought = state.bought[row].topk(MEMORY)
         lines = [
@@ -193,6 +170,13 @@ class ToyShopper:
             "store": "toy store",
             "history": lines,
         }
+
+
+def _offer_table(items: int) -> Tensor:
+    """(3, C) the candidates of a visit by its number modulo 3."""
+    item = torch.arange(items)
+    rows = [item[(item + visit) % 3 != 0] for visit in range(3)]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,23 @@ class Memory:
             torch.zeros(shoppers, TALLIES, dtype=torch.float32, device=device),
         )
 
+    def __len__(self) -> int:
+        """The number of shoppers B."""
+        return len(self.items)
+
+    def pick(self, rows: Tensor) -> Memory:
+        """Make a copy of some rows (R,), in that order; the keys are shared."""
+        return Memory(self.keys, *(value[rows] for value in self._counters()))
+
+    def put(self, rows: Tensor, fresh: Memory) -> None:
+        """Write the rows of `fresh` into rows (R,), in place; the keys stay."""
+        for value, new in zip(self._counters(), fresh._counters(), strict=True):
+            value[rows] = new
+
+    def _counters(self) -> tuple[Tensor, ...]:
+        """Everything that has a row a shopper, in the order of the fields."""
+        return self.table, self.items, self.counts, self.days, self.slots, self.tallies
+
     def stats(self, rows: Tensor, items: Tensor, day: Tensor) -> Tensor:
         """Counters of items as they stand on a day, before that day's visit is recorded.
 

@@ -22,14 +22,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.shoppers.base import Description, ago
+from recsim_env.shoppers.base import Description, Shopper, ago
 from recsim_env.shoppers.household.features import repeat_bucket
 from recsim_env.shoppers.household.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
 from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.shop import MIN_CANDIDATES, Shop, load_shop
 from recsim_env.shoppers.household.starts import POPULATIONS
-from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
+from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
 from recsim_env.shoppers.members import (
     PRECISIONS,
     agreed,
@@ -91,8 +91,8 @@ def _examination(chances: object) -> tuple[float, ...]:
     return tuple(checks.number(f"examination[{place}]", chance, 0, 1) for place, chance in several)
 
 
-class LearnedShopper:
-    """A population of fine-tuned shoppers (see `recsim_env.shoppers.base.Shopper` for the protocol).
+class LearnedShopper(Shopper[LearnedState]):
+    """A population of fine-tuned shoppers.
 
     Observation (one shopper; C candidates, M remembered items, G categories):
         context:         (9,) float32 sine and cosine of the weekday, week of the year / 53, log days since the last
@@ -117,36 +117,17 @@ class LearnedShopper:
         ValueError: If `examination` has not a number a position, or `slate_size` is none.
     """
 
-    start_draws = 1
+    tells_leaving = True
 
-    def __init__(self, shop: Shop, slate_size: int, options: ShopperOptions) -> None:
+    def __init__(
+        self, shop: Shop, slate_size: int, options: ShopperOptions, *, never_leave: bool = False
+    ) -> None:
         checks.whole("slate_size", slate_size, 1, len(shop.catalog))
         if options.examination is not None and len(options.examination) != slate_size:
             raise ValueError(
                 f"examination has {len(options.examination)} numbers, but it must have one for each of the "
                 f"{slate_size} positions."
             )
-        self.shop = shop
-        self.catalog = shop.catalog
-        self.device = shop.vectors.device
-        self.slate_size = slate_size
-        self.options = options
-        self.max_candidates = shop.candidates.shape[1]
-        self._keys = shop.keys
-        self.facts = shop.facts
-        self._bins = shop.model.config.gap_bins
-        self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
-        weights = options.examination or (1.0,) * slate_size
-        self._examination = torch.tensor(weights, dtype=torch.float32, device=self.device)
-        # what leaves the slate alone is not punished: repeat purchases have the mean
-        self._deviations = torch.zeros(
-            slate_size + REMEMBERED, dtype=torch.float32, device=self.device
-        )
-        self._deviations[:slate_size] = -options.pessimism
-        ceilings = [
-            member.model.config.repeat_ceilings[options.store_promotions] for member in shop.members
-        ]
-        self._ceilings = torch.tensor(ceilings, dtype=torch.float32, device=self.device).amax(dim=0)
         # how much promotions may raise the rates of new items
         most = (
             max(member.model.promotion().item() for member in shop.members)
@@ -161,10 +142,34 @@ class LearnedShopper:
             1 + proposals,
             3,
         )  # of a visit: slate, bought again, new items, return
-        self.visit_draws = sum(self._draws)
-        self.never_leave = False
+        super().__init__(
+            shop.catalog,
+            slate_size,
+            device=shop.vectors.device,
+            start_draws=1,
+            visit_draws=sum(self._draws),
+            max_candidates=shop.candidates.shape[1],
+            never_leave=never_leave,
+        )
+        self.shop = shop
+        self.options = options
+        self.facts = shop.facts
+        self._bins = shop.model.config.gap_bins
+        self._keys = shop.keys
+        self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
+        weights = options.examination or (1.0,) * slate_size
+        self._examination = torch.tensor(weights, dtype=torch.float32, device=self.device)
+        # what leaves the slate alone is not punished: repeat purchases have the mean
+        self._deviations = torch.zeros(
+            slate_size + REMEMBERED, dtype=torch.float32, device=self.device
+        )
+        self._deviations[:slate_size] = -options.pessimism
+        ceilings = [
+            member.model.config.repeat_ceilings[options.store_promotions] for member in shop.members
+        ]
+        self._ceilings = torch.tensor(ceilings, dtype=torch.float32, device=self.device).amax(dim=0)
 
-    # ---- the protocol ----------------------------------------------------------------------------------------------
+    # ---- the methods of a shopper ----------------------------------------------------------------------------------------------
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         """Spaces of `observe`, one shopper."""
@@ -236,24 +241,13 @@ class LearnedShopper:
         )
         return self._leave_and_return(state, context, basket, clicks, probability, gap_draw)
 
-    def replace(self, state: LearnedState, rows: Tensor, fresh: LearnedState) -> None:
-        """Put new shoppers into some rows."""
-        put(state, rows, fresh)
-
     def when_and_where(self, state: LearnedState) -> dict[str, Tensor]:
-        """Day of the log, week, store and household of this visit."""
-        shopper = self.shop.starts.shopper[state.who]
+        """Return day of the log, week and store of this visit."""
         return {
-            "shopper": shopper,
             "day": state.day.long(),
             "week": state.week.clone(),
             "store": state.store.clone(),
         }
-
-    def select(self, state: LearnedState, rows: Tensor) -> LearnedState:
-        """A state of some rows only."""
-        part: LearnedState = take(state, rows, self.device)
-        return part
 
     def describe(self, state: LearnedState, row: int) -> Description:
         """Date, store and the last purchases; hidden: the number of the household."""

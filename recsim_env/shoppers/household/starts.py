@@ -19,7 +19,8 @@ from recsim_env.shoppers.household.memory import RHYTHM, Keys, Memory
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.promotions import StorePromotions
 from recsim_env.shoppers.household.replay import Past, Visits, ints, padded
-from recsim_env.shoppers.household.states import REMEMBERED, LearnedState, put, take
+from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
+from recsim_env.trees import moved, pick, put
 
 STORES = 8  # most stores of a shopper
 GROUP = 64  # shoppers replayed together
@@ -62,14 +63,13 @@ class Starts:
         """A copy of the state of some shoppers, who (B,) int64."""
         if self._asleep:
             self._wake(self._asleep.intersection(self.group[who].tolist()))
-        state: LearnedState = take(self._state, who, who.device)
-        return state
+        return pick(self._state, who)
 
     def to(self, device: torch.device) -> Starts:
         """On a device, with every state."""
         if device == self.shopper.device:
             return self
-        state: LearnedState = take(self.state, slice(None), device)
+        state = moved(self.state, device)
         stores, shares = self.stores.to(device), self.store_shares.to(device)
         return Starts(
             self.shopper.to(device),
@@ -92,7 +92,7 @@ class Starts:
 
     def _replayed(self, rows: Tensor) -> LearnedState:
         """State of shoppers rows (R,) just before the first visit of their episodes."""
-        past, state = self._past.only(rows), take(self._state, rows, rows.device)
+        past, state = self._past.only(rows), pick(self._state, rows)
         state.memory, rhythm = past.remembered(state.memory.keys, REMEMBERED)
         context = visit_context(rhythm, past.day, past.since)
         tokens = [
@@ -103,8 +103,7 @@ class Starts:
             for model, t in zip(self._models, tokens, strict=True)
         ]
         state.rhythm = state.memory.tally(state.day)
-        replayed: LearnedState = state
-        return replayed
+        return state
 
 
 def start_states(

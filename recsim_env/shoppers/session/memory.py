@@ -6,7 +6,7 @@ knows: it also counts each item by itself, and positions by how likely they were
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -102,17 +102,6 @@ class SessionMemory:
         )
         logs = torch.log1p(torch.cat([counts, self.visits.unsqueeze(1)], dim=1)) / 3.0
         return torch.cat([means.flatten(1) * 2.0, logs], dim=1)
-
-    def replace(self, rows: Tensor, fresh: SessionMemory) -> None:
-        """Put the shoppers of `fresh` into `rows` (R,), in place."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(fresh, field.name)
-
-    def select(self, rows: Tensor) -> SessionMemory:
-        """A copy of some rows (R,)."""
-        return SessionMemory(
-            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
-        )
 
 
 def position_weights(positions: int, device: torch.device) -> Tensor:

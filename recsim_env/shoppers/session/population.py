@@ -24,7 +24,7 @@ from torch import Tensor
 from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, counted
+from recsim_env.shoppers.base import Description, Shopper, counted
 from recsim_env.shoppers.encoder import Block, Cache
 from recsim_env.shoppers.members import (
     PRECISIONS,
@@ -82,8 +82,8 @@ class LearnedMarketState:
     """(B,) float32, one a visit."""
 
 
-class LearnedMarketShopper:
-    """The population of a learned market (see `recsim_env.shoppers.base.Shopper` for the protocol).
+class LearnedMarketShopper(Shopper[LearnedMarketState]):
+    """The population of a learned market.
 
     They come once a day until they leave. Every item is a candidate at every visit. Observation:
     the keys of `recsim_env.shoppers.profile.profile_spaces`, and
@@ -106,11 +106,14 @@ class LearnedMarketShopper:
             `eval()` and frozen
         pessimism: b >= 0, without unit
         precision: of the encoder, fp32 or bf16
+        never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
         ValueError: If there is no member, members or catalogue differ in size, `pessimism` is
             negative, or `precision` unknown.
     """
+
+    tells_leaving = True
 
     def __init__(
         self,
@@ -121,23 +124,25 @@ class LearnedMarketShopper:
         *,
         pessimism: float = 0.0,
         precision: str = "fp32",
+        never_leave: bool = False,
     ) -> None:
         _check_members(catalog, members, declared)
-        self.device = device
-        self.catalog = catalog.to(device)
+        size = members[0].config.slate_size
+        super().__init__(
+            catalog,
+            size,
+            device=device,
+            start_draws=1 + TEMPERAMENT,
+            visit_draws=size + 2,
+            never_leave=never_leave,
+        )
         self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
         self.declared = declared.to(device)
         self.pessimism = check_pessimism(pessimism)
         self.precision = check_precision(precision)
-        self.slate_size = members[0].config.slate_size
-        self.max_candidates = len(catalog)
-        self.start_draws = 1 + TEMPERAMENT
-        self.visit_draws = self.slate_size + 2
         self._moods = torch.tensor(MOOD_CHANCES, dtype=torch.float32, device=device).cumsum(0)
-        self.never_leave = False
-        self._all = torch.arange(len(catalog), device=device)
 
-    # ---- the protocol ----------------------------------------------------------------------------------------------
+    # ---- the methods of a shopper ----------------------------------------------------------------------------------------------
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         """Spaces of `observe`, one shopper."""
@@ -168,10 +173,6 @@ class LearnedMarketShopper:
             normal=normal(draws[:, 1:]),
             day=torch.zeros(batch, dtype=torch.float32, device=self.device),
         )
-
-    def candidates(self, state: LearnedMarketState) -> Tensor:
-        """The whole catalogue."""
-        return self._all.expand(len(state.day), -1)
 
     def on_offer(self, state: LearnedMarketState, items: Tensor) -> Tensor:
         """All of them."""
@@ -221,35 +222,6 @@ class LearnedMarketShopper:
         return Response(
             clicks, over_moods(in_moods), left, days=one, elsewhere=none, leaving=leaving
         )
-
-    def replace(self, state: LearnedMarketState, rows: Tensor, fresh: LearnedMarketState) -> None:
-        """Put new shoppers into some rows."""
-        for cache, new in zip(state.caches, fresh.caches, strict=True):
-            cache.keys[:, rows], cache.values[:, rows] = new.keys, new.values
-            for name in ("day", "count", "state"):
-                getattr(cache, name)[rows] = getattr(new, name)
-        state.memory.replace(rows, fresh.memory)
-        state.profile.replace(rows, fresh.profile)
-        state.declared[rows] = fresh.declared
-        state.normal[rows] = fresh.normal
-        state.day[rows] = fresh.day
-
-    def select(self, state: LearnedMarketState, rows: Tensor) -> LearnedMarketState:
-        """A state of some rows only."""
-        caches = [
-            Cache(c.keys[:, rows], c.values[:, rows], c.day[rows], c.count[rows], c.state[rows])
-            for c in state.caches
-        ]
-        memory, profile = state.memory.select(rows), state.profile.select(rows)
-        return LearnedMarketState(
-            caches, memory, profile, state.declared[rows], state.normal[rows], state.day[rows]
-        )
-
-    def when_and_where(self, state: LearnedMarketState) -> dict[str, Tensor]:
-        """Day and week of this visit; one store."""
-        day = state.day.long()
-        number = torch.arange(len(day), device=self.device)
-        return {"shopper": number, "day": day, "week": day // 7 + 1, "store": torch.zeros_like(day)}
 
     def describe(self, state: LearnedMarketState, row: int) -> Description:
         """What was clicked in each category so far; hidden: how deep the model thinks the shopper looks."""

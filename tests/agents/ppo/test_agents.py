@@ -22,6 +22,7 @@ from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import Reward
+from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy, Response
 from tests.support.policy_toys import TableRanker, toy_inputs
@@ -43,7 +44,7 @@ class Appetite:
     sweets: Tensor  # (B,) float32, how many stood in the first slate
 
 
-class TwoVisits:
+class TwoVisits(Shopper[Appetite]):
     """Comes twice, sees two items each time. Items of category 0 are sweet, the others plain.
 
     First visit: a sweet item is bought with probability .8, a plain one with .6. Second visit: the
@@ -57,20 +58,15 @@ class TwoVisits:
     """
 
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
-        self.catalog = Catalog.synthetic(8, 2, 4, torch.Generator().manual_seed(0))
+        catalog = Catalog.synthetic(8, 2, 4, torch.Generator().manual_seed(0))
+        super().__init__(catalog, 2, device=torch.device("cpu"))
         self.sweet = self.catalog.category == 0
-        self.slate_size, self.max_candidates = 2, 8
-        self.start_draws, self.visit_draws = 1, 2
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
         return {"appetite": spaces.Box(0, 2, (2,), np.float32)}
 
     def start(self, draws: Tensor) -> Appetite:
         return Appetite(torch.zeros(len(draws)), torch.zeros(len(draws)))
-
-    def candidates(self, state: Appetite) -> Tensor:
-        return torch.arange(8).expand(len(state.visit), -1)
 
     def observe(self, state: Appetite) -> dict[str, Tensor]:
         return {"appetite": torch.stack([state.visit, state.sweets], dim=1)}
@@ -84,19 +80,6 @@ class TwoVisits:
         state.visit = state.visit + 1
         nothing = torch.zeros_like(state.visit)
         return Response(draws < probability, probability, left, days=nothing + 1, elsewhere=nothing)
-
-    def replace(self, state: Appetite, rows: Tensor, fresh: Appetite) -> None:
-        state.visit[rows], state.sweets[rows] = fresh.visit, fresh.sweets
-
-    def select(self, state: Appetite, rows: Tensor) -> Appetite:
-        return Appetite(state.visit[rows], state.sweets[rows])
-
-    def when_and_where(self, state: Appetite) -> dict[str, Tensor]:
-        none = torch.zeros(len(state.visit), dtype=torch.int64)
-        return {"shopper": none, "day": none, "week": none, "store": none}
-
-    def describe(self, state: Appetite, row: int) -> dict[str, str | list[str]]:
-        return {"shopper": "", "date": "", "store": "", "history": []}
 
 
 def two_visits() -> SlateSimulator:

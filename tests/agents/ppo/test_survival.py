@@ -19,7 +19,7 @@ from recsim_env import make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 from tests.support.policy_toys import toy_inputs
-from tests.support.toys import responses_of, toy_simulator
+from tests.support.toys import ToyShopper, responses_of, toy_simulator
 
 
 def environment(
@@ -136,34 +136,25 @@ def test_cohorts_tell_return_visits_and_lapses_of_shoppers_who_leave() -> None:
 
 
 def test_a_shopper_who_cannot_stay_is_refused() -> None:
-    class Mute:
-        def __init__(self, shopper: Any) -> None:
-            self.shopper = shopper
+    class Mute(ToyShopper):
+        tells_leaving = False
 
-        def __getattr__(self, name: str) -> Any:
-            if name == "never_leave":
-                raise AttributeError(name)
-            return getattr(self.shopper, name)
-
-    simulator = toy(0.3)
-    simulator.shopper = Mute(simulator.shopper)
-    with pytest.raises(ValueError, match=r"survival is True, but Mute does not say"):
+    simulator = SlateSimulator(Mute())
+    with pytest.raises(ValueError, match=r"survival is True, but Mute does not tell"):
         environment(simulator, 4, TrainingReward(survival=True))
 
 
 def test_the_fine_tuned_shoppers_say_how_likely_they_lapse_and_can_stay() -> None:
     def lapses(stay: bool) -> tuple[float, float]:
         simulator = make_simulator("recsim_env/CompleteJourney-v0", device="cpu")
-        shopper: Any = simulator.shopper
-        shopper.never_leave = stay
-        env = environment(simulator, 256, TrainingReward())
-        env.reset()
+        observation = simulator.reset(torch.arange(256), staying=stay)
         left = chance = 0.0
-        answers = responses_of(simulator)
         for _ in range(4):
-            env.step(np.zeros((256, env.composer.intent_size), dtype=np.float32))
-            left += float(answers[-1].left.float().sum())
-            chance += float(answers[-1].leaving.sum())
+            step = simulator.step(observation["candidates"][:, :10], validate=False)
+            observation = step.observation
+            assert step.response.leaving is not None
+            left += float(step.response.left.float().sum())
+            chance += float(step.response.leaving.sum())
         return left, chance
 
     left, chance = lapses(stay=False)

@@ -26,6 +26,7 @@ from recsim_env.shoppers.household.population import LearnedShopper, load_shoppe
 from recsim_env.shoppers.household.states import REMEMBERED
 from recsim_env.shoppers.members import agreed
 from recsim_env.simulator import SlateSimulator
+from recsim_env.trees import pick, put
 from recsim_env.types import Response, Step
 from tests.support.fake_log import FACTS, ITEMS, write_shop
 from tests.support.fake_shoppers import SMALL, member, plain
@@ -229,7 +230,7 @@ def test_nobody_leaves_where_nobody_may_even_if_leaving_is_certain(
 ) -> None:
     models = [plain(log, 0.2, 0.1, 1e-9), plain(log, 0.2, 0.9, 1e-9)]
     shopper = shop(log, tmp_path / "shop", models, pessimism=5.0)
-    shopper.never_leave = True
+    shopper = shopper.staying()
     state = shopper.start(torch.tensor([[0.1], [0.8]]))
     slates = shopper.candidates(state)[:, :K]
     answer = shopper.respond(state, slates, slates >= 0, torch.full((2, shopper.visit_draws), 0.5))
@@ -258,8 +259,8 @@ def test_rows_are_selected_and_replaced_with_every_members_cache(log: Path, tmp_
     state = shopper.start(who)
     draws = torch.rand(3, shopper.visit_draws, generator=torch.Generator().manual_seed(0))
     shopper.respond(state, slates, shown, draws)
-    picked = shopper.select(state, torch.tensor([2, 0]))
-    shopper.replace(state, torch.tensor([1]), shopper.start(torch.tensor([[0.7]])))
+    picked = pick(state, torch.tensor([2, 0]))
+    put(state, torch.tensor([1]), shopper.start(torch.tensor([[0.7]])))
     fresh = shopper.start(torch.tensor([[0.7]]))
     for cache, of_fresh, of_picked in zip(state.caches, fresh.caches, picked.caches, strict=True):
         for name in ("day", "count", "state"):
@@ -278,7 +279,7 @@ def test_rows_are_selected_and_replaced_with_every_members_cache(log: Path, tmp_
 
 def test_a_simulation_goes_on_with_some_rows_only(log: Path, tmp_path: Path) -> None:
     shopper = shop(log, tmp_path / "shop", [member(log, 1), member(log, 2)])
-    shopper.never_leave = True
+    shopper = shopper.staying()
     whole, part = (
         SlateSimulator(shopper, horizon_days=1e6),
         SlateSimulator(shopper, horizon_days=1e6),

@@ -30,6 +30,7 @@ from recsim_env.shoppers.market import (
     make_market,
 )
 from recsim_env.simulator import SlateSimulator
+from recsim_env.trees import pick, put
 from recsim_env.types import Observation, Policy
 
 CPU = torch.device("cpu")
@@ -318,7 +319,7 @@ def test_where_nobody_may_leave_all_else_is_the_same() -> None:
     keys, ends = everyone(400), []
     for never_leave in (False, True):
         shopper = small(leave_base=-1.0)
-        shopper.never_leave = never_leave
+        shopper = shopper.staying() if never_leave else shopper
         state = after_visits(shopper, keys, 2)
         slates = random_slates(keys, 9, 30, 3)
         answer = shopper.respond(
@@ -509,10 +510,10 @@ def test_a_seed_is_an_episode_whatever_stands_beside_it() -> None:
 def test_rows_are_selected_and_replaced_with_all_that_they_are() -> None:
     shopper = small()
     state = after_visits(shopper, everyone(4), 3)
-    before = shopper.select(state, torch.arange(4))
+    before = pick(state, torch.arange(4))
     fresh = shopper.start(noise.uniform(everyone(2, first=50), 0, shopper.start_draws))
-    picked = shopper.select(state, torch.tensor([2, 0]))
-    shopper.replace(state, torch.tensor([1, 3]), fresh)
+    picked = pick(state, torch.tensor([2, 0]))
+    put(state, torch.tensor([1, 3]), fresh)
     for name, value in vars(state).items():
         if isinstance(value, Tensor):
             assert torch.equal(value[[1, 3]], getattr(fresh, name)), name

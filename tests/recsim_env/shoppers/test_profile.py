@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.profile import DECAYS, TASTE_DECAYS, Profile, profile_spaces
+from recsim_env.trees import pick, put
 
 CPU = torch.device("cpu")
 VECTORS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])
@@ -99,9 +100,9 @@ def test_what_was_not_shown_counts_nowhere() -> None:
 
 def test_rows_are_selected_and_replaced() -> None:
     profile = some_profile()
-    picked, before = profile.select(torch.tensor([2, 0])), profile.select(torch.arange(3))
+    picked, before = pick(profile, torch.tensor([2, 0])), pick(profile, torch.arange(3))
     fresh = Profile.empty(1, catalog(), 3, CPU)
-    profile.replace(torch.tensor([1]), fresh)
+    put(profile, torch.tensor([1]), fresh)
     for field in fields(profile):
         now, then = getattr(profile, field.name), getattr(before, field.name)
         assert not now[1].any()

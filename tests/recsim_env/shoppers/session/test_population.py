@@ -22,6 +22,7 @@ from recsim_env.shoppers.session.population import (
     save_learned_market,
 )
 from recsim_env.simulator import SlateSimulator
+from recsim_env.trees import pick, put
 from recsim_env.types import Observation, Response
 from tests.recsim_env.shoppers.session.test_model import DECLARED, ITEMS, SIZE, catalog, model
 from tests.support.toys import FunctionPolicy
@@ -138,7 +139,7 @@ def test_nobody_leaves_where_nobody_may() -> None:
     slates, draws = torch.tensor([[0, 1, 2]] * 3), torch.zeros(3, shopper.visit_draws)
     shown = torch.ones_like(slates, dtype=torch.bool)
     assert shopper.respond(state, slates, shown, draws).left.all()
-    shopper.never_leave = True
+    shopper = shopper.staying()
     answer = shopper.respond(state, slates, shown, draws)
     assert not answer.left.any()
     assert answer.leaving is not None
@@ -165,8 +166,8 @@ def test_rows_are_selected_and_replaced() -> None:
     expected_fresh = moved(
         shopper, shopper.start(torch.tensor([[0.5]]).expand(-1, shopper.start_draws))
     )
-    picked = shopper.select(state, torch.tensor([2, 0]))
-    shopper.replace(state, torch.tensor([1]), fresh)
+    picked = pick(state, torch.tensor([2, 0]))
+    put(state, torch.tensor([1]), fresh)
     after = moved(shopper, state)
     torch.testing.assert_close(after[1:2], expected_fresh)
     torch.testing.assert_close(moved(shopper, picked), after[[2, 0]])

@@ -1,14 +1,11 @@
-"""The conformance kit: whoever keeps the promises passes, and each broken promise has its own sentence."""
+"""The check of shoppers: whoever keeps the promises passes, and each broken promise has its own sentence."""
 
 from __future__ import annotations
 
-import importlib
 import math
 import random
-import re
 from collections.abc import Callable
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -19,16 +16,15 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from recsim_env.rewards import REWARD_TERMS, RewardInputs
 from recsim_env.shoppers.base import Shopper
 from recsim_env.shoppers.outside import OutsideShopper
 from recsim_env.simulator import SlateSimulator
-from recsim_env.testing import check_shopper, check_term
+from recsim_env.testing import check_shopper
 from recsim_env.types import Response
 from tests.agents.ppo.test_agents import TwoVisits
 from tests.agents.test_slateq import MoodShopper
 from tests.recsim_env.shoppers.test_outside import tap_spec
-from tests.support.toys import ToyShopper, ToyState
+from tests.support.toys import ToyShopper, ToyState, toy_catalog
 
 # --- shoppers that keep their promises ---
 
@@ -104,16 +100,6 @@ class Broken(ToyShopper):
         found: Response = self._changed(
             "respond", super().respond(state, slates, shown, draws), state, slates, shown
         )
-        return found
-
-    def replace(self, state: ToyState, rows: Tensor, fresh: ToyState) -> None:
-        if "replace" not in self.changes:
-            return super().replace(state, rows, fresh)
-        result: None = self.changes["replace"](super().replace, state, rows, fresh)
-        return result
-
-    def select(self, state: ToyState, rows: Tensor) -> ToyState:
-        found: ToyState = self._changed("select", super().select(state, rows), state)
         return found
 
     def when_and_where(self, state: ToyState) -> dict[str, Tensor]:
@@ -204,8 +190,36 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
         r"respond returned leaving with nan at \[0\]",
     ),
     (
+        {"respond": response(leaving=lambda r: None)},
+        "respond returned no leaving, but tells_leaving is True",
+    ),
+    (
         {"respond": response(basket=lambda r: torch.full((4, 2), 31))},
         r"respond returned basket with 31 at \[0, 0\], but an",
+    ),
+    (
+        {"start": lambda s, _: replace(s, day=s.day[:1].expand(4))},
+        "start returned the state's 'day', in which several numbers lie at one place, but rows are",
+    ),
+    (
+        {"start": lambda s, _: replace(s, bought_day=s.bought)},
+        "start returned the memory of the state's 'bought' as the state's 'bought_day' too, but every",
+    ),
+    (
+        {"start": lambda s, _: replace(s, visit=s.visit[:3])},
+        "start returned 3 rows as the state's 'visit', but it must have 4, one a shopper",
+    ),
+    (
+        {"start": lambda s, _: replace(s, day=s.day.sum())},
+        "start returned a number as the state's 'day', but it must have a row a shopper",
+    ),
+    (
+        {"start": lambda s, _: replace(s, day=7.0)},
+        "start returned a state that cannot be taken apart, but state/day is 7.0, but it must be a tensor",
+    ),
+    (
+        {"start": lambda s, _: None},
+        "start returned a state that cannot be taken apart, but state is None, but it must hold",
     ),
     ({"respond": lambda *_: None}, "respond returned None, but it must return a Response"),
     (
@@ -327,7 +341,7 @@ def test_a_shopper_of_wrong_parts_makes_no_simulator(
 
 @pytest.mark.parametrize("shopper", [None, 5, object(), ToyShopper, torch.zeros(2)])
 def test_what_is_no_shopper_makes_no_simulator(shopper: Any) -> None:
-    sentence = "shopper is .*, but it must be a Shopper|ToyShopper.* is missing|type.* is missing"
+    sentence = "shopper is .*, but it must be a Shopper"
     with pytest.raises(ValueError, match=sentence):
         SlateSimulator(shopper)
     with pytest.raises(ValueError, match=sentence):
@@ -387,40 +401,6 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
     ),
     ({"start": lambda s, draws: (draws.zero_(), s)[1]}, "start wrote into its argument 1"),
     (
-        {"replace": lambda *_: None},
-        "replace did not put the fresh shoppers into the rows: '.*' is not theirs, but the rows",
-    ),
-    (
-        {"replace": lambda inner, state, rows, fresh: inner(state, rows.flip(0), fresh)},
-        "replace did not put the fresh shoppers into the rows",
-    ),
-    (
-        {
-            "replace": lambda inner, state, rows, fresh: (
-                inner(state, rows, fresh),
-                state.visit.zero_(),
-            )[0]
-        },
-        "replace changed 'candidates' of other rows, but only the rows that are named may change",
-    ),
-    (
-        {"replace": lambda inner, state, rows, fresh: state},
-        "replace returned something, but it must change the state in",
-    ),
-    ({"select": lambda part, state: state}, "candidates returned a int64 tensor of shape"),
-    (
-        {
-            "select": lambda part, _: type(part)(
-                **{f.name: getattr(part, f.name).flip(0) for f in fields(part)}
-            )
-        },
-        "select returned a state with another '.*', but it must be the state of the rows that are named, in that order",
-    ),
-    (
-        {"select": lambda part, _: replace(part, bought=torch.zeros_like(part.bought))},
-        "select returned a state with another 'bought_items'",
-    ),
-    (
         {"observe": lambda o, _: {**o, "context": SHARED[: len(o["context"])]}},
         "observe returned memory of the shopper's own as 'context', but the caller may write into what is returned",
     ),
@@ -429,15 +409,15 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
         "observe returned 'popularity', in which several numbers lie at one place, but the caller may write into what",
     ),
     (
-        {"when_and_where": lambda found, state: {**found, "store": state.visit}},
+        {"when_and_where": lambda found, state: {"store": state.visit}},
         "when_and_where returned memory of the shopper's own as 'store'",
     ),
     (
-        {"when_and_where": lambda found, _: {}},
-        r"when_and_where returned \[\], but it must return the keys",
+        {"when_and_where": lambda found, s: {"shopper": s.visit.clone()}},
+        r"when_and_where returned \['shopper'\], but it must return a mapping whose keys are among",
     ),
     (
-        {"when_and_where": lambda found, s: {**found, "day": s.day}},
+        {"when_and_where": lambda found, s: {"day": s.day.clone()}},
         "when_and_where returned day as a float32 tensor",
     ),
     (
@@ -459,10 +439,6 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
     (
         {"observe": seen("context", lambda v, state: v + next(counter))},
         "observe returned memory of the shopper's own|observe returned another 'context' when asked again",
-    ),
-    (
-        {"respond": response(leaving=lambda r: None)},
-        "respond returned no leaving, but a shopper with never_leave must say",
     ),
     (
         {"respond": response(left=lambda r: torch.ones_like(r.left))},
@@ -489,42 +465,86 @@ def test_the_kit_finds_an_offer_that_contradicts_the_candidates() -> None:
         check_shopper(Offering())
 
 
-def test_what_is_for_logs_and_pictures_alone_may_be_missing() -> None:
-    class Short(ToyShopper):
-        when_and_where = None  # type: ignore[assignment]
-        describe = None  # type: ignore[assignment]
+def test_a_shopper_that_remembers_beside_its_state_is_found() -> None:
+    class Beside(ToyShopper):
+        def start(self, draws: Tensor) -> ToyState:
+            self.visits = torch.zeros(8)
+            return super().start(draws)
 
-    short: Any = Short()
-    simulator = SlateSimulator(short)
-    simulator.reset(torch.arange(2))
-    simulator.step(SLATES[:2])
-    for method in ("when_and_where", "describe"):
-        call = (
-            simulator.when_and_where
-            if method == "when_and_where"
-            else lambda: simulator.describe(0)
-        )
-        with pytest.raises(
-            ValueError,
-            match=f"^shopper is .*, but it must be a Shopper, which has a method {method}",
-        ):
-            call()
+        def respond(
+            self, state: ToyState, slates: Tensor, shown: Tensor, draws: Tensor
+        ) -> Response:
+            self.visits += 1
+            answer = super().respond(state, slates, shown, draws)
+            return replace(answer, elsewhere=self.visits[: len(slates)].clone())
+
+    with pytest.raises(ValueError, match=r"^Beside.start returned a state in which a row hangs on"):
+        check_shopper(Beside())
 
 
-def test_the_shopper_of_the_readme_keeps_its_promises(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = [
-        part
-        for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-        if "class Regulars" in part
-    ]
-    (tmp_path / "regulars_of_the_readme.py").write_text(block.split("recsim_env.register(")[0])
-    monkeypatch.syspath_prepend(tmp_path)
-    check_shopper(
-        importlib.import_module("regulars_of_the_readme").Regulars(torch.device("cpu"), 4)
-    )
+def test_a_shopper_without_its_parents_init_says_so() -> None:
+    class Bare(ToyShopper):
+        def __init__(self) -> None:
+            self.slate_size = 3
+
+    with pytest.raises(ValueError, match=r"^Bare.catalog is missing, .*super\(\).__init__"):
+        check_shopper(Bare())
+
+
+def test_what_the_base_class_gives_is_enough_for_a_shopper() -> None:
+    """A shopper of two methods: what the shop observes, when it is, and how a visit reads."""
+
+    class Plain(Shopper[Tensor]):
+        def start(self, draws: Tensor) -> Tensor:
+            return draws[:, 0].clone()
+
+        def respond(self, state: Tensor, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
+            chance = 0.5 * shown
+            none = torch.zeros(len(state))
+            return Response(draws < chance, chance, none.bool(), none + 2.5, none)
+
+    plain = Plain(toy_catalog(items=9), 3, device=torch.device("cpu"))
+    check_shopper(plain)
+    simulator = SlateSimulator(plain)
+    observation = simulator.reset(torch.arange(2))
+    assert observation["candidates"].tolist() == [list(range(9))] * 2
+    assert simulator.describe(0) == {}
+    for _ in range(3):
+        simulator.step(torch.tensor([[0, 1, 2], [3, 4, 5]]))
+    where = simulator.when_and_where()
+    assert {key: value.tolist() for key, value in where.items()} == {
+        "day": [7, 7],
+        "week": [2, 2],
+        "store": [0, 0],
+    }
+    with pytest.raises(ValueError, match=r"^never_leave is True, but Plain does not tell"):
+        simulator.reset(torch.arange(2), staying=True)
+    with pytest.raises(ValueError, match=r"^never_leave is True, but Plain does not tell"):
+        Plain(toy_catalog(), 3, device=torch.device("cpu"), never_leave=True)
+    few = Plain(toy_catalog(), 3, device=torch.device("cpu"), max_candidates=5)
+    with pytest.raises(ValueError, match=r"^max_candidates is 5, but without a method candidates"):
+        SlateSimulator(few).reset(torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"catalog": None}, "catalog is None, but it must be a Catalog"),
+        ({"slate_size": 0}, "slate_size is 0, but it must be a whole number of 1 or more"),
+        ({"start_draws": -1}, "start_draws is -1"),
+        ({"visit_draws": 2.5}, "visit_draws is 2.5"),
+        ({"max_candidates": 0}, "max_candidates is 0"),
+        ({"never_leave": 1}, "never_leave is 1"),
+    ],
+)
+def test_the_base_class_refuses_bad_arguments(change: dict[str, Any], sentence: str) -> None:
+    class Plain(MoodShopper):
+        def __init__(self, **arguments: Any) -> None:
+            Shopper.__init__(self, **arguments)
+
+    good = {"catalog": toy_catalog(), "slate_size": 3, "device": torch.device("cpu")}
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        Plain(**{**good, **change})
 
 
 def test_the_kit_leaves_the_shopper_as_it_was() -> None:
@@ -559,7 +579,7 @@ def test_the_check_asks_the_shopper_nothing_more() -> None:
 
     class Counted(ToyShopper):
         def __getattribute__(self, name: str) -> Any:
-            if name in ("start", "respond", "candidates", "observe", "replace", "select"):
+            if name in ("start", "respond", "candidates", "observe"):
                 calls.append(name)
             return super().__getattribute__(name)
 
@@ -578,90 +598,6 @@ def test_a_reset_that_failed_is_none() -> None:
         simulator.reset(torch.arange(4))
     with pytest.raises(ResetNeeded):
         simulator.observe()
-
-
-# --- reward terms ---
-
-
-@pytest.mark.parametrize("term", sorted(REWARD_TERMS))
-def test_every_term_keeps_its_promises(term: str) -> None:
-    check_term(REWARD_TERMS[term])
-
-
-def pairs_of_cosines(inputs: RewardInputs) -> Tensor:
-    assert inputs.cosines is not None
-    return (
-        inputs.cosines[inputs.slates[:, 0], inputs.slates[:, -1]]
-        * inputs.shown[:, 0]
-        * inputs.shown[:, -1]
-    )
-
-
-def writes(inputs: RewardInputs) -> Tensor:
-    inputs.clicks.zero_()
-    return inputs.clicks.sum(dim=1).double()
-
-
-def clicks_of(inputs: RewardInputs) -> Tensor:
-    return inputs.clicks.double().sum(dim=1)
-
-
-BAD_TERMS: list[tuple[Callable[[RewardInputs], Any], str]] = [
-    (
-        lambda inputs: clicks_of(inputs).unsqueeze(1),
-        r"returned a float64 tensor of shape \(8, 1\) \(K = 1\), but it must",
-    ),
-    (
-        lambda inputs: clicks_of(inputs).sum(),
-        "returned .*, but it must return a tensor of real numbers",
-    ),
-    (lambda inputs: clicks_of(inputs)[:1], r"returned a float64 tensor of shape \(1,\)"),
-    (lambda inputs: 1.0, "returned 1.0"),
-    (lambda inputs: None, "returned None"),
-    (lambda inputs: clicks_of(inputs).to(torch.complex64), "returned a complex64 tensor"),
-    (
-        lambda inputs: clicks_of(inputs) * math.nan,
-        "returned nan in row 0 .*, but every number must be finite",
-    ),
-    (lambda inputs: 1 / inputs.shown.sum(dim=1), r"returned inf in row 3 "),
-    (
-        lambda inputs: clicks_of(inputs) / (inputs.slates.shape[1] - 1),
-        r"returned (nan|inf) in row \d \(K = 1\), but every number must be finite",
-    ),
-    (
-        lambda inputs: clicks_of(inputs) - clicks_of(inputs).mean(),
-        "returned another number for row 0 alone than for the",
-    ),
-    (
-        lambda inputs: inputs.slates.double().sum(dim=1),
-        "returned another number for another item at a position that is",
-    ),
-    (
-        lambda inputs: clicks_of(inputs) + torch.rand(()),
-        "drew from a global generator .*, but it must be a function of its",
-    ),
-    (lambda inputs: clicks_of(inputs) + next(counter), "returned other numbers when asked again"),
-    (writes, r"wrote into inputs.clicks \(K = 1\), but it must leave its inputs as they are"),
-    (
-        pairs_of_cosines,
-        "raised AssertionError without cosines, '.*' .*, but it must answer any slate",
-    ),
-    (lambda inputs: inputs.nothing, "raised AttributeError, "),  # type: ignore[attr-defined]
-]
-
-
-@pytest.mark.parametrize(("term", "sentence"), BAD_TERMS, ids=name)
-def test_each_broken_promise_of_a_term_has_its_sentence(term: Any, sentence: str) -> None:
-    with pytest.raises(ValueError, match=rf"^The reward term \S+ {sentence}"):
-        check_term(term)
-
-
-@pytest.mark.parametrize("term", [None, "clicks", 3])
-def test_what_is_no_term_is_refused(term: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"^term is .*, but it must be a function of RewardInputs\."
-    ):
-        check_term(term)
 
 
 def test_the_spaces_of_a_shopper_may_be_of_any_simple_kind() -> None:
