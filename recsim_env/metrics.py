@@ -1,11 +1,11 @@
-"""How well predicted chances fit what happened: ranking and calibration, where one row is one prediction.
+"""How well predicted chances fit what happened: ranking and calibration; one row is one prediction.
 
-All functions take chance (R,) in [0, 1], label (R,) 0 or 1 and weight (R,) of each row, 0 or more
-and 1 by default; arrays and tensors in the memory of the processor. No function depends on the
+All functions take chance (R,) in [0, 1], label (R,) 0 or 1, and weight (R,) of each row, 0 or more
+and 1 by default; arrays, or tensors in the memory of the processor. No function depends on the
 order of the rows: rows of equal chance count as a group. A score that the rows do not define is
 NaN: an AUC without a response, for example.
 
-Raises ValueError where the shapes differ, or a number is not finite or out of its range.
+All functions raise ValueError if the shapes differ, or a number is not finite or out of its range.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ Floats = NDArray[np.float64]
 
 
 def auc(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Area under the ROC curve; ties count half (Hanley & McNeil 1982). NaN where all labels are the same."""
+    """Compute the area under the ROC curve; ties count half (Hanley & McNeil 1982).
+
+    It is NaN where all labels are the same.
+    """
     p, y, w = _columns(chance, label, weight)
     order, first = _ascending(p)
     w = w[order]
@@ -32,7 +35,10 @@ def auc(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) ->
 
 
 def log_loss(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Mean negative log likelihood, nats; chances are kept 1e-7 away from 0 and 1. NaN where nothing has weight."""
+    """Compute the mean negative log-likelihood in nats, with chances kept 1e-7 away from 0 and 1.
+
+    It is NaN where nothing has weight.
+    """
     p, y, w = _columns(chance, label, weight)
     p = np.clip(p, 1e-7, 1 - 1e-7)
     return _ratio(-float((w * (y * np.log(p) + (1 - y) * np.log1p(-p))).sum()), float(w.sum()))
@@ -41,7 +47,10 @@ def log_loss(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = Non
 def normalised_entropy(
     chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None
 ) -> float:
-    """Log loss over that of always saying the base rate (He et al. 2014, eq. 3). NaN where all labels are the same."""
+    """Divide the log loss by that of always predicting the base rate (He et al. 2014, equation 3).
+
+    It is NaN where all labels are the same.
+    """
     _, y, w = _columns(chance, label, weight)
     base = _ratio(float((w * y).sum()), float(w.sum()))
     if not 0 < base < 1:
@@ -54,10 +63,11 @@ def normalised_entropy(
 def calibration_error(
     chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None, *, bins: int = 20
 ) -> float:
-    """Expected calibration error: mean distance of mean chance and response rate over bins of about equal weight.
+    """Compute the expected calibration error over bins of about equal weight.
 
-    A group of equal chances lies in one bin as a whole, the one where the middle of its weight
-    falls. NaN where nothing has weight.
+    It is the mean distance of mean chance and response rate. A group of equal chances lies in one
+    bin as a whole, the one in which the middle of its weight falls. It is NaN where nothing has
+    weight.
     """
     p, y, w = _columns(chance, label, weight)
     order, first = _ascending(p)
@@ -72,7 +82,7 @@ def calibration_error(
 
 
 def ratio(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Predicted over observed responses. NaN where none was observed."""
+    """Divide predicted by observed responses; NaN where none was observed."""
     p, y, w = _columns(chance, label, weight)
     return _ratio(float((w * p).sum()), float((w * y).sum()))
 
@@ -85,11 +95,17 @@ def ndcg(
     *,
     cut: int = 10,
 ) -> float:
-    """NDCG of the first `cut` items of each slate with a response, ordered by chance; mean over slates.
+    """Compute the mean NDCG over slates with a response, for their first `cut` items by chance.
 
-    slate: (R,) id of the slate of a row; a slate weighs as much as its first row. Where chances are
-    equal, the mean over all orders of these items counts (McSherry & Najork 2008). NaN where no
-    slate has a response.
+    Where chances are equal, the mean over all orders of these items counts (McSherry & Najork
+    2008). It is NaN where no slate has a response.
+
+    Args:
+        chance: (R,)
+        label: (R,)
+        slate: (R,) id of the slate of a row; a slate weighs as much as its first row
+        weight: (R,)
+        cut: items of a slate that count
     """
     p, y, w = _columns(chance, label, weight)
     number = np.asarray(slate)
@@ -119,7 +135,7 @@ def ndcg(
 def _columns(
     chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None
 ) -> tuple[Floats, Floats, Floats]:
-    """The three as float64 (R,), checked."""
+    """Check the three columns, and return them as float64 (R,)."""
     p, y = np.asarray(chance, dtype=np.float64), np.asarray(label, dtype=np.float64)
     w = np.ones_like(p) if weight is None else np.asarray(weight, dtype=np.float64)
     if p.ndim != 1 or not len(p):
@@ -141,7 +157,7 @@ def _columns(
 
 
 def _ascending(chance: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The order of ascending chance, and where in it each group of equal chances begins."""
+    """Find the order of ascending chance, and where in it each group of equal chances begins."""
     order = np.argsort(chance, kind="stable")
     return order, np.flatnonzero(np.diff(chance[order], prepend=-1.0))
 

@@ -1,10 +1,11 @@
-"""The encoder of both learned families: a causal transformer over visits that knows the days between them.
+"""The encoder of both learned families: a causal transformer over visits.
 
     tokens of visits -> blocks (attention over the last `window` visits, feed-forward) -> states
 
-`VisitEncoder.encode` reads whole histories, as training does. `append_visit` adds one visit to a
-`Cache` of keys and values, as a simulation does, at a cost that does not grow with the history.
-`prefill` makes the cache of whole histories. All three give the same states but for rounding.
+The attention knows the days between two visits. `VisitEncoder.encode` reads whole histories, as
+training does. `append_visit` adds one visit to a `Cache` of keys and values, as a simulation does,
+at a cost that does not grow with the history. `prefill` makes the cache of whole histories. All
+three give the same states but for rounding.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Cache:
 
 
 class Block(nn.Module):
-    """Pre-norm attention over visits with a bias for the days between two visits, then feed-forward.
+    """Pre-norm attention with a bias for the days between two visits, then feed-forward.
 
     Shapes: B shoppers, T queries, S places, D hidden, H heads of width E.
         x (B, T, D); query (B, H, T, E); key, value (B, H, S, E); returns (B, T, D)
@@ -190,7 +191,7 @@ class VisitEncoder(CheckedModel):
     config: EncoderConfig
 
     def add_encoder(self) -> None:
-        """Create the encoder's weights; the order among a model's parts fixes their first values."""
+        """Create the encoder's weights; the order of a model's parts fixes their first values."""
         self.blocks = nn.ModuleList(
             [Block(self.config) for _ in range(self.config.num_hidden_layers)]
         )

@@ -1,4 +1,4 @@
-"""Several fitted networks that answer as one: their mean, their disagreement, precision and compilation."""
+"""Several fitted networks that answer as one, and how they are run: precision, compilation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def mixed(device: torch.device, precision: str) -> AbstractContextManager[object
 
 
 def compile_parts(model: nn.Module, parts: tuple[type[nn.Module], ...]) -> None:
-    """Have `torch.compile` fuse every module of these types at its first call, for any batch size."""
+    """Have `torch.compile` fuse every module of these types, for any batch size.
+
+    It does so when a module is first called.
+    """
     for module in model.modules():
         if isinstance(module, parts):
             module.compile(dynamic=True)

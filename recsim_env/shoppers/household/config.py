@@ -1,4 +1,4 @@
-"""The configuration of the household model: sizes, dropout, what was calibrated, and facts of its log."""
+"""The configuration of the household model: sizes, dropout, calibration, facts of its log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOGIT = 50.0
 
 
 class SlateShopperConfig(EncoderConfig):
-    """Configuration of `SlateShopper`.
+    """The configuration of the household model, `SlateShopper`.
 
     The names of keys stay as they were saved first: `explore_calibration` belongs to new items.
 

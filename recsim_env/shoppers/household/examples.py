@@ -1,4 +1,4 @@
-"""Training examples of the transformer shopper: a log in; whole histories with their scored rows out."""
+"""Training examples of the household model: whole histories of a log, with their scored rows."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ from recsim_env.shoppers.household.replay import (
 )
 
 SPLITS = ("train", "valid", "test")
-REPEAT_NEGATIVES = 24  # items bought before but not in this visit, sampled a visit
-NEVER_BOUGHT = 32767
+REPEAT_NEGATIVES = 24
+"""Items bought before but not in this visit that are sampled for each visit."""
 
 
 @dataclass(frozen=True)
 class Examples:
     """Everything that training and held-out scoring read.
 
-    Shapes: V visits, R rows sorted by visit. split: (V,) int64 index into SPLITS; rhythm: (V,
-        RHYTHM); store_week: (V,) row of `promotions.placement` row_visit, row_item, row_kind,
-        row_placement: (R,) int64; row_label, row_offset, row_weight: (R,) float32; row_stats: (R,
-        LEVELS, STATS) float16; row_starts: (V + 1,) int64
+    Shapes: V visits, R rows sorted by visit, S shoppers, N items.
+        split: (V,) int64 index into `SPLITS`
+        rhythm: (V, RHYTHM) before the visit
+        store_week: (V,) int64 row of `promotions.placement`
+        first: (S, N) int16 rank of the first purchase, see `first_visits`
+        row_starts: (V + 1,) int64 first row of each visit
+        row_visit, row_item, row_kind, row_placement: (R,) int64
+        row_label, row_offset, row_weight: (R,) float32
+        row_stats: (R, LEVELS, STATS) float16 before the visit
+        shopper_starts: (S + 1,) int64 first visit of each shopper
     """
 
     visits: Visits
@@ -57,7 +63,7 @@ class Examples:
 
     @property
     def n_shoppers(self) -> int:
-        """Number of shoppers."""
+        """Number of shoppers S."""
         return len(self.shopper_starts) - 1
 
     @classmethod
@@ -71,9 +77,15 @@ class Examples:
         hidden: Tensor | None = None,
         generator: torch.Generator,
     ) -> Examples:
-        """Build from tables; `logs` maps a row kind (`ROW_KINDS`, all but "repeat") to an impression table.
+        """Build the examples from tables.
 
-        `hidden` (N,) bool items are left out of every basket and so of all counters (cold items).
+        Args:
+            catalog: the items
+            baskets: every visit of the log
+            logs: impressions, by kind of row (`ROW_KINDS`, all but "repeat")
+            promotions: what the stores promoted
+            hidden: (N,) bool items that are left out of every basket, and so of all counters
+            generator: chooses among the items that were bought before
         """
         visits = Visits.of(baskets, hidden)
         keys = Keys.of(catalog.kind, catalog.category)
@@ -112,7 +124,7 @@ class Examples:
 
 
 def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str, Tensor]:
-    """Rows of an impression table: one a shown item."""
+    """Make the rows of an impression table, one for each shown item."""
     response = "purchase" if log["purchase"].null_count() < len(log) else "click"
     flat = log.join(index, on="visit", how="inner").select(
         "at", "slate", pl.col(response).alias("label"), "weight"
@@ -127,8 +139,7 @@ def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str,
         floats(flat, "weight"),
     )
     negative = torch.where(label > 0, 1.0, weight)
-    # the log odds of the sample are those of the population plus how much rarer non-responses were
-    # taken
+    # the log odds of the sample are those of the population, plus how much rarer non-responses are
     offset = _visit_maximum(ints(flat, "at"), negative).log()
     return {
         "visit": ints(flat, "at"),
@@ -141,7 +152,7 @@ def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str,
 
 
 def _visit_maximum(visit: Tensor, values: Tensor) -> Tensor:
-    """Largest value of each visit, given back to all its rows (R,)."""
+    """Find the largest value of each visit, for each of its rows (R,)."""
     largest = torch.zeros(int(visit.max()) + 1).scatter_reduce_(
         0, visit, values, "amax", include_self=False
     )
@@ -151,7 +162,10 @@ def _visit_maximum(visit: Tensor, values: Tensor) -> Tensor:
 def _repeat_rows(
     visits: Visits, hidden: Tensor | None, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Items bought before, scored again at every visit: all that were bought, and a sample of those that were not."""
+    """Make rows of items bought before, at every visit.
+
+    All that were bought again have one, and a sample of those that were not.
+    """
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     items, starts = visits.items.numpy(), visits.starts.numpy()
     seen: set[int] = set()
@@ -191,11 +205,14 @@ def _repeat_rows(
 
 @dataclass(frozen=True)
 class Collator:
-    """Shoppers in, one batch of `SlateShopper.forward` out.
+    """Makes one batch of `SlateShopper.forward` from some shoppers.
 
-    `splits` are the splits whose losses count; visits after the last of them are left out. `kinds`
-    are the row kinds to score. `cold` (N,) bool marks items whose own past is hidden in scoring
-    (`row_known` = 0).
+    Args:
+        examples: where the histories and rows come from
+        splits: splits whose losses count; visits after the last of them are left out
+        kinds: kinds of rows to score
+        cold: (N,) bool items whose own past is hidden in scoring (`row_known` is 0)
+        new_items: whether the batch has what the loss of new items needs
     """
 
     examples: Examples
@@ -205,7 +222,7 @@ class Collator:
     new_items: bool = True
 
     def __call__(self, shoppers: Sequence[int]) -> dict[str, Tensor]:
-        """One batch; the shapes stand at `SlateShopper.forward`."""
+        """Make one batch; see `SlateShopper.forward` for its keys and shapes."""
         e, v = self.examples, self.examples.visits
         wanted = torch.tensor([name in self.splits for name in SPLITS])
         who = torch.tensor(list(shoppers))
@@ -236,6 +253,7 @@ class Collator:
         return batch
 
     def _rows(self, starts: Tensor, length: Tensor, width: int, learn: Tensor) -> dict[str, Tensor]:
+        """Find the scored rows of visits that count."""
         e = self.examples
         spans = [
             (int(e.row_starts[a]), int(e.row_starts[a + n]))
@@ -267,6 +285,7 @@ class Collator:
     def _first_purchases(
         self, who: Tensor, at: Tensor, basket: Tensor, present: Tensor
     ) -> dict[str, Tensor]:
+        """Find the first purchases, and what all items were like at each visit."""
         e = self.examples
         first = e.first[who]
         rank = torch.arange(at.shape[1]).view(1, -1, 1)

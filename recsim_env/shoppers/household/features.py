@@ -1,4 +1,4 @@
-"""What the networks read of the memory: counters, days and rhythms as numbers of order 1, or as buckets."""
+"""What the networks read of the memory: numbers of order 1, or buckets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNTER_FEATURES = 4
 SINGLE_DAYS = 29
 """Days since a purchase that have a bucket each: up to four weeks."""
 SINCE_BUCKETS = SINGLE_DAYS + 12
-"""Buckets of `since_bucket`; after the single days come quarter octaves, and the last is "never"."""
+"""Buckets of `since_bucket`: single days, then quarter octaves; the last one is "never"."""
 SHARES, RECENCIES = 16, 4
 """Buckets of `repeat_bucket`: of how often an item was bought, and of the days since."""
 

@@ -1,7 +1,8 @@
-"""Days until the next visit: a discrete hazard over bins of days, censored in the log, sampled at work.
+"""Days until the next visit: a discrete hazard over bins of days, fitted and sampled.
 
-Who stays away from the first day to the end of the last bin has lapsed, and does not come back.
-Tutz & Schmid 2016, "Modeling discrete time-to-event data", chapter 3.
+Who stays away from the first day to the end of the last bin has lapsed, and does not come back. The
+log is censored: a visit is followed up for some days only. Tutz & Schmid 2016, "Modeling discrete
+time-to-event data", chapter 3.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from recsim_env.types import MAX_DAYS
 
 @dataclass(frozen=True)
 class GapBins:
-    """The bins of days that a hazard is given for: bin i reaches from `edges[i]` up to the next edge.
+    """The bins of days of a hazard: bin i reaches from `edges[i]` up to the next edge.
 
     Raises:
         ValueError: If the edges do not begin with 0 and ascend, or one lies beyond `lapse_days`.

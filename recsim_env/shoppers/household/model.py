@@ -1,4 +1,4 @@
-"""The household model: a causal transformer over visits, counters, and heads for slate, basket and return.
+"""The household model: a causal transformer over visits, counters, and three heads.
 
     visit -> token -> encoder -> state -+-> slate head  chance of a response to each shown item
                                         +-> new items   purchase rate of items never bought before
@@ -6,7 +6,7 @@
 
 Items bought before are scored by the slate head too ("repeat or explore", Ren et al. 2019,
 RepeatNet, equation 1), so the three together give the likelihood of a whole basket. Weights and
-saved keys of new items are named `explore_*`, as that paper has it.
+saved keys of new items are named `explore_*`, as in that paper.
 """
 
 from __future__ import annotations

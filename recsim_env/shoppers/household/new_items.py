@@ -54,9 +54,10 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Envelope:
-    """Upper bounds of the members' mean rates: scale[b] * height[w, n] for shopper b, item n, week w.
+    """Upper bounds of the members' mean rates, with one factor for each shopper.
 
-    A log rate is base + query @ vector.
+    The bound of shopper b for item n in week w is scale[b] * height[w, n]. A log rate is
+    base + query @ vector.
 
     Shapes: W weeks, N items, D hidden.
         base: (W, N) log rates of each member without the query
@@ -91,7 +92,7 @@ class Envelope:
     def above(
         cls, base: Sequence[Tensor], vectors: Sequence[Tensor], peaks: Sequence[Peaks]
     ) -> Envelope:
-        """Bound the rates of the shoppers that have these peaks; the arguments are those of `over`."""
+        """Bound the rates of the shoppers that have these peaks; else as `over`."""
         heights = [
             (log_rate + own.height + MARGIN).exp()
             for log_rate, own in zip(base, peaks, strict=True)
@@ -103,7 +104,7 @@ class Envelope:
         return cls(tuple(base), tuple(vectors), centres, edges, so_far[:, -1].float())
 
     def scale(self, queries: Sequence[Tensor]) -> Tensor:
-        """Compute the shoppers' own factor (B,) of the bound; queries (B, D), one tensor a member."""
+        """Compute the factor (B,) of each shopper; queries (B, D), one tensor a member."""
         own = [(query @ centre).exp() for query, centre in zip(queries, self.centres, strict=True)]
         return torch.stack(own).amax(0)
 

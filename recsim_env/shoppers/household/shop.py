@@ -1,4 +1,4 @@
-"""A folder of a fine-tuned shopper, read and checked: models, tables, and the shoppers at their start states."""
+"""A folder of fine-tuned shoppers, read and checked: models, tables, and start states."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ from recsim_env.shoppers.weights import MODEL_FILES, load_model, member_folders,
 from recsim_env.types import MAX_DAYS
 from recsim_env.waiting import waiting
 
-MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
-OPEN = 4  # shops that are kept for the next environment of this process
+MIN_CANDIDATES = 30
+"""Promoted items that a store needs in a week to be visited."""
+OPEN = 4
+"""Shops that are kept for the next environments of this process."""
 
 
 @dataclass(frozen=True)
 class Member:
     """A fitted model and what it makes of the catalogue, on one device and never changed.
 
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes
-    of them.
+    Shapes: N items.
+        vectors: (N, D) item vectors
+        item_parts: (N, D + head_size + 1) what the slate head makes of them
     """
 
     model: SlateShopper
@@ -49,18 +52,24 @@ class Member:
 
     @classmethod
     def of(cls, model: SlateShopper) -> Member:
-        """With the model on its device."""
+        """Compute the item vectors of a model on its device."""
         vectors = model.items()
         return cls(model, vectors, model.slate_head.items(vectors, model.items.known))
 
 
 @dataclass(frozen=True)
 class Shop:
-    """What a folder of a fine-tuned shopper holds, on one device and never changed.
+    """What a folder of fine-tuned shoppers holds, on one device and never changed.
 
-    members the models that answer together; envelope above their rates of new items; week_of_day
-    (days,) int64. A row a store-week, (W + 1, C) each: candidates int16 padded with -1, their
-    placement uint8 and popularity float32 (purchases a visit in that week), 0 where padded.
+    Shapes: W store-weeks, C candidates; the last row of W + 1 is that of an unknown store.
+        keys: the counters of the items
+        members: the models that answer together
+        envelope: the upper bound of their rates of new items
+        candidates: (W + 1, C) int16 or int32 promoted items, padded with -1
+        placement: (W + 1, C) uint8 codes, 0 where padded
+        popularity: (W + 1, C) float32 purchases a visit in that week, 0 where padded
+        week_of_day: (days,) int64
+        starts: the shoppers at the start of an episode
     """
 
     catalog: Catalog
@@ -76,7 +85,7 @@ class Shop:
 
     @property
     def model(self) -> SlateShopper:
-        """The first member's."""
+        """The model of the first member."""
         return self.members[0].model
 
     @property
@@ -86,7 +95,7 @@ class Shop:
 
     @property
     def vectors(self) -> Tensor:
-        """The first member's."""
+        """The item vectors of the first member."""
         return self.members[0].vectors
 
 
@@ -98,11 +107,18 @@ def load_shop(
     ensemble: int = 1,
     compiled: bool = False,
 ) -> Shop:
-    """Read a folder written by `benchmarks.data.finetune` and bring its shoppers to their start states.
+    """Read a folder written by `benchmarks.data.finetune`, with its shoppers at their start states.
 
-    Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is
-    how many are read. With `compiled` they are fused by `torch.compile` once they are asked
-    something. A shop that was read already is handed out again, unless a file has changed since.
+    The first model lies in the folder itself, the others in `model1/`, `model2/` and so on. A shop
+    that was read before is handed out again, unless a file has changed since.
+
+    Args:
+        folder: an absolute path
+        device: where the shop is put
+        population: one of `starts.POPULATIONS`
+        start_days: first and last day on which an episode may start
+        ensemble: number of models that are read
+        compiled: whether `torch.compile` fuses their networks at the first call
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -126,7 +142,7 @@ def load_shop(
 
 
 @functools.lru_cache(maxsize=OPEN)
-@torch.inference_mode(False)  # whoever asks first, others may learn with it
+@torch.inference_mode(False)  # built outside inference mode, so autograd may use it
 @torch.no_grad()
 def _opened(
     folder: Path,
@@ -137,7 +153,7 @@ def _opened(
     compiled: bool,
     stamps: tuple[object, ...],
 ) -> Shop:
-    """As `load_shop`; `stamps` tell the files from those that were read before."""
+    """Read a shop, as `load_shop` says; `stamps` tell changed files from those read before."""
     catalog = Catalog.load(folder)
     models = [_model(member, catalog) for member in members]
     _check_alike(members, models)
@@ -189,7 +205,11 @@ def _known_peaks(
     population: str,
     start_days: tuple[int, int],
 ) -> list[Peaks] | None:
-    """What `peaks.write_peaks` found for these members; None where it did not, or of other files."""
+    """Read what `peaks.write_peaks` found for these members.
+
+    Returns:
+        The peaks of each member; None where there are none, or they were made of other files.
+    """
     if not (folder / PEAKS).is_file():
         return None
     tables, found = table_digest(folder), []
@@ -203,16 +223,18 @@ def _known_peaks(
 
 
 def _model(folder: Path, catalog: Catalog) -> SlateShopper:
-    """A member's model, which must be one of this catalogue."""
+    """Read the model of a member, which must be one of this catalogue."""
     model = load_model(SlateShopper, folder).requires_grad_(False)
     if model.config.n_items != len(catalog):
         raise ValueError(
-            f"{folder} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}."
+            f"{folder} holds a model of {model.config.n_items} items, but catalog has "
+            f"{len(catalog)}."
         )
     other = (model.items.category != catalog.category).nonzero().flatten()
     if len(other):
         raise ValueError(
-            f"{folder} holds a model of another catalog: item {int(other[0])} has another category there."
+            f"{folder} holds a model of another catalog: item {int(other[0])} has another "
+            "category there."
         )
     return model
 
@@ -238,9 +260,12 @@ def _check_states(members: Sequence[Path], state: LearnedState) -> None:
 
 
 def calendar(baskets: pl.DataFrame) -> Tensor:
-    """Week of each day of a log, (days,) int64; a day without visits has the week of the day before.
+    """Find the week of each day of a log, (days,) int64.
 
-    Errors: ValueError on a day beyond `MAX_DAYS`.
+    A day without visits has the week of the day before.
+
+    Raises:
+        ValueError: If a day lies beyond `MAX_DAYS`.
     """
     last = checks.whole("the last day of baskets", int(baskets["day"].max() or 0), 0, int(MAX_DAYS))  # type: ignore[arg-type]
     days = baskets.group_by("day").agg(pl.col("week").mode().min()).sort("day")
@@ -252,7 +277,13 @@ def calendar(baskets: pl.DataFrame) -> Tensor:
 def envelope_of(
     members: Sequence[Member], promotions: StorePromotions, source: LearnedState | Sequence[Peaks]
 ) -> Envelope:
-    """Above the members' rates of new items for the shoppers of a state, or for those of known peaks."""
+    """Bound the members' rates of new items from above.
+
+    Args:
+        members: the models
+        promotions: popularity and discount by week
+        source: the shoppers whose rates are bounded, or their known peaks
+    """
     base = [
         member.model.new_item_base() + member.model.season(promotions.item_context)
         for member in members

@@ -1,4 +1,4 @@
-"""The slate head: the chance of a response to an item, from shopper, item, counters and placement."""
+"""The slate head: the chance of a response to an item that is shown, or was bought before."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ class SlateHead(nn.Module):
         return torch.cat([mine, features[..., 1:, :].flatten(-2), own.unsqueeze(-1)], dim=-1)
 
     def _codes(self, stats: Tensor, placement: Tensor, known: Tensor | None) -> Tensor:
-        """Sum the embeddings of display, mailer and, per level, the days since the last purchase."""
+        """Sum the embeddings of display, mailer, and the days since the last purchase.
+
+        The days have a code on each level: item, kind and category.
+        """
         display, mailer = placement // self.mailers, placement % self.mailers
         codes = torch.stack([display, self.displays + mailer], dim=-1)
         if self.config.use_counters:

@@ -66,7 +66,7 @@ CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihoo
 
 
 class SessionShopperConfig(EncoderConfig):
-    """Configuration of `SessionShopper`.
+    """The configuration of the session model, `SessionShopper`.
 
     Args:
         n_items, n_categories: size of the catalogue
@@ -123,8 +123,8 @@ class Weariness(nn.Module):
 
     Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters
     above with weights >= 0 that all shoppers share, times a factor > 0 of the shopper's own. So a
-    policy that repeats itself more than anyone did in the log is answered by a slope, and not by
-    wherever a network happens to run off to.
+    policy that repeats itself more than any policy of the log is answered by a slope, and not by a
+    network outside of its training data.
     """
 
     def __init__(self) -> None:
@@ -133,7 +133,10 @@ class Weariness(nn.Module):
         self.of_item = nn.Parameter(torch.zeros(2))
 
     def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
-        """(V, S, K, 2) log-odds >= 0, of category and item; amounts (V, K, COUNTERS) >= 0, temperament (V, S, R)."""
+        """Compute weariness in log-odds >= 0, of the category and of the item.
+
+        Shapes: amounts (V, K, COUNTERS) >= 0, temperament (V, S, R) -> (V, S, K, 2).
+        """
         of_category = amounts[..., OF_CATEGORIES] @ F.softplus(self.of_category)
         of_item = amounts[..., OF_ITEMS] @ F.softplus(self.of_item)
         common = torch.stack([of_category, of_item], dim=-1)
@@ -142,7 +145,10 @@ class Weariness(nn.Module):
 
 
 class LeaveHead(nn.Module):
-    """Log-odds of leaving after a visit: rising with weariness, plus what is bounded. See the module docstring."""
+    """Log-odds of leaving after a visit: a bounded network, plus slopes times weariness.
+
+    See the module docstring for the equation.
+    """
 
     def __init__(self, config: SessionShopperConfig) -> None:
         super().__init__()
@@ -151,7 +157,11 @@ class LeaveHead(nn.Module):
         self.outer = nn.Linear(config.head_size // 2, 1)
 
     def forward(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
-        """(V, S); state (V, D) before the visit, temperament (V, S, R), weary (V, S, 2), clicks (V, K)."""
+        """Compute the log-odds (V, S) of leaving.
+
+        Shapes: state (V, D) before the visit, temperament (V, S, R), weary (V, S, 2), clicks (V,
+        K).
+        """
         number = clicks.float().sum(dim=-1, keepdim=True)
         seen = torch.cat([state, (number == 0).float(), torch.log1p(number)], dim=-1)
         bounded: Tensor = self.outer(torch.tanh(self.inner(seen)))
@@ -159,11 +169,14 @@ class LeaveHead(nn.Module):
 
 
 class SessionShopper(VisitEncoder):
-    """Transformer user model; `session_fit` fits it, `learned_market` lets it shop. See the module docstring.
+    """Transformer user model; see the module docstring for its equations.
 
-    `embedding` (N, E) and `category` (N,) are the catalogue's; `counter_mean`, `counter_scale` (2 *
-    COUNTERS,) bring the counter features to order 1. Dimensions: B shoppers, T visits, K positions,
-    D hidden.
+    `session.fit` fits it, `session.population` samples from it.
+
+    Dimensions: B shoppers, T visits, V real visits, S temperaments, K positions, N items, D hidden.
+        embedding: (N, E) of the catalogue
+        category: (N,) int64 of the catalogue
+        counter_mean, counter_scale: (2 * COUNTERS,) that bring the counter features to order 1
     """
 
     config_class = SessionShopperConfig
@@ -204,7 +217,12 @@ class SessionShopper(VisitEncoder):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def check_tables(self) -> None:
-        """Raise ValueError where an item has no such category, or a counter no scale."""
+        """Check the categories of the items and the scales of the counters.
+
+        Raises:
+            ValueError: If an item has a category that the configuration does not have, or a counter
+                has no scale.
+        """
         check_categories("category", self.category, self.config.n_categories)
         if not bool((self.counter_scale > 0).all()):
             lowest = float(self.counter_scale.min())
@@ -233,15 +251,15 @@ class SessionShopper(VisitEncoder):
             module.temper.weight.copy_(0.4 * torch.eye(TEMPERAMENT))
             nn.init.constant_(module.leave_head.outer.bias, -3.0)
 
-    # ---- visits in, states out -------------------------------------------------------------------------------------
+    # ---- visits in, states out ----
 
     def features(self, counters: Tensor) -> Tensor:
-        """Counters (..., COUNTERS) as inputs of order 1, plain and logged: (..., 2 * COUNTERS)."""
+        """Bring counters (..., COUNTERS) to order 1, plain and logged: (..., 2 * COUNTERS)."""
         both = torch.cat([counters, torch.log1p(counters)], dim=-1)
         return (both - self.counter_mean) / self.counter_scale
 
     def welcome(self, declared: Tensor) -> Tensor:
-        """States (B, D) of shoppers without visits; declared (B, config.declared)."""
+        """Compute the states (B, D) of newcomers from what they declared (B, declared)."""
         if self.config.declared == 0:
             return self.newcomers(len(declared))
         state: Tensor = self.newcomer + self.of_declared(declared)
@@ -256,11 +274,15 @@ class SessionShopper(VisitEncoder):
         context: Tensor,
         declared: Tensor,
     ) -> Tensor:
-        """Tokens (..., D) of visits.
+        """Compute the tokens (..., D) of visits.
 
-        Shapes: slates (..., K) int64 without padding; shown, clicks (..., K) bool; counters (...,
-        K, COUNTERS) of the shown items before the visit; context (..., C) of the memory after it;
-        declared (..., config.declared) of the shopper.
+        Args:
+            slates: (..., K) int64 without padding
+            shown: (..., K) bool
+            clicks: (..., K) bool
+            counters: (..., K, COUNTERS) of the shown items before the visit
+            context: (..., C) of the memory after the visit
+            declared: (..., config.declared) of the shopper
         """
         features, clicked = self.features(counters), clicks.float()
         weight = shown * position_weights(slates.shape[-1], slates.device)
@@ -282,15 +304,15 @@ class SessionShopper(VisitEncoder):
         token: Tensor = self.token_out(F.gelu(self.token_in(torch.cat(parts, dim=-1))))
         return token
 
-    # ---- states in, behaviour out ----------------------------------------------------------------------------------
+    # ---- states in, behaviour out ----
 
     def temperament(self, normal: Tensor) -> Tensor:
-        """Temperaments (..., TEMPERAMENT) of shoppers, from standard normal numbers of the same shape."""
+        """Turn standard normal numbers (..., TEMPERAMENT) into temperaments."""
         drawn: Tensor = self.temper(normal)
         return drawn
 
     def log_looks(self, state: Tensor, temperament: Tensor) -> Tensor:
-        """Log-probability that each position is looked at, 0 at the top and falling.
+        """Compute the log-probability that each position is looked at, 0 at the top and falling.
 
         Shapes: state (V, D), temperament (V, S, R) -> (V, S, K).
         """
@@ -300,10 +322,17 @@ class SessionShopper(VisitEncoder):
     def answer(
         self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log-odds (V, S, M, K) of a click once looked at, in each mood; weariness (V, S, K, 2) of category and item.
+        """Compute how shoppers would answer what they look at.
 
-        Shapes: state (V, D) before the visit, temperament (V, S, R), slates (V, K) int64 without
-        padding, counters (V, K, COUNTERS).
+        Args:
+            state: (V, D) before the visit
+            temperament: (V, S, R)
+            slates: (V, K) int64 without padding
+            counters: (V, K, COUNTERS) before the visit
+
+        Returns:
+            (V, S, M, K) log-odds of a click once looked at, in each mood, and (V, S, K, 2)
+            weariness of category and item.
         """
         weary = self.weariness(counters / self.counter_scale[:COUNTERS], temperament)
         liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
@@ -315,33 +344,46 @@ class SessionShopper(VisitEncoder):
     def click_probability(
         self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor
     ) -> Tensor:
-        """(V, S, M, K) chance of a click in each mood; 0 where `shown` (V, K) is False. logits from `answer`."""
+        """Compute the chance (V, S, M, K) of a click in each mood, 0 where `shown` (V, K) is False.
+
+        Shapes: state (V, D), temperament (V, S, R), logits (V, S, M, K) from `answer`.
+        """
         looks = self.log_looks(state, temperament).unsqueeze(2)
         return torch.exp(looks + F.logsigmoid(logits)) * shown[:, None, None]
 
     def leave_logits(
         self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor
     ) -> Tensor:
-        """(V, S) log-odds of leaving after the visit; weary (V, S, K, 2) from `answer`, clicks, shown (V, K)."""
+        """Compute the log-odds (V, S) of leaving after the visit.
+
+        Shapes: state (V, D), temperament (V, S, R), weary (V, S, K, 2) from `answer`; clicks, shown
+        (V, K) bool.
+        """
         weight = self.log_looks(state, temperament).exp() * shown.unsqueeze(1)
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         mean = torch.einsum("vsk,vskr->vsr", weight, weary)
         logits: Tensor = self.leave_head(state, temperament, mean, clicks)
         return logits
 
-    # ---- learning --------------------------------------------------------------------------------------------------
+    # ---- learning ----
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch of whole episodes; `session_fit.Visits.batch` makes it.
+        """Compute the loss of a batch of whole episodes, as `session.fit.Visits.batch` makes it.
 
         Shapes: B episodes, T visits (padded at the end), V real visits among them, S temperaments.
-            real (B, T) bool; declared (B, config.declared); normal (B, S, TEMPERAMENT) standard
-            normal numbers; and of the real visits, episode by episode: slates (V, K) int64 without
-            padding; shown, clicks (V, K) bool; counters (V, K, COUNTERS) before the visit; context
-            (V, C) after it; leaves (V,) float32
-        Returns `loss` (), the negative log-likelihood a visit in nats, and of each visit and
-        temperament `log_likelihood`, its part `click_log_likelihood`, `leave_logits` (V, S),
-        `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
+            real: (B, T) bool
+            declared: (B, config.declared)
+            normal: (B, S, TEMPERAMENT) standard normal numbers
+            slates: (V, K) int64 without padding, of real visits, episode by episode, as all below
+            shown, clicks: (V, K) bool
+            counters: (V, K, COUNTERS) before the visit
+            context: (V, C) after it
+            leaves: (V,) float32, 1 where the shopper left after the visit
+
+        Returns:
+            `loss` (), the negative log-likelihood a visit in nats, and of each visit and
+            temperament `log_likelihood` and its part `click_log_likelihood` (V, S), `leave_logits`
+            (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
         """
         real, slates, shown, clicks = (
             batch[name] for name in ("real", "slates", "shown", "clicks")
@@ -379,7 +421,9 @@ class SessionShopper(VisitEncoder):
 def slate_log_likelihood(
     log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor
 ) -> Tensor:
-    """Log-likelihood (V, S) of the answers to slates: in a mood positions are independent, moods are summed over.
+    """Compute the log-likelihood (V, S) of the answers to slates.
+
+    In a mood the positions are independent; moods are summed over.
 
     Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.
     """
@@ -390,17 +434,21 @@ def slate_log_likelihood(
 
 
 def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> Tensor:
-    """Log-likelihood (B,) of episodes, the mean over temperaments of the product over visits.
+    """Compute the log-likelihood (B,) of episodes.
 
-    Shapes: of_visit (V, S) log-likelihoods, episode (V,) int64 whose visit it is, 0 .. B - 1 with B
-    = episodes.
+    It is that of the mean over temperaments of the product over visits.
+
+    Args:
+        of_visit: (V, S) log-likelihoods
+        episode: (V,) int64 episode of each visit, 0 .. B - 1
+        episodes: B
     """
     whole = of_visit.new_zeros(episodes, of_visit.shape[1]).index_add(0, episode, of_visit)
     return torch.logsumexp(whole, dim=1) - math.log(of_visit.shape[1])
 
 
 def over_moods(values: Tensor) -> Tensor:
-    """The mean over moods of values (..., M, K): (..., K)."""
+    """Average values (..., M, K) over moods: (..., K)."""
     return torch.einsum("...mk,m->...k", values, constant(MOOD_CHANCES, values))
 
 
