@@ -11,6 +11,7 @@ All functions raise ValueError if the shapes differ, or a number is not finite o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,6 +130,44 @@ def ndcg(
     has, importance = bought > 0, w[first]
     return _ratio(
         float((importance[has] * gained[has] / best[has]).sum()), float(importance[has].sum())
+    )
+
+
+def curve(
+    chance: ArrayLike,
+    label: ArrayLike,
+    value: ArrayLike,
+    edges: Sequence[float],
+    weight: ArrayLike | None = None,
+) -> tuple[Floats, Floats, Floats]:
+    """Compute mean responses along a value, by bin: observed, predicted, and how many there are.
+
+    Args:
+        chance: (R,)
+        label: (R,)
+        value: (R,) for example the days since the last purchase
+        edges: (bins,) first value of each bin; rows below the first lie in none
+        weight: (R,)
+
+    Returns:
+        Observed and predicted mean response (NaN in an empty bin), and weighted responses, (bins,)
+        each.
+    """
+    p, y, w = _columns(chance, label, weight)
+    place = np.searchsorted(np.array(edges), np.asarray(value), side="right") - 1
+    inside = place >= 0
+    total = np.bincount(place[inside], w[inside], len(edges))
+    positive = np.bincount(place[inside], (w * y)[inside], len(edges))
+    predicted = np.bincount(place[inside], (w * p)[inside], len(edges))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return positive / total, predicted / total, positive.astype(np.float64)
+
+
+def curve_error(observed: Floats, predicted: Floats, positive: Floats) -> float:
+    """Average |predicted / observed - 1| over the bins of a curve, weighted by responses."""
+    seen = positive > 0
+    return float(
+        (positive[seen] * np.abs(predicted[seen] / observed[seen] - 1)).sum() / positive[seen].sum()
     )
 
 

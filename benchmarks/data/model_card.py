@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from benchmarks.lab.heldout import COUNT_BINS, METRICS, Rows, curve
+from benchmarks.lab.heldout import COUNT_BINS, METRICS, Rows
 from benchmarks.lab.provenance import versions
 from benchmarks.lab.tables import markdown
 from recsim_env.shoppers.household.examples import Examples
@@ -60,7 +60,7 @@ def model_card(
             lines.append({"rows": f"{label}{who}", **found})
     full = (warm & (kind == ROW_KINDS.index("case_control"))).numpy()
     count = examples.row_stats[row, 0, COUNT].double().numpy()[full]
-    observed, predicted, _ = curve(everything[0].only(full), count, COUNT_BINS)
+    observed, predicted, _ = everything[0].only(full).curve(count, COUNT_BINS)
     calibration = [
         {
             "past purchases of the item, from": first,

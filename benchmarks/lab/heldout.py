@@ -47,6 +47,10 @@ class Rows:
         """Take a part of the rows."""
         return Rows(*(column[keep] for column in vars(self).values()))
 
+    def curve(self, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+        """Compute `recsim_env.metrics.curve` of the rows along a value (R,)."""
+        return metrics.curve(self.chance, self.label, value, edges, self.weight)
+
 
 Metric = Callable[
     [Rows, Floats], float
@@ -104,28 +108,7 @@ def estimate(value: float, samples: Floats, households: int) -> Estimate:
     if 2 * len(defined) < len(samples) or len(defined) < 2:
         raise ValueError(
             f"{len(defined)} of {len(samples)} bootstrap samples define the score, but at "
-            "least half of them must: "
-            "there are too few households or responses."
+            "least half of them must: there are too few households or responses."
         )
     factor = math.sqrt(households / max(households - 1, 1))
     return around(value, (factor * float(defined.std(ddof=1)), households), n=households)
-
-
-def curve(rows: Rows, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
-    """Compute observed and predicted mean response, and responses, along a value: (bins,) each."""
-    place = np.searchsorted(np.array(edges), value, side="right") - 1
-    inside = place >= 0
-    total = np.bincount(place[inside], rows.weight[inside], len(edges))
-    positive = np.bincount(place[inside], (rows.weight * rows.label)[inside], len(edges))
-    predicted = np.bincount(place[inside], (rows.weight * rows.chance)[inside], len(edges))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        observed: Floats = positive / total
-        return observed, predicted / total, positive.astype(np.float64)
-
-
-def curve_error(observed: Floats, predicted: Floats, positive: Floats) -> float:
-    """Average |predicted / observed - 1| over the bins of a curve, weighted by responses."""
-    seen = positive > 0
-    return float(
-        (positive[seen] * np.abs(predicted[seen] / observed[seen] - 1)).sum() / positive[seen].sum()
-    )

@@ -11,7 +11,16 @@ import torch
 from sklearn.metrics import log_loss as reference_log_loss
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from recsim_env.metrics import auc, calibration_error, log_loss, ndcg, normalised_entropy, ratio
+from recsim_env.metrics import (
+    auc,
+    calibration_error,
+    curve,
+    curve_error,
+    log_loss,
+    ndcg,
+    normalised_entropy,
+    ratio,
+)
 
 ONE_SLATE = np.zeros(4, dtype=np.int64)
 
@@ -133,6 +142,23 @@ def test_the_base_rate_has_normalised_entropy_one_and_ratio_one() -> None:
     assert ratio(constant, label, weight) == pytest.approx(1.0)
     assert ratio(constant / 2, label, weight) == pytest.approx(0.5)
     assert calibration_error(constant, label, weight) == pytest.approx(0.0)
+
+
+# ---- curves ----
+
+
+def test_a_curve_is_the_mean_of_each_bin_and_ten_per_cent_too_high_is_an_error_of_a_tenth() -> None:
+    chance, label, weight, _ = some_rows()
+    value = np.arange(len(label)) % 5
+    observed, predicted, positive = curve(chance, label, value, (1, 2, 4, 9), weight)
+    for place, inside in enumerate((value == 1, (value == 2) | (value == 3), value == 4)):
+        total = weight[inside].sum()
+        assert observed[place] == pytest.approx((weight * label)[inside].sum() / total)
+        assert predicted[place] == pytest.approx((weight * chance)[inside].sum() / total)
+        assert positive[place] == (weight * label)[inside].sum()
+    assert math.isnan(observed[3])
+    assert positive[3] == 0
+    assert curve_error(observed, 1.1 * observed, positive) == pytest.approx(0.1)
 
 
 # ---- what is not defined, and what is no chance ----------------------------------------------------------------------

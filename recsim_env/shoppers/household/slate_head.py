@@ -91,8 +91,9 @@ class SlateHead(nn.Module):
         hidden = F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
         codes = self._codes(stats, placement, known)
         hidden = hidden.to(of_shopper.dtype).add_(of_shopper).add_(of_item).add_(codes)
-        own: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1)
-        return own + (query * vector).sum(-1)
+        own = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1)
+        logits: Tensor = own + (query * vector).sum(-1)
+        return logits
 
     def _features(self, stats: Tensor, known: Tensor | None) -> Tensor:
         """Compute counter features and whether the item is known, which hides its own if it is not.

@@ -22,7 +22,7 @@ from recsim_env.shoppers.household import fit as fitting
 from recsim_env.shoppers.household.examples import Collator, Examples
 from recsim_env.shoppers.household.features import repeat_bucket, visit_context
 from recsim_env.shoppers.household.fit import (
-    CUT,
+    CEILING_TAIL,
     KEPT,
     PARTS,
     FinetuneConfig,
@@ -251,7 +251,7 @@ def test_a_ceiling_cuts_no_more_than_its_share(
     monkeypatch: pytest.MonkeyPatch, cut: float, ceiling: float
 ) -> None:
     """Of .5 + .2 + 2 x .05 = .8 purchases lie .3 above .2 and .4 + .1 = .5 above .1."""
-    monkeypatch.setattr(fitting, "CUT", cut)
+    monkeypatch.setattr(fitting, "CEILING_TAIL", cut)
     chance = torch.tensor([0.2, 0.05, 0.5, 0.1], dtype=torch.float64)
     weight = torch.tensor([1.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     assert ceiling_of(chance, weight) == pytest.approx(ceiling)
@@ -282,7 +282,7 @@ def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
         expected = ceiling_of(chance[own], weight[own]) if own.any() else 1.0
         assert ceilings[number].item() == pytest.approx(expected)
         over = (weight[own] * (chance[own] - ceilings[number]).clamp(min=0)).sum()
-        assert over <= CUT * (weight[own] * chance[own]).sum() + 1e-9
+        assert over <= CEILING_TAIL * (weight[own] * chance[own]).sum() + 1e-9
 
 
 # ---- interrupted fine-tunings ----------------------------------------------------------------------------------------
