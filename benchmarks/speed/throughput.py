@@ -50,14 +50,14 @@ LATE = 40
 """Visits after which a step is timed again: it must not get dearer."""
 FORWARD = (
     "token",
-    "advance",
-    "explore_queries",
+    "append_visit",
+    "new_item_queries",
     "temperament",
     "answer",
     "click_probability",
     "leave_logits",
 )
-"""Methods of networks that a step calls, besides their heads; to throw darts for new items is none
+"""Methods of networks that a step calls, besides their heads; to propose new items is none
 of them."""
 COUNTERS = ("stats", "record", "tally", "look", "context")
 """Methods of what they count."""

@@ -21,7 +21,9 @@ from recsim_env.tensors import constant, looked_up
 from recsim_env.types import Observation
 
 DECAYS = (0.7, 0.9, 1.0)
-"""What a visit counts less than the one after it: the last few visits, the last ten or so, all."""
+"""Decay per visit of the category counters: memories of about three, of ten, and of all visits."""
+LAST_VISITS, LATELY, EVER = range(len(DECAYS))
+"""Columns of `category_shown` and `category_clicked`: the memory of each of `DECAYS`."""
 TASTE_DECAYS = (0.9, 1.0)
 """The same for the mean vector of the responses."""
 FAMILIAR = 1.0
@@ -90,7 +92,7 @@ class Profile:
         """
         of_item = looked_up(category, slates)
         shown, clicks = shown.float(), clicks.float()
-        familiar = (self.clicked[:, :, 1].gather(1, of_item) >= FAMILIAR).float()
+        familiar = (self.clicked[:, :, LATELY].gather(1, of_item) >= FAMILIAR).float()
         both = torch.stack([shown, clicks], dim=1)  # (B, 2, K)
         known = (both @ familiar.unsqueeze(2)).squeeze(2)
         self.familiarity += torch.cat([known, both.sum(dim=2) - known], dim=1)
