@@ -1,16 +1,17 @@
-"""How well predicted chances fit what happened: ranking and calibration.
+"""How well predicted chances fit what happened: ranking and calibration; one row is one prediction.
 
-One row is one prediction. All functions take chance (R,) in [0, 1], label (R,) 0 or 1, and the
-weight (R,) of each row, 0 or more and 1 by default: arrays, or tensors on the CPU. No function
-depends on the order of the rows: rows of equal chance count as a group. A score that the rows do
-not define is NaN, for example an AUC without a response.
+All functions take chance (R,) in [0, 1], label (R,) 0 or 1, and weight (R,) of each row, 0 or more
+and 1 by default; arrays, or tensors in the memory of the processor. No function depends on the
+order of the rows: rows of equal chance count as a group. A score that the rows do not define is
+NaN: an AUC without a response, for example.
 
-Each raises ValueError if the shapes differ, or if a number is not finite or out of its range.
+All functions raise ValueError if the shapes differ, or a number is not finite or out of its range.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 def auc(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return the area under the ROC curve; ties count half (Hanley & McNeil 1982).
+    """Compute the area under the ROC curve; ties count half (Hanley & McNeil 1982).
 
     It is NaN where all labels are the same.
     """
@@ -35,9 +36,9 @@ def auc(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) ->
 
 
 def log_loss(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return the mean negative log likelihood in nats; it is NaN where nothing has weight.
+    """Compute the mean negative log-likelihood in nats, with chances kept 1e-7 away from 0 and 1.
 
-    Chances are kept 1e-7 away from 0 and 1.
+    It is NaN where nothing has weight.
     """
     p, y, w = _columns(chance, label, weight)
     p = np.clip(p, 1e-7, 1 - 1e-7)
@@ -47,9 +48,9 @@ def log_loss(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = Non
 def normalised_entropy(
     chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None
 ) -> float:
-    """Return the log loss over that of always predicting the base rate.
+    """Divide the log loss by that of always predicting the base rate (He et al. 2014, equation 3).
 
-    He et al. 2014, equation 3. It is NaN where all labels are the same.
+    It is NaN where all labels are the same.
     """
     _, y, w = _columns(chance, label, weight)
     base = _ratio(float((w * y).sum()), float(w.sum()))
@@ -63,10 +64,10 @@ def normalised_entropy(
 def calibration_error(
     chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None, *, bins: int = 20
 ) -> float:
-    """Return the expected calibration error over bins of about equal weight.
+    """Compute the expected calibration error over bins of about equal weight.
 
-    It is the mean distance between mean chance and response rate. A group of equal chances lies in
-    one bin as a whole, the one where the middle of its weight falls. It is NaN where nothing has
+    It is the mean distance of mean chance and response rate. A group of equal chances lies in one
+    bin as a whole, the one in which the middle of its weight falls. It is NaN where nothing has
     weight.
     """
     p, y, w = _columns(chance, label, weight)
@@ -82,7 +83,7 @@ def calibration_error(
 
 
 def ratio(chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return predicted over observed responses; it is NaN where none was observed."""
+    """Divide predicted by observed responses; NaN where none was observed."""
     p, y, w = _columns(chance, label, weight)
     return _ratio(float((w * p).sum()), float((w * y).sum()))
 
@@ -95,17 +96,17 @@ def ndcg(
     *,
     cut: int = 10,
 ) -> float:
-    """Return the mean NDCG of the first `cut` items of each slate that has a response.
+    """Compute the mean NDCG over slates with a response, for their first `cut` items by chance.
 
-    The items are ordered by chance. Where chances are equal, the mean over all orders of these
-    items counts (McSherry & Najork 2008). It is NaN where no slate has a response.
+    Where chances are equal, the mean over all orders of these items counts (McSherry & Najork
+    2008). It is NaN where no slate has a response.
 
     Args:
-        chance: (R,).
-        label: (R,).
-        slate: (R,), the id of the slate of a row; a slate weighs as much as its first row.
-        weight: (R,).
-        cut: How many items of the top count.
+        chance: (R,)
+        label: (R,)
+        slate: (R,) id of the slate of a row; a slate weighs as much as its first row
+        weight: (R,)
+        cut: items of a slate that count
     """
     p, y, w = _columns(chance, label, weight)
     number = np.asarray(slate)
@@ -132,10 +133,48 @@ def ndcg(
     )
 
 
+def curve(
+    chance: ArrayLike,
+    label: ArrayLike,
+    value: ArrayLike,
+    edges: Sequence[float],
+    weight: ArrayLike | None = None,
+) -> tuple[Floats, Floats, Floats]:
+    """Compute mean responses along a value, by bin: observed, predicted, and how many there are.
+
+    Args:
+        chance: (R,)
+        label: (R,)
+        value: (R,) for example the days since the last purchase
+        edges: (bins,) first value of each bin; rows below the first lie in none
+        weight: (R,)
+
+    Returns:
+        Observed and predicted mean response (NaN in an empty bin), and weighted responses, (bins,)
+        each.
+    """
+    p, y, w = _columns(chance, label, weight)
+    place = np.searchsorted(np.array(edges), np.asarray(value), side="right") - 1
+    inside = place >= 0
+    total = np.bincount(place[inside], w[inside], len(edges))
+    positive = np.bincount(place[inside], (w * y)[inside], len(edges))
+    predicted = np.bincount(place[inside], (w * p)[inside], len(edges))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return positive / total, predicted / total, positive.astype(np.float64)
+
+
+def curve_error(observed: Floats, predicted: Floats, positive: Floats) -> float:
+    """Average |predicted / observed - 1| over the bins of a curve, weighted by responses."""
+    seen = positive > 0
+    return float(
+        (positive[seen] * np.abs(predicted[seen] / observed[seen] - 1)).sum() / positive[seen].sum()
+    )
+
+
 def _columns(
     chance: ArrayLike, label: ArrayLike, weight: ArrayLike | None
 ) -> tuple[Floats, Floats, Floats]:
-    """Check the three and return them as float64 (R,)."""
+    """Check the three columns, and return them as float64 (R,)."""
     p, y = np.asarray(chance, dtype=np.float64), np.asarray(label, dtype=np.float64)
     w = np.ones_like(p) if weight is None else np.asarray(weight, dtype=np.float64)
     if p.ndim != 1 or not len(p):
@@ -157,7 +196,7 @@ def _columns(
 
 
 def _ascending(chance: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the order of ascending chance, and where each group of equal chances begins in it."""
+    """Find the order of ascending chance, and where in it each group of equal chances begins."""
     order = np.argsort(chance, kind="stable")
     return order, np.flatnonzero(np.diff(chance[order], prepend=-1.0))
 

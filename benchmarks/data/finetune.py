@@ -121,7 +121,7 @@ def fit_member(log: Log, examples: Examples, config: Config, number: int) -> Sla
     settings = replace(config.shopper, seed=config.shopper.seed + number)
     folder = config.output / f"model{number}" if number else config.output
     cold = log.catalog.cold
-    model = new_shopper(log.catalog, settings, known=None if cold is None else ~cold)
+    model = new_shopper(log.catalog, settings, log.facts, known=None if cold is None else ~cold)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)  # type: ignore[arg-type]
     fit(model, examples, settings, folder, stage="pretrain")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from benchmarks.lab.heldout import COUNT_BINS, METRICS, curve
+from benchmarks.lab.heldout import COUNT_BINS, METRICS
 from benchmarks.lab.logs import Log, scored_rows, week_range
 from benchmarks.lab.provenance import versions
 from benchmarks.lab.tables import markdown
@@ -81,7 +81,7 @@ def model_card(
     # Predicted over observed responses by past purchases.
     full = (warm & (kind == ROW_KINDS.index("case_control"))).numpy()
     count = examples.row_stats[row, 0, COUNT].double().numpy()[full]
-    observed, predicted, _ = curve(everything[0].only(full), count, COUNT_BINS)
+    observed, predicted, _ = everything[0].only(full).curve(count, COUNT_BINS)
     calibration = [
         {
             "past purchases of the item, from": first,

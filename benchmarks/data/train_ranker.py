@@ -38,7 +38,8 @@ from policies.rankers.ctr_fit import (
 )
 from policies.rankers.pair_features import RankerCatalog, pair_codes_for, pair_features_for
 from recsim_env.catalog import Catalog
-from recsim_env.logs.complete_journey import read_facts
+from recsim_env.logs import complete_journey
+from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import (
     SPLITS,
     read_baskets,
@@ -142,7 +143,13 @@ def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
 
 
 def replay_slates(
-    visits: Visits, slates: Slates, keys: Keys, popularity: Tensor, *, remembered: int = REMEMBERED
+    visits: Visits,
+    slates: Slates,
+    keys: Keys,
+    popularity: Tensor,
+    facts: LogFacts,
+    *,
+    remembered: int = REMEMBERED,
 ) -> Iterator[tuple[Tensor, Observation]]:
     """Replay the log, and give every slate with what was known before its visit.
 
@@ -164,7 +171,13 @@ def replay_slates(
             visit = slates.visit[rows]
             who, day, week = visits.shopper[visit], visits.day[visit].float(), visits.week[visit]
             observation = loyalty_card(
-                memory, who, memory.tally_of(who, day), day, visits.since[visit], week
+                memory,
+                who,
+                memory.tally_of(who, day),
+                day,
+                visits.since[visit],
+                week,
+                facts.weeks_a_year,
             )
             observation["candidates"] = slates.items[rows]
             observation["placement"] = slates.placement[rows]
@@ -181,12 +194,13 @@ def examples_of(
     catalog: RankerCatalog,
     keys: Keys,
     popularity: Tensor,
+    facts: LogFacts,
     features: tuple[str, ...],
     codes: tuple[str, ...],
 ) -> tuple[PairExamples, Tensor]:
     """Make the rows of a training, and find the slate that each of them belongs to (Q,)."""
     parts, owners = [], []
-    steps = replay_slates(visits, slates, keys, popularity)
+    steps = replay_slates(visits, slates, keys, popularity, facts)
     for rows, observation in tqdm(
         steps, total=int(visits.rank.max()) + 1, desc="replaying the log", unit="visit"
     ):
@@ -234,7 +248,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run("train_ranker", config)
     ready(config.log, Console(), output=config.output)
-    catalog = Catalog.load(config.log)
+    facts, catalog = complete_journey.read_facts(config.log), Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
     logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
     popularity = popularity_table(
@@ -245,9 +259,9 @@ def main(config: Config) -> None:
     )
     visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
     keys = Keys.of(catalog.kind, catalog.category)
-    items = RankerCatalog.of(catalog, read_facts(config.log).placements)
+    items = RankerCatalog.of(catalog, facts.placements)
     features, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
-    examples, owner = examples_of(visits, slates, items, keys, popularity, features, codes)
+    examples, owner = examples_of(visits, slates, items, keys, popularity, facts, features, codes)
     shopper, split, log = (
         visits.shopper[slates.visit[owner]],
         slates.split[owner],

@@ -1,4 +1,4 @@
-"""Held-out scores of shopper models: ranking, calibration, and curves of recency."""
+"""Held-out scores of shopper models: ranking, calibration and recency curves, with intervals."""
 
 from __future__ import annotations
 
@@ -32,8 +32,12 @@ class Rows:
     slate: Ints
 
     def only(self, keep: NDArray[np.bool_]) -> Rows:
-        """Keep a part of the rows (R,)."""
+        """Take a part of the rows."""
         return Rows(*(column[keep] for column in vars(self).values()))
+
+    def curve(self, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+        """Compute `recsim_env.metrics.curve` of the rows along a value (R,)."""
+        return metrics.curve(self.chance, self.label, value, edges, self.weight)
 
 
 Metric = Callable[[Rows, Floats], float]
@@ -58,15 +62,9 @@ def bootstrap(
 
     Sample i draws the same households for every model, so differences of samples are paired.
 
-    Args:
-        models: The scored rows of each model.
-        metrics: The names of the metrics, see `METRICS`.
-        samples: The number of bootstrap samples.
-        seed: The seed of the samples.
-
     Returns:
-        Model -> metric -> value and (samples,) bootstrap values. A value is NaN where a sample does
-        not define it, such as an AUC without a response.
+        Model -> metric -> (value, (samples,) bootstrap values). A value is NaN where a sample does
+        not define it (an AUC without a response).
     """
     who = np.unique(next(iter(models.values())).shopper)
     draws = np.random.default_rng(seed).multinomial(
@@ -84,40 +82,20 @@ def bootstrap(
 
 
 def estimate(value: float, samples: Floats, households: int) -> Estimate:
-    """A score with the 95 % interval that its bootstrap samples (S,) over so many households give.
+    """Turn a score and its bootstrap samples (S,) over households into an estimate.
 
-    The interval is the critical value of `benchmarks.lab.statistics` times the standard deviation
-    of the samples, which a hundred of them tell better than they tell their outer quantiles.
+    The 95 % interval is the critical value of `benchmarks.lab.statistics` times the standard
+    deviation of the samples, which a hundred of them estimate better than their outer quantiles.
     Samples in which the score is not defined (NaN) are left out.
 
     Raises:
-        ValueError: If fewer than half of the samples define the score.
+        ValueError: If fewer than half of the samples define it.
     """
     defined = samples[np.isfinite(samples)]
     if 2 * len(defined) < len(samples) or len(defined) < 2:
         raise ValueError(
-            f"{len(defined)} of {len(samples)} bootstrap samples define the score, "
-            "but at least half of them must: there are too few households or responses."
+            f"{len(defined)} of {len(samples)} bootstrap samples define the score, but at "
+            "least half of them must: there are too few households or responses."
         )
     factor = math.sqrt(households / max(households - 1, 1))
     return around(value, (factor * float(defined.std(ddof=1)), households), n=households)
-
-
-def curve(rows: Rows, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
-    """Observed and predicted mean response, and the number of responses, in each bin of a value."""
-    place = np.searchsorted(np.array(edges), value, side="right") - 1
-    inside = place >= 0
-    total = np.bincount(place[inside], rows.weight[inside], len(edges))
-    positive = np.bincount(place[inside], (rows.weight * rows.label)[inside], len(edges))
-    predicted = np.bincount(place[inside], (rows.weight * rows.chance)[inside], len(edges))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        observed: Floats = positive / total
-        return observed, predicted / total, positive.astype(np.float64)
-
-
-def curve_error(observed: Floats, predicted: Floats, positive: Floats) -> float:
-    """The mean of |predicted / observed - 1| over the bins of a curve, weighted by responses."""
-    seen = positive > 0
-    return float(
-        (positive[seen] * np.abs(predicted[seen] / observed[seen] - 1)).sum() / positive[seen].sum()
-    )

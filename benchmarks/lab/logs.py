@@ -21,8 +21,9 @@ from recsim_env.logs.schema import (
     read_popularity,
     read_promotions,
 )
-from recsim_env.shoppers.household.examples import Examples, Market
+from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.model import ROW_KINDS
+from recsim_env.shoppers.household.promotions import StorePromotions
 
 DEFAULT_LOG = Path(".cache/complete_journey")
 """Where the log lies unless another folder is named; the only one that is built unasked."""
@@ -79,7 +80,7 @@ class Log:
     catalog: Catalog
     baskets: pl.DataFrame
     impressions: dict[str, pl.DataFrame]
-    market: Market
+    promotions: StorePromotions
 
     @classmethod
     def load(cls, folder: Path) -> Log:
@@ -95,7 +96,9 @@ class Log:
         popularity = read_popularity(folder / "popularity.parquet", n)
         impressions = {kind: read_impressions(folder / f"{kind}.parquet", n) for kind in KINDS}
         baskets = read_baskets(folder / "baskets.parquet", n)
-        return cls(facts, catalog, baskets, impressions, Market.of(promotions, popularity, n))
+        return cls(
+            facts, catalog, baskets, impressions, StorePromotions.of(promotions, popularity, n)
+        )
 
     @property
     def n_days(self) -> int:
@@ -119,7 +122,7 @@ class Log:
             self.catalog,
             self.baskets,
             self.impressions,
-            self.market,
+            self.promotions,
             hidden=hidden,
             generator=torch.Generator().manual_seed(0),
         )

@@ -148,7 +148,7 @@ def train(config: Config, name: str, log: Log, hidden: Examples) -> SlateShopper
     settings = replace(config.shopper, **changes)  # type: ignore[arg-type]
     folder = path_of(config, name).with_suffix("")
     cold = log.catalog.cold
-    model = new_shopper(log.catalog, settings, known=None if cold is None else ~cold)
+    model = new_shopper(log.catalog, settings, log.facts, known=None if cold is None else ~cold)
     fit(model, hidden, settings, folder, stage="pretrain", resume=False)
     if text is None:
         fit(model, hidden, settings, folder, stage="finetune", resume=False)

@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from recsim_env.shoppers.household.examples import Examples
+from recsim_env.shoppers.household.features import counter_features
 from recsim_env.shoppers.household.memory import COUNT, NEVER, RECENT, SINCE
-from recsim_env.shoppers.household.model import counter_features
 
 Floats = NDArray[np.float32]
 
@@ -50,8 +50,8 @@ def features(examples: Examples, rows: Tensor, placements: tuple[int, int]) -> d
     stats = examples.row_stats[rows].float()
     item, visit = examples.row_item[rows], examples.row_visit[rows]
     visits = examples.visits
-    context = examples.market.item_context[
-        visits.week[visit].clamp(max=len(examples.market.item_context) - 1), item
+    context = examples.promotions.item_context[
+        visits.week[visit].clamp(max=len(examples.promotions.item_context) - 1), item
     ]
     placement = examples.row_placement[rows]
     display, mailer = placement // n_mailers, placement % n_mailers

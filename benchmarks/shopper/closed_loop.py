@@ -24,7 +24,7 @@ from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.record import record
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Keys
 from recsim_env.shoppers.household.population import load_shopper
-from recsim_env.shoppers.household.replay import Rows, Visits, replay
+from recsim_env.shoppers.household.replay import ScoredItems, Visits, replay
 from recsim_env.simulator import SlateSimulator
 
 WEEKS = 26
@@ -100,15 +100,15 @@ def behaviour(
     index = pl.DataFrame({"visit": everything["visit"], "at": np.arange(len(everything))})
     shown = slates.join(index, on="visit").sort("at").with_row_index("number")
     shown = shown.explode("slate", "purchase")
-    rows = Rows(
+    rows = ScoredItems(
         torch.from_numpy(shown["at"].to_numpy().copy()),
         torch.from_numpy(shown["slate"].cast(pl.Int64).to_numpy().copy()),
     )
-    bought_rows = Rows(
+    bought_rows = ScoredItems(
         torch.repeat_interleave(torch.arange(len(visits)), visits.starts.diff()), visits.items
     )
     keys = Keys.of(catalog.kind, catalog.category)
-    both = Rows(
+    both = ScoredItems(
         torch.cat([rows.visit, bought_rows.visit]), torch.cat([rows.item, bought_rows.item])
     )
     stats, _ = replay(visits, keys, both)

@@ -28,8 +28,6 @@ from benchmarks.lab.heldout import (
     METRICS,
     Floats,
     bootstrap,
-    curve,
-    curve_error,
     estimate,
 )
 from benchmarks.lab.logs import (
@@ -48,11 +46,12 @@ from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.shopper import baselines as simple
 from benchmarks.shopper import closed_loop, gap_baselines
 from recsim_env.logs.schema import SPLITS
+from recsim_env.metrics import curve_error
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import score
 from recsim_env.shoppers.household.memory import COUNT, SINCE
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
-from recsim_env.shoppers.precision import mixed
+from recsim_env.shoppers.members import mixed
 from recsim_env.shoppers.weights import load_model
 
 GOOD = {
@@ -317,8 +316,8 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
             often = stats[:, COUNT] >= closed_loop.CURVE_PAST
             order = logit[often].argsort()
             value = stats[often][order][:, SINCE].double().numpy()
-            observed, chance, positive = curve(
-                sorted_rows(examples, rows[often], logit[often]), value, ITEM_BINS
+            observed, chance, positive = sorted_rows(examples, rows[often], logit[often]).curve(
+                value, ITEM_BINS
             )
             predicted[model] = chance
             figures.add(f"{name}_recency_error", model, curve_error(observed, chance, positive))
@@ -327,8 +326,8 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
         rows, logit = models[model]
         count = examples.row_stats[rows, 0, COUNT].double()
         order = logit.argsort()
-        observed, chance, _ = curve(
-            sorted_rows(examples, rows, logit), count[order].numpy(), COUNT_BINS
+        observed, chance, _ = sorted_rows(examples, rows, logit).curve(
+            count[order].numpy(), COUNT_BINS
         )
         ratios = np.divide(chance, observed, out=np.full_like(chance, np.nan), where=observed > 0)
         for bound, ratio in zip(COUNT_BINS, ratios.tolist(), strict=True):

@@ -10,7 +10,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
 from recsim_env.shoppers.household.examples import Examples
-from recsim_env.shoppers.household.model import GAP_EDGES
+from recsim_env.shoppers.household.gaps import GapBins
 
 Floats = NDArray[np.float32]
 
@@ -21,7 +21,7 @@ REPORTED_BINS = (*range(9), 10, 14, 21, 35)
 def reported_bin_of_hazard() -> Tensor:
     """Find the reported bin that each hazard bin of the shopper lies in: (bins,)."""
     edges = torch.tensor(REPORTED_BINS)
-    return torch.bucketize(torch.tensor(GAP_EDGES), edges, right=True) - 1
+    return torch.bucketize(torch.tensor(GapBins.edges), edges, right=True) - 1
 
 
 def gap_chances(logits: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
     steps = max(int(settings.epochs * len(packs)), 1)
     visits = round(steps / len(packs) * int(lengths.sum()))
     some = packs.packs[:: max(len(packs) // 8, 1)]
-    model = new_shopper(log.catalog, settings)
+    model = new_shopper(log.catalog, settings, log.facts)
     per_visit = operations(model, [collator(pack) for pack in some]) / sum(
         int(lengths[pack].sum()) for pack in some
     )

@@ -59,12 +59,12 @@ LATE = 40
 """Number of visits after which a step is timed again, because it must not become slower."""
 FORWARD: dict[type, dict[str, tuple[str, ...]]] = {
     SlateShopper: {
-        "": ("token", "advance", "explore_queries"),
+        "": ("token", "append_visit", "new_item_queries"),
         "slate_head": ("forward", "shoppers"),
         "gap_head": ("forward",),
     },
     SessionShopper: {
-        "": ("token", "advance", "temperament", "answer", "click_probability", "leave_logits"),
+        "": ("token", "append_visit", "temperament", "answer", "click_probability", "leave_logits"),
     },
 }
 """Methods of the networks that a step calls: class of the network -> its part (itself or a head)

@@ -47,7 +47,7 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def own_keys(cls) -> list[str]:
-        """Names of the arguments of this configuration."""
+        """List the names of the arguments of this configuration."""
         return [
             name
             for name, one in inspect.signature(cls).parameters.items()
@@ -55,14 +55,19 @@ class CheckedConfig(PreTrainedConfig):
         ]
 
     @classmethod
+    def values_before(cls) -> dict[str, Any]:
+        """Return the values of keys that configurations of earlier versions lack, by key."""
+        return {}
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """As in transformers, from the content of a `config.json`.
+        """Make a configuration from the content of a `config.json`, as in transformers.
 
         Raises:
             ValueError: As in `check_keys`.
         """
         check_keys(cls, config_dict)
-        made: Self = super().from_dict(config_dict, **kwargs)
+        made: Self = super().from_dict(cls.values_before() | config_dict, **kwargs)
         return made
 
 
@@ -72,11 +77,15 @@ class CheckedModel(PreTrainedModel):
     config_class: type[CheckedConfig]
 
     def check_tables(self) -> None:
-        """Raise ValueError where a tensor that is no weight, such as the items' categories, is impossible."""
+        """Check the tensors that are no weights, such as the items' categories.
+
+        Raises:
+            ValueError: If one holds something impossible.
+        """
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, which also reads other formats from elsewhere; `load_model` is stricter.
+        """Load a model as in transformers, from any of its formats; `load_model` is stricter.
 
         Raises:
             ValueError: If a tensor holds a number that is not finite.
@@ -94,7 +103,7 @@ Model = TypeVar("Model", bound=CheckedModel)
 
 
 def load_model(kind: type[Model], folder: Path | str) -> Model:
-    """The model that `save_pretrained` wrote to a folder, in eval mode. Only `MODEL_FILES` are read.
+    """Load the model that `save_model` wrote to a folder, in eval mode, from `MODEL_FILES` only.
 
     Raises:
         FileNotFoundError: If weights or configuration are missing.
@@ -117,7 +126,7 @@ def load_model(kind: type[Model], folder: Path | str) -> Model:
 
 
 def save_model(model: CheckedModel, folder: Path | str) -> None:
-    """Write `MODEL_FILES`, the weights first: a configuration without its weights does not stand there.
+    """Write `MODEL_FILES`, the weights first: no configuration stands there without weights.
 
     Raises:
         OSError: If a file cannot be written; what stood there before is whole.
@@ -129,7 +138,11 @@ def save_model(model: CheckedModel, folder: Path | str) -> None:
 
 
 def check_plain(folder: Path) -> None:
-    """Raise ValueError where a pretrained model's folder would have transformers fetch code or follow another file."""
+    """Check that a pretrained model's folder names no code and no other file.
+
+    Raises:
+        ValueError: If transformers would fetch code or follow another file.
+    """
     path = present(folder / CONFIG)
     try:
         keys = (
@@ -148,34 +161,50 @@ def check_plain(folder: Path) -> None:
 def _no_adapter(folder: Path) -> None:
     if (folder / ADAPTER).exists():
         raise ValueError(
-            f"{folder / ADAPTER} is there, but adapters are not followed: merge it into the weights."
+            f"{folder / ADAPTER} is there, but adapters are not followed: merge it into the "
+            "weights."
         )
 
 
 def read_config(kind: Any, path: Path) -> Any:
-    """A configuration from a `config.json`. Errors: ValueError on unknown keys and bad values."""
+    """Read a configuration from a `config.json`.
+
+    Keys that earlier versions lack have the values that they had then, see
+    `CheckedConfig.values_before`.
+
+    Raises:
+        ValueError: If a key is missing or unknown, or has a bad value.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no readable JSON: {error}.") from error
     try:
-        values = checks.mapping("its content", content)
+        values = kind.values_before() | checks.mapping("its content", content)
         check_keys(kind, values)
         missing = sorted(set(kind.own_keys()) - values.keys())
         if missing:
             raise ValueError(
                 f"{missing} are missing; a {kind.__name__} of this version has these keys too."
             )
-        return kind(**{name: value for name, value in values.items() if name in kind.own_keys()})
+        own = {name: value for name, value in values.items() if name in kind.own_keys()}
+        config = kind(**own)
+        nothing = sorted(name for name, value in own.items() if value is None)
+        if nothing:
+            raise ValueError(f"{nothing[0]} is None, but it must have a value.")
+        return config
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def check_keys(kind: type[CheckedConfig], values: Mapping[str, object]) -> None:
-    """Raise ValueError where `values` has keys that a `kind` does not know, or is the configuration of another model.
+    """Check the keys of a configuration.
 
     What would have transformers fetch code or follow another file (`attn_implementation`,
-    `auto_map`, `quantization_config`) is among the unknown.
+    `auto_map`, `quantization_config`) is among the unknown keys.
+
+    Raises:
+        ValueError: If `values` has keys that a `kind` does not know, or is that of another model.
     """
     known = {*kind.own_keys(), *WRITTEN}
     unknown = sorted(values.keys() - known)
@@ -202,7 +231,11 @@ def check_keys(kind: type[CheckedConfig], values: Mapping[str, object]) -> None:
 
 
 def present(path: Path) -> Path:
-    """The path of a file that must be there. Errors: FileNotFoundError."""
+    """Return the path of a file that must be there.
+
+    Raises:
+        FileNotFoundError: If it is not.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, but a shopper's folder must hold it.")
     return path
@@ -211,7 +244,11 @@ def present(path: Path) -> Path:
 def read_tensors(
     path: Path, allowed: Callable[[dict[str, tuple[int, ...]]], None]
 ) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; `allowed` sees their shapes before any of them is read, and may raise.
+    """Read all tensors of a safetensors file.
+
+    Args:
+        path: the file
+        allowed: sees the shapes before any tensor is read, and may raise
 
     Raises:
         ValueError: If the file is no readable safetensors.
@@ -234,7 +271,8 @@ def _check_shapes(
         first = wrong[0]
         found, want = (sizes.get(first, "not there") for sizes in (shapes, wanted))
         raise ValueError(
-            f"{path}: its tensors do not fit a {kind.__name__} of this {CONFIG}: {checks.told(wrong)}; the first is "
+            f"{path}: its tensors do not fit a {kind.__name__} of this {CONFIG}: "
+            f"{checks.told(wrong)}; the first is "
             f"{found}, but it must be {want}."
         )
 
@@ -249,7 +287,7 @@ def _check_types(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[st
 
 
 def _check_numbers(model: CheckedModel, source: str) -> None:
-    """Raise ValueError where a tensor of a model is not finite, or impossible."""
+    """Check that the tensors of a model are finite and possible; raise ValueError if not."""
     try:
         for name, tensor in model.state_dict().items():
             checks.tensor(name, tensor, tuple(tensor.shape), tensor.dtype)
@@ -258,8 +296,23 @@ def _check_numbers(model: CheckedModel, source: str) -> None:
         raise ValueError(f"{source}: {error}") from error
 
 
+def check_categories(name: str, category: Tensor, number: int) -> None:
+    """Check the categories (N,) int64 of items.
+
+    Raises:
+        ValueError: If one is not below `number`.
+    """
+    wrong = ((category < 0) | (category >= number)).nonzero().flatten()
+    if len(wrong):
+        found = int(category[wrong[0]])
+        raise ValueError(
+            f"{name} holds {found} at [{int(wrong[0])}], but it must be a number from 0 to "
+            f"{number - 1}."
+        )
+
+
 def member_folders(folder: Path, first: int) -> list[Path]:
-    """Folders of an ensemble's members, `model<k>/` with k >= `first`, in order."""
+    """List the folders of an ensemble's members, `model<k>/` with k >= `first`, in order."""
     found = {}
     for child in folder.glob("model*"):
         number = child.name.removeprefix("model")

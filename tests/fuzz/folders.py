@@ -25,7 +25,7 @@ from agents.ppo import checkpoints
 from policies.rankers import ctr, two_tower
 from recsim_env import Catalog, register
 from recsim_env.logs import schema
-from recsim_env.shoppers.household.model import SlateShopperConfig
+from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.market import make_market
 from recsim_env.shoppers.session.model import SessionShopperConfig
@@ -68,11 +68,12 @@ def shop_files() -> tuple[str, ...]:
     return tuple(
         path.name
         for path in sorted(ground.shopper_folder().iterdir())
-        if path.is_file() and path.stem not in LOGS
+        if path.is_file() and path.stem not in FOR_FITTING
     )
 
 
-LOGS = ("case_control", "policy", "uniform")
+FOR_FITTING = ("case_control", "policy", "uniform", "facts")
+"""Stems of files that only fitting reads: the model's configuration holds the facts."""
 
 
 # ---- config.json -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Scores of predicted chances: by hand, against scikit-learn, and in any order of the rows."""
+"""Scores of predicted chances: values worked out by hand, references of scikit-learn, and no order of rows matters."""
 
 import itertools
 import math
@@ -11,7 +11,16 @@ import torch
 from sklearn.metrics import log_loss as reference_log_loss
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from recsim_env.metrics import auc, calibration_error, log_loss, ndcg, normalised_entropy, ratio
+from recsim_env.metrics import (
+    auc,
+    calibration_error,
+    curve,
+    curve_error,
+    log_loss,
+    ndcg,
+    normalised_entropy,
+    ratio,
+)
 
 ONE_SLATE = np.zeros(4, dtype=np.int64)
 
@@ -31,7 +40,7 @@ def some_rows(
     )
 
 
-# ---- ranking -------------------------------------------------------------------------------------
+# ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
 def test_auc_by_hand_ties_count_half() -> None:
@@ -105,7 +114,7 @@ def test_no_order_of_rows_matters(order_of: int) -> None:
     )
 
 
-# ---- calibration ---------------------------------------------------------------------------------
+# ---- calibration -----------------------------------------------------------------------------------------------------
 
 
 def test_calibration_error_by_hand() -> None:
@@ -135,7 +144,24 @@ def test_the_base_rate_has_normalised_entropy_one_and_ratio_one() -> None:
     assert calibration_error(constant, label, weight) == pytest.approx(0.0)
 
 
-# ---- what is not defined, and what is no chance --------------------------------------------------
+# ---- curves ----
+
+
+def test_a_curve_is_the_mean_of_each_bin_and_ten_per_cent_too_high_is_an_error_of_a_tenth() -> None:
+    chance, label, weight, _ = some_rows()
+    value = np.arange(len(label)) % 5
+    observed, predicted, positive = curve(chance, label, value, (1, 2, 4, 9), weight)
+    for place, inside in enumerate((value == 1, (value == 2) | (value == 3), value == 4)):
+        total = weight[inside].sum()
+        assert observed[place] == pytest.approx((weight * label)[inside].sum() / total)
+        assert predicted[place] == pytest.approx((weight * chance)[inside].sum() / total)
+        assert positive[place] == (weight * label)[inside].sum()
+    assert math.isnan(observed[3])
+    assert positive[3] == 0
+    assert curve_error(observed, 1.1 * observed, positive) == pytest.approx(0.1)
+
+
+# ---- what is not defined, and what is no chance ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])

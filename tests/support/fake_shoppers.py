@@ -1,4 +1,4 @@
-"""Models of a fake log that nobody fitted: with chances far apart, or with known chances."""
+"""Models of a fake log that nobody fitted: with chances far apart, or with chances that are known."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.household.fit import FinetuneConfig, new_shopper
-from recsim_env.shoppers.household.model import GAP_EDGES, SlateShopper
+from recsim_env.shoppers.household.gaps import GapBins
+from recsim_env.shoppers.household.model import SlateShopper
+from tests.support.fake_log import FACTS
 
 SMALL = FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16)
 
 
 def member(log: Path, seed: int) -> SlateShopper:
     """An unfitted model whose chances lie far from those of another seed."""
-    model = new_shopper(Catalog.load(log), replace(SMALL, seed=seed))
+    model = new_shopper(Catalog.load(log), replace(SMALL, seed=seed), FACTS)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.slate_head.parameters():
@@ -29,8 +31,8 @@ def member(log: Path, seed: int) -> SlateShopper:
 
 
 def plain(log: Path, chance: float, lapse: float, rate: float) -> SlateShopper:
-    """Make a model with one chance of every answer, one of lapsing, and one rate of new items."""
-    model = new_shopper(Catalog.load(log), SMALL)
+    """A model that answers everything with one chance, lapses with one, and buys each new item at one rate."""
+    model = new_shopper(Catalog.load(log), SMALL, FACTS)
     with torch.no_grad():
         for part in (
             model.gap_head.outer,
@@ -42,7 +44,7 @@ def plain(log: Path, chance: float, lapse: float, rate: float) -> SlateShopper:
                 parameter.zero_()
         model.explore_shift.zero_()
     model.config.slate_calibration = (0.0, math.log(chance / (1 - chance)))
-    hazard = 1 - lapse ** (1 / len(GAP_EDGES))
+    hazard = 1 - lapse ** (1 / len(GapBins()))
     model.config.gap_calibration = math.log(hazard / (1 - hazard))
     model.config.explore_calibration = math.log(rate)
     return model

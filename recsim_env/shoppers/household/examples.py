@@ -1,4 +1,4 @@
-"""Training examples of the transformer shopper: a log in; whole histories with their scored rows out."""
+"""Training examples of the household model: whole histories of a log, with their scored rows."""
 
 from __future__ import annotations
 
@@ -12,80 +12,40 @@ from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.household.memory import Keys
-from recsim_env.shoppers.household.model import ITEM_CONTEXT, ROW_KINDS
-from recsim_env.shoppers.household.replay import Rows, Visits, first_visits, replay
+from recsim_env.shoppers.household.model import ROW_KINDS
+from recsim_env.shoppers.household.promotions import StorePromotions
+from recsim_env.shoppers.household.replay import (
+    ScoredItems,
+    Visits,
+    first_visits,
+    floats,
+    ints,
+    replay,
+)
 
 SPLITS = ("train", "valid", "test")
-REPEAT_NEGATIVES = 24  # items bought before but not in this visit, sampled a visit
-NEVER_BOUGHT = 32767
-
-
-@dataclass(frozen=True)
-class Market:
-    """What a shop does, week by week: placements and the trailing popularity of items.
-
-    Shapes: W store-weeks, N items.
-        placement:    (W + 1, N) uint8 code of each item; the last row is an unknown store: nothing is promoted
-        store_week:   (stores, weeks) int64 row of `placement`
-        item_context: (weeks, N, ITEM_CONTEXT) float32 log popularity and discount, trailing four weeks
-    """
-
-    placement: Tensor
-    store_week: Tensor
-    item_context: Tensor
-
-    @classmethod
-    def of(cls, promotions: pl.DataFrame, popularity: pl.DataFrame, n_items: int) -> Market:
-        """From `promotions`, sorted by store and week, and `popularity`; weeks beyond the last use its row."""
-        store, week = promotions["store"].to_numpy(), promotions["week"].to_numpy()
-        new = np.ones(len(store), dtype=bool)  # where a store-week begins
-        new[1:] = (store[1:] != store[:-1]) | (week[1:] != week[:-1])
-        row, pairs = np.cumsum(new) - 1, int(new.sum())
-        weeks = max(int(table["week"].max() or 0) for table in (popularity, promotions)) + 1  # type: ignore[arg-type]
-        stores = int(promotions["store"].max() or 0) + 1  # type: ignore[arg-type]
-        store_week = torch.full((stores, weeks), pairs, dtype=torch.int64)
-        store_week.numpy()[store[new], week[new]] = row[new]
-        placement = np.zeros((pairs + 1) * n_items, dtype=np.uint8)
-        placement[row * n_items + promotions["item"].to_numpy()] = (
-            promotions["placement"].to_numpy().astype(np.uint8)
-        )
-        context = torch.zeros(weeks * n_items, ITEM_CONTEXT, dtype=torch.float32)
-        at = ints(popularity, "week") * n_items + ints(popularity, "item")
-        popular = torch.log1p(1000.0 * floats(popularity, "popularity")) / 2.0
-        context[at] = torch.stack([popular, floats(popularity, "discount")], dim=1)
-        of_week = context.view(weeks, n_items, ITEM_CONTEXT)
-        return cls(torch.from_numpy(placement).view(pairs + 1, n_items), store_week, of_week)
-
-    def row(self, store: Tensor, week: Tensor) -> Tensor:
-        """Row of `placement` for stores and weeks (...,); the last row where the store is not known."""
-        stores, weeks = self.store_week.shape
-        known = (store >= 0) & (store < stores)
-        row = self.store_week[store.clamp(0, stores - 1), week.clamp(max=weeks - 1)]
-        return row.where(known, len(self.placement) - 1)
-
-
-def ints(frame: pl.DataFrame, name: str) -> Tensor:
-    """A column as int64 tensor."""
-    return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy().copy())
-
-
-def floats(frame: pl.DataFrame, name: str) -> Tensor:
-    """A column as float32 tensor."""
-    return torch.from_numpy(frame[name].cast(pl.Float32).to_numpy().copy())
+REPEAT_NEGATIVES = 24
+"""Items bought before but not in this visit that are sampled for each visit."""
 
 
 @dataclass(frozen=True)
 class Examples:
     """Everything that training and held-out scoring read.
 
-    Shapes: V visits, R rows sorted by visit. split: (V,) int64 index into SPLITS; rhythm: (V,
-        RHYTHM); store_week: (V,) row of `market.placement` row_visit, row_item, row_kind,
-        row_placement: (R,) int64; row_label, row_offset, row_weight: (R,) float32; row_stats: (R,
-        LEVELS, STATS) float16; row_starts: (V + 1,) int64
+    Shapes: V visits, R rows sorted by visit, S shoppers, N items.
+        split: (V,) int64 index into `SPLITS`
+        rhythm: (V, RHYTHM) before the visit
+        store_week: (V,) int64 row of `promotions.placement`
+        first: (S, N) int16 rank of the first purchase, see `first_visits`
+        row_starts: (V + 1,) int64 first row of each visit
+        row_visit, row_item, row_kind, row_placement: (R,) int64
+        row_label, row_offset, row_weight: (R,) float32
+        row_stats: (R, LEVELS, STATS) float16 before the visit
+        shopper_starts: (S + 1,) int64 first visit of each shopper
     """
 
     visits: Visits
-    market: Market
+    promotions: StorePromotions
     split: Tensor
     rhythm: Tensor
     store_week: Tensor
@@ -103,7 +63,7 @@ class Examples:
 
     @property
     def n_shoppers(self) -> int:
-        """Number of shoppers."""
+        """Number of shoppers S."""
         return len(self.shopper_starts) - 1
 
     @classmethod
@@ -112,14 +72,20 @@ class Examples:
         catalog: Catalog,
         baskets: pl.DataFrame,
         logs: Mapping[str, pl.DataFrame],
-        market: Market,
+        promotions: StorePromotions,
         *,
         hidden: Tensor | None = None,
         generator: torch.Generator,
     ) -> Examples:
-        """Build from tables; `logs` maps a row kind (`ROW_KINDS`, all but "repeat") to an impression table.
+        """Build the examples from tables.
 
-        `hidden` (N,) bool items are left out of every basket and so of all counters (cold items).
+        Args:
+            catalog: the items
+            baskets: every visit of the log
+            logs: impressions, by kind of row (`ROW_KINDS`, all but "repeat")
+            promotions: what the stores promoted
+            hidden: (N,) bool items that are left out of every basket, and so of all counters
+            generator: chooses among the items that were bought before
         """
         visits = Visits.of(baskets, hidden)
         keys = Keys.of(catalog.kind, catalog.category)
@@ -130,8 +96,8 @@ class Examples:
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         order = rows["visit"].argsort(stable=True)
         rows = {name: column[order] for name, column in rows.items()}
-        stats, rhythm = replay(visits, keys, Rows(rows["visit"], rows["item"]))
-        store_week = market.row(visits.store, visits.week)
+        stats, rhythm = replay(visits, keys, ScoredItems(rows["visit"], rows["item"]))
+        store_week = promotions.row(visits.store, visits.week)
         split = torch.tensor([SPLITS.index(name) for name in baskets["split"].to_list()])
         counts = torch.bincount(rows["visit"], minlength=len(visits))
         new = torch.cat(
@@ -139,7 +105,7 @@ class Examples:
         )
         return cls(
             visits,
-            market,
+            promotions,
             split,
             rhythm,
             store_week,
@@ -151,14 +117,14 @@ class Examples:
             rows["offset"],
             rows["weight"],
             rows["kind"],
-            market.placement[store_week[rows["visit"]], rows["item"]].long(),
+            promotions.placement[store_week[rows["visit"]], rows["item"]].long(),
             stats,
             torch.cat([new, torch.tensor([len(visits)])]),
         )
 
 
 def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str, Tensor]:
-    """Rows of an impression table: one a shown item."""
+    """Make the rows of an impression table, one for each shown item."""
     response = "purchase" if log["purchase"].null_count() < len(log) else "click"
     flat = log.join(index, on="visit", how="inner").select(
         "at", "slate", pl.col(response).alias("label"), "weight"
@@ -173,8 +139,7 @@ def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str,
         floats(flat, "weight"),
     )
     negative = torch.where(label > 0, 1.0, weight)
-    # the log odds of the sample are those of the population plus how much rarer non-responses were
-    # taken
+    # the log odds of the sample are those of the population, plus how much rarer non-responses are
     offset = _visit_maximum(ints(flat, "at"), negative).log()
     return {
         "visit": ints(flat, "at"),
@@ -187,7 +152,7 @@ def _logged_rows(log: pl.DataFrame, index: pl.DataFrame, kind: int) -> dict[str,
 
 
 def _visit_maximum(visit: Tensor, values: Tensor) -> Tensor:
-    """Largest value of each visit, given back to all its rows (R,)."""
+    """Find the largest value of each visit, for each of its rows (R,)."""
     largest = torch.zeros(int(visit.max()) + 1).scatter_reduce_(
         0, visit, values, "amax", include_self=False
     )
@@ -197,7 +162,10 @@ def _visit_maximum(visit: Tensor, values: Tensor) -> Tensor:
 def _repeat_rows(
     visits: Visits, hidden: Tensor | None, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Items bought before, scored again at every visit: all that were bought, and a sample of those that were not."""
+    """Make rows of items bought before, at every visit.
+
+    All that were bought again have one, and a sample of those that were not.
+    """
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     items, starts = visits.items.numpy(), visits.starts.numpy()
     seen: set[int] = set()
@@ -237,21 +205,24 @@ def _repeat_rows(
 
 @dataclass(frozen=True)
 class Collator:
-    """Shoppers in, one batch of `SlateShopper.forward` out.
+    """Makes one batch of `SlateShopper.forward` from some shoppers.
 
-    `splits` are the splits whose losses count; visits after the last of them are left out. `kinds`
-    are the row kinds to score. `cold` (N,) bool marks items whose own past is hidden in scoring
-    (`row_known` = 0).
+    Args:
+        examples: where the histories and rows come from
+        splits: splits whose losses count; visits after the last of them are left out
+        kinds: kinds of rows to score
+        cold: (N,) bool items whose own past is hidden in scoring (`row_known` is 0)
+        new_items: whether the batch has what the loss of new items needs
     """
 
     examples: Examples
     splits: Sequence[str] = ("train",)
     kinds: Sequence[str] = ROW_KINDS
     cold: Tensor | None = None
-    explore: bool = True
+    new_items: bool = True
 
     def __call__(self, shoppers: Sequence[int]) -> dict[str, Tensor]:
-        """One batch; the shapes stand at `SlateShopper.forward`."""
+        """Make one batch; see `SlateShopper.forward` for its keys and shapes."""
         e, v = self.examples, self.examples.visits
         wanted = torch.tensor([name in self.splits for name in SPLITS])
         who = torch.tensor(list(shoppers))
@@ -277,11 +248,12 @@ class Collator:
             "follow_up": v.follow_up[at].float(),
         }
         batch |= self._rows(starts, length, width, learn)
-        if self.explore:
-            batch |= self._explore(who, at, batch["basket"], present)
+        if self.new_items:
+            batch |= self._first_purchases(who, at, batch["basket"], present)
         return batch
 
     def _rows(self, starts: Tensor, length: Tensor, width: int, learn: Tensor) -> dict[str, Tensor]:
+        """Find the scored rows of visits that count."""
         e = self.examples
         spans = [
             (int(e.row_starts[a]), int(e.row_starts[a + n]))
@@ -296,7 +268,7 @@ class Collator:
         kept = kinds[e.row_kind[rows]] & learn.flatten()[row_at]
         rows, row_at = rows[kept], row_at[kept]
         item = e.row_item[rows]
-        week = e.visits.week[e.row_visit[rows]].clamp(max=len(e.market.item_context) - 1)
+        week = e.visits.week[e.row_visit[rows]].clamp(max=len(e.promotions.item_context) - 1)
         batch = {
             "row": rows,
             "row_at": row_at,
@@ -306,13 +278,14 @@ class Collator:
             "row_kind": e.row_kind[rows],
             "row_placement": e.row_placement[rows],
             "row_stats": e.row_stats[rows].float(),
-            "row_context": e.market.item_context[week, item],
+            "row_context": e.promotions.item_context[week, item],
         }
         return batch if self.cold is None else batch | {"row_known": (~self.cold[item]).float()}
 
-    def _explore(
+    def _first_purchases(
         self, who: Tensor, at: Tensor, basket: Tensor, present: Tensor
     ) -> dict[str, Tensor]:
+        """Find the first purchases, and what all items were like at each visit."""
         e = self.examples
         first = e.first[who]
         rank = torch.arange(at.shape[1]).view(1, -1, 1)
@@ -322,9 +295,9 @@ class Collator:
         place = fresh.nonzero()
         return {
             "first_visit": first,
-            "week": e.visits.week[at].clamp(max=len(e.market.item_context) - 1),
-            "item_context": e.market.item_context,
-            "promoted": e.market.placement[e.store_week[at.flatten()]] > 0,
+            "week": e.visits.week[at].clamp(max=len(e.promotions.item_context) - 1),
+            "item_context": e.promotions.item_context,
+            "promoted": e.promotions.placement[e.store_week[at.flatten()]] > 0,
             "new_at": place[:, 0] * at.shape[1] + place[:, 1],
             "new_item": basket[fresh],
         }

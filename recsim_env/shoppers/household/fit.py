@@ -1,4 +1,4 @@
-"""Fit the transformer shopper to a log: examples in; calibrated weights and held-out scores out."""
+"""Fit the household model to a log: examples in; calibrated weights and held-out scores out."""
 
 from __future__ import annotations
 
@@ -21,66 +21,63 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from recsim_env.catalog import Catalog
+from recsim_env.logs.facts import LogFacts
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SHARE, Within, settle
+from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.examples import SPLITS, Collator, Examples
+from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_bucket
+from recsim_env.shoppers.household.gaps import gap_log_likelihood
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Rhythm
-from recsim_env.shoppers.household.model import (
-    RECENCIES,
-    ROW_KINDS,
-    SHARES,
-    SlateShopper,
-    SlateShopperConfig,
-    gap_log_likelihood,
-    repeat_bucket,
-)
-from recsim_env.shoppers.precision import check_precision
+from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.members import check_precision
 from recsim_env.shoppers.weights import MOST as SIZES
 
 KEPT = 2
 """Checkpoints that are kept of each stage."""
 PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files of a Trainer's checkpoint besides weights and state."""
-CUT = 0.001
+CEILING_TAIL = 0.001
 """Share of the repeat purchases that lie above the ceilings,
 `SlateShopperConfig.repeat_ceilings`."""
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How a shopper is fitted."""
+    """How a household model is fitted."""
 
     pretrain_epochs: float = 2.0
-    """Passes over the whole-catalogue baskets (repeat, explore and gap heads) before any exposure
-    is seen."""
+    """Passes over the baskets alone (repeat purchases, new items, returns) before any exposure is
+    seen; 0 leaves them out."""
     epochs: float = 5.0
-    """Passes over the exposure logs and the baskets together."""
+    """Passes over exposure logs and baskets together, after those over the baskets alone."""
     batch_visits: int = 800
-    """Visits in a batch, about: shoppers are packed whole, like lengths together."""
+    """Visits in a batch, about: shoppers are packed whole, those of similar lengths together."""
     learning_rate: float = 3e-3
-    """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
+    """Peak learning rate of AdamW, after a linear warm-up over a twentieth of the steps; then it
+    falls to zero as a cosine."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of the optimizer, AdamW."""
+    """Decoupled weight decay of AdamW."""
     seed: int = 0
-    """Seed of initialisation, order and dropout."""
+    """Seed of initial weights, order and dropout."""
     hidden_size: int = 64
     """Width of visit states and item vectors."""
     layers: int = 2
-    """Transformer blocks over the visits."""
+    """Transformer blocks over the visits, each attention and feed-forward."""
     window: int = 64
-    """Visits that a visit can attend to."""
+    """Visits that a visit can attend to, itself among them; the counters hold what is older."""
     head_size: int = 64
-    """Width of the slate head."""
+    """Width of the hidden layers of slate head and gap head."""
     dropout: float = 0.15
-    """Share of activations hidden in training."""
+    """Share of the encoder's activations that are hidden in training."""
     use_text: bool = True
-    """Start item vectors from the pretrained text encoder."""
+    """Whether item vectors start from text embeddings; False is for ablations."""
     use_counters: bool = True
-    """Give the heads the long-run counters."""
+    """Whether the heads see the long-run counters; False is for ablations."""
     precision: str = "fp32"
-    """Number format of the training: fp32, or bf16 for mixed precision on a GPU."""
+    """Precision of training: fp32, or bf16 for mixed precision on a GPU."""
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check the type and the range of every field.
 
         Raises:
             ValueError: If a field is not as said.
@@ -103,10 +100,14 @@ class FinetuneConfig:
 
 
 class Packs(Dataset[list[int]]):
-    """Shoppers packed into batches of about equal numbers of visits, like lengths together: little padding.
+    """Shoppers packed into batches with about equal numbers of visits, so that little is padding.
 
-    Args: lengths (S,) visits of each shopper; visits: how many a pack holds at most (one long
-    shopper may exceed it).
+    Shoppers with similar numbers of visits stand together.
+
+    Args:
+        lengths: (S,) visits of each shopper
+        visits: most visits of a pack; one long shopper may exceed it
+        generator: mixes shoppers of similar lengths
     """
 
     def __init__(self, lengths: Tensor, visits: int, generator: torch.Generator) -> None:
@@ -130,7 +131,7 @@ class Packs(Dataset[list[int]]):
 
 
 class ShopperTrainer(Trainer):
-    """transformers' Trainer; also logs every part of the loss."""
+    """The Trainer of transformers, which also logs every part of the loss."""
 
     def compute_loss(
         self,
@@ -139,7 +140,7 @@ class ShopperTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Loss of a batch; its parts are kept for the next log line."""
+        """Compute the loss of a batch, and keep its parts for the next log line."""
         outputs = model(**inputs)
         self.parts = {
             name: value.detach()
@@ -149,13 +150,17 @@ class ShopperTrainer(Trainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the parts of the last batch's loss."""
+        """Add the parts of the last batch's loss to a log line."""
         if "loss" in logs:
             logs |= {f"loss_{name}": round(float(value), 4) for name, value in self.parts.items()}
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Errors: OSError where the disk is full, with the folder; the checkpoint before is whole."""
+        """Write a checkpoint, or say why it cannot be written.
+
+        Raises:
+            OSError: If the disk is full, with the folder; the checkpoint before is whole.
+        """
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (
@@ -170,21 +175,24 @@ class ShopperTrainer(Trainer):
             ) from error
 
 
-# ---- checkpoints of the Trainer --------------------------------------------------------------------------------------
+# ---- checkpoints of the Trainer ----
 
 
 class KeepNewest(TrainerCallback):
-    """Removes all checkpoints but the newest ones. A removal that is cut off leaves none that looks whole."""
+    """Removes all checkpoints but the newest ones.
+
+    A removal that is cut off leaves no checkpoint that looks whole.
+    """
 
     def on_save(self, args: TrainingArguments, *unused: Any, **others: Any) -> None:
-        """After a checkpoint was written."""
+        """Remove old checkpoints after one was written."""
         for old in checkpoints(Path(str(args.output_dir)))[:-KEPT]:
             (old / TRAINER_STATE_NAME).unlink(missing_ok=True)
             shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Folders of a Trainer's checkpoints, whole or not, oldest first."""
+    """List the folders of a Trainer's checkpoints, whole or not, oldest first."""
     found = [
         path
         for path in folder.glob("checkpoint-*")
@@ -194,7 +202,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that a training can go on from; those that were cut off are removed."""
+    """Find the newest checkpoint to go on from, and remove those that were cut off."""
     for path in checkpoints(folder):
         if not _is_whole(path):
             shutil.rmtree(path)
@@ -206,7 +214,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether nothing of a checkpoint is missing: the Trainer writes its state last."""
+    """Tell whether a checkpoint is complete: the Trainer writes its state last."""
     try:
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
         with safe_open(checkpoint / SAFE_WEIGHTS_NAME, framework="pt") as weights:
@@ -216,13 +224,20 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-# ---- fitting ---------------------------------------------------------------------------------------------------------
+# ---- fitting ----
 
 
 def new_shopper(
-    catalog: Catalog, config: FinetuneConfig, known: Tensor | None = None
+    catalog: Catalog, config: FinetuneConfig, facts: LogFacts, known: Tensor | None = None
 ) -> SlateShopper:
-    """An unfitted shopper for a catalogue; `known` (N,) bool says which items have an id of their own (default all)."""
+    """Make an unfitted model for a catalogue.
+
+    Args:
+        catalog: the items
+        config: sizes, and the seed of the weights
+        facts: the facts of the log that the model will be fitted to
+        known: (N,) bool items that have an id of their own; by default all have
+    """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = SlateShopper(
@@ -238,6 +253,7 @@ def new_shopper(
                 dropout=config.dropout,
                 use_text=config.use_text,
                 use_counters=config.use_counters,
+                facts=facts.to_json(),
             )
         )
     model.items.text.copy_(catalog.embedding)
@@ -256,11 +272,16 @@ def fit(
     stage: str,
     resume: bool = True,
 ) -> None:
-    """One stage of training, with transformers' Trainer; checkpoints and TensorBoard events go to `folder/stage`.
+    """Train one stage with the Trainer of transformers, which writes to `folder/stage`.
 
-    `stage` is "pretrain" (baskets only) or "finetune" (baskets and exposure logs). With `resume` it
-    goes on from the newest whole checkpoint of an interrupted one, and ends as the unbroken one
-    would have.
+    Args:
+        model: the model, or one that wraps it
+        examples: what it learns from
+        config: how it is fitted
+        folder: where checkpoints and TensorBoard events are written
+        stage: "pretrain" (baskets only) or "finetune" (baskets and exposure logs)
+        resume: whether to go on from the newest whole checkpoint of an interrupted stage, which
+            then ends as the unbroken one would have
 
     Raises:
         OSError: If a checkpoint cannot be written; the one before it is whole.
@@ -317,7 +338,7 @@ def fit(
 
 @dataclass(frozen=True)
 class Scores:
-    """Held-out predictions.
+    """Held-out predictions of rows and of returns.
 
     Shapes: R rows, V visits.
         row: (R,) index into the examples' rows; logit: (R,) calibrated
@@ -331,7 +352,7 @@ class Scores:
 
 
 def batches(examples: Examples, size: int, collator: Collator) -> Iterator[dict[str, Tensor]]:
-    """All shoppers in batches of `size`, in order."""
+    """Yield all shoppers in batches of `size`, in order."""
     for start in range(0, examples.n_shoppers, size):
         yield collator(range(start, min(start + size, examples.n_shoppers)))
 
@@ -346,9 +367,18 @@ def score(
     cold: Tensor | None = None,
     batch_shoppers: int = 64,
 ) -> Scores:
-    """Predict every row and gap of a split; dropout off. `cold` (N,) bool hides those items' own past."""
+    """Predict every row and gap of a split, without dropout.
+
+    Args:
+        model: a fitted model
+        examples: the log
+        split: one of `SPLITS`
+        kinds: kinds of rows to score
+        cold: (N,) bool items whose own past is hidden
+        batch_shoppers: shoppers that are scored together
+    """
     model.train(False)
-    collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, explore=False)
+    collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, new_items=False)
     found: list[tuple[Tensor, ...]] = []
     total = -(-examples.n_shoppers // batch_shoppers)
     for batch in tqdm(
@@ -369,10 +399,14 @@ def score(
 
 
 def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> dict[str, float]:
-    """Set the model's calibration on a split it was not trained on (Platt 1999): scale and shift of
-    the slate logits, fitted to the full exposure (case-control rows with weights) and the policy's
-    slates together, the shift of the return hazards, and the ceilings of buying again. Returns the
-    scales and shifts.
+    """Set the calibration of a model on a split that it was not trained on (Platt 1999).
+
+    Scale and shift of the slate logits are fitted to the full exposure (case-control rows with
+    weights) and the policy's slates together; the shift of the log hazards, the shift of the log
+    rates of new items, and the ceilings of repeat purchases follow.
+
+    Returns:
+        Scale and shifts by name, as a report shows them.
     """
     model.config.slate_calibration = (1.0, 0.0)
     model.config.gap_calibration = model.config.explore_calibration = 0.0
@@ -395,8 +429,11 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
         examples.visits.gap[scores.visit].float(),
         examples.visits.follow_up[scores.visit].float(),
     )
-    minimise(lambda: -gap_log_likelihood(scores.gap_logits + shift, gap, follow_up).mean(), shift)
-    bought, expected = explored(model, examples, split)
+    bins = model.config.gap_bins
+    minimise(
+        lambda: -gap_log_likelihood(bins, scores.gap_logits + shift, gap, follow_up).mean(), shift
+    )
+    bought, expected = first_purchases(model, examples, split)
     model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
     model.config.gap_calibration = round(shift.item(), 5)
     model.config.explore_calibration = round(math.log(bought / expected), 5)
@@ -412,7 +449,10 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
 def repeat_ceilings(
     model: SlateShopper, examples: Examples, split: str
 ) -> tuple[tuple[float, ...], ...]:
-    """`SlateShopperConfig.repeat_ceilings` of a calibrated model, from the chances in a split; 1 where it has none."""
+    """Compute `SlateShopperConfig.repeat_ceilings` of a calibrated model from a split.
+
+    A bucket without rows has the ceiling 1.
+    """
     unpromoted = replace(examples, row_placement=torch.zeros_like(examples.row_placement))
     return tuple(
         _ceilings(score(model, how, split, kinds=("repeat",)), examples)
@@ -433,22 +473,29 @@ def _ceilings(scores: Scores, examples: Examples) -> tuple[float, ...]:
 
 
 def ceiling_of(chance: Tensor, weight: Tensor) -> float:
-    """The lowest of some chances (R,) above which lie at most `CUT` of all purchases, rounded up to four places.
+    """Find the lowest chance above which lie at most `CEILING_TAIL` of all purchases.
 
     What lies above a ceiling c is the weighted sum of max(p - c, 0); all purchases are that of p.
+
+    Args:
+        chance: (R,) chances of rows
+        weight: (R,) weights of rows
+
+    Returns:
+        The ceiling, rounded up to four places.
     """
     order = chance.argsort(descending=True)
     chance, weight = chance[order], weight[order]
     bought, rows = (weight * chance).cumsum(0), weight.cumsum(0)
-    lowest = int((bought - rows * chance <= CUT * bought[-1]).nonzero()[-1])
+    lowest = int((bought - rows * chance <= CEILING_TAIL * bought[-1]).nonzero()[-1])
     return min(math.ceil(float(chance[lowest]) * 1e4) / 1e4, 1.0)
 
 
 @torch.no_grad()
-def explored(
+def first_purchases(
     model: SlateShopper, examples: Examples, split: str, batch_shoppers: int = 32
 ) -> tuple[float, float]:
-    """First purchases in a split: how many there were, and how many the model expects."""
+    """Count the first purchases in a split: those that were made, and those expected."""
     model.train(False)
     collator = Collator(examples, splits=(split,), kinds=())
     bought = expected = 0.0
@@ -456,7 +503,7 @@ def explored(
     for batch in batches(examples, batch_shoppers, collator):
         on_device = {name: value.to(model.device) for name, value in batch.items()}
         before, _ = model.states(vectors, on_device)
-        log_rate, fresh = model.explore_rates(vectors, before.flatten(0, 1), on_device)
+        log_rate, fresh = model.new_item_rates(vectors, before.flatten(0, 1), on_device)
         expected += float((log_rate.exp() * fresh).sum())
         bought += float(on_device["learn"].flatten()[on_device["new_at"]].sum())
     return bought, expected

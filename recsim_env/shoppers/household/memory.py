@@ -1,9 +1,8 @@
-"""What a shopper bought so far: counters per item, kind and category, and the list of items bought before.
+"""What a shopper bought so far: counters per item, kind and category, and the items bought before.
 
 The counters are long-run state. A transformer over the last visits alone forgets how often a staple
-was bought and predicts little more than half of the purchases of heavy repeaters; with counters it
-does not. The same code replays a log (`replay.py`) and steps a simulation, so both see the same
-numbers.
+was bought, and predicts little more than half of the purchases of heavy repeaters. The same code
+replays a log (`replay.py`) and steps a simulation, so both see the same numbers.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Rhythm(IntEnum):
 
 
 class Context(IntEnum):
-    """Columns of the observation `context` (see `loyalty_card`); from `SINCE` on they are log(1 + x)."""
+    """Columns of the observation `context`; those from `SINCE` on are log(1 + x)."""
 
     WEEKDAY_SINE = 0
     WEEKDAY_COSINE = 1
@@ -78,12 +77,13 @@ RHYTHM = Rhythm.WEEKDAYS + WEEK
 
 @dataclass(frozen=True)
 class Keys:
-    """Which counters an item moves.
+    """The counters that each item moves.
 
     Shapes: N items.
-        of_item:    (N + 1, LEVELS) int64 counter of each level; the last row is padding and points to the dummy counter
+        of_item: (N + 1, LEVELS) int64 counter of each level; the last row is padding, and points to
+            the dummy counter
         categories: which counters are the categories'; they are the last before the dummy counter
-        total:      number of counters, the dummy counter not among them
+        total: number of counters, without the dummy counter
     """
 
     of_item: Tensor
@@ -92,7 +92,7 @@ class Keys:
 
     @classmethod
     def of(cls, kind: Tensor, category: Tensor) -> Keys:
-        """Number the counters of N items: first the items, then the kinds (N,), then the categories (N,)."""
+        """Number the counters: those of items, of kinds (N,), and of categories (N,)."""
         n_items = len(kind)
         first = n_items + int(kind.max()) + 1
         total = first + int(category.max()) + 1
@@ -106,7 +106,7 @@ class Keys:
         return len(self.of_item) - 1
 
     def to(self, device: torch.device) -> Keys:
-        """Copy to a device."""
+        """Copy the table to a device."""
         return Keys(self.of_item.to(device), self.categories, self.total)
 
 
@@ -115,14 +115,17 @@ class Memory:
     """Counters of B shoppers; `record` changes them in place.
 
     Shapes: B shoppers, M remembered items, N items.
-        table:   (B, total + 1, 4) float32: count, decayed count as of the last purchase, first day, last day
-        items:   (B, M) int64 items bought before, -1 where free; when full, the one bought longest ago gives way
-        counts, days: (B, M + 1) float32 how often `items` were bought and on which day last, 0 and -`NEVER` where free,
-            as in the table but side by side; the last slot is padding
-        slots:   (B, N + 1) int16 where in `items` each item stands, M where nowhere; the last item is padding
-        tallies: (B, TALLIES) float32: visits, decayed visits, decayed basket size, first and last
-            day of a visit, mean log gap (exponentially weighted), decayed visits on each of the
-            seven weekdays (day 0 comes first)
+        table: (B, total + 1, STATS) float32: count, decayed count as of the last purchase, first
+            day, last day
+        items: (B, M) int64 items bought before, -1 where free; when all are taken, the one bought
+            longest ago gives way
+        counts, days: (B, M + 1) float32 how often `items` were bought and on which day last, 0 and
+            -`NEVER` where free; as in the table, but side by side; the last slot is padding
+        slots: (B, N + 1) int16 place of each item in `items`, M where it has none; the last item is
+            padding
+        tallies: (B, TALLIES) float32 columns of `Tally`: visits, decayed visits, decayed items,
+            first and last day of a visit, mean log gap (exponentially weighted), and decayed visits
+            on each of the seven weekdays, that of day 0 first
     """
 
     keys: Keys
@@ -135,7 +138,7 @@ class Memory:
 
     @classmethod
     def empty(cls, keys: Keys, shoppers: int, remembered: int) -> Memory:
-        """B new shoppers who bought nothing yet."""
+        """Make the memory of B shoppers who bought nothing yet."""
         device = keys.of_item.device
         return cls(
             keys,
@@ -165,12 +168,16 @@ class Memory:
         return self.table, self.items, self.counts, self.days, self.slots, self.tallies
 
     def stats(self, rows: Tensor, items: Tensor, day: Tensor) -> Tensor:
-        """Counters of items as they stand on a day, before that day's visit is recorded.
+        """Look up the counters of items as of a day, before that day's visit is recorded.
 
-        Shapes (leading dimensions broadcast): rows int64 which shopper, items int64 (-1 gives zeros
-        and NEVER), day float32. Returns (..., LEVELS, STATS) float32: purchases, purchases decayed
-        with `RECENT_DAYS`, days since the last one (`NEVER` if none), mean days between purchases
-        (0 before the second).
+        Args:
+            rows: (...,) int64 which shopper
+            items: (...,) int64; -1 gives zeros and `NEVER`
+            day: (...,) float32; all three broadcast
+
+        Returns:
+            (..., LEVELS, STATS) float32: purchases, purchases decayed with `RECENT_DAYS`, days
+            since the last one (`NEVER` if none), mean days between purchases (0 before the second).
         """
         counter = looked_up(self.keys.of_item, items.where(items >= 0, self.keys.n_items))
         key = counter + (rows * (self.keys.total + 1)).unsqueeze(-1)
@@ -186,17 +193,27 @@ class Memory:
         return self.counts[:, :-1]
 
     def last_days(self) -> Tensor:
-        """Day on which each of `items` was bought last, -`NEVER` where free: (B, M) float32."""
+        """Day on which each of `items` was bought last, -`NEVER` if free: (B, M) float32."""
         return self.days[:, :-1]
 
     def slots_of(self, rows: Tensor, items: Tensor) -> Tensor:
-        """Where items (R, L), -1 padded, stand in `items` of the shoppers rows (R,): (R, L) int64, M where nowhere."""
+        """Find the places of items in `items`.
+
+        Shapes: rows (R,) int64 shoppers; items (R, L) int64, -1 padded -> (R, L) int64, M where an
+        item has no place.
+        """
         width = self.keys.n_items + 1
         at = items.where(items >= 0, width - 1) + rows.unsqueeze(1) * width
         return looked_up(self.slots.view(-1), at).long()
 
     def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
-        """Add one visit to each of R shoppers: rows (R,) distinct, items (R, L) int64 padded with -1, day (R,)."""
+        """Add one visit of each of R shoppers, in place.
+
+        Args:
+            rows: (R,) int64, distinct shoppers
+            items: (R, L) int64 items bought, padded with -1
+            day: (R,) float32
+        """
         slots = self._remember(rows, items)
         row, column = places(items >= 0)
         who, today, bought = rows[row], day[row], items[row, column]
@@ -225,7 +242,10 @@ class Memory:
         self.tally_visit(rows, (items >= 0).sum(1).to(day.dtype), day)
 
     def tally_visit(self, rows: Tensor, size: Tensor, day: Tensor) -> None:
-        """Add one visit of R shoppers to the tallies alone: rows (R,), size (R,) items bought, day (R,)."""
+        """Add one visit of R shoppers to the tallies alone.
+
+        Shapes: rows (R,) int64; size (R,) float32 number of items bought; day (R,) float32.
+        """
         visits, recent, basket, first, last, usual = self.tallies[rows, : Tally.WEEKDAYS].unbind(-1)
         elapsed = day - last
         decay, gap = torch.exp(-elapsed / RECENT_DAYS), torch.log1p(elapsed.clamp(min=0.0))
@@ -244,16 +264,16 @@ class Memory:
         self.tallies[rows] = torch.cat([now, weekdays], dim=-1)
 
     def list_visit(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
-        """Add one visit of R shoppers to `items`, `slots` and `days` alone; shapes as in `record`."""
+        """Add one visit of R shoppers to `items`, `slots` and `days` alone; else as `record`."""
         slots = self._remember(rows, items)
         row, column = (items >= 0).nonzero(as_tuple=True)
         self.days[rows[row], slots[row, column]] = day[row]
 
     def _remember(self, rows: Tensor, items: Tensor) -> Tensor:
-        """Give each item bought for the first time (or forgotten since) a slot: free ones first, then the stalest.
+        """Give each item that has no slot one: free slots first, then the one bought longest ago.
 
-        Among equals the slot further to the front: which one must not depend on how many items
-        others bought. Returns the slots (R, L) of items (R, L), as `slots_of`.
+        Among equals the slot further to the front is taken, so that the choice does not depend on
+        how many items others bought. Returns the slots (R, L) of items (R, L), as `slots_of`.
         """
         row, free = rows.unsqueeze(1), self.items.shape[1]
         known = self.slots_of(rows, items)
@@ -271,26 +291,40 @@ class Memory:
         return self.slots_of(rows, items)
 
     def tally(self, day: Tensor) -> Tensor:
-        """Rhythm of all B shoppers as of day (B,): (B, 4), see `tally_features`."""
+        """Compute the rhythm (B, RHYTHM) of all shoppers as of day (B,)."""
         return tally_features(self.tallies, day)
 
     def tally_of(self, rows: Tensor, day: Tensor) -> Tensor:
-        """Rhythm of some shoppers, rows (R,) int64, as of day (R,): (R, 4)."""
+        """Compute the rhythm (R, RHYTHM) of shoppers rows (R,) int64 as of day (R,)."""
         return tally_features(self.tallies[rows], day)
 
 
 def loyalty_card(
-    memory: Memory, rows: Tensor | slice, rhythm: Tensor, day: Tensor, since: Tensor, week: Tensor
+    memory: Memory,
+    rows: Tensor | slice,
+    rhythm: Tensor,
+    day: Tensor,
+    since: Tensor,
+    week: Tensor,
+    weeks_a_year: int,
 ) -> Observation:
-    """What a shop with loyalty cards knows of R shoppers before a visit; the keys are those of `LearnedShopper`.
+    """Describe what a shop with loyalty cards knows of R shoppers before a visit.
 
-    Shapes: rows (R,) int64, or a slice of R of them; rhythm (R, RHYTHM); day, since (R,) float32;
-    week (R,) int64.
+    The keys are those of `LearnedShopper`; the columns of `context` are those of `Context`.
+
+    Args:
+        memory: the counters
+        rows: (R,) int64 shoppers, or a slice of R of them
+        rhythm: (R, RHYTHM) as of this day
+        day: (R,) float32
+        since: (R,) float32 days since the last visit
+        week: (R,) int64
+        weeks_a_year: the number that weeks are divided by
     """
     items, table = memory.items[rows], memory.table[rows, memory.keys.categories]
     angle = day * (2 * torch.pi / 7)
     calendar = torch.stack(
-        [angle.sin(), angle.cos(), week.to(day.dtype) / 53.0, torch.log1p(since)], dim=1
+        [angle.sin(), angle.cos(), week.to(day.dtype) / weeks_a_year, torch.log1p(since)], dim=1
     )
     size = torch.log1p((items >= 0).sum(1, keepdim=True).to(day.dtype))
     return {
@@ -306,9 +340,10 @@ def loyalty_card(
 
 
 def packed(items: Tensor) -> Tensor:
-    """The same items (R, L) with the padding, -1, at the end; on a CPU as narrow as the longest row (or 1).
+    """Move the padding, -1, of items (R, L) to the end of each row.
 
-    Elsewhere the width stays: to know the longest row is to wait for the device.
+    On a CPU the result is as narrow as the longest row (or 1). Elsewhere the width stays, for
+    finding the longest row would force a synchronisation.
     """
     held = items >= 0
     width = items.shape[1]
@@ -320,11 +355,11 @@ def packed(items: Tensor) -> Tensor:
 
 
 def tally_features(tallies: Tensor, day: Tensor) -> Tensor:
-    """Rhythm from raw tallies (..., TALLIES) as of day (...,), before that day's visit is recorded: (..., RHYTHM).
+    """Compute the rhythm from tallies as of a day, before that day's visit is recorded.
 
-    Log visits, log recent visits, log recent basket size a visit, log visits a week since the
-    first, usual log gap, and the share of visits on today's weekday and on the six that follow.
-    Zeros before the first visit.
+    The columns are those of `Rhythm`; all are 0 before the first visit.
+
+    Shapes: tallies (..., TALLIES), day (...,) -> (..., RHYTHM).
     """
     visits, recent, basket, first, last, usual = tallies[..., : Tally.WEEKDAYS].unbind(-1)
     decay = torch.exp(-(day - last) / RECENT_DAYS)

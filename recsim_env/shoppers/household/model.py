@@ -1,457 +1,56 @@
-"""The fine-tuned shopper: a causal transformer over visits, counters, and heads for slate, basket and return.
+"""The household model: a causal transformer over visits, counters, and three heads.
 
-    visit -> token -> encoder -> state -+-> slate head   chance of a response for each shown item
-                                        +-> explore head purchase rate of items never bought before
-                                        +-> gap head     hazard of coming back after d days
+    visit -> token -> encoder -> state -+-> slate head  chance of a response to each shown item
+                                        +-> new items   purchase rate of items never bought before
+                                        +-> gap head    hazard of coming back after d days
 
 Items bought before are scored by the slate head too ("repeat or explore", Ren et al. 2019,
-RepeatNet, eq. 1), so the three heads together give the likelihood of a whole basket.
+RepeatNet, equation 1), so the three together give the likelihood of a whole basket. Weights and
+saved keys of new items are named `explore_*`, as in that paper.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from recsim_env import checks
-from recsim_env.shoppers.household.memory import (
-    COUNT,
-    INTERVAL,
-    LEVELS,
-    NEVER,
-    RECENT,
-    RHYTHM,
-    SINCE,
+from recsim_env.shoppers.encoder import VisitEncoder
+from recsim_env.shoppers.household.config import SlateShopperConfig
+from recsim_env.shoppers.household.features import (
+    CONTEXT,
+    ITEM_CONTEXT,
+    visit_context,
+    without_item,
 )
-from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
-from recsim_env.tensors import constant, large_zeros
+from recsim_env.shoppers.household.gaps import GapHead, gap_log_likelihood
+from recsim_env.shoppers.household.items import ItemTower
+from recsim_env.shoppers.household.slate_head import SlateHead
+from recsim_env.shoppers.weights import check_categories
 
-GAP_EDGES = (
-    *range(15),
-    15,
-    18,
-    21,
-    25,
-    28,
-    35,
-    42,
-    49,
-)  # first day of each hazard bin; the last ends on LAPSE_DAYS
-LAPSE_DAYS = 56  # a shopper who stayed away longer is gone
-DISPLAYS, MAILERS = 10, 11  # placement = display * MAILERS + mailer
-CONTEXT = RHYTHM + 7 + 1  # rhythm (memory.tally), day of the week, log days since the last visit
-ITEM_CONTEXT = 2  # trailing popularity and discount of an item in a week
-SINCE_BUCKETS = (
-    29 + 12
-)  # single days up to four weeks, then steps of a quarter octave; the last is "never"
-SHARES, RECENCIES = (
-    16,
-    4,
-)  # what `SlateShopperConfig.repeat_ceilings` tells apart, see `repeat_bucket`
-ROW_KINDS = ("case_control", "policy", "uniform", "repeat")  # where a scored row comes from
+ROW_KINDS = ("case_control", "policy", "uniform", "repeat")
+"""Where a scored row comes from: three logs of slates, and items bought before."""
 LOSS_WEIGHTS = {
     "case_control": 1.0,
     "policy": 1.0,
     "uniform": 0.1,
     "repeat": 1.0,
     "gap": 0.5,
-    "explore": 0.02,
+    "new_items": 0.02,
 }
-PREFILLED = 64  # shoppers of about as many visits whose histories are encoded together
-LOGIT = 50.0  # no calibration moves a logit or a log rate further: its exponential would leave float32's range in sums
-LAG_EDGES = (
-    1,
-    2,
-    3,
-    5,
-    8,
-    14,
-    21,
-    35,
-    70,
-    140,
-)  # days between two visits, as the attention sees them
+"""Weight of each part of the loss."""
 
 
-class SlateShopperConfig(CheckedConfig):
-    """Configuration of `SlateShopper`.
+class SlateShopper(VisitEncoder):
+    """Transformer model of a household; see the module docstring for its parts.
 
-    Args:
-        n_items, n_categories: size of the catalogue
-        text_width: width of the text embeddings that the item vectors start from
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over
-            visits
-        window: visits that a visit can attend to, itself among them
-        head_size: width of the slate head
-        use_text, use_counters: False removes the input (ablations)
-        dropout, gap_dropout, id_dropout, unknown_dropout: training only; chance to hide activations
-            of the encoder and of the gap head, an item's id, an item's whole past
-        slate_calibration: scale and shift of the slate logits, fitted on validation weeks
-        explore_calibration, gap_calibration: shift of the log rates and of the log hazards,
-            likewise
-        repeat_ceilings: most that the chance to buy an item again outside a slate can be, by
-            `repeat_bucket`: where nothing outside is promoted, and where promotions are as in the
-            log; likewise
-    """
+    `benchmarks.data.finetune` trains it, `recsim_env.shoppers.household.population` samples from
+    it. Logits and rates are as fitted; `calibrated` and `new_item_base` apply the calibration.
 
-    model_type = "slate_shopper"
-
-    def __init__(
-        self,
-        n_items: int = 8,
-        n_categories: int = 2,
-        text_width: int = 384,
-        hidden_size: int = 64,
-        num_hidden_layers: int = 2,
-        num_attention_heads: int = 4,
-        intermediate_size: int = 256,
-        window: int = 64,
-        head_size: int = 64,
-        use_text: bool = True,
-        use_counters: bool = True,
-        dropout: float = 0.1,
-        gap_dropout: float = 0.1,
-        id_dropout: float = 0.15,
-        unknown_dropout: float = 0.1,
-        slate_calibration: tuple[float, float] = (1.0, 0.0),
-        explore_calibration: float = 0.0,
-        gap_calibration: float = 0.0,
-        repeat_ceilings: tuple[tuple[float, ...], ...] = ((1.0,) * SHARES * RECENCIES,) * 2,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        sizes = encoder_sizes(
-            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window
-        )
-        (
-            self.hidden_size,
-            self.num_hidden_layers,
-            self.num_attention_heads,
-            self.intermediate_size,
-            self.window,
-        ) = sizes
-        self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
-        self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
-        self.text_width = checks.whole("text_width", text_width, 1, MOST["width"])
-        self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
-        self.use_text = checks.flag("use_text", use_text)
-        self.use_counters = checks.flag("use_counters", use_counters)
-        self.dropout = checks.number("dropout", dropout, 0, 1)
-        self.gap_dropout = checks.number("gap_dropout", gap_dropout, 0, 1)
-        self.id_dropout = checks.number("id_dropout", id_dropout, 0, 1)
-        self.unknown_dropout = checks.number("unknown_dropout", unknown_dropout, 0, 1)
-        scale, shift = checks.several("slate_calibration", slate_calibration, 2)
-        self.slate_calibration = (
-            checks.number("slate_calibration[0]", scale, -LOGIT, LOGIT),
-            checks.number("slate_calibration[1]", shift, -LOGIT, LOGIT),
-        )
-        self.explore_calibration = checks.number(
-            "explore_calibration", explore_calibration, -LOGIT, LOGIT
-        )
-        self.gap_calibration = checks.number("gap_calibration", gap_calibration, -LOGIT, LOGIT)
-        unpromoted, promoted = checks.several("repeat_ceilings", repeat_ceilings, 2)
-        self.repeat_ceilings: tuple[tuple[float, ...], ...] = (
-            _ceilings(0, unpromoted),
-            _ceilings(1, promoted),
-        )
-
-
-def _ceilings(row: int, values: object) -> tuple[float, ...]:
-    name = f"repeat_ceilings[{row}]"
-    several = checks.several(name, values, SHARES * RECENCIES)
-    return tuple(
-        checks.number(f"{name}[{place}]", value, 0, 1) for place, value in enumerate(several)
-    )
-
-
-def encoder_sizes(
-    hidden: int, layers: int, heads: int, intermediate: int, window: int
-) -> tuple[int, ...]:
-    """The sizes of an encoder over visits.
-
-    Raises:
-        ValueError: If one is none, or larger than `weights.MOST`.
-    """
-    hidden = checks.whole("hidden_size", hidden, 1, MOST["hidden"])
-    heads = checks.whole("num_attention_heads", heads, 1, hidden)
-    if hidden % heads:
-        raise ValueError(
-            f"num_attention_heads is {heads}, but it must divide hidden_size, which is {hidden}."
-        )
-    return (
-        hidden,
-        checks.whole("num_hidden_layers", layers, 1, MOST["layers"]),
-        heads,
-        checks.whole("intermediate_size", intermediate, 1, MOST["width"]),
-        checks.whole("window", window, 1, MOST["window"]),
-    )
-
-
-@dataclass
-class Cache:
-    """Keys and values of the last visits, a ring of W = `window` places a shopper.
-
-    Shapes: A layers, B shoppers, H heads of width E.
-        keys, values: (A, B, H, W, E) float32, or bfloat16 where the precision is that
-        day:          (B, W) float32 of the visit in each place, -inf where empty
-        count:        (B,) int64 visits seen
-        state:        (B, hidden) encoder output after the last visit
-    """
-
-    keys: Tensor
-    values: Tensor
-    day: Tensor
-    count: Tensor
-    state: Tensor
-
-    @classmethod
-    def empty(cls, config: Any, state: Tensor, *, large: bool = False) -> Cache:
-        """Of shoppers without visits, in a state (B, hidden); config tells layers, heads, window and hidden size.
-
-        With `large` it is to be filled once and kept, see `large_zeros`.
-        """
-        shoppers, heads = len(state), config.num_attention_heads
-        shape = (
-            config.num_hidden_layers,
-            shoppers,
-            heads,
-            config.window,
-            config.hidden_size // heads,
-        )
-        keys, values = (
-            large_zeros(shape, state.device) if large else state.new_zeros(shape) for _ in range(2)
-        )
-        return cls(
-            keys,
-            values,
-            state.new_full((shoppers, config.window), -math.inf),
-            torch.zeros(shoppers, dtype=torch.int64, device=state.device),
-            state,
-        )
-
-    def __len__(self) -> int:
-        """The number of shoppers B."""
-        return len(self.day)
-
-    def pick(self, rows: Tensor) -> Cache:
-        """Make a copy of some rows (R,), in that order."""
-        return Cache(
-            self.keys[:, rows],
-            self.values[:, rows],
-            self.day[rows],
-            self.count[rows],
-            self.state[rows],
-        )
-
-    def put(self, rows: Tensor, fresh: Cache) -> None:
-        """Write the rows of `fresh` into rows (R,), in place."""
-        self.keys[:, rows], self.values[:, rows] = fresh.keys, fresh.values
-        self.day[rows], self.count[rows], self.state[rows] = fresh.day, fresh.count, fresh.state
-
-    def to(self, dtype: torch.dtype) -> Cache:
-        """The same with keys and values of this type."""
-        return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
-
-    def write(self, layer: int, rows: Tensor, place: Tensor, key: Tensor, value: Tensor) -> None:
-        """Put a visit's key and value (B, H, 1, E) into the places (B,) of shoppers rows (B,)."""
-        self.keys[layer][rows, :, place] = key.squeeze(2).to(self.keys.dtype)
-        self.values[layer][rows, :, place] = value.squeeze(2).to(self.values.dtype)
-
-
-class ItemTower(nn.Module):
-    """Item vectors: text + category + an id of its own for items seen in training.
-
-    Shapes: N items. `text` (N, text_width) and `known` (N,) are buffers; returns (N, hidden).
-    """
-
-    text: Tensor
-    category: Tensor
-    known: Tensor
-
-    def __init__(self, config: SlateShopperConfig) -> None:
-        super().__init__()
-        n, d = config.n_items, config.hidden_size
-        self.config = config
-        self.register_buffer("text", torch.zeros(n, config.text_width))
-        self.register_buffer("category", torch.zeros(n, dtype=torch.int64))
-        self.register_buffer("known", torch.ones(n))
-        self.text_projection = nn.Linear(config.text_width, d, bias=False)
-        self.category_embedding = nn.Embedding(config.n_categories, d)
-        self.id_embedding = nn.Embedding(n, d)
-        self.norm = nn.LayerNorm(d)
-
-    def forward(self, id_kept: Tensor | None = None, text: Tensor | None = None) -> Tensor:
-        """Vectors of all items; `id_kept` (N,) 0/1 hides ids, `text` (N, text_width) replaces the stored embeddings."""
-        kept = self.known if id_kept is None else self.known * id_kept
-        vectors = (
-            self.category_embedding(self.category) + kept.unsqueeze(1) * self.id_embedding.weight
-        )
-        if self.config.use_text:
-            vectors = vectors + self.text_projection(self.text if text is None else text)
-        normed: Tensor = self.norm(vectors)
-        return normed
-
-
-class Block(nn.Module):
-    """Pre-norm attention over visits and a feed-forward layer; attention knows the days between two visits.
-
-    Shapes: B shoppers, T queries, S places, D hidden, H heads of width E.
-        x (B, T, D); query (B, H, T, E); key, value (B, H, S, E); returns (B, T, D)
-    """
-
-    def __init__(self, config: SlateShopperConfig) -> None:
-        super().__init__()
-        d = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.attention_norm = nn.LayerNorm(d)
-        self.qkv = nn.Linear(d, 3 * d)
-        self.out = nn.Linear(d, d)
-        self.lag_bias = nn.Embedding(len(LAG_EDGES) + 1, self.heads)
-        self.feed_norm = nn.LayerNorm(d)
-        self.feed_in = nn.Linear(d, config.intermediate_size)
-        self.feed_out = nn.Linear(config.intermediate_size, d)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of visits, each (B, H, T, E)."""
-        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        return query, key, value
-
-    def forward(
-        self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor
-    ) -> Tensor:
-        """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
-        bias = self.lag_bias(lag).permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
-        out: Tensor = x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
-        return out
-
-
-class SlateHead(nn.Module):
-    """Chance of a response: shopper state x item vector, counters, placement; each position on its own.
-
-    One logit a position and no softmax over the slate: a visit often has several purchases.
-    """
-
-    def __init__(self, config: SlateShopperConfig) -> None:
-        super().__init__()
-        d, h = config.hidden_size, config.head_size
-        self.config = config
-        self.query = nn.Linear(d + CONTEXT, d)
-        self.of_shopper = nn.Linear(d + CONTEXT, h)
-        self.of_item = nn.Linear(d, h, bias=False)
-        self.of_stats = nn.Linear(LEVELS * 4 + 1, h, bias=False)
-        self.of_item_context = nn.Linear(ITEM_CONTEXT, h, bias=False)
-        self.of_codes = nn.Embedding(
-            DISPLAYS + MAILERS + LEVELS * (SINCE_BUCKETS + 1), h
-        )  # one table, summed
-        self.middle = nn.Linear(h, h // 2)
-        self.last = nn.Linear(h // 2, 1)
-        self.item_bias = nn.Embedding(config.n_items, 1)
-
-    def shoppers(self, state: Tensor) -> Tensor:
-        """What all items of a shopper share: query and hidden part, (..., D + CONTEXT) -> (..., D + head)."""
-        query = self.query(state) / math.sqrt(self.config.hidden_size)
-        return torch.cat([query, self.of_shopper(state)], dim=-1)
-
-    def items(self, vectors: Tensor, id_shown: Tensor) -> Tensor:
-        """What all shoppers share of an item: vector, hidden part and bias, (N, D) -> (N, D + head + 1).
-
-        `id_shown` (N,) is 0 for items that have no bias of their own.
-        """
-        bias = self.item_bias.weight * id_shown.unsqueeze(1)
-        return torch.cat([vectors, self.of_item(vectors), bias], dim=1)
-
-    def forward(
-        self,
-        shopper: Tensor,
-        item: Tensor,
-        stats: Tensor,
-        item_context: Tensor,
-        placement: Tensor,
-        known: Tensor | None = None,
-    ) -> Tensor:
-        """Logits (...,).
-
-        Shapes: shopper (..., D + head) from `shoppers`, item (..., D + head + 1) from `items`,
-        stats (..., LEVELS, STATS), item_context (..., ITEM_CONTEXT), placement (...,) int64, known
-        (...,) 0 where the item's own past is hidden.
-        """
-        d, h = self.config.hidden_size, self.config.head_size
-        query, of_shopper = shopper.split([d, h], dim=-1)
-        vector, of_item, bias = item.split([d, h, 1], dim=-1)
-        if known is not None:
-            item_context = item_context * known.unsqueeze(-1)
-        given = [item_context]
-        weights = [self.of_item_context.weight]
-        if self.config.use_counters:
-            given.append(self._features(stats, known))
-            weights.append(self.of_stats.weight)
-        hidden = F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
-        hidden = (
-            hidden.to(of_shopper.dtype)
-            .add_(of_shopper)
-            .add_(of_item)
-            .add_(self._codes(stats, placement, known))
-        )
-        score: Tensor = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1) + (
-            query * vector
-        ).sum(-1)
-        return score
-
-    def _features(self, stats: Tensor, known: Tensor | None) -> Tensor:
-        """(..., LEVELS * 4 + 1): counter features, the item's own hidden where it is unknown, and if it is known."""
-        features = counter_features(stats)
-        own = (
-            features.new_ones(features.shape[:-2])
-            if known is None
-            else known.expand(features.shape[:-2])
-        )
-        mine = features[..., 0, :] * own.unsqueeze(-1)
-        return torch.cat([mine, features[..., 1:, :].flatten(-2), own.unsqueeze(-1)], dim=-1)
-
-    def _codes(self, stats: Tensor, placement: Tensor, known: Tensor | None) -> Tensor:
-        """Sum of the embeddings of display, mailer and, per level, the bucket of days since the last purchase."""
-        codes = torch.stack([placement // MAILERS, DISPLAYS + placement % MAILERS], dim=-1)
-        if self.config.use_counters:
-            bucket = since_bucket(stats[..., SINCE])
-            if known is not None:
-                own = bucket[..., 0].where(known > 0, SINCE_BUCKETS)
-                bucket = torch.cat([own.unsqueeze(-1), bucket[..., 1:]], dim=-1)
-            level = torch.arange(LEVELS, device=bucket.device) * (SINCE_BUCKETS + 1)
-            codes = torch.cat([codes, DISPLAYS + MAILERS + level + bucket], dim=-1)
-        total: Tensor = F.embedding_bag(codes.flatten(0, -2), self.of_codes.weight, mode="sum")
-        return total.view(*codes.shape[:-1], total.shape[-1])
-
-
-class GapHead(nn.Module):
-    """Censored discrete hazard of the next visit (Tutz & Schmid 2016, eq. 3.1): one logit a bin of days."""
-
-    def __init__(self, config: SlateShopperConfig) -> None:
-        super().__init__()
-        self.inner = nn.Linear(config.hidden_size + CONTEXT, config.head_size)
-        self.outer = nn.Linear(config.head_size, len(GAP_EDGES))
-        self.dropout = nn.Dropout(config.gap_dropout)  # the head that learns the log by heart first
-
-    def forward(self, state: Tensor) -> Tensor:
-        """Hazard logits (..., bins) from states (..., D + CONTEXT)."""
-        logits: Tensor = self.outer(self.dropout(F.gelu(self.inner(self.dropout(state)))))
-        return logits
-
-
-class SlateShopper(CheckedModel):
-    """Transformer shopper; `benchmarks.data.finetune` trains it, `recsim_env.shoppers.household.population` lets it shop.
-
-    See the module docstring for the parts. In `eval()` mode the probabilities are calibrated.
+    Dimensions: B shoppers, T visits, N items, D hidden.
     """
 
     config_class = SlateShopperConfig
@@ -464,21 +63,25 @@ class SlateShopper(CheckedModel):
         self.items = ItemTower(config)
         self.of_size = nn.Linear(1, d)
         self.of_context = nn.Linear(CONTEXT, d)
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_hidden_layers)])
-        self.final_norm = nn.LayerNorm(d)
-        self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits
+        self.add_encoder()
         self.slate_head = SlateHead(config)
         self.explore_query = nn.Linear(d + CONTEXT, d)
         self.explore_bias = nn.Embedding(config.n_items, 1)
         self.explore_shift = nn.Parameter(torch.full((1,), -8.0))
         self.explore_placement = nn.Linear(1, 1, bias=False)
         self.explore_season = nn.Linear(ITEM_CONTEXT, 1, bias=False)
-        self.gap_head = GapHead(config)
+        self.gap_head = GapHead(
+            d + CONTEXT, config.head_size, len(config.gap_bins), config.gap_dropout
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def check_tables(self) -> None:
-        """Raise ValueError where an item has no such category."""
+        """Check the categories of the items.
+
+        Raises:
+            ValueError: If an item has a category that the configuration does not have.
+        """
         check_categories("items.category", self.items.category, self.config.n_categories)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -496,13 +99,15 @@ class SlateShopper(CheckedModel):
             nn.init.zeros_(module.newcomer)
             nn.init.constant_(module.slate_head.last.bias, -4.0)
 
-    # ---- visits in, states out -------------------------------------------------------------------------------------
+    # ---- visits in, states out ----
 
     def token(self, vectors: Tensor, basket: Tensor, context: Tensor) -> Tensor:
-        """Token of a visit: what was bought and when.
+        """Compute the tokens (..., D) of visits from what was bought, and when.
 
-        Shapes: vectors (N, D), basket (..., L) int64 padded with -1, context (..., CONTEXT).
-        Returns (..., D).
+        Args:
+            vectors: (N, D) item vectors
+            basket: (..., L) int64 items, padded with -1
+            context: (..., CONTEXT) of the visits
         """
         bought = (basket >= 0).to(vectors.dtype)
         size = bought.sum(-1, keepdim=True)
@@ -511,10 +116,13 @@ class SlateShopper(CheckedModel):
         return self._token(total.view(*size.shape[:-1], total.shape[-1]), size, context)
 
     def tokens(self, vectors: Tensor, items: Tensor, size: Tensor, context: Tensor) -> Tensor:
-        """Tokens (P, D) of visits whose baskets are written one after the other, as `token` but for rounding.
+        """Compute the tokens (P, D) of baskets in one list; the same as `token` but for rounding.
 
-        Shapes: vectors (N, D), items (Z,) int64, size (P,) int64 items of each visit, context (P,
-        CONTEXT).
+        Args:
+            vectors: (N, D) item vectors
+            items: (Z,) int64, the items of one visit after those of another
+            size: (P,) int64 number of items of each visit
+            context: (P, CONTEXT) of the visits
         """
         total = F.embedding_bag(items, vectors, size.cumsum(0) - size, mode="sum")
         return self._token(total, size.unsqueeze(1).to(vectors.dtype), context)
@@ -526,109 +134,37 @@ class SlateShopper(CheckedModel):
         )
         return token
 
-    def encode(self, token: Tensor, day: Tensor, present: Tensor) -> Tensor:
-        """States after each visit, all at once.
-
-        Shapes: token (B, T, D), day (B, T) non-decreasing, present (B, T) bool (False = padding at
-        the end). Returns (B, T, D). A visit sees itself and the `window` - 1 before it.
-        """
-        order = torch.arange(day.shape[1], device=day.device)
-        distance = order.unsqueeze(1) - order.unsqueeze(0)
-        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(
-            0
-        ) & present.unsqueeze(1)
-        visible = visible | (distance == 0).unsqueeze(
-            0
-        )  # padding sees itself: no row of the softmax is empty
-        lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
-        x = token
-        for block in cast(Iterable[Block], self.blocks):
-            x = block(x, *block.project(x), lag, visible)
-        states: Tensor = self.final_norm(x)
-        return states
-
-    def empty_cache(self, shoppers: int, *, large: bool = False) -> Cache:
-        """Cache of shoppers without visits; `large` as in `Cache.empty`."""
-        return Cache.empty(
-            self.config, self.newcomer.detach().expand(shoppers, -1).clone(), large=large
-        )
-
-    def advance(self, cache: Cache, token: Tensor, day: Tensor) -> None:
-        """Add one visit to each shopper, in place: token (B, D), day (B,). The cost does not grow with the history."""
-        rows = torch.arange(len(token), device=token.device)
-        place = cache.count % self.config.window
-        cache.day[rows, place] = day
-        lag = lag_bucket((day.unsqueeze(1) - cache.day).clamp(max=NEVER)).unsqueeze(1)
-        visible = cache.day.isfinite().unsqueeze(1)
-        x = token.unsqueeze(1)
-        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
-            query, key, value = block.project(x)
-            cache.write(layer, rows, place, key, value)
-            x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
-        cache.count += 1
-        cache.state = self.final_norm(x.squeeze(1)).float()
-
-    def prefill(self, token: Tensor, day: Tensor, visits: Tensor) -> Cache:
-        """Cache of shoppers with whole histories, all visits at once: what `advance` makes of them but for rounding.
-
-        Shapes: B shoppers, P visits, shopper after shopper: token (P, D), day (P,); visits (B,)
-        int64 of each shopper.
-        """
-        cache = self.empty_cache(len(visits))
-        first = visits.cumsum(0) - visits
-        for rows in visits.argsort(descending=True).split(PREFILLED):
-            number = visits[rows]
-            rows, number = rows[number > 0], number[number > 0]
-            if len(rows):
-                at = first[rows].unsqueeze(1) + torch.arange(int(number.max()), device=token.device)
-                at = at.clamp(max=len(token) - 1)
-                self._prefill(cache, rows, token[at], day[at], number)
-        cache.count += visits
-        return cache
-
-    def _prefill(self, cache: Cache, rows: Tensor, x: Tensor, day: Tensor, number: Tensor) -> None:
-        """Histories x (R, T, D), day (R, T) of shoppers rows (R,), padded beyond their number (R,) of visits."""
-        order = torch.arange(day.shape[1], device=day.device)
-        distance = order.unsqueeze(1) - order.unsqueeze(0)
-        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0)
-        lag = lag_bucket(day.unsqueeze(2) - day.unsqueeze(1))
-        ends = number.unsqueeze(1)
-        row, kept = ((order < ends) & (order >= ends - self.config.window)).nonzero(as_tuple=True)
-        place, last = (
-            kept % self.config.window,
-            (torch.arange(len(number), device=day.device), number - 1),
-        )
-        cache.day[rows[row], place] = day[row, kept]
-        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
-            query, key, value = block.project(x)
-            cache.write(
-                layer,
-                rows[row],
-                place,
-                key[row, :, kept].unsqueeze(2),
-                value[row, :, kept].unsqueeze(2),
-            )
-            if (
-                layer == len(self.blocks) - 1
-            ):  # of the last one only the state after the last visit is asked for
-                x, query = x[last].unsqueeze(1), query[last[0], :, last[1]].unsqueeze(2)
-                lag, visible = lag[last].unsqueeze(1), visible.expand_as(lag)[last].unsqueeze(1)
-            x = block(x, query, key, value, lag, visible)
-        cache.state[rows] = self.final_norm(x.squeeze(1)).float()
-
     def forward(self, text: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch of whole histories; `finetune.Collator` makes it.
+        """Compute the losses of a batch of whole histories, as `examples.Collator` makes it.
 
-        Shapes: B shoppers, T visits (padded), R scored rows, Z first purchases. basket (B, T, L)
-            int64; day, since (B, T) float32; rhythm (B, T, RHYTHM); present, learn (B, T) bool,
-            `learn` where losses count; gap, follow_up (B, T) float32 days; row_at (R,) int64 index
-            b * T + t; row_item, row_placement, row_kind (R,) int64; row_label, row_offset (R,)
-            float32, the offset being the log of how much rarer non-responses were sampled;
-            row_stats (R, LEVELS, STATS); row_context (R, ITEM_CONTEXT); first_visit (B, N) rank of
-            the first purchase; promoted (B * T, N) bool; new_at, new_item (Z,) int64; week (B, T)
-            int64; item_context (weeks, N, ITEM_CONTEXT) text (N, text_width): replaces the stored
-            text embeddings, to train a text encoder
-        Returns `loss` (), its parts, `logits` (R,) uncalibrated and `gap_logits` (B, T, bins).
+        Shapes: B shoppers, T visits (padded), R scored rows, Z first purchases.
+            basket: (B, T, L) int64, padded with -1
+            day, since: (B, T) float32 day, and days since the last visit
+            rhythm: (B, T, RHYTHM)
+            present, learn: (B, T) bool, False for padding, and where no loss counts
+            gap, follow_up: (B, T) float32 days, see `gap_log_likelihood`
+            row_at: (R,) int64 index b * T + t of the row's visit
+            row_item, row_placement, row_kind: (R,) int64
+            row_label, row_offset: (R,) float32; the offset is the log of how much rarer
+                non-responses were sampled
+            row_stats: (R, LEVELS, STATS)
+            row_context: (R, ITEM_CONTEXT)
+            row_known: optional (R,), 0 where the item's own past is hidden
+
+        With first purchases, the batch also holds
+            first_visit: (B, N) rank of the visit of the first purchase
+            promoted: (B * T, N) bool
+            new_at, new_item: (Z,) int64 index b * T + t, and item, of first purchases
+            week: (B, T) int64
+            item_context: (weeks, N, ITEM_CONTEXT)
+
+        Args:
+            text: (N, text_width) embeddings in place of the stored ones, to train a text encoder
+            **batch: the tensors above
+
+        Returns:
+            `loss` (), its parts by name, `logits` (R,) without calibration, and `gap_logits`
+            (B, T, bins).
         """
         id_kept, known = self._hidden_items(batch["row_item"])
         vectors = self.items(id_kept, text)
@@ -636,10 +172,12 @@ class SlateShopper(CheckedModel):
         logits = self._row_logits(vectors, id_kept, known, before.flatten(0, 1), batch, text)
         gap_logits = self.gap_head(after)
         losses = self._row_losses(logits, batch)
-        likelihood = gap_log_likelihood(gap_logits, batch["gap"], batch["follow_up"])
+        likelihood = gap_log_likelihood(
+            self.config.gap_bins, gap_logits, batch["gap"], batch["follow_up"]
+        )
         losses["gap"] = -likelihood[batch["learn"]].mean()
         if "new_at" in batch:
-            losses["explore"] = self._explore_loss(vectors, before.flatten(0, 1), batch)
+            losses["new_items"] = self._new_item_loss(vectors, before.flatten(0, 1), batch)
         loss = sum(
             (LOSS_WEIGHTS[name] * value for name, value in losses.items()),
             torch.zeros((), device=self.device),
@@ -647,16 +185,24 @@ class SlateShopper(CheckedModel):
         return {"loss": loss, **losses, "logits": logits, "gap_logits": gap_logits}
 
     def states(self, vectors: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """States before and after each visit, with the visit's context: (B, T, D + CONTEXT) each."""
+        """Compute the states before and after each visit, with the visit's context.
+
+        Returns:
+            Two tensors (B, T, D + CONTEXT); `batch` is that of `forward`.
+        """
         context = visit_context(batch["rhythm"], batch["day"], batch["since"])
         after = self.encode(
             self.token(vectors, batch["basket"], context), batch["day"], batch["present"]
         )
-        before = torch.cat([self.newcomer.expand(len(after), 1, -1), after[:, :-1]], dim=1)
+        before = torch.cat([self.newcomers(len(after)).unsqueeze(1), after[:, :-1]], dim=1)
         return torch.cat([before, context], dim=-1), torch.cat([after, context], dim=-1)
 
     def _hidden_items(self, row_item: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Training only: which ids are hidden in this step (N,), and rows (R,) whose item is wholly unknown (0)."""
+        """Draw, in training only, which items (N,) lose their id, and which rows (R,) their past.
+
+        Returns:
+            Two tensors in which 0 means hidden, or None twice in `eval()` mode.
+        """
         if not self.training:
             return None, None
         keep = torch.rand(self.config.n_items, device=self.device) >= self.config.id_dropout
@@ -672,6 +218,7 @@ class SlateShopper(CheckedModel):
         batch: dict[str, Tensor],
         text: Tensor | None,
     ) -> Tensor:
+        """Compute the logits (R,) of the rows; the arguments are those of `forward`."""
         items, at, stats = batch["row_item"], batch["row_at"], batch["row_stats"]
         known = batch.get("row_known", known)
         id_shown = self.items.known if id_kept is None else self.items.known * id_kept
@@ -692,7 +239,10 @@ class SlateShopper(CheckedModel):
         return logits
 
     def _row_losses(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean binary cross-entropy of each kind of row; sampled non-responses are put right by the offset."""
+        """Average the binary cross-entropy over the rows of each kind.
+
+        The offset corrects for the sampling of non-responses.
+        """
         counted = batch["learn"].flatten()[batch["row_at"]].to(logits.dtype)
         each = F.binary_cross_entropy_with_logits(
             logits + batch["row_offset"], batch["row_label"], reduction="none"
@@ -704,59 +254,73 @@ class SlateShopper(CheckedModel):
         number = torch.zeros(len(ROW_KINDS), device=logits.device).index_add(0, kinds, counted)
         return dict(zip(ROW_KINDS, (total / number.clamp(min=1)).unbind(), strict=True))
 
-    def _explore_loss(self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Negative log likelihood a visit of a Poisson process over the items not bought before."""
+    def _new_item_loss(self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Compute the negative log-likelihood a visit of a Poisson process over new items."""
         learn = batch["learn"].flatten()
-        log_rate, fresh = self.explore_rates(vectors, states, batch)
+        log_rate, fresh = self.new_item_rates(vectors, states, batch)
         position = learn.long().cumsum(0) - 1
         bought = learn[batch["new_at"]]
         hits = log_rate[position[batch["new_at"][bought]], batch["new_item"][bought]].sum()
         return ((log_rate.exp() * fresh).sum() - hits) / learn.sum().clamp(min=1)
 
-    def explore_rates(
+    def new_item_rates(
         self, vectors: Tensor, states: Tensor, batch: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Log rates and which items were never bought, (V, N) each, of the V visits in a batch that are learnt from."""
+        """Compute the log rates of items, and find which are new, at the visits that count.
+
+        Args:
+            vectors: (N, D) item vectors
+            states: (B * T, D + CONTEXT) before each visit
+            batch: that of `forward`, with first purchases
+
+        Returns:
+            (V, N) log rates and (V, N) bool, for the V visits where `learn` is True.
+        """
         learn = batch["learn"].flatten()
         times = torch.arange(batch["learn"].shape[1], device=states.device)
         fresh = (batch["first_visit"].unsqueeze(1) >= times.view(1, -1, 1)).flatten(0, 1)[learn]
-        base = (
-            self.explore_base() + self.season(batch["item_context"])[batch["week"].flatten()[learn]]
-        )
+        season = self.season(batch["item_context"])[batch["week"].flatten()[learn]]
+        base = self.new_item_base() + season
         promoted = batch["promoted"][learn].to(states.dtype)
-        return self.explore_log_rate(states[learn], vectors, base, promoted), fresh
+        return self.new_item_log_rates(states[learn], vectors, base, promoted), fresh
 
-    # ---- states in, behaviour out ----------------------------------------------------------------------------------
+    # ---- states in, behaviour out ----
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """Slate logits after recalibration on the validation weeks."""
+        """Recalibrate slate logits as fitted on the validation weeks."""
         scale, shift = self.config.slate_calibration
         return logits * scale + shift
 
     def season(self, item_context: Tensor) -> Tensor:
-        """What the trailing popularity and discount of items (..., N, ITEM_CONTEXT) add to their log rates (..., N)."""
+        """Compute what popularity and discount add to the log rates of new items.
+
+        Shapes: item_context (..., N, ITEM_CONTEXT) -> (..., N).
+        """
         added: Tensor = self.explore_season(item_context).squeeze(-1)
         return added
 
-    def explore_base(self) -> Tensor:
-        """Log rates (N,) of items that neither shopper nor week changes."""
+    def new_item_base(self) -> Tensor:
+        """Compute the part (N,) of the log rates that depends on neither shopper nor week."""
         bias = self.items.known * self.explore_bias.weight.squeeze(1) + self.explore_shift
         base: Tensor = bias + self.config.explore_calibration
         return base
 
-    def explore_log_rate(
+    def new_item_log_rates(
         self, state: Tensor, vectors: Tensor, base: Tensor, promoted: Tensor | None = None
     ) -> Tensor:
-        """Log rate at which a shopper buys each item for the first time in a visit.
+        """Compute the log rates (B, N) at which shoppers buy items for the first time in a visit.
 
-        Shapes: state (B, D + CONTEXT), vectors (N, D), base (B, N) from `explore_base` and
-        `season`, promoted (B, N) 0/1 or None for nothing promoted. Returns (B, N).
+        Args:
+            state: (B, D + CONTEXT) before the visit
+            vectors: (N, D) item vectors
+            base: (B, N) from `new_item_base` and `season`
+            promoted: (B, N) 0 or 1; None where nothing is promoted
         """
-        rate = torch.addmm(base, self.explore_queries(state), vectors.T)
+        rate = torch.addmm(base, self.new_item_queries(state), vectors.T)
         return rate if promoted is None else rate + promoted * self.promotion()
 
-    def explore_queries(self, state: Tensor) -> Tensor:
-        """What a shopper looks for among new items, (B, D): its product with an item's vector is added to the log rate.
+    def new_item_queries(self, state: Tensor) -> Tensor:
+        """Compute the queries (B, D) whose product with an item's vector is added to its log rate.
 
         Shapes: state (B, D + CONTEXT).
         """
@@ -764,105 +328,8 @@ class SlateShopper(CheckedModel):
         return query
 
     def promotion(self) -> Tensor:
-        """What a promotion adds to the log rate of a new item, ()."""
+        """Return what a promotion adds to the log rate of a new item, ()."""
         return self.explore_placement.weight.squeeze()
-
-
-def check_categories(name: str, category: Tensor, number: int) -> None:
-    """Raise ValueError where a category (N,) int64 is none of so many."""
-    wrong = ((category < 0) | (category >= number)).nonzero().flatten()
-    if len(wrong):
-        found = int(category[wrong[0]])
-        raise ValueError(
-            f"{name} holds {found} at [{int(wrong[0])}], but it must be a number from 0 to {number - 1}."
-        )
-
-
-def counter_features(stats: Tensor) -> Tensor:
-    """(..., LEVELS, STATS) raw counters -> (..., LEVELS, 4): log count, log recent count, log days since, phase.
-
-    The phase is days since the last purchase over the usual interval, at most 4; 0 before the
-    second purchase.
-    """
-    count, recent = stats[..., COUNT], stats[..., RECENT]
-    since, interval = stats[..., SINCE], stats[..., INTERVAL]
-    phase = torch.where(interval > 0, (since / interval.clamp(min=0.5)).clamp(max=4.0), 0.0)
-    gone = torch.log1p(since.clamp(min=0.0, max=400.0)) / 3.0
-    return torch.stack([torch.log1p(count), torch.log1p(recent) * 1.5, gone, phase], dim=-1)
-
-
-def without_item(stats: Tensor) -> Tensor:
-    """Counters (..., LEVELS, STATS) as if the item itself had never been bought.
-
-    An item nobody has sold yet has no share in the counters of its kind and category. Counts are
-    exact; the days since the last purchase stay unless the item alone made them.
-    """
-    others = stats.clone()
-    others[..., COUNT] = stats[..., COUNT] - stats[..., :1, COUNT]
-    others[..., RECENT] = (stats[..., RECENT] - stats[..., :1, RECENT]).clamp(min=0.0)
-    none = others[..., COUNT] <= 0
-    others[..., RECENT] = others[..., RECENT].masked_fill(none, 0.0)
-    others[..., SINCE] = stats[..., SINCE].masked_fill(none, NEVER)
-    others[..., INTERVAL] = stats[..., INTERVAL].masked_fill(none, 0.0)
-    return others
-
-
-def since_bucket(since: Tensor) -> Tensor:
-    """Bucket of days since a purchase: single days to four weeks, then quarter octaves, the last one = never."""
-    late = 29 + (torch.log2(since.clamp(min=29.0) / 29.0) * 4.0)
-    bucket = torch.where(since < 29, since.clamp(min=0.0), late.clamp(max=SINCE_BUCKETS - 2.0))
-    return bucket.where(since < NEVER, SINCE_BUCKETS - 1.0).long()
-
-
-def repeat_bucket(purchases: Tensor, visits: Tensor, since: Tensor) -> Tensor:
-    """Bucket of how often an item was bought in so many visits, and of the days since: 0 to `SHARES * RECENCIES` - 1.
-
-    Buckets of shares begin at (b / SHARES)^2, those of days at 10 b^2: rare and recent ones are
-    told apart best.
-    """
-    share = (purchases / visits.clamp(min=1.0)).sqrt_().mul_(SHARES).clamp_(max=SHARES - 0.5)
-    recency = (since / 10.0).sqrt_().clamp_(max=RECENCIES - 0.5)
-    return share.long() * RECENCIES + recency.long()
-
-
-def lag_bucket(lag: Tensor) -> Tensor:
-    """Bucket of days between two visits."""
-    return torch.bucketize(lag.clamp(min=0.0), constant(LAG_EDGES, lag), right=True)
-
-
-def visit_context(rhythm: Tensor, day: Tensor, gap: Tensor) -> Tensor:
-    """What surrounds a visit: rhythm (..., RHYTHM) from the memory, day (...,), days since the last visit (...,).
-
-    Returns (..., CONTEXT) float32. Day 0 is the log's first day, a Sunday in the Complete Journey
-    data.
-    """
-    weekday = F.one_hot((day % 7).long(), 7).to(rhythm.dtype)
-    return torch.cat(
-        [rhythm, weekday, torch.log1p(gap.clamp(min=0.0, max=120.0)).unsqueeze(-1)], dim=-1
-    )
-
-
-def gap_log_likelihood(logits: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor:
-    """Log likelihood of the next visit: `gap` days away, or (gap < 0) not within `follow_up` days.
-
-    Shapes: logits (..., bins), gap and follow_up (...,) in days; returns (...,). A gap beyond
-    `LAPSE_DAYS` counts as surviving all bins. A censored visit survives the bins that ended before
-    the follow-up did.
-    """
-    edges = constant((*GAP_EDGES, LAPSE_DAYS + 1), gap)
-    stay = F.logsigmoid(-logits)
-    bins = torch.arange(len(GAP_EDGES), device=gap.device)
-    seen = gap >= 0
-    last = torch.where(seen, gap, follow_up)
-    # first bin that the visit did not survive; for a censored one, the first that was not watched
-    # to its end
-    end = torch.bucketize(torch.where(seen, last, last + 1), edges, right=True) - 1
-    survived = (stay * (bins < end.unsqueeze(-1))).sum(-1)
-    returned = seen & (end < len(GAP_EDGES))
-    hit = (
-        F.logsigmoid(logits).gather(-1, end.clamp(max=len(GAP_EDGES) - 1).unsqueeze(-1)).squeeze(-1)
-    )
-    return survived + torch.where(returned, hit, 0.0)
 
 
 AutoConfig.register(SlateShopperConfig.model_type, SlateShopperConfig, exist_ok=True)

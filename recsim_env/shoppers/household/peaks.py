@@ -1,9 +1,9 @@
-"""How much the shoppers of a folder want new items at most, worked out once and kept in the folder.
+"""The largest rates of new items of a folder's shoppers, computed once and kept in the folder.
 
-Everything else of a start state is replayed for whoever starts; this needs all of them,
-`exploring.Envelope`. The file says of which files it was made, so that it is never used for others.
-After a change of the folder, of `START_DAYS`, or of how visits are replayed, `python -m
-recsim_env.shoppers.household.peaks FOLDER` makes it anew.
+All else of a start state is replayed for whoever starts; `new_items.Envelope` needs all shoppers.
+The file names the digest of the files that it was made of, so that it is never used for others.
+After a change of the folder, of `START_DAYS`, or of how visits are replayed,
+`python -m recsim_env.shoppers.household.peaks FOLDER` makes it again.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SHOP_FILES = (*MODEL_FILES, *SHOP_TABLES)
 START_DAYS = (56, 182)
 """The days of `ShopperOptions` that the file is made for."""
 VERSION = "1"
-"""Of how visits are replayed: it changes where a start state does by more than rounding."""
+"""Number of the way visits are replayed: raise it when a start state changes beyond rounding."""
 
 
 def table_digest(folder: Path) -> str:
-    """Digest of a shop's tables."""
+    """Compute the digest of a shop's tables."""
     return _digest(folder, SHOP_TABLES, VERSION)
 
 
@@ -50,12 +50,18 @@ def read_peaks(
     population: str,
     start_days: tuple[int, int],
 ) -> Peaks | None:
-    """Of a member's shoppers of a population; None where the file has none, or was made of other files.
+    """Read the peaks of a member's shoppers of a population.
 
     Args:
-        folder, member: of the shop and of the model
+        folder: the shop
+        member: the folder of the model
         sizes: width of the model's item vectors, and number of items
-        tables: `table_digest`
+        tables: `table_digest` of the shop
+        population: one of `starts.POPULATIONS`
+        start_days: days on which episodes may start
+
+    Returns:
+        The peaks; None where the file has none, or was made of other files.
     """
     path, name = folder / PEAKS, f"{population}.{_number(folder, member)}"
     if start_days != START_DAYS or not path.is_file():
@@ -79,7 +85,7 @@ def read_peaks(
 
 
 def write_peaks(folder: Path) -> Path:
-    """Work out the peaks of all members and populations of a folder, and write them there."""
+    """Compute the peaks of all members and populations of a folder, and write them there."""
     from recsim_env.shoppers.household.shop import load_shop  # it reads them
 
     members = [folder, *member_folders(folder, 1)]
@@ -94,8 +100,8 @@ def write_peaks(folder: Path) -> Path:
             zip(shop.members, state.inside(state.context()), strict=True)
         ):
             name = f"{population}.{number}"
-            base = member.model.explore_base() + member.model.season(shop.market.item_context)
-            peaks = Peaks.of(base, member.vectors, member.model.explore_queries(inside))
+            base = member.model.new_item_base() + member.model.season(shop.promotions.item_context)
+            peaks = Peaks.of(base, member.vectors, member.model.new_item_queries(inside))
             tensors |= {f"{name}.centre": peaks.centre, f"{name}.height": peaks.height}
             made_of[name] = _of(members[number], tables)
     files.write_tensors(folder / PEAKS, tensors, made_of)

@@ -1,16 +1,15 @@
-"""The fine-tuned shopper at work: visits, baskets and returns sampled from `SlateShopper`, one visit a step.
+"""Households at work: visits, baskets and returns sampled from `SlateShopper`, one visit a step.
 
-A visit: the items of the slate are answered by the slate head; items bought before are bought again
-"elsewhere", by the same head; new items come from the explore head; the basket moves memory and
-encoder; the gap head says when the shopper is back, and one of the shopper's own stores is visited
-then. Several fitted models can answer together.
+The items of the slate are answered by the slate head. Items bought before are bought again
+"elsewhere", outside the slate, by the same head. New items are a Poisson process, see
+`new_items.py`. The basket moves memory and encoder; the gap head says when the shopper is back, and
+one of the shopper's own stores is visited then. Several fitted models can answer together.
 """
 
 from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,25 +23,29 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.shoppers.base import Description, Shopper, ago
-from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism, mean
+from recsim_env.shoppers.household.features import repeat_bucket
+from recsim_env.shoppers.household.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
-from recsim_env.shoppers.household.model import (
-    DISPLAYS,
-    GAP_EDGES,
-    LAPSE_DAYS,
-    MAILERS,
-    repeat_bucket,
-)
-from recsim_env.shoppers.household.new_items import DARTS
+from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.shop import MIN_CANDIDATES, Shop, load_shop
 from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
-from recsim_env.shoppers.precision import PRECISIONS, check_precision, mixed
-from recsim_env.tensors import constant, looked_up, places, repeated
+from recsim_env.shoppers.members import (
+    PRECISIONS,
+    agreed,
+    check_ensemble,
+    check_pessimism,
+    check_precision,
+    mean,
+    mixed,
+)
+from recsim_env.tensors import looked_up, places, repeated
 from recsim_env.types import MAX_DAYS, Observation, Response
 
-EXPLORED = 16  # most new items of a visit
-CACHED = 4096  # items scored together on a CPU: what they touch stays in its cache
+MOST_NEW_ITEMS = 16
+"""Most new items that a shopper buys in a visit."""
+SCORED_TOGETHER = 4096
+"""Items that are scored together on a CPU, so that what they touch stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class ShopperOptions:
     """How the fine-tuned shoppers behave in a simulation."""
 
     population: str = "train"
-    """Whose start states are used: train, evaluation (households that no agent may be trained on)
+    """Households whose start states are used: train, evaluation (no agent may be trained on them),
     or all."""
     store_promotions: bool = False
     """True: candidates left out of the slate keep their placement in the store, as in the log.
@@ -58,15 +61,15 @@ class ShopperOptions:
     start_days: tuple[int, int] = (56, 182)
     """An episode starts at a shopper's first visit after a day in this range, spread over it."""
     examination: tuple[float, ...] | None = None
-    """Chance that a position is looked at, top first: an assumption (the log has no positions).
-    None = all are."""
+    """Chance that a shopper looks at each position, top first. It is an assumption, for the log has
+    no positions; by default every position is looked at."""
     ensemble: int = 1
-    """How many of the folder's fitted models answer together."""
+    """Number of the folder's fitted models that answer together; one is the fastest."""
     pessimism: float = 0.0
-    """Standard deviations between them, 0 or more, that clicks lose and leaving gains; see
-    `LearnedShopper`."""
+    """Standard deviations between the models, 0 or more, by which clicks become rarer and leaving
+    likelier; by default the shoppers act by the mean. See `LearnedShopper`."""
     precision: str = "fp32"
-    """Of encoder and slate head: fp32 or bf16, for a GPU."""
+    """Precision of encoder and slate head: fp32, or bf16, which saves time on a GPU."""
 
     def __post_init__(self) -> None:
         checks.choice("population", self.population, POPULATIONS)
@@ -93,27 +96,33 @@ def _examination(chances: object) -> tuple[float, ...]:
 class LearnedShopper(Shopper[LearnedState]):
     """A population of fine-tuned shoppers.
 
-    Observation (one shopper; C candidates, M remembered items, G categories):
-        context:         (9,) float32 sine and cosine of the weekday, week of the year / 53, log days since the last
-                         visit, log visits, log recent visits, log recent basket size, log visits a week,
-                         log number of items bought before
-        bought_items:    (M,) int64 items bought before, -1 padded; bought_counts (M,) float32 how often;
-        bought_days:     (M,) float32 days since the last time
-        category_counts: (G,) float32 purchases of each category; category_days (G,) float32 days
-            since, 1000 = never
-        placement:       (C,) uint8 display * 11 + mailer code of each candidate; 0 where padded
-        popularity:      (C,) float32 purchases a visit of each candidate in the last four weeks, all shoppers
+    Observation of one shopper, with C candidates, M remembered items and G categories:
+        context: (9,) float32, see `household.memory.Context` for the columns
+        bought_items: (M,) int64 items bought before, padded with -1
+        bought_counts: (M,) float32 how often each was bought
+        bought_days: (M,) float32 days since it was bought last
+        category_counts: (G,) float32 purchases of each category
+        category_days: (G,) float32 days since the last one, 1000 if none
+        placement: (C,) uint8 display * (number of mailer codes) + mailer of each candidate, 0 where
+            padded
+        popularity: (C,) float32 purchases a visit of each candidate in the last four weeks, of all
+            shoppers
 
     Whatever a shopper does has the mean probability of the shop's members (new items: their mean
-    rate). With `options.pessimism` b a response to the slate has their mean less b of their
-    standard deviations, at least 0, and leaving the mean plus b of them, at most 1, while the days
-    until the next visit share what is left as before: a penalty for what the members do not agree
-    on, after Yu et al. 2020, "MOPO: Model-based offline policy optimization", equations 5 and 6,
-    put on the chances themselves so that every reward term feels it. A single member agrees with
-    itself.
+    rate). With `options.pessimism` b, a response to the slate has their mean less b of their
+    standard deviations, at least 0, and leaving the mean plus b of them, at most 1; the days until
+    the next visit share what is left as before. See `members.agreed`. Pessimism applies to slate
+    items only, and a single member agrees with itself.
+
+    Args:
+        shop: the models and tables of a folder
+        slate_size: number of positions K
+        options: how the shoppers behave
+        never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
-        ValueError: If `examination` has not a number a position, or `slate_size` is none.
+        ValueError: If `examination` does not have one number for each position, or `slate_size` is
+            no number of positions.
     """
 
     tells_leaving = True
@@ -124,7 +133,8 @@ class LearnedShopper(Shopper[LearnedState]):
         checks.whole("slate_size", slate_size, 1, len(shop.catalog))
         if options.examination is not None and len(options.examination) != slate_size:
             raise ValueError(
-                f"examination has {len(options.examination)} numbers, but it must have one for each of the "
+                f"examination has {len(options.examination)} numbers, but it must have one "
+                "for each of the "
                 f"{slate_size} positions."
             )
         # how much promotions may raise the rates of new items
@@ -134,13 +144,9 @@ class LearnedShopper(Shopper[LearnedState]):
             else 0.0
         )
         self._promoting = math.exp(max(most, 0.0))
-        darts = math.ceil(DARTS * self._promoting)
-        self._draws = (
-            slate_size,
-            REMEMBERED,
-            1 + darts,
-            3,
-        )  # of a visit: slate, bought again, new items, return
+        proposals = math.ceil(PROPOSALS * self._promoting)
+        # uniform numbers of a visit: slate, bought again, new items, return
+        self._draws = (slate_size, REMEMBERED, 1 + proposals, 3)
         super().__init__(
             shop.catalog,
             slate_size,
@@ -152,11 +158,13 @@ class LearnedShopper(Shopper[LearnedState]):
         )
         self.shop = shop
         self.options = options
+        self.facts = shop.facts
+        self._bins = shop.model.config.gap_bins
         self._keys = shop.keys
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES
         weights = options.examination or (1.0,) * slate_size
         self._examination = torch.tensor(weights, dtype=torch.float32, device=self.device)
-        # what leaves the slate alone is not punished: repeat purchases have the mean
+        # pessimism applies to slate items only: repeat purchases have the mean
         self._deviations = torch.zeros(
             slate_size + REMEMBERED, dtype=torch.float32, device=self.device
         )
@@ -166,10 +174,10 @@ class LearnedShopper(Shopper[LearnedState]):
         ]
         self._ceilings = torch.tensor(ceilings, dtype=torch.float32, device=self.device).amax(dim=0)
 
-    # ---- the methods of a shopper ----------------------------------------------------------------------------------------------
+    # ---- the methods of a shopper ----
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
-        """Spaces of `observe`, one shopper."""
+        """Return the space of each key of `observe`, for one shopper."""
         n, c, m = len(self.catalog), self.max_candidates, REMEMBERED
         g = self._keys.categories.stop - self._keys.categories.start
 
@@ -183,12 +191,12 @@ class LearnedShopper(Shopper[LearnedState]):
             "bought_days": box(0.0, MAX_DAYS, m),
             "category_counts": box(0.0, 1e6, g),
             "category_days": box(0.0, MAX_DAYS, g),
-            "placement": spaces.Box(0, DISPLAYS * MAILERS - 1, (c,), np.uint8),
+            "placement": spaces.Box(0, math.prod(self.facts.placements) - 1, (c,), np.uint8),
             "popularity": box(0.0, 1e3, c),
         }
 
     def start(self, draws: Tensor) -> LearnedState:
-        """Shoppers drawn uniformly from the population, as they stood at the start of their episode."""
+        """Draw shoppers uniformly from the population, at the start of their episodes."""
         starts = self.shop.starts
         who = (draws[:, 0] * len(starts.shopper)).long().clamp(max=len(starts.shopper) - 1)
         state = starts.rows(who)
@@ -196,18 +204,24 @@ class LearnedShopper(Shopper[LearnedState]):
         return state
 
     def candidates(self, state: LearnedState) -> Tensor:
-        """Catalogue items promoted in this store in this week."""
+        """List the items that are promoted in this store in this week."""
         return self.shop.candidates.index_select(0, state.row).long()
 
     def on_offer(self, state: LearnedState, items: Tensor) -> Tensor:
-        """Which items (B, K) are promoted in this store in this week: (B, K) bool."""
+        """Tell which items (B, K) are promoted in this store in this week: (B, K) bool."""
         return self._placement(state.row.unsqueeze(1), items.clamp(min=0)) > 0
 
     def observe(self, state: LearnedState) -> Observation:
-        """What a shop with loyalty cards knows; see the class."""
+        """Describe what a shop with loyalty cards knows; see the class."""
         return {
             **loyalty_card(
-                state.memory, slice(None), state.rhythm, state.day, state.since, state.week
+                state.memory,
+                slice(None),
+                state.rhythm,
+                state.day,
+                state.since,
+                state.week,
+                self.facts.weeks_a_year,
             ),
             "placement": self.shop.placement.index_select(0, state.row),
             "popularity": self.shop.popularity.index_select(0, state.row),
@@ -217,8 +231,8 @@ class LearnedShopper(Shopper[LearnedState]):
     def respond(
         self, state: LearnedState, slates: Tensor, shown: Tensor, draws: Tensor
     ) -> Response:
-        """Answer the slate, fill the basket, and come back later or never; moves `state` in place."""
-        slate_draw, repeat_draw, explore_draw, gap_draw = draws.split(self._draws, dim=1)
+        """Answer the slate, fill the basket, and come back later or never; `state` changes."""
+        slate_draw, repeat_draw, new_draw, gap_draw = draws.split(self._draws, dim=1)
         context = state.context()
         inside = state.inside(context)
         slates = slates.where(shown, -1)
@@ -226,7 +240,7 @@ class LearnedShopper(Shopper[LearnedState]):
         probability, repeat = self._bernoulli(state, inside, slates, considered)
         clicks = slate_draw < probability
         again = repeat_draw < repeat
-        new = self._explore(state, inside, slates, explore_draw)
+        new = self._new_items(state, inside, slates, new_draw)
         basket = torch.cat(
             [slates.where(clicks, -1), state.memory.items.where(again, -1), new], dim=1
         )
@@ -241,7 +255,7 @@ class LearnedShopper(Shopper[LearnedState]):
         }
 
     def describe(self, state: LearnedState, row: int) -> Description:
-        """Date, store and the last purchases; hidden: the number of the household."""
+        """Describe date, store and last purchases; the number of the household is hidden."""
         day = int(state.day[row])
         memory = state.memory
         items = memory.items[row][memory.items[row] >= 0]
@@ -249,11 +263,12 @@ class LearnedShopper(Shopper[LearnedState]):
             :, 0
         ]
         order = stats[:, SINCE].argsort(stable=True)[:8].tolist()
+        texts = [self.catalog.text[int(item)] for item in items[order]]
         lines = [
-            f"{ago(int(stats[i, SINCE]))} · {int(stats[i, COUNT])}x · {self.catalog.text[int(items[i])]}"
-            for i in order
+            f"{ago(int(stats[i, SINCE]))} · {int(stats[i, COUNT])}x · {text}"
+            for i, text in zip(order, texts, strict=True)
         ]
-        date = datetime.date(2017, 1, 1) + datetime.timedelta(days=day)
+        date = self.facts.day_zero + datetime.timedelta(days=day)
         return {
             "date": date.strftime("%a %d %b %Y"),
             "store": f"store {int(state.store[row])}, week {int(state.week[row])}",
@@ -262,25 +277,24 @@ class LearnedShopper(Shopper[LearnedState]):
             "hidden": f"household {int(self.shop.starts.shopper[state.who[row]])}",
         }
 
-    # ---- inside ----------------------------------------------------------------------------------------------------
+    # ---- inside ----
 
     def _week(self, day: Tensor) -> Tensor:
         weeks = self.shop.week_of_day
         return weeks[day.long().clamp(max=len(weeks) - 1)]
 
     def _placement(self, row: Tensor, items: Tensor) -> Tensor:
-        """Codes (..., ) uint8 of items (...) int64 in the store's weeks `row` (...)."""
+        """Look up the codes (...,) uint8 of items (...,) in the rows (...,) of store-weeks."""
         return looked_up(
-            self.shop.market.placement.view(-1, 1), row * len(self.catalog) + items
+            self.shop.promotions.placement.view(-1, 1), row * len(self.catalog) + items
         ).squeeze(-1)
 
     def _considered(self, state: LearnedState, slates: Tensor, draws: Tensor) -> Tensor:
-        """Remembered items (B, M) that may be bought elsewhere, -1 in place of the others.
+        """Find the remembered items (B, M) that may be bought elsewhere; the others become -1.
 
-        An item is bought where its draw is below its chance, which hardly ever lies above the
-        ceiling of items bought as often and as lately (and is cut off there, `finetune.CUT`): so
-        what has a draw above the ceiling needs no chance worked out (thinning, as in
-        `exploring.py`). That is nine items in ten.
+        An item is bought where its draw lies below its chance. The chance of items bought as often
+        and as lately has a ceiling, above which it is cut off (`fit.CEILING_TAIL`). So no chance is
+        computed where the draw lies above the ceiling, as for nine items in ten (thinning).
         """
         memory = state.memory
         since = state.day.unsqueeze(1) - memory.last_days()
@@ -294,13 +308,15 @@ class LearnedShopper(Shopper[LearnedState]):
     def _bernoulli(
         self, state: LearnedState, inside: list[Tensor], slates: Tensor, considered: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Chance of a response to each slate item (B, K), and of buying each considered item elsewhere (B, M).
+        """Compute the chances of responses to the slate, and of buying considered items elsewhere.
 
-        0 where slates (B, K) and considered (B, M) are padded, with -1.
+        Shapes: slates (B, K), considered (B, M) int64, -1 padded -> (B, K), (B, M), 0 where padded.
         """
         items = torch.cat([slates, considered], dim=1)
         pairs = places(items >= 0)
-        parts = [part.split(CACHED) if self.device.type == "cpu" else (part,) for part in pairs]
+        parts = [
+            part.split(SCORED_TOGETHER) if self.device.type == "cpu" else (part,) for part in pairs
+        ]
         shoppers = [
             member.model.slate_head.shoppers(own)
             for member, own in zip(self.shop.members, inside, strict=True)
@@ -323,15 +339,21 @@ class LearnedShopper(Shopper[LearnedState]):
         columns: Tensor,
         items: Tensor,
     ) -> Tensor:
-        """Chance of buying (P,): items (P,) in columns (P,) of shoppers rows (P,), whose parts each
-        member has in `shoppers`.
+        """Compute the chance (P,) that shoppers buy items.
+
+        Args:
+            state: all shoppers
+            shoppers: (B, D + head_size) from the slate head, one tensor a member
+            rows: (P,) int64 shopper
+            columns: (P,) int64 position in the slate, or K + place in the memory
+            items: (P,) int64, -1 where padded
         """
-        market, at, n = self.shop.market, items.clamp(min=0), len(self.catalog)
+        promotions, at, n = self.shop.promotions, items.clamp(min=0), len(self.catalog)
         placement = self._placement(state.row[rows], at).long()
         if not self.options.store_promotions:
             placement = placement.where(columns < self.slate_size, 0)
         stats = state.memory.stats(rows, items, state.day[rows])
-        item_context = looked_up(market.item_context.flatten(0, 1), state.week[rows] * n + at)
+        item_context = looked_up(promotions.item_context.flatten(0, 1), state.week[rows] * n + at)
         chances = []
         for member, own in zip(self.shop.members, shoppers, strict=True):
             head, of_item = member.model.slate_head, looked_up(member.item_parts, at)
@@ -340,19 +362,19 @@ class LearnedShopper(Shopper[LearnedState]):
             chances.append(torch.sigmoid(member.model.calibrated(logits.float())))
         return agreed(chances, self._deviations[columns])
 
-    def _explore(
+    def _new_items(
         self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor
     ) -> Tensor:
-        """New items bought outside the slate: (B, E) int64, -1 padded; at most `EXPLORED`.
+        """Sample the new items (B, E) bought outside the slate, padded with -1.
 
-        A Poisson process over the items with intensity -log(1 - p): each is bought with chance p,
-        independently.
+        There are at most `MOST_NEW_ITEMS`. A Poisson process with intensity -log(1 - p) buys each
+        item with chance p, independently of the others.
         """
         envelope, models = self.shop.envelope, [member.model for member in self.shop.members]
-        queries = [model.explore_queries(own) for model, own in zip(models, inside, strict=True)]
-        darts = envelope.throw(envelope.scale(queries) * self._promoting, state.week, draws)
-        rows, items = darts.rows, darts.items
-        rates = envelope.log_rates(queries, state.week, darts)
+        queries = [model.new_item_queries(own) for model, own in zip(models, inside, strict=True)]
+        proposals = envelope.propose(envelope.scale(queries) * self._promoting, state.week, draws)
+        rows, items = proposals.rows, proposals.items
+        rates = envelope.log_rates(queries, state.week, proposals)
         if self.options.store_promotions:
             promoted = self._placement(state.row[rows], items) > 0
             rates = [
@@ -361,11 +383,13 @@ class LearnedShopper(Shopper[LearnedState]):
             ]
         slot = state.memory.slots_of(rows, items.unsqueeze(1)).squeeze(1)
         new = (slot == REMEMBERED) & (slates[rows] != items.unsqueeze(1)).all(1)
-        hit = new & (darts.heights < mean([rate.exp() for rate in rates]))
+        hit = new & (proposals.heights < mean([rate.exp() for rate in rates]))
         tried = torch.full(
             (len(draws), draws.shape[1] - 1), -1, dtype=torch.int64, device=self.device
         )
-        tried = packed(tried.index_put_((rows, darts.columns), items.where(hit, -1)))[:, :EXPLORED]
+        tried = packed(tried.index_put_((rows, proposals.columns), items.where(hit, -1)))[
+            :, :MOST_NEW_ITEMS
+        ]
         return tried.where(~repeated(tried), -1)
 
     def _leave_and_return(
@@ -377,11 +401,22 @@ class LearnedShopper(Shopper[LearnedState]):
         probability: Tensor,
         draws: Tensor,
     ) -> Response:
+        """Remember the basket, and sample when the shopper is back and in which store.
+
+        Args:
+            state: changed in place
+            context: (B, CONTEXT) of this visit
+            basket: (B, L) int64 items bought, -1 padded anywhere
+            clicks: (B, K) bool responses to the slate
+            probability: (B, K) their chances
+            draws: (B, 3) uniform numbers: bin of days, day in it, store
+        """
         bought, logits = packed(basket), []
         for member, cache in zip(self.shop.members, state.caches, strict=True):
             model = member.model
             with mixed(self.device, self.options.precision):
-                model.advance(cache, model.token(member.vectors, bought, context), state.day)
+                token = model.token(member.vectors, bought, context)
+                model.append_visit(cache, token, state.day)
             logits.append(
                 model.gap_head(torch.cat([cache.state, context], dim=1))
                 + model.config.gap_calibration
@@ -389,22 +424,25 @@ class LearnedShopper(Shopper[LearnedState]):
         state.memory.record(torch.arange(len(basket), device=self.device), bought, state.day)
         back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
-        days, left = sample_gap(back, come, draws[:, 1])
+        days, left = sample_gap(self._bins, back, come, draws[:, 1])
         left = left & (not self.never_leave)  # also where leaving is certain
         state.since = days
         state.day = state.day + days
         state.week = self._week(state.day)
         state.store = self._next_store(state, draws[:, 2])
-        state.row = self.shop.market.row(state.store, state.week)
+        state.row = self.shop.promotions.row(state.store, state.week)
         state.rhythm = state.memory.tally(state.day)
         elsewhere = (bought >= 0).sum(1) - clicks.sum(1)
         return Response(clicks, probability, left, days, elsewhere.float(), basket, leaving)
 
     def _next_store(self, state: LearnedState, draw: Tensor) -> Tensor:
-        """One of the shopper's own stores that has enough promotions that week; another one on the same day."""
+        """Draw one of the shopper's own stores that has enough promotions that week.
+
+        A second visit on the same day goes to another store where there is one.
+        """
         starts = self.shop.starts
         stores, shares = starts.stores[state.who], starts.store_shares[state.who]
-        row = self.shop.market.row(stores, state.week.unsqueeze(1))
+        row = self.shop.promotions.row(stores, state.week.unsqueeze(1))
         usable = shares * self._enough[row]
         elsewhere = usable * (stores != state.store.unsqueeze(1))
         same_day = (state.since == 0).unsqueeze(1) & (elsewhere.sum(1, keepdim=True) > 0)
@@ -416,38 +454,6 @@ class LearnedShopper(Shopper[LearnedState]):
         )
         chosen = stores.gather(1, pick).squeeze(1)
         return chosen.where(total.squeeze(1) > 0, state.store)
-
-
-def back_by(logits: Sequence[Tensor], pessimism: float) -> tuple[Tensor, Tensor]:
-    """Chance to be back by the end of each bin of days (B, bins), and never to come back (B,), of several members.
-
-    Every bin has the members' mean chance. Staying away has `pessimism` of their standard
-    deviations more, at most 1, and the bins share what is left in the same proportions.
-
-    Shapes: logits (B, bins) of the hazards, one a member.
-    """
-    stay = [torch.nn.functional.logsigmoid(-one) for one in logits]
-    back = 1.0 - mean([one.cumsum(1).exp() for one in stay])
-    lapse = [one.sum(1).exp() for one in stay]
-    leaving = agreed(lapse, pessimism)
-    if len(logits) == 1:
-        return back, leaving
-    share = (1.0 - leaving) / (1.0 - mean(lapse)).clamp(min=1e-9)
-    return back * share.unsqueeze(1), leaving
-
-
-def sample_gap(back: Tensor, draw: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    """Days until the next visit (B,) float32 and who lapsed (B,) bool, by inversion.
-
-    Shapes: back (B, bins) from `back_by`; draw and within (B,) uniform. A bin's days are equally
-    likely.
-    """
-    left_bin = (draw.unsqueeze(1) >= back).sum(1)
-    edges = constant((*GAP_EDGES, LAPSE_DAYS + 1), back)
-    left = left_bin >= len(GAP_EDGES)
-    place = left_bin.clamp(max=len(GAP_EDGES) - 1)
-    days = edges[place] + torch.floor(within * (edges[place + 1] - edges[place]))
-    return days.where(~left, float(LAPSE_DAYS)), left
 
 
 def load_shopper(
@@ -464,14 +470,27 @@ def load_shopper(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> LearnedShopper:
-    """Shoppers from a folder of `benchmarks.data.finetune`; the options are the fields of `ShopperOptions`.
+    """Open the shoppers in a folder of `benchmarks.data.finetune`.
 
-    `compiled` has the networks fused by `torch.compile`: the first steps take a minute longer, and
-    on a CPU the others are hardly faster.
+    Args:
+        folder: the folder
+        device: where the shoppers live
+        slate_size: number of positions K
+        population: see `ShopperOptions`, as for the options up to `precision`
+        store_promotions: see there
+        start_days: see there
+        examination: see there
+        ensemble: see there
+        pessimism: see there
+        precision: see there
+        compiled: whether `torch.compile` fuses the networks; the first steps then take a minute
+            longer, and on a CPU the others are hardly faster
 
-    Errors: ValueError on a bad option, where the folder holds fewer than `ensemble` models, or
-    where what it holds is broken; FileNotFoundError where a file is missing; TypeError where
-    `folder` is no path.
+    Raises:
+        FileNotFoundError: If a file is missing.
+        TypeError: If `folder` is no path.
+        ValueError: If an option is bad, the folder holds fewer than `ensemble` models, or what it
+            holds is broken.
     """
     options = ShopperOptions(
         population, store_promotions, start_days, examination, ensemble, pessimism, precision

@@ -1,4 +1,4 @@
-"""A log, replayed visit by visit through the same memory that a simulation uses: what was known before each visit."""
+"""A log, replayed visit by visit through the memory that a simulation uses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ from recsim_env.shoppers.household.memory import (
     tally_features,
 )
 
+NEVER_BOUGHT = 32767
+"""Rank of the first purchase of an item that was never bought: the largest int16."""
+
 
 @dataclass(frozen=True)
 class Visits:
-    """Visits of a log, sorted by shopper and time.
+    """The visits of a log, sorted by shopper and time.
 
-    Shapes: V visits, Z bought items. shopper, rank, day, week, store, gap, follow_up: (V,) int64;
-        rank counts a shopper's visits from 0;
-            gap = days to the next visit, -1 if none was seen within follow_up days
-        since: (V,) float32 days since the visit before (0 at the first)
+    Shapes: V visits, Z bought items.
+        shopper, day, week, store: (V,) int64
+        rank: (V,) int64 number of earlier visits of the shopper
+        gap: (V,) int64 days to the next visit, -1 where none was seen within follow_up days
+        follow_up: (V,) int64 days through which the log goes on
+        since: (V,) float32 days since the visit before, 0 at the first
         starts: (V + 1,) int64; the items of visit v are `items[starts[v]:starts[v + 1]]`
         items: (Z,) int64
     """
@@ -50,12 +55,15 @@ class Visits:
 
     @classmethod
     def of(cls, baskets: pl.DataFrame, hidden: Tensor | None = None) -> Visits:
-        """From a basket table; `hidden` (N,) bool removes items from every basket (cold items)."""
+        """Read the visits from a basket table.
+
+        Args:
+            baskets: the table
+            hidden: (N,) bool items to leave out of every basket
+        """
         names = ("shopper", "day", "week", "store", "gap", "follow_up")
-        filled = baskets.select(pl.col(name).cast(pl.Int64).fill_null(-1) for name in names)
-        shopper, day, week, store, gap, follow_up = (
-            torch.from_numpy(c.to_numpy().copy()) for c in filled
-        )
+        filled = baskets.select(pl.col(name).fill_null(-1) for name in names)
+        shopper, day, week, store, gap, follow_up = (ints(filled, name) for name in names)
         first = torch.cat([torch.ones(1, dtype=torch.bool), shopper[1:] != shopper[:-1]])
         start = torch.where(first, torch.arange(len(shopper)), 0).cummax(0).values
         since = torch.where(first, 0, day - torch.cat([day[:1], day[:-1]])).float()
@@ -82,12 +90,22 @@ class Visits:
         )
 
     def padded(self, visits: Tensor) -> Tensor:
-        """Items of some visits (R,), padded with -1: (R, L) int64."""
+        """List the items of visits (R,), padded with -1: (R, L) int64."""
         return padded(self.items, self.starts, visits)
 
 
 def padded(values: Tensor, starts: Tensor, index: Tensor, fill: int = -1) -> Tensor:
-    """Ragged rows `values[starts[i]:starts[i + 1]]` of index (R,) as one matrix (R, L), filled up with `fill`."""
+    """Write ragged rows as one matrix.
+
+    Args:
+        values: (Z,) the rows, one after the other
+        starts: (V + 1,) int64; row i is `values[starts[i]:starts[i + 1]]`
+        index: (R,) int64 the rows to write
+        fill: what stands after the end of a row
+
+    Returns:
+        (R, L), as wide as the longest row.
+    """
     begin, end = starts[index], starts[index + 1]
     width = max(int((end - begin).max()), 1) if len(index) else 1
     at = begin.unsqueeze(1) + torch.arange(width)
@@ -99,10 +117,12 @@ def padded(values: Tensor, starts: Tensor, index: Tensor, fill: int = -1) -> Ten
 class Past:
     """The visits that some shoppers made before one visit of each, shopper after shopper.
 
-    Shapes: S shoppers, P earlier visits, Z items bought in them. number: (S,) int64 earlier visits
-        of each; who: (P,) int64 whose visit it is, 0 .. S - 1 day, since: (P,) float32, as in
-        `Visits` items:  (Z,) int64; the items of visit p are `items[starts[p]:starts[p] +
-        size[p]]`, both (P,) int64
+    Shapes: S shoppers, P earlier visits, Z items bought in them.
+        number: (S,) int64 earlier visits of each
+        who: (P,) int64 whose visit it is, 0 .. S - 1
+        day, since: (P,) float32, as in `Visits`
+        items: (Z,) int64; those of visit p are `items[starts[p]:starts[p] + size[p]]`
+        starts, size: (P,) int64
     """
 
     number: Tensor
@@ -115,7 +135,7 @@ class Past:
 
     @classmethod
     def before(cls, visits: Visits, start: Tensor) -> Past:
-        """The visits before `start` (S,) int64, one visit of each shopper."""
+        """Find the visits before `start` (S,) int64, one visit of each shopper."""
         number = visits.rank[start]
         day, size = visits.day.float(), visits.starts.diff()
         return cls._chosen(
@@ -123,7 +143,7 @@ class Past:
         )
 
     def only(self, shoppers: Tensor) -> Past:
-        """That of some shoppers (R,) int64."""
+        """Keep the visits of some shoppers (R,) int64."""
         first = self.number.cumsum(0) - self.number
         rest = (self.day, self.since, self.items, self.starts, self.size)
         return self._chosen(self.number[shoppers], first[shoppers], *rest)
@@ -139,7 +159,7 @@ class Past:
         starts: Tensor,
         size: Tensor,
     ) -> Past:
-        """`number` visits of each shopper from its `first` one on; day, since, starts and size are of all visits."""
+        """Take `number` visits of each shopper from its `first` on; all else is of all visits."""
         who, place = _ragged(number)
         at = first[who] + place
         visit, place = _ragged(size[at])
@@ -147,18 +167,25 @@ class Past:
         return cls(number, who, day[at], since[at], bought, size[at].cumsum(0) - size[at], size[at])
 
     def _rounds(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Visit by visit: which shoppers (R,) make another one, and its number (R,) among the P."""
+        """Yield who makes another visit, and which of the P it is, (R,) each; round by round."""
         first = self.number.cumsum(0) - self.number
         for rank in range(int(self.number.max()) if len(self.number) else 0):
             rows = (self.number > rank).nonzero().flatten()
             yield rows, first[rows] + rank
 
     def remembered(self, keys: Keys, room: int) -> tuple[Memory, Tensor]:
-        """What a memory with `room` items holds after these visits, and the rhythm before each of them (P, RHYTHM).
+        """Fill a memory with these visits.
 
-        It is what `Memory.record` makes of them one after the other, but for rounding of the
-        decayed counts: those are sums here. Shoppers who bought more than there is room for forget,
-        so their items are listed visit by visit.
+        The result is that of `Memory.record`, visit after visit, but for rounding of the decayed
+        counts, which are sums here. Shoppers who bought more items than there is room for forget
+        some, so their items are listed visit by visit.
+
+        Args:
+            keys: the counters of the items
+            room: number of items that a memory remembers
+
+        Returns:
+            The memory of the S shoppers, and the rhythm (P, RHYTHM) before each visit.
         """
         memory = Memory.empty(keys, len(self.number), room)
         tallies = torch.zeros(len(self.day), TALLIES, dtype=torch.float32)
@@ -171,10 +198,13 @@ class Past:
         return memory, tally_features(tallies, self.day)
 
     def _count(self, memory: Memory) -> Tensor:
-        """Fill counters and items of a memory whose tallies are right already; returns who needs more room (S,) bool.
+        """Fill counters and items of a memory whose tallies are right already.
 
         Every purchase moves `LEVELS` counters. Sorted by counter, those of one counter stand
-        together, the first purchase in front: they are summed up where the last one ends.
+        together, the first purchase in front, and are summed up where the last one ends.
+
+        Returns:
+            (S,) bool, who needs more room.
         """
         visit = torch.repeat_interleave(torch.arange(len(self.size)), self.size)
         width, room = memory.table.shape[1], memory.items.shape[1]
@@ -192,9 +222,8 @@ class Past:
         )
 
         of_item = (counter % width < memory.keys.n_items).nonzero().flatten()
-        of_item = of_item[
-            order[first[of_item]].argsort()
-        ]  # items as they were first bought, shopper after shopper
+        # items as they were first bought, shopper after shopper
+        of_item = of_item[order[first[of_item]].argsort()]
         who, item = counter[of_item] // width, counter[of_item] % width
         held = torch.bincount(who, minlength=len(self.number))
         slot = torch.arange(len(who)) - (held.cumsum(0) - held)[who]
@@ -207,7 +236,7 @@ class Past:
         return held > room
 
     def _list(self, memory: Memory, crowded: Tensor) -> None:
-        """Fill items of a memory whose counters are right already, visit by visit, of some shoppers (R,)."""
+        """Fill items of a memory whose counters are right, for shoppers (R,), visit by visit."""
         past, fresh = (
             self.only(crowded),
             Memory.empty(memory.keys, len(crowded), memory.items.shape[1]),
@@ -222,25 +251,54 @@ class Past:
             getattr(memory, name)[crowded] = getattr(fresh, name)
 
 
+def ints(frame: pl.DataFrame, name: str) -> Tensor:
+    """Read a column as an int64 tensor."""
+    return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy().copy())
+
+
+def floats(frame: pl.DataFrame, name: str) -> Tensor:
+    """Read a column as a float32 tensor."""
+    return torch.from_numpy(frame[name].cast(pl.Float32).to_numpy().copy())
+
+
 def _ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of some lengths (R,) written one after the other: row and place in it, (sum,) int64 each."""
+    """Number the places of rows of some lengths (R,) that are written one after the other.
+
+    Returns:
+        Row, and place in it, (sum of the lengths,) int64 each.
+    """
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     return row, torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Items to be scored, R of them, sorted by visit: `visit` (R,) int64 index into `Visits`, `item` (R,) int64."""
+class ScoredItems:
+    """Items to be scored, R of them, sorted by visit.
+
+    Shapes:
+        visit: (R,) int64 index into `Visits`
+        item: (R,) int64
+    """
 
     visit: Tensor
     item: Tensor
 
 
-def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple[Tensor, Tensor]:
-    """Counters of every row and rhythm of every visit, each as known before the visit.
+def replay(
+    visits: Visits, keys: Keys, rows: ScoredItems, remembered: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Compute the counters of every row and the rhythm of every visit, as known before the visit.
 
-    Returns (R, LEVELS, STATS) float16 and (V, RHYTHM) float32. All shoppers advance together, one
-    visit at a time.
+    All shoppers advance together, one visit at a time.
+
+    Args:
+        visits: the log
+        keys: the counters of the items
+        rows: the items whose counters are wanted
+        remembered: number of items that a memory remembers; it does not change the counters
+
+    Returns:
+        (R, LEVELS, STATS) float16 and (V, RHYTHM) float32.
     """
     shoppers = int(visits.shopper.max()) + 1
     memory = Memory.empty(keys, shoppers, remembered)
@@ -266,9 +324,13 @@ def replay(visits: Visits, keys: Keys, rows: Rows, remembered: int = 8) -> tuple
 
 
 def first_visits(visits: Visits, n_items: int) -> Tensor:
-    """Rank of the visit in which each shopper first bought each item: (shoppers, N) int16, 32767 if never."""
+    """Find the rank of the visit in which each shopper first bought each item.
+
+    Returns:
+        (shoppers, N) int16, `NEVER_BOUGHT` where it never did.
+    """
     rank = torch.repeat_interleave(visits.rank, visits.starts.diff())
     shopper = torch.repeat_interleave(visits.shopper, visits.starts.diff())
-    first = torch.full((int(visits.shopper.max()) + 1, n_items), 32767, dtype=torch.int64)
+    first = torch.full((int(visits.shopper.max()) + 1, n_items), NEVER_BOUGHT, dtype=torch.int64)
     first.view(-1).scatter_reduce_(0, shopper * n_items + visits.items, rank, "amin")
     return first.to(torch.int16)

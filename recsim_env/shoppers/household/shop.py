@@ -1,4 +1,4 @@
-"""A folder of a fine-tuned shopper, read and checked: models, tables, and the shoppers at their start states."""
+"""A folder of fine-tuned shoppers, read and checked: models, tables, and start states."""
 
 from __future__ import annotations
 
@@ -6,38 +6,44 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.catalog import Catalog
+from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
-from recsim_env.shoppers.household.examples import Market, ints
+from recsim_env.shoppers.encoder import Block
+from recsim_env.shoppers.household.gaps import GapHead
 from recsim_env.shoppers.household.memory import Keys
-from recsim_env.shoppers.household.model import Block, GapHead, SlateHead, SlateShopper
+from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import Envelope, Peaks
 from recsim_env.shoppers.household.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
+from recsim_env.shoppers.household.promotions import StorePromotions, candidate_tables
+from recsim_env.shoppers.household.replay import ints
+from recsim_env.shoppers.household.slate_head import SlateHead
 from recsim_env.shoppers.household.starts import Starts, start_states
 from recsim_env.shoppers.household.states import LearnedState
-from recsim_env.shoppers.precision import compile_parts
+from recsim_env.shoppers.members import compile_parts
 from recsim_env.shoppers.weights import MODEL_FILES, load_model, member_folders, present
 from recsim_env.types import MAX_DAYS
 from recsim_env.waiting import waiting
 
-MIN_CANDIDATES = 30  # a store-week with fewer promoted items is not visited
-OPEN = 4  # shops that are kept for the next environment of this process
+MIN_CANDIDATES = 30
+"""Promoted items that a store needs in a week to be visited."""
+OPEN = 4
+"""Shops that are kept for the next environments of this process."""
 
 
 @dataclass(frozen=True)
 class Member:
     """A fitted model and what it makes of the catalogue, on one device and never changed.
 
-    vectors (N, D) and item_parts (N, ...) item vectors of the model and what its slate head makes
-    of them.
+    Shapes: N items.
+        vectors: (N, D) item vectors
+        item_parts: (N, D + head_size + 1) what the slate head makes of them
     """
 
     model: SlateShopper
@@ -46,25 +52,31 @@ class Member:
 
     @classmethod
     def of(cls, model: SlateShopper) -> Member:
-        """With the model on its device."""
+        """Compute the item vectors of a model on its device."""
         vectors = model.items()
         return cls(model, vectors, model.slate_head.items(vectors, model.items.known))
 
 
 @dataclass(frozen=True)
 class Shop:
-    """What a folder of a fine-tuned shopper holds, on one device and never changed.
+    """What a folder of fine-tuned shoppers holds, on one device and never changed.
 
-    members the models that answer together; envelope above their rates of new items; week_of_day
-    (days,) int64. A row a store-week, (W + 1, C) each: candidates int16 padded with -1, their
-    placement uint8 and popularity float32 (purchases a visit in that week), 0 where padded.
+    Shapes: W store-weeks, C candidates; the last row of W + 1 is that of an unknown store.
+        keys: the counters of the items
+        members: the models that answer together
+        envelope: the upper bound of their rates of new items
+        candidates: (W + 1, C) int16 or int32 promoted items, padded with -1
+        placement: (W + 1, C) uint8 codes, 0 where padded
+        popularity: (W + 1, C) float32 purchases a visit in that week, 0 where padded
+        week_of_day: (days,) int64
+        starts: the shoppers at the start of an episode
     """
 
     catalog: Catalog
     keys: Keys
     members: tuple[Member, ...]
     envelope: Envelope
-    market: Market
+    promotions: StorePromotions
     candidates: Tensor
     placement: Tensor
     popularity: Tensor
@@ -73,12 +85,17 @@ class Shop:
 
     @property
     def model(self) -> SlateShopper:
-        """The first member's."""
+        """The model of the first member."""
         return self.members[0].model
 
     @property
+    def facts(self) -> LogFacts:
+        """The facts of the log that all members are fitted to."""
+        return self.model.config.log_facts
+
+    @property
     def vectors(self) -> Tensor:
-        """The first member's."""
+        """The item vectors of the first member."""
         return self.members[0].vectors
 
 
@@ -90,11 +107,18 @@ def load_shop(
     ensemble: int = 1,
     compiled: bool = False,
 ) -> Shop:
-    """Read a folder written by `benchmarks.data.finetune` and bring its shoppers to their start states.
+    """Read a folder written by `benchmarks.data.finetune`, with its shoppers at their start states.
 
-    Its first model lies in the folder itself, the others in `model1/`, `model2/`, ..; `ensemble` is
-    how many are read. With `compiled` they are fused by `torch.compile` once they are asked
-    something. A shop that was read already is handed out again, unless a file has changed since.
+    The first model lies in the folder itself, the others in `model1/`, `model2/` and so on. A shop
+    that was read before is handed out again, unless a file has changed since.
+
+    Args:
+        folder: an absolute path
+        device: where the shop is put
+        population: one of `starts.POPULATIONS`
+        start_days: first and last day on which an episode may start
+        ensemble: number of models that are read
+        compiled: whether `torch.compile` fuses their networks at the first call
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -118,7 +142,7 @@ def load_shop(
 
 
 @functools.lru_cache(maxsize=OPEN)
-@torch.inference_mode(False)  # whoever asks first, others may learn with it
+@torch.inference_mode(False)  # built outside inference mode, so autograd may use it
 @torch.no_grad()
 def _opened(
     folder: Path,
@@ -129,20 +153,25 @@ def _opened(
     compiled: bool,
     stamps: tuple[object, ...],
 ) -> Shop:
-    """As `load_shop`; `stamps` tell the files from those that were read before."""
+    """Read a shop, as `load_shop` says; `stamps` tell changed files from those read before."""
     catalog = Catalog.load(folder)
     models = [_model(member, catalog) for member in members]
-    popularity = read_popularity(folder / "popularity.parquet", len(catalog))
-    promotions = read_promotions(folder / "promotions.parquet", len(catalog))
+    _check_alike(members, models)
     shoppers = read_shoppers(folder / "shoppers.parquet")
     baskets = read_baskets(folder / "baskets.parquet", len(catalog), len(shoppers))
     holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
-    market = Market.of(promotions, popularity, len(catalog))
-    candidates, placement, popular = candidate_tables(market)
+    promotions = StorePromotions.of(
+        read_promotions(folder / "promotions.parquet", len(catalog)),
+        read_popularity(folder / "popularity.parquet", len(catalog)),
+        len(catalog),
+    )
+    candidates, placement, popular = candidate_tables(promotions)
     enough = (candidates >= 0).sum(1) >= MIN_CANDIDATES
     keys = Keys.of(catalog.kind, catalog.category)
-    starts = start_states(models, keys, market, baskets, holdout, enough, population, start_days)
-    market = Market(*(tensor.to(device) for tensor in vars(market).values()))
+    starts = start_states(
+        models, keys, promotions, baskets, holdout, enough, population, start_days
+    )
+    promotions = promotions.to(device)
     known = (
         _known_peaks(folder, members, models, population, start_days)
         if device.type == "cpu" and not compiled
@@ -152,7 +181,7 @@ def _opened(
         _check_states(members, starts.state)
     of_members = tuple(Member.of(model.to(device)) for model in models)  # type: ignore[arg-type]
     starts = starts.to(device)
-    envelope = envelope_of(of_members, market, starts.state if known is None else known)
+    envelope = envelope_of(of_members, promotions, starts.state if known is None else known)
     for model in models if compiled else ():
         compile_parts(model, (Block, SlateHead, GapHead))
     return Shop(
@@ -160,7 +189,7 @@ def _opened(
         keys=keys.to(device),
         members=of_members,
         envelope=envelope,
-        market=market,
+        promotions=promotions,
         candidates=candidates.to(device),
         placement=placement.to(device),
         popularity=popular.to(device),
@@ -176,7 +205,11 @@ def _known_peaks(
     population: str,
     start_days: tuple[int, int],
 ) -> list[Peaks] | None:
-    """What `peaks.write_peaks` found for these members; None where it did not, or of other files."""
+    """Read what `peaks.write_peaks` found for these members.
+
+    Returns:
+        The peaks of each member; None where there are none, or they were made of other files.
+    """
     if not (folder / PEAKS).is_file():
         return None
     tables, found = table_digest(folder), []
@@ -190,18 +223,32 @@ def _known_peaks(
 
 
 def _model(folder: Path, catalog: Catalog) -> SlateShopper:
-    """A member's model, which must be one of this catalogue."""
+    """Read the model of a member, which must be one of this catalogue."""
     model = load_model(SlateShopper, folder).requires_grad_(False)
     if model.config.n_items != len(catalog):
         raise ValueError(
-            f"{folder} holds a model of {model.config.n_items} items, but catalog has {len(catalog)}."
+            f"{folder} holds a model of {model.config.n_items} items, but catalog has "
+            f"{len(catalog)}."
         )
     other = (model.items.category != catalog.category).nonzero().flatten()
     if len(other):
         raise ValueError(
-            f"{folder} holds a model of another catalog: item {int(other[0])} has another category there."
+            f"{folder} holds a model of another catalog: item {int(other[0])} has another "
+            "category there."
         )
     return model
+
+
+def _check_alike(members: Sequence[Path], models: Sequence[SlateShopper]) -> None:
+    first = models[0].config
+    for folder, model in zip(members, models, strict=True):
+        for name in ("gap_edges", "lapse_days", "facts"):
+            found, expected = getattr(model.config, name), getattr(first, name)
+            if found != expected:
+                raise ValueError(
+                    f"{folder} holds a model whose {name} is {checks.told(found)}, but it must be "
+                    f"{checks.told(expected)}, as in {members[0]}."
+                )
 
 
 def _check_states(members: Sequence[Path], state: LearnedState) -> None:
@@ -213,9 +260,12 @@ def _check_states(members: Sequence[Path], state: LearnedState) -> None:
 
 
 def calendar(baskets: pl.DataFrame) -> Tensor:
-    """Week of each day of a log, (days,) int64; a day without visits has the week of the day before.
+    """Find the week of each day of a log, (days,) int64.
 
-    Errors: ValueError on a day beyond `MAX_DAYS`.
+    A day without visits has the week of the day before.
+
+    Raises:
+        ValueError: If a day lies beyond `MAX_DAYS`.
     """
     last = checks.whole("the last day of baskets", int(baskets["day"].max() or 0), 0, int(MAX_DAYS))  # type: ignore[arg-type]
     days = baskets.group_by("day").agg(pl.col("week").mode().min()).sort("day")
@@ -225,48 +275,24 @@ def calendar(baskets: pl.DataFrame) -> Tensor:
 
 
 def envelope_of(
-    members: Sequence[Member], market: Market, source: LearnedState | Sequence[Peaks]
+    members: Sequence[Member], promotions: StorePromotions, source: LearnedState | Sequence[Peaks]
 ) -> Envelope:
-    """Above the members' rates of new items for the shoppers of a state, or for those of known peaks."""
+    """Bound the members' rates of new items from above.
+
+    Args:
+        members: the models
+        promotions: popularity and discount by week
+        source: the shoppers whose rates are bounded, or their known peaks
+    """
     base = [
-        member.model.explore_base() + member.model.season(market.item_context) for member in members
+        member.model.new_item_base() + member.model.season(promotions.item_context)
+        for member in members
     ]
     vectors = [member.vectors for member in members]
     if not isinstance(source, LearnedState):
         return Envelope.above(base, vectors, source)
     inside = source.inside(source.context())
     queries = [
-        member.model.explore_queries(own) for member, own in zip(members, inside, strict=True)
+        member.model.new_item_queries(own) for member, own in zip(members, inside, strict=True)
     ]
     return Envelope.over(base, vectors, queries)
-
-
-def candidate_tables(market: Market) -> tuple[Tensor, Tensor, Tensor]:
-    """Promoted items of each store-week (W + 1, C), ascending and padded with -1, their placement and popularity.
-
-    Items are int16, or int32 where the catalogue has more than that can number; placement (uint8)
-    and popularity (float32, purchases a visit in that week) are 0 where padded.
-    """
-    placement = market.placement.numpy()  # numpy lists what holds in a tenth of torch's time
-    promoted, n_items = placement > 0, placement.shape[1]
-    number = np.count_nonzero(promoted, axis=1)
-    place = np.flatnonzero(promoted)
-    items = place % n_items
-    filled = np.arange(max(int(number.max()), 1)) < number[:, None]
-
-    def table(values: Any, padding: int = 0) -> Tensor:
-        found = np.full(filled.shape, padding, dtype=values.dtype)
-        found[filled] = values
-        return torch.from_numpy(found)
-
-    week = np.zeros(len(promoted), dtype=np.int64)
-    week[market.store_week.numpy()] = np.arange(market.store_week.shape[1])
-    popularity = (torch.expm1(market.item_context[..., 0] * 2.0) / 1000.0).numpy().reshape(-1)
-    in_week = np.repeat(week * n_items, number)
-    in_week += items
-    small = n_items <= np.iinfo(np.int16).max
-    return (
-        table(items.astype(np.int16 if small else np.int32), -1),
-        table(placement.reshape(-1)[place]),
-        table(popularity[in_week]),
-    )

@@ -14,16 +14,20 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsim_env.shoppers.household.examples import Market, ints
+from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.memory import RHYTHM, Keys, Memory
-from recsim_env.shoppers.household.model import LAPSE_DAYS, SlateShopper, visit_context
-from recsim_env.shoppers.household.replay import Past, Visits, padded
+from recsim_env.shoppers.household.model import SlateShopper
+from recsim_env.shoppers.household.promotions import StorePromotions
+from recsim_env.shoppers.household.replay import Past, Visits, ints, padded
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
 from recsim_env.trees import moved, pick, put
 
-STORES = 8  # most stores of a shopper
-GROUP = 64  # shoppers replayed together
-EARLIER_VISITS = 3  # visits before an episode starts
+STORES = 8
+"""Most stores of a shopper: its most visited ones."""
+GROUP = 64
+"""Shoppers that are replayed together."""
+EARLIER_VISITS = 3
+"""Visits that a shopper must have made before an episode starts."""
 POPULATIONS = ("train", "evaluation", "all")
 
 
@@ -31,16 +35,17 @@ POPULATIONS = ("train", "evaluation", "all")
 class Starts:
     """Shoppers as they stood before the first visit of an episode.
 
-    What they did before is replayed in groups of about as many visits, each when the first of its
-    shoppers is asked for (or all at once, by `state`), so that one episode does not wait for the
-    visits of thousands of shoppers. A group is always replayed as a whole: a shopper's state does
-    not depend on who else is asked for.
+    What they did before is replayed in groups with similar numbers of visits, when the first
+    shopper of a group is asked for, or for all at once by `state`. So one episode does not wait for
+    the visits of thousands of shoppers. A group is always replayed as a whole: a shopper's state
+    does not depend on who else is asked for.
 
-    Shapes: S shoppers, L stores, at most `STORES`. shopper: (S,) int64 number in the log stores:
-        (S, L) int64 padded with -1, those with promotions that the shopper visited up to then, that
-        of the
-            first visit among them; store_shares (S, L) float32 of these visits
-        group:   (S,) int64 which group each shopper is in
+    Shapes: S shoppers, L stores, at most `STORES`.
+        shopper: (S,) int64 number in the log
+        stores: (S, L) int64 padded with -1, those with promotions that the shopper visited up to
+            the first visit of the episode, that of this visit among them
+        store_shares: (S, L) float32 share of these visits
+        group: (S,) int64 group of each shopper
     """
 
     shopper: Tensor
@@ -54,18 +59,18 @@ class Starts:
 
     @property
     def state(self) -> LearnedState:
-        """Of all shoppers, S rows."""
+        """The state of all S shoppers; it replays those that were not asked for yet."""
         self._wake(set(self._asleep))
         return self._state
 
     def rows(self, who: Tensor) -> LearnedState:
-        """A copy of the state of some shoppers, who (B,) int64."""
+        """Copy the state of shoppers who (B,) int64."""
         if self._asleep:
             self._wake(self._asleep.intersection(self.group[who].tolist()))
         return pick(self._state, who)
 
     def to(self, device: torch.device) -> Starts:
-        """On a device, with every state."""
+        """Copy everything to a device; every shopper is replayed first."""
         if device == self.shopper.device:
             return self
         state = moved(self.state, device)
@@ -81,7 +86,7 @@ class Starts:
             set(),
         )
 
-    @torch.inference_mode(False)  # whoever asks first, others may learn with it
+    @torch.inference_mode(False)  # built outside inference mode, so autograd may use it
     @torch.no_grad()
     def _wake(self, groups: set[int]) -> None:
         for group in sorted(groups):
@@ -90,7 +95,7 @@ class Starts:
             self._asleep.discard(group)
 
     def _replayed(self, rows: Tensor) -> LearnedState:
-        """State of shoppers rows (R,) just before the first visit of their episodes."""
+        """Replay shoppers rows (R,) up to the first visit of their episodes."""
         past, state = self._past.only(rows), pick(self._state, rows)
         state.memory, rhythm = past.remembered(state.memory.keys, REMEMBERED)
         context = visit_context(rhythm, past.day, past.since)
@@ -108,26 +113,34 @@ class Starts:
 def start_states(
     models: Sequence[SlateShopper],
     keys: Keys,
-    market: Market,
+    promotions: StorePromotions,
     baskets: pl.DataFrame,
     holdout: Tensor,
     enough: Tensor,
     population: str,
     start_days: tuple[int, int],
 ) -> Starts:
-    """Every shopper at the start of an episode.
+    """Find every shopper at the start of an episode.
 
-    An episode starts at the first visit to a store with promotions after a day of the shopper's
-    own, spread evenly over `start_days`, with at least `EARLIER_VISITS` before it; shoppers without
-    such a visit do not take part. `models` see the same visits; `holdout` (shoppers,) bool marks
-    those kept for evaluation, `enough` (W + 1,) bool the store-weeks with enough promotions to be
-    visited.
+    An episode starts at the shopper's first visit to a store with promotions after a day of its
+    own, spread evenly over `start_days`, with at least `EARLIER_VISITS` before it. Shoppers without
+    such a visit do not take part.
+
+    Args:
+        models: the models, which all see the same visits
+        keys: the counters of the items
+        promotions: what the stores promote
+        baskets: every visit of the log
+        holdout: (shoppers,) bool those kept for evaluation
+        enough: (W + 1,) bool store-weeks with enough promotions to be visited
+        population: one of `POPULATIONS`
+        start_days: first and last day of the range
 
     Raises:
         ValueError: If nobody has such a visit.
     """
     visits = Visits.of(baskets)
-    open_store = enough[market.row(visits.store, visits.week)]
+    open_store = enough[promotions.row(visits.store, visits.week)]
     low, high = start_days
     wanted = low + (visits.shopper * 61) % (
         high - low + 1
@@ -136,7 +149,7 @@ def start_states(
         open_store
         & (visits.rank >= EARLIER_VISITS)
         & (visits.day >= wanted)
-        & (visits.day <= high + LAPSE_DAYS)
+        & (visits.day <= high + models[0].config.lapse_days)
     )
     if population != "all":
         allowed &= holdout[visits.shopper] == (population == "evaluation")
@@ -152,13 +165,14 @@ def start_states(
     group = torch.empty_like(start)
     group[past.number.argsort(descending=True, stable=True)] = torch.arange(len(start)) // GROUP
     everyone = torch.from_numpy(shoppers)
-    state = _asleep(models, keys, market, visits, start)
+    state = _asleep(models, keys, promotions, visits, start)
     return Starts(everyone, stores, shares, group, state, models, past, set(group.tolist()))
 
 
 def _stores(visits: Visits, open_store: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Stores (S, L) of shoppers up to their visits `start` (S,), the most visited first, and their
-    shares of these visits; visits to a store that had no promotions then do not count.
+    """Find the stores (S, L) of shoppers up to their visits `start` (S,), and their shares.
+
+    The most visited store comes first. Visits to a store without promotions do not count.
     """
     until = torch.full((int(visits.shopper.max()) + 1,), -1)
     until[visits.shopper[start]] = visits.rank[start]
@@ -181,18 +195,22 @@ def _stores(visits: Visits, open_store: Tensor, start: Tensor) -> tuple[Tensor, 
 
 
 def _asleep(
-    models: Sequence[SlateShopper], keys: Keys, market: Market, visits: Visits, start: Tensor
+    models: Sequence[SlateShopper],
+    keys: Keys,
+    promotions: StorePromotions,
+    visits: Visits,
+    start: Tensor,
 ) -> LearnedState:
-    """State of shoppers at their visits `start` (S,), as if they had done nothing before."""
+    """Make the state of shoppers at visits `start` (S,), as if they had done nothing before."""
     day, store, week = visits.day[start].float(), visits.store[start], visits.week[start]
     return LearnedState(
         torch.arange(len(start)),
         Memory.empty(keys, len(start), REMEMBERED),
-        [model.empty_cache(len(start), large=True) for model in models],
+        [model.empty_cache(model.newcomers(len(start)), large=True) for model in models],
         day,
         visits.since[start],
         store,
         week,
-        market.row(store, week),
+        promotions.row(store, week),
         torch.zeros(len(start), RHYTHM, dtype=torch.float32),
     )

@@ -7,19 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsim_env.shoppers.encoder import Cache
+from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.memory import Memory
-from recsim_env.shoppers.household.model import Cache, visit_context
 
 REMEMBERED = 192  # items bought before that a shopper can buy again outside the slate
 
 
 @dataclass
 class LearnedState:
-    """Hidden state of B shoppers at a visit: who (B,) int64 start state, day and since (B,) float32, store (B,).
+    """The hidden state of B shoppers at a visit.
 
-    Of this day: week (B,) int64, row (B,) int64 of the store's week in the shop's tables, rhythm
-    (B, RHYTHM) of the memory. `caches` hold what each member of the ensemble makes of the visits so
-    far; all see the counters of `memory`.
+    Shapes: B shoppers.
+        who: (B,) int64 start state
+        memory: the counters, which all members see
+        caches: the visits so far, encoded by each member of the ensemble
+        day, since: (B,) float32 day, and days since the last visit
+        store, week: (B,) int64 of this visit
+        row: (B,) int64 of store and week in the shop's tables
+        rhythm: (B, RHYTHM) of the memory as of this day
     """
 
     who: Tensor
@@ -34,13 +40,17 @@ class LearnedState:
 
     @property
     def cache(self) -> Cache:
-        """The first member's."""
+        """The cache of the first member."""
         return self.caches[0]
 
     def context(self) -> Tensor:
-        """Of this visit: (B, CONTEXT)."""
+        """Describe the circumstances of this visit: (B, CONTEXT)."""
         return visit_context(self.rhythm, self.day, self.since)
 
     def inside(self, context: Tensor) -> list[Tensor]:
-        """What each member's heads see of the shoppers, with the context of this visit: (B, D + CONTEXT) each."""
+        """Join each member's states with the context (B, CONTEXT): what the heads read.
+
+        Returns:
+            (B, D + CONTEXT), one tensor a member.
+        """
         return [torch.cat([cache.state, context], dim=1) for cache in self.caches]

@@ -69,7 +69,7 @@ class TextTunedShopper(nn.Module):
     attention: Tensor
 
     def encode(self, texts: Tensor) -> Tensor:
-        """Unit-length embeddings (R, width) of distinct texts (R,) int64."""
+        """Compute unit-length embeddings (R, width) of distinct texts (R,) int64."""
         mask = self.attention[texts]
         width = int(mask.sum(1).max())
         hidden = self.encoder(
@@ -79,7 +79,7 @@ class TextTunedShopper(nn.Module):
         return nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """`SlateShopper.forward` with some texts freshly encoded."""
+        """Compute the losses of `SlateShopper.forward` with some texts encoded anew."""
         cache = self.shopper.items.text
         chosen = torch.randperm(len(self.tokens), device=cache.device)[: self.refreshed]
         fresh = self.encode(chosen)
@@ -93,7 +93,7 @@ class TextTunedShopper(nn.Module):
 
     @torch.no_grad()
     def refresh(self, batch_size: int = 64) -> None:
-        """Encode every text once more and store the embeddings in the shopper."""
+        """Encode every text once more, and store the embeddings in the shopper."""
         self.eval()
         starts = trange(0, len(self.tokens), batch_size, desc="encoding texts", leave=False)
         every = torch.arange(len(self.tokens), device=self.tokens.device)

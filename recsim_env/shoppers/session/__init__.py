@@ -1,0 +1,1 @@
+"""Shoppers of an impression log: a transformer over slates, clicks and leaving."""

@@ -27,10 +27,10 @@ from recsim_env.shoppers.weights import MOST as SIZES
 from recsim_env.tensors import first_places
 
 Progress = Callable[[int, int], None]
-SWIFT = (
-    10.0  # times the learning rate, of the few numbers that all shoppers share: they have far to go
-)
-CHUNK = 512  # episodes replayed side by side: what they touch stays in a processor's cache
+SHARED_LR_SCALE = 10.0
+"""Factor of the learning rate of the few numbers that all shoppers share: they have far to go."""
+EPISODES_PER_REPLAY = 512
+"""Episodes that are replayed side by side, so that what they touch stays in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -38,35 +38,36 @@ class SessionFitConfig:
     """How a session model is fitted."""
 
     epochs: float = 8.0
-    """Passes over the episodes."""
+    """Passes over the episodes that are learned from."""
     batch_episodes: int = 64
-    """Episodes in a batch."""
+    """Whole episodes in a batch."""
     temperaments: int = 32
-    """Temperaments drawn for each episode of a batch."""
+    """Temperaments drawn for each episode of a batch, over which its likelihood is averaged."""
     learning_rate: float = 3e-3
-    """Peak learning rate; linear warm-up over a twentieth of the steps, then cosine to zero."""
+    """Peak learning rate of AdamW, after a linear warm-up over a twentieth of the steps; then it
+    falls to zero as a cosine."""
     weight_decay: float = 0.02
-    """Decoupled weight decay of the optimizer, AdamW."""
+    """Decoupled weight decay of matrices."""
     held_out: float = 0.1
     """Share of the episodes that scores are made on, the same for every seed."""
     seed: int = 0
-    """Seed of initialisation, order and dropout."""
+    """Seed of initial weights, order and dropout."""
     hidden_size: int = 64
-    """Width of visit states."""
+    """Width of the states of visits."""
     layers: int = 2
-    """Transformer blocks over the visits."""
+    """Transformer blocks over the visits, each attention and feed-forward."""
     head_size: int = 64
-    """Width of the heads."""
+    """Width of the hidden layer of the heads."""
     window: int = 64
-    """Visits that a visit can attend to."""
+    """Visits that a visit can attend to, itself among them; the counters hold what is older."""
     dropout: float = 0.03
-    """Share of the encoder's activations hidden in training."""
+    """Share of the encoder's activations that are hidden in training."""
     state_dropout: float = 0.0
     """Share of the state hidden from the heads in training; more than 0 flattens the response to
     greedy slates."""
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check the type and the range of every field.
 
         Raises:
             ValueError: If a field is not as said.
@@ -91,10 +92,12 @@ class SessionFitConfig:
 
 @dataclass(frozen=True)
 class Visits:
-    """The V visits of S episodes, one episode after the other, as the model takes them. Shapes: K positions.
+    """The V visits of S episodes, one episode after the other, as the model takes them.
 
     A visit is the last one of its episode where `leaves` is 1; an episode that the log cut off has
     none.
+
+    Shapes: K positions.
     """
 
     slates: Tensor
@@ -125,7 +128,8 @@ class Visits:
             raise ValueError("sessions has no visit, but a model is fitted to at least one.")
         if int(sessions.slates.max()) >= len(catalog):
             raise ValueError(
-                f"sessions shows item {int(sessions.slates.max())}, but the catalogue has {len(catalog)}."
+                f"sessions shows item {int(sessions.slates.max())}, but the catalogue has "
+                f"{len(catalog)}."
             )
         real = sessions.real
         slates = sessions.slates[real]
@@ -133,7 +137,7 @@ class Visits:
         last = torch.arange(real.shape[1]) == sessions.length.unsqueeze(1) - 1
         parts = [
             _replayed(sessions.take(rows), catalog)
-            for rows in torch.arange(len(sessions)).split(CHUNK)
+            for rows in torch.arange(len(sessions)).split(EPISODES_PER_REPLAY)
             if len(rows)
         ]
         counters, context = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -152,7 +156,7 @@ class Visits:
         return len(self.length)
 
     def batch(self, episodes: Tensor) -> dict[str, Tensor]:
-        """Some whole episodes (B,) as the arguments of `SessionShopper.forward`, all but `normal`."""
+        """Take whole episodes (B,) as arguments of `SessionShopper.forward`, without `normal`."""
         length = self.length[episodes]
         real = torch.arange(int(length.max())) < length.unsqueeze(1)
         start = (self.length.cumsum(0) - self.length)[episodes]
@@ -165,7 +169,11 @@ class Visits:
 
 @torch.no_grad()
 def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
-    """Counters (V, K, COUNTERS) before and context (V, C) after each visit of a few episodes, episode by episode."""
+    """Replay a few episodes.
+
+    Returns:
+        (V, K, COUNTERS) counters before, and (V, C) context after each visit, episode by episode.
+    """
     width, groups = catalog.embedding.shape[1], len(catalog.categories)
     batch, visits, size = sessions.slates.shape
     counters = torch.zeros(batch, visits, size, COUNTERS, dtype=torch.float32)
@@ -185,7 +193,14 @@ def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
 def new_session_shopper(
     catalog: Catalog, slate_size: int, config: SessionFitConfig, *, declared: int = 0
 ) -> SessionShopper:
-    """An unfitted model for a catalogue, a slate size, and so many numbers that newcomers declare."""
+    """Make an unfitted model.
+
+    Args:
+        catalog: the items
+        slate_size: number of positions
+        config: sizes, and the seed of the weights
+        declared: how many numbers newcomers declare
+    """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = SessionShopper(
@@ -217,10 +232,12 @@ def fit_session(
     device: torch.device | str = "cpu",
     progress: Progress = lambda step, steps: None,
 ) -> SessionShopper:
-    """Fit a model to a log, but for the episodes held out; it comes back in `eval()` mode.
+    """Fit a model to a log, without the episodes held out; it comes back in `eval()` mode.
 
     Args:
-        sessions, catalog: the log and its items, on the CPU
+        sessions: the log, on the CPU
+        catalog: its items, on the CPU
+        config: how the model is fitted
         device: where to train
         progress: called after each step with its number and that of all
 
@@ -243,7 +260,9 @@ def fit_session(
 
 
 def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessions, Sessions]:
-    """Episodes that `fit_session` learns from, and those it holds out; the same for every seed.
+    """Split a log into episodes that `fit_session` learns from, and those it holds out.
+
+    They are the same for every seed.
 
     Raises:
         ValueError: If one of them would be empty.
@@ -251,13 +270,14 @@ def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessi
     learn, check = sessions.split(config.held_out)
     if len(learn) == 0 or len(check) == 0:
         raise ValueError(
-            f"sessions has {len(sessions)} episodes, too few to hold out a share of {config.held_out}."
+            f"sessions has {len(sessions)} episodes, too few to hold out a share of "
+            f"{config.held_out}."
         )
     return learn, check
 
 
 def _standardise(model: SessionShopper, visits: Visits) -> None:
-    """Set what brings the counter features to mean 0 and deviation 1 on the log."""
+    """Set mean and scale of the counter features on the log."""
     counters = visits.counters[visits.shown]
     both = torch.cat([counters, torch.log1p(counters)], dim=1)
     model.counter_mean.copy_(both.mean(dim=0))
@@ -267,7 +287,7 @@ def _standardise(model: SessionShopper, visits: Visits) -> None:
 def _train(
     model: SessionShopper, visits: Visits, config: SessionFitConfig, progress: Progress
 ) -> None:
-    """AdamW on whole episodes, each epoch in an order of its own; weight decay on matrices only."""
+    """Train with AdamW on whole episodes; weight decay applies to matrices only."""
     steps = max(round(config.epochs * len(visits) / config.batch_episodes), 1)
     of_shoppers = [
         *model.temper.parameters(),
@@ -283,7 +303,7 @@ def _train(
             "weight_decay": config.weight_decay,
         },
         {"params": [weight for weight in rest if weight.ndim <= 1]},
-        {"params": of_shoppers, "lr": SWIFT * config.learning_rate},
+        {"params": of_shoppers, "lr": SHARED_LR_SCALE * config.learning_rate},
     ]
     optimiser = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
@@ -310,9 +330,10 @@ def _train(
 
 @torch.no_grad()
 def use_symmetric_root(model: SessionShopper) -> None:
-    """Of all roots of the temperaments' covariance take the symmetric one: which numbers make a
-    shopper patient is then the same in every model, and models that answer together speak of the
-    same shopper. Temperaments are distributed as before.
+    """Replace the root of the temperaments' covariance by the symmetric one.
+
+    The same numbers then make a shopper patient in every model, so models that answer together
+    speak of the same shopper. Temperaments are distributed as before.
     """
     root = model.temper.weight
     values, vectors = torch.linalg.eigh(root @ root.T)
@@ -320,27 +341,27 @@ def use_symmetric_root(model: SessionShopper) -> None:
 
 
 def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of episode numbers without end, each epoch shuffled anew."""
+    """Yield batches of episode numbers without end, each epoch shuffled anew."""
     while True:
         yield from torch.randperm(count, generator=generator).split(size)
 
 
 def spread_out(episodes: int, count: int, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers (B, S, TEMPERAMENT) that cover their space evenly in each episode.
+    """Draw standard normal numbers (B, S, TEMPERAMENT) that cover their space evenly.
 
-    A Sobol sequence, moved by a draw of the episode's own around the unit cube (Cranley & Patterson
-    1976).
+    A Sobol sequence is moved around the unit cube by a draw of each episode's own (Cranley &
+    Patterson 1976).
     """
     points = torch.quasirandom.SobolEngine(TEMPERAMENT).draw(count)
     return normal((points + torch.rand(episodes, 1, TEMPERAMENT, generator=generator)) % 1.0)
 
 
-# ---- held-out ----------------------------------------------------------------------------------------------------
+# ---- held-out ----
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of V visits, each from those before it."""
+    """What a model predicts of V visits, each from those before it."""
 
     clicks: Tensor
     """(V, K) chance of a click."""
@@ -354,7 +375,16 @@ class Predictions:
 def predict(
     model: SessionShopper, visits: Visits, temperaments: int = 128, batch_episodes: int = 64
 ) -> Predictions:
-    """Predict every visit; a temperament weighs as much as it explains the visits before. Dropout off."""
+    """Predict every visit from those before it, without dropout.
+
+    A temperament weighs as much as it explains the visits before.
+
+    Args:
+        model: a fitted model
+        visits: the log
+        temperaments: temperaments drawn for each episode
+        batch_episodes: episodes that are predicted together
+    """
     model.train(False)
     generator = torch.Generator().manual_seed(0)
     clicks, leaves, likelihood = [], [], 0.0
@@ -374,7 +404,10 @@ def predict(
 
 
 def _before(of_visit: Tensor, real: Tensor) -> Tensor:
-    """(V, S) sums of the log-likelihoods (V, S) of the earlier visits of the same episode; real (B, T)."""
+    """Sum the log-likelihoods (V, S) of the earlier visits of the same episode: (V, S).
+
+    Shapes: real (B, T) bool.
+    """
     padded = of_visit.new_zeros(*real.shape, of_visit.shape[1]).masked_scatter(
         real.unsqueeze(2), of_visit
     )
@@ -407,13 +440,13 @@ class SessionScores:
     leave_calibration: float
 
     def row(self) -> dict[str, float | int | tuple[float, ...]]:
-        """As a flat dictionary."""
+        """Return the scores as a flat dictionary."""
         return asdict(self)
 
 
 @torch.no_grad()
 def score(model: SessionShopper, visits: Visits) -> SessionScores:
-    """Held-out scores of a model."""
+    """Score a model on visits that it was not fitted to."""
     found = predict(model, visits)
     click, leave = found.clicks, found.leaves
     clicks, shown = visits.clicks, visits.shown

@@ -1,7 +1,7 @@
-"""What the session model counts of each shopper, visit by visit: the inputs that carry satiation and fatigue.
+"""What the session model counts of each shopper: the inputs that carry satiation and fatigue.
 
 Unlike `recsim_env.shoppers.profile`, which is what the shop remembers, this is what the user model
-knows: it also counts each item by itself, and positions by how likely they were looked at.
+knows: it also counts each item by itself, and weights positions by how likely they were looked at.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from recsim_env.shoppers.profile import DECAYS, TASTE_DECAYS
 from recsim_env.tensors import constant
 
 ITEM_DECAYS = (0.7, 0.9)
-"""What a visit counts less than the one after it in the counters of an item."""
+"""Decay per visit of the counters of an item: memories of about three and of ten visits."""
 FADE = 0.8
-"""Weight of a position over the one above it in counters of what was looked at: a rough discount,
-which only shapes inputs; how far a shopper looks is learned (`SessionShopper.looks`)."""
+"""Weight of a position relative to the one above it, in counters of what was looked at. It only
+shapes inputs; how far a shopper looks is learned (`SessionShopper.log_looks`)."""
 KINDS = 3  # shown, shown weighted by position, responded to
 CATEGORY_COUNTERS = KINDS * len(DECAYS)
 ITEM_COUNTERS = (KINDS - 1) * len(ITEM_DECAYS)
@@ -26,20 +26,23 @@ COUNTERS = CATEGORY_COUNTERS + ITEM_COUNTERS
 
 
 def context_size(width: int) -> int:
-    """Numbers of `SessionMemory.context` with item embeddings of `width` dimensions."""
+    """Return the length of `SessionMemory.context` with item embeddings of this width."""
     return 2 * len(TASTE_DECAYS) * (width + 1) + 1
 
 
 @dataclass
 class SessionMemory:
-    """Counters of B shoppers. Shapes: G categories, N items, E embedding width, A = len(TASTE_DECAYS)."""
+    """Counters of B shoppers.
+
+    Shapes: G categories, N items, E embedding width, A = len(TASTE_DECAYS).
+    """
 
     category: Tensor
-    """(B, CATEGORY_COUNTERS, G) float32: shown, shown by position, responded to, each with every
-    one of `DECAYS`."""
+    """(B, CATEGORY_COUNTERS, G) float32: shown, shown weighted by position, responded to, each with
+    every one of `DECAYS`."""
     item: Tensor
-    """(B, ITEM_COUNTERS, N) float32: shown by position, responded to, each with every one of
-    `ITEM_DECAYS`."""
+    """(B, ITEM_COUNTERS, N) float32: shown weighted by position, responded to, each with every one
+    of `ITEM_DECAYS`."""
     liked: Tensor
     """(B, A, E + 1) float32: sum of the embeddings responded to, and their number."""
     seen: Tensor
@@ -51,7 +54,7 @@ class SessionMemory:
     def empty(
         cls, batch: int, items: int, categories: int, width: int, device: torch.device
     ) -> SessionMemory:
-        """Of newcomers."""
+        """Make the memory of shoppers without visits."""
         taste = (batch, len(TASTE_DECAYS), width + 1)
         return cls(
             torch.zeros(batch, CATEGORY_COUNTERS, categories, dtype=torch.float32, device=device),
@@ -62,7 +65,10 @@ class SessionMemory:
         )
 
     def look(self, slates: Tensor, category: Tensor) -> Tensor:
-        """(B, K, COUNTERS) float32: the counters of shown items before this visit; slates (B, K), category (N,)."""
+        """Look up the counters of shown items before this visit.
+
+        Shapes: slates (B, K) int64, category (N,) int64 -> (B, K, COUNTERS) float32.
+        """
         of_category = category[slates].unsqueeze(1).expand(-1, CATEGORY_COUNTERS, -1)
         of_item = slates.unsqueeze(1).expand(-1, ITEM_COUNTERS, -1)
         found = torch.cat(
@@ -73,9 +79,13 @@ class SessionMemory:
     def record(
         self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor
     ) -> None:
-        """Add a visit, in place: slates (B, K) int64; shown, clicks (B, K) bool; category (N,); embedding (N, E)."""
+        """Add a visit, in place.
+
+        Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N,
+        E).
+        """
         clicks = clicks.float()
-        weight = shown * faded(slates.shape[1], slates.device)
+        weight = shown * position_weights(slates.shape[1], slates.device)
         kinds = torch.stack([shown.float(), weight, clicks], dim=1)
         self._count(self.category, kinds, category[slates], DECAYS)
         self._count(self.item, kinds[:, 1:], slates, ITEM_DECAYS)
@@ -87,13 +97,23 @@ class SessionMemory:
 
     @staticmethod
     def _count(counters: Tensor, kinds: Tensor, group: Tensor, decays: tuple[float, ...]) -> None:
-        """Decay counters (B, M * D, G) and add kinds (B, M, K) at their groups (B, K), once for each of D decays."""
+        """Decay counters, and add a visit at the groups of its positions.
+
+        Shapes: M kinds, D decays.
+            counters: (B, M * D, G), those of one kind side by side
+            kinds: (B, M, K) what to add for each position
+            group: (B, K) int64 category or item of each position
+        """
         counters.mul_(constant(decays, counters).repeat(kinds.shape[1]).unsqueeze(1))
         added = kinds.repeat_interleave(len(decays), dim=1)
         counters.scatter_add_(2, group.unsqueeze(1).expand(-1, added.shape[1], -1), added)
 
     def context(self) -> Tensor:
-        """(B, context_size(E)) float32 of order 1: mean vectors of what was liked and seen, log counts, log visits."""
+        """Summarise a shopper: mean vectors of what was liked and seen, log counts, log visits.
+
+        Returns:
+            (B, context_size(E)) float32 of order 1.
+        """
         liked, seen = self.liked, self.seen
         counts = torch.stack([liked[:, :, -1], seen[:, :, -1]], dim=1).flatten(1)
         means = torch.cat(
@@ -104,6 +124,6 @@ class SessionMemory:
         return torch.cat([means.flatten(1) * 2.0, logs], dim=1)
 
 
-def faded(positions: int, device: torch.device) -> Tensor:
-    """(K,) float32: 1 at the top, `FADE` less at each position below."""
+def position_weights(positions: int, device: torch.device) -> Tensor:
+    """Weight the positions (K,): 1 at the top, times `FADE` at each position below."""
     return FADE ** torch.arange(positions, device=device, dtype=torch.float32)

@@ -29,8 +29,7 @@ logged 5-15 % too kindly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,17 +37,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from recsim_env import checks
-from recsim_env.shoppers.household.memory import NEVER
-from recsim_env.shoppers.household.model import (
-    Block,
-    Cache,
-    check_categories,
-    encoder_sizes,
-    lag_bucket,
-)
+from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
 from recsim_env.shoppers.profile import DECAYS
-from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, COUNTERS, context_size, faded
-from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
+from recsim_env.shoppers.session.memory import (
+    CATEGORY_COUNTERS,
+    COUNTERS,
+    context_size,
+    position_weights,
+)
+from recsim_env.shoppers.weights import MOST, check_categories
 from recsim_env.tensors import constant
 
 OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
@@ -68,8 +65,8 @@ MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch come
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
 
 
-class SessionShopperConfig(CheckedConfig):
-    """Configuration of `SessionShopper`.
+class SessionShopperConfig(EncoderConfig):
+    """The configuration of the session model, `SessionShopper`.
 
     Args:
         n_items, n_categories: size of the catalogue
@@ -104,23 +101,20 @@ class SessionShopperConfig(CheckedConfig):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        sizes = encoder_sizes(
-            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window
+        self.set_sizes(
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            window=window,
+            dropout=dropout,
         )
-        (
-            self.hidden_size,
-            self.num_hidden_layers,
-            self.num_attention_heads,
-            self.intermediate_size,
-            self.window,
-        ) = sizes
         self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
         self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
         self.width = checks.whole("width", width, 1, MOST["width"])
         self.slate_size = checks.whole("slate_size", slate_size, 1, MOST["width"])
         self.declared = checks.whole("declared", declared, 0, MOST["width"])
         self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
-        self.dropout = checks.number("dropout", dropout, 0, 1)
         self.state_dropout = checks.number("state_dropout", state_dropout, 0, 1)
 
 
@@ -129,8 +123,8 @@ class Weariness(nn.Module):
 
     Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters
     above with weights >= 0 that all shoppers share, times a factor > 0 of the shopper's own. So a
-    policy that repeats itself more than anyone did in the log is answered by a slope, and not by
-    wherever a network happens to run off to.
+    policy that repeats itself more than any policy of the log is answered by a slope, and not by a
+    network outside of its training data.
     """
 
     def __init__(self) -> None:
@@ -139,7 +133,10 @@ class Weariness(nn.Module):
         self.of_item = nn.Parameter(torch.zeros(2))
 
     def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
-        """(V, S, K, 2) log-odds >= 0, of category and item; amounts (V, K, COUNTERS) >= 0, temperament (V, S, R)."""
+        """Compute weariness in log-odds >= 0, of the category and of the item.
+
+        Shapes: amounts (V, K, COUNTERS) >= 0, temperament (V, S, R) -> (V, S, K, 2).
+        """
         of_category = amounts[..., OF_CATEGORIES] @ F.softplus(self.of_category)
         of_item = amounts[..., OF_ITEMS] @ F.softplus(self.of_item)
         common = torch.stack([of_category, of_item], dim=-1)
@@ -148,7 +145,10 @@ class Weariness(nn.Module):
 
 
 class LeaveHead(nn.Module):
-    """Log-odds of leaving after a visit: rising with weariness, plus what is bounded. See the module docstring."""
+    """Log-odds of leaving after a visit: a bounded network, plus slopes times weariness.
+
+    See the module docstring for the equation.
+    """
 
     def __init__(self, config: SessionShopperConfig) -> None:
         super().__init__()
@@ -157,19 +157,26 @@ class LeaveHead(nn.Module):
         self.outer = nn.Linear(config.head_size // 2, 1)
 
     def forward(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
-        """(V, S); state (V, D) before the visit, temperament (V, S, R), weary (V, S, 2), clicks (V, K)."""
+        """Compute the log-odds (V, S) of leaving.
+
+        Shapes: state (V, D) before the visit, temperament (V, S, R), weary (V, S, 2), clicks (V,
+        K).
+        """
         number = clicks.float().sum(dim=-1, keepdim=True)
         seen = torch.cat([state, (number == 0).float(), torch.log1p(number)], dim=-1)
         bounded: Tensor = self.outer(torch.tanh(self.inner(seen)))
         return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
 
 
-class SessionShopper(CheckedModel):
-    """Transformer user model; `session_fit` fits it, `learned_market` lets it shop. See the module docstring.
+class SessionShopper(VisitEncoder):
+    """Transformer user model; see the module docstring for its equations.
 
-    `embedding` (N, E) and `category` (N,) are the catalogue's; `counter_mean`, `counter_scale` (2 *
-    COUNTERS,) bring the counter features to order 1. Dimensions: B shoppers, T visits, K positions,
-    D hidden.
+    `session.fit` fits it, `session.population` samples from it.
+
+    Dimensions: B shoppers, T visits, V real visits, S temperaments, K positions, N items, D hidden.
+        embedding: (N, E) of the catalogue
+        category: (N,) int64 of the catalogue
+        counter_mean, counter_scale: (2 * COUNTERS,) that bring the counter features to order 1
     """
 
     config_class = SessionShopperConfig
@@ -191,11 +198,7 @@ class SessionShopper(CheckedModel):
         size += config.declared
         self.token_in = nn.Linear(size, 2 * d)
         self.token_out = nn.Linear(2 * d, d)
-        self.blocks = nn.ModuleList(
-            [Block(cast(Any, config)) for _ in range(config.num_hidden_layers)]
-        )
-        self.final_norm = nn.LayerNorm(d)
-        self.newcomer = nn.Parameter(torch.zeros(d))  # state of a shopper without visits,
+        self.add_encoder()
         self.of_declared = nn.Linear(
             max(config.declared, 1), d, bias=False
         )  # moved by what the shopper declared
@@ -214,7 +217,12 @@ class SessionShopper(CheckedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def check_tables(self) -> None:
-        """Raise ValueError where an item has no such category, or a counter no scale."""
+        """Check the categories of the items and the scales of the counters.
+
+        Raises:
+            ValueError: If an item has a category that the configuration does not have, or a counter
+                has no scale.
+        """
         check_categories("category", self.category, self.config.n_categories)
         if not bool((self.counter_scale > 0).all()):
             lowest = float(self.counter_scale.min())
@@ -243,17 +251,17 @@ class SessionShopper(CheckedModel):
             module.temper.weight.copy_(0.4 * torch.eye(TEMPERAMENT))
             nn.init.constant_(module.leave_head.outer.bias, -3.0)
 
-    # ---- visits in, states out -------------------------------------------------------------------------------------
+    # ---- visits in, states out ----
 
     def features(self, counters: Tensor) -> Tensor:
-        """Counters (..., COUNTERS) as inputs of order 1, plain and logged: (..., 2 * COUNTERS)."""
+        """Bring counters (..., COUNTERS) to order 1, plain and logged: (..., 2 * COUNTERS)."""
         both = torch.cat([counters, torch.log1p(counters)], dim=-1)
         return (both - self.counter_mean) / self.counter_scale
 
     def welcome(self, declared: Tensor) -> Tensor:
-        """States (B, D) of shoppers without visits; declared (B, config.declared)."""
+        """Compute the states (B, D) of newcomers from what they declared (B, declared)."""
         if self.config.declared == 0:
-            return self.newcomer.expand(len(declared), -1)
+            return self.newcomers(len(declared))
         state: Tensor = self.newcomer + self.of_declared(declared)
         return state
 
@@ -266,14 +274,18 @@ class SessionShopper(CheckedModel):
         context: Tensor,
         declared: Tensor,
     ) -> Tensor:
-        """Tokens (..., D) of visits.
+        """Compute the tokens (..., D) of visits.
 
-        Shapes: slates (..., K) int64 without padding; shown, clicks (..., K) bool; counters (...,
-        K, COUNTERS) of the shown items before the visit; context (..., C) of the memory after it;
-        declared (..., config.declared) of the shopper.
+        Args:
+            slates: (..., K) int64 without padding
+            shown: (..., K) bool
+            clicks: (..., K) bool
+            counters: (..., K, COUNTERS) of the shown items before the visit
+            context: (..., C) of the memory after the visit
+            declared: (..., config.declared) of the shopper
         """
         features, clicked = self.features(counters), clicks.float()
-        weight = shown * faded(slates.shape[-1], slates.device)
+        weight = shown * position_weights(slates.shape[-1], slates.device)
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         vectors = self.embedding[slates]
         number = clicked.sum(dim=-1, keepdim=True)
@@ -292,51 +304,15 @@ class SessionShopper(CheckedModel):
         token: Tensor = self.token_out(F.gelu(self.token_in(torch.cat(parts, dim=-1))))
         return token
 
-    def encode(self, token: Tensor) -> Tensor:
-        """States after each visit, all at once: token (B, T, D), one visit a day; returns (B, T, D).
-
-        A visit sees itself and the `window` - 1 before it, so padding at the end changes nothing
-        before it.
-        """
-        order = torch.arange(token.shape[1], device=token.device)
-        distance = order.unsqueeze(1) - order.unsqueeze(0)
-        visible = ((distance >= 0) & (distance < self.config.window)).unsqueeze(0)
-        lag = lag_bucket(distance.float()).unsqueeze(0)
-        x = token
-        for block in cast(Iterable[Block], self.blocks):
-            x = block(x, *block.project(x), lag, visible)
-        states: Tensor = self.final_norm(x)
-        return states
-
-    def empty_cache(self, declared: Tensor) -> Cache:
-        """Cache of shoppers without visits; declared (B, config.declared)."""
-        return Cache.empty(self.config, self.welcome(declared).detach().clone())
-
-    def advance(self, cache: Cache, token: Tensor) -> None:
-        """Add one visit to each shopper, in place: token (B, D). The cost does not grow with the history."""
-        rows = torch.arange(len(token), device=token.device)
-        place = cache.count % self.config.window
-        day = cache.count.float()
-        cache.day[rows, place] = day
-        lag = lag_bucket((day.unsqueeze(1) - cache.day).clamp(max=NEVER)).unsqueeze(1)
-        visible = cache.day.isfinite().unsqueeze(1)
-        x = token.unsqueeze(1)
-        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
-            query, key, value = block.project(x)
-            cache.write(layer, rows, place, key, value)
-            x = block(x, query, cache.keys[layer], cache.values[layer], lag, visible)
-        cache.count += 1
-        cache.state = self.final_norm(x.squeeze(1)).float()
-
-    # ---- states in, behaviour out ----------------------------------------------------------------------------------
+    # ---- states in, behaviour out ----
 
     def temperament(self, normal: Tensor) -> Tensor:
-        """Temperaments (..., TEMPERAMENT) of shoppers, from standard normal numbers of the same shape."""
+        """Turn standard normal numbers (..., TEMPERAMENT) into temperaments."""
         drawn: Tensor = self.temper(normal)
         return drawn
 
     def log_looks(self, state: Tensor, temperament: Tensor) -> Tensor:
-        """Log-probability that each position is looked at, 0 at the top and falling.
+        """Compute the log-probability that each position is looked at, 0 at the top and falling.
 
         Shapes: state (V, D), temperament (V, S, R) -> (V, S, K).
         """
@@ -346,10 +322,17 @@ class SessionShopper(CheckedModel):
     def answer(
         self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log-odds (V, S, M, K) of a click once looked at, in each mood; weariness (V, S, K, 2) of category and item.
+        """Compute how shoppers would answer what they look at.
 
-        Shapes: state (V, D) before the visit, temperament (V, S, R), slates (V, K) int64 without
-        padding, counters (V, K, COUNTERS).
+        Args:
+            state: (V, D) before the visit
+            temperament: (V, S, R)
+            slates: (V, K) int64 without padding
+            counters: (V, K, COUNTERS) before the visit
+
+        Returns:
+            (V, S, M, K) log-odds of a click once looked at, in each mood, and (V, S, K, 2)
+            weariness of category and item.
         """
         weary = self.weariness(counters / self.counter_scale[:COUNTERS], temperament)
         liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
@@ -361,33 +344,46 @@ class SessionShopper(CheckedModel):
     def click_probability(
         self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor
     ) -> Tensor:
-        """(V, S, M, K) chance of a click in each mood; 0 where `shown` (V, K) is False. logits from `answer`."""
+        """Compute the chance (V, S, M, K) of a click in each mood, 0 where `shown` (V, K) is False.
+
+        Shapes: state (V, D), temperament (V, S, R), logits (V, S, M, K) from `answer`.
+        """
         looks = self.log_looks(state, temperament).unsqueeze(2)
         return torch.exp(looks + F.logsigmoid(logits)) * shown[:, None, None]
 
     def leave_logits(
         self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor, shown: Tensor
     ) -> Tensor:
-        """(V, S) log-odds of leaving after the visit; weary (V, S, K, 2) from `answer`, clicks, shown (V, K)."""
+        """Compute the log-odds (V, S) of leaving after the visit.
+
+        Shapes: state (V, D), temperament (V, S, R), weary (V, S, K, 2) from `answer`; clicks, shown
+        (V, K) bool.
+        """
         weight = self.log_looks(state, temperament).exp() * shown.unsqueeze(1)
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         mean = torch.einsum("vsk,vskr->vsr", weight, weary)
         logits: Tensor = self.leave_head(state, temperament, mean, clicks)
         return logits
 
-    # ---- learning --------------------------------------------------------------------------------------------------
+    # ---- learning ----
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch of whole episodes; `session_fit.Visits.batch` makes it.
+        """Compute the loss of a batch of whole episodes, as `session.fit.Visits.batch` makes it.
 
         Shapes: B episodes, T visits (padded at the end), V real visits among them, S temperaments.
-            real (B, T) bool; declared (B, config.declared); normal (B, S, TEMPERAMENT) standard
-            normal numbers; and of the real visits, episode by episode: slates (V, K) int64 without
-            padding; shown, clicks (V, K) bool; counters (V, K, COUNTERS) before the visit; context
-            (V, C) after it; leaves (V,) float32
-        Returns `loss` (), the negative log-likelihood a visit in nats, and of each visit and
-        temperament `log_likelihood`, its part `click_log_likelihood`, `leave_logits` (V, S),
-        `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
+            real: (B, T) bool
+            declared: (B, config.declared)
+            normal: (B, S, TEMPERAMENT) standard normal numbers
+            slates: (V, K) int64 without padding, of real visits, episode by episode, as all below
+            shown, clicks: (V, K) bool
+            counters: (V, K, COUNTERS) before the visit
+            context: (V, C) after it
+            leaves: (V,) float32, 1 where the shopper left after the visit
+
+        Returns:
+            `loss` (), the negative log-likelihood a visit in nats, and of each visit and
+            temperament `log_likelihood` and its part `click_log_likelihood` (V, S), `leave_logits`
+            (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
         """
         real, slates, shown, clicks = (
             batch[name] for name in ("real", "slates", "shown", "clicks")
@@ -399,7 +395,8 @@ class SessionShopper(CheckedModel):
         padded = token.new_zeros(*real.shape, token.shape[1]).masked_scatter(
             real.unsqueeze(2), token
         )
-        after = self.encode(padded)
+        visits = torch.arange(real.shape[1], device=real.device)
+        after = self.encode(padded, visits.float().unsqueeze(0))  # one visit a day
         before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[
             real
         ]
@@ -424,7 +421,9 @@ class SessionShopper(CheckedModel):
 def slate_log_likelihood(
     log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor
 ) -> Tensor:
-    """Log-likelihood (V, S) of the answers to slates: in a mood positions are independent, moods are summed over.
+    """Compute the log-likelihood (V, S) of the answers to slates.
+
+    In a mood the positions are independent; moods are summed over.
 
     Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.
     """
@@ -435,17 +434,21 @@ def slate_log_likelihood(
 
 
 def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> Tensor:
-    """Log-likelihood (B,) of episodes, the mean over temperaments of the product over visits.
+    """Compute the log-likelihood (B,) of episodes.
 
-    Shapes: of_visit (V, S) log-likelihoods, episode (V,) int64 whose visit it is, 0 .. B - 1 with B
-    = episodes.
+    It is that of the mean over temperaments of the product over visits.
+
+    Args:
+        of_visit: (V, S) log-likelihoods
+        episode: (V,) int64 episode of each visit, 0 .. B - 1
+        episodes: B
     """
     whole = of_visit.new_zeros(episodes, of_visit.shape[1]).index_add(0, episode, of_visit)
     return torch.logsumexp(whole, dim=1) - math.log(of_visit.shape[1])
 
 
 def over_moods(values: Tensor) -> Tensor:
-    """The mean over moods of values (..., M, K): (..., K)."""
+    """Average values (..., M, K) over moods: (..., K)."""
     return torch.einsum("...mk,m->...k", values, constant(MOOD_CHANCES, values))
 
 

@@ -25,9 +25,16 @@ from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Shopper, counted
-from recsim_env.shoppers.ensemble import agreed, check_ensemble, check_pessimism
-from recsim_env.shoppers.household.model import Block, Cache
-from recsim_env.shoppers.precision import PRECISIONS, check_precision, compile_parts, mixed
+from recsim_env.shoppers.encoder import Block, Cache
+from recsim_env.shoppers.members import (
+    PRECISIONS,
+    agreed,
+    check_ensemble,
+    check_pessimism,
+    check_precision,
+    compile_parts,
+    mixed,
+)
 from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import (
@@ -51,17 +58,17 @@ from recsim_env.waiting import waiting
 SHIPPED = Path(__file__).parents[2] / "data" / "market"
 """The folder of `recsim_env/LearnedMarket-v0`."""
 NEWCOMERS = "newcomers.safetensors"
-"""`declared` (S, D), what the shoppers of the log declared."""
+"""File of `declared` (S, D), what the shoppers of the log declared."""
 HALF = 0.002
-"""What a number of an embedding may lose where it is written with half the digits."""
+"""Largest error of a number of an embedding that is written in half precision."""
 
 
 @dataclass
 class LearnedMarketState:
-    """B shoppers."""
+    """The state of B shoppers."""
 
     caches: list[Cache]
-    """What each member of the ensemble makes of the visits so far."""
+    """The visits so far, encoded by each member of the ensemble."""
     memory: SessionMemory
     """Counters that all members see."""
     profile: Profile
@@ -84,19 +91,19 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
             the log has it
 
     A newcomer declares what a shopper of the log did, and has a temperament of its own (see
-    `session`), both drawn at random; what else they like shows in their clicks, each drawn given
-    all before it.
+    `model`), both drawn at random. What else it likes shows in its clicks, each drawn given all
+    before it.
 
-    Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b a click
-    has their mean less b of their standard deviations, at least 0, and leaving the mean plus b of
-    them, at most 1: a penalty for what the members do not agree on, after Yu et al. 2020, "MOPO:
-    Model-based offline policy optimization", equations 5 and 6, put on the chances themselves so
-    that every reward term feels it.
+    Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b, a
+    click has their mean less b of their standard deviations, at least 0, and leaving the mean plus
+    b of them, at most 1; see `members.agreed`.
 
     Args:
-        declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
+        catalog: the items
         members: fitted models of one catalogue and slate size, in any mode; they are set to
             `eval()` and frozen
+        declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
+        device: where the shoppers live
         pessimism: b >= 0, without unit
         precision: of the encoder, fp32 or bf16
         never_leave: whether nobody leaves; see `Shopper.staying`
@@ -135,10 +142,10 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         self.precision = check_precision(precision)
         self._moods = torch.tensor(MOOD_CHANCES, dtype=torch.float32, device=device).cumsum(0)
 
-    # ---- the methods of a shopper ----------------------------------------------------------------------------------------------
+    # ---- the methods of a shopper ----
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
-        """Spaces of `observe`, one shopper."""
+        """Return the space of each key of `observe`, for one shopper."""
         own = profile_spaces(self.catalog, self.slate_size)
         if self.declared.shape[1] == 0:
             return own
@@ -148,14 +155,14 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         }
 
     def start(self, draws: Tensor) -> LearnedMarketState:
-        """Newcomers, of whom nothing is known but what they declare."""
+        """Make newcomers, of whom nothing is known but what they declare."""
         batch, width = len(draws), self.catalog.embedding.shape[1]
         declared = self.declared[
             (draws[:, 0] * len(self.declared)).long().clamp(max=len(self.declared) - 1)
         ]
         return LearnedMarketState(
             caches=[
-                member.empty_cache(declared).to(PRECISIONS[self.precision])
+                member.empty_cache(member.welcome(declared)).to(PRECISIONS[self.precision])
                 for member in self.members
             ],
             memory=SessionMemory.empty(
@@ -168,11 +175,11 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         )
 
     def on_offer(self, state: LearnedMarketState, items: Tensor) -> Tensor:
-        """All of them."""
+        """Tell which of items (B, K) are no padding: every item is on offer."""
         return items >= 0
 
     def observe(self, state: LearnedMarketState) -> Observation:
-        """What the shopper declared, and what the shop remembers of its slates and the responses."""
+        """Describe what the shopper declared, and what the shop remembers of its visits."""
         said = {"declared": state.declared.clone()} if self.declared.shape[1] else {}
         return {**said, **state.profile.observe()}
 
@@ -180,7 +187,7 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
     def respond(
         self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor
     ) -> Response:
-        """Click, remember, and come back tomorrow or never; moves `state` in place."""
+        """Click, remember, and come back tomorrow or never; `state` changes."""
         category, embedding = self.catalog.category, self.catalog.embedding
         click_draw, mood_draw, leave_draw = draws.split([self.slate_size, 1, 1], dim=1)
         counters = state.memory.look(slates, category)
@@ -208,9 +215,8 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         context = state.memory.context()
         for member, cache in zip(self.members, state.caches, strict=True):
             with mixed(self.device, self.precision):
-                member.advance(
-                    cache, member.token(slates, shown, clicks, counters, context, state.declared)
-                )
+                token = member.token(slates, shown, clicks, counters, context, state.declared)
+                member.append_visit(cache, token, state.day)
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
         return Response(
@@ -218,7 +224,7 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         )
 
     def describe(self, state: LearnedMarketState, row: int) -> Description:
-        """What was clicked in each category so far; hidden: how deep the model thinks the shopper looks."""
+        """Describe the clicks in each category; how far the shopper looks is hidden."""
         member, before = self.members[0], state.caches[0].state[row].unsqueeze(0)
         temper = member.temperament(state.normal[row]).view(1, 1, -1)
         depth = float(member.log_looks(before, temper)[0, 0, -1].exp())
@@ -243,9 +249,13 @@ def save_learned_market(
     members: Sequence[SessionShopper],
     declared: Tensor,
 ) -> None:
-    """Write a catalogue and its models, `model0/`, `model1/`, ..; members that stood there before go.
+    """Write a catalogue and its models, `model0/`, `model1/` and so on, in place of those before.
 
-    declared: (S, D) float32, what newcomers may declare.
+    Args:
+        folder: where they are written
+        catalog: the items
+        members: the fitted models
+        declared: (S, D) float32, what newcomers may declare
 
     Raises:
         ValueError: If there is no member, or members and catalogue differ in size.
@@ -271,19 +281,24 @@ def load_learned_market(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> LearnedMarketShopper:
-    """The shoppers of a learned market.
+    """Open the shoppers of a learned market.
 
     Args:
+        device: where the shoppers live
+        slate_size: number of positions, which must be that of the models
         folder: of `save_learned_market`; None = the one that comes with the package
         ensemble: how many of its members answer together
-        pessimism, precision: see `LearnedMarketShopper`
-        compiled: whether the networks are fused by `torch.compile`, which takes the first steps a
-            minute longer
+        pessimism: see `LearnedMarketShopper`
+        precision: see `LearnedMarketShopper`
+        compiled: whether `torch.compile` fuses the networks; the first steps then take a minute
+            longer
 
-    Errors: FileNotFoundError where the folder or a file in it is missing; TypeError where it is no
-    path; ValueError on a bad option, where the folder holds fewer members, the members answer
-    slates of another size, or what the folder holds is broken or does not fit together; the
-    sentence names file and key or tensor.
+    Raises:
+        FileNotFoundError: If the folder or a file in it is missing.
+        TypeError: If `folder` is no path.
+        ValueError: If an option is bad, the folder holds fewer members, the members answer slates
+            of another size, or what the folder holds is broken or does not fit together; the
+            sentence names file and key or tensor.
     """
     path = SHIPPED if folder is None else checks.path("folder", folder)
     if not path.is_dir():
@@ -302,7 +317,8 @@ def load_learned_market(
         catalog = _exact(Catalog.load(path), members, path)
     if members[0].config.slate_size != checks.whole("slate_size", slate_size, 1):
         raise ValueError(
-            f"slate_size is {slate_size}, but the learned market answers slates of {members[0].config.slate_size} "
+            f"slate_size is {slate_size}, but the learned market answers slates of "
+            f"{members[0].config.slate_size} "
             "positions."
         )
     for member in members if fused else ():
@@ -313,12 +329,13 @@ def load_learned_market(
 
 
 def _read_declared(path: Path) -> Tensor:
-    """(S, D) float32 within -1 and 1."""
+    """Read `declared` (S, D) float32, whose numbers lie within -1 and 1."""
 
     def only_declared(shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes.keys() != {"declared"}:
             raise ValueError(
-                f"{path} holds tensors {checks.told(sorted(shapes))}, but it must hold 'declared' alone."
+                f"{path} holds tensors {checks.told(sorted(shapes))}, but it must hold "
+                "'declared' alone."
             )
 
     declared = read_tensors(path, only_declared)["declared"]
@@ -337,9 +354,9 @@ def _read_declared(path: Path) -> Tensor:
 
 
 def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> Catalog:
-    """The catalogue with the embedding that the models hold: as exact as in the market that the log is from.
+    """Give the catalogue the exact embedding that the models hold.
 
-    Its file is half as exact, and must be the same but for that.
+    The file of the catalogue has half the digits, and must be the same but for that.
     """
     stored = members[0].embedding
     for member in members:
@@ -348,7 +365,8 @@ def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> C
         )
         if not same or not torch.allclose(member.embedding, catalog.embedding, rtol=0, atol=HALF):
             raise ValueError(
-                f"{path} holds models of another catalog: their embedding or category is not the same."
+                f"{path} holds models of another catalog: their embedding or category is not "
+                "the same."
             )
     return dataclasses.replace(catalog, embedding=stored.clone())
 
@@ -358,7 +376,8 @@ def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared
         raise ValueError("members is empty, but a learned market needs at least one model.")
     if declared.ndim != 2 or len(declared) == 0:
         raise ValueError(
-            f"declared has the shape {tuple(declared.shape)}, but it must be (S, D) with a row or more."
+            f"declared has the shape {tuple(declared.shape)}, but it must be (S, D) with a "
+            "row or more."
         )
     size = members[0].config.slate_size
     for member in members:
@@ -369,9 +388,11 @@ def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared
             )
         if member.config.n_items != len(catalog):
             raise ValueError(
-                f"members has a model of {member.config.n_items} items, but catalog has {len(catalog)}."
+                f"members has a model of {member.config.n_items} items, but catalog has "
+                f"{len(catalog)}."
             )
         if member.config.slate_size != size:
             raise ValueError(
-                f"members has models of {size} and of {member.config.slate_size} positions, but all must be alike."
+                f"members has models of {size} and of {member.config.slate_size} positions, "
+                "but all must be alike."
             )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.lab.heldout import METRICS, Rows, bootstrap, curve, curve_error, estimate
+from benchmarks.lab.heldout import METRICS, Rows, bootstrap, estimate
 from benchmarks.lab.statistics import critical
 
 
@@ -71,12 +71,3 @@ def test_ten_households_with_one_response_have_intervals_all_the_same() -> None:
         assert 50 < np.isfinite(samples).sum() <= 100
         found = estimate(value, samples, 10)
         assert found.low <= found.value <= found.high, metric
-
-
-def test_a_curve_that_is_ten_per_cent_too_high_has_an_error_of_a_tenth() -> None:
-    rows = some_rows()
-    value = np.arange(len(rows.label)) % 5
-    observed, _, positive = curve(rows, value.astype(np.float64), (0, 2, 4))
-    by_hand = (rows.weight * rows.label)[value < 2].sum() / rows.weight[value < 2].sum()
-    assert observed[0] == pytest.approx(by_hand)
-    assert curve_error(observed, 1.1 * observed, positive) == pytest.approx(0.1)

@@ -108,7 +108,7 @@ def test_choices_are_scored_on_the_weeks_before_the_judgement(
         return score(model, examples, split, **options)
 
     monkeypatch.setattr("benchmarks.shopper.ablation.score", spy)
-    model, hidden = new_shopper(log.catalog, SMALL), log.examples(cold_hidden=True)
+    model, hidden = new_shopper(log.catalog, SMALL, log.facts), log.examples(cold_hidden=True)
     for question in ("choices", "parts"):
         found = ablation.held_out(
             model, hidden, examples, log.cold, ablation.Config(question=question, samples=2)

@@ -66,7 +66,7 @@ def shopper(folder: Path, log: Log, tmp_path_factory: pytest.TempPathFactory) ->
     path = tmp_path_factory.mktemp("shopper")
     for name in SHOP_TABLES:
         shutil.copy(folder / name, path / name)
-    new_shopper(log.catalog, SMALL).save_pretrained(path)
+    new_shopper(log.catalog, SMALL, log.facts).save_pretrained(path)
     return path
 
 

@@ -52,7 +52,7 @@ from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.household.replay import Visits
 from recsim_env.types import Observation
 from tests.policies.test_composer import some_visits
-from tests.support.fake_log import write_shop
+from tests.support.fake_log import FACTS, write_shop
 from tests.support.policy_toys import TOY_FACTS, toy_inputs
 from tests.support.toys import toy_catalog, toy_simulator
 
@@ -159,7 +159,7 @@ def test_the_replayed_log_is_what_the_baskets_say() -> None:
     popularity = torch.rand(20, 12, generator=torch.Generator().manual_seed(1))
     checked = 0
     for rows, seen in replay_slates(
-        visits, slates, Keys.of(catalog.kind, catalog.category), popularity
+        visits, slates, Keys.of(catalog.kind, catalog.category), popularity, FACTS
     ):
         assert set(seen) == KEYS | {"candidates"}
         for at, row in enumerate(rows.tolist()):
@@ -201,7 +201,7 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
     catalog = write_shop(tmp_path)
     keys = Keys.of(catalog.kind, catalog.category)
     new_shopper(
-        catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16)
+        catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16), FACTS
     ).save_pretrained(tmp_path)
     shopper = load_shopper(tmp_path, torch.device("cpu"), slate_size=4, population="all")
     starts = shopper.shop.starts
@@ -226,7 +226,7 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
     )
     blocks, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
     known, checked = RankerCatalog.of(catalog, FACTS.placements), 0
-    for rows, replayed in replay_slates(visits, slates, keys, popularity):
+    for rows, replayed in replay_slates(visits, slates, keys, popularity, FACTS):
         expected = of_slates({name: value[rows] for name, value in simulated.items()}, items[rows])
         for name in KEYS - {
             "bought_items",

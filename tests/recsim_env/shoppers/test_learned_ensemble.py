@@ -16,27 +16,23 @@ from torch import Tensor
 import recsim_env  # noqa: F401  (registers the ids)
 from benchmarks.data import finetune
 from recsim_env.catalog import Catalog
-from recsim_env.shoppers.ensemble import agreed
+from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_bucket
 from recsim_env.shoppers.household.fit import new_shopper
-from recsim_env.shoppers.household.model import (
-    GAP_EDGES,
-    RECENCIES,
-    SHARES,
-    SlateShopper,
-    repeat_bucket,
-)
-from recsim_env.shoppers.household.new_items import DARTS
+from recsim_env.shoppers.household.gaps import GapBins, back_by
+from recsim_env.shoppers.household.model import SlateShopper
+from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.peaks import SHOP_FILES
-from recsim_env.shoppers.household.population import LearnedShopper, back_by, load_shopper
+from recsim_env.shoppers.household.population import LearnedShopper, load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED
+from recsim_env.shoppers.members import agreed
 from recsim_env.simulator import SlateSimulator
 from recsim_env.trees import pick, put
 from recsim_env.types import Response, Step
-from tests.support.fake_log import ITEMS, write_shop
+from tests.support.fake_log import FACTS, ITEMS, write_shop
 from tests.support.fake_shoppers import SMALL, member, plain
 
 CPU = torch.device("cpu")
-K, BINS, BUCKETS = 10, len(GAP_EDGES), SHARES * RECENCIES
+K, BINS, BUCKETS = 10, len(GapBins()), SHARES * RECENCIES
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +97,7 @@ def arranged(shopper: LearnedShopper, visits: int) -> list[Response]:
     state = shopper.start(torch.linspace(0, 0.99, 6).unsqueeze(1))
     draws = torch.ones(6, shopper.visit_draws)
     draws[:, :3] = draws[:, K : K + 2] = 0.0
-    draws[:, -DARTS - 4] = draws[:, -3:] = 0.0
+    draws[:, -PROPOSALS - 4] = draws[:, -3:] = 0.0
     answers = []
     for _ in range(visits):
         slates = shopper.candidates(state)[:, :K]
@@ -194,7 +190,7 @@ def test_what_is_bought_elsewhere_has_the_members_mean(
         draws[:, K + REMEMBERED : -3] = explore
         return shopper.respond(state, slates, slates >= 0, draws).elsewhere
 
-    nothing = torch.zeros(crowd, 1 + DARTS)
+    nothing = torch.zeros(crowd, 1 + PROPOSALS)
     assert elsewhere(0.39, nothing).eq(outside).all()
     assert elsewhere(0.41, nothing).eq(0).all()
     mean = new * (1 - math.exp(-(0.005 + 0.015) / 2))
@@ -313,7 +309,7 @@ def test_what_does_not_fit_together_is_refused(log: Path, tmp_path: Path) -> Non
             match=rf"^pessimism is {wrong}, but it must be a finite number of 0 or more\.$",
         ):
             opened(tmp_path / "shop", ensemble=2, pessimism=wrong)
-    other = new_shopper(Catalog.synthetic(7, 5, 8, torch.Generator().manual_seed(0)), SMALL)
+    other = new_shopper(Catalog.synthetic(7, 5, 8, torch.Generator().manual_seed(0)), SMALL, FACTS)
     with pytest.raises(ValueError, match=r"model1 holds a model of 7 items, but catalog has 40\."):
         shop(log, tmp_path / "unlike", [member(log, 1), other])
     (tmp_path / "shop" / "model1" / "model.safetensors").unlink()
@@ -340,7 +336,7 @@ def test_further_members_are_fitted_beside_the_first(log: Path, tmp_path: Path) 
     }
     assert not (one / "model1").exists()
     first, second = (found.model for found in opened(two, ensemble=2).shop.members)
-    fresh = new_shopper(Catalog.load(log), replace(untrained, seed=6))
+    fresh = new_shopper(Catalog.load(log), replace(untrained, seed=6), FACTS)
     assert torch.equal(second.items.id_embedding.weight, fresh.items.id_embedding.weight)
     assert not torch.equal(first.items.id_embedding.weight, fresh.items.id_embedding.weight)
     assert "full exposure, mean of 2" in (two / "README.md").read_text()

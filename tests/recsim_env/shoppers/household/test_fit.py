@@ -20,8 +20,9 @@ from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table
 from recsim_env.metrics import auc
 from recsim_env.shoppers.household import fit as fitting
 from recsim_env.shoppers.household.examples import Collator, Examples
+from recsim_env.shoppers.household.features import repeat_bucket, visit_context
 from recsim_env.shoppers.household.fit import (
-    CUT,
+    CEILING_TAIL,
     KEPT,
     PARTS,
     FinetuneConfig,
@@ -29,14 +30,14 @@ from recsim_env.shoppers.household.fit import (
     calibrate,
     ceiling_of,
     checkpoints,
-    explored,
+    first_purchases,
     fit,
     new_shopper,
     newest_whole,
     score,
 )
 from recsim_env.shoppers.household.memory import COUNT, SINCE
-from recsim_env.shoppers.household.model import ROW_KINDS, repeat_bucket, visit_context
+from recsim_env.shoppers.household.model import ROW_KINDS
 from recsim_env.shoppers.household.peaks import SHOP_FILES
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.simulator import SlateSimulator
@@ -68,7 +69,7 @@ def shop(folder: Path, log: Log) -> Path:
     """A shop with an unfitted shopper."""
     path = folder / "shop"
     path.mkdir()
-    new_shopper(log.catalog, SMALL).save_pretrained(path)
+    new_shopper(log.catalog, SMALL, log.facts).save_pretrained(path)
     for name in SHOP_FILES[2:]:
         shutil.copy(folder / name, path / name)
     return path
@@ -223,7 +224,7 @@ def test_bad_options_are_said_in_one_sentence(shop: Path, tmp_path: Path) -> Non
 def test_fine_tuning_beats_popularity_and_is_calibrated(
     log: Log, examples: Examples, tmp_path: Path
 ) -> None:
-    model = new_shopper(log.catalog, SMALL)
+    model = new_shopper(log.catalog, SMALL, log.facts)
     config = replace(SMALL, pretrain_epochs=4, epochs=25, learning_rate=1e-2)
     fit(model, examples, config, tmp_path, stage="pretrain")
     fit(model, examples, config, tmp_path, stage="finetune")
@@ -237,7 +238,7 @@ def test_fine_tuning_beats_popularity_and_is_calibrated(
     popularity = torch.bincount(examples.visits.items, minlength=ITEMS).float()
     assert area(scores.logit) > area(popularity[examples.row_item[scores.row]] / 1000) + 0.2
     assert float(torch.sigmoid(scores.logit).mean()) == pytest.approx(label.mean(), rel=0.15)
-    bought, expected = explored(model, examples, "test")
+    bought, expected = first_purchases(model, examples, "test")
     assert 0.3 < bought / expected < 3.0
     assert examples.n_shoppers == SHOPPERS
     assert set(Collator(examples)([0])) >= {"basket", "row_item", "new_item"}
@@ -250,7 +251,7 @@ def test_a_ceiling_cuts_no_more_than_its_share(
     monkeypatch: pytest.MonkeyPatch, cut: float, ceiling: float
 ) -> None:
     """Of .5 + .2 + 2 x .05 = .8 purchases lie .3 above .2 and .4 + .1 = .5 above .1."""
-    monkeypatch.setattr(fitting, "CUT", cut)
+    monkeypatch.setattr(fitting, "CEILING_TAIL", cut)
     chance = torch.tensor([0.2, 0.05, 0.5, 0.1], dtype=torch.float64)
     weight = torch.tensor([1.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     assert ceiling_of(chance, weight) == pytest.approx(ceiling)
@@ -260,7 +261,7 @@ def test_a_ceiling_cuts_no_more_than_its_share(
 def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
     log: Log, examples: Examples, promoted: bool
 ) -> None:
-    model = new_shopper(log.catalog, SMALL)
+    model = new_shopper(log.catalog, SMALL, log.facts)
     with torch.no_grad():
         for parameter in model.slate_head.parameters():
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
@@ -281,7 +282,7 @@ def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
         expected = ceiling_of(chance[own], weight[own]) if own.any() else 1.0
         assert ceilings[number].item() == pytest.approx(expected)
         over = (weight[own] * (chance[own] - ceilings[number]).clamp(min=0)).sum()
-        assert over <= CUT * (weight[own] * chance[own]).sum() + 1e-9
+        assert over <= CEILING_TAIL * (weight[own] * chance[own]).sum() + 1e-9
 
 
 # ---- interrupted fine-tunings ----------------------------------------------------------------------------------------
@@ -291,7 +292,7 @@ QUICK = replace(SMALL, pretrain_epochs=0, epochs=2.0)
 
 def weights_of(log: Log, examples: Examples, folder: Path) -> dict[str, torch.Tensor]:
     """Of a model after its fine-tuning, which goes on from what lies in the folder."""
-    model = new_shopper(log.catalog, QUICK)
+    model = new_shopper(log.catalog, QUICK, log.facts)
     fit(model, examples, QUICK, folder, stage="finetune")
     return model.state_dict()
 

@@ -5,19 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsim_env.shoppers.household.memory import RHYTHM
-from recsim_env.shoppers.household.model import (
+from recsim_env.shoppers.household.config import SlateShopperConfig
+from recsim_env.shoppers.household.features import (
     CONTEXT,
-    GAP_EDGES,
-    LAPSE_DAYS,
-    SlateShopper,
-    SlateShopperConfig,
-    gap_log_likelihood,
     since_bucket,
     visit_context,
     without_item,
 )
+from recsim_env.shoppers.household.memory import RHYTHM
+from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.weights import load_model
+from tests.support.fake_log import FACTS
 
 
 def small_model(window: int = 5) -> SlateShopper:
@@ -31,6 +29,7 @@ def small_model(window: int = 5) -> SlateShopper:
                 hidden_size=16,
                 num_attention_heads=2,
                 window=window,
+                facts=FACTS.to_json(),
             )
         )
         for parameter in model.parameters():
@@ -51,9 +50,9 @@ def test_a_cached_visit_equals_the_recomputed_history(window: int) -> None:
     with torch.no_grad():
         token = model.token(model.items(), basket, context)
         whole = model.encode(token, day, torch.ones_like(day, dtype=torch.bool))
-        cache = model.empty_cache(shoppers)
+        cache = model.empty_cache(model.newcomers(shoppers))
         for visit in range(visits):
-            model.advance(cache, token[:, visit], day[:, visit])
+            model.append_visit(cache, token[:, visit], day[:, visit])
             torch.testing.assert_close(cache.state, whole[:, visit], rtol=1e-5, atol=1e-5)
 
 
@@ -71,15 +70,15 @@ def test_whole_histories_at_once_are_their_visits_one_by_one(window: int) -> Non
     context = torch.randn(len(day), CONTEXT, generator=generator)
     with torch.no_grad():
         found = model.prefill(model.tokens(model.items(), items, size, context), day, visits)
-        expected, visit = model.empty_cache(4), 0
+        expected, visit = model.empty_cache(model.newcomers(4)), 0
         for shopper, number in enumerate(visits.tolist()):
-            alone = model.empty_cache(1)
+            alone = model.empty_cache(model.newcomers(1))
             for _ in range(number):
                 basket = items[int(size[:visit].sum()) :][: int(size[visit])].tolist() or [-1]
                 token = model.token(
                     model.items(), torch.tensor([basket]), context[visit : visit + 1]
                 )
-                model.advance(alone, token, day[visit : visit + 1])
+                model.append_visit(alone, token, day[visit : visit + 1])
                 visit += 1
             for name in ("day", "count", "state"):
                 getattr(expected, name)[shopper] = getattr(alone, name)[0]
@@ -103,32 +102,6 @@ def test_padding_does_not_change_what_comes_before() -> None:
     assert padded.isfinite().all()
 
 
-def test_gap_probabilities_sum_to_one_with_those_who_lapse() -> None:
-    logits = torch.randn(1, len(GAP_EDGES), generator=torch.Generator().manual_seed(2))
-    firsts = torch.tensor(GAP_EDGES, dtype=torch.float32)
-    some = (
-        gap_log_likelihood(logits.expand(len(firsts), -1), firsts, torch.full_like(firsts, 400.0))
-        .exp()
-        .sum()
-    )
-    lapsed = gap_log_likelihood(
-        logits, torch.tensor([LAPSE_DAYS + 1.0]), torch.tensor([400.0])
-    ).exp()
-    torch.testing.assert_close(some + lapsed.squeeze(), torch.tensor(1.0))
-
-
-def test_a_censored_visit_survives_only_the_bins_that_were_watched_to_their_end() -> None:
-    logits = torch.zeros(1, len(GAP_EDGES))  # every hazard is one half
-
-    def watched(days: float) -> float:
-        return gap_log_likelihood(logits, torch.tensor([-1.0]), torch.tensor([days])).exp().item()
-
-    assert watched(0.0) == pytest.approx(0.5)  # day 0 is over
-    assert watched(2.0) == pytest.approx(0.5**3)
-    assert watched(16.0) == pytest.approx(0.5**15)  # the bin 15-17 is still open
-    assert watched(17.0) == pytest.approx(0.5**16)
-
-
 def test_days_since_fall_into_their_own_bucket_for_four_weeks() -> None:
     days = torch.arange(29.0)
     assert since_bucket(days).tolist() == list(range(29))
@@ -149,8 +122,8 @@ def test_save_and_load_give_the_same_shopper(tmp_path: Path) -> None:
     state = torch.randn(2, 16 + CONTEXT, generator=torch.Generator().manual_seed(5))
     season = torch.zeros(20)
     torch.testing.assert_close(
-        model.explore_log_rate(state, model.items(), season),
-        again.explore_log_rate(state, again.items(), season),
+        model.new_item_log_rates(state, model.items(), season),
+        again.new_item_log_rates(state, again.items(), season),
     )
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from recsim_env import make_simulator, tensors
 from recsim_env.logs.schema import read_popularity, write_popularity
 from recsim_env.shoppers.household import memory, new_items, population
-from recsim_env.shoppers.household.new_items import DARTS, MARGIN, Envelope, poisson
-from recsim_env.shoppers.household.population import EXPLORED, LearnedShopper, load_shopper
+from recsim_env.shoppers.household.new_items import MARGIN, PROPOSALS, Envelope, poisson
+from recsim_env.shoppers.household.population import MOST_NEW_ITEMS, LearnedShopper, load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
 from recsim_env.simulator import SlateSimulator
 from tests.support.fake_log import ITEMS as FAKE_ITEMS
@@ -52,11 +52,11 @@ def heights(envelope: Envelope) -> Tensor:
 
 
 def hits(envelope: Envelope, queries: list[Tensor], week: Tensor, seed: int) -> Tensor:
-    """How many darts hit each item below its rate: (N,)."""
-    draws = torch.rand(len(week), 1 + DARTS, generator=torch.Generator().manual_seed(seed))
-    darts = envelope.throw(envelope.scale(queries), week, draws)
-    rate = torch.stack([one.exp() for one in envelope.log_rates(queries, week, darts)]).mean(0)
-    return torch.bincount(darts.items[darts.heights < rate], minlength=ITEMS)
+    """How many proposals hit each item below its rate: (N,)."""
+    draws = torch.rand(len(week), 1 + PROPOSALS, generator=torch.Generator().manual_seed(seed))
+    proposals = envelope.propose(envelope.scale(queries), week, draws)
+    rate = torch.stack([one.exp() for one in envelope.log_rates(queries, week, proposals)]).mean(0)
+    return torch.bincount(proposals.items[proposals.heights < rate], minlength=ITEMS)
 
 
 def test_the_envelope_lies_above_whom_it_was_made_for() -> None:
@@ -107,12 +107,14 @@ def test_the_first_and_last_draw_hit_the_first_and_last_item_of_their_week(
 ) -> None:
     base, vectors, queries = model(5)
     envelope = Envelope.over(base, vectors, queries)
-    draws = torch.full((1, 1 + DARTS), draw)
+    draws = torch.full((1, 1 + PROPOSALS), draw)
     draws[:, 0] = LAST
-    darts = envelope.throw(torch.ones(1), torch.tensor([week]), draws)
-    assert len(darts.items) > 1
-    assert darts.items.eq(item).all()
-    assert ((darts.heights >= 0) & (darts.heights <= heights(envelope)[week, item] * 1.001)).all()
+    proposals = envelope.propose(torch.ones(1), torch.tensor([week]), draws)
+    assert len(proposals.items) > 1
+    assert proposals.items.eq(item).all()
+    assert (
+        (proposals.heights >= 0) & (proposals.heights <= heights(envelope)[week, item] * 1.001)
+    ).all()
 
 
 def test_numbers_of_purchases_by_hand() -> None:
@@ -180,13 +182,13 @@ def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
 
 def rates_in_full(shopper: LearnedShopper, state: LearnedState, promoted: bool) -> Tensor:
     """Of every item for every shopper of a state, (B, N), one by one as the model says them."""
-    on_promotion = (shopper.shop.market.placement[state.row] > 0).float() if promoted else None
+    on_promotion = (shopper.shop.promotions.placement[state.row] > 0).float() if promoted else None
     found = []
     for one, inside in zip(shopper.shop.members, state.inside(state.context()), strict=True):
-        base = (one.model.explore_base() + one.model.season(shopper.shop.market.item_context))[
+        base = (one.model.new_item_base() + one.model.season(shopper.shop.promotions.item_context))[
             state.week
         ]
-        found.append(one.model.explore_log_rate(inside, one.vectors, base, on_promotion).exp())
+        found.append(one.model.new_item_log_rates(inside, one.vectors, base, on_promotion).exp())
     return torch.stack(found).mean(0)
 
 
@@ -214,7 +216,7 @@ def test_new_items_are_bought_at_the_members_mean_rates(folder: Path, promoted: 
     generator = torch.Generator().manual_seed(0)
     width = shopper.visit_draws - 10 - REMEMBERED - 3
     for _ in range(times):
-        tried = shopper._explore(
+        tried = shopper._new_items(
             state, inside, slates, torch.rand(len(slates), width, generator=generator)
         )
         bought.scatter_add_(1, tried.clamp(min=0), (tried >= 0).float())
@@ -236,13 +238,13 @@ def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(
     state = shopper.start(torch.linspace(0, 0.99, 200).unsqueeze(1))
     inside = state.inside(state.context())
     nothing = torch.full((200, 10), -1)
-    tried = shopper._explore(
+    tried = shopper._new_items(
         state,
         inside,
         nothing,
-        torch.rand(200, 1 + DARTS, generator=torch.Generator().manual_seed(0)),
+        torch.rand(200, 1 + PROPOSALS, generator=torch.Generator().manual_seed(0)),
     )
-    assert (tried >= 0).sum(1).max() == EXPLORED
+    assert (tried >= 0).sum(1).max() == MOST_NEW_ITEMS
     assert all(
         len(set(row)) == len(row) for row in ([i for i in row if i >= 0] for row in tried.tolist())
     )
@@ -252,14 +254,14 @@ def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(
 def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(
     promoted: bool,
 ) -> None:
-    """To the envelope, which is made for how they start, and to the limit of darts; later in their episodes too."""
+    """To the envelope, which is made for how they start, and to the limit of proposals; later in their episodes too."""
     simulator = make_simulator(
         "recsim_env/CompleteJourney-v0", device="cpu", store_promotions=promoted
     )
     simulator.reset(torch.arange(512))
     shopper = simulator.shopper
     assert isinstance(shopper, LearnedShopper)
-    darts = shopper.visit_draws - simulator.slate_size - REMEMBERED - 4
+    proposals = shopper.visit_draws - simulator.slate_size - REMEMBERED - 4
     envelope, (single,) = shopper.shop.envelope, shopper.shop.members
     width = envelope.edges.diff().view(len(envelope.total), -1)
     for _ in range(4):
@@ -269,11 +271,11 @@ def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(
         state = simulator.hidden
         rate = rates_in_full(shopper, state, promoted)
         (inside,) = state.inside(state.context())
-        scale = envelope.scale([single.model.explore_queries(inside)])
+        scale = envelope.scale([single.model.new_item_queries(inside)])
         promotion = single.model.promotion().exp() if promoted else 1.0
         thrown = scale * promotion * envelope.total[state.week]
         bound = width[state.week].float() * thrown.unsqueeze(1)
         assert (rate - bound).clamp(min=0).sum() < 1e-3 * rate.sum()
         number = torch.poisson(thrown.expand(100, -1), generator=torch.Generator().manual_seed(0))
-        assert thrown.mean() < darts / 3
-        assert (number - darts).clamp(min=0).sum() < 1e-4 * number.sum()
+        assert thrown.mean() < proposals / 3
+        assert (number - proposals).clamp(min=0).sum() < 1e-4 * number.sum()

@@ -19,14 +19,14 @@ import recsim_env
 from recsim_env.catalog import Catalog
 from recsim_env.logs import schema
 from recsim_env.shoppers.household import shop
-from recsim_env.shoppers.household.examples import Market
 from recsim_env.shoppers.household.memory import Keys, Memory
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import Peaks
 from recsim_env.shoppers.household.peaks import read_peaks, table_digest, write_peaks
 from recsim_env.shoppers.household.population import load_shopper
+from recsim_env.shoppers.household.promotions import StorePromotions, candidate_tables
 from recsim_env.shoppers.household.replay import Past, Visits
-from recsim_env.shoppers.household.shop import candidate_tables, envelope_of
+from recsim_env.shoppers.household.shop import envelope_of
 from recsim_env.shoppers.household.starts import POPULATIONS, Starts, _stores
 from recsim_env.shoppers.weights import load_model, save_model
 from tests.support.fake_log import write_shop
@@ -197,7 +197,7 @@ def test_the_shipped_peaks_are_those_of_the_shipped_shoppers() -> None:
     opened = load_shopper(shipped, CPU, population="evaluation").shop
     known = read_peaks(shipped, shipped, (64, 3500), tables, "evaluation", (56, 182))
     assert known is not None
-    found = envelope_of(opened.members, opened.market, opened.starts.state)
+    found = envelope_of(opened.members, opened.promotions, opened.starts.state)
     torch.testing.assert_close(found.centres[0], known.centre, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.total, opened.envelope.total, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.edges, opened.envelope.edges, rtol=1e-5, atol=1e-6)
@@ -251,7 +251,9 @@ def test_candidates_by_hand(items: int, dtype: torch.dtype) -> None:
     popularity = pl.DataFrame(
         {"week": [0, 1], "item": [last, last], "popularity": [0.25, 0.5], "discount": [0.0, 0.1]}
     )
-    candidates, placement, popular = candidate_tables(Market.of(promotions, popularity, items))
+    candidates, placement, popular = candidate_tables(
+        StorePromotions.of(promotions, popularity, items)
+    )
     assert candidates.dtype == dtype
     assert candidates.tolist() == [[1, last], [last, -1], [-1, -1]]
     assert placement.tolist() == [[3, 4], [5, 0], [0, 0]]

@@ -138,7 +138,7 @@ def stepped(
 ) -> tuple[Tensor, Tensor]:
     """Click and leave logits of one episode, a visit at a time."""
     batch = visits.batch(torch.tensor([episode]))
-    cache = shopper.empty_cache(batch["declared"])
+    cache = shopper.empty_cache(shopper.welcome(batch["declared"]))
     temperament = shopper.temperament(normal[episode : episode + 1])
     clicks, leaves = [], []
     for t in range(len(batch["leaves"])):
@@ -148,9 +148,8 @@ def stepped(
         logits, weary = shopper.answer(cache.state, temperament, slates, counters)
         clicks.append(logits)
         leaves.append(shopper.leave_logits(cache.state, temperament, weary, clicked, shown))
-        shopper.advance(
-            cache, shopper.token(slates, shown, clicked, counters, context, batch["declared"])
-        )
+        token = shopper.token(slates, shown, clicked, counters, context, batch["declared"])
+        shopper.append_visit(cache, token, torch.tensor([float(t)]))
     return torch.cat(clicks), torch.cat(leaves)
 
 

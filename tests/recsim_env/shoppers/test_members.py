@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from recsim_env import make_simulator
+from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.household import shop
-from recsim_env.shoppers.household.model import Block, GapHead, SlateHead
-from recsim_env.shoppers.precision import PRECISIONS, compile_parts
+from recsim_env.shoppers.household.gaps import GapHead
+from recsim_env.shoppers.household.slate_head import SlateHead
+from recsim_env.shoppers.members import PRECISIONS, compile_parts
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Step
 
