@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gymnasium import spaces
 
 import recsim_env
 from recsim_env.logs import complete_journey
@@ -40,7 +41,9 @@ def test_a_shopper_has_the_calendar_and_the_codes_of_its_own_log(shop: Path) -> 
     shopper = opened(shop)
     assert shopper.facts == FACTS
     displays, mailers = FACTS.placements
-    assert shopper.spaces()["placement"].high.max() == displays * mailers - 1
+    placement = shopper.spaces()["placement"]
+    assert isinstance(placement, spaces.Box)
+    assert placement.high.max() == displays * mailers - 1
     state = shopper.start(torch.tensor([[0.3], [0.8]]))
     week = shopper.observe(state)["context"][:, Context.WEEK_OF_YEAR]
     torch.testing.assert_close(week, state.week / FACTS.weeks_a_year)
