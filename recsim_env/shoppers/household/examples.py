@@ -87,6 +87,7 @@ class Examples:
             hidden: (N,) bool items that are left out of every basket, and so of all counters
             generator: chooses among the items that were bought before
         """
+        # The rows of all kinds, sorted by visit.
         visits = Visits.of(baskets, hidden)
         keys = Keys.of(catalog.kind, catalog.category)
         index = pl.DataFrame({"visit": baskets["visit"], "at": np.arange(len(baskets))})
@@ -96,6 +97,8 @@ class Examples:
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         order = rows["visit"].argsort(stable=True)
         rows = {name: column[order] for name, column in rows.items()}
+
+        # What was known before each visit.
         stats, rhythm = replay(visits, keys, ScoredItems(rows["visit"], rows["item"]))
         store_week = promotions.row(visits.store, visits.week)
         split = torch.tensor([SPLITS.index(name) for name in baskets["split"].to_list()])
@@ -166,6 +169,7 @@ def _repeat_rows(
 
     All that were bought again have one, and a sample of those that were not.
     """
+    # One pass over the visits, with what each shopper bought so far.
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     items, starts = visits.items.numpy(), visits.starts.numpy()
     seen: set[int] = set()
@@ -192,6 +196,8 @@ def _repeat_rows(
         fresh = [item for item in basket if item not in seen]
         seen.update(fresh)
         pool += fresh
+
+    # The sampled rows stand for all that were not bought.
     label, weight_of = torch.tensor(out_label), torch.tensor(out_weight)
     return {
         "visit": torch.tensor(out_visit),
@@ -223,6 +229,7 @@ class Collator:
 
     def __call__(self, shoppers: Sequence[int]) -> dict[str, Tensor]:
         """Make one batch; see `SlateShopper.forward` for its keys and shapes."""
+        # The visits of each shopper up to the last split that counts.
         e, v = self.examples, self.examples.visits
         wanted = torch.tensor([name in self.splits for name in SPLITS])
         who = torch.tensor(list(shoppers))
@@ -232,6 +239,8 @@ class Collator:
             [(e.split[a:b] <= last).sum() for a, b in zip(starts, ends, strict=True)]
         )
         width = max(int(length.max()), 1)
+
+        # Padded to the longest history.
         at = starts.unsqueeze(1) + torch.arange(width)  # (B, T)
         present = torch.arange(width) < length.unsqueeze(1)
         at = at.clamp(max=len(v) - 1)
@@ -254,6 +263,7 @@ class Collator:
 
     def _rows(self, starts: Tensor, length: Tensor, width: int, learn: Tensor) -> dict[str, Tensor]:
         """Find the scored rows of visits that count."""
+        # The rows of these visits, and where their visits stand in the batch.
         e = self.examples
         spans = [
             (int(e.row_starts[a]), int(e.row_starts[a + n]))
@@ -264,6 +274,8 @@ class Collator:
             torch.arange(len(spans)), torch.tensor([b - a for a, b in spans])
         )
         row_at = shopper * width + (e.row_visit[rows] - starts[shopper])
+
+        # Those that count.
         kinds = torch.tensor([name in self.kinds for name in ROW_KINDS])
         kept = kinds[e.row_kind[rows]] & learn.flatten()[row_at]
         rows, row_at = rows[kept], row_at[kept]

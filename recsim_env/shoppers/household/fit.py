@@ -291,6 +291,8 @@ def fit(
     if epochs <= 0:
         return
     output = folder / stage
+
+    # Shoppers are packed into batches.
     collator = Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS)
     lengths = torch.stack(
         [
@@ -300,6 +302,8 @@ def fit(
     )
     packs = Packs(lengths, config.batch_visits, torch.Generator().manual_seed(config.seed))
     steps = max(int(epochs * len(packs)), 1)
+
+    # The Trainer goes on from the newest whole checkpoint.
     arguments = TrainingArguments(
         output_dir=str(output),
         per_device_train_batch_size=1,

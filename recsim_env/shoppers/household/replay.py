@@ -61,12 +61,15 @@ class Visits:
             baskets: the table
             hidden: (N,) bool items to leave out of every basket
         """
+        # One tensor a column.
         names = ("shopper", "day", "week", "store", "gap", "follow_up")
         filled = baskets.select(pl.col(name).fill_null(-1) for name in names)
         shopper, day, week, store, gap, follow_up = (ints(filled, name) for name in names)
         first = torch.cat([torch.ones(1, dtype=torch.bool), shopper[1:] != shopper[:-1]])
         start = torch.where(first, torch.arange(len(shopper)), 0).cummax(0).values
         since = torch.where(first, 0, day - torch.cat([day[:1], day[:-1]])).float()
+
+        # The items, one visit after the other.
         lengths = torch.from_numpy(baskets["items"].list.len().cast(pl.Int64).to_numpy().copy())
         items = torch.from_numpy(
             baskets["items"].explode().drop_nulls().cast(pl.Int64).to_numpy().copy()

@@ -154,6 +154,7 @@ def _opened(
     stamps: tuple[object, ...],
 ) -> Shop:
     """Read a shop, as `load_shop` says; `stamps` tell changed files from those read before."""
+    # Models and tables, read and checked on the CPU.
     catalog = Catalog.load(folder)
     models = [_model(member, catalog) for member in members]
     _check_alike(members, models)
@@ -165,6 +166,8 @@ def _opened(
         read_popularity(folder / "popularity.parquet", len(catalog)),
         len(catalog),
     )
+
+    # Start states need the store-weeks that can be visited.
     candidates, placement, popular = candidate_tables(promotions)
     enough = (candidates >= 0).sum(1) >= MIN_CANDIDATES
     keys = Keys.of(catalog.kind, catalog.category)
@@ -172,6 +175,8 @@ def _opened(
         models, keys, promotions, baskets, holdout, enough, population, start_days
     )
     promotions = promotions.to(device)
+
+    # The upper bound of the rates of new items needs all start states, or their peaks.
     known = (
         _known_peaks(folder, members, models, population, start_days)
         if device.type == "cpu" and not compiled

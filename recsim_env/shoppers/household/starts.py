@@ -139,6 +139,7 @@ def start_states(
     Raises:
         ValueError: If nobody has such a visit.
     """
+    # The visits at which an episode may start.
     visits = Visits.of(baskets)
     open_store = enough[promotions.row(visits.store, visits.week)]
     low, high = start_days
@@ -158,6 +159,8 @@ def start_states(
         raise ValueError(
             f"start_days is {start_days}, but no shopper of population {population!r} starts then."
         )
+
+    # The first of them of each shopper, and what was before it.
     shoppers, first = np.unique(visits.shopper[chosen].numpy(), return_index=True)
     start = chosen[torch.from_numpy(first)]
     stores, shares = _stores(visits, open_store, start)

@@ -131,10 +131,14 @@ class Visits:
                 f"sessions shows item {int(sessions.slates.max())}, but the catalogue has "
                 f"{len(catalog)}."
             )
+
+        # Slates and clicks of real visits.
         real = sessions.real
         slates = sessions.slates[real]
         shown = first_places(slates)
         last = torch.arange(real.shape[1]) == sessions.length.unsqueeze(1) - 1
+
+        # Counters and contexts, replayed.
         parts = [
             _replayed(sessions.take(rows), catalog)
             for rows in torch.arange(len(sessions)).split(EPISODES_PER_REPLAY)
@@ -288,6 +292,7 @@ def _train(
     model: SessionShopper, visits: Visits, config: SessionFitConfig, progress: Progress
 ) -> None:
     """Train with AdamW on whole episodes; weight decay applies to matrices only."""
+    # Weight decay and a larger learning rate go to groups of parameters of their own.
     steps = max(round(config.epochs * len(visits) / config.batch_episodes), 1)
     of_shoppers = [
         *model.temper.parameters(),
@@ -309,6 +314,8 @@ def _train(
         groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
     )
     schedule = get_cosine_schedule_with_warmup(optimiser, steps // 20, steps)
+
+    # The steps.
     generator = torch.Generator().manual_seed(config.seed)
     order = shuffled(len(visits), config.batch_episodes, generator)
     model.train()

@@ -194,6 +194,8 @@ class SessionShopper(VisitEncoder):
         self.register_buffer("category", torch.zeros(config.n_items, dtype=torch.int64))
         self.register_buffer("counter_mean", torch.zeros(2 * COUNTERS))
         self.register_buffer("counter_scale", torch.ones(2 * COUNTERS))
+
+        # The token of a visit, and the encoder.
         size = 2 * config.width + config.slate_size + 2 + 4 * COUNTERS + context_size(config.width)
         size += config.declared
         self.token_in = nn.Linear(size, 2 * d)
@@ -202,6 +204,8 @@ class SessionShopper(VisitEncoder):
         self.of_declared = nn.Linear(
             max(config.declared, 1), d, bias=False
         )  # moved by what the shopper declared
+
+        # Clicks and leaving.
         self.query = nn.Linear(d, config.width)
         self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
@@ -385,6 +389,7 @@ class SessionShopper(VisitEncoder):
             temperament `log_likelihood` and its part `click_log_likelihood` (V, S), `leave_logits`
             (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
         """
+        # States before each visit.
         real, slates, shown, clicks = (
             batch[name] for name in ("real", "slates", "shown", "clicks")
         )
@@ -400,11 +405,15 @@ class SessionShopper(VisitEncoder):
         before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[
             real
         ]
+
+        # What the visits say, in each temperament.
         state = self.state_dropout(before)
         temperament = self.temperament(batch["normal"])[episode]
         logits, weary = self.answer(state, temperament, slates, batch["counters"])
         log_looks = self.log_looks(state, temperament)
         leave = self.leave_logits(state, temperament, weary, clicks, shown)
+
+        # Their likelihood.
         of_leaving = F.logsigmoid(torch.where(batch["leaves"].unsqueeze(1) > 0, leave, -leave))
         of_clicks = slate_log_likelihood(log_looks, logits, clicks, shown)
         of_visit = of_clicks + of_leaving

@@ -188,6 +188,7 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor
     ) -> Response:
         """Click, remember, and come back tomorrow or never; `state` changes."""
+        # What each member expects.
         category, embedding = self.catalog.category, self.catalog.embedding
         click_draw, mood_draw, leave_draw = draws.split([self.slate_size, 1, 1], dim=1)
         counters = state.memory.look(slates, category)
@@ -201,15 +202,21 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
             member.click_probability(before, temper, logits, shown).squeeze(1)
             for (member, before, temper), (logits, _) in zip(asked, answers, strict=True)
         ]
+
+        # Clicks in the mood of the visit.
         in_moods = agreed(chances, -self.pessimism)
         mood = torch.bucketize(mood_draw.contiguous(), self._moods[:-1], right=True).unsqueeze(2)
         clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
+
+        # Leaving, given the clicks.
         leavings = [
             torch.sigmoid(member.leave_logits(before, temper, weary, clicks, shown)).squeeze(1)
             for (member, before, temper), (_, weary) in zip(asked, answers, strict=True)
         ]
         leaving = agreed(leavings, self.pessimism)
         left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
+
+        # The visit is remembered and encoded.
         state.memory.record(slates, shown, clicks, category, embedding)
         state.profile.record(slates, shown, clicks, category, embedding)
         context = state.memory.context()

@@ -1,4 +1,4 @@
-"""Several fitted models in one Complete Journey shopper: their mean, what they lose to doubt, and their folder."""
+"""Several fitted models in one household shopper: their mean, their doubt, and their folder."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def assert_same(left: Step, right: Step) -> None:
 
 
 def arranged(shopper: LearnedShopper, visits: int) -> list[Response]:
-    """Visits that go alike whatever the model: the top three items and some staples are bought, back the same day."""
+    """Visits that are alike for every model: three items and some staples, back the same day."""
     state = shopper.start(torch.linspace(0, 0.99, 6).unsqueeze(1))
     draws = torch.ones(6, shopper.visit_draws)
     draws[:, :3] = draws[:, K : K + 2] = 0.0
@@ -362,7 +362,7 @@ def test_the_shipped_ensemble_opens() -> None:
 
 
 def test_nothing_is_bought_again_above_its_ceiling(log: Path, tmp_path: Path) -> None:
-    """By the draw at which a purchase begins: its chance, or the ceiling of its bucket if that is lower."""
+    """The draw at which a purchase begins is its chance, or a lower ceiling of its bucket."""
     model = plain(log, 0.4, 0.1, 1e-9)
     shares = torch.arange(BUCKETS) // RECENCIES
     ceilings = tuple(torch.where(shares < 6, 0.3, 0.9).tolist())
@@ -462,6 +462,7 @@ def test_ceilings_of_another_version_are_said_in_one_sentence(log: Path, tmp_pat
     model.config.repeat_ceilings = (1.0,) * 16  # type: ignore[assignment]
     with pytest.raises(
         ValueError,
-        match=r"shop/config\.json: repeat_ceilings is \[1\.0, .*\], but it must be a list of 2 values\.$",
+        match=r"shop/config\.json: repeat_ceilings is \[1\.0, .*\], "
+        r"but it must be a list of 2 values\.$",
     ):
         shop(log, tmp_path / "shop", [model])

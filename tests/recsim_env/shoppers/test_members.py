@@ -1,4 +1,4 @@
-"""A fitted network in bfloat16 or compiled says what it says in float32, and is asked in the same way."""
+"""A fitted network in bfloat16, or compiled, answers as in float32 to the same questions."""
 
 from __future__ import annotations
 

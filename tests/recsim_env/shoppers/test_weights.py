@@ -1,4 +1,4 @@
-"""Models in folders: what does not fit is refused by the name of file and key or tensor, and nothing else is opened."""
+"""Models in folders: what does not fit is refused by name, and nothing else is opened."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Family:
-    """A folder of one of the two kinds of fitted shoppers, where its model lies in it, and how it is opened."""
+    """A folder of fitted shoppers, where its model lies in it, and how it is opened."""
 
     kind: type[CheckedModel]
     folder: Path
@@ -53,7 +53,7 @@ class Family:
         return Family(self.kind, to, to / self.model.relative_to(self.folder), self.load)
 
     def refuses(self, *named: str) -> None:
-        """In one sentence with all of these names, as the shopper and, where it is the model's fault, as the model."""
+        """Assert that shopper, and model if at fault, are refused in a sentence with these."""
         with pytest.raises((ValueError, OSError)) as told:
             self.load(self.folder)
         assert "\n" not in str(told.value)
@@ -127,7 +127,7 @@ HARMLESS = {
 
 
 def test_every_key_of_a_configuration_is_typed_and_bounded(family: Family) -> None:
-    """Before anything is allocated: the largest of these sizes would ask for terabytes, or never end."""
+    """They are checked before anything is allocated: some sizes would ask for terabytes."""
     config = json.loads(family.config.read_text())
     for key in config:
         for value in ODD:
@@ -149,7 +149,8 @@ def test_every_key_of_a_configuration_is_typed_and_bounded(family: Family) -> No
 @pytest.mark.parametrize(
     "key",
     [
-        "attn_implementation", "_attn_implementation_internal", "auto_map", "quantization_config", "torch_dtype",
+        "attn_implementation", "_attn_implementation_internal", "auto_map", "quantization_config",
+        "torch_dtype",
         "per_layer_config", "name_or_path", "transformers_weights", "id2label", "a_key_of_nobody",
     ],
 )  # fmt: skip
@@ -236,7 +237,10 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model.safetensors")
     weights["leave_head.spread"] = weights.pop("leave_head.slopes")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    named = r"model\.safetensors: its tensors do not fit .*\['leave_head.slopes', 'leave_head.spread'\]; the first is"
+    named = (
+        r"model\.safetensors: its tensors do not fit .*"
+        r"\['leave_head.slopes', 'leave_head.spread'\]; the first is"
+    )
     with pytest.raises(ValueError, match=rf"{named} not there, but it must be \(2,\)\.$"):
         load_model(SessionShopper, tmp_path)
 

@@ -1,4 +1,4 @@
-"""From a log to a shopper: the rows that are learnt from, a fine-tuning that must learn, a shop that opens."""
+"""From a log to a shopper: rows that are learned from, a fit that must learn, a shop that opens."""
 
 import errno
 import os
@@ -131,7 +131,7 @@ def test_every_shopper_is_packed_once() -> None:
 
 
 def test_a_simulated_visit_equals_one_replayed_from_its_own_log(shop: Path) -> None:
-    """Cached equals recomputed, through the whole shopper: states after a simulation = states from its baskets."""
+    """States after a simulation are the states that are computed from its baskets."""
     shopper = load_shopper(shop, torch.device("cpu"), population="all", start_days=(60, 80))
     state = shopper.start(torch.linspace(0, 0.99, 6).unsqueeze(1))
     model, generator = shopper.shop.model, torch.Generator().manual_seed(0)
@@ -285,7 +285,7 @@ def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
         assert over <= CEILING_TAIL * (weight[own] * chance[own]).sum() + 1e-9
 
 
-# ---- interrupted fine-tunings ----------------------------------------------------------------------------------------
+# ---- interrupted fine-tunings ----
 
 QUICK = replace(SMALL, pretrain_epochs=0, epochs=2.0)
 
@@ -307,7 +307,7 @@ def test_a_fine_tuning_that_was_cut_off_amid_a_checkpoint_goes_on_from_the_one_b
     really, saved = torch.save, []
 
     def save(content: object, path: object, *arguments: object, **options: object) -> None:
-        """The disk is full at the optimizer of the third checkpoint, of which the weights are there already."""
+        """The disk is full at the optimizer of the third checkpoint, after its weights."""
         if str(path).endswith("optimizer.pt"):
             saved.append(path)
             if len(saved) == 3:
@@ -337,7 +337,7 @@ def test_a_fine_tuning_that_was_cut_off_amid_a_checkpoint_goes_on_from_the_one_b
 def test_a_fine_tuning_that_ended_within_an_epoch_goes_no_further(
     log: Log, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the last step is not the last of an epoch, transformers' Trainer would make one more at every call."""
+    """The Trainer would make one step more at every call where the last ends no epoch."""
     monkeypatch.setitem(globals(), "QUICK", replace(QUICK, epochs=0.5))
     first = weights_of(log, examples, tmp_path)
     steps = [path.name for path in checkpoints(tmp_path / "finetune")]

@@ -1,4 +1,4 @@
-"""The shopper's memory: counters worked out by hand, and a list of items that forgets the stalest."""
+"""The shopper's memory: counters by hand, and a list of items that forgets the stalest."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The shopper model: cached equals recomputed, likelihoods equal hand-made ones, a save is what was saved."""
+"""The household model: cached equals recomputed, features by hand, a save is what was saved."""
 
 from pathlib import Path
 

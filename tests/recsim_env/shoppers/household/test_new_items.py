@@ -27,7 +27,7 @@ LAST = 1.0 - 2.0**-24  # the largest draw
 
 
 def model(seed: int, shoppers: int = 20) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Of each member base (W, N) with .5 purchases a visit or so, vectors (N, D) and queries (shoppers, D)."""
+    """Base (W, N) with about .5 purchases a visit, vectors (N, D), queries (S, D); one a member."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -149,7 +149,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    """On a GPU nobody waits for the number of pairs: all are worked out, and those of the padding are nobody's."""
+    """On a GPU all pairs are computed, and those of the padding do not count."""
 
     def played() -> list[Tensor]:
         shopper = load_shopper(
@@ -254,7 +254,7 @@ def test_no_visit_has_more_new_items_than_its_room_nor_one_twice(
 def test_the_shipped_shoppers_lose_less_than_a_thousandth_of_their_new_items(
     promoted: bool,
 ) -> None:
-    """To the envelope, which is made for how they start, and to the limit of proposals; later in their episodes too."""
+    """They lose them to the envelope and to the limit of proposals, late in their episodes too."""
     simulator = make_simulator(
         "recsim_env/CompleteJourney-v0", device="cpu", store_promotions=promoted
     )

@@ -1,4 +1,4 @@
-"""Start states: what happened before an episode, worked out at once; nothing of what happens later."""
+"""Start states: what happened before an episode, computed at once; nothing of what comes later."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_future_changes_no_start_state(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_shoppers_stores_are_those_visited_up_to_the_start() -> None:
-    """Shopper 0: 7, 8, 8, | 9, 9. Shopper 1: 5 (closed), | 5, 6. A bar stands before what comes after the start."""
+    """Shopper 0: 7, 8, 8, | 9, 9. Shopper 1: 5 (closed), | 5, 6. The bar is the start."""
     baskets = pl.DataFrame(
         {
             "shopper": [0, 0, 0, 0, 0, 1, 1, 1],
@@ -162,7 +162,7 @@ def test_a_folder_that_changed_is_read_again(folder: Path, tmp_path: Path) -> No
 def test_a_start_state_does_not_depend_on_who_else_is_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether its group of shoppers is replayed at its first start or all are at once; rows are copies."""
+    """Its group may be replayed at its first start, or all at once; rows are copies."""
     monkeypatch.setattr("recsim_env.shoppers.household.starts.GROUP", 7)
     shop._opened.cache_clear()
     whole = opened(folder)
@@ -185,7 +185,7 @@ def test_a_start_state_does_not_depend_on_who_else_is_asked_for(
 
 
 def test_the_shipped_peaks_are_those_of_the_shipped_shoppers() -> None:
-    """If this fails, run `python -m recsim_env.shoppers.household.peaks recsim_env/data/complete_journey`."""
+    """If this fails, make the file again: see `recsim_env.shoppers.household.peaks`."""
     shipped = Path(recsim_env.__file__).parent / "data" / "complete_journey"
     tables = table_digest(shipped)
     for population in POPULATIONS:
@@ -243,7 +243,7 @@ def test_peaks_of_other_files_are_never_used(
 
 @pytest.mark.parametrize(("items", "dtype"), [(6, torch.int16), (40_000, torch.int32)])
 def test_candidates_by_hand(items: int, dtype: torch.dtype) -> None:
-    """Two weeks of store 0, the last items promoted; a large catalogue has numbers that int16 does not hold."""
+    """Two weeks of store 0, the last items promoted; int16 does not hold a large catalogue."""
     last = items - 1
     promotions = pl.DataFrame(
         {"store": [0, 0, 0], "week": [0, 0, 1], "item": [1, last, last], "placement": [3, 4, 5]}

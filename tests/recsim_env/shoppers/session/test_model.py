@@ -79,7 +79,7 @@ def model(seed: int = 0, declared: int = DECLARED) -> SessionShopper:
     return made
 
 
-# ---- memory ----------------------------------------------------------------------------------------------------------
+# ---- memory ----
 
 
 def test_the_memory_counts_by_hand() -> None:
@@ -116,7 +116,7 @@ def test_an_item_that_the_catalogue_lacks_is_named() -> None:
         Visits.of(sessions, catalog())
 
 
-# ---- the model -------------------------------------------------------------------------------------------------------
+# ---- the model ----
 
 
 def drawn(episodes: int, temperaments: int = 4, seed: int = 3) -> Tensor:
@@ -339,7 +339,7 @@ def answered(shopper: SessionShopper, visits: Visits, normal: Tensor, row: int) 
 
 
 def test_a_patient_past_is_a_patient_future() -> None:
-    """Of two kinds of shoppers, those who stayed long are the ones who stay, though nothing else tells them apart."""
+    """Of two kinds of shoppers, those who stayed long stay, though nothing else differs."""
     of_visit, leaves = torch.tensor([[0.9, 0.5]] * 10).log(), torch.tensor([0.1, 0.5])
     weight = of_visit.sum(dim=0).softmax(dim=0)
     assert float(weight @ leaves) < 0.11 < float(leaves.mean())
@@ -398,7 +398,7 @@ def test_what_is_saved_comes_back(tmp_path: object) -> None:
     assert torch.equal(predict(again, visits).clicks, predict(shopper, visits).clicks)
 
 
-# ---- learning --------------------------------------------------------------------------------------------------------
+# ---- learning ----
 
 
 def known_log(episodes: int = 1500, visits: int = 10) -> Sessions:
