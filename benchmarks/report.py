@@ -7,8 +7,8 @@ Nothing is measured. `python -m benchmarks.again` makes tables and figures anew 
 
 from __future__ import annotations
 
+from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.readme import documents, fill_file
-from benchmarks.lab.run import ROOT
 
 
 def main() -> None:

@@ -107,7 +107,7 @@ register_policy("mmr", MMRParameters)(MMR)
 
 @dataclass(frozen=True)
 class CapParameters:
-    """Of `CategoryCap`."""
+    """Parameters of `CategoryCap`."""
 
     limit: int = tunable(2, 1, 10, integer=True, least=1)
     """Most items of one category in a slate, 1 or more."""

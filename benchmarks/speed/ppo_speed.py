@@ -163,8 +163,9 @@ def _costs(axes: Axes, summary: dict[str, Estimate]) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("microseconds a shopper-step")
     plain(axes, "x")
-    above = {"loc": "lower left", "bbox_to_anchor": (-0.3, 1), "ncols": len(PARTS)}
-    axes.legend(frameon=False, fontsize=8, **above)
+    axes.legend(
+        frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.3, 1), ncols=len(PARTS)
+    )
 
 
 def _curves(axes: Axes, rows: pl.DataFrame, against: str) -> None:

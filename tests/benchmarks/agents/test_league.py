@@ -43,6 +43,7 @@ from recsim_env import make_simulator
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.types import Observation
 from tests.support.places import only
+from tests.support.policy_toys import TOY_FACTS
 from tests.support.toys import registered_toys
 
 TOY = "toy/League-v0"
@@ -59,7 +60,11 @@ class MadeUpRanker:
 def open_toy(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
     simulator = make_simulator(env, device="cpu")
     inputs = PolicyInputs(
-        simulator.catalog, simulator.observation_space, simulator.slate_size, MadeUpRanker()
+        simulator.catalog,
+        simulator.observation_space,
+        simulator.slate_size,
+        MadeUpRanker(),
+        facts=TOY_FACTS,
     )
     return Site(env, inputs, device="cpu")
 

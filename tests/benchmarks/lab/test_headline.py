@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.lab import headline
 from benchmarks.lab.headline import Row, table
-from benchmarks.lab.run import RESULTS, ROOT
+from benchmarks.lab.provenance import ROOT
+from benchmarks.lab.run import RESULTS
 
 
 def figure(value: float, low: float | None, high: float | None) -> dict[str, float | int | None]:
