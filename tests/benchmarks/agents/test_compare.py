@@ -195,10 +195,10 @@ def test_tuned_and_reported_episodes_are_never_the_same() -> None:
 
 def test_what_is_missing_is_named(world: World, tmp_path: Path) -> None:
     config = compare.Config(world, trained=tmp_path / "none", parameters=tmp_path / "none.json")
-    with pytest.raises(FileNotFoundError, match=r"benchmarks\.tune"):
+    with pytest.raises(FileNotFoundError, match=r"benchmarks\.agents\.tune"):
         compare.measure(config)
     (tmp_path / "none.json").write_text(json.dumps({}))
-    with pytest.raises(FileNotFoundError, match=r"benchmarks\.train"):
+    with pytest.raises(FileNotFoundError, match=r"benchmarks\.agents\.train"):
         compare.measure(replace(config, policies=("greedy_ctr",), episodes=2))
 
 
