@@ -3,6 +3,7 @@
 #   make demo   train an agent for a few minutes and show what it learned
 #   make test   all tests, the ones that train included
 #   make lint   format, style and types
+#   make docs   the documentation, in build/docs; warnings are errors
 #   make kill   kill every command that goes on after it, before and after each of its file operations: hours
 #   make fuzz   odd inputs, fresh ones at each run, and what comes of them
 #
@@ -27,7 +28,7 @@ BIN := .venv/bin
 LOWEST := .cache/venv-lowest
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-lowest lint kill fuzz format clean
+.PHONY: help setup demo test test-lowest lint docs kill fuzz format clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -57,6 +58,12 @@ lint: setup
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
 
+# The pages of the reference are made anew, so that none is left of a module that was moved.
+docs: setup
+	rm -rf build/docs docs/reference/modules
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "build/docs/index.html"
+
 kill: setup
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.kill --every $(KILL_ARGS)
 
@@ -65,14 +72,14 @@ format: setup
 	$(BIN)/python -m ruff format
 
 clean:
-	rm -rf .venv $(LOWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(LOWEST) build docs/reference/modules dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The stamp lies inside the environment, so that it goes when the environment goes; an installation that
 # was broken off has none and is started again.
 .venv/installed: pyproject.toml constraints.txt
 	$(call create,.venv)
 	$(BIN)/python $(PIP) install --constraint constraints.txt $(TORCH)
-	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,dev]"
+	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,docs,dev]"
 	@touch $@
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt

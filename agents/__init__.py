@@ -1,16 +1,17 @@
-"""What learns. Importing the package fills the registry `AGENTS`."""
+"""Agents that learn. Importing the package fills the registry `AGENTS`."""
 
-from agents import bandits, reinforce, slateq
-from agents.base import AGENTS, AgentSpec, Ground, Learned
+from agents import bandits, reinforce
+from agents.base import AGENTS, AgentSpec, TrainedAgent, TrainingSetup
 from agents.ppo import agents as ppo_agents
+from agents.slateq import agent as slateq_agent
 
 __all__ = [
     "AGENTS",
     "AgentSpec",
-    "Ground",
-    "Learned",
+    "TrainedAgent",
+    "TrainingSetup",
     "bandits",
     "ppo_agents",
     "reinforce",
-    "slateq",
+    "slateq_agent",
 ]

@@ -1,21 +1,23 @@
 """Linear contextual bandits over slate positions: LinUCB and Thompson sampling.
 
-A bandit learns which items are clicked, while serving, and nothing about what a slate does to later
-visits. Every item of the pool has a context x (`Contexts`), every position j a chance e_j to be
-looked at, and
+A bandit learns which items are clicked while it serves, and nothing about the effect of a slate on
+later visits. Every item of the pool has a context x (`Contexts`), every position j a probability
+e_j that it is examined, and
 
-    P(click on x at position j) = e_j theta . x                    (position-based model, Lagrée et al. 2016, section 2)
+    P(click on x at position j) = e_j theta . x
+
+This is the position-based model (Lagrée et al. 2016, section 2).
 
 One theta serves all items (Chu et al. 2011, "Contextual bandits with linear payoff functions",
-algorithm 1); Li et al. 2010 keep one for each. A click at position j is an observation click / e_j
-of theta . x with the weight e_j, since its variance is about theta . x / e_j. With contexts x,
-clicks c and prior mean m that makes a ridge regression:
+algorithm 1); Li et al. 2010 use one for each item. A response c at position j gives the observation
+c / e_j of theta . x. Its variance is about theta . x / e_j, so its weight is e_j. With contexts x,
+clicks c and prior mean m this gives a ridge regression:
 
     A = ridge I + sum e_j x x^T,    b = ridge m + sum c x,    mean = A^-1 b
 
-For one-hot contexts and no ridge the mean is PBM-UCB's estimator S_k / sum e_j (Lagrée et al.
-2016). The chances e_j are no prior knowledge: they are estimated from the same clicks, see
-`Evidence.examination`.
+For one-hot contexts and no ridge the mean is the estimator S_k / sum e_j of PBM-UCB (Lagrée et al.
+2016). The examination probabilities e_j are not known in advance: they are estimated from the same
+clicks, see `Evidence.examination`.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from agents.base import Ground, Learned, register_agent
-from policies.base import Pool, filled, tuned
+from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
 from policies.composer import Composer, ComposerConfig
 from policies.features import Recent, mean_vector
+from policies.parameters import tunable
+from policies.pool import Pool
+from policies.slates import filled
 from recsim_env import noise
 from recsim_env.rollout import draws_for
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, Within, settle
@@ -40,41 +44,43 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
 WATCHES = 10
-"""How often `Ground.watch` is called on the way."""
+"""Number of times that `TrainingSetup.watch` is called before the end of the training."""
 LOGIT_UNIT = 10.0
-"""The CTR logit is a context in units of this, so that it is of the order of 1."""
-ADDED = ("gram", "clicked", "total", "clicks")
-"""The sums of `Evidence`."""
+"""Unit in which the CTR logit is a context, so that this context is of the order of 1."""
+SUMS = ("gram", "clicked", "total", "clicks")
+"""Names of the sums that `Evidence` keeps."""
 LEAST_EXAMINED = 0.02
-"""Lower bound of an estimated chance to look at a position."""
+"""Lower bound of an estimated examination probability."""
 
 
-# ---- contexts --------------------------------------------------------------------------------------------------------
+# ---- contexts ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Sight:
-    """The pool of a visit with a context for each item. Shapes: contexts (B, P, W) float32."""
+class PoolContexts:
+    """The pools of B visits with a context for each item."""
 
     pool: Pool
+    """The items and their CTR logits, (B, P) each."""
     contexts: Tensor
+    """(B, P, W) float32, 0 where the pool has no item."""
 
     def slates(self, places: Tensor, size: int) -> Tensor:
-        """Item ids (B, size) of places in the pool (B, at most size), -1 = none left."""
+        """Item ids (B, size) of pool indices (B, at most size), -1 = no item left."""
         return filled(self.pool.items.gather(1, places.clamp(min=0)).where(places >= 0, -1), size)
 
     def of(self, places: Tensor) -> Tensor:
-        """Contexts (B, K, W) of places (B, K); those of place 0 at -1."""
+        """Contexts (B, K, W) of pool indices (B, K); those of index 0 at -1."""
         index = places.clamp(min=0).unsqueeze(2).expand(-1, -1, self.contexts.shape[2])
         return self.contexts.gather(1, index)
 
 
 class Contexts:
-    """What a bandit knows of each pool item at a visit.
+    """Computes what a bandit knows of each pool item at a visit.
 
-    W numbers an item: the ranker's probability p, a constant, the ranker's logit, the composer's
-    cues, p times the cues, and the item's principal components times those of what the shopper
-    clicked lately.
+    A context has W numbers: the click probability p of the ranker, a constant, the logit of the
+    ranker, the cues of the composer, p times the cues, and the principal components of the item
+    times those of the items that the shopper clicked recently.
     """
 
     def __init__(self, composer: Composer) -> None:
@@ -82,8 +88,8 @@ class Contexts:
         self.width = 3 + 2 * len(composer.cues) + composer.offset_vectors.shape[1]
 
     @torch.no_grad()
-    def __call__(self, observation: Observation) -> Sight:
-        """Look at B visits."""
+    def __call__(self, observation: Observation) -> PoolContexts:
+        """Pools and contexts of B visits."""
         view = self.composer.view(observation)
         recent = Recent.of(observation)
         present = (view.pool.items >= 0).unsqueeze(2)
@@ -101,61 +107,57 @@ class Contexts:
             chance * view.cues,
             taste * view.vectors / unit,
         ]
-        return Sight(view.pool, torch.cat(parts, dim=2) * present)
+        return PoolContexts(view.pool, torch.cat(parts, dim=2) * present)
 
     def prior_mean(self) -> Tensor:
-        """(W,) float32 that trusts the ranker: theta . x = p. On the catalogue's device."""
+        """The theta (W,) float32 that trusts the ranker: theta . x = p."""
         mean = torch.zeros(self.width, device=self.composer.offset_vectors.device)
         mean[0] = 1.0
         return mean
 
 
-# ---- ridge regression ------------------------------------------------------------------------------------------------
+# ---- ridge regression ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is known of theta: a Gaussian with the precision A = L L^T, up to the noise's variance.
-
-    Shapes:
-        mean:         (W,) float32
-        inverse_root: (W, W) float32, L^-1, lower triangular: its Gram matrix is A^-1
-    """
+    """A Gaussian posterior of theta with precision A = L L^T, up to the variance of the noise."""
 
     mean: Tensor
+    """(W,) float32."""
     inverse_root: Tensor
+    """(W, W) float32, L^-1, lower triangular; its Gram matrix is A^-1."""
 
     @classmethod
     def of(cls, precision: Tensor, moment: Tensor) -> Posterior:
-        """From A (W, W) float64, positive definite, and b (W,) float64."""
+        """The posterior of A (W, W) float64, positive definite, and b (W,) float64."""
         root = torch.linalg.cholesky(precision)
         mean = torch.cholesky_solve(moment.unsqueeze(1), root).squeeze(1)
         identity = torch.eye(len(root), dtype=root.dtype, device=root.device)
         return cls(mean.float(), torch.linalg.solve_triangular(root, identity, upper=False).float())
 
     def spread(self, contexts: Tensor) -> Tensor:
-        """sqrt(x^T A^-1 x) of contexts (..., W): (...)."""
+        """The standard deviations sqrt(x^T A^-1 x), (...), of contexts (..., W)."""
         lengths: Tensor = torch.linalg.vector_norm(contexts @ self.inverse_root.T, dim=-1)
         return lengths
 
     def sample(self, draws: Tensor, scale: float) -> Tensor:
-        """Thetas (B, W) from N(mean, scale^2 A^-1), by the uniform numbers draws (B, W)."""
+        """Samples (B, W) of N(mean, scale^2 A^-1), made from the uniform numbers `draws` (B, W)."""
         thetas: Tensor = self.mean + scale * noise.normal(draws) @ self.inverse_root
         return thetas
 
 
 class Evidence:
-    """Everything that was shown and clicked, as sums for each position.
+    """Sums over everything that was shown and clicked, separately for each position.
 
-    Kept by position so that a better estimate of e_j holds for the first observation as for the
-    last.
+    Because the sums are separate, a new estimate of e_j applies to all observations so far.
 
     Args:
         prior_mean: m, (W,) float32
-        ridge: how many observations the prior counts as
-        examination: e_j that is believed at first, (K,) float32, 1 at the top
-        examination_clicks: how many expected clicks a position that belief counts as; inf = known
-            for sure
+        ridge: number of observations that the prior counts as
+        examination: prior of e_j, (K,) float32, 1 at the top
+        examination_clicks: number of expected clicks per position that the prior of e_j counts as;
+            inf = e_j is known
 
     Shapes: B shoppers, K positions, W context width.
     """
@@ -175,14 +177,17 @@ class Evidence:
         self._total = torch.zeros(size, width, dtype=torch.float64, device=device)  # sum of x
         self._clicks = torch.zeros(size, dtype=torch.float64, device=device)  # sum of c
         self.examination = self._belief
-        """(K,) float64, the chance to look at each position, 1 at the top.
+        """(K,) float64, the probability e_j that a position is examined, 1 at the top.
 
-        With mean theta it solves clicks_j = e_j theta . (sum of x shown at j): what a position was
-        expected to get if it had been looked at, against what it got, relative to the top position.
+        Given the mean of theta it solves clicks_j = e_j theta . (sum of x shown at j): the clicks
+        of a position divided by those expected under full examination, relative to the top.
         """
 
     def add(self, contexts: Tensor, clicks: Tensor, shown: Tensor) -> None:
-        """Add B slates: contexts (B, K, W), clicks and shown (B, K) bool; where `shown` is False nothing happened."""
+        """Add B slates: contexts (B, K, W), clicks (B, K) bool, shown (B, K) bool.
+
+        Positions where `shown` is False are ignored.
+        """
         seen = (contexts * shown.unsqueeze(2)).double().transpose(0, 1)  # (K, B, W)
         clicked = (clicks & shown).double().T.unsqueeze(1)  # (K, 1, B)
         self._gram += seen.transpose(1, 2) @ seen
@@ -191,25 +196,25 @@ class Evidence:
         self._clicks += clicked.sum(dim=(1, 2))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that was added, for `restore`."""
-        return {name: getattr(self, f"_{name}") for name in ADDED} | {
+        """The sums and the examination probabilities, for `restore`."""
+        return {name: getattr(self, f"_{name}") for name in SUMS} | {
             "examination": self.examination
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state` gave."""
-        for name in ADDED:
+        """Continue from the result of `state`."""
+        for name in SUMS:
             setattr(self, f"_{name}", state[name])
         self.examination = state["examination"]
 
     def posterior(self) -> Posterior:
-        """The ridge regression on all that was added, given `examination`."""
+        """The result of the ridge regression on everything that was added, given `examination`."""
         identity = torch.eye(len(self._prior_mean), dtype=torch.float64, device=self._gram.device)
         precision = self._ridge * identity + torch.einsum("k,kvw->vw", self.examination, self._gram)
         return Posterior.of(precision, self._ridge * self._prior_mean + self._clicked.sum(dim=0))
 
     def update(self, rounds: int = 1) -> Posterior:
-        """Estimate theta and `examination` in turns, and return the posterior at the end."""
+        """Estimate theta and `examination` alternately, and return the posterior of theta."""
         posterior = self.posterior()
         if self._belief_clicks == float("inf"):
             return posterior
@@ -221,59 +226,65 @@ class Evidence:
         return posterior
 
 
-# ---- policies --------------------------------------------------------------------------------------------------------
+# ---- policies ------------------------------------------------------------------------------------
 
 
 class Explorer(Protocol):
-    """How a bandit scores the pool."""
+    """A rule by which a bandit scores the items of the pool."""
 
     def draws(self, width: int) -> int:
-        """How many uniform numbers a visit takes, for contexts of width W."""
+        """Number of uniform numbers that a visit takes, for contexts of width W."""
 
     def scores(self, posterior: Posterior, contexts: Tensor, draws: Tensor) -> Tensor:
-        """(B, P) from contexts (B, P, W) and draws (B, `draws`)."""
+        """Scores (B, P) of contexts (B, P, W), with uniform numbers (B, `draws`)."""
 
 
 @dataclass(frozen=True)
 class Exploit:
-    """The expected click, theta's mean . x."""
+    """Scores by the expected click: the mean of theta . x."""
 
     def draws(self, width: int) -> int:
-        """None."""
+        """No uniform number, since the scores are deterministic."""
         return 0
 
     def scores(self, posterior: Posterior, contexts: Tensor, draws: Tensor) -> Tensor:
-        """(B, P)."""
+        """Scores (B, P) of the items."""
         return contexts @ posterior.mean
 
 
 @dataclass(frozen=True)
 class Optimism:
-    """Upper confidence bound: mean . x + alpha sqrt(x^T A^-1 x) (Li et al. 2010, equation 5)."""
+    """Scores by the upper confidence bound, mean . x + alpha sqrt(x^T A^-1 x).
+
+    See Li et al. 2010, equation 5.
+    """
 
     alpha: float
 
     def draws(self, width: int) -> int:
-        """None."""
+        """No uniform number, since the scores are deterministic."""
         return 0
 
     def scores(self, posterior: Posterior, contexts: Tensor, draws: Tensor) -> Tensor:
-        """(B, P)."""
+        """Scores (B, P) of the items."""
         return contexts @ posterior.mean + self.alpha * posterior.spread(contexts)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """One theta a shopper and visit, drawn from N(mean, scale^2 A^-1) (Agrawal & Goyal 2013, algorithm 1)."""
+    """Scores by a theta that is drawn from N(mean, scale^2 A^-1) for each shopper and visit.
+
+    See Agrawal and Goyal 2013, algorithm 1.
+    """
 
     scale: float
 
     def draws(self, width: int) -> int:
-        """One a dimension."""
+        """One uniform number for each dimension of theta."""
         return width
 
     def scores(self, posterior: Posterior, contexts: Tensor, draws: Tensor) -> Tensor:
-        """(B, P)."""
+        """Scores (B, P) of the items."""
         return torch.einsum("bpw,bw->bp", contexts, posterior.sample(draws, self.scale))
 
 
@@ -287,14 +298,14 @@ class BanditPolicy:
         self.draws = explorer.draws(contexts.width)
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
-        sight = self.contexts(observation)
-        return sight.slates(self.choose(sight, draws), self.contexts.composer.slate_size)
+        """Slates (B, K) for B shoppers."""
+        pool = self.contexts(observation)
+        return pool.slates(self.choose(pool, draws), self.contexts.composer.slate_size)
 
-    def choose(self, sight: Sight, draws: Tensor) -> Tensor:
-        """Places in the pool (B, K), -1 where none is left."""
-        scores = self.explorer.scores(self.posterior, sight.contexts, draws)
-        scores = scores.masked_fill(sight.pool.items < 0, -torch.inf)
+    def choose(self, pool: PoolContexts, draws: Tensor) -> Tensor:
+        """Pool indices (B, K) of the slates, -1 where no item is left."""
+        scores = self.explorer.scores(self.posterior, pool.contexts, draws)
+        scores = scores.masked_fill(pool.pool.items < 0, -torch.inf)
         best = scores.sort(dim=1, descending=True, stable=True)
         places = best.indices.where(best.values > -torch.inf, -1)[
             :, : self.contexts.composer.slate_size
@@ -303,29 +314,28 @@ class BanditPolicy:
         return torch.nn.functional.pad(places, (0, missing), value=-1)
 
 
-# ---- learning --------------------------------------------------------------------------------------------------------
+# ---- learning ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class BanditConfig:
-    """What both bandits share."""
+    """Options that both bandits share."""
 
     pool: int = 64
-    """P, how many of the best candidates by CTR are looked at."""
-    ridge: float = tuned(10.0, 1.0, 1000.0, log=True)
-    """How many examined positions the prior, that the CTR ranker is right, counts as."""
+    """Number P of candidates, the best by predicted click rate, from which a slate is chosen."""
+    ridge: float = tunable(10.0, 1.0, 1000.0, log=True)
+    """Weight of the prior that the CTR ranker is right, in examined positions."""
     looks_on: float = 0.85
-    """Chance to look one position further that is believed at first: e_j starts as this to the
-    power of j."""
+    """Prior probability that a shopper who examined a position examines the next one: e_j starts
+    as this to the power of j."""
     examination_clicks: float = 50.0
-    """How many expected clicks of each position that belief counts as; inf = it is known and never
-    estimated."""
+    """Weight of that prior in expected clicks per position; inf = e_j is not estimated."""
 
     def __post_init__(self) -> None:
         """Check every field.
 
         Raises:
-            ValueError: If a field is not as said.
+            ValueError: If a field is outside its range.
         """
         settle(
             self,
@@ -336,88 +346,103 @@ class BanditConfig:
         )
 
     def evidence(self, prior_mean: Tensor, slate_size: int) -> Evidence:
-        """Nothing seen yet."""
+        """The evidence before the first visit: the prior alone."""
         believed = self.looks_on ** torch.arange(slate_size)
         return Evidence(prior_mean, self.ridge, believed, self.examination_clicks)
 
 
 @dataclass(frozen=True)
 class LinUCBConfig(BanditConfig):
-    """LinUCB (Li et al. 2010)."""
+    """Options of LinUCB (Li et al. 2010)."""
 
-    ridge: float = tuned(1.63, 1.0, 1000.0, log=True)
-    """As in `BanditConfig`."""
-    alpha: float = tuned(0.174, 0.0, 2.0)
-    """Width of the confidence bound in standard deviations of a click whose variance is 1."""
+    ridge: float = tunable(1.63, 1.0, 1000.0, log=True)
+    """Weight of the prior that the CTR ranker is right, in examined positions. The default was
+    chosen by `benchmarks.agents.tune_agents`."""
+    alpha: float = tunable(0.174, 0.0, 2.0)
+    """Width of the confidence bound, in standard deviations of a click whose variance is 1. The
+    default was chosen by `benchmarks.agents.tune_agents`."""
 
 
 @dataclass(frozen=True)
 class ThompsonConfig(BanditConfig):
-    """Linear Thompson sampling (Agrawal & Goyal 2013)."""
+    """Options of linear Thompson sampling (Agrawal and Goyal 2013)."""
 
-    scale: float = tuned(0.3, 0.0, 2.0)
-    """v, by which the posterior's standard deviation is multiplied: about that of a click."""
+    scale: float = tunable(0.3, 0.0, 2.0)
+    """Factor v on the standard deviation of the posterior; about the standard deviation of a click.
+    The default was chosen by `benchmarks.agents.tune_agents`."""
 
 
 @register_agent("linucb", LinUCBConfig)
-def linucb(ground: Ground, config: LinUCBConfig) -> Learned:
-    """Serve by upper confidence bounds, and learn from every click."""
-    return _serve(ground, config, Optimism(config.alpha))
-
-
-@register_agent("thompson", ThompsonConfig)
-def thompson(ground: Ground, config: ThompsonConfig) -> Learned:
-    """Serve by thetas drawn from the posterior, and learn from every click."""
-    return _serve(ground, config, Sampling(config.scale))
-
-
-def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
-    """One regression for all shoppers, fitted again after every visit of all of them.
+def linucb(setup: TrainingSetup, config: LinUCBConfig) -> TrainedAgent:
+    """Serve by upper confidence bounds and learn from every click.
 
     Raises:
         ValueError: If there is no shopper or no step.
     """
-    for name in ("steps", "shoppers"):
-        if getattr(ground, name) < 1:
-            raise ValueError(
-                f"{name} is {getattr(ground, name)}, but a bandit learns from at least one."
-            )
-    simulator, shoppers = ground.simulator, min(ground.shoppers, ground.steps)
-    contexts = Contexts(Composer(ground.inputs, ComposerConfig(pool=config.pool)))
+    return _serve(setup, config, Optimism(config.alpha))
+
+
+@register_agent("thompson", ThompsonConfig)
+def thompson(setup: TrainingSetup, config: ThompsonConfig) -> TrainedAgent:
+    """Serve by samples of the posterior and learn from every click.
+
+    Raises:
+        ValueError: If there is no shopper or no step.
+    """
+    return _serve(setup, config, Sampling(config.scale))
+
+
+def _serve(setup: TrainingSetup, config: BanditConfig, explorer: Explorer) -> TrainedAgent:
+    """Fit one regression for all shoppers, again after every round of visits.
+
+    Raises:
+        ValueError: If there is no shopper or no step.
+    """
+    shoppers = setup.need_shoppers("a bandit")
+    simulator = setup.simulator
+    contexts = Contexts(Composer(setup.inputs, ComposerConfig(pool=config.pool)))
     evidence = config.evidence(contexts.prior_mean(), simulator.slate_size)
     untrained = posterior = evidence.posterior()
-    rounds = ground.steps // shoppers
-    observation = simulator.reset(_training_seeds(ground.seed, shoppers))
+    rounds = setup.steps // shoppers
+    observation = simulator.reset(training_seeds(setup.seed, shoppers))
+
+    # continue an interrupted training
     clicks = torch.zeros((), dtype=torch.int64, device=simulator.device)
     first, like = 0, {"round": 0, "clicks": clicks, "evidence": evidence.state(), "simulator": None}
-    if found := ground.keeper.found(ground.about(config), like, simulator.device):
+    if found := setup.keeper.found(setup.about(config), like, simulator.device):
         first, clicks = found["round"], found["clicks"]
         evidence.restore(found["evidence"])
         simulator.restore(found["simulator"])
         posterior, observation = evidence.posterior(), simulator.observe()
+
     for at in range(first, rounds):
-        ground.keeper.keep(partial(_state, at, clicks, evidence, simulator))
+        setup.keeper.keep(partial(_state, at, clicks, evidence, simulator))
         if at % max(rounds // WATCHES, 1) == 0:
-            ground.watch(at * shoppers, BanditPolicy(contexts, posterior, Exploit()))
+            setup.watch(at * shoppers, BanditPolicy(contexts, posterior, Exploit()))
+
+        # one visit of every shopper
         policy, episodes = BanditPolicy(contexts, posterior, explorer), simulator.episodes
-        sight = contexts(observation)
+        pool = contexts(observation)
         places = policy.choose(
-            sight, draws_for(policy, episodes.seed, episodes.visit, episodes.number)
+            pool, draws_for(policy, episodes.seed, episodes.visit, episodes.number)
         )
-        outcome = simulator.advance(sight.slates(places, simulator.slate_size))
+        outcome = simulator.advance(pool.slates(places, simulator.slate_size))
         shown, clicked = (
             simulator.episodes.recent_slates[:, 0] >= 0,
             simulator.episodes.recent_clicks[:, 0],
         )
-        evidence.add(sight.of(places), clicked, shown)
+
+        # what it teaches
+        evidence.add(pool.of(places), clicked, shown)
         posterior = evidence.update()
         clicks += clicked.sum()
         simulator.restart(outcome.ended.nonzero().squeeze(1))
         observation = simulator.observe()
-    ground.watch(rounds * shoppers, BanditPolicy(contexts, posterior, Exploit()))
+
+    setup.watch(rounds * shoppers, BanditPolicy(contexts, posterior, Exploit()))
     facts = {"clicks_per_visit": float(clicks) / (rounds * shoppers)}
     facts |= {f"examination/{j}": chance for j, chance in enumerate(evidence.examination.tolist())}
-    return Learned(
+    return TrainedAgent(
         policy=BanditPolicy(contexts, posterior, Exploit()),
         sampled=BanditPolicy(contexts, posterior, explorer),
         untrained=BanditPolicy(contexts, untrained, Exploit()),
@@ -430,16 +455,10 @@ def _serve(ground: Ground, config: BanditConfig, explorer: Explorer) -> Learned:
 def _state(
     at: int, clicks: Tensor, evidence: Evidence, simulator: SlateSimulator
 ) -> dict[str, Any]:
-    """What `_serve` needs to go on with round `at`."""
+    """What `_serve` needs to continue with round `at`."""
     return {
         "round": at,
         "clicks": clicks,
         "evidence": evidence.state(),
         "simulator": simulator.state(),
     }
-
-
-def _training_seeds(seed: int, shoppers: int) -> Tensor:
-    """(shoppers,) int64, other episodes for another seed."""
-    key = noise.episode_key(torch.tensor([seed]), torch.tensor([0]), stream=noise.Stream.TRAINING)
-    return noise.mix(key + torch.arange(shoppers))

@@ -1,7 +1,9 @@
-"""What learns: the shape that every agent which is trained has, and the registry of them.
+"""Agents: the interface of everything that is trained, and the registry of agents.
 
-An agent is one file with a frozen configuration and a function that learns in a `Ground`; joining
-`AGENTS` is what puts it into `benchmarks.agents.league` and under the tests that walk the registry.
+An agent is a frozen configuration and a function that learns from a `TrainingSetup`; one
+registration with `register_agent` is all that joining `AGENTS` takes. The registry is what the
+benchmarks (`benchmarks.agents.league`, `benchmarks.agents.tune_agents`) and the tests of agents
+(`tests/agents/test_every_agent.py`) walk.
 """
 
 from __future__ import annotations
@@ -11,80 +13,115 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from agents.keeper import Keeper
-from policies.base import PolicyInputs, Range, altered, ranges
+from policies.inputs import PolicyInputs
+from policies.parameters import Range, ranges, with_parameters
+from recsim_env import checks, noise
 from recsim_env.logs.sessions import Sessions
+from recsim_env.registry import Registry
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
 Watch = Callable[[int, Policy], None]
-"""Called with the shopper-steps taken so far and the policy as it stands, most likely action. It
-may evaluate the policy; the training neither sees nor waits for anything else."""
+"""Called with the shopper-steps so far and the policy as it stands, at its most likely action. It
+may evaluate the policy; its result does not affect the training."""
 
 
-def unwatched(steps: int, policy: Policy) -> None:
-    """A `Watch` that looks away."""
+def ignore_progress(steps: int, policy: Policy) -> None:
+    """Do nothing: the `Watch` of a training that nobody watches."""
+
+
+def training_seeds(seed: int, shoppers: int, generation: int = 0) -> Tensor:
+    """Seeds of the shoppers of a training, (shoppers,) int64.
+
+    Args:
+        seed: seed of the training; another one gives other shoppers
+        shoppers: number of seeds
+        generation: another number gives fresh shoppers under the same seed
+    """
+    key = noise.episode_key(
+        torch.tensor([seed]), torch.tensor([generation]), stream=noise.Stream.TRAINING
+    )
+    return noise.mix(key + torch.arange(shoppers))
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Where an agent learns."""
+class TrainingSetup:
+    """Everything that an agent learns from."""
 
     simulator: SlateSimulator
-    """Training shoppers; used by nobody else, reset by the agent."""
+    """Training shoppers. The agent resets the simulator, and nothing else may use it."""
     inputs: PolicyInputs
-    """What policies are built from: spaces, items, and the CTR ranker of the log."""
+    """What policies are built from: spaces, items, and the click ranker of the log."""
     seed: int
-    """Of everything random in the training; the same seed gives the same agent."""
+    """Seed of everything random in the training; the same seed gives the same agent."""
     steps: int
     """Shopper-steps (one slate of one shopper) that the agent may take; an off-policy agent takes
     none."""
     shoppers: int = 1024
-    """Shoppers served at once."""
+    """Shoppers that are served at once."""
     log: Sessions | None = None
-    """What the shop logged before, for agents that learn from it."""
-    watch: Watch = unwatched
-    """Called before the first update, now and then, and at the end."""
+    """Slates and clicks that the shop logged before, for agents that learn from a log."""
+    watch: Watch = ignore_progress
+    """Called before the first update, at intervals, and at the end."""
     keeper: Keeper = dataclasses.field(default_factory=Keeper)
-    """Keeps the training on the way, so that one that was killed goes on; by default it keeps
+    """Saves the state of the training, so that an interrupted one continues; by default it saves
     nothing."""
 
     def about(self, config: object) -> dict[str, object]:
-        """What a training here with a configuration depends on, for `Keeper.found`."""
+        """What the result of a training with this configuration depends on, for `Keeper.found`."""
         return {"seed": self.seed, "steps": self.steps, "shoppers": self.shoppers, "config": config}
 
     def need_log(self, name: str) -> Sessions:
-        """The log.
+        """The log, for an agent of this name.
 
         Raises:
             ValueError: If there is none.
         """
         if self.log is None:
-            raise ValueError(f"The agent {name!r} learns from a log, but Ground.log is None.")
+            raise ValueError(
+                f"The agent {name!r} learns from a log, but TrainingSetup.log is None."
+            )
         return self.log
+
+    def need_shoppers(self, name: str) -> int:
+        """Number of shoppers that are served at once, at most `steps`, for an agent of this name.
+
+        Raises:
+            ValueError: If there is no shopper or no step.
+        """
+        for field in ("steps", "shoppers"):
+            if getattr(self, field) < 1:
+                raise ValueError(
+                    f"{field} is {getattr(self, field)}, but {name} learns from at least one."
+                )
+        return min(self.shoppers, self.steps)
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What came of a training. Policies hold copies: they no longer change."""
+class TrainedAgent:
+    """The result of a training. Its policies hold copies of the networks, so they do not change."""
 
     policy: Policy
-    """At its most likely action."""
+    """The trained policy at its most likely action."""
     sampled: Policy | None
-    """As it explores; None where an agent has no distribution of its own."""
+    """The trained policy as it explores; None where the agent has no distribution of its own."""
     untrained: Policy
-    """As it was before the first update, at its most likely action."""
+    """The policy before the first update, at its most likely action."""
     untrained_sampled: Policy | None
-    """The same as it explores."""
+    """The policy before the first update, as it explores."""
     steps: int
-    """Shopper-steps taken."""
+    """Shopper-steps that were taken."""
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Anything worth a row: losses, explained variance."""
+    """Numbers that a report may show: losses, explained variance."""
 
 
 T = TypeVar("T")
-Learner = Callable[[Ground, T], Learned]
-"""Learns in a ground with a configuration."""
+Learner = Callable[[TrainingSetup, T], TrainedAgent]
+"""Trains an agent of some configuration."""
 
 
 @dataclass(frozen=True)
@@ -92,43 +129,58 @@ class AgentSpec:
     """How to train a registered agent."""
 
     config: type[Any]
-    """A frozen dataclass of defaults; fields made by `policies.base.tuned` are searched by
+    """A frozen dataclass of defaults; fields made by `policies.parameters.tunable` are searched by
     `benchmarks.agents.tune_agents`."""
     learner: Learner[Any]
+    """The function that trains the agent."""
     needs_log: bool
-    """Whether `Ground.log` must be there."""
+    """Whether `TrainingSetup.log` is required."""
 
     def search(self) -> dict[str, Range]:
         """The range of every tuned parameter; empty where nothing is tuned."""
         return ranges(self.config())
 
-    def learn(self, ground: Ground, parameters: Mapping[str, Any] | None = None) -> Learned:
-        """Train with some parameters, defaults for the rest.
+    def learn(
+        self, setup: TrainingSetup, parameters: Mapping[str, Any] | None = None
+    ) -> TrainedAgent:
+        """Train with some parameters, and defaults for the rest.
 
         Raises:
-            TypeError: At an unknown parameter.
-            ValueError: If the ground lacks what the agent needs.
+            TypeError: If a parameter is unknown.
+            ValueError: If a parameter is out of its range, or the setup lacks what the agent needs.
         """
-        return self.learner(ground, altered(self.config(), parameters or {}))
+        return self.learner(setup, with_parameters(self.config(), parameters or {}))
 
 
-AGENTS: dict[str, AgentSpec] = {}
-"""Every agent that is trained, by name. `import agents` fills it."""
+AGENTS = Registry[AgentSpec]("learning agent")
+"""Every agent by name; importing the package `agents` fills it."""
 
 
 def register_agent(
     name: str, config: type[T], *, needs_log: bool = False
 ) -> Callable[[Learner[T]], Learner[T]]:
-    """Register a learner: `@register_agent("slateq", SlateQConfig)` above `def slateq(ground, config) -> Learned`.
+    """Register a learner by `@register_agent("mine", MyConfig)` above `def mine(setup, config)`.
+
+    The same code may register again, as a cell of a notebook does that is run once more: the new
+    agent replaces the old one, with a warning.
+
+    Args:
+        name: the name in `AGENTS`
+        config: a dataclass whose fields all have defaults
+        needs_log: whether the agent learns from a log
 
     Raises:
-        ValueError: If the name is taken.
+        TypeError: If `config` is not a dataclass.
+        ValueError: If other code took the name, or `needs_log` is not a flag.
     """
+    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
+        raise TypeError(
+            f"config is {checks.told(config)}, but it must be a dataclass with defaults."
+        )
+    checks.flag("needs_log", needs_log)
 
     def add(learner: Learner[T]) -> Learner[T]:
-        if name in AGENTS:
-            raise ValueError(f"name is {name!r}, but an agent of that name is registered already.")
-        AGENTS[name] = AgentSpec(config, learner, needs_log)
+        AGENTS.add(name, AgentSpec(config, learner, needs_log), learner)
         return learner
 
     return add

@@ -1,4 +1,4 @@
-"""Plays whole episodes with a policy, always the same episodes for the same seeds, and writes one row for each."""
+"""Evaluates a policy on whole episodes that depend on seeds alone, with one row per episode."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Outcome, Policy
 
 TERM = "reward_terms/"
+"""Prefix of the reward terms in `Outcome.info`."""
 SUMMED = ("clicks", "invalid_items", "elsewhere")
-"""What `Outcome.info` holds a visit and an episode adds up; so are the reward terms."""
+"""Keys of `Outcome.info` that are summed over an episode, as the reward terms are."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy did."""
+    """The result of an evaluation."""
 
     rows: pl.DataFrame
-    """One row an episode, in the order of the seeds: `seed` · `return` · `visits` · `days` until
-    the shopper lapsed or the horizon · `lapsed` · `clicks`, `invalid_items`, `elsewhere` and each
-    reward term (its name alone, before its weight), summed over the visits."""
+    """One row per episode, in the order of the seeds: `seed`, `return`, `visits`, `days` until the
+    shopper lapsed or the horizon was reached, `lapsed`, and the sums over visits of `clicks`,
+    `invalid_items`, `elsewhere` and each reward term (under its name, before its weight)."""
     exposures: Tensor
-    """(N,) int64, how often each item was shown. A repeated item or one that is no candidate is not
-    shown."""
+    """(N,) int64, how often each item was shown. A repeated item, or one that is not a candidate,
+    does not count as shown."""
 
     @property
     def coverage(self) -> float:
@@ -38,8 +39,10 @@ class Evaluation:
 
     @property
     def gini(self) -> float:
-        """Inequality of exposure: 0 = all items alike, also where none was shown; towards 1 = all
-        exposure on one item (Gini 1912).
+        """Inequality of exposure (Gini 1912).
+
+        0 means that all items were shown equally often, or none at all; values near 1 mean that all
+        exposure fell on one item.
         """
         counts = self.exposures.double().sort().values
         total = float(counts.sum())
@@ -50,7 +53,7 @@ class Evaluation:
 
 
 class _Sums:
-    """Running sums of S episodes, each at the place of its seed."""
+    """Running sums of S episodes, each at the index of its seed."""
 
     def __init__(self, seeds: Tensor) -> None:
         self._seeds = seeds
@@ -71,7 +74,7 @@ class _Sums:
         self._lapsed[number] = outcome.terminated
 
     def table(self) -> pl.DataFrame:
-        """One row an episode, in the order of the seeds."""
+        """One row per episode, in the order of the seeds."""
         columns = {"seed": self._seeds, **self._sums, "days": self._days, "lapsed": self._lapsed}
         frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
         whole = [name for name in ("visits", *SUMMED) if name in columns]
@@ -118,18 +121,20 @@ def evaluate(
 
 
 def count_shown(exposures: Tensor, shown: Tensor) -> None:
-    """Add what was shown to exposures (N + 1,) int64: item i counts at i + 1, empty positions at 0.
+    """Count the items that were shown: item i at index i + 1, empty positions at index 0.
 
-    Unlike `torch.bincount` this does not wait for the device.
+    Unlike `torch.bincount`, this does not wait for the device.
 
-    Shapes: shown (B, K) int64, -1 where nothing was shown, as in `Episodes.recent_slates`.
+    Shapes:
+        exposures: (N + 1,) int64, changed in place
+        shown:     (B, K) int64, -1 where nothing was shown, as in `Episodes.recent_slates`
     """
     places = shown.flatten() + 1
     exposures.scatter_add_(0, places, torch.ones_like(places))
 
 
 def _check(policy: Policy, simulator: SlateSimulator, seeds: Tensor) -> None:
-    """Raise what `evaluate` says of its first three arguments."""
+    """Check the first three arguments of `evaluate`, which says what is raised."""
     check_playable(policy, simulator, seeds)
     if len(seeds.unique()) < len(seeds):
         raise ValueError(f"seeds holds {len(seeds)} numbers, but they must be distinct.")
@@ -137,12 +142,19 @@ def _check(policy: Policy, simulator: SlateSimulator, seeds: Tensor) -> None:
 
 @torch.no_grad()
 def showcase(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: int) -> Observation:
-    """Play some visits and look back: the observation after them, whose `recent_slates` are what was shown.
+    """Play some visits and return the observation after them, with the slates in `recent_slates`.
 
-    Shoppers who lapse on the way start anew, and have a shorter memory. visits: at most the
-    simulator's `history`.
+    A shopper who lapses is replaced by a new one, whose observation holds fewer slates.
 
-    Errors: TypeError or ValueError where an argument is not as said.
+    Args:
+        policy: The policy that chooses the slates.
+        simulator: The simulator, which is reset.
+        seeds: (S,) int64, distinct.
+        visits: Number of visits, at most the `history` of the simulator.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
     """
     _check(policy, simulator, seeds)
     visits = checks.whole("visits", visits, 0, simulator.history)

@@ -1,8 +1,8 @@
-"""Where a training keeps what it needs to go on after it was killed: one file, replaced whole.
+"""Saves the state of a training, so that an interrupted one continues as if it had not stopped.
 
-What is kept are trees of `recsim_env.trees`: networks, optimizers, memories, generators, and where
-every shopper stands. So a training that goes on does bit for bit what it would have done, on one
-thread.
+The state is a tree of `recsim_env.trees` in one file that is replaced as a whole: networks,
+optimizers, memories, generators, and the state of every shopper. On one thread, a resumed training
+gives bit for bit the result of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,43 +21,47 @@ from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
 
 SHARE = 0.05
-"""Share of the time that keeping may take: what is large is kept less often."""
+"""Share of the time that saving may take: a large state is saved less often."""
 
 
 class Notes(Protocol):
-    """Something beside the training that goes back with it, a learning curve for example."""
+    """Something that is saved and restored with a training, for example a learning curve."""
 
     def state(self) -> Any:
-        """What JSON can hold."""
+        """The state, as values that JSON can represent."""
 
     def restore(self, state: Any) -> None:
-        """Take what `state` gave."""
+        """Continue from the result of `state`."""
 
 
 class Clock:
-    """Tells when it is time to keep again: the first time, then so that keeping takes at most `share` of the time."""
+    """Decides when to save: first at once, then so that saving takes at most `share` of the time.
+
+    Args:
+        share: share of the time, above 0
+    """
 
     def __init__(self, share: float = SHARE) -> None:
         self._share = share
         self._next = 0.0
 
     def due(self) -> bool:
-        """Whether it is time."""
+        """Whether it is time to save."""
         return time.perf_counter() >= self._next
 
     def kept(self, began: float) -> None:
-        """Note that what was kept just now began at `began` of `time.perf_counter`."""
+        """Note that saving has just finished, and began at `began` of `time.perf_counter`."""
         now = time.perf_counter()
         self._next = now + (now - began) / self._share
 
 
 class Keeper:
-    """Keeps the state of one training.
+    """Saves the state of one training.
 
     Args:
-        path: the file; None keeps nothing
-        notes: what goes back with the training
-        share: of the time that keeping may take
+        path: the file; None saves nothing
+        notes: what is saved and restored with the training
+        share: share of the time that saving may take
     """
 
     def __init__(
@@ -71,17 +75,21 @@ class Keeper:
     def found(
         self, about: Mapping[str, object], like: Any, device: torch.device | str = "cpu"
     ) -> Any:
-        """What was kept, as a tree like `like` (see `trees.restored`); None where nothing was.
+        """The saved state, as a tree like `like` (see `trees.restored`); None if there is none.
 
-        Where what lies there cannot be read, or was kept by a training about something else, a line
-        on stderr says that the training begins anew.
+        If the file cannot be read, or was written by a training with other settings, a line on
+        stderr says that the training begins anew, and None is returned.
 
         Args:
-            about: what the training depends on: its seed, its settings
+            about: what the training depends on: its seed and its settings
+            like: a tree of the same structure
+            device: where the tensors are put
         """
         self._about = {name: str(value) for name, value in about.items()}
         if self._path is None or not self._path.exists():
             return None
+
+        # everything is checked before `notes` changes
         try:
             tensors, metadata = read_tensors(self._path)
             told, outline, notes = (
@@ -106,10 +114,13 @@ class Keeper:
         return tree
 
     def keep(self, state: Callable[[], Any]) -> None:
-        """Keep what `state` gives, where it is time again; not where it cannot be written down, which stderr says once.
+        """Save the result of `state`, if it is time to.
+
+        If the state cannot be represented as tensors, a line on stderr says so once, and nothing is
+        saved from then on.
 
         Raises:
-            OSError: If the file cannot be written; what was kept before is whole.
+            OSError: If the file cannot be written; the file that was saved before stays intact.
         """
         if self._path is None or not self._clock.due():
             return
@@ -131,13 +142,13 @@ class Keeper:
         self._clock.kept(began)
 
     def forget(self) -> None:
-        """Remove the file: the training is done."""
+        """Remove the file, because the training is complete."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """Parameter -> name -> tensor; the parameters are numbered, the numbers are strings."""
+    """The state of an optimizer as a tree: number of the parameter (a string), name, tensor."""
     entries = optimizer.state_dict()["state"].items()
     return {
         str(at): {name: torch.as_tensor(value) for name, value in entry.items()}
@@ -148,10 +159,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Ten
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Take what `optimizer_state` gave; the groups and their rates stay.
+    """Continue from the result of `optimizer_state`; groups and their learning rates stay.
 
-    Errors, before anything changes: ValueError where there is another number of parameters, or a
-    tensor does not fit its parameter.
+    Raises:
+        ValueError: If the number of parameters differs, or a tensor does not fit its parameter.
+            Nothing has changed then.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = {str(at) for at in range(len(parameters))}
@@ -164,7 +176,8 @@ def restore_optimizer(
             shape = parameters[int(at)].shape
             if value.ndim > 0 and value.shape != shape:
                 raise ValueError(
-                    f"'optimizer/{at}/{name}' is {tuple(value.shape)}, but it must be {tuple(shape)}."
+                    f"'optimizer/{at}/{name}' is {tuple(value.shape)}, but it must be "
+                    f"{tuple(shape)}."
                 )
     entries = {int(at): dict(entry) for at, entry in state.items()}
     optimizer.load_state_dict(

@@ -1,4 +1,4 @@
-"""One line that says how far a training is, what it is doing, and how long it will take."""
+"""A progress line of a training: how far it is, its phase, its speed, and the time left."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import TextIO
 from tqdm import tqdm
 
 TERMINAL_S, FILE_S = 0.1, 30.0
-"""Seconds between two refreshes: of the line in a terminal, which is written over, and of lines in
-a file."""
+"""Seconds between two updates of the line: in a terminal, where it is overwritten, and in a file,
+where lines add up."""
 
 
 class Progress:
-    """How far a training is: visits, the phase it is in, visits a second, and the time that is left.
+    """Shows the visits of a training, its phase, visits per second, and the time left.
 
-    A training alternates between visits and evaluations, which last differently long. The forecast
-    adds up what is left of both, each at the pace that was measured of it, so that an evaluation
-    does not disturb it.
+    A training alternates between visits and evaluations, which differ in duration. The time left is
+    the sum of that of both, each at its own measured pace, so that an evaluation does not distort
+    it.
 
     Args:
-        title: what stands in front
-        total: visits of the training
+        title: start of the line
+        total: visits of the whole training
         done: visits that an earlier part of it made
-        evaluations: how many are to come
-        clock: seconds
-        out: where the line goes; None = stderr
+        evaluations: number of evaluations to come
+        clock: returns seconds
+        out: where the line is written; None = stderr
     """
 
     def __init__(
@@ -53,20 +53,20 @@ class Progress:
         self._last = self._drawn = clock()
         self._draw()
 
-    # ---- what happened ----
+    # ---- events ----
 
     def trained(self, visits: int) -> None:
-        """So many visits of training more."""
+        """Count `visits` further visits of training."""
         self._done += visits
         self._train("training")
 
     def learned(self) -> None:
-        """A step of the gradient."""
+        """Note that a gradient step was taken."""
         self._train("learning")
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[int], None]]:
-        """An evaluation, which calls what it is given with every number of visits that it makes."""
+        """A context for an evaluation, which calls the yielded function with visits made."""
         began, self._asked = self._clock(), 0
         self._last, self._phase = began, "evaluating"
         self._refresh()
@@ -76,25 +76,29 @@ class Progress:
             self._refresh()
 
         yield more
+
         self._last = self._clock()
         self._evaluated.append((self._last - began, self._asked))
         self._evaluations -= 1
 
     def note(self, text: str) -> None:
-        """What stands at the end of the line from now on."""
+        """Show this text at the end of the line from now on."""
         self._note = text
 
     def close(self) -> None:
-        """Write the last line."""
+        """Write the line for the last time."""
         self._phase = "finished" if self._done >= self._total else "stopped"
         self._draw()
         if self._out.isatty():
             print(file=self._out, flush=True)
 
-    # ---- what is told ----
+    # ---- output ----
 
     def left_s(self) -> float | None:
-        """Seconds that are left, without the evaluations where none was made yet; None before the first visit."""
+        """Seconds left; None before the first visit.
+
+        The evaluations to come are left out until a first one has been measured.
+        """
         visits = self._done - self._first
         if visits == 0:
             return None
@@ -106,7 +110,7 @@ class Progress:
         return max(seconds, 0.0)
 
     def line(self) -> str:
-        """The line, without the bar."""
+        """The text of the line, without the bar."""
         parts = [f"{self._done:,} of {self._total:,} visits", self._doing()]
         if (visits := self._done - self._first) > 0 and self._trained_s > 0:
             parts.append(f"{visits / self._trained_s:,.0f} visits/s")
@@ -121,7 +125,7 @@ class Progress:
         of = f" of about {self._evaluated[-1][1]:,}" if self._evaluated else ""
         return f"evaluating ({self._asked:,}{of} visits)"
 
-    # ---- inside ----
+    # ---- internals ----
 
     def _train(self, phase: str) -> None:
         now = self._clock()

@@ -1,4 +1,4 @@
-"""Commands that measure and train: `python -m benchmarks.NAME`."""
+"""Commands that measure and train; `benchmarks/README.md` lists them."""
 
 import os
 import sys

@@ -2,8 +2,8 @@
 
     python -m benchmarks.again compare transfer
 
-Nothing is measured. `ablation` and `fidelity` are not among them: their rows are figures, and the predictions behind
-those are not kept.
+Nothing is measured. `ablation` and `fidelity` are not among them: their rows are figures, and the
+predictions behind those are not kept.
 """
 
 from __future__ import annotations

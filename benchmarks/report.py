@@ -1,4 +1,6 @@
-"""Fill the tables and figures of the README and of `docs/` from the results: python -m benchmarks.report
+"""Fill the tables and figures of the README and of `docs/` from the results.
+
+    python -m benchmarks.report
 
 Nothing is measured. `python -m benchmarks.again` makes tables and figures anew from the rows first.
 """

@@ -1,4 +1,4 @@
-"""A shopper of one's own: two methods, held against the promises, registered, and met in Gymnasium."""
+"""A shopper of one's own: written, held against its promises, registered, and met in Gymnasium."""
 
 import gymnasium
 import torch
@@ -17,11 +17,13 @@ class Regulars(Shopper[Tensor]):
         catalog = recsim_env.Catalog.synthetic(items, 5, 8, torch.Generator().manual_seed(0))
         super().__init__(catalog, slate_size, device=device)
 
-    def start(self, draws: Tensor) -> Tensor:  # draws (B, 1): the category of B new shoppers
+    def start(self, draws: Tensor) -> Tensor:
+        """Draw the category that each of B new shoppers likes; draws are (B, 1)."""
         return (5 * draws[:, 0]).long()
 
     def respond(self, state: Tensor, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        chance = 0.3 * (shown & (self.catalog.category[slates] == state[:, None]))  # (B, K)
+        """Buy by chance; slates, shown and draws are (B, K)."""
+        chance = 0.3 * (shown & (self.catalog.category[slates] == state[:, None]))
         always, never = torch.ones_like(chance[:, 0]), torch.zeros_like(chance[:, 0])
         return Response(draws < chance, chance, never.bool(), days=7 * always, elsewhere=never)
 

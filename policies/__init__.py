@@ -1,7 +1,8 @@
 """What turns an observation into a slate. Importing the package fills the registry `POLICIES`."""
 
 from policies import heuristics, rerankers
-from policies.base import POLICIES, PolicyInputs
+from policies.inputs import PolicyInputs
 from policies.rankers import ctr
+from policies.registry import POLICIES
 
 __all__ = ["POLICIES", "PolicyInputs", "ctr", "heuristics", "rerankers"]

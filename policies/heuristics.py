@@ -1,31 +1,26 @@
-"""Policies that learn nothing: uniform and popular."""
+"""Policies that learn nothing of the shopper: uniform slates and popular items."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from policies.base import (
-    ObservationCheck,
-    PolicyInputs,
-    Untuned,
-    candidates_of,
-    check_draws,
-    max_candidates,
-    register_policy,
-    top_slates,
-)
+from policies.inputs import PolicyInputs
+from policies.observations import ObservationCheck, candidates_of, check_draws, max_candidates
+from policies.parameters import NoParameters
+from policies.registry import register_policy
+from policies.slates import top_slates
 from recsim_env import checks
 from recsim_env.types import Observation, Policy
 
 
 class Uniform:
-    """Every slate of candidates is as likely as any other.
+    """Shows every slate of candidates with the same probability.
 
     Args:
-        items: N
-        candidates: C
-        slate_size: K
-        check: of the observations; None = they are not looked at
+        items: number of items N
+        candidates: largest number of candidates C of a visit
+        slate_size: number of slate positions K
+        check: check of the observations; None = they are not checked
     """
 
     def __init__(
@@ -39,7 +34,7 @@ class Uniform:
         )  # one number a candidate; the K largest make the slate
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K) of the candidates with the largest draws (B, C)."""
+        """Show the candidates with the largest draws (B, C): slates (B, K)."""
         if self._check is not None:
             self._check(observation)
         candidates = candidates_of(observation, self._items)
@@ -48,13 +43,13 @@ class Uniform:
 
 
 class Popular:
-    """What the most shoppers respond to, the same for everyone with the same candidates.
+    """Shows the items that most shoppers respond to.
 
     Args:
-        items: N
-        slate_size: K
-        popularity: (N,) of the log, for observations without a `popularity`
-        check: of the observations; None = they are not looked at
+        items: number of items N
+        slate_size: number of slate positions K
+        popularity: (N,) popularity in the log, for observations without a `popularity`
+        check: check of the observations; None = they are not checked
     """
 
     draws = 0
@@ -72,7 +67,7 @@ class Popular:
         self._popularity = popularity
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K) by `observation["popularity"]` (B, C), or by the log's popularity (N,)."""
+        """Compose slates (B, K) by the observation's popularity (B, C), or the log's (N,)."""
         if self._check is not None:
             self._check(observation)
         candidates = candidates_of(observation, self._items)
@@ -83,24 +78,25 @@ class Popular:
         return top_slates(scores, candidates, self._slate_size)
 
 
-@register_policy("uniform", Untuned, needs_ranker=False)
-def uniform(inputs: PolicyInputs, parameters: Untuned) -> Policy:
-    """Build `Uniform`."""
+@register_policy("uniform", NoParameters, needs_ranker=False)
+def uniform(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
+    """Build the policy that shows uniform slates."""
     items, space = len(inputs.catalog), inputs.observation_space
     check = ObservationCheck(space, inputs.catalog)
     return Uniform(items, max_candidates(space, items), inputs.slate_size, check)
 
 
-@register_policy("popular", Untuned, needs_ranker=False)
-def popular(inputs: PolicyInputs, parameters: Untuned) -> Policy:
-    """Build `Popular`.
+@register_policy("popular", NoParameters, needs_ranker=False)
+def popular(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
+    """Build the policy that shows popular items.
 
     Raises:
-        ValueError: If neither the observation nor the log says what is popular.
+        ValueError: If neither the observation nor the log holds the popularity of items.
     """
     if "popularity" not in inputs.observation_space.spaces and inputs.popularity is None:
         raise ValueError(
-            "The policy 'popular' needs a `popularity` key in the observation or PolicyInputs.popularity."
+            "The policy 'popular' needs a `popularity` key in the observation or "
+            "PolicyInputs.popularity."
         )
     check = ObservationCheck(inputs.observation_space, inputs.catalog)
     return Popular(len(inputs.catalog), inputs.slate_size, inputs.popularity, check)

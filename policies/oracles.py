@@ -1,14 +1,16 @@
-"""Policies that see what no shop sees, the shoppers' own state: upper references for those that do not.
+"""Oracles: reference policies that read the hidden state of the shoppers (`simulator.hidden`).
 
-Both score the whole catalogue by the true log-odds of a click. `oracle_myopic` shows the best ones:
-what a perfect CTR ranker would earn. `oracle_state` also holds against an item what its category
-costs later, in proportion to the shopper's variety-seeking, and fills the slate greedily:
+They see what no shop can see and play in one simulator only, so they are no entries of `POLICIES`;
+no agent may use them. Both score the whole catalogue by the true log-odds of a click.
+`oracle_myopic` shows the best ones: it earns what a perfect CTR ranker would. `oracle_state` also
+charges an item for the satiation of its category, in proportion to the shopper's variety-seeking,
+and fills the slate greedily:
 
     score(i | slate) = log_odds_i - variety (extra satiation_c + count [items of c in the slate])
                        - similarity max cos(i, slate)
 
-Its three numbers are searched like those of any re-ranker. It is the best of a family, not the
-optimum: a policy may pass it.
+Its three numbers are tuned like those of any re-ranker. It is the best of a family and not the
+optimum: a policy may earn more.
 """
 
 from __future__ import annotations
@@ -18,35 +20,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.base import Adjust, Cosines, PolicyInputs, PolicySpec, Pool, Untuned, pick, tuned
+from policies.cosines import Cosines
+from policies.inputs import PolicyInputs
+from policies.parameters import NoParameters, tunable
+from policies.pool import Pool
+from policies.registry import PolicySpec
+from policies.slates import SlateScores, pick
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 
 ORACLES = ("oracle_myopic", "oracle_state")
-"""Their names."""
+"""Names of the oracles in results."""
 POOL = 128
-"""Items with the best scores before the slate fills, of which it is filled."""
+"""Number of items with the best scores before the slate fills, from which it is filled."""
 
 
 @dataclass(frozen=True)
 class OracleParameters:
-    """Of `Oracle`, log-odds; with all at 0 it is myopic."""
+    """Parameters of `Oracle` in log-odds; with all at 0 it is myopic."""
 
-    extra: float = tuned(4.0, 0.0, 8.0)
-    """Per unit of the category's satiation and of variety-seeking, on top of what the click itself
-    loses."""
-    count: float = tuned(0.3, 0.0, 2.0)
-    """Per item of the same category in the slate and unit of variety-seeking."""
-    similarity: float = tuned(0.0, 0.0, 3.0)
-    """Per unit of the largest cosine to the slate."""
+    extra: float = tunable(4.0, 0.0, 8.0)
+    """Log-odds per unit of the category's satiation and of variety-seeking, on top of what the
+    click itself loses."""
+    count: float = tunable(0.3, 0.0, 2.0)
+    """Log-odds per item of the same category in the slate and unit of variety-seeking."""
+    similarity: float = tunable(0.0, 0.0, 3.0)
+    """Log-odds per unit of the largest cosine to the slate."""
 
 
 MYOPIC = OracleParameters(extra=0.0, count=0.0, similarity=0.0)
 
 
 class Oracle:
-    """Looks into the shoppers of one simulator, so it plays in that one only.
+    """Reads the hidden state of the shoppers of one simulator, and plays in that one only.
+
+    Args:
+        simulator: its shoppers are read at every visit
+        parameters: how much satiation and similarity count
 
     Raises:
         ValueError: If its shoppers are not those of a market.
@@ -57,7 +68,8 @@ class Oracle:
     def __init__(self, simulator: SlateSimulator, parameters: OracleParameters) -> None:
         if not isinstance(simulator.shopper, MarketShopper):
             raise ValueError(
-                f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a MarketShopper."
+                f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a "
+                "MarketShopper."
             )
         self._simulator, self._shopper = simulator, simulator.shopper
         self._cosines = Cosines(simulator.catalog)
@@ -65,7 +77,7 @@ class Oracle:
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
+        """Compose slates (B, K) for the shoppers as they are; the observation is not read."""
         state: MarketState = self._simulator.hidden
         candidates = self._simulator.candidates
         category = self._shopper.catalog.category
@@ -85,8 +97,8 @@ class Oracle:
         return pick(pool, self._simulator.slate_size, filling)
 
 
-class _Filling(Adjust):
-    """Scores less what the slate so far holds against each item."""
+class _Filling(SlateScores):
+    """Scores minus the costs of each item beside those in the slate."""
 
     def __init__(
         self,
@@ -119,16 +131,16 @@ class _Filling(Adjust):
 
 
 def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
-    """The oracles of one simulator, to be built like registered policies."""
+    """The oracles of one simulator by name, to be built like registered policies."""
 
-    def myopic(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+    def myopic(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
         return Oracle(simulator, MYOPIC)
 
     def state(inputs: PolicyInputs, parameters: OracleParameters) -> Policy:
         return Oracle(simulator, parameters)
 
     specs = (
-        PolicySpec(Untuned, myopic, needs_ranker=False),
+        PolicySpec(NoParameters, myopic, needs_ranker=False),
         PolicySpec(OracleParameters, state, needs_ranker=False),
     )
     return dict(zip(ORACLES, specs, strict=True))

@@ -1,41 +1,39 @@
-"""Re-rankers of a CTR model: what a shop can do about sameness without learning to.
+"""Re-rankers of a CTR model: how a shop can vary its slates without learning to.
 
-All look at the pool of the best candidates and fill the slate greedily. Their parameters come from
-`benchmarks.agents.tune`.
+All of them look at the pool of the best candidates and fill the slate greedily. Their parameters
+are tuned by `benchmarks.agents.tune`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from policies.base import (
-    FARTHEST,
-    UNRANKED,
-    Adjust,
-    Cosines,
-    PolicyInputs,
-    Pool,
-    Pooling,
-    pick,
-    register_policy,
-    tuned,
-)
 from policies.composer import Composer, ComposerConfig
+from policies.cosines import Cosines
+from policies.cues import Knob, knobs
+from policies.inputs import UNRANKED, PolicyInputs
+from policies.parameters import tunable
+from policies.pool import Pool, Pooling
+from policies.registry import register_policy
+from policies.slates import FARTHEST, SlateScores, pick
 from recsim_env.settings import settle
 from recsim_env.types import Observation
 
 SINGULAR = 1e-8
-"""Squared length of what one more item adds to the span of a slate, from which on it counts as
-something. Items whose vectors are equal, or in the span of the slate, are at 0; the rounding of
-vectors that a catalogue keeps is below this.
+"""Items that add at most this squared length to the span of a slate count as lying in that span.
+
+It is above the rounding errors of the vectors that a catalogue keeps.
 """
 
 
 class Reranker:
-    """Greedy over the pool of a ranker; subclasses say how the scores change as the slate fills."""
+    """Fills slates greedily from the pool of a ranker; subclasses say how the scores change."""
 
     draws = 0
 
@@ -47,31 +45,31 @@ class Reranker:
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
+        """Compose slates (B, K)."""
         pool = self._pooling.of(self._ranker, observation)
-        return pick(pool, self._slate_size, self.adjust(pool))
+        return pick(pool, self._slate_size, self.scores_of(pool))
 
-    def adjust(self, pool: Pool) -> Adjust:
-        """How the scores of this pool change."""
+    def scores_of(self, pool: Pool) -> SlateScores:
+        """Scores of this pool before the slate fills, which then change with every item in it."""
         raise NotImplementedError
 
 
-# ---- maximal marginal relevance --------------------------------------------------------------------------------------
+# ---- maximal marginal relevance ----
 
 
 @dataclass(frozen=True)
 class MMRParameters:
-    """Of `MMR`."""
+    """Parameters of `MMR`."""
 
-    weight: float = tuned(1.0, 0.0, 5.0, least=0.0)
-    """Log-odds that a cosine of 1 to an item in the slate costs, 0 or more."""
+    weight: float = tunable(1.0, 0.0, 5.0, least=0.0)
+    """Log-odds that an item loses for a cosine of 1 to an item in the slate, 0 or more."""
 
     def __post_init__(self) -> None:
         settle(self)
 
 
 class MMR(Reranker):
-    """Maximal marginal relevance: score = logit - weight * max cosine to the slate, cosines below 0 counting as 0.
+    """Maximal marginal relevance: score = logit - weight * max(0, largest cosine to the slate).
 
     Carbonell & Goldstein 1998, equation 1, with lambda = 1 / (1 + weight), divided by lambda.
     """
@@ -81,12 +79,12 @@ class MMR(Reranker):
         self._cosines = Cosines(inputs.catalog)
         self._weight = parameters.weight
 
-    def adjust(self, pool: Pool) -> Adjust:
-        """Nothing is similar to an empty slate."""
+    def scores_of(self, pool: Pool) -> SlateScores:
+        """Scores of an empty slate, to which nothing is similar."""
         return _Relevance(pool, self._cosines, self._weight)
 
 
-class _Relevance(Adjust):
+class _Relevance(SlateScores):
     def __init__(self, pool: Pool, cosines: Cosines, weight: float) -> None:
         self._pool, self._cosines, self._weight = pool, cosines, weight
         self._similarity = torch.zeros_like(pool.logits)
@@ -104,14 +102,14 @@ class _Relevance(Adjust):
 register_policy("mmr", MMRParameters)(MMR)
 
 
-# ---- category cap ----------------------------------------------------------------------------------------------------
+# ---- category cap ----
 
 
 @dataclass(frozen=True)
 class CapParameters:
     """Of `CategoryCap`."""
 
-    limit: int = tuned(2, 1, 10, integer=True, least=1)
+    limit: int = tunable(2, 1, 10, integer=True, least=1)
     """Most items of one category in a slate, 1 or more."""
 
     def __post_init__(self) -> None:
@@ -119,22 +117,22 @@ class CapParameters:
 
 
 class CategoryCap(Reranker):
-    """The best logits, at most so many of a category; where that leaves positions empty, the best of the rest."""
+    """Shows the best logits, at most `limit` of a category; the best of the rest fill the slate."""
 
     def __init__(self, inputs: PolicyInputs, parameters: CapParameters) -> None:
         super().__init__("cap", inputs)
         self._limit = parameters.limit
 
-    def adjust(self, pool: Pool) -> Adjust:
-        """An empty slate has room for every category."""
+    def scores_of(self, pool: Pool) -> SlateScores:
+        """Scores of an empty slate, which has room for every category."""
         return _Capped(pool, self._catalog.category[pool.ids], self._limit)
 
 
-class _Capped(Adjust):
+class _Capped(SlateScores):
     def __init__(self, pool: Pool, category: Tensor, limit: int) -> None:
         self._pool, self._category, self._limit = pool, category, limit
         self._count = torch.zeros_like(category)
-        self._behind = 1e4  # log-odds: any item with room stands before any without
+        self._behind = 1e4  # log-odds that put every item with room before all without
 
     def scores(self) -> Tensor:
         return self._pool.logits - self._behind * (self._count >= self._limit)
@@ -148,26 +146,27 @@ class _Capped(Adjust):
 register_policy("cap", CapParameters)(CategoryCap)
 
 
-# ---- determinantal point process -------------------------------------------------------------------------------------
+# ---- determinantal point process ----
 
 
 @dataclass(frozen=True)
 class DPPParameters:
-    """Of `DPP`."""
+    """Parameters of `DPP`."""
 
-    alpha: float = tuned(2.0, 0.05, 10.0, least=0.0)
-    """How much a log-odds counts against the log-volume of the slate, 0 or more."""
+    alpha: float = tunable(2.0, 0.05, 10.0, least=0.0)
+    """Weight of the log-odds against the log-volume of the slate, 0 or more."""
 
     def __post_init__(self) -> None:
         settle(self)
 
 
 class DPP(Reranker):
-    """Greedy MAP of a determinantal point process: max alpha * sum of logits + log det of the slate's cosines.
+    """Greedy MAP inference of a determinantal point process over slates.
 
-    Chen, Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process", algorithm
-    1: with the Cholesky factor kept row by row, an item's gain is log d_i^2, and after item j is
-    taken e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
+    It maximises alpha * sum of logits + log det of the slate's cosines, by algorithm 1 of Chen,
+    Zhang & Zhou 2018, "Fast greedy MAP inference for determinantal point process". The
+    Cholesky factor is kept row by row, so an item's gain is log d_i^2, and after item j is taken
+    e_i = (S_ji - <c_j, c_i>) / d_j, c_i = [c_i, e_i], d_i^2 = d_i^2 - e_i^2.
 
     An item with the vector of one in the slate, or with any vector in their span, makes the
     determinant 0 and its log -inf: such items are taken only where nothing else is left, and then
@@ -179,15 +178,15 @@ class DPP(Reranker):
         self._cosines = Cosines(inputs.catalog, exact=True)
         self._alpha = parameters.alpha
 
-    def adjust(self, pool: Pool) -> Adjust:
-        """Every item alone has volume 1."""
+    def scores_of(self, pool: Pool) -> SlateScores:
+        """Scores of an empty slate: every item alone has volume 1."""
         quality = (self._alpha * pool.logits.to(self._cosines.dtype)).masked_fill(
             pool.logits <= UNRANKED, -FARTHEST
         )
         return _Volume(pool, self._cosines, quality)
 
 
-class _Volume(Adjust):
+class _Volume(SlateScores):
     def __init__(self, pool: Pool, cosines: Cosines, quality: Tensor) -> None:
         self._pool, self._cosines, self._quality = pool, cosines, quality
         self._volume = torch.ones_like(quality, dtype=cosines.dtype)  # d^2, (B, P)
@@ -214,48 +213,35 @@ class _Volume(Adjust):
 register_policy("dpp", DPPParameters)(DPP)
 
 
-# ---- the composer with constant knobs --------------------------------------------------------------------------------
+# ---- the composer with constant knobs ----
 
 
-@dataclass(frozen=True)
-class ConstantParameters:
-    """Of `Constant`: log-odds per unit of each cue of `policies.composer`. A knob that an environment lacks stays 0."""
+def constant_parameters() -> Any:
+    """Make the default parameters of `Constant`: one for each knob that is registered by now.
 
-    count: float = tuned(-1.0, -4.0, 0.5)
-    """Per item of the same category in the slate."""
-    similarity: float = tuned(-0.5, -4.0, 0.5)
-    """Per unit of the largest cosine to the slate."""
-    clicked: float = tuned(0.0, -4.0, 2.0)
-    """Per recent response in the category."""
-    shown: float = tuned(0.0, -4.0, 2.0)
-    """Per recent slate full of the category."""
-    repeated: float = tuned(0.0, -2.0, 2.0)
-    """Per recent exposure of the item."""
-    habit: float = tuned(0.0, -1.5, 1.5)
-    """Per log of one plus own purchases."""
-    lately: float = tuned(0.0, -2.0, 2.0)
-    """Where bought today (e^-1 of it a week ago)."""
-    popular: float = tuned(0.0, -1.0, 1.0)
-    """Per log of popularity."""
-    promoted: float = tuned(0.0, -1.5, 1.5)
-    """Per way in which the item is promoted."""
-    sated: float = tuned(0.0, -2.0, 1.0)
-    """Per response in the category in the last ten visits or so."""
-    flooded: float = tuned(0.0, -4.0, 2.0)
-    """Per slate full of the category in the last ten visits or so."""
-    loyal: float = tuned(0.0, -2.0, 2.0)
-    """Per log of one plus all responses in the category."""
+    Each is in log-odds per unit of its cue. A knob that an environment lacks stays at 0.
+    """
+    return _constant_parameters(tuple(knobs().items()))()
 
-    def __post_init__(self) -> None:
-        settle(self)
+
+@functools.cache
+def _constant_parameters(known: tuple[tuple[str, Knob], ...]) -> type[Any]:
+    """The dataclass with one tunable field for each knob."""
+    fields = [
+        (name, float, tunable(knob.default, knob.tuned.low, knob.tuned.high))
+        for name, knob in known
+    ]
+    return dataclasses.make_dataclass(
+        "ConstantParameters", fields, frozen=True, namespace={"__post_init__": settle}
+    )
 
 
 class Constant:
-    """The composer with one setting of its knobs for every shopper: what learning to adapt has to beat."""
+    """The composer with the same knobs for all shoppers, which an agent that adapts must beat."""
 
     draws = 0
 
-    def __init__(self, inputs: PolicyInputs, parameters: ConstantParameters) -> None:
+    def __init__(self, inputs: PolicyInputs, parameters: Any) -> None:
         self.composer = Composer(inputs, ComposerConfig(offset_dims=0))
         available = {
             name: value for name, value in asdict(parameters).items() if name in self.composer.knobs
@@ -263,10 +249,10 @@ class Constant:
         self._intent = self.composer.intent(available)
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
+        """Compose slates (B, K)."""
         view = self.composer.view(observation)
         intent = self._intent.to(view.features.device).expand(len(view.features), -1)
         return self.composer.compose_view(view, intent)
 
 
-register_policy("constant", ConstantParameters)(Constant)
+register_policy("constant", constant_parameters)(Constant)

@@ -13,15 +13,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from recsim_env.catalog import Catalog
 from recsim_env.env import SlateEnv
-from recsim_env.registration import EnvConfig, add_preset, make_simulator, register
+from recsim_env.registration import EnvConfig, Later, add_preset, make_simulator, register
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
-from recsim_env.shoppers.base import Shopper
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
@@ -44,36 +40,17 @@ for _name, _market, _reward in (
     )
 
 
-def _learned_market(
-    device: torch.device,
-    slate_size: int,
-    *,
-    folder: Path | None = None,
-    ensemble: int = 1,
-    pessimism: float = 0.0,
-    precision: str = "fp32",
-    compiled: bool = False,
-) -> Shopper[Any]:
-    """Shoppers fitted to a market's log; the options are those of `load_learned_market`."""
-    from recsim_env.shoppers.session.population import (
-        load_learned_market,  # heavy, and not every environment needs it
-    )
-
-    return load_learned_market(
-        device,
-        slate_size,
-        folder=folder,
-        ensemble=ensemble,
-        pessimism=pessimism,
-        precision=precision,
-        compiled=compiled,
-    )
-
-
 add_preset(
     "recsim_env/LearnedMarket-v0",
-    EnvConfig(_learned_market, {"clicks": 1.0, "intra_list_distance": 0.3}, horizon_days=50),
+    EnvConfig(
+        Later("recsim_env.shoppers.session.population", "load_learned_market"),
+        {"clicks": 1.0, "intra_list_distance": 0.3},
+        horizon_days=50,
+    ),
 )
+
+__version__ = "0.1.0"
+"""The version of the package, as in pyproject.toml."""
 
 __all__ = [
     "REWARD_TERMS",
@@ -84,6 +61,7 @@ __all__ = [
     "SlateEnv",
     "SlateSimulator",
     "SlateVectorEnv",
+    "__version__",
     "make_simulator",
     "register",
     "reward_term",

@@ -1,4 +1,4 @@
-"""The items that can be shown: text, category path, price and embedding; loaded and checked, or made from a seed."""
+"""The items that can be shown: their texts, categories, prices and embeddings, checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ over."""
 
 
 class CatalogError(ValueError):
-    """A catalogue is not what it should be; the message names column, row, finding, expectation, and file if any."""
+    """A catalogue is broken: the message names column, row, finding, expectation and file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,27 +77,30 @@ class Catalog:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """The device on which the tensors live."""
         return self.embedding.device
 
     @functools.cached_property
     @torch.inference_mode(False)  # whoever asks first, others may learn with it
     def cosines(self) -> Tensor | None:
-        """(N, N) float32 cosines of all pairs of items; None above `GRAM_LIMIT` items. Made when first asked for."""
+        """The cosines of all pairs of items: (N, N) float32; None above `GRAM_LIMIT` items.
+
+        They are computed when they are first asked for.
+        """
         if len(self) > GRAM_LIMIT:
             return None
         exact = widened(self.embedding)  # so that rewards do not depend on the device
         return (exact @ exact.T).float()
 
     def to(self, device: torch.device | str) -> Catalog:
-        """Copy to a device."""
+        """Copy the catalogue to a device."""
         product_id = None if self.product_id is None else self.product_id.to(device)
         cold = None if self.cold is None else self.cold.to(device)
         price, embedding = self.price.to(device), self.embedding.to(device)
         return replace(self, price=price, embedding=embedding, product_id=product_id, cold=cold)
 
     def save(self, folder: Path | str) -> None:
-        """Write `catalog.parquet` and `embedding.safetensors` (float32), each in one move; `load` gives the same back.
+        """Write `catalog.parquet` and `embedding.safetensors` (float32), each in one move.
 
         Raises:
             TypeError: If `folder` is no path.
@@ -129,13 +132,19 @@ class Catalog:
     def synthetic(
         cls, n_items: int, n_categories: int, width: int, generator: torch.Generator
     ) -> Catalog:
-        """Invent items: each lies near the centre of its category, in turn category 0, 1, ..; prices are log-normal.
+        """Invent items that lie near the centre of their category, with log-normal prices.
 
-        All randomness comes from `generator` (a CPU one). Each category has two types.
+        The categories are taken in turn: 0, 1, .. and 0 again. Each of them has two types.
+
+        Args:
+            n_items: N, how many items.
+            n_categories: How many categories.
+            width: E, the width of the embeddings.
+            generator: A CPU generator; all randomness comes from it.
 
         Raises:
             ValueError: If a number is no whole number above 0 or is beyond `MOST_ITEMS` or
-                `MOST_NUMBERS`, or where `generator` is none.
+                `MOST_NUMBERS`, or if `generator` is none.
         """
         n_items = checks.whole("n_items", n_items, 1, MOST_ITEMS)
         n_categories = checks.whole("n_categories", n_categories, 1, MOST_ITEMS)
@@ -160,19 +169,19 @@ class Catalog:
 
 
 def extras(catalog: Catalog) -> dict[str, Tensor]:
-    """The optional columns that a catalogue has."""
+    """Return the optional columns that a catalogue has."""
     extras = {"product_id": catalog.product_id, "cold": catalog.cold}
     return {name: value for name, value in extras.items() if value is not None}
 
 
 def _index(names: list[str] | tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]:
-    """The distinct names, sorted, and each name's place among them (N,) int64."""
+    """Return the distinct names, sorted, and the place of each name among them: (N,) int64."""
     distinct = tuple(sorted(set(names)))
     place = {name: i for i, name in enumerate(distinct)}
     return distinct, torch.tensor([place[name] for name in names], dtype=torch.int64)
 
 
-# ---- the one check of a catalogue ------------------------------------------------------------------------------------
+# ---- the one check of a catalogue ----------------------------------------------------------------
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
@@ -207,7 +216,8 @@ def _check(catalog: Catalog) -> None:
             raise CatalogError(str(error)) from None
         if tensor.device != device:
             raise CatalogError(
-                f"column '{name}': found a tensor on {tensor.device}, expected it on {device} as all."
+                f"column '{name}': found a tensor on {tensor.device}, expected it on {device} as "
+                "all."
             )
     if catalog.embedding.device.type != "meta":
         _check_numbers(catalog)
@@ -248,6 +258,6 @@ def _check_numbers(catalog: Catalog) -> None:
 def fault(
     column: str, row: int, found: object, expected: str, *, quoted: bool = True
 ) -> CatalogError:
-    """The error that says what was found in a row of a column and what was expected there."""
+    """Make the error that says what stands in a row of a column and what was expected there."""
     shown = checks.told(found) if quoted else found
     return CatalogError(f"column '{column}', row {row}: found {shown}, expected {expected}.")

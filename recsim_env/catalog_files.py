@@ -1,4 +1,4 @@
-"""The files of a catalogue: `catalog.parquet` (texts, paths, prices) and `embedding.safetensors` (vectors)."""
+"""The files of a catalogue: `catalog.parquet` (texts, paths, prices), `embedding.safetensors`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
 
 
 def save(catalog: Catalog, folder: Path) -> None:
-    """`Catalog.save`."""
+    """Write a catalogue: see `Catalog.save`."""
     columns = {
         "item": torch.arange(len(catalog)).numpy(),
         "text": catalog.text,
@@ -38,7 +38,7 @@ def save(catalog: Catalog, folder: Path) -> None:
 
 
 def load(folder: Path) -> Catalog:
-    """`Catalog.load`."""
+    """Read a catalogue: see `Catalog.load`."""
     frame = _read_frame(folder / CATALOG_FILE)
     embedding = _read_embedding(folder / EMBEDDING_FILE, len(frame))
     optional = {

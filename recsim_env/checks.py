@@ -1,4 +1,4 @@
-"""One sentence for a bad argument: every check names the argument, the value found and what was expected.
+"""Checks of arguments: each names the argument, the value found and what was expected.
 
 A check returns the value as the plain Python type that the rest of the code works with, so that
 numpy's numbers are accepted wherever Python's are. A boolean is no number, and a number is no
@@ -26,12 +26,13 @@ LONGEST_NAME = 255
 
 
 def told(value: object) -> str:
-    """A value as a message shows it: one line, at most `LONGEST` characters, whatever the value is."""
+    """Show a value as a message does: on one line, with at most `LONGEST` characters."""
     if isinstance(value, Tensor) and not value.is_nested:
         layout = (
             "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
         )
-        return f"a {layout}{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a {layout}{dtype} tensor of shape {tuple(value.shape)}"
     if isinstance(value, np.ndarray) and value.ndim > 0:
         return f"a {value.dtype} array of shape {value.shape}"
     if isinstance(value, type):
@@ -50,10 +51,16 @@ _SHORT.maxstring = _SHORT.maxother = LONGEST
 
 
 def whole(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
-    """A whole number of Python's or numpy's from `low` to `high`, both included; None = no bound.
+    """Check a whole number of Python's or numpy's.
+
+    Args:
+        name: What messages call the argument.
+        value: The value.
+        low: The least number that is accepted; None means no bound.
+        high: The greatest number that is accepted; None means no bound.
 
     Raises:
-        ValueError: for anything else, booleans and numbers with a fraction included.
+        ValueError: If it is anything else, such as a boolean or a number with a fraction.
     """
     if isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.timedelta64)):
         count = int(value)
@@ -73,14 +80,18 @@ def number(
     above: bool = False,
     infinite: bool = False,
 ) -> float:
-    """A number of Python's or numpy's from `low` to `high`.
+    """Check a real number of Python's or numpy's.
 
     Args:
-        above: whether `low` itself is refused
-        infinite: whether an infinite number within the bounds is accepted
+        name: What messages call the argument.
+        value: The value.
+        low: The lower bound.
+        high: The upper bound, included.
+        above: Whether `low` itself is refused.
+        infinite: Whether an infinite number within the bounds is accepted.
 
     Raises:
-        ValueError: for anything else: booleans, NaN, and infinite numbers unless `infinite`.
+        ValueError: If it is anything else: a boolean, NaN, or an infinite number unless `infinite`.
     """
     if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.timedelta64)):
         try:
@@ -98,11 +109,11 @@ def number(
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False, Python's or numpy's.
+    """Check that a value is True or False, Python's or numpy's.
 
     Raises:
-        ValueError: for anything else, such as "no", 0 or None, which Python would take for one of
-            the two.
+        ValueError: If it is anything else, such as "no", 0 or None, which Python would take for one
+            of the two.
     """
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -110,10 +121,10 @@ def flag(name: str, value: object) -> bool:
 
 
 def choice(name: str, value: object, known: Collection[str]) -> str:
-    """One of some strings.
+    """Check that a value is one of some strings.
 
     Raises:
-        ValueError: for anything else; the sentence lists all that are known.
+        ValueError: If it is anything else; the message lists all that are known.
     """
     if isinstance(value, str) and value in known:
         return value
@@ -123,10 +134,15 @@ def choice(name: str, value: object, known: Collection[str]) -> str:
 
 
 def several(name: str, value: object, length: int | None = None) -> list[Any]:
-    """The members of a list, a tuple, or a one-dimensional array; None = of any length.
+    """Return the members of a list, a tuple or a one-dimensional array.
+
+    Args:
+        name: What messages call the argument.
+        value: The value.
+        length: How many members there must be; None accepts any number.
 
     Raises:
-        ValueError: for anything else, a string included.
+        ValueError: If it is anything else, such as a string.
     """
     if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 1:
         value = value.tolist()
@@ -137,10 +153,10 @@ def several(name: str, value: object, length: int | None = None) -> list[Any]:
 
 
 def text(name: str, value: object) -> str:
-    """A string that is not empty.
+    """Check that a value is a string that is not empty.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: If it is anything else.
     """
     if isinstance(value, str) and value:
         return value
@@ -148,11 +164,12 @@ def text(name: str, value: object) -> str:
 
 
 def path(name: str, value: object) -> Path:
-    """A path, from a string or anything that stands for one.
+    """Return a path, from a string or anything that stands for one.
 
     Raises:
-        TypeError: for anything else.
-        ValueError: for an empty string, a null character, and names that are too long for a file.
+        TypeError: If it is anything else.
+        ValueError: If it is empty, holds a null character, or has a name that is too long for a
+            file.
     """
     try:
         text = os.fspath(value)  # type: ignore[call-overload]
@@ -170,14 +187,24 @@ def path(name: str, value: object) -> Path:
 
 
 def mapping(name: str, value: object) -> dict[str, Any]:
-    """A copy of a mapping whose keys are strings.
+    """Return a copy of a mapping whose keys are strings.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: If it is anything else.
     """
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return dict(value)
     raise TypeError(f"{name} is {told(value)}, but it must be a mapping with strings as keys.")
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Check that `value` is of the class `kind`.
+
+    Raises:
+        TypeError: If it is of another one.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {told(value)}, but it must be a {kind.__name__}.")
 
 
 def tensor(
@@ -188,14 +215,18 @@ def tensor(
     *,
     finite: bool = True,
 ) -> Tensor:
-    """A tensor of a type and shape; a length given as a letter may be any.
+    """Check the type and the shape of a tensor.
 
     Args:
-        finite: whether NaN and infinite numbers are refused
+        name: What messages call the argument.
+        value: The value.
+        shape: The shape; a length given as a letter may be any.
+        dtype: The type of its numbers.
+        finite: Whether NaN and infinite numbers are refused.
 
     Raises:
-        TypeError: where it is no tensor, or one of another type.
-        ValueError: where its shape is another, or a number in it is not finite.
+        TypeError: If it is no tensor, or one of another type.
+        ValueError: If it has another shape, or if a number in it is not finite.
     """
     expected = (
         f"a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))})"

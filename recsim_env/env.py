@@ -25,8 +25,8 @@ LARGEST = 2**63 - 1
 class RenderModes(list[str]):
     """The render modes of a face, for its metadata.
 
-    `gymnasium.make` looks a mode up in the metadata and then takes it for a string; what is none is
-    told here.
+    `gymnasium.make` looks a mode up in the metadata and then takes it for a string; a mode that is
+    no string is refused here.
     """
 
     def __contains__(self, mode: object) -> bool:
@@ -34,12 +34,17 @@ class RenderModes(list[str]):
 
 
 def checked_render_mode(render_mode: Any) -> str | None:
-    """The render mode, once it is known. Errors: ValueError for anything else."""
+    """Return the render mode.
+
+    Raises:
+        ValueError: If it is neither None nor one of `RENDER_MODES`.
+    """
     if render_mode is not None and not (
         isinstance(render_mode, str) and render_mode in RENDER_MODES
     ):
         raise ValueError(
-            f"render_mode is {checks.told(render_mode)}, but it must be None or one of {list(RENDER_MODES)}."
+            f"render_mode is {checks.told(render_mode)}, but it must be None or one of "
+            f"{list(RENDER_MODES)}."
         )
     return render_mode
 
@@ -55,9 +60,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     remembered items, G categories. An item is its row in the catalogue, 0 to N-1. Days are real
     numbers.
 
-    - observation: `Dict`, what a shop knows and never the shopper's hidden state - `recent_slates`:
-        int64 (H, K), the last slates as they were shown, newest slate and top position first;
-          -1 where there was none or an item was not shown
+    - observation: `Dict`, what a shop knows and never the shopper's hidden state
+        - `recent_slates`: int64 (H, K), the last slates as they were shown, newest slate and top
+          position first; -1 where there was none or an item was not shown
         - `recent_clicks`: int8 (H, K), 1 = responded to
         - `recent_days`: float32 (H,), days since that visit, 0 where there was none
         - `candidates`: int64 (C,), the items that may be shown at this visit, padded at the end
@@ -91,19 +96,21 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     one from `np_random`.
 
     Args:
-        simulator: a registered id, an `EnvConfig`, or a simulator that nobody else steps.
+        simulator: A registered id, an `EnvConfig`, or a simulator that nobody else steps.
         render_mode: `ansi` for a text, `rgb_array` for a picture (H, W, 3) uint8, None for neither.
-        render_hidden: whether frames show what agents must not see too, such as hidden traits.
-        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
+        render_hidden: Whether frames show what agents must not see, such as hidden traits.
+        options: What `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
             shopper.
 
-    Errors: ValueError or TypeError where an action is no (K,) array of whole numbers from 0 to N-1,
-    and, with `strict`, where an item would not be shown, and where an argument of `reset` is not as
-    said; `gymnasium.error.ResetNeeded` where `step` or `render` comes before `reset` or `step`
-    after the end. Each before anything changes.
+    Only arrays of numpy leave it, so that it runs under `torch.inference_mode`, which saves a
+    seventh of a step. Its simulator's tensors can be read anywhere, but stepped only here.
 
-    Only numpy leaves it, so it runs under `torch.inference_mode`: a seventh of a step. Its
-    simulator's tensors can be read anywhere, but stepped only here.
+    Raises:
+        TypeError: If an action or an option of `reset` has the wrong type.
+        ValueError: If an action is no (K,) array of items 0 to N-1, if, with `strict`, an item
+            would not be shown, or if an argument of `reset` is out of its range.
+        gymnasium.error.ResetNeeded: If `step` or `render` comes before `reset`, or `step` after the
+            end. In every case nothing changes.
     """
 
     metadata: ClassVar[dict[str, Any]] = {
@@ -133,7 +140,12 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Start an episode: the first under `seed`, or the next one where it is None. No option is known."""
+        """Start an episode: the first under `seed`, or the next one where it is None.
+
+        Args:
+            seed: A whole number from 0 to 2**63 - 1, or None.
+            options: No option is known.
+        """
         check_options(options, known=())
         number = None if seed is None else checks.whole("seed", seed, 0, LARGEST)
         super().reset(seed=number)
@@ -175,7 +187,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         )
 
     def render(self) -> Frame | None:
-        """The last visit as a person would see it, in the `render_mode` of the environment."""
+        """Draw the last visit as a person would see it, in the `render_mode` of the environment."""
         if self.render_mode is None:
             gymnasium.logger.warn(
                 f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}."
@@ -193,7 +205,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
 
 
 def _single(observation: Observation) -> dict[str, NDArray[Any]]:
-    """The observation of the only row, copied."""
+    """Copy the observation of the only row."""
     return {name: to_numpy(value[0]) for name, value in observation.items()}
 
 
@@ -207,10 +219,18 @@ def checked_items(
     name: str,
     ignored: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """`action` as an int64 copy, once its type, shape and range are right.
+    """Return `action` as an int64 copy, once its type, shape and range are right.
 
-    Shapes: shape is (K,) or (B, K); ignored (B,), rows that may hold anything and come back as item
-    0.
+    Args:
+        action: The slate or slates.
+        simulator: Whose items they are.
+        shape: (K,) or (B, K).
+        name: What messages call the action.
+        ignored: (B,) bool, rows that may hold anything and come back as item 0.
+
+    Raises:
+        TypeError: If it does not hold whole numbers.
+        ValueError: If it has another shape, or holds what is no item.
     """
     array = _as_array(action, name, shape)
     if array.dtype.kind not in "iu":
@@ -232,7 +252,12 @@ def checked_items(
 
 
 def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A numpy copy of what is meant to be a slate, of whatever type and shape. Errors: ValueError or TypeError."""
+    """Copy what is meant to be a slate into an array, of whatever type and shape.
+
+    Raises:
+        TypeError: If it is a tensor of no whole numbers.
+        ValueError: If it cannot be an array.
+    """
     if isinstance(action, torch.Tensor):
         if (
             action.layout != torch.strided
@@ -242,7 +267,8 @@ def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         ):
             where = " on meta" if action.is_meta else ""
             raise TypeError(
-                f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole numbers."
+                f"{name} is {checks.told(action)}{where}, but it must be dense and hold whole "
+                "numbers."
             )
         if (
             action.is_floating_point() or action.is_complex()
@@ -261,10 +287,11 @@ def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def check_options(options: Any, known: tuple[str, ...]) -> None:
-    """Raise unless the options of `reset` are None or a mapping of known ones.
+    """Check that the options of `reset` are None or a mapping of known ones.
 
-    Errors: ValueError for an unknown one, so that a misspelt option is not lost; TypeError where it
-    is no mapping.
+    Raises:
+        ValueError: If one is unknown, so that a misspelt option is not lost.
+        TypeError: If they are no mapping.
     """
     given = {} if options is None else checks.mapping("options", options)
     unknown = sorted(given.keys() - set(known))
@@ -275,15 +302,19 @@ def check_options(options: Any, known: tuple[str, ...]) -> None:
 
 
 def checked_seeds(seed: Any, count: int) -> torch.Tensor:
-    """(count,) int64 seeds: seed, seed + 1, ... for one number, or a sequence with one seed a row.
+    """Return the seeds of some rows: (count,) int64.
 
-    Errors: ValueError for anything else.
+    One number stands for itself and those that follow it; a sequence holds one seed a row.
+
+    Raises:
+        ValueError: If it is anything else.
     """
     if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, (str, bytes)):
         if np.shape(seed)[:1] != (count,) if isinstance(seed, np.ndarray) else len(seed) != count:
             found = checks.told(seed)
             raise ValueError(
-                f"seed is {found}, but it must be one whole number or {count} of them, one a shopper."
+                f"seed is {found}, but it must be one whole number or {count} of them, one a "
+                "shopper."
             )
         each = [checks.whole(f"seed[{row}]", value, 0, LARGEST) for row, value in enumerate(seed)]
         return torch.tensor(each, dtype=torch.int64)
@@ -297,5 +328,5 @@ def checked_seeds(seed: Any, count: int) -> torch.Tensor:
 
 
 def drawn_seeds(generator: np.random.Generator, count: int) -> torch.Tensor:
-    """(count,) int64 consecutive seeds from a generator, for a first reset without one."""
+    """Draw (count,) int64 consecutive seeds from a generator, for a first reset without one."""
     return int(generator.integers(2**31)) + torch.arange(count)

@@ -30,15 +30,15 @@ HOLDER = ".lock.json"
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there takes the place of `path` when the block ends well.
+    """Give a temporary path beside `path`, whose file takes the place of `path` in the end.
 
-    The temporary name holds the process and a random number, so no two writers share it. Folders
-    are made as needed.
+    It does so where the block ends without an error. The temporary name holds the process and a
+    random number, so that no two writers share it. Folders are made as needed.
 
     Raises:
-        TypeError: where `path` is no path.
-        ValueError: where it has no name, as that of a root folder.
-        OSError: where the file cannot be written, a full disk for example; the sentence names
+        TypeError: If `path` is no path.
+        ValueError: If it has no name, as that of a root folder.
+        OSError: If the file cannot be written, on a full disk for example; the message names
             `path`, and what stood there before is whole.
     """
     path = checks.path("path", path)
@@ -60,7 +60,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Replace a text file (UTF-8)."""
+    """Replace a text file, encoded as UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -69,13 +69,13 @@ def write_json(path: Path | str, content: object) -> None:
     """Replace a JSON file.
 
     Raises:
-        ValueError: where `content` holds NaN or an infinite number, which JSON does not know.
+        ValueError: If `content` holds NaN or an infinite number, which JSON does not know.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Replace a file."""
+    """Replace a file by these bytes."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -83,7 +83,10 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 def write_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Replace a safetensors file. `metadata` lies in the same file, so weights and description never part."""
+    """Replace a safetensors file.
+
+    The metadata lie in the same file, so that weights and their description never part.
+    """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(held, dict(metadata) if metadata is not None else None)
     with replacing(path) as temporary:
@@ -93,11 +96,11 @@ def write_tensors(
 
 
 def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors whose names begin with `prefix`, and the metadata, of a safetensors file.
+    """Read the tensors whose names begin with `prefix`, and the metadata, of a safetensors file.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where the file is empty, cut off or something else; the sentence names it.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is empty, cut off or something else; the message names it.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -115,16 +118,17 @@ class FolderInUse(RuntimeError):
 
 @contextlib.contextmanager
 def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
-    """Be the only process that writes into a folder; the lock goes with the process, however that ends.
+    """Be the only process that writes into a folder; the lock goes with the process.
 
-    Temporary files that a killed process left in the folder are removed, see `sweep`.
+    Temporary files that a killed process left in the folder are removed: see `sweep`.
 
     Args:
-        wait: for another process to end, which a line on stderr says, where otherwise it is an
-            error.
+        folder: The folder.
+        wait: Whether to wait for another process to end, which a line on stderr says; otherwise it
+            is an error.
 
     Raises:
-        FolderInUse: where another process holds the folder; the sentence says which.
+        FolderInUse: If another process holds the folder; the message says which.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Counter-based noise: the numbers of a shopper depend on (seed, episode, step, slot) and on nothing else.
+"""Counter-based noise: a number depends on (seed, episode, step, slot) and on nothing else.
 
-No generator is kept, so nothing can drift: the same seed gives the same episodes whatever the
+No generator is kept, so that nothing can drift: the same seed gives the same episodes whatever the
 number of environments, the device, or what else has drawn random numbers in the process. The mixing
 function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
 number generators", figure 17), in wrapping 64-bit integers, which every device computes alike.
@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 class Stream(enum.IntEnum):
-    """Who draws. Two streams of one seed have nothing to do with each other.
+    """Who draws: two streams of one seed are independent of each other.
 
-    A new kind of noise takes a number of its own here; numbers that are in use never change, for
-    the episodes of a seed hang on them.
+    A new kind of noise takes a number of its own here. Numbers in use never change, for the
+    episodes of a seed depend on them.
     """
 
     SHOPPERS = 0
@@ -35,7 +35,7 @@ class Stream(enum.IntEnum):
 
 
 def _signed(word: int) -> int:
-    """A whole number modulo 2**64, as the signed integer with the same bits."""
+    """Return a whole number modulo 2**64, as the signed integer with the same bits."""
     word %= 1 << 64
     return word - (1 << 64) if word >= 1 << 63 else word
 
@@ -49,20 +49,21 @@ _UNIT = 2.0**-24  # float32 holds 24 bits exactly, so every number is below 1
 
 
 def _shift(words: Tensor, bits: int) -> Tensor:
-    """Logical right shift (torch's own keeps the sign)."""
+    """Shift to the right logically; torch's own shift keeps the sign."""
     return (words >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def mix(words: Tensor) -> Tensor:
-    """SplitMix64's finaliser, element by element.
+    """Apply SplitMix64's finaliser element by element: a bijection of the 64-bit words.
 
-    Shapes: words int64 of any shape; returns the same shape, a bijection of the 64-bit words.
+    Shapes:
+        words: int64 of any shape; the result has the same.
     """
     return _mix_(words.clone())
 
 
 def _mix_(words: Tensor) -> Tensor:
-    """`mix` in place: for many words the memory that copies take is most of the cost."""
+    """Apply `mix` in place: for many words the memory of copies is most of the cost."""
     words.bitwise_xor_(_shift(words, 30)).mul_(_MULTIPLIER_1)
     words.bitwise_xor_(_shift(words, 27)).mul_(_MULTIPLIER_2)
     return words.bitwise_xor_(_shift(words, 31))
@@ -81,12 +82,15 @@ def episode_key(seeds: Tensor, episodes: Tensor, *, stream: int = Stream.SHOPPER
 
 
 def uniform(keys: Tensor, counter: Tensor | int, n: int) -> Tensor:
-    """Uniform numbers, each from (key, counter, slot) alone.
+    """Return uniform numbers, each from (key, counter, slot) alone.
 
-    Shapes: B shoppers, n numbers each.
-        keys:    (B,) int64, from `episode_key`
-        counter: (B,) int64 or one int, the step of the episode
-        returns: (B, n) float32 in [0, 1), on the device of `keys`
+    Args:
+        keys: (B,) int64, from `episode_key`.
+        counter: (B,) int64 or one int, the step of the episode.
+        n: How many numbers each shopper gets.
+
+    Returns:
+        (B, n) float32 in [0, 1), on the device of `keys`.
     """
     step = _signed((counter + 1) * _STEP) if isinstance(counter, int) else (counter + 1) * _STEP
     words = _mix_(keys + step)
@@ -95,14 +99,15 @@ def uniform(keys: Tensor, counter: Tensor | int, n: int) -> Tensor:
 
 
 def normal(draws: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones in [0, 1), by the inverse of the distribution function."""
+    """Make standard normal numbers of uniform ones in [0, 1), by inversion."""
     return math.sqrt(2) * torch.erfinv(2 * _inside(draws) - 1)
 
 
 def gumbel(draws: Tensor) -> Tensor:
-    """Standard Gumbel numbers from uniform ones in [0, 1): added to scores, the best K are a sample
-    without replacement from their softmax (Yellott 1977; Kool et al. 2019, "Stochastic beams and
-    where to find them", section 2.2).
+    """Make standard Gumbel numbers of uniform ones in [0, 1).
+
+    Added to scores, the K best are a sample without replacement from the softmax of the scores
+    (Yellott 1977; Kool et al. 2019, "Stochastic beams and where to find them", section 2.2).
     """
     return -torch.log(-torch.log(_inside(draws)))
 

@@ -1,4 +1,4 @@
-"""Presets, and `register` for environments of one's own."""
+"""Presets, `make_simulator`, and `register` for environments of one's own."""
 
 from __future__ import annotations
 
@@ -31,8 +31,41 @@ its options."""
 
 
 @dataclass(frozen=True)
+class Later:
+    """A shopper factory that is imported when it is first called, because its imports are slow."""
+
+    module: str
+    """The module of the factory."""
+    name: str
+    """Its name in there."""
+
+    def load(self) -> ShopperFactory:
+        """Import and return the factory."""
+        factory: ShopperFactory = getattr(importlib.import_module(self.module), self.name)
+        return factory
+
+    def __call__(self, *arguments: Any, **options: Any) -> Shopper[Any]:
+        """Call the factory with these arguments."""
+        return self.load()(*arguments, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The signature of the factory, which `inspect.signature` asks for."""
+        return inspect.signature(self.load())
+
+
+FROM_FOLDER = Later("recsim_env.shoppers.household.population", "load_shopper")
+"""The factory of shoppers from a folder: it takes the folder before all else."""
+
+
+@dataclass(frozen=True)
 class EnvConfig:
-    """What makes an environment. Errors: ValueError or TypeError where a field is not as said."""
+    """The configuration of an environment.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is out of its range.
+    """
 
     shopper: ShopperFactory | str | os.PathLike[str]
     """A function (device, slate_size, **options) -> Shopper, or a folder with a fine-tuned shopper
@@ -89,18 +122,28 @@ def register(
     strict: bool = False,
     shopper_options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make an environment of one's own known to `gymnasium.make`, `gymnasium.make_vec` and `make_simulator`.
+    """Make an environment known to `gymnasium.make`, `gymnasium.make_vec` and `make_simulator`.
 
-        recsim_env.register("shop/Mine-v0", "out/my-shopper", reward={"clicks": 1.0,
-        "category_coverage": 0.5}) env = gymnasium.make("shop/Mine-v0")
+        recsim_env.register("shop/Mine-v0", "out/my-shopper", reward={"clicks": 1.0})
+        env = gymnasium.make("shop/Mine-v0")
 
     Args:
         id: `name-v0` or `namespace/name-v0`. An id that is taken is replaced, with Gymnasium's
-        warning. shopper and the rest: the fields of `EnvConfig`.
+            warning.
+        shopper: As in `EnvConfig`, and so are the others.
+        reward: None means that of `Reward()`.
+        slate_size: How many positions a slate has.
+        horizon_days: The days after which an episode is truncated.
+        history: How many slates the shop remembers.
+        strict: Whether an item that would not be shown raises an error.
+        shopper_options: Options that the shopper is built with.
 
-    Errors, before anything is registered: ValueError or TypeError where a field is not as
-    `EnvConfig` says; ValueError where the id is no text; FileNotFoundError where the folder is
-    missing; `gymnasium.error.Error` where Gymnasium does not accept the id.
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is out of its range, or if the id is no text.
+        FileNotFoundError: If the folder is missing.
+        gymnasium.error.Error: If Gymnasium does not accept the id. In every case nothing is
+            registered.
     """
     config = EnvConfig(
         shopper=shopper,
@@ -118,7 +161,7 @@ def register(
 
 
 def add_preset(id: str, config: EnvConfig) -> None:
-    """Register `config` under `id`, without a look at the folder that it may name."""
+    """Register a configuration under an id, without a look at the folder that it may name."""
     gymnasium.register(
         id=id,
         entry_point="recsim_env.env:SlateEnv",
@@ -131,18 +174,22 @@ def add_preset(id: str, config: EnvConfig) -> None:
 def make_simulator(
     id: str | EnvConfig, *, device: torch.device | str | None = None, **options: Any
 ) -> SlateSimulator:
-    """The simulator behind a registered id, for an agent that lives in torch.
+    """Make the simulator behind a registered id, for an agent that lives in torch.
 
     Args:
-        id: a registered id, or a configuration of one's own. `module:id` imports the module first,
+        id: A registered id, or a configuration of one's own. `module:id` imports the module first,
             as `gymnasium.make` does, so that the module can register the id.
         device: `cpu`, `cuda`, or None for the best there is.
-        options: `reward`, `slate_size`, `horizon_days`, `history`, `strict` in place of the
-            configuration's; any other goes to the shopper.
+        options: `reward`, `slate_size`, `horizon_days`, `history` and `strict` replace those of the
+            configuration; any other option goes to the shopper.
 
-    Errors: `gymnasium.error.NameNotFound` for an unknown id; ModuleNotFoundError for an unknown
-    module; TypeError for an option that neither side knows; ValueError for a value out of range, a
-    device that is not there, or a shopper that is none; FileNotFoundError for a missing folder.
+    Raises:
+        gymnasium.error.NameNotFound: If the id is unknown.
+        ModuleNotFoundError: If the module is unknown.
+        TypeError: If an option is known to neither side.
+        ValueError: If a value is out of its range, if the device is not there, or if the shopper is
+            none.
+        FileNotFoundError: If a folder is missing.
     """
     config = _config(id, "id", "a registered id or an EnvConfig")
     changes = {name: options.pop(name) for name in _OVERRIDES if name in options}
@@ -168,13 +215,15 @@ def make_simulator(
 
 
 def preset(id: str, name: str = "id") -> EnvConfig:
-    """The configuration of a registered id, or of `module:id` once the module is imported.
+    """Return the configuration of a registered id, or of `module:id` once the module is imported.
 
     Args:
-        name: of the argument, for messages
+        id: The id.
+        name: What messages call the argument.
 
-    Errors: `gymnasium.error.NameNotFound` for any other; ModuleNotFoundError where there is no such
-    module.
+    Raises:
+        gymnasium.error.NameNotFound: If the id is unknown.
+        ModuleNotFoundError: If there is no such module.
     """
     module, _, own = id.rpartition(":")
     if module and all(part.isidentifier() for part in module.split(".")):
@@ -193,7 +242,11 @@ def preset(id: str, name: str = "id") -> EnvConfig:
 
 
 def _config(source: Any, name: str, expected: str) -> EnvConfig:
-    """The configuration that an id or a configuration stands for. Errors: ValueError for anything else."""
+    """Return the configuration that an id or a configuration stands for.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
     if isinstance(source, str):
         return preset(source, name)
     if not isinstance(source, EnvConfig):
@@ -204,10 +257,16 @@ def _config(source: Any, name: str, expected: str) -> EnvConfig:
 def as_simulator(
     source: SlateSimulator | EnvConfig | str, options: dict[str, Any]
 ) -> SlateSimulator:
-    """What a face was given, as a simulator.
+    """Return what a face was given as a simulator.
 
-    Errors: TypeError for options beside a finished simulator; ValueError where `source` is neither
-    a simulator nor an id or a configuration; what `make_simulator` says.
+    Args:
+        source: A simulator, or what `make_simulator` takes.
+        options: What else the face was given.
+
+    Raises:
+        TypeError: If there are options beside a finished simulator.
+        ValueError: If `source` is neither a simulator nor an id or a configuration; what
+            `make_simulator` says.
     """
     if not isinstance(source, SlateSimulator):
         config = _config(source, "simulator", "a registered id, an EnvConfig or a SlateSimulator")
@@ -220,11 +279,7 @@ def as_simulator(
 def _factory(config: EnvConfig) -> ShopperFactory:
     if callable(config.shopper):
         return config.shopper
-    from recsim_env.shoppers.household.population import (
-        load_shopper,  # heavy, and not every environment needs it
-    )
-
-    return partial(load_shopper, _check_folder(config.shopper))
+    return partial(FROM_FOLDER.load(), _check_folder(config.shopper))
 
 
 def _check_folder(folder: str | os.PathLike[str]) -> Path:
@@ -238,16 +293,22 @@ def _check_folder(folder: str | os.PathLike[str]) -> Path:
 
 def _check_factory(factory: ShopperFactory) -> None:
     """Raise TypeError unless a function takes a device and a slate size."""
+    if isinstance(factory, Later):
+        return
     try:
         inspect.signature(factory).bind_partial(torch.device("cpu"), 1)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"shopper is {checks.told(factory)}, but a function must take (device, slate_size, **options): {error}."
+            f"shopper is {checks.told(factory)}, but a function must take (device, slate_size, "
+            f"**options): {error}."
         ) from error
 
 
 def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
-    """Raise where an option is none of the factory's; its first two arguments are the device and the slate size."""
+    """Raise TypeError where an option is none of the factory's.
+
+    Its first two arguments are the device and the slate size.
+    """
     parameters = list(inspect.signature(factory).parameters.values())[2:]
     known = {parameter.name for parameter in parameters}
     unknown = sorted(options.keys() - known)
@@ -258,6 +319,6 @@ def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
 
 
 def _unexpected(names: list[str], expected: str) -> str:
-    """What is said of unknown options, in Python's own words: TorchRL looks for them and tries again without."""
+    """Say in Python's own words that options are unknown: TorchRL looks for these words."""
     found = " and the ".join(f"unexpected keyword argument {name!r}" for name in names)
     return f"The environment got the {found}, but {expected}."

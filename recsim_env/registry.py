@@ -1,4 +1,4 @@
-"""Names under which parts are registered: reward terms, policies."""
+"""Registries: parts such as reward terms, policies and agents by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a function or class was written."""
+    """The place where a function or class was written."""
 
     name: str
     """Its module and its qualified name in there."""
@@ -25,7 +25,10 @@ class Source:
 
     @classmethod
     def of(cls, maker: object) -> Source:
-        """Of a function or class, of the function inside a partial, or of the class of any other object."""
+        """Find the place of a function or class, or of the class of any other object.
+
+        A partial stands for the function inside.
+        """
         while isinstance(maker, functools.partial):
             maker = maker.func
         named = maker if hasattr(maker, "__qualname__") else type(maker)
@@ -56,7 +59,7 @@ class Registry(dict[str, T]):
     warning.
 
     Args:
-        kind: what is registered, in the singular, for messages: "reward term"
+        kind: What is registered, in the singular, for messages: "reward term".
     """
 
     def __init__(self, kind: str) -> None:
@@ -68,8 +71,10 @@ class Registry(dict[str, T]):
         """Register a part.
 
         Args:
-            maker: the function or class that it was made of; where that was written decides who may
-                replace it
+            name: The name of the part.
+            part: The part.
+            maker: The function or class that it was made of; where that was written decides who may
+                replace it.
 
         Raises:
             ValueError: If `name` is no text, or was taken by code that was written elsewhere.
@@ -90,10 +95,14 @@ class Registry(dict[str, T]):
         self[name], self._sources[name] = part, source
 
     def find(self, argument: str, name: str) -> T:
-        """The part of a name; `argument` is who asks, for the message.
+        """Return the part of a name.
+
+        Args:
+            argument: What messages call the argument.
+            name: The name.
 
         Raises:
-            ValueError: If nothing is registered under this name; the sentence lists the names that
+            ValueError: If nothing is registered under this name; the message lists the names that
                 are.
         """
         return self[checks.choice(argument, name, sorted(self))]

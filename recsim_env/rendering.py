@@ -1,4 +1,4 @@
-"""What a person sees of a visit: a shop window with the slate, the responses, and the shopper's recent past."""
+"""What a person sees of a visit: the slate, the responses, and the shopper's recent past."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RENDER_MODES = ("ansi", "rgb_array")
 
 @dataclass(frozen=True)
 class Card:
-    """One position of the slate."""
+    """A position of the slate as it is drawn."""
 
     title: str
     """The item's text up to its first semicolon."""
@@ -42,7 +42,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the visit ended."""
+    """The end of a visit as it is drawn."""
 
     reward: float
     terms: dict[str, float]
@@ -68,7 +68,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that a frame shows."""
+    """Everything that a frame shows of a shopper."""
 
     description: Description
     """The shopper and the visit, before the slate."""
@@ -82,7 +82,7 @@ class Scene:
     """None where the shopper has just arrived."""
 
     def says(self, key: str) -> str:
-        """A string of the description, empty where the shopper model has none."""
+        """Return a string of the description; it is empty where the shopper model has none."""
         value = self.description.get(key, "")
         return value if isinstance(value, str) else ", ".join(value)
 
@@ -94,13 +94,19 @@ class Scene:
 
     @property
     def remarks(self) -> list[str]:
-        """Further strings of the description."""
+        """Further strings of the description, each with its key."""
         known = ("shopper", "date", "store", "history")
         return [f"{key}: {self.says(key)}" for key in self.description if key not in known]
 
 
 def arrival(simulator: SlateSimulator, row: int, *, hidden: bool = False) -> Scene:
-    """The scene of a shopper who has just come in; `hidden`: with what agents must not see."""
+    """Return the scene of a shopper who has just come in.
+
+    Args:
+        simulator: The simulator.
+        row: The row of the shopper.
+        hidden: Whether it shows what agents must not see.
+    """
     candidates = int((simulator.candidates[row] >= 0).sum())
     return Scene(simulator.describe(row, hidden=hidden), candidates, simulator.slate_size)
 
@@ -108,9 +114,14 @@ def arrival(simulator: SlateSimulator, row: int, *, hidden: bool = False) -> Sce
 def visit(
     simulator: SlateSimulator, row: int, before: Scene, slates: Tensor, outcome: Outcome
 ) -> Scene:
-    """The scene of a visit that has just ended.
+    """Return the scene of a visit that has just ended.
 
-    Shapes: slates (B, K) as they were ordered; before: the row's `arrival` taken before the step.
+    Args:
+        simulator: The simulator.
+        row: The row of the shopper.
+        before: The row's `arrival`, taken before the step.
+        slates: (B, K), as they were ordered.
+        outcome: What the visit led to.
     """
     episodes = simulator.episodes
     items = slates[row].tolist()
@@ -123,7 +134,7 @@ def visit(
 
 
 def draw(scene: Scene, render_mode: str) -> Frame:
-    """The scene as a text (`ansi`) or as a picture (H, W, 3) uint8 (`rgb_array`)."""
+    """Draw a scene as a text (`ansi`) or as a picture (H, W, 3) uint8 (`rgb_array`)."""
     return as_text(scene) if render_mode == "ansi" else as_picture(scene)
 
 
@@ -170,7 +181,7 @@ def _ending(row: int, outcome: Outcome) -> Ending:
 
 
 def as_text(scene: Scene) -> str:
-    """The scene as lines of text."""
+    """Draw a scene as lines of text."""
     head = "  ".join(filter(None, map(scene.says, ("date", "store", "shopper"))))
     lines = [head, "-" * max(len(head), 40), f"{counted(scene.candidates, 'item')} could be shown"]
     lines += [_text_line(position, card) for position, card in enumerate(scene.cards, start=1)]
@@ -256,19 +267,19 @@ class _Sheet:
         line: str | None = None,
         r: float = 0,
     ) -> None:
-        """A rectangle with round corners of radius r."""
+        """Draw a rectangle with round corners of radius r."""
         area = [x * _SCALE, y * _SCALE, (x + w) * _SCALE - 1, (y + h) * _SCALE - 1]
         self.pen.rounded_rectangle(area, r * _SCALE, fill=fill, outline=line, width=_SCALE)
 
     def scallop(self, x: float, y: float, w: float, h: float, fill: str) -> None:
-        """A strip of awning with a round lower end."""
+        """Draw a strip of awning with a round lower end."""
         self.box(x, y, w, h - w / 2, fill)
         self.pen.ellipse(
             [x * _SCALE, (y + h - w) * _SCALE, (x + w) * _SCALE - 1, (y + h) * _SCALE], fill=fill
         )
 
     def tick(self, x: float, y: float, r: float) -> None:
-        """A tick in a green disc of radius r around (x, y)."""
+        """Draw a tick in a green disc of radius r around (x, y)."""
         self.pen.ellipse(
             [(x - r) * _SCALE, (y - r) * _SCALE, (x + r) * _SCALE, (y + r) * _SCALE], fill=_GREEN
         )
@@ -291,20 +302,20 @@ class _Sheet:
         bold: bool = False,
         at: str = "la",
     ) -> None:
-        """One line of text."""
+        """Write one line of text."""
         stroke = {"stroke_width": 0.35 * _SCALE} if bold else {}
         self.pen.text(
             (x * _SCALE, y * _SCALE), text, fill=fill, font=self.font(size), anchor=at, **stroke
         )
 
     def font(self, size: int) -> Any:
-        """Pillow's own font, so that a frame looks alike everywhere."""
+        """Return Pillow's own font, so that a frame looks alike everywhere."""
         if size not in self.fonts:
             self.fonts[size] = self._font.load_default(size * _SCALE)
         return self.fonts[size]
 
     def wrap(self, text: str, width: float, size: int, lines: int) -> list[str]:
-        """The words of a text as at most so many lines of a width, with three dots where it goes on."""
+        """Break a text into at most so many lines of a width, with three dots where it goes on."""
         out: list[str] = []
         words = text[:_LONGEST].split()
         while words and len(out) < lines:
@@ -319,7 +330,7 @@ class _Sheet:
         )
 
     def cut(self, text: str, width: float, size: int) -> str:
-        """One line that fits, with three dots where it was cut."""
+        """Cut a text to one line that fits, with three dots where it was cut."""
         if self.fits(text, width, size):
             return text
         text = text.removesuffix("...").rstrip()[:_LONGEST]
@@ -328,11 +339,11 @@ class _Sheet:
         return text + "..."
 
     def fits(self, text: str, width: float, size: int) -> bool:
-        """Whether one line of text is no wider than `width`."""
+        """Tell whether one line of text is no wider than `width`."""
         return bool(self.font(size).getlength(text) <= width * _SCALE)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """The frame (H, W, 3)."""
+        """Return the frame as an array (H, W, 3)."""
         return np.array(self.image.reduce(_SCALE), dtype=np.uint8)
 
 
@@ -347,7 +358,7 @@ def _pillow() -> tuple[Any, Any, Any]:
 
 
 def as_picture(scene: Scene) -> NDArray[np.uint8]:
-    """The scene as a picture (H, W, 3) uint8; H and W depend on the slate size alone."""
+    """Draw a scene as a picture (H, W, 3) uint8; H and W depend on the slate size alone."""
     columns, rows = min(_COLUMNS, scene.slate_size), math.ceil(scene.slate_size / _COLUMNS)
     window = max(columns * (_CARD[0] + _SPACE) + _SPACE, 640)
     shelf = rows * (_CARD[1] + _SPACE) + _SPACE
@@ -380,7 +391,7 @@ def _draw_header(sheet: _Sheet, scene: Scene) -> None:
 
 
 def _draw_window(sheet: _Sheet, scene: Scene, x: float, y: float, w: float, h: float) -> None:
-    """The shop window: an awning, and the cards below it, top position first."""
+    """Draw the shop window: an awning, and the cards below it, top position first."""
     sheet.box(x, y + 8, w, h, _WHITE, line=_LINE, r=8)
     strips = round(w / 36)
     for strip in range(strips):
@@ -436,7 +447,7 @@ def _draw_card(sheet: _Sheet, card: Card, position: int, x: float, y: float) -> 
 
 
 def _draw_ending(sheet: _Sheet, scene: Scene, x: float, y: float, w: float) -> None:
-    """Below the window: what the visit came to, and what happens next."""
+    """Draw what the visit came to and what happens next, below the window."""
     if scene.ending is None:
         return
     ending = scene.ending
@@ -452,7 +463,7 @@ def _draw_ending(sheet: _Sheet, scene: Scene, x: float, y: float, w: float) -> N
 
 
 def _draw_history(sheet: _Sheet, scene: Scene, x: float, y: float) -> None:
-    """Beside the window: what the shopper did lately."""
+    """Draw what the shopper did lately, beside the window."""
     height = sheet.height - y - _MARGIN
     sheet.box(x, y + 8, _SIDE, height - 8, _WHITE, line=_LINE, r=8)
     sheet.write(x + 18, y + 24, "Lately", 19, _INK, bold=True)
@@ -469,7 +480,7 @@ def _draw_history(sheet: _Sheet, scene: Scene, x: float, y: float) -> None:
 
 
 def _history_lines(sheet: _Sheet, entry: str) -> list[tuple[str, str]]:
-    """An entry of the history as lines and their colours: its heading, faint, then two lines of the rest."""
+    """Return the coloured lines of an entry of the history: its heading, then two of the rest."""
     head, _, rest = entry.rpartition(" · ")
     lines = [(line, _INK) for line in sheet.wrap(rest, _SIDE - 36, 14, 2)]
     return [(sheet.cut(head, _SIDE - 36, 14), _FAINT), *lines] if head else lines

@@ -26,7 +26,10 @@ MOST_WEIGHT = 1e9
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """What a reward term sees. Shapes: B shoppers, K positions, N items, E embedding width."""
+    """What a reward term sees.
+
+    Shapes: B shoppers, K positions, N items, E embedding width.
+    """
 
     slates: Tensor
     """(B, K) int64 item ids, top position first."""
@@ -56,7 +59,7 @@ def reward_term(name: str) -> Callable[[Term], Term]:
     A cell of a notebook that runs again replaces its term, with a warning.
 
     Raises:
-        ValueError: If the name is no text, or is taken by another function, or where the term is no
+        ValueError: If the name is no text or is taken by another function, or if the term is no
             function.
     """
     checks.text("name", name)
@@ -74,18 +77,18 @@ def reward_term(name: str) -> Callable[[Term], Term]:
 
 @reward_term("clicks")
 def clicks(inputs: RewardInputs) -> Tensor:
-    """How many positions were responded to: 0 to K. Returns (B,)."""
+    """Count the positions that were responded to: (B,), from 0 to K."""
     return inputs.clicks.sum(dim=1)
 
 
 @reward_term("intra_list_distance")
 def intra_list_distance(inputs: RewardInputs) -> Tensor:
-    """Mean over the K(K-1)/2 pairs of 1 - max(cosine, 0): 0 for K copies of one item, 1 for K unrelated items.
+    """Return the mean over the K(K-1)/2 pairs of positions of 1 - max(cosine, 0): (B,).
 
-    A repeated or invalid item is at distance 0 from everything, so leaving a position empty never
-    pays. A slate of one position scores 0. Ziegler et al. 2005, "Improving recommendation lists
-    through topic diversification", equation 3 (there a sum of similarities), with its whole range
-    kept. Returns (B,).
+    It is 0 for K copies of one item and 1 for K unrelated items. A repeated or invalid item is at
+    distance 0 from everything, so that leaving a position empty never pays. A slate of one position
+    scores 0. Ziegler et al. 2005, "Improving recommendation lists through topic diversification",
+    equation 3 (there a sum of similarities), with its whole range kept.
     """
     one, other = _pairs(inputs.slates.shape[1], inputs.slates.device)
     slates, shown = (
@@ -105,16 +108,17 @@ def intra_list_distance(inputs: RewardInputs) -> Tensor:
 @functools.cache
 @torch.inference_mode(False)  # whoever asks first, others may learn with it
 def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both positions of every pair in a slate of so many: made once, for a GPU would wait for them."""
+    """Return both positions of every pair in a slate; they are made once and shared."""
     one, other = torch.triu_indices(size, size, offset=1, device=device)
     return one, other
 
 
 @reward_term("category_coverage")
 def category_coverage(inputs: RewardInputs) -> Tensor:
-    """(distinct categories shown - 1) / (K - 1): 0 for one category, 1 for a category of its own at every position.
+    """Return (distinct categories shown - 1) / (K - 1): (B,).
 
-    Repeated and invalid items add no category, and a slate of one position scores 0. Returns (B,).
+    It is 0 for one category and 1 where every position has a category of its own. Repeated and
+    invalid items add no category, and a slate of one position scores 0.
     """
     size = inputs.slates.shape[1]
     category = inputs.category[inputs.slates]
@@ -157,12 +161,12 @@ class Reward:
         object.__setattr__(self, "weights", weights)
 
     def __call__(self, inputs: RewardInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward (B,) float32, and each term (B,) float32 before its weight, by name.
+        """Return the reward (B,) float32, and each term (B,) float32 before its weight, by name.
 
         Raises:
-            ValueError: If a term is no real tensor of shape (B,) on the device of the slates, or
-                where a reward is not finite. The numbers are looked at on a CPU at every call,
-                elsewhere at the first: it takes a synchronisation.
+            ValueError: If a term is no real tensor of shape (B,) on the device of the slates, or if
+                a reward is not finite. The numbers are checked on a CPU at every call, elsewhere at
+                the first: it takes a synchronisation.
         """
         values = {name: widened(_value(name, inputs)) for name in self.weights}
         terms = [weight * values[name] for name, weight in self.weights.items()]
@@ -174,7 +178,12 @@ class Reward:
 
 
 def as_reward(reward: Reward | Mapping[str, float] | None) -> Reward:
-    """A reward of one's own copy from a reward, from weights by name, or the default from None. Errors: as `Reward`."""
+    """Return a copy of a reward, from a reward, from weights by name, or the default from None.
+
+    Raises:
+        TypeError: As `Reward`.
+        ValueError: As `Reward`.
+    """
     if reward is None:
         return Reward()
     return Reward(reward.weights if isinstance(reward, Reward) else reward)
@@ -193,7 +202,8 @@ def _value(name: str, inputs: RewardInputs) -> Tensor:
     ):
         return value
     raise ValueError(
-        f"The reward term {name!r} is {checks.told(value)}, but it must be a tensor of real numbers of shape "
+        f"The reward term {name!r} is {checks.told(value)}, but it must be a tensor of real "
+        "numbers of shape "
         f"({len(slates)},), one a shopper, on {slates.device}."
     )
 

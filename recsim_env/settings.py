@@ -1,13 +1,15 @@
-"""Configurations whose fields are checked by their types: a frozen dataclass calls `settle` in its `__post_init__`.
+"""Configurations whose fields are checked by their types.
 
-@dataclass(frozen=True)
-class FitConfig:
-    epochs: int = 4
-    learning_rate: float = 3e-3
-    precision: Literal["fp32", "bf16"] = "fp32"
+A frozen dataclass calls `settle` in its `__post_init__`:
 
-    def __post_init__(self) -> None:
-        settle(self, epochs=ONE_OR_MORE, learning_rate=POSITIVE)
+    @dataclass(frozen=True)
+    class FitConfig:
+        epochs: int = 4
+        learning_rate: float = 3e-3
+        precision: Literal["fp32", "bf16"] = "fp32"
+
+        def __post_init__(self) -> None:
+            settle(self, epochs=ONE_OR_MORE, learning_rate=POSITIVE)
 """
 
 from __future__ import annotations
@@ -61,18 +63,19 @@ ANY = Within(-LARGEST, LARGEST)
 
 
 def settle(config: Any, **bounds: Within) -> None:
-    """Check every field of a frozen dataclass, and set it to the plain Python value that its type names.
+    """Check every field of a frozen dataclass, and set it to the plain Python value of its type.
 
     The annotated type of a field decides: `bool`, `int`, `float`, `Literal` of strings, `tuple` of
     one of these, a class, or any of these or None. Other types are left to the dataclass itself.
 
     Args:
-        bounds: of the numbers in a field, by its name. A field that says itself what is legal
+        config: The dataclass.
+        bounds: The bounds of the numbers in a field, by its name. A field that tells its own range
             (`policies.base.tuned`) needs none; others have those of `NONE_OR_MORE` or `ANY`.
 
     Raises:
-        ValueError: where a number, flag or choice is not as its field says.
-        TypeError: where a part is of another class than its field's.
+        ValueError: If a number, flag or choice is not as its field says.
+        TypeError: If a part is of another class than its field's.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -94,7 +97,7 @@ def put(config: object, **values: object) -> None:
 
 
 def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
-    """The value as its type says."""
+    """Return the value as its type says."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:

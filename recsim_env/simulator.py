@@ -34,7 +34,10 @@ LONGEST_HISTORY = 1000
 
 @dataclass(frozen=True)
 class Episodes:
-    """Where B episodes stand. Every tensor is replaced, never written into, so what was handed out stays as it was."""
+    """The state of B episodes.
+
+    Every tensor is replaced and never written into, so that what was handed out stays as it was.
+    """
 
     seed: Tensor
     """(B,) int64."""
@@ -57,19 +60,19 @@ class Episodes:
 
 
 class SlateSimulator:
-    """B shoppers who each meet one slate a step.
+    """A simulator of B shoppers who each meet one slate a step.
 
     Args:
-        shopper: who answers; its catalogue, slate size and device are the simulator's. The first
+        shopper: Who answers; its catalogue, slate size and device are the simulator's. The first
             answer of each of its methods is held against what a `Shopper` promises.
-        reward: the weighted reward terms, or the weight of each term by name.
-        horizon_days: an episode is truncated at the first visit this many days or more after its
+        reward: The weighted reward terms, or the weight of each term by name.
+        horizon_days: An episode is truncated at the first visit this many days or more after its
             first.
         history: H, how many slates the shop remembers.
-        strict: raise on a repeated item or one that is no candidate, where otherwise it goes unseen
-            and is counted.
+        strict: Whether a repeated item, or one that is no candidate, raises an error. Otherwise it
+            is not shown, and is counted.
 
-    Dimensions: B shoppers, H remembered slates, K positions, C candidates, N items.
+    Shapes: B shoppers, H remembered slates, K positions, C candidates, N items.
 
     Observation (`observation_space` is that of one shopper; tensors have B in front):
         recent_slates: (H, K) int64, items as they were shown, newest slate and top position first;
@@ -78,14 +81,15 @@ class SlateSimulator:
         recent_days:   (H,) float32, days since that visit, 0 where there is none
         candidates:    (C,) int64, the items that may be shown now, padded at the end with -1
         and the shopper's own keys.
+
     Action (`action_space`): (K,) item ids 0..N-1, top position first.
 
     Randomness comes from (seed, episode number, visit) by `recsim_env.noise`; no generator is kept
     or touched.
 
     Raises:
-        ValueError: If an argument is not as said, or a shopper breaks a promise; what `as_reward`
-            says.
+        ValueError: If an argument is out of its range, or if a shopper breaks a promise; what
+            `as_reward` says.
     """
 
     def __init__(
@@ -155,23 +159,29 @@ class SlateSimulator:
             raise
 
     def reset_rows(self, rows: Tensor, seeds: Tensor | None = None) -> Observation:
-        """Start again in some rows, leaving the others as they are; the observation is that of all B rows.
+        """Start again in some rows, and observe all B rows.
 
-        Args and errors as `restart`.
+        The other rows stay as they are. Arguments and errors are those of `restart`.
         """
         self.restart(rows, seeds)
         return self.observe()
 
     def step(self, slates: Tensor, *, validate: bool = True) -> Step:
-        """Show every shopper a slate and let them react. slates: (B, K) int64 item ids, top position first.
+        """Show every shopper a slate and let them react.
 
-        A repeated item or one that is no candidate is not shown: no response, no diversity, and it
-        is counted in `info["invalid_items"]`. `validate=False` skips the checks, and with them the
-        wait for the device.
+        A repeated item, or one that is no candidate, is not shown: it gets no response and no
+        credit for diversity, and is counted in `info["invalid_items"]`. Nothing changes where an
+        error is raised.
 
-        Errors, before anything changes: ResetNeeded before `reset` and where a row's episode is
-        over; TypeError and ValueError where `slates` is not as said; with `strict`, ValueError on
-        an item that would not be shown.
+        Args:
+            slates: (B, K) int64 item ids, top position first.
+            validate: Whether the slates are checked, which takes a synchronisation with a GPU.
+
+        Raises:
+            ResetNeeded: Before `reset`, or if the episode of a row is over.
+            TypeError: If `slates` has the wrong type.
+            ValueError: If `slates` has the wrong shape or holds what is no item, or, with `strict`,
+                an item that would not be shown.
         """
         if checks.flag("validate", validate):
             self.check(slates)
@@ -180,36 +190,48 @@ class SlateSimulator:
 
     @property
     def shopper(self) -> Shopper[Any]:
-        """Who answers, as it was handed in."""
+        """The shopper as it was handed in."""
         return self._lent
 
     # What the faces are built from: check, advance, restart, observe.
 
     @property
     def num_envs(self) -> int:
-        """B, the number of shoppers; 0 before `reset`."""
+        """B, the number of shoppers; it is 0 before `reset`."""
         return 0 if self._episodes is None else len(self._episodes.seed)
 
     @property
     def episodes(self) -> Episodes:
-        """Where the episodes stand. Errors: ResetNeeded before `reset`."""
+        """The state of the episodes.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+        """
         if self._episodes is None:
             raise ResetNeeded(
-                "The simulator was not reset, but it needs reset before anything else is asked of it."
+                "The simulator was not reset, but it needs reset before anything else is asked of "
+                "it."
             )
         return self._episodes
 
     @property
     def hidden(self) -> Any:
-        """The shoppers' own state, which agents never see: for oracles and for reports. Errors: ResetNeeded."""
+        """The shoppers' own state, for oracles and reports; agents never see it.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+        """
         _ = self.episodes
         return self._shoppers
 
     @property
     def candidates(self) -> Tensor:
-        """(B, C) int64, the candidates of this visit, padded at the end with -1; not to be written into.
+        """The candidates of this visit: (B, C) int64, padded at the end with -1.
 
-        Errors: ResetNeeded before `reset`.
+        They must not be written into.
+
+        Raises:
+            ResetNeeded: Before `reset`.
         """
         _ = self.episodes
         if self._candidates is None:
@@ -220,7 +242,15 @@ class SlateSimulator:
     def check(self, slates: Tensor, *, ignore: Tensor | None = None, name: str = "slates") -> None:
         """Raise what `step` says unless these slates can be shown.
 
-        Shapes: slates (B, K); ignore (B,) bool, rows whose slate and ended episode do not matter.
+        Args:
+            slates: (B, K).
+            ignore: (B,) bool, rows whose slate and ended episode do not matter; None means none.
+            name: What messages call the slates.
+
+        Raises:
+            ResetNeeded: As `step`.
+            TypeError: As `step`.
+            ValueError: As `step`.
         """
         episodes = self.episodes
         shape = (self.num_envs, self.slate_size)
@@ -231,7 +261,8 @@ class SlateSimulator:
             raise TypeError(f"{name} is {found}, but it must be an int64 tensor on {self.device}.")
         if tuple(slates.shape) != shape:
             raise ValueError(
-                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a shopper."
+                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a "
+                "shopper."
             )
         if self.num_envs == 0:
             raise ResetNeeded(
@@ -251,10 +282,13 @@ class SlateSimulator:
 
     @torch.no_grad()
     def advance(self, slates: Tensor) -> Outcome:
-        """`step` without checks and without looking at the next visit; -1 leaves a position empty.
+        """Do what `step` does, without its checks and without an observation of the next visit.
 
-        A row whose episode is over is moved as well; what comes out of it means nothing until it is
-        restarted.
+        An item of -1 leaves a position empty. A row whose episode is over is moved as well; its
+        outcome means nothing until it is restarted.
+
+        Args:
+            slates: (B, K) int64, top position first.
         """
         episodes = self.episodes
         shown, slates = self._shown(slates), slates.clamp(min=0)
@@ -282,12 +316,19 @@ class SlateSimulator:
 
     @torch.no_grad()
     def restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:
-        """Start again in some rows: the next episode under the same seed, or the first under a new one.
+        """Start again in some rows: the next episode of their seeds, or the first of new ones.
 
-        Shapes: rows (R,) int64 distinct row numbers, R may be 0; seeds (R,) int64, or None to keep
-        the rows' seeds. Errors, before anything changes: ResetNeeded before `reset`; ValueError
-        where `rows` or `seeds` is not as said. The numbers in `rows` are looked at on a CPU only:
-        elsewhere that would wait for the device.
+        Nothing changes where an error is raised. The numbers in `rows` are checked on a CPU only:
+        elsewhere that would force a synchronisation.
+
+        Args:
+            rows: (R,) int64, distinct row numbers; R may be 0.
+            seeds: (R,) int64; None keeps the seeds of the rows.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+            ValueError: If `rows` or `seeds` has the wrong type or shape, or if a row is out of
+                range or named twice.
         """
         old = self.episodes
         rows = self._checked_rows(rows, distinct=True)
@@ -297,7 +338,8 @@ class SlateSimulator:
             )
             if len(seeds) != len(rows):
                 raise ValueError(
-                    f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each of rows."
+                    f"seeds has {len(seeds)} numbers, but it must have {len(rows)}, one for each "
+                    "of rows."
                 )
         if len(rows) == 0:
             return
@@ -313,7 +355,7 @@ class SlateSimulator:
 
     @torch.no_grad()
     def observe(self) -> Observation:
-        """What the shop knows about every shopper at this visit.
+        """Return what the shop knows about every shopper at this visit.
 
         The tensors are the caller's to keep and change; only `candidates` may be one row that all
         shoppers share.
@@ -335,13 +377,16 @@ class SlateSimulator:
         }
 
     def describe(self, row: int, *, hidden: bool = False) -> Description:
-        """How one shopper and their visit read to a person.
+        """Tell how one shopper and their visit read to a person.
 
         Args:
-            hidden: whether to tell what agents must not see too, under the key `hidden`
+            row: The row of the shopper.
+            hidden: Whether to add what agents must not see, under the key `hidden`.
 
-        Errors: ResetNeeded before `reset`; IndexError where there is no such row; ValueError where
-        `row` is no whole number or `hidden` no flag.
+        Raises:
+            ResetNeeded: Before `reset`.
+            IndexError: If there is no such row.
+            ValueError: If `row` is no whole number or `hidden` no flag.
         """
         rows = len(self.episodes.seed)
         if not 0 <= checks.whole("row", row) < rows:
@@ -355,10 +400,16 @@ class SlateSimulator:
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
-        """Go on with the shoppers in `rows` (R,) int64 only, in that order; `num_envs` becomes R, which may be 0.
+        """Go on with the shoppers of some rows only, in that order; `num_envs` becomes R.
 
-        Errors, before anything changes: ResetNeeded before `reset`; ValueError where `rows` is not
-        as said (see `restart`).
+        Nothing changes where an error is raised.
+
+        Args:
+            rows: (R,) int64; R may be 0.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+            ValueError: As `restart` says of `rows`.
         """
         old, rows = self.episodes, self._checked_rows(rows, distinct=False)
         self._shoppers = trees.pick(self._shoppers, rows)
@@ -366,14 +417,20 @@ class SlateSimulator:
         self._candidates = None
 
     def end(self, over: Tensor) -> None:
-        """Let the episodes of some rows be over, so that they wait for a restart. over: (B,) bool."""
+        """Let the episodes of some rows be over, so that they wait for a restart.
+
+        Args:
+            over: (B,) bool.
+        """
         self._episodes = replace(self.episodes, ended=self.episodes.ended | over)
 
     def state(self) -> Flat:
-        """A copy of where the episodes and their shoppers stand, which `restore` takes and a file can hold.
+        """Copy the state of the episodes and their shoppers, for `restore` and for files.
 
-        Errors: ResetNeeded before `reset`; TypeError where the shoppers' state is more than
-        `recsim_env.trees` can write down, an outside environment for example.
+        Raises:
+            ResetNeeded: Before `reset`.
+            TypeError: If the shoppers' state is more than `recsim_env.trees` can write down, an
+                outside environment for example.
         """
         return trees.flat(
             {
@@ -385,15 +442,18 @@ class SlateSimulator:
 
     @torch.no_grad()
     def restore(self, state: Flat) -> None:
-        """Go on from a `state` of a simulator that was built alike, bit for bit; `num_envs` becomes that of the state.
+        """Go on from a `state` of a simulator that was built alike, bit for bit.
 
-        Errors, before anything changes: ValueError where the state does not fit, with the place
-        where it does not.
+        `num_envs` becomes that of the state. Nothing changes where an error is raised.
+
+        Raises:
+            ValueError: If the state does not fit; the message names the place.
         """
         seed = state.tensors.get("episodes/seed")
         if seed is None or seed.ndim != 1 or seed.dtype != torch.int64:
             raise ValueError(
-                f"state has {checks.told(seed)} as 'episodes/seed', but it must be an int64 tensor of shape (B,)."
+                f"state has {checks.told(seed)} as 'episodes/seed', but it must be an int64 tensor "
+                "of shape (B,)."
             )
         like = self._new_episodes(
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
@@ -442,7 +502,11 @@ class SlateSimulator:
         return spaces.Dict({**own, **self._their_spaces})
 
     def _checked(self, name: str, numbers: Any, expected: str) -> Tensor:
-        """A (R,) int64 tensor on the device. Errors: ValueError that names it and says what was expected."""
+        """Return a (R,) int64 tensor on the device.
+
+        Raises:
+            ValueError: If it is none; the message names it and says what was expected.
+        """
         if not is_dense(numbers, torch.int64) or numbers.ndim != 1:
             raise ValueError(f"{name} is {checks.told(numbers)}, but {expected}.")
         if numbers.is_meta and self.device.type != "meta":
@@ -451,7 +515,7 @@ class SlateSimulator:
         return moved
 
     def _checked_rows(self, rows: Any, *, distinct: bool) -> Tensor:
-        """Row numbers (R,) on the device. Their numbers are looked at on a CPU only, see `restart`."""
+        """Return row numbers (R,) on the device; they are checked on a CPU only, see `restart`."""
         expected = (
             f"it must be an int64 tensor of shape (R,) with rows from 0 to {self.num_envs - 1}"
         )
@@ -495,7 +559,7 @@ class SlateSimulator:
         return candidates
 
     def _own_candidates(self) -> Tensor:
-        """The caller's to change; a copy of one list for everybody is again one list, not B of them."""
+        """Return candidates of the caller's own; one row for everybody stays one row."""
         fresh = self._candidates is None and not self._lists  # nobody else needs the list
         candidates = self._asked_candidates() if fresh else self.candidates
         if shared(candidates):
@@ -503,7 +567,7 @@ class SlateSimulator:
         return candidates if fresh else candidates.clone()
 
     def _shown(self, slates: Tensor) -> Tensor:
-        """(B, K) bool: the item is a candidate, and stands at no position above."""
+        """Tell which positions (B, K) hold a candidate that does not stand above already."""
         slates = slates.clamp(min=-1)
         candidate = self._shopper.on_offer(self._shoppers, slates)
         if candidate is None:
@@ -528,7 +592,7 @@ class SlateSimulator:
         day: Tensor,
         ended: Tensor,
     ) -> Episodes:
-        """The episodes after this visit: the slate joins the history, and the days have passed."""
+        """Return the episodes after this visit, with its slate and its days."""
         had_visit = torch.arange(self.history, device=self.device) < episodes.visit.unsqueeze(1)
         aged = (episodes.recent_days + response.days.unsqueeze(1)).where(had_visit, 0)
         return replace(
@@ -543,28 +607,40 @@ class SlateSimulator:
 
 
 def checked_horizon(horizon_days: Any) -> float:
-    """The days after which an episode is truncated; infinity = never. Errors: ValueError."""
+    """Check the days after which an episode is truncated; infinity means never.
+
+    Raises:
+        ValueError: If it is no number above 0.
+    """
     return checks.number("horizon_days", horizon_days, 0, above=True, infinite=True)
 
 
 def checked_history(history: Any) -> int:
-    """How many slates a shop remembers. Errors: ValueError."""
+    """Check how many slates a shop remembers.
+
+    Raises:
+        ValueError: If it is no whole number from 1 to `LONGEST_HISTORY`.
+    """
     return checks.whole("history", history, 1, LONGEST_HISTORY)
 
 
 def checked_slate_size(slate_size: Any) -> int:
-    """How many positions a slate has. Errors: ValueError."""
+    """Check how many positions a slate has.
+
+    Raises:
+        ValueError: If it is no whole number from 1 to `MOST_POSITIONS`.
+    """
     return checks.whole("slate_size", slate_size, 1, MOST_POSITIONS)
 
 
 def is_dense(value: Any, dtype: torch.dtype | None = None) -> bool:
-    """Whether this is a tensor with its numbers in rows and columns, of a type where one is given."""
+    """Tell whether a value is a dense tensor, of a type where one is given."""
     dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
     return dense and (dtype is None or value.dtype == dtype)
 
 
 def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
-    """(B, K) bool, which items of slates (B, K) are candidates (B, C) of their row."""
+    """Tell which items of slates (B, K) are candidates (B, C) of their row: (B, K) bool."""
     if shared(candidates):
         return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
     return among(slates, candidates, items)
@@ -579,7 +655,8 @@ def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> No
     for row, position in outside.nonzero()[:1].tolist():
         found = int(slates[row, position])
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to {items - 1}."
+            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to "
+            f"{items - 1}."
         )
 
 
@@ -587,6 +664,7 @@ def _raise_hidden(name: str, slates: Tensor, hidden: Tensor) -> None:
     for row, position in hidden.nonzero()[:1].tolist():
         found = int(slates[row, position])
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no candidate, "
+            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no "
+            "candidate, "
             "but with strict=True a slate must hold distinct candidates."
         )

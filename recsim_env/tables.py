@@ -1,7 +1,7 @@
-"""Tables in files: parquet, read and written whole.
+"""Tables in files: parquet, read and written as a whole.
 
-Apart from `recsim_env.files`, because polars takes a fifth of a second to import and not everybody
-has a table.
+They stand apart from `recsim_env.files`, because polars takes a fifth of a second to import and not
+everybody has a table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from recsim_env.files import replacing
 
 
 def write_parquet(path: Path | str, frame: pl.DataFrame) -> None:
-    """Replace a parquet file. The same rows give the same bytes."""
+    """Replace a parquet file; the same rows give the same bytes."""
     whole = (
         frame.rechunk()
     )  # row groups follow chunks, which follow threads: without this, bytes differ by run
@@ -30,12 +30,13 @@ def read_parquet(path: Path | str, expected: str) -> pl.DataFrame:
     """Read one parquet file.
 
     Args:
-        expected: what the file should hold, for messages
+        path: The file.
+        expected: What the file should hold, for messages.
 
     Raises:
-        TypeError: where `path` is no path.
-        ValueError: where there is no such file, or it is not readable as parquet; the sentence
-            names the file.
+        TypeError: If `path` is no path.
+        ValueError: If there is no such file, or if it is not readable as parquet; the message names
+            the file.
     """
     path = checks.path("path", path)
     try:

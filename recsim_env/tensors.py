@@ -10,27 +10,35 @@ from torch import Tensor
 
 
 def looked_up(table: Tensor, ids: Tensor) -> Tensor:
-    """`table[ids]`, on a CPU in a fifth of the time: table (N, ..), ids (..) int64 >= 0."""
+    """Return `table[ids]`, which takes a fifth of the time on a CPU.
+
+    Args:
+        table: (N, ..).
+        ids: (..) int64, 0 or more.
+    """
     return table.index_select(0, ids.flatten()).view(*ids.shape, *table.shape[1:])
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The widest floating-point type that a device computes with: float64, but for Apple's and Intel's GPUs."""
+    """Return the widest floating-point type of a device, float64 on CPUs and CUDA GPUs."""
     return torch.float32 if device.type in ("mps", "xpu") else torch.float64
 
 
 def widened(values: Tensor) -> Tensor:
-    """In the widest floating-point type of their device: float64 wherever there is one."""
+    """Convert values to the widest floating-point type of their device."""
     return values.double() if values.is_cpu or values.is_cuda else values.to(widest(values.device))
 
 
 def shared(rows: Tensor) -> bool:
-    """Whether rows (B, ..) are one and the same for everybody, as the memory tells: expanded, not a row each."""
+    """Tell whether rows (B, ..) are one row for everybody: expanded memory, not a row each."""
     return len(rows) == 1 or (len(rows) > 1 and rows.stride(0) == 0)
 
 
 def places(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns (P,) int64 where a mask (B, L) holds; all of them where to know it is to wait for the device."""
+    """Return rows and columns (P,) int64 where a mask (B, L) holds.
+
+    On a GPU they are all rows and columns: counting those that hold would force a synchronisation.
+    """
     if mask.device.type == "cpu":
         rows, columns = mask.nonzero(as_tuple=True)
         return rows, columns
@@ -39,31 +47,43 @@ def places(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def repeated(items: Tensor) -> Tensor:
-    """Which items (..., L) stand further to the front already: (..., L) bool; padding is an item like any."""
+    """Tell which items (..., L) stand further to the front already: (..., L) bool.
+
+    Padding counts as an item.
+    """
     length = items.shape[-1]
     before = torch.ones(length, length, dtype=torch.bool, device=items.device).tril(-1)
     return ((items.unsqueeze(-1) == items.unsqueeze(-2)) & before).any(dim=-1)
 
 
 def first_places(slates: Tensor) -> Tensor:
-    """(..., K) bool: False at -1 and where the item stands above already; only these positions are shown."""
+    """Tell which positions (..., K) can be shown: (..., K) bool.
+
+    A position is False at -1 and where its item stands above already.
+    """
     return ~repeated(slates) & (slates >= 0)
 
 
 def among(items: Tensor, others: Tensor, n_items: int) -> Tensor:
-    """Which items of a row are among others of the same row; padding, -1, is an item like any.
+    """Tell which items of a row are among others of the same row: (B, L) bool.
 
     The others are marked in a row of all items: L x M comparisons would take several times as long.
+    Padding, -1, counts as an item.
 
-    Shapes: items (B, L) and others (B, M) int64 from -1 to n_items - 1; returns (B, L) bool.
+    Args:
+        items: (B, L) int64 from -1 to n_items - 1.
+        others: (B, M) int64 from -1 to n_items - 1.
+        n_items: N.
     """
     marked = torch.zeros(len(items), n_items + 1, dtype=torch.bool, device=items.device)
     return marked.scatter_(1, others + 1, True).gather(1, items + 1)
 
 
 def large_zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Zeros (shape) float32. On a CPU the system hands out their memory, zeros already, when it is
-    first written to: that takes half the time of writing zeros, of tens of megabytes.
+    """Return zeros of a shape, float32.
+
+    On a CPU the system hands out zeroed memory when it is first written to, which takes half the
+    time of writing tens of megabytes of zeros.
     """
     if device.type == "cpu":
         return torch.from_numpy(np.zeros(shape, dtype=np.float32))
@@ -71,9 +91,10 @@ def large_zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """These numbers as a tensor of the type and on the device of `like`; shared, not to be written into.
+    """Return numbers as a tensor of the type and on the device of `like`.
 
-    Made once: what a step makes anew out of Python's numbers, it waits for a GPU to receive.
+    It is shared and must not be written into. It is made once: a tensor that a step makes of
+    Python's numbers must be sent to a GPU, which takes a synchronisation.
     """
     return _constant(values, like.dtype, like.device)
 

@@ -1,13 +1,14 @@
-"""Trees of tensors, such as the hidden state of a shopper: their rows, and how they are written down.
+"""Trees of tensors, such as the hidden state of a shopper: their rows, and how they are written.
 
 `pick` and `put` take and put rows of a tree whose tensors all have one row a shopper. It is made of
 dataclasses, dictionaries, lists and tuples of tensors and None; any other part must be an object
 that has rows (`Rows`).
 
-`flat` writes a tree down as named tensors and an outline for JSON, and `restored` reads it. Such a tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy
-arrays of numbers, generators of torch (on the CPU), slices, numbers, strings and None. Nothing is
-pickled. What only a class can tell, namely which dataclass stands where, `restored` takes from a
-template: a tree that was built in the same way.
+`flat` writes a tree down as named tensors and an outline for JSON, and `restored` reads it. Such a
+tree is made of dataclasses, dictionaries with strings as keys, lists, tuples, tensors, numpy arrays
+of numbers, generators of torch (on the CPU), slices, numbers, strings and None. Nothing is pickled.
+Only a class tells which dataclass stands where: `restored` takes it from a template, which is a
+tree that was built in the same way.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PLAIN = (bool, int, float, str, type(None))
 T = TypeVar("T")
 
 
-# ---- rows of a tree --------------------------------------------------------------------------------------------------
+# ---- rows of a tree ------------------------------------------------------------------------------
 
 
 @runtime_checkable
@@ -93,7 +94,7 @@ def length(tree: object) -> int:
 
 
 def leaves(tree: object, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Place and part of every tensor of a tree, and of every part that has rows of its own."""
+    """Yield place and part of every tensor of a tree, and of every part with rows of its own."""
     if tree is None:
         return
     if isinstance(tree, Tensor) or _has_rows(tree):
@@ -104,7 +105,7 @@ def leaves(tree: object, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _has_rows(node: Any) -> bool:
-    """Whether a part takes and puts its rows itself."""
+    """Tell whether a part takes and puts its rows itself."""
     return not isinstance(node, (dict, list, tuple)) and isinstance(node, Rows)
 
 
@@ -145,7 +146,8 @@ def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> No
         parts, others = _parts(node, place), _parts(fresh, place)
         if parts.keys() != others.keys():
             raise TypeError(
-                f"state{place} has the parts {sorted(parts)}, but the fresh rows have {sorted(others)}."
+                f"state{place} has the parts {sorted(parts)}, but the fresh rows have "
+                f"{sorted(others)}."
             )
         for key, part in parts.items():
             _put_rows(part, rows, others[key], batch, f"{place}/{key}")
@@ -166,7 +168,7 @@ def _check_rows(value: Any, batch: int, place: str) -> None:
 
 
 def _parts(node: Any, place: str) -> dict[str, Any]:
-    """The parts of a container by name."""
+    """Return the parts of a container by name."""
     if isinstance(node, dict):
         return {str(key): part for key, part in node.items()}
     if isinstance(node, (list, tuple)):
@@ -181,7 +183,7 @@ def _parts(node: Any, place: str) -> dict[str, Any]:
 
 
 def _built(like: Any, parts: dict[str, Any]) -> Any:
-    """A container made as `like`, of other parts."""
+    """Build a container of the kind of `like`, of other parts."""
     if isinstance(like, dict):
         return type(like)(zip(like, parts.values(), strict=True))
     if isinstance(like, tuple) and hasattr(like, "_fields"):
@@ -194,12 +196,12 @@ def _built(like: Any, parts: dict[str, Any]) -> Any:
     return fresh
 
 
-# ---- a tree written down ---------------------------------------------------------------------------------------------
+# ---- a tree written down -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Flat:
-    """A tree, written down. It may itself be a leaf of another tree."""
+    """A tree that was written down; it may itself be a leaf of another tree."""
 
     tensors: dict[str, Tensor]
     """Copies on the CPU, by their place in the tree: `episodes/seed`."""
@@ -208,10 +210,14 @@ class Flat:
 
 
 def flat(tree: object, name: str = "state") -> Flat:
-    """Write a tree down; `name` is what messages call it.
+    """Write a tree down.
+
+    Args:
+        tree: The tree.
+        name: What messages call it.
 
     Raises:
-        TypeError: where the tree holds anything else than the module says; the sentence names the
+        TypeError: If the tree holds anything else than the module says; the message names the
             place.
     """
     tensors: dict[str, Tensor] = {}
@@ -219,22 +225,23 @@ def flat(tree: object, name: str = "state") -> Flat:
 
 
 def restored(template: Any, written: Flat, device: torch.device | str = "cpu") -> Any:
-    """The tree that was written down, with every tensor on the device where the template's is.
+    """Build the tree that was written down, with every tensor where the template's is.
 
     Args:
-        template: a tree of the same dataclasses, tensors of the same shapes and types. Where it has
-            None or an empty list or dictionary, anything that needs no dataclass may stand. It is
-            not changed.
-        device: for tensors that the template does not have.
+        template: A tree of the same dataclasses, and of tensors of the same shapes and types. Where
+            it has None or an empty list or dictionary, anything that needs no dataclass may stand.
+            It is not changed.
+        written: The tree as `flat` wrote it down.
+        device: The device of tensors that the template does not have.
 
     Raises:
-        ValueError: where names, shapes or types differ; the sentence names the place.
+        ValueError: If names, shapes or types differ; the message names the place.
     """
     return _Reader(written.tensors, torch.device(device)).tree(template, written.outline, "")
 
 
 def _outline(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The outline of a node at `place`; its tensors go into `tensors`."""
+    """Return the outline of a node at `place`; its tensors go into `tensors`."""
     if isinstance(node, (Tensor, np.ndarray, torch.Generator)):
         return {_kind(node): _keep(node, place, name, tensors)}
     if isinstance(node, PLAIN):
@@ -275,7 +282,7 @@ def _kind(node: object) -> str:
 
 
 def _keep(node: Any, place: str, name: str, tensors: dict[str, Tensor]) -> str:
-    """Put the numbers of a leaf into `tensors`; the name they have there."""
+    """Put the numbers of a leaf into `tensors`, and return the name that they have there."""
     if isinstance(node, np.ndarray):
         if node.dtype.kind not in "biuf":
             raise TypeError(
@@ -299,13 +306,16 @@ def _put(tensors: dict[str, Tensor], place: str, value: Tensor) -> str:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Builds a tree from its outline and its tensors; what stands there without a template goes to `device`."""
+    """Builds a tree from its outline and its tensors.
+
+    What stands there without a template goes to `device`.
+    """
 
     tensors: Mapping[str, Tensor]
     device: torch.device
 
     def tree(self, template: Any, outline: Any, place: str) -> Any:
-        """The node at `place`."""
+        """Build the node at `place`."""
         first: tuple[str, Any] = ("nothing", None)
         kind, held = next(iter(outline.items()), first) if isinstance(outline, dict) else first
         if kind in ("tensor", "array", "generator"):
@@ -337,7 +347,10 @@ class _Reader:
         return self.tensors[key]
 
     def _leaf(self, template: Any, kind: str, key: str) -> Any:
-        """A tensor, array or generator. Copies: what was read from a file may lie anywhere in memory."""
+        """Build a tensor, an array or a generator.
+
+        It is a copy: what was read from a file may lie anywhere in memory.
+        """
         value = self._tensor(key)
         wanted = "tensor" if template is None else _kind(template)
         if template is not None and wanted != kind:

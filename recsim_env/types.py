@@ -1,4 +1,4 @@
-"""What goes into and comes out of a batched visit.
+"""The types of a batched visit.
 
 Dimensions used everywhere: B shoppers, K slate positions, C candidates (padded with -1), N
 catalogue items, H remembered slates, E item-embedding width.
@@ -23,7 +23,10 @@ MAX_DAYS = 36_500.0
 
 @dataclass(frozen=True)
 class Response:
-    """How B shoppers answered a slate of K positions, and how the visit ended."""
+    """The shoppers' answer to their slates, and how the visit ended.
+
+    Shapes: B shoppers, K slate positions, L items of a basket.
+    """
 
     clicks: Tensor
     """(B, K) bool, what was responded to (in a grocer's log: bought); False wherever `shown`
@@ -47,7 +50,10 @@ class Response:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one visit of each shopper led to. Shapes: B shoppers."""
+    """What one visit of each shopper led to.
+
+    Shapes: B shoppers.
+    """
 
     reward: Tensor
     """(B,) float32, the weighted sum of the reward terms."""
@@ -66,7 +72,7 @@ class Outcome:
 
     @property
     def ended(self) -> Tensor:
-        """(B,) bool, the episode is over, for either reason."""
+        """(B,) bool, whether the episode is over, for either reason."""
         return self.terminated | self.truncated
 
 
@@ -87,7 +93,7 @@ class Policy(Protocol):
 
     @property
     def draws(self) -> int:
-        """How many uniform numbers a policy takes for one slate; 0 means that it is deterministic."""
+        """How many uniform numbers the policy takes for one slate; 0 if it is deterministic."""
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Choose the slates: (B, K) int64, top position first.
@@ -102,7 +108,7 @@ class Policy(Protocol):
 
 
 def best_device(device: torch.device | str | None = None) -> torch.device:
-    """The device asked for, or the best there is where none is asked for.
+    """Return the device asked for, or the best there is where none is asked for.
 
     Raises:
         ValueError: If the device is unknown, is neither a CPU nor a CUDA GPU, or is a GPU that is
@@ -119,11 +125,12 @@ def best_device(device: torch.device | str | None = None) -> torch.device:
         raise ValueError(f"device is {told(device)}, but {expected}")
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; {expected}"
+            f"device is {told(device)}, but torch sees {torch.cuda.device_count()} GPUs here; "
+            f"{expected}"
         )
     return asked
 
 
 def to_numpy(tensor: Tensor) -> Any:
-    """A numpy copy of a tensor: never its memory."""
+    """Copy a tensor into an array, which never shares its memory."""
     return tensor.detach().cpu().numpy().copy()

@@ -40,7 +40,7 @@ StepResult = tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]
 
 
 class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
-    """B shoppers at once; row b is the very shopper that `SlateEnv` would meet under the row's seed.
+    """B shoppers at once; row b is the shopper that `SlateEnv` would meet under the row's seed.
 
     Observations, actions, rewards, ends and info are those of `SlateEnv` with a first dimension of
     B: observation `Dict` of (B, ...), action `MultiDiscrete` int64 (B, K), reward float64 (B,),
@@ -64,18 +64,21 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         DISABLED: it waits for `reset` with a mask.
 
     Args:
-        simulator: a registered id, an `EnvConfig`, or a simulator that nobody else steps.
+        simulator: A registered id, an `EnvConfig`, or a simulator that nobody else steps.
         num_envs: B, the number of shoppers.
-        autoreset_mode: an `AutoresetMode`, or its value.
+        autoreset_mode: An `AutoresetMode`, or its value.
         output: `numpy` or `torch`.
-        max_episode_steps: steps after which an episode is truncated, as `gymnasium.make` does; None
-            or -1 = no limit.
+        max_episode_steps: The steps after which an episode is truncated, as `gymnasium.make` does;
+            None or -1 means no limit.
         render_mode: `ansi` or `rgb_array`: `render` gives a tuple of B frames.
-        render_hidden: whether frames show what agents must not see too, such as hidden traits.
-        options: what `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
+        render_hidden: Whether frames show what agents must not see, such as hidden traits.
+        options: What `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
             shopper.
 
-    Errors: as `SlateEnv`.
+    Raises:
+        TypeError: As `SlateEnv`.
+        ValueError: As `SlateEnv`.
+        gymnasium.error.ResetNeeded: As `SlateEnv`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -119,7 +122,9 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Start episodes: in every row, or in those of `options["reset_mask"]`.
 
-        seed: one number, B numbers, or None for the next episode of each row.
+        Args:
+            seed: One number, B numbers, or None for the next episode of each row.
+            options: `reset_mask`, (B,) bool, at least one of them True.
         """
         check_options(options, known=("reset_mask",))
         rows = self._rows_to_reset(options)
@@ -158,7 +163,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         return self._restart_waiting(outcome, waiting)
 
     def render(self) -> tuple[Frame, ...] | None:
-        """The last visit of every shopper, a frame each."""
+        """Draw the last visit of every shopper, a frame each."""
         if self.render_mode is None:
             gymnasium.logger.warn(
                 f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}."
@@ -170,13 +175,13 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     # Ends.
 
     def _cut_off(self, outcome: Outcome, limit: int) -> Outcome:
-        """The outcome, with the episodes truncated that have had their last step."""
+        """Truncate the episodes that have had their last step, in the outcome too."""
         late = self.simulator.episodes.visit >= limit
         self.simulator.end(late)
         return replace(outcome, truncated=outcome.truncated | late)
 
     def _restart_waiting(self, outcome: Outcome, waiting: Tensor) -> StepResult:
-        """The step's result, once the rows that had ended before it have started again."""
+        """Return the step's result, once the rows that had ended before it have started again."""
         rows = waiting.nonzero()[:, 0]
         if len(rows):
             self.simulator.restart(rows)
@@ -186,7 +191,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         return self._result(self.simulator.observe(), outcome, moved, info)
 
     def _restart_within(self, outcome: Outcome) -> StepResult:
-        """The step's result, once the rows that ended in it have started again."""
+        """Return the step's result, once the rows that ended in it have started again."""
         ended = outcome.ended
         rows = ended.nonzero()[:, 0]
         info = self._pack(outcome.info, ~ended)
@@ -199,7 +204,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     def _final(
         self, observation: Observation, outcome: Outcome, ended: Tensor, rows: Tensor
     ) -> dict[str, Any]:
-        """What the episodes that ended in this step ended with."""
+        """Return what the episodes that ended in this step ended with."""
         final: Any = self._hand_out(observation)
         if self.output == "numpy":
             final = _objects(final, rows.tolist(), self.num_envs)
@@ -213,7 +218,10 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     # In and out.
 
     def _slates(self, actions: Array, waiting: Tensor) -> Tensor:
-        """The actions as (B, K) int64 on the device, item 0 in the rows that are about to start again."""
+        """Return the actions as (B, K) int64 on the device.
+
+        Rows that are about to start again hold item 0.
+        """
         shape = (self.num_envs, self.simulator.slate_size)
         if (
             isinstance(actions, Tensor)
@@ -227,7 +235,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         return torch.from_numpy(items).to(self.simulator.device)
 
     def _give(self, value: Tensor) -> Array:
-        """A tensor as the caller wants it, never shared with the simulator."""
+        """Return a tensor as the caller wants it, never shared with the simulator."""
         return to_numpy(value) if self.output == "numpy" else value.clone()
 
     def _hand_out(self, observation: Observation) -> dict[str, Array]:
@@ -236,7 +244,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         return {name: to_numpy(value) for name, value in observation.items()}
 
     def _pack(self, info: dict[str, Tensor], present: Tensor) -> dict[str, Array]:
-        """Gymnasium's convention: each key, 0 where a row has none, beside the mask of the rows that have it."""
+        """Pack an info as Gymnasium does: 0 where a row has none, beside a mask of the others."""
         packed: dict[str, Array] = {}
         for name, value in info.items():
             packed[name] = self._give(value.where(present, 0))
@@ -246,7 +254,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     def _result(
         self, observation: Observation, outcome: Outcome, moved: Tensor, info: dict[str, Any]
     ) -> StepResult:
-        """The five values of a step; rows that did not move have no reward and no end."""
+        """Return the five values of a step; rows that did not move have no reward and no end."""
         reward = outcome.reward.where(moved, 0)
         return (
             self._hand_out(observation),
@@ -257,7 +265,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         )
 
     def _rows_to_reset(self, options: Mapping[str, Any] | None) -> Tensor:
-        """(R,) the rows that `reset` starts, all of them without a mask."""
+        """Return the rows (R,) that `reset` starts: all of them without a mask."""
         mask = (options or {}).get("reset_mask")
         if mask is None:
             return torch.arange(self.num_envs)
@@ -270,7 +278,8 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         ):
             found = checks.told(mask)
             raise ValueError(
-                f"options['reset_mask'] is {found}, but it must be bool of shape ({self.num_envs},)."
+                f"options['reset_mask'] is {found}, but it must be bool of shape "
+                f"({self.num_envs},)."
             )
         if not mask.any():
             raise ValueError(
@@ -283,7 +292,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         return torch.from_numpy(np.flatnonzero(mask))
 
     def _redraw(self, rows: list[int]) -> None:
-        """The scenes of rows that have just started."""
+        """Draw the scenes of rows that have just started."""
         if self.render_mode is not None:
             scenes = dict(enumerate(self._scenes)) | {row: self._arrival(row) for row in rows}
             self._scenes = [scenes[row] for row in range(self.num_envs)]
@@ -308,31 +317,44 @@ def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 def _checked_limit(max_episode_steps: Any) -> int | None:
-    """The steps of an episode, None where there is no limit. Errors: ValueError."""
+    """Return the steps of an episode, or None where there is no limit.
+
+    Raises:
+        ValueError: If it is 0, below -1, or no whole number.
+    """
     if max_episode_steps is None:
         return None
     limit = checks.whole("max_episode_steps", max_episode_steps, -1, LARGEST)
     if limit == 0:
         raise ValueError(
-            "max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no limit."
+            "max_episode_steps is 0, but it must be a whole number above 0, or -1 or None for no "
+            "limit."
         )
     return None if limit == -1 else limit
 
 
 def _check_memory(num_envs: int, space: spaces.Dict) -> None:
-    """Raise ValueError where the bounds and one observation of so many shoppers are more than the machine can hold."""
+    """Check that memory holds the bounds and one observation of so many shoppers.
+
+    Raises:
+        ValueError: If they are more than the machine can hold.
+    """
     one = 3 * sum(
         math.prod(part.shape or ()) * np.dtype(part.dtype).itemsize for part in space.values()
     )
     most = _memory() // one
     if num_envs > most:
         raise ValueError(
-            f"num_envs is {num_envs}, but it must be at most {most}: memory holds no more observations."
+            f"num_envs is {num_envs}, but it must be at most {most}: memory holds no more "
+            "observations."
         )
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine; where the system does not say, as many as a number can address."""
+    """Return the bytes of memory of this machine.
+
+    Where the system does not say, they are as many as a number can address.
+    """
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -340,7 +362,7 @@ def _memory() -> int:
 
 
 def _objects(observation: dict[str, Any], rows: list[int], batch: int) -> NDArray[Any]:
-    """(B,) objects: the Dict observation of each of these rows, None elsewhere."""
+    """Return (B,) objects: the Dict observation of each of these rows, None elsewhere."""
     array = np.full(batch, None, dtype=object)
     for row in rows:
         array[row] = {name: value[row].copy() for name, value in observation.items()}

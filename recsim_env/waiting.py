@@ -12,7 +12,7 @@ PATIENCE = 2.0  # seconds
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Say what is being done where the block takes longer than `PATIENCE`; nothing is said otherwise."""
+    """Say on stderr what is being done where the block takes longer than `PATIENCE`."""
     told = threading.Timer(
         PATIENCE, lambda: print(f"recsim_env: {what} ..", file=sys.stderr, flush=True)
     )

@@ -1,4 +1,4 @@
-"""Every registered environment answers any slate to the end of its episodes, and its shoppers keep their promises.
+"""Every registered environment answers any slate to the end, and its shoppers keep promises.
 
 One test an id, so that its shoppers are loaded once. The slates: nothing that may be shown, one
 item at every position, one candidate among strangers, and random items; each for three shoppers
@@ -29,7 +29,7 @@ MOST_VISITS = 60
 
 
 def slates_of(simulator: SlateSimulator, kind: str) -> Tensor:
-    """(B, K) slates of a kind, from the rows' seeds alone; where every item is a candidate, invalid is -1: empty."""
+    """Slates (B, K) of a kind; invalid is -1 where every item is a candidate."""
     at, size, items = simulator.episodes, simulator.slate_size, len(simulator.catalog)
     key = noise.episode_key(at.seed, at.number, stream=5)
     anything = (noise.uniform(key, at.visit, 4 * size) * items).long()
@@ -48,7 +48,7 @@ def slates_of(simulator: SlateSimulator, kind: str) -> Tensor:
 
 
 def play(simulator: SlateSimulator, seeds: Tensor, kind: str) -> list[dict[str, Tensor]]:
-    """What the visits led to until the first episode of every row was over; -1 in rows that were over before."""
+    """What the visits led to until every first episode was over; -1 in rows that were over before."""
     simulator.reset(seeds)
     over = torch.zeros(len(seeds), dtype=torch.bool)
     visits: list[dict[str, Tensor]] = []

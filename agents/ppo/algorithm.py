@@ -1,21 +1,17 @@
-"""Stable-Baselines3's PPO for slate policies, with rollouts that stay on the device (`agents.ppo.device_ppo`).
+"""Stable-Baselines3's PPO for slate policies, with rollouts that stay on the device.
 
-Two more things differ from the stock class. Actor and critic have learning rates of their own; and
-SB3 seeds and draws from the global generators, which it does here with a private state that is
-swapped in and out. What remains: on a GPU, SB3's seeding sets `torch.backends.cudnn.deterministic`
-for the whole process.
+Besides the rollouts (`agents.ppo.device_ppo`), two things differ from the stock class. Actor and
+critic have learning rates of their own. And SB3, which seeds the global generators and draws from
+them, does so in a private state of these generators (`agents.ppo.randomness`). One side effect
+remains: on a GPU, SB3's seeding sets `torch.backends.cudnn.deterministic` for the whole process.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -23,133 +19,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from agents.ppo.config import PPOConfig
 from agents.ppo.device_ppo import DevicePPO
+from agents.ppo.randomness import PrivateRandomness
 from agents.ppo.torch_vec_env import TrainingRewards
-from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv
-from policies.base import tuned
-from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.kinds import Actor, IntentConfig
-from policies.learnable.plackett_luce import PlackettLuceConfig
+from agents.ppo.vec_env import SimulatorVecEnv
+from policies.learnable.kinds import Actor
 from policies.learnable.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
-from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, SHARE, settle
 from recsim_env.types import Policy
 
 
-@dataclass(frozen=True)
-class PPOConfig:
-    """Hyper-parameters of PPO (Schulman et al. 2017)."""
-
-    learning_rate: float = tuned(1.5e-3, 3e-4, 2e-2, log=True)
-    """Of the actor; the critic's is a multiple of it, see `NetworkConfig`."""
-    n_steps: int = 20
-    """Visits of each shopper between two updates."""
-    batch_size: int = 2048
-    """Visits in a minibatch."""
-    n_epochs: int = 5
-    """Passes over the visits of an update."""
-    gamma: float = tuned(0.97, 0.9, 0.999)
-    """Discount a visit."""
-    gae_lambda: float = tuned(0.8, 0.3, 1.0)
-    """Trade-off of the advantage estimate: 0 = trust the critic, 1 = trust the sampled return."""
-    clip_range: float = 0.2
-    """How far a probability may move in an update, as a ratio."""
-    ent_coef: float = tuned(0.0, 0.0, 0.02)
-    """Reward for entropy."""
-    vf_coef: float = 0.5
-    """Weight of the critic's loss."""
-    max_grad_norm: float = 1.0
-    """Gradients longer than this are shortened."""
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: If a field is not as said.
-        """
-        settle(
-            self,
-            learning_rate=SHARE,
-            n_steps=ONE_OR_MORE,
-            batch_size=ONE_OR_MORE,
-            n_epochs=ONE_OR_MORE,
-            gamma=SHARE,
-            gae_lambda=SHARE,
-            clip_range=POSITIVE,
-            vf_coef=AMOUNT,
-            max_grad_norm=POSITIVE,
-        )
-
-
-# ---- randomness ------------------------------------------------------------------------------------------------------
-
-
-class PrivateRandomness:
-    """A state of the global generators that only the code inside `with randomness():` sees.
-
-    SB3 draws actions from torch's global generator, shuffles minibatches with numpy's and seeds
-    both, and Python's.
-    """
-
-    def __init__(self) -> None:
-        self._mine = self._read()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Swap the private state in, and the caller's back at the end."""
-        theirs = self._read()
-        self._write(self._mine)
-        try:
-            yield
-        finally:
-            self._mine = self._read()
-            self._write(theirs)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The private state of torch's and numpy's generators, to be saved."""
-        _, key, place, _, _ = self._mine["numpy"]
-        saved = {
-            "torch": self._mine["torch"],
-            "numpy": torch.from_numpy(np.append(key, place).astype(np.int64)),
-        }
-        saved |= {f"cuda{at}": state for at, state in enumerate(self._mine["cuda"])}
-        return saved
-
-    def load(self, saved: dict[str, Tensor]) -> None:
-        """Take a saved state."""
-        numbers = saved["numpy"].numpy()
-        self._mine["torch"] = saved["torch"]
-        self._mine["numpy"] = ("MT19937", numbers[:-1].astype(np.uint32), int(numbers[-1]), 0, 0.0)
-        self._mine["cuda"] = [
-            saved.get(f"cuda{at}", state) for at, state in enumerate(self._mine["cuda"])
-        ]
-
-    @staticmethod
-    def _read() -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        numpy_state = np.random.get_state()  # noqa: NPY002 - the state that SB3 uses is kept from everyone else
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": cuda,
-            "numpy": numpy_state,
-            "python": random.getstate(),
-        }
-
-    @staticmethod
-    def _write(state: dict[str, Any]) -> None:
-        torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
-        np.random.set_state(state["numpy"])  # noqa: NPY002
-        random.setstate(state["python"])
-
-
-# ---- algorithm -------------------------------------------------------------------------------------------------------
-
-
 class StockPPO(PPO):
-    """SB3's PPO with private randomness and a learning rate for each optimizer group; rollouts go through numpy.
+    """SB3's PPO with private randomness and a learning rate for each group of the optimizer.
 
-    What `SlatePPO` is compared with, and its base.
+    Its rollouts pass through numpy. It is the base of `SlatePPO` and what that is compared with.
     """
 
     policy: SlateActorCritic
@@ -167,12 +50,12 @@ class StockPPO(PPO):
         rollout_buffer: RolloutBuffer,
         n_rollout_steps: int,
     ) -> bool:
-        """As in SB3, with private randomness."""
+        """Fill the buffer as SB3 does, with private randomness."""
         with self.randomness():
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
-        """As in SB3, with private randomness."""
+        """Update the policy as SB3 does, with private randomness."""
         with self.randomness():
             super().train()
 
@@ -186,15 +69,15 @@ class StockPPO(PPO):
 
 
 class SlatePPO(StockPPO, DevicePPO):
-    """The same with rollouts that stay on the device.
+    """PPO whose rollouts stay on the device.
 
-    `ep_info_buffer`, and with it `rollout/ep_rew_mean`, holds the mean of the cohort of episodes
-    that the last rollout completed, and nothing where it completed none: see
+    `ep_info_buffer`, from which SB3 logs `rollout/ep_rew_mean`, holds the mean of the cohort of
+    episodes that the last rollout completed, or nothing where it completed none; see
     `SimulatorVecEnv.pop_statistics`.
     """
 
     statistics: dict[str, float]
-    """All means of that cohort; empty where the last rollout completed none."""
+    """All means of that cohort; empty where the last rollout completed no cohort."""
 
     def _note(self, finished: list[tuple[Tensor, Tensor]]) -> None:
         assert self.ep_info_buffer is not None
@@ -209,52 +92,6 @@ class SlatePPO(StockPPO, DevicePPO):
 Algorithm = TypeVar("Algorithm", bound=StockPPO)
 
 
-def make_composer_ppo(
-    env: IntentVecEnv,
-    config: PPOConfig,
-    network: NetworkConfig,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> SlatePPO:
-    """PPO over the composer's intents; before training it is greedy CTR."""
-    return make_ppo(
-        "composer",
-        env,
-        config,
-        network,
-        start=IntentConfig(network.log_std),
-        seed=seed,
-        device=device,
-    )
-
-
-def make_plackett_luce_ppo(
-    env: SlateVecEnv,
-    config: PPOConfig,
-    network: NetworkConfig,
-    *,
-    scores: PlackettLuceConfig | None = None,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> SlatePPO:
-    """PPO over slates; before training it draws from a softmax of the CTR logits."""
-    return make_ppo("plackett_luce", env, config, network, start=scores, seed=seed, device=device)
-
-
-def make_autoregressive_ppo(
-    env: SlateVecEnv,
-    config: PPOConfig,
-    network: NetworkConfig,
-    *,
-    scores: AutoregressiveConfig | None = None,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> SlatePPO:
-    """PPO over slates drawn item by item in view of those above; before training as `make_plackett_luce_ppo`."""
-    return make_ppo("autoregressive", env, config, network, start=scores, seed=seed, device=device)
-
-
 def make_ppo(
     kind: str,
     env: SimulatorVecEnv,
@@ -265,13 +102,16 @@ def make_ppo(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> SlatePPO:
-    """PPO over a kind of policy.
+    """PPO over a kind of policy, before its first update.
 
     Args:
         kind: a name in `policies.learnable.kinds.LEARNABLE`
-        env: an `IntentVecEnv` where the kind acts in intents, else a `SlateVecEnv`
-        start: how the actor starts, the kind's config; None = its defaults
-        seed: of the initial weights, of what is drawn and of the episodes
+        env: an `IntentVecEnv` where the actions of the kind are intents, else a `SlateVecEnv`
+        config: hyper-parameters of PPO
+        network: sizes of actor and critic
+        start: the configuration of the kind, which says how the actor starts; None = its defaults
+        seed: seed of the initial weights, of all draws and of the episodes
+        device: where the networks are trained
     """
     return _make(SlatePPO, kind, env, config, network, start, seed, device)
 
@@ -286,7 +126,7 @@ def make_stock_ppo(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> StockPPO:
-    """`make_ppo` with SB3's own loop, which learns from the same rewards, carried into numpy."""
+    """The same as `make_ppo` with SB3's own loop, which learns from the same rewards in numpy."""
     return _make(StockPPO, kind, env, config, network, start, seed, device)
 
 
@@ -316,7 +156,7 @@ def _make(
 
 
 def fit_standardizers(model: StockPPO, visits: int = 10) -> None:
-    """Play some visits with the untrained policy, and fix the scale of the features from what was seen."""
+    """Play some visits with the untrained policy, and fix the scale of the features from them."""
     env = TrainingRewards(environment_of(model))
     seen = env.reset()
     rows = []
@@ -328,7 +168,7 @@ def fit_standardizers(model: StockPPO, visits: int = 10) -> None:
 
 
 def environment_of(model: StockPPO) -> SimulatorVecEnv:
-    """The environment that a model trains in."""
+    """The environment in which a model is trained."""
     env = model.get_env()
     assert env is not None
     inside = env.unwrapped
@@ -337,11 +177,11 @@ def environment_of(model: StockPPO) -> SimulatorVecEnv:
 
 
 def policy_of(model: StockPPO, *, deterministic: bool = True) -> Policy:
-    """The policy being trained, as `agents.evaluate` takes it; it follows the training."""
+    """The policy of a model, as `agents.evaluate` takes it; it changes with the training."""
     return model.policy.in_use(deterministic=deterministic)
 
 
 def frozen_policy_of(model: StockPPO, *, deterministic: bool = True) -> Policy:
-    """A copy of the policy as it is now."""
+    """A copy of the policy of a model, which no longer changes."""
     actor = cast(nn.Module, copy.deepcopy(model.policy.actor)).requires_grad_(False)
     return model.policy.in_use(deterministic=deterministic, actor=cast(Actor, actor))

@@ -1,8 +1,9 @@
-"""What training leaves on disk: one safetensors file (no pickle), written whole or not at all.
+"""Checkpoints of a PPO training: a safetensors file (no pickle), written as a whole or not at all.
 
-It holds the weights, the optimizer, the private generators, the counters and where every shopper
-stands, so that training goes on from it bit for bit (on one thread), and how the policy was built,
-so that the policy can be used without Stable-Baselines3 and without the environment.
+A checkpoint holds the weights, the optimizer, the private generators, the counters and the state of
+every shopper, so that a resumed training gives the same bits as an uninterrupted one (on one
+thread). It also says how the policy was built, so that the policy can be used without
+Stable-Baselines3 and without the environment.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from torch import Tensor
 
 from agents.keeper import optimizer_state, restore_optimizer
 from agents.ppo.algorithm import SlatePPO, environment_of
-from policies.base import PolicyInputs
 from policies.composer import Composer, ComposerConfig
-from policies.learnable.kinds import LEARNABLE, Plan
+from policies.inputs import PolicyInputs
+from policies.learnable.kinds import LEARNABLE, ActorInputs
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Policy
 
 LAST = "checkpoint.safetensors"
-"""Name of the file in the folder of a training."""
+"""Name of the last checkpoint in the folder of a training."""
 POLICY = "policy/"
-"""How the names of the policy's weights begin."""
+"""Prefix of the names of the policy's weights."""
 BUILT = ("kind", "start", "composer", "knobs", "units", "hidden")
-"""What `_how_built` tells."""
+"""Keys of `_how_built`."""
 
 
 def save(model: SlatePPO, path: Path) -> None:
-    """Write everything that training needs to go on.
+    """Write everything that is needed to resume the training.
 
     Raises:
-        OSError: If it cannot be written; the checkpoint before is whole.
+        OSError: If the file cannot be written; an earlier checkpoint stays intact.
     """
     written = flat(state_of(model), "training")
     told = {"policy": _how_built(model), "outline": written.outline}
@@ -47,17 +48,23 @@ def save(model: SlatePPO, path: Path) -> None:
 
 
 def load(model: SlatePPO, path: Path) -> None:
-    """Put a checkpoint into a model that was built alike. Where its shoppers could not be written
-    down, training goes on with fresh episodes, and a line on stderr says so.
+    """Load a checkpoint into a model that was built in the same way.
 
-    Errors, before anything changes: FileNotFoundError; ValueError where the file is no whole
-    checkpoint, holds a weight that is not finite, or the policy was built otherwise; the sentence
-    names the file, and the tensor.
+    If the checkpoint does not hold the state of the shoppers, the training continues with new
+    episodes, and a line on stderr says so.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a complete checkpoint, holds a weight that is not finite, or
+            belongs to a policy that was built differently. The message names the file and the
+            tensor, and nothing has changed.
     """
     tensors, metadata = read_tensors(path)
     built = _told(path, metadata, "policy")
     if built != _how_built(model):
         raise ValueError(f"{path} holds the policy {built}, but the model is {_how_built(model)}.")
+
+    # numbers and shapes are checked before the model changes
     check_finite(path, tensors, (POLICY, "optimizer/"))
     try:
         missing = restore_model(model, Flat(tensors, _told(path, metadata, "outline")))
@@ -68,7 +75,7 @@ def load(model: SlatePPO, path: Path) -> None:
 
 
 def state_of(model: SlatePPO) -> dict[str, Any]:
-    """All that a training consists of between two updates, as a tree of `recsim_env.trees`."""
+    """The state of a training between two updates, as a tree of `recsim_env.trees`."""
     env, why_not = None, None
     if model._last_obs is not None:  # episodes have begun
         try:
@@ -88,10 +95,13 @@ def state_of(model: SlatePPO) -> dict[str, Any]:
 
 
 def restore_model(model: SlatePPO, state: Flat) -> str | None:
-    """Take what `state_of` gave; why episodes could not go on, or None where they do.
+    """Continue from the result of `state_of`.
+
+    Returns:
+        Why the episodes cannot continue; None where they do, or none had begun.
 
     Raises:
-        ValueError: If the state does not fit, with the place where it does not.
+        ValueError: If the state does not fit; the message says where.
     """
     like: dict[str, Any] = {
         "policy": dict(model.policy.state_dict()),
@@ -99,6 +109,8 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     }
     like |= dict.fromkeys(("optimizer", "random", "recent", "starts", "env", "why_not"))
     found = restored(like, state, model.device)
+
+    # the states of the generators are checked before anything changes
     for name, now in model.randomness.tensors().items():
         saved = found["random"].get(name)
         if not name.startswith("cuda") and (
@@ -106,6 +118,7 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
         ):
             raise ValueError(f"The tensor 'random/{name}' is missing or of another shape or type.")
     seen = None if found["env"] is None else environment_of(model).restore(found["env"])
+
     restore_optimizer(model.policy.optimizer, found["optimizer"])
     model.policy.load_state_dict(found["policy"])
     model.randomness.load({name: value.cpu() for name, value in found["random"].items()})
@@ -115,6 +128,8 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     )
     model.ep_info_buffer = deque(found["recent"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+
+    # where the episodes cannot continue, the next ones differ from those before
     if seen is not None:
         # SB3 declares arrays; tensors take their place, as in `agents.ppo.device_ppo`
         model._last_obs, model._last_episode_starts = cast(Any, seen), found["starts"]
@@ -125,22 +140,32 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
 
 
 def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:
-    """The policy of a checkpoint, to be used.
+    """The policy of a checkpoint, without the training around it.
 
-    Errors: FileNotFoundError; ValueError where the file is no whole checkpoint, holds a weight that
-    is not finite, or the environment or this version has not what it was trained on.
+    Args:
+        path: the checkpoint
+        inputs: what the policy is built from
+        deterministic: whether the policy takes its most likely action; otherwise it samples
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a complete checkpoint, holds a weight that is not finite, or
+            was made with settings or knobs that do not exist here.
     """
     tensors, metadata = read_tensors(path, POLICY)
     built = _told(path, metadata, "policy")
     if missing := [name for name in BUILT if name not in built]:
         raise ValueError(
-            f"{path} does not tell {missing} of its policy, but it can be built with all of {BUILT} only."
+            f"{path} does not tell {missing} of its policy, but it can be built with all of "
+            f"{BUILT} only."
         )
     if built["kind"] not in LEARNABLE:
         raise ValueError(
             f"{path} holds a policy of kind {built['kind']!r}, but there are {sorted(LEARNABLE)}."
         )
     check_finite(path, tensors)
+
+    # the composer and the configuration of the kind, as they were
     kind = LEARNABLE[built["kind"]]
     try:
         composer = Composer(inputs, ComposerConfig(**built["composer"]))
@@ -154,9 +179,13 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
             raise ValueError(
                 f"{path} was trained with the {name} {built[name]}, but here are {here}."
             )
+
+    # the actor, with the saved weights
     weights = _under(tensors, f"{POLICY}actor.")
-    generator = torch.Generator().manual_seed(0)  # of weights that are overwritten
-    plan = Plan(composer, inputs.catalog, _width(path, weights), tuple(built["hidden"]), generator)
+    generator = torch.Generator().manual_seed(0)  # draws weights that are then overwritten
+    plan = ActorInputs(
+        composer, inputs.catalog, _width(path, weights), tuple(built["hidden"]), generator
+    )
     actor = kind.actor(plan, start)
     for name, like in actor.state_dict().items():
         if name not in weights or weights[name].shape != like.shape:
@@ -164,14 +193,16 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
                 f"has the shape {tuple(weights[name].shape)}" if name in weights else "is missing"
             )
             raise ValueError(
-                f"{path}: the tensor '{POLICY}actor.{name}' {found}, but it must be {tuple(like.shape)}."
+                f"{path}: the tensor '{POLICY}actor.{name}' {found}, but it must be "
+                f"{tuple(like.shape)}."
             )
     actor.load_state_dict(weights)
-    return kind.policy(composer, actor.to(inputs.catalog.embedding.device), deterministic)
+    device = inputs.catalog.embedding.device
+    return kind.policy(composer, actor.to(device), deterministic=deterministic)
 
 
 def _width(path: Path, weights: Mapping[str, Tensor]) -> int:
-    """Number of features that an actor sees."""
+    """Number of features that an actor takes."""
     mean = weights.get("standardize.mean")
     if mean is None or mean.ndim != 1:
         raise ValueError(
@@ -181,7 +212,7 @@ def _width(path: Path, weights: Mapping[str, Tensor]) -> int:
 
 
 def _how_built(model: SlatePPO) -> dict[str, Any]:
-    """What `load_policy` needs besides the weights."""
+    """How the policy of a model was built: what `load_policy` needs besides the weights."""
     policy = model.policy
     return {
         "kind": policy.kind,
@@ -193,12 +224,12 @@ def _how_built(model: SlatePPO) -> dict[str, Any]:
 
 
 def _steering(composer: Composer) -> dict[str, list[Any]]:
-    """What an actor's outputs mean: the knobs, and the log-odds per unit of each."""
+    """The meaning of an actor's outputs: the knobs, and the log-odds per unit of each."""
     return {"knobs": list(composer.knobs), "units": composer.units.tolist()}
 
 
 def _told(path: Path, metadata: Mapping[str, str], name: str) -> dict[str, Any]:
-    """A part of the metadata."""
+    """A part of the metadata, which must be a JSON object."""
     try:
         told = json.loads(metadata[name])
     except (KeyError, ValueError):
@@ -213,14 +244,24 @@ def _told(path: Path, metadata: Mapping[str, str], name: str) -> dict[str, Any]:
 def check_finite(
     path: Path, tensors: Mapping[str, Tensor], prefixes: tuple[str, ...] = ("",)
 ) -> None:
-    """Errors: ValueError where a number in a tensor whose name begins so is NaN or infinite; it names the tensor."""
+    """Check that all numbers are finite.
+
+    Args:
+        path: the file, for the message
+        tensors: the tensors by name
+        prefixes: beginnings of the names that are checked
+
+    Raises:
+        ValueError: If a number is NaN or infinite; the message names the tensor.
+    """
     for name, value in tensors.items():
         if not name.startswith(prefixes) or not value.is_floating_point():
             continue
         if not bool((finite := value.isfinite()).all()):
             at = (~finite).nonzero()[0].tolist()
             raise ValueError(
-                f"{path}: the tensor {name!r} holds {value[tuple(at)].item()} at {at}, but must be finite."
+                f"{path}: the tensor {name!r} holds {value[tuple(at)].item()} at {at}, but must be "
+                "finite."
             )
 
 

@@ -1,9 +1,9 @@
 """Stable-Baselines3's PPO with rollouts that stay on the device.
 
-SB3's loop carries every observation, action, reward, value and log-probability from the device to
-numpy and back. Here they are tensors from the environment to the gradient. All else is SB3's:
-`train`, `learn`, the logger's keys, callbacks, `save` and `load`, and, at the same seed on a CPU,
-the numbers.
+SB3's loop copies every observation, action, reward, value and log-probability from the device to
+numpy and back. Here they remain tensors from the environment to the gradient. Everything else is
+that of SB3: `train`, `learn`, the keys of the logger, callbacks, `save` and `load`, and, at the
+same seed on a CPU, the numbers.
 """
 
 from __future__ import annotations
@@ -19,30 +19,33 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.ppo.rollout_buffer import DeviceRolloutBuffer
-from agents.ppo.torch_vec_env import Ends, TorchVecEnv, as_tensors
+from agents.ppo.torch_vec_env import FinishedEpisodes, TorchVecEnv, as_tensors
 
 
 class DevicePPO(PPO):
     """PPO on a `TorchVecEnv`, with the arguments of `stable_baselines3.PPO`.
 
-    Callbacks find in `self.locals` what they find in SB3, `new_obs`, `rewards`, `dones`, `actions`,
-    `values` and `log_probs`, as tensors; in place of `infos` there is `turn`, whose `ends` are the
-    episodes that ended. `ep_info_buffer` is filled once a rollout, before it is logged: reading it
-    is a wait for the device.
+    Callbacks find in `self.locals` the names of SB3 (`new_obs`, `rewards`, `dones`, `actions`,
+    `values` and `log_probs`) as tensors. In place of `infos` they find `batch_step`, whose field
+    `finished` holds the episodes that ended. `ep_info_buffer` is filled once per rollout, before it
+    is logged, because filling it waits for the device.
 
-    Errors: ValueError with `use_sde` or another buffer; TypeError where the environment is no
-    `TorchVecEnv`.
+    Raises:
+        TypeError: If the environment is not a `TorchVecEnv`.
+        ValueError: If `use_sde` is set, or the rollout buffer is not a `DeviceRolloutBuffer`.
     """
 
     def _setup_model(self) -> None:
         if self.use_sde:
             raise ValueError(
-                "use_sde is True, but DevicePPO takes its actions from the policy alone: use SB3's PPO."
+                "use_sde is True, but DevicePPO takes its actions from the policy alone: "
+                "use SB3's PPO."
             )
         self.rollout_buffer_class = self.rollout_buffer_class or DeviceRolloutBuffer
         if not issubclass(self.rollout_buffer_class, DeviceRolloutBuffer):
             raise ValueError(
-                f"rollout_buffer_class is {self.rollout_buffer_class.__name__}, but it must be a DeviceRolloutBuffer."
+                f"rollout_buffer_class is {self.rollout_buffer_class.__name__}, but it must be a "
+                "DeviceRolloutBuffer."
             )
         super()._setup_model()
 
@@ -51,7 +54,7 @@ class DevicePPO(PPO):
         prepared = super()._setup_learn(*args, **kwargs)
         if self._last_obs is not before and isinstance(
             self.env, TorchVecEnv
-        ):  # SB3 began episodes that report
+        ):  # SB3 has begun episodes whose rewards are to be reported
             self._last_obs = cast(Any, self.env.reset_tensors())
         return prepared
 
@@ -62,12 +65,19 @@ class DevicePPO(PPO):
         rollout_buffer: RolloutBuffer,
         n_rollout_steps: int,
     ) -> bool:
-        """As in SB3: fill the buffer; False where the callback stopped it."""
+        """Fill the buffer as SB3 does; return False where a callback stops the training.
+
+        Raises:
+            TypeError: If the environment is not a `TorchVecEnv`.
+        """
         if not isinstance(env, TorchVecEnv):
             raise TypeError(
-                f"env is a {type(env).__name__}, but DevicePPO steps a TorchVecEnv: use SB3's PPO for others."
+                f"env is a {type(env).__name__}, but DevicePPO steps a TorchVecEnv: use SB3's PPO "
+                "for others."
             )
         assert self._last_obs is not None, "No previous observation was provided"
+
+        # SB3 leaves arrays behind when it starts to learn; from here on they are tensors
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
@@ -76,19 +86,24 @@ class DevicePPO(PPO):
         last._last_episode_starts = torch.as_tensor(self._last_episode_starts, device=self.device)
         limits = self._limits()
         finished: list[tuple[Tensor, Tensor]] = []
+
         for _ in range(n_rollout_steps):
             with torch.no_grad():
                 actions, values, log_probs = self.policy(self._last_obs)
-            turn = env.step_tensors(self._inside(actions, limits))
-            new_obs, rewards, dones = turn.seen, turn.rewards, turn.ended
+            batch_step = env.step_tensors(self._inside(actions, limits))
+            new_obs, rewards, dones = (
+                batch_step.observations,
+                batch_step.rewards,
+                batch_step.ended,
+            )
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 self._note(finished)
                 return False
-            if turn.ends is not None:
-                finished.append((turn.ends.returns, turn.ends.lengths))
-                rewards = self._bootstrapped(rewards, turn.ends)
+            if (ends := batch_step.finished) is not None:
+                finished.append((ends.returns, ends.lengths))
+                rewards = self._bootstrapped(rewards, ends)
             rollout_buffer.add(
                 last._last_obs,
                 actions,
@@ -98,6 +113,8 @@ class DevicePPO(PPO):
                 log_probs,
             )
             last._last_obs, last._last_episode_starts = new_obs, dones
+
+        # advantages, given the value of the observations after the last step
         with torch.no_grad():
             values = self.policy.predict_values(cast(Any, new_obs))
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=cast(Any, dones))
@@ -107,7 +124,7 @@ class DevicePPO(PPO):
         return True
 
     def _limits(self) -> tuple[Tensor, Tensor] | None:
-        """The bounds of a Box of actions, on the device; None for other actions."""
+        """The bounds of a Box of actions, on the device; None for other action spaces."""
         space = self.action_space
         if not isinstance(space, spaces.Box):
             return None
@@ -116,7 +133,7 @@ class DevicePPO(PPO):
         )
 
     def _inside(self, actions: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Actions as the environment takes them: a Gaussian's are cut off at the bounds."""
+        """Actions as the environment takes them: those of a Gaussian are clipped to the bounds."""
         if limits is None:
             return actions
         low, high = limits
@@ -127,10 +144,10 @@ class DevicePPO(PPO):
         )
 
     @torch.no_grad()
-    def _bootstrapped(self, rewards: Tensor, ends: Ends) -> Tensor:
-        """Rewards (B,) plus, where the horizon cut an episode off, the discounted value of what was last seen.
+    def _bootstrapped(self, rewards: Tensor, ends: FinishedEpisodes) -> Tensor:
+        """Rewards (B,), plus the discounted value of the last observation where the horizon struck.
 
-        Pardo et al. 2018, "Time limits in reinforcement learning", section 3.2.
+        See Pardo et al. 2018, "Time limits in reinforcement learning", section 3.2.
         """
         which = ends.truncated.nonzero().squeeze(1)
         if not len(which):
@@ -139,7 +156,7 @@ class DevicePPO(PPO):
         return rewards.index_add(0, ends.rows[which], self.gamma * value)
 
     def _note(self, finished: list[tuple[Tensor, Tensor]]) -> None:
-        """Tell `ep_info_buffer` of the returns and lengths, (E,) each, of the episodes that ended, in their order."""
+        """Add finished episodes, their returns and lengths (E,) in order, to `ep_info_buffer`."""
         if finished:
             assert self.ep_info_buffer is not None
             returns, lengths = (torch.cat(column) for column in zip(*finished, strict=True))

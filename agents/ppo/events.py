@@ -1,4 +1,4 @@
-"""TensorBoard's events of a training that goes on: every step of every curve stands there once."""
+"""Keeps the TensorBoard events of a resumed training free of duplicate steps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from recsim_env.files import replacing
 
 
 def cut_events(folder: Path, step: int | None) -> None:
-    """Drop what a training wrote after the `step` from which it goes on, for it will write that again.
+    """Remove the events after the `step` from which a training resumes and writes them again.
 
-    Torn ends, which a killed process leaves, go as well. None = the training begins anew: nothing
-    is left.
+    Incomplete records, which a killed process leaves at the end of a file, are removed as well.
+
+    Args:
+        folder: the folder of the event files
+        step: the last step to keep; None = the training starts from the beginning, keep nothing
     """
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = [

@@ -1,4 +1,4 @@
-"""What a person watches while an agent trains: TensorBoard, a line of progress, and checkpoints on the way."""
+"""Monitoring of a training: TensorBoard, a progress line, evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 
 NOT_TENSORBOARD = ("stdout", "log", "json", "csv")
-"""Formats of SB3's logger that know no hyper-parameters and no pictures."""
+"""Formats of SB3's logger that support neither hyper-parameters nor pictures."""
 PER_VISIT = ("visits", "days", "lapsed", "return")
-"""Columns of an evaluation that are not reported a visit as well."""
+"""Columns of an evaluation that are not reported per visit as well."""
 
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """How closely training is watched."""
+    """How closely a training is monitored."""
 
     evaluate_every: int = 10
-    """Updates between two evaluations."""
+    """Updates between two evaluations; there is also one before the first update and one after the
+    last."""
     episodes: int = 256
-    """Episodes of an evaluation."""
+    """Episodes of an evaluation, once with the most likely and once with sampled actions."""
     batch: int = 128
-    """Shoppers at a time in an evaluation."""
+    """Shoppers that are served at once in an evaluation."""
     first_seed: int = 10_000_000
-    """Of the evaluation's episodes: other ones than those that are reported."""
+    """First seed of the episodes of evaluations, which differ from those of reports."""
     pictures: int = 2
-    """Sample slates drawn at each evaluation."""
+    """Number of sample slates that are drawn as pictures at each evaluation; 0 draws none."""
 
     def __post_init__(self) -> None:
         """Check every field.
 
         Raises:
-            ValueError: If a field is not as said.
+            ValueError: If a field is outside its range.
         """
         settle(
             self,
@@ -64,7 +65,7 @@ class MonitorConfig:
 
 
 def figures(result: Evaluation) -> dict[str, float]:
-    """The means over episodes, each summed column a visit as well, and how evenly the catalogue was shown."""
+    """Means over episodes, of sums also per visit, with coverage and inequality of exposure."""
     rows = result.rows
     totals = {
         name: float(rows[name].cast(float).to_numpy().mean())
@@ -84,7 +85,14 @@ def figures(result: Evaluation) -> dict[str, float]:
 def sample_slates(
     policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: int = 3
 ) -> NDArray[np.uint8]:
-    """Pictures of the last of some visits of each seed, one above the other: (H, W, 3)."""
+    """Pictures (H, W, 3) of the last of some visits of each seed, one above the other.
+
+    Args:
+        policy: the policy that chooses the slates
+        simulator: the simulator, which is reset
+        seeds: (S,) int64, one picture each
+        visits: number of visits, at least 1
+    """
     observation = simulator.reset(seeds.to(simulator.device))
     scenes: list[rendering.Scene] = []
     for _ in range(visits):
@@ -105,44 +113,47 @@ def sample_slates(
 
 @dataclass(frozen=True)
 class Counted:
-    """A policy that tells how many slates it made, while it is evaluated."""
+    """A policy that reports how many slates it makes, while it is evaluated."""
 
     policy: Policy
+    """The policy that makes the slates."""
     tell: Callable[[int], None]
+    """Called with the number of slates after every call of the policy."""
 
     @property
     def draws(self) -> int:
-        """Those of the policy."""
+        """The number of uniform numbers that the policy takes."""
         return self.policy.draws
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """What the policy says."""
+        """The slates (B, K) of the policy."""
         slates = self.policy(observation, draws)
         self.tell(len(slates))
         return slates
 
 
 class Monitor(BaseCallback):
-    """Writes the log, evaluates before the first update, every few and after the last, and keeps the last checkpoint.
+    """Writes the log, evaluates the policy at intervals, and saves the last checkpoint.
 
     Everything about an update (its rollout, its losses, the evaluation after it) is one point of
-    each curve, at the visits made by then, and is written before the checkpoint, where one is kept:
-    whatever a checkpoint has behind it stands in the log, and who goes on from it drops the points
-    that follow (`agents.ppo.events`) and makes them again.
+    each curve, at the number of visits so far. The point is written before the checkpoint, so the
+    log contains whatever precedes a checkpoint. A training that resumes from it removes the later
+    points (`agents.ppo.events`) and writes them again.
 
-    Episodes are averaged by the rollout in which they began (`SimulatorVecEnv.pop_statistics`):
-    `rollout/ep_rew_mean` and `rollout/ep_len_mean` are their return and visits, `episodes/*` all
-    else. Such a point stands where the last of these episodes ended.
+    Episodes are averaged over the rollout in which they began (`SimulatorVecEnv.pop_statistics`):
+    `rollout/ep_rew_mean` and `rollout/ep_len_mean` are their return and visits, `episodes/*` the
+    other means. Such a point is logged when the last of these episodes has ended.
 
-    `SlatePPO.learn` must be told `log_interval=None`: otherwise it writes the log itself, before
-    each update.
+    `SlatePPO.learn` has to be called with `log_interval=None`: otherwise it writes the log itself,
+    before each update.
 
     Args:
-        simulator: of the evaluation; None evaluates nothing
-        folder: where the checkpoint goes; None keeps none
+        config: how closely the training is monitored
+        simulator: the simulator of evaluations; None evaluates nothing
+        folder: where the checkpoint is saved; None saves none
         parameters: hyper-parameters for TensorBoard
-        title: of the line that says how far the training is
-        goes_on: the training goes on from a checkpoint
+        title: start of the progress line
+        goes_on: whether the training resumes from a checkpoint
 
     Raises:
         ValueError: At the start of a training where `log_interval` is not None.
@@ -172,7 +183,7 @@ class Monitor(BaseCallback):
         self._clock = Clock()
         self._written: int | None = None  # visits at which everything is written
         self.returns: list[float] = []
-        """Of every evaluation by this monitor, at the policy's most likely action."""
+        """Mean return of every evaluation by this monitor, at the policy's most likely action."""
 
     def _on_training_start(self) -> None:
         interval = self.locals["log_interval"]
@@ -195,7 +206,7 @@ class Monitor(BaseCallback):
         )
 
     def _on_rollout_start(self) -> None:
-        """Comes before the first update, and after every one but the last."""
+        """Complete the point of the update before, or of the untrained policy."""
         self._settle()
 
     def _on_step(self) -> bool:
@@ -219,7 +230,7 @@ class Monitor(BaseCallback):
         self._progress.close()
 
     def _settle(self) -> None:
-        """Evaluate where it is time to, write what is known, and then keep the checkpoint."""
+        """Evaluate if it is time to, write the log, and then save the checkpoint."""
         visits = self.num_timesteps
         if visits == self._written:
             return
@@ -243,7 +254,7 @@ class Monitor(BaseCallback):
         return visits // (self.model.n_steps * self.model.n_envs)
 
     def _stops(self, total: int) -> list[int]:
-        """Visits at each point that is still to be written."""
+        """Numbers of visits at the points that are still to be written."""
         rollout = self.model.n_steps * self.model.n_envs
         last = math.ceil((total - self.num_timesteps) / rollout)
         stops = [self.num_timesteps + update * rollout for update in range(last + 1)]
@@ -256,7 +267,7 @@ class Monitor(BaseCallback):
         return visits >= total or self._updates(visits) % self._config.evaluate_every == 0
 
     def evaluate(self) -> None:
-        """Evaluate the policy as it is now, deterministic and sampled, and draw some of its slates."""
+        """Evaluate the policy, deterministic and sampled, and draw pictures of its slates."""
         assert self._simulator is not None
         first, config = self._config.first_seed, self._config
         seeds = torch.arange(first, first + config.episodes)

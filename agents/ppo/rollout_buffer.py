@@ -1,4 +1,4 @@
-"""Stable-Baselines3's rollout buffer with its storage in torch, on the device that the policy learns on."""
+"""Stable-Baselines3's rollout buffer, stored in torch on the device of the policy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from torch import Tensor
 from recsim_env.types import to_numpy
 
 NUMBERS = ("rewards", "episode_starts", "values", "log_probs", "advantages", "returns")
-"""What is kept as one float32 a step and environment."""
+"""What is stored as one float32 number per step and environment."""
 
 
 class DeviceRolloutBuffer(RolloutBuffer):
-    """T steps of B environments, flat or dictionary observations; the same numbers as SB3's buffers, on a device.
+    """T steps of B environments with the numbers of SB3's buffers, kept on a device.
 
-    `kept` holds the tensors, (T, B, ...) each, and `kept_seen` the observations. Under SB3's names
-    (`rewards`, `values`, ..) they are read as numpy copies, for what is outside of the training
-    loop. Memory is taken once and written over by every rollout.
+    Observations are tensors or dictionaries of tensors. `kept` holds the tensors, (T, B, ...) each,
+    and `kept_seen` the observations. Code outside of the training loop may read them under SB3's
+    names (`rewards`, `values`, ...), as numpy copies. Memory is allocated once and overwritten by
+    every rollout.
     """
 
     kept: dict[str, Tensor]
@@ -54,7 +55,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         }
 
     def reset(self) -> None:
-        """Begin a rollout."""
+        """Begin a new rollout."""
         self.pos, self.full = 0, False
 
     def add(
@@ -66,7 +67,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         value: Tensor,
         log_prob: Tensor,
     ) -> None:
-        """Keep one step of all environments, as tensors; what each is: see `RolloutBuffer.add`."""
+        """Store one step of all environments, as tensors; see SB3's `RolloutBuffer.add`."""
         for name, room in self.kept_seen.items():
             room[self.pos] = (obs[name] if name else obs).reshape(room.shape[1:])
         now = {
@@ -83,10 +84,13 @@ class DeviceRolloutBuffer(RolloutBuffer):
 
     @torch.no_grad()
     def compute_returns_and_advantage(self, last_values: Tensor, dones: Any) -> None:
-        """Generalised advantage estimation (Schulman et al. 2016, equation 16) and the returns that go with it.
+        """Compute generalised advantage estimates and the returns that belong to them.
 
-        Shapes: last_values (B,) or (B, 1), of what is seen after the last step; dones (B,) bool,
-        whether that step ended an episode.
+        See Schulman et al. 2016, equation 16.
+
+        Shapes:
+            last_values: (B,) or (B, 1), the values of the observations after the last step
+            dones:       (B,) bool, whether the last step ended an episode
         """
         kept = self.kept
         goes_on = 1.0 - torch.cat([kept["episode_starts"][1:], dones.float().unsqueeze(0)])
@@ -100,11 +104,14 @@ class DeviceRolloutBuffer(RolloutBuffer):
         torch.add(kept["advantages"], kept["values"], out=kept["returns"])
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
-        """Minibatches of tensors, every sample once; in SB3's order at the same state of numpy's generator."""
+        """Minibatches of tensors that hold every sample once.
+
+        Their order is that of SB3 at the same state of numpy's generator.
+        """
         assert self.full, "a rollout is learned from when it is complete"
         count = self.buffer_size * self.n_envs
-        order = np.random.permutation(count)  # noqa: NPY002 - SB3's source of minibatches; see agents.ppo.algorithm
-        # SB3 counts environment by environment; here samples lie step by step
+        order = np.random.permutation(count)  # noqa: NPY002 - SB3's source of minibatches; see agents.ppo.randomness
+        # SB3 numbers samples environment by environment; here they are stored step by step
         samples = torch.from_numpy(
             order % self.buffer_size * self.n_envs + order // self.buffer_size
         ).to(self.device)
@@ -128,13 +135,13 @@ class DeviceRolloutBuffer(RolloutBuffer):
         return RolloutBufferSamples(taken(self.kept_seen[""]), *rest)
 
     def _room(self, shape: tuple[int, ...], space: spaces.Space[Any] | None = None) -> Tensor:
-        """(T, B, *shape) of a space's dtype, float32 where there is none."""
+        """Zeros (T, B, *shape) of the dtype of a space, or of float32 without one."""
         dtype = np.float32 if space is None else space.dtype
         kind = torch.from_numpy(np.empty(0, dtype)).dtype
         return torch.zeros((self.buffer_size, self.n_envs, *shape), dtype=kind, device=self.device)
 
     def __getattr__(self, name: str) -> Any:
-        """The arrays of SB3's buffer: copies."""
+        """Copies of the tensors as the arrays that SB3's buffer has."""
         mine = self.__dict__
         if name == "observations" and "kept_seen" in mine:
             copies = {key: to_numpy(value) for key, value in mine["kept_seen"].items()}

@@ -1,12 +1,12 @@
 """The batched simulator as an environment of Stable-Baselines3.
 
-Slates are composed on the simulator's device, and what the network sees, the rewards and the flags
-stay there unless they are asked for in numpy: see `agents.ppo.torch_vec_env`.
+Slates are composed on the device of the simulator. Observations, rewards and flags stay there
+unless they are asked for in numpy; see `agents.ppo.torch_vec_env`.
 
-Two kinds of episode are played. After `reset_tensors` rewards are those that an agent learns from,
-`TrainingReward`. After `reset`, which is what SB3's `evaluate_policy`, `VecMonitor` and
-`EvalCallback` call, rewards are the simulator's own, and shoppers leave when they leave: the sum of
-an episode's rewards is its return, as `agents.evaluate` reports it.
+There are two kinds of episodes. After `reset_tensors`, rewards are those that an agent learns from
+(`TrainingReward`). After `reset`, which SB3's `evaluate_policy`, `VecMonitor` and `EvalCallback`
+call, rewards are those of the simulator and shoppers leave as they do there: the sum of the rewards
+of an episode is its return, as `agents.evaluate` reports it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
-from agents.ppo.torch_vec_env import Ends, Seen, TorchVecEnv, Turn, as_numpy, as_step
+from agents.base import training_seeds
+from agents.ppo.torch_vec_env import (
+    BatchObservation,
+    BatchStep,
+    FinishedEpisodes,
+    TorchVecEnv,
+    as_numpy,
+    as_step,
+)
 from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
@@ -32,52 +40,56 @@ from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Observation, Outcome
 
 INTENT_LIMIT = 10.0
-"""Bound of the intent's space: far outside of what a Gaussian of the usual width draws."""
+"""Bound of the space of intents, far beyond what a Gaussian of the usual width draws."""
 ROULETTE = 0.15
-"""Survival below which a shopper goes on with chance survival / ROULETTE, then weighted by
-ROULETTE."""
+"""Survival below which a shopper continues with probability survival / ROULETTE, and then with the
+weight ROULETTE."""
 
 
 @dataclass(frozen=True)
 class TrainingReward:
-    """How a simulator's reward becomes the one that an agent learns from. What is reported is the reward itself."""
+    """How the reward of a simulator becomes the one that an agent learns from.
+
+    Reports always show the reward of the simulator itself.
+    """
 
     scale: float = 0.1
-    """Factor: a critic learns returns of the order of 1 faster."""
+    """Factor on the reward: a critic learns returns of the order of 1 faster."""
     expected_clicks: bool = True
-    """Learn from the expected number of clicks of a slate where the simulator drew one: the same
-    objective with less noise (Rao-Blackwell). Only a simulator can do this."""
+    """Whether to learn from the expected number of clicks instead of the number that was drawn: the
+    objective is the same, with less noise (Rao-Blackwell). Only a simulator can do this."""
     survival: bool = False
-    """Carry every shopper on past leaving, and weight each reward by the chance that they would
-    still be there: the same expected return, without the noise of when they leave. The network sees
-    the weight; the critic's value is proportional to it. A shopper who has become unlikely is let
-    go by chance (`ROULETTE`), which changes no expectation. Only a simulator whose shoppers say how
-    likely they leave can do this."""
+    """Whether shoppers stay, and each reward is weighted by the probability that they would still
+    be there: the expected return is the same, without the noise of when they leave. The network
+    observes the weight, and the value of the critic is proportional to it. An episode whose weight
+    has become small ends at random (`ROULETTE`), which changes no expectation. The shoppers have to
+    report the probability of leaving."""
 
     def __post_init__(self) -> None:
         """Check every field.
 
         Raises:
-            ValueError: If a field is not as said.
+            ValueError: If a field is outside its range.
         """
         settle(self)
 
 
 class SimulatorVecEnv(TorchVecEnv):
-    """What the two faces below share.
+    """Common part of the environments whose actions are intents and slates.
+
+    `step` continues episodes that `reset` began, and `step_tensors` those of `reset_tensors`; a
+    call of the wrong kind raises RuntimeError.
 
     Args:
-        simulator: not used by anyone else; it is reset here
-        composer: looks at a visit and, for intents, composes the slate
-        num_envs: B
-        seed: of all episodes; `SB3.set_random_seed` changes it by `seed()`
-        reward: what the agent learns from
+        simulator: the shoppers; it is reset here, and nothing else may use it
+        composer: observes visits and, for intents, composes slates
+        num_envs: B, shoppers served at once
+        seed: seed of all episodes; SB3 changes it by `seed()`
+        reward: how the reward becomes the one that the agent learns from
 
     Raises:
-        ValueError: If `reward` asks for survival, but the shoppers do not say how likely they
-            leave.
-        RuntimeError: At a step of one kind in episodes of the other: `step` goes on after `reset`,
-            `step_tensors` after `reset_tensors`.
+        ValueError: If `reward` weights by survival, but the shoppers do not report the probability
+            of leaving.
     """
 
     def __init__(
@@ -93,22 +105,24 @@ class SimulatorVecEnv(TorchVecEnv):
         self._reward = reward or TrainingReward()
         if self._reward.survival and not simulator.shopper.tells_leaving:
             raise ValueError(
-                f"survival is True, but {type(simulator.shopper).__name__} does not tell how likely "
-                "shoppers leave (`tells_leaving`)."
+                f"survival is True, but {type(simulator.shopper).__name__} does not tell how "
+                "likely shoppers leave (`tells_leaving`)."
             )
         self._learning = False
         self._survival = torch.ones(num_envs, device=simulator.device)
         self._cohort = torch.zeros(num_envs, dtype=torch.int64, device=simulator.device)
         self._cohorts = 0
         self._seed = seed
-        self.generation = 0  # another number, other episodes: a training that goes on after an interruption counts on
+        self.generation = 0
+        """Another number gives other episodes under the same seed; a training that is resumed
+        without the state of its shoppers sets it."""
         self._view: View | None = None
         self._finished: list[dict[str, Tensor]] = []
         view = composer.view(simulator.reset(torch.zeros(1, dtype=torch.int64)))
         super().__init__(num_envs, self._space(view), self._action_space(), simulator.device)
         self._sums: dict[str, Tensor] = {}
 
-    # ---- what the faces differ in ----
+    # ---- what subclasses implement ----
 
     @abstractmethod
     def _space(self, view: View) -> spaces.Space[Any]:
@@ -119,60 +133,64 @@ class SimulatorVecEnv(TorchVecEnv):
         """Action space of one shopper."""
 
     @abstractmethod
-    def _seen(self, view: View, survival: Tensor) -> Seen:
-        """What the network sees; survival (B,) is part of it where the reward is weighted by it."""
+    def _observe(self, view: View, survival: Tensor) -> BatchObservation:
+        """What the network observes; survival (B,) is part of it where it weights the reward."""
 
     @abstractmethod
     def _compose(self, view: View, actions: Tensor) -> Tensor:
-        """Slates (B, K) of actions."""
+        """The slates (B, K) of actions (B, ...)."""
 
     @property
     def weighs_survival(self) -> bool:
-        """Whether the observation ends with, or holds, the chance that the shopper is still there."""
+        """Whether rewards are weighted by survival, which is then part of the observation."""
         return self._reward.survival
 
-    # ---- TorchVecEnv: what is learned from ----
+    # ---- episodes to learn from: tensors ----
 
-    def reset_tensors(self) -> Seen:
-        """Start new episodes everywhere, to learn from."""
+    def reset_tensors(self) -> BatchObservation:
+        """Start new episodes to learn from, and return their first observations."""
         return self._begin(learning=True)
 
-    def step_tensors(self, actions: Tensor) -> Turn:
-        """Compose the slates, and show them."""
+    def step_tensors(self, actions: Tensor) -> BatchStep:
+        """Compose slates from the actions (B, ...), and show them."""
         self._check_kind(learning=True)
         return self._step(actions)
 
-    # ---- in numpy: what is reported ----
+    # ---- episodes to report: numpy ----
 
     def reset(self) -> VecEnvObs:
-        """Start new episodes everywhere, whose rewards add up to their returns."""
+        """Start new episodes whose rewards add up to their returns."""
         return as_numpy(self._begin(learning=False))
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Compose the slates, and show them; an info for each environment."""
+        """Compose slates from the actions, and show them, with an info for each environment."""
         self._check_kind(learning=False)
         return as_step(self._step(self.actions))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed all episodes from the next `reset` on; None keeps the seed."""
+        """Set the seed of all episodes from the next `reset` on; None keeps the seed."""
         if seed is not None:
             self._seed = seed
         return [self._seed] * self.num_envs
 
-    # ---- going on after an interruption ----
+    # ---- resuming an interrupted training ----
 
     def state(self) -> Flat:
-        """A copy of where all episodes and the sums over them stand, for `restore`.
+        """A copy of the state of all episodes and of the sums over them, for `restore`.
 
         Raises:
-            TypeError: If the shoppers cannot be written down.
+            TypeError: If the state of the shoppers cannot be saved.
         """
         return flat({"simulator": self.simulator.state(), **self._own_state()})
 
-    def restore(self, state: Flat) -> Seen:
-        """Go on from a `state` of an environment that was built alike; what is seen there.
+    def restore(self, state: Flat) -> BatchObservation:
+        """Continue from the `state` of an environment that was built in the same way.
 
-        Errors, before anything changes: ValueError where it does not fit.
+        Returns:
+            The observations there.
+
+        Raises:
+            ValueError: If the state does not fit; nothing has changed then.
         """
         like = {"simulator": None, **self._own_state(), "sums": {}, "finished": []}
         found = restored(like, state, self.simulator.device)
@@ -188,7 +206,7 @@ class SimulatorVecEnv(TorchVecEnv):
         )
         self._cohort, self._cohorts = found["cohort"], found["cohorts"]
         self._learning = True
-        return self._look(self.simulator.observe())
+        return self._observe_next(self.simulator.observe())
 
     def _own_state(self) -> dict[str, Any]:
         return {
@@ -204,12 +222,15 @@ class SimulatorVecEnv(TorchVecEnv):
     # ---- statistics ----
 
     def pop_statistics(self) -> dict[str, float]:
-        """Means over the episodes of a cohort: `return` (unscaled), `visits`, `lapsed`, `clicks` and every reward term.
+        """Means over a cohort: `return` (unscaled), `visits`, `lapsed`, `clicks` and reward terms.
 
-        A cohort is the episodes that began between two calls. It is reported once all of them have
-        ended, together with others that are complete by then; {} where none is. The mean over the
-        episodes that happened to end since the last call would begin with the short ones, because
-        all shoppers start together.
+        A cohort consists of the episodes that began between two calls. It is reported once, after
+        all of them have ended, together with other cohorts that are complete by then. The mean over
+        all episodes that ended since the last call would be biased towards short ones at first,
+        because all shoppers start together.
+
+        Returns:
+            The means by name; empty where no cohort was completed.
         """
         self._cohorts += 1
         if not self._finished:
@@ -225,7 +246,7 @@ class SimulatorVecEnv(TorchVecEnv):
             name: float(value[complete].mean()) for name, value in parts.items() if name != "cohort"
         }
 
-    # ---- inside ----
+    # ---- internals ----
 
     def _check_kind(self, *, learning: bool) -> None:
         assert self._view is not None, "reset comes first"
@@ -233,31 +254,29 @@ class SimulatorVecEnv(TorchVecEnv):
             return
         if learning:
             raise RuntimeError(
-                "step_tensors was called in episodes that `reset` began, but training needs `reset_tensors`: evaluate "
-                "in an environment of its own."
+                "step_tensors was called in episodes that `reset` began, but training needs "
+                "`reset_tensors`: evaluate in an environment of its own."
             )
         raise RuntimeError(
             "step was called in episodes that `reset_tensors` began, but reporting needs `reset`."
         )
 
-    def _begin(self, *, learning: bool) -> Seen:
+    def _begin(self, *, learning: bool) -> BatchObservation:
         self._learning = learning
         self._sums = {}
         self._finished = []
         self._survival = torch.ones_like(self._survival)
         self._cohort = torch.zeros_like(self._cohort)
         self._cohorts = 0
-        key = noise.episode_key(
-            torch.tensor([self._seed]),
-            torch.tensor([self.generation]),
-            stream=noise.Stream.TRAINING,
-        )
-        seeds = noise.mix(key + torch.arange(self.num_envs))
+        seeds = training_seeds(self._seed, self.num_envs, self.generation)
         staying = learning and self._reward.survival
-        return self._look(self.simulator.reset(seeds, staying=staying))
+        return self._observe_next(self.simulator.reset(seeds, staying=staying))
 
-    def _step(self, actions: Tensor) -> Turn:
+    def _step(self, actions: Tensor) -> BatchStep:
+        """Show the slates of the actions, and start a new episode where one ended."""
         assert self._view is not None
+
+        # one visit of every shopper
         at = self.simulator.episodes
         outcome = self.simulator.advance(self._compose(self._view, actions))
         self._add(outcome)
@@ -267,26 +286,32 @@ class SimulatorVecEnv(TorchVecEnv):
             if self._learning and self._reward.survival
             else torch.zeros_like(outcome.ended)
         )
+
+        # episodes that ended
         ended = outcome.ended | gone
         done = ended.nonzero().squeeze(1)
-        ends = None
+        finished = None
         if len(done):
-            ends = self._end(done, outcome, gone)
+            finished = self._end(done, outcome, gone)
             self.simulator.restart(done)
             self._survival = self._survival.index_fill(0, done, 1.0)
             self._cohort = self._cohort.index_fill(0, done, self._cohorts)
-        return Turn(self._look(self.simulator.observe()), rewards, ended, ends)
+        return BatchStep(self._observe_next(self.simulator.observe()), rewards, ended, finished)
 
-    def _look(self, observation: Observation) -> Seen:
+    def _observe_next(self, observation: Observation) -> BatchObservation:
+        """Keep the view of the next visits, and return what the network observes of them."""
         self._view = self.composer.view(observation)
-        return self._seen(self._view, self._survival)
+        return self._observe(self._view, self._survival)
 
     def _survive(self, at: Episodes, outcome: Outcome) -> Tensor:
-        """Weight the next visit by the chance to come; (B,) bool, who is let go by the roulette.
+        """Multiply the weights by the probability of staying, and play the roulette.
 
         Args:
             at: the episodes as they stood before the visit
-            outcome: of the visit
+            outcome: the outcome of the visit
+
+        Returns:
+            (B,) bool, which episodes the roulette ends.
         """
         assert outcome.response.leaving is not None
         alive = self._survival * (1 - outcome.response.leaving)
@@ -299,6 +324,7 @@ class SimulatorVecEnv(TorchVecEnv):
         return gone
 
     def _training_reward(self, outcome: Outcome) -> Tensor:
+        """The rewards (B,) float32 that the agent learns from."""
         reward = outcome.reward
         if self._reward.expected_clicks and "clicks" in self.simulator.reward.weights:
             surplus = outcome.response.probability.sum(dim=1) - outcome.info["clicks"]
@@ -306,6 +332,7 @@ class SimulatorVecEnv(TorchVecEnv):
         return (reward * self._survival * self._reward.scale).float()
 
     def _add(self, outcome: Outcome) -> None:
+        """Add a visit to the sums of the current episodes."""
         new = {"return": outcome.reward, "visits": torch.ones_like(outcome.reward)}
         new |= {
             name: value for name, value in outcome.info.items() if name not in ("day", "gap_days")
@@ -316,13 +343,19 @@ class SimulatorVecEnv(TorchVecEnv):
             for name, value in new.items()
         }
 
-    def _end(self, done: Tensor, outcome: Outcome, gone: Tensor) -> Ends:
-        """The episodes that ended, with their sums, which begin anew. gone: (B,) bool, let go by the roulette."""
+    def _end(self, done: Tensor, outcome: Outcome, gone: Tensor) -> FinishedEpisodes:
+        """The episodes that ended; their sums start again from 0.
+
+        Args:
+            done: (E,) int64, their rows
+            outcome: the outcome of their last visit
+            gone: (B,) bool, which episodes the roulette ended
+        """
         last = {name: value[done] for name, value in self.simulator.observe().items()}
         survival, truncated = self._survival[done], outcome.truncated[done]
 
-        def seen(which: Tensor) -> Seen:
-            return self._seen(
+        def seen(which: Tensor) -> BatchObservation:
+            return self._observe(
                 self.composer.view({name: value[which] for name, value in last.items()}),
                 survival[which],
             )
@@ -333,11 +366,11 @@ class SimulatorVecEnv(TorchVecEnv):
             {**finished, "lapsed": 1 - stayed * survival, "cohort": self._cohort[done]}
         )
         self._sums = {name: value.index_fill(0, done, 0.0) for name, value in self._sums.items()}
-        return Ends(done, truncated, finished["return"], finished["visits"], seen)
+        return FinishedEpisodes(done, truncated, finished["return"], finished["visits"], seen)
 
 
 class IntentVecEnv(SimulatorVecEnv):
-    """Acts in intents: action Box(A), observation Box(F), both float32."""
+    """Environment whose actions are intents: action Box(A), observation Box(F), both float32."""
 
     def _space(self, view: View) -> spaces.Space[Any]:
         return spaces.Box(
@@ -347,7 +380,7 @@ class IntentVecEnv(SimulatorVecEnv):
     def _action_space(self) -> spaces.Space[Any]:
         return spaces.Box(-INTENT_LIMIT, INTENT_LIMIT, (self.composer.intent_size,), np.float32)
 
-    def _seen(self, view: View, survival: Tensor) -> Seen:
+    def _observe(self, view: View, survival: Tensor) -> BatchObservation:
         return (
             torch.cat([view.features, survival.unsqueeze(1)], 1)
             if self.weighs_survival
@@ -359,10 +392,13 @@ class IntentVecEnv(SimulatorVecEnv):
 
 
 class SlateVecEnv(SimulatorVecEnv):
-    """Acts in slates: action MultiDiscrete((N,) * K), observation `policies.learnable.plackett_luce.slate_observation`."""
+    """Environment whose actions are slates: action MultiDiscrete((N,) * K).
+
+    Its observation is `policies.learnable.plackett_luce.slate_observation`.
+    """
 
     def _space(self, view: View) -> spaces.Space[Any]:
-        seen = self._seen(view, torch.ones(len(view.features), device=view.features.device))
+        seen = self._observe(view, torch.ones(len(view.features), device=view.features.device))
         bound = dict.fromkeys(seen, np.inf) | {"pool": len(self.simulator.catalog)}
         dtypes = {name: np.int64 if name == "pool" else np.float32 for name in seen}
         return spaces.Dict(
@@ -380,7 +416,7 @@ class SlateVecEnv(SimulatorVecEnv):
     def _action_space(self) -> spaces.Space[Any]:
         return self.simulator.action_space
 
-    def _seen(self, view: View, survival: Tensor) -> dict[str, Tensor]:
+    def _observe(self, view: View, survival: Tensor) -> dict[str, Tensor]:
         return slate_observation(view) | (
             {"survival": survival.unsqueeze(1)} if self.weighs_survival else {}
         )

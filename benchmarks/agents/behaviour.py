@@ -1,4 +1,6 @@
-"""What a trained agent does differently with whom: python -m benchmarks.agents.behaviour
+"""What a trained agent does differently with different shoppers.
+
+    python -m benchmarks.agents.behaviour
 
 PPO over the composer, the tuned constant re-ranker and greedy CTR serve the same fresh shoppers of
 a market, whose hidden traits and boredom no policy sees. What they show is compared between thirds
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -22,17 +23,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents.ppo.agents import PPOComposerConfig
-from benchmarks.agents import league
-from benchmarks.agents.league_report import GREEDY, PPO, RERANKER
-from benchmarks.agents.transfer import load_actor
-from benchmarks.lab.places import MARKET, PLACES, Place, Site
-from benchmarks.lab.run import RESULTS, Report, Run
+from benchmarks.lab import league_cells
+from benchmarks.lab.league_cells import GREEDY, PPO, RERANKER, Cell, League
+from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.places import MARKET, PLACES, Place
+from benchmarks.lab.plots import AMBER, BLUE, GREEN, INK, RED, intervals, panels, plain
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.saved import load_actor
+from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import THREADS, use_threads
-from benchmarks.lab.world import REPORTED_SEED, seeds
+from benchmarks.lab.threads import use_threads
 from policies import POLICIES
-from policies.composer import Composer, ComposerPolicy
+from policies.composer import Composer
+from policies.learnable.intents import ComposerPolicy
 from recsim_env.rollout import draws_for
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
@@ -40,43 +44,40 @@ from recsim_env.tensors import first_places
 from recsim_env.types import Policy
 
 TRAITS = ("variety", "patience", "speed", "examination")
-"""Of a shopper, hidden: the fields of `MarketState`."""
+"""Hidden traits of a shopper, which are fields of `MarketState`."""
 MOMENT = "boredom"
-"""Of a visit: variety-seeking times the satiation with greedy's slate, each position by the chance
-to look at it."""
+"""Variety-seeking times the satiation with greedy's slate at a visit, in which each position counts
+by the chance to look at it."""
 KNOBS = ("count", "clicked", "sated", "flooded")
-"""Knobs of the composer that are reported, log-odds per unit of their cue."""
+"""Knobs of the composer that are reported, in log-odds per unit of their cue."""
 THIRDS = ("low", "middle", "high")
 FRESH_RUN = 90
 """The league's run whose shoppers these would be: no run has so high a number."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Threads, Results):
     """Watch a trained agent with different shoppers."""
 
-    league: league.Config = field(default_factory=league.Config)
+    league: League = field(default_factory=League)
     """How the agent is trained and the re-ranker tuned, and where both lie if that was done."""
     place: str = Place(MARKET, 0).name
-    """Market that the shoppers are of, by its name in `benchmarks.lab.places`."""
+    """Name of the market, which is one of the places in `benchmarks.lab.places`."""
     shoppers: int = 1024
-    """Shoppers that each policy serves for an episode; the same for all policies."""
-    threads: int = THREADS
-    """Threads of the processor that are used."""
-    results: Path = RESULTS
-    """Folder in which the results are written, each benchmark in a folder of its own name."""
+    """Number of shoppers that each policy serves for an episode, the same for all policies."""
 
 
 # ---- who plays -----------------------------------------------------------------------------------
 
 
 def players(config: Config, place: Place, site: Site) -> dict[str, Policy]:
-    """The agent, the tuned re-ranker and greedy."""
-    cell = league.Cell(place, PPO, 0)
+    """The agent, the tuned re-ranker and greedy CTR, made where the league was not played."""
+    cell = Cell(place, PPO, 0)
     path = cell.path(config.league, ".safetensors")
     if not path.exists():
-        league.play(cell, site, config.league)
-    parameters = league.tuned_parameters(league.Cell(place, RERANKER, 0), site, config.league)
+        league_cells.play(cell, site, config.league)
+    reranker = Cell(place, RERANKER, 0)
+    parameters = league_cells.tuned_parameters(reranker, site, config.league)
     return {
         PPO: load_actor(path, PPOComposerConfig(), site.inputs),
         RERANKER: POLICIES[RERANKER].build(site.inputs, parameters),
@@ -93,9 +94,9 @@ def visits(
 ) -> pl.DataFrame:
     """Play the first episode of every seed: a row a visit.
 
-    Columns: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom · categories
-    (distinct, in the slate) · distance (mean intra-list) · clicks · reward · the `KNOBS`, null for
-    a policy that is not the agent.
+    The columns are: policy · shopper (its seed) · visit · the hidden `TRAITS` · boredom ·
+    categories (distinct, in the slate) · distance (mean intra-list) · clicks · reward · the
+    `KNOBS`, null for a policy that is not the agent.
     """
     observation = simulator.reset(episodes.to(simulator.device))
     parts: list[pl.DataFrame] = []
@@ -134,14 +135,15 @@ def visits(
 
 
 def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:
-    """How bored shoppers would be of slates (B, K): (B,) float32, as `recsim_env.shoppers.market` says.
+    """How bored shoppers would be of slates (B, K), as `recsim_env.shoppers.market` says: (B,).
 
     Raises:
         TypeError: If they are no shoppers of a market.
     """
     if not isinstance(shopper, MarketShopper):
         raise TypeError(
-            f"shopper is a {type(shopper).__name__}, but only a MarketShopper's boredom can be read."
+            f"shopper is a {type(shopper).__name__}, but only a MarketShopper's boredom can be "
+            "read."
         )
     looks = shopper.examined(state)
     sated = state.satiation.gather(1, shopper.catalog.category[slates])
@@ -149,7 +151,7 @@ def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:
 
 
 def distinct(category: Tensor) -> Tensor:
-    """How many different categories (B, K) each row has, -1 where nothing was shown: (B,) int64."""
+    """Count the different categories (B, K) of each row; -1 stands for none: (B,) int64."""
     return first_places(category).sum(dim=1)
 
 
@@ -170,7 +172,7 @@ def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with `<column>_third` 0, 1 or 2 for each trait, by shopper, and for boredom, by visit.
+    """Add `<column>_third` (0, 1 or 2) for each trait, by shopper, and for boredom, by visit.
 
     The bounds of boredom are those of greedy's visits, so that a third is the same for every
     policy.
@@ -190,7 +192,7 @@ def with_thirds(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
-    """A line for each third of each trait and of boredom; `rows` have thirds."""
+    """Make a line for each third of each trait and of boredom, from rows with thirds."""
     lines: list[dict[str, object]] = []
     for column in (*TRAITS, MOMENT):
         for third, word in enumerate(THIRDS):
@@ -212,7 +214,7 @@ def by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
 
 
 def mean_of(rows: pl.DataFrame, column: str) -> Estimate | None:
-    """The mean over visits, whose independent units are shoppers; None where there is nothing."""
+    """The mean over visits, whose independent units are shoppers; None where there are none."""
     rows = rows.drop_nulls(column)
     if rows.is_empty():
         return None
@@ -220,7 +222,7 @@ def mean_of(rows: pl.DataFrame, column: str) -> Estimate | None:
 
 
 def gain(parts: dict[str, pl.DataFrame]) -> Estimate:
-    """How much more the agent earned of the same shoppers than the re-ranker, an episode."""
+    """How much more the agent earned than the re-ranker in an episode of the same shopper."""
     one, other = (
         parts[name].group_by("shopper").agg(pl.col("reward").sum()) for name in (PPO, RERANKER)
     )
@@ -249,57 +251,44 @@ HEADERS = {
 
 
 def draw(lines: list[dict[str, object]]) -> Figure:
-    """Categories in a slate, knobs, and what adapting earns, by third."""
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    _bars(left, lines, {"categories": "PPO composer", f"categories_{RERANKER}": "constant"})
+    """Draw categories in a slate, the agent's knobs, and what adapting earns, by third."""
+    figure, (left, middle, right) = panels(15, 4.6, 3)
+    _thirds(left, lines, {"categories": "PPO composer", f"categories_{RERANKER}": "constant"})
     left.set_ylabel("distinct categories in a slate")
-    _bars(middle, lines, {name: name for name in KNOBS})
+    left.margins(y=0.15)
+    _thirds(middle, lines, {name: name for name in KNOBS})
     middle.set_ylabel("log-odds per unit of the cue")
     middle.set_title("The agent's knobs")
-    _bars(right, [line for line in lines if line["gain"] is not None], {"gain": "PPO composer"})
+    _thirds(right, [line for line in lines if line["gain"] is not None], {"gain": "PPO composer"})
     right.set_ylabel("return above the constant re-ranker")
-    for axes in (left, middle, right):
-        axes.axhline(0, color="#444444", linewidth=0.8) if axes is not left else axes.margins(
-            y=0.15
-        )
-        axes.legend(frameon=False, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    for axes in (middle, right):
+        axes.axhline(0, color=INK, linewidth=0.8)
     return figure
 
 
-def _bars(axes: Axes, lines: list[dict[str, object]], columns: dict[str, str]) -> None:
-    """Points with their intervals; the three thirds of a group are joined."""
+def _thirds(axes: Axes, lines: list[dict[str, object]], columns: dict[str, str]) -> None:
+    """Draw points with their intervals, and join the three thirds of each group."""
     groups = list(dict.fromkeys(str(line["group"]) for line in lines))
-    for number, (column, label) in enumerate(columns.items()):
-        colour = ("#c23b3b", "#3b6ea5", "#3f8f55", "#b07a1e")[number]
+    for (column, label), colour in zip(columns.items(), (RED, BLUE, GREEN, AMBER), strict=False):
         for at, group in enumerate(groups):
             own = [line[column] for line in lines if line["group"] == group]
             found = [value for value in own if isinstance(value, Estimate)]
-            x = [4 * at + third for third in range(len(found))]
-            axes.plot(
-                x,
-                [e.value for e in found],
-                "-o",
-                color=colour,
-                markersize=4,
-                label=None if at else label,
-            )
-            axes.vlines(
-                x, [e.low for e in found], [e.high for e in found], color=colour, linewidth=1
-            )
+            places = [4 * at + third for third in range(len(found))]
+            name = None if at else label
+            intervals(axes, places, found, colour=colour, label=name, joined=True)
     axes.set_xticks([4 * at + 1 for at in range(len(groups))], groups)
     axes.set_xlabel("low, middle and high third by")
+    axes.legend(frameon=False, fontsize=8)
+    plain(axes, "y")
 
 
 def measure(
     config: Config, playing: Callable[[Config, Place, Site], dict[str, Policy]] = players
 ) -> pl.DataFrame:
-    """The rows of every player."""
+    """Play every policy: the rows of all of them."""
     place = PLACES[config.place]
     site = place.open(config.league.markets, config.league.slates, config.league.device)
-    episodes = seeds(REPORTED_SEED + FRESH_RUN * league.RUN_SEEDS, config.shoppers)
+    episodes = seeds(REPORTED_SEED + FRESH_RUN * league_cells.RUN_SEEDS, config.shoppers)
     composer = Composer(site.inputs)
     found = playing(config, place, site)
     return pl.concat(
@@ -308,14 +297,14 @@ def measure(
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """What rows with thirds say."""
+    """Make table, summary and figure of rows with thirds."""
     lines = by_group(rows)
     table = markdown([line for line in lines if line["third"] != "middle"], HEADERS)
     return Report(table, contrasts(lines), draw(lines))
 
 
 def main(config: Config) -> None:
-    """Play, then report."""
+    """Play every policy, then report."""
     use_threads(config.threads)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))

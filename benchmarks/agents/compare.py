@@ -1,6 +1,8 @@
-"""Compare every policy on the same episodes of shoppers nobody trained on: python -m benchmarks.agents.compare
+"""Compare every policy on the same episodes of shoppers that no agent was trained on.
 
-Needs `benchmarks.data.train_ranker`, `benchmarks.agents.tune` and `benchmarks.agents.train`. Every
+    python -m benchmarks.agents.compare
+
+It needs what `benchmarks.agents.tune` and `benchmarks.agents.train` write. Every
 policy meets the same shoppers with the same noise, so differences are paired by episode. A trained
 agent is evaluated at its most likely action and sampled, before and after training: what the
 untrained agent reaches is not learning.
@@ -18,51 +20,45 @@ from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
 from agents.ppo.checkpoints import LAST, load_policy
-from benchmarks.agents.train import UNTRAINED
-from benchmarks.agents.tune import PARAMETERS, read_parameters
-from benchmarks.lab.run import RESULTS, Report, Run
-from benchmarks.lab.statistics import (
-    Estimate,
-    by_training_seed,
-    estimate_mean,
-    over_training_seeds,
-    paired_difference,
-)
+from benchmarks.lab.options import Results
+from benchmarks.lab.plots import BLUE, RED, level_intervals
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.saved import UNTRAINED
+from benchmarks.lab.sites import REPORTED_SEED, World, seeds
+from benchmarks.lab.statistics import Estimate, policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.world import REPORTED_SEED, World, seeds
+from benchmarks.lab.tuning import PARAMETERS, read_parameters
 from policies import POLICIES, PolicyInputs
 from recsim_env.types import Policy
 
 BASE = "greedy_ctr"
 """What every policy is compared with, episode by episode."""
 FIGURES = ("return", "clicks", "diversity", "visits")
-"""Columns that get an interval. Diversity is the mean intra-list distance of an episode's
-slates."""
+"""Columns that get an interval; diversity is the mean intra-list distance of a slate."""
 SHORT = {"ppo": "composer", "greedy_ctr": "greedy_ctr", "tuned_reranker": "constant"}
-"""Names in the summary of the policies that everyone asks for."""
+"""Short names in the summary, and the policies that they stand for."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Compare policies on held-out shoppers."""
 
     world: World = field(default_factory=World)
     """Environment, populations and device to evaluate in."""
     policies: tuple[str, ...] = tuple(POLICIES)
-    """Registered policies; greedy CTR must be among them."""
+    """Names of the registered policies to compare. Greedy CTR must be among them, because all are
+    compared with it."""
     agents: tuple[str, ...] = ("composer",)
-    """Trained agents, by their folder's name."""
+    """Names of the trained agents, which are those of their folders in `--trained`."""
     trained: Path = Path("runs/train")
-    """Folder that `benchmarks.agents.train` wrote."""
+    """Folder of the trained agents, which `benchmarks.agents.train` writes."""
     parameters: Path = PARAMETERS
-    """File that `benchmarks.agents.tune` wrote."""
+    """File of the re-rankers' parameters, which `benchmarks.agents.tune` writes."""
     episodes: int = 512
-    """Episodes of each policy."""
+    """Number of episodes of each policy, the same for all."""
     batch: int = 256
-    """Shoppers at a time."""
-    results: Path = RESULTS
-    """Folder of the results."""
+    """Number of shoppers served at a time, which changes the speed alone."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +66,19 @@ class Contender:
     """A policy and what it is called."""
 
     name: str
-    """As in the table; agents of several training seeds share it."""
+    """Name in the table, which agents of several training seeds share."""
     training_seed: int | None
+    """Training seed of an agent; None where nothing was trained."""
     policy: Policy
+    """The policy."""
 
 
 def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:
-    """Every registered policy with its tuned parameters, then every agent, untrained and trained."""
+    """Every registered policy, tuned, then every agent before and after its training.
+
+    Raises:
+        FileNotFoundError: If nothing was tuned, or an agent was not trained.
+    """
     parameters = read_parameters(config.parameters)
     for name in config.policies:
         yield Contender(name, None, POLICIES[name].build(inputs, parameters.get(name)))
@@ -87,7 +89,8 @@ def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:
         )
         if not folders:
             raise FileNotFoundError(
-                f"{config.trained / agent} holds no training: run python -m benchmarks.agents.train."
+                f"{config.trained / agent} holds no training: "
+                "run python -m benchmarks.agents.train."
             )
         for folder in folders:
             seed = int(folder.name.removeprefix("seed"))
@@ -98,7 +101,7 @@ def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:
 
 
 def measure(config: Config) -> pl.DataFrame:
-    """One row for each policy, training seed and episode; coverage and Gini of its policy in every row."""
+    """Play every policy: one row for each policy, training seed and episode."""
     simulator = config.world.simulator("evaluation")
     inputs = config.world.inputs(simulator)
     episodes, parts = seeds(REPORTED_SEED, config.episodes), []
@@ -121,22 +124,6 @@ def measure(config: Config) -> pl.DataFrame:
 # ---- analysis ------------------------------------------------------------------------------------
 
 
-def estimate(rows: pl.DataFrame, column: str) -> Estimate:
-    """The mean of a policy's column, over episodes, and over training seeds where it has several."""
-    if rows["training_seed"].n_unique() > 1:
-        return over_training_seeds(by_training_seed(rows, column, seed="training_seed"))
-    return estimate_mean(rows[column].to_numpy())
-
-
-def difference(rows: pl.DataFrame, base: pl.DataFrame, column: str) -> Estimate:
-    """By how much a policy is above another, paired by episode."""
-    order = base.sort("episode")[column].to_numpy()
-    if rows["training_seed"].n_unique() > 1:
-        table = by_training_seed(rows, column, seed="training_seed")
-        return over_training_seeds(table - order)
-    return paired_difference(rows.sort("episode")[column].to_numpy(), order)
-
-
 def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Estimate]]:
     """The lines of the table, and the figures by name."""
     names = rows["policy"].unique(maintain_order=True).to_list()
@@ -144,8 +131,10 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for name, part in parts.items():
-        found = {column: estimate(part, column) for column in FIGURES}
-        above = {column: difference(part, parts[BASE], column) for column in ("return", "clicks")}
+        found = {column: policy_mean(part, column) for column in FIGURES}
+        above = {
+            column: policy_difference(part, parts[BASE], column) for column in ("return", "clicks")
+        }
         short = name.replace(", ", "_")
         summary |= {f"{short}/{column}": value for column, value in found.items()}
         summary |= {f"{short}/{column}_above_{BASE}": value for column, value in above.items()}
@@ -166,7 +155,7 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
         }
     if {"composer", "constant"} <= parts.keys():
         for column in ("return", "clicks", "diversity"):
-            gain = difference(parts["composer"], parts["constant"], column)
+            gain = policy_difference(parts["composer"], parts["constant"], column)
             summary[f"ppo_above_tuned_reranker_{column}"] = gain
     return lines, summary
 
@@ -184,41 +173,34 @@ HEADERS = {
 
 
 def draw(lines: list[dict[str, object]]) -> Figure:
-    """Returns with their intervals, one line a policy."""
-    figure = Figure(figsize=(8, 0.42 * len(lines) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    for place, line in enumerate(reversed(lines)):
-        value = line["return"]
-        assert isinstance(value, Estimate)
-        colour = "#3b6ea5" if line["runs"] is None else "#b83a3a"
-        axes.plot(
-            [value.low, value.high],
-            [place, place],
-            color=colour,
-            linewidth=2,
-            solid_capstyle="round",
-        )
-        axes.plot([value.value], [place], "o", color=colour, markersize=6)
-    axes.set_yticks(range(len(lines)), [str(line["policy"]) for line in reversed(lines)])
-    axes.set_xlabel("return of an episode on held-out shoppers, mean and 95 % interval")
-    axes.grid(axis="x", color="#dddddd")
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    return figure
+    """Draw returns with their intervals; agents that are trained are red."""
+    values = [
+        (str(line["policy"]), line["return"], BLUE if line["runs"] is None else RED)
+        for line in lines
+    ]
+    label = "return of an episode on held-out shoppers, mean and 95 % interval"
+    return level_intervals(
+        [(name, value, colour) for name, value, colour in values if isinstance(value, Estimate)],
+        label,
+    )
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """What the rows say."""
+    """Make table, summary and figure of the rows."""
     lines, summary = analyse(rows)
     return Report(markdown(lines, HEADERS), summary, draw(lines))
 
 
 def main(config: Config) -> None:
-    """Measure, then report."""
+    """Play every policy, then report.
+
+    Raises:
+        ValueError: If greedy CTR is not among the policies, or the environment cannot be used.
+    """
     if BASE not in config.policies:
         raise ValueError(
-            f"policies is {config.policies}, but {BASE} must be among them: all are compared with it."
+            f"policies is {config.policies}, but {BASE} must be among them: "
+            "all are compared with it."
         )
     config.world.check()
     use_threads(config.world.threads)

@@ -1,4 +1,6 @@
-"""From nothing to a trained agent in ten minutes: python -m benchmarks.agents.demo (or `make demo`)
+"""From nothing to a trained agent in ten minutes.
+
+    python -m benchmarks.agents.demo, or: make demo
 
 Trains PPO in `recsim_env/CompleteJourney-v0`, compares it with the baselines on shoppers that it
 never met, and leaves TensorBoard events, a figure and `report.md` under `runs/demo`. Interrupted,
@@ -24,7 +26,7 @@ POLICIES = ("uniform", "popular", "greedy_ctr", "mmr", "constant")
 
 @dataclass(frozen=True)
 class Config:
-    """Train and compare, small enough to watch."""
+    """Train an agent for a few minutes, and compare it with the baselines."""
 
     train: train.Config = field(
         default_factory=lambda: train.Config(
@@ -34,15 +36,15 @@ class Config:
             output=Path("runs/demo/train"),
         )
     )
-    """The training; one seed and fewer visits than the benchmark's."""
+    """The training, of one seed and fewer visits than the benchmark's so that it takes minutes."""
     episodes: int = 256
-    """Shoppers that each policy is evaluated on."""
+    """Number of episodes that each policy is evaluated on, all of other shoppers."""
     output: Path = Path("runs/demo")
-    """Folder of everything that is written."""
+    """Folder that everything is written to; the same command goes on with what lies there."""
 
 
 def main(config: Config) -> None:
-    """Train where that is not done yet, compare, write the report.
+    """Train where that is not done yet, compare, and write the report.
 
     Raises:
         RuntimeError: If another process writes the same folder.
@@ -77,13 +79,14 @@ def _demo(config: Config) -> None:
 
 
 def report(config: Config, table: str) -> str:
-    """The report as markdown: what ran, the table, the picture."""
+    """The report as markdown: what ran, the table and the picture."""
     seed = config.train.seeds[0]
     return f"""# PPO in {config.train.world.env}
 
-One training seed ({seed}), {config.train.visits:,} visits; {config.episodes} episodes of shoppers that no agent was
-trained on, the same for every policy. Mean and 95 % interval over episodes; one training seed says nothing about
-another: `python -m benchmarks.agents.train` and `benchmarks.agents.compare` run several.
+One training seed ({seed}), {config.train.visits:,} visits; {config.episodes} episodes of shoppers
+that no agent was trained on, the same for every policy. Mean and 95 % interval over episodes; one
+training seed says nothing about another: `python -m benchmarks.agents.train` and
+`benchmarks.agents.compare` run several.
 
 {table}
 

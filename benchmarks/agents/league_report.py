@@ -14,7 +14,6 @@ rliable's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -22,62 +21,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.lab.plots import name_beside
+from benchmarks.lab.league_cells import GREEDY, MYOPIC, PPO, RERANKER, STATE
+from benchmarks.lab.places import CONTROL
+from benchmarks.lab.plots import COLOURS, INK, name_beside, panels
 from benchmarks.lab.run import Report
-from benchmarks.lab.statistics import Estimate, around, critical, estimate_mean, paired_difference
+from benchmarks.lab.statistics import (
+    RESAMPLES,
+    Estimate,
+    Floats,
+    around,
+    bootstrap_error,
+    critical,
+    estimate_mean,
+    iqm_estimate,
+    paired_difference,
+    stratified,
+    units,
+)
 from benchmarks.lab.tables import markdown
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import as_reward
 
-Floats = NDArray[np.float64]
-
-KEY = {
-    "env": pl.String,
-    "world": pl.Int64,
-    "contender": pl.String,
-    "weight": pl.Float64,
-    "run": pl.Int64,
-}
-"""Which cell; `weight` is null in the league and the weight of diversity in the frontier's
-cells."""
-CURVE = pl.Schema({**KEY, "steps": pl.Int64, "minutes": pl.Float64, "return": pl.Float64})
-"""A point of a learning curve: `minutes` of training, `return` on the first of the run's
-shoppers."""
-ROW = pl.Schema(
-    {
-        **KEY,
-        "mode": pl.String,
-        "episodes": pl.Int64,
-        "return": pl.Float64,
-        "return_error": pl.Float64,
-        "clicks": pl.Float64,
-        "diversity": pl.Float64,
-        "category_coverage": pl.Float64,
-        "visits": pl.Float64,
-        "coverage": pl.Float64,
-        "gini": pl.Float64,
-        "steps": pl.Int64,
-        "minutes": pl.Float64,
-        "date": pl.String,
-    }
-)
-"""A contender's run in a mode (deterministic, sampled, untrained, untrained sampled): means of its
-episodes. `return_error` is the standard error over episodes; diversity and category coverage are
-means over an episode's visits; coverage and Gini are of the items' exposures."""
-
-PPO, GREEDY, RERANKER, MYOPIC, STATE = (
-    "ppo_composer",
-    "greedy_ctr",
-    "constant",
-    "oracle_myopic",
-    "oracle_state",
-)
-CONTROL = "recsim_env/MarketControl-v0"
-RESAMPLES = 5_000
-
 
 def analyse(rows: pl.DataFrame, curves: pl.DataFrame, market: str, note: str) -> Report:
-    """Report on `ROW`s and `CURVE` points; `market` is the environment that the first table and the figure are of."""
+    """Make tables, summary and figure of the cells.
+
+    Args:
+        rows: The rows of all cells, with the columns `ROW` of `benchmarks.lab.league_cells`.
+        curves: The points of their learning curves, with the columns `CURVE`.
+        market: The environment that the first table and the figure are about.
+        note: The paragraph below the tables.
+    """
     league = rows.filter(pl.col("weight").is_null())
     points = curves.filter(pl.col("weight").is_null())
     found = summary(league, points, market)
@@ -88,52 +62,8 @@ def analyse(rows: pl.DataFrame, curves: pl.DataFrame, market: str, note: str) ->
 # ---- statistics ----------------------------------------------------------------------------------
 
 
-def iqm(scores: Floats) -> Floats:
-    """The interquartile mean of scores (..., n): (...), the mean without the lowest and the highest quarter."""
-    cut = int(0.25 * scores.shape[-1])
-    kept: Floats = np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(axis=-1)
-    return kept
-
-
-def stratified(
-    scores: Floats,
-    statistic: Callable[[Floats], Floats],
-    generator: np.random.Generator,
-    resamples: int = RESAMPLES,
-) -> tuple[Floats, Floats]:
-    """A statistic of scores and its standard error, resampling the runs of each world on their own.
-
-    Shapes: scores (R, W) of R runs in W worlds; statistic (..., R * W) to (...) or (..., T);
-    returns () or (T,) each. The error is NaN for a single run; that of the resamples is too small
-    by the factor sqrt((R - 1) / R).
-    """
-    runs, worlds = scores.shape
-    drawn = generator.integers(runs, size=(resamples, runs, worlds))
-    resampled = statistic(scores[drawn, np.arange(worlds)].reshape(resamples, -1))
-    factor = math.sqrt(runs / (runs - 1)) if runs > 1 else math.nan
-    error: Floats = factor * np.std(resampled, axis=0)
-    return statistic(scores.reshape(-1)), error
-
-
-def units(runs: int, worlds: int) -> int:
-    """How many independent units the spread of runs within their worlds is known from: one more
-    than it has degrees of freedom.
-    """
-    return worlds * (runs - 1) + 1
-
-
-def iqm_estimate(
-    scores: Floats, generator: np.random.Generator, resamples: int = RESAMPLES
-) -> Estimate | None:
-    """The interquartile mean of scores (R, W); no interval for a single run, None without scores."""
-    if not scores.size:
-        return None
-    value, error = stratified(scores, iqm, generator, resamples)
-    return around(float(value), (float(error), units(*scores.shape)), n=scores.size)
-
-
 def matrix(rows: pl.DataFrame, column: str = "return") -> Floats:
-    """(R, W) of rows with one contender and mode: the runs that all of its worlds have; empty without rows."""
+    """Arrange a column of one contender and mode as (R, W), with the runs that all worlds have."""
     if rows.is_empty():
         return np.empty((0, 0))
     wide = (
@@ -146,18 +76,18 @@ def matrix(rows: pl.DataFrame, column: str = "return") -> Floats:
 
 
 def pairs(one: pl.DataFrame, other: pl.DataFrame, column: str = "return") -> tuple[Floats, Floats]:
-    """The column in both, for each world and run that both have: (P,) each."""
+    """A column of two contenders, for each world and run that both have: (P,) each."""
     both = one.join(other, on=["env", "world", "run"], suffix="_other").sort("world", "run")
     return both[column].to_numpy(), both[f"{column}_other"].to_numpy()
 
 
 def ratio(one: Floats, other: Floats) -> Estimate:
-    """The mean of one (P,) over the mean of the other, of independent pairs."""
+    """The mean of one (P,) over the mean of the other, in which pairs are independent."""
     return estimate_mean(one / other, weights=other)
 
 
 def first_above(curve: Floats, level: float) -> int | None:
-    """The first point (T,) from which on a curve stays above a level; None where its last point is not."""
+    """The first point from which on a curve (T,) stays above a level; None if it ends below."""
     below = np.flatnonzero(~(curve > level))
     first = int(below[-1]) + 1 if len(below) else 0
     return first if first < len(curve) else None
@@ -168,9 +98,18 @@ def to_pass(
 ) -> Estimate | None:
     """What it cost until the mean curve passed the mean level for good; None where it did not.
 
-    Shapes: returns, cost (P, T) of P pairs of world and run, level (P,) on the same shoppers. Pairs
-    are resampled; a resample that does not pass counts as one that passed at the end, and no cost
-    lies outside of those seen.
+    Pairs of world and run are resampled. A resample that does not pass counts as one that passed at
+    the end, and no cost lies outside those that were seen.
+
+    Args:
+        returns: The learning curves of the pairs.
+        cost: What each point of a curve cost.
+        level: The level that each pair's curve should pass, on the same shoppers.
+        generator: Draws the resamples.
+
+    Shapes:
+        returns, cost: (P, T)
+        level: (P,)
     """
     number, length = returns.shape
     first = first_above(returns.mean(axis=0), float(level.mean()))
@@ -183,14 +122,15 @@ def to_pass(
     for drawn in generator.integers(number, size=(RESAMPLES, number)):
         at = first_above(returns[drawn].mean(axis=0), float(level[drawn].mean()))
         found.append(cost[drawn, length - 1 if at is None else at].mean())
-    error = math.sqrt(number / (number - 1)) * float(np.std(found))
+    error = float(bootstrap_error(found, number))
     return around(value, (error, number), n=number).within(float(cost.min()), float(cost.max()))
 
 
 def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats, Floats, Floats]:
     """The learning curves of one contender's runs at the steps that all have.
 
-    Returns the runs (`world`, `run`; P rows), steps (T,), returns (P, T) and minutes (P, T).
+    Returns:
+        The runs (P rows of `env`, `world` and `run`), steps (T,), returns (P, T), minutes (P, T).
     """
     own = curves.filter(pl.col("contender") == contender).unique(
         ["world", "run", "steps"], keep="last"
@@ -207,7 +147,7 @@ def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats
 
 
 def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, Estimate]:
-    """The figures that others quote; those whose cells are not there yet are left out."""
+    """The figures that others quote; those whose cells are missing are left out."""
     found: dict[str, Estimate] = {}
 
     def two(
@@ -242,8 +182,9 @@ def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, 
 
 
 def passing(curves: pl.DataFrame, generator: np.random.Generator) -> dict[str, Estimate]:
-    """Steps and minutes of PPO until its mean curve passed greedy for good, on the same shoppers;
-    of the runs that were watched most closely.
+    """Steps and minutes of PPO until its mean curve passed greedy CTR for good.
+
+    The shoppers are the same, and the runs are those with the most points on their curves.
     """
     points = pl.len().over("contender", "world", "run")
     curves = curves.filter(
@@ -290,7 +231,7 @@ HEADERS = {
 
 
 def market_table(rows: pl.DataFrame, market: str) -> str:
-    """A line a contender in one environment, best first."""
+    """Make the table of one environment, a line a contender and the best one first."""
     generator = np.random.default_rng(1)
     rows = rows.filter(pl.col("env") == market)
     lines = [_line(rows, name, generator) for name in _contenders(rows)]
@@ -320,7 +261,7 @@ def _line(rows: pl.DataFrame, name: str, generator: np.random.Generator) -> dict
 
 
 def other_table(rows: pl.DataFrame, market: str) -> str:
-    """Returns in every other environment, a column each; empty where there is none."""
+    """Make the table of the returns in all other environments; empty where there are none."""
     generator = np.random.default_rng(2)
     rows = rows.filter((pl.col("env") != market) & (pl.col("mode") == "deterministic"))
     envs = rows["env"].unique(maintain_order=True).sort().to_list()
@@ -354,27 +295,20 @@ def _value(estimate: object) -> float:
 
 # ---- figure --------------------------------------------------------------------------------------
 
-COLOURS = ("#c23b3b", "#3b6ea5", "#3f8f55", "#b07a1e", "#7a4fa3", "#2a9aa0", "#a0527d", "#6b6b2f")
-"""Of agents, in the order of their names, PPO over intents first."""
 LEVELS = {STATE: "-", MYOPIC: "--", RERANKER: "-.", GREEDY: ":"}
-"""Line style of the horizontal references."""
+"""Line styles of the references, which are no agents."""
 
 
 def draw(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> Figure:
-    """Learning curves, performance profiles, and clicks against diversity."""
+    """Draw learning curves, performance profiles, and clicks against diversity."""
     rows, curves = rows.filter(pl.col("env") == market), curves.filter(pl.col("env") == market)
     trained = rows.filter(pl.col("mode") == "untrained")["contender"].unique()
     agents = sorted(trained, key=lambda name: (name != PPO, name))
     colour = dict(zip(agents, COLOURS * (len(agents) // len(COLOURS) + 1), strict=False))
-    figure = Figure(figsize=(16.5, 5.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure, (left, middle, right) = panels(16.5, 5.4, 3)
     draw_curves(left, curves, colour)
     draw_profiles(middle, rows.filter(pl.col("weight").is_null()), colour)
     draw_frontier(right, rows, market, colour)
-    for axes in (left, middle, right):
-        axes.grid(color="#e4e4e4", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
     named = {
         label: line
         for axes in (left, middle)
@@ -392,7 +326,7 @@ def draw(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> Figure:
 
 
 def draw_curves(axes: Axes, curves: pl.DataFrame, colour: dict[str, str]) -> None:
-    """Mean return over runs and worlds by steps, with 95 % bands; references as horizontal lines."""
+    """Draw mean returns by steps with 95 % bands, and references as horizontal lines."""
     for name in colour:
         runs, steps, returns, _ = curve_of(curves, name)
         if len(steps) < 2:
@@ -411,18 +345,17 @@ def draw_curves(axes: Axes, curves: pl.DataFrame, colour: dict[str, str]) -> Non
         level = curves.filter(pl.col("contender") == name)["return"]
         if len(level):
             value = float(level.to_numpy().mean())
-            axes.axhline(
-                value, color="#444444", linestyle=style, linewidth=1.1, label=_spoken(name)
-            )
+            axes.axhline(value, color=INK, linestyle=style, linewidth=1.1, label=_spoken(name))
     axes.set_xlabel("shopper-steps, millions")
     axes.set_ylabel("return of an episode")
     axes.set_title("Learning, mean and 95 % band over runs")
 
 
 def band(curves: Floats, world: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """The 95 % interval of the mean of curves (P, T), from the spread of the runs within each world (P,): (T,) each.
+    """The 95 % interval of the mean of curves (P, T) whose worlds are (P,): (T,) each.
 
-    A mean of worlds with one run each has no band: its bounds are NaN.
+    It is taken from the spread of the runs within each world. A mean of worlds with one run each
+    has no band: its bounds are NaN.
     """
     number = np.unique(world, return_inverse=True)[1]
     sizes = np.bincount(number)
@@ -438,7 +371,7 @@ def band(curves: Floats, world: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 
 def draw_profiles(axes: Axes, rows: pl.DataFrame, colour: dict[str, str]) -> None:
-    """The share of runs that earned more than so many times what greedy earned from the same shoppers."""
+    """Draw the shares of runs that earned more than some multiples of greedy CTR's return."""
     generator = np.random.default_rng(4)
     base = _of(rows, GREEDY).select("world", "run", pl.col("return").alias("greedy"))
     scaled = rows.filter(pl.col("mode") == "deterministic").join(base, on=["world", "run"])
@@ -454,7 +387,7 @@ def draw_profiles(axes: Axes, rows: pl.DataFrame, colour: dict[str, str]) -> Non
             continue
         value, error = stratified(scores, lambda s: profile(s, taus), generator, 500)
         ink, style, width = (
-            colour.get(name, "#444444"),
+            colour.get(name, INK),
             LEVELS.get(name, "-"),
             1.8 if name in colour else 1.1,
         )
@@ -475,14 +408,15 @@ def draw_profiles(axes: Axes, rows: pl.DataFrame, colour: dict[str, str]) -> Non
 
 
 def profile(scores: Floats, taus: Floats) -> Floats:
-    """The share of scores (..., n) above each of taus (T,): (..., T)."""
+    """The share of scores (..., n) that lie above each threshold (T,): (..., T)."""
     share: Floats = np.stack([(scores > tau).mean(axis=-1) for tau in taus], axis=-1)
     return share
 
 
 def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str, str]) -> None:
-    """Clicks of an episode against diversity in the first world: each contender, and two over the weight of diversity.
+    """Draw clicks of an episode against diversity in the first world.
 
+    There is a point for each contender, and a line for two of them over the weight of diversity.
     Agents are known by their colour, the others by their name.
     """
     rows = rows.filter(
@@ -493,7 +427,7 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
         if market in PRESETS
         else None
     )
-    for name, ink, word, above in ((PPO, COLOURS[0], "λ", 7), ("mmr", "#444444", "w", -12)):
+    for name, ink, word, above in ((PPO, COLOURS[0], "λ", 7), ("mmr", INK, "w", -12)):
         swept = frontier(rows, name, own if name == PPO else None)
         if len(swept) > 1:
             axes.plot(
@@ -522,7 +456,7 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
         .agg(pl.col("clicks", "diversity").mean())
     )
     for line in means.iter_rows(named=True):
-        ink = colour.get(line["contender"], "#444444")
+        ink = colour.get(line["contender"], INK)
         axes.plot([line["diversity"]], [line["clicks"]], "D", color=ink, markersize=6)
     others = means.filter(~pl.col("contender").is_in(list(colour)))
     name_beside(
@@ -538,7 +472,13 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
 
 
 def frontier(rows: pl.DataFrame, name: str, own: float | None) -> pl.DataFrame:
-    """One contender's deterministic rows by weight of diversity; `own` is the weight of its league row of that run."""
+    """One contender's deterministic rows by weight of diversity.
+
+    Args:
+        rows: The rows of one environment.
+        name: The contender.
+        own: The weight of its league row, which joins those of the frontier; None leaves it out.
+    """
     rows = rows.filter(pl.col("contender") == name)
     swept = rows.filter(pl.col("weight").is_not_null())
     if own is not None and len(swept):

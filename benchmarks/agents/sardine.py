@@ -1,4 +1,6 @@
-"""Our agents, unchanged, on SARDINE, an environment of others: python -m benchmarks.agents.sardine
+"""Our agents, unchanged, on SARDINE, an environment of others.
+
+    python -m benchmarks.agents.sardine
 
 SARDINE (Deffayet et al. 2023, `pip install sardine-rec`) simulates users who get bored: five of the
 last ten clicks in one hidden topic, and for five steps they click on nothing. Its own short-term
@@ -13,7 +15,6 @@ written down, so PPO itself begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,30 +22,38 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import optuna
 import polars as pl
 import torch
 import tyro
 from torch import Tensor
 
-from agents.base import Ground
+from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
-from benchmarks.agents.compare import difference, draw, estimate
-from benchmarks.agents.tune import defaults_of, trials_of
-from benchmarks.lab.run import RESULTS, Report, Run
-from benchmarks.lab.settings import config_as_json, remember_settings
-from benchmarks.lab.statistics import Estimate, by_training_seed, over_training_seeds
+from benchmarks.lab.cells import rows_at
+from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.plots import BLUE, RED, level_intervals
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.sites import TUNING_SEED, seeds
+from benchmarks.lab.statistics import (
+    Estimate,
+    by_training_seed,
+    over_training_seeds,
+    policy_difference,
+    policy_mean,
+)
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import THREADS, use_threads
-from benchmarks.lab.world import TUNING_SEED, seeds
+from benchmarks.lab.threads import use_threads
+from benchmarks.lab.tuning import defaults_of, knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs
-from policies.base import candidates_of, top_slates
-from policies.composer import Composer, ComposerConfig
+from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
+from policies.observations import candidates_of
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
+from policies.slates import top_slates
 from recsim_env import noise
 from recsim_env.files import locked
 from recsim_env.logs.record import record
@@ -56,68 +65,68 @@ from recsim_env.shoppers.outside import (
     outside_simulator,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.tables import write_parquet
 from recsim_env.types import Observation, Policy
 
 LOG_SEED = 40_000_000
-"""First seed of the users that a log is of; training seed s starts a million times s later."""
+"""First seed of the logged users; those of training seed s begin a million times s later."""
 EVALUATION_SEED = 50_000_000
-"""First seed of the evaluation's users: none of them was met while the pool, the clusters or PPO
-were chosen."""
+"""First seed of the evaluation's users, none of whom was met while anything was chosen."""
 ORACLE, RANDOM = "greedy oracle", "random"
-"""SARDINE's own two."""
-
-
+"""SARDINE's own two policies."""
 TUNED = ("mmr", "cap", "constant")
 """Re-rankers whose parameters are searched."""
 
 
+FREE = ("seeds", "threads", "work", "results")
+"""Settings in which runs that share a work folder may differ."""
+
+
 @dataclass(frozen=True)
-class Config:
-    """Train on one part of SARDINE's users and compare on another."""
+class Config(Threads, Results):
+    """Train agents on one part of SARDINE's users, and compare them on another part."""
 
     env: str = "sardine/SlateTopK-Bored-v0"
-    """Id of a SARDINE environment."""
+    """Id of a SARDINE environment. In the default one users get bored."""
     clusters: int = 10
-    """Categories, made from the item embeddings: SARDINE's own topics are hidden."""
+    """Number of categories, which are clusters of item embeddings because SARDINE's topics are
+    hidden. The default is SARDINE's number of topics."""
     log_users: int = 600
-    """Users of the uniform log, and of each exploring log after it."""
+    """Number of users of the uniform log, and of each exploring log after it."""
     exploring: int = 3
-    """Exploring logs, each by the ranker of all logs before it."""
+    """Number of exploring logs, each of which the ranker of all logs before it serves."""
     temperatures: tuple[float, ...] = (1.0, 0.5)
-    """Of the exploring rankers: an equal part of the users meets each."""
+    """Temperatures of the exploring rankers, each of which serves an equal part of the users."""
     pool: int = 200
-    """Best candidates that every re-ranker and the composer look at."""
+    """Number of best candidates that every re-ranker and the composer look at."""
     trials: int = 24
-    """Settings tried for each tuned re-ranker."""
+    """Number of settings tried for each tuned re-ranker, the same for all to be fair."""
     tuning_users: int = 100
-    """Users of a trial."""
+    """Number of users of a trial."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds, each a pipeline of its own."""
+    """Training seeds, each a pipeline of its own from the first log to PPO."""
     steps: int = 400_000
-    """Slates shown in a training of PPO."""
+    """Length of a PPO training, in slates shown."""
     shoppers: int = 512
-    """Users served at once in a training."""
+    """Number of users that are served at once in a training."""
     ppo: PPOConfig = field(
         default_factory=lambda: PPOConfig(
             learning_rate=1e-3, n_steps=20, batch_size=2560, gamma=0.95
         )
     )
-    """PPO. Boredom is over in five steps, so it need not look far ahead."""
+    """Hyper-parameters of PPO. Boredom is over in five steps, so PPO need not look far ahead."""
     offset_dims: int = 0
-    """Components of the item embedding along which PPO may move the query."""
+    """Number of components of the item embedding along which PPO may move the query. By default
+    PPO uses the knobs alone."""
     users: int = 100
-    """Users of the evaluation, the same for all."""
-    threads: int = THREADS
-    """CPU threads."""
+    """Number of users of the evaluation, the same for all policies."""
     work: Path = Path("runs/sardine")
-    """Folder of what is done so far; delete it to start anew."""
-    results: Path = RESULTS
-    """Folder of the results."""
+    """Folder of what was done so far, which is not done again; delete it to start anew."""
 
 
 def sardine_spec(env: str, clusters: int) -> OutsideSpec:
-    """What the adapter needs to know of a SARDINE environment: the embeddings are its `TopK` wrapper's "ideal" ones.
+    """What the adapter needs to know of a SARDINE environment.
+
+    The items' embeddings are the "ideal" ones of SARDINE's `TopK` wrapper.
 
     Raises:
         ModuleNotFoundError: If `sardine-rec` is not installed.
@@ -136,11 +145,11 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
 
 
 class Exploring:
-    """K candidates drawn one after the other with chances in proportion to exp(logit / temperature).
+    """Draws K candidates in turn, with chances in proportion to exp(logit / temperature).
 
-    By adding Gumbel noise and taking the best: Yellott 1977, "The relationship between Luce's
+    It adds Gumbel noise and takes the best (Yellott 1977, "The relationship between Luce's
     choice axiom, Thurstone's theory of comparative judgment, and the double exponential
-    distribution".
+    distribution").
     """
 
     def __init__(
@@ -152,13 +161,13 @@ class Exploring:
         self.draws = items
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K); draws (B, N)."""
+        """Make slates (B, K) with uniform draws (B, N)."""
         scores = self._ranker.logits(observation) / self._temperature + noise.gumbel(draws)
         return top_slates(scores, candidates_of(observation, self.draws), self._slate_size)
 
 
 def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTowerRanker:
-    """Log, fit, log with what was fitted, and so on; the last fit."""
+    """Log, fit a ranker, log with that ranker, and so on; returns the last ranker."""
     items, size = len(simulator.catalog), simulator.slate_size
     uniform = POLICIES["uniform"].build(inputs_of(simulator))
     writers: list[Policy] = [uniform]
@@ -188,35 +197,30 @@ def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTow
 def inputs_of(
     simulator: SlateSimulator, ranker: TwoTowerRanker | None = None, pool: int = 64
 ) -> PolicyInputs:
-    """What policies are built from."""
+    """What policies are built from on SARDINE."""
     return PolicyInputs(
         simulator.catalog, simulator.observation_space, simulator.slate_size, ranker, pool=pool
     )
 
 
 def tune(
-    config: Config,
-    name: str,
-    simulator: SlateSimulator,
-    inputs: PolicyInputs,
-    folder: Path,
+    config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, folder: Path
 ) -> dict[str, float]:
-    """The best of some settings on training users; only knobs that this environment has."""
-    knobs = Composer(inputs).knobs
-    search = {
-        key: span
-        for key, span in POLICIES[name].search().items()
-        if name != "constant" or key in knobs
-    }
-    start = defaults_of(POLICIES[name].parameters(), search)
-    users = seeds(TUNING_SEED, config.tuning_users)
-
-    def value(parameters: dict[str, float], number: int) -> float:
-        policy = POLICIES[name].build(inputs, parameters)
-        return float(evaluate(policy, simulator, users).rows["return"].to_numpy().mean())
-
-    path = folder / f"{name}.trials.json"
-    return dict(trials_of(path, value, search, [start], config.trials, 0, name).best_params)
+    """The best parameters of a re-ranker on training users, of those that SARDINE has a cue for."""
+    spec = POLICIES[name]
+    search = knobs_here(spec, inputs) if name == "constant" else spec.search()
+    study = policy_trials(
+        folder / f"{name}.trials.json",
+        name,
+        spec,
+        inputs,
+        simulator,
+        episodes=seeds(TUNING_SEED, config.tuning_users),
+        first=[defaults_of(spec.parameters(), search)],
+        trials=config.trials,
+        search=search,
+    )
+    return dict(study.best_params)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -225,13 +229,13 @@ def tune(
 def rows_of(
     policy: Policy, name: str, seed: int | None, simulator: SlateSimulator, users: int
 ) -> pl.DataFrame:
-    """One row a user."""
+    """Play a policy: one row a user."""
     rows = evaluate(policy, simulator, seeds(EVALUATION_SEED, users), title=name).rows
     return labelled(rows.select(pl.col("seed").alias("episode"), "return", "visits"), name, seed)
 
 
 def labelled(rows: pl.DataFrame, name: str, seed: int | None) -> pl.DataFrame:
-    """The columns that say whose rows these are; `steps` and `minutes` of a training stand in where there is one."""
+    """Add the columns that say whose rows these are, and those of a training where they lack."""
     columns = {
         "policy": pl.lit(name),
         "training_seed": pl.lit(seed, dtype=pl.Int64),
@@ -244,10 +248,10 @@ def labelled(rows: pl.DataFrame, name: str, seed: int | None) -> pl.DataFrame:
 
 
 def play_outside(spec: OutsideSpec, name: str, users: int) -> pl.DataFrame:
-    """SARDINE's greedy oracle or its random policy in the environment itself, without our adapter.
+    """Play SARDINE's greedy oracle or its random policy in the environment itself.
 
-    As its `EpsilonGreedyOracle` has them with epsilon 0 and 1, which draws from numpy's global
-    generator even so: a slate of -1 is filled by the environment with what the user likes best now;
+    Both are as in SARDINE's `EpsilonGreedyOracle` with epsilon 0 and 1, which draws from numpy's
+    global generator: the environment fills a slate of -1 with what the user likes best now, and
     random items may repeat.
     """
     episodes = seeds(EVALUATION_SEED, users)
@@ -274,7 +278,7 @@ def play_outside(spec: OutsideSpec, name: str, users: int) -> pl.DataFrame:
 
 
 def references(config: Config, spec: OutsideSpec) -> pl.DataFrame:
-    """Rows that no training changes."""
+    """Rows of the policies that are not trained."""
     simulator = outside_simulator(spec)
     uniform = POLICIES["uniform"].build(inputs_of(simulator))
     own = [play_outside(spec, name, config.users) for name in (RANDOM, ORACLE)]
@@ -282,7 +286,7 @@ def references(config: Config, spec: OutsideSpec) -> pl.DataFrame:
 
 
 def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
-    """Everything of one training seed, from the first log to the rows."""
+    """Rows of one training seed, from the first log to the evaluation."""
     folder = config.work / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     simulator = outside_simulator(spec)
@@ -305,7 +309,7 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )
     learned = ppo_composer(
-        Ground(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
+        TrainingSetup(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
     )
     assert learned.sampled is not None
     for name, policy in (("ppo", learned.policy), ("ppo, sampled", learned.sampled)):
@@ -316,25 +320,6 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
             )
         )
     return pl.concat(parts, how="diagonal_relaxed").select(parts[0].columns)
-
-
-def part(config: Config, name: str, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-    """Rows from `work/<name>.parquet`, measured only where they are not there yet."""
-    path = config.work / f"{name}.parquet"
-    if not path.exists():
-        write_parquet(path, measure())
-    return pl.read_parquet(path)
-
-
-def check_work(config: Config) -> None:
-    """Remember what the parts in `config.work` belong to.
-
-    Raises:
-        ValueError: If they belong to another configuration.
-    """
-    free = ("seeds", "threads", "work", "results")
-    told = {key: value for key, value in config_as_json(config).items() if key not in free}
-    remember_settings(config.work, told)
 
 
 # ---- analysis ------------------------------------------------------------------------------------
@@ -351,14 +336,14 @@ HEADERS = {
 
 
 def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Estimate]]:
-    """The lines of the table, and the figures by name."""
+    """Make the lines of the table, and the figures by name."""
     names = rows["policy"].unique(maintain_order=True).to_list()
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for name, of_policy in parts.items():
-        found = estimate(of_policy, "return")
-        above = None if name == ORACLE else difference(of_policy, parts[ORACLE], "return")
+        found = policy_mean(of_policy, "return")
+        above = None if name == ORACLE else policy_difference(of_policy, parts[ORACLE], "return")
         trained = of_policy["training_seed"].null_count() == 0
         minutes = of_policy["minutes"].drop_nulls().to_numpy()
         lines.append(
@@ -382,15 +367,23 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
 
 
 def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame) -> Estimate:
-    """By how much one is above the other, paired by training seed and user."""
+    """By how much one policy is above another, paired by training seed and user."""
     tables = [by_training_seed(rows, "return", seed="training_seed") for rows in (one, other)]
     return over_training_seeds(tables[0] - tables[1])
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """What the rows say."""
+    """Make table, summary and figure of the rows."""
     lines, summary = analyse(rows)
-    return Report(markdown(lines, HEADERS), summary, draw(lines))
+    values = [
+        (str(line["policy"]), line["return"], BLUE if line["runs"] is None else RED)
+        for line in lines
+    ]
+    figure = level_intervals(
+        [(name, value, colour) for name, value, colour in values if isinstance(value, Estimate)],
+        "clicks in 100 steps, mean and 95 % interval",
+    )
+    return Report(markdown(lines, HEADERS), summary, figure)
 
 
 def main(config: Config) -> None:
@@ -398,6 +391,7 @@ def main(config: Config) -> None:
 
     Raises:
         RuntimeError: If another process measures in the same folder.
+        ValueError: If what lies there was measured with other settings.
     """
     with locked(config.work):
         _measure(config)
@@ -405,14 +399,13 @@ def main(config: Config) -> None:
 
 def _measure(config: Config) -> None:
     use_threads(config.threads)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec = sardine_spec(config.env, config.clusters)
-    check_work(config)
+    remember_settings(config.work, settings_of(config, free=FREE))
     run = Run("sardine", config, results=config.results)
-    parts = [part(config, "references", partial(references, config, spec))]
-    parts += [
-        part(config, f"seed{seed}", partial(pipeline, config, spec, seed)) for seed in config.seeds
-    ]
+    parts = [rows_at(config.work / "references.parquet", partial(references, config, spec))]
+    for seed in config.seeds:
+        path = config.work / f"seed{seed}.parquet"
+        parts.append(rows_at(path, partial(pipeline, config, spec, seed)))
     rows = pl.concat(parts)
     found = report(rows)
     print(found.table)

@@ -1,4 +1,6 @@
-"""Train PPO agents: python -m benchmarks.agents.train
+"""Train PPO agents.
+
+    python -m benchmarks.agents.train
 
 One training for each seed, all from the greedy CTR ranker. Run again, it goes on from the last
 checkpoint; a training that is finished is left as it is. Watch with `tensorboard --logdir
@@ -7,7 +9,6 @@ runs/train`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,23 +17,23 @@ from typing import Any, Literal
 import tyro
 from stable_baselines3.common.logger import configure
 
-from agents.ppo.algorithm import PPOConfig, SlatePPO, fit_standardizers, make_ppo
+from agents.ppo.algorithm import SlatePPO, fit_standardizers, make_ppo
 from agents.ppo.checkpoints import LAST, load, save
+from agents.ppo.config import PPOConfig
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
-from benchmarks.lab.settings import config_as_json
+from benchmarks.lab.saved import UNTRAINED
+from benchmarks.lab.settings import check_settings, settings_of, write_settings
+from benchmarks.lab.sites import World
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.world import World
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.kinds import LEARNABLE, IntentConfig
+from policies.learnable.intents import IntentConfig
+from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
-from recsim_env.files import locked, write_text
-
-UNTRAINED = "untrained.safetensors"
-"""The policy before its first update, beside its last checkpoint."""
+from recsim_env.files import locked
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,18 @@ class Config:
     """Train PPO over slates."""
 
     world: World = field(default_factory=World)
-    """Environment, populations and device to train in."""
+    """Environment, populations and device to train in, and the number of threads."""
     agent: Literal["composer", "plackett_luce", "autoregressive"] = "composer"
-    """What PPO acts in: intents of the slate composer, or slates themselves, drawn at once or item
-    by item."""
+    """What PPO acts in: the intents of the slate composer, or slates themselves, whose items are
+    drawn at once (plackett_luce) or one by one (autoregressive)."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds, each a run of its own."""
+    """Training seeds, each of which is a run of its own. Three show how much runs differ."""
     visits: int = 300_000
-    """Visits of a run, all shoppers together."""
+    """Length of a run in visits, those of all shoppers together."""
     shoppers: int = 512
-    """Shoppers that are served at once."""
+    """Number of shoppers that are served at once."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Hyper-parameters of PPO."""
+    """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
     """Sizes and start of actor and critic."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
@@ -61,7 +62,7 @@ class Config:
     autoregressive: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """How the scores of the autoregressive agent start."""
     reward: TrainingReward = field(default_factory=TrainingReward)
-    """What becomes of the reward before it is learned from."""
+    """How the reward is changed before it is learned from."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """Evaluations before the first update, on the way and at the end."""
     output: Path = Path("runs/train")
@@ -69,12 +70,12 @@ class Config:
 
 
 def folder_of(config: Config, seed: int) -> Path:
-    """Where a training seed's checkpoint and events are."""
+    """The folder of a training seed's checkpoint and events."""
     return config.output / config.agent / f"seed{seed}"
 
 
 def make_model(config: Config, seed: int) -> SlatePPO:
-    """An agent before its first update."""
+    """Make an agent before its first update."""
     simulator = config.world.simulator("train")
     composer = Composer(config.world.inputs(simulator), config.composer)
     face = IntentVecEnv if LEARNABLE[config.agent].intents else SlateVecEnv
@@ -97,7 +98,10 @@ def make_model(config: Config, seed: int) -> SlatePPO:
 
 
 def train(config: Config, seed: int) -> Path:
-    """Train one seed to its end, from the last checkpoint where there is one; the checkpoint's path.
+    """Train one seed to its end, from the last checkpoint where there is one.
+
+    Returns:
+        The path of the last checkpoint.
 
     Raises:
         ValueError: If the folder holds a training with other settings.
@@ -111,6 +115,8 @@ def _train(config: Config, seed: int) -> Path:
     folder = folder_of(config, seed)
     told = _settings(config)
     check_settings(folder, told)
+
+    # take up what an interrupted training left, or begin
     model = make_model(config, seed)
     goes_on = (folder / LAST).exists()
     if goes_on:
@@ -118,13 +124,16 @@ def _train(config: Config, seed: int) -> Path:
     else:
         fit_standardizers(model)
         save(model, folder / UNTRAINED)
-    write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
+    write_settings(folder, told)
     left = config.visits - model.num_timesteps
     if left <= 0:
         print(
-            f"{config.agent}, seed {seed}: was finished before, at {model.num_timesteps:,} visits; {folder / LAST}"
+            f"{config.agent}, seed {seed}: was finished before, "
+            f"at {model.num_timesteps:,} visits; {folder / LAST}"
         )
         return folder / LAST
+
+    # train on, with a monitor that evaluates, logs and keeps checkpoints
     cut_events(folder, model.num_timesteps if goes_on else None)
     model.set_logger(configure(str(folder), ["tensorboard"]))
     simulator = config.world.simulator("evaluation")
@@ -134,40 +143,24 @@ def _train(config: Config, seed: int) -> Path:
         "log_interval": None
     }  # SB3 takes None, its types do not: the monitor writes the log
     model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
-    print(
-        f"{title}: {_outcome(monitor.returns, goes_on)} after {model.num_timesteps:,} visits; {folder / LAST}"
-    )
+    outcome = _outcome(monitor.returns, goes_on)
+    print(f"{title}: {outcome} after {model.num_timesteps:,} visits; {folder / LAST}")
     return folder / LAST
 
 
 def _outcome(returns: Sequence[float], goes_on: bool) -> str:
-    """What an agent came to, in words: the last return, and the first one where that was before training."""
+    """Say what return an agent reached, and what it had untrained if that was measured."""
     before = "" if goes_on else f" (untrained {returns[0]:.2f})"
     return f"return {returns[-1]:.2f}{before}"
 
 
-def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
-    """Errors: ValueError where `folder` holds a training with other settings."""
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    found = json.loads(path.read_text())
-    other = sorted(key for key in told.keys() | found.keys() if told.get(key) != found.get(key))
-    if other:
-        raise ValueError(
-            f"{path} differs in {other}, but a training goes on with the settings it began with: "
-            "give --output another folder, or delete this one."
-        )
-
-
 def _settings(config: Config) -> dict[str, Any]:
-    """What may not change between the parts of a training."""
-    free = ("seeds", "visits", "monitor", "output")
-    return {key: value for key, value in config_as_json(config).items() if key not in free}
+    """The settings that may not change between the parts of a training."""
+    return settings_of(config, free=("seeds", "visits", "monitor", "output"))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | None]:
-    """Nested settings as `part/field` names, for TensorBoard; lists as text."""
+    """Turn nested settings into `part/field` names for TensorBoard, and lists into text."""
     out: dict[str, bool | str | float | None] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -180,7 +173,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str 
 
 
 def train_all(config: Config) -> None:
-    """Train every seed; one line on each."""
+    """Train every seed, and print one line on each."""
     config.world.check()
     use_threads(config.world.threads)
     for seed in config.seeds:
@@ -190,9 +183,8 @@ def train_all(config: Config) -> None:
 def main(config: Config) -> None:
     """Train every seed, and say what comes next."""
     train_all(config)
-    print(
-        f"Next: python -m benchmarks.agents.compare --trained {config.output} --agents {config.agent}"
-    )
+    options = f"--trained {config.output} --agents {config.agent}"
+    print(f"Next: python -m benchmarks.agents.compare {options}")
 
 
 if __name__ == "__main__":

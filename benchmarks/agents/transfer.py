@@ -1,4 +1,6 @@
-"""Does an agent that wins in a learned market win in the true one? python -m benchmarks.agents.transfer
+"""Does an agent that wins in a learned market win in the true one?
+
+    python -m benchmarks.agents.transfer
 
 From a market's log (`benchmarks.data.market_log`) come a CTR ranker and a user model. Every agent
 is built from that ranker and plays the same seeds in the true market and in the one that the user
@@ -7,7 +9,7 @@ user-model seeds, `sweep` changes the size of the log and who wrote it, `ensembl
 models answer together, with and without pessimism. Each evaluation is a file of one row:
 
     runs/transfer/<market>/tuned.json                        knobs of the tuned constant re-ranker
-    runs/transfer/<market>/<simulator>/model/                the user model, where <simulator> is seed0, seed1, ..
+    runs/transfer/<market>/<simulator>/model/                the user model, in seed0, seed1, ..
     runs/transfer/<market>/<simulator>/ppo-seed<k>.safetensors   PPO that was trained there
     runs/transfer/<market>/<simulator>/rows/<agent>.parquet      what an agent earned there
 
@@ -19,35 +21,35 @@ stopped, and two may run side by side on different markets (`--worlds`, `--mixtu
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
 import polars as pl
-import torch
 import tyro
 from tqdm.auto import tqdm
 
-from agents.base import Ground
+from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
-from agents.ppo.algorithm import PPOConfig
-from agents.ppo.checkpoints import check_finite
+from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
-from benchmarks.agents.tune import trials_of
-from benchmarks.data.market_log import BuiltMarket, Logging, MarketWorld, Mixture, build
-from benchmarks.lab.run import RESULTS, Run
-from benchmarks.lab.settings import config_as_json, remember_settings
-from benchmarks.lab.threads import THREADS, use_threads
-from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, seeds
+from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.log_mixture import Logging, Mixture
+from benchmarks.lab.markets import MarketWorld
+from benchmarks.lab.options import Markets, Results, Threads
+from benchmarks.lab.run import Run
+from benchmarks.lab.saved import load_actor, save_actor
+from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
+from benchmarks.lab.threads import use_threads
+from benchmarks.lab.tuning import knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs
-from policies.composer import Composer, ComposerConfig, ComposerPolicy, IntentActor
-from recsim_env.files import locked, read_tensors, write_json, write_tensors
+from policies.composer import Composer, ComposerConfig
+from recsim_env.files import locked
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import (
     LearnedMarketShopper,
@@ -55,7 +57,6 @@ from recsim_env.shoppers.session.population import (
     save_learned_market,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.tables import write_parquet
 from recsim_env.types import Policy
 
 Part = Literal["all", "main", "sweep", "ensemble", "report"]
@@ -66,7 +67,6 @@ HAND = (
     {"count": -1.0, "similarity": -0.5, "sated": -1.0, "flooded": -2.0},
     {"sated": -2.0, "flooded": -2.0},
 )
-
 """Knobs of constant re-rankers, set by hand; the search for the tuned one starts from them."""
 RERANKERS: dict[str, tuple[str, dict[str, float]]] = {
     "uniform": ("uniform", {}),
@@ -94,62 +94,55 @@ OTHERS = 1_000_000
 PPO_IN_BOTH = PPOConfig(
     learning_rate=4e-3, n_steps=20, batch_size=5120, n_epochs=5, gamma=0.99, gae_lambda=0.8
 )
-"""PPO of both trainings: what counts is that they are alike, so the league's tuning is no part of
-it."""
+"""Hyper-parameters of PPO in both trainings. What counts is that they are alike, so the league's
+tuned ones are not used."""
 FIXED = (*RERANKERS, *SOFTMAX, TUNED)
 """Names of the agents that are built from the log and not trained in a simulator."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """Compare agents in a learned and in the true market."""
+class Config(Markets, Threads, Results):
+    """Compare agents in a learned market and in the true one."""
 
     part: Part = "all"
-    """What to measure; `report` measures nothing. The report is about everything that was measured
-    so far."""
+    """What to measure: `main`, `sweep`, `ensemble`, `all` of them, or with `report` nothing. The
+    report is about everything that was measured so far."""
     env: str = "recsim_env/Market-v0"
-    """Id of a market."""
+    """Id of the true market."""
     worlds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of its catalogues; `sweep` and `ensemble` use the first."""
+    """Seeds of the market's catalogues. Three tell worlds apart; `sweep` and `ensemble` use the
+    first."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of user models and of PPO; `sweep` uses the first, `ensemble` puts the models of all into
-    one."""
-    slates: int = 300_000
-    """Logged slates, about."""
+    """Seeds of user models and of PPO. `sweep` uses the first, `ensemble` puts the models of all
+    seeds into one."""
     mixture: Mixture = "broad"
-    """Who wrote the log."""
+    """Who wrote the log. The default is the mixture whose slates differ most from each other."""
     sizes: tuple[int, ...] = (30_000, 100_000, 300_000, 1_000_000)
-    """Logged slates in the sweep."""
+    """Numbers of logged slates in the sweep over the size of the log."""
     mixtures: tuple[Mixture, ...] = ("greedy", "uniform", "exploring", "broad")
-    """Who wrote the log in the sweep."""
+    """Mixtures in the sweep over who wrote the log."""
     pessimism: tuple[float, ...] = (0.0, 1.0)
-    """Of the ensembles: standard deviations of its members."""
+    """Pessimism of each ensemble: how many standard deviations of its members are taken off its
+    answer. An ensemble without any is the control."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
-    """The user model; its seed is replaced."""
+    """The user model and its training; its seed is replaced."""
     ppo: PPOComposerConfig = field(default_factory=lambda: PPOComposerConfig(ppo=PPO_IN_BOTH))
-    """PPO."""
+    """The PPO agent and its training, the same in both markets."""
     steps: int = 300_000
-    """Slates shown in a training of PPO."""
+    """Length of a PPO training in shopper-steps, the same in both markets."""
     shoppers: int = 1024
-    """Shoppers served at once in a training."""
+    """Number of shoppers that are served at once in a training."""
     trials: int = 20
-    """Settings tried for the tuned constant re-ranker, in the true market."""
+    """Number of settings tried for the tuned constant re-ranker in the true market, those set by
+    hand among them."""
     tuning_episodes: int = 128
-    """Episodes of a trial."""
+    """Number of episodes of a trial."""
     episodes: int = 1024
-    """Episodes of an evaluation, the same seeds in every market."""
+    """Number of episodes of an evaluation, with the same seeds in every market."""
     batch: int = 512
-    """Shoppers at a time in an evaluation."""
-    device: str | None = None
-    """cpu or cuda; None for the best there is."""
-    threads: int = THREADS
-    """CPU threads."""
-    markets: Path = Path("runs/market")
-    """Folder of logs and rankers; what is missing there is built."""
+    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/transfer")
-    """Folder of what is measured so far; delete it to start anew."""
-    results: Path = RESULTS
-    """Folder of the results."""
+    """Folder of what was measured so far, which is not measured again; delete it to start anew."""
 
 
 FREE = (
@@ -164,22 +157,24 @@ FREE = (
     "device",
     "threads",
     "markets",
+    "work",
+    "results",
 )
-"""Fields of `Config` in which runs that share a work folder may differ."""
+"""Settings in which runs that share a work folder may differ."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """Which user models make a market, and how they agree."""
+    """Which user models make a learned market, and how they answer together."""
 
     seeds: tuple[int, ...]
-    """Of the user models that answer together."""
+    """Seeds of the user models that answer together."""
     pessimism: float = 0.0
     """See `recsim_env.shoppers.session.population.LearnedMarketShopper`."""
 
     @property
     def kind(self) -> str:
-        """As in the rows: `learned` is one model."""
+        """The name in the column `simulator` of the rows; `learned` is a single model."""
         return (
             "learned"
             if len(self.seeds) == 1
@@ -188,7 +183,7 @@ class Models:
 
     @property
     def name(self) -> str:
-        """Of the folder; says which models."""
+        """The name of the folder, which says which models."""
         if len(self.seeds) == 1:
             return f"seed{self.seeds[0]}"
         return f"ensemble{'-'.join(map(str, self.seeds))}-pessimism{self.pessimism:g}"
@@ -199,13 +194,15 @@ class Cell:
     """A learned market beside the true one."""
 
     world: MarketWorld
+    """The true market."""
     models: Models
+    """The user models of the learned market."""
     ppo_seeds: tuple[int, ...]
     """Seeds of PPO, each trained in both markets."""
 
 
 def cells(config: Config) -> list[Cell]:
-    """What `config.part` measures."""
+    """The cells that `config.part` asks for."""
     found: list[Cell] = []
     one, seed = (
         MarketWorld(config.env, config.worlds[0], config.slates, config.mixture),
@@ -235,14 +232,15 @@ class Agent:
     """Who plays, and in which simulator they were trained."""
 
     name: str
+    """Name of the agent, as in the rows."""
     trained_in: str = LOG
     """`LOG` where nothing was trained in a simulator, else `TRUE` or a kind of learned market."""
     seed: int = 0
-    """Of the training."""
+    """Seed of the training."""
 
     @property
     def file(self) -> str:
-        """Name of the file of its row, without what follows the dot."""
+        """The stem of the name of its row's file."""
         name = self.name.replace(" ", "-").replace(".", "_")
         return (
             name
@@ -260,67 +258,64 @@ def agents_of(cell: Cell) -> list[Agent]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A cell at work: makes, keeps and finds whatever an evaluation needs. Nothing is made before it is asked for."""
+class OpenedCell:
+    """A cell whose simulators and agents are made or read when they are needed."""
 
     config: Config
+    """How the cell is measured."""
     cell: Cell
+    """Which markets are compared."""
 
     @property
     def folder(self) -> Path:
-        """Of this market."""
+        """The folder of the true market."""
         return self.config.work / self.cell.world.name
 
     @cached_property
-    def built(self) -> BuiltMarket:
-        """The market, its log and its ranker."""
-        return build(self.cell.world, self.config.markets, self.config.device)
+    def site(self) -> Site:
+        """The true market with its log and its ranker."""
+        return self.cell.world.open(self.config.markets, self.config.device)
 
     @cached_property
     def inputs(self) -> PolicyInputs:
-        """What every agent is built from, whichever market it plays in: both show the shop the same.
+        """What every agent is built from, whichever market it plays in.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If the two markets show the shop different observations.
         """
         true, learned = (
-            self.markets[TRUE].observation_space,
-            self.markets[self.cell.models.kind].observation_space,
+            self.markets[kind].observation_space for kind in (TRUE, self.cell.models.kind)
         )
         if true != learned:
             raise ValueError(
-                f"the learned market shows {learned}, but the true one {true}: no agent could play both."
+                f"the learned market shows {learned}, but the true one {true}: "
+                "no agent could play both."
             )
-        return self.built.inputs()
+        return self.site.inputs
 
     @cached_property
     def markets(self) -> dict[str, SlateSimulator]:
-        """Both markets, to play in; training takes new ones."""
-        true = self.simulator(TRUE)
-        return {
-            TRUE: true,
-            AGAIN: true,
-            self.cell.models.kind: self.simulator(self.cell.models.kind),
-        }
+        """The simulators to play in, by kind; trainings take new ones."""
+        true, kind = self.simulator(TRUE), self.cell.models.kind
+        return {TRUE: true, AGAIN: true, kind: self.simulator(kind)}
 
     def simulator(self, kind: str) -> SlateSimulator:
-        """A new simulator: `TRUE`, or the learned market of the cell."""
+        """A new simulator of the true market (`TRUE`) or of the learned one."""
         if kind == TRUE:
             return self.cell.world.simulator(self.config.device)
-        return learned_simulator(self.config, self.built, self.cell.models)
+        return learned_simulator(self.config, self.cell, self.site)
 
     def place(self, kind: str) -> Path:
         """The folder of a simulator."""
         return self.folder / (kind if kind in (TRUE, AGAIN) else self.cell.models.name)
 
     def policy(self, agent: Agent) -> Policy:
-        """Build an agent; train it first where that was not done yet."""
+        """Build an agent, after training it in its simulator where that was not done yet."""
         if agent.trained_in != LOG:
             return self.trained(agent)
         if agent.name in SOFTMAX:
-            return Logging(
-                Composer(self.inputs, ComposerConfig(offset_dims=0)), {}, SOFTMAX[agent.name]
-            )
+            composer = Composer(self.inputs, ComposerConfig(offset_dims=0))
+            return Logging(composer, {}, SOFTMAX[agent.name])
         if agent.name == TUNED:
             return POLICIES["constant"].build(self.inputs, self.tuned_knobs())
         policy, parameters = RERANKERS[agent.name]
@@ -332,10 +327,9 @@ class Bench:
         keeper = Keeper(path.with_suffix(".training.safetensors"))
         if not path.exists():
             simulator = self.simulator(agent.trained_in)
-            inputs = self.built.inputs(simulator)
-            ground = Ground(
+            ground = TrainingSetup(
                 simulator,
-                inputs,
+                self.site.inputs_for(simulator),
                 agent.seed,
                 self.config.steps,
                 self.config.shoppers,
@@ -348,85 +342,75 @@ class Bench:
     def tuned_knobs(self) -> dict[str, float]:
         """The best knobs of the constant re-ranker, from their file or searched for."""
         path = self.folder / "tuned.json"
-        if not path.exists():
-            write_json(
-                path, tune_constant(self.config, self.built, path.with_suffix(".trials.json"))
-            )
-        knobs: dict[str, float] = json.loads(path.read_text())
-        return knobs
+        trials = path.with_suffix(".trials.json")
+        return json_at(path, lambda: tune_constant(self.config, self.site, trials))
 
 
-def tune_constant(config: Config, built: BuiltMarket, path: Path) -> dict[str, float]:
-    """Search the knobs that this market has by what they earn in the true one; first come those set by hand.
+def tune_constant(config: Config, site: Site, path: Path) -> dict[str, float]:
+    """Search for the knobs that earn most in the true market, beginning with those set by hand.
 
-    path: where the trials of an interrupted search are kept.
+    Args:
+        config: The number of trials and of their episodes.
+        site: The true market, opened.
+        path: The file of an interrupted search's trials.
     """
-    spec, inputs = POLICIES["constant"], built.inputs()
-    here = Composer(inputs, ComposerConfig(offset_dims=0)).knobs
-    ranges = {name: allowed for name, allowed in spec.search().items() if name in here}
-    first = [dict.fromkeys(ranges, 0.0) | knobs for knobs in HAND]
-    episodes = seeds(TUNING_SEED, config.tuning_episodes)
-
-    def value(knobs: dict[str, float], number: int) -> float:
-        found = evaluate(spec.build(inputs, knobs), built.simulator, episodes, batch=config.batch)
-        return float(found.rows["return"].to_numpy().mean())
-
-    return dict(trials_of(path, value, ranges, first, config.trials, 0, TUNED).best_params)
-
-
-def save_actor(policy: Policy, path: Path) -> None:
-    """Write what a composer policy has learned (safetensors), whole or not at all."""
-    assert isinstance(policy, ComposerPolicy)
-    write_tensors(path, policy.actor.state_dict())
-
-
-def load_actor(path: Path, config: PPOComposerConfig, inputs: PolicyInputs) -> ComposerPolicy:
-    """Read what `save_actor` wrote.
-
-    Raises:
-        RuntimeError: If the weights do not fit `config` and `inputs`.
-        ValueError: If the file is cut off, or one of them is not finite.
-    """
-    weights, composer = read_tensors(path)[0], Composer(inputs, config.composer)
-    check_finite(path, weights)
-    generator = torch.Generator().manual_seed(0)  # of weights that are overwritten
-    width, hidden = len(weights["standardize.mean"]), config.network.actor_hidden
-    actor = IntentActor(width, composer.intent_size, hidden, config.network.log_std, generator)
-    actor.load_state_dict(weights)
-    return ComposerPolicy(composer, actor.to(inputs.catalog.device).requires_grad_(False))
+    spec = POLICIES["constant"]
+    search = knobs_here(spec, site.inputs)
+    study = policy_trials(
+        path,
+        TUNED,
+        spec,
+        site.inputs,
+        site.simulator(),
+        episodes=seeds(TUNING_SEED, config.tuning_episodes),
+        first=[dict.fromkeys(search, 0.0) | knobs for knobs in HAND],
+        trials=config.trials,
+        search=search,
+        batch=config.batch,
+    )
+    return dict(study.best_params)
 
 
 # ---- the learned market --------------------------------------------------------------------------
 
 
-def learned_simulator(config: Config, built: BuiltMarket, models: Models) -> SlateSimulator:
-    """The market that user models of a log make: catalogue, reward and horizon of the true one."""
-    true = built.simulator
-    fitted = [fitted_shopper(config, built, seed) for seed in models.seeds]
+def learned_simulator(config: Config, cell: Cell, site: Site) -> SlateSimulator:
+    """The market that user models make: catalogue, reward and horizon are those of the true one.
+
+    Args:
+        config: How user models are fitted.
+        cell: The market, and which user models answer.
+        site: The true market, opened.
+    """
+    true = site.simulator()
+    fitted = [fitted_shopper(config, cell.world, site, seed) for seed in cell.models.seeds]
     members = [member for shopper in fitted for member in shopper.members]
+    declared, pessimism = fitted[0].declared, cell.models.pessimism
     shopper = LearnedMarketShopper(
-        true.catalog, members, fitted[0].declared, true.device, pessimism=models.pessimism
+        true.catalog, members, declared, true.device, pessimism=pessimism
     )
     return SlateSimulator(
         shopper, true.reward, horizon_days=true.horizon_days, history=true.history
     )
 
 
-def fitted_shopper(config: Config, built: BuiltMarket, seed: int) -> LearnedMarketShopper:
+def fitted_shopper(
+    config: Config, world: MarketWorld, site: Site, seed: int
+) -> LearnedMarketShopper:
     """One user model of a log, from its folder or fitted."""
-    true = built.simulator
-    folder = config.work / built.world.name / f"seed{seed}" / "model"
+    true = site.inputs.catalog
+    folder = config.work / world.name / f"seed{seed}" / "model"
     if not folder.exists():
-        catalog, settings = true.catalog.to("cpu"), replace(config.model, seed=seed)
-        with tqdm(desc=f"user model {seed} of {built.world.name}", unit="step", leave=False) as bar:
+        catalog, settings = true.to("cpu"), replace(config.model, seed=seed)
+        with tqdm(desc=f"user model {seed} of {world.name}", unit="step", leave=False) as bar:
             model = fit_session(
-                built.log, catalog, settings, device=true.device, progress=partial(_advance, bar)
+                site.logged, catalog, settings, device=true.device, progress=partial(_advance, bar)
             )
         part = folder.with_name("model.part")
         shutil.rmtree(part, ignore_errors=True)
-        save_learned_market(part, catalog, [model], built.log.declared)
+        save_learned_market(part, catalog, [model], site.logged.declared)
         part.rename(folder)
-    return load_learned_market(true.device, true.slate_size, folder=folder)
+    return load_learned_market(true.device, site.inputs.slate_size, folder=folder)
 
 
 def _advance(bar: Any, step: int, steps: int) -> None:
@@ -438,48 +422,41 @@ def _advance(bar: Any, step: int, steps: int) -> None:
 
 
 def measure(config: Config, cell: Cell) -> None:
-    """Let everyone play in both markets of a cell, wherever the row is not there yet.
+    """Let every agent play in both markets of a cell, wherever its row is missing.
 
     Raises:
         RuntimeError: If another process measures in the same market.
     """
-    bench = Bench(config, cell)
-    with locked(bench.folder):
-        _measure(bench)
+    opened = OpenedCell(config, cell)
+    with locked(opened.folder):
+        _measure(opened)
 
 
-def _measure(bench: Bench) -> None:
-    config, cell = bench.config, bench.cell
-    with tqdm(
-        total=len(agents_of(cell)), desc=f"{cell.world.name}, {cell.models.name}", unit="agent"
-    ) as bar:
-        for agent in agents_of(cell):
-            again = (
-                (AGAIN,) if agent.trained_in == LOG and cell.world.mixture == config.mixture else ()
-            )
-            kinds = (TRUE, cell.models.kind, *again)
-            paths = {kind: bench.place(kind) / "rows" / f"{agent.file}.parquet" for kind in kinds}
-            for kind, path in paths.items():
-                if not path.exists():
-                    write_parquet(path, row(bench, agent, kind))
-            bar.update()
+def _measure(opened: OpenedCell) -> None:
+    config, cell, agents = opened.config, opened.cell, agents_of(opened.cell)
+    title = f"{cell.world.name}, {cell.models.name}"
+    for agent in tqdm(agents, desc=title, unit="agent"):
+        twice = agent.trained_in == LOG and cell.world.mixture == config.mixture
+        for kind in (TRUE, cell.models.kind, *([AGAIN] if twice else [])):
+            path = opened.place(kind) / "rows" / f"{agent.file}.parquet"
+            rows_at(path, partial(row, opened, agent, kind))
 
 
-def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
-    """What an agent earned in a simulator: one row, columns `transfer_report.ROWS`."""
-    config, world, models = bench.config, bench.cell.world, bench.cell.models
+def row(opened: OpenedCell, agent: Agent, kind: str) -> pl.DataFrame:
+    """What an agent earned in a simulator: one row, with the columns `transfer_report.ROWS`."""
+    config, world, models = opened.config, opened.cell.world, opened.cell.models
     episodes = seeds(REPORTED_SEED + OTHERS * (kind == AGAIN), config.episodes)
-    found = evaluate(bench.policy(agent), bench.markets[kind], episodes, batch=config.batch).rows
+    simulator = opened.markets[kind]
+    found = evaluate(opened.policy(agent), simulator, episodes, batch=config.batch).rows
     returns = found["return"].to_numpy()
+    single = kind not in (TRUE, AGAIN) and len(models.seeds) == 1
     return pl.DataFrame(
         {
             "world": world.world,
             "slates": world.slates,
             "mixture": world.mixture,
             "simulator": kind,
-            "model_seed": models.seeds[0]
-            if kind not in (TRUE, AGAIN) and len(models.seeds) == 1
-            else None,
+            "model_seed": models.seeds[0] if single else None,
             "agent": agent.name,
             "trained_in": agent.trained_in,
             "agent_seed": agent.seed,
@@ -494,37 +471,27 @@ def row(bench: Bench, agent: Agent, kind: str) -> pl.DataFrame:
 
 
 def read_work(work: Path) -> pl.DataFrame:
-    """All rows that were measured so far.
+    """Read all rows that were measured so far.
 
     Raises:
         FileNotFoundError: If there are none.
     """
-    paths = sorted(work.glob("*/*/rows/[!.]*.parquet"))
-    if not paths:
-        raise FileNotFoundError(
-            f"{work} has no rows yet: run python -m benchmarks.agents.transfer."
-        )
-    return pl.concat([pl.read_parquet(path) for path in paths])
+    paths = list(work.glob("*/*/rows/[!.]*.parquet"))
+    return all_rows(paths, work, "benchmarks.agents.transfer")
 
 
 def check_work(config: Config) -> None:
-    """Remember what the rows in `config.work` belong to.
+    """Remember what the rows in `config.work` have in common.
 
     Raises:
-        ValueError: If they belong to another configuration.
+        ValueError: If they were measured with other settings.
     """
-    told = {
-        key: value
-        for key, value in config_as_json(config).items()
-        if key not in (*FREE, "work", "results")
-    }
-    remember_settings(config.work, told)
+    remember_settings(config.work, settings_of(config, free=FREE))
 
 
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_work(config)
     run = Run("transfer", config, results=config.results)
     for cell in cells(config):

@@ -1,13 +1,15 @@
-"""Figures, table and picture of `benchmarks.agents.transfer`, from its rows alone.
+"""What the rows of `benchmarks.agents.transfer` say: tables, figure and summary.
 
 A cell is one learned market beside the true one: a world, a log, a user-model seed (for an
 ensemble: a PPO seed). Of each cell, with the return J of every agent in the true market and J' in
 the learned one:
 
-    kendall_tau          rank correlation of J and J' over the agents that were not trained (Kendall 1945, tau-b)
-    worst_return_error   max |J' / J - 1| over all agents, PPO among them; mean_return_error likewise
-    ppo_gain_kept        what training in the learned market gains in J over greedy CTR / the same of the true market
-    ppo_optimism         J' / J - 1 of PPO trained in the learned market: what it only thinks it earns
+    kendall_tau          rank correlation of J and J' over the agents that were not trained (tau-b,
+                         Kendall 1945)
+    worst_return_error   max |J' / J - 1| over all agents with PPO; mean_return_error likewise
+    ppo_gain_kept        the gain in J over greedy CTR of training in the learned market, over that
+                         of training in the true one
+    ppo_optimism         J' / J - 1 of PPO trained in the learned market, where it overrates itself
     winner_regret        1 - J of the agent that wins in the learned market / J of the best one
 
 The true market that is played twice, with other shoppers the second time, does not agree with
@@ -33,7 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-from benchmarks.lab.plots import name_beside
+from benchmarks.lab.plots import BLUE, GREY, RED, intervals, name_beside, panels
 from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
@@ -42,7 +44,7 @@ TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
 """`simulator` of the true market, of it with other shoppers, and of a single user model;
 `trained_in` of agents that no simulator trained."""
 BASE, PPO = "greedy_ctr", "ppo"
-"""Names of the agent that gains are counted from, and of the one that is trained."""
+"""Names of the agent that gains are counted from, and of the agent that is trained."""
 ROWS: dict[str, pl.DataType] = {
     "world": pl.Int64(),  # seed of the market's catalogue
     "slates": pl.Int64(),  # logged, about
@@ -58,7 +60,7 @@ ROWS: dict[str, pl.DataType] = {
     "clicks": pl.Float64(),
     "visits": pl.Float64(),
 }
-"""Columns of the rows, one row an agent in a simulator."""
+"""Columns of the rows, of which there is one for each agent in each simulator."""
 AGENT = ("world", "slates", "mixture", "agent", "trained_in", "agent_seed")
 """Columns that say which agent a row is about."""
 FIGURES = {
@@ -72,8 +74,7 @@ FIGURES = {
     "ppo_optimism": "optimism",
     "winner_regret": "regret",
 }
-"""Names in the summary, and the short ones in front of a size of the log, a mixture or an
-ensemble."""
+"""Names of figures in the summary, and the short ones of sizes, mixtures and ensembles."""
 RANGES = {
     "kendall_tau": (-1.0, 1.0),
     "kendall_tau_ppo_included": (-1.0, 1.0),
@@ -81,7 +82,7 @@ RANGES = {
     "mean_return_error": (0.0, math.inf),
     "winner_regret": (0.0, 1.0),
 }
-"""What a figure can be; the others can be any number."""
+"""The values that figures can take; the others can be any number."""
 
 K = TypeVar("K", int, str)
 
@@ -89,20 +90,25 @@ K = TypeVar("K", int, str)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One learned market beside the true one."""
+class CellRows:
+    """The rows of one learned market beside the true one."""
 
     world: int
+    """Seed of the market's catalogue."""
     slates: int
+    """Number of logged slates, about."""
     mixture: str
+    """Who wrote the log."""
     simulator: str
+    """Kind of the learned market."""
     seed: int
+    """Seed of the user model; of an ensemble, that of PPO."""
     pairs: pl.DataFrame
-    """One row an agent: `label`, `trained_in`, `true` and `learned` mean returns."""
+    """One row an agent: `label`, `trained_in`, and the mean returns `true` and `learned`."""
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """The figures of this cell by their long names; NaN where agents are missing that one takes."""
+        """The figures of the cell by their long names; NaN where an agent is missing."""
         true, learned = self.pairs["true"].to_numpy(), self.pairs["learned"].to_numpy()
         fixed = self.pairs.filter(pl.col("trained_in") == LOG)
         error = np.abs(learned / true - 1)
@@ -132,31 +138,37 @@ class Cell:
 
 
 def trained(simulator: str) -> str:
-    """Label of PPO that was trained in a simulator."""
+    """The label of PPO that was trained in a simulator."""
     return f"{PPO} trained in {simulator}"
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Kendall's tau-b of two rows of numbers; NaN below two of them."""
+    """Kendall's tau-b of two rows of numbers; NaN for fewer than two."""
     return float(kendalltau(one, other).statistic) if len(one) > 1 else math.nan
 
 
 def gain_kept(learned: float, true: float, base: float) -> float:
-    """Share of what training in the true market gains over `base` that training in the learned one
-    gains, all three earned in the true market; NaN where training in the true market gains nothing,
+    """The share of PPO's gain that is kept where it is trained in the learned market.
+
+    All three are returns in the true market. The share is NaN where training there gains nothing,
     so that there is nothing to keep.
+
+    Args:
+        learned: The return of PPO that was trained in the learned market.
+        true: The return of PPO that was trained in the true market.
+        base: The return that gains are counted from.
     """
     return (learned - base) / (true - base) if true > base else math.nan
 
 
-def cells_of(rows: pl.DataFrame) -> list[Cell]:
-    """Every finished cell: those with the most agents."""
+def cells_of(rows: pl.DataFrame) -> list[CellRows]:
+    """Find every finished cell, which are those with the most agents."""
     true = rows.filter(pl.col("simulator") == TRUE).select(*AGENT, pl.col("return").alias("true"))
     beside = rows.filter(~pl.col("simulator").is_in([TRUE, AGAIN])).join(
         true, on=AGENT, how="inner"
     )
     named = beside.with_columns(_label().alias("label")).rename({"return": "learned"})
-    found: list[Cell] = []
+    found: list[CellRows] = []
     for key, part in named.sort(*AGENT).group_by(
         "world", "slates", "mixture", "simulator", maintain_order=True
     ):
@@ -168,14 +180,14 @@ def cells_of(rows: pl.DataFrame) -> list[Cell]:
             theirs = (pl.col("trained_in") == LOG) | (pl.col("agent_seed") == seed)
             pairs = part.filter(mine & theirs).select("label", "trained_in", "true", "learned")
             found.append(
-                Cell(int(world), int(slates), str(mixture), str(simulator), int(seed), pairs)
+                CellRows(int(world), int(slates), str(mixture), str(simulator), int(seed), pairs)
             )
     most = max((len(cell.pairs) for cell in found), default=0)
     return [cell for cell in found if len(cell.pairs) == most]
 
 
 def _label() -> pl.Expr:
-    """What an agent is called; of one that was trained, as `trained` says."""
+    """The label of an agent: its name, or what `trained` says."""
     where = pl.concat_str(pl.col("agent"), pl.lit(" trained in "), pl.col("trained_in"))
     return pl.when(pl.col("trained_in") == LOG).then(pl.col("agent")).otherwise(where)
 
@@ -188,8 +200,9 @@ class Group:
     """Cells that are averaged."""
 
     name: str
-    """In the table."""
-    cells: tuple[Cell, ...]
+    """Name in the table."""
+    cells: tuple[CellRows, ...]
+    """The cells."""
 
     def estimate(self, figure: str) -> Estimate | None:
         """The mean of a figure with its interval; None where no cell has it."""
@@ -208,7 +221,7 @@ class Group:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Worlds, and seeds of each at most."""
+        """The number of worlds, and the largest number of seeds of one."""
         worlds = [cell.world for cell in self.cells]
         return len(set(worlds)), max((worlds.count(world) for world in set(worlds)), default=0)
 
@@ -218,39 +231,54 @@ class Transfer:
     """All that the report says."""
 
     main: Group
+    """The main cells."""
     sizes: dict[int, Group]
-    """By logged slates."""
+    """Groups by the number of logged slates."""
     mixtures: dict[str, Group]
-    """By who wrote the log."""
+    """Groups by who wrote the log."""
     ensembles: dict[str, Group]
-    """By kind of simulator, the single model as `single`."""
+    """Groups by kind of simulator, with the single model as `single`."""
     summary: dict[str, Estimate]
+    """The figures that others may quote, by name."""
     itself: dict[str, Estimate]
     """Figures of the true market beside itself with other shoppers; empty where it was played
     once."""
 
 
 def report(rows: pl.DataFrame, slates: int, mixture: str) -> Report:
-    """What the rows say; the main cells are those of single user models of logs of so many slates by that mixture."""
+    """Make tables, summary and figure of the rows.
+
+    Args:
+        rows: The rows of all cells.
+        slates: The number of logged slates of the main cells.
+        mixture: Who wrote the logs of the main cells.
+    """
     transfer = analyse(rows, slates, mixture)
     return Report(tables(transfer), transfer.summary, draw(transfer))
 
 
 def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
-    """Group the cells; the main ones are those of single user models of logs of so many slates by that mixture.
+    """Group the cells; the main ones are those of single user models of the chosen logs.
 
     A sweep and the comparison of ensembles are over the worlds and seeds that all of their values
     have.
 
+    Args:
+        rows: The rows of all cells.
+        slates: The number of logged slates of the main cells.
+        mixture: Who wrote the logs of the main cells.
+
     Raises:
         ValueError: If no main cell has two agents.
     """
+    # the cells of each group
     everything = cells_of(rows)
     single = [cell for cell in everything if cell.simulator == LEARNED]
     main = [cell for cell in single if cell.slates == slates and cell.mixture == mixture]
     if not main or len(main[0].pairs) < 2:
         raise ValueError(
-            f"rows has no cell of {slates} slates by the mixture {mixture!r} with two agents or more."
+            f"rows has no cell of {slates} slates by the mixture {mixture!r} "
+            "with two agents or more."
         )
     here = [cell for cell in everything if cell.slates == slates and cell.mixture == mixture]
     by_size = {
@@ -266,6 +294,8 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
         kind: [c for c in here if c.simulator == (LEARNED if kind == "single" else kind)]
         for kind in kinds
     }
+
+    # the groups, and their figures
     main_group = Group(f"{slates:,} slates, {mixture}", tuple(main))
     sizes = {at: Group(f"{at:,} slates", cells) for at, cells in _shared(by_size).items()}
     mixtures = {at: Group(f"{at} log", cells) for at, cells in _shared(by_mixture).items()}
@@ -283,9 +313,17 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
 
 
 def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict[str, Estimate]:
-    """Tau and errors of the true market against itself with other shoppers, over worlds; agents that were not trained.
+    """Compare the true market with itself with other shoppers.
 
-    Empty where no world was played twice.
+    The agents are those that are not trained.
+
+    Args:
+        rows: The rows of all cells.
+        slates: The number of logged slates of the worlds.
+        mixture: Who wrote their logs.
+
+    Returns:
+        Tau and errors by name; empty where no world was played twice.
     """
     here = rows.filter(
         pl.col("slates") == slates, pl.col("mixture") == mixture, pl.col("trained_in") == LOG
@@ -316,11 +354,11 @@ def _estimate(figure: str, values: list[float], units: list[int] | None = None) 
     return estimate_mean(values, clusters=units).within(*RANGES.get(figure, (-math.inf, math.inf)))
 
 
-def _sizes(cells: Iterable[Cell]) -> list[int]:
+def _sizes(cells: Iterable[CellRows]) -> list[int]:
     return sorted({cell.slates for cell in cells})
 
 
-def _mixtures(cells: Iterable[Cell]) -> list[str]:
+def _mixtures(cells: Iterable[CellRows]) -> list[str]:
     return sorted({cell.mixture for cell in cells})
 
 
@@ -332,9 +370,10 @@ def _ensemble_name(kind: str) -> str:
     )
 
 
-def _shared(groups: dict[K, list[Cell]]) -> dict[K, tuple[Cell, ...]]:
-    """The cells of those worlds and seeds that every group has; groups without a cell go, all of
-    them where they have none in common.
+def _shared(groups: dict[K, list[CellRows]]) -> dict[K, tuple[CellRows, ...]]:
+    """Keep the cells of those worlds and seeds that every group has.
+
+    Groups without a cell are left out; all of them, where they have none in common.
     """
     there = {key: cells for key, cells in groups.items() if cells}
     common = set.intersection(
@@ -379,7 +418,7 @@ HEADERS = {
 
 
 def tables(transfer: Transfer) -> str:
-    """Two markdown tables: the figures of each group, and every agent's returns in the main cells."""
+    """Make the tables of the groups' figures, and of every agent's returns in the main cells."""
     parts = [
         list(part.values()) for part in (transfer.sizes, transfer.mixtures, transfer.ensembles)
     ]
@@ -422,27 +461,30 @@ def _line(group: Group) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class AgentMean:
-    """An agent over some cells."""
+    """Mean returns of an agent over some cells."""
 
     name: str
+    """Label of the agent."""
     true: float
+    """Mean return in the true market."""
     learned: float
+    """Mean return in the learned market."""
 
     @property
     def title(self) -> str:
-        """How it reads to a person."""
+        """The name as a person would write it."""
         return self.name.replace("_", " ").replace(PPO, "PPO") + (
             " market" if self.name.startswith(PPO) else ""
         )
 
     @property
     def error(self) -> float:
-        """Of the learned market, relative and signed."""
+        """The relative error of the learned market, with its sign."""
         return self.learned / self.true - 1
 
 
 def agent_means(group: Group) -> list[AgentMean]:
-    """Each agent's mean returns over cells, the best in truth first."""
+    """The mean returns of each agent over cells, the best one in the true market first."""
     pairs = (
         pl.concat([cell.pairs for cell in group.cells])
         .group_by("label")
@@ -456,14 +498,13 @@ def agent_means(group: Group) -> list[AgentMean]:
 
 # ---- picture -------------------------------------------------------------------------------------
 
-BLUE, RED, GREY = "#3b6ea5", "#b83a3a", "#888888"
 SHOWN = {"kendall_tau": ("Kendall tau", BLUE), "worst_return_error": ("worst return error", RED)}
+"""Figures that are drawn for groups, with their names and colours."""
 
 
 def draw(transfer: Transfer) -> Figure:
-    """True against simulated returns; tau and worst error against the size of the log, and by who wrote it."""
-    figure = Figure(figsize=(15, 5.6), layout="constrained")
-    returns, sizes, mixtures = figure.subplots(1, 3, width_ratios=(2.2, 1.2, 1))
+    """Draw true against simulated returns, and tau and worst error by the log's size and writer."""
+    figure, (returns, sizes, mixtures) = panels(15, 5.6, 3, ratios=(2.2, 1.2, 1))
     _draw_returns(returns, transfer.main)
     _draw_groups(sizes, [(f"{at:,}", group) for at, group in transfer.sizes.items()], joined=True)
     sizes.set_xlabel("logged slates")
@@ -476,9 +517,9 @@ def draw(transfer: Transfer) -> Figure:
 
 def _draw_returns(axes: Axes, group: Group) -> None:
     agents = agent_means(group)
-    low = min(min(agent.true, agent.learned) for agent in agents)
-    high = max(max(agent.true, agent.learned) for agent in agents)
-    axes.plot([low, high], [low, high], color="#cccccc", linewidth=1, zorder=0)
+    earned = [value for agent in agents for value in (agent.true, agent.learned)]
+    ends = [min(earned), max(earned)]
+    axes.plot(ends, ends, color=GREY, linewidth=1, zorder=0)
     points = {agent.title: (agent.true, agent.learned) for agent in agents}
     red = {agent.title: RED for agent in agents if agent.name.startswith(PPO)}
     for title, (true, learned) in points.items():
@@ -490,30 +531,18 @@ def _draw_returns(axes: Axes, group: Group) -> None:
     )
     axes.set_xlabel("return in the true market")
     axes.set_ylabel("return in the learned market")
-    _plain(axes)
 
 
 def _draw_groups(axes: Axes, groups: list[tuple[str, Group]], *, joined: bool) -> None:
-    _plain(axes)
     if not groups:
         axes.text(0.5, 0.5, "not measured yet", ha="center", transform=axes.transAxes)
         return
-    places = list(range(len(groups)))
     for name, (title, colour) in SHOWN.items():
-        found = [group.estimate(name) for _, group in groups]
-        values = [math.nan if estimate is None else estimate.value for estimate in found]
-        axes.plot(places, values, "o-" if joined else "o", color=colour, markersize=6, label=title)
-        for place, estimate in zip(places, found, strict=True):
-            if estimate is not None and math.isfinite(estimate.low):
-                axes.plot([place, place], [estimate.low, estimate.high], color=colour, linewidth=2)
-    axes.set_xticks(places, [name for name, _ in groups])
+        found = [(place, group.estimate(name)) for place, (_, group) in enumerate(groups)]
+        there = [(place, estimate) for place, estimate in found if estimate is not None]
+        places, estimates = [place for place, _ in there], [estimate for _, estimate in there]
+        intervals(axes, places, estimates, colour=colour, label=title, joined=joined)
+    axes.set_xticks(range(len(groups)), [name for name, _ in groups])
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.0, axes.get_ylim()[1]) + 0.02)
     axes.legend(frameon=False, loc="center left", fontsize=9)
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(color="#eeeeee")
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -1,4 +1,6 @@
-"""Choose the agents' parameters: python -m benchmarks.agents.tune_agents
+"""Choose the agents' parameters.
+
+    python -m benchmarks.agents.tune_agents
 
 Every agent that is trained gets the same number of trials, a shorter training each, with shoppers
 and a training seed that no report uses. The best setting and the defaults are then trained again
@@ -16,73 +18,78 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
 import polars as pl
 import tyro
 
-from agents import AGENTS, Ground
+from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
-from benchmarks.agents.league import FACTORS
-from benchmarks.agents.tune import defaults_of, trials_of
-from benchmarks.lab.places import MARKET, PLACES, Place, Site
-from benchmarks.lab.run import RESULTS, Run
-from benchmarks.lab.settings import config_as_json, remember_settings
+from benchmarks.lab.league_cells import FACTORS
+from benchmarks.lab.options import Markets, Results, Threads
+from benchmarks.lab.places import MARKET, PLACES, Place
+from benchmarks.lab.run import Run
+from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.sites import TUNING_SEED, Site, seeds
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import THREADS, use_threads
-from benchmarks.lab.world import TUNING_SEED, seeds
+from benchmarks.lab.threads import use_threads
+from benchmarks.lab.tuning import defaults_of, trials_of
 from recsim_env.files import locked, write_json
 
 TUNING_RUN = 1_000
-"""Training seed of the trials; those that follow it are the repetitions'. No report uses them."""
+"""Training seed of the trials, which those of the repetitions follow; no report uses them."""
+
+
+SAME = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")
+"""Settings that all trials of a work folder share."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Markets, Threads, Results):
     """Choose the parameters of every agent that has some."""
 
     agents: tuple[str, ...] = tuple(name for name, spec in AGENTS.items() if spec.search())
-    """Which agents."""
+    """Names of the agents to tune. By default, all that have parameters."""
     place: str = Place(MARKET).name
-    """Where in the league."""
+    """Name of the league's place in which the agents are tuned."""
     trials: int = 12
-    """Settings tried for each agent, its defaults among them."""
+    """Number of settings tried for each agent, its defaults among them; the same for all to be
+    fair."""
     repetitions: int = 3
-    """Further trainings of the defaults and of the best setting."""
+    """Number of further trainings of the defaults and of the best setting, whose trial was partly
+    luck."""
     steps: int = 400_000
-    """Shopper-steps of a training."""
+    """Length of a training in shopper-steps. It is shorter than in the league, to save time."""
     factors: dict[str, float] = field(default_factory=lambda: dict(FACTORS))
-    """What an agent's steps are multiplied by; 1 where it is not named."""
+    """Factor of each agent's steps, 1 where it is not named. The defaults are those of the
+    league."""
     shoppers: int = 1024
-    """Shoppers served at once in a training."""
+    """Number of shoppers that are served at once in a training."""
     episodes: int = 512
-    """Episodes that a training is judged by."""
+    """Number of episodes that a training is judged by."""
     batch: int = 256
-    """Shoppers at a time in an evaluation."""
-    slates: int = 300_000
-    """Logged slates, about."""
+    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     seed: int = 0
-    """Of the search."""
-    device: str | None = None
-    """cpu or cuda; None for the best there is."""
-    threads: int = THREADS
-    """CPU threads."""
-    markets: Path = Path("runs/market")
-    """Folder of logs and rankers; what is missing there is built."""
+    """Seed of the search."""
     work: Path = Path("runs/tune_agents")
-    """Folder of the trials so far; delete it to start anew."""
-    results: Path = RESULTS
-    """Folder of the results."""
+    """Folder of the trials so far, which are not made again; delete it to start anew."""
 
 
 def trained_return(
     site: Site, config: Config, name: str, parameters: Mapping[str, float], run: int
 ) -> float:
-    """Mean return, over shoppers of the run's own, of an agent trained with some parameters and the run's seed."""
+    """Train an agent with some parameters; its mean return over shoppers of the run's own.
+
+    Args:
+        site: The place to train in.
+        config: How agents are trained and evaluated.
+        name: The agent's name.
+        parameters: Its parameters.
+        run: The number of the run, which is the training seed.
+    """
     steps = round(config.steps * config.factors.get(name, 1.0))
     keeper = Keeper(config.work / "unfinished" / f"{name}.safetensors")
-    ground = Ground(
+    ground = TrainingSetup(
         site.training(), site.inputs, run, steps, config.shoppers, site.log, keeper=keeper
     )
     policy = AGENTS[name].learn(ground, parameters).policy
@@ -97,7 +104,7 @@ def trained_return(
 
 
 def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
-    """A row a training of one agent: its trials, then default and best setting again."""
+    """Tune one agent: a row for each trial, and for each repetition of default and best."""
     spec = AGENTS[name]
     default = defaults_of(spec.config(), spec.search())
 
@@ -126,7 +133,18 @@ def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
 def repetitions(
     site: Site, config: Config, name: str, parameters: Mapping[str, float], path: Path
 ) -> list[float]:
-    """Returns of one setting, trained again with further seeds; those of an interrupted run, kept in `path`, count."""
+    """Train one setting again with further seeds, and keep the returns as they come.
+
+    Args:
+        site: The place to train in.
+        config: The number of repetitions, and how agents are trained.
+        name: The agent's name.
+        parameters: The setting.
+        path: The file of the returns; those of an interrupted run count.
+
+    Returns:
+        The return of each repetition.
+    """
     told = dict(parameters)
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     values: list[float] = kept["values"] if kept.get("parameters") == told else []
@@ -137,7 +155,7 @@ def repetitions(
 
 
 def line(rows: pl.DataFrame, name: str) -> dict[str, Any]:
-    """Of the table: one agent's defaults and its best setting, each trained again."""
+    """Make the line of the table of one agent: its defaults and its best setting, trained again."""
 
     def returns(what: str) -> Any:
         own = rows.filter((pl.col("agent") == name) & (pl.col("what") == what)).sort("number")
@@ -156,7 +174,7 @@ def line(rows: pl.DataFrame, name: str) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    """Search, repeat, save every training as a row.
+    """Search, train the best settings again, and save every training as a row.
 
     Raises:
         RuntimeError: If another process tunes in the same folder.
@@ -167,11 +185,7 @@ def main(config: Config) -> None:
 
 def _tune(config: Config) -> None:
     use_threads(config.threads)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    same = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")
-    remember_settings(
-        config.work, {key: value for key, value in config_as_json(config).items() if key in same}
-    )
+    remember_settings(config.work, settings_of(config, only=SAME))
     run = Run("tune_agents", config, results=config.results)
     site = PLACES[config.place].open(config.markets, config.slates, config.device)
     rows = pl.DataFrame([row for name in config.agents for row in tuned_rows(site, config, name)])

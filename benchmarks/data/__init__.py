@@ -1,0 +1,1 @@
+"""Commands that make what is shipped: logs, shoppers, markets and rankers."""

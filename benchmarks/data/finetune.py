@@ -1,9 +1,10 @@
-"""Fit the transformer shopper to the Complete Journey logs: python -m benchmarks.data.finetune
+"""Fit the household shopper to a log: `python -m benchmarks.data.finetune`.
 
-Two stages: baskets of the whole catalogue, then the exposure logs; calibration on weeks 45-48; the
-folder that comes out is what `recsim_env.register` and `recsim_env/CompleteJourney-v0` read. Run
-again, it goes on where it stopped. With `--members` further shoppers are fitted with other seeds:
-the ensemble of `recsim_env.shoppers.household.population`.
+A training has two stages: baskets of the whole catalogue, then the slate logs. The valid weeks
+calibrate the model. The folder that comes out is what `recsim_env.register` and
+`recsim_env/CompleteJourney-v0` read. A command that was stopped goes on where it stopped. With
+`--members` several models are fitted with different seeds: the ensemble of
+`recsim_env.shoppers.household.population`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import tyro
 from rich.console import Console
 
 import recsim_env
-from benchmarks.data.model_card import model_card
+from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
 from benchmarks.lab.folders import replace_folder
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from recsim_env.checks import choice, whole
 from recsim_env.files import locked, write_text
-from recsim_env.logs.complete_journey import encoder_folder
+from recsim_env.logs.complete_journey import encoder_folder, is_of_build
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.household.peaks import SHOP_FILES
+from recsim_env.shoppers.household.peaks import SHOP_TABLES
 from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.weights import save_model
 
@@ -40,7 +41,7 @@ ENCODERS = ("frozen", "lora", "full")
 
 @dataclass(frozen=True)
 class Config:
-    """Fine-tune the transformer shopper."""
+    """Fit the household shopper to a log."""
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Size of the model, and settings of its training."""
@@ -48,21 +49,24 @@ class Config:
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     output: Path = Path("runs/finetune")
-    """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`)."""
+    """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`). A command
+    that was stopped goes on from there."""
     text_encoder: str = "frozen"
     """Training of the pretrained text encoder beside the shopper: `frozen` (none), `lora` (low-rank
-    adapters) or `full` (all of its weights)."""
+    adapters) or `full` (all of its weights). Frozen scores as well, and trains the fastest."""
     members: int = 1
-    """Models that are trained for an ensemble; they differ in their seeds, which count up from that
-    of the shopper."""
+    """Number of models that are trained for an ensemble. They differ in their seeds, which count up
+    from that of `shopper`. One is enough unless their disagreement is asked for."""
     ship: bool = False
-    """Replace the shopper of `recsim_env/CompleteJourney-v0` in the package by the finished one."""
+    """Replace the shopper that the package ships for `recsim_env/CompleteJourney-v0` by the
+    finished one."""
     threads: int = FITTING_THREADS
-    """Threads of the processor that the training uses."""
+    """Number of processor threads for the training. The default is the fastest where this was
+    measured."""
 
 
 def main(config: Config) -> None:
-    """Build what is missing, train what is not trained, calibrate, write the shopper's folder.
+    """Train what is not trained yet, calibrate, and write the folder of the shopper.
 
     Raises:
         ValueError: If `members` is no whole number of 1 or more, `text_encoder` is not known, the
@@ -83,6 +87,7 @@ def main(config: Config) -> None:
 
 
 def _finetune(config: Config, console: Console) -> None:
+    # Trained on histories without the cold items, calibrated on histories with them.
     use_threads(config.threads)
     began = time.perf_counter()
     log = Log.load(config.log)
@@ -93,19 +98,22 @@ def _finetune(config: Config, console: Console) -> None:
     examples = log.examples(cold_hidden=False)
     calibrations = [calibrate(member, examples) for member in members]
     minutes = (time.perf_counter() - began) / 60
+
+    # The folder of the shopper, with its card.
     settings = vars(config.shopper) | {
         "text_encoder": config.text_encoder,
         "members": config.members,
         "calibration": calibrations[0] if config.members == 1 else calibrations,
     }
-    save_shop(members, config, model_card(members, examples, log, settings, minutes))
+    source = COMPLETE_JOURNEY if is_of_build(config.log) else f"Tables of `{config.log}`."
+    save_shop(members, config, model_card(members, examples, log, source, settings, minutes))
     if config.ship:
         replace_folder(config.output / "shopper", SHIPPED)
     console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibrations}")
 
 
 def fit_member(log: Log, examples: Examples, config: Config, number: int) -> SlateShopper:
-    """Train member `number`, or go on with it; not yet calibrated.
+    """Train a member of the ensemble, or go on with its training; it is not calibrated yet.
 
     Checkpoints of the first one lie in the output folder itself, those of the others in `model1/`,
     `model2/`, ..
@@ -129,16 +137,17 @@ def fit_member(log: Log, examples: Examples, config: Config, number: int) -> Sla
 
 
 def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> None:
-    """Write the finished shopper with the tables that a simulation starts from; replaces the old folder at the end.
+    """Write the finished shopper with the tables that a simulation starts from.
 
-    The first member lies in the folder itself, the others in `model1/`, `model2/`, ..
+    The old folder is replaced at the end, when the new one is whole. The first member lies in the
+    folder itself, the others in `model1/`, `model2/`, ..
     """
     folder, part = config.output / "shopper", config.output / "shopper.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for number, member in enumerate(members):
         save_model(member, part / f"model{number}" if number else part)
-    for name in SHOP_FILES[2:]:
+    for name in SHOP_TABLES:
         shutil.copy(config.log / name, part / name)
     write_text(part / "README.md", card)
     replace_folder(part, folder)

@@ -1,4 +1,4 @@
-"""Fit the learned market to a market's log: python -m benchmarks.data.fit_market
+"""Fit the session shoppers to the log of a market: `python -m benchmarks.data.fit_market`.
 
 Several session models with different seeds (`recsim_env.shoppers.session.fit`) learn from the log
 that `benchmarks.data.market_log` writes; together they are the ensemble of
@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from benchmarks.data.market_log import MarketWorld, build
 from benchmarks.lab.folders import replace_folder
+from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
@@ -49,35 +49,39 @@ SHOWN = (
     "leave_ratio",
 )
 UNFINISHED = "unfinished"
-"""Folder of the members of a run that did not end."""
+"""Folder of the members that a run has fitted before it ends."""
 NEWCOMERS = 4096
-"""Most declarations that are kept for newcomers to draw from."""
+"""Largest number of declared interests that are kept for newcomers to draw from."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Fit a learned market."""
+    """Fit the session shoppers to the log of a market."""
 
     market: MarketWorld = field(default_factory=lambda: MarketWorld(mixture="broad"))
-    """The market and its log; built where it is not there."""
+    """The market and its log, which is built where it is missing. The default mixture of policies
+    writes slates of all kinds, good and bad."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
-    """The model and its training; its seed is that of the first member."""
+    """Size of the model and settings of its training. The seed is that of the first member."""
     members: int = 3
-    """Models, one seed each."""
+    """Number of models in the ensemble, which differ in their seeds. The default is that of the
+    shipped shoppers."""
     work: Path = Path("runs/market")
-    """Folder of the log."""
+    """Folder in which the logs of markets lie, each in a folder of its own name."""
     output: Path = Path("runs/fit_market")
-    """Where the learned market goes."""
+    """Folder that the finished shoppers are written into. A command that was stopped goes on from
+    there."""
     ship: bool = False
-    """Put it into the package, in place of the one of `recsim_env/LearnedMarket-v0`."""
+    """Replace the shoppers that the package ships for `recsim_env/LearnedMarket-v0` by the finished
+    ones."""
     device: str = "cpu"
-    """Where to train."""
+    """Device of the training: cpu, or cuda where there is a GPU."""
     threads: int = THREADS
-    """CPU threads."""
+    """Number of processor threads for the training. One repeats a training bit for bit."""
 
 
 def main(config: Config) -> None:
-    """Build the log where it is missing, fit the members, score them on held-out episodes, write the folder.
+    """Build the log where it is missing, fit and score the members, and write the folder.
 
     Members that an interrupted run has fitted are kept in `unfinished/` of the folder, and not
     fitted again.
@@ -91,26 +95,29 @@ def main(config: Config) -> None:
 
 
 def _fit(config: Config) -> None:
+    # The members, each kept as soon as it is fitted.
     use_threads(config.threads)
-    built = build(config.market, config.work, "cpu")
-    catalog = built.simulator.catalog.to("cpu")
-    visits = Visits.of(learn_and_check(built.log, config.model)[1], catalog)
+    site = config.market.open(config.work, "cpu")
+    catalog, log = site.inputs.catalog.to("cpu"), site.logged
+    visits = Visits.of(learn_and_check(log, config.model)[1], catalog)
     members: list[SessionShopper] = []
     scores: list[SessionScores] = []
     began = time.perf_counter()
     kept = config.output / UNFINISHED
     remember_settings(kept, {"market": asdict(config.market), "model": asdict(config.model)})
     for number in range(config.members):
-        members.append(_member(config, number, built.log, catalog, kept / f"model{number}"))
+        members.append(_member(config, number, log, catalog, kept / f"model{number}"))
         scores.append(score(members[-1], visits))
     minutes = (time.perf_counter() - began) / 60
+
+    # The folder of all members, which takes its place when it is whole.
     part = config.output / f"{UNFINISHED}.part"
     shutil.rmtree(part, ignore_errors=True)
-    save_learned_market(part, catalog, members, built.log.declared[:NEWCOMERS])
+    save_learned_market(part, catalog, members, log.declared[:NEWCOMERS])
     told = {
         "market": asdict(config.market),
         "model": asdict(config.model),
-        "log": {"episodes": len(built.log), "slates": built.log.n_slates},
+        "log": {"episodes": len(log), "slates": log.n_slates},
         "minutes": round(minutes, 1),
         "held_out": [one.row() for one in scores],
     }
@@ -123,14 +130,15 @@ def _fit(config: Config) -> None:
     console = Console()
     console.print(table(scores))
     console.print(
-        f"{SHIPPED if config.ship else config.output}: {config.members} models, {minutes:.1f} minutes"
+        f"{SHIPPED if config.ship else config.output}: "
+        f"{config.members} models, {minutes:.1f} minutes"
     )
 
 
 def _member(
     config: Config, number: int, log: Sessions, catalog: Catalog, folder: Path
 ) -> SessionShopper:
-    """A fitted member, from its folder where it is there."""
+    """Fit a member, or read it from its folder where it was fitted before."""
     if not folder.exists():
         settings = replace(config.model, seed=config.model.seed + number)
         with tqdm(desc=f"member {number + 1} of {config.members}", unit="step", leave=False) as bar:
@@ -146,7 +154,7 @@ def _member(
 
 
 def _put(part: Path, folder: Path) -> None:
-    """Move everything of one folder into another one; members that stood there before go first."""
+    """Move the contents of a folder into another one, whose old members are removed first."""
     for old in member_folders(folder, 0):
         shutil.rmtree(old)
     for child in sorted(part.iterdir()):
@@ -160,7 +168,7 @@ def _advance(bar: Any, step: int, steps: int) -> None:
 
 
 def table(scores: list[SessionScores]) -> Table:
-    """The held-out scores, a row a member."""
+    """Lay out the held-out scores, one row a member."""
     found = Table("member", *SHOWN, title="on held-out episodes")
     for number, one in enumerate(scores):
         found.add_row(str(number), *(f"{one.row()[name]:.3f}" for name in SHOWN))

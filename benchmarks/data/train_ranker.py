@@ -1,8 +1,9 @@
-"""Fit the CTR ranker to the Complete Journey log: python -m benchmarks.data.train_ranker
+"""Fit the CTR ranker to a log of household shoppers: `python -m benchmarks.data.train_ranker`.
 
-The log is replayed visit by visit through the shop's memory, so that each row's features come from
-the same function as at a decision. Training weeks and training households only; calibrated on the
-validation weeks; scored on the test weeks. The weights go to `policies/rankers/weights/`.
+The log is replayed visit by visit through the shop's memory, so that the features of each row come
+from the same function as at a decision. The ranker learns from the train weeks of the households
+that are not held out, is calibrated on their valid weeks, and scored on the test weeks. The weights
+go to `policies/rankers/weights/`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,17 @@ from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
-from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples
-from policies.rankers.pair_features import Items, blocks_for, codes_for
+from policies.rankers.ctr_fit import (
+    FitConfig,
+    PairExamples,
+    calibrate,
+    fit,
+    predict,
+    shown_examples,
+)
+from policies.rankers.pair_features import RankerCatalog, pair_codes_for, pair_features_for
 from recsim_env.catalog import Catalog
-from recsim_env.logs import complete_journey
+from recsim_env.logs.complete_journey import read_facts
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import (
     SPLITS,
@@ -45,41 +53,53 @@ from recsim_env.shoppers.household.states import REMEMBERED
 from recsim_env.types import Observation
 
 KEYS = {
-    "context", "bought_items", "bought_counts", "bought_days", "category_counts", "category_days", "placement",
+    "context",
+    "bought_items",
+    "bought_counts",
+    "bought_days",
+    "category_counts",
+    "category_days",
+    "placement",
     "popularity",
-}  # fmt: skip
-"""Observation keys that the log can tell; what was shown before (`recent_slates`) it cannot."""
+}
+"""Keys of an observation that the log holds; what was shown before, `recent_slates`, it lacks."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Fit the CTR ranker of the Complete Journey environment."""
+    """Fit the CTR ranker to a log of household shoppers."""
 
     log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     output: Path = WEIGHTS
-    """File of the weights, by default the one that the package ships; the configuration lies in the
-    same folder."""
+    """File that the ranker is written into. The default replaces the ranker that comes with the
+    policies."""
     logs: tuple[str, ...] = ("policy", "uniform")
-    """Slate logs to learn from, by the names of their tables."""
+    """Names of the impression tables to learn from. The case-control table has no slates, so it is
+    not among them."""
     fit: FitConfig = field(default_factory=FitConfig)
     """Settings of the training."""
     threads: int = THREADS
-    """Threads of the processor that the training uses."""
+    """Number of processor threads for the training. One repeats a training bit for bit."""
     save_results: bool = True
-    """Write the scores to benchmarks/results/train_ranker as well."""
+    """Write the scores to `benchmarks/results/train_ranker` as well, which the documents are filled
+    from."""
 
 
-# ---- the log as observations -----------------------------------------------------------------------------------------
+# ---- the log as observations ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Slates:
-    """Logged slates, S of them, sorted by visit.
+    """Logged slates, sorted by visit.
 
-    Shapes: visit (S,) int64 index into `Visits`; items, placement (S, K) int64; bought (S, K) bool;
-    split, log (S,) int64 index into SPLITS and into the names of the logs.
+    Shapes: S slates, K positions.
+        visit: (S,) int64 index into `Visits`
+        items, placement: (S, K) int64
+        bought: (S, K) bool
+        split: (S,) int64 index into SPLITS
+        log: (S,) int64 index into the names of the logs
     """
 
     visit: Tensor
@@ -91,7 +111,7 @@ class Slates:
 
     @classmethod
     def of(cls, logs: list[pl.DataFrame], baskets: pl.DataFrame) -> Slates:
-        """Join impression tables to the visits of the baskets."""
+        """Join impression tables with the visits of the baskets."""
         index = pl.DataFrame({"visit": baskets["visit"], "at": np.arange(len(baskets))})
         table = pl.concat([log.with_columns(log=pl.lit(at)) for at, log in enumerate(logs)])
         table = table.join(index, on="visit", how="inner").sort("at", "log")
@@ -115,7 +135,7 @@ def _lists(table: pl.DataFrame, name: str) -> Tensor:
 
 
 def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
-    """Purchases a visit by week and item: (weeks, N) float32."""
+    """Tabulate purchases per visit by week and item: (weeks, N) float32."""
     table = torch.zeros(int(_tensor(popularity["week"]).max()) + 1, n_items)
     values = torch.from_numpy(popularity["popularity"].to_numpy().copy())
     table[_tensor(popularity["week"]), _tensor(popularity["item"])] = values
@@ -131,15 +151,21 @@ def replay_slates(
     *,
     remembered: int = REMEMBERED,
 ) -> Iterator[tuple[Tensor, Observation]]:
-    """Every logged slate with what was known before its visit: rows (R,) of `slates`, and the
-    observation whose candidates they are. All shoppers advance together, one visit at a time.
+    """Replay the log, and give every slate with what was known before its visit.
+
+    All shoppers advance together, one visit at a time.
+
+    Yields:
+        The rows (R,) of `slates`, and the observation whose candidates are those of the slates.
     """
+    # The slates and the visits of each round: the first visit of all shoppers, the second, ..
     memory = Memory.empty(keys, int(visits.shopper.max()) + 1, remembered)
     rank = visits.rank[slates.visit]
     slate_order, visit_order = rank.argsort(stable=True), visits.rank.argsort(stable=True)
     most = int(visits.rank.max()) + 1
     slate_parts = slate_order.split(torch.bincount(rank, minlength=most).tolist())
     visit_parts = visit_order.split(torch.bincount(visits.rank, minlength=most).tolist())
+
     for rows, now in zip(slate_parts, visit_parts, strict=True):
         if len(rows):
             visit = slates.visit[rows]
@@ -165,14 +191,14 @@ def replay_slates(
 def examples_of(
     visits: Visits,
     slates: Slates,
-    catalog: Catalog,
+    catalog: RankerCatalog,
+    keys: Keys,
     popularity: Tensor,
     facts: LogFacts,
-    blocks: tuple[str, ...],
+    features: tuple[str, ...],
     codes: tuple[str, ...],
-) -> tuple[Examples, Tensor]:
-    """Training rows, and the row of `slates` that each belongs to (Q,)."""
-    keys, items = Keys.of(catalog.kind, catalog.category), Items.of(catalog)
+) -> tuple[PairExamples, Tensor]:
+    """Make the rows of a training, and find the slate that each of them belongs to (Q,)."""
     parts, owners = [], []
     steps = replay_slates(visits, slates, keys, popularity, facts)
     for rows, observation in tqdm(
@@ -180,18 +206,20 @@ def examples_of(
     ):
         parts.append(
             shown_examples(
-                observation, slates.items[rows], slates.bought[rows], items, blocks, codes
+                observation, slates.items[rows], slates.bought[rows], catalog, features, codes
             )
         )
         owners.append(rows.repeat_interleave(slates.items.shape[1]))
-    return Examples.join(parts), torch.cat(owners)
+    return PairExamples.join(parts), torch.cat(owners)
 
 
-# ---- scores ----------------------------------------------------------------------------------------------------------
+# ---- scores --------------------------------------------------------------------------------------
 
 
-def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -> dict[str, float]:
-    """AUC, normalised entropy, predicted over observed, and calibration error of some rows."""
+def score(
+    model: CTRModel, examples: PairExamples, shopper: Tensor, slate: Tensor
+) -> dict[str, float]:
+    """Compute AUC, normalised entropy, predicted over observed and calibration error of rows."""
     chance = torch.sigmoid(predict(model, examples)).double().numpy()
     rows = heldout.Rows(
         examples.labels.double().numpy(),
@@ -210,11 +238,17 @@ def score(model: CTRModel, examples: Examples, shopper: Tensor, slate: Tensor) -
 
 
 def main(config: Config) -> None:
-    """Replay, fit, calibrate, score, save."""
+    """Replay the log, fit and calibrate the ranker, score it, and save it.
+
+    Raises:
+        FileNotFoundError: If the log lacks tables.
+        ValueError: If the output lies in the log.
+    """
+    # The log as rows, each with its household, split and table.
     use_threads(config.threads)
     run = Run("train_ranker", config)
     ready(config.log, Console(), output=config.output)
-    facts, catalog = complete_journey.read_facts(config.log), Catalog.load(config.log)
+    catalog = Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
     logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
     popularity = popularity_table(
@@ -224,22 +258,29 @@ def main(config: Config) -> None:
         read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy()
     )
     visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
-    blocks, codes = blocks_for(KEYS), codes_for(KEYS)
-    examples, owner = examples_of(visits, slates, catalog, popularity, facts, blocks, codes)
+    keys = Keys.of(catalog.kind, catalog.category)
+    facts = read_facts(config.log)
+    items = RankerCatalog.of(catalog, facts.placements)
+    features, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
+    examples, owner = examples_of(visits, slates, items, keys, popularity, facts, features, codes)
     shopper, split, log = (
         visits.shopper[slates.visit[owner]],
         slates.split[owner],
         slates.log[owner],
     )
+
+    # The ranker.
     learned_from = ~holdout[shopper]
-    train = examples.take((split == 0) & learned_from)
-    model = fit(train, Items.of(catalog), blocks, codes, config.fit, title="fitting the ranker")
-    model = calibrate(model, examples.take((split == 1) & learned_from))
+    train = examples.take((split == SPLITS.index("train")) & learned_from)
+    model = fit(train, items, features, codes, config.fit, title="fitting the ranker")
+    model = calibrate(model, examples.take((split == SPLITS.index("valid")) & learned_from))
     save_model(model, config.output)
+
+    # Its scores on the test weeks.
     rows: list[dict[str, Any]] = []
     for at, name in enumerate(config.logs):
         for seen, among in (("training", learned_from), ("held out", ~learned_from)):
-            mask = (split == 2) & (log == at) & among
+            mask = (split == SPLITS.index("test")) & (log == at) & among
             scores = score(model, examples.take(mask), shopper[mask], owner[mask])
             rows.append({"log": name, "households": seen, "rows": int(mask.sum()), **scores})
     table = markdown(rows, digits=3)

@@ -1,0 +1,1 @@
+"""What benchmarks share: sites, tuning, statistics, tables, figures and their files."""

@@ -1,4 +1,4 @@
-"""Held-out scores of shopper models: ranking, calibration and recency curves, with intervals."""
+"""Held-out scores of shopper models: ranking, calibration, and curves of recency."""
 
 from __future__ import annotations
 
@@ -15,27 +15,15 @@ from recsim_env import metrics
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ITEM_BINS = (
-    0,
-    1,
-    2,
-    3,
-    5,
-    7,
-    10,
-    14,
-    21,
-    28,
-    42,
-    63,
-    91,
-)  # days since the last purchase, first day of each bin
-COUNT_BINS = (0, 1, 2, 4, 8, 12, 20)  # past purchases of the item
+ITEM_BINS = (0, 1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 63, 91)
+"""First day of each bin of the days since the last purchase of an item."""
+COUNT_BINS = (0, 1, 2, 4, 8, 12, 20)
+"""First number of each bin of the past purchases of an item."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Scored rows: label, weight, chance (R,) float64; shopper, slate (R,) int64."""
+    """Scored rows (R,): label, weight, chance (float64); shopper, slate (int64)."""
 
     label: Floats
     weight: Floats
@@ -44,7 +32,7 @@ class Rows:
     slate: Ints
 
     def only(self, keep: NDArray[np.bool_]) -> Rows:
-        """Take a part of the rows."""
+        """Keep a part of the rows (R,)."""
         return Rows(*(column[keep] for column in vars(self).values()))
 
     def curve(self, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
@@ -52,9 +40,8 @@ class Rows:
         return metrics.curve(self.chance, self.label, value, edges, self.weight)
 
 
-Metric = Callable[
-    [Rows, Floats], float
-]  # rows and their weights in a bootstrap sample -> value, NaN where undefined
+Metric = Callable[[Rows, Floats], float]
+"""Gives the value of rows with their weights in a bootstrap sample, NaN where it is not defined."""
 
 METRICS: dict[str, Metric] = {
     "auc": lambda rows, weight: metrics.auc(rows.chance, rows.label, weight),
@@ -75,9 +62,15 @@ def bootstrap(
 
     Sample i draws the same households for every model, so differences of samples are paired.
 
+    Args:
+        models: The scored rows of each model.
+        metrics: The names of the metrics, see `METRICS`.
+        samples: The number of bootstrap samples.
+        seed: The seed of the samples.
+
     Returns:
-        Model -> metric -> (value, (samples,) bootstrap values). A value is NaN where a sample does
-        not define it (an AUC without a response).
+        Model -> metric -> value and (samples,) bootstrap values. A value is NaN where a sample does
+        not define it, such as an AUC without a response.
     """
     who = np.unique(next(iter(models.values())).shopper)
     draws = np.random.default_rng(seed).multinomial(
@@ -102,13 +95,13 @@ def estimate(value: float, samples: Floats, households: int) -> Estimate:
     Samples in which the score is not defined (NaN) are left out.
 
     Raises:
-        ValueError: If fewer than half of the samples define it.
+        ValueError: If fewer than half of the samples define the score.
     """
     defined = samples[np.isfinite(samples)]
     if 2 * len(defined) < len(samples) or len(defined) < 2:
         raise ValueError(
-            f"{len(defined)} of {len(samples)} bootstrap samples define the score, but at "
-            "least half of them must: there are too few households or responses."
+            f"{len(defined)} of {len(samples)} bootstrap samples define the score, "
+            "but at least half of them must: there are too few households or responses."
         )
     factor = math.sqrt(households / max(households - 1, 1))
     return around(value, (factor * float(defined.std(ddof=1)), households), n=households)

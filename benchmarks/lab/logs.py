@@ -92,7 +92,7 @@ class Log:
         """
         facts, catalog = complete_journey.read_facts(folder), Catalog.load(folder)
         n = len(catalog)
-        promotions = read_promotions(folder / "promotions.parquet", n)
+        promotions = read_promotions(folder / "promotions.parquet", n, facts.n_placements)
         popularity = read_popularity(folder / "popularity.parquet", n)
         impressions = {kind: read_impressions(folder / f"{kind}.parquet", n) for kind in KINDS}
         baskets = read_baskets(folder / "baskets.parquet", n)

@@ -1,4 +1,4 @@
-"""Where the league is played: environments, each with what contenders are built from there."""
+"""The places that the league is played in: environments, each with what contenders need there."""
 
 from __future__ import annotations
 
@@ -7,105 +7,71 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
-from benchmarks.data.market_log import MarketWorld, build
-from benchmarks.lab.world import World
-from policies import PolicyInputs
+from benchmarks.lab.markets import MarketWorld
+from benchmarks.lab.sites import Site, World
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
-from recsim_env.logs.sessions import Sessions
-from recsim_env.registration import PRESETS, make_simulator
-from recsim_env.rewards import as_reward
-from recsim_env.simulator import SlateSimulator
+from recsim_env.registration import make_simulator
 
 MARKET, ALIKE, MILD, CONTROL = (
     f"recsim_env/{name}-v0" for name in ("Market", "MarketAlike", "MarketMild", "MarketControl")
 )
 LEARNED, JOURNEY = "recsim_env/LearnedMarket-v0", "recsim_env/CompleteJourney-v0"
-MEASURED = ("intra_list_distance", "category_coverage")
-"""Reward terms that are looked at whatever the environment pays for."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place, opened."""
-
-    env: str
-    """Id of the environment."""
-    inputs: PolicyInputs
-    """What policies are built from."""
-    log: Sessions | None = None
-    """What was logged there before."""
-    options: Callable[[str], Mapping[str, Any]] = lambda population: {}
-    """What `make_simulator` is told for `train` or `evaluation` shoppers."""
-    device: str | None = None
-    """cpu or cuda; None for the best there is."""
-
-    def training(self, diversity: float | None = None) -> SlateSimulator:
-        """Training shoppers; the reward is clicks and so much diversity, or the environment's own."""
-        paid = (
-            self._paid if diversity is None else {"clicks": 1.0, "intra_list_distance": diversity}
-        )
-        return make_simulator(self.env, device=self.device, reward=paid, **self.options("train"))
-
-    def judging(self, population: str = "evaluation") -> SlateSimulator:
-        """Shoppers to be evaluated with: the environment's own reward, and every `MEASURED` term at no weight."""
-        paid = {**dict.fromkeys(MEASURED, 0.0), **self._paid}
-        return make_simulator(self.env, device=self.device, reward=paid, **self.options(population))
-
-    @property
-    def _paid(self) -> Mapping[str, float]:
-        return as_reward(PRESETS[self.env].reward).weights
-
+"""Ids of the environments."""
 
 Opener = Callable[[str, int, Path, int, str | None], Site]
-"""Opens a place: id, world, folder of logs and rankers, logged slates, device."""
+"""Opens a place, given its id, world, folder of logs and rankers, logged slates and device."""
 
 
 def open_market(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-    """A market, with its log and its ranker."""
-    built = build(MarketWorld(env, world, slates), markets, device)
-    return Site(env, built.inputs(), built.log, lambda population: {"world": world}, device)
+    """Open a market with its log and its ranker."""
+    return MarketWorld(env, world, slates).open(markets, device)
 
 
 def open_learned(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-    """A learned market, with the log that it was learned from and that log's ranker."""
-    built = build(MarketWorld(MARKET, world, slates, "broad"), markets, device)
-    return Site(env, built.inputs(make_simulator(env, device=device)), built.log, device=device)
+    """Open a learned market with the log that it was learned from and that log's ranker."""
+    true = MarketWorld(MARKET, world, slates, "broad").open(markets, device)
+    inputs = true.inputs_for(make_simulator(env, device=device))
+    return Site(env, inputs, true.log, device=device)
 
 
 def open_journey(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-    """The Complete Journey's shoppers: agents are trained with some households and evaluated with others."""
-    journey = World(env, device=device)
-    inputs = journey.inputs(journey.simulator("evaluation"))
-    return Site(env, inputs, None, lambda population: {"population": population}, device)
+    """Open the Complete Journey, where agents are judged with other households than trained."""
+    return World(env, device=device).open()
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """An environment, and what is there."""
+    """An environment as the league plays in it."""
 
     env: str
-    """Its id."""
+    """Id of the environment."""
     world: int = 0
     """Seed of its catalogue, where it has one."""
     opener: Opener = open_market
     """Builds what contenders need."""
     oracles: bool = True
-    """Whether the shoppers' state can be read."""
+    """Whether the shoppers' hidden state can be read, so that oracles can play."""
     log: bool = True
     """Whether there is a log to learn from."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Contender -> settings of its own here, in place of its defaults."""
+    """Contender -> settings that it has here in place of its defaults."""
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The stem of the names of its files."""
         return f"{self.env.split('/')[-1].lower()}-world{self.world}"
 
     def open(self, markets: Path, slates: int, device: str | None) -> Site:
-        """Load what is there; a market's log and ranker are made where they are missing."""
+        """Open the environment; a market's log and ranker are made where they are missing.
+
+        Args:
+            markets: The folder of the markets' logs and rankers.
+            slates: The number of logged slates, about.
+            device: The device of the simulators, cpu or cuda; None means the best there is.
+        """
         return self.opener(self.env, self.world, markets, slates, device)
 
 
@@ -117,7 +83,8 @@ JOURNEY_SETTINGS = {
         "reward": TrainingReward(),
     }
 }
-"""Greed is nearly right there, so PPO explores close to it; as in `benchmarks.agents.train`."""
+"""Settings of PPO where greedy CTR is nearly right: it explores close to greedy, as in
+`benchmarks.agents.train`."""
 PLACES = {
     place.name: place
     for place in (

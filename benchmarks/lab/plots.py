@@ -1,4 +1,4 @@
-"""How every figure looks: colours, panels, intervals, curves over seeds, and names beside points."""
+"""How every figure looks: colours, panels, intervals, curves over seeds, names of points."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def intervals(
     joined: bool = False,
     scale: float = 1.0,
 ) -> None:
-    """Draw estimates as points at some places of the x axis, with their intervals as vertical lines.
+    """Draw estimates as points above some places, with their intervals as vertical lines.
 
     Args:
         axes: The axes that are drawn on.

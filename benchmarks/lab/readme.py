@@ -11,7 +11,9 @@ import os
 import re
 from pathlib import Path
 
-from benchmarks.lab.run import NAME, RESULTS, ROOT
+from benchmarks.lab import headline
+from benchmarks.lab.provenance import ROOT
+from benchmarks.lab.run import NAME, RESULTS
 from recsim_env.files import write_text
 
 _MARK = re.compile(
@@ -20,7 +22,7 @@ _MARK = re.compile(
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """The README and the files below `docs/` that hold at least one block, in order of their paths."""
+    """The README and the files below `docs/`, sorted, as far as they hold a block."""
     files = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     return [path for path in files if path.exists() and _MARK.search(_read(path))]
 
@@ -71,6 +73,8 @@ def command(name: str) -> str:
 
 
 def _block(kind: str, name: str, folder: Path, results: Path) -> str:
+    if (kind, name) == ("table", "headline"):
+        return headline.table(results)
     source = results / name / ("table.md" if kind == "table" else "figure.png")
     if not source.exists():
         return f"*Not measured yet: `{command(name)}` writes this {kind}.*\n"

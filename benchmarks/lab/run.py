@@ -6,7 +6,7 @@ A benchmark ends in one call, which writes `benchmarks/results/<name>/`:
     rows = ...                              # as measured, one row a shopper-episode
     run.save(rows, summary={"ppo/return": estimate}, table=markdown(lines), figure=figure)
 
-    rows.csv        the raw rows (rows.parquet above 5,000 rows), from which everything else can be redone
+    rows.csv        the raw rows, from which all else can be made anew (rows.parquet above 5,000)
     config.json     the config, the command, commit, versions, hardware, date
     summary.json    figure name -> value, low, high, n
     table.md        the table of the blocks `<!-- table:<name> -->`

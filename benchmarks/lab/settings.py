@@ -72,7 +72,8 @@ def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
             name for name in told.keys() | found.keys() if told.get(name) != found.get(name)
         )
         raise ValueError(
-            f"{path} differs in {other}: give the same settings, name another folder, or delete the folder."
+            f"{path} differs in {other}: give the same settings, name another folder, "
+            "or delete the folder."
         )
 
 

@@ -1,4 +1,6 @@
-"""Estimates with 95 % intervals that hold for a handful of training seeds as well, over what is independent.
+"""Estimates with 95 % intervals that hold for a handful of training seeds as well.
+
+What varies independently are training seeds, shoppers or whole clusters of rows.
 
 An interval is the mean plus and minus a critical value times its standard error. The critical value
 is Student's t, widened by an allowance for skewed samples: the coverage error of a t interval over
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +27,11 @@ from scipy.stats import t as student
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+"""Share of intervals that hold the truth."""
 SKEWNESS = 1.4
-"""What intervals allow for."""
+"""Skewness of the samples that intervals allow for."""
+RESAMPLES = 5_000
+"""Number of resamples of a bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,13 @@ class Estimate:
     """A measured figure and its 95 % interval; low and high are NaN where nothing was repeated."""
 
     value: float
+    """The figure."""
     low: float = math.nan
+    """Lower end of the interval."""
     high: float = math.nan
-    n: int = 1  # independent units behind it: shoppers or training seeds, not rows
+    """Upper end of the interval."""
+    n: int = 1
+    """Number of independent units behind it: shoppers or training seeds, not rows."""
 
     def __str__(self) -> str:
         if math.isnan(self.low):
@@ -59,11 +69,15 @@ def critical(n: int) -> float:
 
 
 def around(value: float, *errors: tuple[float, int], n: int) -> Estimate:
-    """A value with the interval of its independent sources of error, each a standard error and its number of units.
+    """Give a value the interval of its independent sources of error.
 
     The half widths of the sources are added as squares, which covers at least as often as promised
-    whatever their ratio is (Banerjee 1960, Sankhya 22). n is what the estimate counts; without two
-    units there is no interval.
+    whatever their ratio is (Banerjee 1960, Sankhya 22). Without two units there is no interval.
+
+    Args:
+        value: The figure.
+        errors: The standard error of each source, and the number of its units.
+        n: The number of units that the estimate counts.
     """
     if min(units for _, units in errors) < 2:
         return Estimate(value, n=n)
@@ -74,13 +88,19 @@ def around(value: float, *errors: tuple[float, int], n: int) -> Estimate:
 def estimate_mean(
     values: ArrayLike, *, weights: ArrayLike | None = None, clusters: ArrayLike | None = None
 ) -> Estimate:
-    """The weighted mean of `values` (n,), whose independent units are whole clusters.
-
-    weights:  (n,) of each row in the mean; all 1 by default.
-    clusters: (n,) ids of what is independent (the household of a row); each row its own by default.
+    """The weighted mean of some values, whose independent units are whole clusters of them.
 
     The standard error is that of a ratio of cluster sums (Cochran 1977, "Sampling Techniques", eq.
-    2.46). Raises ValueError on an empty or non-finite sample, and on shapes that differ.
+    2.46).
+
+    Args:
+        values: The values (n,).
+        weights: The weight (n,) of each value in the mean; all 1 by default.
+        clusters: The id (n,) of what is independent, such as the household of a value; by default
+            each value stands for itself.
+
+    Raises:
+        ValueError: If the sample is empty or not finite, or shapes differ.
     """
     rows = _vector("values", values)
     weight = np.ones_like(rows) if weights is None else _vector("weights", weights, like=rows)
@@ -108,7 +128,7 @@ def paired_difference(
     weights: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
 ) -> Estimate:
-    """The mean of treatment - control (n,), row by row: both were measured on the same shopper-episode."""
+    """The mean of treatment - control (n,), whose rows are the same shopper-episodes."""
     difference = _vector("treatment", treatment) - _vector(
         "control", control, like=np.asarray(treatment)
     )
@@ -116,15 +136,19 @@ def paired_difference(
 
 
 def over_training_seeds(values: ArrayLike, *, same_episodes: bool = True) -> Estimate:
-    """The mean of `values` (S, E): S training seeds, each evaluated in E episodes.
+    """The mean of values (S, E) of S training seeds, each of which was evaluated in E episodes.
 
-    The interval covers both: what other training seeds would have earned from other episodes.
+    The interval covers what other training seeds would have earned from other episodes; `n` of the
+    estimate counts the training seeds.
 
-    same_episodes: column e is the same shopper-episode for every training seed (common random
-        numbers), so seeds and episodes are two sources of error (crossed). Otherwise the spread of
-        the seeds' means holds both (nested).
+    Args:
+        values: The values, as `by_training_seed` makes them from rows.
+        same_episodes: Whether column e is the same shopper-episode for every training seed (common
+            random numbers), so that seeds and episodes are two crossed sources of error. Otherwise
+            the spread of the seeds' means holds both.
 
-    `n` of the estimate counts the training seeds. `by_training_seed` makes the array from rows.
+    Raises:
+        ValueError: If the values are no table, or not finite.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
@@ -146,9 +170,16 @@ def _error_of_mean(values: Floats) -> tuple[float, int]:
 def by_training_seed(
     rows: pl.DataFrame, value: str, *, seed: str = "seed", episode: str = "episode"
 ) -> Floats:
-    """Rows as the (S, E) array of `over_training_seeds`, both sorted by id; `seed` and `episode` name the columns.
+    """Arrange a column as the table (S, E) of `over_training_seeds`, both dimensions sorted by id.
 
-    Raises ValueError where a (seed, episode) is missing or occurs twice.
+    Args:
+        rows: One row for each training seed and episode.
+        value: The name of the column.
+        seed: The name of the column of training seeds.
+        episode: The name of the column of episodes.
+
+    Raises:
+        ValueError: If a training seed and episode are missing or occur twice.
     """
     seeds, episodes = rows[seed].unique().sort(), rows[episode].unique().sort()
     if (
@@ -156,8 +187,9 @@ def by_training_seed(
         or rows.select(seed, episode).is_duplicated().any()
     ):
         raise ValueError(
-            f"expected one row for each of {len(seeds)} values of {seed!r} x {len(episodes)} of {episode!r}, "
-            f"found {rows.height} rows, {rows.select(seed, episode).n_unique()} of them distinct"
+            f"expected one row for each of {len(seeds)} values of {seed!r} x {len(episodes)} of "
+            f"{episode!r}, found {rows.height} rows, "
+            f"{rows.select(seed, episode).n_unique()} of them distinct"
         )
     values = rows.sort(seed, episode)[value].cast(pl.Float64).to_numpy()
     return np.asarray(values, dtype=np.float64).reshape(len(seeds), len(episodes))
@@ -175,3 +207,98 @@ def _vector(name: str, values: ArrayLike, like: NDArray[np.generic] | None = Non
             f"{name} holds {np.count_nonzero(~np.isfinite(vector))} numbers that are not finite"
         )
     return vector
+
+
+# ---- policies ------------------------------------------------------------------------------------
+
+
+def policy_mean(rows: pl.DataFrame, column: str) -> Estimate:
+    """The mean of a policy's column over episodes, and over training seeds where it has several.
+
+    The rows have the columns `training_seed`, null where nothing was trained, and `episode`.
+    """
+    if rows["training_seed"].n_unique() > 1:
+        return over_training_seeds(by_training_seed(rows, column, seed="training_seed"))
+    return estimate_mean(rows[column].to_numpy())
+
+
+def policy_difference(rows: pl.DataFrame, base: pl.DataFrame, column: str) -> Estimate:
+    """By how much a policy's column is above that of another one, paired by episode.
+
+    Args:
+        rows: The policy's rows, as for `policy_mean`.
+        base: The rows of a policy that was not trained, or was trained once.
+        column: The column that is compared.
+    """
+    order = base.sort("episode")[column].to_numpy()
+    if rows["training_seed"].n_unique() > 1:
+        table = by_training_seed(rows, column, seed="training_seed")
+        return over_training_seeds(table - order)
+    return paired_difference(rows.sort("episode")[column].to_numpy(), order)
+
+
+# ---- bootstrap -----------------------------------------------------------------------------------
+
+
+def bootstrap_error(resampled: ArrayLike, units: int) -> Floats:
+    """The standard error that resamples (S, ...) of so many independent units tell: (...,).
+
+    The spread of the resamples is too small by the factor sqrt((units - 1) / units), which is put
+    right. The error of a single unit is NaN.
+    """
+    factor = math.sqrt(units / (units - 1)) if units > 1 else math.nan
+    error: Floats = factor * np.std(np.asarray(resampled), axis=0)
+    return error
+
+
+def iqm(scores: Floats) -> Floats:
+    """The interquartile mean of scores (..., n): the mean without the outer quarters, (...)."""
+    cut = int(0.25 * scores.shape[-1])
+    kept: Floats = np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(axis=-1)
+    return kept
+
+
+def stratified(
+    scores: Floats,
+    statistic: Callable[[Floats], Floats],
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> tuple[Floats, Floats]:
+    """A statistic of scores and its standard error, resampling the runs of each world on their own.
+
+    Args:
+        scores: The scores of R runs in W worlds.
+        statistic: Gives the statistic of scores, along their last dimension.
+        generator: Draws the resamples.
+        resamples: The number of resamples.
+
+    Shapes:
+        scores: (R, W)
+        statistic: (..., R * W) to (...) or (..., T)
+        returns: () or (T,) each; the error is NaN for a single run.
+    """
+    runs, worlds = scores.shape
+    drawn = generator.integers(runs, size=(resamples, runs, worlds))
+    resampled = statistic(scores[drawn, np.arange(worlds)].reshape(resamples, -1))
+    return statistic(scores.reshape(-1)), bootstrap_error(resampled, runs)
+
+
+def units(runs: int, worlds: int) -> int:
+    """The number of independent units behind the spread of runs within worlds.
+
+    It is one more than the spread has degrees of freedom.
+    """
+    return worlds * (runs - 1) + 1
+
+
+def iqm_estimate(
+    scores: Floats, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> Estimate | None:
+    """The interquartile mean of scores (R, W) with its interval, if there are several runs.
+
+    None where there are no scores.
+    """
+    if not scores.size:
+        return None
+    value, error = stratified(scores, iqm, generator, resamples)
+    return around(float(value), (float(error), units(*scores.shape)), n=scores.size)

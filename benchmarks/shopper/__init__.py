@@ -1,0 +1,1 @@
+"""Benchmarks of the shoppers that are fitted to a log."""

@@ -1,11 +1,12 @@
-"""What each part of the shopper is worth: python -m benchmarks.shopper.ablation
+"""Measure what each part of the shopper is worth: `python -m benchmarks.shopper.ablation`.
 
-The same training without pretraining, without text, without counters, and with the text encoder
-frozen, adapted (LoRA) or trained in full; every row with the same passes over the data, scored on
-weeks 49-53. Scores are kept as they come: run again, it goes on.
+The same training is done without pretraining, without text, without counters, and with the text
+encoder frozen, adapted (LoRA) or trained in full, each with the same passes over the data, and
+scored on the test weeks. Scores are kept as they come: a command that was stopped goes on.
 
-`--question choices` is how the settings of a training are chosen: other passes and other dropout
-than the default's, scored on weeks 45-48, so that weeks 49-53 are for judging what was chosen.
+With `--question choices` the settings of a training are chosen: other passes and other dropout than
+those of the shipped shopper are scored on the valid weeks, so that the test weeks are left to judge
+what was chosen.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
 from recsim_env.shoppers.household.text import TextTunedShopper
 
 SHIPPED: dict[str, object] = {"pretrain_epochs": 2.0, "epochs": 5.0, "dropout": 0.15}
-"""Passes and dropout of the shipped shopper."""
+"""Passes over the data and dropout of the shipped shopper."""
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "parts": {
         "default (text frozen)": {},
@@ -56,13 +57,14 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "dropout 0.3": SHIPPED | {"dropout": 0.3},
     },
 }
-"""By question; the first variant of each is the one that the others are compared with."""
+"""Changes of the settings in each variant, by question; the first variant is the one that the
+others are compared with."""
 SPLITS = {"parts": "test", "choices": "valid"}
-"""Weeks that the variants are scored on: 49-53, or 45-48, which calibrate them as well."""
+"""Split on which the variants of a question are scored; the valid split calibrates them as well."""
 NAMES = {"parts": "ablation", "choices": "choices"}
-"""Folders of the results."""
+"""Folders of the results, by question."""
 COMMON = ("question", "shopper", "log", "samples")
-"""Settings that all scores in an output folder have in common."""
+"""Settings that all scores in an output folder share."""
 METRICS = {
     "full_exposure": ("auc", "ne"),
     "policy_slate": ("auc", "ne", "ndcg10"),
@@ -72,36 +74,39 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Config:
-    """Train every variant and score it on weeks that none was trained on."""
+    """Train every variant of the shopper, and score it on weeks that none was trained on."""
 
     question: Literal["parts", "choices"] = "parts"
-    """What is asked: what the parts of the shopper are worth, judged on weeks 49-53, or which
-    passes and which dropout to choose, on weeks 45-48."""
+    """Question that is asked: what the `parts` of the shopper are worth, judged on the test weeks,
+    or which passes and dropout are the best `choices`, by the valid weeks."""
     shopper: FinetuneConfig = field(
         default_factory=lambda: FinetuneConfig(pretrain_epochs=1.0, epochs=1.0)
     )
-    """Training of every variant, but for what makes the variant: `parts` have fewer passes than the
-    shipped shopper, `choices` bring passes and dropout of their own."""
+    """Settings of every training, but for what makes the variant. The default of one pass keeps
+    `parts` short; `choices` bring passes and dropout of their own."""
     log: Path = DEFAULT_LOG
     """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
     default one is built first where it does not exist."""
     output: Path = Path("runs/ablation")
-    """Folder of the trainings while they run, and of the scores of those that are done."""
+    """Folder of the trainings while they run, and of the scores of those that are done. A command
+    that was stopped goes on from there."""
     samples: int = 100
-    """Bootstrap samples of households that the width of every interval is found from."""
+    """Number of bootstrap samples of households, from which the width of every interval is found.
+    More of them hardly change a width."""
     threads: int = FITTING_THREADS
-    """Threads of the processor that the trainings use."""
+    """Number of processor threads for the trainings. The default is the fastest where this was
+    measured."""
     results: Path = RESULTS
-    """Folder in which the results are written, each benchmark in a folder of its own name."""
+    """Folder of the results, in which each benchmark has a folder of its own name. The default is
+    the folder that the documents are filled from."""
 
 
 def main(config: Config) -> None:
-    """Train and score what is not done yet, then write `benchmarks/results/ablation` or `../choices`.
+    """Train and score the variants that are not done yet, then write the results of all.
 
     Raises:
         FileNotFoundError: If the log lacks tables.
-        ValueError: If it has no cold items, and where the output folder holds scores of other
-            settings.
+        ValueError: If it has no cold items, or the output folder holds scores of other settings.
     """
     use_threads(config.threads)
     config = replace(config, output=config.output / config.question)
@@ -127,17 +132,17 @@ def main(config: Config) -> None:
 
 
 def path_of(config: Config, name: str) -> Path:
-    """File of a variant's scores."""
+    """Name the file of a variant's scores."""
     return config.output / f"{short(name)}.json"
 
 
 def short(name: str) -> str:
-    """A variant's name in files and figures."""
+    """Shorten the name of a variant for files and figures."""
     return name.replace(" ", "_").replace("(", "").replace(")", "")
 
 
 def train(config: Config, name: str, log: Log, hidden: Examples) -> SlateShopper:
-    """One variant, trained from its own start."""
+    """Train one variant from its own start; the folder of its training is removed."""
     changes = dict(VARIANTS[config.question][name])
     text = changes.pop("text", None)
     settings = replace(config.shopper, **changes)  # type: ignore[arg-type]
@@ -158,10 +163,13 @@ def train(config: Config, name: str, log: Log, hidden: Examples) -> SlateShopper
 def held_out(
     model: SlateShopper, hidden: Examples, full: Examples, cold: Tensor, config: Config
 ) -> dict[str, list[float]]:
-    """Scores by name: the value, then its bootstrap samples (the same households in every variant).
+    """Score a variant on the weeks of its question.
 
-    `households/..` is how many households each judgement rests on.
+    Returns:
+        The value of each score, then its bootstrap samples, which are of the same households in
+        every variant; and `households/..`, the number of households of each judgement.
     """
+    # Rows of the three judgements; cold items are scored with histories that lack them.
     split = SPLITS[config.question]
     scores = score(model, full, split, kinds=("case_control", "policy"))
     warm, kind = ~cold[full.row_item[scores.row]], full.row_kind[scores.row]
@@ -175,6 +183,8 @@ def held_out(
         "policy_slate": sorted_rows(full, scores.row[policy], scores.logit[policy]),
         "cold": sorted_rows(hidden, pure.row[is_cold], pure.logit[is_cold]),
     }
+
+    # Their scores and samples.
     found: dict[str, list[float]] = {}
     for part, metrics in METRICS.items():
         for metric, (value, values) in bootstrap(
@@ -186,7 +196,7 @@ def held_out(
 
 
 def report(run: Run, found: dict[str, dict[str, list[float]]], console: Console) -> None:
-    """Table with the paired difference of every variant from the first; its interval is for other households."""
+    """Write the table with the paired difference of every variant from the first one."""
     base = next(iter(found.values()))
     figures = [f"{part}_{metric}" for part, metrics in METRICS.items() for metric in metrics]
     lines: list[dict[str, object]] = []
@@ -211,7 +221,10 @@ def report(run: Run, found: dict[str, dict[str, list[float]]], console: Console)
 def difference(
     scores: dict[str, list[float]], base: dict[str, list[float]], figure: str
 ) -> Estimate:
-    """By how much a figure is above that of another variant, on the same households."""
+    """Estimate by how much a figure is above that of another variant on the same households.
+
+    The interval is for other households.
+    """
     households = next(
         int(count)
         for part in METRICS

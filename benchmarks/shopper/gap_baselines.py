@@ -25,7 +25,7 @@ def reported_bin_of_hazard() -> Tensor:
 
 
 def gap_chances(logits: Tensor) -> Tensor:
-    """Turn hazard logits (V, bins) into chances of reported bins (V, 13); who lapses is in the last."""
+    """Turn hazard logits (V, bins) into chances of reported bins (V, 13), lapses in the last."""
     stay = torch.cumsum(F.logsigmoid(-logits), dim=1).exp()
     before = torch.cat([torch.ones_like(stay[:, :1]), stay[:, :-1]], dim=1)
     chance = torch.zeros(len(logits), len(REPORTED_BINS)).index_add(

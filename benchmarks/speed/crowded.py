@@ -1,4 +1,6 @@
-"""What a training makes of cores that other processes want as well: python -m benchmarks.speed.crowded
+"""How fast a training is beside other processes that want the same cores.
+
+    python -m benchmarks.speed.crowded
 
 The training of `benchmarks.agents.train` goes on for some seconds alone, then for as many beside
 busy processes, and so on in turns, with one thread and with two, which wait for each other in
@@ -22,7 +24,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -31,13 +32,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.ppo.algorithm import SlatePPO, fit_standardizers
 from benchmarks.agents import train
-from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.options import Results
+from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 
-COUNTING = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
-"""What a busy process does."""
+COUNTING = (
+    "import sys, time\nend = time.monotonic() + float(sys.argv[1])\n"
+    "while time.monotonic() < end: pass"
+)
+"""The program of a busy process."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,11 @@ class Way:
     """A number of threads, and how they wait for each other."""
 
     label: str
+    """Its name in the table."""
     threads: int
+    """Number of threads."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Of the environment, which OpenMP reads once, when torch is imported."""
+    """Environment variables, which OpenMP reads once, when torch is imported."""
 
 
 WAYS = {
@@ -59,28 +66,26 @@ WAYS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Measure a training alone and beside busy processes."""
 
     train: train.Config = field(default_factory=train.Config)
-    """The training; its number of threads is replaced by that of each way."""
+    """The training. Its number of threads is replaced by that of each way."""
     ways: tuple[str, ...] = tuple(WAYS)
-    """Which ways, of `WAYS`; `one` must be among them: all are compared with it."""
+    """Ways to use threads. `one` must be among them, because all are compared with it."""
     busy: int = 4
-    """Processes that want the cores as well."""
+    """Number of processes that want the cores as well."""
     rounds: int = 4
-    """Measurements alone, and as many beside the busy processes."""
+    """Number of measurements alone, and of as many beside the busy processes."""
     seconds: float = 15.0
-    """Length of a measurement."""
-    results: Path = RESULTS
-    """Folder of the results."""
+    """Length of a measurement in seconds."""
 
 
 # ---- the training, in a process of its own -------------------------------------------------------
 
 
 class Until(BaseCallback):
-    """Stops a training after so many seconds, and counts its visits."""
+    """Stops a training after some seconds, and counts its visits."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -93,7 +98,7 @@ class Until(BaseCallback):
 
 
 def train_for(model: SlatePPO, seconds: float) -> dict[str, float]:
-    """Go on training for so many seconds: visits, and the seconds that they took."""
+    """Go on training for some seconds; returns the visits, and the seconds that they took."""
     until = Until(seconds)
     wall, cpu = time.perf_counter(), time.process_time()
     quiet: Any = {"log_interval": None}  # SB3 takes None, its types do not
@@ -106,7 +111,7 @@ def train_for(model: SlatePPO, seconds: float) -> dict[str, float]:
 
 
 def serve(config: train.Config, connection: Connection) -> None:
-    """Train for as many seconds as `connection` says, and send back what `train_for` says; a number of 0 ends it."""
+    """Train for as many seconds as a connection asks for, and send back the speed; 0 ends it."""
     use_threads(config.world.threads)
     model = train.make_model(config, config.seeds[0])
     fit_standardizers(model)
@@ -117,7 +122,7 @@ def serve(config: train.Config, connection: Connection) -> None:
 
 @contextlib.contextmanager
 def training(config: train.Config, way: Way) -> Iterator[Connection]:
-    """A process that serves; ready when the block begins, gone when it ends."""
+    """Start a process that trains; it is ready when the block begins, and gone when it ends."""
     here, there = multiprocessing.get_context("spawn").Pipe()
     world = replace(config.world, threads=way.threads)
     process = multiprocessing.get_context("spawn").Process(
@@ -138,7 +143,7 @@ def training(config: train.Config, way: Way) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def variables(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for processes that are started inside of the block."""
+    """Set environment variables for processes that are started inside the block."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -152,7 +157,7 @@ def variables(wanted: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def crowd(count: int, longest_s: float) -> Iterator[None]:
-    """So many busy processes, which end with the block, and after `longest_s` seconds whatever happens."""
+    """Start busy processes, which end with the block, or by themselves after `longest_s`."""
     processes = [
         subprocess.Popen([sys.executable, "-c", COUNTING, str(longest_s)]) for _ in range(count)
     ]
@@ -184,7 +189,7 @@ def measure(config: Config) -> pl.DataFrame:
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """Visits a second and a processor second, alone and beside the busy ones, and their shares of one thread alone."""
+    """Summarise the speeds alone and beside busy processes, and as shares of one thread alone."""
     summary: dict[str, Estimate] = {}
     for clock, short in (("wall_s", "visits_per_s"), ("cpu_s", "visits_per_cpu_s")):
         alone = rows.filter((pl.col("way") == "one") & (pl.col("busy") == 0))
@@ -199,7 +204,7 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
 
 
 def lines(summary: Mapping[str, Estimate], ways: tuple[str, ...]) -> list[dict[str, object]]:
-    """A line a way."""
+    """Make a line of the table for each way."""
     columns = [
         f"{short}/{{}}/{where}"
         for short in ("visits_per_s", "visits_per_cpu_s")
@@ -227,7 +232,11 @@ HEADERS = {
 
 
 def main(config: Config) -> None:
-    """Measure, then report."""
+    """Measure, then report.
+
+    Raises:
+        ValueError: If `one` is not among the ways, or another way is not known.
+    """
     if "one" not in config.ways or not set(config.ways) <= WAYS.keys():
         raise ValueError(
             f"ways is {config.ways}, but it must be some of {tuple(WAYS)}, and 'one' among them."

@@ -1,12 +1,14 @@
-"""How fast a slate is served, and what that costs: python -m benchmarks.speed.latency
+"""How fast a slate is served from large catalogues, and what return that costs.
 
-A market is blown up to catalogues of several sizes. The league's PPO composer serves requests from
+    python -m benchmarks.speed.latency
+
+A market is enlarged to catalogues of several sizes. The league's PPO composer serves requests from
 real episodes there in several ways: every item ranked, or candidates from an index that is exact or
 looks into some clusters, of four-byte or one-byte numbers. Timed on one core, from the observations
 to the slates; then some of the ways play the same episodes.
 
     runs/latency/config.json                  the settings that all rows have in common
-    runs/latency/<items>-<way>.parquet        a row a request, a step of a request, a batch, or an episode
+    runs/latency/<items>-<way>.parquet        a row a request, a step of one, a batch or an episode
 
 What is there is not measured again.
 """
@@ -30,70 +32,81 @@ from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig
-from benchmarks.agents import league
-from benchmarks.agents.league_report import PPO
-from benchmarks.agents.transfer import load_actor
-from benchmarks.data.market_log import MarketWorld, policy_inputs
+from benchmarks.lab import league_cells
+from benchmarks.lab.cells import rows_at
+from benchmarks.lab.league_cells import PPO, Cell, League
+from benchmarks.lab.markets import MarketWorld, policy_inputs
+from benchmarks.lab.options import Results
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.run import RESULTS, Run
-from benchmarks.lab.settings import config_as_json, remember_settings
-from benchmarks.lab.world import REPORTED_SEED, seeds
+from benchmarks.lab.run import Run
+from benchmarks.lab.saved import load_actor
+from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.sites import REPORTED_SEED, seeds
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, report
-from benchmarks.speed.scaled_market import Shop, blow_up
-from policies.composer import ComposerPolicy
+from benchmarks.speed.scaled_market import Shop, enlarge
+from policies.learnable.intents import ComposerPolicy
 from policies.rankers.two_tower import TwoTowerRanker, load_two_tower
 from policies.serving.recommender import Recommender, index_of
 from policies.serving.retrieval import IndexConfig
 from recsim_env.simulator import SlateSimulator
-from recsim_env.tables import write_parquet
 from recsim_env.types import Observation
 
 RUN_EPISODES, RUN_REQUESTS = 91, 92
-"""The league's runs whose shoppers these would be: no run has so high a number."""
+"""Runs of the league whose shoppers these would be; no run has so high a number."""
 VISITS = 32
-"""Visits of each shopper that requests are taken from."""
+"""Number of visits of each shopper that requests are taken from."""
 WARM = 50
-"""Requests before those that count."""
+"""Number of requests that warm up before those that count."""
 REMEMBERED = 16_000_000
-"""Items times shoppers at a time in the episodes: a market remembers every item that each was
-shown."""
+"""Most items times shoppers at a time in the episodes, because a market remembers every item that
+each shopper was shown."""
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Config:
-    """Serve slates from large catalogues."""
+FREE = ("league", "work", "results")
+"""Settings in which runs that share a work folder may differ."""
 
-    league: league.Config = field(default_factory=league.Config)
+
+@dataclass(frozen=True)
+class Config(Results):
+    """Serve slates from large catalogues, and time it on one core."""
+
+    league: League = field(default_factory=League)
     """How the agent is trained, and where it lies if that was done."""
     place: str = Place(MARKET, 0).name
-    """Market whose catalogue is blown up, by its name in `benchmarks.lab.places`."""
+    """Name of the market whose catalogue is enlarged, one of the places in
+    `benchmarks.lab.places`."""
     items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Sizes of the catalogue, in items."""
     episodes: tuple[int, ...] = (2048, 1024, 32)
-    """Episodes that are played at each size; 0 = none."""
+    """Number of episodes that are played at each size, 0 for none. A market remembers every item
+    that each shopper was shown, so few fit into memory with many items."""
     share: float = 0.25
     """Share of the clusters of each category that a search looks into."""
     count: int = 24
-    """Candidates that the index proposes of each category."""
+    """Number of candidates that the index proposes of each category."""
     requests: int = 1000
-    """Requests that are timed one at a time, of each way to serve."""
+    """Number of requests that are timed one at a time, of each way to serve."""
     looked_at: int = 128
-    """Requests taken apart: time of each step, and what is found of what ranking every item
-    finds."""
+    """Number of requests that are taken apart, for the time of each step and for what is found of
+    what ranking every item finds."""
     batch: int = 64
-    """Requests answered at once, for the throughput."""
+    """Number of requests that are answered at once, for the throughput."""
     batches: int = 4
-    """Batches that are timed, of each way to serve."""
+    """Number of batches that are timed, of each way to serve."""
     work: Path = Path("runs/latency")
     """Folder of the rows that were measured so far; delete it to measure everything again."""
-    results: Path = RESULTS
-    """Folder in which the results are written, each benchmark in a folder of its own name."""
 
     def __post_init__(self) -> None:
+        """Check that every size has its number of episodes.
+
+        Raises:
+            ValueError: If it has not.
+        """
         if len(self.items) != len(self.episodes):
             raise ValueError(
-                f"episodes has {len(self.episodes)} numbers, but items has {len(self.items)}: one a size."
+                f"episodes has {len(self.episodes)} numbers, but items has {len(self.items)}: "
+                "one a size."
             )
 
 
@@ -101,9 +114,14 @@ class Config:
 
 
 def ways(items: int, categories: int, share: float) -> dict[str, IndexConfig | None]:
-    """Name -> index, in the order of `ORDER`; None = every item is ranked.
+    """The index of each way to serve in `ORDER`; None means that every item is ranked.
 
     A category has as many clusters as each of them has items.
+
+    Args:
+        items: The number of items in the catalogue.
+        categories: The number of categories.
+        share: The share of the clusters that a search looks into.
     """
     lists = max(round((items / categories) ** 0.5), 1)
     probes = max(round(share * lists), 1)
@@ -122,44 +140,43 @@ class Small:
     """The market as the agent met it."""
 
     simulator: SlateSimulator
+    """Its shoppers."""
     ranker: TwoTowerRanker
+    """The ranker of its log."""
     agent: ComposerPolicy
+    """The league's agent."""
 
 
 def small_market(config: Config) -> Small:
-    """The league's agent of its first run, and the ranker that it composes from; both are made if they are missing."""
+    """The league's agent of its first run and its ranker, which are made where they are missing."""
     place = PLACES[config.place]
-    cell, world = (
-        league.Cell(place, PPO, 0),
-        MarketWorld(place.env, place.world, config.league.slates),
-    )
-    agent, ranker = (
-        cell.path(config.league, ".safetensors"),
-        config.league.markets / world.name / "ranker.safetensors",
-    )
+    cell = Cell(place, PPO, 0)
+    world = MarketWorld(place.env, place.world, config.league.slates)
+    agent = cell.path(config.league, ".safetensors")
+    ranker = config.league.markets / world.name / "ranker.safetensors"
     if not ranker.exists() or not agent.exists():
         site = place.open(config.league.markets, config.league.slates, "cpu")
         if not agent.exists():
-            league.play(cell, site, config.league)
+            league_cells.play(cell, site, config.league)
     simulator, fitted = world.simulator("cpu"), load_two_tower(ranker)
     loaded = load_actor(agent, PPOComposerConfig(), policy_inputs(simulator, fitted))
     return Small(simulator, fitted, loaded)
 
 
 class Size:
-    """One size of the market; what takes time is made when it is needed."""
+    """One size of the market, whose parts are made when they are needed."""
 
     def __init__(self, config: Config, small: Small, items: int, episodes: int) -> None:
         self.config, self.items, self.episodes, self._small = config, items, episodes, small
 
     @cached_property
     def shop(self) -> Shop:
-        """The market blown up."""
+        """The enlarged market."""
         small = self._small
-        return blow_up(small.simulator, small.agent, small.ranker, self.items)
+        return enlarge(small.simulator, small.agent, small.ranker, self.items)
 
     def recommender(self, way: str) -> Recommender:
-        """Serves in this way."""
+        """Make the recommender of a way to serve."""
         index = ways(self.items, len(self.shop.simulator.catalog.categories), self.config.share)[
             way
         ]
@@ -173,7 +190,7 @@ class Size:
 
     @cached_property
     def truth(self) -> list[tuple[Tensor, Tensor]]:
-        """Pool and slate of the requests that are looked at, every item ranked."""
+        """The pool and slate of the requests that are taken apart, with every item ranked."""
         every = self.recommender(EVERY)
         return [
             taken_apart(every, request)[:2] for request in self.requests[: self.config.looked_at]
@@ -181,9 +198,18 @@ class Size:
 
 
 def requests_of(shop: Shop, recommender: Recommender, number: int) -> Iterator[Observation]:
-    """So many observations (1, ...) from episodes under a recommender, without `candidates`; who left starts anew."""
+    """Take observations (1, ...) from episodes under a recommender; those who left start anew.
+
+    Args:
+        shop: The market and its agent.
+        recommender: Serves the episodes.
+        number: The number of observations.
+
+    Yields:
+        An observation of one shopper, without `candidates`.
+    """
     simulator, width = shop.simulator, -(-number // VISITS)
-    first = REPORTED_SEED + RUN_REQUESTS * league.RUN_SEEDS
+    first = REPORTED_SEED + RUN_REQUESTS * league_cells.RUN_SEEDS
     observation, left = simulator.reset(seeds(first, width)), number
     while True:
         known = {name: value for name, value in observation.items() if name != "candidates"}
@@ -222,7 +248,7 @@ Clocks = dict[str, float]
 
 
 def timed(action: Callable[[], T]) -> tuple[T, Clocks]:
-    """What an action returns, and its milliseconds by the clock and of this thread's processor time."""
+    """Do something, and time it by the clock and in this thread's processor time (milliseconds)."""
     wall, cpu = time.perf_counter(), time.thread_time()
     found = action()
     return found, {
@@ -234,7 +260,11 @@ def timed(action: Callable[[], T]) -> tuple[T, Clocks]:
 def taken_apart(
     recommender: Recommender, request: Observation
 ) -> tuple[Tensor, Tensor, dict[str, Clocks]]:
-    """Ids in the pool of one shopper, their slate, and the time of each of `STEPS`; the check is left out."""
+    """Serve one shopper step by step, without the check of the request.
+
+    Returns:
+        The ids in the pool, the slate, and the time of each of `latency_report.STEPS`.
+    """
     composer = recommender.policy.composer
     pool, retrieval = timed(lambda: recommender.pool(request))
     view, features = timed(lambda: composer.view(request, pool))
@@ -244,12 +274,12 @@ def taken_apart(
 
 
 def recall(found: Tensor, true: Tensor) -> float:
-    """Share of true (P,) that is found (P',)."""
+    """The share of the true items (P,) that are among those found (P',)."""
     return float(torch.isin(true, found).float().mean())
 
 
 def measure(size: Size, way: str) -> pl.DataFrame:
-    """All rows of a size and a way."""
+    """Measure one way to serve at one size: all of its rows."""
     recommender = size.recommender(way)
     rows = [*serve(size, recommender), *(play(size, recommender) if way in PLAYED else [])]
     common = {
@@ -262,7 +292,7 @@ def measure(size: Size, way: str) -> pl.DataFrame:
 
 
 def serve(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
-    """A row a request, a batch, and a step of the requests that are looked at."""
+    """Serve requests: a row a request, a batch, and a step of those that are taken apart."""
     requests, config = size.requests, size.config
     for request in requests[:WARM]:
         recommender.recommend(request)
@@ -286,10 +316,10 @@ def serve(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
 
 
 def play(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
-    """A row an episode."""
+    """Play episodes: a row each."""
     if size.episodes == 0:
         return
-    episodes = seeds(REPORTED_SEED + RUN_EPISODES * league.RUN_SEEDS, size.episodes)
+    episodes = seeds(REPORTED_SEED + RUN_EPISODES * league_cells.RUN_SEEDS, size.episodes)
     shoppers = min(max(REMEMBERED // size.items, 1), 256)
     rows = evaluate(recommender, size.shop.simulator, episodes, batch=shoppers).rows
     for seed, earned in rows.select("seed", "return").iter_rows():
@@ -300,7 +330,7 @@ def play(size: Size, recommender: Recommender) -> Iterator[dict[str, object]]:
 
 
 def rows_of(config: Config) -> pl.DataFrame:
-    """All rows; those that are not there yet are measured."""
+    """All rows, of which those that are missing are measured."""
     small = small_market(config)
     found = []
     with tqdm(total=len(config.items) * len(ORDER), unit="way") as bar:
@@ -308,22 +338,18 @@ def rows_of(config: Config) -> pl.DataFrame:
             size = Size(config, small, items, episodes)
             for way in ORDER:
                 path = config.work / f"{items}-{way.replace(', ', '-').replace(' ', '-')}.parquet"
-                if not path.exists():
-                    write_parquet(path, measure(size, way))
-                found.append(pl.read_parquet(path))
+                found.append(rows_at(path, partial(measure, size, way)))
                 bar.update()
     return pl.concat(found)
 
 
 def check_work(config: Config) -> None:
-    """Remember the settings of the rows in `config.work`.
+    """Remember what the rows in `config.work` have in common.
 
     Raises:
-        ValueError: If they were measured with others.
+        ValueError: If they were measured with other settings.
     """
-    free = ("league", "work", "results")
-    told = {name: value for name, value in config_as_json(config).items() if name not in free}
-    remember_settings(config.work, told)
+    remember_settings(config.work, settings_of(config, free=FREE))
 
 
 def main(config: Config) -> None:

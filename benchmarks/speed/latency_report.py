@@ -9,42 +9,42 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.lab.plots import AMBER, BLUE, GREY, INK, RED, TEAL, intervals, panels, plain
 from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
 from benchmarks.lab.tables import markdown
 
 EVERY, EXACT, CLUSTERS = "every item", "exact index", "clusters"
-"""What a way to serve compares a request with; the last two are followed by how numbers are
-kept."""
+"""What a request is compared with; the last two are followed by how numbers are kept."""
 SERVED = f"{EXACT}, int8"
-"""The way that the targets are read off: the cheapest that finds nearly all that ranking every item
-finds."""
+"""The way to serve whose figures are quoted: the cheapest that finds nearly all that ranking every
+item finds."""
 ORDER = (EVERY, f"{EXACT}, fp32", SERVED, f"{CLUSTERS}, fp32", f"{CLUSTERS}, int8")
-"""Every way to serve; the first is what the others are compared with."""
+"""All ways to serve; the others are compared with the first."""
 PLAYED = (EVERY, SERVED, ORDER[4])
-"""Ways that play episodes: the others find the same or more, as their requests show."""
+"""Ways that play episodes; the others find the same or more, as their requests show."""
 NAMES = {10_000: "10k", 100_000: "100k", 1_000_000: "1m"}
-"""Sizes of a catalogue in the summary's names."""
+"""Sizes of a catalogue as they are written in the summary."""
 STEPS = ("retrieval", "features", "policy")
-"""Of a request, in their order."""
+"""Steps of a request, in their order."""
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """From rows as `benchmarks.speed.latency` writes them."""
+    """Make table, summary and figure of the rows of `benchmarks.speed.latency`."""
     order = pl.col("way").cast(pl.Enum(ORDER))
     kinds = rows.select("items", "way").unique().sort(pl.col("items"), order).rows()
     lines = [line_of(rows, items, way) for items, way in kinds]
     load = rows["load"].to_list()
     note = (
-        f"Times are those of one thread. Meanwhile {min(load):.1f} to {max(load):.1f} processes wanted the machine's "
-        "cores: the clock's times hold waiting, the processor's do not."
+        f"Times are those of one thread. Meanwhile {min(load):.1f} to {max(load):.1f} processes "
+        "wanted the machine's cores: the clock's times hold waiting, the processor's do not."
     )
     table = [{**line, **{name: percent(line[name]) for name in SHARES}} for line in lines]
     return Report(f"{markdown(table, HEADERS)}\n{note}", summary_of(lines), draw(lines))
 
 
 def percent(share: object) -> str | None:
-    """A share as the table shows it, with its interval where it has a width; -0.0 is 0.0."""
+    """Write a share in percent, with its interval where that has a width; -0.0 becomes 0.0."""
     if not isinstance(share, Estimate):
         return None
     value, low, high = (
@@ -54,8 +54,9 @@ def percent(share: object) -> str | None:
 
 
 def quantile(values: pl.Series, share: float) -> Estimate:
-    """A quantile and its 95 % interval by order statistics, for independent values (David &
-    Nagaraja 2003, "Order Statistics", section 7.1).
+    """A quantile of independent values and its 95 % interval by order statistics.
+
+    The interval is that of David & Nagaraja 2003, "Order Statistics", section 7.1.
     """
     ordered = np.sort(values.to_numpy())
     n, half = len(ordered), 1.96 * math.sqrt(len(ordered) * share * (1 - share))
@@ -66,10 +67,10 @@ def quantile(values: pl.Series, share: float) -> Estimate:
 
 
 def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
-    """What a line of the table and a point of the figure say; None where nothing was measured.
+    """Make a line of the table for one size and way, with None where nothing was measured.
 
-    What is lost is the mean difference of the same episodes, over the mean of ranking every item;
-    the interval is the difference's.
+    The return that is lost is the mean difference of the same episodes over the mean of ranking
+    every item; its interval is that of the difference.
     """
     of_size = rows.filter(pl.col("items") == items)
     own = of_size.filter(pl.col("way") == way)
@@ -104,7 +105,7 @@ def line_of(rows: pl.DataFrame, items: int, way: str) -> dict[str, object]:
 
 
 def summary_of(lines: list[dict[str, object]]) -> dict[str, Estimate]:
-    """Every figure: those of `SERVED` by their short names, and all of them with the way behind."""
+    """Name every figure by size and way, and those of `SERVED` by their size alone as well."""
     found: dict[str, Estimate] = {}
     figures = {
         "p99": "p99_ms",
@@ -140,27 +141,27 @@ HEADERS = {
     "lost": "return lost, %",
 }
 SHARES = ("pool", "slate", "lost")
-"""Columns that are shares."""
+"""Columns of the table that are shares."""
 
 
 # ---- figure --------------------------------------------------------------------------------------
 
-COLOURS = dict(zip(ORDER, ("#777777", "#3b6ea5", "#7fb0dd", "#c23b3b", "#e39a3c"), strict=True))
+COLOURS = dict(zip(ORDER, (GREY, BLUE, TEAL, RED, AMBER), strict=True))
+"""Colours of the ways to serve."""
 TICKS = (2, 5, 10, 20, 50, 100)
-"""Milliseconds."""
+"""Ticks of the axis of times, in milliseconds."""
 
 
 def draw(lines: list[dict[str, object]]) -> Figure:
-    """p99 of a request in processor time, recall of the pool and return lost, for each size and way."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    """Draw p99 of a request, recall of the pool and return lost, for each size and way."""
+    figure, (left, middle, right) = panels(13, 4.2, 3)
     _points(left, lines, "p99_cpu", "p99 of a request, processor ms")
     _points(middle, lines, "pool", "recall of the pool, %", 100.0)
     _points(right, lines, "lost", "return lost, %", 100.0)
     left.set_yscale("log")
     left.set_yticks(TICKS, [str(tick) for tick in TICKS])
     left.minorticks_off()
-    right.axhline(0, color="#444444", linewidth=0.8)
+    right.axhline(0, color=INK, linewidth=0.8)
     figure.legend(
         *left.get_legend_handles_labels(), frameon=False, ncols=len(ORDER), loc="outside upper left"
     )
@@ -170,7 +171,7 @@ def draw(lines: list[dict[str, object]]) -> Figure:
 def _points(
     axes: Axes, lines: list[dict[str, object]], column: str, label: str, scale: float = 1.0
 ) -> None:
-    """A point and its interval for each line that has the column, ways side by side at each size."""
+    """Draw a point and its interval for each line that has the column, ways beside each other."""
     sizes = sorted({int(str(line["items"])) for line in lines})
     for number, way in enumerate(ORDER):
         found = [(line["items"], line[column]) for line in lines if line["way"] == way]
@@ -179,23 +180,10 @@ def _points(
             for size, value in found
             if isinstance(value, Estimate)
         ]
-        x = [at + 0.12 * (number - 2) for at, _ in points]
-        axes.plot(
-            x,
-            [scale * e.value for _, e in points],
-            "o",
-            color=COLOURS[way],
-            markersize=5,
-            label=way,
-        )
-        axes.vlines(
-            x,
-            [scale * e.low for _, e in points],
-            [scale * e.high for _, e in points],
-            color=COLOURS[way],
-        )
+        places = [at + 0.12 * (number - 2) for at, _ in points]
+        values = [value for _, value in points]
+        intervals(axes, places, values, colour=COLOURS[way], label=way, scale=scale)
     axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.set_xlabel("items in the catalogue")
     axes.set_ylabel(label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    plain(axes, "y")

@@ -1,6 +1,8 @@
-"""What a minute of training brings: python -m benchmarks.speed.learning_curves
+"""What a minute of training brings.
 
-Return against wall minutes for PPO here and for stock SB3 (see `benchmarks.speed.ppo_speed`) in
+    python -m benchmarks.speed.learning_curves
+
+Return against wall minutes for PPO here and for stock SB3 (see `benchmarks.speed.ppo_loops`) in
 `Market-v0`, and for RecSim's own agent in RecSim's own environment
 (`benchmarks.speed.recsim_agent`). Returns of different environments cannot be laid side by side, so
 every one is told in units of its own: 0 is a random policy there, 1 the greedy one, which shows
@@ -29,22 +31,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
+from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.run import RESULTS, Report, Run
+from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, panels, seed_curves
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.sites import REPORTED_SEED, seeds
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import THREADS, use_threads
-from benchmarks.lab.world import REPORTED_SEED, seeds
-from benchmarks.speed import ppo_speed
+from benchmarks.lab.threads import use_threads
+from benchmarks.speed.ppo_loops import Trainings, with_minutes
+from benchmarks.speed.ppo_loops import measure as measure_ppo
 from benchmarks.speed.recsim_agent import RecSimTraining
 from policies import POLICIES
 from recsim_env.shoppers.household.examples import Collator
 from recsim_env.shoppers.household.fit import FinetuneConfig, Packs, fit, new_shopper
 
 LEARNERS = {"device": "PPO here", "stock": "stock SB3's PPO", "recsim": "RecSim's Q-learning"}
-"""What is trained; the first two in `Market-v0`, the last in RecSim's environment."""
-COLOURS = {"device": "#c23b3b", "stock": "#3b6ea5", "recsim": "#3f8f55"}
+"""What is trained: the first two in `Market-v0`, the last in RecSim's environment."""
+COLOURS = {"device": RED, "stock": BLUE, "recsim": GREEN}
+"""Colours of the learners."""
 FINETUNE = "finetune"
+"""Name of fine-tuning in the column `learner`."""
 SCHEMA = {
     "learner": pl.String,
     "seed": pl.Int64,
@@ -63,54 +70,45 @@ three before them to the others."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """Train for some minutes, and look at the return now and then."""
+class Config(Markets, Threads, Results):
+    """Train for some minutes, and evaluate now and then."""
 
     place: str = Place(MARKET, 0).name
-    """Where PPO learns, a place of the league."""
+    """Name of the market in which PPO learns, which is one of the league's places."""
     updates: int = 24
-    """Of PPO."""
+    """Number of PPO's rollouts and updates."""
     evaluate_every: int = 4
-    """Updates between two evaluations, which are not timed."""
+    """Number of updates between two evaluations, which are not timed."""
     shoppers: int = 1024
-    """Shoppers served at once in a training."""
+    """Number of shoppers that are served at once in a training."""
     episodes: int = 256
-    """Episodes of an evaluation."""
+    """Number of episodes of an evaluation, the same for all."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds."""
+    """Training seeds, over which intervals are taken."""
     peer_episodes: int = 50
-    """Episodes of RecSim's agent between two evaluations."""
+    """Number of training episodes of RecSim's agent between two evaluations."""
     peer_evaluations: int = 12
-    """Evaluations of RecSim's agent after the one before training."""
+    """Number of evaluations of RecSim's agent after the one before training."""
     peer_judged: int = 100
-    """Episodes of each of them."""
+    """Number of episodes of each evaluation of RecSim's agent."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """Of the shopper whose fine-tuning is timed."""
+    """The shopper whose fine-tuning is timed."""
     finetune_epochs: float = 0.15
-    """Passes over its log that are timed."""
+    """Number of passes over the shopper's log that are timed. A part of one pass is enough, because
+    all steps take equally long."""
     repetitions: int = 3
-    """Times that fine-tuning is timed."""
+    """Number of times that fine-tuning is timed, over which intervals are taken."""
     log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    """Folder of the log, by `benchmarks.data.build_log` or of your own tables. It is only read; the
     default one is built first where it does not exist."""
-    markets: Path = Path("runs/market")
-    """Folder of the markets' logs and rankers."""
-    slates: int = 300_000
-    """Logged slates of the market."""
-    device: str | None = None
-    """cpu or cuda, for PPO; None for the best there is."""
-    threads: int = THREADS
-    """CPU threads."""
-    results: Path = RESULTS
-    """Folder of the results."""
 
 
 # ---- rows ----------------------------------------------------------------------------------------
 
 
 def of_ppo(config: Config) -> list[dict[str, Any]]:
-    """A row an evaluation of PPO here and of stock SB3."""
-    speed = ppo_speed.Config(
+    """Train PPO here and stock SB3: a row an evaluation."""
+    trainings = Trainings(
         place=config.place,
         shoppers=config.shoppers,
         updates=config.updates,
@@ -122,7 +120,7 @@ def of_ppo(config: Config) -> list[dict[str, Any]]:
         slates=config.slates,
         device=config.device,
     )
-    spent = ppo_speed.with_minutes(ppo_speed.measure(speed)).drop_nulls("return")
+    spent = with_minutes(measure_ppo(trainings)).drop_nulls("return")
     ends = dict(zip(("random", "greedy"), references(config), strict=True))
     return [
         {"learner": row["loop"], "step": row["update"] // config.evaluate_every, **ends}
@@ -132,7 +130,7 @@ def of_ppo(config: Config) -> list[dict[str, Any]]:
 
 
 def references(config: Config) -> tuple[float, float]:
-    """Mean returns of a random policy and of greedy CTR on the shoppers that PPO is evaluated with."""
+    """The mean returns of a random policy and of greedy CTR on the evaluation's shoppers."""
     site = PLACES[config.place].open(config.markets, config.slates, config.device)
     episodes = seeds(REPORTED_SEED, config.episodes)
     policies = (POLICIES[name].build(site.inputs) for name in ("uniform", "greedy_ctr"))
@@ -144,7 +142,7 @@ def references(config: Config) -> tuple[float, float]:
 
 
 def of_recsim(config: Config) -> list[dict[str, Any]]:
-    """A row an evaluation of RecSim's agent."""
+    """Train RecSim's agent: a row an evaluation."""
     rows = []
     for seed in config.seeds:
         training = RecSimTraining(seed)
@@ -162,7 +160,7 @@ def of_recsim(config: Config) -> list[dict[str, Any]]:
 
 
 def of_finetuning(config: Config) -> list[dict[str, Any]]:
-    """A row a repetition: visits learned from, minutes, operations, and what the machine does in a second."""
+    """Time fine-tuning and the machine: a row a repetition."""
     log = Log.load(ready(config.log, Console()))
     examples = log.examples(cold_hidden=True)
     settings = replace(config.finetune, epochs=config.finetune_epochs)
@@ -200,7 +198,7 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
 
 
 def operations(model: torch.nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> float:
-    """Multiplications and additions of the matrix products, forward and backward, of some batches."""
+    """Count the operations of the matrix products of some batches, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         for batch in batches:
             loss: torch.Tensor = model(**batch)["loss"]
@@ -210,7 +208,7 @@ def operations(model: torch.nn.Module, batches: Iterable[dict[str, torch.Tensor]
 
 
 def matrix_product_rate(size: int = 1024, rounds: int = 8) -> float:
-    """Operations a second of a float32 product of square matrices, the best of some rounds, on the wall clock."""
+    """Operations a second of a float32 product of square matrices, in the best of some rounds."""
     one, other = torch.ones(size, size), torch.ones(size, size)
     spent = []
     for _ in range(rounds):
@@ -221,7 +219,7 @@ def matrix_product_rate(size: int = 1024, rounds: int = 8) -> float:
 
 
 def measure(config: Config) -> pl.DataFrame:
-    """All rows; see `SCHEMA`."""
+    """Train and time everything: all rows, see `SCHEMA`."""
     return pl.DataFrame(of_ppo(config) + of_recsim(config) + of_finetuning(config), schema=SCHEMA)
 
 
@@ -229,7 +227,7 @@ def measure(config: Config) -> pl.DataFrame:
 
 
 def normalised(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of trainings, with `score`: 0 as random, 1 as greedy."""
+    """Add `score` to the rows of trainings: 0 is as random, 1 as greedy."""
     score = (pl.col("return") - pl.col("random")) / (pl.col("greedy") - pl.col("random"))
     return (
         rows.filter(pl.col("learner") != FINETUNE)
@@ -239,10 +237,10 @@ def normalised(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """By learner: score, minutes and thousand steps a minute at the end, and the minutes until a score above 1 stays.
+    """Summarise score, minutes and speed of every learner, and the minutes until it passes greedy.
 
-    Intervals are over training seeds; of fine-tuning, over repetitions. A learner that does not
-    pass 1 in every training has no `minutes_past_greedy`.
+    Intervals are over training seeds; of fine-tuning, over repetitions. A learner whose score does
+    not pass 1 in every training has no `minutes_past_greedy`.
     """
     summary: dict[str, Estimate] = {}
     trainings = normalised(rows)
@@ -272,7 +270,7 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
 
 
 def minutes_past_greedy(training: pl.DataFrame) -> float | None:
-    """Minutes at the first evaluation from which on the score stays above 1; None where it does not in the end."""
+    """The minutes until the first evaluation from which on the score stays above 1, or None."""
     below = training.filter(pl.col("score") <= 1)["step"].max()
     after = training if below is None else training.filter(pl.col("step") > below)
     return None if after.is_empty() else float(after["minutes"].to_list()[0])
@@ -294,7 +292,7 @@ TUNING = {
 
 
 def tables(summary: dict[str, Estimate]) -> str:
-    """Of the learners, and of fine-tuning."""
+    """Make the table of the learners, and the one of fine-tuning."""
     lines = [
         {
             "learner": label,
@@ -310,46 +308,32 @@ def tables(summary: dict[str, Estimate]) -> str:
 
 
 def draw(rows: pl.DataFrame) -> Figure:
-    """Score against wall minutes, on a scale of logarithms: one thin line a seed, and the mean over seeds."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    trainings = normalised(rows)
+    """Draw scores against wall minutes on a logarithmic scale, a line a seed and their mean."""
+    figure, (axes,) = panels(8, 4.5)
+    trainings = normalised(rows).filter(pl.col("step") > 0)
     for learner, label in LEARNERS.items():
-        own, colour = (
-            trainings.filter((pl.col("learner") == learner) & (pl.col("step") > 0)),
-            COLOURS[learner],
-        )
-        for _, part in own.group_by("seed", maintain_order=True):
-            axes.plot(
-                part["minutes"].to_numpy(),
-                part["score"].to_numpy(),
-                color=colour,
-                alpha=0.3,
-                linewidth=0.8,
-            )
-        mean = own.group_by("step").agg(pl.col("minutes", "score").mean()).sort("step")
-        line = mean["minutes"].to_numpy(), mean["score"].to_numpy()
-        axes.plot(*line, "-o", color=colour, markersize=4, label=label)
-    axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--")
-    axes.axhline(0, color="#999999", linewidth=0.8, linestyle="--")
+        own = trainings.filter(pl.col("learner") == learner)
+        parts = own.partition_by("seed", maintain_order=True)
+        curves = [(part["minutes"].to_numpy(), part["score"].to_numpy()) for part in parts]
+        seed_curves(axes, curves, colour=COLOURS[learner], label=label)
+    for level in (0, 1):
+        axes.axhline(level, color=GREY, linewidth=0.8, linestyle="--")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set_xlabel("wall minutes of training")
     axes.set_ylabel("return: 0 = random, 1 = greedy")
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """What the rows say."""
+    """Make table, summary and figure of the rows."""
     summary = summarise(rows)
     return Report(tables(summary), summary, draw(rows))
 
 
 def main(config: Config) -> None:
-    """Train, then report."""
+    """Train and time everything, then report."""
     use_threads(config.threads)
     run = Run("learning_curves", config, results=config.results)
     rows = measure(config)

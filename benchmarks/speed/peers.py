@@ -1,4 +1,6 @@
-"""Other people's environments as players of `benchmarks.speed.throughput`: slates of ten, a random policy, resets included.
+"""Other people's environments as players of `benchmarks.speed.throughput`.
+
+All show slates of ten, drawn at random, and their resets are timed.
 
     pip install -e ".[peers]"
 
@@ -17,14 +19,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-CANDIDATES = 50  # of a RecSim user, drawn anew at every visit
+CANDIDATES = 50
+"""Candidates of a RecSim user, drawn anew at every visit."""
 
 Players = Iterator[Callable[[], None]]
-"""Ready-made steps: each call plays one, and resets where the episode is over."""
+"""Steps that are ready to be played; each resets where the episode is over."""
 
 
 def sardine(rng: np.random.Generator) -> Players:
-    """SARDINE (Deffayet et al. 2023), the environment with bored users."""
+    """Play SARDINE (Deffayet et al. 2023), the environment with bored users."""
     env = gymnasium.make("sardine:sardine/SlateTopK-Bored-v0", disable_env_checker=True)
     env.reset(seed=0)
     size = env.action_space.shape[0]  # type: ignore[index]
@@ -41,7 +44,7 @@ def sardine(rng: np.random.Generator) -> Players:
 
 
 def recsim(name: str, rng: np.random.Generator) -> Players:
-    """RecSim (Ie et al. 2019); `name` is a module of its environments."""
+    """Play RecSim (Ie et al. 2019), of whose environments `name` is a module."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = importlib.import_module(f"recsim.environments.{name}")
@@ -65,4 +68,4 @@ PEERS: dict[str, Callable[[np.random.Generator], Players]] = {
     "RecSim interest evolution": lambda rng: recsim("interest_evolution", rng),
     "RecSim long-term satisfaction": lambda rng: recsim("long_term_satisfaction", rng),
 }
-"""Name -> its steps; to ask for the first raises ModuleNotFoundError where it is not installed."""
+"""Name -> steps; asking for the first raises ModuleNotFoundError where it is not installed."""

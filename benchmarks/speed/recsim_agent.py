@@ -18,18 +18,20 @@ from typing import Any, cast
 
 import numpy as np
 
-from agents.ppo.algorithm import PrivateRandomness
+from agents.ppo.randomness import PrivateRandomness
 
 CANDIDATES = 10
-"""Documents of a visit, drawn anew at every visit; one of them is shown."""
+"""Number of documents of a visit, of which one is shown; they are drawn anew at every visit."""
 Choice = Callable[[float, Any], Any]
-"""The slate, given the last reward and what is seen now."""
+"""Gives the slate, from the last reward and the observation."""
 
 
 @contextmanager
 def as_it_was_written(randomness: PrivateRandomness) -> Iterator[None]:
-    """RecSim draws from numpy's library-wide generator, which it gets a state of its own of, and
-    asks numpy for `Inf`, a name that NumPy 2 took away and that is there meanwhile.
+    """Let RecSim run inside the block as it was written for an older numpy.
+
+    RecSim draws from numpy's library-wide generator, of which it gets a state of its own, and asks
+    for `numpy.Inf`, a name that NumPy 2 took away and that is there meanwhile.
     """
     missing = not hasattr(np, "Inf")
     if missing:
@@ -44,7 +46,9 @@ def as_it_was_written(randomness: PrivateRandomness) -> Iterator[None]:
 
 
 class RecSimTraining:
-    """RecSim's tabular Q-learning and the two that it is measured by: `random`, and `greedy`, who shows the sweetest.
+    """RecSim's tabular Q-learning, and the two policies that it is measured by.
+
+    `random` shows any document, `greedy` the sweetest one.
 
     Raises:
         ModuleNotFoundError: If `recsim-no-tf` or `six` is not installed.
@@ -64,7 +68,7 @@ class RecSimTraining:
         self.seconds = 0.0
 
     def learn(self, episodes: int) -> None:
-        """Play so many episodes more; `steps` and `seconds` (wall) count them."""
+        """Train for some more episodes; `steps` and `seconds` (of the wall clock) count them."""
         began = time.perf_counter()
         with as_it_was_written(self._randomness):
             for _ in range(episodes):
@@ -74,8 +78,11 @@ class RecSimTraining:
         self.seconds += time.perf_counter() - began
 
     def returns(self, who: str, episodes: int) -> list[float]:
-        """Of so many episodes, the same for `random`, `greedy` and `agent`, which is only watched
-        meanwhile; training meets other users and documents.
+        """The returns of some episodes, which are the same for all and none of training's.
+
+        Args:
+            who: `random`, `greedy` or `agent`, which does not learn meanwhile.
+            episodes: The number of episodes.
         """
         generator = np.random.default_rng(0)
         choices: dict[str, Choice] = {
@@ -99,7 +106,7 @@ class RecSimTraining:
 
 
 def environment(seed: int) -> Any:
-    """RecSim's `long_term_satisfaction.create_environment`, which leaves no choice of the seed, with one."""
+    """Make RecSim's environment of long-term satisfaction with a seed of one's own."""
     world: Any = importlib.import_module("recsim.environments.long_term_satisfaction")
     users = world.LTSUserModel(
         1, user_state_ctor=world.LTSUserState, response_model_ctor=world.LTSResponse, seed=seed
@@ -112,7 +119,7 @@ def environment(seed: int) -> Any:
 def play(
     env: Any, choose: Choice, seed: int, end: Callable[[float, Any], None] | None = None
 ) -> tuple[float, int]:
-    """Return and steps of an episode; `end` is told its last reward."""
+    """Play an episode; its return and number of steps. `end` is told the last reward."""
     env.seed(seed)
     seen, reward, total, steps, done = env.reset(), 0.0, 0.0, 0, False
     while not done:

@@ -1,4 +1,4 @@
-"""A market blown up to many items, with the ranker and the agent of the small one carried over to it.
+"""A market enlarged to many items, with the ranker and the agent of the small one carried over.
 
 The items of a market are drawn around the centres of its categories by the seed of its world, so a
 larger catalogue of the same world is the small one with items added. Ranker and agent know an item
@@ -13,36 +13,40 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.data.market_log import policy_inputs
-from policies.base import PolicyInputs
-from policies.composer import Composer, ComposerPolicy
+from benchmarks.lab.markets import policy_inputs
+from policies.composer import Composer
 from policies.features import principal
+from policies.inputs import PolicyInputs
+from policies.learnable.intents import ComposerPolicy
 from policies.rankers.two_tower import TwoTower, TwoTowerRanker
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.simulator import SlateSimulator
 
 OF_ITEMS = ("vectors", "category", "own", "bias")
-"""What a two-tower model has a row an item of."""
+"""Tensors of a two-tower model that have a row for each item."""
 
 
 @dataclass(frozen=True)
 class Shop:
-    """A market and what its shop serves with."""
+    """An enlarged market and what its shop serves with."""
 
     simulator: SlateSimulator
+    """Its shoppers."""
     inputs: PolicyInputs
+    """What policies are built from."""
     policy: ComposerPolicy
+    """The agent."""
 
     @property
     def ranker(self) -> TwoTowerRanker:
-        """Of its items."""
+        """The ranker of its items."""
         assert isinstance(self.inputs.ranker, TwoTowerRanker)
         return self.inputs.ranker
 
 
 class Carried:
-    """What was linear in the embeddings of one catalogue, for the items of another with embeddings of the same kind.
+    """Carries what is affine in the embeddings of one catalogue over to the items of another one.
 
     Principal components depend on the items, and may turn and change their sign with their number;
     this keeps those that a model was fitted to.
@@ -53,7 +57,7 @@ class Carried:
         self._solve = torch.linalg.pinv(self._before)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Values (N, D) of the one catalogue, affine in its embeddings; returns (N', D) float32 of the other.
+        """Turn values (N, D) of the one catalogue into those (N', D) of the other.
 
         Raises:
             ValueError: If they are not affine.
@@ -61,7 +65,8 @@ class Carried:
         weights = self._solve @ values.double()
         if not torch.allclose(self._before @ weights, values.double(), rtol=0, atol=1e-4):
             raise ValueError(
-                "values are not affine in the embeddings, but only what is affine can be carried over."
+                "values are not affine in the embeddings, "
+                "but only what is affine can be carried over."
             )
         found: Tensor = self._after @ weights
         return found.float()
@@ -71,10 +76,16 @@ def _with_one(embedding: Tensor) -> Tensor:
     return torch.cat([embedding.double(), embedding.new_ones(len(embedding), 1).double()], dim=1)
 
 
-def blow_up(
+def enlarge(
     small: SlateSimulator, policy: ComposerPolicy, ranker: TwoTowerRanker, items: int
 ) -> Shop:
-    """A market of so many items, on the CPU, with the policy and the ranker of a smaller one.
+    """Enlarge a market, on the CPU, and carry policy and ranker over to it.
+
+    Args:
+        small: The market.
+        policy: The agent that learned in it.
+        ranker: The ranker of its log.
+        items: The number of items of the large market.
 
     Raises:
         TypeError: If the small one is no market.
@@ -83,7 +94,7 @@ def blow_up(
     shopper = small.shopper
     if not isinstance(shopper, MarketShopper):
         raise TypeError(
-            f"small has {type(shopper).__name__} shoppers, but only a market can be blown up."
+            f"small has {type(shopper).__name__} shoppers, but only a market can be enlarged."
         )
     if items < len(small.catalog):
         raise ValueError(f"items is {items}, but the market has {len(small.catalog)} already.")
@@ -102,7 +113,7 @@ def blow_up(
 
 
 def carry_ranker(ranker: TwoTowerRanker, carried: Carried, catalog: Catalog) -> TwoTowerRanker:
-    """The ranker for other items, none of which was ever logged: each has the mean bias and no numbers of its own."""
+    """Make the ranker of other items, which were never logged: each has the mean bias."""
     old = ranker.model
     width, per_category = len(old.standardize.mean), len(old.standardize_category.mean)
     model = TwoTower(

@@ -1,4 +1,6 @@
-"""How fast shoppers are simulated, beside the peers: python -m benchmarks.speed.throughput
+"""How fast shoppers are simulated, beside the peers.
+
+    python -m benchmarks.speed.throughput
 
 Every registered environment plays a random policy with many shoppers at once, and as
 `gymnasium.make` gives it, one shopper at a time; the peers (`benchmarks.speed.peers`) play theirs.
@@ -15,10 +17,8 @@ that the slower of the two would take over the time it took.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -28,96 +28,97 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from benchmarks.lab.run import RESULTS, Report, Run
+from benchmarks.lab.options import Device, Results
+from benchmarks.lab.plots import GREY, panels
+from benchmarks.lab.run import Report, Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.stopwatch import Clock, Stopwatch
 from benchmarks.lab.tables import markdown
 from benchmarks.speed.peers import PEERS
-from benchmarks.speed.ppo_speed import Stopwatch
 from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.shoppers.household.memory import Memory
+from recsim_env.shoppers.household.model import SlateShopper
+from recsim_env.shoppers.household.population import LearnedShopper
+from recsim_env.shoppers.session.memory import SessionMemory
+from recsim_env.shoppers.session.model import SessionShopper
+from recsim_env.shoppers.session.population import LearnedMarketShopper
 from recsim_env.types import best_device
 
 TRANSFORMER, MARKET = "recsim_env/CompleteJourney-v0", "recsim_env/Market-v0"
 PREFIX = "recsim_env/"
+"""How the ids of this package's environments begin."""
 LEARNED = (TRANSFORMER, "recsim_env/LearnedMarket-v0")
 """Environments whose shoppers are networks."""
 SINGLE = 0
-"""In the column `batch`: one shopper behind `gymnasium.make`."""
+"""The value in the column `batch` of one shopper behind `gymnasium.make`."""
 LATE = 40
-"""Visits after which a step is timed again: it must not get dearer."""
-FORWARD = (
-    "token",
-    "append_visit",
-    "new_item_queries",
-    "temperament",
-    "answer",
-    "click_probability",
-    "leave_logits",
-)
-"""Methods of networks that a step calls, besides their heads; to propose new items is none
-of them."""
-COUNTERS = ("stats", "record", "tally", "look", "context")
-"""Methods of what they count."""
+"""Number of visits after which a step is timed again, because it must not become slower."""
+FORWARD: dict[type, dict[str, tuple[str, ...]]] = {
+    SlateShopper: {
+        "": ("token", "append_visit", "new_item_queries"),
+        "slate_head": ("forward", "shoppers"),
+        "gap_head": ("forward",),
+    },
+    SessionShopper: {
+        "": (
+            "token",
+            "append_visit",
+            "temperament",
+            "answer",
+            "click_probability",
+            "leave_logits",
+        ),
+    },
+}
+"""Methods of the networks that a step calls: class of the network -> its part (itself or a head)
+-> methods. Proposing new items is none of them."""
+COUNTERS: dict[type, tuple[str, ...]] = {
+    Memory: ("stats", "record", "tally"),
+    SessionMemory: ("look", "record", "context"),
+}
+"""Methods of the counters that the networks read, by class."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """Time the environments."""
+class Config(Device, Results):
+    """Time every environment, and the peers beside them."""
 
     envs: tuple[str, ...] = ()
-    """Ids of the environments to time; all registered ones of this package by default."""
+    """Ids of the environments to time. By default, all that this package registers."""
     batches: tuple[int, ...] = (1, 64, 1024, 4096, 16384, 65536)
-    """Shoppers at a time."""
+    """Numbers of shoppers at a time that are tried."""
     twice: int = 4096
-    """Shoppers at a time where one thread is compared with two."""
+    """Number of shoppers at a time where one thread is compared with two."""
     precisions: tuple[str, ...] = ("fp32",)
-    """Number formats that networks are timed in: fp32, bf16."""
+    """Number formats that networks are timed in, fp32 or bf16. The default is that of the
+    environments."""
     compiled: bool = False
-    """Whether networks are also timed fused by `torch.compile`."""
+    """Time the networks also fused by `torch.compile`, which takes minutes to compile."""
     crowd: int = 100_000
-    """Shoppers of `CompleteJourney-v0` that take one step together, to measure their memory; 0
-    leaves this out."""
+    """Number of shoppers of `CompleteJourney-v0` that take one step together, to measure their
+    memory; 0 leaves this out."""
     rounds: int = 2
-    """Times that every system is timed, in turns; intervals are over these."""
+    """Number of times that every system is timed, in turns. Intervals are over these."""
     seconds: float = 1.0
-    """Seconds that a turn lasts at least; a turn has at least one step."""
+    """Least length of a turn in seconds; a turn has at least one step."""
     memory_gib: float = 4.0
-    """Memory, in GiB: batches whose state would take more are left out."""
-    device: str | None = None
-    """Device to simulate on: cpu or cuda; by default cuda where there is one."""
-    results: Path = RESULTS
-    """Folder in which the results are written, each benchmark in a folder of its own name."""
+    """Memory that a batch's state may take, in GiB. Larger batches are left out."""
 
 
-# ---- clocks and sizes ----------------------------------------------------------------------------
-
-
-@dataclass
-class Clock:
-    """Wall and processor seconds."""
-
-    device: torch.device
-    wall: float = 0.0
-    cpu: float = 0.0
-
-    def timed(self, work: Callable[[], Any]) -> Any:
-        """Do it, and add what it took."""
-        wall, cpu = self._wall(), time.process_time()
-        found = work()
-        self.wall, self.cpu = self.wall + self._wall() - wall, self.cpu + time.process_time() - cpu
-        return found
-
-    def _wall(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+# ---- sizes ---------------------------------------------------------------------------------------
 
 
 def state_bytes(state: Any, seen: set[int] | None = None) -> int:
-    """Bytes of all tensors in a state of dataclasses and lists; what is shared with others counts once."""
+    """Count the bytes of all tensors in a state of dataclasses and lists; shared ones count once.
+
+    Args:
+        state: The state.
+        seen: The addresses of the tensors that were counted before.
+    """
     seen = set() if seen is None else seen
     if isinstance(state, Tensor):
         new = state.data_ptr() not in seen
@@ -132,7 +133,7 @@ def state_bytes(state: Any, seen: set[int] | None = None) -> int:
 
 
 class Crowd:
-    """Many shoppers of an environment under a random policy."""
+    """Many shoppers of an environment, served by a random policy."""
 
     def __init__(self, env: str, batch: int, device: torch.device, **options: Any) -> None:
         self.simulator = make_simulator(env, device=device, **options)
@@ -141,7 +142,7 @@ class Crowd:
         self._generator = torch.Generator(device).manual_seed(0)
 
     def slates(self) -> Tensor:
-        """A random slate of candidates for each shopper."""
+        """Draw a random slate of candidates for each shopper."""
         candidates = self._seen["candidates"]
         number = (candidates >= 0).sum(dim=1, keepdim=True)
         shape = (self.batch, self.simulator.slate_size)
@@ -149,7 +150,7 @@ class Crowd:
         return candidates.gather(1, (draws * number).long())
 
     def step(self, slates: Tensor) -> None:
-        """Show them, start anew where an episode is over, look."""
+        """Show slates, start anew where an episode is over, and observe."""
         outcome = self.simulator.advance(slates)
         over = (outcome.terminated | outcome.truncated).nonzero().flatten()
         if len(over):
@@ -157,22 +158,22 @@ class Crowd:
         self._seen = self.simulator.observe()
 
     def watch(self, slates: Tensor) -> None:
-        """Show them and look; who left is shown more, for what it costs."""
+        """Show slates and observe, also to those who left, because only the time counts."""
         self.simulator.advance(slates)
         self._seen = self.simulator.observe()
 
     def play(self, clock: Clock, seconds: float) -> int:
-        """Steps of all shoppers together."""
+        """Play for some seconds; returns the number of steps of all shoppers together."""
         steps, until = 0, clock.wall + seconds
         while clock.wall < until or steps == 0:
             slates = self.slates()
-            clock.timed(lambda chosen=slates: self.step(chosen))  # type: ignore[misc]
+            clock.timed(partial(self.step, slates))
             steps += self.batch
         return steps
 
 
 class One:
-    """One shopper as a newcomer meets it."""
+    """One shopper behind `gymnasium.make`, as a newcomer meets it."""
 
     def __init__(self, env: str, device: torch.device) -> None:
         self._env = gymnasium.make(env, device=device)
@@ -180,30 +181,29 @@ class One:
         self._env.action_space.seed(0)
 
     def step(self, slate: Any) -> None:
-        """Show it; start anew where the episode is over."""
+        """Show a slate, and start anew where the episode is over."""
         _, _, terminated, truncated, _ = self._env.step(slate)
         if terminated or truncated:
             self._env.reset()
 
     def play(self, clock: Clock, seconds: float) -> int:
-        """Steps."""
+        """Play for some seconds; returns the number of steps."""
         steps, until = 0, clock.wall + seconds
         while clock.wall < until:
-            slate = self._env.action_space.sample()
-            clock.timed(lambda chosen=slate: self.step(chosen))  # type: ignore[misc]
+            clock.timed(partial(self.step, self._env.action_space.sample()))
             steps += 1
         return steps
 
 
 class Peer:
-    """A peer's environment."""
+    """A peer's environment, one user at a time."""
 
     def __init__(self, name: str) -> None:
         self._steps = PEERS[name](np.random.default_rng(0))
         next(self._steps)()  # what it imports and builds is not timed
 
     def play(self, clock: Clock, seconds: float) -> int:
-        """Steps."""
+        """Play for some seconds; returns the number of steps."""
         steps, until = 0, clock.wall + seconds
         while clock.wall < until:
             clock.timed(next(self._steps))
@@ -213,24 +213,29 @@ class Peer:
 
 @dataclass(frozen=True)
 class Seat:
-    """Who plays, and how."""
+    """Which system is timed, and how it runs."""
 
     system: str
+    """Id of an environment, or name of a peer."""
     batch: int
+    """Number of shoppers at a time, or `SINGLE`."""
     threads: int = 1
+    """Number of threads."""
     precision: str = "fp32"
+    """Number format of the networks."""
     compiled: bool = False
+    """Whether the networks are fused by `torch.compile`."""
 
     @property
     def name(self) -> str:
-        """In the column `system`: a network that runs in another way is another system."""
+        """The value in the column `system`, which tells apart the ways a network runs."""
         way = ("" if self.precision == "fp32" else f", {self.precision}") + (
             ", compiled" if self.compiled else ""
         )
         return self.system + way
 
     def player(self, device: torch.device) -> Crowd | One | Peer:
-        """Seated; made anew for every turn, so that only one crowd is in memory."""
+        """Make the player, anew for every turn so that only one crowd is in memory."""
         if self.system in PEERS:
             return Peer(self.system)
         if self.batch == SINGLE:
@@ -247,7 +252,7 @@ def seats(config: Config, device: torch.device) -> list[Seat]:
     """Everyone who takes turns.
 
     Raises:
-        ValueError: At an id that is not registered.
+        ValueError: If an id is not registered.
     """
     here = [name for name in PRESETS if name.startswith(PREFIX)]
     if unknown := [name for name in config.envs if name not in here]:
@@ -290,7 +295,7 @@ def _installed(peer: str) -> bool:
 
 
 def bytes_per_shopper(env: str, device: torch.device, batch: int = 64) -> int:
-    """Bytes of state that a shopper takes, and what the simulator remembers of the episode."""
+    """Bytes of a shopper's state and of what the simulator remembers of the episode."""
     crowd = Crowd(env, batch, device)
     return (state_bytes(crowd.simulator.hidden) + state_bytes(crowd.simulator.episodes)) // batch
 
@@ -316,7 +321,7 @@ and `late_s` of a step."""
 
 
 def measure(config: Config) -> pl.DataFrame:
-    """All rows; see `ROW`."""
+    """Time everything in turns: all rows, see `ROW`."""
     device = best_device(config.device)
     rows: list[dict[str, Any]] = []
 
@@ -361,7 +366,7 @@ def measure(config: Config) -> pl.DataFrame:
 
 
 def machine(device: torch.device) -> dict[str, float]:
-    """What the machine makes of a matrix product and of a copy, one thread: operations and bytes a second."""
+    """Measure the machine: operations and bytes a second of a matrix product and a copy."""
     a, b = torch.linspace(-1.0, 1.0, 2 * 1024**2, device=device).view(2, 1024, 1024)
     large = torch.zeros(2**26, device=device)
     product, copy = Clock(device), Clock(device)
@@ -377,13 +382,14 @@ def machine(device: torch.device) -> dict[str, float]:
 
 
 def sizes(env: str, device: torch.device, batch: int = 1024) -> dict[str, float]:
-    """What a step of one shopper needs and where its time goes, from steps of `batch` at a time."""
+    """Measure what a step of one shopper needs, and where its time goes, in a batch."""
     crowd = Crowd(env, batch, device)
     crowd.step(crowd.slates())  # makes what is made once
     counter = FlopCounterMode(display=False)
     with counter:
         crowd.step(crowd.slates())
-    caches = getattr(crowd.simulator.hidden, "caches", [])
+    learned = networks(crowd.simulator.shopper)
+    caches = crowd.simulator.hidden.caches if learned else []
     attended = sum(cache.keys.nbytes + cache.values.nbytes for cache in caches)
     observed = sum(value.nbytes for value in crowd.simulator.observe().values())
     return {
@@ -396,89 +402,112 @@ def sizes(env: str, device: torch.device, batch: int = 1024) -> dict[str, float]
 
 
 def by_history(env: str, device: torch.device, batch: int, steps: int = 6) -> dict[str, float]:
-    """Seconds of a step at the first visits, and after `LATE` of them; nobody is replaced in between."""
+    """Time a step at the first visits and after `LATE` of them, with nobody replaced in between."""
     crowd, found = Crowd(env, batch, device), {}
     for name, skipped in (("early_s", 1), ("late_s", LATE)):
         clock = Clock(device)
         for number in range(skipped + steps):
             slates = crowd.slates()
-            (clock if number >= skipped else Clock(device)).timed(
-                lambda chosen=slates: crowd.watch(chosen)
-            )  # type: ignore[misc]
+            (clock if number >= skipped else Clock(device)).timed(partial(crowd.watch, slates))
         found[name] = (clock.wall if device.type == "cuda" else clock.cpu) / (steps * batch)
     return found
 
 
 def shares(crowd: Crowd, steps: int = 4) -> dict[str, float]:
-    """Shares of a step that the networks' forward takes, and the counters that they read; {} where there is no network.
+    """Measure which shares of a step the networks' forward and the counters that they read take.
 
-    On a CPU only: elsewhere what is timed here would have to be waited for.
+    It is measured on a CPU only, because on a GPU every timed method would have to be waited for.
+
+    Args:
+        crowd: The shoppers.
+        steps: The number of steps that are timed.
+
+    Returns:
+        The shares by name; empty where there is no network, or no CPU.
     """
-    shopper: Any = crowd.simulator.shopper
-    shop = getattr(shopper, "shop", shopper)
-    models = [getattr(member, "model", member) for member in getattr(shop, "members", ())]
+    models = networks(crowd.simulator.shopper)
     if not models or crowd.simulator.device.type != "cpu":
         return {}
-    watch, whole = (
-        Stopwatch(crowd.simulator.device, ("forward", "counters")),
-        Clock(crowd.simulator.device),
-    )
-    state: Any = crowd.simulator.hidden
+    watch = Stopwatch(crowd.simulator.device, ("forward", "counters"))
+    whole = Clock(crowd.simulator.device)
     for model in models:
-        watch.watch("forward", model, *_methods(model, FORWARD))
-        for head in (
-            getattr(model, name) for name in ("slate_head", "gap_head") if hasattr(model, name)
-        ):
-            watch.watch("forward", head, *_methods(head, ("forward", "shoppers")))
-    watch.watch("counters", state.memory, *_methods(state.memory, COUNTERS))
+        for part, names in FORWARD[type(model)].items():
+            watch.watch("forward", getattr(model, part) if part else model, *names)
+    memory = crowd.simulator.hidden.memory
+    watch.watch("counters", memory, *COUNTERS[type(memory)])
     for _ in range(steps):
-        slates = crowd.slates()
-        whole.timed(lambda chosen=slates: crowd.watch(chosen))  # type: ignore[misc]
+        whole.timed(partial(crowd.watch, crowd.slates()))
     watch.release()
     return {f"{part}_share": seconds / whole.cpu for part, seconds in watch.seconds.items()}
 
 
-def _methods(owner: Any, names: tuple[str, ...]) -> list[str]:
-    """Those that the owner has."""
-    return [name for name in names if hasattr(owner, name)]
+def networks(shopper: object) -> list[nn.Module]:
+    """The networks that answer for the shoppers; none where they are no networks."""
+    if isinstance(shopper, LearnedShopper):
+        return [member.model for member in shopper.shop.members]
+    if isinstance(shopper, LearnedMarketShopper):
+        return list(shopper.members)
+    return []
 
 
 # ---- report --------------------------------------------------------------------------------------
 
 
 def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """Speeds at the best batch, ratios of them round by round, and what a step needs. Peers count where they played."""
+    """Summarise speeds at the best batch, their ratios round by round, and what a step needs."""
     speed = rows.filter(pl.col("what") == "speed")
     clock = "cpu_s" if "cpu" in speed["device"].to_list() else "wall_s"
     speed = speed.with_columns(
         rate=pl.col("steps") / pl.col(clock), wall_rate=pl.col("steps") / pl.col("wall_s")
     )
-    summary: dict[str, Estimate] = {}
+    return _speeds(speed) | _two_threads(speed) | _needs(rows, speed)
 
-    def estimate(values: Any) -> Estimate:
-        return estimate_mean(np.asarray(values, dtype=float))
 
-    def rates(system: str, batch: int | None = None, threads: int = 1, column: str = "rate") -> Any:
-        own = speed.filter((pl.col("system") == system) & (pl.col("threads") == threads))
-        crowd = best_batch(speed, system) if batch is None else batch
-        return own.filter(pl.col("batch") == crowd).sort("round")[column].to_numpy()
+def _rates(
+    speed: pl.DataFrame,
+    system: str,
+    batch: int | None = None,
+    threads: int = 1,
+    column: str = "rate",
+) -> Any:
+    """The rates of a system round by round, in a batch or in its best one."""
+    own = speed.filter((pl.col("system") == system) & (pl.col("threads") == threads))
+    crowd = best_batch(speed, system) if batch is None else batch
+    return own.filter(pl.col("batch") == crowd).sort("round")[column].to_numpy()
 
+
+def _mean(values: Any) -> Estimate:
+    return estimate_mean(np.asarray(values, dtype=float))
+
+
+def _speeds(speed: pl.DataFrame) -> dict[str, Estimate]:
+    """The speed of every system, and of the two main environments over the peers."""
     systems = speed["system"].unique(maintain_order=True).to_list()
-    for system in systems:
-        summary[f"steps_per_s/{system}"] = estimate(rates(system))
+    summary = {f"steps_per_s/{system}": _mean(_rates(speed, system)) for system in systems}
     for name, env in (("transformer", TRANSFORMER), ("market", MARKET)):
         if env not in systems:
             continue
         if "SARDINE" in systems:
-            summary[f"{name}_over_sardine_per_cpu"] = estimate(rates(env) / rates("SARDINE"))
-        summary[f"single_step_ms_{name}"] = estimate(1e3 / rates(env, SINGLE))
+            ratio = _rates(speed, env) / _rates(speed, "SARDINE")
+            summary[f"{name}_over_sardine_per_cpu"] = _mean(ratio)
+        summary[f"single_step_ms_{name}"] = _mean(1e3 / _rates(speed, env, SINGLE))
+    return summary
+
+
+def _two_threads(speed: pl.DataFrame) -> dict[str, Estimate]:
+    """The speed on two threads over that on one."""
+    summary: dict[str, Estimate] = {}
     twice = speed.filter(pl.col("threads") == 2)
     for env in twice["system"].unique(maintain_order=True).to_list():
         crowd = int(twice["batch"].to_numpy()[0])
-        ratio = rates(env, crowd, 2, "wall_rate") / rates(env, crowd, 1, "wall_rate")
-        summary["two_threads_over_one" if env == TRANSFORMER else f"two_threads_over_one/{env}"] = (
-            estimate(ratio)
-        )
+        two, one = (_rates(speed, env, crowd, threads, "wall_rate") for threads in (2, 1))
+        name = "two_threads_over_one" if env == TRANSFORMER else f"two_threads_over_one/{env}"
+        summary[name] = _mean(two / one)
+    return summary
+
+
+def _needs(rows: pl.DataFrame, speed: pl.DataFrame) -> dict[str, Estimate]:
+    """What a step of each environment needs, and its share of what the machine could do."""
     told = (
         rows.filter(pl.col("value").is_not_null())
         .group_by("what", "system")
@@ -486,26 +515,25 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
     )
     values = {(row["what"], row["system"]): row["value"] for row in told.to_dicts()}
     multiplied, copied = values["matmul_flops", "machine"], values["copy_bytes", "machine"]
-    for env in systems:
+    summary: dict[str, Estimate] = {}
+    for env in speed["system"].unique(maintain_order=True).to_list():
         if ("flops", env) not in values:
             continue
+        suffix = "" if env == TRANSFORMER else f"/{env}"
         for what in ("bytes", "flops", "moved_bytes"):
-            summary[f"{what}/{env}"] = estimate([values[what, env]])
-        summary[f"late_over_early/{env}"] = estimate(
-            [values["late_s", env] / values["early_s", env]]
-        )
+            summary[f"{what}/{env}"] = _mean([values[what, env]])
+        late, early = values["late_s", env], values["early_s", env]
+        summary[f"late_over_early/{env}"] = _mean([late / early])
         needed = max(values["flops", env] / multiplied, values["moved_bytes", env] / copied)
-        name = "roofline_share" if env == TRANSFORMER else f"roofline_share/{env}"
-        summary[name] = estimate(needed * rates(env))
+        summary[f"roofline_share{suffix}"] = _mean(needed * _rates(speed, env))
         if ("forward_share", env) in values:
-            suffix = "" if env == TRANSFORMER else f"/{env}"
-            summary[f"overhead_share{suffix}"] = estimate([1.0 - values["forward_share", env]])
-            summary[f"counters_share{suffix}"] = estimate([values["counters_share", env]])
+            summary[f"overhead_share{suffix}"] = _mean([1.0 - values["forward_share", env]])
+            summary[f"counters_share{suffix}"] = _mean([values["counters_share", env]])
     return summary
 
 
 def best_batch(speed: pl.DataFrame, system: str) -> int:
-    """The batch that is fastest on one thread, in the mean over rounds; one that was not played in all is left out."""
+    """The batch that is fastest on one thread, among those that were played in every round."""
     own = speed.filter((pl.col("system") == system) & (pl.col("threads") == 1))
     mean = own.group_by("batch").agg(pl.col("rate").mean(), turns=pl.len())
     return int(
@@ -514,7 +542,7 @@ def best_batch(speed: pl.DataFrame, system: str) -> int:
 
 
 def lines(rows: pl.DataFrame, summary: dict[str, Estimate]) -> list[dict[str, object]]:
-    """A line a system: the fastest crowd, and what a step needs."""
+    """Make a line of the table for each system: its fastest crowd, and what a step needs."""
     speed = rows.filter(pl.col("what") == "speed").with_columns(
         rate=pl.col("steps") / pl.col("cpu_s")
     )
@@ -557,9 +585,8 @@ HEADERS = {
 
 
 def draw(rows: pl.DataFrame) -> Figure:
-    """Steps per second of the processor against the number of shoppers at a time; peers are level lines."""
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
+    """Draw steps per processor second against the shoppers at a time; peers are level lines."""
+    figure, (axes,) = panels(9, 4.5)
     speed = rows.filter((pl.col("what") == "speed") & (pl.col("threads") == 1))
     clock = "cpu_s" if "cpu" in speed["device"].to_list() else "wall_s"
     mean = (
@@ -570,7 +597,7 @@ def draw(rows: pl.DataFrame) -> Figure:
     for (system,), own in mean.group_by("system", maintain_order=True):
         name, rate = str(system), own["rate"].to_numpy()
         if name in PEERS:
-            line = axes.axhline(rate[0], linestyle="--", linewidth=1, color="#777777")
+            line = axes.axhline(rate[0], linestyle="--", linewidth=1, color=GREY)
             axes.annotate(
                 f"{name}, one user at a time",
                 (1, rate[0]),
@@ -593,20 +620,18 @@ def draw(rows: pl.DataFrame) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("shoppers at a time")
     axes.set_ylabel(f"shopper-steps per {'CPU ' if clock == 'cpu_s' else ''}second")
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """What the rows say."""
+    """Make table, summary and figure of the rows."""
     summary = summarise(rows)
     return Report(markdown(lines(rows, summary), HEADERS), summary, draw(rows))
 
 
 def main(config: Config) -> None:
-    """Time everyone, then report."""
+    """Time everything, then report."""
     run = Run("throughput", config, results=config.results)
     rows = measure(config)
     found = report(rows)

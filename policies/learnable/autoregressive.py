@@ -1,17 +1,18 @@
-"""An autoregressive policy: the slate is drawn item after item, each in view of those above it.
+"""An autoregressive policy: it draws the slate item after item, each in view of those above it.
 
-    p(i_1 .. i_K) = prod_k exp(s(i_k | above)) / sum over j not above of exp(s(j | above)),    above = i_1 .. i_{k-1}
+    p(i_1 .. i_K) = prod_k exp(s(i_k | above)) / sum over j not above of exp(s(j | above)),
+    above = i_1 .. i_{k-1}
 
-    s(i | slate) = scale (logit_i + cues_i . w + v_i . q + u_c a_count [items of i's category in the
-    slate]
+    s(i | slate) = scale (logit_i + cues_i . w + v_i . q
+                          + u_c a_count [items of i's category in the slate]
                           + u_s a_similarity max(0, max cos(i, slate)))
 
 (a_count, a_similarity, w, q) = a(x) is the output of one network of the state x: an intent, read as
-`Composer` reads it. So the most likely slate is exactly the one that the composer makes of a(x),
-and what differs is where the exploration is: in every position here, in the intent there. With a =
-0 it is a Plackett-Luce softmax of the CTR logits. Slates as a product of conditionals: Bello et al.
-2018, "Seq2Slate: re-ranking and slate optimization with RNNs", equation 1; without replacement by
-masking, section 3.
+`Composer` reads it. The most likely slate is therefore the one that the composer makes of a(x). The
+two differ in where they explore: here in every position, there in the intent. With a = 0 the policy
+is a Plackett-Luce softmax of the CTR logits. The factorisation into conditionals is equation 1 of
+Bello et al. 2018, "Seq2Slate: re-ranking and slate optimization with RNNs"; masking what stands
+above (section 3) makes it a draw without replacement.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from policies.base import Pool, check_draws, of_kind, pick
 from policies.composer import Composer
-from policies.learnable.plackett_luce import NEVER, pick_order, places_of, slate_observation
+from policies.learnable.kinds import ActorInputs, register_learnable
+from policies.learnable.plackett_luce import EXCLUDED, pick_order, places_of, slate_observation
+from policies.observations import check_draws
+from policies.pool import Pool
 from policies.rankers.networks import Standardizer, tower
+from policies.slates import SlateScores, pick
+from recsim_env import checks
 from recsim_env.catalog import GRAM_LIMIT
 from recsim_env.noise import gumbel
 from recsim_env.settings import POSITIVE, settle
@@ -35,15 +40,17 @@ from recsim_env.types import Observation
 
 
 def judge_along(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """`policies.learnable.plackett_luce.judge` where the scores differ by position.
+    """As `policies.learnable.plackett_luce.judge`, for scores that differ by position.
 
-    Shapes: scores (B, K, P), -inf = absent; places (B, K) int64, -1 = nothing was left to pick;
-    returns (B,) each.
+    Shapes:
+        scores:  (B, K, P), -inf = absent
+        places:  (B, K) int64, -1 = nothing was left to pick
+        returns: (B,) each
     """
     picked = places >= 0
     order = pick_order(places, scores.shape[2]).masked_fill(scores[:, 0] == -math.inf, -1)
     closed = order.unsqueeze(1) < torch.arange(places.shape[1], device=places.device).unsqueeze(1)
-    logs = scores.masked_fill(closed, NEVER).log_softmax(dim=2)
+    logs = scores.masked_fill(closed, EXCLUDED).log_softmax(dim=2)
     of_pick = logs.gather(2, places.clamp(min=0).unsqueeze(2)).squeeze(2)
     entropy = -(logs.exp() * logs).sum(dim=2)
     return (of_pick * picked).sum(dim=1), (entropy * picked).sum(dim=1)
@@ -51,14 +58,14 @@ def judge_along(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class AutoregressiveConfig:
-    """How the scores of an autoregressive policy start."""
+    """Configuration of an autoregressive policy."""
 
     scale: float = 2.0
-    """Inverse temperature: the scores are this times log-odds."""
+    """Inverse temperature: the scores are this many times the log-odds."""
     count: float = 0.0
-    """Log-odds per item of the same category above, to start with; below 0 = a penalty."""
+    """Log-odds at the start per item of the same category above; a number below 0 is a penalty."""
     similarity: float = 0.0
-    """Log-odds per unit of the largest cosine with the items above, to start with."""
+    """Log-odds at the start per unit of the largest cosine with the items above."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -70,8 +77,8 @@ class AutoregressiveConfig:
 
 
 @dataclass(frozen=True)
-class Items:
-    """What the scores look up by item.
+class ItemTables:
+    """Tables in which the scores look up items.
 
     Shapes: N items, D components, E embedding width.
         vectors:   (N, D) float32, `Composer.offset_vectors`
@@ -85,17 +92,20 @@ class Items:
 
 
 class AutoregressiveActor(nn.Module):
-    """Draws slates position by position; see the module.
+    """Draws slates position by position, as the module says.
 
     Args:
-        width: F
-        cues: J
-        items: what is looked up by item
+        width: number of features F
+        cues: number of cues J
+        items: tables in which the scores look up items
         units: (2,) log-odds per unit of a_count and a_similarity, the first two of `Composer.units`
-        slate_size: K
+        slate_size: number of slate positions K
+        hidden: widths of the hidden layers
+        config: how the scores start
+        generator: of the initial weights
 
-    Observation: `policies.learnable.plackett_luce.slate_observation`. B shoppers, P pool, A = 2 + J
-    + D intent.
+    It observes what `policies.learnable.plackett_luce.slate_observation` makes of a visit. Its
+    intents have the width A = 2 + J + D.
     """
 
     vectors: Tensor
@@ -107,7 +117,7 @@ class AutoregressiveActor(nn.Module):
         self,
         width: int,
         cues: int,
-        items: Items,
+        items: ItemTables,
         units: Tensor,
         slate_size: int,
         hidden: tuple[int, ...],
@@ -134,36 +144,38 @@ class AutoregressiveActor(nn.Module):
 
     @torch.no_grad()
     def start_at(self, intent: Tensor) -> None:
-        """Make a(x) this intent (A,) plus what the weights of the last layer, 0 at first, make of x."""
+        """Set the bias of a(x) to an intent (A,); the weights of the last layer start at 0."""
         last = self.tower[-1]
         assert isinstance(last, nn.Linear)
         last.bias.copy_(intent)
 
     def intent(self, features: Tensor) -> Tensor:
-        """a(x): features (B, F) to (B, A)."""
+        """Intents a(x) in states (B, F): (B, A)."""
         intent: Tensor = self.tower(self.standardize(features))
         return intent
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
-        """Slates (B, K) item ids: the most likely item at each position, or a sample by uniform numbers (B, K * P)."""
+        """Choose slates (B, K): the most likely items, or a sample by uniform draws (B, K * P)."""
         items = observation["pool"].long()
         fixed, in_slate = self._weighted(observation)
-        context = _Context(self, items, fixed, in_slate, draws)
+        context = _Scores(self, items, fixed, in_slate, draws)
         return pick(
             Pool(items, observation["logits"], torch.zeros_like(items)), self.slate_size, context
         )
 
     def judge(self, observation: Observation, slates: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of slates (B, K) and the entropy along them: (B,) each. All positions at once."""
+        """Log-probability of slates (B, K) and entropy along them, at once: (B,) each."""
         items = observation["pool"].long()
         places = places_of(items, slates.long())
         return judge_along(self.scores_along(observation, places), places)
 
     def scores_along(self, observation: Observation, places: Tensor) -> Tensor:
-        """Scores of the pool at each position of given slates, whether taken already or not: (B, K, P).
+        """Scores of the pool at each position of given slates, of taken items too: (B, K, P).
 
-        places: (B, K) int64, where each item of the slate stands in the pool; what follows a -1
-        means nothing.
+        Args:
+            observation: what the actor sees of the visits
+            places: (B, K) int64 place in the pool of each item of the slates; scores behind a -1
+                have no meaning
         """
         items = observation["pool"].long()
         fixed, in_slate = self._weighted(observation)
@@ -174,7 +186,7 @@ class AutoregressiveActor(nn.Module):
         return fixed.unsqueeze(1) + of_count * count + of_similarity * similarity
 
     def alike(self, chosen: Tensor, items: Tensor) -> Tensor:
-        """1 where an item of the pool (B, P) is of the category of a chosen one (B, K): (B, K, P) float32."""
+        """1 where an item of the pool (B, P) has the category of a chosen one (B, K): (B, K, P)."""
         category = self.category[items.clamp(min=0)]
         return (self.category[chosen].unsqueeze(2) == category.unsqueeze(1)).float()
 
@@ -187,7 +199,7 @@ class AutoregressiveActor(nn.Module):
         return table[chosen] @ table[items].transpose(1, 2)
 
     def _weighted(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """What does not depend on the slate (B, P), -inf = absent, and the weights of what does (B, 2); times scale."""
+        """Scores without the slate (B, P), -inf = absent, and the weights on the slate (B, 2)."""
         items = observation["pool"].long()
         in_slate, cues, offset = self.intent(observation["features"]).tensor_split(
             [2, 2 + self._cues], dim=1
@@ -199,8 +211,8 @@ class AutoregressiveActor(nn.Module):
         ), self.config.scale * in_slate * self.units
 
 
-class _Context:
-    """Scores as the slate fills, with the noise of each position: an `Adjust` for `policies.base.pick`."""
+class _Scores(SlateScores):
+    """Scores as the slate fills, with the noise of each position, for `policies.slates.pick`."""
 
     def __init__(
         self,
@@ -235,7 +247,7 @@ class _Context:
 
 
 def _above(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """At each position the values (B, K, P) of those above it, combined; 0 at the top."""
+    """Combine the values (B, K, P) of the positions above each position; 0 at the top."""
     *above, _ = values.unbind(dim=1)
     return torch.stack(
         list(accumulate(above, combine, initial=torch.zeros_like(values[:, 0]))), dim=1
@@ -245,23 +257,44 @@ def _above(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tenso
 class AutoregressivePolicy:
     """An `AutoregressiveActor` on what a `Composer` sees.
 
+    Args:
+        composer: looks at a visit
+        actor: chooses the slates
+        deterministic: whether it shows the most likely slates, and not a sample
+
     Raises:
-        TypeError: If an argument is of another kind.
+        TypeError: If an argument is of another class.
     """
 
     def __init__(
         self, composer: Composer, actor: AutoregressiveActor, *, deterministic: bool = True
     ) -> None:
-        of_kind("composer", composer, Composer)
-        of_kind("actor", actor, AutoregressiveActor)
+        checks.instance("composer", composer, Composer)
+        checks.instance("actor", actor, AutoregressiveActor)
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else composer.slate_size * composer.pool_size
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K)."""
+        """Choose slates (B, K)."""
         seen = slate_observation(self.composer.view(observation))
         if self.draws:
             check_draws(draws, len(seen["features"]), self.draws)
         return self.actor.act(seen, draws if self.draws else None)
+
+
+@register_learnable("autoregressive", AutoregressiveConfig, AutoregressivePolicy, intents=False)
+def autoregressive_actor(inputs: ActorInputs, config: AutoregressiveConfig) -> AutoregressiveActor:
+    """Build an untrained actor over slates."""
+    composer, catalog = inputs.composer, inputs.catalog
+    return AutoregressiveActor(
+        inputs.width,
+        len(composer.cues),
+        ItemTables(composer.offset_vectors, catalog.category, catalog.embedding),
+        composer.units[:2],
+        composer.slate_size,
+        inputs.hidden,
+        config,
+        inputs.generator,
+    )

@@ -1,35 +1,24 @@
-"""The kinds of policy that a gradient trains: how the actor of each is built, and what it becomes in use.
+"""The registry of policies that a gradient trains: how each is built, and how it is used.
 
-Another kind is one more entry of `LEARNABLE`; training (`policies.learnable.sb3`,
-`agents.ppo.algorithm`) and checkpoints read them there.
+To add a kind is to register a builder of its actor; training (`policies.learnable.sb3`,
+`agents.ppo.algorithm`) and checkpoints find it here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from policies.base import LOG_STD, of_kind, widths
-from policies.composer import Composer, ComposerPolicy, IntentActor
-from policies.learnable.autoregressive import (
-    AutoregressiveActor,
-    AutoregressiveConfig,
-    AutoregressivePolicy,
-    Items,
-)
-from policies.learnable.plackett_luce import (
-    PlackettLuceActor,
-    PlackettLuceConfig,
-    PlackettLucePolicy,
-)
+from policies.composer import Composer
 from policies.rankers.networks import Standardizer
 from recsim_env import checks
 from recsim_env.catalog import Catalog
-from recsim_env.settings import MOST, put, settle
+from recsim_env.registry import Registry
+from recsim_env.settings import MOST, WIDEST, put
 from recsim_env.types import Observation, Policy
 
 
@@ -39,53 +28,47 @@ class Actor(Protocol):
     standardize: Standardizer
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
-        """Actions (B, ...): the most likely ones, or a sample by uniform numbers."""
+        """Choose actions (B, ...): the most likely ones, or a sample by uniform numbers."""
 
     def judge(self, observation: Observation, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy, (B,) each."""
+        """Log-probability of actions and entropy of the policy, (B,) each."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ActorInputs:
     """What every actor is built from."""
 
     composer: Composer
-    """What looks at a visit."""
+    """The composer that looks at a visit."""
     catalog: Catalog
     """The items."""
     width: int
-    """F, features of a state."""
+    """Number of features F of a state."""
     hidden: tuple[int, ...]
     """Widths of the hidden layers."""
     generator: torch.Generator
-    """Of the initial weights."""
-
-    def __post_init__(self) -> None:
-        """Errors: TypeError where a part is of another kind, ValueError where a width is none."""
-        of_kind("composer", self.composer, Composer)
-        of_kind("catalog", self.catalog, Catalog)
-        of_kind("generator", self.generator, torch.Generator)
-        put(
-            self,
-            width=checks.whole("width", self.width, 1, MOST),
-            hidden=widths("hidden", self.hidden),
-        )
-
-
-@dataclass(frozen=True)
-class IntentConfig:
-    """How a Gaussian over intents starts."""
-
-    log_std: float = -0.7
-    """Log of its standard deviation, in units of intent."""
+    """Generator of the initial weights."""
 
     def __post_init__(self) -> None:
         """Check every field.
 
         Raises:
-            ValueError: If a field is not as said.
+            TypeError: If a part is of another class.
+            ValueError: If a width is no whole number of 1 or more.
         """
-        settle(self, log_std=LOG_STD)
+        checks.instance("composer", self.composer, Composer)
+        checks.instance("catalog", self.catalog, Catalog)
+        checks.instance("generator", self.generator, torch.Generator)
+        hidden = tuple(
+            checks.whole(f"hidden[{at}]", width, 1, WIDEST)
+            for at, width in enumerate(checks.several("hidden", self.hidden))
+        )
+        put(self, width=checks.whole("width", self.width, 1, MOST), hidden=hidden)
+
+
+Build = Callable[[ActorInputs, Any], nn.Module]
+"""Builds an untrained actor from its inputs and the configuration of its kind."""
+B = TypeVar("B", bound=Build)
 
 
 @dataclass(frozen=True)
@@ -94,55 +77,36 @@ class Learnable:
 
     config: type[Any]
     """A frozen dataclass of plain values: how it starts."""
-    actor: Callable[[Plan, Any], nn.Module]
+    actor: Build
     """Builds the untrained actor."""
-    policy: Callable[[Composer, Any, bool], Policy]
-    """What an actor is in use; True = it shows what is most likely, False = it draws."""
+    policy: Callable[..., Policy]
+    """Makes a policy of a composer and an actor; its argument `deterministic` says whether it shows
+    what is most likely or draws."""
     intents: bool
     """Whether it acts in intents, (B, A) float32, and not in slates, (B, K) int64."""
 
 
-def _intent_actor(plan: Plan, config: IntentConfig) -> IntentActor:
-    return IntentActor(
-        plan.width, plan.composer.intent_size, plan.hidden, config.log_std, plan.generator
-    )
+LEARNABLE: Registry[Learnable] = Registry("learnable policy")
+"""Every kind of learnable policy by name. `import policies.learnable` fills it."""
 
 
-def _plackett_luce_actor(plan: Plan, config: PlackettLuceConfig) -> PlackettLuceActor:
-    composer = plan.composer
-    vectors, size, cues = composer.offset_vectors, composer.slate_size, len(composer.cues)
-    return PlackettLuceActor(plan.width, cues, vectors, size, plan.hidden, config, plan.generator)
+def register_learnable(
+    name: str, config: type[Any], policy: Callable[..., Policy], *, intents: bool
+) -> Callable[[B], B]:
+    """Register a kind: `@register_learnable("composer", IntentConfig, ...)` above its builder.
 
+    Args:
+        name: of the kind
+        config: frozen dataclass of plain values that tells how the actor starts
+        policy: makes a policy of a composer and an actor
+        intents: whether it acts in intents and not in slates
 
-def _autoregressive_actor(plan: Plan, config: AutoregressiveConfig) -> AutoregressiveActor:
-    composer = plan.composer
-    items = Items(composer.offset_vectors, plan.catalog.category, plan.catalog.embedding)
-    units, size, cues = composer.units[:2], composer.slate_size, len(composer.cues)
-    return AutoregressiveActor(
-        plan.width, cues, items, units, size, plan.hidden, config, plan.generator
-    )
+    Raises:
+        ValueError: If other code took the name.
+    """
 
+    def add(actor: B) -> B:
+        LEARNABLE.add(name, Learnable(config, actor, policy, intents), actor)
+        return actor
 
-LEARNABLE: dict[str, Learnable] = {
-    "composer": Learnable(
-        IntentConfig,
-        _intent_actor,
-        lambda composer, actor, certain: ComposerPolicy(composer, actor, deterministic=certain),
-        intents=True,
-    ),
-    "plackett_luce": Learnable(
-        PlackettLuceConfig,
-        _plackett_luce_actor,
-        lambda composer, actor, certain: PlackettLucePolicy(composer, actor, deterministic=certain),
-        intents=False,
-    ),
-    "autoregressive": Learnable(
-        AutoregressiveConfig,
-        _autoregressive_actor,
-        lambda composer, actor, certain: AutoregressivePolicy(
-            composer, actor, deterministic=certain
-        ),
-        intents=False,
-    ),
-}
-"""Every kind by name."""
+    return add

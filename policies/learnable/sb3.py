@@ -1,4 +1,4 @@
-"""Slate policies as Stable-Baselines3 policy classes: the one place where the two meet."""
+"""Slate policies as Stable-Baselines3 policy classes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.base import LOG_STD, of_kind
 from policies.composer import Composer
-from policies.learnable.kinds import LEARNABLE, Actor, Plan
+from policies.learnable.intents import LOG_STD
+from policies.learnable.kinds import LEARNABLE, Actor, ActorInputs
 from policies.rankers.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.catalog import Catalog
@@ -22,12 +22,12 @@ from recsim_env.settings import AMOUNT, WIDTH, settle
 from recsim_env.types import Observation, Policy
 
 LR_SCALE = "lr_scale"
-"""Key of an optimizer group: its learning rate is this times the schedule's."""
+"""Key of an optimizer group for the factor on the schedule's learning rate."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes and start of an actor and a critic."""
+    """Sizes of the actor and the critic, and how they start."""
 
     actor_hidden: tuple[int, ...] = (64, 64)
     """Widths of the actor's hidden layers."""
@@ -36,7 +36,8 @@ class NetworkConfig:
     critic_lr_scale: float = 1.0
     """Learning rate of the critic as a multiple of the actor's."""
     log_std: float = -0.7
-    """Log of the standard deviation that the intents start with, in units of intent."""
+    """Log of the standard deviation of the intents at the start, in units of intent; -0.7 is half a
+    unit."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -50,7 +51,7 @@ class NetworkConfig:
 
 
 class Critic(nn.Module):
-    """Value of a state: features (B, F) to (B, 1)."""
+    """Estimates the value of states: features (B, F) to (B, 1)."""
 
     def __init__(self, width: int, hidden: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
@@ -58,6 +59,7 @@ class Critic(nn.Module):
         self.tower = tower(width, hidden, 1, generator)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Compute values (B, 1) of features (B, F)."""
         value: Tensor = self.tower(self.standardize(features))
         return value
 
@@ -65,18 +67,18 @@ class Critic(nn.Module):
 class SlateActorCritic(ActorCriticPolicy):
     """An SB3 actor-critic around an `Actor` and a `Critic` with learning rates of their own.
 
-    SB3's own extractor, networks and distribution are not built. Spaces: those of the face in
-    `agents.ppo.vec_env`.
+    SB3's own extractor, networks and distribution are not built. The spaces are those of the
+    vector environments in `agents.ppo.vec_env`.
 
     Args:
-        kind: of the policy, a name in `LEARNABLE`
-        composer: what looks at a visit
+        kind: name of the policy in `LEARNABLE`
+        composer: looks at a visit
         catalog: the items
         start: how the actor starts, `LEARNABLE[kind].config`; None = its defaults
         network: sizes and start of the networks
         seed: of the initial weights
-        survival: the observation holds the chance that the shopper is still there, which the value
-            is proportional to: the last number of a Box, or the key `survival` (B, 1)
+        survival: whether the observation holds the probability that the shopper is still there, to
+            which the value is proportional: the last number of a Box, or the key `survival` (B, 1)
     """
 
     actor: Actor
@@ -99,10 +101,10 @@ class SlateActorCritic(ActorCriticPolicy):
         if use_sde:
             raise ValueError("use_sde is True, but slate policies explore with noise of their own.")
         checks.choice("kind", kind, LEARNABLE)
-        of_kind("composer", composer, Composer)
-        of_kind("catalog", catalog, Catalog)
-        of_kind("network", NetworkConfig() if network is None else network, NetworkConfig)
-        of_kind(
+        checks.instance("composer", composer, Composer)
+        checks.instance("catalog", catalog, Catalog)
+        checks.instance("network", NetworkConfig() if network is None else network, NetworkConfig)
+        checks.instance(
             "start", LEARNABLE[kind].config() if start is None else start, LEARNABLE[kind].config
         )
         self.kind = kind
@@ -115,14 +117,18 @@ class SlateActorCritic(ActorCriticPolicy):
         super().__init__(observation_space, action_space, lr_schedule)
 
     def in_use(self, *, deterministic: bool = True, actor: Actor | None = None) -> Policy:
-        """The policy that this actor, or another one of its kind, is; it follows the actor's training."""
-        return LEARNABLE[self.kind].policy(self.composer, actor or self.actor, deterministic)
+        """The policy of this actor, or of another of its kind; it follows the actor's training."""
+        return LEARNABLE[self.kind].policy(
+            self.composer, actor or self.actor, deterministic=deterministic
+        )
 
     def _build(self, lr_schedule: Schedule) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         width = self._features_width()
-        plan = Plan(self.composer, self.catalog, width, self.network.actor_hidden, generator)
-        actor = LEARNABLE[self.kind].actor(plan, self.start)
+        inputs = ActorInputs(
+            self.composer, self.catalog, width, self.network.actor_hidden, generator
+        )
+        actor = LEARNABLE[self.kind].actor(inputs, self.start)
         self.actor = cast(Actor, actor)
         self.critic = Critic(width, self.network.critic_hidden, generator)
         groups = [
@@ -142,7 +148,7 @@ class SlateActorCritic(ActorCriticPolicy):
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, values (B, 1) and log-probabilities (B,)."""
+        """Choose actions; returns them, values (B, 1) and log-probabilities (B,)."""
         observation = self._observation(obs)
         actions = self._predict(obs, deterministic)
         log_probability, _ = self.actor.judge(observation, actions)
@@ -157,15 +163,15 @@ class SlateActorCritic(ActorCriticPolicy):
         return self._value(observation), log_probability, entropy
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
-        """(B, 1)."""
+        """Values of states: (B, 1)."""
         return self._value(self._observation(obs))
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """Not offered: an actor judges actions itself."""
+        """Raise NotImplementedError: an actor judges actions itself."""
         raise NotImplementedError("Slate policies have no SB3 distribution; use actor.judge.")
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions. SB3 hands in no generator, so torch's own is used: see `agents.ppo.algorithm`."""
+        """Choose actions with torch's generator, as SB3 hands in none (`agents.ppo.algorithm`)."""
         seen = self._observation(observation)
         features = seen["features"]
         draws = (
@@ -176,16 +182,16 @@ class SlateActorCritic(ActorCriticPolicy):
         return self.actor.act(seen, draws)
 
     def features(self, obs: PyTorchObs) -> Tensor:
-        """What the networks see of an observation: (B, F)."""
+        """Features that the networks see of an observation: (B, F)."""
         return self._observation(obs)["features"]
 
     def _value(self, observation: Observation) -> Tensor:
-        """(B, 1), weighted by survival where that is known."""
+        """Values (B, 1), weighted by survival where that is known."""
         value: Tensor = self.critic(observation["features"])
         return value * observation["survival"] if self.survival else value
 
     def _observation(self, obs: PyTorchObs) -> Observation:
-        """SB3 hands over a tensor (B, F) or a dictionary; actors and critics take a dictionary with `features`."""
+        """Make the dictionary that actors and critics take of what SB3 hands over."""
         if isinstance(obs, dict):
             return obs
         return (

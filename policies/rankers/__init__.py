@@ -1,0 +1,1 @@
+"""Rankers: models that score candidates one by one, learned from logs."""

@@ -1,6 +1,6 @@
-"""A CTR model and the greedy ranker on it: what a shop would do without reinforcement learning.
+"""A CTR model and the greedy ranker on it: what a shop does without reinforcement learning.
 
-The model sees what an observation holds and learns from a log's training weeks; it never looks into
+The model sees what an observation holds and learns from a log's training weeks. It never looks into
 the simulator.
 """
 
@@ -13,18 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from policies.base import (
-    ObservationCheck,
-    PolicyInputs,
-    Pool,
-    Untuned,
-    candidates_of,
-    check_keys,
-    filled,
-    logits_of,
-    of_kind,
-    register_policy,
-)
+from policies.inputs import PolicyInputs, logits_of
+from policies.observations import ObservationCheck, candidates_of, check_keys
+from policies.parameters import NoParameters
+from policies.pool import Pool
 from policies.rankers.networks import (
     Shapes,
     check_shapes,
@@ -33,7 +25,15 @@ from policies.rankers.networks import (
     tower_shapes,
     write_model,
 )
-from policies.rankers.pair_features import BLOCKS, CODES, Items, Pairs, code_sizes
+from policies.rankers.pair_features import (
+    PAIR_CODES,
+    PAIR_FEATURES,
+    Pairs,
+    RankerCatalog,
+    code_sizes,
+)
+from policies.registry import register_policy
+from policies.slates import filled
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.settings import LARGEST, MOST, WIDEST, put
@@ -43,31 +43,32 @@ WEIGHTS = Path(__file__).parent / "weights" / "ctr_ranker.safetensors"
 """The ranker of the Complete Journey environment."""
 
 KIND, FIELDS = "ctr_ranker", ("blocks", "codes", "width", "sizes", "hidden", "scale", "shift")
-"""Of a model's file: what it says that it holds, and the fields of `RankerConfig` that it tells."""
+"""Description of a model's file: its kind, and the fields of `RankerConfig` that it holds."""
 
-CACHED = 8192
-"""Pairs scored at once on a CPU: their activations stay in its cache, which is three times as fast
-as all at once."""
+PAIRS_AT_ONCE = 8192
+"""Number of pairs scored at once on a CPU: their activations stay in its cache, which is three
+times as fast as scoring all at once."""
 
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """What a CTR model sees and how wide it is."""
+    """What a CTR model sees, how wide it is, and how it is calibrated."""
 
     blocks: tuple[str, ...]
-    """Names from `policies.rankers.pair_features.BLOCKS`."""
+    """Names of its features in `policies.rankers.pair_features.PAIR_FEATURES`; saved under this
+    name."""
     codes: tuple[str, ...]
-    """Names from `policies.rankers.pair_features.CODES`."""
+    """Names of its codes in `policies.rankers.pair_features.PAIR_CODES`."""
     width: int
-    """Numbers that the blocks make together."""
+    """Number of numbers that the features make together."""
     sizes: tuple[int, ...]
-    """Values of each code."""
+    """Number of values of each code."""
     hidden: int = 32
     """Width of the two hidden layers."""
     scale: float = 1.0
     """Slope of the calibration on validation weeks: logit = scale * raw + shift."""
     shift: float = 0.0
-    """Its intercept."""
+    """Intercept of the calibration."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -75,7 +76,7 @@ class RankerConfig:
         Raises:
             ValueError: If a field is not as said.
         """
-        for name, known in (("blocks", BLOCKS), ("codes", CODES)):
+        for name, known in (("blocks", PAIR_FEATURES), ("codes", PAIR_CODES)):
             of_field = checks.several(name, getattr(self, name))
             put(
                 self,
@@ -99,8 +100,16 @@ class RankerConfig:
         )
 
     @property
+    def placements(self) -> tuple[int, int] | None:
+        """Numbers of display and of mailer codes, as `LogFacts.placements`; None without them."""
+        sizes = dict(zip(self.codes, self.sizes, strict=True))
+        return (
+            (sizes["display"], sizes["mailer"]) if {"display", "mailer"} <= sizes.keys() else None
+        )
+
+    @property
     def shapes(self) -> Shapes:
-        """Of the tensors of the model."""
+        """Shapes of the tensors of the model, by name."""
         numbers = {"mean": (self.width,), "deviation": (self.width,)}
         tables = {f"tables.{at}": (size,) for at, size in enumerate(self.sizes)}
         return {
@@ -111,10 +120,10 @@ class RankerConfig:
 
 
 class CTRModel(nn.Module):
-    """Log-odds of a response: a small network over the numbers plus one learned value for every code.
+    """Log-odds of a response: a small network over the numbers, plus a learned value of every code.
 
     Shapes: Q pairs, W numbers, L codes.
-        numbers: (Q, W) float32, raw: the model standardises them
+        numbers: (Q, W) float32, raw; the model standardises them
         codes:   (Q, L) int64
         returns: (Q,) calibrated logits
     """
@@ -124,7 +133,7 @@ class CTRModel(nn.Module):
 
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
-        of_kind("config", config, RankerConfig)
+        checks.instance("config", config, RankerConfig)
         self.config = config
         self.register_buffer("mean", torch.zeros(config.width, dtype=torch.float32))
         self.register_buffer("deviation", torch.ones(config.width, dtype=torch.float32))
@@ -138,16 +147,17 @@ class CTRModel(nn.Module):
 
     @torch.no_grad()
     def start_from(self, numbers: Tensor, rate: float) -> None:
-        """Standardise by the rows (Q, W) and start at their response rate."""
+        """Standardise by the rows (Q, W), and start at their response rate."""
         self.mean.copy_(numbers.mean(dim=0))
-        deviation = numbers.std(dim=0)  # NaN of a single row
+        deviation = numbers.std(dim=0)  # NaN for a single row
         self.deviation.copy_(deviation.where(deviation > 1e-3, 1e-3))
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
-        rate = min(rate, 1 - 1e-6)  # where all were responded to
+        rate = min(rate, 1 - 1e-6)  # finite where all were responded to
         last.bias.fill_(math.log(rate / (1 - rate)))
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        """Compute the calibrated logits (Q,) of pairs."""
         logits: Tensor = self.network((numbers - self.mean) / self.deviation).squeeze(1)
         for table, column in zip(self.tables, codes.unbind(dim=1), strict=True):
             logits = logits + table[column]
@@ -155,7 +165,7 @@ class CTRModel(nn.Module):
 
 
 class CTRRanker:
-    """A trained `CTRModel` on a catalogue; implements `policies.base.Ranker`.
+    """A trained `CTRModel` on a catalogue; implements `policies.inputs.Ranker`.
 
     Raises:
         TypeError: If an argument is of another kind.
@@ -163,20 +173,20 @@ class CTRRanker:
     """
 
     def __init__(self, catalog: Catalog, model: CTRModel) -> None:
-        of_kind("catalog", catalog, Catalog)
-        of_kind("model", model, CTRModel)
-        self.items = Items.of(catalog)
-        sizes = code_sizes(self.items)
-        expected = tuple(sizes[name] for name in model.config.codes)
+        checks.instance("catalog", catalog, Catalog)
+        checks.instance("model", model, CTRModel)
+        self.items = RankerCatalog.of(catalog, model.config.placements)
+        expected = code_sizes(self.items, model.config.codes)
         if model.config.sizes != expected:
             raise ValueError(
-                f"The ranker knows {model.config.sizes} values of {model.config.codes}, but this catalogue has "
+                f"The ranker knows {model.config.sizes} values of {model.config.codes}, but this "
+                "catalogue has "
                 f"{expected}: it was trained on another one."
             )
         self.model = model.to(self.items.vectors.device).eval()
-        of_blocks = (key for name in model.config.blocks for key in BLOCKS[name].keys)
-        of_codes = (key for name in model.config.codes for key in CODES[name].keys)
-        self._needed = tuple(dict.fromkeys((*of_blocks, *of_codes)))
+        of_features = (key for name in model.config.blocks for key in PAIR_FEATURES[name].keys)
+        of_codes = (key for name in model.config.codes for key in PAIR_CODES[name].keys)
+        self._needed = tuple(dict.fromkeys((*of_features, *of_codes)))
 
     @torch.no_grad()
     def logits(self, observation: Observation) -> Tensor:
@@ -188,47 +198,47 @@ class CTRRanker:
         check_keys(observation, self._needed)
         pairs = Pairs.of(observation, self.items)
         numbers, codes = pair_inputs(pairs, self.model.config.blocks, self.model.config.codes)
-        part = CACHED if numbers.device.type == "cpu" else max(len(numbers), 1)
+        part = PAIRS_AT_ONCE if numbers.device.type == "cpu" else max(len(numbers), 1)
         parts = zip(numbers.split(part), codes.split(part), strict=True)
         return pairs.spread(torch.cat([self.model(*inputs) for inputs in parts]))
 
 
 def pair_inputs(
-    pairs: Pairs, blocks: tuple[str, ...], codes: tuple[str, ...]
+    pairs: Pairs, features: tuple[str, ...], codes: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
     """What a `CTRModel` takes of some pairs: numbers (Q, W) float32 and codes (Q, L) int64."""
-    numbers = torch.cat([BLOCKS[name].values(pairs) for name in blocks], dim=1)
-    return numbers, torch.stack([CODES[name].values(pairs) for name in codes], dim=1)
+    numbers = torch.cat([PAIR_FEATURES[name].values(pairs) for name in features], dim=1)
+    return numbers, torch.stack([PAIR_CODES[name].values(pairs) for name in codes], dim=1)
 
 
 def config_for(
-    items: Items, blocks: tuple[str, ...], codes: tuple[str, ...], width: int
+    items: RankerCatalog, features: tuple[str, ...], codes: tuple[str, ...], width: int
 ) -> RankerConfig:
-    """The configuration of a model of these inputs."""
-    sizes = code_sizes(items)
-    return RankerConfig(blocks, codes, width, tuple(sizes[name] for name in codes))
+    """The configuration of a model of these inputs; width: numbers that the features make."""
+    return RankerConfig(features, codes, width, code_sizes(items, codes))
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def save_model(model: CTRModel, path: Path) -> None:
-    """Write a model to `path` (safetensors): weights, and the configuration in its metadata, whole or not at all.
+    """Write a model to `path` (safetensors), with its configuration in the metadata, atomically.
 
     Raises:
-        TypeError: If the model is none.
+        TypeError: If `model` is no `CTRModel`.
         OSError: If the file cannot be written.
     """
-    of_kind("model", model, CTRModel)
+    checks.instance("model", model, CTRModel)
     write_model(path, model, KIND, asdict(model.config))
 
 
 def load_model(path: Path = WEIGHTS) -> CTRModel:
     """Read what `save_model` wrote.
 
-    Errors: FileNotFoundError; ValueError where the file is no CTR model, its tensors do not fit its
-    configuration, or a number in it is not finite. The sentence names the file, and the tensor or
-    the field.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no CTR model, its tensors do not fit its configuration, or a
+            number in it is not finite. The sentence names the file, and the tensor or the field.
     """
     tensors, told = read_model(path, KIND, FIELDS)
     try:
@@ -241,11 +251,11 @@ def load_model(path: Path = WEIGHTS) -> CTRModel:
     return model.eval()
 
 
-# ---- policy ----------------------------------------------------------------------------------------------------------
+# ---- policy ----
 
 
 class GreedyCTR:
-    """The K candidates that the ranker scores best."""
+    """Shows the K candidates that the ranker scores best."""
 
     draws = 0
 
@@ -258,7 +268,7 @@ class GreedyCTR:
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Slates (B, K). By way of the pool, so that ties fall as they do in the re-rankers."""
+        """Compose slates (B, K), by way of the pool, so that ties fall as in the re-rankers."""
         first = self._check(observation)
         candidates = candidates_of(observation, self._items)
         pool = Pool.best(logits_of(self._ranker, observation, candidates), candidates, self._pool)
@@ -266,7 +276,7 @@ class GreedyCTR:
         return filled(pool.items[:, : self._slate_size], self._slate_size)
 
 
-@register_policy("greedy_ctr", Untuned)
-def greedy_ctr(inputs: PolicyInputs, parameters: Untuned) -> Policy:
-    """Build `GreedyCTR`."""
+@register_policy("greedy_ctr", NoParameters)
+def greedy_ctr(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
+    """Build the policy that shows the best candidates of the ranker."""
     return GreedyCTR(inputs)

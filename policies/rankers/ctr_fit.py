@@ -1,4 +1,4 @@
-"""Fits a CTR model to logged slates: any environment's, as long as the rows come as observations."""
+"""Fits a CTR model to the logged slates of any environment whose rows come as observations."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm.auto import tqdm
 
-from policies.base import of_kind
 from policies.rankers.ctr import CTRModel, config_for, pair_inputs
-from policies.rankers.pair_features import Items, Pairs, of_slates
+from policies.rankers.pair_features import Pairs, RankerCatalog, of_slates
+from recsim_env import checks
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SEED, WIDTH, settle
 from recsim_env.types import Observation
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a CTR model is trained."""
+    """How a CTR model is fitted to logged slates."""
 
     epochs: int = 4
-    """Passes over the rows."""
+    """Number of passes over the rows."""
     batch_size: int = 8192
-    """Rows of a step."""
+    """Number of rows of an optimiser step."""
     learning_rate: float = 3e-3
-    """Of AdamW (Loshchilov & Hutter 2019), falling to 0 along a cosine."""
+    """Initial learning rate of AdamW (Loshchilov & Hutter 2019); it falls to 0 along a cosine."""
     weight_decay: float = 1e-4
-    """Of the network."""
+    """Weight decay of the network."""
     table_decay: float = 0.1
-    """Of the learned values of single items, categories and placements: rare ones stay near 0."""
+    """Weight decay of the values of codes; large, so that those of rare items stay near 0."""
     hidden: int = 32
-    """Width of the network's two hidden layers."""
+    """Width of each of the network's two hidden layers."""
     seed: int = 0
-    """Of the initial weights and of the order of the rows."""
+    """Seed of the initial weights and of the order of the rows."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -56,11 +56,13 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Examples:
+class PairExamples:
     """Shown items and whether they were responded to.
 
     Shapes: Q shown items, W numbers, L codes.
-        numbers: (Q, W) float32; codes: (Q, L) int64; labels: (Q,) float32, 0 or 1
+        numbers: (Q, W) float32
+        codes:   (Q, L) int64
+        labels:  (Q,) float32, 0 or 1
     """
 
     numbers: Tensor
@@ -70,13 +72,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Tensor) -> Examples:
-        """Some of the rows: indices or a mask."""
-        return Examples(self.numbers[rows], self.codes[rows], self.labels[rows])
+    def take(self, rows: Tensor) -> PairExamples:
+        """Take some of the rows, by indices or by a mask."""
+        return PairExamples(self.numbers[rows], self.codes[rows], self.labels[rows])
 
     @classmethod
-    def join(cls, parts: list[Examples]) -> Examples:
-        """Several batches as one."""
+    def join(cls, parts: list[PairExamples]) -> PairExamples:
+        """Join several batches into one."""
         return cls(
             *(
                 torch.cat([getattr(part, field.name) for part in parts])
@@ -90,32 +92,42 @@ def shown_examples(
     observation: Observation,
     slates: Tensor,
     clicks: Tensor,
-    items: Items,
-    blocks: tuple[str, ...],
+    items: RankerCatalog,
+    features: tuple[str, ...],
     codes: tuple[str, ...],
-) -> Examples:
-    """What was shown at a visit as training rows: slates (B, K) int64, clicks (B, K) bool."""
+) -> PairExamples:
+    """Make training rows of a visit from slates (B, K) int64 and clicks (B, K) bool."""
     pairs = Pairs.of(of_slates(observation, slates), items)
-    return Examples(*pair_inputs(pairs, blocks, codes), clicks[pairs.row, pairs.column].float())
+    return PairExamples(
+        *pair_inputs(pairs, features, codes), clicks[pairs.row, pairs.column].float()
+    )
 
 
 def fit(
-    examples: Examples,
-    items: Items,
-    blocks: tuple[str, ...],
+    examples: PairExamples,
+    items: RankerCatalog,
+    features: tuple[str, ...],
     codes: tuple[str, ...],
     config: FitConfig | None = None,
     *,
     title: str | None = None,
 ) -> CTRModel:
-    """Minimise the log loss of `examples`. title: of the progress bar; None shows none.
+    """Fit a model by minimising the log loss of `examples`.
+
+    Args:
+        examples: rows of training data
+        items: what the features know of the catalogue
+        features: names of the features that made the numbers
+        codes: names of the codes
+        config: how the model is fitted; None = the defaults
+        title: of the progress bar; None shows none
 
     Raises:
-        TypeError: If `config` is none.
+        TypeError: If `config` is no `FitConfig`.
         ValueError: If there are no rows, none with a response, or a number in them is not finite.
     """
     config = FitConfig() if config is None else config
-    of_kind("config", config, FitConfig)
+    checks.instance("config", config, FitConfig)
     if len(examples) == 0 or float(examples.labels.sum()) == 0:
         raise ValueError(
             f"examples has {len(examples)} rows and no response, but a CTR model needs some."
@@ -123,10 +135,11 @@ def fit(
     for name in ("numbers", "labels"):
         if not bool(getattr(examples, name).isfinite().all()):
             raise ValueError(
-                f"examples.{name} holds a number that is not finite, but a CTR model needs finite ones."
+                f"examples.{name} holds a number that is not finite, but a CTR model needs "
+                "finite ones."
             )
     shape = dataclasses.replace(
-        config_for(items, blocks, codes, examples.numbers.shape[1]), hidden=config.hidden
+        config_for(items, features, codes, examples.numbers.shape[1]), hidden=config.hidden
     )
     model = CTRModel(shape, config.seed).to(examples.numbers.device)
     model.start_from(examples.numbers, float(examples.labels.mean()))
@@ -155,26 +168,26 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: CTRModel, examples: Examples, batch_size: int = 100_000) -> Tensor:
-    """Logits of the rows (Q,)."""
+def predict(model: CTRModel, examples: PairExamples, batch_size: int = 100_000) -> Tensor:
+    """Compute the logits (Q,) of the rows."""
     rows = torch.arange(len(examples), device=examples.labels.device)
     return torch.cat(
         [model(*(examples.numbers[part], examples.codes[part])) for part in rows.split(batch_size)]
     )
 
 
-def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
-    """The model with slope and intercept refitted on rows that it was not trained on.
+def calibrate(model: CTRModel, examples: PairExamples, steps: int = 30) -> CTRModel:
+    """Refit slope and intercept of a model on rows that it was not trained on.
 
     Platt 1999, "Probabilistic outputs for support vector machines", by Newton's method on the log
     loss.
 
     Raises:
-        TypeError: If the model is none.
-        ValueError: If all rows were responded to or none, and where they leave the line open, as
-            where all logits are equal.
+        TypeError: If `model` is no `CTRModel`.
+        ValueError: If all rows have the same label, or they do not determine slope and intercept,
+            as where all logits are equal.
     """
-    of_kind("model", model, CTRModel)
+    checks.instance("model", model, CTRModel)
     labels = examples.labels.double()
     if len(labels) == 0 or bool((labels == labels[0]).all()):
         raise ValueError(
@@ -190,7 +203,8 @@ def calibrate(model: CTRModel, examples: Examples, steps: int = 30) -> CTRModel:
         line = line - change
         if bool(singular) or not bool(line.isfinite().all()):
             raise ValueError(
-                "examples leave slope and intercept open: are their logits all equal, or their labels apart?"
+                "examples leave slope and intercept open: are their logits all equal, or their "
+                "labels apart?"
             )
     scale, shift = line.tolist()
     old = model.config

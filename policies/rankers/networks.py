@@ -1,4 +1,4 @@
-"""Small networks that the learnable policies are built from, and the files that fitted models lie in."""
+"""Small networks of rankers and learnable policies, and the files in which fitted models lie."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from recsim_env import checks
 from recsim_env.files import read_tensors, write_tensors
 
 Shapes = dict[str, tuple[int, ...]]
-"""The shape of each tensor of a model, by name."""
+"""Shapes of the tensors of a model, by name."""
 DESCRIBED = "model"
-"""Key of the metadata of a model's file."""
+"""Metadata key under which a model's file is described."""
 
 
 class Standardizer(nn.Module):
-    """(x - mean) / deviation, with both fixed before training by `fit`, so that a start is a start.
+    """Computes (x - mean) / deviation, cut at 5 deviations.
+
+    `fit` fixes mean and deviation before training, so that features do not shift during training.
 
     Shapes: x (..., F) float32; returns the same.
     """
@@ -37,12 +39,13 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, examples: Tensor) -> None:
-        """Take mean and deviation from examples (S, F); a number that never varies is only centred."""
+        """Take mean and deviation of examples (S, F); features that never vary are only centred."""
         deviation = examples.std(dim=0)
         self.mean.copy_(examples.mean(dim=0))
         self.deviation.copy_(deviation.where(deviation > 1e-4, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Standardise x (..., F)."""
         return (
             (x - self.mean).div_(self.deviation).clamp_(-5, 5)
         )  # in place: half of the memory's traffic
@@ -57,9 +60,15 @@ def tower(
     gain: float = 1.0,
     activation: type[nn.Module] = nn.Tanh,
 ) -> nn.Sequential:
-    """A network with orthogonal weights (Saxe et al. 2014); gain 0 makes the last layer all zeros.
+    """Build a network with orthogonal weights (Saxe et al. 2014): (..., width) to (..., out).
 
-    Shapes: (..., width) to (..., out).
+    Args:
+        width: numbers that go in
+        hidden: widths of the hidden layers
+        out: numbers that come out
+        generator: of the weights
+        gain: of the last layer; 0 makes it all zeros
+        activation: between layers
     """
     sizes = (width, *hidden, out)
     layers: list[nn.Module] = []
@@ -74,25 +83,27 @@ def tower(
 
 
 def tower_shapes(name: str, width: int, hidden: tuple[int, ...], out: int) -> Shapes:
-    """Of the tensors of a `tower` that a model calls `name`."""
+    """Shapes of the tensors of a `tower` that a model calls `name`."""
     found: Shapes = {}
     for at, (before, after) in enumerate(pairwise((width, *hidden, out))):
         found |= {f"{name}.{2 * at}.weight": (after, before), f"{name}.{2 * at}.bias": (after,)}
     return found
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def write_model(path: Path | str, model: nn.Module, kind: str, told: Mapping[str, Any]) -> None:
-    """Write a model's weights and in the same file what it is built from, whole or not at all.
+    """Write a model's weights and, in the same file, what it is built from, atomically.
 
     Args:
+        path: of the file
+        model: its weights are written
         kind: of the model, for `read_model`
         told: what it is built from; goes into the metadata as JSON
 
     Raises:
-        OSError: If the file cannot be written; what stood there before is whole.
+        OSError: If the file cannot be written; the file that was there before stays whole.
     """
     described = json.dumps({"kind": kind, "told": told}, allow_nan=False)
     write_tensors(
@@ -103,10 +114,12 @@ def write_model(path: Path | str, model: nn.Module, kind: str, told: Mapping[str
 def read_model(
     path: Path | str, kind: str, keys: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and description as `write_model` wrote them; the description has these keys and no others.
+    """Read weights and description as `write_model` wrote them, with these keys and no others.
 
-    Errors: TypeError where `path` is none; FileNotFoundError; ValueError, which names the file,
-    where it is no such model or a number in it is not finite.
+    Raises:
+        TypeError: If `path` is no path.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such model, or a number in it is not finite; the sentence names it.
     """
     path = checks.path("path", path)
     if not path.is_file():
@@ -137,12 +150,16 @@ def read_model(
 def check_shapes(
     path: Path | str, tensors: Mapping[str, Tensor], shapes: Shapes, whole: tuple[str, ...] = ()
 ) -> None:
-    """Hold the tensors of a file against what its description asks for, before a model is made of it.
+    """Check the tensors of a file against its description, before a model is made of it.
 
     Args:
+        path: of the file, for messages
+        tensors: what the file holds
+        shapes: what its description asks for
         whole: names of the tensors of whole numbers (int64); all others are float32
 
-    Errors: ValueError, which names the file and the tensor.
+    Raises:
+        ValueError: If a tensor is missing, unknown, or of another shape or type.
     """
     for name in sorted({*tensors, *shapes}):
         if name not in tensors or name not in shapes:

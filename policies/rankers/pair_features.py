@@ -1,4 +1,4 @@
-"""What a CTR model sees of a shopper and an item: blocks of numbers, picked by the observation keys that are there.
+"""Pair features: what a CTR model sees of a shopper and an item, chosen by the observation's keys.
 
 The same functions serve the log and the decision: a logged slate is an observation whose candidates
 are the slate.
@@ -12,23 +12,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.base import MAILERS, candidates_of
-from policies.features import HABIT_DAYS, Recent, mean_vector, principal, squashed
+from policies.features import HABIT_DAYS, LONGEST_DAYS, Recent, mean_vector, principal, squashed
+from policies.observations import candidates_of
 from recsim_env.catalog import Catalog
+from recsim_env.logs.placements import display_of, mailer_of
 from recsim_env.registry import Registry
 from recsim_env.types import Observation
 
 ALIGNED = ("candidates", "placement", "popularity")
-"""Observation keys (B, C) that are aligned with the candidates."""
+"""Observation keys (B, C) with one value for each candidate."""
 TASTE_DIMS = 32
-"""Components of the item embedding in which taste and item are compared."""
+"""Number of components of the item embedding in which taste and item are compared."""
 DAYS = (2.0, 7.0, 21.0, 90.0)
-"""Time constants of the recency features."""
+"""Time constants in days of the recency features."""
 
 
 @dataclass(frozen=True)
-class Items:
-    """What the blocks know of the catalogue.
+class RankerCatalog:
+    """What the features of pairs know of the catalogue and its shop.
 
     Shapes: N items, D components.
         category: (N,) int64
@@ -37,35 +38,51 @@ class Items:
 
     category: Tensor
     vectors: Tensor
+    placements: tuple[int, int] | None = None
+    """Numbers of display and of mailer codes, as `LogFacts.placements`; None where a shop has no
+    placements."""
 
     @classmethod
-    def of(cls, catalog: Catalog) -> Items:
-        """From a catalogue, on its device."""
-        return cls(
-            catalog.category,
-            torch.nn.functional.normalize(principal(catalog.embedding, TASTE_DIMS), dim=1),
-        )
+    def of(cls, catalog: Catalog, placements: tuple[int, int] | None = None) -> RankerCatalog:
+        """Look at a catalogue, on its device."""
+        vectors = torch.nn.functional.normalize(principal(catalog.embedding, TASTE_DIMS), dim=1)
+        return cls(catalog.category, vectors, placements)
+
+    def need_placements(self) -> tuple[int, int]:
+        """Numbers of display and of mailer codes.
+
+        Raises:
+            ValueError: If the shop has no placements.
+        """
+        if self.placements is None:
+            raise ValueError(
+                "The codes 'display' and 'mailer' need the numbers of placement codes, but "
+                "placements is None."
+            )
+        return self.placements
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Shopper-item pairs, Q of them: the candidates of B shoppers without the padding.
+    """Pairs of a shopper and an item: the candidates of B shoppers without the padding.
 
-    Shapes: row, column, item (Q,) int64 each: the shopper, the place among the candidates, the
-    item.
+    Shapes: Q pairs.
+        row:    (Q,) int64, the shopper
+        column: (Q,) int64, the place among the candidates
+        item:   (Q,) int64
     """
 
     observation: Observation
-    items: Items
+    items: RankerCatalog
     row: Tensor
     column: Tensor
     item: Tensor
     shape: tuple[int, int]
-    """(B, C)."""
+    """Numbers of shoppers B and of candidates C, padding included."""
 
     @classmethod
-    def of(cls, observation: Observation, items: Items) -> Pairs:
-        """Every candidate of every shopper."""
+    def of(cls, observation: Observation, items: RankerCatalog) -> Pairs:
+        """Pair every shopper with every candidate."""
         candidates = candidates_of(observation, len(items.category))
         row, column = (candidates >= 0).nonzero().unbind(dim=1)
         return cls(
@@ -78,20 +95,21 @@ class Pairs:
         )
 
     def aligned(self, name: str) -> Tensor:
-        """An aligned key (B, C) at every pair (Q,)."""
+        """Values of an aligned key (B, C) at every pair (Q,)."""
         return self.observation[name][self.row, self.column]
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values (Q,) at their place among the candidates (B, C), -inf at padding."""
+        """Put values (Q,) at their place among the candidates (B, C), -inf at padding."""
         full = values.new_full(self.shape, -torch.inf)
         full[self.row, self.column] = values
         return full
 
 
 def of_slates(observation: Observation, slates: Tensor) -> Observation:
-    """The observation as it would be if the slates (B, K) were the candidates; an item that was none becomes padding.
+    """The observation as it would be if the slates (B, K) were the candidates.
 
-    So a shown slate is a row of training data for a model of candidates.
+    A shown slate thus becomes a row of training data for a model of candidates. Items of it that
+    were no candidates become padding.
     """
     candidates = observation.get("candidates")
     if candidates is None:
@@ -102,51 +120,55 @@ def of_slates(observation: Observation, slates: Tensor) -> Observation:
     return {**observation, **narrow, "candidates": slates.where(same.any(dim=2), -1)}
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------------------
+# ---- numbers ----
 
 
 @dataclass(frozen=True)
-class Block:
-    """Some numbers of a pair."""
+class PairFeature:
+    """Some numbers of a pair, and the observation keys that they need."""
 
     keys: tuple[str, ...]
-    """Observation keys it needs."""
+    """Observation keys that it needs."""
     values: Callable[[Pairs], Tensor]
-    """(Q, some) float32."""
+    """Computes them: (Q, some) float32."""
 
 
-BLOCKS: Registry[Block] = Registry("block")
-"""Every block by name."""
+PAIR_FEATURES: Registry[PairFeature] = Registry("pair feature")
+"""Every feature of pairs by name."""
 
 
-def block(
+def pair_feature(
     name: str, *keys: str
 ) -> Callable[[Callable[[Pairs], Tensor]], Callable[[Pairs], Tensor]]:
-    """Register a block: `@block("own", "bought_items")` above a function of `Pairs`.
+    """Register a feature: `@pair_feature("own", "bought_items")` above a function of `Pairs`.
+
+    Args:
+        name: of the feature
+        keys: observation keys that the function needs
 
     Raises:
         ValueError: If other code took the name.
     """
 
     def add(values: Callable[[Pairs], Tensor]) -> Callable[[Pairs], Tensor]:
-        BLOCKS.add(name, Block(keys, values), values)
+        PAIR_FEATURES.add(name, PairFeature(keys, values), values)
         return values
 
     return add
 
 
-def blocks_for(keys: set[str]) -> tuple[str, ...]:
-    """Names of the blocks whose keys are all there."""
-    return tuple(name for name, block in BLOCKS.items() if set(block.keys) <= keys)
+def pair_features_for(keys: set[str]) -> tuple[str, ...]:
+    """Names of the features whose keys are all there."""
+    return tuple(name for name, feature in PAIR_FEATURES.items() if set(feature.keys) <= keys)
 
 
-@block("own", "bought_items", "bought_counts", "bought_days")
+@pair_feature("own", "bought_items", "bought_counts", "bought_days")
 def own_history(pairs: Pairs) -> Tensor:
-    """Of the item itself: (Q, 7) as `_history`."""
+    """Purchases of the item itself: (Q, 7), as `_history`."""
     bought = pairs.observation["bought_items"]
     place = bought.where(
         bought >= 0, len(pairs.items.category)
-    )  # padding writes one column past the catalogue
+    )  # padding goes to a column behind the catalogue
     batch, width = len(bought), len(pairs.items.category) + 1
     counts = torch.zeros(batch, width, device=bought.device, dtype=torch.float32).scatter_(
         1, place, pairs.observation["bought_counts"]
@@ -158,46 +180,46 @@ def own_history(pairs: Pairs) -> Tensor:
     return _history(counts.view(-1)[at], days.view(-1)[at])
 
 
-@block("category", "category_counts", "category_days")
+@pair_feature("category", "category_counts", "category_days")
 def category_history(pairs: Pairs) -> Tensor:
-    """Of the item's category: (Q, 7) as `_history`."""
+    """Purchases in the item's category: (Q, 7), as `_history`."""
     at = (pairs.row, pairs.items.category[pairs.item])
     return _history(
         pairs.observation["category_counts"][at], pairs.observation["category_days"][at]
     )
 
 
-@block("popularity", "popularity")
+@pair_feature("popularity", "popularity")
 def log_popularity(pairs: Pairs) -> Tensor:
-    """Log popularity: (Q, 1)."""
+    """Log of the item's popularity: (Q, 1)."""
     return torch.log(pairs.aligned("popularity").clamp(min=0) + 1e-4).unsqueeze(1)
 
 
-@block("context", "context")
+@pair_feature("context", "context")
 def visit_context(pairs: Pairs) -> Tensor:
-    """What surrounds the visit, the same for all its items: (Q, width)."""
+    """Numbers of the visit, which are the same for all its items: (Q, width)."""
     return squashed(pairs.observation["context"])[pairs.row]
 
 
-@block("taste", "bought_items", "bought_counts", "bought_days")
+@pair_feature("taste", "bought_items", "bought_counts", "bought_days")
 def purchase_taste(pairs: Pairs) -> Tensor:
-    """Similarity of the item's text to what was bought lately and ever: (Q, 2)."""
+    """Similarity of the item to what was bought lately and to what was bought ever: (Q, 2)."""
     observation, vectors = pairs.observation, pairs.items.vectors
     bought = observation["bought_items"]
     ever = (bought >= 0) * observation["bought_counts"].clamp(min=0).sqrt()
-    lately = ever * torch.exp(-observation["bought_days"].clamp(0, 365) / HABIT_DAYS)
+    lately = ever * torch.exp(-observation["bought_days"].clamp(0, LONGEST_DAYS) / HABIT_DAYS)
     return torch.stack(
         [_similarity(pairs, mean_vector(vectors, bought.clamp(min=0), w)) for w in (lately, ever)],
         1,
     )
 
 
-@block("recent", "recent_slates", "recent_clicks")
+@pair_feature("recent", "recent_slates", "recent_clicks")
 def recent_exposure(pairs: Pairs) -> Tensor:
-    """Recent exposures and responses of the item and of its category, and similarity to the responses: (Q, 5).
+    """Recent exposures and responses of the item and of its category, and similarity: (Q, 5).
 
-    For environments that tell nothing else of a shopper. Not for the Complete Journey log: its
-    slates were never shown.
+    The similarity is to the recent responses. This serves environments that tell nothing else of a
+    shopper; a log whose slates were never shown cannot teach it.
     """
     recent = Recent.of(pairs.observation)
     category = pairs.items.category
@@ -212,9 +234,9 @@ def recent_exposure(pairs: Pairs) -> Tensor:
 
 
 def _history(count: Tensor, days: Tensor) -> Tensor:
-    """Counters as features: log count, whether any, log days since, and e^(-days/t) for t in `DAYS`; (Q,) to (Q, 7)."""
+    """Log count, whether any, log days since, exp(-days / t) for t in `DAYS`: (Q,) to (Q, 7)."""
     bought = (count > 0).float()
-    days = days.clamp(0, 365)
+    days = days.clamp(0, LONGEST_DAYS)
     decayed = [bought * torch.exp(-days / scale) for scale in DAYS]
     return torch.stack(
         [torch.log1p(count.clamp(min=0)), bought, bought * torch.log1p(days), *decayed], dim=1
@@ -222,43 +244,90 @@ def _history(count: Tensor, days: Tensor) -> Tensor:
 
 
 def _similarity(pairs: Pairs, taste: Tensor) -> Tensor:
-    """Dot product of a taste (B, D) with every item of its shopper: (Q,). All items at once: cheaper than by pair."""
+    """Dot product of each shopper's taste (B, D) with the item: (Q,).
+
+    All items are compared at once, which is cheaper than pair by pair.
+    """
     return (taste @ pairs.items.vectors.T).view(-1)[
         pairs.row * len(pairs.items.vectors) + pairs.item
     ]
 
 
-# ---- codes -----------------------------------------------------------------------------------------------------------
+# ---- codes ----
 
 
 @dataclass(frozen=True)
-class Code:
-    """A whole number of a pair, for a learned table."""
+class PairCode:
+    """A whole number of a pair, for a table of learned values."""
 
     keys: tuple[str, ...]
+    """Observation keys that it needs."""
+    size: Callable[[RankerCatalog], int]
+    """Number of values that it can take."""
     values: Callable[[Pairs], Tensor]
-    """(Q,) int64."""
+    """Computes it: (Q,) int64."""
 
 
-CODES: dict[str, Code] = {
-    "item": Code((), lambda pairs: pairs.item),
-    "category": Code((), lambda pairs: pairs.items.category[pairs.item]),
-    "display": Code(("placement",), lambda pairs: pairs.aligned("placement").long() // MAILERS),
-    "mailer": Code(("placement",), lambda pairs: pairs.aligned("placement").long() % MAILERS),
-}
-"""Every code by name. A placement code is a display and a mailer."""
+PAIR_CODES: Registry[PairCode] = Registry("pair code")
+"""Every code by name."""
 
 
-def codes_for(keys: set[str]) -> tuple[str, ...]:
+def pair_code(
+    name: str, *keys: str, size: Callable[[RankerCatalog], int]
+) -> Callable[[Callable[[Pairs], Tensor]], Callable[[Pairs], Tensor]]:
+    """Register a code: `@pair_code("item", size=number_of_items)` above a function of `Pairs`.
+
+    Args:
+        name: of the code
+        keys: observation keys that the function needs
+        size: number of values that the code can take
+
+    Raises:
+        ValueError: If other code took the name.
+    """
+
+    def add(values: Callable[[Pairs], Tensor]) -> Callable[[Pairs], Tensor]:
+        PAIR_CODES.add(name, PairCode(keys, size, values), values)
+        return values
+
+    return add
+
+
+def pair_codes_for(keys: set[str]) -> tuple[str, ...]:
     """Names of the codes whose keys are all there."""
-    return tuple(name for name, code in CODES.items() if set(code.keys) <= keys)
+    return tuple(name for name, code in PAIR_CODES.items() if set(code.keys) <= keys)
 
 
-def code_sizes(items: Items) -> dict[str, int]:
-    """How many values each code can take."""
-    return {
-        "item": len(items.category),
-        "category": int(items.category.max()) + 1,
-        "display": MAILERS,
-        "mailer": MAILERS,
-    }
+def code_sizes(items: RankerCatalog, names: tuple[str, ...]) -> tuple[int, ...]:
+    """Number of values that each of the codes can take.
+
+    Raises:
+        ValueError: If one of them reads placements and the catalogue does not know their sizes.
+    """
+    return tuple(PAIR_CODES[name].size(items) for name in names)
+
+
+@pair_code("item", size=lambda items: len(items.category))
+def item_code(pairs: Pairs) -> Tensor:
+    """Number of the item."""
+    return pairs.item
+
+
+@pair_code("category", size=lambda items: int(items.category.max()) + 1)
+def category_code(pairs: Pairs) -> Tensor:
+    """Number of the item's category."""
+    return pairs.items.category[pairs.item]
+
+
+@pair_code("display", "placement", size=lambda items: items.need_placements()[0])
+def display_code(pairs: Pairs) -> Tensor:
+    """Display code of the item's placement."""
+    mailers = pairs.items.need_placements()[1]
+    return display_of(pairs.aligned("placement").long(), mailers)
+
+
+@pair_code("mailer", "placement", size=lambda items: items.need_placements()[1])
+def mailer_code(pairs: Pairs) -> Tensor:
+    """Mailer code of the item's placement."""
+    mailers = pairs.items.need_placements()[1]
+    return mailer_of(pairs.aligned("placement").long(), mailers)

@@ -1,13 +1,15 @@
 """A CTR ranker of two towers for shops that keep impression logs: fast over a whole catalogue.
 
-    log-odds(i) = bias_i + q(x) . v_i + h(x_c) + k . fatigue_i,        click at position j with chance e_j sigmoid(.)
+    log-odds(i) = bias_i + q(x) . v_i + h(x_c) + k . fatigue_i
+    P(click on i at position j) = e_j sigmoid(log-odds(i))
 
-x is what the shop knows of the shopper, x_c what of that concerns the item's category c, v_i the
-item's embedding put through a learned matrix plus a few numbers of its own, and fatigue_i how often
-the item itself was shown and responded to lately. Two towers: Covington, Adams & Sargin 2016, "Deep
-neural networks for YouTube recommendations", section 3; position-based examination, so that the
-log-odds are those of an item that is looked at: Craswell et al. 2008, "An experimental comparison
-of click position-bias models", section 3.2. Learned from a log; never looks into a simulator.
+x is what the shop knows of the shopper, and x_c the part of it on the item's category c. v_i is the
+item's embedding times a learned matrix, plus a few numbers of its own; fatigue_i counts how often
+the item itself was shown and responded to lately. The two towers follow Covington, Adams & Sargin
+2016, "Deep neural networks for YouTube recommendations", section 3. Position-based examination
+(Craswell et al. 2008, "An experimental comparison of click position-bias models", section 3.2)
+makes the log-odds those of an item that is looked at. The model is learned from a log and never
+looks into a simulator.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from policies.base import CACHED, candidates_of, check_keys, of_kind
 from policies.features import Recent, principal, squashed
+from policies.observations import candidates_of, check_keys
+from policies.pool import SHOPPERS_AT_ONCE
 from policies.rankers.networks import (
     Shapes,
     Standardizer,
@@ -39,7 +42,7 @@ from recsim_env.settings import AMOUNT, MOST, ONE_OR_MORE, RATE, SEED, WIDTH, se
 from recsim_env.tensors import shared
 from recsim_env.types import Observation
 
-WHOLE = (
+SHOPPER_KEYS = (
     "category_shown",
     "category_clicked",
     "taste",
@@ -48,37 +51,38 @@ WHOLE = (
     "familiarity",
     "visits",
 )
-"""Observation keys of the shopper tower; `declared` joins them where the shop asks."""
-BY_CATEGORY = ("category_shown", "category_clicked")
+"""Observation keys of the shopper tower; `declared` joins them where the shop asks for it."""
+CATEGORY_KEYS = ("category_shown", "category_clicked")
 """Observation keys (B, G, ..) of the category tower."""
 KIND, FIELDS = "two_tower", ("width", "per_category", "slate_size", "config")
-"""Of a model's file: what it says that it holds, and what it tells."""
+"""Description of a model's file: its kind, and the keys that it holds."""
 
 
 @dataclass(frozen=True)
 class TwoTowerConfig:
-    """The network and how it is fitted."""
+    """Sizes of the network, and how it is fitted."""
 
     width: int = 16
-    """Dimensions in which shopper and item meet."""
+    """Number of dimensions in which shopper and item are compared."""
     hidden: int = 96
-    """Width of the shopper tower's two hidden layers."""
+    """Width of each of the shopper tower's two hidden layers."""
     category_hidden: int = 24
     """Width of the category tower's hidden layer."""
     dims: int = 32
-    """Most components of the item embedding that are used."""
+    """Largest number of components of the item embedding that are used."""
     epochs: int = 6
-    """Passes over the log."""
+    """Number of passes over the log."""
     batch_size: int = 2048
-    """Slates of a step."""
+    """Number of slates of an optimiser step."""
     learning_rate: float = 3e-3
-    """Of AdamW (Loshchilov & Hutter 2019), falling to 0 along a cosine."""
+    """Initial learning rate of AdamW (Loshchilov & Hutter 2019); it falls to 0 along a cosine."""
     weight_decay: float = 0.01
-    """Of the networks."""
+    """Weight decay of the networks."""
     own_decay: float = 0.3
-    """Of the numbers that an item has for itself: rarely shown items stay near 0."""
+    """Weight decay of each item's own numbers; large, so that those of rarely shown items stay near
+    0."""
     seed: int = 0
-    """Of the initial weights and of the order of the slates."""
+    """Seed of the initial weights and of the order of the slates."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -103,7 +107,15 @@ class TwoTowerConfig:
     def shapes(
         self, items: int, dims: int, width: int, per_category: int, slate_size: int
     ) -> Shapes:
-        """Of the tensors of a model: N items of so many components, F, F_c, K."""
+        """Shapes of the tensors of a model, by name.
+
+        Args:
+            items: number of items N
+            dims: number of components of an item's vector
+            width: number of numbers F of a shopper
+            per_category: number of numbers F_c of a category
+            slate_size: number of slate positions K
+        """
         return {
             "vectors": (items, dims),
             "category": (items,),
@@ -122,7 +134,11 @@ class TwoTowerConfig:
 
 
 class TwoTower(nn.Module):
-    """The model. Shapes: B shoppers, N items, G categories, F numbers of a shopper, F_c of a category, K positions."""
+    """The model of the two towers.
+
+    Shapes: B shoppers, N items, G categories, K positions, F numbers of a shopper, F_c of a
+    category.
+    """
 
     vectors: Tensor
     category: Tensor
@@ -137,7 +153,7 @@ class TwoTower(nn.Module):
         config: TwoTowerConfig,
     ) -> None:
         super().__init__()
-        of_kind("config", config, TwoTowerConfig)
+        checks.instance("config", config, TwoTowerConfig)
         items, dims = checks.tensor("vectors", vectors, ("N", "D"), torch.float32).shape
         checks.tensor("category", category, (items,), torch.int64)
         for name, size in (
@@ -172,14 +188,14 @@ class TwoTower(nn.Module):
         self.fatigue = nn.Parameter(torch.zeros(2, dtype=torch.float32))
         self.examination = nn.Parameter(
             torch.full((slate_size,), 2.0, dtype=torch.float32)
-        )  # log-odds; the top position counts as seen
+        )  # log-odds; the top position is always seen
 
     def items(self) -> Tensor:
-        """Item vectors (N, width)."""
+        """Vectors of all items: (N, width)."""
         return self.vectors @ self.of_item + self.own
 
     def shopper(self, whole: Tensor, by_category: Tensor) -> tuple[Tensor, Tensor]:
-        """Query (B, width) and the log-odds of each category (B, G), from x (B, F) and x_c (B, G, F_c)."""
+        """Query (B, width) and log-odds by category (B, G), from x (B, F) and x_c (B, G, F_c)."""
         out = self.of_shopper(self.standardize(whole))
         of_category = self.of_category(self.standardize_category(by_category)).squeeze(2)
         return out[:, :-1], of_category + out[:, -1:]
@@ -187,7 +203,7 @@ class TwoTower(nn.Module):
     def log_odds(
         self, whole: Tensor, by_category: Tensor, slates: Tensor, fatigue: Tensor
     ) -> Tensor:
-        """Of items that are looked at: slates (B, K), fatigue (B, K, 2) -> (B, K)."""
+        """Log-odds (B, K) of items that are looked at: slates (B, K), fatigue (B, K, 2)."""
         query, of_category = self.shopper(whole, by_category)
         liked = torch.einsum("bd,bkd->bk", query, self.items()[slates])
         return (
@@ -198,19 +214,19 @@ class TwoTower(nn.Module):
         )
 
     def examined(self) -> Tensor:
-        """Chance to look at each position (K,), 1 at the top."""
+        """Probability that each position is looked at: (K,), 1 at the top."""
         return torch.cat([self.examination.new_ones(1), torch.sigmoid(self.examination[1:])])
 
 
 class TwoTowerRanker:
-    """A fitted `TwoTower` on a catalogue; implements `policies.base.Ranker`.
+    """A fitted `TwoTower` on a catalogue; implements `policies.inputs.Ranker`.
 
     Raises:
-        TypeError: If `model` is none.
+        TypeError: If `model` is no `TwoTower`.
     """
 
     def __init__(self, model: TwoTower) -> None:
-        of_kind("model", model, TwoTower)
+        checks.instance("model", model, TwoTower)
         self.model = model.eval()
         with torch.no_grad():
             self._items = model.items().T.contiguous()  # (width, N)
@@ -218,16 +234,20 @@ class TwoTowerRanker:
 
     @torch.no_grad()
     def logits(self, observation: Observation) -> Tensor:
-        """Log-odds of a response, once looked at, for every candidate: (B, C) float32, -inf at padding.
+        """Log-odds of a response to every candidate that is looked at: (B, C), -inf at padding.
 
         Raises:
             ValueError: If the observation lacks a key that the model looks at.
         """
-        check_keys(observation, (*WHOLE, "recent_slates", "recent_clicks"), optional=("declared",))
+        check_keys(
+            observation, (*SHOPPER_KEYS, "recent_slates", "recent_clicks"), optional=("declared",)
+        )
         candidates = candidates_of(observation, self._numbers)
-        most = CACHED if candidates.device.type == "cpu" else len(candidates)
+        most = SHOPPERS_AT_ONCE if candidates.device.type == "cpu" else len(candidates)
         parts = [slice(start, start + most) for start in range(0, len(candidates), most)]
-        seen = {name: observation[name] for name in (*WHOLE, "recent_slates", "recent_clicks")}
+        seen = {
+            name: observation[name] for name in (*SHOPPER_KEYS, "recent_slates", "recent_clicks")
+        }
         seen |= {name: observation[name] for name in ("declared",) if name in observation}
         scores = [
             self._part({name: value[part] for name, value in seen.items()}, candidates[part])
@@ -236,7 +256,7 @@ class TwoTowerRanker:
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _part(self, observation: Observation, candidates: Tensor) -> Tensor:
-        """`logits` of some shoppers."""
+        """Compute `logits` for some of the shoppers."""
         scores = self._catalogue(observation)
         if shared(
             candidates
@@ -248,9 +268,9 @@ class TwoTowerRanker:
         return scores.masked_fill_(candidates < 0, -math.inf)
 
     def _catalogue(self, observation: Observation) -> Tensor:
-        """Log-odds of the whole catalogue: (B, N)."""
+        """Log-odds of a response to every item: (B, N)."""
         model, recent = self.model, Recent.of(observation)
-        query, of_category = model.shopper(*inputs(observation))
+        query, of_category = model.shopper(*tower_inputs(observation))
         scores = torch.addmm(model.bias, query, self._items).add_(
             of_category.index_select(1, model.category)
         )
@@ -258,26 +278,36 @@ class TwoTowerRanker:
         return scores.scatter_add_(1, recent.items, tired)
 
 
-def inputs(observation: Observation) -> tuple[Tensor, Tensor]:
-    """What the towers see: x (B, F) and x_c (B, G, F_c) float32."""
-    flat = [observation[name].flatten(1) for name in WHOLE]
+def tower_inputs(observation: Observation) -> tuple[Tensor, Tensor]:
+    """Numbers that the towers see: x (B, F) and x_c (B, G, F_c) float32."""
+    flat = [observation[name].flatten(1) for name in SHOPPER_KEYS]
     logs = squashed(torch.cat(flat, dim=1))
-    log_of = dict(zip(WHOLE, logs.split([values.shape[1] for values in flat], dim=1), strict=True))
+    log_of = dict(
+        zip(SHOPPER_KEYS, logs.split([values.shape[1] for values in flat], dim=1), strict=True)
+    )
     visits = observation["visits"]
     columns = [observation[name].flatten(1) / (visits + 5) for name in ("taste", "exposed")]
     columns += [observation[name] for name in ("declared",) if name in observation]
-    counts = [observation[name] for name in BY_CATEGORY]
-    counts += [log_of[name].view_as(observation[name]) for name in BY_CATEGORY]
+    counts = [observation[name] for name in CATEGORY_KEYS]
+    counts += [log_of[name].view_as(observation[name]) for name in CATEGORY_KEYS]
     many = log_of["visits"].unsqueeze(1).expand(-1, counts[0].shape[1], -1)
     return torch.cat([logs, *columns], dim=1), torch.cat([*counts, many], dim=2)
 
 
-# ---- fitting ---------------------------------------------------------------------------------------------------------
+# ---- fitting ----
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Logged slates, S of them: `inputs` (S, F) and (S, G, F_c) as float16, slates (S, K), clicks (S, K), fatigue."""
+class SlateExamples:
+    """Logged slates as the model sees them.
+
+    Shapes: S slates.
+        whole:       (S, F) float16, `tower_inputs`
+        by_category: (S, G, F_c) float16, `tower_inputs`
+        slates:      (S, K) int64, -1 where nothing was shown
+        clicks:      (S, K) bool
+        fatigue:     (S, K, 2) float16, recent exposures of and responses to the item
+    """
 
     whole: Tensor
     by_category: Tensor
@@ -290,12 +320,12 @@ class Examples:
 
 
 @torch.no_grad()
-def examples_of(sessions: Sessions, catalog: Catalog) -> Examples:
-    """Every logged slate with what was known before it."""
+def examples_of(sessions: Sessions, catalog: Catalog) -> SlateExamples:
+    """Make an example of every logged slate, from what was known before it."""
     parts: list[tuple[Tensor, ...]] = []
     items = len(catalog)
     for moment in replay(sessions, catalog):
-        whole, by_category = inputs(moment.observation)
+        whole, by_category = tower_inputs(moment.observation)
         recent = Recent.of(moment.observation)
         fatigue = torch.stack(
             [
@@ -307,7 +337,7 @@ def examples_of(sessions: Sessions, catalog: Catalog) -> Examples:
         parts.append(
             (whole.half(), by_category.half(), moment.slates, moment.clicks, fatigue.half())
         )
-    return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return SlateExamples(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def fit_two_tower(
@@ -318,10 +348,17 @@ def fit_two_tower(
     *,
     title: str | None = None,
 ) -> TwoTowerRanker:
-    """Minimise the log loss of the clicks of a log. title: of the progress bar; None shows none.
+    """Fit a ranker by minimising the log loss of the clicks of a log.
+
+    Args:
+        sessions: the log
+        catalog: the items
+        slate_size: number of slate positions K
+        config: sizes of the network and how it is fitted; None = the defaults
+        title: of the progress bar; None shows none
 
     Raises:
-        TypeError: If an argument is of another kind.
+        TypeError: If an argument is of another class.
         ValueError: If the log holds no click.
     """
     config = TwoTowerConfig() if config is None else config
@@ -330,12 +367,14 @@ def fit_two_tower(
         ("catalog", catalog, Catalog),
         ("config", config, TwoTowerConfig),
     ):
-        of_kind(name, value, kind)
+        checks.instance(name, value, kind)
     slate_size = checks.whole("slate_size", slate_size, 1)
     if not bool(sessions.clicks.any()):
         raise ValueError(
             f"sessions has {sessions.n_slates} slates and no click, but a ranker needs some."
         )
+
+    # The model, with inputs standardised by the first slates
     examples = examples_of(sessions, catalog)
     model = TwoTower(
         principal(catalog.embedding, config.dims),
@@ -347,10 +386,14 @@ def fit_two_tower(
     ).to(catalog.device)
     model.standardize.fit(examples.whole[:100_000].float())
     model.standardize_category.fit(examples.by_category[:20_000].float().flatten(0, 1))
+
+    # Start at the response rate of an item that is looked at
     seen = (examples.slates >= 0).sum()
-    rate = float(examples.clicks.sum() / seen) / 0.6  # about what is left of it by examination
+    rate = float(examples.clicks.sum() / seen) / 0.6  # about 0.6 of the positions are looked at
     with torch.no_grad():
         model.bias.fill_(math.log(rate / (1 - min(rate, 0.9))))
+
+    # Fit
     steps = config.epochs * math.ceil(len(examples) / config.batch_size)
     optimizer = torch.optim.AdamW(_groups(model, config))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -368,7 +411,7 @@ def fit_two_tower(
 
 
 def _groups(model: TwoTower, config: TwoTowerConfig) -> list[dict[str, object]]:
-    """What the optimiser moves how: the numbers of single items are held back, the few of positions go faster."""
+    """Groups of the optimiser: those of single items decay, the few of positions learn faster."""
     apart = ("own", "bias", "examination", "fatigue")
     networks = [value for name, value in model.named_parameters() if name not in apart]
     rate = config.learning_rate
@@ -379,8 +422,8 @@ def _groups(model: TwoTower, config: TwoTowerConfig) -> list[dict[str, object]]:
     ]
 
 
-def loss_of(model: TwoTower, examples: Examples, rows: Tensor) -> Tensor:
-    """Mean log loss of the positions of some slates, rows (R,)."""
+def loss_of(model: TwoTower, examples: SlateExamples, rows: Tensor) -> Tensor:
+    """Mean log loss of the positions of some slates, given by rows (R,)."""
     slates, clicks = examples.slates[rows], examples.clicks[rows]
     log_odds = model.log_odds(
         examples.whole[rows].float(),
@@ -394,17 +437,17 @@ def loss_of(model: TwoTower, examples: Examples, rows: Tensor) -> Tensor:
     return (loss * shown).sum() / shown.sum().clamp(min=1)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
-    """Write a ranker to `path` (safetensors): weights, and its shape in the metadata, whole or not at all.
+    """Write a ranker to `path` (safetensors), with its shape in the metadata, atomically.
 
     Raises:
-        TypeError: If the ranker is none.
+        TypeError: If `ranker` is no `TwoTowerRanker`.
         OSError: If the file cannot be written.
     """
-    of_kind("ranker", ranker, TwoTowerRanker)
+    checks.instance("ranker", ranker, TwoTowerRanker)
     model = ranker.model
     told = {
         "width": len(model.standardize.mean),
@@ -418,9 +461,10 @@ def save_two_tower(ranker: TwoTowerRanker, path: Path) -> None:
 def load_two_tower(path: Path, device: torch.device | str = "cpu") -> TwoTowerRanker:
     """Read what `save_two_tower` wrote.
 
-    Errors: FileNotFoundError; ValueError where the file is no two-tower ranker, its tensors do not
-    fit its configuration, or a number in it is not finite. The sentence names the file, and the
-    tensor or the field.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no two-tower ranker, its tensors do not fit its configuration, or
+            a number in it is not finite. The sentence names the file, and the tensor or the field.
     """
     tensors, told = read_model(path, KIND, FIELDS)
     try:
@@ -444,12 +488,18 @@ def load_two_tower(path: Path, device: torch.device | str = "cpu") -> TwoTowerRa
 
 
 def _described(told: dict[str, object]) -> tuple[TwoTowerConfig, tuple[int, int, int]]:
-    """Configuration and F, F_c, K. Errors: TypeError or ValueError, which names the field."""
+    """Read configuration and F, F_c, K of a description.
+
+    Raises:
+        TypeError: If the configuration is no mapping.
+        ValueError: If a field is missing, unknown or not as said; the sentence names it.
+    """
     fields = checks.mapping("config", told["config"])
     known = [field.name for field in dataclasses.fields(TwoTowerConfig)]
     for name in sorted(fields.keys() ^ set(known)):
         raise ValueError(
-            f"config has the fields {sorted(fields)}, but they must be {known}: {name!r} is one too many or few."
+            f"config has the fields {sorted(fields)}, but they must be {known}: {name!r} is one "
+            "too many or few."
         )
     sizes = [checks.whole(name, told[name], 1) for name in ("width", "per_category", "slate_size")]
     return TwoTowerConfig(**fields), (sizes[0], sizes[1], sizes[2])

@@ -1,8 +1,8 @@
-"""A trained policy as a shop calls it: what is known of some shoppers in, their slates out.
+"""A trained policy as a shop calls it: from what is known of some shoppers to their slates.
 
-An index proposes the best items of every category; the two-tower ranker scores these and what was
+An index proposes the best items of every category. The two-tower ranker scores these and the items
 shown lately, the composer looks at their pool, and the actor's most likely intent composes the
-slate. No step but the index's takes time by the size of the catalogue.
+slate. Only the index takes time that depends on the size of the catalogue.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from policies.base import ObservationCheck, PolicyInputs, Pool, Pooling, of_kind
-from policies.composer import ComposerPolicy, View
+from policies.composer import View
 from policies.features import Recent
-from policies.rankers.two_tower import TwoTowerRanker, inputs
+from policies.inputs import PolicyInputs
+from policies.learnable.intents import ComposerPolicy
+from policies.observations import ObservationCheck
+from policies.pool import Pool, Pooling
+from policies.rankers.two_tower import TwoTowerRanker, tower_inputs
 from policies.serving.retrieval import CategoryIndex, IndexConfig
 from recsim_env import checks
 from recsim_env.tensors import repeated
@@ -24,26 +27,25 @@ from recsim_env.types import Observation
 
 
 def index_of(ranker: TwoTowerRanker, config: IndexConfig | None = None) -> CategoryIndex:
-    """An index over a ranker's items."""
+    """Build an index over a ranker's items."""
     model = ranker.model
     return CategoryIndex(model.items(), model.bias, model.category, config)
 
 
 class Recommender:
-    """Slates from observations; also a deterministic `policies.base.Policy`.
+    """Makes slates from observations; it is also a deterministic `recsim_env.types.Policy`.
 
-    With an exact index and as many candidates as a category has items, the slates are those of
-    `policy` itself. With `count` at a slate and the items shown lately or more, an exact index is
-    enough.
+    The slates are those of `policy` itself if the index is exact and `count` is at least the size
+    of a slate plus the number of items shown lately, or the number of items of every category.
 
     Args:
         built_from: what `policy` was built from
-        policy: a composer's; its most likely intent is taken
-        index: of the ranker's items; None = every item is ranked
-        count: candidates of each category
+        policy: policy of a composer; its most likely intent is taken
+        index: index of the ranker's items; None = every item is ranked
+        count: number of candidates of each category
 
     Raises:
-        TypeError: If an argument is of another kind or the ranker is no `TwoTowerRanker`.
+        TypeError: If an argument is of another class or the ranker is no `TwoTowerRanker`.
         ValueError: If the policy samples, the index holds another number of items, or `count` is
             below 1 or too small for the pool.
     """
@@ -58,19 +60,20 @@ class Recommender:
         *,
         count: int = 24,
     ) -> None:
-        of_kind("built_from", built_from, PolicyInputs)
-        of_kind("policy", policy, ComposerPolicy)
+        checks.instance("built_from", built_from, PolicyInputs)
+        checks.instance("policy", policy, ComposerPolicy)
         ranker, items = built_from.ranker, len(built_from.catalog)
         if not isinstance(ranker, TwoTowerRanker):
             raise TypeError(
-                f"built_from.ranker is {type(ranker).__name__}, but an index needs a TwoTowerRanker."
+                f"built_from.ranker is {type(ranker).__name__}, but an index needs a "
+                "TwoTowerRanker."
             )
         if policy.draws:
             raise ValueError(
                 f"policy takes {policy.draws} draws, but serving needs a deterministic one."
             )
         if index is not None:
-            of_kind("index", index, CategoryIndex)
+            checks.instance("index", index, CategoryIndex)
         if index is not None and len(index) != items:
             raise ValueError(f"index holds {len(index)} items, but the catalogue has {items}.")
         self.policy = policy
@@ -93,30 +96,33 @@ class Recommender:
         return 0.0 if self._index is None else self._index.megabytes
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """As `recommend`."""
+        """Serve slates (B, K) as `recommend` does; the draws are not read."""
         return self.recommend(observation)
 
     @torch.no_grad()
     def recommend(self, observation: Observation) -> Tensor:
-        """Slates (B, K) int64, distinct items, top position first. For a shopper for whom what the
-        index looks into holds too few of them, every item is ranked.
+        """Serve slates (B, K) int64 of distinct items, top position first.
 
-        `observation` holds the keys of the observation space, (B, ...) each. `candidates` may be
-        left out: every item may be shown.
+        Where the index finds too few items for a shopper, every item is ranked for this shopper.
 
-        Errors: ValueError or TypeError where a key is missing, of another shape or dtype, or on
-        another device; where a number is not finite or an item unknown; and where `candidates`
-        leaves out an item.
+        Args:
+            observation: the keys of the observation space, (B, ...) each; `candidates` may be left
+                out, for every item may be shown
+
+        Raises:
+            TypeError: If a key has another type or lies on another device.
+            ValueError: If a key is missing or has another shape, a number is not finite, an item is
+                unknown, or `candidates` leaves out an item.
         """
         self.check(observation)
         view = self.policy.composer.view(observation, self.pool(observation))
         self._check_finite(view.features, observation)
         return self.compose(view)
 
-    # ---- the steps -------------------------------------------------------------------------------------------------
+    # ---- the steps ----
 
     def check(self, observation: Observation) -> None:
-        """Raise what `recommend` says."""
+        """Check an observation, and raise what `recommend` raises."""
         self._check(observation)
         self._check.check_whole(observation)
         if "candidates" in observation:
@@ -124,7 +130,7 @@ class Recommender:
 
     @torch.no_grad()
     def pool(self, observation: Observation) -> Pool:
-        """What the composer looks at, from the index where there is one.
+        """Take the pool of the composer, from the index where there is one.
 
         Raises:
             ValueError: If a number that the ranker looks at is not finite.
@@ -132,7 +138,7 @@ class Recommender:
         if self._index is None:
             return self.policy.composer.pool(observation)
         model, recent = self._ranker.model, Recent.of(observation)
-        query, of_category = model.shopper(*inputs(observation))
+        query, of_category = model.shopper(*tower_inputs(observation))
         self._check_finite(query, observation)
         items = _with_recent(self._index.search(query, self._count).flatten(1), recent)
         ids = items.clamp(min=0)
@@ -148,7 +154,7 @@ class Recommender:
         return self._completed(pool, short, observation) if bool(short.any()) else pool
 
     def _completed(self, pool: Pool, short: Tensor, observation: Observation) -> Pool:
-        """The pool where some rows, short (B,) bool, have fewer items than a slate: every item is ranked for them."""
+        """Rank every item for the rows, short (B,), whose pool has fewer items than a slate."""
         every = self.policy.composer.pool(
             {name: value[short] for name, value in observation.items()}
         )
@@ -161,17 +167,18 @@ class Recommender:
         return Pool(*parts)
 
     def _check_finite(self, seen: Tensor, observation: Observation) -> None:
-        """Raise where what was made of an observation is not finite, by the key that was not."""
+        """Raise where numbers made of an observation are not finite, and name the key at fault."""
         if not math.isfinite(float(seen.sum())):
             self._check.check_numbers(observation)
             if not bool(seen.isfinite().all()):
                 raise ValueError(
-                    "observation holds numbers so large that what the policy sees of them is not finite."
+                    "observation holds numbers so large that what the policy sees of them is not "
+                    "finite."
                 )
 
     @torch.no_grad()
     def compose(self, view: View) -> Tensor:
-        """The slates (B, K) of the most likely intents.
+        """Compose the slates (B, K) of the most likely intents.
 
         Raises:
             ValueError: If a number that the actor looks at is not finite.
@@ -185,9 +192,9 @@ class Recommender:
 
 
 def _with_recent(found: Tensor, recent: Recent) -> Tensor:
-    """Items found (B, C) and behind them those shown lately (B, R) that are not there yet, -1 in place of the others.
+    """Items found (B, C), and behind them those shown lately (B, R) that were not found, or -1.
 
-    These change places by how often they were shown, which the index does not know.
+    Their scores depend on how often they were shown, which the index does not know.
     """
     shown = recent.items.where(recent.shown > 0, -1)
     here = (found.unsqueeze(1) == shown.unsqueeze(2)).any(dim=2)
@@ -195,11 +202,12 @@ def _with_recent(found: Tensor, recent: Recent) -> Tensor:
 
 
 def _check_all(name: str, value: Tensor, items: int) -> None:
-    """Raise where candidates (B, C) are not the whole catalogue."""
+    """Check that candidates (B, C) are the whole catalogue in its order."""
     checks.tensor(f"observation[{name!r}]", value, ("B", "C"), torch.int64)
     every = torch.arange(items, device=value.device)
     if value.shape[1] != items or not bool((value == every).all()):
         raise ValueError(
-            f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the catalogue's {items} items in "
+            f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the "
+            f"catalogue's {items} items in "
             "their order, but an index serves all of them: leave it out."
         )

@@ -1,13 +1,13 @@
-"""Which items of a large catalogue suit a shopper best, without scoring them all: search within each category.
+"""Approximate search: the best items of each category of a large catalogue, without scoring all.
 
 A two-tower ranker's log-odds of item i of category c are q . v_i + bias_i plus a number that all
-items of c share (the few items shown lately apart). Within a category the best items are therefore
-those with the largest inner product of (q, 1) and (v_i, bias_i). The items of each category are
-clustered, and a search looks into the clusters whose centres have the largest inner product: an
-inverted file (Jégou, Douze & Schmid 2011, "Product quantization for nearest neighbor search",
-section 4) with a coarse quantiser for each category, so that every category is covered by one call.
-Needs faiss (Johnson, Douze & Jégou 2021, "Billion-scale similarity search with GPUs"), the extra
-`serve`.
+items of c share, except for the few items shown lately. Within a category the best items are
+therefore those with the largest inner product of (q, 1) and (v_i, bias_i). The items of each
+category are clustered, and a search looks into the clusters whose centres have the largest inner
+product. This is an inverted file (Jégou, Douze & Schmid 2011, "Product quantization for nearest
+neighbor search", section 4) with a coarse quantiser for each category, so that one call covers
+every category. The extra `serve` installs faiss (Johnson, Douze & Jégou 2021, "Billion-scale
+similarity search with GPUs"), which it needs.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ import torch
 from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 from torch import Tensor
 
-from policies.base import FARTHEST, of_kind
+from policies.slates import FARTHEST
 from recsim_env import checks
 from recsim_env.settings import MOST, put
 
 LANES = 8
-"""Vectors are padded with zeros to a multiple of this: faiss reads int8 in such groups, three times
-as fast."""
+"""Vectors are padded with zeros to a multiple of this, which makes faiss read int8 three times as
+fast."""
 TRAINED = 100_000
-"""Items that the ranges of the int8 numbers are taken from."""
+"""Number of items from which the ranges of the int8 numbers are taken."""
 ITERATIONS, SAMPLE, SEED = 10, 64, 0
-"""Of k-means; it looks at so many items for each cluster."""
+"""Iterations of k-means, number of items it looks at for each cluster, and its seed."""
 
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """How the items are kept.
+    """How the items are stored and searched.
 
     Raises:
         ValueError: If a number is out of its range.
     """
 
     lists: int = 1
-    """Clusters of each category; 1 = none."""
+    """Number of clusters of each category; 1 = the category is not clustered."""
     probes: int = 1
-    """Clusters of each category that a search looks into; as many as there are = all items are
-    compared."""
+    """Number of clusters of each category that a search looks into; with as many as there are, all
+    items are compared."""
     int8: bool = False
-    """Keep a byte for each number of an item, by its range over the catalogue, in place of four."""
+    """Whether each number of an item is stored in one byte in place of four, by its range over the
+    catalogue."""
 
     def __post_init__(self) -> None:
         lists = checks.whole("lists", self.lists, 1, MOST)
@@ -57,12 +58,13 @@ class IndexConfig:
 
 
 class CategoryIndex:
-    """The items of a catalogue, by category. Searching is deterministic, and building too.
+    """The items of a catalogue by category; building and searching are deterministic.
 
     Args:
-        vectors: (N, D) float32
-        bias: (N,) float32
-        category: (N,) int64, 0..G-1, each with at least `config.lists` items
+        vectors: (N, D) float32 vectors of the items
+        bias: (N,) float32 log-odds of the items
+        category: (N,) int64, 0 .. G - 1, each with at least `config.lists` items
+        config: how the items are stored and searched; None = the defaults
 
     Raises:
         TypeError: If an argument is of another type.
@@ -74,7 +76,7 @@ class CategoryIndex:
         self, vectors: Tensor, bias: Tensor, category: Tensor, config: IndexConfig | None = None
     ) -> None:
         self.config = IndexConfig() if config is None else config
-        of_kind("config", self.config, IndexConfig)
+        checks.instance("config", self.config, IndexConfig)
         points = _points(vectors, bias)
         category = checks.tensor("category", category, (len(points),), torch.int64).cpu()
         if int(category.min()) < 0:
@@ -84,10 +86,11 @@ class CategoryIndex:
         counts = torch.bincount(category)
         if int(counts.min()) < self.config.lists:
             raise ValueError(
-                f"lists is {self.config.lists}, but category {int(counts.argmin())} has {int(counts.min())} items."
+                f"lists is {self.config.lists}, but category {int(counts.argmin())} has "
+                f"{int(counts.min())} items."
             )
         self.categories = len(counts)
-        """G."""
+        """Number of categories G."""
         self._width = vectors.shape[1]
         centres, clusters = self._cluster(points, category)
         self._centres = torch.from_numpy(centres)  # (G, lists, padded)
@@ -102,11 +105,18 @@ class CategoryIndex:
         return len(self) * (self._faiss.code_size + 8) / 1e6
 
     def search(self, query: Tensor, count: int) -> Tensor:
-        """The best `count` items of every category, best first.
+        """Find the best `count` items of every category, best first.
 
-        Shapes: query (B, D) float32; returns (B, G, count) int64, -1 where fewer were found: at
-        least one item of every category is.
-        Errors: TypeError or ValueError where an argument is not as said.
+        At least one item of every category is found.
+
+        Shapes:
+            query:   (B, D) float32
+            returns: (B, G, count) int64, -1 where fewer were found
+
+        Raises:
+            TypeError: If an argument is of another type.
+            ValueError: If the query has another shape or holds a number that is not finite, or
+                `count` is below 1.
         """
         known = (
             isinstance(query, Tensor)
@@ -115,7 +125,7 @@ class CategoryIndex:
         )
         if not known or not math.isfinite(
             float(query.sum())
-        ):  # at first glance; the whole look takes longer
+        ):  # a quick look; the whole check takes longer
             checks.tensor("query", query, ("B", self._width), torch.float32)
         count = checks.whole("count", count, 1, MOST)
         batch, padded = len(query), self._centres.shape[2]
@@ -128,13 +138,13 @@ class CategoryIndex:
         return torch.from_numpy(found).view(batch, self.categories, count).to(query.device)
 
     def _probed(self, asked: Tensor) -> Tensor:
-        """Which lists to look into: (B, G, probes) int64."""
+        """Choose the lists to look into: (B, G, probes) int64."""
         affinity = torch.einsum("bd,gld->bgl", asked, self._centres)
         first = self.config.lists * torch.arange(self.categories).view(1, -1, 1)
         return affinity.topk(self.config.probes, dim=2).indices + first
 
     def _cluster(self, points: np.ndarray, category: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Centres (G, lists, padded) float32, and the cluster of each item within its category (N,) int64."""
+        """Centres (G, lists, padded), and the cluster of each item in its category (N,)."""
         lists, width = self.config.lists, points.shape[1]
         centres = np.zeros((self.categories, lists, width), np.float32)
         clusters = np.zeros(len(points), np.int64)
@@ -150,18 +160,18 @@ class CategoryIndex:
             clusters[rows] = means.index.search(own, 1)[1][:, 0]
             empty = (
                 np.bincount(clusters[rows], minlength=lists) == 0
-            )  # where items are fewer than they look: twins
+            )  # where several items are equal
             centres[group, empty] = self._nowhere()
         return centres, clusters
 
     def _nowhere(self) -> np.ndarray:
-        """A centre (padded,) that is farther from every query than any other, as each has a 1 behind its numbers."""
+        """A centre (padded,) with the least inner product with every query, which ends in a 1."""
         centre = np.zeros(-(-(self._width + 1) // LANES) * LANES, np.float32)
         centre[self._width] = -FARTHEST
         return centre
 
     def _fill(self, points: np.ndarray, lists: np.ndarray) -> faiss.IndexIVF:
-        """The inverted file of all items; which list an item stands in is decided here and not by faiss."""
+        """Build the inverted file of all items, with the list of each item as given by `lists`."""
         width, number, metric = (
             points.shape[1],
             self.categories * self.config.lists,
@@ -183,7 +193,7 @@ class CategoryIndex:
 
 
 def _points(vectors: Tensor, bias: Tensor) -> np.ndarray:
-    """(N, padded) float32: vector, bias, zeros."""
+    """Points of the index, made of vector, bias and zeros: (N, padded) float32."""
     checks.tensor("vectors", vectors, ("N", "D"), torch.float32)
     if len(vectors) == 0:
         raise ValueError(f"vectors is {checks.told(vectors)}, but it must be of one item or more.")

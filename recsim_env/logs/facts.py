@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from recsim_env import checks, files
-from recsim_env.logs.schema import PLACEMENTS, SPLITS, WEEKS
+from recsim_env.logs.schema import MOST_PLACEMENTS, SPLITS, WEEKS
 
 FACTS_FILE = "facts.json"
 
@@ -44,9 +45,14 @@ class LogFacts:
             raise ValueError(f"day_zero is {checks.told(self.day_zero)}, but it must be a date.")
         object.__setattr__(self, "weeks_a_year", checks.whole("weeks_a_year", self.weeks_a_year, 1))
         placements = tuple(
-            checks.whole("a number of placements", codes, 1, PLACEMENTS)
+            checks.whole("a number of placements", codes, 1, MOST_PLACEMENTS)
             for codes in checks.several("placements", self.placements, 2)
         )
+        if math.prod(placements) > MOST_PLACEMENTS:
+            raise ValueError(
+                f"placements is {placements}, but there must be at most {MOST_PLACEMENTS} pairs of "
+                "a display and a mailer code."
+            )
         object.__setattr__(self, "placements", placements)
         object.__setattr__(self, "splits", _checked_splits(self.splits))
 
@@ -57,6 +63,11 @@ class LogFacts:
             ValueError: If `split` is none of them.
         """
         return self.splits[SPLITS.index(checks.choice("split", split, SPLITS))]
+
+    @property
+    def n_placements(self) -> int:
+        """Number of placement codes, 0 = not promoted included."""
+        return math.prod(self.placements)
 
     @property
     def n_weeks(self) -> int:

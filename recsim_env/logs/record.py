@@ -1,4 +1,4 @@
-"""Write the log of a simulation: any policy, any number of shoppers, the same tables as a log from a shop."""
+"""Write the log of a simulation: any policy, any number of shoppers, the tables of a shop's log."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def record(
     split: str = "test",
     progress: Callable[[int, int], None] = lambda visits, running: None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """One episode a seed under a policy, as an impression table and a basket table (`recsim_env.logs.schema`).
+    """Play one episode a seed under a policy, and return an impression table and a basket table.
 
-    The impressions hold what was shown: an item that was repeated or was no candidate is left out
-    of its slate, and a visit to which nothing was shown has no row there. Both tables can be
-    written with `schema.write_impressions` and `schema.write_baskets`.
+    The tables are those of `recsim_env.logs.schema`, whose `write_impressions` and `write_baskets`
+    take them. The impressions hold what was shown: an item that was repeated or was no candidate is
+    left out of its slate, and a visit to which nothing was shown has no row there.
 
     Args:
         simulator: The simulator, which is reset.
@@ -47,8 +47,8 @@ def record(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range, or if a slate is not what `SlateSimulator.step`
-            takes.
+        ValueError: If an argument is out of its range, or if a slate is not what
+            `SlateSimulator.step` takes.
     """
     check_playable(policy, simulator, seeds)
     _check_arguments(propensity, progress, scenario, split)
@@ -135,7 +135,8 @@ def _tables(
 def _chance(found: Tensor, shoppers: int) -> Tensor:
     if not isinstance(found, Tensor) or found.shape != (shoppers,) or not found.is_floating_point():
         raise ValueError(
-            f"propensity() is {checks.told(found)}, but it must be a float tensor of shape ({shoppers},)."
+            f"propensity() is {checks.told(found)}, but it must be a float tensor of shape "
+            f"({shoppers},)."
         )
     return found
 

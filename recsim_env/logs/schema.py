@@ -1,7 +1,7 @@
-"""The tables of a log: which columns they have, what each means, and readers and writers that check all of it.
+"""The tables of a log: their columns, and readers and writers that check all of it.
 
-An item is its row number in the catalogue. Every complaint is one sentence: file, column, row
-(counted from 0), what was found, what was expected. A table on disk is whole or not there.
+An item is its row number in the catalogue. Every error is one sentence: file, column, row (counted
+from 0), what was found, what was expected. A table on disk is whole or not there.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ STORES = 10**5
 MOST_ITEMS = 2**31 - 1  # items are Int32
 LAST_YEAR = 2 * 10**17  # microseconds: polars cannot tell a time far beyond
 SHOPPERS_AND_VISITS = 10**12  # never the length of a table
-PLACEMENTS = 110
-"""Placement codes: ten displays times eleven mailers, 0 = not promoted."""
+MOST_PLACEMENTS = 256  # a shop keeps placement codes in a byte; `LogFacts` tells how many there are
 
 
 class LogError(ValueError):
-    """A table is not what its schema says; the message names file, column, row, finding and expectation."""
+    """A table is not what its schema says; the message names file, column and row."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, type, meaning with unit, whether a row may leave it empty (null), and its range."""
+    """One column of a table."""
 
     name: str
     dtype: pl.DataType
     meaning: str
+    """What a value means, with its unit."""
     nullable: bool = False
+    """Whether a row may leave it empty (null)."""
     span: tuple[Any, Any] | None = None
-    """The smallest and the largest value, of lists the smallest and the largest in them; None =
-    any."""
+    """The smallest and the largest value, or those in its lists; None = any."""
     items: bool = False
-    """Whether it holds catalogue items, numbers from 0 to the size of the catalogue."""
+    """Whether it holds catalogue items, numbers from 0 to below the size of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its columns in order, the key it is sorted by (strictly ascending) and rules that hold in each row."""
+    """The columns of a table in order, its key, and rules that hold in each row."""
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    """Columns by which the rows ascend strictly."""
     rules: tuple[Rule, ...] = ()
     may_be_empty: bool = False
 
@@ -181,7 +182,7 @@ IMPRESSIONS = Table(
             pl.List(pl.Int16()),
             "where each item stood, a code from 0 (plain); null: unknown",
             nullable=True,
-            span=(0, PLACEMENTS - 1),
+            span=(0, MOST_PLACEMENTS - 1),
         ),
         Column(
             "propensity",
@@ -256,7 +257,7 @@ PROMOTIONS = Table(
             "placement",
             pl.Int16(),
             "where: code of the display and mailer pair",
-            span=(1, PLACEMENTS - 1),
+            span=(1, MOST_PLACEMENTS - 1),
         ),
     ),
     ("store", "week", "item"),
@@ -311,7 +312,9 @@ def read_table(table: Table, path: Path | str, n_items: int | None) -> pl.DataFr
     """Read and check one table.
 
     Args:
-        n_items: size of the catalogue, whose items are 0..n_items-1; None for a table without items
+        table: What the table must be.
+        path: Its file.
+        n_items: The size of the catalogue; None for a table without items.
 
     Raises:
         LogError: If the file is missing, no readable parquet, or not what the schema says.
@@ -324,7 +327,12 @@ def read_table(table: Table, path: Path | str, n_items: int | None) -> pl.DataFr
 
 
 def write_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None) -> None:
-    """Check a table, then write it in one move. Errors: as `check_table`; OSError where it cannot be written."""
+    """Check a table, then write it in one move.
+
+    Raises:
+        LogError: If the frame is not what the schema says; see `check_table`.
+        OSError: If the file cannot be written.
+    """
     path = checks.path("path", path)
     write_parquet(path, check_table(table, frame, path, n_items))
 
@@ -332,14 +340,16 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path | str, n_items: in
 def check_table(
     table: Table, frame: pl.DataFrame, path: Path | str, n_items: int | None
 ) -> pl.DataFrame:
-    """The frame with its columns in the table's order.
+    """Check a frame, and put its columns into the order of the table.
 
     A nullable column may have the type Null, or be a float column of whole numbers: so pandas
     writes columns in which all or some values are missing.
 
     Args:
-        path: for messages
-        n_items: size of the catalogue, whose items are 0..n_items-1; None for a table without items
+        table: What the frame must be.
+        frame: The rows.
+        path: The file that messages name.
+        n_items: The size of the catalogue; None for a table without items.
 
     Raises:
         LogError: If the frame is not what the schema says.
@@ -350,9 +360,12 @@ def check_table(
         raise TypeError(f"frame is {checks.told(frame)}, but it must be a polars DataFrame.")
     if table.has_items:
         n_items = checks.whole("n_items", n_items, 1, MOST_ITEMS)
+
     frame = _typed(table, frame, path)
     if len(frame) == 0 and not table.may_be_empty:
         raise LogError(f"{path}: found no rows, expected at least one in the {table.name} table.")
+
+    # First that there are values, then their ranges, then what the rules compare.
     _check_rules(
         [
             Rule(c.name, pl.col(c.name).is_not_null(), "a value")
@@ -369,7 +382,7 @@ def check_table(
 
 
 def _typed(table: Table, frame: pl.DataFrame, path: Path | str) -> pl.DataFrame:
-    """The columns of the table, in its order and of its types."""
+    """Select the columns of a table, in its order and with its types."""
     for name in frame.columns:
         if name not in table.schema:
             known = ", ".join(table.schema)
@@ -380,7 +393,8 @@ def _typed(table: Table, frame: pl.DataFrame, path: Path | str) -> pl.DataFrame:
     for column in table.columns:
         if column.name not in frame.columns:
             raise LogError(
-                f"{path}: column '{column.name}', row 0: found no such column, expected {column.dtype}."
+                f"{path}: column '{column.name}', row 0: found no such column, "
+                f"expected {column.dtype}."
             )
         values = frame[column.name]
         if column.nullable and values.dtype != column.dtype:
@@ -393,7 +407,7 @@ def _typed(table: Table, frame: pl.DataFrame, path: Path | str) -> pl.DataFrame:
 
 
 def _without_loss(values: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """As this type, where it is a column of nulls, or of floats that are whole numbers or missing."""
+    """Cast a column of nulls, or of floats that are whole numbers or missing; no other one."""
     if values.dtype == pl.Null():
         return values.cast(dtype)
     if values.dtype != pl.Float64() or not dtype.is_integer():
@@ -403,7 +417,7 @@ def _without_loss(values: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _range(column: Column, n_items: int | None) -> Rule:
-    """That all values lie in the column's range, or in the catalogue."""
+    """Make the rule that all values lie in the range of the column, or in the catalogue."""
     span = (0, (n_items or 1) - 1) if column.items else column.span
     if span is None:
         return Rule(column.name, pl.lit(True), "any value")
@@ -427,12 +441,13 @@ def _check_rules(rules: Sequence[Rule], frame: pl.DataFrame, path: Path | str) -
             row = frame.select((~rule.holds).fill_null(False).arg_max()).item()
             found = _written(frame[rule.column], row)
             raise LogError(
-                f"{path}: column '{rule.column}', row {row}: found {found}, expected {rule.expected}."
+                f"{path}: column '{rule.column}', row {row}: found {found}, "
+                f"expected {rule.expected}."
             )
 
 
 def _check_key(table: Table, frame: pl.DataFrame, path: Path | str) -> None:
-    """Rows ascend strictly by the key: compare each with the one above, most significant column first."""
+    """Check that rows ascend strictly by the key, each compared with the one above."""
     ascends, ties = pl.lit(False), pl.lit(True)
     for name in table.key:
         ascends = ascends | (ties & (pl.col(name) > pl.col(name).shift(1)))
@@ -463,12 +478,18 @@ def read_impressions(path: Path | str, n_items: int) -> pl.DataFrame:
 
 
 def write_impressions(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
-    """Check and write a log of slates."""
+    """Check a log of slates, and write it."""
     write_table(IMPRESSIONS, frame, path, n_items)
 
 
 def read_baskets(path: Path | str, n_items: int, n_shoppers: int | None = None) -> pl.DataFrame:
-    """Read the visits and what was bought in each; `n_shoppers`, if given, is the length of the shoppers table."""
+    """Read the visits and what was bought in each.
+
+    Args:
+        path: The file.
+        n_items: The size of the catalogue.
+        n_shoppers: The length of the shoppers table, if each visit must be of one of them.
+    """
     baskets = read_table(BASKETS, path, n_items)
     last = baskets["shopper"][-1]
     if n_shoppers is not None and last >= n_shoppers:
@@ -479,17 +500,33 @@ def read_baskets(path: Path | str, n_items: int, n_shoppers: int | None = None) 
 
 
 def write_baskets(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
-    """Check and write the visits."""
+    """Check the visits, and write them."""
     write_table(BASKETS, frame, path, n_items)
 
 
-def read_promotions(path: Path | str, n_items: int) -> pl.DataFrame:
-    """Read what each store promoted in each week."""
-    return read_table(PROMOTIONS, path, n_items)
+def read_promotions(
+    path: Path | str, n_items: int, n_placements: int | None = None
+) -> pl.DataFrame:
+    """Read what each store promoted in each week.
+
+    Args:
+        path: The file.
+        n_items: The size of the catalogue.
+        n_placements: The number of placement codes, if each code must be one of them.
+    """
+    promotions = read_table(PROMOTIONS, path, n_items)
+    if n_placements is not None and len(promotions):
+        row, last = promotions["placement"].arg_max(), promotions["placement"].max()
+        if last >= n_placements:  # type: ignore[operator]
+            expected = f"a value from 1 to {n_placements - 1}"
+            raise LogError(
+                f"{path}: column 'placement', row {row}: found {last}, expected {expected}."
+            )
+    return promotions
 
 
 def write_promotions(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
-    """Check and write the promotions."""
+    """Check the promotions, and write them."""
     write_table(PROMOTIONS, frame, path, n_items)
 
 
@@ -499,7 +536,7 @@ def read_popularity(path: Path | str, n_items: int) -> pl.DataFrame:
 
 
 def write_popularity(frame: pl.DataFrame, path: Path | str, n_items: int) -> None:
-    """Check and write the trailing popularity and discount."""
+    """Check the trailing popularity and discount, and write them."""
     write_table(POPULARITY, frame, path, n_items)
 
 
@@ -509,5 +546,5 @@ def read_shoppers(path: Path | str) -> pl.DataFrame:
 
 
 def write_shoppers(frame: pl.DataFrame, path: Path | str) -> None:
-    """Check and write the shoppers."""
+    """Check who the shoppers are, and write them."""
     write_table(SHOPPERS, frame, path, None)

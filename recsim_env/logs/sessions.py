@@ -1,7 +1,7 @@
-"""An impression log as episodes: what user models, rankers and off-policy agents learn from.
+"""An impression log as episodes, from which user models, rankers and off-policy agents learn.
 
 The observation that the shop had at each logged slate is made again from the slates and responses
-before it, by the very counters that a simulation keeps, so training and decision see the same
+before it, by the counters that a simulation keeps, so that training and decision see the same
 numbers.
 """
 
@@ -24,43 +24,47 @@ from recsim_env.types import Observation
 
 @dataclass(frozen=True)
 class Sessions:
-    """S logged episodes of one slate a visit. Shapes: S episodes, T visits (padded at the end), K positions."""
+    """Logged episodes of one slate a visit.
+
+    Shapes: S episodes, T visits (padded at the end), K positions, D declared numbers.
+    """
 
     slates: Tensor
     """(S, T, K) int64, -1 = padding or nothing shown."""
     clicks: Tensor
     """(S, T, K) bool, the responses."""
     length: Tensor
-    """(S,) int64, visits."""
+    """(S,) int64, the number of visits."""
     left: Tensor
     """(S,) bool, the shopper left after the last visit; False where the log ends before."""
     propensity: Tensor
-    """(S, T) float32 log-probability of the ordered slate under who logged it; NaN where
-    unknown."""
+    """(S, T) float32 log-probability of the ordered slate under the policy that logged it; NaN
+    where it is unknown."""
     scenario: Tensor
-    """(S,) int64 index into `scenarios`, who logged it."""
+    """(S,) int64 index into `scenarios`: the kind of slates."""
     declared: Tensor
-    """(S, D) float32, what each shopper said of its interest before the first visit; D = 0 where
-    shops do not ask."""
+    """(S, D) float32, what each shopper declared of its interests before the first visit; D = 0
+    where the shop does not ask."""
     scenarios: tuple[str, ...]
+    """Names of the kinds of slates."""
 
     def __len__(self) -> int:
         return len(self.length)
 
     @property
     def n_slates(self) -> int:
-        """Logged slates."""
+        """Number of logged slates."""
         return int(self.length.sum())
 
     @property
     def real(self) -> Tensor:
-        """(S, T) bool, False at padding."""
+        """(S, T) bool, False where an episode is padded."""
         return torch.arange(
             self.slates.shape[1], device=self.length.device
         ) < self.length.unsqueeze(1)
 
     def take(self, rows: Tensor) -> Sessions:
-        """Some episodes: indices or a mask, cut to the longest of them."""
+        """Select episodes by indices or a mask, and cut them to the longest of them."""
         length = self.length[rows]
         longest = int(length.max()) if len(length) else 0
         cut = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "scenarios"}
@@ -68,7 +72,7 @@ class Sessions:
         return Sessions(**cut, scenarios=self.scenarios)
 
     def split(self, share: float, seed: int = 0) -> tuple[Sessions, Sessions]:
-        """Episodes to learn from and `share` of them to check on, whole episodes each.
+        """Split whole episodes at random: those to learn from, and a share of them to check on.
 
         Raises:
             ValueError: If `share` is no number from 0 to 1 or `seed` no whole number of 0 or more.
@@ -80,13 +84,15 @@ class Sessions:
 
     @classmethod
     def of(cls, impressions: pl.DataFrame, declared: pl.DataFrame | None = None) -> Sessions:
-        """From an impression table (`recsim_env.logs.schema`), one page a visit; clicks, or purchases without them.
+        """Make episodes from an impression table of one page a visit (`recsim_env.logs.schema`).
 
-        A shopper whose last visit has no `gap` and was watched for some days has left.
+        Responses are the clicks, or the purchases where there are none. A shopper whose last visit
+        has no `gap` and was watched for some days has left.
 
         Args:
-            impressions: its rows may stand in any order
-            declared: a row a shopper, `shopper` i64 and `declared` list[f32], where the shop asks
+            impressions: The table; its rows may stand in any order.
+            declared: One row a shopper, `shopper` Int64 and `declared` List(Float32), where the
+                shop asks.
 
         Raises:
             TypeError: If a table is no frame.
@@ -98,7 +104,7 @@ class Sessions:
             impressions.columns
         ):
             impressions = impressions.sort(IMPRESSIONS.key)
-        # the catalogue is not known here, so items need only be numbers from 0 on
+        # The catalogue is not known here, so items need only be numbers from 0 on.
         table = check_table(IMPRESSIONS, impressions, "impressions", MOST_ITEMS).sort(
             "shopper", "visit"
         )
@@ -109,14 +115,19 @@ class Sessions:
         sizes = table["slate"].list.len().unique()
         if len(sizes) != 1:
             raise ValueError(
-                f"impressions has slates of {sizes.sort().to_list()} positions, but all must be alike."
+                f"impressions has slates of {sizes.sort().to_list()} positions, "
+                "but all must be alike."
             )
+
+        # Each row's episode, and its place in it.
         size = int(sizes[0])
         responses = table.select(pl.coalesce("click", "purchase")).to_series()
         slate, click = (_matrix(column, size) for column in (table["slate"], responses))
         shopper = torch.from_numpy(table["shopper"].to_numpy().copy())
         _, owner, length = shopper.unique_consecutive(return_inverse=True, return_counts=True)
         place = torch.arange(len(shopper)) - (length.cumsum(0) - length)[owner]
+
+        # Slates, responses and log-probabilities by episode and place.
         shape = (len(length), int(length.max()) if len(length) else 0)
         slates = torch.full((*shape, size), -1, dtype=torch.int64)
         slates[owner, place] = slate
@@ -125,6 +136,8 @@ class Sessions:
         propensity = torch.full(shape, torch.nan, dtype=torch.float32)
         chance = table["propensity"].cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()
         propensity[owner, place] = torch.from_numpy(chance)
+
+        # What holds for a whole episode stands in its last row.
         last = length.cumsum(0) - 1
         gone = torch.from_numpy(
             (table["gap"].is_null() & (table["follow_up"] > 0)).to_numpy().copy()
@@ -141,7 +154,13 @@ class Sessions:
 
 
 def _declared(declared: pl.DataFrame, shoppers: pl.Series) -> Tensor:
-    """What each of the shoppers declared: (S, D) float32. Errors: as `Sessions.of`."""
+    """Look up what each of the shoppers declared: (S, D) float32.
+
+    Raises:
+        TypeError: If `declared` is no frame.
+        ValueError: If it is not as `Sessions.of` says.
+    """
+    # The columns and their types.
     if not isinstance(declared, pl.DataFrame):
         raise TypeError(f"declared is {checks.told(declared)}, but it must be a polars DataFrame.")
     for name in ("shopper", "declared"):
@@ -158,6 +177,8 @@ def _declared(declared: pl.DataFrame, shoppers: pl.Series) -> Tensor:
     typed = declared.select(
         pl.col("shopper").cast(pl.Int64), pl.col("declared").cast(pl.List(pl.Float32))
     )
+
+    # One list of finite numbers for each shopper, all of one length.
     rows = pl.DataFrame({"shopper": shoppers}).join(
         typed, on="shopper", how="left", maintain_order="left"
     )
@@ -176,33 +197,35 @@ def _declared(declared: pl.DataFrame, shoppers: pl.Series) -> Tensor:
     for row in (~said.isfinite().all(dim=1)).nonzero().flatten()[:1].tolist():
         told = checks.told(rows["declared"][row].to_list())
         raise ValueError(
-            f"declared of shopper {rows['shopper'][row]} is {told}, but every number must be finite."
+            f"declared of shopper {rows['shopper'][row]} is {told}, "
+            "but every number must be finite."
         )
     return said
 
 
 def _matrix(column: pl.Series, width: int) -> Tensor:
-    """A list column as (rows, width) int64."""
+    """Turn a column of lists into a (rows, width) int64 tensor."""
     return torch.from_numpy(column.explode().cast(pl.Int64).to_numpy().copy()).view(-1, width)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """All episodes of a log at their visit number `visit`."""
+    """All episodes of a log that have a visit of a number, with what was known before it."""
 
     visit: int
+    """Number of the visit, from 0."""
     rows: Tensor
     """(B,) int64, the episodes that have this visit."""
     observation: Observation
-    """What the shop knew before it, (B, ...): the simulator's generic keys and the profile's."""
+    """What the shop knew before it, (B, ...): the keys of the simulator and of the profile."""
     slates: Tensor
-    """(B, K) int64, what was shown then; -1 = nothing."""
+    """(B, K) int64, the slates shown then; -1 = nothing."""
     clicks: Tensor
-    """(B, K) bool."""
+    """(B, K) bool, the responses to them."""
 
 
 def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterator[Moment]:
-    """Every visit of a log in order, all episodes side by side, with the observation before it.
+    """Give every visit of a log in order, all episodes side by side, with its observation.
 
     The observation has `recent_slates`, `recent_clicks`, `recent_days`, `candidates` (the whole
     catalogue) and the keys of `recsim_env.shoppers.profile`, and `declared` where the log has it;
@@ -218,6 +241,8 @@ def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterat
         raise ValueError(
             f"sessions {found}, but the catalogue has the items 0 to {len(catalog) - 1}."
         )
+
+    # What the shop remembers of episodes that are still going.
     device, size = catalog.device, sessions.slates.shape[2]
     profile = Profile.empty(len(sessions), catalog, size, device)
     everything = torch.arange(len(catalog), device=device)
@@ -241,7 +266,10 @@ def replay(sessions: Sessions, catalog: Catalog, *, history: int = 10) -> Iterat
         }
         if sessions.declared.shape[1]:
             observation["declared"] = sessions.declared.to(device)[rows]
+
         yield Moment(visit, rows, observation, slates, clicks)
+
+        # The visit becomes a part of what is remembered.
         shown = slates >= 0
         profile.record(
             slates.clamp(min=0), shown, clicks & shown, catalog.category, catalog.embedding

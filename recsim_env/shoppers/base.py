@@ -122,13 +122,14 @@ class Shopper(ABC, Generic[S]):
         """
         if self.max_candidates != len(self.catalog):
             raise ValueError(
-                f"max_candidates is {self.max_candidates}, but without a method candidates of its own "
+                f"max_candidates is {self.max_candidates}, but without a method candidates of its "
+                "own "
                 f"{name_of(self)} offers all {len(self.catalog)} items."
             )
         return self._everything.expand(length(state), -1)
 
     def on_offer(self, state: S, items: Tensor) -> Tensor | None:
-        """Tell which items may be shown, without a list of candidates; None means: look in the list.
+        """Tell which items may be shown, without a list of candidates; None means: use the list.
 
         A simulator that is told so asks `candidates` for the observation only, and hands on what
         comes: a new tensor at every call, or one row for everybody.
@@ -182,15 +183,15 @@ class Shopper(ABC, Generic[S]):
 
 
 def counted(number: int, word: str) -> str:
-    """A number with its noun: `1 day`, `2 days`."""
+    """Return a number with its noun: `1 day`, `2 days`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def ago(days: int) -> str:
-    """How long ago something was: `today`, `1 day ago`, `2 days ago`."""
+    """Say how long ago something was: `today`, `1 day ago`, `2 days ago`."""
     return f"{counted(days, 'day')} ago" if days > 0 else "today"
 
 
 def name_of(shopper: object) -> str:
-    """The class of a shopper, as messages name it."""
+    """Return the class of a shopper, as messages name it."""
     return type(shopper).__name__

@@ -8,15 +8,16 @@ and clicks on item i of category c there with chance
 Position-based examination: Craswell et al. 2008, "An experimental comparison of click position-bias
 models", section 3.2. Then, with w_j = e^j for shown positions and 0 else,
 
-    s_c <- satiation_decay s_c + q sum over j of [category c] (satiation_exposure w_j + satiation_click click_j)
+    s_c <- satiation_decay s_c
+           + q sum over j of [category c] (satiation_exposure w_j + satiation_click click_j)
     f_i <- fatigue_decay f_i + w_j for the items shown
     u   <- unit(u + drift noise)
-    leaves with chance sigmoid(leave_base - patience + leave_bored g boredom + leave_unsatisfied [no click])
+    leaves with chance
+        sigmoid(leave_base - patience + leave_bored g boredom + leave_unsatisfied [no click])
 
 where boredom is the mean of s_c over the slate as it was met, weighted by w_j. Satiation that
 recovers with time: McAlister 1982, "A dynamic attribute satiation model of variety-seeking
-behavior", equation 1; as an environment for
-slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q,
+behavior", equation 1; as an environment for slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q,
 variety-seeking g, patience and examination depth e, which the shop does not see. Of the interest it
 sees what the shopper declared at the first visit, unit(u + noise), as in a questionnaire at
 registration.
@@ -64,7 +65,7 @@ _RANGES = {  # of all other numbers: from -MOST to MOST
 
 @dataclass(frozen=True)
 class MarketConfig:
-    """Every parameter of a market. Log-odds unless another unit is given.
+    """Every parameter of a market, in log-odds unless another unit is given.
 
     The dynamics are assumptions, chosen so that boredom decides how long a shopper stays; nothing
     is fitted to data.
@@ -141,7 +142,8 @@ class MarketConfig:
             object.__setattr__(self, field.name, checked)
         if self.categories > self.items or self.favourites > self.categories:
             raise ValueError(
-                f"categories is {self.categories!r}, but it must be from {self.favourites} (favourites) to "
+                f"categories is {self.categories!r}, but it must be from {self.favourites} "
+                "(favourites) to "
                 f"{self.items} (items)."
             )
         if self.items * self.width > MOST_NUMBERS:
@@ -151,7 +153,7 @@ class MarketConfig:
             )
 
     def alike(self) -> MarketConfig:
-        """The same market with shoppers who all satiate, tire, look and leave as the median one does."""
+        """Return the same market with shoppers who all behave as the median one does."""
         return dataclasses.replace(
             self, speed_spread=0.0, variety_spread=0.0, patience_spread=0.0, examination_spread=0.0
         )
@@ -183,7 +185,10 @@ optimal."""
 
 @dataclass
 class MarketState:
-    """B shoppers. Shapes: D interest width, G categories, N items."""
+    """The hidden state of B shoppers.
+
+    Shapes: D interest width, G categories, N items.
+    """
 
     interest: Tensor
     """(B, D) float32 of unit length."""
@@ -211,21 +216,22 @@ class MarketState:
 class MarketShopper(Shopper[MarketState]):
     """The population of a market.
 
-    They come once a day until they leave. Every item is a candidate at every visit. Observation:
-    the keys of `recsim_env.shoppers.profile.profile_spaces`, and
+    They come once a day until they leave. Every item is a candidate at every visit. The observation
+    holds the keys of `recsim_env.shoppers.profile.profile_spaces`, and
+
         declared: (D,) float32 of unit length, what the shopper said of its interest before the
             first visit
 
     Args:
-        device: `cpu` or `cuda`
-        slate_size: K, from 1 to the number of items
-        config: the market's parameters
-        world: seed of the catalogue and of the items' quality, 0 or more: another number, another
-            market
-        never_leave: whether nobody leaves; see `Shopper.staying`
+        device: `cpu` or `cuda`.
+        slate_size: K, from 1 to the number of items.
+        config: The market's parameters.
+        world: The seed of the catalogue and of the items' quality, 0 or more: another number gives
+            another market.
+        never_leave: Whether nobody leaves; see `Shopper.staying`.
 
     Raises:
-        ValueError: If an argument is not as said.
+        ValueError: If an argument is out of its range.
     """
 
     tells_leaving = True
@@ -257,15 +263,15 @@ class MarketShopper(Shopper[MarketState]):
         self.quality = quality.to(self.device)
         self._centres = self._category_centres()
 
-    # ---- the methods of a shopper ----------------------------------------------------------------------------------------------
+    # ---- the methods of a shopper ----------------------------------------------------------------
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
-        """Spaces of `observe`, one shopper."""
+        """Return the spaces of `observe` for one shopper."""
         declared = gymnasium.spaces.Box(-1, 1, (self.config.width,), np.float32)
         return {"declared": declared, **profile_spaces(self.catalog, self.slate_size)}
 
     def start(self, draws: Tensor) -> MarketState:
-        """Newcomers: an interest in a few categories, and traits of their own."""
+        """Make newcomers: an interest in a few categories, and traits of their own."""
         config, batch = self.config, len(draws)
         d, f = config.width, config.favourites
         which, weight, noise, said, traits = draws.split([f, f, d, d, 4], dim=1)
@@ -301,15 +307,15 @@ class MarketShopper(Shopper[MarketState]):
         )
 
     def on_offer(self, state: MarketState, items: Tensor) -> Tensor:
-        """All of them."""
+        """Tell that every item may be shown."""
         return items >= 0
 
     def observe(self, state: MarketState) -> Observation:
-        """What the shopper declared, and what the shop remembers of its slates and the responses."""
+        """Return what the shopper declared, and what the shop remembers of slates and responses."""
         return {"declared": state.declared.clone(), **state.profile.observe()}
 
     def respond(self, state: MarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        """Click, tire, drift, and come back tomorrow or never; moves `state` in place. See the module."""
+        """Click, tire, drift, and come back tomorrow or never, as the module says."""
         config, category = self.config, looked_up(self.catalog.category, slates)
         click_draw, leave_draw, drift_draw = draws.split([self.slate_size, 1, config.width], dim=1)
         looks = self.examined(state) * shown
@@ -327,7 +333,7 @@ class MarketShopper(Shopper[MarketState]):
         return Response(clicks, probability, left, days=one, elsewhere=none, leaving=leaving)
 
     def describe(self, state: MarketState, row: int) -> Description:
-        """What was clicked in each category so far; hidden: the traits, and how sated the shopper is."""
+        """Tell the clicks in each category so far; hidden: the traits and the satiation."""
         traits = ("speed", "variety", "patience", "examination")
         clicks, satiation = state.profile.clicked[row, :, 2], state.satiation[row]
         names = self.catalog.categories
@@ -349,10 +355,10 @@ class MarketShopper(Shopper[MarketState]):
             ],
         }
 
-    # ---- the truth, for oracles ------------------------------------------------------------------------------------
+    # ---- the truth, for oracles ------------------------------------------------------------------
 
     def log_odds(self, state: MarketState, items: Tensor) -> Tensor:
-        """Log-odds of a click on items (B, P) once they are looked at: (B, P) float32."""
+        """Return the log-odds of a click on items (B, P) that are looked at: (B, P) float32."""
         config = self.config
         vectors = looked_up(self.catalog.embedding, items)
         liked = torch.bmm(vectors, state.interest.unsqueeze(2)).squeeze(2)
@@ -364,14 +370,14 @@ class MarketShopper(Shopper[MarketState]):
         return fixed - config.satiation * sated - config.fatigue * tired
 
     def examined(self, state: MarketState) -> Tensor:
-        """Chance to look at each position: (B, K) float32, 1 at the top."""
+        """Return the chance to look at each position: (B, K) float32, 1 at the top."""
         positions = torch.arange(self.slate_size, device=self.device)
         return state.examination.unsqueeze(1) ** positions
 
-    # ---- inside ----------------------------------------------------------------------------------------------------
+    # ---- inside ----------------------------------------------------------------------------------
 
     def _category_centres(self) -> Tensor:
-        """(G, D) mean of each category's items, of unit length."""
+        """Return the mean of each category's items: (G, D), of unit length."""
         total = torch.zeros(
             self.config.categories, self.config.width, dtype=torch.float32, device=self.device
         )
@@ -381,7 +387,7 @@ class MarketShopper(Shopper[MarketState]):
     def _leaving(
         self, state: MarketState, category: Tensor, looks: Tensor, clicks: Tensor
     ) -> Tensor:
-        """(B,) chance to leave after this visit."""
+        """Return the chance to leave after this visit: (B,)."""
         config = self.config
         sated = state.satiation.gather(1, category)
         boredom = (looks * sated).sum(dim=1) / looks.sum(dim=1).clamp(min=1e-6) * state.variety
@@ -412,17 +418,19 @@ def make_market(
     world: int = 0,
     alike: bool = False,
 ) -> MarketShopper:
-    """The shoppers of a market.
+    """Make the shoppers of a market.
 
     Args:
-        config: its parameters
-        world: seed of its catalogue
-        alike: every shopper as the median one; by default they differ in satiation,
-            variety-seeking, patience and depth
+        device: `cpu` or `cuda`.
+        slate_size: K, from 1 to the number of items.
+        config: The market's parameters.
+        world: The seed of its catalogue.
+        alike: Whether every shopper is as the median one; by default they differ in satiation,
+            variety-seeking, patience and depth.
 
     Raises:
         ValueError: If `config` is no MarketConfig, `world` no whole number of 0 or more, `alike` no
-            flag, or a slate is larger than the catalogue.
+            flag, or if a slate is larger than the catalogue.
     """
     config = _checked(config)
     return MarketShopper(

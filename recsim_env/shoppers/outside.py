@@ -1,4 +1,4 @@
-"""Shoppers of somebody else: a Gymnasium slate environment behind the protocol of `recsim_env.shoppers.base`.
+"""Shoppers of somebody else: a Gymnasium slate environment as a `Shopper`.
 
 With this, every policy and agent made for `SlateSimulator` runs on an outsider's environment as it
 is. The shop gets to know the items and their embeddings, what it showed and what was clicked, and
@@ -33,7 +33,7 @@ Clicks = Callable[[Any, Mapping[str, Any]], ArrayLike]
 
 
 def clicks_in_info(observation: Any, info: Mapping[str, Any]) -> ArrayLike:
-    """The clicks of a step whose info holds them under `clicks`."""
+    """Read the clicks of a step whose info holds them under `clicks`."""
     clicks: ArrayLike = info["clicks"]
     return clicks
 
@@ -71,7 +71,10 @@ class OutsideSpec:
 
 @dataclass
 class OutsideState:
-    """B shoppers. Environments are moved and never copied: of a state that `pick` was asked, no more is used."""
+    """The hidden state of B shoppers.
+
+    Environments are moved and never copied: a state of which rows were picked is used no more.
+    """
 
     environments: list[Environment]
     """B of them."""
@@ -95,14 +98,15 @@ class OutsideState:
         numbers = rows.tolist()
         if len(set(numbers)) < len(numbers):
             raise ValueError(
-                f"rows is {numbers}, but each must stand there once: an outside shopper has no copies."
+                f"rows is {numbers}, but each must stand there once: an outside shopper has no "
+                "copies."
             )
         environments = [self.environments[row] for row in numbers]
         profile = pick(self.profile, rows)
         return OutsideState(environments, self.visit[numbers], self.over[numbers], profile)
 
     def put(self, rows: Tensor, fresh: OutsideState) -> None:
-        """Write new shoppers into rows (R,), and close the environments of those who stood there."""
+        """Write new shoppers into rows (R,), and close the environments that stood there."""
         numbers = rows.tolist()
         for row, environment in zip(numbers, fresh.environments, strict=True):
             self.environments[row].close()
@@ -136,7 +140,7 @@ class OutsideShopper(Shopper[OutsideState]):
         self.spec = spec
 
     def spaces(self) -> dict[str, gymnasium.Space[Any]]:
-        """Spaces of `observe`, one shopper."""
+        """Return the spaces of `observe` for one shopper."""
         return profile_spaces(self.catalog, self.slate_size)
 
     def start(self, draws: Tensor) -> OutsideState:
@@ -152,7 +156,7 @@ class OutsideShopper(Shopper[OutsideState]):
         )
 
     def observe(self, state: OutsideState) -> Observation:
-        """What the shop remembers of its slates and the clicks."""
+        """Return what the shop remembers of its slates and the clicks."""
         return state.profile.observe()
 
     def respond(
@@ -176,7 +180,7 @@ class OutsideShopper(Shopper[OutsideState]):
         return Response(clicked, clicked.to(torch.float32), left, days=one, elsewhere=none)
 
     def describe(self, state: OutsideState, row: int) -> Description:
-        """What was clicked in each category so far."""
+        """Tell what was clicked in each category so far."""
         clicks = state.profile.clicked[row, :, -1]
         best = clicks.argsort(descending=True, stable=True)[:8].tolist()
         names = self.catalog.categories
@@ -196,32 +200,42 @@ class OutsideShopper(Shopper[OutsideState]):
     def _step(
         self, state: OutsideState, row: int, action: NDArray[np.int64]
     ) -> tuple[NDArray[np.bool_], bool]:
-        """Clicks (K,) of one shopper and whether that was the last of them; nothing once the episode is over."""
+        """Return the clicks (K,) of one shopper, and whether that was the last of them.
+
+        There are none once the episode is over.
+        """
         state.visit[row] += 1
         visit = int(state.visit[row])
         if state.over[row]:
             if visit > self.spec.visits + 1:
                 raise RuntimeError(
-                    f"An outside episode is asked for visit {visit}, but it has {self.spec.visits}: the simulator's "
+                    f"An outside episode is asked for visit {visit}, but it has "
+                    f"{self.spec.visits}: the simulator's "
                     "horizon_days must not be longer."
                 )
             return np.zeros(self.slate_size, dtype=np.bool_), False
         observation, _, terminated, truncated, info = state.environments[row].step(action)
         if truncated and visit < self.spec.visits:
             raise RuntimeError(
-                f"An outside episode was cut off at visit {visit}, but OutsideSpec.visits is {self.spec.visits}."
+                f"An outside episode was cut off at visit {visit}, but OutsideSpec.visits is "
+                f"{self.spec.visits}."
             )
         state.over[row] = terminated or truncated or visit >= self.spec.visits
         clicks = self._clicks(self.spec.clicks(observation, info))
         return clicks, bool(terminated) and visit < self.spec.visits
 
     def _clicks(self, found: ArrayLike) -> NDArray[np.bool_]:
-        """(K,) bool. Errors: as `respond`."""
+        """Return the clicks of a step: (K,) bool.
+
+        Raises:
+            RuntimeError: As `respond`.
+        """
         clicks = np.asarray(found)
         if clicks.shape != (self.slate_size,) or not bool(np.isin(clicks, (0, 1)).all()):
             told = checks.told(found)
             raise RuntimeError(
-                f"OutsideSpec.clicks gave {told}, but it must give {self.slate_size} numbers of 0 and 1."
+                f"OutsideSpec.clicks gave {told}, but it must give {self.slate_size} numbers of 0 "
+                "and 1."
             )
         return clicks.astype(np.bool_)
 
@@ -233,7 +247,9 @@ def outside_simulator(
     device: torch.device | str = "cpu",
     history: int = 10,
 ) -> SlateSimulator:
-    """A simulator over an outside environment. The reward is the number of clicks unless another is given.
+    """Make a simulator over an outside environment.
+
+    The reward is the number of clicks unless another is given.
 
     Raises:
         ValueError: If the environment does not fit `spec`.
@@ -244,7 +260,10 @@ def outside_simulator(
 
 
 def environment_seeds(draws: Tensor) -> list[int]:
-    """The seed of each environment, 31 bits from two uniform numbers: draws (B, 2); some take no more than 32 bits."""
+    """Return the seed of each environment, 31 bits from two uniform numbers: draws (B, 2).
+
+    Some environments take no more than 32 bits.
+    """
     high, low = (
         (draws * draws.new_tensor([2.0**24, 2.0**7])).long().unbind(dim=1)
     )  # exact: powers of two
@@ -252,13 +271,16 @@ def environment_seeds(draws: Tensor) -> list[int]:
     return seeds
 
 
-# ---- a catalogue from embeddings alone -------------------------------------------------------------------------------
+# ---- a catalogue from embeddings alone -----------------------------------------------------------
 
 
 def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalog:
-    """Items of which nothing but an embedding is known; the categories are clusters of it.
+    """Make a catalogue of embeddings alone; the categories are clusters of them.
 
-    Shapes: embedding (N, E) float; it is brought to unit length.
+    Args:
+        embedding: (N, E) float; it is brought to unit length.
+        clusters: How many categories.
+        seed: The seed of the clusters.
 
     Raises:
         ValueError: If `embedding` is no matrix of finite rows above zero, or has fewer rows than
@@ -276,7 +298,8 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
     length = embedding.float().norm(dim=1)
     for row in (~(length.isfinite() & (length > 0))).nonzero().flatten()[:1].tolist():
         raise ValueError(
-            f"embedding has the length {float(length[row])} in row {row}, but it must be finite, above 0."
+            f"embedding has the length {float(length[row])} in row {row}, but it must be finite, "
+            "above 0."
         )
     clusters = checks.whole("clusters", clusters, 1, len(embedding))
     seed = checks.whole("seed", seed, 0, 2**63 - 1)
@@ -294,14 +317,19 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
 def spherical_k_means(
     points: Tensor, clusters: int, generator: torch.Generator, *, starts: int = 32, rounds: int = 50
 ) -> Tensor:
-    """Which cluster each point is in: (N,) int64; the best of some starts.
+    """Return the cluster of each point, from the best of some starts: (N,) int64.
 
-    Maximises the sum of cosines of points and centres (Dhillon & Modha 2001, "Concept
-    decompositions for large sparse text data using clustering", section 3.1): assign every point to
-    the nearest centre, move every centre to the direction of its points' sum. A cluster left
-    without points keeps its centre.
+    It maximises the sum of cosines of points and centres (Dhillon & Modha 2001, "Concept
+    decompositions for large sparse text data using clustering", section 3.1): every point is
+    assigned to the nearest centre, and every centre moves to the direction of its points' sum. A
+    cluster left without points keeps its centre.
 
-    Shapes: points (N, E) of unit length, on the CPU; generator: a CPU one.
+    Args:
+        points: (N, E) of unit length, on the CPU.
+        clusters: How many clusters.
+        generator: A CPU generator.
+        starts: How many starts are tried.
+        rounds: How often the points of a start are assigned.
     """
     best, groups = -torch.inf, torch.zeros(len(points), dtype=torch.int64)
     for _ in range(starts):
@@ -318,9 +346,10 @@ def spherical_k_means(
 
 
 def _spread_centres(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Points to start from, each drawn by its squared distance to those before, which is 2 (1 - cosine): (G, E).
+    """Return points to start from, each drawn by its squared distance to those before: (G, E).
 
-    Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding", section 2.2.
+    The distance is 2 (1 - cosine). Arthur & Vassilvitskii 2007, "k-means++: the advantages of
+    careful seeding", section 2.2.
     """
     chosen = torch.randint(len(points), (1,), generator=generator)
     while len(chosen) < clusters:
@@ -330,7 +359,11 @@ def _spread_centres(points: Tensor, clusters: int, generator: torch.Generator) -
 
 
 def _slate_size(spec: OutsideSpec) -> int:
-    """K. Errors: as `OutsideShopper`."""
+    """Return K, as the environment's action space tells.
+
+    Raises:
+        ValueError: As `OutsideShopper`.
+    """
     if not isinstance(spec, OutsideSpec):
         raise ValueError(f"spec is {checks.told(spec)}, but it must be an OutsideSpec.")
     environment = spec.make()
@@ -346,7 +379,8 @@ def _slate_size(spec: OutsideSpec) -> int:
         or (space.nvec != len(spec.catalog)).any()
     ):
         raise ValueError(
-            f"The action space is {space}, but it must be MultiDiscrete with {len(spec.catalog)} items of the "
+            f"The action space is {space}, but it must be MultiDiscrete with {len(spec.catalog)} "
+            "items of the "
             "catalogue at every position."
         )
     return len(space.nvec)

@@ -1,7 +1,7 @@
-"""What a shop with impression logs remembers of a shopper beyond the last few slates: running counters.
+"""What a shop with impression logs remembers beyond the last few slates: running counters.
 
-A pure function of the slates shown and the responses, so a logged episode and a simulated one give
-the same numbers.
+They are a pure function of the slates shown and the responses, so that a logged episode and a
+simulated one give the same numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ MOST = 1e6
 
 @dataclass
 class Profile:
-    """Counters of B shoppers. Shapes: G categories, K positions, E embedding width, D = len(DECAYS)."""
+    """Counters of B shoppers.
+
+    Shapes: G categories, K positions, E embedding width, D = len(DECAYS).
+    """
 
     shown: Tensor
     """(B, G, D) float32, positions that held the category, decayed by visit with each of
@@ -58,7 +61,7 @@ class Profile:
 
     @classmethod
     def empty(cls, batch: int, catalog: Catalog, slate_size: int, device: torch.device) -> Profile:
-        """Of newcomers."""
+        """Make the counters of newcomers."""
         groups, width = len(catalog.categories), catalog.embedding.shape[1]
 
         def zeros(*shape: int) -> Tensor:
@@ -78,10 +81,14 @@ class Profile:
     def record(
         self, slates: Tensor, shown: Tensor, clicks: Tensor, category: Tensor, embedding: Tensor
     ) -> None:
-        """Add a visit, in place.
+        """Add a visit to the counters, in place.
 
-        Shapes: slates (B, K) int64; shown, clicks (B, K) bool; category (N,) int64; embedding (N,
-        E).
+        Args:
+            slates: (B, K) int64.
+            shown: (B, K) bool.
+            clicks: (B, K) bool.
+            category: (N,) int64, the catalogue's.
+            embedding: (N, E), the catalogue's.
         """
         of_item = looked_up(category, slates)
         shown, clicks = shown.float(), clicks.float()
@@ -102,7 +109,7 @@ class Profile:
         self.visits += 1
 
     def observe(self) -> Observation:
-        """The keys of `profile_spaces`; copies."""
+        """Return the keys of `profile_spaces`, as copies."""
         return {
             "category_shown": self.shown.clone(),
             "category_clicked": self.clicked.clone(),
@@ -115,12 +122,12 @@ class Profile:
 
 
 def _looks(positions: int) -> tuple[float, ...]:
-    """How much a position counts in `exposed`, top first."""
+    """Return how much each position counts in `exposed`, top first."""
     return tuple(1 / math.log2(position + 2) for position in range(positions))
 
 
 def profile_spaces(catalog: Catalog, slate_size: int) -> dict[str, gymnasium.Space[Any]]:
-    """The space of each key that `Profile.observe` gives, for one shopper; see the fields of `Profile`."""
+    """Return the space of each key that `Profile.observe` gives, for one shopper."""
     groups, width = len(catalog.categories), catalog.embedding.shape[1]
 
     def box(low: float, *shape: int) -> spaces.Box:

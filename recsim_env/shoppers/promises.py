@@ -1,9 +1,11 @@
-"""What a shopper promises (`recsim_env.shoppers.base.Shopper`), held against what it returned.
+"""What a shopper returned, held against what it promises (`recsim_env.shoppers.base.Shopper`).
 
-One function for each method, and one sentence for a broken promise: which method returned what, and
-what was expected. The simulator asks once, at the first answer of each method;
+There is one function for each method, and one sentence for a broken promise: which method returned
+what, and what was expected. The simulator asks once, at the first answer of each method;
 `recsim_env.testing.check_shopper` asks at every answer. On the device `meta`, where tensors have no
-numbers, only types, shapes and devices are looked at.
+numbers, only types, shapes and devices are checked.
+
+Each function raises ValueError.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def check_parts(shopper: Any) -> None:
         never_leave = shopper.never_leave
     except AttributeError as error:
         raise ValueError(
-            f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets it."
+            f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets "
+            "it."
         ) from error
     if not isinstance(catalog, Catalog):
         raise ValueError(f"{name}.catalog is {checks.told(catalog)}, but it must be a Catalog.")
@@ -107,7 +110,7 @@ def check_state(shopper: Shopper[Any], found: Any, batch: int) -> None:
 
 
 def check_spaces(shopper: Any, found: Any) -> None:
-    """Raise ValueError unless `spaces` returned a space for each key, and no key of the simulator's."""
+    """Check that `spaces` returned a space for each key, and no key of the simulator's."""
     expected = "it must return a space of Gymnasium's for each key of observe"
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         broken(shopper, "spaces", f"returned {checks.told(found)}", expected)
@@ -126,7 +129,7 @@ def check_spaces(shopper: Any, found: Any) -> None:
 
 
 def check_candidates(shopper: Any, found: Any, batch: int) -> None:
-    """Raise ValueError unless `candidates` returned distinct items in range, padded at the end with -1."""
+    """Check that `candidates` returned distinct items in range, padded at the end with -1."""
     shape, items = (batch, shopper.max_candidates), len(shopper.catalog)
     _check_tensor(shopper, "candidates", "", found, shape, torch.int64)
     if found.is_meta:
@@ -170,12 +173,15 @@ def check_observation(
     batch: int,
     state: Any = None,
 ) -> None:
-    """Raise ValueError unless `observe` returned what `spaces` declared, in tensors of its own.
+    """Check that `observe` returned what `spaces` declared, in tensors of its own.
 
     Args:
-        known: what `spaces` returned
-        state: the hidden state that was observed, whose memory must not be handed out; None = not
-            looked at
+        shopper: The shopper.
+        known: What `spaces` returned.
+        found: What `observe` returned.
+        batch: B.
+        state: The hidden state that was observed, whose memory must not be handed out; None means
+            that it is not looked at.
     """
     if not isinstance(found, Mapping):
         broken(
@@ -217,10 +223,13 @@ def check_observation(
 
 
 def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | None = None) -> None:
-    """Raise ValueError unless `respond` returned what `Response` says.
+    """Check that `respond` returned what `Response` says.
 
-    Shapes: shown (B, K) bool, what `respond` was given; running (B,) bool, rows whose numbers
-    matter, None = all.
+    Args:
+        shopper: The shopper.
+        found: What `respond` returned.
+        shown: (B, K) bool, what it was given.
+        running: (B,) bool, rows whose numbers matter; None means all.
     """
     if not isinstance(found, Response):
         broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")
@@ -292,7 +301,7 @@ def check_place(shopper: Shopper[Any], found: Any, batch: int) -> None:
 
 
 def check_description(shopper: Any, found: Any) -> None:
-    """Raise ValueError unless `describe` returned strings, or lists of strings for `history` and `hidden`."""
+    """Check that `describe` returned strings, or lists of them for `history` and `hidden`."""
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         broken(
             shopper,
@@ -312,7 +321,7 @@ def check_description(shopper: Any, found: Any) -> None:
 
 
 def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
-    """The tensors in a hidden state: a tensor, or a mapping, sequence, dataclass or object that holds some."""
+    """Yield the tensors in a hidden state, as deep as `depth` allows."""
     if isinstance(state, Tensor):
         yield state
     elif depth == 0 or isinstance(state, (str, bytes, int, float, type(None))):
@@ -328,14 +337,17 @@ def tensors_of(state: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
 
 
 def overlaps(tensor: Tensor) -> bool:
-    """Whether several numbers of a tensor lie at one place, as in an expanded one."""
+    """Tell whether several numbers of a tensor lie at one place, as in an expanded one."""
     return tensor.layout == torch.strided and any(
         stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
 
 
 def memory_of(tensor: Tensor) -> int:
-    """Where the numbers of a tensor lie: equal for two tensors that share them; 0 where they have none."""
+    """Return where the numbers of a tensor lie; 0 where it has none.
+
+    Two tensors that share their memory lie at the same place.
+    """
     return (
         tensor.untyped_storage().data_ptr()
         if tensor.layout == torch.strided and not tensor.is_meta
@@ -361,8 +373,8 @@ def _check_tensor(
 ) -> None:
     """Raise unless a result is a dense tensor of this type and shape on the shopper's device."""
     of = f"{key} as " if key else ""
-    expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({', '.join(map(str, shape))}"
-    expected += ",)" if len(shape) == 1 else ")"
+    lengths = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+    expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({lengths})"
     if not isinstance(value, Tensor) or value.dtype != dtype or value.layout != torch.strided:
         broken(shopper, method, f"returned {of}{checks.told(value)}", expected)
     if value.ndim != len(shape) or any(
@@ -381,7 +393,7 @@ def _check_tensor(
 def _check_numbers(
     shopper: Any, method: str, key: str, value: Tensor, good: Tensor, expected: str
 ) -> None:
-    """Raise with the first number of `value` where `good`, of the same shape, does not hold."""
+    """Raise with the first number of `value` for which `good`, of the same shape, is False."""
     if bool(good.all()):
         return
     place = (~good).nonzero()[0].tolist()

@@ -1,4 +1,6 @@
-"""Checks for shoppers, policies and reward terms of one's own, as Gymnasium's `check_env` is for environments.
+"""Checks for shoppers, policies and reward terms of one's own.
+
+They are for these what Gymnasium's `check_env` is for environments:
 
     from recsim_env.testing import check_policy, check_shopper, check_term
 
@@ -6,8 +8,7 @@
     check_policy(MyPolicy(), make_simulator("recsim_env/Market-v0"))
     check_term(my_term)
 
-Each of them returns nothing, or raises ValueError with one sentence: which promise was broken, and
-by what.
+Each of them returns nothing, or raises ValueError with one sentence that names the broken promise.
 """
 
 from recsim_env.testing.policies import check_policy

@@ -1,4 +1,4 @@
-"""The check of a policy."""
+"""The check of a policy of one's own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_policy(
 
 
 def _ask(policy: Policy, observation: Observation, draws: Tensor) -> Any:
-    """The slates of a policy, which may neither draw from a global generator nor write into what it is given."""
+    """Return the slates of a policy, which may neither draw globally nor change its arguments."""
     given = {**observation, "draws": draws}
     copies = {key: value.clone() for key, value in given.items()}
     before = generators()
@@ -99,7 +99,7 @@ def _check_slates(
 
 
 def _check_again(policy: Policy, observation: Observation, draws: Tensor, slates: Tensor) -> None:
-    """Equal draws give equal slates, and a row of them depends on that row of the arguments alone."""
+    """Check that equal draws give equal slates, and that each depends on its own row alone."""
     if not torch.equal(_ask(policy, observation, draws), slates):
         _broken(policy, "returned other slates for equal draws", "all chance must come from draws")
     everyone = torch.arange(len(slates), device=slates.device)

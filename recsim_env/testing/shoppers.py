@@ -1,4 +1,4 @@
-"""The check of a shopper."""
+"""The check of a shopper of one's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recsim_env.testing.generators import generators
 from recsim_env.trees import pick, put
 from recsim_env.types import Observation, Response
 
-# ---- shoppers --------------------------------------------------------------------------------------------------------
+# ---- shoppers ------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -32,12 +32,12 @@ def check_shopper(
     seed: int = 0,
     tolerance: float = 1e-4,
 ) -> None:
-    """Raise unless a shopper keeps every promise of `recsim_env.shoppers.base.Shopper` that can be tried.
+    """Raise unless a shopper keeps every promise of `Shopper` that can be tried.
 
     It is asked for some visits of a batch of shoppers, with slates of candidates, of repeated items
     and of items that are none. Then everything is done again in other ways that must lead to the
-    same: with equal draws, row by row, in another order, with other shoppers in some rows, with some
-    rows alone, and, where the shopper tells how likely it leaves, with nobody leaving.
+    same: with equal draws, row by row, in another order, with other shoppers in some rows, with
+    some rows alone, and, where the shopper tells how likely it leaves, with nobody leaving.
 
     Args:
         shopper: The shopper, as a simulator would get it; nobody else may use it meanwhile.
@@ -68,7 +68,7 @@ def check_shopper(
 
 @dataclass(frozen=True)
 class _Visit:
-    """What a visit was, (B, ...) each."""
+    """A visit of a batch: (B, ...) each."""
 
     candidates: Tensor
     observation: Observation
@@ -79,7 +79,7 @@ class _Visit:
     response: Response
 
     def answers(self) -> Iterator[tuple[str, str, Tensor]]:
-        """Method, key and tensor of everything that the shopper said."""
+        """Yield method, key and tensor of everything that the shopper said."""
         yield "candidates", "candidates", self.candidates
         for key, value in self.observation.items():
             yield "observe", key, value
@@ -93,7 +93,7 @@ def _parts(response: Response) -> Iterator[tuple[str, str, Tensor]]:
 
 
 class _Kit:
-    """The checks of one shopper."""
+    """The checks of one shopper, over the same visits."""
 
     def __init__(
         self, shopper: Shopper[Any], batch: int, visits: int, seed: int, tolerance: float
@@ -108,7 +108,7 @@ class _Kit:
     # What a shopper is asked.
 
     def ask(self, method: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        """The answer of a method, which may neither draw from a global generator nor write into a tensor."""
+        """Return the answer of a method, which may neither draw globally nor change a tensor."""
         given = [value.clone() if isinstance(value, Tensor) else None for value in arguments]
         before = generators()
         answer = call(*arguments)
@@ -135,7 +135,7 @@ class _Kit:
         return answer
 
     def start(self, number: int = 0, rows: Tensor | None = None) -> Any:
-        """New shoppers of the episode of this number, all of them or some rows."""
+        """Start new shoppers of the episode of this number, in all rows or in some."""
         keys = noise.episode_key(self.seeds, torch.full_like(self.seeds, number))
         draws = noise.uniform(keys, 0, self.shopper.start_draws)
         state = self.ask("start", self.shopper.start, draws if rows is None else draws[rows])
@@ -143,7 +143,7 @@ class _Kit:
         return state
 
     def look(self, state: Any, batch: int) -> tuple[Tensor, Observation]:
-        """The candidates and the observation of a visit, as promised."""
+        """Return the candidates and the observation of a visit, once they are as promised."""
         candidates = self.ask("candidates", self.shopper.candidates, state)
         promises.check_candidates(self.shopper, candidates, batch)
         observation = self.ask("observe", self.shopper.observe, state)
@@ -151,7 +151,7 @@ class _Kit:
         return candidates, observation
 
     def play(self) -> list[_Visit]:
-        """Some visits of new shoppers, every answer held against the promises.
+        """Play some visits of new shoppers, and hold every answer against the promises.
 
         A row that left is asked once more, as a simulator may, and then the play is over.
         """
@@ -182,9 +182,10 @@ class _Kit:
         return played
 
     def slates(self, candidates: Tensor, visit: int, *, valid: bool = False) -> Tensor:
-        """(B, K) in turn: distinct candidates, any items, one candidate at every position, items that are none.
+        """Make slates (B, K) of four kinds in turn.
 
-        valid: distinct candidates in all rows, as far as there are so many.
+        They hold distinct candidates, any items, one candidate at every position, or items that are
+        none. With `valid` all hold distinct candidates, as far as there are so many.
         """
         size = self.shopper.slate_size
         key = noise.episode_key(
@@ -205,14 +206,14 @@ class _Kit:
         return good if valid else kinds[rows % len(kinds), rows]
 
     def draws(self, visit: int) -> Tensor:
-        """(B, visit_draws) of a visit."""
+        """Return the draws of a visit: (B, visit_draws)."""
         key = noise.episode_key(self.seeds, torch.zeros_like(self.seeds))
         return noise.uniform(key, visit + 1, self.shopper.visit_draws)
 
     # Two ways that must agree.
 
     def same(self, found: Tensor, expected: Tensor) -> bool:
-        """Whether two tensors hold the same numbers, real ones within the tolerance."""
+        """Tell whether two tensors hold the same numbers, real ones within the tolerance."""
         if found.shape != expected.shape:
             return False
         if found.is_floating_point():
@@ -222,7 +223,7 @@ class _Kit:
         return torch.equal(found, expected)
 
     def replay(self, played: list[_Visit], rows: Tensor) -> Iterator[tuple[_Visit, _Visit]]:
-        """The same visits again for some rows of the batch: what they were, and what they are now."""
+        """Play the same visits again for some rows, and yield what they were and are now."""
         state = self.start(0, rows)
         for visit in played:
             candidates, observation = self.look(state, len(rows))
@@ -237,7 +238,7 @@ class _Kit:
             )
 
     def difference(self, expected: _Visit, found: _Visit) -> tuple[str, str] | None:
-        """Method and key of the first answer that is another one, in rows whose episode is not over."""
+        """Return method and key of the first answer that differs in running episodes."""
         rows = expected.running.nonzero()[:, 0]
         for (method, key, value), (_, _, other) in zip(
             _rows(expected, rows).answers(), _rows(found, rows).answers(), strict=True
@@ -249,7 +250,7 @@ class _Kit:
         return None
 
     def check_again(self, played: list[_Visit]) -> None:
-        """Equal draws give equal shoppers."""
+        """Check that equal draws give equal shoppers."""
         everyone = torch.arange(self.batch, device=self.shopper.device)
         for number, (expected, found) in enumerate(self.replay(played, everyone)):
             differs = self.difference(expected, found)
@@ -268,7 +269,7 @@ class _Kit:
             )
 
     def check_rows(self, played: list[_Visit]) -> None:
-        """Row b of a result depends on row b of the arguments alone."""
+        """Check that row b of a result depends on row b of the arguments alone."""
         device = self.shopper.device
         backwards = torch.arange(self.batch - 1, -1, -1, device=device)
         alone = [torch.tensor([row], device=device) for row in (0, self.batch - 1)]
@@ -285,7 +286,7 @@ class _Kit:
                     )
 
     def check_put(self, played: list[_Visit]) -> None:
-        """Shoppers who are written into some rows stand there, and all others stay as they were."""
+        """Check that shoppers put into some rows stand there, and that all others are as before."""
         rows = torch.arange(self.batch - 1, 0, -2, device=self.shopper.device)
         state, untouched = self._moved(played), self._moved(played)
         put(state, rows, self.start(1, rows))
@@ -307,7 +308,7 @@ class _Kit:
         )
 
     def check_pick(self, played: list[_Visit]) -> None:
-        """The state of some rows is theirs, in the order in which they were named; of none, it is empty."""
+        """Check that the state of some rows is theirs, in the order in which they were named."""
         rows = torch.arange(self.batch - 1, 0, -2, device=self.shopper.device)
         whole = self._next(self._moved(played), self.batch)
         part = pick(self._moved(played), rows)
@@ -316,12 +317,13 @@ class _Kit:
         self._compare(
             expected,
             self._next(part, len(rows), like=expected),
-            "returned a state that leaves something out: {key!r} is not that of a row taken from it",
+            "returned a state that leaves something out: {key!r} is not that of a row taken from "
+            "it",
         )
         self.look(pick(self._moved(played), rows[:0]), 0)
 
     def check_staying(self, played: list[_Visit]) -> None:
-        """Under `never_leave` nobody lapses, and the clicks are the same."""
+        """Check that under `never_leave` nobody lapses and the clicks are the same."""
         if not self.shopper.tells_leaving:
             return
         everyone = torch.arange(self.batch, device=self.shopper.device)
@@ -337,7 +339,7 @@ class _Kit:
     # Inside.
 
     def _check_looks(self, state: Any, candidates: Tensor, observation: Observation) -> None:
-        """Looking changes nothing, and what was handed out is the caller's to write into."""
+        """Check that looking changes nothing, and that the caller may change what it is given."""
         self._check_own_memory("observe", self.shopper.observe, state)
         self._check_own_memory("when_and_where", self.shopper.when_and_where, state)
         where = self.ask("when_and_where", self.shopper.when_and_where, state)
@@ -403,13 +405,13 @@ class _Kit:
             )
 
     def _moved(self, played: list[_Visit]) -> Any:
-        """The shoppers after their first visit."""
+        """Return the shoppers after their first visit."""
         state, first = self.start(), played[0]
         self.ask("respond", self.shopper.respond, state, first.slates, first.shown, first.draws)
         return state
 
     def _next(self, state: Any, batch: int, like: _Visit | None = None) -> _Visit:
-        """The next visit of the whole batch, or of some rows with the slates of another visit."""
+        """Return the next visit of a batch, or of some rows with the slates of another visit."""
         candidates, observation = self.look(state, batch)
         slates = self.slates(candidates, 1, valid=True) if like is None else like.slates
         shown = among(slates, candidates, self.items) & first_places(slates)
@@ -427,7 +429,7 @@ class _Kit:
 
 
 def _rows(visit: _Visit, rows: Tensor) -> _Visit:
-    """Some rows of a visit."""
+    """Return some rows of a visit."""
     response: dict[str, Any] = {
         key: None if value is None else value[rows] for key, value in vars(visit.response).items()
     }

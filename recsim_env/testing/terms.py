@@ -1,4 +1,4 @@
-"""The check of a reward term."""
+"""The check of a reward term of one's own."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 
     """Raise unless a reward term keeps every promise that can be tried.
 
     It is given slates of one position and of several, with repeated items, items that are no
-    candidates, and nothing shown at all. It must return (B,) real and finite numbers; each from its
-    own row alone; the same when asked again and where the catalogue's cosines are not at hand; the
-    same whatever stands at a position that is not shown; and it must write into nothing and draw
-    nothing.
+    candidates, and nothing shown at all. It must return (B,) real and finite numbers, each from its
+    own row alone. They must be the same when it is asked again, where the catalogue's cosines are
+    not at hand, and whatever stands at a position that is not shown. It must write into nothing and
+    draw nothing.
 
     Args:
-        term: a function of `RewardInputs`, such as one that `reward_term` registers
-        batch: B, slates at a time
-        seed: of the slates
-        tolerance: by how much numbers may differ between two ways, relative or absolute
+        term: A function of `RewardInputs`, such as one that `reward_term` registers.
+        batch: B, how many slates it is given at a time.
+        seed: The seed of the slates.
+        tolerance: By how much numbers may differ between two ways, relative or absolute.
 
-    Errors: ValueError, with the promise that was broken.
+    Raises:
+        ValueError: If the term breaks a promise, which the message names.
     """
     if not callable(term):
         raise ValueError(f"term is {checks.told(term)}, but it must be a function of RewardInputs.")
@@ -47,7 +48,10 @@ def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 
 
 
 def _inputs(catalog: Catalog, batch: int, size: int, generator: torch.Generator) -> RewardInputs:
-    """Slates in turn: distinct items, any items, one item at every position, nothing shown; clicks on what is shown."""
+    """Make slates of four kinds in turn, and clicks on what is shown.
+
+    They hold distinct items, any items, one item at every position, or nothing that is shown.
+    """
     numbers = torch.rand(batch, len(catalog), generator=generator)
     slates, kind = numbers.argsort(dim=1)[:, :size].contiguous(), torch.arange(batch) % 4
     anything = torch.randint(len(catalog) // 4, (batch, size), generator=generator)
@@ -60,7 +64,7 @@ def _inputs(catalog: Catalog, batch: int, size: int, generator: torch.Generator)
 
 
 def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: float) -> None:
-    """The promises of a term, for these inputs."""
+    """Check the promises of a term for these inputs."""
     name, positions = getattr(term, "__name__", type(term).__name__), inputs.slates.shape[1]
 
     def fail(found: str, expected: str) -> None:
@@ -102,12 +106,13 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
         dataclasses.replace(inputs, cosines=None),
         value,
         "returned another number without cosines",
-        "inputs.cosines is None for large catalogues, and the cosines are those of inputs.embedding",
+        "inputs.cosines is None for large catalogues, and the cosines are those of "
+        "inputs.embedding",
     )
 
 
 def _value(term: Term, inputs: RewardInputs, fail: Callable[[str, str], None]) -> Tensor:
-    """What a term returns, once it is what a term may return and nothing else was touched."""
+    """Return what a term returns, once it is as promised and nothing else was touched."""
     copies = {
         key: value.clone() for key, value in vars(inputs).items() if isinstance(value, Tensor)
     }

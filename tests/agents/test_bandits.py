@@ -1,4 +1,4 @@
-"""The ridge posterior, the bonus and the samples by hand; a linear problem is learnt; both bandits serve a market."""
+"""Posterior, bonus and samples by hand; a linear problem is solved; both bandits serve a market."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from agents.bandits import (
     Exploit,
     Explorer,
     Optimism,
+    PoolContexts,
     Posterior,
     Sampling,
-    Sight,
 )
-from agents.base import AGENTS, Ground, Learned
+from agents.base import AGENTS, TrainingSetup
 from policies import POLICIES
-from policies.base import Pool
 from policies.composer import Composer, ComposerConfig
+from policies.pool import Pool
 from recsim_env.registration import make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -39,7 +39,7 @@ NO_DRAWS = torch.zeros(1, 0)
 def some_evidence(
     examination: Tensor, ridge: float, prior_mean: Tensor
 ) -> tuple[Evidence, Tensor, Tensor, Tensor]:
-    """Evidence of 3 batches with everything that was put into it: contexts (S, K, W), clicks and shown (S, K)."""
+    """Evidence of 3 batches, with its contexts (S, K, W), clicks (S, K) and shown (S, K)."""
     generator = torch.Generator().manual_seed(1)
     shape = (3, 5, len(examination))
     contexts = torch.randn(*shape, len(prior_mean), generator=generator)
@@ -76,7 +76,7 @@ def test_the_posterior_is_the_ridge_regression_on_all_rows() -> None:
 
 
 def test_one_hot_contexts_without_a_prior_are_the_estimator_of_pbm_ucb() -> None:
-    """Clicks of an item over how often it was looked at: item 0 stood 3 times at the top and once below."""
+    """Clicks of an item over its examinations: item 0 stood 3 times at the top and once below."""
     evidence = Evidence(torch.zeros(2), 1e-9, torch.tensor([1.0, 0.5]), KNOWN)
     items = torch.tensor([[0, 1], [0, 1], [0, 1], [1, 0]])
     clicks = torch.tensor([[1, 0], [0, 0], [1, 1], [0, 1]], dtype=torch.bool)
@@ -88,7 +88,7 @@ def test_one_hot_contexts_without_a_prior_are_the_estimator_of_pbm_ucb() -> None
 
 
 def test_the_bonus_of_linucb_by_hand() -> None:
-    """A = [[2, 1], [1, 2]], so A^-1 = [[2, -1], [-1, 2]] / 3; b = (3, 0), so the mean is (2, -1)."""
+    """A = [[2, 1], [1, 2]], A^-1 = [[2, -1], [-1, 2]] / 3, b = (3, 0): the mean is (2, -1)."""
     posterior = Posterior.of(
         torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64),
         torch.tensor([3.0, 0.0], dtype=torch.float64),
@@ -119,7 +119,7 @@ def test_thompson_samples_have_the_mean_and_covariance_of_the_posterior() -> Non
     torch.testing.assert_close(one, thetas[:7])
 
 
-# ---- a linear problem ------------------------------------------------------------------------------------------------
+# ---- a linear problem ----------------------------------------------------------------------------
 
 THETA = torch.tensor(
     [0.1, 0.4, -0.3, 0.2]
@@ -130,7 +130,7 @@ LOOKS = 0.7 ** torch.arange(3)
 def serve(
     explorer: Explorer, evidence: Evidence, rounds: int, *, shoppers: int = 20
 ) -> list[float]:
-    """Regret of each round in expected clicks a slate, over 12 items with new contexts at each visit, K = 3."""
+    """Regret of each round in expected clicks per slate; 12 items, new contexts a visit, K = 3."""
     generator = torch.Generator().manual_seed(3)
     regret, posterior = [], evidence.posterior()
     for _ in range(rounds):
@@ -171,7 +171,7 @@ def test_known_examination_stays() -> None:
     assert evidence.examination.float().tolist() == torch.tensor([1.0, 0.6, 0.1]).tolist()
 
 
-# ---- in a shop -------------------------------------------------------------------------------------------------------
+# ---- in a shop -----------------------------------------------------------------------------------
 
 
 def test_nothing_seen_is_greedy_ctr() -> None:
@@ -187,15 +187,13 @@ def test_nothing_seen_is_greedy_ctr() -> None:
 def test_contexts_are_as_wide_as_they_say_and_zero_at_padding() -> None:
     simulator = toy_simulator(items=10, slate_size=4)
     contexts = Contexts(Composer(toy_inputs(simulator), ComposerConfig(pool=64)))
-    sight = contexts(simulator.reset(torch.arange(5)))
-    assert sight.contexts.shape[2] == contexts.width == len(contexts.prior_mean())
-    assert sight.contexts.isfinite().all()
-    absent = sight.pool.items < 0
+    seen = contexts(simulator.reset(torch.arange(5)))
+    assert seen.contexts.shape[2] == contexts.width == len(contexts.prior_mean())
+    assert seen.contexts.isfinite().all()
+    absent = seen.pool.items < 0
     assert bool(absent.any())
-    assert bool((sight.contexts[absent] == 0).all())
-    torch.testing.assert_close(
-        sight.contexts[..., 0][~absent], sight.pool.logits[~absent].sigmoid()
-    )
+    assert bool((seen.contexts[absent] == 0).all())
+    torch.testing.assert_close(seen.contexts[..., 0][~absent], seen.pool.logits[~absent].sigmoid())
 
 
 def test_a_pool_that_is_too_small_fills_the_slate_with_its_first_item() -> None:
@@ -204,13 +202,15 @@ def test_a_pool_that_is_too_small_fills_the_slate_with_its_first_item() -> None:
         torch.tensor([[1.0, 0.0, -math.inf]]),
         torch.arange(3).unsqueeze(0),
     )
-    sight = Sight(pool, torch.zeros(1, 3, 2))
-    assert sight.slates(torch.tensor([[1, 0, -1]]), 4).tolist() == [[3, 7, 3, 3]]
+    seen = PoolContexts(pool, torch.zeros(1, 3, 2))
+    assert seen.slates(torch.tensor([[1, 0, -1]]), 4).tolist() == [[3, 7, 3, 3]]
 
 
-def market(shoppers: int = 64, steps: int = 640, seed: int = 0) -> tuple[SlateSimulator, Ground]:
+def market(
+    shoppers: int = 64, steps: int = 640, seed: int = 0
+) -> tuple[SlateSimulator, TrainingSetup]:
     simulator = make_simulator("recsim_env/Market-v0", device="cpu", world=0)
-    return simulator, Ground(simulator, toy_inputs(simulator), seed, steps, shoppers)
+    return simulator, TrainingSetup(simulator, toy_inputs(simulator), seed, steps, shoppers)
 
 
 def slates_of(policy: Policy, simulator: SlateSimulator) -> Tensor:
@@ -221,37 +221,26 @@ def slates_of(policy: Policy, simulator: SlateSimulator) -> Tensor:
 @pytest.mark.parametrize("name", ["linucb", "thompson"])
 def test_a_bandit_learns_in_a_market(name: str) -> None:
     watched: list[int] = []
-    simulator, ground = market()
-    ground = Ground(
-        simulator, ground.inputs, 0, 640, 64, watch=lambda steps, policy: watched.append(steps)
+    simulator, setup = market()
+    setup = TrainingSetup(
+        simulator, setup.inputs, 0, 640, 64, watch=lambda steps, policy: watched.append(steps)
     )
     before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    learned = AGENTS[name].learn(ground)
+    trained = AGENTS[name].learn(setup)
     assert before == (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    assert learned.steps == 640
+    assert trained.steps == 640
     assert watched == [64 * at for at in range(11)]
-    greedy = POLICIES["greedy_ctr"].build(ground.inputs)
-    assert torch.equal(slates_of(learned.untrained, simulator), slates_of(greedy, simulator))
-    for policy in (learned.policy, learned.sampled, learned.untrained_sampled):
+    greedy = POLICIES["greedy_ctr"].build(setup.inputs)
+    assert torch.equal(slates_of(trained.untrained, simulator), slates_of(greedy, simulator))
+    for policy in (trained.policy, trained.sampled, trained.untrained_sampled):
         assert policy is not None
         slates = slates_of(policy, simulator)
         assert all(len(set(slate)) == simulator.slate_size for slate in slates.tolist())
-    assert isinstance(learned.policy, BanditPolicy)
-    assert isinstance(learned.untrained, BanditPolicy)
-    assert bool((learned.policy.posterior.mean != learned.untrained.posterior.mean).all())
-    assert learned.facts["examination/0"] == 1.0
-    assert 0.0 < learned.facts["examination/9"] < 0.6
-
-
-@pytest.mark.parametrize("name", ["linucb", "thompson"])
-def test_the_same_seed_learns_the_same(name: str) -> None:
-    def mean(seed: int) -> Tensor:
-        learned: Learned = AGENTS[name].learn(market(steps=320, seed=seed)[1])
-        assert isinstance(learned.policy, BanditPolicy)
-        return learned.policy.posterior.mean
-
-    assert torch.equal(mean(0), mean(0))
-    assert not torch.equal(mean(0), mean(1))
+    assert isinstance(trained.policy, BanditPolicy)
+    assert isinstance(trained.untrained, BanditPolicy)
+    assert bool((trained.policy.posterior.mean != trained.untrained.posterior.mean).all())
+    assert trained.facts["examination/0"] == 1.0
+    assert 0.0 < trained.facts["examination/9"] < 0.6
 
 
 def test_bad_numbers_are_named() -> None:

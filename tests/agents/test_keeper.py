@@ -1,4 +1,4 @@
-"""Every agent that was killed goes on from what was kept, and learns bit for bit what it would have learned."""
+"""A killed agent continues from what was saved, and learns bit for bit what it would have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +13,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import AGENTS, Ground, Learned
+from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.keeper import Clock, Keeper, optimizer_state, restore_optimizer
-from agents.ppo.algorithm import PPOConfig
 from agents.ppo.vec_env import TrainingReward
-from policies.composer import ComposerConfig
-from policies.learnable.sb3 import NetworkConfig
-from recsim_env import files, make_simulator
-from recsim_env.shoppers.market import MARKET
-from recsim_env.simulator import SlateSimulator
+from recsim_env import files
 from recsim_env.types import Policy
 from tests.agents.test_reinforce import uniform_log
 from tests.recsim_env.shoppers.test_outside import tap_simulator
+from tests.support.agent_toys import (
+    QUICK,
+    QUICK_PPO,
+    SHOPPERS,
+    quick_steps,
+    small_market,
+    tensors_of,
+)
 from tests.support.policy_toys import toy_inputs
-
-PPO = {
-    "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
-    "network": NetworkConfig((16,), (16,)),
-    "composer": ComposerConfig(pool=12),
-    "watch_every": 1,
-}
-SLATEQ = {
-    "warm_up": 32,
-    "batch_size": 16,
-    "memory": 64,
-    "hidden": 16,
-    "item_hidden": 8,
-    "pool": 24,
-    "updates": 2,
-}
-SETTINGS = {
-    name: PPO if name.startswith("ppo") else SLATEQ if name.startswith("slateq") else {}
-    for name in AGENTS
-}
-SETTINGS["reinforce"] = {"epochs": 2, "warm_up": 2, "batch_size": 64}
 
 
 class Killed(Exception):
@@ -84,42 +65,25 @@ class Curve:
         self.rows = state
 
 
-def market() -> SlateSimulator:
-    config = replace(MARKET, items=60, categories=6, favourites=2)
-    return make_simulator("recsim_env/Market-v0", device="cpu", world=0, config=config)
-
-
-def learn(name: str, keeper: Keeper, curve: Curve, seed: int = 0) -> Learned:
-    simulator = market()
-    log = uniform_log(market(), 20) if AGENTS[name].needs_log else None
-    steps = 16 * (10 + 4 * 6) if name.startswith("ppo") else 16 * 12
+def learn(name: str, keeper: Keeper, curve: Curve, seed: int = 0) -> TrainedAgent:
+    simulator = small_market()
+    log = uniform_log(small_market(), 20) if AGENTS[name].needs_log else None
 
     def watch(at: int, policy: Policy) -> None:
         curve.rows.append([at, shown(policy).tolist()])
 
-    ground = Ground(simulator, toy_inputs(simulator), seed, steps, 16, log, watch, keeper)
-    return AGENTS[name].learn(ground, SETTINGS[name])
+    setup = TrainingSetup(
+        simulator, toy_inputs(simulator), seed, quick_steps(name), SHOPPERS, log, watch, keeper
+    )
+    return AGENTS[name].learn(setup, QUICK[name])
 
 
 def shown(policy: Policy) -> Tensor:
-    seen = market().reset(torch.arange(9))
+    seen = small_market().reset(torch.arange(9))
     return policy(seen, torch.rand(9, policy.draws, generator=torch.Generator().manual_seed(0)))
 
 
-def tensors_of(part: Any) -> list[Tensor]:
-    """All tensors that a policy consists of, its networks' included."""
-    found: list[Tensor] = []
-    for name, value in sorted(vars(part).items()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, nn.Module):
-            found += value.state_dict().values()
-        elif name == "posterior":
-            found += tensors_of(value)
-    return found
-
-
-def assert_equal(one: Learned, other: Learned) -> None:
+def assert_equal(one: TrainedAgent, other: TrainedAgent) -> None:
     for name in ("policy", "sampled", "untrained", "untrained_sampled"):
         mine, theirs = tensors_of(getattr(one, name)), tensors_of(getattr(other, name))
         assert len(mine) > 0
@@ -192,8 +156,10 @@ def test_shoppers_that_cannot_be_written_down_are_not_kept_and_that_is_said_once
 ) -> None:
     simulator = tap_simulator()
     keeper = Keeper(tmp_path / "kept.safetensors", share=float("inf"))
-    ground = Ground(simulator, toy_inputs(simulator), 0, 16 * 26, 16, keeper=keeper)
-    AGENTS["ppo_composer"].learn(ground, PPO | {"reward": TrainingReward(expected_clicks=False)})
+    setup = TrainingSetup(simulator, toy_inputs(simulator), 0, 16 * 26, 16, keeper=keeper)
+    AGENTS["ppo_composer"].learn(
+        setup, QUICK_PPO | {"reward": TrainingReward(expected_clicks=False)}
+    )
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert (

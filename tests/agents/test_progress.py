@@ -1,4 +1,4 @@
-"""A training's line moves with every batch of visits, tells evaluation from training, and forecasts what is left."""
+"""The progress line moves with visits, tells evaluation from training, and forecasts the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 
 def whole_training(progress: Progress, clock: Clock) -> list[tuple[float, float]]:
-    """Four updates of ten batches of 100 visits, 2 s each, and 5 s of learning; evaluations at 0, 2 and 4, 30 s each.
+    """4 updates of 10 batches of 100 visits (2 s) and learning (5 s); evaluations at 0, 2, 4 (30 s).
 
     Forecast and truth, in seconds, after everything that happened.
     """

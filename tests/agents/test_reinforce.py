@@ -1,4 +1,4 @@
-"""The corrected gradient against enumeration, and a policy that is learnt from a log of another one."""
+"""The corrected gradient against enumeration, and a policy learned from the log of another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.base import AGENTS, Ground
+from agents.base import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.reinforce import (
     Behaviour,
@@ -34,7 +34,6 @@ from policies.composer import Composer, ComposerConfig
 from policies.learnable.plackett_luce import (
     PlackettLuceActor,
     PlackettLuceConfig,
-    PlackettLucePolicy,
 )
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
@@ -64,7 +63,7 @@ def corrected(size: int, cap: float) -> Tensor:
     )
 
 
-# ---- the estimator ---------------------------------------------------------------------------------------------------
+# ---- the estimator -------------------------------------------------------------------------------
 
 
 def test_multiplier_and_weight_by_hand() -> None:
@@ -80,7 +79,7 @@ def test_multiplier_and_weight_by_hand() -> None:
 
 
 def test_the_gradient_of_three_items_by_hand() -> None:
-    """One click on item 0 with pi = 1/2, beta = 1/4, K = 2, reward 3; d log pi_0 / d scores = (1, 0, 0) - pi."""
+    """A click on item 0, pi = 1/2, beta = 1/4, K = 2, reward 3; d log pi_0 = (1, 0, 0) - pi."""
     scores = torch.log(torch.tensor([0.5, 0.3, 0.2])).requires_grad_()
     log_pi = scores.log_softmax(dim=0)[:1]
     loss = surrogate(log_pi, torch.tensor([0.25]).log(), torch.tensor([3.0]), size=2, cap=10.0)
@@ -90,7 +89,7 @@ def test_the_gradient_of_three_items_by_hand() -> None:
 
 
 def test_without_a_cap_the_corrected_gradient_is_the_on_policy_one() -> None:
-    """K = 1: the gradient of the expected reward of an item drawn from pi, whatever drew the log."""
+    """K = 1: the gradient of the expected reward of a draw from pi, whatever drew the log."""
     on_policy = gradient(lambda log_pi: (log_pi.exp() * REWARD).sum())
     torch.testing.assert_close(corrected(1, UNCAPPED), on_policy, atol=1e-12, rtol=0)
 
@@ -145,7 +144,7 @@ def sessions(slates: list[list[list[int]]], clicks: list[list[list[int]]]) -> Se
     )
 
 
-# ---- a bandit with two states ----------------------------------------------------------------------------------------
+# ---- a bandit with two states --------------------------------------------------------------------
 
 PAYS = torch.tensor(
     [[0.3, 0.8, 0.1], [0.3, 0.1, 0.8]]
@@ -204,7 +203,7 @@ def test_the_better_action_is_found_though_the_log_rarely_shows_it(source: Any) 
 
 
 def test_without_the_correction_the_log_misleads() -> None:
-    """A cap far below every weight makes all weights alike, and pi runs after what was shown and clicked most."""
+    """A cap below every weight makes weights equal, and pi follows what was shown most."""
     actor, _, learning = learner(
         ReinforceConfig(hidden=(16,), batch_size=256, learning_rate=1e-2, cap=1e-6)
     )
@@ -245,7 +244,7 @@ def test_a_logged_item_outside_of_the_pool_teaches_the_policy_nothing() -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, actor.parameters(), strict=True))
 
 
-# ---- in a market -----------------------------------------------------------------------------------------------------
+# ---- in a market ---------------------------------------------------------------------------------
 
 
 def market() -> SlateSimulator:
@@ -299,24 +298,24 @@ def test_reinforce_learns_from_a_log_of_a_market() -> None:
     watched: list[int] = []
     simulator = market()
     inputs, log = toy_inputs(simulator), uniform_log(simulator, 40)
-    ground = Ground(
+    setup = TrainingSetup(
         simulator, inputs, 0, 0, log=log, watch=lambda steps, policy: watched.append(steps)
     )
     before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    learned = AGENTS["reinforce"].learn(ground, {"epochs": 2})
+    trained = AGENTS["reinforce"].learn(setup, {"epochs": 2})
     assert before == (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
     assert AGENTS["reinforce"].needs_log
-    assert learned.steps == 0
+    assert trained.steps == 0
     assert watched == [0, 0, 0]
-    assert learned.facts["slates"] == log.n_slates
-    assert 0 < learned.facts["weight"] <= 20.0
+    assert trained.facts["slates"] == log.n_slates
+    assert 0 < trained.facts["weight"] <= 20.0
     assert (
-        abs(learned.facts["behaviour_loss"] - math.log(1000)) < 0.1
+        abs(trained.facts["behaviour_loss"] - math.log(1000)) < 0.1
     )  # whoever logged showed all items alike
     greedy = POLICIES["greedy_ctr"].build(inputs)
-    assert torch.equal(slates_of(learned.untrained, simulator), slates_of(greedy, simulator))
-    assert not torch.equal(slates_of(learned.policy, simulator), slates_of(greedy, simulator))
-    for policy in (learned.policy, learned.sampled, learned.untrained_sampled):
+    assert torch.equal(slates_of(trained.untrained, simulator), slates_of(greedy, simulator))
+    assert not torch.equal(slates_of(trained.policy, simulator), slates_of(greedy, simulator))
+    for policy in (trained.policy, trained.sampled, trained.untrained_sampled):
         assert policy is not None
         assert all(
             len(set(slate)) == simulator.slate_size
@@ -324,54 +323,41 @@ def test_reinforce_learns_from_a_log_of_a_market() -> None:
         )
 
 
-def test_the_same_seed_learns_the_same() -> None:
-    simulator = market()
-    log = uniform_log(simulator, 20)
-
-    def weights(seed: int) -> Tensor:
-        learned = AGENTS["reinforce"].learn(
-            Ground(simulator, toy_inputs(simulator), seed, 0, log=log), {"epochs": 1}
-        )
-        assert isinstance(learned.policy, PlackettLucePolicy)
-        return torch.cat([parameter.flatten() for parameter in learned.policy.actor.parameters()])
-
-    assert torch.equal(weights(0), weights(0))
-    assert not torch.equal(weights(0), weights(1))
-
-
 @pytest.mark.slow
 def test_a_log_teaches_which_of_the_rankers_best_are_clicked() -> None:
-    """The made-up ranker knows nothing of the market, so most of its pool is never clicked: pi must find the rest."""
+    """The made-up ranker knows nothing of the market: pi must find what of its pool is clicked."""
     simulator = market()
     log = uniform_log(simulator, 250)
-    ground = Ground(simulator, toy_inputs(simulator), 0, 0, log=log)
-    learned = AGENTS["reinforce"].learn(ground, {"epochs": 4, "learning_rate": 3e-3})
+    setup = TrainingSetup(simulator, toy_inputs(simulator), 0, 0, log=log)
+    trained = AGENTS["reinforce"].learn(setup, {"epochs": 4, "learning_rate": 3e-3})
     seeds = torch.arange(10_000, 10_128)
 
     def clicks_a_visit(policy: Policy) -> float:
         rows = evaluate(policy, simulator, seeds).rows
         return float(rows["clicks"].sum()) / float(rows["visits"].sum())
 
-    assert clicks_a_visit(learned.policy) > 1.5 * clicks_a_visit(learned.untrained)
+    assert clicks_a_visit(trained.policy) > 1.5 * clicks_a_visit(trained.untrained)
 
 
 def test_bad_input_is_named() -> None:
     simulator = market()
     inputs, log = toy_inputs(simulator), uniform_log(simulator, 5)
-    with pytest.raises(ValueError, match=r"'reinforce' learns from a log, but Ground\.log is None"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0))
+    with pytest.raises(
+        ValueError, match=r"'reinforce' learns from a log, but TrainingSetup\.log is None"
+    ):
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0))
     with pytest.raises(ValueError, match=r"cap is 0\.0, but it must be a finite number above 0"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=log), {"cap": 0.0})
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0, log=log), {"cap": 0.0})
     with pytest.raises(ValueError, match="behaviour is 'guessed'"):
         AGENTS["reinforce"].learn(
-            Ground(simulator, inputs, 0, 0, log=log), {"behaviour": "guessed"}
+            TrainingSetup(simulator, inputs, 0, 0, log=log), {"behaviour": "guessed"}
         )
     short = dataclasses.replace(log, slates=log.slates[:, :, :4], clicks=log.clicks[:, :, :4])
     with pytest.raises(ValueError, match="log has slates of 4 items, but the simulator's have 10"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=short))
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0, log=short))
     other = dataclasses.replace(log, slates=log.slates + 1000)
     with pytest.raises(ValueError, match="log names item 1999, but the items are 0 to 999"):
-        AGENTS["reinforce"].learn(Ground(simulator, inputs, 0, 0, log=other))
+        AGENTS["reinforce"].learn(TrainingSetup(simulator, inputs, 0, 0, log=other))
     toys = toy_simulator(items=1000, slate_size=10)
     with pytest.raises(ValueError, match="log cannot give the observation keys"):
-        AGENTS["reinforce"].learn(Ground(toys, toy_inputs(toys), 0, 0, log=log))
+        AGENTS["reinforce"].learn(TrainingSetup(toys, toy_inputs(toys), 0, 0, log=log))

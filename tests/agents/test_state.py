@@ -24,7 +24,7 @@ BUILT_IN = sorted(id for id in PRESETS if id.startswith("recsim_env/"))
 
 
 def visit(simulator: SlateSimulator) -> dict[str, Tensor]:
-    """One visit with slates from the rows' seeds; a row that ended starts again. Everything that came out."""
+    """All results of a visit with slates from the rows' seeds; a row that ended starts again."""
     at = simulator.episodes
     order = noise.uniform(
         noise.episode_key(at.seed, at.number, stream=9), at.visit, simulator.candidates.shape[1]
@@ -75,7 +75,7 @@ def test_a_state_does_not_fit_another_simulator() -> None:
         other.state()
     with pytest.raises(
         ValueError,
-        match=r"^'shoppers/bought' is a float32 tensor of shape \(4, 31\), but it must be .*\(4, 40\)",
+        match=r"^'shoppers/bought' is a float32 tensor of shape \(4, 31\), but .*\(4, 40\)",
     ):
         other.restore(one.state())
     assert other.num_envs == 0

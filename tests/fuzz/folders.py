@@ -255,12 +255,12 @@ def _parsed(text: str) -> Any:
 @functools.cache
 def ranker_files() -> dict[str, Path]:
     """The weights of a small ranker of each kind."""
-    from policies.rankers.pair_features import Items
+    from policies.rankers.pair_features import RankerCatalog
 
     folder = ground.scratch() / "rankers"
     folder.mkdir(exist_ok=True)
     catalog = ground.simulator(ground.TOY_ID).catalog
-    model = ctr.CTRModel(ctr.config_for(Items.of(catalog), ("category",), ("item",), 3))
+    model = ctr.CTRModel(ctr.config_for(RankerCatalog.of(catalog), ("category",), ("item",), 3))
     ctr.save_model(model, folder / "ctr.safetensors")
     towers = two_tower.TwoTower(
         catalog.embedding, catalog.category, 5, 3, 4, two_tower.TwoTowerConfig(hidden=4, dims=4)

@@ -23,9 +23,9 @@ import policies
 import recsim_env
 from agents import AGENTS
 from policies import POLICIES
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from policies.learnable.kinds import LEARNABLE
-from policies.rankers.pair_features import BLOCKS, CODES
+from policies.rankers.pair_features import PAIR_CODES, PAIR_FEATURES
 from policies.serving.retrieval import CategoryIndex, IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.simulator import SlateSimulator
@@ -683,7 +683,12 @@ def setting(draw: st.DrawFn) -> Case:
 
 
 def _needed(field: dataclasses.Field[Any]) -> Any:
-    known = {"blocks": tuple(BLOCKS)[:1], "codes": tuple(CODES)[:1], "sizes": (3,), "width": 3}
+    known = {
+        "blocks": tuple(PAIR_FEATURES)[:1],
+        "codes": tuple(PAIR_CODES)[:1],
+        "sizes": (3,),
+        "width": 3,
+    }
     return known.get(field.name, 1.0)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from agents.evaluate import evaluate
 from benchmarks.lab import heldout
 from policies import POLICIES
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from recsim_env.catalog import Catalog
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, check_table

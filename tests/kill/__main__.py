@@ -1,4 +1,7 @@
-"""Kill commands and run them again: python -m tests.kill [--commands train league] [--every] [--random 100]"""
+"""Kill commands and run them again.
+
+python -m tests.kill [--commands train league] [--every] [--random 100]
+"""
 
 from __future__ import annotations
 

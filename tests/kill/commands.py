@@ -10,13 +10,13 @@ import optuna
 
 from agents.keeper import Clock
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import demo, league, train, transfer, tune, tune_agents
-from benchmarks.data import finetune, fit_market, market_log
-from benchmarks.data.market_log import MarketWorld
-from benchmarks.lab.places import Place
-from benchmarks.lab.world import World
+from benchmarks.data import finetune, fit_market
+from benchmarks.lab.markets import MarketWorld
+from benchmarks.lab.places import PLACES, Place
+from benchmarks.lab.sites import World
 from policies import PolicyInputs
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -69,7 +69,8 @@ def register_toys() -> None:
         log=False,
         settings={"ppo_composer": PPO, "slateq": SLATEQ, "linucb": {}},
     )
-    vars(league)["PLACES"] = vars(tune_agents)["PLACES"] = {place.name: place}
+    PLACES.clear()
+    PLACES[place.name] = place
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     vars(transfer)["FIXED"] = ("uniform", "greedy_ctr", "mmr 1", "softmax 1", transfer.TUNED)
     setattr(Clock, "due", always)  # noqa: B010 - mypy knows no other way to replace a method
@@ -203,12 +204,12 @@ def run_transfer(inputs: Path, work: Path) -> None:
 
 def prepare_market(inputs: Path) -> None:
     """The market's log and ranker."""
-    market_log.build(MarketWorld(MARKET, 0, 600, "uniform"), inputs, "cpu")
+    MarketWorld(MARKET, 0, 600, "uniform").open(inputs, "cpu")
 
 
 def run_market(inputs: Path, work: Path) -> None:
     """The market's log and ranker again, in the folder that is looked at."""
-    market_log.build(MarketWorld(MARKET, 0, 600, "uniform"), work, "cpu")
+    MarketWorld(MARKET, 0, 600, "uniform").open(work, "cpu")
 
 
 def run_fit_market(inputs: Path, work: Path) -> None:
@@ -234,7 +235,7 @@ def run_tune(inputs: Path, work: Path) -> None:
 
 def run_tune_agents(inputs: Path, work: Path) -> None:
     """Two agents."""
-    (place,) = vars(league)["PLACES"]
+    (place,) = PLACES
     tune_agents.main(
         tune_agents.Config(
             agents=("linucb", "thompson"),

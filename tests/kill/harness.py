@@ -90,7 +90,7 @@ class Result:
 
 
 class Operations:
-    """Counts operations on files below a folder, and kills the process at one of them. It stays for good."""
+    """Counts operations on files below a folder, and kills the process at one of them."""
 
     def __init__(self, folder: Path, kill: Kill) -> None:
         self.count = 0
@@ -133,7 +133,7 @@ class Operations:
 
 
 def in_child(act: Callable[[], Any], silent: bool = True) -> tuple[int, Any]:
-    """Run a function in a forked child: its exit code, and what it returned (JSON) or the traceback."""
+    """Run a function in a forked child: its exit code, and its result (JSON) or traceback."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

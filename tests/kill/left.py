@@ -1,4 +1,4 @@
-"""What a command leaves in a folder, told without clocks, names of processes and numbers of events."""
+"""What a command leaves in a folder, without clocks, processes and numbers of events."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def _digest(tensor: torch.Tensor) -> str:
     content = (
         tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
     )
-    return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.blake2b(content, digest_size=8).hexdigest()}"
+    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return f"{tensor.dtype} {tuple(tensor.shape)} {digest}"
 
 
 def _told(value: Any) -> Any:

@@ -1,20 +1,22 @@
-"""The composer at intent 0 is the greedy ranker; its knobs do what they say; its state is the size of 1."""
+"""The composer at intent 0 is the greedy ranker; its knobs and its state are as described."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import gymnasium
 import numpy as np
 import torch
 
 from policies import POLICIES
-from policies.base import MAILERS
-from policies.composer import CUES, Composer, ComposerConfig, ComposerPolicy, IntentActor
+from policies.composer import Composer, ComposerConfig
+from policies.cues import CUES
 from policies.features import Recent, principal
+from policies.learnable.intents import ComposerPolicy, IntentActor
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
-from tests.support.policy_toys import toy_inputs
+from tests.support.policy_toys import TOY_FACTS, toy_inputs
 from tests.support.toys import toy_catalog, toy_simulator
 
 NO_DRAWS = torch.zeros(1, 0)
@@ -185,13 +187,16 @@ def test_promotions_count_the_display_and_the_mailer() -> None:
     simulator = toy_simulator(items=30, slate_size=4)
     inputs = toy_inputs(simulator)
     placement = gymnasium.spaces.Box(
-        0, MAILERS**2 - 1, inputs.observation_space["placement"].shape, np.int64
+        0,
+        math.prod(TOY_FACTS.placements) - 1,
+        inputs.observation_space["placement"].shape,
+        np.int64,
     )
     space = gymnasium.spaces.Dict({**inputs.observation_space.spaces, "placement": placement})
     composer = Composer(dataclasses.replace(inputs, observation_space=space))
     seen = some_visits(simulator)
     seen["placement"] = (
-        torch.tensor([0, 3, 2 * 11, 2 * 11 + 5])
+        torch.tensor([0, 3, 2 * 5, 2 * 5 + 4])  # five mailer codes
         .repeat(5)[: seen["placement"].shape[1]]
         .expand(24, -1)
     )

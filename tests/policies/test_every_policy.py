@@ -1,5 +1,4 @@
-"""What holds of every policy, registered or learnable, in random shops: a new one is under test by joining a registry.
-
+"""Properties of every policy in random shops; joining a registry puts a policy under test.
 The shops have few items or many, twins among their vectors, visits with fewer candidates than
 positions or none, and rankers that give NaN, inf and -inf.
 """
@@ -23,20 +22,25 @@ from torch import Tensor
 pytest.importorskip("faiss")
 
 from policies import POLICIES, PolicyInputs
-from policies.base import MAILERS, PolicySpec, Ranker, Untuned, candidates_of, register_policy
 from policies.composer import Composer, ComposerConfig
-from policies.learnable.kinds import LEARNABLE, Learnable, Plan
+from policies.inputs import Ranker
+from policies.learnable.kinds import LEARNABLE, ActorInputs, Learnable
 from policies.learnable.sb3 import NetworkConfig
+from policies.observations import candidates_of
+from policies.parameters import NoParameters
 from policies.rankers.ctr import RankerConfig
 from policies.rankers.ctr_fit import FitConfig
 from policies.rankers.two_tower import TwoTowerConfig
+from policies.registry import PolicySpec, register_policy
 from policies.serving.retrieval import IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
 from recsim_env.types import Observation, Policy
+from tests.support.policy_toys import TOY_FACTS
 
 SHOPPERS, HISTORY, MEMORY = 3, 3, 4
 SHOPS = range(8)
+PLACEMENTS = math.prod(TOY_FACTS.placements)
 SMALL = ComposerConfig(offset_dims=2, summary_dims=2)
 
 
@@ -75,7 +79,7 @@ def whole(generator: torch.Generator, low: int, high: int, *shape: int) -> Tenso
 
 
 def odd_shop(seed: int) -> OddShop:
-    """Every third is without candidates in the observation, every second without the keys that only some shops have."""
+    """Every third shop has no `candidates`, every second only the generic keys."""
     generator = torch.Generator().manual_seed(seed)
     items, size = int(whole(generator, 4, 40)), int(whole(generator, 1, 6))
     groups, width = int(whole(generator, 1, 4)), int(whole(generator, 2, 6))
@@ -91,7 +95,7 @@ def odd_shop(seed: int) -> OddShop:
         "bought_counts": gymnasium.spaces.Box(0, 1e6, (MEMORY,), np.float32),
         "bought_days": gymnasium.spaces.Box(0, 1e6, (MEMORY,), np.float32),
         "popularity": gymnasium.spaces.Box(0, 1, (most,), np.float32),
-        "placement": gymnasium.spaces.Box(0, MAILERS**2 - 1, (most,), np.int64),
+        "placement": gymnasium.spaces.Box(0, PLACEMENTS - 1, (most,), np.int64),
         "context": gymnasium.spaces.Box(0, 1, (2,), np.float32),
     }
     observation: Observation = {
@@ -103,7 +107,7 @@ def odd_shop(seed: int) -> OddShop:
         "bought_counts": whole(generator, 0, 5, SHOPPERS, MEMORY).float(),
         "bought_days": 100 * torch.rand(SHOPPERS, MEMORY, generator=generator),
         "popularity": torch.rand(SHOPPERS, most, generator=generator),
-        "placement": whole(generator, 0, MAILERS**2 - 1, SHOPPERS, most),
+        "placement": whole(generator, 0, PLACEMENTS - 1, SHOPPERS, most),
         "context": torch.rand(SHOPPERS, 2, generator=generator),
     }
     if seed % 2:
@@ -122,6 +126,7 @@ def odd_shop(seed: int) -> OddShop:
         popularity=torch.rand(items, generator=generator),
         pool=int(whole(generator, 1, items)),
         per_category=seed % 3,
+        facts=TOY_FACTS,
     )
     return OddShop(inputs, {name: value for name, value in observation.items() if name in spaces})
 
@@ -138,7 +143,7 @@ def odd_catalog(items: int, groups: int, width: int, generator: torch.Generator)
 def some_candidates(
     seed: int, items: int, most: int, size: int, generator: torch.Generator
 ) -> Tensor:
-    """A shopper with all places filled, one with fewer candidates than a slate has positions, one with one or none."""
+    """Three shoppers: with all candidates, with fewer than a slate, with one or none."""
     candidates = torch.rand(SHOPPERS, items, generator=generator).argsort(dim=1)[:, :most]
     present = torch.tensor([most, min(most, max(size - 1, 1)), seed % 2])
     return candidates.where(torch.arange(most) < present.unsqueeze(1), -1)
@@ -149,14 +154,14 @@ def learned(kind: Learnable, inputs: PolicyInputs, *, certain: bool) -> Policy:
     composer = Composer(inputs, SMALL)
     generator = torch.Generator().manual_seed(1)
     actor = kind.actor(
-        Plan(composer, inputs.catalog, width_of(inputs), (4,), generator), kind.config()
+        ActorInputs(composer, inputs.catalog, width_of(inputs), (4,), generator), kind.config()
     )
     with torch.no_grad():
         for parameter in actor.parameters():
             parameter.add_(
                 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             )
-    return kind.policy(composer, actor, certain)
+    return kind.policy(composer, actor, deterministic=certain)
 
 
 def width_of(inputs: PolicyInputs) -> int:
@@ -215,7 +220,7 @@ def test_slates_are_legal_and_distinct_and_a_shopper_is_served_alone(name: str) 
 def test_an_item_without_a_number_is_shown_where_nothing_else_is_left(
     name: str, number: float
 ) -> None:
-    """The slate is that without the item, and the item behind it where the slate has a place left."""
+    """The slate is that without the item, followed by it where a place is left."""
     for seed in SHOPS:
         shop = odd_shop(seed)
         items, size = len(shop.inputs.catalog), shop.inputs.slate_size
@@ -462,30 +467,30 @@ def test_the_code_that_registered_a_policy_may_register_it_again(
 ) -> None:
     """As a cell of a notebook does that is run once more. Other code may not."""
     registered = Registry[PolicySpec]("policy")
-    monkeypatch.setattr("policies.base.POLICIES", registered)
+    monkeypatch.setattr("policies.registry.POLICIES", registered)
 
-    def mine(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+    def mine(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
         return POLICIES["popular"].build(inputs)
 
-    def others(inputs: PolicyInputs, parameters: Untuned) -> Policy:
+    def others(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
         return POLICIES["uniform"].build(inputs)
 
-    register_policy("mine", Untuned, needs_ranker=False)(mine)
+    register_policy("mine", NoParameters, needs_ranker=False)(mine)
     again = FunctionType(mine.__code__, globals(), "mine")
     again.__qualname__ = mine.__qualname__
     with pytest.warns(UserWarning, match=r"^The policy 'mine' is replaced"):
-        register_policy("mine", Untuned, needs_ranker=False)(again)
+        register_policy("mine", NoParameters, needs_ranker=False)(again)
     assert registered["mine"].builder is again
     with pytest.raises(
         ValueError, match=r"^name is 'mine', but a policy of that name is registered already"
     ):
-        register_policy("mine", Untuned)(others)
+        register_policy("mine", NoParameters)(others)
     with pytest.raises(
         TypeError, match=r"^parameters is 5, but it must be a dataclass with defaults"
     ):
         register_policy("other", 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^needs_ranker is 'no', but it must be True or False"):
-        register_policy("other", Untuned, needs_ranker="no")  # type: ignore[arg-type]
+        register_policy("other", NoParameters, needs_ranker="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from policies.base import filled, top_slates
 from policies.heuristics import Popular, Uniform
+from policies.slates import filled, top_slates
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
 

@@ -1,4 +1,4 @@
-"""What re-rankers and composers look at: the best candidates, and on request the best of each category."""
+"""The pool holds the best candidates, and on request the best of each category."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from policies import POLICIES, PolicyInputs
-from policies.base import Pool, Pooling, candidates_of, top_slates
-from policies.composer import CUES, Composer, ComposerConfig
-from policies.features import PARTS, Recent, Seen
+from policies.composer import Composer, ComposerConfig
+from policies.cues import CUES
+from policies.features import STATE_FEATURES, Recent, StateInputs
+from policies.observations import candidates_of
+from policies.pool import Pool, Pooling
+from policies.slates import top_slates
 from recsim_env import make_simulator
 from recsim_env.shoppers.market import MarketConfig, make_market
 from recsim_env.shoppers.profile import DECAYS
@@ -52,7 +55,7 @@ def inputs_of(simulator: SlateSimulator, per_category: int) -> PolicyInputs:
 
 
 def some_candidates(rows: int = 8, most: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Different candidates for every row, some padded and one with fewer than a slate; no two logits are equal."""
+    """Different candidates for every row, some padded; no two logits are equal."""
     generator = torch.Generator().manual_seed(seed)
     candidates = torch.rand(rows, ITEMS, generator=generator).argsort(dim=1)[:, :most]
     present = torch.tensor([most, most, 20, 15, 10, 6, 2, 1])[:rows]
@@ -176,7 +179,7 @@ def test_re_rankers_that_change_nothing_are_greedy(per_category: int) -> None:
 
 
 def test_the_pool_gives_a_re_ranker_the_variety_that_the_best_alone_lack() -> None:
-    """All of the best 64 lie in category 0 where it is that much better: only the other pool has anything else."""
+    """The best 64 all lie in category 0: only the pool by category holds anything else."""
     simulator = make_simulator("recsim_env/Market-v0", device="cpu")
     observation = simulator.reset(torch.arange(2))
     category = simulator.catalog.category
@@ -233,7 +236,9 @@ def test_a_shoppers_behaviour_by_hand() -> None:
         [[0, 5, 1, 2, 3]]
     )  # of the best four: two of category 0, one each of 1 and 2
     pool = Pool(items, torch.zeros(1, 5), torch.arange(5).unsqueeze(0))
-    seen = Seen(observation, Recent.of(observation), pool, torch.zeros(ITEMS, 2), category, SIZE)
+    seen = StateInputs(
+        observation, Recent.of(observation), pool, torch.zeros(ITEMS, 2), category, SIZE
+    )
     familiar, other = (4 + 1) / (8 + 10), (1 + 1) / (12 + 10)
     expected = torch.tensor(
         [
@@ -249,7 +254,7 @@ def test_a_shoppers_behaviour_by_hand() -> None:
             (6.0 + 6.0 + 2.0 + 2.0) / 4 / SIZE,
         ]
     )
-    torch.testing.assert_close(PARTS["behaviour"].values(seen), expected.unsqueeze(0))
+    torch.testing.assert_close(STATE_FEATURES["behaviour"].values(seen), expected.unsqueeze(0))
 
 
 def test_a_newcomers_features_are_finite() -> None:

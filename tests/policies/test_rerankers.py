@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from policies import POLICIES
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from recsim_env.catalog import Catalog
 from tests.support.policy_toys import TableRanker, made_up_ranker, toy_inputs
 from tests.support.toys import toy_simulator
@@ -78,7 +78,7 @@ def test_cap_takes_so_many_of_a_category_and_then_the_best_of_the_rest() -> None
 
 
 def greedy_map(vectors: Tensor, logits: Tensor, alpha: float, size: int) -> list[int]:
-    """By brute force: the determinant of every possible next slate. -inf where it is 0, and then the best logit."""
+    """Brute force over the determinants of all next slates; where all are 0, the best logit."""
     cosines = vectors.double() @ vectors.double().T
     slate: list[int] = []
 
@@ -132,7 +132,7 @@ def test_dpp_takes_the_best_twins_where_nothing_else_is_left() -> None:
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 0.5, 2.0, 10.0])
 @pytest.mark.parametrize("near", [1e-1, 1e-2, 1e-3])
 def test_dpp_is_the_greedy_maximum_of_the_determinant(alpha: float, near: float) -> None:
-    """Random vectors, some of them exactly equal, some nearly, and more positions than dimensions now and then."""
+    """Random vectors, some equal and some nearly so, at times fewer dimensions than positions."""
     for seed in range(12):
         generator = torch.Generator().manual_seed(seed)
         items, width, size = 9, 2 + seed % 6, 4
@@ -162,12 +162,12 @@ def test_dpp_in_a_catalogue_without_a_table_of_cosines(monkeypatch: pytest.Monke
         torch.arange(12) % 6
     ]
     logits = torch.randn(12, generator=generator)
-    monkeypatch.setattr("policies.base.GRAM_LIMIT", 11)
+    monkeypatch.setattr("policies.cosines.GRAM_LIMIT", 11)
     assert dpp_slate(vectors, logits, 5.0, 4) == greedy_map(vectors, logits, 5.0, 4)
 
 
 def test_twins_of_a_shop_like_the_complete_journey_are_kept_apart() -> None:
-    """Two thirds of its items share their vector with another one; vectors are wide, and kept as float16."""
+    """Two thirds of its items share their vector with another; vectors are wide, from float16."""
     generator = torch.Generator().manual_seed(5)
     distinct = torch.randn(60, 384, generator=generator).half().float()
     vectors = torch.nn.functional.normalize(
@@ -258,7 +258,7 @@ def test_tuned_parameters_start_inside_their_range_and_unknown_ones_are_errors(n
 
 
 def test_every_pair_of_rerankers_can_differ() -> None:
-    """Each re-ranker at a strong setting departs from greedy CTR somewhere: none is a silent copy of it."""
+    """Each re-ranker at a strong setting differs from greedy CTR and from the others."""
     simulator = toy_simulator(items=200, slate_size=8)
     inputs = toy_inputs(simulator, made_up_ranker(200))
     seen = simulator.reset(torch.arange(16))

@@ -1,4 +1,4 @@
-"""A catalogue comes back from disk as it was, its derived indices agree with its paths, and bad files are named."""
+"""A catalogue comes back from disk as it was, and bad files and fields are named."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def test_to_moves_every_tensor(catalog: Catalog) -> None:
 
 
 def test_every_item_needs_an_embedding(catalog: Catalog) -> None:
-    expected = r"^column 'embedding' is a .* of shape \(3, 2\), but it must be a float32 tensor of shape \(4, E\)\.$"
+    expected = (
+        r"^column 'embedding' is a .* of shape \(3, 2\), "
+        r"but it must be a float32 tensor of shape \(4, E\)\.$"
+    )
     with pytest.raises(CatalogError, match=expected):
         Catalog(catalog.text, catalog.path, catalog.price, catalog.embedding[:3])
 
@@ -219,23 +222,77 @@ GOOD: dict[str, Any] = {
     "cold": torch.tensor([True, False]),
 }
 BAD_FIELDS: list[tuple[str, list[Any]]] = [
-    ("text", [None, 3, "ab", (), ("a",), ("a", ""), ("a", None), ("a", 3), torch.zeros(2), {"a": 1, "b": 2}]),
-    ("path", [None, ("d/c/t",), ("d/c/t", "d/c"), ("d/c/t", "d//t"), ("d/c/t", "d/c/t/u"), ("d/c/t", 3), "d/c/t"]),
+    (
+        "text",
+        [
+            None,
+            3,
+            "ab",
+            (),
+            ("a",),
+            ("a", ""),
+            ("a", None),
+            ("a", 3),
+            torch.zeros(2),
+            {"a": 1, "b": 2},
+        ],
+    ),
+    (
+        "path",
+        [
+            None,
+            ("d/c/t",),
+            ("d/c/t", "d/c"),
+            ("d/c/t", "d//t"),
+            ("d/c/t", "d/c/t/u"),
+            ("d/c/t", 3),
+            "d/c/t",
+        ],
+    ),
     (
         "price",
-        [None, 3.0, [1.0, 2.0], torch.ones(2, dtype=torch.float64), torch.ones(2, 1), torch.ones(3), torch.zeros(2, 0),
-         torch.tensor([1.0, -0.5]), torch.tensor([1.0, math.inf]), torch.tensor([-math.inf, 1.0]), torch.ones(2) * 1j,
-         torch.ones(2, device="meta")],
+        [
+            None,
+            3.0,
+            [1.0, 2.0],
+            torch.ones(2, dtype=torch.float64),
+            torch.ones(2, 1),
+            torch.ones(3),
+            torch.zeros(2, 0),
+            torch.tensor([1.0, -0.5]),
+            torch.tensor([1.0, math.inf]),
+            torch.tensor([-math.inf, 1.0]),
+            torch.ones(2) * 1j,
+            torch.ones(2, device="meta"),
+        ],
     ),
     (
         "embedding",
-        [None, 3, [[1.0, 0.0], [0.0, 1.0]], torch.eye(2).double(), torch.eye(2).half(), torch.ones(2), torch.eye(3),
-         3 * torch.eye(2), 0.1 * torch.eye(2), torch.zeros(2, 2), torch.eye(2) * math.nan, torch.eye(2) * 1e30,
-         torch.zeros(2, 0), torch.eye(2).to_sparse(), np.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.01]])],
+        [
+            None,
+            3,
+            [[1.0, 0.0], [0.0, 1.0]],
+            torch.eye(2).double(),
+            torch.eye(2).half(),
+            torch.ones(2),
+            torch.eye(3),
+            3 * torch.eye(2),
+            0.1 * torch.eye(2),
+            torch.zeros(2, 2),
+            torch.eye(2) * math.nan,
+            torch.eye(2) * 1e30,
+            torch.zeros(2, 0),
+            torch.eye(2).to_sparse(),
+            np.eye(2),
+            torch.tensor([[1.0, 0.0], [0.0, 1.01]]),
+        ],
     ),
-    ("product_id", [3, [5, 3], torch.tensor([5.0, 3.0]), torch.tensor([5]), torch.tensor([[5, 3]])]),
+    (
+        "product_id",
+        [3, [5, 3], torch.tensor([5.0, 3.0]), torch.tensor([5]), torch.tensor([[5, 3]])],
+    ),
     ("cold", [True, [True, False], torch.tensor([1, 0]), torch.tensor([True])]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

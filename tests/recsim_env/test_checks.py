@@ -1,4 +1,4 @@
-"""Checks accept what they say and refuse the rest in one sentence that names argument, value and expectation."""
+"""Checks accept what they say and refuse the rest in one sentence that names the argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gymnasium face of one shopper: the checkers pass, it is a batch of one, and mistakes read well."""
+"""The Gymnasium face of one shopper: checkers pass, it is a batch of one, mistakes read well."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_sampled_actions_play_to_the_end() -> None:
 
 
 def episodes(env: SlateEnv, count: int, seed: int | None) -> list[Any]:
-    """Everything that comes out of some episodes, the first reset with a seed and the others without."""
+    """Everything that comes out of some episodes; only the first reset has a seed."""
     out: list[Any] = []
     for number in range(count):
         out.append(env.reset(seed=seed if number == 0 else None))
@@ -318,7 +318,8 @@ def test_step_and_render_before_reset_and_after_the_end() -> None:
         ({"seed": -1}, "seed is -1, but it must be a whole number from 0 to 9223372036854775807"),
         (
             {"seed": 2**63},
-            "seed is 9223372036854775808, but it must be a whole number from 0 to 9223372036854775807",
+            "seed is 9223372036854775808, but it must be a whole number from 0 to "
+            "9223372036854775807",
         ),
         ({"seed": 1.5}, "seed is 1.5, but it must be"),
         (

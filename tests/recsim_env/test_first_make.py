@@ -1,4 +1,4 @@
-"""What a first use costs: nothing heavy is imported for nothing, and what takes long is said on stderr."""
+"""A first use imports nothing heavy for nothing, and says on stderr what takes long."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def test_importing_the_package_imports_neither_tables_nor_transformers() -> None
 
 
 def test_a_closed_form_market_needs_neither() -> None:
-    made = "import sys, gymnasium, recsim_env; gymnasium.make('recsim_env/Market-v0', device='cpu').reset(seed=0)"
+    made = (
+        "import sys, gymnasium, recsim_env; "
+        "gymnasium.make('recsim_env/Market-v0', device='cpu').reset(seed=0)"
+    )
     assert (
         run(f"{made}; print([m for m in ('transformers', 'polars') if m in sys.modules])") == "[]"
     )

@@ -267,7 +267,7 @@ def test_unknown_options_raise(own_id: str, make: Any) -> None:
     recsim_env.register(own_id, make_toy_shopper)
     with pytest.raises(
         TypeError,
-        match=r"unexpected keyword argument 'populaton', but the options are \['categories', 'device'",
+        match=r"unexpected keyword argument 'populaton', but the options are \['categories', 'dev",
     ):
         make(own_id, populaton="train")
 

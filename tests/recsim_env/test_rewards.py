@@ -351,7 +351,7 @@ def test_a_term_that_is_defined_again_at_the_same_place_replaces_the_first(own_t
 def test_a_reward_is_its_weighted_sum_row_by_row(
     seed: int, batch: int, size: int, weights: dict[str, float]
 ) -> None:
-    """Diversity lies in [0, 1], clicks in [0, K]; rows know nothing of each other; tables of cosines change nothing."""
+    """Diversity lies in [0, 1], clicks in [0, K]; rows are independent, whatever the cosines."""
     inputs = random_inputs(batch, size, seed)
     total, terms = Reward(weights)(inputs)
     exact = sum(weight * terms[name].double() for name, weight in weights.items())

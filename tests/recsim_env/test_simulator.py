@@ -1,4 +1,4 @@
-"""What must hold of a visit: who answers what, what ends an episode, what the shop remembers, what noise decides."""
+"""What must hold of a visit: who answers, what ends an episode, what the shop remembers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.toys import LAPSE, ToyShopper, toy_simulator
 
 
 def slates_for(simulator: SlateSimulator, step: int, valid: bool = False) -> Tensor:
-    """(B, K) slates that differ by row and step, from the row's seed alone; `valid`: distinct candidates."""
+    """Slates (B, K) from the seeds and the step alone; `valid`: distinct candidates."""
     key = noise.episode_key(
         simulator.episodes.seed, torch.full_like(simulator.episodes.seed, step), stream=9
     )
@@ -586,7 +586,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 def test_a_step_asks_no_tensor_for_its_numbers(
     monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
 ) -> None:
-    """On the device of shapes without numbers: whatever would wait for a GPU, or send it something, fails there."""
+    """On `meta`, where tensors have no numbers, whatever would wait for a GPU fails."""
 
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("a step sends numbers to the device")

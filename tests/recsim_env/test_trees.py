@@ -1,4 +1,4 @@
-"""A state is written down without pickle and comes back bit for bit, or the sentence says where it does not fit."""
+"""A state is written down and comes back bit for bit; its rows are taken and put."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gymnasium face of B shoppers: row for row what B single environments give, in every autoreset mode."""
+"""The face of B shoppers: row for row what B single environments give, in every autoreset mode."""
 
 from __future__ import annotations
 
@@ -478,7 +478,8 @@ def test_before_reset() -> None:
         ({"seed": [1, 2, None, 4, 5]}, r"seed\[2\] is None, but it must be a whole number from 0"),
         (
             {"seed": 2**63 - 2},
-            "seed is 9223372036854775806, but it must be a whole number from 0 to 9223372036854775803, or a",
+            "seed is 9223372036854775806, but it must be a whole number from 0 to "
+            "9223372036854775803, or a",
         ),
         ({"seed": "1"}, "seed is '1', but it must be"),
         (

@@ -8,10 +8,20 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util import tensor_util
 
 
+def event_files(folder: Path) -> list[Path]:
+    """The files in the order in which they were opened: by second, then by their number in the process."""
+
+    def opened(path: Path) -> tuple[int, int]:
+        parts = path.name.split(".")  # events.out.tfevents.<second>.<host>.<process>.<number>
+        return int(parts[3]), int(parts[-1])
+
+    return sorted(folder.glob("events.out.tfevents.*"), key=opened)
+
+
 def points(folder: Path) -> dict[str, list[tuple[int, float | None]]]:
-    """Tag -> (step, value) in the order of writing, all files of a training together; None for what is no number."""
+    """Return the points (step, value) of each tag as they were written; None for no number."""
     found: dict[str, list[tuple[int, float | None]]] = {}
-    for path in sorted(folder.glob("events.*")):
+    for path in event_files(folder):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 number = (

@@ -1,9 +1,10 @@
-"""A small shop whose shoppers each have favourites: a log with a known truth, for tests of what learns from logs."""
+"""A log of a small shop whose shoppers each have favourites: its truth is known to tests."""
 
 from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,11 +15,8 @@ from recsim_env.logs import schema
 from recsim_env.logs.facts import LogFacts
 
 ITEMS, SHOPPERS, DAYS, STORES = 40, 60, 200, 2
-FAVOURITES, LOVED, OTHER = (
-    4,
-    0.5,
-    0.01,
-)  # favourites of a shopper; chance to buy one, and to buy anything else
+FAVOURITES = 4  # items of a shopper
+LOVED, OTHER = 0.5, 0.01  # chance to buy a favourite in a visit, and anything else
 SPLIT_DAYS = (140, 161)  # first day of valid and of test
 FACTS = LogFacts(
     day_zero=datetime.date(2020, 2, 29),
@@ -30,7 +28,10 @@ FACTS = LogFacts(
 
 
 def write_shop(folder: Path, seed: int = 0) -> Catalog:
-    """Every table of a log folder; returns the catalogue. Half of the items are promoted in each store and week."""
+    """Write every table of a log, and return the catalogue.
+
+    Nine of ten items are promoted in each store and week.
+    """
     rng = np.random.default_rng(seed)
     catalog = Catalog.synthetic(ITEMS, 5, 8, torch.Generator().manual_seed(seed))
     catalog.save(folder)
@@ -42,11 +43,12 @@ def write_shop(folder: Path, seed: int = 0) -> Catalog:
     promoted = rng.random((STORES, weeks, ITEMS)) < 0.9
     visits = pl.concat([_visits(shopper, chance[shopper], rng) for shopper in range(SHOPPERS)])
     visits = visits.with_columns(visit=pl.int_range(pl.len(), dtype=pl.Int64))
+
     schema.write_baskets(_cast(schema.BASKETS, visits), folder / "baskets.parquet", ITEMS)
     for name in ("case_control", "policy", "uniform"):
         schema.write_impressions(_slates(visits, promoted, rng), folder / f"{name}.parquet", ITEMS)
     store, week, item = promoted.nonzero()
-    promotions = {"store": store, "week": week, "item": item, "placement": 1 + (item % 9)}
+    promotions = {"store": store, "week": week, "item": item, "placement": placement_of(item)}
     schema.write_promotions(
         _cast(schema.PROMOTIONS, pl.DataFrame(promotions)), folder / "promotions.parquet", ITEMS
     )
@@ -69,12 +71,17 @@ def write_shop(folder: Path, seed: int = 0) -> Catalog:
     return catalog
 
 
+def placement_of(item: Any) -> Any:
+    """The placement code of an item (or of an array of them) wherever it is promoted."""
+    return 1 + (item % 9)
+
+
 def _cast(table: schema.Table, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
 
 
 def _visits(shopper: int, chance: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
-    """One shopper's visits, two to nine days apart."""
+    """Draw the visits of one shopper, two to nine days apart."""
     gaps = rng.integers(2, 10, DAYS)
     days = gaps.cumsum()
     days = days[days < DAYS]
@@ -107,16 +114,17 @@ def _visits(shopper: int, chance: np.ndarray, rng: np.random.Generator) -> pl.Da
 def _slates(
     visits: pl.DataFrame, promoted: np.ndarray, rng: np.random.Generator, size: int = 10
 ) -> pl.DataFrame:
-    """A uniform slate of the promoted items at each visit."""
+    """Draw a uniform slate of the promoted items at each visit."""
     slates, bought = [], []
     for row in visits.iter_rows(named=True):
         slate = rng.permutation(np.flatnonzero(promoted[row["store"], row["week"]]))[:size].tolist()
         slates.append(slate)
         bought.append([item in row["items"] for item in slate])
-    empty = dict.fromkeys(("click", "placement", "propensity", "weight"))
+    empty = dict.fromkeys(("click", "propensity", "weight"))
     frame = visits.with_columns(
         pl.Series("slate", slates),
         pl.Series("purchase", bought),
+        pl.Series("placement", [[placement_of(item) for item in slate] for slate in slates]),
         scenario=pl.lit("test"),
         page=pl.lit(0),
         **{name: pl.lit(value) for name, value in empty.items()},

@@ -1,13 +1,25 @@
-"""Policies on the toy shopper: what they are built from, and a ranker whose logits are made up but known."""
+"""Policies on the toy shopper: what they are built from, and a ranker whose logits are known."""
 
 from __future__ import annotations
+
+import datetime
 
 import torch
 from torch import Tensor
 
-from policies.base import PolicyInputs, Ranker, candidates_of
+from policies.inputs import PolicyInputs, Ranker
+from policies.observations import candidates_of
+from recsim_env.logs.facts import LogFacts
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
+
+TOY_FACTS = LogFacts(
+    day_zero=datetime.date(2024, 1, 1),
+    weeks_a_year=53,
+    placements=(4, 5),
+    splits=((1, 40), (41, 46), (47, 53)),
+)
+"""Facts about the toy shop: four display codes and five mailer codes, 0 among them."""
 
 
 class TableRanker:
@@ -35,4 +47,5 @@ def toy_inputs(simulator: SlateSimulator, ranker: Ranker | None = None) -> Polic
         slate_size=simulator.slate_size,
         ranker=ranker or made_up_ranker(items),
         popularity=torch.arange(items, dtype=torch.float32),
+        facts=TOY_FACTS,
     )

@@ -10,6 +10,7 @@
 A visit is a household on a local day in a store. Splits are weeks: train, then valid, then test.
 """
 
+from recsim_env.logs.complete_journey.encoder import encoder_folder
 from recsim_env.logs.complete_journey.folder import (
     LOG_FILES,
     SUMMARY_FILE,
@@ -17,9 +18,9 @@ from recsim_env.logs.complete_journey.folder import (
     build,
     has_facts,
     is_built,
+    is_of_build,
     read_facts,
 )
-from recsim_env.logs.complete_journey.encoder import encoder_folder
 from recsim_env.logs.complete_journey.recipe import Recipe
 from recsim_env.logs.complete_journey.sources import FACTS, PLACEMENTS, Sources
 
@@ -35,5 +36,6 @@ __all__ = [
     "encoder_folder",
     "has_facts",
     "is_built",
+    "is_of_build",
     "read_facts",
 ]

@@ -210,8 +210,12 @@ def read_facts(folder: Path | str) -> LogFacts:
 
 def has_facts(folder: Path) -> bool:
     """Whether a log has facts: `facts.json`, or the summary of a build of an earlier version."""
-    known = {"seed", "version", "recipe"} <= _content(folder / SUMMARY_FILE).keys()
-    return (folder / FACTS_FILE).is_file() or known
+    return (folder / FACTS_FILE).is_file() or is_of_build(folder)
+
+
+def is_of_build(folder: Path) -> bool:
+    """Whether the summary in a folder says that its log was built from the Complete Journey."""
+    return {"seed", "version", "recipe"} <= _content(folder / SUMMARY_FILE).keys()
 
 
 def is_built(folder: Path | str, seed: int) -> bool:

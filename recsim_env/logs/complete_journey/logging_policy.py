@@ -84,10 +84,15 @@ class LoggingPolicy:
         return score.where(candidates >= 0, -torch.inf)
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Draw slates (B, K) with uniform numbers (B, C), by the Gumbel trick."""
+        """Draw slates (B, K) with uniform numbers (B, C), by the Gumbel trick.
+
+        Where there are fewer than K candidates, the first item is repeated; where there are none,
+        item 0, which is no candidate, so that nothing is shown.
+        """
         gumbel = noise.gumbel(draws.clamp(1e-7, 1 - 1e-7))
         top = (self.scores(observation) + gumbel).topk(self.slate_size, dim=1).indices
-        return observation["candidates"].gather(1, top)
+        slates = observation["candidates"].gather(1, top)
+        return slates.where(slates >= 0, slates[:, :1]).clamp(min=0)
 
 
 def policy_score(

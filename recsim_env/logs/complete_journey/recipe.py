@@ -15,21 +15,32 @@ class Recipe:
         ValueError: If a field is not a number within its bounds.
     """
 
-    n_items: int = 3500  # catalogue: the most bought of the training weeks
-    min_households: int = 15  # buyers that an item of the catalogue has in the training weeks
-    n_cold: int = 365  # items of the catalogue never exposed in training
-    train_until: int = 44  # last week of the train split
-    valid_until: int = 48  # last week of the valid split; the rest is test
-    min_earlier: int = 3  # visits of the household before one that gets a slate
-    min_exposed: int = 30  # promoted catalogue items in the store and week of a slate
+    n_items: int = 3500
+    """Size of the catalogue: the items that most visits of the training weeks bought."""
+    min_households: int = 15
+    """Fewest households that bought an item of the catalogue in the training weeks."""
+    n_cold: int = 365
+    """Items of the catalogue that are never exposed in the training weeks."""
+    train_until: int = 44
+    """Last week of the train split."""
+    valid_until: int = 48
+    """Last week of the valid split; all later weeks are the test split."""
+    min_earlier: int = 3
+    """Fewest earlier visits of the household where a visit gets slates."""
+    min_exposed: int = 30
+    """Fewest items on promotion in the store and week of a slate."""
     slate_size: int = 10
-    negatives: int = 20  # not bought, sampled for each visit of the case-control log
-    holdout: float = 0.2  # share of households kept for evaluation
-    item_weight: float = 1.2  # logging policy: of log(1 + earlier visits that bought the item)
-    category_weight: float = 0.5  # of log(1 + earlier purchases in the item's category)
-    popularity_weight: float = (
-        0.5  # of log(1 + visits that bought the item in the four weeks before)
-    )
+    """Positions of a slate."""
+    negatives: int = 20
+    """Items not bought that are sampled for each visit of the case-control log."""
+    holdout: float = 0.2
+    """Share of the households that are kept for evaluation."""
+    item_weight: float = 1.2
+    """Weight of log(1 + earlier visits that bought the item) in the logging policy."""
+    category_weight: float = 0.5
+    """Weight of log(1 + earlier purchases in the category of the item)."""
+    popularity_weight: float = 0.5
+    """Weight of log(1 + visits of the four weeks before that bought the item)."""
 
     def __post_init__(self) -> None:
         """Check every field, and store it as the plain Python type."""

@@ -1,4 +1,4 @@
-"""PPO learns a slate problem that has an answer; runs repeat, resume, and leave everyone else's randomness alone."""
+"""PPO solves slate problems with known answers; runs repeat, resume, and keep their randomness."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ import torch
 
 from agents.evaluate import evaluate
 from agents.ppo.algorithm import (
-    PPOConfig,
     SlatePPO,
     environment_of,
     fit_standardizers,
     frozen_policy_of,
-    make_autoregressive_ppo,
-    make_composer_ppo,
-    make_plackett_luce_ppo,
+    make_ppo,
     policy_of,
 )
 from agents.ppo.checkpoints import load, load_policy, save
+from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies import POLICIES
-from policies.composer import CUES, Composer, ComposerConfig
+from policies.composer import Composer, ComposerConfig
+from policies.cues import CUES
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
@@ -54,7 +53,7 @@ def composer_model(
     env = IntentVecEnv(
         simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers
     )
-    model = make_composer_ppo(env, config, NETWORK, seed=seed)
+    model = make_ppo("composer", env, config, NETWORK, seed=seed)
     fit_standardizers(model)
     return model
 
@@ -64,7 +63,9 @@ def plackett_luce_model(
 ) -> SlatePPO:
     simulator = toy_simulator(items=40, **options)
     env = SlateVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
-    model = make_plackett_luce_ppo(env, config, NETWORK, scores=PlackettLuceConfig(1.0), seed=seed)
+    model = make_ppo(
+        "plackett_luce", env, config, NETWORK, start=PlackettLuceConfig(1.0), seed=seed
+    )
     fit_standardizers(model)
     return model
 
@@ -74,8 +75,13 @@ def autoregressive_model(
 ) -> SlatePPO:
     simulator = toy_simulator(items=40, **options)
     env = SlateVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers)
-    model = make_autoregressive_ppo(
-        env, config, NETWORK, scores=AutoregressiveConfig(1.0, count=-0.3), seed=seed
+    model = make_ppo(
+        "autoregressive",
+        env,
+        config,
+        NETWORK,
+        start=AutoregressiveConfig(1.0, count=-0.3),
+        seed=seed,
     )
     fit_standardizers(model)
     return model
@@ -247,7 +253,7 @@ def test_where_shoppers_cannot_be_written_down_training_goes_on_with_fresh_ones_
         reward=TrainingReward(expected_clicks=False, survival=False),
     )
     models = [
-        make_composer_ppo(env, replace(SMALL, batch_size=8), NETWORK, seed=0) for _ in range(2)
+        make_ppo("composer", env, replace(SMALL, batch_size=8), NETWORK, seed=0) for _ in range(2)
     ]
     models[0].learn(4 * 4)
     save(models[0], tmp_path / "checkpoint.safetensors")
@@ -333,7 +339,7 @@ def test_a_broken_checkpoint_is_refused_in_one_sentence_with_file_and_tensor(
 def test_actor_and_critic_learn_at_their_own_rates() -> None:
     simulator = toy_simulator(items=40)
     env = IntentVecEnv(simulator, Composer(toy_inputs(simulator)), 16)
-    model = make_composer_ppo(env, SMALL, NetworkConfig(critic_lr_scale=3.0), seed=0)
+    model = make_ppo("composer", env, SMALL, NetworkConfig(critic_lr_scale=3.0), seed=0)
     model.learn(16 * 4)
     rates = {group[LR_SCALE]: group["lr"] for group in model.policy.optimizer.param_groups}
     assert rates == pytest.approx({1.0: SMALL.learning_rate, 3.0: 3 * SMALL.learning_rate})
@@ -353,7 +359,7 @@ def mean_return(model: SlatePPO, simulator: SlateSimulator, *, deterministic: bo
 
 @pytest.mark.slow
 def test_the_composer_learns_to_vary_the_slate() -> None:
-    """Reward = category coverage; greedy CTR shows one or two categories, the answer is a negative count knob."""
+    """The reward is category coverage, of which greedy CTR has little: the count knob must fall."""
     simulators = [
         toy_simulator(items=40, lapse=0.0, reward=Reward({"category_coverage": 1.0}))
         for _ in range(2)
@@ -365,7 +371,7 @@ def test_the_composer_learns_to_vary_the_slate() -> None:
         32,
         reward=TrainingReward(1.0, False),
     )
-    model = make_composer_ppo(env, QUICK, NETWORK, seed=0)
+    model = make_ppo("composer", env, QUICK, NETWORK, seed=0)
     fit_standardizers(model)
     before = mean_return(model, simulators[1])
     model.learn(32 * 10 * 60)
@@ -376,7 +382,7 @@ def test_the_composer_learns_to_vary_the_slate() -> None:
 
 @pytest.mark.slow
 def test_plackett_luce_learns_which_items_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reward = share of the slate in category 0; the ranker knows nothing of it, the item embeddings do."""
+    """The reward is the share of category 0, which item embeddings tell and the ranker does not."""
 
     def of_category_0(inputs: RewardInputs) -> torch.Tensor:
         return ((inputs.category[inputs.slates] == 0) & inputs.shown).double().mean(dim=1)
@@ -392,7 +398,7 @@ def test_plackett_luce_learns_which_items_pay(monkeypatch: pytest.MonkeyPatch) -
         32,
         reward=TrainingReward(1.0, False),
     )
-    model = make_plackett_luce_ppo(env, QUICK, NETWORK, scores=PlackettLuceConfig(1.0), seed=0)
+    model = make_ppo("plackett_luce", env, QUICK, NETWORK, start=PlackettLuceConfig(1.0), seed=0)
     fit_standardizers(model)
     before = mean_return(model, simulators[1], deterministic=False)
     model.learn(32 * 10 * 60)

@@ -1,4 +1,4 @@
-"""Rollouts that stay on the device are SB3's rollouts: the same numbers, minibatches, callbacks, log and files."""
+"""Rollouts that stay on the device have the numbers, minibatches, callbacks and files of SB3."""
 
 from __future__ import annotations
 
@@ -17,17 +17,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from torch import Tensor
 
-from agents.ppo.algorithm import (
-    PPOConfig,
-    PrivateRandomness,
-    StockPPO,
-    fit_standardizers,
-    make_ppo,
-    make_stock_ppo,
-)
+from agents.ppo.algorithm import StockPPO, fit_standardizers, make_ppo, make_stock_ppo
+from agents.ppo.config import PPOConfig
 from agents.ppo.device_ppo import DevicePPO
+from agents.ppo.randomness import PrivateRandomness
 from agents.ppo.rollout_buffer import DeviceRolloutBuffer
-from agents.ppo.torch_vec_env import Ends, Seen, TorchVecEnv, Turn
+from agents.ppo.torch_vec_env import BatchObservation, BatchStep, FinishedEpisodes, TorchVecEnv
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.kinds import LEARNABLE
@@ -40,7 +35,7 @@ HORIZON = 5
 
 
 class Chase(TorchVecEnv):
-    """Two random numbers are seen; the reward is 1 less the squared distance of the action to the first.
+    """Two random numbers are observed; the reward is 1 - (action - first number) squared.
 
     Episodes have `HORIZON` steps, the rows begin at different ones. Even rows are cut off at the
     end, odd ones end.
@@ -51,7 +46,7 @@ class Chase(TorchVecEnv):
         super().__init__(rows, seen, acted, torch.device("cpu"))
         self.acted: list[Tensor] = []
 
-    def reset_tensors(self) -> Seen:
+    def reset_tensors(self) -> BatchObservation:
         self.clock, self.sums = 0, torch.zeros(self.num_envs)
         self.age = torch.arange(self.num_envs) % HORIZON
         return self.look()
@@ -63,14 +58,14 @@ class Chase(TorchVecEnv):
         self.now = 2 * noise.uniform(keys, self.clock, 2) - 1
         return self.now
 
-    def step_tensors(self, actions: Tensor) -> Turn:
+    def step_tensors(self, actions: Tensor) -> BatchStep:
         self.acted.append(actions)
         rewards = 1 - (actions[:, 0] - self.now[:, 0]).square()
         self.clock, self.age, self.sums = self.clock + 1, self.age + 1, self.sums + rewards
         ended, seen, ends = self.age == HORIZON, self.look(), None
         rows = ended.nonzero().squeeze(1)
         if len(rows):
-            ends = Ends(
+            ends = FinishedEpisodes(
                 rows,
                 rows % 2 == 0,
                 self.sums[rows],
@@ -78,7 +73,7 @@ class Chase(TorchVecEnv):
                 lambda which: -seen[rows[which]],
             )
             self.age, self.sums = self.age.where(~ended, 0), self.sums.where(~ended, 0.0)
-        return Turn(seen, rewards, ended, ends)
+        return BatchStep(seen, rewards, ended, ends)
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +88,7 @@ def chaser(algorithm: type[PPO] = DevicePPO, rows: int = 8, **options: Any) -> A
     return algorithm("MlpPolicy", Chase(rows), **options)
 
 
-# ---- the buffer ------------------------------------------------------------------------------------------------------
+# ---- the buffer ----------------------------------------------------------------------------------
 
 FLAT = spaces.Box(-1, 1, (3,), np.float32)
 NAMED = spaces.Dict({"features": FLAT, "pool": spaces.Box(-1, 9, (2, 2), np.int64)})
@@ -205,7 +200,7 @@ def test_every_sample_comes_once_an_epoch() -> None:
         next(ours.get(8))
 
 
-# ---- the loop is SB3's -----------------------------------------------------------------------------------------------
+# ---- the loop is SB3's ---------------------------------------------------------------------------
 
 
 def slate_model(make: Any, kind: str, survival: bool) -> StockPPO:
@@ -301,7 +296,7 @@ class Diary(BaseCallback):
             "actions",
             "values",
             "log_probs",
-            "turn",
+            "batch_step",
             "env",
         } <= self.locals.keys()
         self.rewards.append(torch.as_tensor(self.locals["rewards"]).clone())
@@ -393,7 +388,7 @@ def test_what_it_cannot_do_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_small_problem_is_learned_as_by_the_stock_loop() -> None:
-    """The best action is the number that is seen first, which makes 1 a step; curves are compared update by update."""
+    """The best action is the first number, which pays 1 a step; curves are compared by update."""
     curves = []
     for algorithm in (DevicePPO, PPO):
         kept = Kept()

@@ -8,6 +8,7 @@ from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from agents.ppo.events import cut_events
+from tests.support.curves import event_files
 
 
 def write(folder: Path, steps: range) -> Path:
@@ -23,11 +24,7 @@ def write(folder: Path, steps: range) -> Path:
 
 
 def points(folder: Path) -> list[int]:
-    events = [
-        event
-        for path in sorted(folder.glob("events*"))
-        for event in EventFileLoader(str(path)).Load()
-    ]
+    events = [event for path in event_files(folder) for event in EventFileLoader(str(path)).Load()]
     return [event.step for event in events for _ in event.summary.value]
 
 

@@ -1,4 +1,4 @@
-"""A training's curves are honest and have one point a step, wherever the training was broken off."""
+"""Curves are honest and have one point a step, wherever the training was interrupted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import torch
 
 from agents.evaluate import evaluate
 from agents.ppo import monitor
-from agents.ppo.algorithm import PPOConfig, SlatePPO
+from agents.ppo.algorithm import SlatePPO
 from agents.ppo.checkpoints import LAST
+from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train
-from benchmarks.lab.world import World
+from benchmarks.lab.sites import World
 from policies import POLICIES
 from tests.benchmarks.agents.test_compare import make_world
 from tests.support.curves import points
@@ -175,7 +176,7 @@ def test_a_training_that_was_broken_off_twice_at_the_same_place_has_one_point_a_
 def test_a_policy_that_does_not_change_has_a_flat_curve_from_the_first_point_on(
     toy_world: World, tmp_path: Path
 ) -> None:
-    """Learning at rate 0: every point of the training is within noise of what evaluation says of the same policy."""
+    """At learning rate 0, every point of a training is within noise of an evaluation."""
     still = PPOConfig(learning_rate=0.0, n_steps=4, batch_size=1024, n_epochs=1)
     watched = MonitorConfig(evaluate_every=40, episodes=400, batch=400, pictures=0)
     shoppers = 256

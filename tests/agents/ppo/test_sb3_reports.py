@@ -1,4 +1,4 @@
-"""What Stable-Baselines3's tools say of a model is the return that `agents.evaluate` says, whatever it learns from."""
+"""SB3's tools report the return that `agents.evaluate` reports, whatever a model learns from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import (
-    PPOConfig,
-    SlatePPO,
-    environment_of,
-    fit_standardizers,
-    make_ppo,
-    policy_of,
-)
+from agents.ppo.algorithm import SlatePPO, environment_of, fit_standardizers, make_ppo, policy_of
+from agents.ppo.config import PPOConfig
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
@@ -31,7 +25,8 @@ from tests.support.toys import toy_simulator
 
 SHOPPERS = 24
 LEARNED_FROM = [TrainingReward(scale, clicks, survival) for scale, clicks, survival in (
-    (1.0, False, False), (0.1, False, False), (0.1, True, False), (1.0, False, True), (0.1, True, True),
+    (1.0, False, False), (0.1, False, False), (0.1, True, False), (1.0, False, True),
+    (0.1, True, True),
 )]  # fmt: skip
 every_kind = pytest.mark.parametrize("kind", ["composer", "plackett_luce"])
 every_reward = pytest.mark.parametrize("reward", LEARNED_FROM, ids=str)

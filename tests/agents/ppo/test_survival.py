@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import PPOConfig, make_ppo
+from agents.ppo.algorithm import make_ppo
+from agents.ppo.config import PPOConfig
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import ROULETTE, IntentVecEnv, SlateVecEnv, TrainingReward
 from policies import POLICIES
@@ -30,7 +31,7 @@ def environment(
 
 
 def returns_of_first_episodes(env: Any) -> np.ndarray:
-    """Sum of the rewards of each row's first episode, as they are learned from, under greedy slates."""
+    """The sum of the rewards to learn from in each row's first episode, under greedy slates."""
     env = TrainingRewards(env)
     env.reset()
     total, running = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)

@@ -1,4 +1,4 @@
-"""Ends of episodes reach Stable-Baselines3 as they are: what was last seen, and whether the return goes on."""
+"""Ends of episodes reach SB3 intact: the last observation, and whether the return goes on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.ppo.algorithm import PPOConfig, make_composer_ppo
-from agents.ppo.torch_vec_env import TrainingRewards, Turn
+from agents.ppo.algorithm import make_ppo
+from agents.ppo.config import PPOConfig
+from agents.ppo.torch_vec_env import BatchStep, TrainingRewards
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -69,7 +70,7 @@ def test_terminal_observations_are_the_last_ones_and_truncation_is_told_from_lap
 def test_ppo_bootstraps_a_truncated_episode_and_not_a_lapsed_one() -> None:
     env = make_env(shoppers=32)
     config = PPOConfig(n_steps=12, batch_size=64, gamma=0.9)
-    model = make_composer_ppo(env, config, NetworkConfig(), seed=0)
+    model = make_ppo("composer", env, config, NetworkConfig(), seed=0)
     value = 7.0
     with torch.no_grad():  # a critic that says 7 whatever it sees
         for parameter in model.policy.critic.parameters():
@@ -77,10 +78,10 @@ def test_ppo_bootstraps_a_truncated_episode_and_not_a_lapsed_one() -> None:
         last = model.policy.critic.tower[-1]
         assert isinstance(last, torch.nn.Linear)
         last.bias.fill_(value)
-    seen: list[Turn] = []
+    seen: list[BatchStep] = []
     step_tensors = env.step_tensors
 
-    def recorded(actions: torch.Tensor) -> Turn:
+    def recorded(actions: torch.Tensor) -> BatchStep:
         seen.append(step_tensors(actions))
         return seen[-1]
 
@@ -88,19 +89,19 @@ def test_ppo_bootstraps_a_truncated_episode_and_not_a_lapsed_one() -> None:
     _, callback = model._setup_learn(12 * 32, None)
     model.collect_rollouts(env, callback, model.rollout_buffer, 12)
     ended = 0
-    for step, turn in enumerate(seen):
-        expected = turn.rewards.clone()
-        if turn.ends is not None:
-            expected[turn.ends.rows] += torch.where(turn.ends.truncated, 0.9 * value, 0.0)
-            ended += len(turn.ends.rows)
+    for step, batch_step in enumerate(seen):
+        expected = batch_step.rewards.clone()
+        if batch_step.finished is not None:
+            expected[batch_step.finished.rows] += torch.where(
+                batch_step.finished.truncated, 0.9 * value, 0.0
+            )
+            ended += len(batch_step.finished.rows)
         np.testing.assert_allclose(model.rollout_buffer.rewards[step], expected.numpy(), rtol=1e-6)
     assert ended > 0
 
 
-def test_statistics_are_of_all_episodes_that_began_in_the_same_rollout_once_the_last_of_them_ended() -> (
-    None
-):
-    """Rollouts of three visits; the episodes are written down beside, with the rollout that each began in."""
+def test_statistics_are_of_the_episodes_that_began_in_one_rollout_once_all_have_ended() -> None:
+    """Rollouts of three visits; the test notes every episode and the rollout in which it began."""
     env = make_env(shoppers=8)
     env.reset()
     began, open_ = np.zeros(8, dtype=int), np.zeros(8)

@@ -1,4 +1,4 @@
-"""The chain tune, train, compare on the toy shopper: what each leaves for the next, and that nothing is lost."""
+"""Tune, train and compare on the toy shopper: each leaves what the next one needs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from agents.ppo import monitor
-from agents.ppo.algorithm import PPOConfig
 from agents.ppo.checkpoints import LAST, load
+from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig, sample_slates
 from benchmarks.agents import compare, demo, train, tune
 from benchmarks.lab.run import read_rows, read_summary
-from benchmarks.lab.world import REPORTED_SEED, TUNING_SEED, World
+from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, World
+from benchmarks.lab.tuning import read_parameters
 from policies import POLICIES
 from policies.learnable.kinds import LEARNABLE
 from policies.rankers.ctr import save_model
@@ -73,7 +74,7 @@ def test_from_tuning_to_the_table(world: World, tmp_path: Path) -> None:
         world=world, trials=3, episodes=8, batch=8, work=tmp_path / "tune", output=parameters
     )
     tune.main(tuning)
-    found = tune.read_parameters(parameters)
+    found = read_parameters(parameters)
     assert set(found) == {name for name, spec in POLICIES.items() if spec.search()}
     trials = read_rows("tune", results=results)
     assert trials.group_by("policy").len()["len"].to_list() == [3] * len(found)  # equal budgets

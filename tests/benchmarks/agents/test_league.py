@@ -1,4 +1,4 @@
-"""The league: cells are played once and go on, contenders meet the same shoppers, figures are what their names say."""
+"""The league: cells are played once and go on, and contenders meet the same shoppers."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import AGENTS, Ground, Learned
+from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
-from benchmarks.agents import behaviour, league, league_report
-from benchmarks.agents.league import Cell, Config, cells, contenders, play_missing, read_cells
+from benchmarks.agents import behaviour, league
+from benchmarks.agents.league import Config, play_missing, read_cells
 from benchmarks.agents.league_report import (
-    CURVE,
-    ROW,
     analyse,
     band,
     first_above,
     frontier,
-    iqm,
     matrix,
     profile,
     ratio,
-    stratified,
     summary,
     to_pass,
 )
-from benchmarks.lab.places import PLACES, Place, Site
+from benchmarks.lab import league_cells
+from benchmarks.lab.league_cells import CURVE, ROW, Cell, cells, contenders
+from benchmarks.lab.places import CONTROL, PLACES, Place
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import Estimate, critical
+from benchmarks.lab.sites import Site
+from benchmarks.lab.statistics import Estimate, critical, iqm, stratified
 from policies import POLICIES, PolicyInputs
-from policies.base import candidates_of
 from policies.composer import Composer
+from policies.observations import candidates_of
 from policies.oracles import ORACLES, Oracle, OracleParameters, oracle_specs
 from recsim_env import make_simulator
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.types import Observation
+from tests.support.places import only
 from tests.support.toys import registered_toys
 
 TOY = "toy/League-v0"
@@ -68,8 +68,7 @@ def open_toy(env: str, world: int, markets: Path, slates: int, device: str | Non
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
     """A league with one place, where toy shoppers come."""
     place = Place(TOY, 0, open_toy, oracles=False, log=False)
-    for module in (league, behaviour):
-        monkeypatch.setattr(module, "PLACES", {place.name: place})
+    only(monkeypatch, place)
     config = Config(
         runs=(0, 1),
         steps={TOY: 64},
@@ -97,7 +96,7 @@ def test_a_second_call_plays_nothing(toy: Config, monkeypatch: pytest.MonkeyPatc
     rows, _ = read_cells(toy.work)
     assert len(rows) == 3 * 2
     monkeypatch.setattr(
-        league, "play", lambda *arguments: pytest.fail("a cell that is there was played")
+        league_cells, "play", lambda *arguments: pytest.fail("a cell that is there was played")
     )
     play_missing(toy)
     assert read_cells(toy.work)[0].equals(rows)
@@ -111,13 +110,13 @@ def test_an_interrupted_league_goes_on_with_the_cell_that_is_missing(
     before = read_cells(toy.work)[0].drop("date")
     gone.path(toy).unlink()
     played: list[str] = []
-    really = league.play
+    really = league_cells.play
 
     def play(cell: Cell, site: Site, config: Config) -> None:
         played.append(cell.name)
         really(cell, site, config)
 
-    monkeypatch.setattr(league, "play", play)
+    monkeypatch.setattr(league_cells, "play", play)
     play_missing(toy)
     assert played == [gone.name]
     assert read_cells(toy.work)[0].drop("date").equals(before)
@@ -168,7 +167,7 @@ def test_contenders_of_a_run_see_the_same_shoppers_and_runs_do_not(
         asked.setdefault(type(policy).__name__, []).append(seeds.tolist())
         return really(policy, simulator, seeds, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(league, "evaluate", spy)
+    monkeypatch.setattr(league_cells, "evaluate", spy)
     play_missing(replace(toy, contenders=("uniform", "greedy_ctr")))
     uniform, greedy = asked.values()
     assert uniform == greedy
@@ -191,23 +190,23 @@ def test_an_agent_has_a_row_for_each_way_to_use_it_and_a_curve(
     assert curves["minutes"].is_sorted()
 
 
-def learn_nothing(ground: Ground, config: object) -> Learned:
+def learn_nothing(ground: TrainingSetup, config: object) -> TrainedAgent:
     """An agent whose policies are uniform and greedy, and who cannot sample."""
     untrained, policy = (POLICIES[name].build(ground.inputs) for name in ("uniform", "greedy_ctr"))
     ground.watch(0, untrained)
     ground.watch(ground.steps, policy)
-    return Learned(policy, None, untrained, None, ground.steps)
+    return TrainedAgent(policy, None, untrained, None, ground.steps)
 
 
 def test_a_cell_that_fails_stops_no_other(toy: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    really = league.play
+    really = league_cells.play
 
     def play(cell: Cell, *rest: object) -> None:
         if cell.contender == "cap":
             raise RuntimeError("told to fail")
         really(cell, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(league, "play", play)
+    monkeypatch.setattr(league_cells, "play", play)
     failed = play_missing(replace(toy, runs=(0,)))
     assert failed == ["league-v0-world0--cap--run0"]
     assert sorted(read_cells(toy.work)[0]["contender"]) == ["greedy_ctr", "uniform"]
@@ -217,7 +216,7 @@ def test_a_place_that_is_not_registered_is_left_out(
     toy: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = [Place(env, 0, open_toy, oracles=False, log=False) for env in (TOY, "toy/Nowhere-v0")]
-    monkeypatch.setattr(league, "PLACES", {place.name: place for place in places})
+    only(monkeypatch, *places)
     assert play_missing(replace(toy, runs=(0,))) == []
     assert "toy/Nowhere-v0 is no registered environment" in capsys.readouterr().out
 
@@ -241,7 +240,7 @@ def test_a_search_is_read_where_it_was_made(toy: Config, monkeypatch: pytest.Mon
     (path,) = (toy.work / "tuned").rglob("*.json")
     assert path.relative_to(toy.work).as_posix() == "tuned/league-v0-world0/cap.json"
     monkeypatch.setattr(
-        league, "starts", lambda *arguments: pytest.fail("what was found was searched again")
+        league_cells, "starts", lambda *arguments: pytest.fail("what was found was searched again")
     )
     assert play_missing(replace(toy, contenders=("cap",))) == []
 
@@ -377,7 +376,7 @@ EARNED = {
 def made_up(market: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows and curves of two runs in two worlds and two environments, and a frontier."""
     rows, points = [], []
-    for env in (market, league_report.CONTROL):
+    for env in (market, CONTROL):
         for name, earned in EARNED.items():
             for world, run in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 key = {"env": env, "world": world, "contender": name, "weight": None, "run": run}

@@ -1,4 +1,4 @@
-"""SARDINE through the adapter is SARDINE: the same users, the same clicks, the same return; and the benchmark runs."""
+"""SARDINE through the adapter is SARDINE: the same users, clicks and return."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import torch
 pytest.importorskip("sardine", reason="needs the extra `peers`")
 
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from benchmarks.agents import sardine as benchmark
 from benchmarks.agents.sardine import ORACLE, RANDOM, Config, play_outside, sardine_spec
-from policies.base import filled
+from policies.slates import filled
 from recsim_env import noise
 from recsim_env.shoppers.outside import OutsideSpec, environment_seeds, outside_simulator
 from recsim_env.types import Observation
@@ -94,7 +94,8 @@ def test_sardine_leaves_the_global_generators_alone(spec: OutsideSpec) -> None:
 @pytest.mark.slow
 def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     config = Config(
-        env="sardine/SlateRerank-Bored-v0", clusters=3, log_users=16, exploring=1, trials=1, tuning_users=2, seeds=(0,),
+        env="sardine/SlateRerank-Bored-v0", clusters=3, log_users=16, exploring=1, trials=1,
+        tuning_users=2, seeds=(0,),
         steps=1_000, shoppers=16, ppo=PPOConfig(n_steps=20, batch_size=160), pool=10, users=USERS,
         work=tmp_path / "work", results=tmp_path / "results",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Transfer: the figures of hand-made rows, and a measurement in a small market that computes nothing twice."""
+"""Transfer: the figures of hand-made rows, and a small market that is measured once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ import torch
 import recsim_env
 from agents.evaluate import evaluate
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from benchmarks.agents import transfer
-from benchmarks.agents.transfer import FIXED, Bench, Cell, Config, Models, cells, measure, read_work
+from benchmarks.agents.transfer import (
+    FIXED,
+    Cell,
+    Config,
+    Models,
+    OpenedCell,
+    cells,
+    measure,
+    read_work,
+)
 from benchmarks.agents.transfer_report import (
     LEARNED,
     LOG,
@@ -32,8 +41,8 @@ from benchmarks.agents.transfer_report import (
     gain_kept,
     tables,
 )
-from benchmarks.data.market_log import MarketWorld, build
-from benchmarks.lab.world import REPORTED_SEED, seeds
+from benchmarks.lab.markets import MarketWorld
+from benchmarks.lab.sites import REPORTED_SEED, seeds
 from policies import POLICIES
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.registration import PRESETS
@@ -57,7 +66,7 @@ FIVE: Returns = {
 def rows_of(
     returns: Returns, world: int = 0, seed: int = 0, simulator: str = LEARNED, slates: int = 300_000
 ) -> pl.DataFrame:
-    """Of one cell, the true rows with it; where PPO was trained in a learned market, in this one."""
+    """The rows of one cell with the true ones; learned PPO was trained in its simulator."""
     lines: list[dict[str, Any]] = []
     for (agent, trained_in), earned in returns.items():
         for kind, value in zip((TRUE, simulator), earned, strict=True):
@@ -221,7 +230,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, market: str) -> Config:
         patch.setattr(
             transfer,
             "learned_simulator",
-            lambda config, built, models: built.world.simulator("cpu"),
+            lambda config, cell, site: site.simulator(),
         )
         for cell in cells(config):
             measure(config, cell)
@@ -249,8 +258,8 @@ def test_the_truth_in_place_of_the_learned_market_transfers_whole(measured: Conf
 
 def test_rows_are_what_evaluate_says(measured: Config) -> None:
     world = MarketWorld(measured.env, 0, measured.slates, measured.mixture)
-    built = build(world, measured.markets, "cpu")
-    policy = POLICIES["cap"].build(built.inputs(), {"limit": 1})
+    site = world.open(measured.markets, "cpu")
+    policy = POLICIES["cap"].build(site.inputs, {"limit": 1})
     expected = evaluate(
         policy, world.simulator("cpu"), seeds(REPORTED_SEED, measured.episodes)
     ).rows
@@ -267,8 +276,8 @@ def test_nothing_is_computed_twice(measured: Config, monkeypatch: pytest.MonkeyP
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("computed again")
 
+    monkeypatch.setattr(MarketWorld, "open", never)
     for name in (
-        "build",
         "evaluate",
         "ppo_composer",
         "fit_session",
@@ -289,9 +298,7 @@ def test_one_missing_row_is_all_that_is_computed(
     lost.unlink()
     kept = {path: path.stat().st_mtime_ns for path in paths if path != lost}
     trained: list[object] = []
-    monkeypatch.setattr(
-        transfer, "learned_simulator", lambda config, built, models: built.world.simulator("cpu")
-    )
+    monkeypatch.setattr(transfer, "learned_simulator", lambda config, cell, site: site.simulator())
     monkeypatch.setattr(transfer, "ppo_composer", lambda *arguments: trained.append(arguments))
     for cell in cells(measured):
         measure(measured, cell)
@@ -305,8 +312,8 @@ def test_one_missing_row_is_all_that_is_computed(
 def test_the_tuned_constant_is_the_best_of_its_trials_on_the_tuning_shoppers(
     measured: Config,
 ) -> None:
-    bench = Bench(measured, cells(measured)[0])
-    knobs = bench.tuned_knobs()
+    opened = OpenedCell(measured, cells(measured)[0])
+    knobs = opened.tuned_knobs()
     by_hand = [dict.fromkeys(knobs, 0.0) | hand for hand in transfer.HAND]
     assert knobs in by_hand  # four trials: those set by hand
 

@@ -1,4 +1,4 @@
-"""Agents are tuned with equal trials, what is inside a configuration included, and an interrupted search goes on."""
+"""Agents are tuned with equal trials, and an interrupted search goes on."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import pytest
 
 from agents import AGENTS
 from benchmarks.agents import tune_agents
-from benchmarks.agents.tune import trials_of
 from benchmarks.agents.tune_agents import TUNING_RUN, Config, trained_return
-from benchmarks.lab.places import PLACES, Place, Site
+from benchmarks.lab.places import PLACES, Place
 from benchmarks.lab.run import read_rows, read_summary
+from benchmarks.lab.sites import Site
 from policies import POLICIES
-from policies.base import Range, altered, ranges, tuned, value_of
+from policies.parameters import Range, ranges, tunable, value_of, with_parameters
 from tests.benchmarks.agents.test_league import TOY, open_toy
+from tests.support.places import only
 from tests.support.toys import registered_toys
 
 
 @dataclass(frozen=True)
 class Inner:
-    rate: float = tuned(0.1, 0.01, 1.0, log=True)
+    rate: float = tunable(0.1, 0.01, 1.0, log=True)
     fixed: int = 3
 
 
 @dataclass(frozen=True)
 class Outer:
     inner: Inner = field(default_factory=lambda: Inner(rate=0.5))
-    width: int = tuned(2, 1, 8, integer=True)
+    width: int = tunable(2, 1, 8, integer=True)
     name: str = "outer"
 
 
@@ -42,34 +43,24 @@ def test_a_parameter_inside_is_named_by_its_path() -> None:
         "width": Range(1, 8, integer=True),
     }
     assert [value_of(Outer(), name) for name in ranges(Outer())] == [0.5, 2]
-    assert altered(Outer(), {"inner.rate": 0.2, "width": 4}) == Outer(Inner(0.2), 4)
-    assert altered(Outer(), {}) == Outer()
+    assert with_parameters(Outer(), {"inner.rate": 0.2, "width": 4}) == Outer(Inner(0.2), 4)
+    assert with_parameters(Outer(), {}) == Outer()
 
 
 @pytest.mark.parametrize("name", ["surprise", "inner.surprise", "surprise.rate"])
 def test_an_unknown_parameter_is_an_error(name: str) -> None:
     with pytest.raises(TypeError):
-        altered(Outer(), {name: 1.0})
-
-
-@pytest.mark.parametrize("name", sorted(AGENTS))
-def test_every_agent_is_tuned_from_defaults_inside_their_range(name: str) -> None:
-    config = AGENTS[name].config()
-    assert AGENTS[name].search()
-    for parameter, allowed in AGENTS[name].search().items():
-        assert allowed.low <= value_of(config, parameter) <= allowed.high
-        assert allowed.low > 0 or not allowed.log
+        with_parameters(Outer(), {name: 1.0})
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
     """Two quick agents, tuned where toy shoppers come."""
-    monkeypatch.setattr(
-        tune_agents, "PLACES", {"toy": Place(TOY, 0, open_toy, oracles=False, log=False)}
-    )
+    place = Place(TOY, 0, open_toy, oracles=False, log=False)
+    only(monkeypatch, place)
     config = Config(
         agents=("linucb", "thompson"),
-        place="toy",
+        place=place.name,
         trials=3,
         repetitions=2,
         steps=160,
@@ -141,37 +132,3 @@ def test_the_place_is_one_of_the_league() -> None:
     assert Config().place in PLACES
     assert set(Config().agents) == {name for name, spec in AGENTS.items() if spec.search()}
     assert not set(Config().agents) & POLICIES.keys()
-
-
-def test_a_search_that_was_cut_off_tries_what_it_would_have_tried(tmp_path: Path) -> None:
-    search = {"a": Range(0.0, 1.0), "b": Range(1, 9, integer=True)}
-
-    class Killed(Exception):
-        """Stands for a SIGKILL."""
-
-    def played(
-        path: Path, until: int = 99, trials: int = 14
-    ) -> list[tuple[dict[str, float], float]]:
-        def value(parameters: dict[str, float], number: int) -> float:
-            if number == until:
-                raise Killed
-            calls.append(number)
-            return -((parameters["a"] - 0.3) ** 2) - 0.1 * parameters["b"]
-
-        study = trials_of(path, value, search, [{"a": 0.5, "b": 2}], trials, 0, "toy")
-        return [(trial.params, trial.values[0]) for trial in study.trials]
-
-    calls: list[int] = []
-    unbroken = played(tmp_path / "unbroken.json")
-    assert calls == list(range(14))
-    assert unbroken[0][0] == {"a": 0.5, "b": 2}
-    calls.clear()
-    for until in (0, 3, 12, 13):
-        with pytest.raises(Killed):
-            played(tmp_path / "cut.json", until)
-    assert played(tmp_path / "cut.json") == unbroken
-    assert calls == list(range(14))  # each once
-    assert played(tmp_path / "cut.json", trials=5) == unbroken[:5]
-    search["a"] = Range(0.0, 2.0)
-    with pytest.raises(ValueError, match=r"cut\.json holds the trials of another search"):
-        played(tmp_path / "cut.json")

@@ -1,20 +1,26 @@
-"""What a command reads it does not write into: a log is built where that is asked for, and never over other tables."""
+"""A log is built where that is asked for, never over other tables, and commands only read it."""
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 from rich.console import Console
 
 from benchmarks.data import build_log, finetune, train_ranker
-from benchmarks.data.build_log import ready
+from benchmarks.lab import logs
+from benchmarks.lab.logs import ready
 from benchmarks.shopper import ablation, fidelity
 from recsim_env.files import write_text
+from recsim_env.logs import complete_journey
 from recsim_env.logs.complete_journey import LOG_FILES, UNFINISHED_FILE
+from recsim_env.logs.schema import SPLITS
 from recsim_env.shoppers.household.fit import FinetuneConfig
+from tests.recsim_env.logs.test_complete_journey import RECIPE, fake_encoder, fake_sources
 from tests.support.fake_log import write_shop
 
 SMALL = FinetuneConfig(
@@ -35,7 +41,7 @@ def content(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A log of one's own: every table, and no summary.json."""
+    """A log of one's own: every table, the facts, and no summary.json."""
     folder = tmp_path / "own"
     write_shop(folder)
     return folder
@@ -53,6 +59,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         write_text(folder / "summary.json", json.dumps({"seed": seed, "version": 1}))
 
     monkeypatch.setattr(build_log, "build", build)
+    monkeypatch.setattr(complete_journey, "build", build)
     return found
 
 
@@ -80,7 +87,7 @@ def test_a_folder_that_lacks_a_table_is_left_as_it_is(
     before = content(own)
     with pytest.raises(
         FileNotFoundError,
-        match=r"own lacks policy\.parquet: .*python -m benchmarks\.build_log --folder",
+        match=r"own lacks policy\.parquet: .*python -m benchmarks\.data\.build_log --folder",
     ):
         commands(own, tmp_path / "out")[command]()
     assert content(own) == before
@@ -93,6 +100,11 @@ def test_a_fine_tuning_on_ones_own_tables_reads_them_only(own: Path, tmp_path: P
     commands(own, tmp_path / "out")["finetune"]()
     assert (tmp_path / "out" / "shopper" / "config.json").is_file()
     assert content(own) == before
+    card = (tmp_path / "out" / "shopper" / "README.md").read_text()
+    assert "Weeks 0-19 train, 20-22 calibrate, 23-28 below." in card
+    assert "## Held-out weeks 23-28" in card
+    assert f"Tables of `{own}`." in card
+    assert "Complete Journey" not in card
 
 
 @pytest.mark.parametrize("command", ["finetune", "ablation", "train_ranker"])
@@ -109,7 +121,7 @@ def test_the_default_folder_is_built_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(build_log, "DEFAULT", tmp_path / "default")
+    monkeypatch.setattr(logs, "DEFAULT_LOG", tmp_path / "default")
     console = Console(width=1000)
     assert ready(tmp_path / "default", console) == tmp_path / "default"
     assert "default is missing: the Complete Journey log is built there" in capsys.readouterr().out
@@ -150,7 +162,59 @@ def test_the_commands_read_the_default_folder() -> None:
     assert {
         config().log
         for config in (finetune.Config, fidelity.Config, ablation.Config, train_ranker.Config)
-    } == {build_log.DEFAULT}
+    } == {logs.DEFAULT_LOG}
     assert (
-        build_log.Config().folder == replace(build_log.Config(), seed=1).folder == build_log.DEFAULT
+        build_log.Config().folder == replace(build_log.Config(), seed=1).folder == logs.DEFAULT_LOG
     )
+
+
+def test_a_build_without_facts_is_read_and_other_tables_are_not(
+    own: Path, tmp_path: Path, builds: list[Path]
+) -> None:
+    """Logs that were built before there were facts say in their summary what they are."""
+    vars(build_log)["build"](tmp_path / "log", progress=print)
+    (tmp_path / "log" / "facts.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"log lacks facts\.json: write the tables"):
+        ready(tmp_path / "log", QUIET)
+    summary = {"seed": 0, "version": 1, "recipe": {"train_until": 40}}
+    write_text(tmp_path / "log" / "summary.json", json.dumps(summary))
+    assert ready(tmp_path / "log", QUIET) == tmp_path / "log"
+    (own / "facts.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"own lacks facts\.json: write the tables"):
+        ready(own, QUIET)
+
+
+def test_the_table_of_a_build_has_its_counts_beside_the_first_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(folder: Path, *, seed: int, progress: Callable[[str], None]) -> dict[str, Any]:
+        return complete_journey.build(
+            folder,
+            seed=seed,
+            progress=progress,
+            sources=fake_sources(),
+            recipe=RECIPE,
+            encode=fake_encoder,
+        )
+
+    monkeypatch.setattr(build_log, "build", build)
+    folder = tmp_path / "log"
+    build_log.main(build_log.Config(folder=folder))
+    assert "built in " in capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = {what: (here, before) for what, here, before in build_log.rows(summary)}
+    assert rows["visits"] == (str(12 * 23), "123,631")
+    assert rows["households"] == ("12", "2,467")
+    policy = pl.read_parquet(folder / "policy.parquet")
+    rates = [policy] + [policy.filter(pl.col("split") == split) for split in SPLITS]
+    assert rows["policy CTR, %: all / train / valid / test"][0] == " / ".join(
+        f"{100 * part['purchase'].explode().mean():.2f}" for part in rates
+    )
+    slates = [len(part) for part in rates]
+    assert rows["visits with a slate, all / train / valid / test"][0] == " / ".join(
+        map(str, slates)
+    )
+    before = content(folder)
+    build_log.main(build_log.Config(folder=folder))
+    assert "already built" in capsys.readouterr().out
+    assert content(folder) == before

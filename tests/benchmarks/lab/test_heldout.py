@@ -1,4 +1,4 @@
-"""Held-out scores: a bootstrap that is paired by household, intervals that say what they rest on, curves."""
+"""Held-out scores: a bootstrap that is paired by household, intervals and curves."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Two processes in one folder: the second is told who the first is, and nothing of the first is lost."""
+"""Two processes in one folder: the second one is told who the first one is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agents import demo, league, sardine, train, transfer, tune, tune_agents
-from benchmarks.data import finetune, fit_market, market_log
-from benchmarks.data.market_log import MarketWorld
+from benchmarks.data import finetune, fit_market
+from benchmarks.lab import league_cells, markets
+from benchmarks.lab.markets import MarketWorld
 from recsim_env import files
 
 HOLD = """
@@ -63,7 +64,7 @@ LEAGUE = league.Config(contenders=("uniform",), runs=(0,), places=("market-v0-wo
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
     """A folder, and the process that holds a folder of each command in it."""
     path = tmp_path_factory.mktemp("work")
-    (cell,) = league.cells(replace(LEAGUE, work=path / "league"))
+    (cell,) = league_cells.cells(replace(LEAGUE, work=path / "league"))
     cells = cell.unfinished(replace(LEAGUE, work=path / "league"))
     with held(cells, *(path / name / FOLDERS.get(name, "") for name in COMMANDS)) as process:
         yield path, process
@@ -99,9 +100,9 @@ def test_a_market_that_another_process_builds_is_waited_for(
     world = MarketWorld(slates=100)
     folder = tmp_path / world.name
     made: list[Path] = []
-    monkeypatch.setattr(market_log, "_make", lambda world, simulator, folder: made.append(folder))
+    monkeypatch.setattr(markets, "_make", lambda world, simulator, folder: made.append(folder))
     monkeypatch.setattr(
-        market_log, "read_impressions", lambda path: pytest.fail("read before it was built")
+        markets, "read_impressions", lambda path: pytest.fail("read before it was built")
     )
 
     class Built(Exception):
@@ -110,14 +111,14 @@ def test_a_market_that_another_process_builds_is_waited_for(
     def sessions(*arguments: object) -> None:
         raise Built
 
-    monkeypatch.setattr(market_log, "read_impressions", sessions)
+    monkeypatch.setattr(markets, "read_impressions", sessions)
     with held(folder) as process:
         ended = threading.Timer(
             1.0, lambda: subprocess.run(["kill", "-9", str(process)], check=True)
         )
         ended.start()
         with pytest.raises(Built):
-            market_log.build(world, tmp_path, "cpu")
+            world.open(tmp_path, "cpu")
     assert made == [folder]
     assert f"is being written by process {process} on" in (told := capsys.readouterr().err)
     assert told.endswith("waiting for it.\n")

@@ -1,4 +1,4 @@
-"""Figures show what they are given: points with their intervals, mean curves, and names that do not overlap."""
+"""Figures show what they are given: points with intervals, mean curves, and names apart."""
 
 from __future__ import annotations
 

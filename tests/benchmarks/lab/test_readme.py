@@ -19,14 +19,16 @@ def test_blocks_are_filled_and_filling_twice_changes_nothing(tmp_path: Path) -> 
         ROWS, summary={}, table=markdown(ROWS), figure=figure()
     )
     text = (
-        "above\n<!-- table:compare -->\nold\n<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
-        "<!-- figure:compare -->\n<!-- /figure:compare -->\n<!-- table:later -->\n<!-- /table:later -->\nbelow\n"
+        "above\n<!-- table:compare -->\nold\n<!-- /table:compare -->\n"
+        "between `<!-- table:NAME -->`\n<!-- figure:compare -->\n<!-- /figure:compare -->\n"
+        "<!-- table:later -->\n<!-- /table:later -->\nbelow\n"
     )
     filled = fill(text, tmp_path, results=results)
     assert filled == (
-        f"above\n<!-- table:compare -->\n{markdown(ROWS)}<!-- /table:compare -->\nbetween `<!-- table:NAME -->`\n"
-        "<!-- figure:compare -->\n![compare](results/compare/figure.png)\n<!-- /figure:compare -->\n"
-        "<!-- table:later -->\n*Not measured yet: `python -m benchmarks.later` writes this table.*\n"
+        f"above\n<!-- table:compare -->\n{markdown(ROWS)}<!-- /table:compare -->\n"
+        "between `<!-- table:NAME -->`\n<!-- figure:compare -->\n"
+        "![compare](results/compare/figure.png)\n<!-- /figure:compare -->\n<!-- table:later -->\n"
+        "*Not measured yet: `python -m benchmarks.later` writes this table.*\n"
         "<!-- /table:later -->\nbelow\n"
     )
     assert fill(filled, tmp_path, results=results) == filled

@@ -1,4 +1,4 @@
-"""The estimates equal values worked out by hand, and their intervals hold the truth as often as they say."""
+"""Estimates equal values worked out by hand, and intervals hold the truth as they promise."""
 
 import math
 from collections.abc import Callable
@@ -7,13 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.agents.league_report import iqm, iqm_estimate
 from benchmarks.lab.statistics import (
     Estimate,
     around,
     by_training_seed,
     critical,
     estimate_mean,
+    iqm,
+    iqm_estimate,
     over_training_seeds,
     paired_difference,
 )

@@ -43,7 +43,8 @@ def test_markdown_shows_numbers_as_precisely_as_they_are_known() -> None:
 
 def test_markdown_of_a_frame_takes_its_columns() -> None:
     assert markdown(ROWS) == (
-        "| policy | seed | return |\n| --- | ---: | ---: |\n| greedy | 0 | 2.5 |\n| uniform | 1 | 0.50 |\n"
+        "| policy | seed | return |\n| --- | ---: | ---: |\n"
+        "| greedy | 0 | 2.5 |\n| uniform | 1 | 0.50 |\n"
     )
     assert markdown([], ["a"]) == "| a |\n| --- |\n"
     with pytest.raises(ValueError, match="needs columns"):

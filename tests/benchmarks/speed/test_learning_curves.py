@@ -22,7 +22,7 @@ from benchmarks.speed.learning_curves import (
 
 
 def made_up() -> pl.DataFrame:
-    """Every learner with one seed: random earns 10, greedy 30, training 20, 40 and 50 after 0, 2 and 4 minutes."""
+    """One seed: random earns 10, greedy 30, training 20, 40 and 50 after 0, 2 and 4 minutes."""
     rows = [
         {
             "learner": learner,

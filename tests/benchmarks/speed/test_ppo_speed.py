@@ -1,4 +1,4 @@
-"""The speed benchmark times what it says, both loops learn the same, and its figures are the rows'."""
+"""Every part is timed, both loops learn the same, and the figures are those of the rows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ import pytest
 import torch
 
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import PPOConfig
+from agents.ppo.config import PPOConfig
 from benchmarks.lab.places import Place
-from benchmarks.speed import ppo_speed
-from benchmarks.speed.ppo_speed import (
-    LOOPS,
-    PARTS,
-    Config,
-    Stopwatch,
-    as_it_comes,
-    draw,
-    lines,
-    measure,
-    summarise,
-)
+from benchmarks.lab.stopwatch import Stopwatch
+from benchmarks.speed.ppo_loops import LOOPS, PARTS, as_it_comes, measure
+from benchmarks.speed.ppo_speed import Config, draw, lines, summarise
 from tests.benchmarks.agents.test_league import TOY, open_toy
+from tests.support.places import only
 from tests.support.toys import registered_toys
 
 
@@ -33,7 +25,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a place where toy shoppers come."""
     small = {"ppo_composer": {"ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=2)}}
     place = Place(TOY, 0, open_toy, oracles=False, log=False, settings=small)
-    monkeypatch.setattr(ppo_speed, "PLACES", {place.name: place})
+    only(monkeypatch, place)
     with registered_toys(TOY):
         yield place.name
 
@@ -64,7 +56,7 @@ def test_with_the_same_settings_both_loops_learn_the_same_and_every_part_is_time
 
 
 def made_up() -> pl.DataFrame:
-    """Three loops, one seed, three updates of 100 steps; the first, ten times as slow, does not count."""
+    """Three loops, one seed, three updates of 100 steps, of which the first is left out."""
     rows = []
     for loop, seconds, gained in (
         ("device", 1.0, 0.0),

@@ -121,11 +121,11 @@ def test_figures_by_hand() -> None:
             row("speed", "SARDINE", steps=100, wall_s=0.2, cpu_s=0.1),  # 1,000 a CPU second
             row("speed", TRANSFORMER, steps=50, wall_s=0.1, cpu_s=0.1),  # 2 ms a step
             row("speed", TRANSFORMER, 64, steps=6400, wall_s=1.0, cpu_s=0.8),
-            row("speed", TRANSFORMER, 256, steps=25600, wall_s=3.0, cpu_s=2.56),  # 10,000 a CPU second
+            row("speed", TRANSFORMER, 256, steps=25600, wall_s=3.0, cpu_s=2.56),  # 10,000 a second
             row("speed", TRANSFORMER, 256, 2, steps=25600, wall_s=2.0, cpu_s=4.0),
             *(row(what, TRANSFORMER, 1024, value=value) for what, value in {
-                "bytes": 2048.0, "flops": 1e6, "moved_bytes": 1e4, "forward_share": 0.7, "counters_share": 0.2,
-                "early_s": 1e-4, "late_s": 1.1e-4,
+                "bytes": 2048.0, "flops": 1e6, "moved_bytes": 1e4, "forward_share": 0.7,
+                "counters_share": 0.2, "early_s": 1e-4, "late_s": 1.1e-4,
             }.items()),
             row("matmul_flops", "machine", value=5e10),  # 20 microseconds
             row("copy_bytes", "machine", value=1e10),  # 1 microsecond

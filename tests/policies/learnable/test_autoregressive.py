@@ -1,4 +1,4 @@
-"""Autoregressive slates: probabilities against every slate written out, and the composer as its most likely slate."""
+"""Autoregressive slates: probabilities against an enumeration, the composer as the likeliest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policies.learnable.autoregressive import (
     AutoregressiveActor,
     AutoregressiveConfig,
     AutoregressivePolicy,
-    Items,
+    ItemTables,
     judge_along,
 )
 from policies.learnable.plackett_luce import (
@@ -41,7 +41,7 @@ def four_items(
     config: AutoregressiveConfig, slate_size: int
 ) -> tuple[AutoregressiveActor, Observation]:
     """A pool of four items, no cues and no offset, seen once."""
-    items = Items(torch.zeros(4, 0), torch.tensor(CATEGORY), torch.tensor(VECTORS))
+    items = ItemTables(torch.zeros(4, 0), torch.tensor(CATEGORY), torch.tensor(VECTORS))
     generator = torch.Generator().manual_seed(0)
     actor = AutoregressiveActor(
         1, 0, items, torch.tensor([2.0, 1.0]), slate_size, (4,), config, generator
@@ -124,7 +124,7 @@ def test_scores_that_do_not_depend_on_the_slate_are_plackett_luce() -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
-# ---- on visits of the toy shopper ------------------------------------------------------------------------------------
+# ---- on visits of the toy shopper ----
 
 
 def toy_composer() -> tuple[Composer, Observation]:
@@ -139,7 +139,7 @@ def make_actor(
     return AutoregressiveActor(
         seen["features"].shape[1],
         seen["cues"].shape[2],
-        Items(composer.offset_vectors, catalog.category, catalog.embedding),
+        ItemTables(composer.offset_vectors, catalog.category, catalog.embedding),
         composer.units[:2],
         composer.slate_size,
         (8,),
@@ -183,7 +183,7 @@ def test_all_positions_at_once_score_as_one_after_the_other() -> None:
 def step_by_step(actor: AutoregressiveActor, seen: Observation, slates: Tensor) -> Tensor:
     """Log-probability as the sampling goes: one position, then the next."""
     fixed, in_slate = actor._weighted(seen)
-    context = autoregressive._Context(actor, seen["pool"], fixed, in_slate, None)
+    context = autoregressive._Scores(actor, seen["pool"], fixed, in_slate, None)
     total, open_places = torch.zeros(len(slates)), torch.ones_like(fixed, dtype=torch.bool)
     for place in places_of(seen["pool"], slates).unbind(dim=1):
         logs = context.scores().masked_fill(~open_places, -math.inf).log_softmax(dim=1)

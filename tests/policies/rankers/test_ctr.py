@@ -1,4 +1,4 @@
-"""The CTR model sees the same numbers in the log and at a decision, is calibrated, and survives being saved."""
+"""The CTR model sees equal numbers in log and decision, is calibrated, and survives saving."""
 
 from __future__ import annotations
 
@@ -26,17 +26,25 @@ from policies.rankers.ctr import (
     pair_inputs,
     save_model,
 )
-from policies.rankers.ctr_fit import Examples, FitConfig, calibrate, fit, predict, shown_examples
+from policies.rankers.ctr_fit import (
+    FitConfig,
+    PairExamples,
+    calibrate,
+    fit,
+    predict,
+    shown_examples,
+)
 from policies.rankers.pair_features import (
-    BLOCKS,
     DAYS,
-    Items,
+    PAIR_FEATURES,
     Pairs,
-    blocks_for,
-    codes_for,
+    RankerCatalog,
     of_slates,
+    pair_codes_for,
+    pair_features_for,
 )
 from recsim_env.files import write_tensors
+from recsim_env.logs.complete_journey import FACTS
 from recsim_env.logs.schema import read_baskets, read_popularity
 from recsim_env.shoppers.household.fit import FinetuneConfig, new_shopper
 from recsim_env.shoppers.household.memory import NEVER, Keys
@@ -44,14 +52,17 @@ from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.household.replay import Visits
 from recsim_env.types import Observation
 from tests.policies.test_composer import some_visits
-from tests.support.fake_log import FACTS, write_shop
-from tests.support.policy_toys import toy_inputs
+from tests.support.fake_log import FACTS as SHOP_FACTS
+from tests.support.fake_log import write_shop
+from tests.support.policy_toys import TOY_FACTS, toy_inputs
 from tests.support.toys import toy_catalog, toy_simulator
 
 
-def all_inputs(observation: Observation, items: Items) -> tuple[Tensor, Tensor]:
+def all_inputs(observation: Observation, items: RankerCatalog) -> tuple[Tensor, Tensor]:
     return pair_inputs(
-        Pairs.of(observation, items), blocks_for(set(observation)), codes_for(set(observation))
+        Pairs.of(observation, items),
+        pair_features_for(set(observation)),
+        pair_codes_for(set(observation)),
     )
 
 
@@ -60,7 +71,7 @@ def all_inputs(observation: Observation, items: Items) -> tuple[Tensor, Tensor]:
 
 def test_a_shown_slate_has_the_numbers_of_the_same_items_among_the_candidates() -> None:
     simulator = toy_simulator(items=40)
-    items = Items.of(simulator.catalog)
+    items = RankerCatalog.of(simulator.catalog, TOY_FACTS.placements)
     seen = some_visits(simulator)
     slates = seen["candidates"][:, [7, 2, 11, 5]]
     numbers, codes = all_inputs(seen, items)
@@ -82,7 +93,7 @@ def test_an_item_that_was_no_candidate_makes_no_row() -> None:
         seen,
         slates,
         torch.ones_like(slates).bool(),
-        Items.of(simulator.catalog),
+        RankerCatalog.of(simulator.catalog, TOY_FACTS.placements),
         ("popularity",),
         ("item",),
     )
@@ -97,7 +108,9 @@ def test_own_history_of_a_hand_made_shopper() -> None:
         "bought_counts": torch.tensor([[2.0, 0.0, 1.0]]),
         "bought_days": torch.tensor([[7.0, 0.0, 1.0]]),
     }
-    numbers = BLOCKS["own"].values(Pairs.of(observation, Items.of(catalog)))
+    numbers = PAIR_FEATURES["own"].values(
+        Pairs.of(observation, RankerCatalog.of(catalog, FACTS.placements))
+    )
     expected = [math.log(3), 1.0, math.log(8), *(math.exp(-7 / scale) for scale in DAYS)]
     torch.testing.assert_close(numbers, torch.tensor([[0.0] * 7, expected]))
 
@@ -185,11 +198,11 @@ def test_the_replayed_log_is_what_the_baskets_say() -> None:
 
 
 def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None:
-    """Shoppers at the start of an episode: the log's replay and `LearnedShopper.observe` tell the same of them."""
+    """At the start of an episode the log's replay and `LearnedShopper.observe` agree."""
     catalog = write_shop(tmp_path)
     keys = Keys.of(catalog.kind, catalog.category)
     new_shopper(
-        catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16), FACTS
+        catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16), SHOP_FACTS
     ).save_pretrained(tmp_path)
     shopper = load_shopper(tmp_path, torch.device("cpu"), slate_size=4, population="all")
     starts = shopper.shop.starts
@@ -212,9 +225,9 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
     popularity = popularity_table(
         read_popularity(tmp_path / "popularity.parquet", len(catalog)), len(catalog)
     )
-    blocks, codes = blocks_for(KEYS), codes_for(KEYS)
-    known, checked = Items.of(catalog), 0
-    for rows, replayed in replay_slates(visits, slates, keys, popularity, FACTS):
+    blocks, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
+    known, checked = RankerCatalog.of(catalog, SHOP_FACTS.placements), 0
+    for rows, replayed in replay_slates(visits, slates, keys, popularity, SHOP_FACTS):
         expected = of_slates({name: value[rows] for name, value in simulated.items()}, items[rows])
         for name in KEYS - {
             "bought_items",
@@ -236,10 +249,10 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
 
 def toy_examples(
     shoppers: int = 600, visits: int = 4
-) -> tuple[Examples, Items, tuple[str, ...], tuple[str, ...]]:
+) -> tuple[PairExamples, RankerCatalog, tuple[str, ...], tuple[str, ...]]:
     """Rows from uniform slates in the toy shop, where only the generic keys are looked at."""
     simulator = toy_simulator(items=30, lapse=0.0, horizon_days=1e5)
-    items = Items.of(simulator.catalog)
+    items = RankerCatalog.of(simulator.catalog, TOY_FACTS.placements)
     uniform = POLICIES["uniform"].build(toy_inputs(simulator))
     blocks, codes = ("recent", "category"), ("item",)
     seen, generator, parts = (
@@ -253,7 +266,7 @@ def toy_examples(
         clicks = step.observation["recent_clicks"][:, 0].bool()
         parts.append(shown_examples(seen, slates, clicks, items, blocks, codes))
         seen = step.observation
-    return Examples.join(parts), items, blocks, codes
+    return PairExamples.join(parts), items, blocks, codes
 
 
 def test_a_fitted_model_knows_who_likes_what_and_how_often() -> None:
@@ -282,7 +295,7 @@ def test_two_fits_with_one_seed_are_equal() -> None:
 
 def test_fitting_without_a_response_says_so() -> None:
     examples, items, blocks, codes = toy_examples(4, 1)
-    nothing = Examples(examples.numbers, examples.codes, torch.zeros_like(examples.labels))
+    nothing = PairExamples(examples.numbers, examples.codes, torch.zeros_like(examples.labels))
     with pytest.raises(ValueError, match="no response"):
         fit(nothing, items, blocks, codes)
 
@@ -290,13 +303,13 @@ def test_fitting_without_a_response_says_so() -> None:
 def test_calibration_finds_the_line_that_the_labels_were_drawn_from() -> None:
     examples, items, blocks, codes = toy_examples(200, 2)
     model = fit(examples, items, blocks, codes, FitConfig(epochs=1, batch_size=512))
-    many = Examples(
+    many = PairExamples(
         *(torch.cat([part] * 400) for part in (examples.numbers, examples.codes, examples.labels))
     )
     truth = 2.0 * predict(model, many) + 0.7
     drawn = torch.rand(len(many), generator=torch.Generator().manual_seed(0)) < torch.sigmoid(truth)
     before = predict(model, many)
-    after = predict(calibrate(model, Examples(many.numbers, many.codes, drawn.float())), many)
+    after = predict(calibrate(model, PairExamples(many.numbers, many.codes, drawn.float())), many)
     slope = float((after[0] - after[1]) / (before[0] - before[1]))
     assert slope == pytest.approx(2.0, abs=0.2)
     assert float(torch.sigmoid(after).mean()) == pytest.approx(
@@ -449,16 +462,16 @@ def test_a_ranker_of_another_catalogue_is_refused() -> None:
 
 def test_making_a_model_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    items = Items.of(toy_catalog())
+    items = RankerCatalog.of(toy_catalog())
     CTRModel(config_for(items, ("own",), ("item",), 7))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_shipped_weights_are_for_the_keys_that_the_log_can_tell() -> None:
     model = load_model(WEIGHTS)
-    assert set(model.config.blocks) == set(blocks_for(KEYS))
+    assert set(model.config.blocks) == set(pair_features_for(KEYS))
     assert (
         "recent" not in model.config.blocks
     )  # the logged slates were never shown: nothing to learn from
-    assert set(model.config.codes) == set(codes_for(KEYS))
+    assert set(model.config.codes) == set(pair_codes_for(KEYS))
     assert WEIGHTS.stat().st_size < 200_000

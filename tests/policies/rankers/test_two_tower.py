@@ -1,4 +1,4 @@
-"""The two-tower ranker finds the truth of a made-up log, comes back from disk, and scores row by row."""
+"""The two-tower ranker finds the truth of a made-up log, and scores each row alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def truth(declared: Tensor) -> Tensor:
 
 
 def made_up_log(episodes: int, visits: int = 4, shown: int = ITEMS, seed: int = 0) -> Sessions:
-    """Uniform slates of the first `shown` items; a response has the chance that `LOOKS` and `truth` say."""
+    """Uniform slates of the first `shown` items; responses follow `LOOKS` and `truth`."""
     generator = torch.Generator().manual_seed(seed)
     slates = torch.rand(episodes, visits, shown, generator=generator).argsort(dim=2)[:, :, :SIZE]
     declared = torch.nn.functional.normalize(
@@ -145,7 +145,7 @@ def test_shapes_and_padding() -> None:
 
 
 def test_the_logits_are_those_of_the_fitted_model() -> None:
-    """The ranker's way over the whole catalogue against the model's over a slate, which the fit sees."""
+    """The ranker's logits of the catalogue against those that the fit computes for a slate."""
     sessions, ranker = made_up_log(6), fit_two_tower(made_up_log(100), catalog(), SIZE, QUICK)
     with torch.no_grad():
         ranker.model.fatigue.copy_(torch.tensor([-0.3, 0.2]))
@@ -175,7 +175,7 @@ def test_a_batch_is_its_shoppers_one_by_one() -> None:
 
 
 def test_empty_positions_are_no_examples() -> None:
-    """What stands at a position that showed nothing does not matter, be it called a response or not."""
+    """Clicks and fatigue of a position that showed nothing change nothing."""
     sessions = made_up_log(60)
     sessions.slates[:, :, 2] = -1
     sessions.clicks[:, :, 2] = False

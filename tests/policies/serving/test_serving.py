@@ -1,4 +1,4 @@
-"""Slates served from an index are those of the policy itself; what is approximate is close; bad input is named."""
+"""Slates served from an index are those of the policy, or close to them; bad input is named."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from torch import Tensor
 pytest.importorskip("faiss")
 
 from agents.evaluate import evaluate
-from benchmarks.data.market_log import policy_inputs
+from benchmarks.lab.markets import policy_inputs
 from benchmarks.speed import latency
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, SERVED, STEPS, quantile, report
-from benchmarks.speed.scaled_market import Carried, Shop, blow_up
-from policies.base import Pooling
-from policies.composer import Composer, ComposerPolicy, IntentActor
+from benchmarks.speed.scaled_market import Carried, Shop, enlarge
+from policies.composer import Composer
 from policies.features import principal
-from policies.rankers.two_tower import TwoTower, TwoTowerConfig, TwoTowerRanker, inputs
+from policies.learnable.intents import ComposerPolicy, IntentActor
+from policies.pool import Pooling
+from policies.rankers.two_tower import TwoTower, TwoTowerConfig, TwoTowerRanker, tower_inputs
 from policies.serving.recommender import Recommender, index_of
 from policies.serving.retrieval import CategoryIndex, IndexConfig
 from recsim_env.registration import make_simulator
@@ -39,10 +40,10 @@ COMPARE_ALL = IndexConfig()
 
 @lru_cache(maxsize=1)
 def shop() -> Shop:
-    """A market, a ranker with made-up weights in which items also differ by themselves, and an actor that acts."""
+    """A market, a ranker with made-up weights, and an actor whose intents are not 0."""
     simulator = make_simulator("recsim_env/Market-v0", device="cpu", config=MARKET, slate_size=SIZE)
     generator = torch.Generator().manual_seed(1)
-    whole, by_category = inputs(simulator.reset(torch.arange(2)))
+    whole, by_category = tower_inputs(simulator.reset(torch.arange(2)))
     config = TwoTowerConfig(width=8, hidden=16, category_hidden=4)
     catalog = simulator.catalog
     model = TwoTower(
@@ -82,7 +83,7 @@ def recommender(config: IndexConfig = COMPARE_ALL, count: int = 24) -> Recommend
 
 @lru_cache(maxsize=1)
 def visits() -> tuple[Observation, ...]:
-    """What is known of 24 shoppers at their visits 0, 1, .. 7, under the policy itself; who left starts anew."""
+    """Observations of 24 shoppers at eight visits under the policy; who left starts anew."""
     made = shop()
     seen = [made.simulator.reset(torch.arange(24))]
     for _ in range(7):
@@ -159,7 +160,7 @@ def test_building_an_index_again_gives_the_same_answers() -> None:
 def test_items_are_found_where_vectors_are_fewer_than_clusters(
     distinct: int, lists: int, probes: int, int8: bool
 ) -> None:
-    """Every vector stands there 20 times, in two categories: as many items as are asked for lie beside the best one."""
+    """Every vector occurs 20 times, in two categories, so that many items equal the best one."""
     generator = torch.Generator().manual_seed(distinct + lists)
     vectors = torch.randn(2 * distinct, 4, generator=generator).repeat(20, 1)
     category = (torch.arange(len(vectors)) // distinct) % 2
@@ -243,11 +244,11 @@ def test_slates_hold_distinct_items(config: IndexConfig) -> None:
 
 @lru_cache(maxsize=4)
 def alike_shop(groups: int) -> Shop:
-    """A shop in which all items of a category have one vector, so that its clusters are empty but for one."""
+    """A shop in which items of a category have one vector: all clusters but one are empty."""
     config = replace(MARKET, items=60, categories=groups, favourites=min(groups, MARKET.favourites))
     simulator = make_simulator("recsim_env/Market-v0", device="cpu", config=config, slate_size=SIZE)
     old, catalog = shop().ranker.model, simulator.catalog
-    whole, by_category = inputs(simulator.reset(torch.arange(2)))
+    whole, by_category = tower_inputs(simulator.reset(torch.arange(2)))
     first = torch.stack([(catalog.category == group).nonzero()[0, 0] for group in range(groups)])
     vectors = principal(catalog.embedding, 32)[first][catalog.category]
     model = TwoTower(
@@ -280,7 +281,7 @@ def test_slates_hold_distinct_items_where_all_of_a_category_are_alike(
 
 
 def test_a_shopper_for_whom_the_clusters_hold_too_few_is_served_from_all_of_them() -> None:
-    """One category, and clusters of about one item: the slate is that of everything, in a batch as alone."""
+    """With clusters of about one item the slate is that of all items, in a batch as alone."""
     made = alike_shop(1)
     model = made.ranker.model
     generator = torch.Generator().manual_seed(4)
@@ -470,7 +471,7 @@ def test_an_index_that_cannot_be_is_refused() -> None:
 
 def test_a_blown_up_market_keeps_the_items_it_had_and_what_is_known_of_embeddings() -> None:
     made = shop()
-    large = blow_up(made.simulator, made.policy, made.ranker, 2 * ITEMS)
+    large = enlarge(made.simulator, made.policy, made.ranker, 2 * ITEMS)
     assert len(large.simulator.catalog) == 2 * ITEMS
     torch.testing.assert_close(
         large.simulator.catalog.embedding[:ITEMS], made.simulator.catalog.embedding
@@ -491,7 +492,7 @@ def test_a_blown_up_market_keeps_the_items_it_had_and_what_is_known_of_embedding
 def test_what_cannot_be_carried_over_is_refused() -> None:
     made = shop()
     with pytest.raises(ValueError, match=r"^items is 599, but the market has 600 already"):
-        blow_up(made.simulator, made.policy, made.ranker, ITEMS - 1)
+        enlarge(made.simulator, made.policy, made.ranker, ITEMS - 1)
     with pytest.raises(ValueError, match=r"^values are not affine in the embeddings"):
         Carried(made.simulator.catalog, made.simulator.catalog)(made.ranker.model.own)
 
@@ -546,7 +547,7 @@ def test_what_is_measured(tmp_path: Path) -> None:
 
 
 def test_requests_are_visits_of_the_market(tmp_path: Path) -> None:
-    """Of two shoppers here, in turns: newcomers first, and 32 visits of each where nobody leaves."""
+    """Requests come from two shoppers in turn, newcomers first, 32 visits each; nobody leaves."""
     size = latency.Size(small_config(tmp_path), small_market(), 2 * ITEMS, 3)
     visits = [int(request["visits"]) for request in size.requests]
     assert (len(visits), visits[:2]) == (40, [0, 0])
@@ -573,7 +574,7 @@ def test_each_size_has_its_episodes() -> None:
 
 
 def made_up_rows() -> pl.DataFrame:
-    """Ranking every item takes 1 .. 100 ms and earns 10 and 30; the way served takes half of it and earns 9 and 29."""
+    """Ranking all items takes 1 .. 100 ms and earns 10 and 30; serving halves it, for 9 and 29."""
     rows: list[dict[str, object]] = []
     for way, pace, lost in ((EVERY, 1.0, 0.0), (SERVED, 0.5, 1.0)):
         common = dict.fromkeys(latency.ROW) | {

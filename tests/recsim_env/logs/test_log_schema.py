@@ -133,7 +133,7 @@ def test_columns_come_back_in_the_order_of_the_schema(baskets: pl.DataFrame) -> 
         ("purchase", 0, None, "column 'purchase', row 0: found None, expected a click or a purchase list."),
         ("purchase", 0, [True], f"column 'purchase', row 0: found [True], expected {AS_LONG}."),
         ("click", 1, [True, None, False], f"column 'click', row 1: found [True, None, False], expected {NO_NULLS}."),
-        ("placement", 2, [-1], "column 'placement', row 2: found [-1], expected values from 0 to 109."),
+        ("placement", 2, [-1], "column 'placement', row 2: found [-1], expected values from 0 to 255."),
         ("placement", 2, [1, 1], f"column 'placement', row 2: found [1, 1], expected {AS_LONG}."),
         ("propensity", 0, 0.25, "column 'propensity', row 0: found 0.25, expected a value from -1000000.0 to 0."),
         ("propensity", 0, math.nan, "column 'propensity', row 0: found nan, expected a value from -1000000.0 to 0."),
@@ -218,8 +218,8 @@ def test_every_number_has_bounds_that_no_reader_allocates_without(
         ("week", 32767, "a value from 0 to 5214"),
         ("item", 2**31 - 1, "catalogue items from 0 to 4"),
         ("item", -1, "catalogue items from 0 to 4"),
-        ("placement", 32767, "a value from 1 to 109"),
-        ("placement", 0, "a value from 1 to 109"),
+        ("placement", 32767, "a value from 1 to 255"),
+        ("placement", 0, "a value from 1 to 255"),
     ],
 )
 def test_bad_promotions_get_one_sentence(column: str, value: int, expected: str) -> None:
@@ -250,8 +250,17 @@ def test_bad_popularity_gets_one_sentence(column: str, value: float, expected: s
     assert found == f"log.parquet: column '{column}', row 0: found {value}, expected {expected}."
 
 
-def test_every_placement_code_is_a_display_and_a_mailer() -> None:
-    assert len(complete_journey.PLACEMENTS) == schema.PLACEMENTS
+def test_a_placement_is_one_of_the_codes_that_the_facts_of_the_log_name(tmp_path: Path) -> None:
+    assert len(complete_journey.PLACEMENTS) == complete_journey.FACTS.n_placements == 10 * 11
+    rows = {"store": [1, 1], "week": [1, 2], "item": [0, 0], "placement": [109, 110]}
+    path = tmp_path / "promotions.parquet"
+    schema.write_promotions(typed(schema.PROMOTIONS, rows), path, 3)
+    assert len(schema.read_promotions(path, 3, 111)) == 2
+    told = (
+        r"promotions\.parquet: column 'placement', row 1: found 110, expected a value from 1 to 109"
+    )
+    with pytest.raises(schema.LogError, match=told):
+        schema.read_promotions(path, 3, complete_journey.FACTS.n_placements)
 
 
 def test_shoppers_are_numbered_without_a_gap(baskets: pl.DataFrame, tmp_path: Path) -> None:

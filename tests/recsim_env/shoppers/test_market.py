@@ -1,4 +1,4 @@
-"""The closed-form market: its formulas by hand, and that where nothing shown has a later effect greed is optimal."""
+"""The closed-form market: formulas by hand; where nothing has a later effect, greed is optimal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.evaluate import evaluate
 from policies import POLICIES, PolicyInputs
-from policies.base import top_slates
+from policies.slates import top_slates
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import Reward
@@ -65,7 +65,7 @@ def sigmoid(x: float) -> float:
 
 
 def tiny(config: MarketConfig = TINY) -> tuple[MarketShopper, MarketState]:
-    """One shopper of interest (0.6, 0.8) before four items that were made up by hand; 0 and 2 are of category 0."""
+    """One shopper of interest (0.6, 0.8) before four items; 0 and 2 are of category 0."""
     shopper = MarketShopper(CPU, 2, config=config)
     shopper.catalog = dataclasses.replace(shopper.catalog, embedding=VECTORS)
     shopper.quality = QUALITY
@@ -101,7 +101,7 @@ def all_shown(slates: Tensor) -> Tensor:
 def after_visits(
     shopper: MarketShopper, keys: Tensor, visits: int, *, other: int = 0
 ) -> MarketState:
-    """Who has seen so many random slates; `other` changes which, and the shopper's own noise stays."""
+    """Shoppers after so many random slates; `other` changes the slates, not the shoppers' noise."""
     state = shopper.start(noise.uniform(keys, 0, shopper.start_draws))
     for visit in range(visits):
         slates = random_slates(keys, visit + 100 * other, len(shopper.catalog), shopper.slate_size)
@@ -666,7 +666,7 @@ FIELDS = [field.name for field in dataclasses.fields(MarketConfig)]
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_number_of_a_market_is_one(name: str) -> None:
-    """668 inputs of a wrong type ended in comparisons that named nothing; booleans and tensors passed."""
+    """Inputs of a wrong type are named, booleans and tensors among them."""
     wild = [] if name == "leave_base" else [math.inf, -math.inf, 1e308, -1e308]
     for bad in [*NO_NUMBERS, *wild, math.inf, 1e308, 2**70]:
         with pytest.raises(ValueError, match=rf"^{name} is .*, but it must be a"):

@@ -1,4 +1,4 @@
-"""An outside environment becomes a shopper: seeds, clicks, endings and rows go through the adapter unharmed.
+"""An outside environment becomes a shopper: seeds, clicks, endings and rows come through.
 
 `Tap` is such an environment in a few lines: at visit v (1, 2, ..) item i is clicked where (i + v +
 secret) % 3 == 0, the secret being drawn at reset; whoever clicks nothing leaves, and the clock
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.evaluate import evaluate
 from policies import POLICIES
-from policies.base import PolicyInputs
+from policies.inputs import PolicyInputs
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.outside import (
@@ -322,7 +322,7 @@ def test_seeds_are_31_bits_of_two_numbers() -> None:
     assert environment_seeds(draws) == expected
 
 
-# ---- clusters --------------------------------------------------------------------------------------------------------
+# ---- clusters ------------------------------------------------------------------------------------
 
 
 def test_clusters_are_the_axes() -> None:

@@ -1,4 +1,4 @@
-"""Options of fitted shoppers: numbers of numpy are numbers, and whatever is wrong is named in one sentence."""
+"""Options of fitted shoppers: numpy's numbers are numbers, and whatever is wrong is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of a shopper of one's own keeps its promises, is short, and is what the README shows."""
+"""The example of an own shopper keeps its promises, is short, and is what the README shows."""
 
 from __future__ import annotations
 

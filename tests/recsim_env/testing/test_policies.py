@@ -1,4 +1,4 @@
-"""The check of policies: those that keep their promises pass, and each broken promise has its own sentence."""
+"""The check of policies: who keeps the promises passes, and each broken one has its sentence."""
 
 from __future__ import annotations
 

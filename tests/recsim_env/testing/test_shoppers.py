@@ -1,4 +1,4 @@
-"""The check of shoppers: whoever keeps the promises passes, and each broken promise has its own sentence."""
+"""The check of shoppers: who keeps the promises passes, and each broken one has its sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
 from recsim_env.types import Response
 from tests.agents.ppo.test_agents import TwoVisits
-from tests.agents.test_slateq import MoodShopper
+from tests.agents.slateq.test_learner import MoodShopper
 from tests.recsim_env.shoppers.test_outside import tap_spec
 from tests.support.toys import ToyShopper, ToyState, toy_catalog
 
@@ -147,7 +147,8 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"respond": response(days=lambda r: r.days.double())},
-        r"respond returned days as a float64 tensor of shape \(4,\), but it must be a float32 tensor of shape \(4,\)",
+        r"respond returned days as a float64 tensor of shape \(4,\), but it must be a float32 "
+        r"tensor of shape \(4,\)",
     ),
     (
         {"respond": response(days=lambda r: r.days[:, None])},
@@ -203,7 +204,8 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"start": lambda s, _: replace(s, bought_day=s.bought)},
-        "start returned the memory of the state's 'bought' as the state's 'bought_day' too, but every",
+        "start returned the memory of the state's 'bought' as the state's 'bought_day' too, but "
+        "every",
     ),
     (
         {"start": lambda s, _: replace(s, visit=s.visit[:3])},
@@ -215,7 +217,8 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"start": lambda s, _: replace(s, day=7.0)},
-        "start returned a state that cannot be taken apart, but state/day is 7.0, but it must be a tensor",
+        "start returned a state that cannot be taken apart, but state/day is 7.0, but it must be a "
+        "tensor",
     ),
     (
         {"start": lambda s, _: None},
@@ -266,7 +269,8 @@ AT_ONCE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"observe": seen("bought_counts", lambda v, state: state.bought[:, :6])},
-        "observe returned the memory of the hidden state as 'bought_counts', but a tensor that is returned must be new",
+        "observe returned the memory of the hidden state as 'bought_counts', but a tensor that is "
+        "returned must be new",
     ),
 ]
 
@@ -369,7 +373,8 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"start": lambda s, _: replace(s, day=s.day + next(counter))},
-        "start returned another shopper, with another 'context', for equal draws, but all chance must come from draws",
+        "start returned another shopper, with another 'context', for equal draws, but all chance "
+        "must come from draws",
     ),
     (
         {"respond": response(days=lambda r: r.days + next(counter))},
@@ -377,7 +382,8 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"respond": response(elsewhere=lambda r: r.elsewhere + r.clicks.sum())},
-        "respond returned another 'elsewhere' for rows alone than for the batch, but a row must depend on that row",
+        "respond returned another 'elsewhere' for rows alone than for the batch, but a row must "
+        "depend on that row",
     ),
     (
         {"observe": seen("popularity", lambda v, _: v / len(v))},
@@ -402,11 +408,13 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
     ({"start": lambda s, draws: (draws.zero_(), s)[1]}, "start wrote into its argument 1"),
     (
         {"observe": lambda o, _: {**o, "context": SHARED[: len(o["context"])]}},
-        "observe returned memory of the shopper's own as 'context', but the caller may write into what is returned",
+        "observe returned memory of the shopper's own as 'context', but the caller may write into "
+        "what is returned",
     ),
     (
         {"observe": seen("popularity", lambda v, _: v[:, :1].expand(v.shape))},
-        "observe returned 'popularity', in which several numbers lie at one place, but the caller may write into what",
+        "observe returned 'popularity', in which several numbers lie at one place, but the caller "
+        "may write into what",
     ),
     (
         {"when_and_where": lambda found, state: {"store": state.visit}},
@@ -438,7 +446,8 @@ BY_THE_KIT: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"observe": seen("context", lambda v, state: v + next(counter))},
-        "observe returned memory of the shopper's own|observe returned another 'context' when asked again",
+        "observe returned memory of the shopper's own|observe returned another 'context' when "
+        "asked again",
     ),
     (
         {"respond": response(left=lambda r: torch.ones_like(r.left))},

@@ -1,4 +1,4 @@
-"""The check of reward terms: every registered one passes, and each broken promise has its own sentence."""
+"""The check of reward terms: every registered one passes, each broken promise has its sentence."""
 
 from __future__ import annotations
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agents import compare, demo, train, tune
-from benchmarks.lab.world import SHIPPED, World
+from benchmarks.lab.sites import SHIPPED, World
 from recsim_env.registration import PRESETS
 
 MARKETS = [id for id in PRESETS if id.startswith("recsim_env/") and id != SHIPPED]
+
+LEAGUE = r"python -m benchmarks\.agents\.league"
+"""What the sentence advises."""
 
 COMMANDS: dict[str, Callable[[World, Path], None]] = {
     "train": lambda world, folder: train.main(train.Config(world, output=folder)),
@@ -40,17 +43,16 @@ def assert_refused(command: str, world: World, folder: Path, pattern: str) -> No
 def test_an_environment_with_one_population_is_refused(
     command: str, env: str, tmp_path: Path
 ) -> None:
-    pattern = rf"world\.env is '{env}', but its shoppers are one population, .*{SHIPPED}; .*python -m benchmarks\.league"
-    assert_refused(command, World(env), tmp_path, pattern)
+    pattern = rf"world\.env is '{env}', but its shoppers are one population, .*{SHIPPED}; .*"
+    assert_refused(command, World(env), tmp_path, pattern + LEAGUE)
 
 
 @every_command
 def test_a_ranker_of_another_catalogue_is_refused(command: str, tmp_path: Path) -> None:
     world = World("recsim_env/Market-v0", populations=False)
-    pattern = r"world\.ranker is .*ctr_ranker\.safetensors, which does not fit to the 1,000 items of 'recsim_env/Market-v0'"
-    assert_refused(
-        command, world, tmp_path, rf"{pattern}: .*{SHIPPED}; .*python -m benchmarks\.league"
-    )
+    pattern = r"world\.ranker is .*ctr_ranker\.safetensors, which does not fit to the 1,000 items "
+    pattern += r"of 'recsim_env/Market-v0'"
+    assert_refused(command, world, tmp_path, f"{pattern}: .*{SHIPPED}; .*{LEAGUE}")
 
 
 @every_command

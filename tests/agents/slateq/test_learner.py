@@ -1,10 +1,9 @@
-"""SlateQ finds the values that dynamic programming finds, looks at the next state, and starts as greedy CTR."""
+"""The update of SlateQ by hand, and a small problem whose values dynamic programming knows."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import Any
 
 import gymnasium
@@ -14,35 +13,21 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.base import AGENTS, Ground, Learned
-from agents.slateq import (
-    BELIEVED_CLICKS,
-    Batch,
-    Choice,
-    FactorisedValues,
-    ItemValues,
-    Memory,
-    PositionBased,
+from agents.slateq.agent import SlateQPolicy, serve
+from agents.slateq.choices import (
     SingleChoice,
-    SlateQChancesConfig,
-    SlateQConfig,
-    SlateQLearner,
-    SlateQPolicy,
-    Visits,
-    greedy,
-    serve,
-    top_k,
 )
-from policies.base import POLICIES
-from recsim_env import make_simulator
+from agents.slateq.config import SlateQChancesConfig, SlateQConfig
+from agents.slateq.learner import SlateQLearner
+from agents.slateq.memory import Batch
+from agents.slateq.values import ItemValues, Visits
 from recsim_env.rewards import Reward
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Policy, Response
-from tests.support.policy_toys import toy_inputs
+from recsim_env.types import Response
 from tests.support.toys import toy_catalog
 
-# ---- a market small enough to be solved ------------------------------------------------------------------------------
+# ---- a market small enough to be solved ----------------------------------------------------------
 
 FRESH, KEEN, BORED, GONE = range(4)
 ITEMS, SLATE, GAMMA = 5, 2, 0.8
@@ -125,7 +110,7 @@ class TableValues(ItemValues):
 
 @dataclass(frozen=True)
 class Solution:
-    """Q (3, ITEMS + 1), no click last; the best slate of each mood; its value (3,); the most clicked slate."""
+    """Q (3, ITEMS + 1), no click last; the best slate of each mood, its value, the most clicked."""
 
     q: Tensor
     slates: list[set[int]]
@@ -189,8 +174,8 @@ def learnt_q(learner: SlateQLearner) -> Tensor:
 
 
 MOODS = SlateQConfig(
-    gamma=GAMMA, temperature=3.0, learning_rate=0.05, batch_size=256, memory=20_480, warm_up=512, target_rate=0.1,
-    reward_scale=1.0,
+    gamma=GAMMA, temperature=3.0, learning_rate=0.05, batch_size=256, memory=20_480, warm_up=512,
+    target_rate=0.1, reward_scale=1.0,
 )  # fmt: skip
 
 
@@ -231,11 +216,11 @@ def slates_in_every_mood(learner: SlateQLearner) -> list[set[int]]:
     return [set(slate) for slate in policy({"mood": torch.eye(3)}, torch.zeros(3, 0)).tolist()]
 
 
-# ---- the target ------------------------------------------------------------------------------------------------------
+# ---- the target ----------------------------------------------------------------------------------
 
 
 def two_states(rows: list[int]) -> Visits:
-    """Visits in states 0 or 1 with a pool of three items that appeal as much as clicking nothing does."""
+    """Visits in states 0 or 1, with three items that appeal as much as clicking nothing."""
     batch = len(rows)
     return Visits(
         features=nn.functional.one_hot(torch.tensor(rows), 2).float(),
@@ -328,223 +313,3 @@ def test_a_mad_reward_moves_nothing_further_than_a_learning_rate() -> None:
     learner, before = two_state_learner(table), table.none.detach().clone()
     learner.update(replace(two_state_batch(), reward=torch.tensor([1e30, -1e30])))
     assert (table.none - before).abs().max() <= 1.01 * learner.config.learning_rate
-
-
-# ---- the best slate --------------------------------------------------------------------------------------------------
-
-
-def random_pool(rows: int, pool: int) -> tuple[Tensor, Tensor]:
-    """Logits and gains (rows, pool), some gains below 0."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(rows, pool, generator=generator), 0.5 + torch.randn(
-        rows, pool, generator=generator
-    )
-
-
-def worth_of(choice: Choice, logits: Tensor, gains: Tensor, places: Tensor) -> Tensor:
-    return (choice.chances(logits.gather(1, places)) * gains.gather(1, places)).sum(dim=1)
-
-
-def best_worth(choice: Choice, logits: Tensor, gains: Tensor, size: int) -> Tensor:
-    """Of all ordered slates."""
-    orders = [
-        torch.tensor(order).expand(len(logits), -1)
-        for order in permutations(range(logits.shape[1]), size)
-    ]
-    return (
-        torch.stack([worth_of(choice, logits, gains, places) for places in orders])
-        .max(dim=0)
-        .values
-    )
-
-
-def fading_choice() -> PositionBased:
-    """Positions looked at less and less."""
-    choice = PositionBased(3)
-    logits = torch.zeros(1000, 3)
-    clicks = torch.arange(1000).unsqueeze(1) < torch.tensor([450, 300, 100])
-    choice.learn(logits, clicks, torch.ones_like(clicks))
-    return choice
-
-
-def test_under_position_based_clicks_top_k_is_exact() -> None:
-    logits, gains = random_pool(200, 6)
-    choice = fading_choice()
-    found = worth_of(choice, logits, gains, choice.best(logits, gains, 3))
-    torch.testing.assert_close(found, best_worth(choice, logits, gains, 3))
-
-
-def test_under_a_single_choice_greedy_is_nearly_exact_and_beats_top_k() -> None:
-    logits, gains = random_pool(200, 6)
-    choice = SingleChoice(1.0)
-    best = best_worth(choice, logits, gains, 3)
-    by_greedy = worth_of(choice, logits, gains, greedy(logits.exp(), gains, 1.0, 3))
-    by_top_k = worth_of(choice, logits, gains, top_k(logits.exp(), gains, 3))
-    assert (torch.maximum(by_greedy, by_top_k) <= best + 1e-6).all()
-    assert (by_greedy > best - 1e-6).float().mean() > 0.9
-    assert by_greedy.mean() > by_top_k.mean()
-    one = worth_of(choice, logits, gains, greedy(logits.exp(), gains, 1.0, 1))
-    torch.testing.assert_close(one, best_worth(choice, logits, gains, 1))
-
-
-def test_a_case_by_hand_where_greedy_beats_top_k() -> None:
-    appeal, gains = torch.tensor([[10.0, 1.0, 1.0]]), torch.tensor([[0.2, 1.0, 0.9]])
-    assert top_k(appeal, gains, 2).tolist() == [[0, 1]]  # appeal * gain: 2, 1, .9
-    assert greedy(appeal, gains, 1.0, 2).tolist() == [
-        [1, 2]
-    ]  # 1 / 2 > 2 / 11; then 1.9 / 3 > 3 / 12
-
-
-def test_a_missing_item_is_never_preferred_to_a_harmful_one() -> None:
-    logits, gains = torch.tensor([[0.0, -torch.inf, 1.0]]), torch.tensor([[-1.0, 9.0, -2.0]])
-    for choice in (SingleChoice(1.0), SingleChoice(1.0, quick=True), PositionBased(2)):
-        assert set(choice.best(logits, gains, 2)[0].tolist()) == {0, 2}
-    visits = Visits(torch.zeros(1, 1), torch.zeros(1, 3, 1), logits, torch.tensor([[7, -1, 4]]))
-    assert visits.slates(PositionBased(3).best(logits, gains, 3), 4).tolist() == [[7, 4, 7, 7]]
-
-
-def test_examination_is_clicks_by_what_was_promised() -> None:
-    choice = PositionBased(2)
-    assert choice.examination.tolist() == [1.0, 1.0]
-    logits, shown = torch.zeros(40, 2), torch.ones(40, 2, dtype=torch.bool)
-    shown[:10, 1] = False
-    choice.learn(logits, (torch.arange(40) >= 22).unsqueeze(1).expand(-1, 2), shown)
-    believed = BELIEVED_CLICKS
-    assert choice.examination.tolist() == pytest.approx(
-        [(believed + 18) / (believed + 20), (believed + 18) / (believed + 15)]
-    )
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rounds_added", [3, 11])
-def test_the_memory_gives_every_visit_with_the_next_of_its_shopper(rounds_added: int) -> None:
-    rounds, shoppers = 4, 3
-    memory = Memory(rounds)
-    flags = torch.ones(shoppers, dtype=torch.bool)
-    for at in range(rounds_added):
-        name = 10.0 * at + torch.arange(shoppers).float()  # of the visit: its round and its shopper
-        visits = Visits(
-            name.unsqueeze(1), name.view(-1, 1, 1), name.unsqueeze(1), torch.full((shoppers, 1), at)
-        )
-        memory.add(
-            visits,
-            torch.zeros(shoppers, 1, dtype=torch.int64),
-            flags.unsqueeze(1),
-            name,
-            ~flags,
-            flags,
-        )
-    batch = memory.draw(500, torch.Generator().manual_seed(0))
-    names = batch.visits.features.squeeze(1)
-    assert torch.equal(batch.reward, names)
-    assert torch.equal(batch.following.features.squeeze(1), names + 10)
-    oldest = max(rounds_added - rounds, 0)
-    expected = {
-        10.0 * at + row for at in range(oldest, rounds_added - 1) for row in range(shoppers)
-    }
-    assert set(names.tolist()) == expected
-
-
-# ---- the agent -------------------------------------------------------------------------------------------------------
-
-SMALL = {
-    "warm_up": 96,
-    "batch_size": 64,
-    "memory": 320,
-    "hidden": 16,
-    "item_hidden": 8,
-    "pool": 24,
-    "updates": 2,
-}
-
-
-def learn(
-    seed: int = 0, steps: int = 480, watched: list[int] | None = None, name: str = "slateq"
-) -> Learned:
-    simulator = make_simulator("recsim_env/Market-v0", device="cpu", world=0)
-
-    def watch(at: int, policy: Policy) -> None:
-        if watched is not None:
-            watched.append(at)
-
-    ground = Ground(
-        simulator, toy_inputs(simulator), seed=seed, steps=steps, shoppers=32, watch=watch
-    )
-    return AGENTS[name].learn(ground, SMALL)
-
-
-def weights(policy: Policy) -> Tensor:
-    assert isinstance(policy, SlateQPolicy)
-    return torch.cat([value.flatten() for value in policy.network.state_dict().values()])
-
-
-def global_generators() -> tuple[object, ...]:
-    return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
-
-
-def test_the_same_seed_gives_the_same_agent_and_no_global_generator_moves() -> None:
-    before = global_generators()
-    first, second, other = learn(), learn(), learn(seed=1)
-    assert torch.equal(weights(first.policy), weights(second.policy))
-    assert not torch.equal(weights(first.policy), weights(other.policy))
-    assert global_generators() == before
-
-
-@pytest.mark.parametrize("name", ["slateq", "slateq_chances"])
-def test_it_learns_in_the_market_from_greedy_ctr(name: str) -> None:
-    watched: list[int] = []
-    learned = learn(watched=watched, name=name)
-    assert learned.steps == 480
-    assert (watched[0], watched[-1]) == (0, 480)
-    assert watched == sorted(watched)
-    assert learned.facts["updates"] == 2 * (480 - 96 + 32) / 32
-    simulator = make_simulator("recsim_env/Market-v0", device="cpu", world=0)
-    observation = simulator.reset(torch.arange(50))
-    ctr = POLICIES["greedy_ctr"].build(toy_inputs(simulator))
-    nothing = torch.zeros(50, 0)
-    assert torch.equal(learned.untrained(observation, nothing), ctr(observation, nothing))
-    assert not torch.equal(weights(learned.untrained), weights(learned.policy))
-    assert learned.sampled is not None
-    draws = torch.rand(50, learned.sampled.draws, generator=torch.Generator().manual_seed(0))
-    for policy in (learned.policy, learned.sampled):
-        simulator.check(policy(observation, draws))
-    noisy = learned.sampled(observation, draws)
-    assert (noisy.sort(dim=1).values.diff(dim=1) > 0).all()  # distinct items
-    assert not torch.equal(noisy, learned.sampled(observation, 1 - draws))
-
-
-def test_exploration_samples_from_the_softmax_of_the_logits() -> None:
-    """With one position and equal gains, at temperature 2: chances exp(logit / 2)."""
-    network = FactorisedValues(1, 1, SlateQConfig(), torch.Generator().manual_seed(0))
-    logits = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, -1)
-    visits = Visits(
-        torch.zeros(20_000, 1),
-        torch.zeros(20_000, 3, 1),
-        logits,
-        torch.arange(3).expand(20_000, -1),
-    )
-    policy = SlateQPolicy(
-        lambda seen: visits, network, PositionBased(1), 1, pool=3, temperature=2.0
-    )
-    places = policy.choose(
-        visits, torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
-    )
-    shares = torch.bincount(places.flatten(), minlength=3) / 20_000
-    torch.testing.assert_close(shares, torch.softmax(logits[0] / 2, dim=0), atol=0.015, rtol=0)
-
-
-def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match=r"gamma is 1\.0"):
-        SlateQConfig(gamma=1.0)
-    with pytest.raises(ValueError, match="updates is 0"):
-        SlateQConfig(updates=0)
-    with pytest.raises(ValueError, match="attribution is 'views'"):
-        SlateQConfig(attribution="views")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="none is 0"):
-        SingleChoice(0.0)
-    with pytest.raises(ValueError, match="steps is 0"):
-        learn(steps=0)
-    with pytest.raises(ValueError, match="memory holds no visit"):
-        Memory(2).draw(1, torch.Generator())

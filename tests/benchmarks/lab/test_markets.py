@@ -1,4 +1,4 @@
-"""A market's log is served by who is said to serve it, to shoppers of its own, and is built once."""
+"""A market's log is served by those of its mixture to shoppers of its own, and built once."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks.data import market_log
-from benchmarks.data.market_log import (
+from benchmarks.lab import markets
+from benchmarks.lab.log_mixture import (
     BROAD,
     GROUP,
-    HELD_OUT_SEED,
     KNOBS,
-    LOG_SEED,
-    PER_CATEGORY,
-    ROUNDS,
     TEMPERATURES,
     TRIED,
-    Logging,
-    MarketWorld,
-    Restless,
-    build,
-    policy_inputs,
     rerankers,
     servers,
     tried,
+)
+from benchmarks.lab.markets import (
+    HELD_OUT_SEED,
+    LOG_SEED,
+    PER_CATEGORY,
+    ROUNDS,
+    MarketWorld,
+    policy_inputs,
     write_log,
 )
-from policies import POLICIES
+from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
+from policies.log_servers import NoisyComposerPolicy, RandomKnobsPolicy
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions
@@ -78,7 +78,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `WORLD` built in it."""
     register(CONFIG)
     folder = tmp_path_factory.mktemp("market")
-    build(WORLD, folder, "cpu")
+    WORLD.open(folder, "cpu")
     return folder
 
 
@@ -89,11 +89,13 @@ def tables(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     )
 
 
+def made_up_inputs(simulator: SlateSimulator, log: Sessions | None = None) -> PolicyInputs:
+    ranker = made_up_ranker(len(simulator.catalog))
+    return dataclasses.replace(policy_inputs(simulator, None, log), ranker=ranker)
+
+
 def made_up_composer(simulator: SlateSimulator) -> Composer:
-    inputs = dataclasses.replace(
-        policy_inputs(simulator, None), ranker=made_up_ranker(len(simulator.catalog))
-    )
-    return Composer(inputs, ComposerConfig(offset_dims=0))
+    return Composer(made_up_inputs(simulator), ComposerConfig(offset_dims=0))
 
 
 # --- the log ---
@@ -128,7 +130,7 @@ def test_every_logged_shopper_is_there_once_and_belongs_to_the_log(work: Path) -
 
 
 def test_as_much_is_logged_as_was_asked_for() -> None:
-    """Of one policy at a time at least its share, and less than one more batch of 16 episodes of 6 visits."""
+    """Each policy serves its share at least, and less than 16 episodes of 6 visits more."""
     world = dataclasses.replace(WORLD, mixture="greedy")
     impressions, _ = write_log(world, world.simulator("cpu"))
     for number, share in enumerate(ROUNDS):
@@ -165,11 +167,11 @@ def test_the_log_is_what_the_simulator_says_under_the_shoppers_seeds(work: Path)
 
 
 def test_what_is_popular_is_counted_in_the_log(work: Path) -> None:
-    built = build(WORLD, work, "cpu")
-    slates = built.log.slates[built.log.real].flatten().tolist()
-    clicks = built.log.clicks[built.log.real].flatten().tolist()
+    site = WORLD.open(work, "cpu")
+    slates = site.logged.slates[site.logged.real].flatten().tolist()
+    clicks = site.logged.clicks[site.logged.real].flatten().tolist()
     rate = sum(clicks) / len(clicks)
-    popularity = built.inputs().popularity
+    popularity = site.inputs.popularity
     assert popularity is not None
     for item in (0, 11, 23):
         shown = slates.count(item)
@@ -177,8 +179,8 @@ def test_what_is_popular_is_counted_in_the_log(work: Path) -> None:
         assert popularity[item].item() == pytest.approx(
             (clicked + 100 * rate) / (shown + 100), rel=1e-5
         )
-    assert built.inputs().per_category == PER_CATEGORY
-    assert built.inputs().ranker is built.ranker
+    assert site.inputs.per_category == PER_CATEGORY
+    assert site.inputs_for(WORLD.simulator("cpu")).ranker is site.inputs.ranker
 
 
 # --- built once ---
@@ -190,21 +192,22 @@ def test_what_was_built_is_used_again(work: Path, monkeypatch: pytest.MonkeyPatc
     def never(*_: object) -> None:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(market_log, "write_log", never)
-    monkeypatch.setattr(market_log, "fit_two_tower", never)
-    one, other = build(WORLD, work, "cpu"), build(WORLD, work, "cpu")
+    monkeypatch.setattr(markets, "write_log", never)
+    monkeypatch.setattr(markets, "fit_two_tower", never)
+    one, other = WORLD.open(work, "cpu"), WORLD.open(work, "cpu")
     assert {path.name: path.stat().st_mtime_ns for path in (work / WORLD.name).iterdir()} == before
-    assert torch.equal(one.log.slates, other.log.slates)
-    seen = one.simulator.reset(torch.arange(3))
-    assert torch.equal(one.ranker.logits(seen), other.ranker.logits(seen))
+    assert torch.equal(one.logged.slates, other.logged.slates)
+    seen = one.simulator().reset(torch.arange(3))
+    rankers = [site.inputs.need_ranker("greedy_ctr") for site in (one, other)]
+    assert torch.equal(*(ranker.logits(seen) for ranker in rankers))
 
 
 def test_the_ranker_on_disk_is_the_one_that_the_whole_log_gives(work: Path) -> None:
-    built = build(WORLD, work, "cpu")
-    fitted = fit_two_tower(built.log, built.simulator.catalog, 4)
-    seen = built.simulator.reset(torch.arange(3))
-    assert isinstance(built.ranker, TwoTowerRanker)
-    assert torch.equal(built.ranker.logits(seen), fitted.logits(seen))
+    site = WORLD.open(work, "cpu")
+    fitted = fit_two_tower(site.logged, site.inputs.catalog, 4)
+    seen = site.simulator().reset(torch.arange(3))
+    assert isinstance(site.inputs.ranker, TwoTowerRanker)
+    assert torch.equal(site.inputs.ranker.logits(seen), fitted.logits(seen))
 
 
 def test_the_same_world_writes_the_same_log(work: Path) -> None:
@@ -220,7 +223,7 @@ def test_a_folder_of_another_market_is_refused(work: Path) -> None:
     with pytest.raises(
         ValueError, match="was built with other settings of the market: delete the folder"
     ) as caught:
-        build(WORLD, work, "cpu")
+        WORLD.open(work, "cpu")
     assert str(caught.value).startswith(str(path))
     assert json.loads(path.read_text())["config"]["fatigue"] == str(CONFIG.fatigue)
 
@@ -243,7 +246,7 @@ def test_worlds_that_differ_have_folders_of_their_own() -> None:
 
 def test_the_shares_of_a_mixture_are_everything(work: Path) -> None:
     simulator = WORLD.simulator("cpu")
-    log = Sessions.of(*tables(work))
+    inputs = made_up_inputs(simulator, Sessions.of(*tables(work)))
     exploring = 2 + len(TEMPERATURES) + 12
     broad = 3 + len(TEMPERATURES) + 15 + 15 + 1
     for mixture, many in (
@@ -252,7 +255,7 @@ def test_the_shares_of_a_mixture_are_everything(work: Path) -> None:
         ("greedy", 1),
         ("uniform", 1),
     ):
-        found = servers(simulator, made_up_ranker(24), log, mixture, 60 * GROUP, seed=1)  # type: ignore[arg-type]
+        found = servers(simulator, inputs, mixture, 60 * GROUP, seed=1)  # type: ignore[arg-type]
         assert len(found) == many
         assert sum(share for _, _, share in found) == pytest.approx(1.0)
         assert len({name for name, _, _ in found}) == many
@@ -260,11 +263,11 @@ def test_the_shares_of_a_mixture_are_everything(work: Path) -> None:
 
 def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
     simulator = WORLD.simulator("cpu")
-    drawn = []
+    inputs, drawn = made_up_inputs(simulator), []
     for seed in (1, 1, 2):
-        found = servers(simulator, made_up_ranker(24), None, "exploring", 600, seed)  # type: ignore[arg-type]
+        found = servers(simulator, inputs, "exploring", 600, seed)
         policies = [policy for name, policy, _ in found if name.startswith("knobs")]
-        assert all(isinstance(policy, Logging) for policy in policies)
+        assert all(isinstance(policy, NoisyComposerPolicy) for policy in policies)
         drawn.append(torch.stack([policy._intent for policy in policies]))  # type: ignore[attr-defined]
     composer = made_up_composer(simulator)
     for name, (low, high) in KNOBS.items():
@@ -280,8 +283,11 @@ def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
 def test_in_a_broad_log_each_knob_is_off_half_of_the_time() -> None:
     composer = made_up_composer(WORLD.simulator("cpu"))
     of_episodes = torch.stack(
-        [policy._intent for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)]
-    )  # type: ignore[attr-defined]
+        [
+            policy._intent  # type: ignore[attr-defined]
+            for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)
+        ]
+    )
     for name, (low, high) in BROAD.items():
         values = (
             of_episodes[:, composer.knobs.index(name)] * composer.units[composer.knobs.index(name)]
@@ -319,7 +325,10 @@ def test_policies_that_are_tried_have_parameters_from_their_ranges(
 def test_a_restless_policy_draws_its_knobs_at_every_visit() -> None:
     simulator = WORLD.simulator("cpu")
     composer = made_up_composer(simulator)
-    restless, seen = Restless(composer), simulator.reset(torch.arange(3))
+    restless, seen = (
+        RandomKnobsPolicy(composer, BROAD, TEMPERATURES[-1]),
+        simulator.reset(torch.arange(3)),
+    )
     knobs = len(composer.intent({}))
     quiet = torch.full((3, restless.draws), 0.25)  # every knob is off
     quiet[:, -1] = 0.0  # and no noise
@@ -338,7 +347,7 @@ def test_without_noise_and_knobs_the_logging_policy_is_greedy() -> None:
     simulator = WORLD.simulator("cpu")
     composer = made_up_composer(simulator)
     seen = simulator.reset(torch.arange(5))
-    logging = Logging(composer, {}, 0.0)
+    logging = NoisyComposerPolicy(composer, {}, 0.0)
     greedy = POLICIES["greedy_ctr"].build(composer._inputs)(seen, NO_DRAWS)
     for edge in (0.0, 0.5, 1 - 2**-24):
         assert torch.equal(logging(seen, torch.full((5, logging.draws), edge)), greedy)
@@ -348,7 +357,7 @@ def test_without_noise_and_knobs_the_logging_policy_is_greedy() -> None:
 def test_the_first_item_of_a_noisy_slate_is_a_softmax_sample(temperature: float) -> None:
     simulator = WORLD.simulator("cpu")
     composer = made_up_composer(simulator)
-    logging = Logging(composer, {}, temperature)
+    logging = NoisyComposerPolicy(composer, {}, temperature)
     batch = 4000
     seen = {
         name: value.expand(batch, *value.shape[1:])

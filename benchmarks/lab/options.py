@@ -1,0 +1,46 @@
+"""Options that several commands share, declared once and mixed into their configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.lab.markets import MARKETS
+from benchmarks.lab.run import RESULTS
+from benchmarks.lab.threads import THREADS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """The number of CPU threads."""
+
+    threads: int = THREADS
+    """Number of CPU threads. One is the default because more are faster only where no other process
+    wants the cores, and because only one gives the same numbers when a training is resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The device of simulation and training."""
+
+    device: str | None = None
+    """Device to simulate and train on, cpu or cuda. By default it is cuda where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The folder of the results."""
+
+    results: Path = RESULTS
+    """Folder in which the results are written, each benchmark in a folder of its own name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Markets(Device):
+    """Where the logs and rankers of markets lie, and how large the logs are."""
+
+    slates: int = 300_000
+    """Number of logged slates of a market, about. The default is that of all reported results."""
+    markets: Path = MARKETS
+    """Folder of the markets' logs and rankers. Those that are missing are built, which takes some
+    minutes each."""

@@ -1,0 +1,169 @@
+"""Search for parameters: trials that are kept one by one, so that an interrupted search goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from agents.evaluate import evaluate
+from benchmarks.lab.run import RESULTS
+from policies import PolicyInputs
+from policies.composer import Composer
+from policies.parameters import Range, value_of
+from policies.registry import PolicySpec
+from recsim_env.files import write_json
+from recsim_env.simulator import SlateSimulator
+
+PARAMETERS = RESULTS / "tune" / "parameters.json"
+"""The file of the re-rankers' parameters: policy -> parameter -> value."""
+Parameters = dict[str, float]
+
+
+def trials_of(
+    path: Path,
+    value: Callable[[Parameters, int], float],
+    search: Mapping[str, Range],
+    first: Sequence[Mapping[str, float]],
+    trials: int,
+    seed: int,
+    title: str,
+) -> optuna.Study:
+    """Search for the parameters of the highest value, and keep every trial in a JSON file.
+
+    What an interrupted search has kept is told to the sampler again in its order, so the trials
+    that follow are those that would have followed.
+
+    Args:
+        path: The file of the trials.
+        value: Gives the value of some parameters in the trial of a number.
+        search: The range of every parameter.
+        first: Settings that are tried first.
+        trials: The number of trials, with those that were kept.
+        seed: The seed of the sampler.
+        title: What is tuned, for the progress bar.
+
+    Raises:
+        ValueError: If the file holds the trials of another search.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for start in first:
+        study.enqueue_trial(dict(start))
+    kept: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+
+    def played(trial: optuna.Trial) -> float:
+        parameters = suggest(trial, search)
+        if trial.number == len(kept):
+            kept.append({"parameters": parameters, "value": value(parameters, trial.number)})
+            write_json(path, kept)
+        if kept[trial.number]["parameters"] != parameters:
+            raise ValueError(
+                f"{path} holds the trials of another search: delete it to search anew."
+            )
+        found: float = kept[trial.number]["value"]
+        return found
+
+    for _ in tqdm(range(trials), desc=f"tuning {title}", unit="trial"):
+        study.optimize(played, n_trials=1)
+    return study
+
+
+def policy_trials(
+    path: Path,
+    name: str,
+    spec: PolicySpec,
+    inputs: PolicyInputs,
+    simulator: SlateSimulator,
+    *,
+    episodes: Tensor,
+    first: Sequence[Mapping[str, float]],
+    trials: int,
+    search: Mapping[str, Range] | None = None,
+    batch: int = 256,
+    seed: int = 0,
+) -> optuna.Study:
+    """Search for the parameters with which a policy has the highest mean return.
+
+    Args:
+        path: The file of the trials.
+        name: The policy's name, for the progress bar.
+        spec: How the policy is built.
+        inputs: What it is built from.
+        simulator: The shoppers that it serves.
+        episodes: The seeds (E,) of the episodes of every trial.
+        first: Settings that are tried first.
+        trials: The number of trials.
+        search: The range of every parameter; those of `spec` by default.
+        batch: The number of shoppers served at a time.
+        seed: The seed of the sampler.
+
+    Raises:
+        ValueError: If the file holds the trials of another search.
+    """
+
+    def value(parameters: Parameters, number: int) -> float:
+        rows = evaluate(spec.build(inputs, parameters), simulator, episodes, batch=batch).rows
+        return float(rows["return"].to_numpy().mean())
+
+    return trials_of(path, value, search or spec.search(), first, trials, seed, name)
+
+
+def suggest(trial: optuna.Trial, search: Mapping[str, Range]) -> Parameters:
+    """Have a trial choose every parameter from its range."""
+    return {
+        name: trial.suggest_int(name, int(allowed.low), int(allowed.high))
+        if allowed.integer
+        else trial.suggest_float(name, allowed.low, allowed.high, log=allowed.log)
+        for name, allowed in search.items()
+    }
+
+
+def defaults_of(parameters: Any, search: Mapping[str, Range]) -> Parameters:
+    """The default values of those parameters that are searched."""
+    return {name: value_of(parameters, name) for name in search}
+
+
+def starts(name: str, spec: PolicySpec, best: Mapping[str, Parameters]) -> list[Parameters]:
+    """The settings to try first: the defaults, and for the constant re-ranker also the tuned MMR.
+
+    MMR is a special case of the constant re-ranker, which therefore is never worse in a search.
+
+    Args:
+        name: The policy's name.
+        spec: How the policy is built.
+        best: The parameters of the policies that were tuned before.
+    """
+    first = [defaults_of(spec.parameters(), spec.search())]
+    if name == "constant" and "mmr" in best:
+        lowest = spec.search()["similarity"].low
+        similarity = {"similarity": max(-best["mmr"]["weight"], lowest)}
+        first.append(dict.fromkeys(spec.search(), 0.0) | similarity)
+    return first
+
+
+def knobs_here(spec: PolicySpec, inputs: PolicyInputs) -> dict[str, Range]:
+    """The ranges of those of a constant re-ranker's knobs whose cue the environment shows."""
+    here = Composer(inputs).knobs
+    return {name: allowed for name, allowed in spec.search().items() if name in here}
+
+
+def read_parameters(path: Path = PARAMETERS) -> dict[str, Parameters]:
+    """Read the parameters that `benchmarks.agents.tune` chose for every policy.
+
+    Raises:
+        FileNotFoundError: If nothing was tuned yet.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, but re-rankers are compared tuned: "
+            "run python -m benchmarks.agents.tune."
+        )
+    found: dict[str, Parameters] = json.loads(path.read_text())
+    return found

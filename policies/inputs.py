@@ -1,0 +1,137 @@
+"""What policies are built from, and the ranker whose scores most of them start from.
+
+Dimensions used in this package: B shoppers, K slate positions, C candidates (padded with -1), N
+catalogue items, P items of the pool that a re-ranker looks at, H remembered slates, G categories, E
+embedding width, A intent width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from recsim_env import checks
+from recsim_env.catalog import Catalog
+from recsim_env.logs.facts import LogFacts
+from recsim_env.settings import MOST, put
+from recsim_env.types import Observation
+
+UNRANKED = -1e6
+"""Logit of a candidate to which a ranker gave NaN or inf: it comes after every candidate with a
+number."""
+
+
+class Ranker(Protocol):
+    """Scores candidates, each on its own."""
+
+    def logits(self, observation: Observation) -> Tensor:
+        """Log-odds of a response, (B, C) float32 aligned with the candidates; -inf at padding.
+
+        A candidate at -inf is not shown. One at NaN or inf is shown only where nothing else is
+        left: see `logits_of`.
+        """
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """What a policy may be built from; nothing in it comes from the weights of a shopper model."""
+
+    catalog: Catalog
+    """The items; its tensors lie on the device that the policy will run on."""
+    observation_space: gymnasium.spaces.Dict
+    """Space of the observation of one shopper."""
+    slate_size: int
+    """Number of slate positions K."""
+    ranker: Ranker | None = None
+    """Ranker learned from a log's training weeks; only the policies that rank need it."""
+    popularity: Tensor | None = None
+    """(N,) float32 responses per visit in the log, for environments whose observation has no
+    `popularity`."""
+    pool: int = 64
+    """Number P of the best candidates by CTR that re-rankers and composers look at: the same for
+    all of them."""
+    per_category: int = 0
+    """Number of the best candidates of each category that join the pool, so that there is variety
+    to choose from; 0 = the pool is the best candidates whatever their category."""
+    facts: LogFacts | None = None
+    """Facts about the shop; needed where the observation has a `placement`."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            TypeError: If a part is of another class.
+            ValueError: If a number is out of its range.
+        """
+        checks.instance("catalog", self.catalog, Catalog)
+        checks.instance("observation_space", self.observation_space, gymnasium.spaces.Dict)
+        if self.ranker is not None and not callable(getattr(self.ranker, "logits", None)):
+            raise TypeError(
+                f"ranker is {checks.told(self.ranker)}, but it must have a method `logits`."
+            )
+        if self.popularity is not None:
+            checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
+        if self.facts is not None:
+            checks.instance("facts", self.facts, LogFacts)
+        put(
+            self,
+            slate_size=checks.whole("slate_size", self.slate_size, 1, MOST),
+            pool=checks.whole("pool", self.pool, 1, MOST),
+            per_category=checks.whole("per_category", self.per_category, 0, MOST),
+        )
+
+    def need_ranker(self, name: str) -> Ranker:
+        """The ranker, for the policy of that name.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.ranker is None:
+            raise ValueError(
+                f"The policy {name!r} re-ranks a CTR model, but PolicyInputs.ranker is None."
+            )
+        return self.ranker
+
+    def need_facts(self, reader: str) -> LogFacts:
+        """The facts about the shop, for a part that reads them: "cue 'promoted'".
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if self.facts is None:
+            raise ValueError(
+                f"The {reader} needs facts about the shop, but PolicyInputs.facts is None."
+            )
+        return self.facts
+
+
+def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> Tensor:
+    """The ranker's logits (B, C) float32, with `UNRANKED` in place of NaN and inf.
+
+    Every policy takes its logits from here, so that a candidate without a number is shown only
+    where nothing else is left, and no step waits for a GPU to look for one. That a shopper has no
+    candidate with a number is an error on a CPU: see `Pool.check`.
+
+    Raises:
+        TypeError: If they are no floating-point tensor.
+        ValueError: If they are of another shape.
+    """
+    logits = ranker.logits(observation)
+    if (
+        not isinstance(logits, Tensor)
+        or not logits.is_floating_point()
+        or logits.shape != candidates.shape
+    ):
+        checks.tensor(
+            "ranker.logits(observation)",
+            logits,
+            tuple(candidates.shape),
+            torch.float32,
+            finite=False,
+        )
+    return logits.float().nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=-math.inf)

@@ -1,0 +1,80 @@
+"""A search goes on where it was cut off, and a policy is tuned by what it earns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.evaluate import evaluate
+from benchmarks.lab.tuning import knobs_here, policy_trials, starts, trials_of
+from policies import POLICIES
+from policies.composer import Composer
+from policies.parameters import Range
+from tests.support.policy_toys import toy_inputs
+from tests.support.toys import toy_simulator
+
+
+def test_a_search_that_was_cut_off_tries_what_it_would_have_tried(tmp_path: Path) -> None:
+    search = {"a": Range(0.0, 1.0), "b": Range(1, 9, integer=True)}
+
+    class Killed(Exception):
+        """Stands for a SIGKILL."""
+
+    def played(
+        path: Path, until: int = 99, trials: int = 14
+    ) -> list[tuple[dict[str, float], float]]:
+        def value(parameters: dict[str, float], number: int) -> float:
+            if number == until:
+                raise Killed
+            calls.append(number)
+            return -((parameters["a"] - 0.3) ** 2) - 0.1 * parameters["b"]
+
+        study = trials_of(path, value, search, [{"a": 0.5, "b": 2}], trials, 0, "toy")
+        return [(trial.params, trial.values[0]) for trial in study.trials]
+
+    calls: list[int] = []
+    unbroken = played(tmp_path / "unbroken.json")
+    assert calls == list(range(14))
+    assert unbroken[0][0] == {"a": 0.5, "b": 2}
+    calls.clear()
+    for until in (0, 3, 12, 13):
+        with pytest.raises(Killed):
+            played(tmp_path / "cut.json", until)
+    assert played(tmp_path / "cut.json") == unbroken
+    assert calls == list(range(14))  # each once
+    assert played(tmp_path / "cut.json", trials=5) == unbroken[:5]
+    search["a"] = Range(0.0, 2.0)
+    with pytest.raises(ValueError, match=r"cut\.json holds the trials of another search"):
+        played(tmp_path / "cut.json")
+
+
+def test_a_trial_of_a_policy_is_worth_the_mean_return_of_its_episodes(tmp_path: Path) -> None:
+    simulator, spec = toy_simulator(), POLICIES["mmr"]
+    inputs, episodes = toy_inputs(simulator), torch.arange(6)
+    path = tmp_path / "mmr.trials.json"
+    study = policy_trials(
+        path, "mmr", spec, inputs, simulator, episodes=episodes, first=[{"weight": 0.5}], trials=2
+    )
+    first = json.loads(path.read_text())[0]
+    assert first["parameters"] == {"weight": 0.5}
+    played = evaluate(spec.build(inputs, {"weight": 0.5}), simulator, episodes).rows["return"]
+    assert first["value"] == played.to_numpy().mean()
+    assert len(study.trials) == 2
+
+
+def test_the_constant_reranker_starts_from_the_tuned_mmr_too() -> None:
+    spec = POLICIES["constant"]
+    default, as_mmr = starts("constant", spec, {"mmr": {"weight": 0.7}})
+    assert set(default) == set(as_mmr) == set(spec.search())
+    assert {name: knob for name, knob in as_mmr.items() if knob} == {"similarity": -0.7}
+    assert len(starts("mmr", POLICIES["mmr"], {"mmr": {"weight": 0.7}})) == 1
+
+
+def test_only_knobs_whose_cue_is_shown_are_searched() -> None:
+    inputs, spec = toy_inputs(toy_simulator()), POLICIES["constant"]
+    found = knobs_here(spec, inputs)
+    assert set(found) == set(spec.search()) & set(Composer(inputs).knobs)
+    assert found

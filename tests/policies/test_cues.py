@@ -1,0 +1,153 @@
+"""A cue is one registered function: tuned, explored and weighed without a second edit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from policies import POLICIES, PolicyInputs
+from policies.composer import Composer, ComposerConfig
+from policies.cues import CUES, CueInputs, cue, explored_ranges, knobs
+from policies.features import Recent
+from policies.parameters import Range
+from recsim_env.types import Observation
+from tests.policies.test_composer import some_visits
+from tests.policies.test_pooling import inputs_of, market
+from tests.support.policy_toys import toy_inputs
+from tests.support.toys import toy_simulator
+
+NO_DRAWS = torch.zeros(1, 0)
+RANGES = {
+    "count": (-4.0, 0.5),
+    "similarity": (-4.0, 0.5),
+    "clicked": (-4.0, 2.0),
+    "shown": (-4.0, 2.0),
+    "repeated": (-2.0, 2.0),
+    "habit": (-1.5, 1.5),
+    "lately": (-2.0, 2.0),
+    "popular": (-1.0, 1.0),
+    "promoted": (-1.5, 1.5),
+    "sated": (-2.0, 1.0),
+    "flooded": (-4.0, 2.0),
+    "loyal": (-2.0, 2.0),
+}
+"""Tuned parameters of the policy "constant", in the order that tuned results were found in."""
+
+
+@pytest.fixture
+def even_items() -> Iterator[str]:
+    """A cue that is 1 at items of even number, registered while a test runs."""
+    before, sources = dict(CUES), dict(CUES._sources)
+
+    @cue("even", 3.0, "candidates", tuned=(-5.0, 5.0), explored=(0.0, 2.0))
+    def even_item(inputs: CueInputs) -> Tensor:
+        """1 at items of even number."""
+        return (inputs.pool.ids % 2 == 0).float()
+
+    yield "even"
+    CUES.clear()
+    CUES.update(before)
+    CUES._sources = sources
+
+
+def test_the_tuned_parameters_are_the_knobs_in_the_order_of_tuned_results() -> None:
+    search = POLICIES["constant"].search()
+    assert list(search) == list(knobs()) == list(RANGES)
+    assert search == {name: Range(low, high) for name, (low, high) in RANGES.items()}
+    assert set(CUES) <= set(search)
+
+
+def test_the_defaults_of_constant_steer_by_the_slate_alone() -> None:
+    values = dataclasses.asdict(POLICIES["constant"].parameters())
+    expected = {**dict.fromkeys(RANGES, 0.0), "count": -1.0, "similarity": -0.5}
+    assert values == expected
+
+
+def test_a_new_cue_is_tunable_and_usable_without_a_second_edit(even_items: str) -> None:
+    spec = POLICIES["constant"]
+    assert spec.search()[even_items] == Range(-5.0, 5.0)
+    assert list(spec.search()) == [*RANGES, even_items]
+    simulator = toy_simulator(items=40, slate_size=4)
+    inputs, seen = toy_inputs(simulator), some_visits(simulator)
+    even = spec.build(inputs, {even_items: 1000.0})(seen, NO_DRAWS)
+    odd = spec.build(inputs, {even_items: -1000.0})(seen, NO_DRAWS)
+    assert bool((even % 2 == 0).all())
+    assert bool((odd % 2 == 1).all())
+
+
+def test_a_new_cue_steers_the_composer_and_may_be_explored(even_items: str) -> None:
+    simulator = toy_simulator(items=40, slate_size=4)
+    composer = Composer(toy_inputs(simulator), ComposerConfig(offset_dims=0))
+    assert composer.knobs[-1] == even_items
+    view = composer.view(some_visits(simulator))
+    assert torch.equal(view.cues[:, :, -1], 3.0 * (view.pool.ids % 2 == 0))
+    assert float(composer.intent({even_items: 6.0})[-1]) == 6.0 / 3.0
+    assert explored_ranges()[even_items] == (0.0, 2.0)
+    assert even_items not in explored_ranges(broadly=True)
+
+
+def test_the_explored_ranges_are_those_that_logs_were_written_with() -> None:
+    assert list(explored_ranges().items()) == [
+        ("count", (-2.0, 0.0)),
+        ("similarity", (-2.0, 0.0)),
+        ("sated", (-1.5, 0.3)),
+        ("flooded", (-3.0, 0.5)),
+    ]
+    assert list(explored_ranges(broadly=True).items()) == [
+        ("count", (-2.0, 0.0)),
+        ("similarity", (-2.0, 0.0)),
+        ("sated", (-3.0, 0.3)),
+        ("flooded", (-3.0, 0.5)),
+    ]
+
+
+def test_a_name_is_given_to_one_cue_only(even_items: str) -> None:
+    def other(inputs: CueInputs) -> Tensor:
+        return torch.zeros_like(inputs.pool.logits)
+
+    with pytest.raises(ValueError, match=r"^name is 'even', but a cue of that name"):
+        cue(even_items, 1.0)(other)
+
+
+@pytest.mark.parametrize("name", CUES)
+def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
+    shops = [(inputs, seen) for inputs, seen in two_shops() if set(CUES[name].keys) <= seen.keys()]
+    assert shops, "no shop of this test tells what this cue reads"
+    for inputs, seen in shops:
+        composer = Composer(inputs)
+        view = composer.view(seen)
+        keys = {*CUES[name].keys, "recent_slates", "recent_clicks", "candidates"} & seen.keys()
+        known = {key: seen[key] for key in keys}
+        values = CUES[name].values(
+            CueInputs(
+                known,
+                Recent.of(known),
+                view.pool,
+                inputs.catalog.category,
+                view.category,
+                len(inputs.catalog.categories),
+                inputs.slate_size,
+                inputs.facts,
+            )
+        )
+        assert values.shape == view.pool.items.shape
+        assert bool(values.isfinite().all())
+        of_view = view.cues[:, :, list(composer.cues).index(name)]
+        torch.testing.assert_close(CUES[name].unit * values, of_view)
+
+
+def two_shops() -> list[tuple[PolicyInputs, Observation]]:
+    """A shop with loyalty cards and one with an impression log."""
+    toy = toy_simulator(items=40, slate_size=4)
+    market_simulator, seen = market()
+    return [(toy_inputs(toy), some_visits(toy)), (inputs_of(market_simulator, 2), seen)]
+
+
+def test_without_facts_a_cue_on_placements_says_so() -> None:
+    inputs = dataclasses.replace(toy_inputs(toy_simulator()), facts=None)
+    with pytest.raises(ValueError, match=r"^The cue 'promoted' needs facts about the shop"):
+        Composer(inputs)

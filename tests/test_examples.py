@@ -1,0 +1,58 @@
+"""The examples run, and print what they say they do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "own_shopper": [],
+    "random_slates": ["--shoppers", "4", "--visits", "5"],
+    "train_ppo_and_look": [
+        *("--logged", "60", "--steps", "4000", "--shoppers", "64", "--episodes", "8"),
+        *("--output", "runs"),
+    ],
+}
+"""The arguments of each example, so that it takes seconds."""
+
+
+def run(name: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", f"examples.{name}", *SMALL[name]],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_has_arguments_here() -> None:
+    scripts = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"}
+    assert scripts == SMALL.keys()
+
+
+def test_random_slates_are_served(tmp_path: Path) -> None:
+    assert "20 visits" in run("random_slates", tmp_path)
+
+
+def test_a_shopper_of_ones_own_answers(tmp_path: Path) -> None:
+    assert "back in 7 days" in run("own_shopper", tmp_path)
+
+
+@pytest.mark.slow
+def test_ppo_is_trained_watched_and_compared(tmp_path: Path) -> None:
+    lines = run("train_ppo_and_look", tmp_path).splitlines()
+    returns = [line for line in lines if "return" in line]
+    assert returns[0].lstrip().startswith("0 visits")  # the watch sees the untrained policy first
+    assert [line.split(":")[0] for line in returns[-2:]] == ["greedy CTR", "PPO"]
+    before, after = (returns[0].rpartition(" ")[2], returns[-2].split("return ")[1].split()[0])
+    assert before == after  # PPO starts as greedy CTR
+    assert list((tmp_path / "runs").glob("events.out.tfevents.*"))
