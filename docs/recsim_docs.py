@@ -70,6 +70,10 @@ def read_docstring(
 ) -> None:
     """Rewrite the lines of one docstring in place; type aliases without one have none."""
     lines[:] = [] if lines and lines[0].startswith(_ALIAS) else as_rest(lines)
+    if lines and what in ("attribute", "data", "property"):
+        # napoleon takes what stands before a colon in the first line as a type: give it a line
+        # that shows nothing, an escaped line break
+        lines.insert(0, "\\")
 
 
 def link_to_source(app: Sphinx, docname: str, source: list[str]) -> None:

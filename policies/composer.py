@@ -226,7 +226,7 @@ class _Steered(SlateScores):
     def __init__(self, view: View, fixed: Tensor, weights: Tensor, cosines: Cosines) -> None:
         self._category, self._ids = view.category, view.pool.ids
         self._fixed = fixed  # (B, P)
-        self._of_count, self._of_similarity = weights.split(1, dim=1)  # (B, 1) each
+        self._of_count, self._of_similarity = weights[:, :1], weights[:, 1:]  # (B, 1) each
         self._cosines = cosines
         self._count = torch.zeros_like(fixed)
         self._similarity = torch.zeros_like(fixed)

@@ -113,10 +113,10 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
             end. In every case nothing changes.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "render_modes": RenderModes(RENDER_MODES),
         "render_fps": 1,
-    }  # type: ignore[misc]
+    }
     observation_space: spaces.Dict
     action_space: spaces.MultiDiscrete
 

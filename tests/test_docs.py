@@ -48,3 +48,17 @@ def test_links_that_leave_the_folder_lead_to_the_repository(recsim_docs: ModuleT
     recsim_docs.link_to_source(app, "guides/policy", page)
     expected = "[a](https://x.y/z/blob/main/policies/cues.py) [b](../data.md) ![c](../../x.png)"
     assert page == [f"{expected} [d](https://e.f)"]
+
+
+def test_a_colon_in_the_docstring_of_a_field_names_no_type(recsim_docs: ModuleType) -> None:
+    napoleon = importlib.import_module("sphinx.ext.napoleon")
+    lines = ["(B,) int64: the seeds", "of a batch."]
+    recsim_docs.read_docstring(None, "attribute", "seed", None, None, lines)
+    read = napoleon.GoogleDocstring(lines, napoleon.Config(), None, "attribute", "seed").lines()
+    publish = importlib.import_module("docutils.core").publish_string
+    shown = publish("\n".join(read), writer="pseudoxml").decode()
+    assert [line.strip() for line in shown.splitlines()[1:]] == [
+        "<paragraph>",
+        "(B,) int64: the seeds",
+        "of a batch.",
+    ]

@@ -48,7 +48,7 @@ def slates_of(simulator: SlateSimulator, kind: str) -> Tensor:
 
 
 def play(simulator: SlateSimulator, seeds: Tensor, kind: str) -> list[dict[str, Tensor]]:
-    """What the visits led to until every first episode was over; -1 in rows that were over before."""
+    """What the visits led to until every first episode was over; -1 in rows that were over."""
     simulator.reset(seeds)
     over = torch.zeros(len(seeds), dtype=torch.bool)
     visits: list[dict[str, Tensor]] = []

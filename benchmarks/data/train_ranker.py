@@ -38,7 +38,7 @@ from policies.rankers.ctr_fit import (
 )
 from policies.rankers.pair_features import RankerCatalog, pair_codes_for, pair_features_for
 from recsim_env.catalog import Catalog
-from recsim_env.logs.complete_journey import read_facts
+from recsim_env.logs import complete_journey
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import (
     SPLITS,
@@ -259,7 +259,6 @@ def main(config: Config) -> None:
     )
     visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
     keys = Keys.of(catalog.kind, catalog.category)
-    facts = read_facts(config.log)
     items = RankerCatalog.of(catalog, facts.placements)
     features, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
     examples, owner = examples_of(visits, slates, items, keys, popularity, facts, features, codes)

@@ -1,4 +1,4 @@
-"""Held-out scores of shopper models: ranking, calibration, and curves of recency."""
+"""Held-out scores of shopper models: ranking, calibration and recency curves, with intervals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rows:
     slate: Ints
 
     def only(self, keep: NDArray[np.bool_]) -> Rows:
-        """Keep a part of the rows (R,)."""
+        """Take a part of the rows."""
         return Rows(*(column[keep] for column in vars(self).values()))
 
     def curve(self, value: Floats, edges: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
@@ -62,15 +62,9 @@ def bootstrap(
 
     Sample i draws the same households for every model, so differences of samples are paired.
 
-    Args:
-        models: The scored rows of each model.
-        metrics: The names of the metrics, see `METRICS`.
-        samples: The number of bootstrap samples.
-        seed: The seed of the samples.
-
     Returns:
-        Model -> metric -> value and (samples,) bootstrap values. A value is NaN where a sample does
-        not define it, such as an AUC without a response.
+        Model -> metric -> (value, (samples,) bootstrap values). A value is NaN where a sample does
+        not define it (an AUC without a response).
     """
     who = np.unique(next(iter(models.values())).shopper)
     draws = np.random.default_rng(seed).multinomial(
@@ -95,13 +89,13 @@ def estimate(value: float, samples: Floats, households: int) -> Estimate:
     Samples in which the score is not defined (NaN) are left out.
 
     Raises:
-        ValueError: If fewer than half of the samples define the score.
+        ValueError: If fewer than half of the samples define it.
     """
     defined = samples[np.isfinite(samples)]
     if 2 * len(defined) < len(samples) or len(defined) < 2:
         raise ValueError(
-            f"{len(defined)} of {len(samples)} bootstrap samples define the score, "
-            "but at least half of them must: there are too few households or responses."
+            f"{len(defined)} of {len(samples)} bootstrap samples define the score, but at "
+            "least half of them must: there are too few households or responses."
         )
     factor = math.sqrt(households / max(households - 1, 1))
     return around(value, (factor * float(defined.std(ddof=1)), households), n=households)

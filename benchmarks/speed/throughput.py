@@ -64,14 +64,7 @@ FORWARD: dict[type, dict[str, tuple[str, ...]]] = {
         "gap_head": ("forward",),
     },
     SessionShopper: {
-        "": (
-            "token",
-            "append_visit",
-            "temperament",
-            "answer",
-            "click_probability",
-            "leave_logits",
-        ),
+        "": ("token", "append_visit", "temperament", "answer", "click_probability", "leave_logits"),
     },
 }
 """Methods of the networks that a step calls: class of the network -> its part (itself or a head)

@@ -17,10 +17,10 @@ models", section 3.2. Then, with w_j = e^j for shown positions and 0 else,
 
 where boredom is the mean of s_c over the slate as it was met, weighted by w_j. Satiation that
 recovers with time: McAlister 1982, "A dynamic attribute satiation model of variety-seeking
-behavior", equation 1; as an environment for slates: Ie et al. 2019, "RecSim", section 4. Each shopper has an own satiation speed q,
-variety-seeking g, patience and examination depth e, which the shop does not see. Of the interest it
-sees what the shopper declared at the first visit, unit(u + noise), as in a questionnaire at
-registration.
+behavior", equation 1; as an environment for slates: Ie et al. 2019, "RecSim", section 4. Each
+shopper has an own satiation speed q, variety-seeking g, patience and examination depth e, which the
+shop does not see. Of the interest it sees what the shopper declared at the first visit, unit(u +
+noise), as in a questionnaire at registration.
 """
 
 from __future__ import annotations

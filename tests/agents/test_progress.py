@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 
 def whole_training(progress: Progress, clock: Clock) -> list[tuple[float, float]]:
-    """4 updates of 10 batches of 100 visits (2 s) and learning (5 s); evaluations at 0, 2, 4 (30 s).
+    """4 updates: 10 batches of 100 visits (2 s), learning (5 s); evaluations at 0, 2, 4 (30 s).
 
     Forecast and truth, in seconds, after everything that happened.
     """

@@ -379,10 +379,12 @@ def parameters_of(config: type[Any]) -> dict[str, Kind]:
 def parameter(draw: st.DrawFn) -> Case:
     """A parameter of a registered policy."""
     name = draw(
-        st.sampled_from([name for name, spec in POLICIES.items() if parameters_of(spec.parameters)])
+        st.sampled_from(
+            [name for name, spec in POLICIES.items() if parameters_of(type(spec.parameters()))]
+        )
     )
     spec = POLICIES[name]
-    kinds = parameters_of(spec.parameters)
+    kinds = parameters_of(type(spec.parameters()))
     unknown = draw(st.integers(0, 9)) == 0
     field = (
         draw(st.sampled_from(["wieght", "a.b", "x", "weight.x"]))
@@ -601,6 +603,10 @@ def configurations() -> dict[str, type[Any]]:
             for name, spec in group.items()
             if spec.config not in found.values()
         }
+    for name, spec in POLICIES.items():
+        parameters = type(spec.parameters())
+        if parameters not in found.values():
+            found[name] = parameters
     return {
         name: config for name, config in found.items() if name.rpartition(".")[2] not in ELSEWHERE
     }

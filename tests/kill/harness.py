@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +227,8 @@ class Trials:
         self.result.trials += 1
         killed = 0
         for kill in kills:
-            code, said = in_child(
-                lambda kill=kill: killed_run(self.command, self._inputs, self._work, kill)
-            )  # type: ignore[misc]
+            run = partial(killed_run, self.command, self._inputs, self._work, kill)
+            code, said = in_child(run)
             if code == DONE:
                 break
             if code not in KILLED:

@@ -1,4 +1,4 @@
-"""Scores of predicted chances: by hand, against scikit-learn, and in any order of the rows."""
+"""Scores of predicted chances: by hand, by scikit-learn, and in any order of the rows."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ def some_rows(
     )
 
 
-# ---- ranking -------------------------------------------------------------------------------------
+# ---- ranking ----
 
 
 def test_auc_by_hand_ties_count_half() -> None:
@@ -114,7 +114,7 @@ def test_no_order_of_rows_matters(order_of: int) -> None:
     )
 
 
-# ---- calibration ---------------------------------------------------------------------------------
+# ---- calibration ----
 
 
 def test_calibration_error_by_hand() -> None:
@@ -161,7 +161,7 @@ def test_a_curve_is_the_mean_of_each_bin_and_ten_per_cent_too_high_is_an_error_o
     assert curve_error(observed, 1.1 * observed, positive) == pytest.approx(0.1)
 
 
-# ---- what is not defined, and what is no chance --------------------------------------------------
+# ---- what is not defined, and what is no chance ----
 
 
 @pytest.mark.parametrize("label", [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])

@@ -91,7 +91,9 @@ def test_another_function_does_not_take_a_name() -> None:
         ModuleType("m"),
         linecache.getline,
     ):
-        with pytest.raises(ValueError, match=r"registered already, by tests\.test_registry\.run"):
+        with pytest.raises(
+            ValueError, match=r"registered already, by tests\.recsim_env\.test_registry\.run"
+        ):
             registry.add("x", other, other)
     assert registry["x"] is run
 

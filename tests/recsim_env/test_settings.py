@@ -44,9 +44,8 @@ class Config:
 
 
 def test_numbers_of_numpy_and_lists_become_plain_values() -> None:
-    config: Any = Config(
-        np.int64(3), rate=np.float32(0.5), dropout=1, int8=np.bool_(True), hidden=[4, np.int8(2)]
-    )  # type: ignore[arg-type]
+    numbers: dict[str, Any] = {"rate": np.float32(0.5), "dropout": 1, "hidden": [4, np.int8(2)]}
+    config: Any = Config(np.int64(3), int8=np.bool_(True), **numbers)  # type: ignore[arg-type]
     assert (config.epochs, config.rate, config.dropout, config.int8, config.hidden) == (
         3,
         0.5,

@@ -56,7 +56,7 @@ class FinetuneConfig:
     """Peak learning rate of AdamW, after a linear warm-up over a twentieth of the steps; then it
     falls to zero as a cosine."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of the optimizer, AdamW."""
+    """Decoupled weight decay of AdamW."""
     seed: int = 0
     """Seed of initial weights, order and dropout."""
     hidden_size: int = 64
@@ -74,7 +74,7 @@ class FinetuneConfig:
     use_counters: bool = True
     """Whether the heads see the long-run counters; False is for ablations."""
     precision: str = "fp32"
-    """Number format of the training: fp32, or bf16 for mixed precision on a GPU."""
+    """Precision of training: fp32, or bf16 for mixed precision on a GPU."""
 
     def __post_init__(self) -> None:
         """Check the type and the range of every field.

@@ -51,10 +51,10 @@ class TwoVisits(Shopper[Appetite]):
     same, less .35 for each sweet item of the first slate, but nothing is less likely than .1. So,
     expected purchases:
 
-        sweet, sweet, then anything: 2 * .8 + (.1 + .1)                     = 1.8   greedy
-        sweet, plain, then sweet:    .8 + .6 + 2 * (.8 - .35)           = 2.3
-        plain, plain, then plain:    2 * .6 + 2 * .6                    = 2.4   best without looking
-        plain, plain, then sweet:    2 * .6 + 2 * .8                    = 2.8   optimal
+        sweet, sweet, then anything: 2 * .8 + (.1 + .1)           = 1.8   greedy
+        sweet, plain, then sweet:    .8 + .6 + 2 * (.8 - .35)     = 2.3
+        plain, plain, then plain:    2 * .6 + 2 * .6              = 2.4   best without looking
+        plain, plain, then sweet:    2 * .6 + 2 * .8              = 2.8   optimal
     """
 
     def __init__(self) -> None:

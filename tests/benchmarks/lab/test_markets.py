@@ -282,12 +282,8 @@ def test_knobs_lie_in_their_ranges_and_come_from_the_seed() -> None:
 
 def test_in_a_broad_log_each_knob_is_off_half_of_the_time() -> None:
     composer = made_up_composer(WORLD.simulator("cpu"))
-    of_episodes = torch.stack(
-        [
-            policy._intent  # type: ignore[attr-defined]
-            for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)
-        ]
-    )
+    served = [policy for _, policy, _ in rerankers(composer, 400, 1.0, 1, BROAD, 0.5)]
+    of_episodes = torch.stack([policy._intent for policy in served])  # type: ignore[attr-defined]
     for name, (low, high) in BROAD.items():
         values = (
             of_episodes[:, composer.knobs.index(name)] * composer.units[composer.knobs.index(name)]

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
 from benchmarks.lab.places import Place
-from benchmarks.lab.stopwatch import Stopwatch
 from benchmarks.speed.ppo_loops import LOOPS, PARTS, as_it_comes, measure
 from benchmarks.speed.ppo_speed import Config, draw, lines, summarise
 from tests.benchmarks.agents.test_league import TOY, open_toy
@@ -123,29 +121,3 @@ def test_the_curves_are_drawn_against_steps_and_wall_minutes() -> None:
         }
         expected = list(zip(at, [4.5, 6.5, 7.5], strict=True))
         np.testing.assert_allclose(curves[LOOPS["stock"].label], expected)
-
-
-class Steps:
-    """A clock by hand."""
-
-    def __init__(self, watch: Stopwatch) -> None:
-        self.at = 0.0
-        watch.now = lambda: self.at  # type: ignore[method-assign]
-
-    def outer(self) -> None:
-        self.at += 1.0
-        self.inner()
-
-    def inner(self) -> None:
-        self.at += 10.0
-
-
-def test_a_timed_method_inside_of_a_timed_one_counts_once() -> None:
-    watch = Stopwatch(torch.device("cpu"))
-    steps = Steps(watch)
-    watch.watch("act", steps, "outer")
-    watch.watch("learn", steps, "inner")
-    steps.outer()
-    steps.inner()
-    assert watch.seconds["act"] == 11.0
-    assert watch.seconds["learn"] == 10.0

@@ -1,4 +1,4 @@
-"""The example of an own shopper keeps its promises, is short, and is what the README shows."""
+"""The example of an own shopper keeps its promises, is short, and is what the guide shows."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_its_environment_buys_what_the_shopper_likes(example: Any) -> None:
     assert clicks["other"] == 0
 
 
-def test_the_readme_shows_it() -> None:
-    code = EXAMPLE.read_text(encoding="utf-8").partition("\n\n")[2]
-    assert code in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_guide_shows_it() -> None:
+    guide = (ROOT / "docs" / "guides" / "shopper.md").read_text(encoding="utf-8")
+    assert "```{literalinclude} ../../examples/own_shopper.py\n" in guide

@@ -59,6 +59,7 @@ def test_where_there_are_too_few_candidates_the_first_one_may_be_repeated() -> N
         check_policy(strangers, SlateSimulator(Few()))
 
 
+counter = iter(range(10**6))
 first: list[tuple[float, Tensor]] = []  # the largest number and the slates of the first visit
 
 
@@ -118,7 +119,6 @@ BAD: list[tuple[Callable[[Observation, Tensor], Any], str]] = [
     ),
     (mended, "changed slates that it had returned, but a slate must be a new tensor"),
 ]
-counter = iter(range(10**6))
 
 
 @pytest.mark.parametrize(("choose", "sentence"), BAD, ids=[sentence[:30] for _, sentence in BAD])
