@@ -248,7 +248,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run("train_ranker", config)
     ready(config.log, Console(), output=config.output)
-    catalog = Catalog.load(config.log)
+    facts, catalog = complete_journey.read_facts(config.log), Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
     logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
     popularity = popularity_table(
