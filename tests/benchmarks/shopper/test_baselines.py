@@ -10,6 +10,7 @@ from benchmarks.lab.logs import Log, rows_of
 from benchmarks.shopper import baselines, gap_baselines
 from recsim_env.logs.schema import SPLITS
 from recsim_env.shoppers.household.examples import Examples
+from recsim_env.shoppers.household.gaps import GapBins
 from recsim_env.shoppers.household.memory import COUNT
 from tests.support.fake_log import FACTS, placement_of, write_shop
 
@@ -157,7 +158,7 @@ def test_boosted_hazards_are_chances_that_learn_the_gaps_of_the_log(examples: Ex
 
 def test_hazards_of_the_shopper_become_chances_of_the_reported_bins() -> None:
     """Of even hazards, a bin's chance is the sum over the hazard bins that it is made of."""
-    hazard, edges = 0.2, gap_baselines.GAP_EDGES
+    hazard, edges = 0.2, GapBins.edges
     logits = torch.full((1, len(edges)), math.log(hazard / (1 - hazard)))
     found = gap_baselines.gap_chances(logits)[0]
     by_hand = [0.0] * BINS

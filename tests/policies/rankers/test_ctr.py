@@ -52,7 +52,8 @@ from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.household.replay import Visits
 from recsim_env.types import Observation
 from tests.policies.test_composer import some_visits
-from tests.support.fake_log import FACTS, write_shop
+from tests.support.fake_log import FACTS as SHOP_FACTS
+from tests.support.fake_log import write_shop
 from tests.support.policy_toys import TOY_FACTS, toy_inputs
 from tests.support.toys import toy_catalog, toy_simulator
 
@@ -201,7 +202,7 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
     catalog = write_shop(tmp_path)
     keys = Keys.of(catalog.kind, catalog.category)
     new_shopper(
-        catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16), FACTS
+        catalog, FinetuneConfig(hidden_size=16, layers=1, window=8, head_size=16), SHOP_FACTS
     ).save_pretrained(tmp_path)
     shopper = load_shopper(tmp_path, torch.device("cpu"), slate_size=4, population="all")
     starts = shopper.shop.starts
@@ -225,8 +226,8 @@ def test_the_replayed_log_is_what_the_simulator_observes(tmp_path: Path) -> None
         read_popularity(tmp_path / "popularity.parquet", len(catalog)), len(catalog)
     )
     blocks, codes = pair_features_for(KEYS), pair_codes_for(KEYS)
-    known, checked = RankerCatalog.of(catalog, FACTS.placements), 0
-    for rows, replayed in replay_slates(visits, slates, keys, popularity, FACTS):
+    known, checked = RankerCatalog.of(catalog, SHOP_FACTS.placements), 0
+    for rows, replayed in replay_slates(visits, slates, keys, popularity, SHOP_FACTS):
         expected = of_slates({name: value[rows] for name, value in simulated.items()}, items[rows])
         for name in KEYS - {
             "bought_items",
