@@ -1,4 +1,5 @@
-"""Make every registered recsim_env environment, single and vectorised, and take random steps in it."""
+"""Make every registered recsim_env environment, single and vectorised, and take random steps in
+it."""
 
 import sys
 import time

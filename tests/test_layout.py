@@ -1,4 +1,5 @@
-"""What must hold of the code as text: which way imports point, where randomness and data come from, docstrings."""
+"""What must hold of the code as text: which way imports point, where randomness and data come from,
+docstrings."""
 
 from __future__ import annotations
 
@@ -68,8 +69,8 @@ ALLOWED: dict[str, set[str]] = {
     "recsim_env/shoppers/household/text.py": {"torch.randperm"},
     # looks at where the library-wide generators stand, to see that nobody moved them
     "recsim_env/testing/generators.py": {"numpy.random.get_state", "random.getstate"},
-    # SB3's distributions draw from the library-wide generators; agents/ppo/randomness.py lends SB3 a
-    # state of its own of each and puts everyone else's back
+    # SB3's distributions draw from the library-wide generators; agents/ppo/randomness.py lends SB3
+    # a state of its own of each and puts everyone else's back
     "policies/learnable/sb3.py": {"torch.rand"},
     "agents/ppo/rollout_buffer.py": {
         "numpy.random.permutation"
@@ -124,7 +125,8 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def uses(tree: ast.AST) -> list[Use]:
-    """Names and attribute chains that start at an import or a builtin, resolved through `import ... as`."""
+    """Names and attribute chains that start at an import or a builtin, resolved through `import ...
+    as`."""
     alias: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -206,7 +208,8 @@ def _passes_generator(call: ast.Call) -> bool:
 
 
 def _is_init(call: ast.Call) -> bool:
-    """`nn.init.normal_(...)` and the like, which initialise modules and belong into a fork_rng block of the caller."""
+    """`nn.init.normal_(...)` and the like, which initialise modules and belong into a fork_rng
+    block of the caller."""
     return (
         isinstance(call.func, ast.Attribute)
         and ast.unparse(call.func.value).split(".")[-1] == "init"

@@ -1,4 +1,5 @@
-"""Whatever is handed to rewards, catalogues, markets, outsiders and logs is right, or is named in one sentence.
+"""Whatever is handed to rewards, catalogues, markets, outsiders and logs is right, or is named in
+one sentence.
 
 Each case says for one argument which of the odd values are right; every other one must raise a
 sentence that names it.
@@ -87,7 +88,8 @@ RECIPE = [field.name for field in fields(complete_journey.Recipe)]
 
 @dataclass
 class Case:
-    """An argument: how it is handed over, which of `ODD` are right, and by which words a message names it."""
+    """An argument: how it is handed over, which of `ODD` are right, and by which words a message
+    names it."""
 
     argument: str
     call: Callable[[Any], object]

@@ -1,4 +1,5 @@
-"""Odd values through every door of the faces: each refusal names its argument, and a refused input changes nothing."""
+"""Odd values through every door of the faces: each refusal names its argument, and a refused input
+changes nothing."""
 
 from __future__ import annotations
 

@@ -171,6 +171,7 @@ class World:
             observation_space=simulator.observation_space,
             slate_size=simulator.slate_size,
             ranker=ranker,
+            facts=simulator.shopper.facts,
         )
 
     def _options(self, population: str) -> dict[str, Any]:

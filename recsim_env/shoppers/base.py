@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import gymnasium
 import torch
@@ -14,6 +14,9 @@ from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.trees import length
 from recsim_env.types import Observation, Response
+
+if TYPE_CHECKING:  # reading logs is heavy, and playing needs none of it
+    from recsim_env.logs.facts import LogFacts
 
 S = TypeVar("S")
 Description = dict[str, str | list[str]]
@@ -61,6 +64,9 @@ class Shopper(ABC, Generic[S]):
     """Whether `Response.leaving` is there and `never_leave` is heeded. Where it is True, nobody
     lapses under `never_leave`, and everything else is as it is for those who come back; training
     that is weighted by survival needs it."""
+    facts: LogFacts | None = None
+    """Facts of the log that the shoppers were fitted to, such as its first day and the sizes of its
+    promotion codes; None where there was no such log."""
 
     def __init__(
         self,

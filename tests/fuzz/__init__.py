@@ -1,4 +1,5 @@
-"""The net: property tests that draw any option, any action, any seed and any file, with the right outcome stated.
+"""The net: property tests that draw any option, any action, any seed and any file, with the right
+outcome stated.
 
 `values` holds odd values and what each stands for, `kinds` says which of them an argument may be
 given, and the modules `options`, `playing`, `parts` and `folders` draw cases: a call, and what must

@@ -50,7 +50,8 @@ def shares(examples: int) -> dict[tuple[str, str], int]:
 
 
 def drawn(source: Callable[[], Any], number: int, start: int, until: float) -> list[Outcome]:
-    """The outcomes of so many cases, fewer where the time is up; hypothesis may draw less than it is asked for."""
+    """The outcomes of so many cases, fewer where the time is up; hypothesis may draw less than it
+    is asked for."""
     outcomes: list[Outcome] = []
     while len(outcomes) < number and time.monotonic() < until:
         before = len(outcomes)

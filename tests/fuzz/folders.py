@@ -1,4 +1,5 @@
-"""Cases of files: configurations, folders, tables, weights, paths and checkpoints that are not what was written."""
+"""Cases of files: configurations, folders, tables, weights, paths and checkpoints that are not what
+was written."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ FOR_FITTING = ("case_control", "policy", "uniform", "facts")
 """Stems of files that only fitting reads: the model's configuration holds the facts."""
 
 
-# ---- config.json -----------------------------------------------------------------------------------------------------
+# ---- config.json ---------------------------------------------------------------------------------
 
 SIZES = ("n_items", "n_categories", "text_width", "width", "slate_size", "declared", "hidden_size")
 """Keys on which the shapes of the weights depend."""
@@ -134,7 +135,8 @@ def meant_key(key: str, value: Any, known: Mapping[str, Any]) -> str:
 
 @st.composite
 def config(draw: st.DrawFn) -> Case:
-    """One key of a `config.json` changed, left out or added, in a folder of shoppers or of a learned market."""
+    """One key of a `config.json` changed, left out or added, in a folder of shoppers or of a
+    learned market."""
     of_market = draw(st.booleans())
     source = ground.market_folder() if of_market else ground.shopper_folder()
     kind: Any = SessionShopperConfig if of_market else SlateShopperConfig
@@ -269,7 +271,7 @@ def ranker_files() -> dict[str, Path]:
     return {"ctr": folder / "ctr.safetensors", "two towers": folder / "towers.safetensors"}
 
 
-# ---- files of a folder -----------------------------------------------------------------------------------------------
+# ---- files of a folder ---------------------------------------------------------------------------
 
 
 def _flip(path: Path, place: float, bit: int) -> None:
@@ -347,7 +349,7 @@ def file(draw: st.DrawFn) -> Case:
     )
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def _with(frame: pl.DataFrame, column: str, row: int, value: Any) -> pl.DataFrame:
@@ -544,7 +546,7 @@ def table_in_folder(draw: st.DrawFn) -> Case:
     return Case(f"a folder whose {name} has {label}", call, free, names)
 
 
-# ---- weights ---------------------------------------------------------------------------------------------------------
+# ---- weights -------------------------------------------------------------------------------------
 
 Loader = Callable[[Path], Any]
 
@@ -598,7 +600,8 @@ def weight_files() -> dict[str, tuple[Path, str, Loader]]:
 
 @st.composite
 def weights(draw: st.DrawFn) -> Case:
-    """One tensor of a file of weights with a number that is none, of another shape or type, missing, or one more."""
+    """One tensor of a file of weights with a number that is none, of another shape or type,
+    missing, or one more."""
     kind = draw(st.sampled_from(list(weight_files())))
     source, name, load = weight_files()[kind]
     tensors = load_file(source / name)
@@ -657,7 +660,7 @@ def _number_at(tensor: Tensor, place: float, value: float) -> Tensor:
     return changed
 
 
-# ---- code ------------------------------------------------------------------------------------------------------------
+# ---- code ----------------------------------------------------------------------------------------
 
 
 class Evil:
@@ -674,7 +677,8 @@ def marker() -> Path:
 
 @st.composite
 def code(draw: st.DrawFn) -> Case:
-    """Code in a folder of shoppers, in place of a file or beside the files: it must not be executed."""
+    """Code in a folder of shoppers, in place of a file or beside the files: it must not be
+    executed."""
     held = {
         "a pickle": pickle.dumps(Evil()),
         "torch's format": _zipped(),
@@ -721,7 +725,7 @@ def _zipped() -> bytes:
     return buffer.getvalue()
 
 
-# ---- loaders and paths -----------------------------------------------------------------------------------------------
+# ---- loaders and paths ---------------------------------------------------------------------------
 
 
 @st.composite
@@ -832,7 +836,7 @@ def _is_path(value: Any) -> bool:
     )
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
+# ---- checkpoints ---------------------------------------------------------------------------------
 
 
 @functools.cache

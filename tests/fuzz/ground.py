@@ -1,4 +1,5 @@
-"""What the cases are tried on: every registered environment, and small folders made once a process."""
+"""What the cases are tried on: every registered environment, and small folders made once a
+process."""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ def simulator(id: str, strict: bool = False) -> SlateSimulator:
 
 @functools.cache
 def tables() -> dict[str, tuple[schema.Table, pl.DataFrame, int | None]]:
-    """Every table of a log that the schema knows: its description, a good one of a few rows, and how many items."""
+    """Every table of a log that the schema knows: its description, a good one of a few rows, and
+    how many items."""
     folder = shopper_folder()
     files = {path.stem: path for path in folder.glob("*.parquet")} | {
         "impressions": folder / "policy.parquet"
@@ -134,7 +136,8 @@ def tables() -> dict[str, tuple[schema.Table, pl.DataFrame, int | None]]:
 
 
 def items_of(table: schema.Table) -> int | None:
-    """How many items the catalogue of the small log has, where the reader of a table asks; else None."""
+    """How many items the catalogue of the small log has, where the reader of a table asks; else
+    None."""
     reader = getattr(schema, f"read_{table.name}")
     return 40 if "n_items" in inspect.signature(reader).parameters else None
 
@@ -152,7 +155,8 @@ def valid_slates(simulator: SlateSimulator, seed: int = 0) -> Tensor:
 
 
 def plays(simulator: SlateSimulator, steps: int = 2) -> None:
-    """Assert that a simulator plays: observations in their space, rewards finite and the weighted sum of terms."""
+    """Assert that a simulator plays: observations in their space, rewards finite and the weighted
+    sum of terms."""
     observation = simulator.reset(torch.tensor([3, 4]))
     assert_inside(simulator, observation)
     for step in range(steps):
@@ -180,7 +184,8 @@ def assert_inside(simulator: SlateSimulator, observation: Mapping[str, Tensor]) 
 
 
 def assert_outcome(simulator: SlateSimulator, outcome: Mapping[str, Any]) -> None:
-    """Assert what holds of every step: finite rewards that are the weighted sum of terms, ends that exclude another."""
+    """Assert what holds of every step: finite rewards that are the weighted sum of terms, ends that
+    exclude another."""
     info, reward = outcome["info"], outcome["reward"]
     assert bool(reward.isfinite().all()), f"the reward is {reward.tolist()}"
     total = torch.zeros_like(reward, dtype=torch.float64)

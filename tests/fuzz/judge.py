@@ -134,13 +134,15 @@ def _refusal(case: Case, error: BaseException) -> Outcome:
 
 
 def _inner(error: BaseException) -> BaseException:
-    """What Gymnasium's `make` wrapped: it adds all options to the sentence of a TypeError, so all would be named."""
+    """What Gymnasium's `make` wrapped: it adds all options to the sentence of a TypeError, so all
+    would be named."""
     wrapped = " was raised from the environment creator for " in str(error)
     return error.__cause__ if wrapped and error.__cause__ is not None else error
 
 
 def unclear(case: Case, error: BaseException) -> str:
-    """What a refusal lacks; nothing where it is one clear sentence of a promised class that names the argument."""
+    """What a refusal lacks; nothing where it is one clear sentence of a promised class that names
+    the argument."""
     text = str(error)
     if not isinstance(error, case.promised):
         return f"{type(error).__name__} is not promised"
@@ -162,7 +164,8 @@ def named(name: str, text: str) -> bool:
 
 
 def _deliberate(error: BaseException) -> bool:
-    """Whether a `raise` of the project, or of Gymnasium for its own errors, made the error, and no accident did.
+    """Whether a `raise` of the project, or of Gymnasium for its own errors, made the error, and no
+    accident did.
 
     A call with an argument that a function does not know is told by Python, which names it.
     """
@@ -177,7 +180,8 @@ def _deliberate(error: BaseException) -> bool:
 
 
 def _raised_at(trace: TracebackType | None) -> tuple[FrameType | None, int]:
-    """The frame that raised, and its instruction; context managers of the standard library pass an error on."""
+    """The frame that raised, and its instruction; context managers of the standard library pass an
+    error on."""
     found: tuple[FrameType | None, int] = (None, 0)
     while trace is not None:
         if Path(trace.tb_frame.f_code.co_filename).name != "contextlib.py":
@@ -215,7 +219,8 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """Within a time, within some memory, without warnings, and with torch's settings put back at the end."""
+    """Within a time, within some memory, without warnings, and with torch's settings put back at
+    the end."""
     dtype = torch.get_default_dtype()
     old, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(

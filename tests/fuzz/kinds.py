@@ -1,4 +1,5 @@
-"""What an argument may be given: one class for each kind of argument, which says of any value what must come of it.
+"""What an argument may be given: one class for each kind of argument, which says of any value what
+must come of it.
 
 The answers are worked out here and not by `recsim_env.checks`: the net must not agree with what it
 tests by sharing it.
@@ -68,7 +69,8 @@ def _number_of(value: Any) -> Any:
 
 
 def _nearly(value: Any) -> Any:
-    """The number that something without dimensions, a fraction or a decimal stands for; None where there is none."""
+    """The number that something without dimensions, a fraction or a decimal stands for; None where
+    there is none."""
     if (
         isinstance(value, (numbers.Rational, np.ndarray, torch.Tensor))
         or type(value).__name__ == "Decimal"
@@ -148,7 +150,8 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number from `low` to `high`, or above `low`; what lies outside of `sure` may be refused too."""
+    """A finite number from `low` to `high`, or above `low`; what lies outside of `sure` may be
+    refused too."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -336,7 +339,8 @@ class Device(Kind):
 
 
 class RewardWeights(Kind):
-    """A `Reward`, or the weight of each registered term by its name; None for the default where that is allowed."""
+    """A `Reward`, or the weight of each registered term by its name; None for the default where
+    that is allowed."""
 
     def __init__(self, *, nullable: bool = True) -> None:
         self.nullable = nullable

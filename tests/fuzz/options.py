@@ -1,4 +1,5 @@
-"""Cases of options: what environments are made with, at every door, and the parameters of a market."""
+"""Cases of options: what environments are made with, at every door, and the parameters of a
+market."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ class Market(Kind):
         )
 
 
-# ---- which options there are, and what each may be given -------------------------------------------------------------
+# ---- which options there are, and what each may be given -----------------------------------------
 
 
 def shared(id: str) -> dict[str, Kind]:
@@ -82,7 +83,8 @@ def shared(id: str) -> dict[str, Kind]:
 
 
 def own(id: str) -> dict[str, Kind]:
-    """The options that the shopper of an environment takes, by what their docstrings say of them."""
+    """The options that the shopper of an environment takes, by what their docstrings say of
+    them."""
     size = PRESETS[id].slate_size
     members = 3 if "Learned" in id else 2
     known: dict[str, Kind] = {
@@ -356,11 +358,12 @@ class Options(Kind):
         return st.dictionaries(st.text(max_size=4), st.integers(), max_size=2)
 
 
-# ---- markets ---------------------------------------------------------------------------------------------------------
+# ---- markets -------------------------------------------------------------------------------------
 
 
 def market_fields() -> dict[str, Kind]:
-    """Every field of a `MarketConfig`, by what its docstring says; those that it says nothing of, by their type."""
+    """Every field of a `MarketConfig`, by what its docstring says; those that it says nothing of,
+    by their type."""
     kinds = fields_of(MarketConfig)
     for name, kind in kinds.items():
         if isinstance(kind, Whole):
@@ -400,7 +403,8 @@ class LeaveBase(Kind):
 
 @st.composite
 def market(draw: st.DrawFn) -> Case:
-    """One or two fields of a `MarketConfig`; what is accepted must make shoppers whose observations are sound."""
+    """One or two fields of a `MarketConfig`; what is accepted must make shoppers whose observations
+    are sound."""
     kinds = market_fields()
     names = draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=2, unique=True))
     values = {name: draw(kinds[name].any()) for name in names}

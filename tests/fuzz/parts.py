@@ -1,4 +1,5 @@
-"""Cases of parts that people write themselves: shoppers that break a promise, catalogues, policies, configurations."""
+"""Cases of parts that people write themselves: shoppers that break a promise, catalogues, policies,
+configurations."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ from tests.support.toys import ToyShopper, toy_catalog, toy_simulator
 
 ITEMS, SIZE, BATCH = 31, 4, 3
 
-# ---- shoppers --------------------------------------------------------------------------------------------------------
+# ---- shoppers ------------------------------------------------------------------------------------
 
 Change = Callable[[Any], Any]
 
@@ -212,7 +213,7 @@ def shopper(draw: st.DrawFn) -> Case:
     return Case(f"a shopper whose {method} is or returns {what}", call, expected, names)
 
 
-# ---- catalogues ------------------------------------------------------------------------------------------------------
+# ---- catalogues ----------------------------------------------------------------------------------
 
 
 def catalog_parts() -> dict[str, Any]:
@@ -354,7 +355,7 @@ def synthetic(draw: st.DrawFn) -> Case:
     )
 
 
-# ---- policies --------------------------------------------------------------------------------------------------------
+# ---- policies ------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -425,7 +426,8 @@ def _empty(value: Any) -> bool:
 
 
 def assert_slates(policy: Any, given: PolicyInputs, bad: Tensor | None = None) -> None:
-    """Assert that a policy shows distinct candidates, and none of the bad ones while there are enough others."""
+    """Assert that a policy shows distinct candidates, and none of the bad ones while there are
+    enough others."""
     simulator = toy_simulator()
     observation = simulator.reset(torch.arange(BATCH))
     draws = torch.rand(BATCH, policy.draws, generator=torch.Generator().manual_seed(0))
@@ -445,7 +447,8 @@ def assert_slates(policy: Any, given: PolicyInputs, bad: Tensor | None = None) -
 
 @st.composite
 def ranker(draw: st.DrawFn) -> Case:
-    """A ranker that gives NaN or infinities, or something else than logits, under every policy that ranks."""
+    """A ranker that gives NaN or infinities, or something else than logits, under every policy that
+    ranks."""
     name = draw(st.sampled_from([name for name, spec in POLICIES.items() if spec.needs_ranker]))
     table = made_up_ranker(ITEMS).table.clone()
     kind = draw(st.sampled_from(["some", "some", "some", "all", "shape", "odd"]))
@@ -581,7 +584,7 @@ def policy_inputs(draw: st.DrawFn) -> Case:
     return Case(f"{name} of PolicyInputs({field}={label_of(value)})", call, right.outcome, (field,))
 
 
-# ---- configurations --------------------------------------------------------------------------------------------------
+# ---- configurations ------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -613,7 +616,8 @@ def configurations() -> dict[str, type[Any]]:
 
 
 def issubclass_of_transformers(value: Any) -> bool:
-    """Whether this is a configuration that transformers reads from a file; files have cases of their own."""
+    """Whether this is a configuration that transformers reads from a file; files have cases of
+    their own."""
     return inspect.isclass(value) and issubclass(value, PreTrainedConfig)
 
 
@@ -629,7 +633,8 @@ def modules() -> Iterator[Any]:
 
 
 def settings_of(config: type[Any]) -> dict[str, Kind]:
-    """The kind of each field: whole numbers are 0 or more, numbers are numbers, and every default is good."""
+    """The kind of each field: whole numbers are 0 or more, numbers are numbers, and every default
+    is good."""
     kinds = parameters_of(config)
     for field in dataclasses.fields(config):
         kind = kinds.get(field.name)
@@ -700,7 +705,8 @@ def _needed(field: dataclasses.Field[Any]) -> Any:
 
 @st.composite
 def index(draw: st.DrawFn) -> Case:
-    """An index over any vectors, twins included: a search finds as many distinct items as there are."""
+    """An index over any vectors, twins included: a search finds as many distinct items as there
+    are."""
     items, width = draw(st.integers(1, 12)), draw(st.integers(1, 3))
     groups = draw(st.integers(1, min(items, 3)))
     number = st.sampled_from([0.0, 1.0, -1.0, 0.5])

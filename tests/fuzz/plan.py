@@ -61,7 +61,8 @@ def plan(name: str, examples: int) -> None:
 
 
 def count(name: str) -> bool:
-    """Note that an example was made; False where the time is up, and nothing shall be done with it any more."""
+    """Note that an example was made; False where the time is up, and nothing shall be done with it
+    any more."""
     made[name] = made.get(name, 0) + 1
     return not FRESH or time.monotonic() - _began < SECONDS
 
@@ -76,7 +77,8 @@ def check_number(name: str) -> None:
 def examples(
     number: int, *arguments: SearchStrategy[Any], name: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """A test of a property, with so many examples in CI: `@examples(50, st.integers())` above a function of one."""
+    """A test of a property, with so many examples in CI: `@examples(50, st.integers())` above a
+    function of one."""
 
     def decorate(test: Callable[..., None], name: str = name or "") -> Callable[[], None]:
         name = name or test.__name__

@@ -1,4 +1,5 @@
-"""Cases of playing: actions, the order of calls, seeds, masks, rows, rewards, terms, and what is registered."""
+"""Cases of playing: actions, the order of calls, seeds, masks, rows, rewards, terms, and what is
+registered."""
 
 from __future__ import annotations
 
@@ -79,11 +80,12 @@ def copied(state: Any) -> Any:
     return None
 
 
-# ---- actions ---------------------------------------------------------------------------------------------------------
+# ---- actions -------------------------------------------------------------------------------------
 
 
 def meant_slates(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, Any]:
-    """What must come of an action: an array of whole numbers of the shape, 0 to items - 1, is accepted."""
+    """What must come of an action: an array of whole numbers of the shape, 0 to items - 1, is
+    accepted."""
     if isinstance(value, (np.ndarray, list, tuple)):
         if isinstance(value, np.ma.MaskedArray):
             return EITHER, None
@@ -245,7 +247,7 @@ def assert_visit(
         )
 
 
-# ---- order -----------------------------------------------------------------------------------------------------------
+# ---- order ---------------------------------------------------------------------------------------
 
 
 def before_reset() -> dict[str, Callable[[Any], Any]]:
@@ -322,7 +324,7 @@ def too_late(draw: st.DrawFn) -> Case:
     )
 
 
-# ---- seeds, masks and rows -------------------------------------------------------------------------------------------
+# ---- seeds, masks and rows -----------------------------------------------------------------------
 
 
 def is_whole(value: Any) -> bool:
@@ -488,7 +490,8 @@ def _meant_options(value: Any, kind: str) -> tuple[str, tuple[str, ...]]:
 
 @st.composite
 def rows(draw: st.DrawFn) -> Case:
-    """Rows of `restart`, `reset_rows` and `keep`, with or without seeds, and the row of `describe`."""
+    """Rows of `restart`, `reset_rows` and `keep`, with or without seeds, and the row of
+    `describe`."""
     id = draw(st.sampled_from(ground.quick_ids()))
     method = draw(
         st.sampled_from(["restart", "reset_rows", "keep", "describe", "restart with seeds"])
@@ -567,7 +570,7 @@ def _meant_rows(value: Any, *, distinct: bool) -> tuple[str, int]:
     return ACCEPT, len(held)
 
 
-# ---- rewards and terms -----------------------------------------------------------------------------------------------
+# ---- rewards and terms ---------------------------------------------------------------------------
 
 
 @st.composite
@@ -707,7 +710,8 @@ _TERMS = tuple(REWARD_TERMS)
 
 @st.composite
 def term_inputs(draw: st.DrawFn) -> Case:
-    """A registered term on any slates: (B,) finite numbers, worked out anew where the term is known."""
+    """A registered term on any slates: (B,) finite numbers, worked out anew where the term is
+    known."""
     name = draw(st.sampled_from(_TERMS))
     batch, size, items = draw(st.integers(1, 4)), draw(st.integers(1, 5)), 12
     catalog = ground.simulator(ground.TOY_ID).catalog
@@ -773,7 +777,7 @@ _BY_HAND: dict[str, Callable[..., float]] = {
 }
 
 
-# ---- registering -----------------------------------------------------------------------------------------------------
+# ---- registering ---------------------------------------------------------------------------------
 
 
 class Id(Kind):

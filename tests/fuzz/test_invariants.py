@@ -1,4 +1,5 @@
-"""Invariants of scores, policies, rewards and files, each against a plain count or a second computation."""
+"""Invariants of scores, policies, rewards and files, each against a plain count or a second
+computation."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def test_a_recorded_log_is_what_its_schema_says(slate: list[int], seed: int) -> 
     assert all(len(held) == len(set(held)) for held in slates["slate"].to_list())
 
 
-# ---- policies --------------------------------------------------------------------------------------------------------
+# ---- policies ------------------------------------------------------------------------------------
 
 
 def vectors() -> Any:
@@ -82,7 +83,8 @@ def vectors() -> Any:
 def exact_greedy(
     logits: list[float], points: Tensor, alpha: float, size: int
 ) -> tuple[list[int], bool]:
-    """Greedy MAP by determinants in float64, and whether two choices are so close that rounding may decide.
+    """Greedy MAP by determinants in float64, and whether two choices are so close that rounding may
+    decide.
 
     An item that adds no volume comes after all that do.
     """
@@ -150,7 +152,7 @@ def test_policies_show_distinct_candidates(name: str, seed: int, batch: int, tie
         observation = step.observation
 
 
-# ---- rewards and catalogues ------------------------------------------------------------------------------------------
+# ---- rewards and catalogues ----------------------------------------------------------------------
 
 
 def weights() -> Any:
@@ -196,7 +198,7 @@ def test_a_catalogue_comes_back_from_disk(items: int, groups: int, width: int, s
     assert torch.allclose(Catalog.load(folder).embedding, again.embedding, atol=1e-3)
 
 
-# ---- held-out scores -------------------------------------------------------------------------------------------------
+# ---- held-out scores -----------------------------------------------------------------------------
 
 CHANCES = st.sampled_from([0.1, 0.1, 0.2, 0.5, 0.5, 0.9])
 

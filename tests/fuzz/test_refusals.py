@@ -1,4 +1,5 @@
-"""Any option, action, seed, part and file: a good value means what it says, a bad one is refused by its name."""
+"""Any option, action, seed, part and file: a good value means what it says, a bad one is refused by
+its name."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def seed_of() -> Any:
 
 
 def slates_for(simulator: SlateSimulator, kind: str, seed: int) -> Tensor:
-    """Slates for all rows: distinct candidates, one item everywhere, items at random, or one candidate among others."""
+    """Slates for all rows: distinct candidates, one item everywhere, items at random, or one
+    candidate among others."""
     generator = torch.Generator().manual_seed(seed)
     shape, items = (simulator.num_envs, simulator.slate_size), len(simulator.catalog)
     valid = ground.valid_slates(simulator, seed)

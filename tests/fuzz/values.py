@@ -1,4 +1,5 @@
-"""Odd values, and ordinary ones of the wrong type: what a user, a data frame or a broken file may hand over.
+"""Odd values, and ordinary ones of the wrong type: what a user, a data frame or a broken file may
+hand over.
 
 A value travels with a label, because some values cannot describe themselves and others are too
 large to.
@@ -289,7 +290,8 @@ SCALARS = (
 
 
 def weighted(*choices: tuple[int, SearchStrategy[Any]]) -> SearchStrategy[Any]:
-    """One of some strategies, each as often as its weight says; `one_of` counts the parts of its parts."""
+    """One of some strategies, each as often as its weight says; `one_of` counts the parts of its
+    parts."""
     repeated = [strategy for weight, strategy in choices for _ in range(weight)]
     return st.sampled_from(range(len(repeated))).flatmap(lambda at: repeated[at])
 

@@ -9,7 +9,8 @@ from tensorboard.util import tensor_util
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The files in the order in which they were opened: by second, then by their number in the process."""
+    """The files in the order in which they were opened: by second, then by their number in the
+    process."""
 
     def opened(path: Path) -> tuple[int, int]:
         parts = path.name.split(".")  # events.out.tfevents.<second>.<host>.<process>.<number>

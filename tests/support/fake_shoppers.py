@@ -1,4 +1,5 @@
-"""Models of a fake log that nobody fitted: with chances far apart, or with chances that are known."""
+"""Models of a fake log that nobody fitted: with chances far apart, or with chances that are
+known."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def member(log: Path, seed: int) -> SlateShopper:
 
 
 def plain(log: Path, chance: float, lapse: float, rate: float) -> SlateShopper:
-    """A model that answers everything with one chance, lapses with one, and buys each new item at one rate."""
+    """A model that answers everything with one chance, lapses with one, and buys each new item at
+    one rate."""
     model = new_shopper(Catalog.load(log), SMALL, FACTS)
     with torch.no_grad():
         for part in (

@@ -50,7 +50,11 @@ def test_periods_come_from_the_facts_of_the_log(log: Log) -> None:
 
 def test_a_log_of_half_a_year_is_too_short(log: Log) -> None:
     short = Log(
-        log.facts, log.catalog, log.baskets.filter(pl.col("day") < 182), log.impressions, log.promotions
+        log.facts,
+        log.catalog,
+        log.baskets.filter(pl.col("day") < 182),
+        log.impressions,
+        log.promotions,
     )
     with pytest.raises(ValueError, match="the log has 182 days, but a closed loop of 26 weeks"):
         start_day(short)

@@ -44,7 +44,7 @@ from policies.rankers.pair_features import (
     pair_features_for,
 )
 from recsim_env.files import write_tensors
-from recsim_env.logs.complete_journey import FACTS
+from recsim_env.logs import complete_journey
 from recsim_env.logs.schema import read_baskets, read_popularity
 from recsim_env.shoppers.household.fit import FinetuneConfig, new_shopper
 from recsim_env.shoppers.household.memory import NEVER, Keys
@@ -109,7 +109,7 @@ def test_own_history_of_a_hand_made_shopper() -> None:
         "bought_days": torch.tensor([[7.0, 0.0, 1.0]]),
     }
     numbers = PAIR_FEATURES["own"].values(
-        Pairs.of(observation, RankerCatalog.of(catalog, FACTS.placements))
+        Pairs.of(observation, RankerCatalog.of(catalog, complete_journey.FACTS.placements))
     )
     expected = [math.log(3), 1.0, math.log(8), *(math.exp(-7 / scale) for scale in DAYS)]
     torch.testing.assert_close(numbers, torch.tensor([[0.0] * 7, expected]))
@@ -160,7 +160,7 @@ def test_the_replayed_log_is_what_the_baskets_say() -> None:
     popularity = torch.rand(20, 12, generator=torch.Generator().manual_seed(1))
     checked = 0
     for rows, seen in replay_slates(
-        visits, slates, Keys.of(catalog.kind, catalog.category), popularity, FACTS
+        visits, slates, Keys.of(catalog.kind, catalog.category), popularity, complete_journey.FACTS
     ):
         assert set(seen) == KEYS | {"candidates"}
         for at, row in enumerate(rows.tolist()):

@@ -1,4 +1,5 @@
-"""The Complete Journey logs: slates have the probability they claim, look at the past alone, and repeat for a seed."""
+"""The Complete Journey logs: slates have the probability they claim, look at the past alone, and
+repeat for a seed."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ RECIPE = cj.Recipe(
 
 
 def fake_sources() -> cj.Sources:
-    """Twelve households that shop every third day for ten weeks, among 40 products and two stores."""
+    """Twelve households that shop every third day for ten weeks, among 40 products and two
+    stores."""
     rng = np.random.default_rng(5)
     lines = []
     for household, trip in itertools.product(range(12), range(23)):
@@ -106,7 +108,7 @@ def build(tmp_path: Path) -> Build:
     return run
 
 
-# --- sampling -------------------------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
 def test_slate_log_probability_is_the_product_of_sequential_choices() -> None:
@@ -179,7 +181,7 @@ def test_case_control_takes_all_where_there_are_few() -> None:
     assert sample.weight[sample.item >= 0].tolist() == [1.0] * 5
 
 
-# --- features from the past -----------------------------------------------------------------------------------------
+# --- features from the past -----------------------------------------------------------------------
 
 
 def test_past_counts_leave_out_the_visit_itself() -> None:
@@ -237,7 +239,7 @@ def test_shuffling_the_future_changes_nothing_before_it(build: Build) -> None:
         assert before[name].equals(after[name])
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def line(
@@ -401,7 +403,7 @@ def test_case_control_weights_add_up_to_the_exposed_items(build: Build) -> None:
     assert log["weight"].list.sum().to_list() == pytest.approx(log["n"].to_list())
 
 
-# --- the whole build ------------------------------------------------------------------------------------------------
+# --- the whole build ------------------------------------------------------------------------------
 
 
 def test_a_seed_repeats_and_another_differs(build: Build, tmp_path: Path) -> None:
@@ -499,7 +501,8 @@ class Stopped(BaseException):
 def test_a_build_that_stops_at_any_file_is_built_again(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before and after every replacement of a file, in a new folder and over another seed's build."""
+    """Stopped before and after every replacement of a file, in a new folder and over another seed's
+    build."""
     whole = build(name="whole")
     moved = os.replace
     stopped = 0

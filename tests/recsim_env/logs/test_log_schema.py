@@ -1,4 +1,5 @@
-"""A table comes back as written; each way of being wrong gets one sentence that says where and what."""
+"""A table comes back as written; each way of being wrong gets one sentence that says where and
+what."""
 
 from __future__ import annotations
 
@@ -363,7 +364,8 @@ def test_a_refused_table_leaves_the_old_one(baskets: pl.DataFrame, tmp_path: Pat
 
 
 def test_whatever_is_no_file_is_named(tmp_path: Path) -> None:
-    """A folder would be read as all the tables in it, a pipe would wait for ever, a link may lead nowhere."""
+    """A folder would be read as all the tables in it, a pipe would wait for ever, a link may lead
+    nowhere."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "nowhere").symlink_to(tmp_path / "nothing")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

@@ -1,4 +1,5 @@
-"""A log as episodes: what was recorded comes back, and the shop knows at each logged slate what it knew then."""
+"""A log as episodes: what was recorded comes back, and the shop knows at each logged slate what it
+knew then."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def declared(rows: Tensor = SEEDS) -> pl.DataFrame:
 
 
 class Played:
-    """The same episodes as `logged`, without a log: every observation, slate and answer by shopper and visit."""
+    """The same episodes as `logged`, without a log: every observation, slate and answer by shopper
+    and visit."""
 
     def __init__(self, history: int = 5) -> None:
         simulator = market(history)
@@ -124,7 +126,8 @@ def test_what_was_recorded_comes_back() -> None:
 
 
 def test_a_small_table_by_hand() -> None:
-    """Two shoppers, their rows mixed up; 7 comes twice and leaves, 3 comes once and the log ends."""
+    """Two shoppers, their rows mixed up; 7 comes twice and leaves, 3 comes once and the log
+    ends."""
     sessions = Sessions.of(
         table(
             shopper=[7, 3, 7],
