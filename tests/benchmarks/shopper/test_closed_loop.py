@@ -1,6 +1,7 @@
 """The closed loop: behaviour by hand, and simulated shoppers of a toy log beside the log itself."""
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,7 @@ def test_periods_come_from_the_facts_of_the_log(log: Log) -> None:
 
 
 def test_a_log_of_half_a_year_is_too_short(log: Log) -> None:
-    short = Log(
-        log.facts, log.catalog, log.baskets.filter(pl.col("day") < 182), log.impressions, log.market
-    )
+    short = replace(log, baskets=log.baskets.filter(pl.col("day") < 182))
     with pytest.raises(ValueError, match="the log has 182 days, but a closed loop of 26 weeks"):
         start_day(short)
 
@@ -204,9 +203,9 @@ def test_slates_are_the_shoppers_candidates_without_repeats(rolled: Roll, log: L
 def _promotions(log: Log) -> list[tuple[int, int, int]]:
     """What each store promotes in each week, from the table of the shop."""
     found = []
-    for store in range(log.market.store_week.shape[0]):
-        for week in range(log.market.store_week.shape[1]):
-            row = log.market.placement[log.market.store_week[store, week]]
+    for store in range(log.promotions.store_week.shape[0]):
+        for week in range(log.promotions.store_week.shape[1]):
+            row = log.promotions.placement[log.promotions.store_week[store, week]]
             found += [(store, week, item) for item in row.nonzero().flatten().tolist()]
     return found
 
