@@ -53,7 +53,7 @@ class Config:
     that was stopped goes on from there."""
     text_encoder: str = "frozen"
     """Training of the pretrained text encoder beside the shopper: `frozen` (none), `lora` (low-rank
-    adapters) or `full` (all of its weights). Frozen scores as well, and trains the fastest."""
+    adapters) or `full` (all of its weights). Frozen trains the fastest."""
     members: int = 1
     """Number of models that are trained for an ensemble. They differ in their seeds, which count up
     from that of `shopper`. One is enough unless their disagreement is asked for."""

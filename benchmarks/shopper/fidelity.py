@@ -357,7 +357,7 @@ def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Conf
 
     # Chances of the bins by each model.
     chances = {
-        MODEL: gap_baselines.gap_chances(scores.gap_logits),
+        MODEL: gap_baselines.gap_chances(scores.gap_logits, model.config.gap_edges),
         "marginal": gap_baselines.marginal_gap(examples, train).expand(len(test), -1),
         "household_histogram": gap_baselines.household_gap(examples, train, test),
         "gbdt": gap_baselines.gbdt_gap(examples, train, test),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
 from recsim_env.shoppers.household.examples import Examples
-from recsim_env.shoppers.household.gaps import GapBins
 
 Floats = NDArray[np.float32]
 
@@ -18,19 +19,17 @@ REPORTED_BINS = (*range(9), 10, 14, 21, 35)
 """First days of the bins on which the likelihood of a gap is reported; the last one has no end."""
 
 
-def reported_bin_of_hazard() -> Tensor:
-    """Find the reported bin that each hazard bin of the shopper lies in: (bins,)."""
-    edges = torch.tensor(REPORTED_BINS)
-    return torch.bucketize(torch.tensor(GapBins.edges), edges, right=True) - 1
+def gap_chances(logits: Tensor, edges: Sequence[int]) -> Tensor:
+    """Turn hazard logits (V, bins) into chances of reported bins (V, 13), lapses in the last.
 
-
-def gap_chances(logits: Tensor) -> Tensor:
-    """Turn hazard logits (V, bins) into chances of reported bins (V, 13), lapses in the last."""
+    Args:
+        logits: The hazards of the shopper.
+        edges: The first days of its bins, each of which lies in one of the reported bins.
+    """
+    place = torch.bucketize(torch.tensor(edges), torch.tensor(REPORTED_BINS), right=True) - 1
     stay = torch.cumsum(F.logsigmoid(-logits), dim=1).exp()
     before = torch.cat([torch.ones_like(stay[:, :1]), stay[:, :-1]], dim=1)
-    chance = torch.zeros(len(logits), len(REPORTED_BINS)).index_add(
-        1, reported_bin_of_hazard(), before - stay
-    )
+    chance = torch.zeros(len(logits), len(REPORTED_BINS)).index_add(1, place, before - stay)
     chance[:, -1] += stay[:, -1]
     return chance
 

@@ -516,8 +516,9 @@ def read_promotions(
     """
     promotions = read_table(PROMOTIONS, path, n_items)
     if n_placements is not None and len(promotions):
-        row, last = promotions["placement"].arg_max(), promotions["placement"].max()
-        if last >= n_placements:  # type: ignore[operator]
+        row = promotions["placement"].arg_max()
+        last = int(promotions["placement"].max())  # type: ignore[arg-type]
+        if last >= n_placements:
             expected = f"a value from 1 to {n_placements - 1}"
             raise LogError(
                 f"{path}: column 'placement', row {row}: found {last}, expected {expected}."

@@ -40,7 +40,7 @@ from recsim_env import checks
 from recsim_env.catalog import MOST_NUMBERS, Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Shopper, counted
-from recsim_env.shoppers.profile import Profile, profile_spaces
+from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, Response, best_device
 
@@ -335,7 +335,7 @@ class MarketShopper(Shopper[MarketState]):
     def describe(self, state: MarketState, row: int) -> Description:
         """Tell the clicks in each category so far; hidden: the traits and the satiation."""
         traits = ("speed", "variety", "patience", "examination")
-        clicks, satiation = state.profile.clicked[row, :, 2], state.satiation[row]
+        clicks, satiation = state.profile.clicked[row, :, EVER], state.satiation[row]
         names = self.catalog.categories
         most = clicks.argsort(descending=True, stable=True)[:8].tolist()
         sated = [

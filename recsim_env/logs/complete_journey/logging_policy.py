@@ -114,8 +114,9 @@ def policy_score(
         returns: (Q, W)
     """
     own, own_category = past_counts(bought, category)
-    counts = take_columns(own[at], items), take_columns(own_category[at], category[items])
-    return preference(*(count.astype(np.float64) for count in counts), weekly, recipe, np.log1p)
+    counts = take_columns(own[at], items).astype(np.float64)
+    in_category = take_columns(own_category[at], category[items]).astype(np.float64)
+    return preference(counts, in_category, weekly, recipe, np.log1p)
 
 
 def past_counts(

@@ -158,7 +158,7 @@ class LearnedShopper(Shopper[LearnedState]):
         )
         self.shop = shop
         self.options = options
-        self.facts = shop.facts
+        self.facts: LogFacts = shop.facts
         self._bins = shop.model.config.gap_bins
         self._keys = shop.keys
         self._enough = (shop.candidates >= 0).sum(1) >= MIN_CANDIDATES

@@ -162,7 +162,9 @@ def _opened(
     baskets = read_baskets(folder / "baskets.parquet", len(catalog), len(shoppers))
     holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
     promotions = StorePromotions.of(
-        read_promotions(folder / "promotions.parquet", len(catalog)),
+        read_promotions(
+            folder / "promotions.parquet", len(catalog), models[0].config.log_facts.n_placements
+        ),
         read_popularity(folder / "popularity.parquet", len(catalog)),
         len(catalog),
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
@@ -208,7 +209,7 @@ def test_the_table_of_a_build_has_its_counts_beside_the_first_measured(
     policy = pl.read_parquet(folder / "policy.parquet")
     rates = [policy] + [policy.filter(pl.col("split") == split) for split in SPLITS]
     assert rows["policy CTR, %: all / train / valid / test"][0] == " / ".join(
-        f"{100 * part['purchase'].explode().mean():.2f}" for part in rates
+        f"{100 * np.mean(part['purchase'].explode().to_list()):.2f}" for part in rates
     )
     slates = [len(part) for part in rates]
     assert rows["visits with a slate, all / train / valid / test"][0] == " / ".join(

@@ -74,8 +74,11 @@ def test_an_ablation_reports_on_scores_that_lie_there(folder: Path, tmp_path: Pa
     """Nothing is trained where every variant was scored; choices are told apart from parts."""
     for question, name in ablation.NAMES.items():
         config = ablation.Config(
-            question=question, log=folder, output=tmp_path / "work", results=tmp_path
-        )  # type: ignore[arg-type]
+            question=question,  # type: ignore[arg-type]
+            log=folder,
+            output=tmp_path / "work",
+            results=tmp_path,
+        )
         inside = replace(config, output=tmp_path / "work" / question)
         for at, variant in enumerate(ablation.VARIANTS[question]):
             scores = {

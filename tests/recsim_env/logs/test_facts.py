@@ -1,5 +1,4 @@
-"""Facts of a log: they come back as written, are checked, and are known of builds that lack the
-file."""
+"""Facts of a log come back as written, are checked, and are known of builds that lack the file."""
 
 import json
 from dataclasses import asdict, replace

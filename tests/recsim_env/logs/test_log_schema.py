@@ -253,7 +253,12 @@ def test_bad_popularity_gets_one_sentence(column: str, value: float, expected: s
 
 def test_a_placement_is_one_of_the_codes_that_the_facts_of_the_log_name(tmp_path: Path) -> None:
     assert len(complete_journey.PLACEMENTS) == complete_journey.FACTS.n_placements == 10 * 11
-    rows = {"store": [1, 1], "week": [1, 2], "item": [0, 0], "placement": [109, 110]}
+    rows: dict[str, list[object]] = {
+        "store": [1, 1],
+        "week": [1, 2],
+        "item": [0, 0],
+        "placement": [109, 110],
+    }
     path = tmp_path / "promotions.parquet"
     schema.write_promotions(typed(schema.PROMOTIONS, rows), path, 3)
     assert len(schema.read_promotions(path, 3, 111)) == 2
