@@ -22,6 +22,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env import checks
+from recsim_env.logs.facts import LogFacts
 from recsim_env.shoppers.base import Description, Shopper, ago
 from recsim_env.shoppers.household.features import repeat_bucket
 from recsim_env.shoppers.household.gaps import back_by, sample_gap
