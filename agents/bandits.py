@@ -124,7 +124,7 @@ class Posterior:
     """A Gaussian posterior of theta with precision A = L L^T, up to the variance of the noise."""
 
     mean: Tensor
-    """(W,) float32."""
+    """(W,) float32, the posterior mean of theta."""
     inverse_root: Tensor
     """(W, W) float32, L^-1, lower triangular; its Gram matrix is A^-1."""
 

@@ -19,9 +19,9 @@ class Range:
     """The values among which a tunable parameter is searched."""
 
     low: float
-    """Least value."""
+    """Least value that is searched."""
     high: float
-    """Largest value."""
+    """Largest value that is searched."""
     integer: bool = False
     """Whether it is a whole number."""
     log: bool = False

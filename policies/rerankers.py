@@ -59,7 +59,7 @@ class Reranker:
 
 @dataclass(frozen=True)
 class MMRParameters:
-    """Parameters of `MMR`."""
+    """Parameters of maximal marginal relevance, see `MMR`."""
 
     weight: float = tunable(1.0, 0.0, 5.0, least=0.0)
     """Log-odds that an item loses for a cosine of 1 to an item in the slate, 0 or more."""
@@ -107,7 +107,7 @@ register_policy("mmr", MMRParameters)(MMR)
 
 @dataclass(frozen=True)
 class CapParameters:
-    """Parameters of `CategoryCap`."""
+    """Parameters of the category cap, see `CategoryCap`."""
 
     limit: int = tunable(2, 1, 10, integer=True, least=1)
     """Most items of one category in a slate, 1 or more."""
@@ -151,7 +151,7 @@ register_policy("cap", CapParameters)(CategoryCap)
 
 @dataclass(frozen=True)
 class DPPParameters:
-    """Parameters of `DPP`."""
+    """Parameters of the determinantal point process, see `DPP`."""
 
     alpha: float = tunable(2.0, 0.05, 10.0, least=0.0)
     """Weight of the log-odds against the log-volume of the slate, 0 or more."""

@@ -23,7 +23,7 @@ class Stream(enum.IntEnum):
     """
 
     SHOPPERS = 0
-    """What shoppers do."""
+    """The noise of what shoppers do."""
     POLICY = 1
     """What a policy takes for its slates."""
     TRAINING = 2

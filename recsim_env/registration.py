@@ -37,7 +37,7 @@ class Later:
     module: str
     """The module of the factory."""
     name: str
-    """Its name in there."""
+    """The name of the factory in that module."""
 
     def load(self) -> ShopperFactory:
         """Import and return the factory."""

@@ -19,9 +19,9 @@ class Source:
     """The place where a function or class was written."""
 
     name: str
-    """Its module and its qualified name in there."""
+    """The module, and the qualified name in that module."""
     file: str
-    """Its source file; "" where it was typed in: a cell of a notebook, a console."""
+    """The source file; "" for code that was typed in, in a notebook or a console."""
 
     @classmethod
     def of(cls, maker: object) -> Source:

@@ -44,17 +44,17 @@ WIDEST = 16_384
 """Largest width of a layer: a square of it takes a gigabyte."""
 
 ONE_OR_MORE = Within(1, MOST)
-"""Of things of which there is at least one."""
+"""The range of a number of things of which there is at least one."""
 NONE_OR_MORE = Within(0, MOST)
-"""Of things of which there may be none; what a whole number may be unless something else is
-said."""
+"""The range of a number of things of which there may be none, and of every whole number for which
+no other range is given."""
 WIDTH = Within(1, WIDEST)
-"""Of a layer."""
+"""The range of the width of a layer."""
 SEED = Within(0, 2**63 - 1)
-"""Of a generator of torch."""
+"""The range of the seed of a torch generator."""
 POSITIVE = Within(0, LARGEST, above=True)
 AMOUNT = Within(0, LARGEST)
-"""What cannot be negative: a decay, a distance, a share of something."""
+"""The range of what cannot be negative: a decay, a distance, a share of something."""
 SHARE = Within(0, 1)
 RATE = Within(0, 1, above=True)
 """Learning rates, and shares that are not nothing."""

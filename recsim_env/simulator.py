@@ -40,7 +40,7 @@ class Episodes:
     """
 
     seed: Tensor
-    """(B,) int64."""
+    """(B,) int64, the seed that each episode was started with."""
     number: Tensor
     """(B,) int64, 0 for the first episode under a seed."""
     key: Tensor

@@ -1,4 +1,4 @@
-"""Hyper-parameters of PPO."""
+"""Hyper-parameters of proximal policy optimization (PPO)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PPOConfig:
     n_epochs: int = 5
     """Passes over the visits of a rollout at each update."""
     gamma: float = tunable(0.97, 0.9, 0.999)
-    """Discount per visit."""
+    """Discount of a reward for each visit that it lies ahead."""
     gae_lambda: float = tunable(0.8, 0.3, 1.0)
     """Lambda of the advantage estimate: 0 relies on the critic, 1 on the sampled returns."""
     clip_range: float = 0.2

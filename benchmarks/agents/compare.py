@@ -70,7 +70,7 @@ class Contender:
     training_seed: int | None
     """Training seed of an agent; None where nothing was trained."""
     policy: Policy
-    """The policy."""
+    """The policy that is played."""
 
 
 def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:

@@ -170,7 +170,8 @@ class Models:
     seeds: tuple[int, ...]
     """Seeds of the user models that answer together."""
     pessimism: float = 0.0
-    """See `recsim_env.shoppers.session.population.LearnedMarketShopper`."""
+    """How much disagreement of the user models lowers their mean answer, in standard deviations; see
+    `recsim_env.shoppers.session.population.LearnedMarketShopper`."""
 
     @property
     def kind(self) -> str:
@@ -194,7 +195,7 @@ class Cell:
     """A learned market beside the true one."""
 
     world: MarketWorld
-    """The true market."""
+    """The true market, whose log the user models are fitted to."""
     models: Models
     """The user models of the learned market."""
     ppo_seeds: tuple[int, ...]

@@ -202,7 +202,7 @@ class Group:
     name: str
     """Name in the table."""
     cells: tuple[CellRows, ...]
-    """The cells."""
+    """The cells that the group averages."""
 
     def estimate(self, figure: str) -> Estimate | None:
         """The mean of a figure with its interval; None where no cell has it."""
@@ -231,7 +231,7 @@ class Transfer:
     """All that the report says."""
 
     main: Group
-    """The main cells."""
+    """The cells of the main question: worlds and user-model seeds."""
     sizes: dict[int, Group]
     """Groups by the number of logged slates."""
     mixtures: dict[str, Group]

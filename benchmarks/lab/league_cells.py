@@ -160,7 +160,7 @@ class Cell:
     """One contender's run in one place."""
 
     place: Place
-    """Where it plays."""
+    """The place where the contender plays."""
     contender: str
     """Name of the policy or agent."""
     run: int

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout."""
+"""The root folder of the checkout."""
 PACKAGES = ("torch", "gymnasium", "transformers", "stable-baselines3", "numpy", "polars")
 """Packages whose versions decide a result."""
 WRITTEN = ("benchmarks/results", "README.md", "docs")

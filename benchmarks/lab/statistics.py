@@ -39,7 +39,7 @@ class Estimate:
     """A measured figure and its 95 % interval; low and high are NaN where nothing was repeated."""
 
     value: float
-    """The figure."""
+    """The figure as it was measured."""
     low: float = math.nan
     """Lower end of the interval."""
     high: float = math.nan

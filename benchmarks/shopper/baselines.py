@@ -27,7 +27,7 @@ class Baseline:
     """A model, and the columns that it sees."""
 
     label: str
-    """Its name in messages."""
+    """The name of the model in messages."""
     model: Any
     """An estimator of scikit-learn."""
     columns: tuple[str, ...]

@@ -44,7 +44,7 @@ class Periods:
     held_out: tuple[int, int]
     """From the valid split on, which no shopper was trained on."""
     all: tuple[int, int]
-    """Half a year."""
+    """All weeks of the half year that is simulated."""
 
     @classmethod
     def of(cls, facts: LogFacts) -> Periods:

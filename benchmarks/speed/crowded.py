@@ -50,9 +50,9 @@ class Way:
     """A number of threads, and how they wait for each other."""
 
     label: str
-    """Its name in the table."""
+    """The name of this way in the table."""
     threads: int
-    """Number of threads."""
+    """Number of threads that torch computes with."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Environment variables, which OpenMP reads once, when torch is imported."""
 

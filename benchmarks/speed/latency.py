@@ -140,11 +140,11 @@ class Small:
     """The market as the agent met it."""
 
     simulator: SlateSimulator
-    """Its shoppers."""
+    """The simulator of the market's shoppers."""
     ranker: TwoTowerRanker
     """The ranker of its log."""
     agent: ComposerPolicy
-    """The league's agent."""
+    """The composer that the league trained there."""
 
 
 def small_market(config: Config) -> Small:
@@ -171,7 +171,7 @@ class Size:
 
     @cached_property
     def shop(self) -> Shop:
-        """The enlarged market."""
+        """The enlarged market, made when it is first asked for."""
         small = self._small
         return enlarge(small.simulator, small.agent, small.ranker, self.items)
 

@@ -53,7 +53,7 @@ class Loop:
     """A way to train."""
 
     label: str
-    """Its name in tables and figures."""
+    """The name of the loop in tables and figures."""
     make: Callable[..., StockPPO]
     """Makes a model that trains in this way."""
     settings: Callable[[PPOComposerConfig], PPOComposerConfig] = lambda agent: agent

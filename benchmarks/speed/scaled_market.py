@@ -32,11 +32,11 @@ class Shop:
     """An enlarged market and what its shop serves with."""
 
     simulator: SlateSimulator
-    """Its shoppers."""
+    """The simulator of the enlarged market's shoppers."""
     inputs: PolicyInputs
     """What policies are built from."""
     policy: ComposerPolicy
-    """The agent."""
+    """The agent of the small market, carried over."""
 
     @property
     def ranker(self) -> TwoTowerRanker:

@@ -213,7 +213,7 @@ class Seat:
     batch: int
     """Number of shoppers at a time, or `SINGLE`."""
     threads: int = 1
-    """Number of threads."""
+    """Number of threads that torch computes with."""
     precision: str = "fp32"
     """Number format of the networks."""
     compiled: bool = False

@@ -41,7 +41,7 @@ class ActorInputs:
     composer: Composer
     """The composer that looks at a visit."""
     catalog: Catalog
-    """The items."""
+    """The items that slates are made of."""
     width: int
     """Number of features F of a state."""
     hidden: tuple[int, ...]

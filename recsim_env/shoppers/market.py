@@ -83,7 +83,7 @@ class MarketConfig:
     favourites: int = 3
     """Categories that a newcomer's interest is made of."""
     base: float = -2.5
-    """Of a click on an item of no interest that was looked at."""
+    """Log-odds of a click on an item of no interest that was looked at."""
     interest: float = 3.0
     """Per cosine of interest and item."""
     interest_noise: float = 0.3
@@ -109,7 +109,7 @@ class MarketConfig:
     drift: float = 0.03
     """Standard deviation by which each number of the interest moves between visits."""
     leave_base: float = -6.0
-    """Of leaving after a visit, of the median shopper; -inf = nobody ever leaves."""
+    """Log-odds that the median shopper leaves after a visit; with -inf nobody ever leaves."""
     leave_bored: float = 2.5
     """Per unit of boredom, of the median shopper."""
     leave_unsatisfied: float = 3.0

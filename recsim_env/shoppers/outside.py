@@ -77,7 +77,7 @@ class OutsideState:
     """
 
     environments: list[Environment]
-    """B of them."""
+    """The environments of B shoppers, one each."""
     visit: NDArray[np.int64]
     """(B,) visits so far."""
     over: NDArray[np.bool_]

@@ -103,9 +103,9 @@ class Visits:
     slates: Tensor
     """(V, K) int64 without padding."""
     shown: Tensor
-    """(V, K) bool."""
+    """(V, K) bool, whether there was an item at the position."""
     clicks: Tensor
-    """(V, K) bool."""
+    """(V, K) bool, whether the item was clicked."""
     counters: Tensor
     """(V, K, COUNTERS) float32 before the visit."""
     context: Tensor
@@ -113,7 +113,7 @@ class Visits:
     leaves: Tensor
     """(V,) float32, 1 where the shopper left after this visit."""
     length: Tensor
-    """(S,) int64."""
+    """(S,) int64, the number of visits of each episode."""
     declared: Tensor
     """(S, D) float32, what each shopper told of its interest; D = 0 where shops do not ask."""
 
