@@ -170,7 +170,7 @@ class Models:
     seeds: tuple[int, ...]
     """Seeds of the user models that answer together."""
     pessimism: float = 0.0
-    """How much disagreement of the user models lowers their mean answer, in standard deviations; see
+    """Standard deviations of disagreement by which the mean answer is lowered; see
     `recsim_env.shoppers.session.population.LearnedMarketShopper`."""
 
     @property
