@@ -70,14 +70,16 @@ def main(config: Config) -> None:
 
     Raises:
         ValueError: If `members` is no whole number of 1 or more, `text_encoder` is not known, the
-            output lies in the log, or the folder holds a training with other settings.
+            output lies in the log or the log in the output, or the folder holds a training with
+            other settings.
         FileNotFoundError: If the log lacks tables.
         RuntimeError: If another process writes the folder.
     """
     whole("members", config.members, 1)
     choice("text_encoder", config.text_encoder, ENCODERS)
     console = Console()
-    ready(config.log, console, output=config.output)
+    shipped = {"the shipped folder": SHIPPED} if config.ship else {}
+    ready(config.log, console, {"output": config.output} | shipped)
     with locked(config.output):
         told = config_as_json(config)
         remember_settings(

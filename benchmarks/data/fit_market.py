@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from benchmarks.lab.folders import replace_folder
+from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
@@ -88,8 +88,13 @@ def main(config: Config) -> None:
 
     Raises:
         RuntimeError: If another process fits into the same folder.
-        ValueError: If members of other settings are kept there.
+        ValueError: If members of other settings are kept there, or the folder and that of the
+            market lie in each other.
     """
+    shipped = {"the shipped folder": SHIPPED} if config.ship else {}
+    check_apart(
+        {"log of the market": config.work / config.market.name}, {"output": config.output} | shipped
+    )
     with locked(config.output):
         _fit(config)
 

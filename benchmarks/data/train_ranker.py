@@ -242,12 +242,13 @@ def main(config: Config) -> None:
 
     Raises:
         FileNotFoundError: If the log lacks tables.
-        ValueError: If the output lies in the log.
+        ValueError: If an output lies in the log, or the log in an output.
     """
     # The log as rows, each with its household, split and table.
     use_threads(config.threads)
     run = Run("train_ranker", config)
-    ready(config.log, Console(), output=config.output)
+    saved = {"the folder of results": run.folder} if config.save_results else {}
+    ready(config.log, Console(), {"output": config.output} | saved)
     facts, catalog = complete_journey.read_facts(config.log), Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
     logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]

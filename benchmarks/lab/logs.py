@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.lab import heldout
+from benchmarks.lab.folders import check_apart
 from recsim_env.catalog import Catalog
 from recsim_env.logs import complete_journey
 from recsim_env.logs.facts import FACTS_FILE, LogFacts
@@ -31,13 +33,13 @@ KINDS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
 """Names of the impression tables of a log."""
 
 
-def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path:
+def ready(folder: Path, console: Console, outputs: Mapping[str, Path]) -> Path:
     """Check that a log can be read; only `DEFAULT_LOG` is built where it is missing.
 
     Args:
         folder: The folder of the log, into which nothing is written.
         console: Where a build is announced.
-        output: The folder that the caller writes into.
+        outputs: The folders and files that the caller writes, by the names of their options.
 
     Returns:
         The folder.
@@ -45,12 +47,9 @@ def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path
     Raises:
         FileNotFoundError: If files of another folder are missing, or its build is not finished; the
             sentence names the command that builds a log.
-        ValueError: If `output` lies in the folder.
+        ValueError: If an output lies in the folder, or the folder in an output.
     """
-    if output is not None and output.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"output is {output}, but it must lie outside of the log, {folder}, which is read only."
-        )
+    check_apart({"log": folder}, outputs)
     if folder == DEFAULT_LOG and not folder.exists():
         console.print(
             f"{folder} is missing: the Complete Journey log is built there, once, in about a "

@@ -114,7 +114,8 @@ def main(config: Config) -> None:
     variants = VARIANTS[config.question]
     missing = [name for name in variants if not path_of(config, name).exists()]
     if missing:
-        log = Log.load(ready(config.log, console, output=config.output))
+        outputs = {"output": config.output, "results": run.folder}
+        log = Log.load(ready(config.log, console, outputs))
         cold = need_cold_items(log, config.log)
         told = {key: value for key, value in config_as_json(config).items() if key in COMMON}
         remember_settings(config.output, told)
