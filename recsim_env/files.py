@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -110,6 +111,34 @@ def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor],
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}): it is cut off, or something else."
         ) from None
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file, encoded as UTF-8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty, cut off or something else; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no readable JSON ({error}): it is cut off, or something else."
+        ) from None
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or holds a value of another kind; the message names it.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is {checks.told(content)}, but it must be a JSON object.")
+    return content
 
 
 class FolderInUse(RuntimeError):
