@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -27,6 +28,8 @@ from recsim_env import checks
 
 LOCK = ".lock"
 HOLDER = ".lock.json"
+TEMPORARY = re.compile(r"\..+\.(?P<process>[0-9]+)\.[0-9a-f]{8}\.tmp")
+"""Names of the temporary files of `replacing`; no other file is ever swept away."""
 
 
 @contextlib.contextmanager
@@ -172,7 +175,8 @@ def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=-1)
     try:
         for left in folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+            if TEMPORARY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
         sweep(folder)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -198,11 +202,11 @@ def sweep(folder: Path | str) -> None:
 
 def _runs(temporary: Path) -> bool:
     """Whether the process that writes a temporary file of `replacing` still runs."""
-    number = temporary.name.split(".")[-3]
-    if not number.isdecimal():
+    name = TEMPORARY.fullmatch(temporary.name)
+    if name is None:
         return True  # not a name that `replacing` gives: it is not ours to remove
     try:
-        os.kill(int(number), 0)
+        os.kill(int(name["process"]), 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it runs, and belongs to somebody else

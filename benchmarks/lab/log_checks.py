@@ -69,8 +69,8 @@ def check_log(
     _check_promotions(folder / "promotions.parquet", promotions, baskets)
     if popularity.join(baskets, on="week", how="semi").is_empty():
         raise LogError(
-            f"{folder / 'popularity.parquet'} holds weeks from {popularity['week'].min()} to "
-            f"{popularity['week'].max()}, but those of the visits in baskets.parquet must be among "
+            f"{folder / 'popularity.parquet'} holds weeks from {popularity['week'].min()!r} to "
+            f"{popularity['week'].max()!r}, but those of the visits in baskets.parquet must be among "
             "them."
         )
 

@@ -267,3 +267,26 @@ def test_the_table_of_a_build_has_its_counts_beside_the_first_measured(
     build_log.main(build_log.Config(folder=folder))
     assert "already built" in capsys.readouterr().out
     assert content(folder) == before
+
+    # A table that was lost, emptied or cut off is built again, and that is said.
+    for name, spoil in (
+        ("uniform.parquet", Path.unlink),
+        ("policy.parquet", lambda path: path.write_bytes(b"")),
+        ("baskets.parquet", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("embedding.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("facts.json", lambda path: path.write_text("{")),
+    ):
+        spoil(folder / name)
+        assert complete_journey.damaged(folder) == [name]
+        build_log.main(build_log.Config(folder=folder))
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"has lost {name}: the log is built again there. built in " in told
+        assert content(folder) == before
+    (folder / "facts.json").unlink()  # as a build of an earlier version
+    assert complete_journey.damaged(folder) == []
+
+    # The mark of a build that was stopped, which `ready` refuses, is no dead end either.
+    write_text(folder / UNFINISHED_FILE, "{}")
+    build_log.main(build_log.Config(folder=folder))
+    assert "built in " in capsys.readouterr().out
+    assert content(folder) == before

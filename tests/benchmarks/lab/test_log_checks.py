@@ -214,3 +214,12 @@ def test_a_calibration_that_turns_the_order_of_items_is_refused() -> None:
     for scale in (0.0, -0.018, float("nan")):
         with pytest.raises(ValueError, match=r"scale of model 1 is .*, but it must be above 0"):
             finetune.check_scales([{"scale": 0.2}, {"scale": scale}])
+
+
+@pytest.mark.parametrize("content", ["", '{"shopper": ', "[]"])
+def test_a_half_written_configuration_is_named(own: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"out/config\.json is (no readable JSON|\[\], but)"):
+        tune(own, tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").read_text() == content
