@@ -70,8 +70,8 @@ def check_log(
     if popularity.join(baskets, on="week", how="semi").is_empty():
         raise LogError(
             f"{folder / 'popularity.parquet'} holds weeks from {popularity['week'].min()!r} to "
-            f"{popularity['week'].max()!r}, but those of the visits in baskets.parquet must be among "
-            "them."
+            f"{popularity['week'].max()!r}, but those of the visits in baskets.parquet must be "
+            "among them."
         )
 
 
