@@ -15,6 +15,7 @@ import pytest
 from benchmarks.agents import demo, league, sardine, train, transfer, tune, tune_agents
 from benchmarks.data import finetune, fit_market
 from benchmarks.lab import league_cells, markets
+from benchmarks.lab.logs import Log
 from benchmarks.lab.markets import MarketWorld
 from recsim_env import files
 
@@ -75,7 +76,7 @@ def test_a_second_process_is_told_who_holds_the_folder(
     name: str, work: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune, "ready", lambda folder, console, outputs: folder)
-    monkeypatch.setattr(finetune.Log, "load", lambda folder: None)  # reads no log
+    monkeypatch.setattr(Log, "load", lambda folder: None)  # reads no log
     path, process = work
     folder = path / name / FOLDERS.get(name, "")
     with pytest.raises(
