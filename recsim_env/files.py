@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -26,6 +28,8 @@ from recsim_env import checks
 
 LOCK = ".lock"
 HOLDER = ".lock.json"
+TEMPORARY = re.compile(r"\..+\.(?P<process>[0-9]+)\.[0-9a-f]{8}\.tmp")
+"""Names of the temporary files of `replacing`; no other file is ever swept away."""
 
 
 @contextlib.contextmanager
@@ -112,6 +116,34 @@ def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor],
         ) from None
 
 
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file, encoded as UTF-8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty, cut off or something else; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no readable JSON ({error}): it is cut off, or something else."
+        ) from None
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or holds a value of another kind; the message names it.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is {checks.told(content)}, but it must be a JSON object.")
+    return content
+
+
 class FolderInUse(RuntimeError):
     """Another process writes into a folder."""
 
@@ -143,7 +175,8 @@ def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=-1)
     try:
         for left in folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+            if TEMPORARY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
         sweep(folder)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -169,11 +202,11 @@ def sweep(folder: Path | str) -> None:
 
 def _runs(temporary: Path) -> bool:
     """Whether the process that writes a temporary file of `replacing` still runs."""
-    number = temporary.name.split(".")[-3]
-    if not number.isdecimal():
+    name = TEMPORARY.fullmatch(temporary.name)
+    if name is None:
         return True  # not a name that `replacing` gives: it is not ours to remove
     try:
-        os.kill(int(number), 0)
+        os.kill(int(name["process"]), 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it runs, and belongs to somebody else

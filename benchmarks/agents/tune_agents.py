@@ -34,7 +34,7 @@ from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, trials_of
-from recsim_env.files import locked, write_json
+from recsim_env.files import locked, read_object, write_json
 
 TUNING_RUN = 1_000
 """Training seed of the trials, which those of the repetitions follow; no report uses them."""
@@ -146,7 +146,7 @@ def repetitions(
         The return of each repetition.
     """
     told = dict(parameters)
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    kept: dict[str, Any] = read_object(path) if path.exists() else {}
     values: list[float] = kept["values"] if kept.get("parameters") == told else []
     for number in range(len(values), config.repetitions):
         values.append(trained_return(site, config, name, parameters, TUNING_RUN + 1 + number))

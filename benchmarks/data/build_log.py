@@ -7,7 +7,6 @@ this command did not write is never written into.
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lab.logs import DEFAULT_LOG
-from recsim_env.logs.complete_journey import SUMMARY_FILE, build, is_built
+from recsim_env.files import read_object
+from recsim_env.logs.complete_journey import SUMMARY_FILE, build, damaged, is_built
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,22 @@ class Config:
     """Seed of the random choice of slates, cold items and held-out shoppers. The results of this
     repository are from seed 0."""
     force: bool = False
-    """Build the log again even where the folder holds one that this version built with this
-    seed. That is never needed for the same tables, and only replaces them."""
+    """Build the log again even where the folder holds a whole one that this version built with
+    this seed. That is never needed for the same tables, and only replaces them."""
 
 
 def main(config: Config) -> None:
-    """Build the log where it is missing, then print its counts.
+    """Build the log where it is missing or has lost a file, then print its counts.
 
     Raises:
         FileExistsError: If the folder holds files that are not of a build.
     """
     console = Console()
-    if config.force or not is_built(config.folder, config.seed):
+    built = is_built(config.folder, config.seed)
+    lost = damaged(config.folder) if built else []
+    if lost:
+        console.print(f"{config.folder} has lost {', '.join(lost)}: the log is built again there.")
+    if config.force or lost or not built:
         start = time.perf_counter()
         with console.status("reading") as status:
             build(config.folder, seed=config.seed, progress=status.update)
@@ -56,7 +60,7 @@ def main(config: Config) -> None:
             f"already built in {config.folder} (seed {config.seed}); --force builds again"
         )
 
-    summary = json.loads((config.folder / SUMMARY_FILE).read_text())
+    summary = read_object(config.folder / SUMMARY_FILE)
     table = Table("what", "here", "first measured")
     for what, here, before in rows(summary):
         table.add_row(what, here, before)

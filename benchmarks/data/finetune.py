@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from rich.console import Console
 import recsim_env
 from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
 from benchmarks.lab.folders import replace_folder
+from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
-from benchmarks.lab.settings import config_as_json, remember_settings
+from benchmarks.lab.settings import TABLES, remember_settings, settings_of
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from recsim_env.checks import choice, whole
 from recsim_env.files import locked, write_text
@@ -70,33 +71,35 @@ def main(config: Config) -> None:
 
     Raises:
         ValueError: If `members` is no whole number of 1 or more, `text_encoder` is not known, the
-            output lies in the log, or the folder holds a training with other settings.
+            output lies in the log or the log in the output, or the folder holds a training with
+            other settings or tables. If tables of the log do not fit together. If the valid weeks
+            contradict what was learned.
         FileNotFoundError: If the log lacks tables.
         RuntimeError: If another process writes the folder.
     """
     whole("members", config.members, 1)
     choice("text_encoder", config.text_encoder, ENCODERS)
     console = Console()
-    ready(config.log, console, output=config.output)
+    shipped = {"the shipped folder": SHIPPED} if config.ship else {}
+    ready(config.log, console, {"output": config.output} | shipped)
+    log = Log.load(config.log)
+    told = settings_of(config, only=("shopper", "log", "text_encoder"))
     with locked(config.output):
-        told = config_as_json(config)
-        remember_settings(
-            config.output, {name: told[name] for name in ("shopper", "log", "text_encoder")}
-        )
-        _finetune(config, console)
+        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        _finetune(config, log, console)
 
 
-def _finetune(config: Config, console: Console) -> None:
+def _finetune(config: Config, log: Log, console: Console) -> None:
     # Trained on histories without the cold items, calibrated on histories with them.
     use_threads(config.threads)
     began = time.perf_counter()
-    log = Log.load(config.log)
     with console.status("replaying the log"):
         examples = log.examples(cold_hidden=True)
     members = [fit_member(log, examples, config, number) for number in range(config.members)]
     del examples
     examples = log.examples(cold_hidden=False)
     calibrations = [calibrate(member, examples) for member in members]
+    check_scales(calibrations)
     minutes = (time.perf_counter() - began) / 60
 
     # The folder of the shopper, with its card.
@@ -110,6 +113,22 @@ def _finetune(config: Config, console: Console) -> None:
     if config.ship:
         replace_folder(config.output / "shopper", SHIPPED)
     console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibrations}")
+
+
+def check_scales(calibrations: Sequence[Mapping[str, float]]) -> None:
+    """Check that the valid weeks agree with what the members learned from the train weeks.
+
+    Raises:
+        ValueError: If the scale of a calibration is not above 0: it would turn the order of items
+            upside down.
+    """
+    for number, calibration in enumerate(calibrations):
+        if not calibration["scale"] > 0:
+            raise ValueError(
+                f"the calibration scale of model {number} is {calibration['scale']:.3f}, but it "
+                "must be above 0: in the valid weeks, what the model ranks low is bought more. "
+                "Train for more epochs, or see whether the tables of both splits are alike."
+            )
 
 
 def fit_member(log: Log, examples: Examples, config: Config, number: int) -> SlateShopper:

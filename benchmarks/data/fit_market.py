@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from benchmarks.lab.folders import replace_folder
-from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.settings import remember_settings
+from benchmarks.lab.folders import check_apart, replace_folder
+from benchmarks.lab.log_checks import digest_of_files
+from benchmarks.lab.markets import TABLE_FILES, MarketWorld
+from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.files import locked, write_json
@@ -88,8 +89,13 @@ def main(config: Config) -> None:
 
     Raises:
         RuntimeError: If another process fits into the same folder.
-        ValueError: If members of other settings are kept there.
+        ValueError: If members of other settings are kept there, or the folder and that of the
+            market lie in each other.
     """
+    shipped = {"the shipped folder": SHIPPED} if config.ship else {}
+    check_apart(
+        {"log of the market": config.work / config.market.name}, {"output": config.output} | shipped
+    )
     with locked(config.output):
         _fit(config)
 
@@ -104,7 +110,8 @@ def _fit(config: Config) -> None:
     scores: list[SessionScores] = []
     began = time.perf_counter()
     kept = config.output / UNFINISHED
-    remember_settings(kept, {"market": asdict(config.market), "model": asdict(config.model)})
+    told: dict[str, Any] = {"market": asdict(config.market), "model": asdict(config.model)}
+    remember_settings(kept, told | {TABLES: digest_of_files(tables_of(config))})
     for number in range(config.members):
         members.append(_member(config, number, log, catalog, kept / f"model{number}"))
         scores.append(score(members[-1], visits))
@@ -114,9 +121,7 @@ def _fit(config: Config) -> None:
     part = config.output / f"{UNFINISHED}.part"
     shutil.rmtree(part, ignore_errors=True)
     save_learned_market(part, catalog, members, log.declared[:NEWCOMERS])
-    told = {
-        "market": asdict(config.market),
-        "model": asdict(config.model),
+    told |= {
         "log": {"episodes": len(log), "slates": log.n_slates},
         "minutes": round(minutes, 1),
         "held_out": [one.row() for one in scores],
@@ -133,6 +138,11 @@ def _fit(config: Config) -> None:
         f"{SHIPPED if config.ship else config.output}: "
         f"{config.members} models, {minutes:.1f} minutes"
     )
+
+
+def tables_of(config: Config) -> list[Path]:
+    """The files of the log that the members learn from."""
+    return [config.work / config.market.name / name for name in TABLE_FILES]
 
 
 def _member(

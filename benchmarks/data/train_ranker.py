@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks.lab import heldout
-from benchmarks.lab.logs import DEFAULT_LOG, ready
+from benchmarks.lab.log_checks import check_slates, check_visits
+from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
@@ -37,16 +38,8 @@ from policies.rankers.ctr_fit import (
     shown_examples,
 )
 from policies.rankers.pair_features import RankerCatalog, pair_codes_for, pair_features_for
-from recsim_env.catalog import Catalog
-from recsim_env.logs import complete_journey
 from recsim_env.logs.facts import LogFacts
-from recsim_env.logs.schema import (
-    SPLITS,
-    read_baskets,
-    read_impressions,
-    read_popularity,
-    read_shoppers,
-)
+from recsim_env.logs.schema import SPLITS, read_impressions
 from recsim_env.shoppers.household.memory import Keys, Memory, loyalty_card
 from recsim_env.shoppers.household.replay import Visits
 from recsim_env.shoppers.household.states import REMEMBERED
@@ -140,6 +133,21 @@ def popularity_table(popularity: pl.DataFrame, n_items: int) -> Tensor:
     values = torch.from_numpy(popularity["popularity"].to_numpy().copy())
     table[_tensor(popularity["week"]), _tensor(popularity["item"])] = values
     return table
+
+
+def slates_of(log: Log, folder: Path, name: str) -> pl.DataFrame:
+    """Find an impression table of a log, or read one that not every log has.
+
+    Raises:
+        ValueError: If it does not fit the baskets, or holds what no ranker can learn from.
+    """
+    path = folder / f"{name}.parquet"
+    found = log.impressions.get(name)
+    if found is None:
+        found = read_impressions(path, len(log.catalog))
+        check_visits(path, found, log.baskets)
+    check_slates(path, found)
+    return found
 
 
 def replay_slates(
@@ -242,22 +250,20 @@ def main(config: Config) -> None:
 
     Raises:
         FileNotFoundError: If the log lacks tables.
-        ValueError: If the output lies in the log.
+        ValueError: If an output lies in the log, or the log in an output.
     """
     # The log as rows, each with its household, split and table.
     use_threads(config.threads)
     run = Run("train_ranker", config)
-    ready(config.log, Console(), output=config.output)
-    facts, catalog = complete_journey.read_facts(config.log), Catalog.load(config.log)
-    baskets = read_baskets(config.log / "baskets.parquet", len(catalog))
-    logs = [read_impressions(config.log / f"{name}.parquet", len(catalog)) for name in config.logs]
-    popularity = popularity_table(
-        read_popularity(config.log / "popularity.parquet", len(catalog)), len(catalog)
-    )
-    holdout = torch.from_numpy(
-        read_shoppers(config.log / "shoppers.parquet").sort("shopper")["holdout"].to_numpy()
-    )
-    visits, slates = Visits.of(baskets), Slates.of(logs, baskets)
+    saved = {"the folder of results": run.folder} if config.save_results else {}
+    ready(config.log, Console(), {"output": config.output} | saved)
+    whole = Log.load(config.log)
+    facts, catalog = whole.facts, whole.catalog
+    logs = [slates_of(whole, config.log, name) for name in config.logs]
+    popularity = popularity_table(whole.popularity, len(catalog))
+    holdout = torch.from_numpy(whole.shoppers["holdout"].to_numpy())
+    visits, slates = Visits.of(whole.baskets), Slates.of(logs, whole.baskets)
+    del whole
     keys = Keys.of(catalog.kind, catalog.category)
     items = RankerCatalog.of(catalog, facts.placements)
     features, codes = pair_features_for(KEYS), pair_codes_for(KEYS)

@@ -6,14 +6,13 @@ is done. So a measurement that was interrupted goes on with the cells that are m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
 
-from recsim_env.files import write_json
+from recsim_env.files import read_json, write_json
 from recsim_env.tables import write_parquet
 
 T = TypeVar("T")
@@ -30,7 +29,7 @@ def json_at(path: Path, make: Callable[[], T]) -> T:
     """Read plain values from a JSON file, after making them where it is missing."""
     if not path.exists():
         write_json(path, make())
-    found: T = json.loads(path.read_text())
+    found: T = read_json(path)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.lab import heldout
+from benchmarks.lab.folders import check_apart
+from benchmarks.lab.log_checks import check_log
 from recsim_env.catalog import Catalog
 from recsim_env.logs import complete_journey
 from recsim_env.logs.facts import FACTS_FILE, LogFacts
@@ -20,6 +23,7 @@ from recsim_env.logs.schema import (
     read_impressions,
     read_popularity,
     read_promotions,
+    read_shoppers,
 )
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.model import ROW_KINDS
@@ -31,13 +35,13 @@ KINDS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
 """Names of the impression tables of a log."""
 
 
-def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path:
+def ready(folder: Path, console: Console, outputs: Mapping[str, Path]) -> Path:
     """Check that a log can be read; only `DEFAULT_LOG` is built where it is missing.
 
     Args:
         folder: The folder of the log, into which nothing is written.
         console: Where a build is announced.
-        output: The folder that the caller writes into.
+        outputs: The folders and files that the caller writes, by the names of their options.
 
     Returns:
         The folder.
@@ -45,12 +49,9 @@ def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path
     Raises:
         FileNotFoundError: If files of another folder are missing, or its build is not finished; the
             sentence names the command that builds a log.
-        ValueError: If `output` lies in the folder.
+        ValueError: If an output lies in the folder, or the folder in an output.
     """
-    if output is not None and output.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"output is {output}, but it must lie outside of the log, {folder}, which is read only."
-        )
+    check_apart({"log": folder}, outputs)
     if folder == DEFAULT_LOG and not folder.exists():
         console.print(
             f"{folder} is missing: the Complete Journey log is built there, once, in about a "
@@ -74,31 +75,34 @@ def ready(folder: Path, console: Console, *, output: Path | None = None) -> Path
 
 @dataclass(frozen=True)
 class Log:
-    """A log in memory: its facts, catalogue, baskets, impressions, and what the shop did."""
+    """A log in memory: facts, catalogue, baskets, shoppers, impressions, what the shop did."""
 
     facts: LogFacts
     catalog: Catalog
     baskets: pl.DataFrame
+    shoppers: pl.DataFrame
     impressions: dict[str, pl.DataFrame]
     promotions: StorePromotions
+    popularity: pl.DataFrame
 
     @classmethod
     def load(cls, folder: Path) -> Log:
-        """Read the tables of a folder; nothing is written.
+        """Read and check all tables of a folder; nothing is written.
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If a file is not as its schema says.
+            ValueError: If a file is not as its schema says, or does not fit the others.
         """
         facts, catalog = complete_journey.read_facts(folder), Catalog.load(folder)
         n = len(catalog)
         promotions = read_promotions(folder / "promotions.parquet", n, facts.n_placements)
         popularity = read_popularity(folder / "popularity.parquet", n)
         impressions = {kind: read_impressions(folder / f"{kind}.parquet", n) for kind in KINDS}
-        baskets = read_baskets(folder / "baskets.parquet", n)
-        return cls(
-            facts, catalog, baskets, impressions, StorePromotions.of(promotions, popularity, n)
-        )
+        shoppers = read_shoppers(folder / "shoppers.parquet")
+        baskets = read_baskets(folder / "baskets.parquet", n, len(shoppers))
+        check_log(folder, baskets, impressions, promotions, popularity)
+        of_stores = StorePromotions.of(promotions, popularity, n)
+        return cls(facts, catalog, baskets, shoppers, impressions, of_stores, popularity)
 
     @property
     def n_days(self) -> int:

@@ -6,7 +6,6 @@ built lies in `runs/market/<name>/`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from benchmarks.lab.sites import Site, seeds
 from policies import PolicyInputs
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from recsim_env import SlateSimulator, make_simulator
-from recsim_env.files import locked, write_json
+from recsim_env.files import locked, read_json, write_json
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
@@ -38,6 +37,8 @@ PER_CATEGORY = 4
 beside the ten best."""
 DECLARED = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32)}
 """Columns of the table of what shoppers declared."""
+TABLE_FILES = ("declared.parquet", "impressions.parquet")
+"""Files of a market's log."""
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 """Impressions, and what their shoppers declared."""
 
@@ -81,7 +82,7 @@ class MarketWorld:
         folder, simulator = markets / self.name, self.simulator(device)
         impressions, ranker = folder / "impressions.parquet", folder / "ranker.safetensors"
         path, told = folder / "market.json", _told(simulator)
-        if path.exists() and json.loads(path.read_text()) != told:
+        if path.exists() and read_json(path) != told:
             raise ValueError(
                 f"{path} was built with other settings of the market: "
                 "delete the folder to build it again."

@@ -19,7 +19,6 @@ A benchmark ends in one call, which writes `benchmarks/results/<name>/`:
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import time
@@ -32,7 +31,7 @@ import polars as pl
 from benchmarks.lab.provenance import ROOT, command, git_state, hardware, now, versions
 from benchmarks.lab.settings import config_as_json
 from benchmarks.lab.statistics import Estimate
-from recsim_env.files import locked, replacing, write_json, write_text
+from recsim_env.files import locked, read_object, replacing, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,13 +179,12 @@ def read_rows(name: str, *, results: Path = RESULTS) -> pl.DataFrame:
 
 def read_origin(name: str, *, results: Path = RESULTS) -> dict[str, Any]:
     """Read config.json of a saved run."""
-    loaded: dict[str, Any] = json.loads((results / name / "config.json").read_text())
-    return loaded
+    return read_object(results / name / "config.json")
 
 
 def read_summary(name: str, *, results: Path = RESULTS) -> dict[str, Estimate]:
     """Read the figures of a saved run, by name."""
-    figures = json.loads((results / name / "summary.json").read_text())
+    figures = read_object(results / name / "summary.json")
 
     def estimate(value: float, low: float | None, high: float | None, n: int) -> Estimate:
         return Estimate(

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.provenance import ROOT
-from recsim_env.files import sweep, write_text
+from recsim_env.files import read_object, sweep, write_text
+
+TABLES = "tables"
+"""Name of the setting that is a digest of the tables from which a folder was filled."""
 
 
 def config_as_json(config: object) -> dict[str, Any]:
@@ -60,17 +63,30 @@ def settings_of(
     }
 
 
-def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
+def check_settings(folder: Path, told: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
     """Compare settings with those in `folder`/config.json, where that is there.
 
+    Args:
+        folder: A work folder.
+        told: The settings; a digest of the tables that are read is called `TABLES`.
+        free: Settings that are not compared.
+
     Raises:
-        ValueError: If the contents of the folder were made with other settings.
+        ValueError: If the contents of the folder were made with other settings, or from other
+            tables, or the file is no readable JSON.
     """
     path = folder / "config.json"
-    if path.exists() and (found := json.loads(path.read_text())) != told:
-        other = sorted(
-            name for name in told.keys() | found.keys() if told.get(name) != found.get(name)
+    if not path.exists():
+        return
+    found = read_object(path)
+    names = (told.keys() | found.keys()) - set(free)
+    other = sorted(name for name in names if told.get(name) != found.get(name))
+    if other == [TABLES]:
+        raise ValueError(
+            f"{path} differs in {other}: what lies there was made from other tables than those "
+            "that are read now; name another folder, or delete the folder."
         )
+    if other:
         raise ValueError(
             f"{path} differs in {other}: give the same settings, name another folder, "
             "or delete the folder."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from policies import PolicyInputs
 from policies.composer import Composer
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
-from recsim_env.files import write_json
+from recsim_env.checks import told
+from recsim_env.files import read_json, read_object, write_json
 from recsim_env.simulator import SlateSimulator
 
 PARAMETERS = RESULTS / "tune" / "parameters.json"
@@ -56,7 +56,9 @@ def trials_of(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for start in first:
         study.enqueue_trial(dict(start))
-    kept: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    kept: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    if not isinstance(kept, list):
+        raise ValueError(f"{path} is {told(kept)}, but it must be a JSON list of trials.")
 
     def played(trial: optuna.Trial) -> float:
         parameters = suggest(trial, search)
@@ -165,5 +167,4 @@ def read_parameters(path: Path = PARAMETERS) -> dict[str, Parameters]:
             f"{path} is missing, but re-rankers are compared tuned: "
             "run python -m benchmarks.agents.tune."
         )
-    found: dict[str, Parameters] = json.loads(path.read_text())
-    return found
+    return read_object(path)

@@ -25,13 +25,14 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.lab.heldout import bootstrap, estimate
+from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
 from benchmarks.lab.run import RESULTS, Run
-from benchmarks.lab.settings import config_as_json, remember_settings
+from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from recsim_env.files import write_text
+from recsim_env.files import read_object, write_text
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper, score
@@ -106,18 +107,21 @@ def main(config: Config) -> None:
 
     Raises:
         FileNotFoundError: If the log lacks tables.
-        ValueError: If it has no cold items, or the output folder holds scores of other settings.
+        ValueError: If it has no cold items, or the output folder holds scores of other settings or
+            tables.
     """
     use_threads(config.threads)
     config = replace(config, output=config.output / config.question)
     run, console = Run(NAMES[config.question], config, results=config.results), Console()
     variants = VARIANTS[config.question]
+    told = settings_of(config, only=COMMON)
+    check_settings(config.output, told, free=(TABLES,))
     missing = [name for name in variants if not path_of(config, name).exists()]
     if missing:
-        log = Log.load(ready(config.log, console, output=config.output))
+        outputs = {"output": config.output, "results": run.folder}
+        log = Log.load(ready(config.log, console, outputs))
         cold = need_cold_items(log, config.log)
-        told = {key: value for key, value in config_as_json(config).items() if key in COMMON}
-        remember_settings(config.output, told)
+        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
         with console.status("replaying the log, with and without cold items"):
             hidden, full = log.examples(cold_hidden=True), log.examples(cold_hidden=False)
         for name in missing:
@@ -128,7 +132,7 @@ def main(config: Config) -> None:
             scores["minutes"] = [(time.perf_counter() - began) / 60]
             write_text(path_of(config, name), json.dumps(scores))
             console.print(name, {key: round(values[0], 4) for key, values in scores.items()})
-    report(run, {name: json.loads(path_of(config, name).read_text()) for name in variants}, console)
+    report(run, {name: read_object(path_of(config, name)) for name in variants}, console)
 
 
 def path_of(config: Config, name: str) -> Path:

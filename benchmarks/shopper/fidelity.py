@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.lab.folders import check_apart
 from benchmarks.lab.heldout import (
     COUNT_BINS,
     ITEM_BINS,
@@ -197,11 +198,13 @@ def main(config: Config) -> None:
 
     Raises:
         FileNotFoundError: If the log lacks tables.
-        ValueError: If it has no cold items.
+        ValueError: If it has no cold items, or the results lie where the log or the shopper lies.
     """
     use_threads(config.threads)
     run, console = Run("fidelity", config, results=config.results), Console()
-    log = Log.load(ready(config.log, console))
+    outputs = {"results": run.folder}
+    check_apart({"shopper": config.shopper}, outputs)
+    log = Log.load(ready(config.log, console, outputs))
     cold = need_cold_items(log, config.log)
     model = load_model(SlateShopper, config.shopper)
 

@@ -50,6 +50,8 @@ LEARNERS = {"device": "PPO here", "stock": "stock SB3's PPO", "recsim": "RecSim'
 """What is trained: the first two in `Market-v0`, the last in RecSim's environment."""
 COLOURS = {"device": RED, "stock": BLUE, "recsim": GREEN}
 """Colours of the learners."""
+NAME = "learning_curves"
+"""Name of the benchmark, and of the folder of its results."""
 FINETUNE = "finetune"
 """Name of fine-tuning in the column `learner`."""
 SCHEMA = {
@@ -161,7 +163,7 @@ def of_recsim(config: Config) -> list[dict[str, Any]]:
 
 def of_finetuning(config: Config) -> list[dict[str, Any]]:
     """Time fine-tuning and the machine: a row a repetition."""
-    log = Log.load(ready(config.log, Console()))
+    log = Log.load(ready(config.log, Console(), {"results": config.results / NAME}))
     examples = log.examples(cold_hidden=True)
     settings = replace(config.finetune, epochs=config.finetune_epochs)
     lengths = torch.stack(
@@ -335,7 +337,7 @@ def report(rows: pl.DataFrame) -> Report:
 def main(config: Config) -> None:
     """Train and time everything, then report."""
     use_threads(config.threads)
-    run = Run("learning_curves", config, results=config.results)
+    run = Run(NAME, config, results=config.results)
     rows = measure(config)
     found = report(rows)
     print(found.table)

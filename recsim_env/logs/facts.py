@@ -113,8 +113,9 @@ class LogFacts:
             ValueError: If the file is no JSON, or its content is not as said.
         """
         path = checks.path("folder", folder) / FACTS_FILE
+        content = files.read_json(path)
         try:
-            return cls.of_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.of_json(content)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -9,7 +9,6 @@ allocated.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -144,13 +143,7 @@ def check_plain(folder: Path) -> None:
         ValueError: If transformers would fetch code or follow another file.
     """
     path = present(folder / CONFIG)
-    try:
-        keys = (
-            FOLLOWED
-            & checks.mapping("its content", json.loads(path.read_text(encoding="utf-8"))).keys()
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no readable JSON: {error}.") from error
+    keys = FOLLOWED & files.read_object(path).keys()
     if keys:
         raise ValueError(
             f"{path} has the keys {sorted(keys)}, but what they point to is not followed."
@@ -175,12 +168,9 @@ def read_config(kind: Any, path: Path) -> Any:
     Raises:
         ValueError: If a key is missing or unknown, or has a bad value.
     """
+    content = files.read_object(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no readable JSON: {error}.") from error
-    try:
-        values = kind.values_before() | checks.mapping("its content", content)
+        values = kind.values_before() | content
         check_keys(kind, values)
         missing = sorted(set(kind.own_keys()) - values.keys())
         if missing:

@@ -90,13 +90,13 @@ with files.locked(sys.argv[1]):
 def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_holds_nothing(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / ".left.1.0.tmp").touch()
+    (tmp_path / ".left.1.0123abcd.tmp").touch()
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        assert not (tmp_path / ".left.1.0.tmp").exists()
+        assert not (tmp_path / ".left.1.0123abcd.tmp").exists()
         busy = rf"is being written by process {first.pid} on .*: wait for it, or use"
         with pytest.raises(RuntimeError, match=busy), files.locked(tmp_path):
             pass
@@ -104,3 +104,34 @@ def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_holds_nothing
     with files.locked(tmp_path):
         assert json.loads((tmp_path / files.HOLDER).read_text())["process"] == os.getpid()
     assert not (tmp_path / files.HOLDER).exists()
+
+
+def test_a_json_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    files.write_json(path, {"a": [1, 2]})
+    assert files.read_json(path) == files.read_object(path) == {"a": [1, 2]}
+    for content in ("", '{"a": [1, ', "\x00", "[" * 100_000):
+        path.write_text(content)
+        for read in (files.read_json, files.read_object):
+            with pytest.raises(
+                ValueError, match=r"config\.json is no readable JSON \(.*\): it is cut"
+            ):
+                read(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"config\.json is no readable JSON"):
+        files.read_json(path)
+    path.write_text("[]")
+    assert files.read_json(path) == []
+    with pytest.raises(ValueError, match=r"config\.json is \[\], but it must be a JSON object"):
+        files.read_object(path)
+    with pytest.raises(FileNotFoundError):
+        files.read_json(tmp_path / "missing.json")
+
+
+def test_temporary_names_are_those_that_are_swept(tmp_path: Path) -> None:
+    for name in ("a", ".lock.json", "a.b.parquet"):
+        with files.replacing(tmp_path / name) as temporary:
+            temporary.touch()
+            found = files.TEMPORARY.fullmatch(temporary.name)
+            assert found is not None
+            assert int(found["process"]) == os.getpid()

@@ -117,7 +117,7 @@ def check_own(folder: Path) -> None:
     temporary = tuple(f".{name}." for name in (*ours, files.HOLDER))
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         swept = path.name in (files.LOCK, files.HOLDER) or (
-            path.name.startswith(temporary) and path.suffix == ".tmp"
+            path.name.startswith(temporary) and files.TEMPORARY.fullmatch(path.name)
         )
         if not swept and not (begun and path.name in ours):
             raise FileExistsError(
@@ -219,6 +219,33 @@ def is_of_build(folder: Path) -> bool:
 
 
 def is_built(folder: Path | str, seed: int) -> bool:
-    """Whether a folder holds a whole build of this seed and version."""
-    summary = _content(checks.path("folder", folder) / SUMMARY_FILE)
-    return bool(summary.get("seed") == seed and summary.get("version") == VERSION)
+    """Whether a folder holds a whole build of this seed and version.
+
+    Files that were lost since then are found by `damaged`.
+    """
+    folder = checks.path("folder", folder)
+    summary = _content(folder / SUMMARY_FILE)
+    whole = not (folder / UNFINISHED_FILE).exists()
+    return bool(whole and summary.get("seed") == seed and summary.get("version") == VERSION)
+
+
+def damaged(folder: Path | str) -> list[str]:
+    """Name the files of a built log that are missing, empty, cut off or something else.
+
+    Their contents are not read. A build of an earlier version needs no `facts.json`.
+    """
+    folder = checks.path("folder", folder)
+    return [name for name in LOG_FILES if not _is_whole(folder, name)]
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    try:
+        if name == FACTS_FILE:
+            read_facts(folder)
+        elif name == EMBEDDING_FILE:
+            files.read_tensors(folder / name, prefix="none")
+        else:
+            pl.read_parquet_schema(folder / name)
+    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return False
+    return True

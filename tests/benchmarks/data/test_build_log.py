@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from benchmarks.data import build_log, finetune, train_ranker
+from benchmarks.data import build_log, finetune, fit_market, train_ranker
 from benchmarks.lab import logs
 from benchmarks.lab.logs import ready
+from benchmarks.lab.markets import MarketWorld
 from benchmarks.shopper import ablation, fidelity
 from recsim_env.files import write_text
 from recsim_env.logs import complete_journey
@@ -108,12 +109,59 @@ def test_a_fine_tuning_on_ones_own_tables_reads_them_only(own: Path, tmp_path: P
     assert "Complete Journey" not in card
 
 
-@pytest.mark.parametrize("command", ["finetune", "ablation", "train_ranker"])
+@pytest.mark.parametrize("command", ["finetune", "fidelity", "ablation", "train_ranker"])
 def test_no_output_lies_in_the_log(own: Path, command: str) -> None:
     before = content(own)
-    with pytest.raises(ValueError, match=r"output is .*own.*, but it must lie outside of the log"):
+    with pytest.raises(
+        ValueError, match=r"(output|results) is .*own.*, but it must lie outside of the log"
+    ):
         commands(own, own / "runs")[command]()
     assert content(own) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "inside"),
+    [
+        ("finetune", "shopper"),
+        ("finetune", "shopper.part"),
+        ("finetune", "shopper.old"),
+        ("finetune", "finetune"),
+        ("finetune", "."),
+        ("fidelity", "fidelity"),
+        ("ablation", "parts/no_text"),
+        ("ablation", "ablation"),
+        ("train_ranker", "w"),
+    ],
+)
+@pytest.mark.parametrize("linked", [False, True], ids=["plain", "through a link"])
+def test_no_output_holds_the_log(tmp_path: Path, command: str, inside: str, linked: bool) -> None:
+    """A folder that is replaced takes everything below it along."""
+    site = tmp_path / "site"
+    write_shop(site / inside)
+    (tmp_path / "link").symlink_to(site)
+    output = tmp_path / "link" if linked else site
+    before = content(site)
+    match = r"(output|results) is .*, but it must (not hold|lie outside of) the log, "
+    with pytest.raises(ValueError, match=match):
+        commands(site / inside, output)[command]()
+    assert content(site) == before
+
+
+def test_no_results_lie_in_the_shopper_that_is_measured(own: Path, tmp_path: Path) -> None:
+    config = fidelity.Config(shopper=tmp_path / "fidelity", log=own, results=tmp_path)
+    with pytest.raises(ValueError, match=r"results is .*, but it must lie outside of the shopper"):
+        fidelity.main(config)
+
+
+@pytest.mark.parametrize("inside", ["", "unfinished", "unfinished.part"])
+def test_no_fit_of_a_market_replaces_the_log_that_it_learns_from(
+    tmp_path: Path, inside: str
+) -> None:
+    market = MarketWorld(slates=100)
+    config = fit_market.Config(market, work=tmp_path / "fit" / inside, output=tmp_path / "fit")
+    with pytest.raises(ValueError, match=r"output is .*fit, but it must not hold the log of"):
+        fit_market.main(config)
+    assert not (tmp_path / "fit").exists()
 
 
 def test_the_default_folder_is_built_and_that_is_said(
@@ -124,15 +172,15 @@ def test_the_default_folder_is_built_and_that_is_said(
 ) -> None:
     monkeypatch.setattr(logs, "DEFAULT_LOG", tmp_path / "default")
     console = Console(width=1000)
-    assert ready(tmp_path / "default", console) == tmp_path / "default"
+    assert ready(tmp_path / "default", console, {}) == tmp_path / "default"
     assert "default is missing: the Complete Journey log is built there" in capsys.readouterr().out
-    ready(tmp_path / "default", console)
+    ready(tmp_path / "default", console, {})
     assert builds == [tmp_path / "default"]
 
 
 def test_another_folder_is_not_built(tmp_path: Path, builds: list[Path]) -> None:
     with pytest.raises(FileNotFoundError, match="elsewhere lacks"):
-        ready(tmp_path / "elsewhere", QUIET)
+        ready(tmp_path / "elsewhere", QUIET, {})
     assert builds == []
     assert not (tmp_path / "elsewhere").exists()
 
@@ -154,9 +202,9 @@ def test_a_build_that_was_stopped_is_not_read(tmp_path: Path, builds: list[Path]
     vars(build_log)["build"](tmp_path / "log", progress=print)
     write_text(tmp_path / "log" / UNFINISHED_FILE, "{}")
     with pytest.raises(FileNotFoundError, match="log holds a build that is not finished"):
-        ready(tmp_path / "log", QUIET)
+        ready(tmp_path / "log", QUIET, {})
     (tmp_path / "log" / UNFINISHED_FILE).unlink()
-    assert ready(tmp_path / "log", QUIET) == tmp_path / "log"
+    assert ready(tmp_path / "log", QUIET, {}) == tmp_path / "log"
 
 
 def test_the_commands_read_the_default_folder() -> None:
@@ -176,13 +224,13 @@ def test_a_build_without_facts_is_read_and_other_tables_are_not(
     vars(build_log)["build"](tmp_path / "log", progress=print)
     (tmp_path / "log" / "facts.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"log lacks facts\.json: write the tables"):
-        ready(tmp_path / "log", QUIET)
+        ready(tmp_path / "log", QUIET, {})
     summary = {"seed": 0, "version": 1, "recipe": {"train_until": 40}}
     write_text(tmp_path / "log" / "summary.json", json.dumps(summary))
-    assert ready(tmp_path / "log", QUIET) == tmp_path / "log"
+    assert ready(tmp_path / "log", QUIET, {}) == tmp_path / "log"
     (own / "facts.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"own lacks facts\.json: write the tables"):
-        ready(own, QUIET)
+        ready(own, QUIET, {})
 
 
 def test_the_table_of_a_build_has_its_counts_beside_the_first_measured(
@@ -218,4 +266,27 @@ def test_the_table_of_a_build_has_its_counts_beside_the_first_measured(
     before = content(folder)
     build_log.main(build_log.Config(folder=folder))
     assert "already built" in capsys.readouterr().out
+    assert content(folder) == before
+
+    # A table that was lost, emptied or cut off is built again, and that is said.
+    for name, spoil in (
+        ("uniform.parquet", Path.unlink),
+        ("policy.parquet", lambda path: path.write_bytes(b"")),
+        ("baskets.parquet", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("embedding.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("facts.json", lambda path: path.write_text("{")),
+    ):
+        spoil(folder / name)
+        assert complete_journey.damaged(folder) == [name]
+        build_log.main(build_log.Config(folder=folder))
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"has lost {name}: the log is built again there. built in " in told
+        assert content(folder) == before
+    (folder / "facts.json").unlink()  # as a build of an earlier version
+    assert complete_journey.damaged(folder) == []
+
+    # The mark of a build that was stopped, which `ready` refuses, is no dead end either.
+    write_text(folder / UNFINISHED_FILE, "{}")
+    build_log.main(build_log.Config(folder=folder))
+    assert "built in " in capsys.readouterr().out
     assert content(folder) == before

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.agents import demo, league, sardine, train, transfer, tune, tune_agents
 from benchmarks.data import finetune, fit_market
 from benchmarks.lab import league_cells, markets
+from benchmarks.lab.logs import Log
 from benchmarks.lab.markets import MarketWorld
 from recsim_env import files
 
@@ -74,7 +75,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
 def test_a_second_process_is_told_who_holds_the_folder(
     name: str, work: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "ready", lambda folder, console, output: folder)  # reads no log
+    monkeypatch.setattr(finetune, "ready", lambda folder, console, outputs: folder)
+    monkeypatch.setattr(Log, "load", lambda folder: None)  # reads no log
     path, process = work
     folder = path / name / FOLDERS.get(name, "")
     with pytest.raises(
@@ -131,14 +133,23 @@ def test_temporary_files_of_the_living_stay_where_no_lock_says_otherwise(tmp_pat
     below = tmp_path / "cells"
     below.mkdir()
     with held(tmp_path / "other") as alive:
-        living, dead = below / f".a.parquet.{alive}.1f.tmp", below / ".a.parquet.999999999.1f.tmp"
-        foreign = below / ".vim.tmp"
-        for path in (living, dead, foreign):
+        living, dead = (
+            below / f".a.parquet.{process}.0123abcd.tmp" for process in (alive, 999_999_999)
+        )
+        names = (
+            ".vim.tmp",
+            ".a.tmp",
+            ".a.999999999.tmp",
+            ".a.999999999.xyz.tmp",
+            "a.1.0123abcd.tmp",
+        )
+        foreign = [below / name for name in names]
+        for path in (living, dead, *foreign):
             path.touch()
         files.sweep(tmp_path)
-        assert sorted(below.iterdir()) == sorted([living, foreign])
+        assert sorted(below.iterdir()) == sorted([living, *foreign])
         with files.locked(tmp_path):
-            assert sorted(below.iterdir()) == sorted([living, foreign])
+            assert sorted(below.iterdir()) == sorted([living, *foreign])
         with files.locked(below):
-            assert not foreign.exists()
             assert not living.exists()
+            assert all(path.exists() for path in foreign)

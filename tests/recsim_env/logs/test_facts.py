@@ -64,7 +64,7 @@ def test_a_split_may_have_no_weeks() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"facts\.json: "),
+        ("{", r"facts\.json is no readable JSON"),
         ("[]", "facts is .*, but it must be a mapping"),
         ("{}", r"facts hold \[\], but they must hold \['day_zero'"),
         (json.dumps({**FACTS.to_json(), "more": 1}), "facts hold .*'more'"),

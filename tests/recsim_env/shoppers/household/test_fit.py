@@ -382,6 +382,6 @@ def test_a_folder_of_another_fine_tuning_is_refused(folder: Path, tmp_path: Path
     config = benchmark.Config(QUICK, log=folder, output=tmp_path)
     remember_settings(tmp_path, {"shopper": {"epochs": 3.0}})
     with pytest.raises(
-        ValueError, match=r"config\.json differs in \['log', 'shopper', 'text_encoder'\]"
+        ValueError, match=r"config\.json differs in \['log', 'shopper', 'tables', 'text_encoder'\]"
     ):
         benchmark.main(config)
