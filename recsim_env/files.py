@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -72,6 +73,21 @@ def write_json(path: Path | str, content: object) -> None:
         ValueError: If `content` holds NaN or an infinite number, which JSON does not know.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is cut off, or something else; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}): it is cut off, or something else."
+        ) from None
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

@@ -306,6 +306,7 @@ def report(rows: pl.DataFrame) -> Report:
 def main(config: Config) -> None:
     """Play every policy, then report."""
     use_threads(config.threads)
+    league_cells.check_work(config.league)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
     found = report(rows)

@@ -28,6 +28,7 @@ from benchmarks.lab.sites import REPORTED_SEED, World, seeds
 from benchmarks.lab.statistics import Estimate, policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
+from benchmarks.lab.trainings import FinishedTraining, finished_trainings
 from benchmarks.lab.tuning import PARAMETERS, read_parameters
 from policies import POLICIES, PolicyInputs
 from recsim_env.types import Policy
@@ -73,31 +74,38 @@ class Contender:
     """The policy that is played."""
 
 
-def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:
+def contenders(config: Config, inputs: PolicyInputs) -> list[Contender]:
     """Every registered policy, tuned, then every agent before and after its training.
+
+    All are built before any plays, so that what is wrong with one is found at once.
 
     Raises:
         FileNotFoundError: If nothing was tuned, or an agent was not trained.
+        ValueError: If a policy is not known, or a training cannot be read, is not finished, or
+            differs from those of the agent's other seeds.
     """
     parameters = read_parameters(config.parameters)
-    for name in config.policies:
-        yield Contender(name, None, POLICIES[name].build(inputs, parameters.get(name)))
-    for agent in config.agents:
-        folders = sorted(
-            (config.trained / agent).glob("seed*"),
-            key=lambda path: int(path.name.removeprefix("seed")),
-        )
-        if not folders:
-            raise FileNotFoundError(
-                f"{config.trained / agent} holds no training: "
-                "run python -m benchmarks.agents.train."
-            )
-        for folder in folders:
-            seed = int(folder.name.removeprefix("seed"))
-            for label, file in ((", untrained", UNTRAINED), ("", LAST)):
-                for sampled, how in ((False, ""), (True, ", sampled")):
-                    policy = load_policy(folder / file, inputs, deterministic=not sampled)
-                    yield Contender(f"{agent}{label}{how}", seed, policy)
+    found = {agent: finished_trainings(config.trained / agent) for agent in config.agents}
+    return [
+        *(
+            Contender(name, None, POLICIES[name].build(inputs, parameters.get(name)))
+            for name in config.policies
+        ),
+        *(
+            contender
+            for agent, trainings in found.items()
+            for training in trainings
+            for contender in _ways(agent, training, inputs)
+        ),
+    ]
+
+
+def _ways(agent: str, training: FinishedTraining, inputs: PolicyInputs) -> Iterator[Contender]:
+    """An agent of one training seed before and after its training, at its best and sampled."""
+    for label, file in ((", untrained", UNTRAINED), ("", LAST)):
+        for sampled, how in ((False, ""), (True, ", sampled")):
+            policy = load_policy(training.folder / file, inputs, deterministic=not sampled)
+            yield Contender(f"{agent}{label}{how}", training.seed, policy)
 
 
 def measure(config: Config) -> pl.DataFrame:

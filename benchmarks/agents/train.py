@@ -27,6 +27,7 @@ from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
 from benchmarks.lab.sites import World
 from benchmarks.lab.threads import use_threads
+from benchmarks.lab.trainings import VISITS
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.intents import IntentConfig
@@ -114,7 +115,7 @@ def train(config: Config, seed: int) -> Path:
 def _train(config: Config, seed: int) -> Path:
     folder = folder_of(config, seed)
     told = _settings(config)
-    check_settings(folder, told)
+    check_settings(folder, told, free=(VISITS,))
 
     # take up what an interrupted training left, or begin
     model = make_model(config, seed)
@@ -155,8 +156,8 @@ def _outcome(returns: Sequence[float], goes_on: bool) -> str:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """The settings that may not change between the parts of a training."""
-    return settings_of(config, free=("seeds", "visits", "monitor", "output"))
+    """The settings of a training, of which only the number of visits may change on the way."""
+    return settings_of(config, free=("seeds", "monitor", "output"))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | None]:

@@ -27,12 +27,14 @@ from benchmarks.lab.cells import json_at
 from benchmarks.lab.options import Markets
 from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
 from benchmarks.lab.saved import save_actor
+from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.tuning import policy_trials, starts
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
 from policies.registry import PolicySpec
+from recsim_env.registration import PRESETS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
 from recsim_env.types import Policy
@@ -153,6 +155,23 @@ COMMON = (
     "slates",
 )
 """Settings that all cells of a folder share."""
+
+
+def check_work(league: League) -> None:
+    """Remember what the cells in `league.work` have in common.
+
+    Every command that plays cells calls it first, so that a cell is never taken for one that was
+    played with other settings.
+
+    Raises:
+        ValueError: If they were played with other settings.
+    """
+    told = settings_of(league, only=COMMON)
+    markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
+    told["markets"] = {
+        env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)
+    }
+    remember_settings(league.work, told)
 
 
 @dataclass(frozen=True)

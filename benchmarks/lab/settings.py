@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.provenance import ROOT
-from recsim_env.files import sweep, write_text
+from recsim_env.checks import told as shown
+from recsim_env.files import read_json, sweep, write_text
 
 
 def config_as_json(config: object) -> dict[str, Any]:
@@ -60,21 +61,45 @@ def settings_of(
     }
 
 
-def check_settings(folder: Path, told: Mapping[str, Any]) -> None:
+def check_settings(folder: Path, told: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
     """Compare settings with those in `folder`/config.json, where that is there.
+
+    Args:
+        folder: The folder.
+        told: The settings.
+        free: Names of settings in which the two may differ.
 
     Raises:
         ValueError: If the contents of the folder were made with other settings.
     """
     path = folder / "config.json"
-    if path.exists() and (found := json.loads(path.read_text())) != told:
-        other = sorted(
-            name for name in told.keys() | found.keys() if told.get(name) != found.get(name)
-        )
+    if path.exists() and (other := differing(read_settings(folder), told, free=free)):
         raise ValueError(
             f"{path} differs in {other}: give the same settings, name another folder, "
             "or delete the folder."
         )
+
+
+def differing(
+    one: Mapping[str, Any], other: Mapping[str, Any], *, free: Collection[str] = ()
+) -> list[str]:
+    """The names of the settings in which two differ, but for those in `free`."""
+    names = (one.keys() | other.keys()) - set(free)
+    return sorted(name for name in names if one.get(name) != other.get(name))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what `write_settings` wrote.
+
+    Raises:
+        FileNotFoundError: If the folder has no settings.
+        ValueError: If the file is cut off, or something else.
+    """
+    path = folder / "config.json"
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is {shown(found)}, but it must be a JSON object of settings.")
+    return found
 
 
 def write_settings(folder: Path, told: Mapping[str, Any]) -> None:

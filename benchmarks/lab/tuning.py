@@ -17,7 +17,8 @@ from policies import PolicyInputs
 from policies.composer import Composer
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
-from recsim_env.files import write_json
+from recsim_env.checks import mapping, number
+from recsim_env.files import read_json, write_json
 from recsim_env.simulator import SlateSimulator
 
 PARAMETERS = RESULTS / "tune" / "parameters.json"
@@ -159,11 +160,16 @@ def read_parameters(path: Path = PARAMETERS) -> dict[str, Parameters]:
 
     Raises:
         FileNotFoundError: If nothing was tuned yet.
+        ValueError: If the file is cut off, or holds something else.
+        TypeError: If it holds no mapping of parameters.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing, but re-rankers are compared tuned: "
             "run python -m benchmarks.agents.tune."
         )
-    found: dict[str, Parameters] = json.loads(path.read_text())
+    found: dict[str, Parameters] = mapping(str(path), read_json(path))
+    for policy, parameters in found.items():
+        for name, value in mapping(f"{path}: {policy}", parameters).items():
+            number(f"{path}: {policy}.{name}", value)
     return found

@@ -357,6 +357,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     check_work(config)
+    league_cells.check_work(config.league)
     run = Run("latency", config, results=config.results)
     rows = rows_of(config)
     found = report(rows)

@@ -25,10 +25,17 @@ from policies.rankers.ctr import save_model
 from recsim_env.registration import PRESETS, EnvConfig, add_preset
 from tests.policies.rankers.test_ctr import some_ranker
 from tests.support.curves import points
-from tests.support.policy_toys import toy_inputs
-from tests.support.toys import make_toy_shopper, toy_simulator
+from tests.support.policy_toys import TOY_FACTS, toy_inputs
+from tests.support.toys import ToyShopper, make_toy_shopper, toy_simulator
 
 TOY = "tests/ToyCompare-v0"
+
+
+def make_shop(device: torch.device, slate_size: int, **options: int) -> ToyShopper:
+    """Toy shoppers of a shop whose facts are known, which the composer's cues read."""
+    shopper = make_toy_shopper(device, slate_size, **options)
+    shopper.facts = TOY_FACTS
+    return shopper
 
 
 def make_world(folder: Path) -> World:
@@ -37,7 +44,7 @@ def make_world(folder: Path) -> World:
         add_preset(
             TOY,
             EnvConfig(
-                shopper=make_toy_shopper,
+                shopper=make_shop,
                 slate_size=4,
                 horizon_days=60,
                 shopper_options={"items": 30},
