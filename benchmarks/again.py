@@ -32,7 +32,7 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
     if not (folder / "curves.parquet").is_file():
         raise FileNotFoundError(
             f"{folder} lacks curves.parquet: "
-            "run python -m benchmarks.agents.league --report-only again."
+            f"run python -m benchmarks.agents.league --report-only --results {folder.parent} again."
         )
     told = {name: config[name] for name in ("episodes", "trials", "factors")}
     curves = pl.read_parquet(folder / "curves.parquet")

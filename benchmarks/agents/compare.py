@@ -55,7 +55,8 @@ class Config(Results):
     trained: Path = Path("runs/train")
     """Folder of the trained agents, which `benchmarks.agents.train` writes."""
     parameters: Path = PARAMETERS
-    """File of the re-rankers' parameters, which `benchmarks.agents.tune` writes."""
+    """File of the re-rankers' parameters, as `benchmarks.agents.tune` writes it. The default is
+    that of all reported results."""
     episodes: int = 512
     """Number of episodes of each policy, the same for all."""
     batch: int = 256

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import tyro
 
-from benchmarks.lab.run import Run
+from benchmarks.lab.run import OUTPUT, Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import TUNING_SEED, World, seeds
 from benchmarks.lab.statistics import Estimate
@@ -47,8 +47,9 @@ class Config:
     """Seed of the search."""
     work: Path = Path("runs/tune")
     """Folder of the trials so far, which are not made again; delete it to start anew."""
-    output: Path = PARAMETERS
-    """File that the parameters are written to, where `benchmarks.agents.compare` looks for them."""
+    output: Path = OUTPUT / PARAMETERS.parent.name / PARAMETERS.name
+    """File that the parameters are written to, with the other results beside it, for `--parameters`
+    of `benchmarks.agents.compare`."""
 
 
 def check_work(config: Config) -> None:
@@ -120,6 +121,7 @@ def _tune(config: Config) -> None:
     }
     run.save(pl.DataFrame(rows), summary=summary, table=markdown(table, digits=4))
     write_json(config.output, best)
+    print(f"Next: python -m benchmarks.agents.compare --parameters {config.output}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.lab import heldout
 from benchmarks.lab.logs import DEFAULT_LOG, ready
+from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
@@ -66,7 +67,7 @@ KEYS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Fit the CTR ranker to a log of household shoppers."""
 
     log: Path = DEFAULT_LOG
@@ -83,8 +84,7 @@ class Config:
     threads: int = THREADS
     """Number of processor threads for the training. One repeats a training bit for bit."""
     save_results: bool = True
-    """Write the scores to `benchmarks/results/train_ranker` as well, which the documents are filled
-    from."""
+    """Write the scores to the folder of results as well."""
 
 
 # ---- the log as observations ---------------------------------------------------------------------
@@ -246,7 +246,7 @@ def main(config: Config) -> None:
     """
     # The log as rows, each with its household, split and table.
     use_threads(config.threads)
-    run = Run("train_ranker", config)
+    run = Run("train_ranker", config, results=config.results)
     ready(config.log, Console(), output=config.output)
     facts, catalog = complete_journey.read_facts(config.log), Catalog.load(config.log)
     baskets = read_baskets(config.log / "baskets.parquet", len(catalog))

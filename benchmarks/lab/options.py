@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab.markets import MARKETS
-from benchmarks.lab.run import RESULTS
+from benchmarks.lab.run import OUTPUT
 from benchmarks.lab.threads import THREADS
 
 
@@ -31,8 +31,10 @@ class Device:
 class Results:
     """The folder of the results."""
 
-    results: Path = RESULTS
-    """Folder in which the results are written, each benchmark in a folder of its own name."""
+    results: Path = OUTPUT
+    """Folder in which the results are written, each benchmark in a folder of its own name. The
+    documents are filled from `benchmarks/results`, which nothing writes to unless it is named
+    here."""
 
 
 @dataclass(frozen=True, kw_only=True)

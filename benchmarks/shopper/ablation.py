@@ -26,7 +26,8 @@ from torch import Tensor
 
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
-from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.options import Results
+from benchmarks.lab.run import Run
 from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
@@ -73,7 +74,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Train every variant of the shopper, and score it on weeks that none was trained on."""
 
     question: Literal["parts", "choices"] = "parts"
@@ -96,9 +97,6 @@ class Config:
     threads: int = FITTING_THREADS
     """Number of processor threads for the trainings. The default is the fastest where this was
     measured."""
-    results: Path = RESULTS
-    """Folder of the results, in which each benchmark has a folder of its own name. The default is
-    the folder that the documents are filled from."""
 
 
 def main(config: Config) -> None:

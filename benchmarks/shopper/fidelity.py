@@ -39,7 +39,8 @@ from benchmarks.lab.logs import (
     sorted_rows,
     week_range,
 )
-from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.options import Results
+from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
@@ -87,7 +88,7 @@ JUDGED = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Measure a fine-tuned shopper on the test weeks of its log."""
 
     shopper: Path = Path("recsim_env/data/complete_journey")
@@ -111,9 +112,6 @@ class Config:
     threads: int = FITTING_THREADS
     """Number of processor threads for the shopper and the baselines. The default is the fastest
     where this was measured."""
-    results: Path = RESULTS
-    """Folder of the results, in which each benchmark has a folder of its own name. The default is
-    the folder that the documents are filled from."""
 
 
 def figure_name(name: str, model: str) -> str:

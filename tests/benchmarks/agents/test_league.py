@@ -17,7 +17,7 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
-from benchmarks.agents import behaviour, league
+from benchmarks.agents import behaviour
 from benchmarks.agents.league import Config, play_missing, read_cells
 from benchmarks.agents.league_report import (
     analyse,
