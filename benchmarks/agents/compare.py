@@ -10,9 +10,10 @@ untrained agent reaches is not learning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 import tyro
@@ -45,6 +46,9 @@ SHORT = {"ppo": "composer", "greedy_ctr": "greedy_ctr", "tuned_reranker": "const
 class Config(Results):
     """Compare policies on held-out shoppers."""
 
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"policies": POLICIES}
+    EMPTY: ClassVar[Collection[str]] = ("agents",)
+
     world: World = field(default_factory=World)
     """Environment, populations and device to evaluate in."""
     policies: tuple[str, ...] = tuple(POLICIES)
@@ -61,6 +65,19 @@ class Config(Results):
     """Number of episodes of each policy, the same for all."""
     batch: int = 256
     """Number of shoppers served at a time, which changes the speed alone."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ValueError: If greedy CTR is not among the policies, or an option is outside its range.
+        """
+        super().__post_init__()
+        if BASE not in self.policies:
+            raise ValueError(
+                f"policies is {self.policies}, but {BASE} must be among them: "
+                "all are compared with it."
+            )
 
 
 @dataclass(frozen=True)
@@ -204,13 +221,8 @@ def main(config: Config) -> None:
     """Play every policy, then report.
 
     Raises:
-        ValueError: If greedy CTR is not among the policies, or the environment cannot be used.
+        ValueError: If the environment cannot be used.
     """
-    if BASE not in config.policies:
-        raise ValueError(
-            f"policies is {config.policies}, but {BASE} must be among them: "
-            "all are compared with it."
-        )
     config.world.check()
     use_threads(config.world.threads)
     run = Run("compare", config, results=config.results)

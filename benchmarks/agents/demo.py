@@ -17,6 +17,7 @@ from rich.console import Console
 
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import compare, train
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
 from recsim_env.files import locked, write_text
@@ -25,7 +26,7 @@ POLICIES = ("uniform", "popular", "greedy_ctr", "mmr", "constant")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Train an agent for a few minutes, and compare it with the baselines."""
 
     train: train.Config = field(

@@ -23,6 +23,7 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
 from benchmarks.lab.sites import World
@@ -38,7 +39,7 @@ from recsim_env.files import locked
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Train PPO over slates."""
 
     world: World = field(default_factory=World)

@@ -10,13 +10,15 @@ the parameters.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import tyro
 
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.run import OUTPUT, Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import TUNING_SEED, World, seeds
@@ -29,8 +31,12 @@ from recsim_env.files import locked, write_json
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Choose the parameters of every policy that has some."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
+        "policies": [name for name, spec in POLICIES.items() if spec.search()]
+    }
 
     world: World = field(default_factory=World)
     """Environment, populations and device to tune in."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import tyro
@@ -21,11 +22,11 @@ from rich.console import Console
 
 import recsim_env
 from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import replace_folder
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from recsim_env.checks import choice, whole
 from recsim_env.files import locked, write_text
 from recsim_env.logs.complete_journey import encoder_folder, is_of_build
 from recsim_env.shoppers.household.examples import Examples
@@ -40,8 +41,10 @@ ENCODERS = ("frozen", "lora", "full")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Fit the household shopper to a log."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"text_encoder": ENCODERS}
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Size of the model, and settings of its training."""
@@ -69,13 +72,11 @@ def main(config: Config) -> None:
     """Train what is not trained yet, calibrate, and write the folder of the shopper.
 
     Raises:
-        ValueError: If `members` is no whole number of 1 or more, `text_encoder` is not known, the
-            output lies in the log, or the folder holds a training with other settings.
+        ValueError: If the output lies in the log, or the folder holds a training with other
+            settings.
         FileNotFoundError: If the log lacks tables.
         RuntimeError: If another process writes the folder.
     """
-    whole("members", config.members, 1)
-    choice("text_encoder", config.text_encoder, ENCODERS)
     console = Console()
     ready(config.log, console, output=config.output)
     with locked(config.output):

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -35,6 +36,7 @@ from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
 from policies.registry import PolicySpec
 from recsim_env.registration import PRESETS
+from recsim_env.settings import AMOUNT, POSITIVE, Within
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
 from recsim_env.types import Policy
@@ -95,11 +97,23 @@ FACTORS = {
 """Factors of the steps of agents whose curve is flat earlier, or whose steps take longer."""
 RUN_SEEDS = 100_000
 """Seeds set aside for the shoppers of one run."""
+RUNS = 90
+"""Number of runs at most; other benchmarks have their shoppers behind those of all runs."""
 
 
 @dataclass(frozen=True)
 class League(Markets):
     """How cells are played; the fields of `COMMON` are the same for all cells of a folder."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "runs": Within(0, RUNS - 1),
+        "frontier": AMOUNT,
+        "mmr_frontier": AMOUNT,
+        "factors": POSITIVE,
+        "episodes": Within(1, RUN_SEEDS),
+    }
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"places": PLACES}
+    EMPTY: ClassVar[Collection[str]] = ("places", "contenders", "frontier", "mmr_frontier")
 
     places: tuple[str, ...] = ()
     """Names of the places to play in. By default, all of them."""

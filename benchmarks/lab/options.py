@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.markets import MARKETS
 from benchmarks.lab.run import OUTPUT
 from benchmarks.lab.threads import THREADS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threads:
+class Threads(Checked):
     """The number of CPU threads."""
 
     threads: int = THREADS
@@ -20,7 +21,7 @@ class Threads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class Device(Checked):
     """The device of simulation and training."""
 
     device: str | None = None
@@ -28,7 +29,7 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class Results(Checked):
     """The folder of the results."""
 
     results: Path = OUTPUT

@@ -10,8 +10,10 @@ calibration for all.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -52,7 +54,7 @@ from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import score
 from recsim_env.shoppers.household.memory import COUNT, SINCE
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
-from recsim_env.shoppers.members import mixed
+from recsim_env.shoppers.members import PRECISIONS, mixed
 from recsim_env.shoppers.weights import load_model
 
 GOOD = {
@@ -90,6 +92,8 @@ JUDGED = {
 @dataclass(frozen=True)
 class Config(Results):
     """Measure a fine-tuned shopper on the test weeks of its log."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"precision": PRECISIONS}
 
     shopper: Path = Path("recsim_env/data/complete_journey")
     """Folder of the fine-tuned shopper, by `benchmarks.data.finetune`; it is read only. The default

@@ -114,8 +114,9 @@ def test_whoever_plays_cells_takes_none_of_other_settings(
     toy: Config, tmp_path: Path, command: ModuleType
 ) -> None:
     league_cells.check_work(toy)
-    places = {"work": tmp_path / "own"} if command is latency else {}
-    config = command.Config(league=replace(toy, episodes=13), results=tmp_path, **places)
+    own = {"work": tmp_path / "own"} if command is latency else {}
+    (place,) = PLACES
+    config = command.Config(league=replace(toy, episodes=13), place=place, results=tmp_path, **own)
     with pytest.raises(ValueError, match=r"differs in \['episodes'\]"):
         command.main(config)
 
