@@ -9,7 +9,9 @@ runs/train`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +101,42 @@ def make_model(config: Config, seed: int) -> SlatePPO:
     )
 
 
+def make_quietly(config: Config, seed: int) -> SlatePPO:
+    """Make an agent without the warning of Stable-Baselines3 that `rounded` says in a sentence."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
+        return make_model(config, seed)
+
+
+def visits_to_make(config: Config, made: int = 0) -> int:
+    """The number of visits at the end of a training, which makes whole rollouts.
+
+    Args:
+        config: The training.
+        made: The number of visits that it has made before.
+    """
+    rollout = config.shoppers * config.ppo.n_steps
+    return made + math.ceil(max(config.visits - made, 0) / rollout) * rollout
+
+
+def rounded(config: Config, made: int = 0) -> Iterator[str]:
+    """Say what is rounded, because visits, rollouts and minibatches do not fit into each other."""
+    rollout, batch = config.shoppers * config.ppo.n_steps, config.ppo.batch_size
+    told = f"whole rollouts of {rollout:,} visits (shoppers x ppo.n_steps)"
+    if (visits := visits_to_make(config, made)) != config.visits:
+        yield f"visits is {config.visits:,} and is rounded up to {visits:,}, which are {told}."
+    if batch > rollout:
+        yield (
+            f"ppo.batch_size is {batch:,}, but a rollout has {rollout:,} visits: "
+            "each is one minibatch."
+        )
+    elif last := rollout % batch:
+        yield (
+            f"ppo.batch_size is {batch:,}, but a rollout has {rollout:,} visits: "
+            f"the last minibatch of each pass has {last:,}."
+        )
+
+
 def train(config: Config, seed: int) -> Path:
     """Train one seed to its end, from the last checkpoint where there is one.
 
@@ -119,7 +157,7 @@ def _train(config: Config, seed: int) -> Path:
     check_settings(folder, told, free=(VISITS,))
 
     # take up what an interrupted training left, or begin
-    model = make_model(config, seed)
+    model = make_quietly(config, seed)
     goes_on = (folder / LAST).exists()
     if goes_on:
         load(model, folder / LAST)
@@ -134,6 +172,9 @@ def _train(config: Config, seed: int) -> Path:
             f"at {model.num_timesteps:,} visits; {folder / LAST}"
         )
         return folder / LAST
+
+    for line in rounded(config, model.num_timesteps):
+        print(f"{config.agent}, seed {seed}: {line}")
 
     # train on, with a monitor that evaluates, logs and keeps checkpoints
     cut_events(folder, model.num_timesteps if goes_on else None)
