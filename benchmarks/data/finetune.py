@@ -20,11 +20,10 @@ import torch
 import tyro
 from rich.console import Console
 
-import recsim_env
 from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import replace_folder
-from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
+from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
 from benchmarks.lab.settings import config_as_json, remember_settings
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from recsim_env.files import locked, write_text
@@ -36,7 +35,6 @@ from recsim_env.shoppers.household.peaks import SHOP_TABLES
 from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.weights import save_model
 
-SHIPPED = Path(recsim_env.__file__).parent / "data" / "complete_journey"
 ENCODERS = ("frozen", "lora", "full")
 
 
@@ -109,7 +107,7 @@ def _finetune(config: Config, console: Console) -> None:
     source = COMPLETE_JOURNEY if is_of_build(config.log) else f"Tables of `{config.log}`."
     save_shop(members, config, model_card(members, examples, log, source, settings, minutes))
     if config.ship:
-        replace_folder(config.output / "shopper", SHIPPED)
+        replace_folder(config.output / "shopper", SHIPPED_SHOPPER)
     console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibrations}")
 
 

@@ -34,6 +34,7 @@ from benchmarks.lab.heldout import (
 )
 from benchmarks.lab.logs import (
     DEFAULT_LOG,
+    SHIPPED_SHOPPER,
     Log,
     need_cold_items,
     ready,
@@ -95,7 +96,7 @@ class Config(Results):
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"precision": PRECISIONS}
 
-    shopper: Path = Path("recsim_env/data/complete_journey")
+    shopper: Path = SHIPPED_SHOPPER
     """Folder of the fine-tuned shopper, by `benchmarks.data.finetune`; it is read only. The default
     is the shopper that the package ships."""
     log: Path = DEFAULT_LOG

@@ -120,6 +120,19 @@ def test_numbers_inside_mappings_and_bounds_of_parts_are_checked() -> None:
     assert World(horizon_days=math.inf).horizon_days == math.inf
 
 
+def paths(config: Any) -> list[Path]:
+    """Every path in a configuration and in those inside it."""
+    found = [value for value in vars(config).values() if isinstance(value, Path)]
+    inner = [value for value in vars(config).values() if isinstance(value, Checked)]
+    return found + [path for one in inner for path in paths(one)]
+
+
+@pytest.mark.parametrize("command", CONFIGURED)
+def test_what_the_checkout_holds_is_found_from_any_folder(command: str) -> None:
+    for path in paths(importlib.import_module(command).Config()):
+        assert path.is_absolute() or path.parts[0] in ("runs", ".cache"), path
+
+
 def test_what_may_be_empty_or_zero_may_be() -> None:
     assert compare.Config(agents=()).agents == ()
     assert league.Config(places=(), frontier=(0.0,)).frontier == (0.0,)
