@@ -75,21 +75,6 @@ def write_json(path: Path | str, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is cut off, or something else; the message names it.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise ValueError(
-            f"{path} cannot be read as JSON ({error}): it is cut off, or something else."
-        ) from None
-
-
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Replace a file by these bytes."""
     with replacing(path) as temporary:
@@ -126,6 +111,34 @@ def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor],
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}): it is cut off, or something else."
         ) from None
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file, encoded as UTF-8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty, cut off or something else; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no readable JSON ({error}): it is cut off, or something else."
+        ) from None
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or holds a value of another kind; the message names it.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is {checks.told(content)}, but it must be a JSON object.")
+    return content
 
 
 class FolderInUse(RuntimeError):

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.provenance import ROOT
-from recsim_env.checks import told as shown
-from recsim_env.files import read_json, sweep, write_text
+from recsim_env.files import read_object, sweep, write_text
+
+TABLES = "tables"
+"""Name of the setting that is a digest of the tables from which a folder was filled."""
 
 
 def config_as_json(config: object) -> dict[str, Any]:
@@ -65,41 +67,30 @@ def check_settings(folder: Path, told: Mapping[str, Any], *, free: Collection[st
     """Compare settings with those in `folder`/config.json, where that is there.
 
     Args:
-        folder: The folder.
-        told: The settings.
-        free: Names of settings in which the two may differ.
+        folder: A work folder.
+        told: The settings; a digest of the tables that are read is called `TABLES`.
+        free: Settings that are not compared.
 
     Raises:
-        ValueError: If the contents of the folder were made with other settings.
+        ValueError: If the contents of the folder were made with other settings, or from other
+            tables, or the file is no readable JSON.
     """
     path = folder / "config.json"
-    if path.exists() and (other := differing(read_settings(folder), told, free=free)):
+    if not path.exists():
+        return
+    found = read_object(path)
+    names = (told.keys() | found.keys()) - set(free)
+    other = sorted(name for name in names if told.get(name) != found.get(name))
+    if other == [TABLES]:
+        raise ValueError(
+            f"{path} differs in {other}: what lies there was made from other tables than those "
+            "that are read now; name another folder, or delete the folder."
+        )
+    if other:
         raise ValueError(
             f"{path} differs in {other}: give the same settings, name another folder, "
             "or delete the folder."
         )
-
-
-def differing(
-    one: Mapping[str, Any], other: Mapping[str, Any], *, free: Collection[str] = ()
-) -> list[str]:
-    """The names of the settings in which two differ, but for those in `free`."""
-    names = (one.keys() | other.keys()) - set(free)
-    return sorted(name for name in names if one.get(name) != other.get(name))
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Read what `write_settings` wrote.
-
-    Raises:
-        FileNotFoundError: If the folder has no settings.
-        ValueError: If the file is cut off, or something else.
-    """
-    path = folder / "config.json"
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is {shown(found)}, but it must be a JSON object of settings.")
-    return found
 
 
 def write_settings(folder: Path, told: Mapping[str, Any]) -> None:
@@ -116,3 +107,18 @@ def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
     check_settings(folder, told)
     sweep(folder)
     write_settings(folder, told)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what `write_settings` wrote.
+
+    Raises:
+        FileNotFoundError: If the folder has no settings.
+        ValueError: If the file is no readable JSON object.
+    """
+    return read_object(folder / "config.json")
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names of the settings in which two differ."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))

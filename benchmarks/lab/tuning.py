@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from policies import PolicyInputs
 from policies.composer import Composer
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
-from recsim_env.checks import mapping, number
-from recsim_env.files import read_json, write_json
+from recsim_env.checks import mapping, number, told
+from recsim_env.files import read_json, read_object, write_json
 from recsim_env.simulator import SlateSimulator
 
 PARAMETERS = RESULTS / "tune" / "parameters.json"
@@ -57,7 +56,9 @@ def trials_of(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for start in first:
         study.enqueue_trial(dict(start))
-    kept: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    kept: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    if not isinstance(kept, list):
+        raise ValueError(f"{path} is {told(kept)}, but it must be a JSON list of trials.")
 
     def played(trial: optuna.Trial) -> float:
         parameters = suggest(trial, search)
@@ -161,14 +162,14 @@ def read_parameters(path: Path = PARAMETERS) -> dict[str, Parameters]:
     Raises:
         FileNotFoundError: If nothing was tuned yet.
         ValueError: If the file is cut off, or holds something else.
-        TypeError: If it holds no mapping of parameters.
+        TypeError: If the parameters of a policy are no mapping.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing, but re-rankers are compared tuned: "
             "run python -m benchmarks.agents.tune."
         )
-    found: dict[str, Parameters] = mapping(str(path), read_json(path))
+    found: dict[str, Parameters] = read_object(path)
     for policy, parameters in found.items():
         for name, value in mapping(f"{path}: {policy}", parameters).items():
             number(f"{path}: {policy}.{name}", value)
