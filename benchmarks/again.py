@@ -8,19 +8,19 @@ predictions behind those are not kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import tyro
 
 from benchmarks.agents import behaviour, compare, league, league_report, sardine, transfer_report
 from benchmarks.lab import places
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
 from benchmarks.speed import latency_report, learning_curves, ppo_speed, throughput
-from recsim_env.checks import choice
 
 
 def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Report:
@@ -32,7 +32,7 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
     if not (folder / "curves.parquet").is_file():
         raise FileNotFoundError(
             f"{folder} lacks curves.parquet: "
-            "run python -m benchmarks.agents.league --report-only again."
+            f"run python -m benchmarks.agents.league --report-only --results {folder.parent} again."
         )
     told = {name: config[name] for name in ("episodes", "trials", "factors")}
     curves = pl.read_parquet(folder / "curves.parquet")
@@ -58,8 +58,10 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Make the reports on finished measurements anew from their rows."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"names": REPORTS}
 
     names: tyro.conf.Positional[tuple[str, ...]] = tuple(REPORTS)
     """Names of the benchmarks to report on. By default, all whose rows are kept."""
@@ -71,11 +73,9 @@ def main(config: Config) -> None:
     """Read the rows of each benchmark and replace its report.
 
     Raises:
-        ValueError: If a name is not known.
         FileNotFoundError: If a benchmark has no rows.
     """
-    names = [choice("names", name, REPORTS) for name in config.names]
-    for name in names:
+    for name in config.names:
         told = read_origin(name, results=config.results)["config"]
         found = REPORTS[name](read_rows(name, results=config.results), told, config.results / name)
         report_again(name, found, results=config.results)

@@ -21,6 +21,9 @@ from torch import Tensor
 
 LONGEST = 120
 """Characters of a value that a message shows at most."""
+LARGEST_SEED = 2**32 - 1
+"""Largest seed of a generator. Torch's generators on a CPU keep 32 bits of a seed, so that larger
+ones repeat smaller ones, and numpy's oldest takes no more."""
 LONGEST_NAME = 255
 """Bytes in the name of a file or folder at most."""
 

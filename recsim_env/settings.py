@@ -50,8 +50,8 @@ NONE_OR_MORE = Within(0, MOST)
 no other range is given."""
 WIDTH = Within(1, WIDEST)
 """The range of the width of a layer."""
-SEED = Within(0, 2**63 - 1)
-"""The range of the seed of a torch generator."""
+SEED = Within(0, checks.LARGEST_SEED)
+"""The bounds of a seed of torch's or numpy's generators."""
 POSITIVE = Within(0, LARGEST, above=True)
 AMOUNT = Within(0, LARGEST)
 """The range of what cannot be negative: a decay, a distance, a share of something."""
@@ -65,8 +65,9 @@ ANY = Within(-LARGEST, LARGEST)
 def settle(config: Any, **bounds: Within) -> None:
     """Check every field of a frozen dataclass, and set it to the plain Python value of its type.
 
-    The annotated type of a field decides: `bool`, `int`, `float`, `Literal` of strings, `tuple` of
-    one of these, a class, or any of these or None. Other types are left to the dataclass itself.
+    The annotated type of a field decides: `bool`, `int`, `float`, `Literal` of strings, `tuple` or
+    `dict` of one of these, a class, or any of these or None. Other types are left to the dataclass
+    itself.
 
     Args:
         config: The dataclass.
@@ -111,6 +112,11 @@ def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
         return tuple(
             _checked(f"{name}[{at}]", one, arguments[0], allowed) for at, one in enumerate(members)
         )
+    if origin is dict and arguments[0] is str:
+        return {
+            key: _checked(f"{name}[{key!r}]", one, arguments[1], allowed)
+            for key, one in checks.mapping(name, value).items()
+        }
     if kind is bool:
         return checks.flag(name, value)
     if kind is int:

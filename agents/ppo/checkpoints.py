@@ -139,6 +139,21 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     return (found["why_not"] or "the checkpoint does not say where they stood.") if begun else None
 
 
+def visits_of(path: Path) -> int:
+    """The number of visits that a checkpoint's training had made.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a complete checkpoint.
+    """
+    node: Any = _told(path, read_tensors(path, "counters/")[1], "outline")
+    for step in ("dict", "counters", "dict", "num_timesteps", "value"):
+        node = node.get(step) if isinstance(node, dict) else None
+    if not isinstance(node, int):
+        raise ValueError(f"{path} does not tell how many visits its training had made.")
+    return node
+
+
 def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:
     """The policy of a checkpoint, without the training around it.
 

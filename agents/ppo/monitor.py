@@ -199,8 +199,10 @@ class Monitor(BaseCallback):
                 "hparams", HParam(self._parameters, metrics), exclude=NOT_TENSORBOARD
             )
         total = self.model._total_timesteps
-        coming = sum(self._due(visits, total) for visits in self._stops(total))
-        self._progress = Progress(self._title, total, self.num_timesteps, evaluations=coming)
+        stops = self._stops(total)
+        coming = sum(self._due(visits, total) for visits in stops)
+        made = stops[-1] if stops else self.num_timesteps  # whole rollouts
+        self._progress = Progress(self._title, made, self.num_timesteps, evaluations=coming)
         self._hook = self.model.policy.optimizer.register_step_post_hook(
             lambda *_: self._progress.learned()
         )

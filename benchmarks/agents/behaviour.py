@@ -11,8 +11,9 @@ league has not been played.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -58,6 +59,8 @@ FRESH_RUN = 90
 @dataclass(frozen=True)
 class Config(Threads, Results):
     """Watch a trained agent with different shoppers."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES}
 
     league: League = field(default_factory=League)
     """How the agent is trained and the re-ranker tuned, and where both lie if that was done."""
@@ -306,6 +309,7 @@ def report(rows: pl.DataFrame) -> Report:
 def main(config: Config) -> None:
     """Play every policy, then report."""
     use_threads(config.threads)
+    league_cells.check_work(config.league)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
     found = report(rows)

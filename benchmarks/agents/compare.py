@@ -10,9 +10,10 @@ untrained agent reaches is not learning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 import tyro
@@ -28,6 +29,7 @@ from benchmarks.lab.sites import REPORTED_SEED, World, seeds
 from benchmarks.lab.statistics import Estimate, policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
+from benchmarks.lab.trainings import FinishedTraining, finished_trainings
 from benchmarks.lab.tuning import PARAMETERS, read_parameters
 from policies import POLICIES, PolicyInputs
 from recsim_env.types import Policy
@@ -44,6 +46,9 @@ SHORT = {"ppo": "composer", "greedy_ctr": "greedy_ctr", "tuned_reranker": "const
 class Config(Results):
     """Compare policies on held-out shoppers."""
 
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"policies": POLICIES}
+    EMPTY: ClassVar[Collection[str]] = ("agents",)
+
     world: World = field(default_factory=World)
     """Environment, populations and device to evaluate in."""
     policies: tuple[str, ...] = tuple(POLICIES)
@@ -54,11 +59,25 @@ class Config(Results):
     trained: Path = Path("runs/train")
     """Folder of the trained agents, which `benchmarks.agents.train` writes."""
     parameters: Path = PARAMETERS
-    """File of the re-rankers' parameters, which `benchmarks.agents.tune` writes."""
+    """File of the re-rankers' parameters, as `benchmarks.agents.tune` writes it. The default is
+    that of all reported results."""
     episodes: int = 512
     """Number of episodes of each policy, the same for all."""
     batch: int = 256
     """Number of shoppers served at a time, which changes the speed alone."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ValueError: If greedy CTR is not among the policies, or an option is outside its range.
+        """
+        super().__post_init__()
+        if BASE not in self.policies:
+            raise ValueError(
+                f"policies is {self.policies}, but {BASE} must be among them: "
+                "all are compared with it."
+            )
 
 
 @dataclass(frozen=True)
@@ -73,31 +92,38 @@ class Contender:
     """The policy that is played."""
 
 
-def contenders(config: Config, inputs: PolicyInputs) -> Iterator[Contender]:
+def contenders(config: Config, inputs: PolicyInputs) -> list[Contender]:
     """Every registered policy, tuned, then every agent before and after its training.
+
+    All are built before any plays, so that what is wrong with one is found at once.
 
     Raises:
         FileNotFoundError: If nothing was tuned, or an agent was not trained.
+        ValueError: If a policy is not known, or a training cannot be read, is not finished, or
+            differs from those of the agent's other seeds.
     """
     parameters = read_parameters(config.parameters)
-    for name in config.policies:
-        yield Contender(name, None, POLICIES[name].build(inputs, parameters.get(name)))
-    for agent in config.agents:
-        folders = sorted(
-            (config.trained / agent).glob("seed*"),
-            key=lambda path: int(path.name.removeprefix("seed")),
-        )
-        if not folders:
-            raise FileNotFoundError(
-                f"{config.trained / agent} holds no training: "
-                "run python -m benchmarks.agents.train."
-            )
-        for folder in folders:
-            seed = int(folder.name.removeprefix("seed"))
-            for label, file in ((", untrained", UNTRAINED), ("", LAST)):
-                for sampled, how in ((False, ""), (True, ", sampled")):
-                    policy = load_policy(folder / file, inputs, deterministic=not sampled)
-                    yield Contender(f"{agent}{label}{how}", seed, policy)
+    found = {agent: finished_trainings(config.trained / agent) for agent in config.agents}
+    return [
+        *(
+            Contender(name, None, POLICIES[name].build(inputs, parameters.get(name)))
+            for name in config.policies
+        ),
+        *(
+            contender
+            for agent, trainings in found.items()
+            for training in trainings
+            for contender in _ways(agent, training, inputs)
+        ),
+    ]
+
+
+def _ways(agent: str, training: FinishedTraining, inputs: PolicyInputs) -> Iterator[Contender]:
+    """An agent of one training seed before and after its training, at its best and sampled."""
+    for label, file in ((", untrained", UNTRAINED), ("", LAST)):
+        for sampled, how in ((False, ""), (True, ", sampled")):
+            policy = load_policy(training.folder / file, inputs, deterministic=not sampled)
+            yield Contender(f"{agent}{label}{how}", training.seed, policy)
 
 
 def measure(config: Config) -> pl.DataFrame:
@@ -195,13 +221,8 @@ def main(config: Config) -> None:
     """Play every policy, then report.
 
     Raises:
-        ValueError: If greedy CTR is not among the policies, or the environment cannot be used.
+        ValueError: If the environment cannot be used.
     """
-    if BASE not in config.policies:
-        raise ValueError(
-            f"policies is {config.policies}, but {BASE} must be among them: "
-            "all are compared with it."
-        )
     config.world.check()
     use_threads(config.world.threads)
     run = Run("compare", config, results=config.results)

@@ -9,6 +9,7 @@ the same command goes on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,15 +18,17 @@ from rich.console import Console
 
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import compare, train
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
+from benchmarks.lab.trainings import FinishedTraining, finished_trainings
 from recsim_env.files import locked, write_text
 
 POLICIES = ("uniform", "popular", "greedy_ctr", "mmr", "constant")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Train an agent for a few minutes, and compare it with the baselines."""
 
     train: train.Config = field(
@@ -56,13 +59,15 @@ def main(config: Config) -> None:
 
 def _demo(config: Config) -> None:
     console = Console()
-    console.print(f"[bold]Training PPO[/] for {config.train.visits:,} visits; watch it with")
+    made = train.visits_to_make(config.train)
+    console.print(f"[bold]Training PPO[/] for {made:,} visits; watch it with")
     console.print(f"  tensorboard --logdir {config.output}")
     train.train_all(config.train)
     console.print(f"[bold]Comparing[/] on {config.episodes} shoppers that it never met")
     settings = compare.Config(
         world=config.train.world,
         policies=POLICIES,
+        agents=(config.train.agent,),
         trained=config.train.output,
         episodes=config.episodes,
         results=config.output,
@@ -70,23 +75,27 @@ def _demo(config: Config) -> None:
     run = Run("compare", settings, results=config.output)
     rows = compare.measure(settings)
     lines, summary = compare.analyse(rows)
+    trained = finished_trainings(config.train.output / config.train.agent)
     table = markdown(lines, compare.HEADERS)
     folder = run.save(rows, summary=summary, table=table, figure=compare.draw(lines))
-    write_text(config.output / "report.md", report(config, table))
+    write_text(config.output / "report.md", report(config, trained, table))
     console.print(table, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {config.output / 'report.md'}   figure: {folder / 'figure.png'}")
     console.print(f"tensorboard --logdir {config.output}")
 
 
-def report(config: Config, table: str) -> str:
+def report(config: Config, trained: Sequence[FinishedTraining], table: str) -> str:
     """The report as markdown: what ran, the table and the picture."""
-    seed = config.train.seeds[0]
+    seeds = ", ".join(str(training.seed) for training in trained)
+    one = (
+        "Mean and 95 % interval over episodes; one\ntraining seed says nothing about another: "
+        "`python -m benchmarks.agents.train` and\n`benchmarks.agents.compare` run several."
+    )
+    several = "Mean and 95 % interval over\nepisodes and training seeds."
     return f"""# PPO in {config.train.world.env}
 
-One training seed ({seed}), {config.train.visits:,} visits; {config.episodes} episodes of shoppers
-that no agent was trained on, the same for every policy. Mean and 95 % interval over episodes; one
-training seed says nothing about another: `python -m benchmarks.agents.train` and
-`benchmarks.agents.compare` run several.
+Training seed {seeds}, {trained[0].visits:,} visits each; {config.episodes} episodes of shoppers
+that no agent was trained on, the same for every policy. {one if len(trained) == 1 else several}
 
 {table}
 

@@ -30,11 +30,10 @@ from tqdm.auto import tqdm
 from benchmarks.agents.league_report import analyse
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import all_rows
-from benchmarks.lab.league_cells import COMMON, League, cells
+from benchmarks.lab.league_cells import League, cells, check_work
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.places import MARKET, PLACES, Place
+from benchmarks.lab.places import MARKET, Place
 from benchmarks.lab.run import Run
-from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import Site
 from benchmarks.lab.threads import use_threads
 from recsim_env.files import FolderInUse, locked, sweep
@@ -103,20 +102,6 @@ def read_cells(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     curves = list(folder.glob("*.curve.parquet"))
     rows = set(folder.glob("*.parquet")) - set(curves)
     return all_rows(list(rows), folder, command), all_rows(curves, folder, command)
-
-
-def check_work(config: Config) -> None:
-    """Remember what the cells in `config.work` have in common.
-
-    Raises:
-        ValueError: If they were played with other settings.
-    """
-    told = settings_of(config, only=COMMON)
-    markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
-    told["markets"] = {
-        env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)
-    }
-    remember_settings(config.work, told)
 
 
 def note(config: Config) -> str:

@@ -15,10 +15,11 @@ written down, so PPO itself begins anew.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -58,6 +59,7 @@ from recsim_env import noise
 from recsim_env.files import locked
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
+from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.outside import (
     OutsideSpec,
     clustered_catalog,
@@ -84,6 +86,12 @@ FREE = ("seeds", "threads", "work", "results")
 @dataclass(frozen=True)
 class Config(Threads, Results):
     """Train agents on one part of SARDINE's users, and compare them on another part."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "exploring": NONE_OR_MORE,
+        "temperatures": POSITIVE,
+        "offset_dims": NONE_OR_MORE,
+    }
 
     env: str = "sardine/SlateTopK-Bored-v0"
     """Id of a SARDINE environment. In the default one users get bored."""

@@ -9,7 +9,9 @@ runs/train`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +25,12 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
 from benchmarks.lab.sites import World
 from benchmarks.lab.threads import use_threads
+from benchmarks.lab.trainings import VISITS
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.intents import IntentConfig
@@ -37,7 +41,7 @@ from recsim_env.files import locked
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Train PPO over slates."""
 
     world: World = field(default_factory=World)
@@ -97,6 +101,42 @@ def make_model(config: Config, seed: int) -> SlatePPO:
     )
 
 
+def make_quietly(config: Config, seed: int) -> SlatePPO:
+    """Make an agent without the warning of Stable-Baselines3 that `rounded` says in a sentence."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
+        return make_model(config, seed)
+
+
+def visits_to_make(config: Config, made: int = 0) -> int:
+    """The number of visits at the end of a training, which makes whole rollouts.
+
+    Args:
+        config: The training.
+        made: The number of visits that it has made before.
+    """
+    rollout = config.shoppers * config.ppo.n_steps
+    return made + math.ceil(max(config.visits - made, 0) / rollout) * rollout
+
+
+def rounded(config: Config, made: int = 0) -> Iterator[str]:
+    """Say what is rounded, because visits, rollouts and minibatches do not fit into each other."""
+    rollout, batch = config.shoppers * config.ppo.n_steps, config.ppo.batch_size
+    told = f"whole rollouts of {rollout:,} visits (shoppers x ppo.n_steps)"
+    if (visits := visits_to_make(config, made)) != config.visits:
+        yield f"visits is {config.visits:,} and is rounded up to {visits:,}, which are {told}."
+    if batch > rollout:
+        yield (
+            f"ppo.batch_size is {batch:,}, but a rollout has {rollout:,} visits: "
+            "each is one minibatch."
+        )
+    elif last := rollout % batch:
+        yield (
+            f"ppo.batch_size is {batch:,}, but a rollout has {rollout:,} visits: "
+            f"the last minibatch of each pass has {last:,}."
+        )
+
+
 def train(config: Config, seed: int) -> Path:
     """Train one seed to its end, from the last checkpoint where there is one.
 
@@ -114,10 +154,10 @@ def train(config: Config, seed: int) -> Path:
 def _train(config: Config, seed: int) -> Path:
     folder = folder_of(config, seed)
     told = _settings(config)
-    check_settings(folder, told)
+    check_settings(folder, told, free=(VISITS,))
 
     # take up what an interrupted training left, or begin
-    model = make_model(config, seed)
+    model = make_quietly(config, seed)
     goes_on = (folder / LAST).exists()
     if goes_on:
         load(model, folder / LAST)
@@ -132,6 +172,9 @@ def _train(config: Config, seed: int) -> Path:
             f"at {model.num_timesteps:,} visits; {folder / LAST}"
         )
         return folder / LAST
+
+    for line in rounded(config, model.num_timesteps):
+        print(f"{config.agent}, seed {seed}: {line}")
 
     # train on, with a monitor that evaluates, logs and keeps checkpoints
     cut_events(folder, model.num_timesteps if goes_on else None)
@@ -155,8 +198,8 @@ def _outcome(returns: Sequence[float], goes_on: bool) -> str:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """The settings that may not change between the parts of a training."""
-    return settings_of(config, free=("seeds", "visits", "monitor", "output"))
+    """The settings of a training, of which only the number of visits may change on the way."""
+    return settings_of(config, free=("seeds", "monitor", "output"))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | None]:

@@ -22,10 +22,11 @@ stopped, and two may run side by side on different markets (`--worlds`, `--mixtu
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 import tyro
@@ -50,6 +51,7 @@ from benchmarks.lab.tuning import knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from recsim_env.files import locked
+from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import (
     LearnedMarketShopper,
@@ -103,6 +105,9 @@ FIXED = (*RERANKERS, *SOFTMAX, TUNED)
 @dataclass(frozen=True)
 class Config(Markets, Threads, Results):
     """Compare agents in a learned market and in the true one."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"pessimism": AMOUNT, "episodes": Within(1, OTHERS)}
+    EMPTY: ClassVar[Collection[str]] = ("sizes", "mixtures", "pessimism")
 
     part: Part = "all"
     """What to measure: `main`, `sweep`, `ensemble`, `all` of them, or with `report` nothing. The

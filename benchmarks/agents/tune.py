@@ -10,14 +10,16 @@ the parameters.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import tyro
 
-from benchmarks.lab.run import Run
+from benchmarks.lab.checked import Checked
+from benchmarks.lab.run import OUTPUT, Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import TUNING_SEED, World, seeds
 from benchmarks.lab.statistics import Estimate
@@ -29,8 +31,12 @@ from recsim_env.files import locked, write_json
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Choose the parameters of every policy that has some."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
+        "policies": [name for name, spec in POLICIES.items() if spec.search()]
+    }
 
     world: World = field(default_factory=World)
     """Environment, populations and device to tune in."""
@@ -47,8 +53,9 @@ class Config:
     """Seed of the search."""
     work: Path = Path("runs/tune")
     """Folder of the trials so far, which are not made again; delete it to start anew."""
-    output: Path = PARAMETERS
-    """File that the parameters are written to, where `benchmarks.agents.compare` looks for them."""
+    output: Path = OUTPUT / PARAMETERS.parent.name / PARAMETERS.name
+    """File that the parameters are written to, with the other results beside it, for `--parameters`
+    of `benchmarks.agents.compare`."""
 
 
 def check_work(config: Config) -> None:
@@ -120,6 +127,7 @@ def _tune(config: Config) -> None:
     }
     run.save(pl.DataFrame(rows), summary=summary, table=markdown(table, digits=4))
     write_json(config.output, best)
+    print(f"Next: python -m benchmarks.agents.compare --parameters {config.output}")
 
 
 if __name__ == "__main__":

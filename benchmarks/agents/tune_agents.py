@@ -13,10 +13,10 @@ Run again, it goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import tyro
@@ -35,6 +35,7 @@ from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, trials_of
 from recsim_env.files import locked, read_object, write_json
+from recsim_env.settings import POSITIVE, Within
 
 TUNING_RUN = 1_000
 """Training seed of the trials, which those of the repetitions follow; no report uses them."""
@@ -47,6 +48,9 @@ SAME = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")
 @dataclass(frozen=True)
 class Config(Markets, Threads, Results):
     """Choose the parameters of every agent that has some."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"factors": POSITIVE}
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"agents": AGENTS, "place": PLACES}
 
     agents: tuple[str, ...] = tuple(name for name, spec in AGENTS.items() if spec.search())
     """Names of the agents to tune. By default, all that have parameters."""

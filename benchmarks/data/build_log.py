@@ -17,13 +17,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.logs import DEFAULT_LOG
 from recsim_env.files import read_object
 from recsim_env.logs.complete_journey import SUMMARY_FILE, build, damaged, is_built
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Build the Complete Journey log, unless the folder holds it already."""
 
     folder: Path = DEFAULT_LOG

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import tyro
 from rich.console import Console
 
-import recsim_env
 from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import replace_folder
 from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
+from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
 from benchmarks.lab.settings import TABLES, remember_settings, settings_of
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from recsim_env.checks import choice, whole
 from recsim_env.files import locked, write_text
 from recsim_env.logs.complete_journey import encoder_folder, is_of_build
 from recsim_env.shoppers.household.examples import Examples
@@ -36,13 +36,14 @@ from recsim_env.shoppers.household.peaks import SHOP_TABLES
 from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.weights import save_model
 
-SHIPPED = Path(recsim_env.__file__).parent / "data" / "complete_journey"
 ENCODERS = ("frozen", "lora", "full")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Fit the household shopper to a log."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"text_encoder": ENCODERS}
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Size of the model, and settings of its training."""
@@ -70,15 +71,12 @@ def main(config: Config) -> None:
     """Train what is not trained yet, calibrate, and write the folder of the shopper.
 
     Raises:
-        ValueError: If `members` is no whole number of 1 or more, `text_encoder` is not known, the
-            output lies in the log or the log in the output, or the folder holds a training with
-            other settings or tables. If tables of the log do not fit together. If the valid weeks
-            contradict what was learned.
+        ValueError: If the output lies in the log or the log in the output, or the folder holds a
+            training with other settings or tables. If tables of the log do not fit together. If the
+            valid weeks contradict what was learned.
         FileNotFoundError: If the log lacks tables.
         RuntimeError: If another process writes the folder.
     """
-    whole("members", config.members, 1)
-    choice("text_encoder", config.text_encoder, ENCODERS)
     console = Console()
     shipped = {"the shipped folder": SHIPPED} if config.ship else {}
     ready(config.log, console, {"output": config.output} | shipped)
@@ -111,7 +109,7 @@ def _finetune(config: Config, log: Log, console: Console) -> None:
     source = COMPLETE_JOURNEY if is_of_build(config.log) else f"Tables of `{config.log}`."
     save_shop(members, config, model_card(members, examples, log, source, settings, minutes))
     if config.ship:
-        replace_folder(config.output / "shopper", SHIPPED)
+        replace_folder(config.output / "shopper", SHIPPED_SHOPPER)
     console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibrations}")
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
 from benchmarks.lab.markets import TABLE_FILES, MarketWorld
@@ -56,7 +57,7 @@ NEWCOMERS = 4096
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Fit the session shoppers to the log of a market."""
 
     market: MarketWorld = field(default_factory=lambda: MarketWorld(mixture="broad"))

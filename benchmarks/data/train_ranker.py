@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from benchmarks.lab import heldout
 from benchmarks.lab.log_checks import check_slates, check_visits
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
+from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
@@ -59,7 +60,7 @@ KEYS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Fit the CTR ranker to a log of household shoppers."""
 
     log: Path = DEFAULT_LOG
@@ -76,8 +77,7 @@ class Config:
     threads: int = THREADS
     """Number of processor threads for the training. One repeats a training bit for bit."""
     save_results: bool = True
-    """Write the scores to `benchmarks/results/train_ranker` as well, which the documents are filled
-    from."""
+    """Write the scores to the folder of results as well."""
 
 
 # ---- the log as observations ---------------------------------------------------------------------
@@ -254,7 +254,7 @@ def main(config: Config) -> None:
     """
     # The log as rows, each with its household, split and table.
     use_threads(config.threads)
-    run = Run("train_ranker", config)
+    run = Run("train_ranker", config, results=config.results)
     saved = {"the folder of results": run.folder} if config.save_results else {}
     ready(config.log, Console(), {"output": config.output} | saved)
     whole = Log.load(config.log)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -27,12 +28,15 @@ from benchmarks.lab.cells import json_at
 from benchmarks.lab.options import Markets
 from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
 from benchmarks.lab.saved import save_actor
+from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.tuning import policy_trials, starts
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
 from policies.registry import PolicySpec
+from recsim_env.registration import PRESETS
+from recsim_env.settings import AMOUNT, POSITIVE, Within
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
 from recsim_env.types import Policy
@@ -93,11 +97,23 @@ FACTORS = {
 """Factors of the steps of agents whose curve is flat earlier, or whose steps take longer."""
 RUN_SEEDS = 100_000
 """Seeds set aside for the shoppers of one run."""
+RUNS = 90
+"""Number of runs at most; other benchmarks have their shoppers behind those of all runs."""
 
 
 @dataclass(frozen=True)
 class League(Markets):
     """How cells are played; the fields of `COMMON` are the same for all cells of a folder."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "runs": Within(0, RUNS - 1),
+        "frontier": AMOUNT,
+        "mmr_frontier": AMOUNT,
+        "factors": POSITIVE,
+        "episodes": Within(1, RUN_SEEDS),
+    }
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"places": PLACES}
+    EMPTY: ClassVar[Collection[str]] = ("places", "contenders", "frontier", "mmr_frontier")
 
     places: tuple[str, ...] = ()
     """Names of the places to play in. By default, all of them."""
@@ -153,6 +169,23 @@ COMMON = (
     "slates",
 )
 """Settings that all cells of a folder share."""
+
+
+def check_work(league: League) -> None:
+    """Remember what the cells in `league.work` have in common.
+
+    Every command that plays cells calls it first, so that a cell is never taken for one that was
+    played with other settings.
+
+    Raises:
+        ValueError: If they were played with other settings.
+    """
+    told = settings_of(league, only=COMMON)
+    markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
+    told["markets"] = {
+        env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)
+    }
+    remember_settings(league.work, told)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+import recsim_env
 from benchmarks.lab import heldout
 from benchmarks.lab.folders import check_apart
 from benchmarks.lab.log_checks import check_log
@@ -31,6 +32,9 @@ from recsim_env.shoppers.household.promotions import StorePromotions
 
 DEFAULT_LOG = Path(".cache/complete_journey")
 """Where the log lies unless another folder is named; the only one that is built unasked."""
+SHIPPED_SHOPPER = Path(recsim_env.__file__).parent / "data" / "complete_journey"
+"""The shopper that the package ships for the Complete Journey. As everything that is read from the
+checkout it has an absolute path; what commands make lies below the current folder."""
 KINDS = tuple(kind for kind in ROW_KINDS if kind != "repeat")
 """Names of the impression tables of a log."""
 

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.log_mixture import KNOBS, TEMPERATURES, Mixture, servers
 from benchmarks.lab.sites import Site, seeds
 from policies import PolicyInputs
@@ -44,7 +45,7 @@ Tables = tuple[pl.DataFrame, pl.DataFrame]
 
 
 @dataclass(frozen=True)
-class MarketWorld:
+class MarketWorld(Checked):
     """One market, its log and its ranker, which lie in a folder of their own."""
 
     env: str = "recsim_env/Market-v0"

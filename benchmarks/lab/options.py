@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.markets import MARKETS
-from benchmarks.lab.run import RESULTS
+from benchmarks.lab.run import OUTPUT
 from benchmarks.lab.threads import THREADS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threads:
+class Threads(Checked):
     """The number of CPU threads."""
 
     threads: int = THREADS
@@ -20,7 +21,7 @@ class Threads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class Device(Checked):
     """The device of simulation and training."""
 
     device: str | None = None
@@ -28,11 +29,13 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class Results(Checked):
     """The folder of the results."""
 
-    results: Path = RESULTS
-    """Folder in which the results are written, each benchmark in a folder of its own name."""
+    results: Path = OUTPUT
+    """Folder in which the results are written, each benchmark in a folder of its own name. The
+    documents are filled from `benchmarks/results`, which nothing writes to unless it is named
+    here."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """What a run of a benchmark leaves behind: raw rows, where they come from, and the report on them.
 
-A benchmark ends in one call, which writes `benchmarks/results/<name>/`:
+A benchmark ends in one call, which writes `<results>/<name>/` and says so:
 
-    run = Run("compare", config)            # commit, versions and clock are read here
+    run = Run("compare", config, results=config.results)   # commit, versions and clock
     rows = ...                              # as measured, one row a shopper-episode
     run.save(rows, summary={"ppo/return": estimate}, table=markdown(lines), figure=figure)
 
@@ -12,8 +12,10 @@ A benchmark ends in one call, which writes `benchmarks/results/<name>/`:
     table.md        the table of the blocks `<!-- table:<name> -->`
     figure.png      the picture of the blocks `<!-- figure:<name> -->`
 
-`python -m benchmarks.report` fills the blocks of the README and of `docs/` from these files.
-`python -m benchmarks.again` makes summaries, tables and figures anew from the rows.
+The folder of results is `runs/results` unless `--results` names another one. Those that are
+committed were measured with `--results benchmarks/results`: `python -m benchmarks.report` fills the
+blocks of the README and of `docs/` from them, and `python -m benchmarks.again` makes their
+summaries, tables and figures anew from the rows.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 RESULTS = ROOT / "benchmarks" / "results"
 """The folder of the results that are committed."""
+OUTPUT = Path("runs") / "results"
+"""The folder of results where no other is named: a trial never replaces what is committed."""
 NAME = r"[a-z0-9][a-z0-9_-]*"
 """Pattern of the names of benchmarks."""
 LARGEST_CSV = 5_000
@@ -59,7 +63,7 @@ class Report:
 class Run:
     """One run of a benchmark: what was asked for, and where its results go."""
 
-    def __init__(self, name: str, config: object, *, results: Path = RESULTS) -> None:
+    def __init__(self, name: str, config: object, *, results: Path = OUTPUT) -> None:
         """Note where the results will come from, and start the clock.
 
         Args:
@@ -96,7 +100,9 @@ class Run:
         figure: Figure | None = None,
         curves: pl.DataFrame | None = None,
     ) -> Path:
-        """Write the folder and return it; files of an earlier run that this one lacks are removed.
+        """Write the folder, print where it is, and return it.
+
+        Files of an earlier run that this one lacks are removed.
 
         Args:
             rows: The rows as measured, without nested columns.
@@ -115,6 +121,7 @@ class Run:
             )
         with locked(self.folder):
             self._write(rows, Report(table, summary, figure), curves)
+        print(f"results: {self.folder}")
         return self.folder
 
     def _write(self, rows: pl.DataFrame, report: Report, curves: pl.DataFrame | None) -> None:

@@ -107,3 +107,18 @@ def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
     check_settings(folder, told)
     sweep(folder)
     write_settings(folder, told)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what `write_settings` wrote.
+
+    Raises:
+        FileNotFoundError: If the folder has no settings.
+        ValueError: If the file is no readable JSON object.
+    """
+    return read_object(folder / "config.json")
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names of the settings in which two differ."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.threads import THREADS
 from policies.inputs import PolicyInputs
 from policies.rankers.ctr import WEIGHTS, CTRRanker, load_model
@@ -19,6 +21,7 @@ from recsim_env.checks import choice
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, preset
 from recsim_env.rewards import as_reward
+from recsim_env.settings import Within
 
 TUNING_SEED, REPORTED_SEED = 20_000_000, 30_000_000
 """First seeds of the episodes that parameters are chosen on and of those that are reported, which
@@ -106,8 +109,12 @@ class Site:
 
 
 @dataclass(frozen=True)
-class World:
+class World(Checked):
     """An environment whose agents are trained on some of its shoppers and evaluated on others."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "horizon_days": Within(0, math.inf, above=True, infinite=True)
+    }
 
     env: str = SHIPPED
     """Id of a registered environment whose shoppers the ranker was fitted to. Of those that are

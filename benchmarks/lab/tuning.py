@@ -16,7 +16,7 @@ from policies import PolicyInputs
 from policies.composer import Composer
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
-from recsim_env.checks import told
+from recsim_env.checks import mapping, number, told
 from recsim_env.files import read_json, read_object, write_json
 from recsim_env.simulator import SlateSimulator
 
@@ -161,10 +161,16 @@ def read_parameters(path: Path = PARAMETERS) -> dict[str, Parameters]:
 
     Raises:
         FileNotFoundError: If nothing was tuned yet.
+        ValueError: If the file is cut off, or holds something else.
+        TypeError: If the parameters of a policy are no mapping.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing, but re-rankers are compared tuned: "
             "run python -m benchmarks.agents.tune."
         )
-    return read_object(path)
+    found: dict[str, Parameters] = read_object(path)
+    for policy, parameters in found.items():
+        for name, value in mapping(f"{path}: {policy}", parameters).items():
+            number(f"{path}: {policy}.{name}", value)
+    return found

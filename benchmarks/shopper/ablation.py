@@ -27,8 +27,14 @@ from torch import Tensor
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
-from benchmarks.lab.run import RESULTS, Run
-from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
+from benchmarks.lab.options import Results
+from benchmarks.lab.run import Run
+from benchmarks.lab.settings import (
+    TABLES,
+    check_settings,
+    remember_settings,
+    settings_of,
+)
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
@@ -74,7 +80,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Train every variant of the shopper, and score it on weeks that none was trained on."""
 
     question: Literal["parts", "choices"] = "parts"
@@ -97,9 +103,6 @@ class Config:
     threads: int = FITTING_THREADS
     """Number of processor threads for the trainings. The default is the fastest where this was
     measured."""
-    results: Path = RESULTS
-    """Folder of the results, in which each benchmark has a folder of its own name. The default is
-    the folder that the documents are filled from."""
 
 
 def main(config: Config) -> None:

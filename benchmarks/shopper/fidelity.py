@@ -10,8 +10,10 @@ calibration for all.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -33,6 +35,7 @@ from benchmarks.lab.heldout import (
 )
 from benchmarks.lab.logs import (
     DEFAULT_LOG,
+    SHIPPED_SHOPPER,
     Log,
     need_cold_items,
     ready,
@@ -40,7 +43,8 @@ from benchmarks.lab.logs import (
     sorted_rows,
     week_range,
 )
-from benchmarks.lab.run import RESULTS, Run
+from benchmarks.lab.options import Results
+from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
@@ -52,7 +56,7 @@ from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import score
 from recsim_env.shoppers.household.memory import COUNT, SINCE
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
-from recsim_env.shoppers.members import mixed
+from recsim_env.shoppers.members import PRECISIONS, mixed
 from recsim_env.shoppers.weights import load_model
 
 GOOD = {
@@ -88,10 +92,12 @@ JUDGED = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Results):
     """Measure a fine-tuned shopper on the test weeks of its log."""
 
-    shopper: Path = Path("recsim_env/data/complete_journey")
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"precision": PRECISIONS}
+
+    shopper: Path = SHIPPED_SHOPPER
     """Folder of the fine-tuned shopper, by `benchmarks.data.finetune`; it is read only. The default
     is the shopper that the package ships."""
     log: Path = DEFAULT_LOG
@@ -112,9 +118,6 @@ class Config:
     threads: int = FITTING_THREADS
     """Number of processor threads for the shopper and the baselines. The default is the fastest
     where this was measured."""
-    results: Path = RESULTS
-    """Folder of the results, in which each benchmark has a folder of its own name. The default is
-    the folder that the documents are filled from."""
 
 
 def figure_name(name: str, model: str) -> str:

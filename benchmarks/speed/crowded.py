@@ -21,10 +21,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import tyro
@@ -37,6 +37,7 @@ from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
+from recsim_env.settings import POSITIVE, Within
 
 COUNTING = (
     "import sys, time\nend = time.monotonic() + float(sys.argv[1])\n"
@@ -68,6 +69,9 @@ WAYS = {
 @dataclass(frozen=True)
 class Config(Results):
     """Measure a training alone and beside busy processes."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"seconds": POSITIVE}
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"ways": WAYS}
 
     train: train.Config = field(default_factory=train.Config)
     """The training. Its number of threads is replaced by that of each way."""

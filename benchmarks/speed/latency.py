@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import faiss
 import polars as pl
@@ -48,6 +48,7 @@ from policies.learnable.intents import ComposerPolicy
 from policies.rankers.two_tower import TwoTowerRanker, load_two_tower
 from policies.serving.recommender import Recommender, index_of
 from policies.serving.retrieval import IndexConfig
+from recsim_env.settings import NONE_OR_MORE, RATE, Within
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
 
@@ -70,6 +71,10 @@ FREE = ("league", "work", "results")
 @dataclass(frozen=True)
 class Config(Results):
     """Serve slates from large catalogues, and time it on one core."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"episodes": NONE_OR_MORE, "share": RATE}
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES}
+    REPEATED: ClassVar[Collection[str]] = ("episodes",)
 
     league: League = field(default_factory=League)
     """How the agent is trained, and where it lies if that was done."""
@@ -98,11 +103,12 @@ class Config(Results):
     """Folder of the rows that were measured so far; delete it to measure everything again."""
 
     def __post_init__(self) -> None:
-        """Check that every size has its number of episodes.
+        """Check every option, and that every size has its number of episodes.
 
         Raises:
-            ValueError: If it has not.
+            ValueError: If it has not, or an option is outside its range.
         """
+        super().__post_init__()
         if len(self.items) != len(self.episodes):
             raise ValueError(
                 f"episodes has {len(self.episodes)} numbers, but items has {len(self.items)}: "
@@ -357,6 +363,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     check_work(config)
+    league_cells.check_work(config.league)
     run = Run("latency", config, results=config.results)
     rows = rows_of(config)
     found = report(rows)

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -43,6 +43,7 @@ from benchmarks.speed.ppo_loops import Trainings, with_minutes
 from benchmarks.speed.ppo_loops import measure as measure_ppo
 from benchmarks.speed.recsim_agent import RecSimTraining
 from policies import POLICIES
+from recsim_env.settings import POSITIVE, Within
 from recsim_env.shoppers.household.examples import Collator
 from recsim_env.shoppers.household.fit import FinetuneConfig, Packs, fit, new_shopper
 
@@ -74,6 +75,9 @@ three before them to the others."""
 @dataclass(frozen=True)
 class Config(Markets, Threads, Results):
     """Train for some minutes, and evaluate now and then."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"finetune_epochs": POSITIVE}
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES}
 
     place: str = Place(MARKET, 0).name
     """Name of the market in which PPO learns, which is one of the league's places."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 from stable_baselines3 import PPO
@@ -76,6 +76,8 @@ PARTS = (*NECESSARY, "store", "other")
 @dataclass(frozen=True)
 class Trainings(Markets):
     """Which trainings are timed, and how they are evaluated on the way."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES, "loops": LOOPS}
 
     place: str = Place(MARKET, 0).name
     """Name of the market, which is one of the league's places."""

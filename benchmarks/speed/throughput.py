@@ -17,9 +17,10 @@ that the slower of the two would take over the time it took.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -40,9 +41,11 @@ from benchmarks.lab.stopwatch import Clock, Stopwatch
 from benchmarks.lab.tables import markdown
 from benchmarks.speed.peers import PEERS
 from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.household.memory import Memory
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.population import LearnedShopper
+from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import LearnedMarketShopper
@@ -79,6 +82,14 @@ COUNTERS: dict[type, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Config(Device, Results):
     """Time every environment, and the peers beside them."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "crowd": NONE_OR_MORE,
+        "seconds": POSITIVE,
+        "memory_gib": POSITIVE,
+    }
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"precisions": PRECISIONS}
+    EMPTY: ClassVar[Collection[str]] = ("envs",)
 
     envs: tuple[str, ...] = ()
     """Ids of the environments to time. By default, all that this package registers."""

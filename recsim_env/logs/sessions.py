@@ -77,7 +77,8 @@ class Sessions:
         Raises:
             ValueError: If `share` is no number from 0 to 1 or `seed` no whole number of 0 or more.
         """
-        share, seed = checks.number("share", share, 0, 1), checks.whole("seed", seed, 0, 2**63 - 1)
+        share = checks.number("share", share, 0, 1)
+        seed = checks.whole("seed", seed, 0, checks.LARGEST_SEED)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         held = round(share * len(self))
         return self.take(order[held:].sort().values), self.take(order[:held].sort().values)

@@ -226,8 +226,8 @@ class MarketShopper(Shopper[MarketState]):
         device: `cpu` or `cuda`.
         slate_size: K, from 1 to the number of items.
         config: The market's parameters.
-        world: The seed of the catalogue and of the items' quality, 0 or more: another number gives
-            another market.
+        world: The seed of the catalogue and of the items' quality, from 0 to 2**32 - 1: another
+            number gives another market.
         never_leave: Whether nobody leaves; see `Shopper.staying`.
 
     Raises:
@@ -246,7 +246,7 @@ class MarketShopper(Shopper[MarketState]):
         never_leave: bool = False,
     ) -> None:
         self.config = _checked(config)
-        self.world = checks.whole("world", world, 0, 2**63 - 1)
+        self.world = checks.whole("world", world, 0, checks.LARGEST_SEED)
         size = checks.whole("slate_size", slate_size, 1, config.items)
         generator = torch.Generator().manual_seed(self.world)
         super().__init__(
@@ -429,8 +429,8 @@ def make_market(
             variety-seeking, patience and depth.
 
     Raises:
-        ValueError: If `config` is no MarketConfig, `world` no whole number of 0 or more, `alike` no
-            flag, or if a slate is larger than the catalogue.
+        ValueError: If `config` is no MarketConfig, `world` no whole number from 0 to 2**32 - 1,
+            `alike` no flag, or if a slate is larger than the catalogue.
     """
     config = _checked(config)
     return MarketShopper(

@@ -302,7 +302,7 @@ def clustered_catalog(embedding: Tensor, clusters: int, seed: int = 0) -> Catalo
             "above 0."
         )
     clusters = checks.whole("clusters", clusters, 1, len(embedding))
-    seed = checks.whole("seed", seed, 0, 2**63 - 1)
+    seed = checks.whole("seed", seed, 0, checks.LARGEST_SEED)
     unit = torch.nn.functional.normalize(embedding.float(), dim=1)
     group = spherical_k_means(unit, clusters, torch.Generator().manual_seed(seed)).tolist()
     width = len(str(clusters - 1))

@@ -41,7 +41,7 @@ def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 
         checks.whole("batch", batch, 4, 10_000),
         checks.number("tolerance", tolerance, 0),
     )
-    generator = torch.Generator().manual_seed(checks.whole("seed", seed, 0))
+    generator = torch.Generator().manual_seed(checks.whole("seed", seed, 0, checks.LARGEST_SEED))
     catalog = Catalog.synthetic(40, 5, 8, generator)
     for size in (1, 2, 7):
         _check_term(term, _inputs(catalog, batch, size, generator), catalog, tolerance)

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 from tyro._docstrings import get_field_docstring
 
+from benchmarks.lab.run import RESULTS
 from tests.test_layout import ROOT, imported, parse, sources
 
 README = ROOT / "benchmarks" / "README.md"
@@ -101,3 +102,12 @@ def test_every_option_says_in_a_sentence_what_it_does(command: str) -> None:
         assert len(told.split()) >= WORDS, f"{config.__name__}.{name}: {told!r}"
         assert told.endswith((".", "?", "!")), f"{config.__name__}.{name}: {told!r}"
         assert told[0].isupper() or told[0] in "`0123456789", f"{config.__name__}.{name}: {told!r}"
+
+
+@pytest.mark.parametrize("command", [name for name in CONFIGURED if name != AGAIN])
+def test_no_command_writes_over_committed_results_by_default(command: str) -> None:
+    config = importlib.import_module(command).Config()
+    told = {name: getattr(config, name, None) for name in ("results", "work", "output")}
+    inside = [name for name, path in told.items() if path and RESULTS in path.absolute().parents]
+    assert inside == []
+    assert told["results"] != RESULTS

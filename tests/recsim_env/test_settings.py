@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
-from recsim_env.settings import ONE_OR_MORE, POSITIVE, SHARE, Within, settle
+from recsim_env import checks
+from recsim_env.settings import ONE_OR_MORE, POSITIVE, SEED, SHARE, Within, settle
 
 
 @dataclass(frozen=True)
@@ -94,3 +96,13 @@ def test_a_field_is_refused_by_its_name(wrong: dict[str, Any], message: str) -> 
 def test_a_part_of_another_class_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^inner is \{\}, but it must be a Inner\.$"):
         Config(inner={})  # type: ignore[arg-type]
+
+
+def test_a_seed_is_no_larger_than_generators_keep_apart() -> None:
+    draws = [
+        torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        for seed in (0, 2**32, checks.LARGEST_SEED)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert SEED.high == checks.LARGEST_SEED == 2**32 - 1
+    np.random.RandomState(checks.LARGEST_SEED)

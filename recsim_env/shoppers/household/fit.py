@@ -22,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
-from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SHARE, Within, settle
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SEED, SHARE, Within, settle
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.examples import SPLITS, Collator, Examples
 from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_bucket
@@ -89,7 +89,7 @@ class FinetuneConfig:
             batch_visits=ONE_OR_MORE,
             learning_rate=RATE,
             weight_decay=AMOUNT,
-            seed=Within(0, 2**32 - 1),
+            seed=SEED,
             hidden_size=Within(1, SIZES["hidden"]),
             layers=Within(1, SIZES["layers"]),
             window=Within(1, SIZES["window"]),

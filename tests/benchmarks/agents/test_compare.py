@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,10 +27,17 @@ from policies.rankers.ctr import save_model
 from recsim_env.registration import PRESETS, EnvConfig, add_preset
 from tests.policies.rankers.test_ctr import some_ranker
 from tests.support.curves import points
-from tests.support.policy_toys import toy_inputs
-from tests.support.toys import make_toy_shopper, toy_simulator
+from tests.support.policy_toys import TOY_FACTS, toy_inputs
+from tests.support.toys import ToyShopper, make_toy_shopper, toy_simulator
 
 TOY = "tests/ToyCompare-v0"
+
+
+def make_shop(device: torch.device, slate_size: int, **options: int) -> ToyShopper:
+    """Toy shoppers of a shop whose facts are known, which the composer's cues read."""
+    shopper = make_toy_shopper(device, slate_size, **options)
+    shopper.facts = TOY_FACTS
+    return shopper
 
 
 def make_world(folder: Path) -> World:
@@ -37,7 +46,7 @@ def make_world(folder: Path) -> World:
         add_preset(
             TOY,
             EnvConfig(
-                shopper=make_toy_shopper,
+                shopper=make_shop,
                 slate_size=4,
                 horizon_days=60,
                 shopper_options={"items": 30},
@@ -247,3 +256,32 @@ def test_the_demo_leaves_a_report_and_rests_when_it_is_done(
     trained = (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes()
     demo.main(config)
     assert (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes() == trained
+
+
+def test_sizes_that_do_not_fit_are_said_and_the_report_tells_what_was_made(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ppo = PPOConfig(n_steps=4, batch_size=48, n_epochs=1)
+    small = replace(training(world, tmp_path, visits=100), seeds=(0,), ppo=ppo)
+    config = demo.Config(train=small, episodes=6, output=tmp_path / "demo")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "You have specified a mini-batch size")
+        demo.main(config)
+    report = (config.output / "report.md").read_text()
+    assert "Training seed 0, 128 visits each; 6 episodes" in report
+    told = capsys.readouterr()
+    assert "visits is 100 and is rounded up to 128, which are whole rollouts of 64" in told.out
+    assert "the last minibatch of each pass has 16." in told.out
+    assert "100%, 128 of 128 visits, finished" in told.err
+    assert max(map(int, re.findall(r"(\d+)%, [\d,]+ of", told.err))) == 100
+
+
+def test_what_is_rounded_is_said_in_a_sentence_each() -> None:
+    config = train.Config(visits=128, shoppers=16, ppo=PPOConfig(n_steps=4, batch_size=32))
+    assert list(train.rounded(config)) == []
+    assert train.visits_to_make(config) == 128
+    assert train.visits_to_make(replace(config, visits=129)) == 192
+    assert train.visits_to_make(replace(config, visits=129), made=128) == 192
+    assert train.visits_to_make(replace(config, visits=1), made=128) == 128
+    (line,) = train.rounded(replace(config, ppo=replace(config.ppo, batch_size=65)))
+    assert line == "ppo.batch_size is 65, but a rollout has 64 visits: each is one minibatch."

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
-from benchmarks.agents import behaviour, league
+from benchmarks.agents import behaviour
 from benchmarks.agents.league import Config, play_missing, read_cells
 from benchmarks.agents.league_report import (
     analyse,
@@ -35,6 +36,7 @@ from benchmarks.lab.places import CONTROL, PLACES, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.sites import Site
 from benchmarks.lab.statistics import Estimate, critical, iqm, stratified
+from benchmarks.speed import latency
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer
 from policies.observations import candidates_of
@@ -105,6 +107,18 @@ def test_a_second_call_plays_nothing(toy: Config, monkeypatch: pytest.MonkeyPatc
     )
     play_missing(toy)
     assert read_cells(toy.work)[0].equals(rows)
+
+
+@pytest.mark.parametrize("command", [behaviour, latency])
+def test_whoever_plays_cells_takes_none_of_other_settings(
+    toy: Config, tmp_path: Path, command: ModuleType
+) -> None:
+    league_cells.check_work(toy)
+    own = {"work": tmp_path / "own"} if command is latency else {}
+    (place,) = PLACES
+    config = command.Config(league=replace(toy, episodes=13), place=place, results=tmp_path, **own)
+    with pytest.raises(ValueError, match=r"differs in \['episodes'\]"):
+        command.main(config)
 
 
 def test_an_interrupted_league_goes_on_with_the_cell_that_is_missing(
@@ -227,16 +241,16 @@ def test_a_place_that_is_not_registered_is_left_out(
 
 
 def test_other_settings_do_not_mix_with_what_was_played(toy: Config) -> None:
-    league.check_work(toy)
-    league.check_work(replace(toy, runs=(3,), contenders=("mmr",), threads=2))
+    league_cells.check_work(toy)
+    league_cells.check_work(replace(toy, runs=(3,), contenders=("mmr",), threads=2))
     with pytest.raises(ValueError, match="differs in \\['episodes'\\]"):
-        league.check_work(replace(toy, episodes=13))
+        league_cells.check_work(replace(toy, episodes=13))
 
 
 def test_what_there_is_not_cannot_be_asked_for(toy: Config) -> None:
     with pytest.raises(ValueError, match="contenders has \\['nobody'\\]"):
         cells(replace(toy, contenders=("nobody",)))
-    with pytest.raises(ValueError, match="places has \\['nowhere'\\]"):
+    with pytest.raises(ValueError, match=r"places\[0\] is 'nowhere', but it must be one of"):
         cells(replace(toy, places=("nowhere",)))
 
 

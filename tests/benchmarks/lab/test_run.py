@@ -188,3 +188,13 @@ def test_git_state_ignores_results(tmp_path: Path) -> None:
     assert git_state(tmp_path) == state
     (tmp_path / "code.py").write_text("2\n")
     assert git_state(tmp_path)["dirty"] is True
+
+
+def test_results_go_where_no_committed_ones_lie_and_the_run_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Run("compare", Config()).save(ROWS, summary={}, table="")
+    assert folder == Path("runs/results/compare")
+    assert (tmp_path / folder / "rows.csv").is_file()
+    assert "results: runs/results/compare" in capsys.readouterr().out

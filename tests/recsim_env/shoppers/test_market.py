@@ -758,7 +758,7 @@ BAD_ARGUMENTS: dict[str, list[Any]] = {
         1,
         1.0,
     ],
-    "world": [*NO_NUMBERS, -1, 2**63, 2.0],
+    "world": [*NO_NUMBERS, -1, 2**32, 2**63, 2.0],
     "slate_size": [*NO_NUMBERS, 0, -1, 1001, 2.0],
 }
 
