@@ -63,8 +63,8 @@ class SlateSimulator:
     """A simulator of B shoppers who each meet one slate a step.
 
     Args:
-        shopper: Who answers; its catalogue, slate size and device are the simulator's. The first
-            answer of each of its methods is held against what a `Shopper` promises.
+        shopper: Who answers; its catalogue, slate size and device are the simulator's. Its answers
+            are held against what a `Shopper` promises: `recsim_env.shoppers.promises` says when.
         reward: The weighted reward terms, or the weight of each term by name.
         horizon_days: An episode is truncated at the first visit this many days or more after its
             first.
@@ -108,6 +108,7 @@ class SlateSimulator:
         self._lent = shopper
         self._shopper = shopper  # the one who answers: `shopper`, or the same where nobody leaves
         self._lists = type(shopper).on_offer is Shopper.on_offer  # whether the list is looked at
+        self._offers_all = type(shopper).candidates is Shopper.candidates
         self.catalog = shopper.catalog
         self.device = shopper.device
         self.slate_size = checked_slate_size(shopper.slate_size)
@@ -123,6 +124,7 @@ class SlateSimulator:
         self._episodes: Episodes | None = None
         self._shoppers: Any = None
         self._candidates: Tensor | None = None
+        self._watchful = self.device.type == "cpu" and not promises.trusted(shopper)
         self._kept: set[str] = set()  # methods of the shopper whose first answer kept its promises
 
     # What an agent calls: reset, reset_rows, step.
@@ -294,9 +296,10 @@ class SlateSimulator:
         shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
         response = self._shopper.respond(self._shoppers, slates, shown, draws)
-        if "respond" not in self._kept:
-            promises.check_response(self.shopper, response, shown)
-            self._kept.add("respond")
+        promises.check_response(
+            self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
+        )
+        self._kept.add("respond")
         reward, terms = self._reward(slates, shown, response.clicks)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
@@ -363,11 +366,15 @@ class SlateSimulator:
         episodes = self.episodes
         candidates = self._own_candidates()
         theirs = self._shopper.observe(self._shoppers)
-        if "observe" not in self._kept:
-            promises.check_observation(
-                self.shopper, self._their_spaces, theirs, self.num_envs, self._shoppers
-            )
-            self._kept.add("observe")
+        promises.check_observation(
+            self.shopper,
+            self._their_spaces,
+            theirs,
+            self.num_envs,
+            None if "observe" in self._kept else self._shoppers,
+            numbers=self._looked_at("observe"),
+        )
+        self._kept.add("observe")
         return {
             "recent_slates": episodes.recent_slates.clone(),
             "recent_clicks": episodes.recent_clicks.to(torch.int8),
@@ -393,9 +400,7 @@ class SlateSimulator:
             raise IndexError(f"row is {row}, but the simulator has the rows 0 to {rows - 1}.")
         with_hidden = checks.flag("hidden", hidden)
         told = self._shopper.describe(self._shoppers, row)
-        if "describe" not in self._kept:
-            promises.check_description(self.shopper, told)
-            self._kept.add("describe")
+        promises.check_description(self.shopper, told)
         return {key: value for key, value in told.items() if with_hidden or key != HIDDEN}
 
     @torch.no_grad()
@@ -478,9 +483,7 @@ class SlateSimulator:
         """
         day = self.episodes.day.long()
         found = self._shopper.when_and_where(self._shoppers)
-        if "when_and_where" not in self._kept:
-            promises.check_place(self.shopper, found, len(day))
-            self._kept.add("when_and_where")
+        promises.check_place(self.shopper, found, len(day))
         return {"day": day, "week": day // 7 + 1, "store": torch.zeros_like(day), **found}
 
     # Inside.
@@ -546,16 +549,20 @@ class SlateSimulator:
 
     def _new_shoppers(self, episodes: Episodes) -> Any:
         found = self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
-        if "start" not in self._kept:
+        if self._looked_at("start"):
             promises.check_state(self.shopper, found, len(episodes.seed))
             self._kept.add("start")
         return found
 
+    def _looked_at(self, method: str) -> bool:
+        """Tell whether the numbers in an answer of the shopper's are looked at."""
+        return self._watchful or method not in self._kept
+
     def _asked_candidates(self) -> Tensor:
         candidates = self._shopper.candidates(self._shoppers)
-        if "candidates" not in self._kept:
-            promises.check_candidates(self.shopper, candidates, self.num_envs)
-            self._kept.add("candidates")
+        looked_at = self._looked_at("candidates") and not self._offers_all
+        promises.check_candidates(self.shopper, candidates, self.num_envs, numbers=looked_at)
+        self._kept.add("candidates")
         return candidates
 
     def _own_candidates(self) -> Tensor:
@@ -570,6 +577,7 @@ class SlateSimulator:
         """Tell which positions (B, K) hold a candidate that does not stand above already."""
         slates = slates.clamp(min=-1)
         candidate = self._shopper.on_offer(self._shoppers, slates)
+        promises.check_offer(self.shopper, candidate, slates)
         if candidate is None:
             candidate = _among(slates, self.candidates, len(self.catalog))
         return candidate & first_places(slates)

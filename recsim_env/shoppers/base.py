@@ -39,9 +39,9 @@ class Shopper(ABC, Generic[S]):
 
     Everything random comes from `draws`, uniform numbers in [0, 1) that the simulator hands in, so
     equal draws give equal shoppers. Row b of a result depends on row b of the arguments alone.
-    Tensors that are returned are new: no later call changes them. The simulator holds the first
-    answer of each method against these promises and says which one is broken;
-    `recsim_env.testing.check_shopper` tries all of them.
+    Tensors that are returned are new: no later call changes them. The simulator holds every answer
+    against these promises, as far as that costs little (`recsim_env.shoppers.promises`), and says
+    which one is broken; `recsim_env.testing.check_shopper` tries all of them.
 
     Dimensions: B shoppers, K slate positions, C candidates, N catalogue items.
 
@@ -64,6 +64,10 @@ class Shopper(ABC, Generic[S]):
     """Whether `Response.leaving` is there and `never_leave` is heeded. Where it is True, nobody
     lapses under `never_leave`, and everything else is as it is for those who come back; training
     that is weighted by survival needs it."""
+    trusted: ClassVar[bool] = False
+    """Whether the numbers in the answers are looked at once a method instead of at every visit,
+    because tests hold the class against its promises. It counts for the class that says so, and not
+    for those that are made from it."""
     facts: LogFacts | None = None
     """Facts of the log that the shoppers were fitted to, such as its first day and the sizes of its
     promotion codes; None where there was no such log."""

@@ -127,6 +127,7 @@ class LearnedShopper(Shopper[LearnedState]):
     """
 
     tells_leaving = True
+    trusted = True
 
     def __init__(
         self, shop: Shop, slate_size: int, options: ShopperOptions, *, never_leave: bool = False

@@ -114,6 +114,7 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
     """
 
     tells_leaving = True
+    trusted = True
 
     def __init__(
         self,
