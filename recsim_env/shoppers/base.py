@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.catalog import Catalog
+from recsim_env.catalog import MOST_ITEMS, Catalog
+from recsim_env.noise import MOST_DRAWS
 from recsim_env.trees import length
 from recsim_env.types import Observation, Response
 
@@ -49,8 +50,8 @@ class Shopper(ABC, Generic[S]):
         catalog: The items; they are brought to `device`.
         slate_size: K.
         device: Where the states and the tensors that come and go live.
-        start_draws: How many uniform numbers a new shopper takes.
-        visit_draws: How many uniform numbers a visit takes; None means K.
+        start_draws: How many uniform numbers a new shopper takes, `MOST_DRAWS` at most.
+        visit_draws: How many uniform numbers a visit takes, as many at most; None means K.
         max_candidates: C, the most candidates that any visit has; None means N. Another number
             needs a method `candidates`.
         never_leave: Whether nobody lapses; see `staying`.
@@ -88,14 +89,16 @@ class Shopper(ABC, Generic[S]):
         self.device = torch.device(device)
         self.catalog = catalog if catalog.device == self.device else catalog.to(self.device)
         self.slate_size = checks.whole("slate_size", slate_size, 1)
-        self.start_draws = checks.whole("start_draws", start_draws, 0)
+        self.start_draws = checks.whole("start_draws", start_draws, 0, MOST_DRAWS)
         self.visit_draws = (
-            self.slate_size if visit_draws is None else checks.whole("visit_draws", visit_draws, 0)
+            self.slate_size
+            if visit_draws is None
+            else checks.whole("visit_draws", visit_draws, 0, MOST_DRAWS)
         )
         self.max_candidates = (
             len(catalog)
             if max_candidates is None
-            else checks.whole("max_candidates", max_candidates, 1)
+            else checks.whole("max_candidates", max_candidates, 1, MOST_ITEMS)
         )
         self.never_leave = checks.flag("never_leave", never_leave)
         if self.never_leave:

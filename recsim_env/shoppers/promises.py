@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsim_env import checks, trees
-from recsim_env.catalog import Catalog
+from recsim_env.catalog import MOST_ITEMS, Catalog
+from recsim_env.noise import MOST_DRAWS
 from recsim_env.shoppers.base import HIDDEN, Shopper, name_of
 from recsim_env.tensors import shared
 from recsim_env.types import Response
@@ -59,10 +60,10 @@ def check_parts(shopper: Any) -> None:
     try:
         catalog, device = shopper.catalog, shopper.device
         numbers = {
-            "slate_size": (shopper.slate_size, 1),
-            "max_candidates": (shopper.max_candidates, 1),
-            "start_draws": (shopper.start_draws, 0),
-            "visit_draws": (shopper.visit_draws, 0),
+            "slate_size": (shopper.slate_size, 1, None),
+            "max_candidates": (shopper.max_candidates, 1, MOST_ITEMS),
+            "start_draws": (shopper.start_draws, 0, MOST_DRAWS),
+            "visit_draws": (shopper.visit_draws, 0, MOST_DRAWS),
         }
         never_leave = shopper.never_leave
     except AttributeError as error:
@@ -74,8 +75,8 @@ def check_parts(shopper: Any) -> None:
         raise ValueError(f"{name}.catalog is {checks.told(catalog)}, but it must be a Catalog.")
     if not isinstance(device, torch.device):
         raise ValueError(f"{name}.device is {checks.told(device)}, but it must be a torch.device.")
-    for part, (value, least) in numbers.items():
-        checks.whole(f"{name}.{part}", value, least)
+    for part, (value, least, most) in numbers.items():
+        checks.whole(f"{name}.{part}", value, least, most)
     checks.flag(f"{name}.never_leave", never_leave)
 
 

@@ -314,11 +314,15 @@ def test_the_kit_finds_them_as_well(changes: dict[str, Any], sentence: str) -> N
         ),
         (
             {"max_candidates": lambda: 2.5},
-            "Broken.max_candidates is 2.5, but it must be a whole number of 1 or more.",
+            "Broken.max_candidates is 2.5, but it must be a whole number from 1 to 10000000.",
+        ),
+        (
+            {"start_draws": lambda: 10**9},
+            "Broken.start_draws is 1000000000, but it must be a whole number from 0 to 1000000.",
         ),
         (
             {"visit_draws": lambda: -1},
-            "Broken.visit_draws is -1, but it must be a whole number of 0 or more.",
+            "Broken.visit_draws is -1, but it must be a whole number from 0 to 1000000.",
         ),
         (
             {"spaces": lambda _: None},
@@ -541,6 +545,12 @@ def test_what_the_base_class_gives_is_enough_for_a_shopper() -> None:
         ({"catalog": None}, "catalog is None, but it must be a Catalog"),
         ({"slate_size": 0}, "slate_size is 0, but it must be a whole number of 1 or more"),
         ({"start_draws": -1}, "start_draws is -1"),
+        ({"start_draws": 10**9}, "start_draws is 1000000000, but it must be a whole number from 0"),
+        (
+            {"visit_draws": 10**6 + 1},
+            "visit_draws is 1000001, but it must be a whole number from 0",
+        ),
+        ({"max_candidates": 10**12}, "max_candidates is 1000000000000, but it must be a whole"),
         ({"visit_draws": 2.5}, "visit_draws is 2.5"),
         ({"max_candidates": 0}, "max_candidates is 0"),
         ({"never_leave": 1}, "never_leave is 1"),
