@@ -267,10 +267,10 @@ def save_learned_market(
 
     Raises:
         ValueError: If there is no member, or members and catalogue differ in size.
+        OSError: If the folder cannot be written to; the message names it.
     """
     _check_members(catalog, members, declared)
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    path = files.made(folder)
     catalog.save(path)
     files.write_tensors(path / NEWCOMERS, {"declared": declared})
     for old in member_folders(path, 0):
