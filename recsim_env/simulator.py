@@ -241,13 +241,21 @@ class SlateSimulator:
                 self._candidates = self._asked_candidates()
         return self._candidates
 
-    def check(self, slates: Tensor, *, ignore: Tensor | None = None, name: str = "slates") -> None:
+    def check(
+        self,
+        slates: Tensor,
+        *,
+        ignore: Tensor | None = None,
+        name: str = "slates",
+        single: bool = False,
+    ) -> None:
         """Raise what `step` says unless these slates can be shown.
 
         Args:
             slates: (B, K).
             ignore: (B,) bool, rows whose slate and ended episode do not matter; None means none.
             name: What messages call the slates.
+            single: Whether messages name places as in the slate (K,) of the only shopper.
 
         Raises:
             ResetNeeded: As `step`.
@@ -280,7 +288,7 @@ class SlateSimulator:
                 f"The episode of row {row} is over, but a step needs a running one: reset it first."
             )
         if self.strict:
-            _raise_hidden(name, slates, ~self._shown(slates) & watched.unsqueeze(1))
+            _raise_hidden(name, slates, ~self._shown(slates) & watched.unsqueeze(1), single)
 
     @torch.no_grad()
     def advance(self, slates: Tensor) -> Outcome:
@@ -668,11 +676,10 @@ def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> No
         )
 
 
-def _raise_hidden(name: str, slates: Tensor, hidden: Tensor) -> None:
+def _raise_hidden(name: str, slates: Tensor, hidden: Tensor, single: bool) -> None:
     for row, position in hidden.nonzero()[:1].tolist():
-        found = int(slates[row, position])
+        found, place = int(slates[row, position]), [position] if single else [row, position]
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no "
-            "candidate, "
+            f"{name} holds {found} at {place}, which stands higher up too or is no candidate, "
             "but with strict=True a slate must hold distinct candidates."
         )
