@@ -112,7 +112,7 @@ def read_tensors(path: Path | str, prefix: str = "") -> tuple[dict[str, Tensor],
         ) from None
 
 
-def made(folder: Path | str) -> Path:
+def made(folder: str | os.PathLike[str]) -> Path:
     """Make a folder where there is none, and those above it.
 
     Raises:

@@ -124,7 +124,8 @@ class SlateSimulator:
         self._episodes: Episodes | None = None
         self._shoppers: Any = None
         self._candidates: Tensor | None = None
-        self._watchful = self.device.type == "cpu" and not promises.trusted(shopper)
+        self._trusts = promises.trusted(shopper)
+        self._watchful = self.device.type == "cpu" and not self._trusts
         self._kept: set[str] = set()  # methods of the shopper whose first answer kept its promises
 
     # What an agent calls: reset, reset_rows, step.
@@ -304,10 +305,11 @@ class SlateSimulator:
         shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
         response = self._shopper.respond(self._shoppers, slates, shown, draws)
-        promises.check_response(
-            self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
-        )
-        self._kept.add("respond")
+        if self._held("respond"):
+            promises.check_response(
+                self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
+            )
+            self._kept.add("respond")
         reward, terms = self._reward(slates, shown, response.clicks)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
@@ -374,15 +376,16 @@ class SlateSimulator:
         episodes = self.episodes
         candidates = self._own_candidates()
         theirs = self._shopper.observe(self._shoppers)
-        promises.check_observation(
-            self.shopper,
-            self._their_spaces,
-            theirs,
-            self.num_envs,
-            None if "observe" in self._kept else self._shoppers,
-            numbers=self._looked_at("observe"),
-        )
-        self._kept.add("observe")
+        if self._held("observe"):
+            promises.check_observation(
+                self.shopper,
+                self._their_spaces,
+                theirs,
+                self.num_envs,
+                None if "observe" in self._kept else self._shoppers,
+                numbers=self._looked_at("observe"),
+            )
+            self._kept.add("observe")
         return {
             "recent_slates": episodes.recent_slates.clone(),
             "recent_clicks": episodes.recent_clicks.to(torch.int8),
@@ -562,15 +565,20 @@ class SlateSimulator:
             self._kept.add("start")
         return found
 
+    def _held(self, method: str) -> bool:
+        """Tell whether an answer of the shopper's is held against its promises."""
+        return not self._trusts or method not in self._kept
+
     def _looked_at(self, method: str) -> bool:
         """Tell whether the numbers in an answer of the shopper's are looked at."""
         return self._watchful or method not in self._kept
 
     def _asked_candidates(self) -> Tensor:
         candidates = self._shopper.candidates(self._shoppers)
-        looked_at = self._looked_at("candidates") and not self._offers_all
-        promises.check_candidates(self.shopper, candidates, self.num_envs, numbers=looked_at)
-        self._kept.add("candidates")
+        if self._held("candidates"):
+            looked_at = self._looked_at("candidates") and not self._offers_all
+            promises.check_candidates(self.shopper, candidates, self.num_envs, numbers=looked_at)
+            self._kept.add("candidates")
         return candidates
 
     def _own_candidates(self) -> Tensor:
@@ -585,7 +593,9 @@ class SlateSimulator:
         """Tell which positions (B, K) hold a candidate that does not stand above already."""
         slates = slates.clamp(min=-1)
         candidate = self._shopper.on_offer(self._shoppers, slates)
-        promises.check_offer(self.shopper, candidate, slates)
+        if self._held("on_offer"):
+            promises.check_offer(self.shopper, candidate, slates)
+            self._kept.add("on_offer")
         if candidate is None:
             candidate = _among(slates, self.candidates, len(self.catalog))
         return candidate & first_places(slates)

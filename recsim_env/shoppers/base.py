@@ -66,9 +66,9 @@ class Shopper(ABC, Generic[S]):
     lapses under `never_leave`, and everything else is as it is for those who come back; training
     that is weighted by survival needs it."""
     trusted: ClassVar[bool] = False
-    """Whether the numbers in the answers are looked at once a method instead of at every visit,
-    because tests hold the class against its promises. It counts for the class that says so, and not
-    for those that are made from it."""
+    """Whether the simulator checks the first answer of each method instead of every one, because
+    tests hold the class against its promises. It counts for the class that says so, and not for
+    those that are made from it."""
     facts: LogFacts | None = None
     """Facts of the log that the shoppers were fitted to, such as its first day and the sizes of its
     promotion codes; None where there was no such log."""

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 
 from recsim_env import files, tables
@@ -73,7 +74,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence_with_the_path(
 
     sentence = r"the folder cannot be written to \(Permission denied\): '.*{}'$"
     with monkeypatch.context() as patch:
-        patch.setattr(files.FileLock, "acquire", denied)
+        patch.setattr(FileLock, "acquire", denied)
         with (
             pytest.raises(PermissionError, match=sentence.format("closed")),
             files.locked(tmp_path / "closed"),
