@@ -4,8 +4,8 @@ There is one function for each method, and one sentence for a broken promise: wh
 what, and what was expected. The simulator checks types, shapes and devices at every answer. Numbers
 it checks at every answer on a CPU, and at the first answer of each method on a GPU, where a look
 takes a synchronisation. Of shoppers that are `trusted` it checks the first answer of each method
-alone. `recsim_env.testing.check_shopper` checks all of it at every answer. On the device `meta`, where tensors have no numbers, only types,
-shapes and devices are checked.
+alone. `recsim_env.testing.check_shopper` checks all of it at every answer. On the device `meta`,
+where tensors have no numbers, only types, shapes and devices are checked.
 
 Each function raises ValueError.
 """
