@@ -8,6 +8,7 @@ embedding width, A intent width.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,12 +111,45 @@ class PolicyInputs:
         return self.facts
 
 
-def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> Tensor:
+class Doubts:
+    """Warns where a ranker gives NaN or inf to some candidates: once, and on a CPU only.
+
+    On a GPU a look would force a synchronisation.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def look(self, ranker: Ranker, logits: Tensor, candidates: Tensor) -> None:
+        """Look at the logits (B, C) that a ranker gave to candidates (B, C)."""
+        if self._told or not logits.is_cpu or not _holds_no_number(logits):
+            return
+        there = candidates >= 0
+        missing = int(((logits.isnan() | (logits == math.inf)) & there).sum())
+        count = int(there.sum())
+        if 0 < missing < count:  # that none has a number is an error, see `Pool.check`
+            self._told = True
+            warnings.warn(
+                f"The ranker {type(ranker).__name__} gave NaN or inf to {missing:,} of {count:,} "
+                "candidates: they are shown only where nothing else is left.",
+                stacklevel=3,
+            )
+
+
+def _holds_no_number(logits: Tensor) -> bool:
+    """Tell whether there may be NaN or inf among logits; a sum of -inf comes from padding."""
+    total = logits.sum().item()
+    return math.isnan(total) or total == math.inf
+
+
+def logits_of(
+    ranker: Ranker, observation: Observation, candidates: Tensor, doubts: Doubts
+) -> Tensor:
     """The ranker's logits (B, C) float32, with `UNRANKED` in place of NaN and inf.
 
     Every policy takes its logits from here, so that a candidate without a number is shown only
-    where nothing else is left, and no step waits for a GPU to look for one. That a shopper has no
-    candidate with a number is an error on a CPU: see `Pool.check`.
+    where nothing else is left, and no step waits for a GPU to look for one. On a CPU `doubts` warns
+    of it, and that a shopper has no candidate with a number is an error: see `Pool.check`.
 
     Raises:
         TypeError: If they are no floating-point tensor.
@@ -134,4 +168,5 @@ def logits_of(ranker: Ranker, observation: Observation, candidates: Tensor) -> T
             torch.float32,
             finite=False,
         )
+    doubts.look(ranker, logits, candidates)
     return logits.float().nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=-math.inf)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.inputs import UNRANKED, PolicyInputs, Ranker, logits_of
+from policies.inputs import UNRANKED, Doubts, PolicyInputs, Ranker, logits_of
 from policies.observations import ObservationCheck, candidates_of, max_candidates
 from recsim_env import checks
 from recsim_env.catalog import Catalog
@@ -55,12 +55,10 @@ class Pool:
         """
         if self.logits.device.type != "cpu":
             return
-        if whole and bool(((self.items < 0) & (self.logits > -math.inf)).any()):
-            raise ValueError(
-                "ranker.logits(observation) holds a number at padding, but it must hold -inf there."
-            )
         if float(self.logits[:, 0].min()) <= UNRANKED:
             _raise_unranked((self.logits[:, 0] <= UNRANKED) & (candidates >= 0).any(dim=1))
+        if whole:
+            _check_padding(self.logits[(self.items < 0) & (self.logits > -math.inf)])
 
     @property
     def ids(self) -> Tensor:
@@ -68,11 +66,19 @@ class Pool:
         return self.items.clamp(min=0)
 
 
+def _check_padding(found: Tensor) -> None:
+    for number in found[:1].tolist():
+        what = "NaN or inf" if number == UNRANKED else "a number"
+        raise ValueError(
+            f"ranker.logits(observation) holds {what} at padding, but it must hold -inf there."
+        )
+
+
 def _raise_unranked(bare: Tensor) -> None:
     for row in bare.nonzero()[:1, 0].tolist():
         raise ValueError(
-            f"ranker.logits(observation) holds no finite number in row {row}, but it must rank "
-            "the candidates there."
+            f"ranker.logits(observation) holds no finite number in row {row}: it gave none to any "
+            "candidate, but it must rank the candidates there."
         )
 
 
@@ -102,6 +108,7 @@ class Pooling:
         self._groups = torch.arange(len(inputs.catalog.categories), device=inputs.catalog.device)
         self._items = len(inputs.catalog)
         self._check = ObservationCheck(inputs.observation_space, inputs.catalog)
+        self._doubts = Doubts()
         self.size = self._best
         if inputs.per_category:
             self._by_category = _items_by_category(inputs.catalog)
@@ -188,7 +195,7 @@ class Pooling:
         for start in range(0, len(candidates), most):
             part = {name: value[start : start + most] for name, value in observation.items()}
             own = candidates[start : start + most]
-            parts.append(self(logits_of(ranker, part, own), own))
+            parts.append(self(logits_of(ranker, part, own, self._doubts), own))
             parts[-1].check(own, whole=first)
         if len(parts) == 1:
             return parts[0]

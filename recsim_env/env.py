@@ -167,7 +167,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         self._check_started()
         items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")
         slates = torch.from_numpy(items).unsqueeze(0).to(self.simulator.device)
-        self.simulator.check(slates, name="action")
+        self.simulator.check(slates, name="action", single=True)
         before = (
             arrival(self.simulator, 0, hidden=self.render_hidden)
             if self.render_mode is not None

@@ -144,6 +144,25 @@ def read_object(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def made(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder where there is none, and those above it.
+
+    Raises:
+        OSError: If it cannot be made; the message names it.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    return path
+
+
+def _not_writable(folder: Path, error: OSError) -> OSError:
+    reason = error.strerror or str(error)
+    return OSError(error.errno or 0, f"the folder cannot be written to ({reason})", str(folder))
+
+
 class FolderInUse(RuntimeError):
     """Another process writes into a folder."""
 
@@ -161,9 +180,9 @@ def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         FolderInUse: If another process holds the folder; the message says which.
+        OSError: If the folder cannot be made or written to; the message names it.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(folder)
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -173,6 +192,8 @@ def locked(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
             raise FolderInUse(f"{held}: wait for it, or use another folder.") from None
         print(f"{held}: waiting for it.", file=sys.stderr)
         lock.acquire(timeout=-1)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
     try:
         for left in folder.glob(".*.tmp"):
             if TEMPORARY.fullmatch(left.name):

@@ -14,6 +14,9 @@ import math
 import torch
 from torch import Tensor
 
+MOST_DRAWS = 10**6
+"""The most uniform numbers that a new shopper, a visit or a policy's slate may take."""
+
 
 class Stream(enum.IntEnum):
     """Who draws: two streams of one seed are independent of each other.

@@ -128,8 +128,8 @@ def register(
         env = gymnasium.make("shop/Mine-v0")
 
     Args:
-        id: `name-v0` or `namespace/name-v0`. An id that is taken is replaced, with Gymnasium's
-            warning.
+        id: `namespace/name-v0`, where Gymnasium lets the namespace and the version be left out. An
+            id that is taken is replaced, with Gymnasium's warning.
         shopper: As in `EnvConfig`, and so are the others.
         reward: None means that of `Reward()`.
         slate_size: How many positions a slate has.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -164,9 +164,9 @@ class Reward:
         """Return the reward (B,) float32, and each term (B,) float32 before its weight, by name.
 
         Raises:
-            ValueError: If a term is no real tensor of shape (B,) on the device of the slates, or if
-                a reward is not finite. The numbers are checked on a CPU at every call, elsewhere at
-                the first: it takes a synchronisation.
+            ValueError: If a term is no real tensor of shape (B,) on the device of the slates, if it
+                wrote into its inputs, or if a reward is not finite. The numbers are checked on a
+                CPU at every call, elsewhere at the first: it takes a synchronisation.
         """
         values = {name: widened(_value(name, inputs)) for name in self.weights}
         terms = [weight * values[name] for name, weight in self.weights.items()]
@@ -189,8 +189,45 @@ def as_reward(reward: Reward | Mapping[str, float] | None) -> Reward:
     return Reward(reward.weights if isinstance(reward, Reward) else reward)
 
 
+_SHIPPED = tuple(REWARD_TERMS.values())
+"""Terms that tests hold against writing into their inputs: they are handed the step's tensors."""
+
+
+def _of_copies(name: str, term: Term, inputs: RewardInputs) -> object:
+    """Return what a term makes of copies of its inputs; the tables of the catalogue are not copied.
+
+    Raises:
+        ValueError: If it wrote into a copy or a table. Torch counts what is written into a tensor,
+            though not in inference mode, which is left for so long.
+    """
+    learning = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(learning):
+        copies = {key: getattr(inputs, key).clone() for key in ("slates", "shown", "clicks")}
+        own = replace(inputs, **copies)
+        before = _writes(own)
+        value = term(own)
+        written = sorted(key for key, count in _writes(own).items() if count != before[key])
+    if written:
+        raise ValueError(
+            f"The reward term {name!r} wrote into inputs.{written[0]}, but it must leave its "
+            "inputs as they are: a clone of them may be changed."
+        )
+    return value
+
+
+def _writes(inputs: RewardInputs) -> dict[str, int]:
+    """Return how often each tensor was written into, for those of which torch counts it."""
+    return {
+        key: value._version
+        for key, value in vars(inputs).items()
+        if isinstance(value, Tensor) and not value.is_inference()
+    }
+
+
 def _value(name: str, inputs: RewardInputs) -> Tensor:
-    value: object = REWARD_TERMS[name](inputs)
+    term = REWARD_TERMS[name]
+    shipped = any(term is known for known in _SHIPPED)
+    value: object = term(inputs) if shipped else _of_copies(name, term, inputs)
     slates = inputs.slates
     if (
         isinstance(value, Tensor)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from recsim_env import checks, noise
+from recsim_env.noise import MOST_DRAWS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Outcome, Policy
-
-MOST_DRAWS = 10**6
-"""The most uniform numbers that a policy may take for one slate."""
 
 
 @dataclass(frozen=True)
@@ -104,24 +103,31 @@ def draws_for(
         seeds: (B,) int64.
         visits: (B,) int64, visits so far in the episode.
         episodes: (B,) int64, the number of the episode under its seed; None means 0.
+
+    Raises:
+        ValueError: If `policy.draws` is no whole number from 0 to `MOST_DRAWS`.
     """
     episodes = torch.zeros_like(seeds) if episodes is None else episodes
     key = noise.episode_key(seeds, episodes, stream=noise.Stream.POLICY)
-    return noise.uniform(key, visits, policy.draws)
+    return noise.uniform(key, visits, _checked_draws(policy))
 
 
-def check_policy_type(policy: object) -> None:
+def check_policy_type(policy: Any) -> None:
     """Check that an object is a `Policy`: a function with the attribute `draws`.
 
     Raises:
         TypeError: If it is none.
-        ValueError: If `draws` is no whole number of 0 or more.
+        ValueError: If `draws` is no whole number from 0 to `MOST_DRAWS`.
     """
     if not callable(policy) or isinstance(policy, type) or not hasattr(policy, "draws"):
         raise TypeError(
             f"policy is {checks.told(policy)}, but it must be a Policy: callable, with `draws`."
         )
-    checks.whole("policy.draws", policy.draws, 0, MOST_DRAWS)
+    _checked_draws(policy)
+
+
+def _checked_draws(policy: Policy) -> int:
+    return checks.whole("policy.draws", policy.draws, 0, MOST_DRAWS)
 
 
 def check_playable(policy: object, simulator: object, seeds: object) -> None:

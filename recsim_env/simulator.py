@@ -63,8 +63,8 @@ class SlateSimulator:
     """A simulator of B shoppers who each meet one slate a step.
 
     Args:
-        shopper: Who answers; its catalogue, slate size and device are the simulator's. The first
-            answer of each of its methods is held against what a `Shopper` promises.
+        shopper: Who answers; its catalogue, slate size and device are the simulator's. Its answers
+            are held against what a `Shopper` promises: `recsim_env.shoppers.promises` says when.
         reward: The weighted reward terms, or the weight of each term by name.
         horizon_days: An episode is truncated at the first visit this many days or more after its
             first.
@@ -108,6 +108,7 @@ class SlateSimulator:
         self._lent = shopper
         self._shopper = shopper  # the one who answers: `shopper`, or the same where nobody leaves
         self._lists = type(shopper).on_offer is Shopper.on_offer  # whether the list is looked at
+        self._offers_all = type(shopper).candidates is Shopper.candidates
         self.catalog = shopper.catalog
         self.device = shopper.device
         self.slate_size = checked_slate_size(shopper.slate_size)
@@ -123,6 +124,8 @@ class SlateSimulator:
         self._episodes: Episodes | None = None
         self._shoppers: Any = None
         self._candidates: Tensor | None = None
+        self._trusts = promises.trusted(shopper)
+        self._watchful = self.device.type == "cpu" and not self._trusts
         self._kept: set[str] = set()  # methods of the shopper whose first answer kept its promises
 
     # What an agent calls: reset, reset_rows, step.
@@ -239,13 +242,21 @@ class SlateSimulator:
                 self._candidates = self._asked_candidates()
         return self._candidates
 
-    def check(self, slates: Tensor, *, ignore: Tensor | None = None, name: str = "slates") -> None:
+    def check(
+        self,
+        slates: Tensor,
+        *,
+        ignore: Tensor | None = None,
+        name: str = "slates",
+        single: bool = False,
+    ) -> None:
         """Raise what `step` says unless these slates can be shown.
 
         Args:
             slates: (B, K).
             ignore: (B,) bool, rows whose slate and ended episode do not matter; None means none.
             name: What messages call the slates.
+            single: Whether messages name places as in the slate (K,) of the only shopper.
 
         Raises:
             ResetNeeded: As `step`.
@@ -278,7 +289,7 @@ class SlateSimulator:
                 f"The episode of row {row} is over, but a step needs a running one: reset it first."
             )
         if self.strict:
-            _raise_hidden(name, slates, ~self._shown(slates) & watched.unsqueeze(1))
+            _raise_hidden(name, slates, ~self._shown(slates) & watched.unsqueeze(1), single)
 
     @torch.no_grad()
     def advance(self, slates: Tensor) -> Outcome:
@@ -294,8 +305,10 @@ class SlateSimulator:
         shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
         response = self._shopper.respond(self._shoppers, slates, shown, draws)
-        if "respond" not in self._kept:
-            promises.check_response(self.shopper, response, shown)
+        if self._held("respond"):
+            promises.check_response(
+                self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
+            )
             self._kept.add("respond")
         reward, terms = self._reward(slates, shown, response.clicks)
         day = episodes.day + response.days
@@ -363,9 +376,14 @@ class SlateSimulator:
         episodes = self.episodes
         candidates = self._own_candidates()
         theirs = self._shopper.observe(self._shoppers)
-        if "observe" not in self._kept:
+        if self._held("observe"):
             promises.check_observation(
-                self.shopper, self._their_spaces, theirs, self.num_envs, self._shoppers
+                self.shopper,
+                self._their_spaces,
+                theirs,
+                self.num_envs,
+                None if "observe" in self._kept else self._shoppers,
+                numbers=self._looked_at("observe"),
             )
             self._kept.add("observe")
         return {
@@ -393,9 +411,7 @@ class SlateSimulator:
             raise IndexError(f"row is {row}, but the simulator has the rows 0 to {rows - 1}.")
         with_hidden = checks.flag("hidden", hidden)
         told = self._shopper.describe(self._shoppers, row)
-        if "describe" not in self._kept:
-            promises.check_description(self.shopper, told)
-            self._kept.add("describe")
+        promises.check_description(self.shopper, told)
         return {key: value for key, value in told.items() if with_hidden or key != HIDDEN}
 
     @torch.no_grad()
@@ -478,9 +494,7 @@ class SlateSimulator:
         """
         day = self.episodes.day.long()
         found = self._shopper.when_and_where(self._shoppers)
-        if "when_and_where" not in self._kept:
-            promises.check_place(self.shopper, found, len(day))
-            self._kept.add("when_and_where")
+        promises.check_place(self.shopper, found, len(day))
         return {"day": day, "week": day // 7 + 1, "store": torch.zeros_like(day), **found}
 
     # Inside.
@@ -546,15 +560,24 @@ class SlateSimulator:
 
     def _new_shoppers(self, episodes: Episodes) -> Any:
         found = self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
-        if "start" not in self._kept:
+        if self._looked_at("start"):
             promises.check_state(self.shopper, found, len(episodes.seed))
             self._kept.add("start")
         return found
 
+    def _held(self, method: str) -> bool:
+        """Tell whether an answer of the shopper's is held against its promises."""
+        return not self._trusts or method not in self._kept
+
+    def _looked_at(self, method: str) -> bool:
+        """Tell whether the numbers in an answer of the shopper's are looked at."""
+        return self._watchful or method not in self._kept
+
     def _asked_candidates(self) -> Tensor:
         candidates = self._shopper.candidates(self._shoppers)
-        if "candidates" not in self._kept:
-            promises.check_candidates(self.shopper, candidates, self.num_envs)
+        if self._held("candidates"):
+            looked_at = self._looked_at("candidates") and not self._offers_all
+            promises.check_candidates(self.shopper, candidates, self.num_envs, numbers=looked_at)
             self._kept.add("candidates")
         return candidates
 
@@ -570,6 +593,9 @@ class SlateSimulator:
         """Tell which positions (B, K) hold a candidate that does not stand above already."""
         slates = slates.clamp(min=-1)
         candidate = self._shopper.on_offer(self._shoppers, slates)
+        if self._held("on_offer"):
+            promises.check_offer(self.shopper, candidate, slates)
+            self._kept.add("on_offer")
         if candidate is None:
             candidate = _among(slates, self.candidates, len(self.catalog))
         return candidate & first_places(slates)
@@ -660,11 +686,10 @@ def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> No
         )
 
 
-def _raise_hidden(name: str, slates: Tensor, hidden: Tensor) -> None:
+def _raise_hidden(name: str, slates: Tensor, hidden: Tensor, single: bool) -> None:
     for row, position in hidden.nonzero()[:1].tolist():
-        found = int(slates[row, position])
+        found, place = int(slates[row, position]), [position] if single else [row, position]
         raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], which stands higher up too or is no "
-            "candidate, "
+            f"{name} holds {found} at {place}, which stands higher up too or is no candidate, "
             "but with strict=True a slate must hold distinct candidates."
         )

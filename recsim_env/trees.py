@@ -138,6 +138,8 @@ def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> No
     if isinstance(node, Tensor):
         _check_rows(node, batch, place)
         _check_rows(fresh, len(rows), place)
+        if node.dtype is not fresh.dtype or node.shape[1:] != fresh.shape[1:]:
+            raise TypeError(f"state{place} is {told(node)}, but the fresh rows have {told(fresh)}.")
         node[rows] = fresh
     elif _has_rows(node):
         _check_rows(node, batch, place)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
+from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import among
 from recsim_env.testing import check_shopper
@@ -124,3 +125,17 @@ def test_every_environment_answers_any_slate_to_the_end(id: str) -> None:
         simulator.step(torch.zeros(0, simulator.slate_size, dtype=torch.int64))
 
     check_shopper(simulator.shopper)
+
+
+def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> None:
+    assert _trusted(Shopper) == {"MarketShopper", "LearnedMarketShopper", "LearnedShopper"}
+    ids = ("Market-v0", "LearnedMarket-v0", "CompleteJourney-v0")
+    shoppers = [make_simulator(f"recsim_env/{id}", device="cpu").shopper for id in ids]
+    assert {type(shopper).__name__ for shopper in shoppers} == _trusted(Shopper)
+
+
+def _trusted(kind: type) -> set[str]:
+    """The classes below a class, outside of tests, that are trusted."""
+    below: set[str] = set().union(*map(_trusted, type.__subclasses__(kind)))
+    own = vars(kind).get("trusted", False) and kind.__module__.startswith("recsim_env.")
+    return below | ({kind.__name__} if own else set())

@@ -128,7 +128,7 @@ class Config(Markets, Threads, Results):
     """Mixtures in the sweep over who wrote the log."""
     pessimism: tuple[float, ...] = (0.0, 1.0)
     """Pessimism of each ensemble: how many standard deviations of its members are taken off its
-    answer. An ensemble without any is the control."""
+    answer. An ensemble without any is the control, and so is that of a single seed."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
     """The user model and its training; its seed is replaced."""
     ppo: PPOComposerConfig = field(default_factory=lambda: PPOComposerConfig(ppo=PPO_IN_BOTH))
@@ -223,10 +223,8 @@ def cells(config: Config) -> list[Cell]:
         found += [Cell(world, Models((seed,)), (seed,)) for world in others]
     if config.part in ("all", "ensemble"):
         found += [Cell(one, Models((at,)), (at,)) for at in config.seeds]
-        found += [
-            Cell(one, Models(config.seeds, pessimism), config.seeds)
-            for pessimism in config.pessimism
-        ]
+        several = config.pessimism if len(config.seeds) > 1 else (0.0,)
+        found += [Cell(one, Models(config.seeds, doubt), config.seeds) for doubt in several]
     return list(dict.fromkeys(found))
 
 

@@ -78,7 +78,7 @@ def main(config: Config) -> None:
         RuntimeError: If another process writes the folder.
     """
     console = Console()
-    shipped = {"the shipped folder": SHIPPED} if config.ship else {}
+    shipped = {"the shipped folder": SHIPPED_SHOPPER} if config.ship else {}
     ready(config.log, console, {"output": config.output} | shipped)
     log = Log.load(config.log)
     told = settings_of(config, only=("shopper", "log", "text_encoder"))

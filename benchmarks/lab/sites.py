@@ -164,10 +164,15 @@ class World(Checked):
         """What policies are built from; nothing of it comes from the shoppers.
 
         Raises:
-            ValueError: If the ranker was fitted to another catalogue.
+            FileNotFoundError: If there is no file of a ranker.
+            ValueError: If that file is broken, or the ranker was fitted to another catalogue.
         """
         try:
-            ranker = CTRRanker(simulator.catalog, load_model(self.ranker))
+            model = load_model(self.ranker)
+        except ValueError as error:
+            raise ValueError(f"world.ranker cannot be read: {error}") from error
+        try:
+            ranker = CTRRanker(simulator.catalog, model)
         except ValueError as error:
             raise ValueError(
                 f"world.ranker is {self.ranker}, which does not fit to the "

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from policies.inputs import PolicyInputs, logits_of
+from policies.inputs import Doubts, PolicyInputs, logits_of
 from policies.observations import ObservationCheck, candidates_of, check_keys
 from policies.parameters import NoParameters
 from policies.pool import Pool
@@ -265,13 +265,15 @@ class GreedyCTR:
         self._ranker = inputs.need_ranker("greedy_ctr")
         self._pool = max(inputs.pool, inputs.slate_size)
         self._check = ObservationCheck(inputs.observation_space, inputs.catalog)
+        self._doubts = Doubts()
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose slates (B, K), by way of the pool, so that ties fall as in the re-rankers."""
         first = self._check(observation)
         candidates = candidates_of(observation, self._items)
-        pool = Pool.best(logits_of(self._ranker, observation, candidates), candidates, self._pool)
+        logits = logits_of(self._ranker, observation, candidates, self._doubts)
+        pool = Pool.best(logits, candidates, self._pool)
         pool.check(candidates, whole=first)
         return filled(pool.items[:, : self._slate_size], self._slate_size)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.catalog import Catalog
+from recsim_env.catalog import MOST_ITEMS, Catalog
+from recsim_env.noise import MOST_DRAWS
 from recsim_env.trees import length
 from recsim_env.types import Observation, Response
 
@@ -39,9 +40,9 @@ class Shopper(ABC, Generic[S]):
 
     Everything random comes from `draws`, uniform numbers in [0, 1) that the simulator hands in, so
     equal draws give equal shoppers. Row b of a result depends on row b of the arguments alone.
-    Tensors that are returned are new: no later call changes them. The simulator holds the first
-    answer of each method against these promises and says which one is broken;
-    `recsim_env.testing.check_shopper` tries all of them.
+    Tensors that are returned are new: no later call changes them. The simulator holds every answer
+    against these promises, as far as that costs little (`recsim_env.shoppers.promises`), and says
+    which one is broken; `recsim_env.testing.check_shopper` tries all of them.
 
     Dimensions: B shoppers, K slate positions, C candidates, N catalogue items.
 
@@ -49,8 +50,8 @@ class Shopper(ABC, Generic[S]):
         catalog: The items; they are brought to `device`.
         slate_size: K.
         device: Where the states and the tensors that come and go live.
-        start_draws: How many uniform numbers a new shopper takes.
-        visit_draws: How many uniform numbers a visit takes; None means K.
+        start_draws: How many uniform numbers a new shopper takes, `MOST_DRAWS` at most.
+        visit_draws: How many uniform numbers a visit takes, as many at most; None means K.
         max_candidates: C, the most candidates that any visit has; None means N. Another number
             needs a method `candidates`.
         never_leave: Whether nobody lapses; see `staying`.
@@ -64,6 +65,10 @@ class Shopper(ABC, Generic[S]):
     """Whether `Response.leaving` is there and `never_leave` is heeded. Where it is True, nobody
     lapses under `never_leave`, and everything else is as it is for those who come back; training
     that is weighted by survival needs it."""
+    trusted: ClassVar[bool] = False
+    """Whether the simulator checks the first answer of each method instead of every one, because
+    tests hold the class against its promises. It counts for the class that says so, and not for
+    those that are made from it."""
     facts: LogFacts | None = None
     """Facts of the log that the shoppers were fitted to, such as its first day and the sizes of its
     promotion codes; None where there was no such log."""
@@ -84,14 +89,16 @@ class Shopper(ABC, Generic[S]):
         self.device = torch.device(device)
         self.catalog = catalog if catalog.device == self.device else catalog.to(self.device)
         self.slate_size = checks.whole("slate_size", slate_size, 1)
-        self.start_draws = checks.whole("start_draws", start_draws, 0)
+        self.start_draws = checks.whole("start_draws", start_draws, 0, MOST_DRAWS)
         self.visit_draws = (
-            self.slate_size if visit_draws is None else checks.whole("visit_draws", visit_draws, 0)
+            self.slate_size
+            if visit_draws is None
+            else checks.whole("visit_draws", visit_draws, 0, MOST_DRAWS)
         )
         self.max_candidates = (
             len(catalog)
             if max_candidates is None
-            else checks.whole("max_candidates", max_candidates, 1)
+            else checks.whole("max_candidates", max_candidates, 1, MOST_ITEMS)
         )
         self.never_leave = checks.flag("never_leave", never_leave)
         if self.never_leave:

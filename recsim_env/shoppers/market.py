@@ -235,6 +235,7 @@ class MarketShopper(Shopper[MarketState]):
     """
 
     tells_leaving = True
+    trusted = True
 
     def __init__(
         self,

@@ -45,13 +45,24 @@ def check_ensemble(ensemble: object) -> int:
     return checks.whole("ensemble", ensemble, 1)
 
 
-def check_pessimism(pessimism: object) -> float:
+def check_pessimism(pessimism: object, ensemble: int) -> float:
     """Check the number of standard deviations that `agreed` takes.
 
+    Args:
+        pessimism: the number
+        ensemble: how many members answer together
+
     Raises:
-        ValueError: If it is negative or not finite.
+        ValueError: If it is negative or not finite, or if it would do nothing: a single member has
+            none to deviate from.
     """
-    return checks.number("pessimism", pessimism, 0)
+    number = checks.number("pessimism", pessimism, 0)
+    if number and ensemble < 2:
+        raise ValueError(
+            f"pessimism is {checks.told(pessimism)}, but it must be 0 where ensemble is "
+            f"{ensemble}: it counts deviations between 2 models or more."
+        )
+    return number
 
 
 def check_precision(precision: object) -> str:

@@ -1,15 +1,18 @@
 """What a shopper returned, held against what it promises (`recsim_env.shoppers.base.Shopper`).
 
 There is one function for each method, and one sentence for a broken promise: which method returned
-what, and what was expected. The simulator asks once, at the first answer of each method;
-`recsim_env.testing.check_shopper` asks at every answer. On the device `meta`, where tensors have no
-numbers, only types, shapes and devices are checked.
+what, and what was expected. The simulator checks types, shapes and devices at every answer. Numbers
+it checks at every answer on a CPU, and at the first answer of each method on a GPU, where a look
+takes a synchronisation. Of shoppers that are `trusted` it checks the first answer of each method
+alone. `recsim_env.testing.check_shopper` checks all of it at every answer. On the device `meta`,
+where tensors have no numbers, only types, shapes and devices are checked.
 
 Each function raises ValueError.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -17,11 +20,14 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recsim_env import checks, trees
-from recsim_env.catalog import Catalog
+from recsim_env.catalog import MOST_ITEMS, Catalog
+from recsim_env.noise import MOST_DRAWS
 from recsim_env.shoppers.base import HIDDEN, Shopper, name_of
+from recsim_env.tensors import shared
 from recsim_env.types import Response
 
 TAKEN = ("recent_slates", "recent_clicks", "recent_days", "candidates")
@@ -31,8 +37,15 @@ WATCHED = 16
 be large."""
 PLACE = ("day", "week", "store")
 """Keys of `when_and_where`."""
+MOST_NUMBER = torch.finfo(torch.float32).max
+"""The largest finite number of days or of items bought elsewhere."""
 _SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _DEPTH = 4  # of a hidden state: how deep its tensors are looked for
+
+
+def trusted(shopper: Shopper[Any]) -> bool:
+    """Tell whether the class of a shopper, and not one above it, says `trusted = True`."""
+    return bool(vars(type(shopper)).get("trusted", False))
 
 
 def check_parts(shopper: Any) -> None:
@@ -47,10 +60,10 @@ def check_parts(shopper: Any) -> None:
     try:
         catalog, device = shopper.catalog, shopper.device
         numbers = {
-            "slate_size": (shopper.slate_size, 1),
-            "max_candidates": (shopper.max_candidates, 1),
-            "start_draws": (shopper.start_draws, 0),
-            "visit_draws": (shopper.visit_draws, 0),
+            "slate_size": (shopper.slate_size, 1, None),
+            "max_candidates": (shopper.max_candidates, 1, MOST_ITEMS),
+            "start_draws": (shopper.start_draws, 0, MOST_DRAWS),
+            "visit_draws": (shopper.visit_draws, 0, MOST_DRAWS),
         }
         never_leave = shopper.never_leave
     except AttributeError as error:
@@ -62,8 +75,8 @@ def check_parts(shopper: Any) -> None:
         raise ValueError(f"{name}.catalog is {checks.told(catalog)}, but it must be a Catalog.")
     if not isinstance(device, torch.device):
         raise ValueError(f"{name}.device is {checks.told(device)}, but it must be a torch.device.")
-    for part, (value, least) in numbers.items():
-        checks.whole(f"{name}.{part}", value, least)
+    for part, (value, least, most) in numbers.items():
+        checks.whole(f"{name}.{part}", value, least, most)
     checks.flag(f"{name}.never_leave", never_leave)
 
 
@@ -128,13 +141,22 @@ def check_spaces(shopper: Any, found: Any) -> None:
         broken(shopper, "spaces", f"returned the keys {taken}", "those are the simulator's own")
 
 
-def check_candidates(shopper: Any, found: Any, batch: int) -> None:
-    """Check that `candidates` returned distinct items in range, padded at the end with -1."""
+def check_candidates(shopper: Any, found: Any, batch: int, *, numbers: bool = True) -> None:
+    """Check that `candidates` returned distinct items in range, padded at the end with -1.
+
+    Args:
+        shopper: The shopper.
+        found: What `candidates` returned.
+        batch: B.
+        numbers: Whether the numbers are looked at, those of the first `WATCHED` rows.
+    """
     shape, items = (batch, shopper.max_candidates), len(shopper.catalog)
     _check_tensor(shopper, "candidates", "", found, shape, torch.int64)
-    if found.is_meta:
+    if found.is_meta or not numbers:
         return
-    rows = found[:WATCHED]
+    rows = found[:1] if shared(found) else found[:WATCHED]
+    if rows.is_cpu and _distinct(rows, items):
+        return
     _check_numbers(
         shopper,
         "candidates",
@@ -172,6 +194,8 @@ def check_observation(
     found: Any,
     batch: int,
     state: Any = None,
+    *,
+    numbers: bool = True,
 ) -> None:
     """Check that `observe` returned what `spaces` declared, in tensors of its own.
 
@@ -182,6 +206,7 @@ def check_observation(
         batch: B.
         state: The hidden state that was observed, whose memory must not be handed out; None means
             that it is not looked at.
+        numbers: Whether the numbers are looked at, those of the first `WATCHED` rows.
     """
     if not isinstance(found, Mapping):
         broken(
@@ -201,18 +226,18 @@ def check_observation(
     for key, value in found.items():
         space = known[key]
         _check_tensor(
-            shopper, "observe", key, value, (batch, *(space.shape or ())), _dtype_of(space)
+            shopper, "observe", key, value, (batch, *(space.shape or ())), _dtype_of(space.dtype)
         )
-        if value.is_meta:
+        if value.is_meta or not numbers:
             continue
-        for row, numbers in enumerate(value[:WATCHED].cpu().numpy()):
-            if not space.contains(np.asarray(numbers)[()] if space.shape == () else numbers):
-                broken(
-                    shopper,
-                    "observe",
-                    f"returned {key!r} outside of its space in row {row}",
-                    f"spaces() declared {checks.told(space)}",
-                )
+        inside = _inside(space, value[:WATCHED].cpu().numpy())
+        if not inside.all():
+            broken(
+                shopper,
+                "observe",
+                f"returned {key!r} outside of its space in row {np.argwhere(~inside)[0, 0]}",
+                f"spaces() declared {checks.told(space)}",
+            )
         if value.numel() and memory_of(value) in hidden:
             broken(
                 shopper,
@@ -222,7 +247,20 @@ def check_observation(
             )
 
 
-def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | None = None) -> None:
+def check_offer(shopper: Any, found: Any, items: Tensor) -> None:
+    """Check that `on_offer` returned None, or whether each item (B, K) is on offer."""
+    if found is not None:
+        _check_tensor(shopper, "on_offer", "", found, tuple(items.shape), torch.bool)
+
+
+def check_response(
+    shopper: Any,
+    found: Any,
+    shown: Tensor,
+    running: Tensor | None = None,
+    *,
+    numbers: bool = True,
+) -> None:
     """Check that `respond` returned what `Response` says.
 
     Args:
@@ -230,6 +268,7 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
         found: What `respond` returned.
         shown: (B, K) bool, what it was given.
         running: (B,) bool, rows whose numbers matter; None means all.
+        numbers: Whether the numbers are looked at.
     """
     if not isinstance(found, Response):
         broken(shopper, "respond", f"returned {checks.told(found)}", "it must return a Response")
@@ -247,8 +286,15 @@ def check_response(shopper: Any, found: Any, shown: Tensor, running: Tensor | No
         _check_tensor(shopper, "respond", "leaving", found.leaving, (batch,), torch.float32)
     if found.basket is not None:
         _check_tensor(shopper, "respond", "basket", found.basket, (batch, "L"), torch.int64)
-    if shown.is_meta:
-        return
+    if numbers and not shown.is_meta and not (shown.is_cpu and _plausible(shopper, found, shown)):
+        _check_response_numbers(shopper, found, shown, running)
+
+
+def _check_response_numbers(
+    shopper: Any, found: Response, shown: Tensor, running: Tensor | None
+) -> None:
+    """Raise with the first number of a running row that cannot be."""
+    batch = len(shown)
     over = (
         torch.zeros(batch, dtype=torch.bool, device=shown.device) if running is None else ~running
     )
@@ -355,8 +401,59 @@ def memory_of(tensor: Tensor) -> int:
     )
 
 
-def _dtype_of(space: gymnasium.Space[Any]) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, space.dtype)).dtype
+def _plausible(shopper: Any, found: Response, shown: Tensor) -> bool:
+    """Tell by a few reductions whether every number of a response on a CPU is as promised."""
+    if shown.numel() == 0:
+        return True
+    if bool((found.clicks | (found.probability != 0)).gt(shown).any()):
+        return False
+    bounds = [(found.probability, 1.0), (found.days, MOST_NUMBER), (found.elsewhere, MOST_NUMBER)]
+    if found.leaving is not None:
+        bounds.append((found.leaving, 1.0))
+    if found.basket is not None and found.basket.numel():
+        bounds.append((found.basket + 1, len(shopper.catalog)))
+    return all(_within(value, most) for value, most in bounds)
+
+
+def _within(value: Tensor, most: float) -> bool:
+    """Tell whether all numbers are from 0 to `most`; NaN is not."""
+    least, greatest = value.aminmax()
+    return bool(least.item() >= 0 and greatest.item() <= most)
+
+
+def _distinct(rows: Tensor, items: int) -> bool:
+    """Tell whether rows hold distinct items from 0 to `items` - 1, padded at the end with -1."""
+    if rows.numel() == 0:
+        return True
+    least, greatest = rows.aminmax()
+    if least.item() < -1 or greatest.item() >= items:
+        return False
+    held = rows >= 0
+    if bool((held[:, 1:] > held[:, :-1]).any()):
+        return False
+    marked = torch.zeros(len(rows), items + 1, dtype=torch.bool, device=rows.device)
+    marked.scatter_(1, rows + 1, True)
+    return bool(torch.equal(marked[:, 1:].sum(dim=1), held.sum(dim=1)))
+
+
+def _inside(space: gymnasium.Space[Any], values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which numbers of some rows, of the type and shape of a space, lie in it."""
+    if isinstance(space, spaces.Box):
+        low, high = space.low, space.high
+    elif isinstance(space, spaces.MultiBinary):
+        low, high = np.zeros(1, np.int64), np.ones(1, np.int64)
+    elif isinstance(space, spaces.Discrete):
+        low, high = np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    else:
+        assert isinstance(space, spaces.MultiDiscrete)
+        low, high = space.start, space.start + space.nvec - 1
+    inside: NDArray[np.bool_] = (values >= low) & (values <= high)
+    return inside
+
+
+@functools.cache
+def _dtype_of(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def _unit(chance: Tensor) -> Tensor:
@@ -372,6 +469,14 @@ def _check_tensor(
     dtype: torch.dtype,
 ) -> None:
     """Raise unless a result is a dense tensor of this type and shape on the shopper's device."""
+    if (
+        isinstance(value, Tensor)
+        and value.dtype is dtype
+        and value.layout is torch.strided
+        and value.shape == shape
+        and value.device.type == shopper.device.type
+    ):
+        return  # as nearly always, and this is asked at every visit
     of = f"{key} as " if key else ""
     lengths = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
     expected = f"it must be a {str(dtype).removeprefix('torch.')} tensor of shape ({lengths})"

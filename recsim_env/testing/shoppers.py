@@ -28,7 +28,7 @@ def check_shopper(
     shopper: Shopper[Any],
     *,
     batch: int = 8,
-    visits: int = 3,
+    visits: int = 6,
     seed: int = 0,
     tolerance: float = 1e-4,
 ) -> None:
@@ -37,7 +37,8 @@ def check_shopper(
     It is asked for some visits of a batch of shoppers, with slates of candidates, of repeated items
     and of items that are none. Then everything is done again in other ways that must lead to the
     same: with equal draws, row by row, in another order, with other shoppers in some rows, with
-    some rows alone, and, where the shopper tells how likely it leaves, with nobody leaving.
+    some rows alone, and, where the shopper tells how likely it leaves, with nobody leaving. Last,
+    as many visits are played as a simulator would, with new shoppers in place of those who left.
 
     Args:
         shopper: The shopper, as a simulator would get it; nobody else may use it meanwhile.
@@ -64,6 +65,7 @@ def check_shopper(
     kit.check_put(played)
     kit.check_pick(played)
     kit.check_staying(played)
+    kit.check_later()
 
 
 @dataclass(frozen=True)
@@ -335,6 +337,19 @@ class _Kit:
                 promise = "never_leave may change leaving only"
                 broken(self.shopper, "respond", "returned other clicks", promise)
         self.shopper = leaving
+
+    def check_later(self) -> None:
+        """Check the answers of every visit, with new shoppers in place of those who left."""
+        state = self.start()
+        for number in range(self.visits):
+            candidates, _ = self.look(state, self.batch)
+            slates, draws = self.slates(candidates, number, valid=True), self.draws(number)
+            shown = among(slates, candidates, self.items) & first_places(slates)
+            response = self.ask("respond", self.shopper.respond, state, slates, shown, draws)
+            promises.check_response(self.shopper, response, shown)
+            gone = response.left.nonzero()[:, 0]
+            if len(gone):
+                put(state, gone, self.start(number + 1, gone))
 
     # Inside.
 

@@ -93,7 +93,7 @@ def own(id: str) -> dict[str, Kind]:
         "alike": Flag(),
         "folder": Folder(nullable=True),
         "ensemble": Whole(1, members, members),
-        "pessimism": Number(0, sure=(0, 3)),
+        "pessimism": Number(0, sure=(0, 0)),  # more needs an ensemble too
         "precision": Choice(list(PRECISIONS)),
         "compiled": Flag(),
         "population": Choice(POPULATIONS),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -215,6 +216,7 @@ def test_slates_are_legal_and_distinct_and_a_shopper_is_served_alone(name: str) 
         assert torch.equal(torch.cat(alone), slates), seed
 
 
+@pytest.mark.filterwarnings("ignore:The ranker OddRanker gave NaN or inf")
 @pytest.mark.parametrize("name", RANKING)
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
 def test_an_item_without_a_number_is_shown_where_nothing_else_is_left(
@@ -341,6 +343,43 @@ def test_logits_of_another_shape_or_type_are_the_rankers(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"^ranker\.logits\(observation\) holds a number at padding"
     ):
+        policy(shop.observation, draws_of(policy))
+
+
+@pytest.mark.parametrize("name", RANKING)
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_ranker_without_a_number_for_some_candidates_is_told_once(
+    name: str, number: float
+) -> None:
+    shop = odd_shop(0)
+    candidates = shop.observation["candidates"]
+    without = (candidates % 2 == 1) & (candidates >= 0)
+    without[:, 0] = False  # the first candidate of a row has a number
+    count = int((candidates >= 0).sum())
+    missing = int(without.sum())
+    assert 0 < missing < count
+    half = Bad(shop.inputs.need_ranker(name), lambda logits: logits.masked_fill(without, number))
+    policy = BUILDERS[name](dataclasses.replace(shop.inputs, ranker=half))
+    sentence = f"^The ranker Bad gave NaN or inf to {missing:,} of {count:,} candidates: they are"
+    with pytest.warns(UserWarning, match=sentence):
+        policy(shop.observation, draws_of(policy))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy(shop.observation, draws_of(policy))
+
+
+@pytest.mark.parametrize("name", RANKING)
+def test_a_ranker_without_any_number_is_told_as_such(name: str) -> None:
+    shop = odd_shop(0)
+    inner = shop.inputs.need_ranker(name)
+    nothing = Bad(inner, lambda logits: torch.full_like(logits, math.nan))
+    policy = BUILDERS[name](dataclasses.replace(shop.inputs, ranker=nothing))
+    sentence = r"holds no finite number in row \d+: it gave none to any candidate, but it must rank"
+    with pytest.raises(ValueError, match=sentence):
+        policy(shop.observation, draws_of(policy))
+    padded = Bad(inner, lambda logits: logits.nan_to_num(neginf=math.nan))
+    policy = BUILDERS[name](dataclasses.replace(shop.inputs, ranker=padded))
+    with pytest.raises(ValueError, match="holds NaN or inf at padding, but it must hold -inf"):
         policy(shop.observation, draws_of(policy))
 
 

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 
 from recsim_env import files, tables
@@ -54,6 +56,33 @@ def test_a_full_disk_is_one_sentence_with_the_path(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert found.value.errno == errno.ENOSPC
     assert path.read_text() == "one"
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence_with_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    under = tmp_path / "file" / "under"
+    sentence = r"the folder cannot be written to \(Not a directory\): '.*file/under'$"
+    with pytest.raises(NotADirectoryError, match=sentence):
+        files.made(under)
+    with pytest.raises(NotADirectoryError, match=sentence), files.locked(under):
+        pass
+
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    sentence = r"the folder cannot be written to \(Permission denied\): '.*{}'$"
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLock, "acquire", denied)
+        with (
+            pytest.raises(PermissionError, match=sentence.format("closed")),
+            files.locked(tmp_path / "closed"),
+        ):
+            pass
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(PermissionError, match=sentence.format("new")):
+        files.made(tmp_path / "new")
 
 
 def test_json_knows_no_nan(tmp_path: Path) -> None:

@@ -256,6 +256,17 @@ def test_bad_settings_raise_and_register_nothing(
     assert own_id not in gymnasium.registry
 
 
+@pytest.mark.parametrize("id", ["toys/unversioned", "unversioned", "unversioned-v0"])
+def test_an_id_may_leave_out_what_gymnasium_lets_it(id: str) -> None:
+    try:
+        recsim_env.register(id, make_toy_shopper, slate_size=3)
+        assert gymnasium.make(id).action_space.shape == (3,)
+        assert make_simulator(id).slate_size == 3
+    finally:
+        PRESETS.pop(id, None)
+        gymnasium.registry.pop(id, None)
+
+
 def test_a_bad_id_raises_and_registers_nothing() -> None:
     with pytest.raises(gymnasium.error.Error):
         recsim_env.register("two words-v0", make_toy_shopper)

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from recsim_env.env import SlateEnv
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, as_reward, reward_term
-from tests.support.toys import toy_catalog
+from recsim_env.simulator import SlateSimulator
+from tests.support.toys import ToyShopper, toy_catalog
 
 NO_WEIGHTS: list[Any] = [
     float("nan"),
@@ -385,6 +387,63 @@ def test_rewards_are_the_same_bits_whatever_the_default_type() -> None:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(total, again)
     assert {value.dtype for value in [again, *terms.values()]} == {torch.float32}
+
+
+@pytest.mark.parametrize("inferring", [False, True])
+@pytest.mark.parametrize("key", ["slates", "shown", "clicks", "embedding", "category", "cosines"])
+def test_a_term_that_writes_into_its_inputs_is_named(
+    own_term: str, key: str, inferring: bool
+) -> None:
+    def writes(inputs: RewardInputs) -> Tensor:
+        getattr(inputs, key)[1:] = 0
+        return inputs.clicks.sum(dim=1)
+
+    with torch.inference_mode(inferring):
+        made = random_inputs()
+    tables = {"embedding": torch.rand(31, 8), "category": torch.arange(31)}
+    inputs = replace(made, **tables, cosines=torch.rand(31, 31))
+    before = {name: value.clone() for name, value in vars(inputs).items()}
+    REWARD_TERMS[own_term] = writes
+    sentence = f"^The reward term '{own_term}' wrote into inputs.{key}, but it must leave its"
+    for weights in ({"clicks": 1.0, own_term: 1.0}, {own_term: 1.0, "clicks": 1.0}):
+        with torch.inference_mode(inferring), pytest.raises(ValueError, match=sentence):
+            Reward(weights)(inputs)
+    for name in ("slates", "shown", "clicks"):
+        assert torch.equal(getattr(inputs, name), before[name])
+
+
+def test_a_term_may_change_a_copy_and_its_order_does_not_matter(own_term: str) -> None:
+    def top(inputs: RewardInputs) -> Tensor:
+        clicks = inputs.clicks.clone()
+        clicks[:, 2:] = False
+        return clicks.sum(dim=1)
+
+    REWARD_TERMS[own_term] = top
+    inputs = random_inputs()
+    first, _ = Reward({own_term: 1.0, "clicks": 1.0})(inputs)
+    second, terms = Reward({"clicks": 1.0, own_term: 1.0})(inputs)
+    assert torch.equal(first, second)
+    assert torch.equal(terms[own_term], inputs.clicks[:, :2].sum(dim=1).float())
+
+
+def test_a_step_with_a_term_that_writes_is_refused_in_gymnasium_too(own_term: str) -> None:
+    def writes(inputs: RewardInputs) -> Tensor:
+        inputs.clicks[:, 1:] = False
+        return inputs.clicks.sum(dim=1)
+
+    REWARD_TERMS[own_term] = writes
+    env = SlateEnv(SlateSimulator(ToyShopper(), {own_term: 1.0, "clicks": 1.0}))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"wrote into inputs\.clicks"):
+        env.step(np.array([1, 2, 4, 5]))
+
+
+def test_the_terms_that_are_shipped_write_into_nothing() -> None:
+    inputs = random_inputs()
+    for name in ("clicks", "intra_list_distance", "category_coverage"):
+        before = {key: value.clone() for key, value in vars(inputs).items() if value is not None}
+        REWARD_TERMS[name](inputs)
+        assert all(torch.equal(getattr(inputs, key), value) for key, value in before.items())
 
 
 def test_a_reward_keeps_its_own_weights() -> None:

@@ -68,7 +68,8 @@ class ShopperOptions:
     """Number of the folder's fitted models that answer together; one is the fastest."""
     pessimism: float = 0.0
     """Standard deviations between the models, 0 or more, by which clicks become rarer and leaving
-    likelier; by default the shoppers act by the mean. See `LearnedShopper`."""
+    likelier; by default the shoppers act by the mean. It needs an `ensemble` of 2 or more. See
+    `LearnedShopper`."""
     precision: str = "fp32"
     """Precision of encoder and slate head: fp32, or bf16, which saves time on a GPU."""
 
@@ -77,12 +78,13 @@ class ShopperOptions:
         low, high = checks.several("start_days", self.start_days, 2)
         low = checks.whole("start_days[0]", low, 0, int(MAX_DAYS))
         high = checks.whole("start_days[1]", high, low, int(MAX_DAYS))
+        ensemble = check_ensemble(self.ensemble)
         values = {
             "store_promotions": checks.flag("store_promotions", self.store_promotions),
             "start_days": (low, high),
             "examination": None if self.examination is None else _examination(self.examination),
-            "ensemble": check_ensemble(self.ensemble),
-            "pessimism": check_pessimism(self.pessimism),
+            "ensemble": ensemble,
+            "pessimism": check_pessimism(self.pessimism, ensemble),
             "precision": check_precision(self.precision),
         }
         for name, value in values.items():
@@ -113,7 +115,7 @@ class LearnedShopper(Shopper[LearnedState]):
     rate). With `options.pessimism` b, a response to the slate has their mean less b of their
     standard deviations, at least 0, and leaving the mean plus b of them, at most 1; the days until
     the next visit share what is left as before. See `members.agreed`. Pessimism applies to slate
-    items only, and a single member agrees with itself.
+    items only, and takes two members or more.
 
     Args:
         shop: the models and tables of a folder
@@ -122,16 +124,18 @@ class LearnedShopper(Shopper[LearnedState]):
         never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
-        ValueError: If `examination` does not have one number for each position, or `slate_size` is
-            no number of positions.
+        ValueError: If `examination` does not have one number for each position, `slate_size` is no
+            number of positions, or `pessimism` is asked of a single member.
     """
 
     tells_leaving = True
+    trusted = True
 
     def __init__(
         self, shop: Shop, slate_size: int, options: ShopperOptions, *, never_leave: bool = False
     ) -> None:
         checks.whole("slate_size", slate_size, 1, len(shop.catalog))
+        check_pessimism(options.pessimism, len(shop.members))
         if options.examination is not None and len(options.examination) != slate_size:
             raise ValueError(
                 f"examination has {len(options.examination)} numbers, but it must have one "

@@ -104,16 +104,17 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
             `eval()` and frozen
         declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
         device: where the shoppers live
-        pessimism: b >= 0, without unit
+        pessimism: b >= 0, without unit; above 0 it needs two members or more
         precision: of the encoder, fp32 or bf16
         never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
         ValueError: If there is no member, members or catalogue differ in size, `pessimism` is
-            negative, or `precision` unknown.
+            negative or asked of a single member, or `precision` unknown.
     """
 
     tells_leaving = True
+    trusted = True
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         )
         self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
         self.declared = declared.to(device)
-        self.pessimism = check_pessimism(pessimism)
+        self.pessimism = check_pessimism(pessimism, len(members))
         self.precision = check_precision(precision)
         self._moods = torch.tensor(MOOD_CHANCES, dtype=torch.float32, device=device).cumsum(0)
 
@@ -266,10 +267,10 @@ def save_learned_market(
 
     Raises:
         ValueError: If there is no member, or members and catalogue differ in size.
+        OSError: If the folder cannot be written to; the message names it.
     """
     _check_members(catalog, members, declared)
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    path = files.made(folder)
     catalog.save(path)
     files.write_tensors(path / NEWCOMERS, {"declared": declared})
     for old in member_folders(path, 0):
@@ -313,6 +314,7 @@ def load_learned_market(
             f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market."
         )
     ensemble, fused = check_ensemble(ensemble), checks.flag("compiled", compiled)
+    check_pessimism(pessimism, ensemble)
     there = member_folders(path, 0)
     if len(there) < ensemble:
         raise ValueError(

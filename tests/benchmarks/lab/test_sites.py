@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from benchmarks.agents import compare, demo, train, tune
 from benchmarks.lab.sites import SHIPPED, World
+from policies.rankers.ctr import WEIGHTS
+from recsim_env import files
 from recsim_env.registration import PRESETS
 
 MARKETS = [id for id in PRESETS if id.startswith("recsim_env/") and id != SHIPPED]
@@ -53,6 +56,22 @@ def test_a_ranker_of_another_catalogue_is_refused(command: str, tmp_path: Path) 
     pattern = r"world\.ranker is .*ctr_ranker\.safetensors, which does not fit to the 1,000 items "
     pattern += r"of 'recsim_env/Market-v0'"
     assert_refused(command, world, tmp_path, f"{pattern}: .*{SHIPPED}; .*{LEAGUE}")
+
+
+@pytest.mark.parametrize("broken", ["cut off", "not a number"])
+def test_a_ranker_that_cannot_be_read_is_not_said_to_be_of_another_catalogue(
+    broken: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ranker.safetensors"
+    tensors, metadata = files.read_tensors(WEIGHTS)
+    tensors["mean"][0] = math.nan
+    files.write_tensors(path, tensors, metadata)
+    if broken == "cut off":
+        path.write_bytes(WEIGHTS.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"^world\.ranker cannot be read: .*ranker") as caught:
+        World(ranker=path).check()
+    assert "does not fit" not in str(caught.value)
+    assert ("safetensors (" if broken == "cut off" else "'mean' holds nan") in str(caught.value)
 
 
 @every_command

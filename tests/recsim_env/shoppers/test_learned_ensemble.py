@@ -22,7 +22,7 @@ from recsim_env.shoppers.household.gaps import GapBins, back_by
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.peaks import SHOP_FILES
-from recsim_env.shoppers.household.population import LearnedShopper, load_shopper
+from recsim_env.shoppers.household.population import LearnedShopper, ShopperOptions, load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED
 from recsim_env.shoppers.members import agreed
 from recsim_env.simulator import SlateSimulator
@@ -115,11 +115,12 @@ def test_two_identical_members_are_one(log: Path, tmp_path: Path) -> None:
 
 def test_a_single_member_knows_no_doubt(log: Path, tmp_path: Path) -> None:
     sure = shop(log, tmp_path / "shop", [member(log, 1), member(log, 2)], ensemble=1)
-    doubtful = opened(tmp_path / "shop", ensemble=1, pessimism=3.0)
-    for left, right in zip(
-        play(sure, torch.arange(6)), play(doubtful, torch.arange(6)), strict=True
-    ):
-        assert_same(left, right)
+    sentence = r"^pessimism is 3.0, but it must be 0 where ensemble is 1: it counts deviations"
+    with pytest.raises(ValueError, match=sentence):
+        opened(tmp_path / "shop", ensemble=1, pessimism=3.0)
+    with pytest.raises(ValueError, match=sentence):
+        LearnedShopper(sure.shop, K, ShopperOptions(ensemble=2, pessimism=3.0))
+    assert opened(tmp_path / "shop", ensemble=2, pessimism=3.0).options.pessimism == 3.0
 
 
 def test_chances_are_the_mean_of_members_that_each_remember_every_visit(

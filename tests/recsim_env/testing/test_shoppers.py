@@ -314,11 +314,15 @@ def test_the_kit_finds_them_as_well(changes: dict[str, Any], sentence: str) -> N
         ),
         (
             {"max_candidates": lambda: 2.5},
-            "Broken.max_candidates is 2.5, but it must be a whole number of 1 or more.",
+            "Broken.max_candidates is 2.5, but it must be a whole number from 1 to 10000000.",
+        ),
+        (
+            {"start_draws": lambda: 10**9},
+            "Broken.start_draws is 1000000000, but it must be a whole number from 0 to 1000000.",
         ),
         (
             {"visit_draws": lambda: -1},
-            "Broken.visit_draws is -1, but it must be a whole number of 0 or more.",
+            "Broken.visit_draws is -1, but it must be a whole number from 0 to 1000000.",
         ),
         (
             {"spaces": lambda _: None},
@@ -541,6 +545,12 @@ def test_what_the_base_class_gives_is_enough_for_a_shopper() -> None:
         ({"catalog": None}, "catalog is None, but it must be a Catalog"),
         ({"slate_size": 0}, "slate_size is 0, but it must be a whole number of 1 or more"),
         ({"start_draws": -1}, "start_draws is -1"),
+        ({"start_draws": 10**9}, "start_draws is 1000000000, but it must be a whole number from 0"),
+        (
+            {"visit_draws": 10**6 + 1},
+            "visit_draws is 1000001, but it must be a whole number from 0",
+        ),
+        ({"max_candidates": 10**12}, "max_candidates is 1000000000000, but it must be a whole"),
         ({"visit_draws": 2.5}, "visit_draws is 2.5"),
         ({"max_candidates": 0}, "max_candidates is 0"),
         ({"never_leave": 1}, "never_leave is 1"),
@@ -573,14 +583,115 @@ def test_the_kit_refuses_bad_arguments(arguments: dict[str, Any]) -> None:
 # --- the simulator's check happens once, and costs no episode ---
 
 
-def test_only_the_first_answer_is_checked() -> None:
-    shopper = Broken(respond=response(days=lambda r: r.days))
+LATER = [(changes, sentence) for changes, sentence in AT_ONCE if "hidden state" not in sentence]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), LATER, ids=name)
+def test_a_promise_that_is_broken_later_is_found_as_well(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    shopper = Broken(lapse=lambda: 0.0)
+    simulator = SlateSimulator(shopper)
+    simulator.reset(torch.arange(4))
+    for _ in range(3):
+        simulator.step(SLATES)
+    shopper.changes.update(changes)
+
+    def play() -> None:
+        if "start" in changes:
+            simulator.reset_rows(torch.arange(4))
+        simulator.step(simulator.candidates[:, [0, 0, 1, 2]])
+
+    with pytest.raises(ValueError, match=rf"^Broken.{sentence.split(' ')[0]} returned"):
+        play()
+
+
+@pytest.mark.parametrize("field", ["days", "elsewhere"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -7.0])
+def test_a_number_that_cannot_be_ends_the_play_at_its_visit(field: str, value: float) -> None:
+    shopper = Broken(lapse=lambda: 0.0)
     simulator = SlateSimulator(shopper)
     simulator.reset(torch.arange(4))
     simulator.step(SLATES)
-    shopper.changes["respond"] = response(days=lambda r: r.days * math.nan)
-    simulator.step(SLATES, validate=False)
-    assert simulator.episodes.day.isnan().all()
+    before = simulator.episodes
+    shopper.changes["respond"] = response(
+        **{field: lambda r: put(getattr(r, field), 3, value)},
+    )
+    with pytest.raises(ValueError, match=rf"respond returned {field} with {value} at \[3\], but"):
+        simulator.step(SLATES)
+    assert simulator.episodes is before
+
+
+def test_an_answer_to_an_episode_that_is_over_is_thrown_away() -> None:
+    shopper = Broken(lapse=lambda: 0.0)
+    simulator = SlateSimulator(shopper)
+    simulator.reset(torch.arange(4))
+    simulator.step(SLATES)
+    simulator.end(torch.tensor([False, True, False, False]))
+    shopper.changes["respond"] = response(days=lambda r: put(r.days, 1, math.nan))
+    simulator.advance(SLATES)
+    assert simulator.episodes.day.isnan().tolist() == [False, True, False, False]
+    shopper.changes["respond"] = response(days=lambda r: put(r.days, 2, math.nan))
+    with pytest.raises(ValueError, match=r"respond returned days with nan at \[2\], but"):
+        simulator.advance(SLATES)
+
+
+def test_what_is_on_offer_has_one_answer_an_item() -> None:
+    class Offers(ToyShopper):
+        def on_offer(self, state: ToyState, items: Tensor) -> Tensor:
+            return items[:, :1] >= 0
+
+    simulator = SlateSimulator(Offers())
+    simulator.reset(torch.arange(4))
+    sentence = r"Offers.on_offer returned a bool tensor of shape \(4, 1\), but it must be a bool"
+    with pytest.raises(ValueError, match=sentence):
+        simulator.step(SLATES)
+
+
+def test_new_shoppers_of_another_shape_cannot_be_put_into_rows() -> None:
+    shopper = Broken()
+    simulator = SlateSimulator(shopper)
+    simulator.reset(torch.arange(4))
+    shopper.changes["start"] = lambda s, _: replace(s, bought=s.bought[:, :1].clone())
+    with pytest.raises(
+        TypeError, match=r"state/bought is a float32 tensor of shape \(4, 31\), but"
+    ):
+        simulator.reset_rows(torch.tensor([1, 2]))
+
+
+def test_the_kit_finds_what_is_broken_at_a_later_visit() -> None:
+    class Late(ToyShopper):
+        def respond(self, state: ToyState, *arguments: Any) -> Response:
+            late = state.visit >= 4
+            answer = super().respond(state, *arguments)
+            return replace(answer, days=answer.days.where(~late, math.nan))
+
+    with pytest.raises(ValueError, match=r"Late\.respond returned days with nan"):
+        check_shopper(Late())
+
+
+def test_only_a_class_that_says_so_itself_is_trusted() -> None:
+    class Sure(ToyShopper):
+        trusted = True
+
+        def respond(self, state: ToyState, *arguments: Any) -> Response:
+            later = bool((state.visit > 0).any())
+            answer = super().respond(state, *arguments)
+            return replace(answer, days=answer.days * math.nan) if later else answer
+
+    class Heir(Sure):
+        pass
+
+    for kind, found in ((Sure, False), (Heir, True)):
+        simulator = SlateSimulator(kind())
+        simulator.reset(torch.arange(4))
+        simulator.step(SLATES)
+        if found:
+            with pytest.raises(ValueError, match=r"Heir\.respond returned days with nan"):
+                simulator.step(SLATES, validate=False)
+        else:
+            simulator.step(SLATES, validate=False)
+            assert simulator.episodes.day.isnan().all()
 
 
 def test_the_check_asks_the_shopper_nothing_more() -> None:

@@ -195,6 +195,11 @@ def test_what_does_not_fit_together_is_refused() -> None:
         LearnedMarketShopper(catalog(), nobody, SAID, CPU)
     with pytest.raises(ValueError, match="pessimism is -1"):
         market(0, pessimism=-1.0)
+    alone = r"^pessimism is 5.0, but it must be 0 where ensemble is 1: it counts deviations"
+    with pytest.raises(ValueError, match=alone):
+        market(0, pessimism=5.0)
+    with pytest.raises(ValueError, match=alone):
+        load_learned_market(CPU, SIZE, pessimism=5.0)
     with pytest.raises(ValueError, match="declared has 1 numbers"):
         LearnedMarketShopper(catalog(), [model(0)], SAID[:, :1], CPU)
 
