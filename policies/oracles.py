@@ -26,6 +26,7 @@ from policies.parameters import NoParameters, tunable
 from policies.pool import Pool
 from policies.registry import PolicySpec
 from policies.slates import SlateScores, pick
+from recsim_env.settings import settle
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
@@ -47,6 +48,9 @@ class OracleParameters:
     """Log-odds per item of the same category in the slate and unit of variety-seeking."""
     similarity: float = tunable(0.0, 0.0, 3.0)
     """Log-odds per unit of the largest cosine to the slate."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 MYOPIC = OracleParameters(extra=0.0, count=0.0, similarity=0.0)

@@ -219,11 +219,10 @@ def log_cases(folder: Path) -> list[Case]:
     sessions = Sessions.of(rows)
     recording: dict[str, Any] = {
         "simulator": toy_simulator(horizon_days=1),
-        "policy": lambda seen, draws: seen["candidates"][:, :4],
-        "policy_draws": 1,
+        "policy": FunctionPolicy(lambda seen, draws: seen["candidates"][:, :4]),
         "seeds": torch.arange(2),
     }
-    right: dict[str, Collection[str]] = {"policy_draws": WHOLE_0, "scenario": {"string"}}
+    right: dict[str, Collection[str]] = {"scenario": {"string"}}
     weights = ("item_weight", "category_weight", "popularity_weight")
     of_recipe: dict[str, Collection[str]] = {
         **dict.fromkeys(RECIPE, WHOLE_0),
@@ -239,7 +238,7 @@ def log_cases(folder: Path) -> list[Case]:
         ),
         *(
             Case(name, varied(record, recording, name), right.get(name, ()), f"^{name} ")
-            for name in ("simulator", "policy_draws", "seeds", "scenario", "split")
+            for name in ("simulator", "policy", "seeds", "scenario", "split")
         ),
         Case("impressions", Sessions.of, (), "frame is|impressions: "),
         Case("declared", lambda value: Sessions.of(rows, value), {"None"}),

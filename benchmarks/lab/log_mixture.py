@@ -11,25 +11,20 @@ are not of one hand.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
+from policies.cues import explored_ranges
 from policies.heuristics import Uniform
-from recsim_env import SlateSimulator, noise
-from recsim_env.types import Observation, Policy
+from policies.log_servers import NoisyComposerPolicy, RandomKnobsPolicy
+from recsim_env import SlateSimulator
+from recsim_env.types import Policy
 
-KNOBS = {
-    "count": (-2.0, 0.0),
-    "similarity": (-2.0, 0.0),
-    "sated": (-1.5, 0.3),
-    "flooded": (-3.0, 0.5),
-}
-"""Range that each knob of a logging re-ranker is drawn from, in log-odds."""
+KNOBS = explored_ranges()
+"""Ranges of log-odds from which the knobs of an exploring log's re-rankers are drawn."""
 TEMPERATURES = (0.3, 0.7, 1.5)
 """Scales of the Gumbel noise on the log-odds of the noisy policies, which makes them samples from a
 softmax at that temperature."""
@@ -43,55 +38,9 @@ GROUPS, GROUP = 60, 400
 many slates each serves at least."""
 TRIED = ("mmr", "cap", "dpp")
 """Registered policies that a broad log tries with parameters from all over their ranges."""
-BROAD = {
-    "count": (-2.0, 0.0),
-    "similarity": (-2.0, 0.0),
-    "sated": (-3.0, 0.3),
-    "flooded": (-3.0, 0.5),
-}
-"""Range of each knob in a broad log, in log-odds; each knob is off half of the time, so that
-diversity and feedback also come alone."""
-
-
-class Logging:
-    """A composer with constant knobs and noise on the ranker's log-odds."""
-
-    def __init__(self, composer: Composer, knobs: dict[str, float], temperature: float) -> None:
-        self._composer = composer
-        self._intent = composer.intent(knobs)
-        self._temperature = temperature
-        self.draws = composer.pool_size
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Make the slates (B, K) of a batch of shoppers."""
-        view = self._composer.view(observation)
-        logits = view.pool.logits + self._temperature * noise.gumbel(draws)
-        intent = self._intent.to(draws.device).expand(len(draws), -1)
-        return self._composer.compose_view(
-            replace(view, pool=replace(view.pool, logits=logits)), intent
-        )
-
-
-class Restless:
-    """A composer that draws its knobs and the temperature of its noise anew at every visit."""
-
-    def __init__(self, composer: Composer) -> None:
-        self._composer = composer
-        self._low, self._high = (
-            composer.intent({name: span[end] for name, span in BROAD.items()}) for end in (0, 1)
-        )
-        self.draws = composer.pool_size + len(self._low) + 1
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Make the slates (B, K) of a batch of shoppers."""
-        view = self._composer.view(observation)
-        of_items, of_knobs, heat = draws.split([self._composer.pool_size, len(self._low), 1], dim=1)
-        logits = view.pool.logits + TEMPERATURES[-1] * heat**2 * noise.gumbel(of_items)
-        low, high = self._low.to(draws.device), self._high.to(draws.device)
-        intent = torch.where(of_knobs < 0.5, 0.0, low + (high - low) * (2 * of_knobs - 1))
-        return self._composer.compose_view(
-            replace(view, pool=replace(view.pool, logits=logits)), intent
-        )
+BROAD = explored_ranges(broadly=True)
+"""The same for a broad log; each knob is off half of the time, so that diversity and feedback also
+come alone."""
 
 
 def servers(
@@ -117,10 +66,10 @@ def servers(
     if inputs is None or mixture == "uniform":
         return [("uniform", uniform, 1.0)]
     composer = Composer(inputs, ComposerConfig(offset_dims=0))
-    greedy = Logging(composer, {}, 0.0)
+    greedy = NoisyComposerPolicy(composer, {}, 0.0)
     if mixture == "greedy":
         return [("greedy", greedy, 1.0)]
-    noisy = [(f"softmax {t}", Logging(composer, {}, t)) for t in TEMPERATURES]
+    noisy = [(f"softmax {t}", NoisyComposerPolicy(composer, {}, t)) for t in TEMPERATURES]
     if mixture == "exploring":
         found: list[Server] = [
             ("uniform", uniform, 0.1),
@@ -136,7 +85,7 @@ def servers(
         *((name, policy, 0.1 / len(noisy)) for name, policy in noisy),
         *rerankers(composer, groups, 0.25, seed, BROAD, off=0.5),
         *tried(inputs, groups, 0.25, seed),
-        ("restless", Restless(composer), 0.2),
+        ("restless", RandomKnobsPolicy(composer, BROAD, TEMPERATURES[-1]), 0.2),
     ]
 
 
@@ -191,5 +140,7 @@ def rerankers(
                 if float(torch.rand((), generator=generator)) >= off
             }
         temperature = TEMPERATURES[at % len(TEMPERATURES)] * (at % 2)
-        found.append((f"knobs {at}", Logging(composer, knobs, temperature), share / number))
+        found.append(
+            (f"knobs {at}", NoisyComposerPolicy(composer, knobs, temperature), share / number)
+        )
     return found

@@ -12,6 +12,8 @@ from recsim_env import checks
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Type of matrix products, and of the keys and values that attention reads. All else is float32."""
+MOST_PESSIMISM = 1e6
+"""Largest number of standard deviations that the members' mean is lowered by."""
 
 
 def mean(parts: Sequence[Tensor]) -> Tensor:
@@ -53,10 +55,10 @@ def check_pessimism(pessimism: object, ensemble: int) -> float:
         ensemble: how many members answer together
 
     Raises:
-        ValueError: If it is negative or not finite, or if it would do nothing: a single member has
+        ValueError: If it is not a number from 0 to `MOST_PESSIMISM`, or if it would do nothing: a single member has
             none to deviate from.
     """
-    number = checks.number("pessimism", pessimism, 0)
+    number = checks.number("pessimism", pessimism, 0, MOST_PESSIMISM)
     if number and ensemble < 2:
         raise ValueError(
             f"pessimism is {checks.told(pessimism)}, but it must be 0 where ensemble is "
