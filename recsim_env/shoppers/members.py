@@ -55,8 +55,8 @@ def check_pessimism(pessimism: object, ensemble: int) -> float:
         ensemble: how many members answer together
 
     Raises:
-        ValueError: If it is not a number from 0 to `MOST_PESSIMISM`, or if it would do nothing: a single member has
-            none to deviate from.
+        ValueError: If it is not a number from 0 to `MOST_PESSIMISM`, or if it would do nothing: a
+            single member has none to deviate from.
     """
     number = checks.number("pessimism", pessimism, 0, MOST_PESSIMISM)
     if number and ensemble < 2:
