@@ -39,7 +39,7 @@ from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.lab.cells import all_rows, json_at, rows_at
-from benchmarks.lab.log_mixture import Logging, Mixture
+from benchmarks.lab.log_mixture import Mixture
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.run import Run
@@ -50,6 +50,7 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
+from policies.log_servers import NoisyComposerPolicy
 from recsim_env.files import locked
 from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
@@ -319,7 +320,7 @@ class OpenedCell:
             return self.trained(agent)
         if agent.name in SOFTMAX:
             composer = Composer(self.inputs, ComposerConfig(offset_dims=0))
-            return Logging(composer, {}, SOFTMAX[agent.name])
+            return NoisyComposerPolicy(composer, {}, SOFTMAX[agent.name])
         if agent.name == TUNED:
             return POLICIES["constant"].build(self.inputs, self.tuned_knobs())
         policy, parameters = RERANKERS[agent.name]
