@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from recsim_env import checks
-from recsim_env.rollout import check_playable, draws_for, rollout
+from recsim_env.rollout import check_playable, rollout
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Outcome, Policy
+from recsim_env.types import Outcome, Policy
 
 TERM = "reward_terms/"
 """Prefix of the reward terms in `Outcome.info`."""
@@ -138,34 +137,3 @@ def _check(policy: Policy, simulator: SlateSimulator, seeds: Tensor) -> None:
     check_playable(policy, simulator, seeds)
     if len(seeds.unique()) < len(seeds):
         raise ValueError(f"seeds holds {len(seeds)} numbers, but they must be distinct.")
-
-
-@torch.no_grad()
-def showcase(policy: Policy, simulator: SlateSimulator, seeds: Tensor, visits: int) -> Observation:
-    """Play some visits and return the observation after them, with the slates in `recent_slates`.
-
-    A shopper who lapses is replaced by a new one, whose observation holds fewer slates.
-
-    Args:
-        policy: The policy that chooses the slates.
-        simulator: The simulator, which is reset.
-        seeds: (S,) int64, distinct.
-        visits: Number of visits, at most the `history` of the simulator.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range.
-    """
-    _check(policy, simulator, seeds)
-    visits = checks.whole("visits", visits, 0, simulator.history)
-    observation = simulator.reset(seeds.to(simulator.device))
-    for _ in range(visits):
-        at = simulator.episodes
-        outcome = simulator.advance(
-            policy(observation, draws_for(policy, at.seed, at.visit, at.number))
-        )
-        done = outcome.ended.nonzero().squeeze(1)
-        if len(done):
-            simulator.restart(done)
-        observation = simulator.observe()
-    return observation

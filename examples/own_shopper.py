@@ -34,7 +34,7 @@ if __name__ == "__main__":
     check_shopper(Regulars(torch.device("cpu"), slate_size=4))
     env = gymnasium.make("shop/Regulars-v0")
     env.action_space.seed(0)
-    env.reset(seed=0)
-    for _ in range(3):
+    env.reset(seed=1)
+    for _ in range(5):
         _, reward, _, _, info = env.step(env.action_space.sample())
         print(f"{info['clicks']} clicks, reward {reward:.2f}, back in {info['gap_days']:.0f} days")

@@ -1,4 +1,4 @@
-"""From nothing to a trained agent in ten minutes.
+"""From nothing to a trained agent in a few minutes.
 
     python -m benchmarks.agents.demo, or: make demo
 

@@ -328,7 +328,7 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
 # ---- playing -------------------------------------------------------------------------------------
 
 
-def ground(
+def training_setup(
     cell: Cell,
     site: Site,
     league: League,
@@ -422,7 +422,9 @@ def train(cell: Cell, site: Site, league: League) -> tuple[list[dict[str, object
     watching = Watching(cell, simulator, league)
     settings = cell.place.settings.get(cell.contender)
     keeper = Keeper(cell.unfinished(league) / "training.safetensors", watching)
-    learned = AGENTS[cell.contender].learn(ground(cell, site, league, watching, keeper), settings)
+    learned = AGENTS[cell.contender].learn(
+        training_setup(cell, site, league, watching, keeper), settings
+    )
     facts = {"steps": learned.steps, "minutes": watching.minutes}
     if isinstance(learned.policy, ComposerPolicy):
         save_actor(learned.policy, cell.path(league, ".safetensors"))

@@ -10,7 +10,7 @@ import torch
 from polars.testing import assert_frame_equal
 from torch import Tensor
 
-from agents.evaluate import Evaluation, count_shown, evaluate, showcase
+from agents.evaluate import Evaluation, count_shown, evaluate
 from policies import POLICIES
 from recsim_env.rewards import Reward
 from recsim_env.rollout import draws_for
@@ -201,11 +201,3 @@ def test_a_policy_draws_apart_from_the_shoppers_and_from_visit_to_visit() -> Non
     assert first.shape == (3, policy.draws)
     assert not torch.equal(first, second)
     assert torch.equal(first[1:2], draws_for(policy, seeds[1:2], torch.zeros(1, dtype=torch.int64)))
-
-
-def test_a_showcase_ends_with_what_was_shown() -> None:
-    simulator = toy_simulator(items=40, lapse=0.0, horizon_days=1e4)
-    policy = POLICIES["popular"].build(toy_inputs(simulator))
-    seen = showcase(policy, simulator, torch.arange(5), visits=3)
-    assert bool((seen["recent_slates"][:, :3] >= 0).all())
-    assert bool((seen["recent_slates"][:, 3:] == -1).all())

@@ -307,7 +307,7 @@ def test_what_does_not_fit_together_is_refused(log: Path, tmp_path: Path) -> Non
     for wrong in (-1.0, math.inf, True):
         with pytest.raises(
             ValueError,
-            match=rf"^pessimism is {wrong}, but it must be a finite number of 0 or more\.$",
+            match=rf"^pessimism is {wrong}, but it must be a finite number from 0 to 1000000\.0\.$",
         ):
             opened(tmp_path / "shop", ensemble=2, pessimism=wrong)
     other = new_shopper(Catalog.synthetic(7, 5, 8, torch.Generator().manual_seed(0)), SMALL, FACTS)
@@ -342,7 +342,7 @@ def test_further_members_are_fitted_beside_the_first(log: Path, tmp_path: Path) 
     assert not torch.equal(first.items.id_embedding.weight, fresh.items.id_embedding.weight)
     assert "full exposure, mean of 2" in (two / "README.md").read_text()
     with pytest.raises(
-        ValueError, match="members is 0, but it must be a whole number of 1 or more"
+        ValueError, match="members is 0, but it must be a whole number from 1 to 1000000000"
     ):
         finetune.main(finetune.Config(log=log, output=tmp_path / "0", members=0))
 
