@@ -72,7 +72,8 @@ def settle(config: Any, **bounds: Within) -> None:
     Args:
         config: The dataclass.
         bounds: The bounds of the numbers in a field, by its name. A field that tells its own range
-            (`policies.parameters.tunable`) needs none; others have those of `NONE_OR_MORE` or `ANY`.
+            (`policies.parameters.tunable`) needs none; others have those of `NONE_OR_MORE` or
+            `ANY`.
 
     Raises:
         ValueError: If a number, flag or choice is not as its field says.

@@ -422,9 +422,8 @@ def train(cell: Cell, site: Site, league: League) -> tuple[list[dict[str, object
     watching = Watching(cell, simulator, league)
     settings = cell.place.settings.get(cell.contender)
     keeper = Keeper(cell.unfinished(league) / "training.safetensors", watching)
-    learned = AGENTS[cell.contender].learn(
-        training_setup(cell, site, league, watching, keeper), settings
-    )
+    setup = training_setup(cell, site, league, watching, keeper)
+    learned = AGENTS[cell.contender].learn(setup, settings)
     facts = {"steps": learned.steps, "minutes": watching.minutes}
     if isinstance(learned.policy, ComposerPolicy):
         save_actor(learned.policy, cell.path(league, ".safetensors"))
