@@ -80,11 +80,14 @@ def main(config: Config) -> None:
 
 
 def _tune(config: Config) -> None:
+    # Where policies are tuned.
     use_threads(config.world.threads)
     simulator = config.world.simulator("train")
     inputs = config.world.inputs(simulator)
     check_work(config)
     run = Run("tune", config, results=config.output.parent.parent)
+
+    # The trials of every policy; a later one may start from the best of those before it.
     best: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
     for name in config.policies:
@@ -111,7 +114,9 @@ def _tune(config: Config) -> None:
             for trial in study.trials
             if trial.value is not None
         ]
-    table = [
+
+    # What they brought.
+    lines = [
         {
             "policy": name,
             "parameters": ", ".join(f"{key} {value:.3g}" for key, value in parameters.items()),
@@ -120,12 +125,13 @@ def _tune(config: Config) -> None:
         }
         for name, parameters in best.items()
     ]
-    print(markdown(table, digits=4))
+    table = markdown(lines, digits=4)
+    print(table)
     summary = {
         f"{line['policy']}/return": Estimate(line["return, tuned"], n=config.episodes)
-        for line in table
+        for line in lines
     }
-    run.save(pl.DataFrame(rows), summary=summary, table=markdown(table, digits=4))
+    run.save(pl.DataFrame(rows), summary=summary, table=table)
     write_json(config.output, best)
     print(f"Next: python -m benchmarks.agents.compare --parameters {config.output}")
 

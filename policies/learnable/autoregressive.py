@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from policies.composer import Composer
 from policies.learnable.kinds import ActorInputs, register_learnable
-from policies.learnable.plackett_luce import EXCLUDED, pick_order, places_of, slate_observation
-from policies.observations import check_draws
+from policies.learnable.plackett_luce import EXCLUDED, SlateActorPolicy, pick_order, places_of
 from policies.pool import Pool
 from policies.rankers.networks import Standardizer, tower
 from policies.slates import SlateScores, pick
@@ -254,7 +253,7 @@ def _above(values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tenso
     )
 
 
-class AutoregressivePolicy:
+class AutoregressivePolicy(SlateActorPolicy):
     """An `AutoregressiveActor` on what a `Composer` sees.
 
     Args:
@@ -274,14 +273,6 @@ class AutoregressivePolicy:
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else composer.slate_size * composer.pool_size
-
-    @torch.no_grad()
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Choose slates (B, K)."""
-        seen = slate_observation(self.composer.view(observation))
-        if self.draws:
-            check_draws(draws, len(seen["features"]), self.draws)
-        return self.actor.act(seen, draws if self.draws else None)
 
 
 @register_learnable("autoregressive", AutoregressiveConfig, AutoregressivePolicy, intents=False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.composer import Composer, View
-from policies.learnable.kinds import ActorInputs, register_learnable
+from policies.learnable.kinds import Actor, ActorInputs, register_learnable
 from policies.observations import check_draws
 from policies.pool import Pool
 from policies.rankers.networks import Standardizer, tower
@@ -183,7 +183,26 @@ def slate_observation(view: View) -> Observation:
     }
 
 
-class PlackettLucePolicy:
+class SlateActorPolicy:
+    """What policies of an actor over slates share: the actor answers what a `Composer` sees."""
+
+    composer: Composer
+    """The composer that looks at a visit."""
+    actor: Actor
+    """The actor that chooses the slates."""
+    draws: int
+    """Number of uniform numbers for a slate; 0 where the policy is deterministic."""
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Choose slates (B, K)."""
+        seen = slate_observation(self.composer.view(observation))
+        if self.draws:
+            check_draws(draws, len(seen["features"]), self.draws)
+        return self.actor.act(seen, draws if self.draws else None)
+
+
+class PlackettLucePolicy(SlateActorPolicy):
     """A `PlackettLuceActor` on what a `Composer` sees.
 
     Args:
@@ -203,14 +222,6 @@ class PlackettLucePolicy:
         self.composer = composer
         self.actor = actor
         self.draws = 0 if deterministic else composer.pool_size
-
-    @torch.no_grad()
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Choose slates (B, K)."""
-        seen = slate_observation(self.composer.view(observation))
-        if self.draws:
-            check_draws(draws, len(seen["features"]), self.draws)
-        return self.actor.act(seen, draws if self.draws else None)
 
 
 @register_learnable("plackett_luce", PlackettLuceConfig, PlackettLucePolicy, intents=False)
