@@ -222,7 +222,7 @@ def log_cases(folder: Path) -> list[Case]:
         "policy": FunctionPolicy(lambda seen, draws: seen["candidates"][:, :4]),
         "seeds": torch.arange(2),
     }
-    right: dict[str, Collection[str]] = {"scenario": {"string"}}
+    right: dict[str, Collection[str]] = {"scenario": {"string"}, "policy_name": {"string", "None"}}
     weights = ("item_weight", "category_weight", "popularity_weight")
     of_recipe: dict[str, Collection[str]] = {
         **dict.fromkeys(RECIPE, WHOLE_0),
@@ -238,7 +238,7 @@ def log_cases(folder: Path) -> list[Case]:
         ),
         *(
             Case(name, varied(record, recording, name), right.get(name, ()), f"^{name} ")
-            for name in ("simulator", "policy", "seeds", "scenario", "split")
+            for name in ("simulator", "policy", "seeds", "scenario", "policy_name", "split")
         ),
         Case("impressions", Sessions.of, (), "frame is|impressions: "),
         Case("declared", lambda value: Sessions.of(rows, value), {"None"}),

@@ -150,7 +150,7 @@ def write_round(
         while visits < wanted:
             episodes = min(max(round((wanted - visits) / mean), 16), 1024)
             numbers = seeds(at, episodes)
-            table, _ = record(simulator, policy, numbers, scenario=name, split="train")
+            table, _ = record(simulator, policy, numbers, policy_name=name, split="train")
             table = table.with_columns(
                 pl.col("shopper") + at, pl.col("visit") + at * 1000, click=pl.col("purchase")
             )

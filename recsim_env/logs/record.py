@@ -26,6 +26,7 @@ def record(
     *,
     propensity: Callable[[Observation, Tensor], Tensor] | None = None,
     scenario: str = "simulated",
+    policy_name: str | None = None,
     split: str = "test",
     progress: Callable[[int, int], None] = lambda visits, running: None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -42,6 +43,7 @@ def record(
         propensity: Gives the log-probability (B,) of ordered slates from the observation and the
             slates, where it is known. It is not logged for a slate that was not shown as a whole.
         scenario: The name of this kind of slates in the table.
+        policy_name: The name of the policy in the table; None leaves it unknown.
         split: train, valid or test.
         progress: Called after each step with the number of steps and of episodes that still run.
 
@@ -51,7 +53,7 @@ def record(
             `SlateSimulator.step` takes.
     """
     check_playable(policy, simulator, seeds)
-    _check_arguments(propensity, progress, scenario, split)
+    _check_arguments(propensity, progress, scenario, policy_name, split)
     arriving = _Arriving(policy, simulator)
     parts: list[dict[str, Any]] = []
     for visit in rollout(arriving, simulator, seeds):
@@ -60,7 +62,7 @@ def record(
             chance = _chance(propensity(visit.observation, visit.slates), len(visit.number))
         parts.append(_visits(visit, arriving.where, chance))
         progress(len(parts), int((~visit.outcome.ended).sum()))
-    return _tables(parts, scenario, split)
+    return _tables(parts, scenario, policy_name, split)
 
 
 class _Arriving:
@@ -103,7 +105,7 @@ def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -
 
 
 def _tables(
-    parts: list[dict[str, Any]], scenario: str, split: str
+    parts: list[dict[str, Any]], scenario: str, policy_name: str | None, split: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     types = {
         "slate": pl.List(pl.Int32),
@@ -120,6 +122,7 @@ def _tables(
         gap=pl.when(pl.col("gap") >= 0).then(pl.col("gap")),
         split=pl.lit(split),
         scenario=pl.lit(scenario),
+        policy=pl.lit(policy_name),
         page=pl.lit(0),
         click=pl.lit(None),
         placement=pl.lit(None),
@@ -141,10 +144,14 @@ def _chance(found: Tensor, shoppers: int) -> Tensor:
     return found
 
 
-def _check_arguments(propensity: object, progress: object, scenario: str, split: str) -> None:
+def _check_arguments(
+    propensity: object, progress: object, scenario: str, policy_name: str | None, split: str
+) -> None:
     functions = {"progress": progress} | ({} if propensity is None else {"propensity": propensity})
     for name, function in functions.items():
         if not callable(function):
             raise ValueError(f"{name} is {checks.told(function)}, but it must be a function.")
     checks.text("scenario", scenario)
+    if policy_name is not None:
+        checks.text("policy_name", policy_name)
     checks.choice("split", split, SPLITS)

@@ -157,6 +157,9 @@ IMPRESSIONS = Table(
         *_VISIT,
         Column("scenario", pl.String(), "what kind of slate it was"),
         Column(
+            "policy", pl.String(), "name of the policy that chose the slate; null: unknown", True
+        ),
+        Column(
             "page", pl.Int16(), "0 for the first slate of a visit, 1 for the next", span=(0, 9999)
         ),
         Column(

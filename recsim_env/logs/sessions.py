@@ -40,13 +40,14 @@ class Sessions:
     propensity: Tensor
     """(S, T) float32 log-probability of the ordered slate under the policy that logged it; NaN
     where it is unknown."""
-    scenario: Tensor
-    """(S,) int64 index into `scenarios`: the kind of slates."""
+    policy: Tensor
+    """(S, T) int64 index into `policies`, the policy that chose the slate; -1 where it is unknown
+    and where an episode is padded."""
     declared: Tensor
     """(S, D) float32, what each shopper declared of its interests before the first visit; D = 0
     where the shop does not ask."""
-    scenarios: tuple[str, ...]
-    """Names of the kinds of slates."""
+    policies: tuple[str, ...]
+    """Names of the policies that chose the slates."""
 
     def __len__(self) -> int:
         return len(self.length)
@@ -67,9 +68,11 @@ class Sessions:
         """Select episodes by indices or a mask, and cut them to the longest of them."""
         length = self.length[rows]
         longest = int(length.max()) if len(length) else 0
-        cut = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "scenarios"}
-        cut |= {name: cut[name][:, :longest] for name in ("slates", "clicks", "propensity")}
-        return Sessions(**cut, scenarios=self.scenarios)
+        cut = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "policies"}
+        cut |= {
+            name: cut[name][:, :longest] for name in ("slates", "clicks", "propensity", "policy")
+        }
+        return Sessions(**cut, policies=self.policies)
 
     def split(self, share: float, seed: int = 0) -> tuple[Sessions, Sessions]:
         """Split whole episodes at random: those to learn from, and a share of them to check on.
@@ -128,7 +131,7 @@ class Sessions:
         _, owner, length = shopper.unique_consecutive(return_inverse=True, return_counts=True)
         place = torch.arange(len(shopper)) - (length.cumsum(0) - length)[owner]
 
-        # Slates, responses and log-probabilities by episode and place.
+        # Slates, responses, log-probabilities and policies by episode and place.
         shape = (len(length), int(length.max()) if len(length) else 0)
         slates = torch.full((*shape, size), -1, dtype=torch.int64)
         slates[owner, place] = slate
@@ -138,20 +141,22 @@ class Sessions:
         chance = table["propensity"].cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()
         propensity[owner, place] = torch.from_numpy(chance)
 
+        names = tuple(table["policy"].drop_nulls().unique().sort())
+        policy = torch.full(shape, -1, dtype=torch.int64)
+        code = table["policy"].replace_strict(
+            {name: at for at, name in enumerate(names)}, default=-1, return_dtype=pl.Int64
+        )
+        policy[owner, place] = torch.from_numpy(code.to_numpy().copy())
+
         # What holds for a whole episode stands in its last row.
         last = length.cumsum(0) - 1
         gone = torch.from_numpy(
             (table["gap"].is_null() & (table["follow_up"] > 0)).to_numpy().copy()
         )
-        names = tuple(table["scenario"].unique().sort())
-        code = table["scenario"].replace_strict(
-            {name: at for at, name in enumerate(names)}, return_dtype=pl.Int64
-        )
-        scenario = torch.from_numpy(code.to_numpy().copy())[last]
         said = torch.zeros(len(length), 0, dtype=torch.float32)
         if declared is not None:
             said = _declared(declared, table["shopper"].unique().sort())
-        return cls(slates, clicks, length, gone[last], propensity, scenario, said, names)
+        return cls(slates, clicks, length, gone[last], propensity, policy, said, names)
 
 
 def _declared(declared: pl.DataFrame, shoppers: pl.Series) -> Tensor:

@@ -138,9 +138,9 @@ def sessions(slates: list[list[list[int]]], clicks: list[list[list[int]]]) -> Se
         length=length,
         left=torch.ones(len(slates), dtype=torch.bool),
         propensity=torch.full((len(slates), longest), math.nan),
-        scenario=torch.zeros(len(slates), dtype=torch.int64),
+        policy=torch.zeros(len(slates), longest, dtype=torch.int64),
         declared=torch.zeros(len(slates), 0),
-        scenarios=("test",),
+        policies=("test",),
     )
 
 

@@ -126,6 +126,7 @@ def _slates(
         pl.Series("purchase", bought),
         pl.Series("placement", [[placement_of(item) for item in slate] for slate in slates]),
         scenario=pl.lit("test"),
+        policy=pl.lit(None),
         page=pl.lit(0),
         **{name: pl.lit(value) for name, value in empty.items()},
     )

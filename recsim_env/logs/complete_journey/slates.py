@@ -279,6 +279,7 @@ def impressions(chosen: pl.DataFrame, samples: list[Sample]) -> pl.DataFrame:
     drawn = [sample.propensity for sample in samples if sample.propensity is not None]
     columns = {
         "scenario": pl.lit(SCENARIO),
+        "policy": pl.lit(None),
         "page": pl.lit(0),
         "slate": lists("item"),
         "click": pl.lit(None),

@@ -112,9 +112,9 @@ def test_everyone_of_the_mixture_serves(work: Path) -> None:
     for number in range(len(ROUNDS)):
         first = LOG_SEED + number * 1_000_000
         served = impressions.filter(pl.col("shopper").is_between(first, first + 999_999))
-        assert set(served["scenario"]) == ({"uniform"} if number == 0 else names)
-    per_shopper = impressions.group_by("shopper").agg(pl.col("scenario").n_unique())
-    assert per_shopper["scenario"].max() == 1  # an episode is served by one policy
+        assert set(served["policy"]) == ({"uniform"} if number == 0 else names)
+    per_shopper = impressions.group_by("shopper").agg(pl.col("policy").n_unique())
+    assert per_shopper["policy"].max() == 1  # an episode is served by one policy
 
 
 def test_every_logged_shopper_is_there_once_and_belongs_to_the_log(work: Path) -> None:
@@ -137,10 +137,10 @@ def test_as_much_is_logged_as_was_asked_for() -> None:
         first = LOG_SEED + number * 1_000_000
         logged = impressions["shopper"].is_between(first, first + 999_999).sum()
         assert share * 600 <= logged < share * 600 + 16 * 6
-    assert set(impressions.filter(pl.col("shopper") < LOG_SEED + 1_000_000)["scenario"]) == {
+    assert set(impressions.filter(pl.col("shopper") < LOG_SEED + 1_000_000)["policy"]) == {
         "uniform"
     }
-    assert set(impressions.filter(pl.col("shopper") >= LOG_SEED + 1_000_000)["scenario"]) == {
+    assert set(impressions.filter(pl.col("shopper") >= LOG_SEED + 1_000_000)["policy"]) == {
         "greedy"
     }
 
@@ -148,7 +148,7 @@ def test_as_much_is_logged_as_was_asked_for() -> None:
 def test_a_uniform_log_has_one_round() -> None:
     world = dataclasses.replace(WORLD, mixture="uniform", slates=100)
     impressions, _ = write_log(world, world.simulator("cpu"))
-    assert set(impressions["scenario"]) == {"uniform"}
+    assert set(impressions["policy"]) == {"uniform"}
     assert impressions["shopper"].max() < LOG_SEED + 1_000_000  # type: ignore[operator]
 
 

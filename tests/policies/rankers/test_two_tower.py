@@ -61,9 +61,9 @@ def made_up_log(episodes: int, visits: int = 4, shown: int = ITEMS, seed: int = 
         length=torch.full((episodes,), visits),
         left=torch.zeros(episodes, dtype=torch.bool),
         propensity=torch.full((episodes, visits), torch.nan),
-        scenario=torch.zeros(episodes, dtype=torch.int64),
+        policy=torch.zeros(episodes, visits, dtype=torch.int64),
         declared=declared,
-        scenarios=("uniform",),
+        policies=("uniform",),
     )
 
 

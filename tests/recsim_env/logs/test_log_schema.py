@@ -52,6 +52,7 @@ def impressions() -> pl.DataFrame:
     columns: dict[str, list[object]] = {
         **visits(3),
         "scenario": ["shop"] * 3,
+        "policy": [None, "greedy", None],
         "page": [0, 0, 0],
         "slate": [[4, 2], [0, 1, 3], [2]],
         "click": [None, [True, False, False], [False]],

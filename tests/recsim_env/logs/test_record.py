@@ -138,6 +138,7 @@ BAD: dict[str, list[Any]] = {
     ],
     "propensity": [3, "chance"],
     "scenario": [None, 3, ""],
+    "policy_name": [3, ""],
     "split": [None, 3, "dev", []],
     "progress": [None, 3],
 }

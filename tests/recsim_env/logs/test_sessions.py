@@ -87,6 +87,7 @@ def table(**columns: Any) -> pl.DataFrame:
         "week": [0] * rows,
         "store": [0] * rows,
         "scenario": ["shop"] * rows,
+        "policy": [None] * rows,
         "page": [0] * rows,
         "click": [None] * rows,
         "placement": [None] * rows,
@@ -121,7 +122,8 @@ def test_what_was_recorded_comes_back() -> None:
     assert not sessions.clicks[~sessions.real].any()
     assert sessions.n_slates == int(played.length.sum()) == len(logged())
     assert sessions.propensity.isnan().all()
-    assert sessions.scenarios == ("simulated",)
+    assert sessions.policies == ()
+    assert (sessions.policy == -1).all()
     assert sessions.declared.shape == (len(SEEDS), 0)
 
 
@@ -135,7 +137,7 @@ def test_a_small_table_by_hand() -> None:
             slate=[[2, 3], [4, 5], [0, 1]],
             click=[[True, False], [False, False], [False, True]],
             propensity=[-1.5, None, -0.5],
-            scenario=["b", "a", "b"],
+            policy=["b", "a", None],
             gap=[None, 4, 1],
             follow_up=[9, 9, 9],
         ),
@@ -149,8 +151,8 @@ def test_a_small_table_by_hand() -> None:
     assert sessions.length.tolist() == [1, 2]
     assert sessions.left.tolist() == [False, True]
     assert sessions.propensity.nan_to_num(7).tolist() == [[7.0, 7.0], [-0.5, -1.5]]
-    assert sessions.scenarios == ("a", "b")
-    assert sessions.scenario.tolist() == [0, 1]
+    assert sessions.policies == ("a", "b")
+    assert sessions.policy.tolist() == [[0, -1], [-1, 1]]
     assert sessions.declared.tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 

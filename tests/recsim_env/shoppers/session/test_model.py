@@ -61,9 +61,9 @@ def log(episodes: int = 6, visits: int = 7, seed: int = 0, declared: int = DECLA
         length=length,
         left=torch.arange(episodes) % 2 == 0,
         propensity=torch.full((episodes, visits), torch.nan),
-        scenario=torch.zeros(episodes, dtype=torch.int64),
+        policy=torch.zeros(episodes, visits, dtype=torch.int64),
         declared=torch.randn(episodes, declared, generator=generator),
-        scenarios=("random",),
+        policies=("random",),
     )
 
 
