@@ -101,6 +101,8 @@ def put(config: object, **values: object) -> None:
 def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
     """Return the value as its type says."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+
+    # an optional value is one of its other type; further unions are not checked
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -108,6 +110,8 @@ def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
         return _checked(name, value, kinds[0], allowed) if len(kinds) == 1 else value
     if origin is Literal:
         return checks.choice(name, value, arguments)
+
+    # members of collections are checked by their own type
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         members = checks.several(name, value)
         return tuple(
@@ -118,6 +122,8 @@ def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
             key: _checked(f"{name}[{key!r}]", one, arguments[1], allowed)
             for key, one in checks.mapping(name, value).items()
         }
+
+    # single values; a number without bounds of its own has the widest that its type allows
     if kind is bool:
         return checks.flag(name, value)
     if kind is int:

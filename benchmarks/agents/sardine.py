@@ -297,6 +297,8 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
     """Rows of one training seed, from the first log to the evaluation."""
     folder = config.work / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
+
+    # the ranker, and the policies that need no training
     simulator = outside_simulator(spec)
     path = folder / "ranker.safetensors"
     if not path.exists():
@@ -310,6 +312,8 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         parts.append(
             rows_of(POLICIES[name].build(inputs, best), name, seed, simulator, config.users)
         )
+
+    # the agent, which starts from the same ranker
     agent = PPOComposerConfig(
         ppo=config.ppo,
         network=NetworkConfig(),
@@ -320,6 +324,8 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         TrainingSetup(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
     )
     assert learned.sampled is not None
+
+    # rows of the agent also say how long it was trained
     for name, policy in (("ppo", learned.policy), ("ppo, sampled", learned.sampled)):
         rows = rows_of(policy, name, seed, simulator, config.users).drop("steps", "minutes")
         parts.append(

@@ -598,6 +598,8 @@ def draw(rows: pl.DataFrame) -> Figure:
         .agg(rate=(pl.col("steps") / pl.col(clock)).mean())
         .sort("system", "batch")
     )
+
+    # peers have one speed; a crowd's depends on its size
     for (system,), own in mean.group_by("system", maintain_order=True):
         name, rate = str(system), own["rate"].to_numpy()
         if name in PEERS:
@@ -619,6 +621,7 @@ def draw(rows: pl.DataFrame) -> Figure:
                 markersize=3,
                 label=name.removeprefix(PREFIX),
             )
+
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set_yscale("log")

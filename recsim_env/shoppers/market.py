@@ -275,14 +275,17 @@ class MarketShopper(Shopper[MarketState]):
         """Make newcomers: an interest in a few categories, and traits of their own."""
         config, batch = self.config, len(draws)
         d, f = config.width, config.favourites
+
+        # interests near the centres of some categories, and what the shopper declares of them
         which, weight, noise, said, traits = draws.split([f, f, d, d, 4], dim=1)
         favourite = (which * config.categories).long().clamp(max=config.categories - 1)
         mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, self._centres[favourite])
         interest = torch.nn.functional.normalize(
             mixed + config.interest_noise * normal(noise) / math.sqrt(d), dim=1
         )
-        zeros = functools.partial(torch.zeros, dtype=torch.float32, device=self.device)
         declared = interest + config.declared_noise * normal(said) / math.sqrt(d)
+
+        # how deep a slate is looked at varies in log-odds, which 0 and 1 do not have
         trait = normal(traits)
         odds = (
             math.log(config.examination / (1 - config.examination))
@@ -292,6 +295,8 @@ class MarketShopper(Shopper[MarketState]):
         depth = torch.full_like(trait[:, 3], config.examination)
         if odds is not None:
             depth = torch.sigmoid(odds + config.examination_spread * trait[:, 3])
+
+        zeros = functools.partial(torch.zeros, dtype=torch.float32, device=self.device)
         return MarketState(
             interest=interest,
             declared=torch.nn.functional.normalize(declared, dim=1).clamp(
