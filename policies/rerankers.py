@@ -196,6 +196,7 @@ class _Volume(SlateScores):
         return (self._quality + self._volume.log()).masked_fill(self._volume <= SINGULAR, -FARTHEST)
 
     def add(self, chosen: Tensor) -> None:
+        """Extend the Cholesky factor by the items (B,) that were taken."""
         at = chosen.unsqueeze(1)
         cosine = self._cosines.between(self._pool.ids.gather(1, at).squeeze(1), self._pool.ids)
         own = self._factor.gather(

@@ -19,7 +19,7 @@ from agents.base import (
     training_seeds,
 )
 from agents.keeper import Keeper
-from agents.slateq.choices import TINY, Choice, PositionBased
+from agents.slateq.choices import Choice, PositionBased
 from agents.slateq.config import SlateQChancesConfig, SlateQConfig
 from agents.slateq.learner import SlateQLearner
 from agents.slateq.memory import ReplayMemory
@@ -31,6 +31,8 @@ from recsim_env.types import Observation, Outcome
 
 WATCHES = 10
 """Number of times that `TrainingSetup.watch` is called before the end of the training."""
+SMALLEST_DRAW = 1e-30
+"""Lower bound of a draw, so that its logarithm is finite."""
 
 
 class SlateQPolicy:
@@ -74,7 +76,9 @@ class SlateQPolicy:
         logits = visits.logits
         if self.draws:
             # not `noise.gumbel`, which bounds a draw of exactly 0 differently
-            gumbel = -torch.log(-torch.log(draws[:, : logits.shape[1]].clamp(TINY, 1 - 2**-24)))
+            gumbel = -torch.log(
+                -torch.log(draws[:, : logits.shape[1]].clamp(SMALLEST_DRAW, 1 - 2**-24))
+            )
             logits = logits + self._temperature * gumbel
         return self._choice.best(logits, gains, self._size)
 

@@ -26,7 +26,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import polars as pl
 import tyro
@@ -38,6 +38,7 @@ from agents.keeper import Keeper
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
+from benchmarks.lab.bars import step_bar
 from benchmarks.lab.cells import all_rows, json_at, rows_at
 from benchmarks.lab.log_mixture import Mixture
 from benchmarks.lab.markets import MarketWorld
@@ -407,20 +408,13 @@ def fitted_shopper(
     folder = config.work / world.name / f"seed{seed}" / "model"
     if not folder.exists():
         catalog, settings = true.to("cpu"), replace(config.model, seed=seed)
-        with tqdm(desc=f"user model {seed} of {world.name}", unit="step", leave=False) as bar:
-            model = fit_session(
-                site.logged, catalog, settings, device=true.device, progress=partial(_advance, bar)
-            )
+        with step_bar(f"user model {seed} of {world.name}") as bar:
+            model = fit_session(site.logged, catalog, settings, device=true.device, progress=bar)
         part = folder.with_name("model.part")
         shutil.rmtree(part, ignore_errors=True)
         save_learned_market(part, catalog, [model], site.logged.declared)
         part.rename(folder)
     return load_learned_market(true.device, site.inputs.slate_size, folder=folder)
-
-
-def _advance(bar: Any, step: int, steps: int) -> None:
-    bar.total = steps
-    bar.update(step - bar.n)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -485,19 +479,10 @@ def read_work(work: Path) -> pl.DataFrame:
     return all_rows(paths, work, "benchmarks.agents.transfer")
 
 
-def check_work(config: Config) -> None:
-    """Remember what the rows in `config.work` have in common.
-
-    Raises:
-        ValueError: If they were measured with other settings.
-    """
-    remember_settings(config.work, settings_of(config, free=FREE))
-
-
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    check_work(config)
+    remember_settings(config.work, settings_of(config, free=FREE))
     run = Run("transfer", config, results=config.results)
     for cell in cells(config):
         measure(config, cell)

@@ -349,20 +349,11 @@ def rows_of(config: Config) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def check_work(config: Config) -> None:
-    """Remember what the rows in `config.work` have in common.
-
-    Raises:
-        ValueError: If they were measured with other settings.
-    """
-    remember_settings(config.work, settings_of(config, free=FREE))
-
-
 def main(config: Config) -> None:
     """Measure what is missing, then report."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    check_work(config)
+    remember_settings(config.work, settings_of(config, free=FREE))
     league_cells.check_work(config.league)
     run = Run("latency", config, results=config.results)
     rows = rows_of(config)

@@ -330,6 +330,7 @@ def measure(config: Config) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
 
     def add(what: str, seat: Seat, number: int, value: float | None = None, **told: Any) -> None:
+        """Add a row in the columns of `ROW`."""
         common = {
             "batch": seat.batch,
             "threads": seat.threads,
