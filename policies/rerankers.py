@@ -110,7 +110,7 @@ class CapParameters:
     """Parameters of the category cap, see `CategoryCap`."""
 
     limit: int = tunable(2, 1, 10, integer=True, least=1)
-    """Most items of one category in a slate, 1 or more."""
+    """Largest number of items of one category in a slate, 1 or more."""
 
     def __post_init__(self) -> None:
         settle(self)

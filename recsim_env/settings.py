@@ -53,13 +53,15 @@ WIDTH = Within(1, WIDEST)
 SEED = Within(0, checks.LARGEST_SEED)
 """The bounds of a seed of torch's or numpy's generators."""
 POSITIVE = Within(0, LARGEST, above=True)
+"""The range of a size, a duration or a factor that cannot be 0."""
 AMOUNT = Within(0, LARGEST)
 """The range of what cannot be negative: a decay, a distance, a share of something."""
 SHARE = Within(0, 1)
+"""The range of a share or a probability, 0 and 1 among them."""
 RATE = Within(0, 1, above=True)
-"""Learning rates, and shares that are not nothing."""
+"""The range of a learning rate, and of a share that is not 0."""
 ANY = Within(-LARGEST, LARGEST)
-"""What a number may be unless something else is said."""
+"""The range of a number for which no other one is given."""
 
 
 def settle(config: Any, **bounds: Within) -> None:

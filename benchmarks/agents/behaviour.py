@@ -63,7 +63,8 @@ class Config(Threads, Results):
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES}
 
     league: League = field(default_factory=League)
-    """How the agent is trained and the re-ranker tuned, and where both lie if that was done."""
+    """How the agent is trained and the re-ranker tuned, and where both lie if that was done
+    before."""
     place: str = Place(MARKET, 0).name
     """Name of the market, which is one of the places in `benchmarks.lab.places`."""
     shoppers: int = 1024

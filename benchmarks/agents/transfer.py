@@ -112,10 +112,11 @@ class Config(Markets, Threads, Results):
     EMPTY: ClassVar[Collection[str]] = ("sizes", "mixtures", "pessimism")
 
     part: Part = "all"
-    """What to measure: `main`, `sweep`, `ensemble`, `all` of them, or with `report` nothing. The
-    report is about everything that was measured so far."""
+    """What to measure. `main` compares all agents in both markets, `sweep` varies the log,
+    `ensemble` puts several user models together, `all` does all of it, and `report` measures
+    nothing. The report is about everything that was measured so far."""
     env: str = "recsim_env/Market-v0"
-    """Id of the true market."""
+    """Id of the true market, which is also where all agents are evaluated."""
     worlds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the market's catalogues. Three tell worlds apart; `sweep` and `ensemble` use the
     first."""
@@ -123,11 +124,12 @@ class Config(Markets, Threads, Results):
     """Seeds of user models and of PPO. `sweep` uses the first, `ensemble` puts the models of all
     seeds into one."""
     mixture: Mixture = "broad"
-    """Who wrote the log. The default is the mixture whose slates differ most from each other."""
+    """Mixture of policies that wrote the log. The default is the one whose slates differ most from
+    each other."""
     sizes: tuple[int, ...] = (30_000, 100_000, 300_000, 1_000_000)
     """Numbers of logged slates in the sweep over the size of the log."""
     mixtures: tuple[Mixture, ...] = ("greedy", "uniform", "exploring", "broad")
-    """Mixtures in the sweep over who wrote the log."""
+    """Mixtures of policies in the sweep over who wrote the log."""
     pessimism: tuple[float, ...] = (0.0, 1.0)
     """Pessimism of each ensemble: how many standard deviations of its members are taken off its
     answer. An ensemble without any is the control, and so is that of a single seed."""

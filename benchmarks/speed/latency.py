@@ -77,7 +77,7 @@ class Config(Results):
     REPEATED: ClassVar[Collection[str]] = ("episodes",)
 
     league: League = field(default_factory=League)
-    """How the agent is trained, and where it lies if that was done."""
+    """How the agent is trained, and where it lies if that was done before."""
     place: str = Place(MARKET, 0).name
     """Name of the market whose catalogue is enlarged, one of the places in
     `benchmarks.lab.places`."""
