@@ -76,14 +76,14 @@ class ReinforceConfig:
     of the log where it has one. A log holds the probability of a whole slate; an item gets its K-th
     root, which is exact for K = 1 and close where K is far below N."""
     behaviour_dims: int = 16
-    """Principal components of the item embedding in the behaviour head, which also has a bias for
-    each item."""
+    """Number of principal components of the item embedding in the behaviour head, which also has a
+    bias for each item."""
     warm_up: int = 1
-    """Passes over the log in which only beta is learned, so that weights start sound."""
+    """Number of passes over the log in which only beta is learned, so that weights start sound."""
     epochs: int = 2
-    """Passes over the log in which both pi and beta are learned."""
+    """Number of passes over the log in which both pi and beta are learned."""
     batch_size: int = 512
-    """Logged slates in a minibatch."""
+    """Number of logged slates in a minibatch."""
     learning_rate: float = tunable(3e-4, 3e-5, 3e-3, log=True)
     """Learning rate of Adam for the policy."""
     behaviour_rate: float = 1e-3

@@ -36,8 +36,8 @@ class ComposerConfig:
     """Sizes of what the composer looks at, and how far an intent moves it."""
 
     pool: int | None = None
-    """Number of best candidates by CTR that are looked at; None takes `PolicyInputs.pool`, the
-    number of every re-ranker."""
+    """Number of best candidates by CTR that are looked at. None takes the number of every
+    re-ranker."""
     offset_dims: int = 8
     """Number of principal components of the item embedding along which the intent can move the
     query; 0 leaves only the named knobs."""

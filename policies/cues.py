@@ -124,6 +124,7 @@ def cue(
     """
 
     def add(values: Values) -> Values:
+        """Register the function that computes the cue, which stays as it is."""
         made = Cue(
             unit=unit,
             tuned=Range(*tuned),

@@ -42,12 +42,13 @@ class OracleParameters:
     """Parameters of `Oracle` in log-odds; with all at 0 it is myopic."""
 
     extra: float = tunable(4.0, 0.0, 8.0)
-    """Log-odds per unit of the category's satiation and of variety-seeking, on top of what the
-    click itself loses."""
+    """Log-odds that an item loses per unit of the category's satiation and of variety-seeking, on
+    top of what the click itself loses."""
     count: float = tunable(0.3, 0.0, 2.0)
-    """Log-odds per item of the same category in the slate and unit of variety-seeking."""
+    """Log-odds that an item loses per item of its category in the slate and per unit of
+    variety-seeking."""
     similarity: float = tunable(0.0, 0.0, 3.0)
-    """Log-odds per unit of the largest cosine to the slate."""
+    """Log-odds that an item loses per unit of its largest cosine to an item of the slate."""
 
     def __post_init__(self) -> None:
         settle(self)

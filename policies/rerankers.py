@@ -110,7 +110,7 @@ class CapParameters:
     """Parameters of the category cap, see `CategoryCap`."""
 
     limit: int = tunable(2, 1, 10, integer=True, least=1)
-    """Most items of one category in a slate, 1 or more."""
+    """Largest number of items of one category in a slate, 1 or more."""
 
     def __post_init__(self) -> None:
         settle(self)
@@ -196,6 +196,7 @@ class _Volume(SlateScores):
         return (self._quality + self._volume.log()).masked_fill(self._volume <= SINGULAR, -FARTHEST)
 
     def add(self, chosen: Tensor) -> None:
+        """Extend the Cholesky factor by the items (B,) that were taken."""
         at = chosen.unsqueeze(1)
         cosine = self._cosines.between(self._pool.ids.gather(1, at).squeeze(1), self._pool.ids)
         own = self._factor.gather(

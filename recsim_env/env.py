@@ -49,6 +49,20 @@ def checked_render_mode(render_mode: Any) -> str | None:
     return render_mode
 
 
+def checked_render_hidden(render_hidden: Any, render_mode: str | None) -> bool:
+    """Return whether frames show what agents must not see.
+
+    Raises:
+        ValueError: If it is no bool, or if it is asked for where no frame is drawn.
+    """
+    if checks.flag("render_hidden", render_hidden) and render_mode is None:
+        raise ValueError(
+            "render_hidden is True, but render_mode is None, so nothing is drawn; it must be one "
+            f"of {list(RENDER_MODES)}."
+        )
+    return bool(render_hidden)
+
+
 class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     """A shopper who visits a store, is shown a slate, and comes back later or never.
 
@@ -98,7 +112,8 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     Args:
         simulator: A registered id, an `EnvConfig`, or a simulator that nobody else steps.
         render_mode: `ansi` for a text, `rgb_array` for a picture (H, W, 3) uint8, None for neither.
-        render_hidden: Whether frames show what agents must not see, such as hidden traits.
+        render_hidden: Whether frames show what agents must not see, such as hidden traits; needs a
+            `render_mode`.
         options: What `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
             shopper.
 
@@ -129,7 +144,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         **options: Any,
     ) -> None:
         self.render_mode = checked_render_mode(render_mode)
-        self.render_hidden = checks.flag("render_hidden", render_hidden)
+        self.render_hidden = checked_render_hidden(render_hidden, render_mode)
         self.simulator = as_simulator(simulator, options)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
@@ -164,7 +179,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         self, action: NDArray[np.integer[Any]]
     ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Show the slate `action` (K,) and let the shopper react."""
-        self._check_started()
+        check_started(self._started)
         items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")
         slates = torch.from_numpy(items).unsqueeze(0).to(self.simulator.device)
         self.simulator.check(slates, name="action", single=True)
@@ -193,15 +208,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
                 f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}."
             )
             return None
-        self._check_started()
+        check_started(self._started)
         assert self._scene is not None
         return draw(self._scene, self.render_mode)
-
-    def _check_started(self) -> None:
-        if not self._started:
-            raise ResetNeeded(
-                "The environment was not reset, but step and render need reset first."
-            )
 
 
 def _single(observation: Observation) -> dict[str, NDArray[Any]]:
@@ -249,6 +258,16 @@ def checked_items(
             f"{name} holds {found} at {place}, but an item is a number from 0 to {items - 1}."
         )
     return array.astype(np.int64)
+
+
+def check_started(started: bool) -> None:
+    """Check that an environment was reset.
+
+    Raises:
+        ResetNeeded: If it was not.
+    """
+    if not started:
+        raise ResetNeeded("The environment was not reset, but step and render need reset first.")
 
 
 def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -73,14 +73,14 @@ class EnvConfig:
     reward: Reward | Mapping[str, float] = field(default_factory=Reward)
     """The reward, or the weight of each registered term by name."""
     slate_size: int = 10
-    """Positions in a slate."""
+    """Number of positions in a slate."""
     horizon_days: float = 182.0
-    """Days after its first visit at which an episode is truncated."""
+    """Number of days after its first visit at which an episode is truncated."""
     history: int = 10
-    """Past slates in the observation."""
+    """Number of past slates in the observation."""
     strict: bool = False
-    """Raise on a repeated item or one that is no candidate; otherwise it goes unseen and is
-    counted."""
+    """Whether a repeated item, or one that is no candidate, raises an error. Otherwise it goes
+    unseen and is counted."""
     shopper_options: Mapping[str, Any] = field(default_factory=dict)
     """Options that the shopper is built with unless the caller gives others."""
 

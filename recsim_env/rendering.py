@@ -420,6 +420,8 @@ def _draw_card(sheet: _Sheet, card: Card, position: int, x: float, y: float) -> 
         else ("#eceae6", "#d3cfc7")
     )
     ink = _INK if card.shown else _FAINT
+
+    # the card with its category's stripe, position and price
     sheet.box(x, y, w, h, fill, line=line, r=8)
     sheet.box(
         x + 12, y + 34, w - 24, 3, _SHADES[card.shade % len(_SHADES)] if card.shown else _FAINT
@@ -435,6 +437,8 @@ def _draw_card(sheet: _Sheet, card: Card, position: int, x: float, y: float) -> 
             at="ra",
             bold=True,
         )
+
+    # the item's text, with the category below
     titles, details = sheet.wrap(card.title, w - 24, 15, 3), sheet.wrap(card.details, w - 24, 13, 2)
     for number, words in enumerate(titles):
         sheet.write(x + 12, y + 48 + 20 * number, words, 15, ink)
@@ -442,6 +446,7 @@ def _draw_card(sheet: _Sheet, card: Card, position: int, x: float, y: float) -> 
         sheet.write(x + 12, y + 54 + 20 * len(titles) + 17 * number, words, 13, _FAINT)
     foot = card.category if card.shown else "not shown"
     sheet.write(x + 12, y + h - 26, sheet.cut(foot.lower(), w - 24, 13), 13, _FAINT)
+
     if card.bought:
         sheet.tick(x + w - 22, y + 19, 11)
 

@@ -53,13 +53,15 @@ WIDTH = Within(1, WIDEST)
 SEED = Within(0, checks.LARGEST_SEED)
 """The bounds of a seed of torch's or numpy's generators."""
 POSITIVE = Within(0, LARGEST, above=True)
+"""The range of a size, a duration or a factor that cannot be 0."""
 AMOUNT = Within(0, LARGEST)
 """The range of what cannot be negative: a decay, a distance, a share of something."""
 SHARE = Within(0, 1)
+"""The range of a share or a probability, 0 and 1 among them."""
 RATE = Within(0, 1, above=True)
-"""Learning rates, and shares that are not nothing."""
+"""The range of a learning rate, and of a share that is not 0."""
 ANY = Within(-LARGEST, LARGEST)
-"""What a number may be unless something else is said."""
+"""The range of a number for which no other one is given."""
 
 
 def settle(config: Any, **bounds: Within) -> None:
@@ -101,6 +103,8 @@ def put(config: object, **values: object) -> None:
 def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
     """Return the value as its type says."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+
+    # an optional value is one of its other type; further unions are not checked
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -108,6 +112,8 @@ def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
         return _checked(name, value, kinds[0], allowed) if len(kinds) == 1 else value
     if origin is Literal:
         return checks.choice(name, value, arguments)
+
+    # members of collections are checked by their own type
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         members = checks.several(name, value)
         return tuple(
@@ -118,6 +124,8 @@ def _checked(name: str, value: Any, kind: Any, allowed: Within | None) -> Any:
             key: _checked(f"{name}[{key!r}]", one, arguments[1], allowed)
             for key, one in checks.mapping(name, value).items()
         }
+
+    # single values; a number without bounds of its own has the widest that its type allows
     if kind is bool:
         return checks.flag(name, value)
     if kind is int:

@@ -24,7 +24,9 @@ from recsim_env.env import (
     LARGEST,
     RenderModes,
     check_options,
+    check_started,
     checked_items,
+    checked_render_hidden,
     checked_render_mode,
     checked_seeds,
     drawn_seeds,
@@ -71,7 +73,8 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         max_episode_steps: The steps after which an episode is truncated, as `gymnasium.make` does;
             None or -1 means no limit.
         render_mode: `ansi` or `rgb_array`: `render` gives a tuple of B frames.
-        render_hidden: Whether frames show what agents must not see, such as hidden traits.
+        render_hidden: Whether frames show what agents must not see, such as hidden traits; needs a
+            `render_mode`.
         options: What `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
             shopper.
 
@@ -106,7 +109,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         self.autoreset_mode = _checked_mode(autoreset_mode)
         self.max_episode_steps = _checked_limit(max_episode_steps)
         self.render_mode = checked_render_mode(render_mode)
-        self.render_hidden = checks.flag("render_hidden", render_hidden)
+        self.render_hidden = checked_render_hidden(render_hidden, render_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.simulator = as_simulator(simulator, options)
         self.single_observation_space = self.simulator.observation_space
@@ -142,7 +145,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
 
     def step(self, actions: Array) -> StepResult:
         """Show every shopper their slate, actions (B, K), and let them react."""
-        self._check_started()
+        check_started(self._started)
         simulator = self.simulator
         waiting = (
             simulator.episodes.ended
@@ -169,7 +172,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
                 f"render_mode is None, so render() shows nothing; give one of {list(RENDER_MODES)}."
             )
             return None
-        self._check_started()
+        check_started(self._started)
         return tuple(draw(scene, self.render_mode) for scene in self._scenes)
 
     # Ends.
@@ -299,12 +302,6 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
 
     def _arrival(self, row: int) -> Scene:
         return arrival(self.simulator, row, hidden=self.render_hidden)
-
-    def _check_started(self) -> None:
-        if not self._started:
-            raise ResetNeeded(
-                "The environment was not reset, but step and render need reset first."
-            )
 
 
 def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:

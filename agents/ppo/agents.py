@@ -71,8 +71,8 @@ class PPOAgentConfig:
     """Factor on the learning rate at the last update, reached linearly from 1; 1 keeps the rate
     constant."""
     watch_every: int = 10
-    """Updates between two calls of `TrainingSetup.watch`. Before the first of them it is called
-    after updates 1, 2, 4, ..."""
+    """Number of updates between two calls of `TrainingSetup.watch`. Before the first of them it is
+    called after updates 1, 2, 4, ..."""
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -13,13 +13,13 @@ class PPOConfig:
     """Hyper-parameters of PPO (Schulman et al. 2017)."""
 
     learning_rate: float = tunable(1.5e-3, 3e-4, 2e-2, log=True)
-    """Learning rate of the actor; that of the critic is a multiple of it, see `NetworkConfig`."""
+    """Learning rate of the actor. That of the critic is `critic_lr_scale` times it."""
     n_steps: int = 20
-    """Visits of each shopper between two updates."""
+    """Number of visits of each shopper between two updates."""
     batch_size: int = 2048
-    """Visits in a minibatch."""
+    """Number of visits in a minibatch."""
     n_epochs: int = 5
-    """Passes over the visits of a rollout at each update."""
+    """Number of passes over the visits of a rollout at each update."""
     gamma: float = tunable(0.97, 0.9, 0.999)
     """Discount of a reward for each visit that it lies ahead."""
     gae_lambda: float = tunable(0.8, 0.3, 1.0)

@@ -38,12 +38,13 @@ class MonitorConfig:
     """How closely a training is monitored."""
 
     evaluate_every: int = 10
-    """Updates between two evaluations; there is also one before the first update and one after the
-    last."""
+    """Number of updates between two evaluations. There is also one before the first update and one
+    after the last."""
     episodes: int = 256
-    """Episodes of an evaluation, once with the most likely and once with sampled actions."""
+    """Number of episodes of an evaluation, played once with the most likely and once with sampled
+    actions."""
     batch: int = 128
-    """Shoppers that are served at once in an evaluation."""
+    """Number of shoppers that are served at once in an evaluation."""
     first_seed: int = 10_000_000
     """First seed of the episodes of evaluations, which differ from those of reports."""
     pictures: int = 2

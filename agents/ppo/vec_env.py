@@ -62,8 +62,8 @@ class TrainingReward:
     """Whether shoppers stay, and each reward is weighted by the probability that they would still
     be there: the expected return is the same, without the noise of when they leave. The network
     observes the weight, and the value of the critic is proportional to it. An episode whose weight
-    has become small ends at random (`ROULETTE`), which changes no expectation. The shoppers have to
-    report the probability of leaving."""
+    has become small ends at random, which changes no expectation. The shoppers have to report the
+    probability of leaving."""
 
     def __post_init__(self) -> None:
         """Check every field.

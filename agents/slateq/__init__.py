@@ -45,6 +45,6 @@ issue 26). The trained network chooses the slate of the target and an averaged n
 (double DQN, van Hasselt et al. 2016).
 
 Modules: `config` (hyper-parameters), `values` (what is known of a visit, and the networks),
-`choices` (click models and the best slate under each), `memory` (replay), `learner` (the update),
+`choices` (the click model and the best slate under it), `memory` (replay), `learner` (the update),
 `agent` (policy, training loop, registration).
 """

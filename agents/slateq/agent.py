@@ -19,7 +19,7 @@ from agents.base import (
     training_seeds,
 )
 from agents.keeper import Keeper
-from agents.slateq.choices import TINY, Choice, PositionBased
+from agents.slateq.choices import Choice, PositionBased
 from agents.slateq.config import SlateQChancesConfig, SlateQConfig
 from agents.slateq.learner import SlateQLearner
 from agents.slateq.memory import ReplayMemory
@@ -27,10 +27,12 @@ from agents.slateq.values import FactorisedValues, ItemValues, ObserveVisit, Vis
 from policies.composer import Composer, ComposerConfig
 from recsim_env.rollout import draws_for
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Outcome
 
 WATCHES = 10
 """Number of times that `TrainingSetup.watch` is called before the end of the training."""
+SMALLEST_DRAW = 1e-30
+"""Lower bound of a draw, so that its logarithm is finite."""
 
 
 class SlateQPolicy:
@@ -74,7 +76,9 @@ class SlateQPolicy:
         logits = visits.logits
         if self.draws:
             # not `noise.gumbel`, which bounds a draw of exactly 0 differently
-            gumbel = -torch.log(-torch.log(draws[:, : logits.shape[1]].clamp(TINY, 1 - 2**-24)))
+            gumbel = -torch.log(
+                -torch.log(draws[:, : logits.shape[1]].clamp(SMALLEST_DRAW, 1 - 2**-24))
+            )
             logits = logits + self._temperature * gumbel
         return self._choice.best(logits, gains, self._size)
 
@@ -144,26 +148,16 @@ def serve(
         if at % max(rounds // WATCHES, 1) == 0:
             watch(at * shoppers, best)
 
-        # one visit of every shopper
-        now = simulator.episodes
-        places = exploring.choose(visits, draws_for(exploring, now.seed, now.visit, now.number))
-        outcome = simulator.advance(visits.slates(places, size))
-        shown = simulator.episodes.recent_slates[:, 0, : places.shape[1]] >= 0
-        clicks = simulator.episodes.recent_clicks[:, 0, : places.shape[1]]
-
-        # what it teaches at once, and what is remembered of it
-        learner.choice.learn(visits.logits.gather(1, places), clicks, shown)
-        reward = config.reward_scale * outcome.reward
-        memory.add(visits, places, clicks, reward, outcome.terminated, ~outcome.truncated)
+        # one visit of every shopper; whose episode is over is replaced
+        reward, outcome = _serve_visit(simulator, exploring, visits, learner, memory)
         rewards, lapses = rewards + reward.mean(), lapses + outcome.terminated.float().mean()
         simulator.restart(outcome.ended.nonzero().squeeze(1))
         visits = observe_visit(simulator.observe())
 
         # updates from the replay memory, once the warm-up has given features and values their scale
         if at + 1 == warm_up:
-            level = rewards / (
-                warm_up - config.gamma * (warm_up - lapses)
-            )  # r / (1 - gamma (1 - lapse rate))
+            # r / (1 - gamma (1 - lapse rate))
+            level = rewards / (warm_up - config.gamma * (warm_up - lapses))
             learner.start(memory.draw(4 * config.batch_size, generator).visits, float(level))
         if at + 1 >= warm_up:
             for _ in range(config.updates):
@@ -177,6 +171,31 @@ def serve(
         "updates": updates,
         "reward_per_visit": float(rewards) / rounds,
     }
+
+
+def _serve_visit(
+    simulator: SlateSimulator,
+    exploring: SlateQPolicy,
+    visits: Visits,
+    learner: SlateQLearner,
+    memory: ReplayMemory,
+) -> tuple[Tensor, Outcome]:
+    """Show exploring slates to every shopper, update the click model, and remember the visits.
+
+    Returns:
+        The scaled rewards (B,) and what the visits led to.
+    """
+    now = simulator.episodes
+    places = exploring.choose(visits, draws_for(exploring, now.seed, now.visit, now.number))
+    outcome = simulator.advance(visits.slates(places, learner.size))
+    shown = simulator.episodes.recent_slates[:, 0, : places.shape[1]] >= 0
+    clicks = simulator.episodes.recent_clicks[:, 0, : places.shape[1]]
+
+    # what it teaches at once, and what is remembered of it
+    learner.choice.learn(visits.logits.gather(1, places), clicks, shown)
+    reward = learner.config.reward_scale * outcome.reward
+    memory.add(visits, places, clicks, reward, outcome.terminated, ~outcome.truncated)
+    return reward, outcome
 
 
 def _state(

@@ -27,13 +27,14 @@ class SlateQConfig:
     learning_rate: float = 2e-3
     """Learning rate of Adam at the first update; it decreases linearly to 0 at the last."""
     batch_size: int = 512
-    """Visits in the minibatch of an update."""
+    """Number of visits in the minibatch of an update."""
     updates: int = 3
-    """Updates after each round, in which every shopper makes one visit."""
+    """Number of updates after each round, in which every shopper makes one visit."""
     memory: int = 20_480
-    """Visits that the replay memory holds; older ones are overwritten."""
+    """Number of visits that the replay memory holds; older ones are overwritten."""
     warm_up: int = 5_120
-    """Visits that are served before the first update, so that the features have a scale by then."""
+    """Number of visits that are served before the first update, so that the features have a scale
+    by then."""
     target_rate: float = 0.02
     """Share of the way that the averaged network moves towards the trained one at an update."""
     reward_scale: float = 0.1

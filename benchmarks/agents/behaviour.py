@@ -38,11 +38,11 @@ from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.composer import Composer
 from policies.learnable.intents import ComposerPolicy
-from recsim_env.rollout import draws_for
+from recsim_env.rollout import rollout
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import first_places
-from recsim_env.types import Policy
+from recsim_env.types import Observation, Policy
 
 TRAITS = ("variety", "patience", "speed", "examination")
 """Hidden traits of a shopper, which are fields of `MarketState`."""
@@ -63,7 +63,8 @@ class Config(Threads, Results):
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES}
 
     league: League = field(default_factory=League)
-    """How the agent is trained and the re-ranker tuned, and where both lie if that was done."""
+    """How the agent is trained and the re-ranker tuned, and where both lie if that was done
+    before."""
     place: str = Place(MARKET, 0).name
     """Name of the market, which is one of the places in `benchmarks.lab.places`."""
     shoppers: int = 1024
@@ -101,40 +102,58 @@ def visits(
     categories (distinct, in the slate) · distance (mean intra-list) · clicks · reward · the
     `KNOBS`, null for a policy that is not the agent.
     """
-    observation = simulator.reset(episodes.to(simulator.device))
+    watched = _Watched(policy, simulator, composer)
     parts: list[pl.DataFrame] = []
-    while simulator.num_envs:
-        at, state = simulator.episodes, simulator.hidden
-        columns = {
-            "shopper": at.seed,
-            "visit": at.visit,
-            **{trait: getattr(state, trait) for trait in TRAITS},
+    for visit in rollout(watched, simulator, episodes):
+        shown, info = visit.shown, visit.outcome.info
+        category = simulator.catalog.category[shown.clamp(min=0)].where(shown >= 0, -1)
+        columns = watched.columns | {
+            "categories": distinct(category),
+            "distance": info["reward_terms/intra_list_distance"],
+            "clicks": info["clicks"],
+            "reward": visit.outcome.reward,
         }
-        nothing = torch.zeros(simulator.num_envs, composer.intent_size, device=simulator.device)
-        columns[MOMENT] = boredom(simulator.shopper, state, composer.compose(observation, nothing))
-        columns |= knobs(policy, observation)
-        columns = {column: value.clone() for column, value in columns.items()}
-        slates = policy(observation, draws_for(policy, at.seed, at.visit, at.number))
-        outcome = simulator.advance(slates)
-        shown = simulator.episodes.recent_slates[:, 0]
-        columns["categories"] = distinct(
-            simulator.catalog.category[shown.clamp(min=0)].where(shown >= 0, -1)
-        )
-        columns["distance"] = outcome.info["reward_terms/intra_list_distance"]
-        columns |= {"clicks": outcome.info["clicks"], "reward": outcome.reward}
         parts.append(
             pl.DataFrame({column: value.cpu().numpy() for column, value in columns.items()})
         )
-        going = (~outcome.ended).nonzero().squeeze(1)
-        if not len(going):
-            break
-        simulator.keep(going)
-        observation = simulator.observe()
     return (
         pl.concat(parts)
         .select(pl.lit(name).alias("policy"), pl.all())
         .with_columns(pl.col(KNOBS).fill_nan(None))
     )
+
+
+class _Watched:
+    """A policy of which is noted, before each visit, whom it serves and what it decides.
+
+    The visit itself changes the hidden state, so that it cannot be read afterwards.
+
+    Args:
+        policy: The policy that plays.
+        simulator: The simulator that it plays in.
+        composer: Makes greedy's slate at intent 0.
+    """
+
+    def __init__(self, policy: Policy, simulator: SlateSimulator, composer: Composer) -> None:
+        self.draws = policy.draws
+        self.columns: dict[str, Tensor] = {}
+        self._policy, self._simulator, self._composer = policy, simulator, composer
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Note the shoppers, their boredom and the policy's knobs, then choose slates (B, K)."""
+        simulator, composer = self._simulator, self._composer
+        at, state = simulator.episodes, simulator.hidden
+        nothing = torch.zeros(simulator.num_envs, composer.intent_size, device=simulator.device)
+        greedy = composer.compose(observation, nothing)
+        columns = {
+            "shopper": at.seed,
+            "visit": at.visit,
+            **{trait: getattr(state, trait) for trait in TRAITS},
+            MOMENT: boredom(simulator.shopper, state, greedy),
+            **knobs(self._policy, observation),
+        }
+        self.columns = {column: value.clone() for column, value in columns.items()}
+        return self._policy(observation, draws)
 
 
 def boredom(shopper: object, state: MarketState, slates: Tensor) -> Tensor:

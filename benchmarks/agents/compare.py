@@ -156,6 +156,8 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
+
+    # a line for each policy, and its figures under its name
     for name, part in parts.items():
         found = {column: policy_mean(part, column) for column in FIGURES}
         above = {
@@ -175,6 +177,8 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
                 "above": None if name == BASE else above["return"],
             }
         )
+
+    # figures that texts cite have short names, and one compares the agent with its start
     for short, name in SHORT.items():
         summary |= {
             f"{short}_{column}": summary[f"{name}/{column}"] for column in FIGURES if name in parts

@@ -378,9 +378,13 @@ def draw_profiles(axes: Axes, rows: pl.DataFrame, colour: dict[str, str]) -> Non
     scaled = scaled.with_columns(pl.col("return") / pl.col("greedy"))
     if not len(scaled):
         return
+
+    # one set of thresholds for everybody who is drawn
     scaled = scaled.filter(pl.col("contender").is_in([*colour, *LEVELS]))
     earned = scaled["return"].to_numpy()
     taus = np.linspace(float(earned.min()) - 0.02, float(earned.max()) + 0.02, 161)
+
+    # a curve for each, in a band where there are several worlds
     for name in [*colour, *LEVELS]:
         scores = matrix(_of(scaled, name))
         if not scores.size:
@@ -402,6 +406,7 @@ def draw_profiles(axes: Axes, rows: pl.DataFrame, colour: dict[str, str]) -> Non
                 alpha=0.12,
                 lw=0,
             )
+
     axes.set_xlabel("return, as a multiple of greedy CTR's on the same shoppers")
     axes.set_ylabel("share of runs that earned more")
     axes.set_title("Performance profiles")
@@ -422,6 +427,8 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
     rows = rows.filter(
         (pl.col("mode") == "deterministic") & (pl.col("world") == pl.col("world").min())
     )
+
+    # the lines; the agent's also passes through the weight that the market's own reward has
     own = (
         as_reward(PRESETS[market].reward).weights.get("intra_list_distance")
         if market in PRESETS
@@ -430,26 +437,9 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
     for name, ink, word, above in ((PPO, COLOURS[0], "λ", 7), ("mmr", INK, "w", -12)):
         swept = frontier(rows, name, own if name == PPO else None)
         if len(swept) > 1:
-            axes.plot(
-                swept["diversity"],
-                swept["clicks"],
-                "-o",
-                color=ink,
-                markersize=4,
-                linewidth=1.4,
-                alpha=0.8,
-            )
-            for line in swept.iter_rows(named=True):
-                place = (line["diversity"], line["clicks"])
-                text = f"{word}={line['weight']:g}"
-                axes.annotate(
-                    text,
-                    place,
-                    xytext=(0, above),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=ink,
-                )
+            _draw_sweep(axes, swept, ink, word, above)
+
+    # a point for each contender as it is in the league
     means = (
         rows.filter(pl.col("weight").is_null())
         .group_by("contender")
@@ -458,6 +448,7 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
     for line in means.iter_rows(named=True):
         ink = colour.get(line["contender"], INK)
         axes.plot([line["diversity"]], [line["clicks"]], "D", color=ink, markersize=6)
+
     others = means.filter(~pl.col("contender").is_in(list(colour)))
     name_beside(
         axes,
@@ -469,6 +460,22 @@ def draw_frontier(axes: Axes, rows: pl.DataFrame, market: str, colour: dict[str,
     axes.set_xlabel("diversity: mean intra-list distance of a slate")
     axes.set_ylabel("clicks of an episode")
     axes.set_title("Clicks and diversity (λ: weight in PPO's reward, w: of MMR)")
+
+
+def _draw_sweep(axes: Axes, swept: pl.DataFrame, ink: str, word: str, above: float) -> None:
+    """Draw the line of one contender over the weight of diversity, with the weights beside it."""
+    axes.plot(
+        swept["diversity"], swept["clicks"], "-o", color=ink, markersize=4, linewidth=1.4, alpha=0.8
+    )
+    for line in swept.iter_rows(named=True):
+        axes.annotate(
+            f"{word}={line['weight']:g}",
+            (line["diversity"], line["clicks"]),
+            xytext=(0, above),
+            textcoords="offset points",
+            fontsize=7,
+            color=ink,
+        )
 
 
 def frontier(rows: pl.DataFrame, name: str, own: float | None) -> pl.DataFrame:

@@ -56,7 +56,7 @@ from policies.observations import candidates_of
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from policies.slates import top_slates
 from recsim_env import noise
-from recsim_env.files import locked
+from recsim_env.files import locked, made
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
@@ -295,8 +295,9 @@ def references(config: Config, spec: OutsideSpec) -> pl.DataFrame:
 
 def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
     """Rows of one training seed, from the first log to the evaluation."""
-    folder = config.work / f"seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(config.work / f"seed{seed}")
+
+    # the ranker, and the policies that need no training
     simulator = outside_simulator(spec)
     path = folder / "ranker.safetensors"
     if not path.exists():
@@ -310,6 +311,8 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         parts.append(
             rows_of(POLICIES[name].build(inputs, best), name, seed, simulator, config.users)
         )
+
+    # the agent, which starts from the same ranker
     agent = PPOComposerConfig(
         ppo=config.ppo,
         network=NetworkConfig(),
@@ -320,6 +323,8 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         TrainingSetup(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
     )
     assert learned.sampled is not None
+
+    # rows of the agent also say how long it was trained
     for name, policy in (("ppo", learned.policy), ("ppo, sampled", learned.sampled)):
         rows = rows_of(policy, name, seed, simulator, config.users).drop("steps", "minutes")
         parts.append(

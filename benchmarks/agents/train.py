@@ -58,7 +58,7 @@ class Config(Checked):
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
-    """Sizes and start of actor and critic."""
+    """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=ComposerConfig)
     """What the agent sees of a visit and how it may steer."""
     plackett_luce: PlackettLuceConfig = field(default_factory=PlackettLuceConfig)
@@ -66,7 +66,7 @@ class Config(Checked):
     autoregressive: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """How the scores of the autoregressive agent start."""
     reward: TrainingReward = field(default_factory=TrainingReward)
-    """How the reward is changed before it is learned from."""
+    """How the reward of the simulator becomes the reward that PPO learns from."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """Evaluations before the first update, on the way and at the end."""
     output: Path = Path("runs/train")

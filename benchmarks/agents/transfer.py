@@ -26,7 +26,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import polars as pl
 import tyro
@@ -38,6 +38,7 @@ from agents.keeper import Keeper
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
+from benchmarks.lab.bars import step_bar
 from benchmarks.lab.cells import all_rows, json_at, rows_at
 from benchmarks.lab.log_mixture import Mixture
 from benchmarks.lab.markets import MarketWorld
@@ -111,10 +112,11 @@ class Config(Markets, Threads, Results):
     EMPTY: ClassVar[Collection[str]] = ("sizes", "mixtures", "pessimism")
 
     part: Part = "all"
-    """What to measure: `main`, `sweep`, `ensemble`, `all` of them, or with `report` nothing. The
-    report is about everything that was measured so far."""
+    """What to measure. `main` compares all agents in both markets, `sweep` varies the log,
+    `ensemble` puts several user models together, `all` does all of it, and `report` measures
+    nothing. The report is about everything that was measured so far."""
     env: str = "recsim_env/Market-v0"
-    """Id of the true market."""
+    """Id of the true market, which is also where all agents are evaluated."""
     worlds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the market's catalogues. Three tell worlds apart; `sweep` and `ensemble` use the
     first."""
@@ -122,11 +124,12 @@ class Config(Markets, Threads, Results):
     """Seeds of user models and of PPO. `sweep` uses the first, `ensemble` puts the models of all
     seeds into one."""
     mixture: Mixture = "broad"
-    """Who wrote the log. The default is the mixture whose slates differ most from each other."""
+    """Mixture of policies that wrote the log. The default is the one whose slates differ most from
+    each other."""
     sizes: tuple[int, ...] = (30_000, 100_000, 300_000, 1_000_000)
     """Numbers of logged slates in the sweep over the size of the log."""
     mixtures: tuple[Mixture, ...] = ("greedy", "uniform", "exploring", "broad")
-    """Mixtures in the sweep over who wrote the log."""
+    """Mixtures of policies in the sweep over who wrote the log."""
     pessimism: tuple[float, ...] = (0.0, 1.0)
     """Pessimism of each ensemble: how many standard deviations of its members are taken off its
     answer. An ensemble without any is the control, and so is that of a single seed."""
@@ -407,20 +410,13 @@ def fitted_shopper(
     folder = config.work / world.name / f"seed{seed}" / "model"
     if not folder.exists():
         catalog, settings = true.to("cpu"), replace(config.model, seed=seed)
-        with tqdm(desc=f"user model {seed} of {world.name}", unit="step", leave=False) as bar:
-            model = fit_session(
-                site.logged, catalog, settings, device=true.device, progress=partial(_advance, bar)
-            )
+        with step_bar(f"user model {seed} of {world.name}") as bar:
+            model = fit_session(site.logged, catalog, settings, device=true.device, progress=bar)
         part = folder.with_name("model.part")
         shutil.rmtree(part, ignore_errors=True)
         save_learned_market(part, catalog, [model], site.logged.declared)
         part.rename(folder)
     return load_learned_market(true.device, site.inputs.slate_size, folder=folder)
-
-
-def _advance(bar: Any, step: int, steps: int) -> None:
-    bar.total = steps
-    bar.update(step - bar.n)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -485,19 +481,10 @@ def read_work(work: Path) -> pl.DataFrame:
     return all_rows(paths, work, "benchmarks.agents.transfer")
 
 
-def check_work(config: Config) -> None:
-    """Remember what the rows in `config.work` have in common.
-
-    Raises:
-        ValueError: If they were measured with other settings.
-    """
-    remember_settings(config.work, settings_of(config, free=FREE))
-
-
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    check_work(config)
+    remember_settings(config.work, settings_of(config, free=FREE))
     run = Run("transfer", config, results=config.results)
     for cell in cells(config):
         measure(config, cell)

@@ -76,7 +76,9 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         for name, log in logs.items()
     }
     splits = [f"{qualifying[split]:,}" for split in ("all", "train", "valid", "test")]
+
     return [
+        # the tables
         ("visits", f"{summary['visits']:,}", "123,631"),
         ("households", f"{summary['households']:,}", "2,467"),
         ("catalogue share of lines, %", f"{100 * summary['catalogue_line_share']:.1f}", "54.8"),
@@ -86,6 +88,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
             " / ".join(splits),
             "114,672 / 93,466 / 9,557 / 11,649",
         ),
+        # what could have been bought
         ("exposed items a visit, mean", f"{exposed['mean']:.1f}", "523"),
         (
             "exposed items a visit, 5 % and 95 %",
@@ -100,6 +103,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{100 * summary['visits_with_purchase']:.1f}",
             "60.6",
         ),
+        # logs of slates
         (
             "uniform CTR, %: all / train / valid / test",
             rate["uniform"],

@@ -27,7 +27,7 @@ from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
 from benchmarks.lab.settings import TABLES, remember_settings, settings_of
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from recsim_env.files import locked, write_text
+from recsim_env.files import locked, made, write_text
 from recsim_env.logs.complete_journey import encoder_folder, is_of_build
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper
@@ -161,7 +161,7 @@ def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> Non
     """
     folder, part = config.output / "shopper", config.output / "shopper.part"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    made(part)
     for number, member in enumerate(members):
         save_model(member, part / f"model{number}" if number else part)
     for name in SHOP_TABLES:

@@ -11,15 +11,14 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
-from tqdm.auto import tqdm
 
+from benchmarks.lab.bars import step_bar
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
@@ -27,7 +26,7 @@ from benchmarks.lab.markets import TABLE_FILES, MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
-from recsim_env.files import locked, write_json
+from recsim_env.files import locked, made, write_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
@@ -131,7 +130,7 @@ def _fit(config: Config) -> None:
     _put(part, config.output)
     shutil.rmtree(kept)
     if config.ship:
-        SHIPPED.parent.mkdir(parents=True, exist_ok=True)
+        made(SHIPPED.parent)
         replace_folder(config.output, SHIPPED)
     console = Console()
     console.print(table(scores))
@@ -152,10 +151,8 @@ def _member(
     """Fit a member, or read it from its folder where it was fitted before."""
     if not folder.exists():
         settings = replace(config.model, seed=config.model.seed + number)
-        with tqdm(desc=f"member {number + 1} of {config.members}", unit="step", leave=False) as bar:
-            member = fit_session(
-                log, catalog, settings, device=config.device, progress=partial(_advance, bar)
-            )
+        with step_bar(f"member {number + 1} of {config.members}") as bar:
+            member = fit_session(log, catalog, settings, device=config.device, progress=bar)
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         save_model(member, part)
@@ -171,11 +168,6 @@ def _put(part: Path, folder: Path) -> None:
     for child in sorted(part.iterdir()):
         child.replace(folder / child.name)
     part.rmdir()
-
-
-def _advance(bar: Any, step: int, steps: int) -> None:
-    bar.total = steps
-    bar.update(step - bar.n)
 
 
 def table(scores: list[SessionScores]) -> Table:

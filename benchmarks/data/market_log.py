@@ -30,8 +30,8 @@ class Config(Threads):
     slates: int = 300_000
     """Number of logged slates of each market, about. The default is that of reported results."""
     mixture: Mixture = "exploring"
-    """Who serves the log: `exploring` and `broad` are mixtures of many policies, `greedy` is the
-    ranker alone, `uniform` is random slates."""
+    """Mixture of policies that serves the log: `exploring` and `broad` are mixtures of many
+    policies, `greedy` is the ranker alone, `uniform` is random slates."""
     work: Path = MARKETS
     """Folder that each market's folder is written to; those that are there are left as they are."""
 

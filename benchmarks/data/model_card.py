@@ -54,43 +54,7 @@ def model_card(
     Returns:
         A text in markdown.
     """
-    # The chances of each member, and of all together.
-    scores = [
-        score(member, examples, "test", kinds=("case_control", "policy")) for member in members
-    ]
-    chances = [torch.sigmoid(one.logit.double()) for one in scores]
-    row = scores[0].row
-    everything = [scored_rows(examples, row, chance) for chance in chances]
-    names = [""] if len(members) == 1 else [f", member {number}" for number in range(len(members))]
-    if len(members) > 1:
-        everything.append(scored_rows(examples, row, torch.stack(chances).mean(dim=0)))
-        names.append(f", mean of {len(members)}")
-
-    # Scores of full exposure and of policy slates, for items that training knows.
-    warm, kind = ~log.cold[examples.row_item[row]], examples.row_kind[row]
-    lines: list[dict[str, object]] = []
-    for name, label in (("case_control", "full exposure"), ("policy", "policy slates")):
-        keep = (warm & (kind == ROW_KINDS.index(name))).numpy()
-        for who, scored in zip(names, everything, strict=True):
-            rows = scored.only(keep)
-            found = {metric: METRICS[metric](rows, rows.weight) for metric in METRICS}
-            if name != "policy":
-                found["ndcg10"] = math.nan  # a case-control sample is no slate
-            lines.append({"rows": f"{label}{who}", **found})
-
-    # Predicted over observed responses by past purchases.
-    full = (warm & (kind == ROW_KINDS.index("case_control"))).numpy()
-    count = examples.row_stats[row, 0, COUNT].double().numpy()[full]
-    observed, predicted, _ = everything[0].only(full).curve(count, COUNT_BINS)
-    calibration = [
-        {
-            "past purchases of the item, from": first,
-            "observed": o,
-            "predicted": p,
-            "ratio": p / o if o else math.nan,
-        }
-        for first, o, p in zip(COUNT_BINS, observed.tolist(), predicted.tolist(), strict=True)
-    ]
+    lines, calibration = _held_out(members, examples, log)
     train, valid, test = (week_range(log.facts.weeks(split)) for split in SPLITS)
     command = shlex.join(["python", *sys.orig_argv[1:]])
     return f"""---
@@ -134,3 +98,47 @@ Versions: {", ".join(f"{name} {version}" for name, version in versions().items()
 
 {markdown(calibration, digits=3)}
 """
+
+
+def _held_out(
+    members: Sequence[SlateShopper], examples: Examples, log: Log
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """The lines of the card's two tables: scores, and calibration by past purchases."""
+    # the chances of each member, and of all together
+    scores = [
+        score(member, examples, "test", kinds=("case_control", "policy")) for member in members
+    ]
+    chances = [torch.sigmoid(one.logit.double()) for one in scores]
+    row = scores[0].row
+    everything = [scored_rows(examples, row, chance) for chance in chances]
+    names = [""] if len(members) == 1 else [f", member {number}" for number in range(len(members))]
+    if len(members) > 1:
+        everything.append(scored_rows(examples, row, torch.stack(chances).mean(dim=0)))
+        names.append(f", mean of {len(members)}")
+
+    # scores of full exposure and of policy slates, for items that training knows
+    warm, kind = ~log.cold[examples.row_item[row]], examples.row_kind[row]
+    lines: list[dict[str, object]] = []
+    for name, label in (("case_control", "full exposure"), ("policy", "policy slates")):
+        keep = (warm & (kind == ROW_KINDS.index(name))).numpy()
+        for who, scored in zip(names, everything, strict=True):
+            rows = scored.only(keep)
+            found = {metric: METRICS[metric](rows, rows.weight) for metric in METRICS}
+            if name != "policy":
+                found["ndcg10"] = math.nan  # a case-control sample is no slate
+            lines.append({"rows": f"{label}{who}", **found})
+
+    # predicted over observed responses by past purchases
+    full = (warm & (kind == ROW_KINDS.index("case_control"))).numpy()
+    count = examples.row_stats[row, 0, COUNT].double().numpy()[full]
+    observed, predicted, _ = everything[0].only(full).curve(count, COUNT_BINS)
+    calibration: list[dict[str, object]] = [
+        {
+            "past purchases of the item, from": first,
+            "observed": o,
+            "predicted": p,
+            "ratio": p / o if o else math.nan,
+        }
+        for first, o, p in zip(COUNT_BINS, observed.tolist(), predicted.tolist(), strict=True)
+    ]
+    return lines, calibration

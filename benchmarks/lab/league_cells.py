@@ -292,6 +292,7 @@ def tuned_parameters(
         return {}
 
     def search() -> dict[str, Any]:
+        """Run the trials, for the file that keeps their best parameters."""
         # MMR is a case of the constant re-ranker, whose search starts from it
         cases = ("mmr",) if name == "constant" else ()
         before = {

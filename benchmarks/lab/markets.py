@@ -55,8 +55,8 @@ class MarketWorld(Checked):
     slates: int = 300_000
     """Number of logged slates, about. The default is that of all reported results."""
     mixture: Mixture = "exploring"
-    """Who serves the log: `exploring` and `broad` are mixtures of many policies, `greedy` is the
-    ranker alone, `uniform` is random slates."""
+    """Mixture of policies that serves the log: `exploring` and `broad` are mixtures of many
+    policies, `greedy` is the ranker alone, `uniform` is random slates."""
     alike: bool = False
     """Give all shoppers the same traits, so that there is nothing to personalise."""
 

@@ -128,7 +128,7 @@ class World(Checked):
     horizon_days: float | None = None
     """Length of an episode in days. By default it is the environment's own."""
     device: str | None = None
-    """Device of simulation and training, cpu or cuda. By default it is the best there is."""
+    """Device of simulation and training, cpu or cuda. By default it is cuda where there is one."""
     threads: int = THREADS
     """Number of CPU threads. One is the default because more are faster only where no other process
     wants the cores."""

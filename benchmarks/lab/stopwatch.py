@@ -23,6 +23,11 @@ class Clock:
     cpu: float = 0.0
     """Seconds of all processors."""
 
+    @property
+    def busy(self) -> float:
+        """Seconds of all processors; on a GPU, of the wall clock."""
+        return self.wall if self.device.type == "cuda" else self.cpu
+
     def timed(self, work: Callable[[], T]) -> T:
         """Do a piece of work, and add the time that it took."""
         wall, cpu = self._wall(), time.process_time()

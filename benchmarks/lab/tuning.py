@@ -61,6 +61,7 @@ def trials_of(
         raise ValueError(f"{path} is {told(kept)}, but it must be a JSON list of trials.")
 
     def played(trial: optuna.Trial) -> float:
+        """Return the value of a trial, which is played unless an earlier run kept it."""
         parameters = suggest(trial, search)
         if trial.number == len(kept):
             kept.append({"parameters": parameters, "value": value(parameters, trial.number)})

@@ -77,7 +77,7 @@ class Config(Results):
     REPEATED: ClassVar[Collection[str]] = ("episodes",)
 
     league: League = field(default_factory=League)
-    """How the agent is trained, and where it lies if that was done."""
+    """How the agent is trained, and where it lies if that was done before."""
     place: str = Place(MARKET, 0).name
     """Name of the market whose catalogue is enlarged, one of the places in
     `benchmarks.lab.places`."""
@@ -349,20 +349,11 @@ def rows_of(config: Config) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def check_work(config: Config) -> None:
-    """Remember what the rows in `config.work` have in common.
-
-    Raises:
-        ValueError: If they were measured with other settings.
-    """
-    remember_settings(config.work, settings_of(config, free=FREE))
-
-
 def main(config: Config) -> None:
     """Measure what is missing, then report."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    check_work(config)
+    remember_settings(config.work, settings_of(config, free=FREE))
     league_cells.check_work(config.league)
     run = Run("latency", config, results=config.results)
     rows = rows_of(config)

@@ -170,6 +170,8 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
     log = Log.load(ready(config.log, Console(), {"results": config.results / NAME}))
     examples = log.examples(cold_hidden=True)
     settings = replace(config.finetune, epochs=config.finetune_epochs)
+
+    # the packs that an epoch trains on, and how many visits the steps come to
     lengths = torch.stack(
         [
             (part == 0).sum()
@@ -180,11 +182,14 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
     collator = Collator(examples)
     steps = max(int(settings.epochs * len(packs)), 1)
     visits = round(steps / len(packs) * int(lengths.sum()))
+
+    # operations a visit, counted on a few packs
     some = packs.packs[:: max(len(packs) // 8, 1)]
     model = new_shopper(log.catalog, settings, log.facts)
     per_visit = operations(model, [collator(pack) for pack in some]) / sum(
         int(lengths[pack].sum()) for pack in some
     )
+
     rows = []
     for number in range(config.repetitions):
         machine = matrix_product_rate()

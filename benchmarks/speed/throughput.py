@@ -17,7 +17,7 @@ that the slower of the two would take over the time it took.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -42,6 +42,8 @@ from benchmarks.lab.tables import markdown
 from benchmarks.speed.peers import PEERS
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
+from recsim_env.shoppers.base import Shopper
+from recsim_env.shoppers.encoder import Cache
 from recsim_env.shoppers.household.memory import Memory
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.population import LearnedShopper
@@ -49,6 +51,7 @@ from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import LearnedMarketShopper
+from recsim_env.simulator import SlateSimulator
 from recsim_env.types import best_device
 
 TRANSFORMER, MARKET = "recsim_env/CompleteJourney-v0", "recsim_env/Market-v0"
@@ -60,23 +63,6 @@ SINGLE = 0
 """The value in the column `batch` of one shopper behind `gymnasium.make`."""
 LATE = 40
 """Number of visits after which a step is timed again, because it must not become slower."""
-FORWARD: dict[type, dict[str, tuple[str, ...]]] = {
-    SlateShopper: {
-        "": ("token", "append_visit", "new_item_queries"),
-        "slate_head": ("forward", "shoppers"),
-        "gap_head": ("forward",),
-    },
-    SessionShopper: {
-        "": ("token", "append_visit", "temperament", "answer", "click_probability", "leave_logits"),
-    },
-}
-"""Methods of the networks that a step calls: class of the network -> its part (itself or a head)
--> methods. Proposing new items is none of them."""
-COUNTERS: dict[type, tuple[str, ...]] = {
-    Memory: ("stats", "record", "tally"),
-    SessionMemory: ("look", "record", "context"),
-}
-"""Methods of the counters that the networks read, by class."""
 
 
 @dataclass(frozen=True)
@@ -330,6 +316,7 @@ def measure(config: Config) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
 
     def add(what: str, seat: Seat, number: int, value: float | None = None, **told: Any) -> None:
+        """Add a row in the columns of `ROW`."""
         common = {
             "batch": seat.batch,
             "threads": seat.threads,
@@ -377,11 +364,10 @@ def machine(device: torch.device) -> dict[str, float]:
     for _ in range(8):
         product.timed(lambda: a @ b)
         copy.timed(large.clone)
-    seconds = "wall" if device.type == "cuda" else "cpu"
     moved = 2 * large.nbytes * 8  # read and written
     return {
-        "matmul_flops": 8 * 2 * 1024**3 / getattr(product, seconds),
-        "copy_bytes": moved / getattr(copy, seconds),
+        "matmul_flops": 8 * 2 * 1024**3 / product.busy,
+        "copy_bytes": moved / copy.busy,
     }
 
 
@@ -392,8 +378,8 @@ def sizes(env: str, device: torch.device, batch: int = 1024) -> dict[str, float]
     counter = FlopCounterMode(display=False)
     with counter:
         crowd.step(crowd.slates())
-    learned = networks(crowd.simulator.shopper)
-    caches = crowd.simulator.hidden.caches if learned else []
+    learned = learned_parts(crowd.simulator)
+    caches = learned.caches if learned else []
     attended = sum(cache.keys.nbytes + cache.values.nbytes for cache in caches)
     observed = sum(value.nbytes for value in crowd.simulator.observe().values())
     return {
@@ -413,7 +399,7 @@ def by_history(env: str, device: torch.device, batch: int, steps: int = 6) -> di
         for number in range(skipped + steps):
             slates = crowd.slates()
             (clock if number >= skipped else Clock(device)).timed(partial(crowd.watch, slates))
-        found[name] = (clock.wall if device.type == "cuda" else clock.cpu) / (steps * batch)
+        found[name] = clock.busy / (steps * batch)
     return found
 
 
@@ -429,29 +415,64 @@ def shares(crowd: Crowd, steps: int = 4) -> dict[str, float]:
     Returns:
         The shares by name; empty where there is no network, or no CPU.
     """
-    models = networks(crowd.simulator.shopper)
-    if not models or crowd.simulator.device.type != "cpu":
+    learned = learned_parts(crowd.simulator)
+    if learned is None or crowd.simulator.device.type != "cpu":
         return {}
     watch = Stopwatch(crowd.simulator.device, ("forward", "counters"))
     whole = Clock(crowd.simulator.device)
-    for model in models:
-        for part, names in FORWARD[type(model)].items():
-            watch.watch("forward", getattr(model, part) if part else model, *names)
-    memory = crowd.simulator.hidden.memory
-    watch.watch("counters", memory, *COUNTERS[type(memory)])
+    for network in learned.networks:
+        for part, names in forward_methods(network):
+            watch.watch("forward", part, *names)
+    watch.watch("counters", learned.memory, *counter_methods(learned.memory))
     for _ in range(steps):
         whole.timed(partial(crowd.watch, crowd.slates()))
     watch.release()
     return {f"{part}_share": seconds / whole.cpu for part, seconds in watch.seconds.items()}
 
 
-def networks(shopper: object) -> list[nn.Module]:
-    """The networks that answer for the shoppers; none where they are no networks."""
+@dataclass(frozen=True)
+class LearnedParts:
+    """What a simulator of learned shoppers computes with."""
+
+    networks: Sequence[SlateShopper | SessionShopper]
+    """The networks that answer together."""
+    caches: list[Cache]
+    """The keys and values of the visits so far, of each network."""
+    memory: Memory | SessionMemory
+    """The counters that the networks read."""
+
+
+def learned_parts(simulator: SlateSimulator) -> LearnedParts | None:
+    """The parts that a simulator's shoppers learned; None where they are no networks."""
+    shopper: Shopper[Any] = simulator.shopper
+    state = simulator.hidden
     if isinstance(shopper, LearnedShopper):
-        return [member.model for member in shopper.shop.members]
+        networks = [member.model for member in shopper.shop.members]
+        return LearnedParts(networks, state.caches, state.memory)
     if isinstance(shopper, LearnedMarketShopper):
-        return list(shopper.members)
-    return []
+        return LearnedParts(shopper.members, state.caches, state.memory)
+    return None
+
+
+def forward_methods(
+    network: SlateShopper | SessionShopper,
+) -> list[tuple[nn.Module, tuple[str, ...]]]:
+    """The methods of a network and its heads that a step calls, but for proposing new items."""
+    if isinstance(network, SlateShopper):
+        return [
+            (network, ("token", "append_visit", "new_item_queries")),
+            (network.slate_head, ("forward", "shoppers")),
+            (network.gap_head, ("forward",)),
+        ]
+    own = ("token", "append_visit", "temperament", "answer", "click_probability", "leave_logits")
+    return [(network, own)]
+
+
+def counter_methods(memory: Memory | SessionMemory) -> tuple[str, ...]:
+    """The methods of the counters that a step calls."""
+    if isinstance(memory, Memory):
+        return ("stats", "record", "tally")
+    return ("look", "record", "context")
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -598,6 +619,8 @@ def draw(rows: pl.DataFrame) -> Figure:
         .agg(rate=(pl.col("steps") / pl.col(clock)).mean())
         .sort("system", "batch")
     )
+
+    # peers have one speed; a crowd's depends on its size
     for (system,), own in mean.group_by("system", maintain_order=True):
         name, rate = str(system), own["rate"].to_numpy()
         if name in PEERS:
@@ -619,6 +642,7 @@ def draw(rows: pl.DataFrame) -> Figure:
                 markersize=3,
                 label=name.removeprefix(PREFIX),
             )
+
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set_yscale("log")

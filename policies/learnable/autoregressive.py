@@ -62,9 +62,11 @@ class AutoregressiveConfig:
     scale: float = 2.0
     """Inverse temperature: the scores are this many times the log-odds."""
     count: float = 0.0
-    """Log-odds at the start per item of the same category above; a number below 0 is a penalty."""
+    """Log-odds that an item gains, at the start, per item of its category above it. A number below
+    0 is a penalty."""
     similarity: float = 0.0
-    """Log-odds at the start per unit of the largest cosine with the items above."""
+    """Log-odds that an item gains, at the start, per unit of its largest cosine with the items
+    above it."""
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -138,11 +138,15 @@ def fit(
                 f"examples.{name} holds a number that is not finite, but a CTR model needs "
                 "finite ones."
             )
+
+    # the untrained model predicts the mean response rate
     shape = dataclasses.replace(
         config_for(items, features, codes, examples.numbers.shape[1]), hidden=config.hidden
     )
     model = CTRModel(shape, config.seed).to(examples.numbers.device)
     model.start_from(examples.numbers, float(examples.labels.mean()))
+
+    # tables of codes that were seen rarely are held closer to 0 than the network
     groups = [
         {"params": list(model.network.parameters()), "weight_decay": config.weight_decay},
         {"params": list(model.tables.parameters()), "weight_decay": config.table_decay},
@@ -150,6 +154,8 @@ def fit(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
     steps = config.epochs * math.ceil(len(examples) / config.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+    # every epoch sees every row once, in an order of its own
     generator = torch.Generator().manual_seed(config.seed)
     with tqdm(total=steps, desc=title, unit="step", disable=title is None) as bar:
         for _ in range(config.epochs):

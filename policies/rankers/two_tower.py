@@ -162,6 +162,8 @@ class TwoTower(nn.Module):
             ("slate_size", slate_size),
         ):
             checks.whole(name, size, 1, MOST)
+
+        # the towers, which start near 0
         generator = torch.Generator().manual_seed(config.seed)
         self.config = config
         self.register_buffer("vectors", vectors)
@@ -179,6 +181,8 @@ class TwoTower(nn.Module):
         self.of_category = tower(
             per_category, (config.category_hidden,), 1, generator, gain=0.1, activation=nn.ReLU
         )
+
+        # items start from their vectors alone, and learn what is their own
         self.of_item = nn.Parameter(
             torch.randn(dims, config.width, generator=generator, dtype=torch.float32)
             / math.sqrt(dims)

@@ -75,59 +75,60 @@ class MarketConfig:
     """
 
     items: int = 1000
-    """Items in the catalogue."""
+    """Number of items in the catalogue."""
     categories: int = 20
-    """Categories, of equal size."""
+    """Number of categories, which are of equal size."""
     width: int = 16
-    """Dimensions of interests and item embeddings."""
+    """Number of dimensions of interests and item embeddings."""
     favourites: int = 3
-    """Categories that a newcomer's interest is made of."""
+    """Number of categories that a newcomer's interest is made of."""
     base: float = -2.5
-    """Log-odds of a click on an item of no interest that was looked at."""
+    """Log-odds of a click on an examined item that has nothing to do with the shopper's
+    interest."""
     interest: float = 3.0
-    """Per cosine of interest and item."""
+    """Log-odds that a click gains per unit of the cosine between interest and item."""
     interest_noise: float = 0.3
-    """Length of what a newcomer's interest has besides those."""
+    """Length of the noise that is added to the mixture of a newcomer's favourite categories."""
     declared_noise: float = 0.3
     """Length of the noise in what a newcomer declares of its interest, which has length 1."""
     quality_spread: float = 0.3
-    """Standard deviation of what an item has for everybody."""
+    """Standard deviation over items of the log-odds that an item has for every shopper."""
     examination: float = 0.85
-    """Chance to look one position further, of the median shopper."""
+    """Probability that the median shopper, having examined a position, examines the next one."""
     satiation: float = 1.0
-    """That a click loses per unit of satiation, of the median shopper."""
+    """Log-odds that a click of the median shopper loses per unit of satiation with the category."""
     satiation_decay: float = 0.9
-    """Share of satiation left at the next visit."""
+    """Share of the satiation that is left at the next visit."""
     satiation_exposure: float = 0.03
-    """Satiation by an examined position of the category, of the median shopper."""
+    """Satiation with a category that each examined position of it adds, for the median shopper."""
     satiation_click: float = 0.25
-    """Satiation by a click in the category, of the median shopper."""
+    """Satiation with a category that a click in it adds, for the median shopper."""
     fatigue: float = 0.7
-    """That a click loses per examined exposure of the item itself."""
+    """Log-odds that a click loses per unit of fatigue, which each examination of the item adds."""
     fatigue_decay: float = 0.8
-    """Share of fatigue left at the next visit."""
+    """Share of the fatigue that is left at the next visit."""
     drift: float = 0.03
     """Standard deviation by which each number of the interest moves between visits."""
     leave_base: float = -6.0
     """Log-odds that the median shopper leaves after a visit; with -inf nobody ever leaves."""
     leave_bored: float = 2.5
-    """Per unit of boredom, of the median shopper."""
+    """Log-odds of leaving that a unit of boredom adds, for the median shopper."""
     leave_unsatisfied: float = 3.0
-    """Where nothing was clicked."""
+    """Log-odds of leaving that a visit without a click adds."""
     speed_spread: float = 0.5
-    """Standard deviation of the log of satiation speed over shoppers. An assumption: the data show
-    that speeds differ by category, not by whom."""
+    """Standard deviation over shoppers of the log of satiation speed. It is an assumption: the data
+    show that speeds differ by category, not by shopper."""
     variety_spread: float = 0.85
     """Standard deviation of the log of variety-seeking, which multiplies `satiation` and
     `leave_bored`. Households of the Complete Journey data have repeat rates from under .2 to over
     .8: if those are their 5 % and 95 % points, the log-odds of repeating differ by 2.8 / 3.3 =
     .85."""
     patience_spread: float = 0.6
-    """Standard deviation of patience. 32 % of the variance of the log gaps between visits lies
-    between households, so .57 of a standard deviation of about 1."""
+    """Standard deviation over shoppers of patience. Of the variance of the log gaps between visits,
+    32 % lies between households, which is .57 of a standard deviation of about 1."""
     examination_spread: float = 0.5
-    """Standard deviation of the log-odds of looking further. An assumption: the data hold no
-    positions."""
+    """Standard deviation over shoppers of the log-odds of examining the next position. It is an
+    assumption: the data hold no positions."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -275,14 +276,17 @@ class MarketShopper(Shopper[MarketState]):
         """Make newcomers: an interest in a few categories, and traits of their own."""
         config, batch = self.config, len(draws)
         d, f = config.width, config.favourites
+
+        # interests near the centres of some categories, and what the shopper declares of them
         which, weight, noise, said, traits = draws.split([f, f, d, d, 4], dim=1)
         favourite = (which * config.categories).long().clamp(max=config.categories - 1)
         mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, self._centres[favourite])
         interest = torch.nn.functional.normalize(
             mixed + config.interest_noise * normal(noise) / math.sqrt(d), dim=1
         )
-        zeros = functools.partial(torch.zeros, dtype=torch.float32, device=self.device)
         declared = interest + config.declared_noise * normal(said) / math.sqrt(d)
+
+        # how deep a slate is looked at varies in log-odds, which 0 and 1 do not have
         trait = normal(traits)
         odds = (
             math.log(config.examination / (1 - config.examination))
@@ -292,6 +296,8 @@ class MarketShopper(Shopper[MarketState]):
         depth = torch.full_like(trait[:, 3], config.examination)
         if odds is not None:
             depth = torch.sigmoid(odds + config.examination_spread * trait[:, 3])
+
+        zeros = functools.partial(torch.zeros, dtype=torch.float32, device=self.device)
         return MarketState(
             interest=interest,
             declared=torch.nn.functional.normalize(declared, dim=1).clamp(

@@ -92,8 +92,10 @@ def check_state(shopper: Shopper[Any], found: Any, batch: int) -> None:
         trees.length(found)
     except TypeError as error:
         broken(shopper, "start", "returned a state that cannot be taken apart", f"{error}"[:-1])
+
     seen: dict[int, str] = {}
     for place, part in parts:
+        # every part has a row a shopper
         where = f"the state's {place.removeprefix('/')!r}" if place else "the state"
         if isinstance(part, Tensor) and part.ndim == 0:
             broken(
@@ -104,6 +106,8 @@ def check_state(shopper: Shopper[Any], found: Any, batch: int) -> None:
             broken(shopper, "start", found_rows, f"it must have {batch}, one a shopper")
         if not isinstance(part, Tensor):
             continue
+
+        # rows are put in place, so no number may share its memory with another
         if overlaps(part):
             broken(
                 shopper,
@@ -157,6 +161,8 @@ def check_candidates(shopper: Any, found: Any, batch: int, *, numbers: bool = Tr
     rows = found[:1] if shared(found) else found[:WATCHED]
     if rows.is_cpu and _distinct(rows, items):
         return
+
+    # name the first thing that is wrong; rows off the CPU get here untested
     _check_numbers(
         shopper,
         "candidates",
@@ -175,6 +181,8 @@ def check_candidates(shopper: Any, found: Any, batch: int, *, numbers: bool = Tr
         ~after_padding,
         "padding with -1 must stand at the end of a row",
     )
+
+    # in sorted rows, an item that is there twice stands beside itself
     ordered = rows.sort(dim=1).values
     twice = torch.zeros_like(after_padding)
     twice[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
@@ -222,6 +230,7 @@ def check_observation(
             f"returned the keys {sorted(found)}",
             f"spaces() declared the keys {sorted(known)}",
         )
+
     hidden = {memory_of(tensor) for tensor in tensors_of(state)}
     for key, value in found.items():
         space = known[key]
@@ -230,6 +239,8 @@ def check_observation(
         )
         if value.is_meta or not numbers:
             continue
+
+        # the numbers, and whose memory they are
         inside = _inside(space, value[:WATCHED].cpu().numpy())
         if not inside.all():
             broken(

@@ -144,6 +144,12 @@ def test_hidden_traits_are_rendered_on_request_only(make: Any, id: str, secrets:
     assert kept == frames[False].splitlines()
 
 
+@pytest.mark.parametrize("make", [SlateEnv, SlateVectorEnv])
+def test_hidden_traits_are_not_asked_for_where_nothing_is_drawn(make: Any) -> None:
+    with pytest.raises(ValueError, match="render_hidden is True, but render_mode is None"):
+        make("recsim_env/Market-v0", device="cpu", render_hidden=True)
+
+
 def test_what_the_market_hides_does_not_change_a_frame() -> None:
     env = SlateEnv("recsim_env/Market-v0", device="cpu", render_mode="ansi")
     env.reset(seed=1)

@@ -46,25 +46,28 @@ class FinetuneConfig:
     """How a household model is fitted."""
 
     pretrain_epochs: float = 2.0
-    """Passes over the baskets alone (repeat purchases, new items, returns) before any exposure is
-    seen; 0 leaves them out."""
+    """Number of passes over the baskets alone (repeat purchases, new items, returns) before any
+    exposure is seen; 0 leaves them out."""
     epochs: float = 5.0
-    """Passes over exposure logs and baskets together, after those over the baskets alone."""
+    """Number of passes over exposure logs and baskets together, after those over the baskets
+    alone."""
     batch_visits: int = 800
-    """Visits in a batch, about: shoppers are packed whole, those of similar lengths together."""
+    """Number of visits in a batch, about: shoppers are packed whole, those of similar lengths
+    together."""
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW, after a linear warm-up over a twentieth of the steps; then it
     falls to zero as a cosine."""
     weight_decay: float = 0.05
     """Decoupled weight decay of AdamW."""
     seed: int = 0
-    """Seed of initial weights, order and dropout."""
+    """Seed of the initial weights, of the order of the batches, and of dropout."""
     hidden_size: int = 64
     """Width of visit states and item vectors."""
     layers: int = 2
-    """Transformer blocks over the visits, each attention and feed-forward."""
+    """Number of transformer blocks over the visits, each of attention and feed-forward."""
     window: int = 64
-    """Visits that a visit can attend to, itself among them; the counters hold what is older."""
+    """Number of visits that a visit can attend to, itself among them. The counters hold what is
+    older."""
     head_size: int = 64
     """Width of the hidden layers of slate head and gap head."""
     dropout: float = 0.15

@@ -38,33 +38,35 @@ class SessionFitConfig:
     """How a session model is fitted."""
 
     epochs: float = 8.0
-    """Passes over the episodes that are learned from."""
+    """Number of passes over the episodes that are learned from."""
     batch_episodes: int = 64
-    """Whole episodes in a batch."""
+    """Number of episodes in a batch, which holds whole ones only."""
     temperaments: int = 32
-    """Temperaments drawn for each episode of a batch, over which its likelihood is averaged."""
+    """Number of temperaments drawn for each episode of a batch. Its likelihood is averaged over
+    them."""
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW, after a linear warm-up over a twentieth of the steps; then it
     falls to zero as a cosine."""
     weight_decay: float = 0.02
-    """Decoupled weight decay of matrices."""
+    """Decoupled weight decay of the weight matrices. Biases and scales have none."""
     held_out: float = 0.1
-    """Share of the episodes that scores are made on, the same for every seed."""
+    """Share of the episodes that are kept for the scores, the same ones for every seed."""
     seed: int = 0
-    """Seed of initial weights, order and dropout."""
+    """Seed of the initial weights, of the order of the episodes, and of dropout."""
     hidden_size: int = 64
     """Width of the states of visits."""
     layers: int = 2
-    """Transformer blocks over the visits, each attention and feed-forward."""
+    """Number of transformer blocks over the visits, each of attention and feed-forward."""
     head_size: int = 64
-    """Width of the hidden layer of the heads."""
+    """Width of the hidden layer of each head."""
     window: int = 64
-    """Visits that a visit can attend to, itself among them; the counters hold what is older."""
+    """Number of visits that a visit can attend to, itself among them. The counters hold what is
+    older."""
     dropout: float = 0.03
     """Share of the encoder's activations that are hidden in training."""
     state_dropout: float = 0.0
-    """Share of the state hidden from the heads in training; more than 0 flattens the response to
-    greedy slates."""
+    """Share of the state that is hidden from the heads in training. More than 0 flattens the
+    response to greedy slates."""
 
     def __post_init__(self) -> None:
         """Check the type and the range of every field.

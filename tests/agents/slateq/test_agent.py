@@ -10,7 +10,6 @@ from agents.base import AGENTS, TrainedAgent, TrainingSetup
 from agents.slateq.agent import SlateQPolicy
 from agents.slateq.choices import (
     PositionBased,
-    SingleChoice,
 )
 from agents.slateq.config import SlateQConfig
 from agents.slateq.memory import ReplayMemory
@@ -19,6 +18,7 @@ from policies import POLICIES
 from recsim_env import make_simulator
 from recsim_env.types import Policy
 from tests.support.policy_toys import toy_inputs
+from tests.support.single_choice import SingleChoice
 
 SMALL = {
     "warm_up": 96,

@@ -12,11 +12,10 @@ from agents.slateq.choices import (
     BELIEVED_CLICKS,
     Choice,
     PositionBased,
-    SingleChoice,
-    greedy,
     top_k,
 )
 from agents.slateq.values import Visits
+from tests.support.single_choice import SingleChoice, greedy
 
 
 def random_pool(rows: int, pool: int) -> tuple[Tensor, Tensor]:

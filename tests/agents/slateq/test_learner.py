@@ -14,9 +14,6 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.slateq.agent import SlateQPolicy, serve
-from agents.slateq.choices import (
-    SingleChoice,
-)
 from agents.slateq.config import SlateQChancesConfig, SlateQConfig
 from agents.slateq.learner import SlateQLearner
 from agents.slateq.memory import Batch
@@ -25,6 +22,7 @@ from recsim_env.rewards import Reward
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Response
+from tests.support.single_choice import SingleChoice
 from tests.support.toys import toy_catalog
 
 # ---- a market small enough to be solved ----------------------------------------------------------

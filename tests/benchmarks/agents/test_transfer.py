@@ -42,6 +42,7 @@ from benchmarks.agents.transfer_report import (
     tables,
 )
 from benchmarks.lab.markets import MarketWorld
+from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import REPORTED_SEED, seeds
 from policies import POLICIES
 from policies.learnable.sb3 import NetworkConfig
@@ -319,10 +320,14 @@ def test_the_tuned_constant_is_the_best_of_its_trials_on_the_tuning_shoppers(
 
 
 def test_runs_of_other_settings_do_not_mix(measured: Config) -> None:
-    transfer.check_work(measured)
-    transfer.check_work(dataclasses.replace(measured, worlds=(3,), part="sweep"))
+    def shared(config: Config) -> dict[str, object]:
+        return settings_of(config, free=transfer.FREE)
+
+    remember_settings(measured.work, shared(measured))
+    other_cells = dataclasses.replace(measured, worlds=(3,), part="sweep")
+    remember_settings(measured.work, shared(other_cells))
     with pytest.raises(ValueError, match=r"differs in \['episodes'\]"):
-        transfer.check_work(dataclasses.replace(measured, episodes=25))
+        remember_settings(measured.work, shared(dataclasses.replace(measured, episodes=25)))
 
 
 def test_parts_ask_for_these_cells() -> None:
