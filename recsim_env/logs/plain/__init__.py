@@ -1,0 +1,8 @@
+"""A shop's own log and catalogue: one row an impressed item, one row an item, CSV or parquet."""
+
+from __future__ import annotations
+
+from recsim_env.logs.plain.columns import CATALOG_COLUMNS, LOG_COLUMNS
+from recsim_env.logs.plain.reading import PlainLog, read_plain
+
+__all__ = ["CATALOG_COLUMNS", "LOG_COLUMNS", "PlainLog", "read_plain"]
