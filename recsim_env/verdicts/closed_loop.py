@@ -15,6 +15,7 @@ from recsim_env.rollout import rollout
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 from recsim_env.verdicts.imitation import imitations
+from recsim_env.verdicts.rows import days_of
 
 EVERYBODY = "all policies"
 """Name of the mixture of everything that the log showed."""
@@ -117,11 +118,8 @@ def owner_of(sessions: Sessions) -> Tensor:
 
 
 def totals_of(sessions: Sessions, horizon: float) -> Totals:
-    """Count clicks and slates of every episode before the horizon, in days since its first slate."""
-    days = getattr(sessions, "days", None)
-    if days is None:
-        days = torch.arange(sessions.slates.shape[1]).expand(len(sessions), -1)
-    counted = sessions.real & (days < horizon)
+    """Count clicks and slates of every episode on the days before the horizon."""
+    counted = sessions.real & (days_of(sessions) < horizon)
     clicks = (sessions.clicks & (sessions.slates >= 0)).sum(dim=2)
     return Totals(
         (clicks * counted).sum(dim=1).double().numpy(), counted.sum(dim=1).double().numpy()

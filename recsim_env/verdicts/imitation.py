@@ -1,4 +1,4 @@
-"""A logging policy played again: slates that it showed to shoppers with the most similar history."""
+"""A logging policy played again: what it showed to shoppers with the most similar history."""
 
 from __future__ import annotations
 
