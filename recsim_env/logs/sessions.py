@@ -28,6 +28,7 @@ MOST_STEPS = 256
 longest episode, so that a robot with thousands of slates would fill the memory."""
 BY_STEP = ("slates", "clicks", "purchases", "days", "propensity", "policy")
 """Fields of `Sessions` with a place for every step."""
+UNSAID = cast(Tensor, None)  # replaced in `__post_init__`
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,19 @@ class Sessions:
     where the shop does not ask."""
     policies: tuple[str, ...]
     """Names of the policies that chose the slates."""
-    days: Tensor = cast(Tensor, None)
+    days: Tensor = UNSAID
     """(S, T) float32 whole days since the first step of the episode, which never fall; what is
     padded repeats the last. By default steps are a day apart."""
-    watched: Tensor = cast(Tensor, None)
+    watched: Tensor = UNSAID
     """(S,) float32 days through which the log goes on after the last step. By default one day after
     those who left, and none after the others."""
-    back: Tensor = cast(Tensor, None)
+    back: Tensor = UNSAID
     """(S,) float32 days from the last step to the next time that the shopper was seen, where that
     step is not kept; -1 where the shopper was not seen again. By default those who did not leave
     were seen a day later."""
-    first_day: Tensor = cast(Tensor, None)
+    first_day: Tensor = UNSAID
     """(S,) int64 day of the log of the first step; by default 0."""
-    left_out: Tensor = cast(Tensor, None)
+    left_out: Tensor = UNSAID
     """(S,) int64 steps of the log behind the last one that is kept; by default none."""
     purchases: Tensor | None = None
     """(S, T, K) bool, what was bought of what was clicked; None where a log has no purchases beside
