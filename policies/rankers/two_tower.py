@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -303,45 +304,82 @@ def tower_inputs(observation: Observation) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class SlateExamples:
-    """Logged slates as the model sees them.
+    """Logged slates, and what was known before each.
 
-    Shapes: S slates.
-        whole:       (S, F) float16, `tower_inputs`
-        by_category: (S, G, F_c) float16, `tower_inputs`
-        slates:      (S, K) int64, -1 where nothing was shown
-        clicks:      (S, K) bool
-        fatigue:     (S, K, 2) float16, recent exposures of and responses to the item
+    The counters of categories take most of the memory: only those of categories that a shopper was
+    shown are kept, and `inputs` lays them out for a batch.
+
+    Shapes: S slates, K positions, P pairs of a slate and a category shown before it, D numbers a
+    pair.
     """
 
-    whole: Tensor
-    by_category: Tensor
     slates: Tensor
+    """(S, K) int64, -1 where nothing was shown."""
     clicks: Tensor
+    """(S, K) bool."""
     fatigue: Tensor
+    """(S, K, 2) float16, recent exposures of and responses to the item."""
+    seen: dict[str, Tensor]
+    """(S, ..) float32 each, the observation keys of the towers but those of `CATEGORY_KEYS`."""
+    category: Tensor
+    """(P,) int32, the category of each pair, slate by slate."""
+    counters: Tensor
+    """(P, D) float32, the counters of `CATEGORY_KEYS`, side by side."""
+    ends: Tensor
+    """(S + 1,) int64, where the pairs of each slate begin, and the end of the last."""
+    groups: int
+    """Number of categories G."""
 
     def __len__(self) -> int:
         return len(self.slates)
+
+    def inputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay out what the towers see of some slates (R,): (R, F) and (R, G, F_c) float16."""
+        first = self.ends[rows]
+        number = self.ends[rows + 1] - first
+        row = torch.arange(len(rows), device=rows.device).repeat_interleave(number)
+        pair = torch.arange(len(row), device=rows.device)
+        pair += (first - (number.cumsum(0) - number))[row]
+        wide = self.counters.new_zeros(len(rows), self.groups, self.counters.shape[1])
+        wide[row, self.category[pair].long()] = self.counters[pair]
+        observation = {name: value[rows] for name, value in self.seen.items()}
+        observation |= dict(zip(CATEGORY_KEYS, wide.chunk(len(CATEGORY_KEYS), dim=2), strict=True))
+        whole, by_category = tower_inputs(observation)
+        return whole.half(), by_category.half()
 
 
 @torch.no_grad()
 def examples_of(sessions: Sessions, catalog: Catalog) -> SlateExamples:
     """Make an example of every logged slate, from what was known before it."""
-    parts: list[tuple[Tensor, ...]] = []
-    items = len(catalog)
+    parts: dict[str, list[Tensor]] = {}
+    items, groups = len(catalog), len(catalog.categories)
+    names = [name for name in (*SHOPPER_KEYS, "declared") if name not in CATEGORY_KEYS]
     for moment in replay(sessions, catalog):
-        whole, by_category = tower_inputs(moment.observation)
-        recent = Recent.of(moment.observation)
-        fatigue = torch.stack(
-            [
-                recent.of_items(moment.slates, weight, items)
-                for weight in (recent.shown, recent.clicked)
-            ],
-            2,
-        )
-        parts.append(
-            (whole.half(), by_category.half(), moment.slates, moment.clicks, fatigue.half())
-        )
-    return SlateExamples(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        known, recent = moment.observation, Recent.of(moment.observation)
+        fatigue = [
+            recent.of_items(moment.slates, weight, items)
+            for weight in (recent.shown, recent.clicked)
+        ]
+        counters = torch.cat([known[name] for name in CATEGORY_KEYS], dim=2)
+        met = (counters != 0).any(dim=2)
+        found = {
+            "slates": moment.slates,
+            "clicks": moment.clicks,
+            "fatigue": torch.stack(fatigue, 2).half(),
+            "category": met.nonzero()[:, 1].int(),
+            "counters": counters[met],
+            "pairs": met.sum(dim=1),
+            **{f"seen/{name}": known[name] for name in names if name in known},
+        }
+        for name, value in found.items():
+            parts.setdefault(name, []).append(value)
+
+    # One column after the other is joined, so that no more than one is held twice.
+    whole = {name: torch.cat(parts.pop(name)) for name in list(parts)}
+    pairs = whole.pop("pairs")
+    seen = {name: whole.pop(f"seen/{name}") for name in names if f"seen/{name}" in whole}
+    ends = torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
+    return SlateExamples(**whole, seen=seen, ends=ends, groups=groups)
 
 
 def fit_two_tower(
@@ -380,16 +418,19 @@ def fit_two_tower(
 
     # The model, with inputs standardised by the first slates
     examples = examples_of(sessions, catalog)
+    shoppers = torch.cat([whole for whole, _ in _first(examples, 100_000)])
+    categories = torch.cat([one.flatten(0, 1) for _, one in _first(examples, 20_000)])
     model = TwoTower(
         principal(catalog.embedding, config.dims),
         catalog.category,
-        examples.whole.shape[1],
-        examples.by_category.shape[2],
+        shoppers.shape[1],
+        categories.shape[1],
         slate_size,
         config,
     ).to(catalog.device)
-    model.standardize.fit(examples.whole[:100_000].float())
-    model.standardize_category.fit(examples.by_category[:20_000].float().flatten(0, 1))
+    model.standardize.fit(shoppers.float())
+    model.standardize_category.fit(categories.float())
+    del shoppers, categories
 
     # Start at the response rate of an item that is looked at
     seen = (examples.slates >= 0).sum()
@@ -426,12 +467,19 @@ def _groups(model: TwoTower, config: TwoTowerConfig) -> list[dict[str, object]]:
     ]
 
 
+def _first(examples: SlateExamples, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the towers see of the first slates of a log, so many at most, some at a time."""
+    for rows in torch.arange(min(most, len(examples)), device=examples.slates.device).split(4096):
+        yield examples.inputs(rows)
+
+
 def loss_of(model: TwoTower, examples: SlateExamples, rows: Tensor) -> Tensor:
     """Mean log loss of the positions of some slates, given by rows (R,)."""
     slates, clicks = examples.slates[rows], examples.clicks[rows]
+    whole, by_category = examples.inputs(rows)
     log_odds = model.log_odds(
-        examples.whole[rows].float(),
-        examples.by_category[rows].float(),
+        whole.float(),
+        by_category.float(),
         slates.clamp(min=0),
         examples.fatigue[rows].float(),
     )

@@ -7,8 +7,8 @@ from typing import Any
 from recsim_env import checks
 from recsim_env.logs.facts import LogFacts
 from recsim_env.shoppers.encoder import EncoderConfig
+from recsim_env.shoppers.gaps import GapBins
 from recsim_env.shoppers.household.features import RECENCIES, SHARES
-from recsim_env.shoppers.household.gaps import GapBins
 from recsim_env.shoppers.weights import MOST
 
 LOGIT = 50.0

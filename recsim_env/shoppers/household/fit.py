@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers import TrainingArguments
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SEED, SHARE, Within, settle
+from recsim_env.shoppers.gaps import gap_log_likelihood
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.examples import SPLITS, Collator, Examples
 from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_bucket
-from recsim_env.shoppers.household.gaps import gap_log_likelihood
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Rhythm
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
 from recsim_env.shoppers.members import check_precision
+from recsim_env.shoppers.training import KeepNewest, ShopperTrainer, train
 from recsim_env.shoppers.weights import MOST as SIZES
 
-KEPT = 2
-"""Checkpoints that are kept of each stage."""
-PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Files of a Trainer's checkpoint besides weights and state."""
 CEILING_TAIL = 0.001
 """Share of the repeat purchases that lie above the ceilings,
 `SlateShopperConfig.repeat_ceilings`."""
@@ -133,100 +124,6 @@ class Packs(Dataset[list[int]]):
         return self.packs[index]
 
 
-class ShopperTrainer(Trainer):
-    """The Trainer of transformers, which also logs every part of the loss."""
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Compute the loss of a batch, and keep its parts for the next log line."""
-        outputs = model(**inputs)
-        self.parts = {
-            name: value.detach()
-            for name, value in outputs.items()
-            if value.ndim == 0 and name != "loss"
-        }
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the parts of the last batch's loss to a log line."""
-        if "loss" in logs:
-            logs |= {f"loss_{name}": round(float(value), 4) for name, value in self.parts.items()}
-        super().log(logs, *args, **kwargs)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint, or say why it cannot be written.
-
-        Raises:
-            OSError: If the disk is full, with the folder; the checkpoint before is whole.
-        """
-        try:
-            super()._save_checkpoint(*args, **kwargs)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have errors of their own
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            message = f"A checkpoint could not be written ({reason}); the one before it is whole"
-            raise OSError(
-                getattr(error, "errno", None) or 0, message, str(self.args.output_dir)
-            ) from error
-
-
-# ---- checkpoints of the Trainer ----
-
-
-class KeepNewest(TrainerCallback):
-    """Removes all checkpoints but the newest ones.
-
-    A removal that is cut off leaves no checkpoint that looks whole.
-    """
-
-    def on_save(self, args: TrainingArguments, *unused: Any, **others: Any) -> None:
-        """Remove old checkpoints after one was written."""
-        for old in checkpoints(Path(str(args.output_dir)))[:-KEPT]:
-            (old / TRAINER_STATE_NAME).unlink(missing_ok=True)
-            shutil.rmtree(old)
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """List the folders of a Trainer's checkpoints, whole or not, oldest first."""
-    found = [
-        path
-        for path in folder.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdecimal()
-    ]
-    return sorted(found, key=_step)
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """Find the newest checkpoint to go on from, and remove those that were cut off."""
-    for path in checkpoints(folder):
-        if not _is_whole(path):
-            shutil.rmtree(path)
-    return next(reversed(checkpoints(folder)), None)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint is complete: the Trainer writes its state last."""
-    try:
-        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-        with safe_open(checkpoint / SAFE_WEIGHTS_NAME, framework="pt") as weights:
-            there = all((checkpoint / name).stat().st_size > 0 for name in PARTS)
-            return bool(state["global_step"] == _step(checkpoint) and there and weights.keys())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        return False
-
-
 # ---- fitting ----
 
 
@@ -306,7 +203,7 @@ def fit(
     packs = Packs(lengths, config.batch_visits, torch.Generator().manual_seed(config.seed))
     steps = max(int(epochs * len(packs)), 1)
 
-    # The Trainer goes on from the newest whole checkpoint.
+    # The training.
     arguments = TrainingArguments(
         output_dir=str(output),
         per_device_train_batch_size=1,
@@ -334,13 +231,7 @@ def fit(
         data_collator=lambda chosen: collator(chosen[0]),
         callbacks=[KeepNewest()],
     )
-    checkpoint = newest_whole(output) if resume else None
-    if (
-        checkpoint is not None and _step(checkpoint) >= steps
-    ):  # from here the Trainer would go one step too far
-        trainer._load_from_checkpoint(str(checkpoint))
-    else:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    train(trainer, resume=resume)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from recsim_env.shoppers.encoder import VisitEncoder
+from recsim_env.shoppers.gaps import GapHead, gap_log_likelihood
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.features import (
     CONTEXT,
@@ -26,7 +27,6 @@ from recsim_env.shoppers.household.features import (
     visit_context,
     without_item,
 )
-from recsim_env.shoppers.household.gaps import GapHead, gap_log_likelihood
 from recsim_env.shoppers.household.items import ItemTower
 from recsim_env.shoppers.household.slate_head import SlateHead
 from recsim_env.shoppers.weights import check_categories

@@ -24,8 +24,8 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.logs.facts import LogFacts
 from recsim_env.shoppers.base import Description, Shopper, ago
+from recsim_env.shoppers.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.features import repeat_bucket
-from recsim_env.shoppers.household.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
 from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.shop import MIN_CANDIDATES, Shop, load_shop

@@ -16,7 +16,7 @@ from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
 from recsim_env.shoppers.encoder import Block
-from recsim_env.shoppers.household.gaps import GapHead
+from recsim_env.shoppers.gaps import GapHead
 from recsim_env.shoppers.household.memory import Keys
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import Envelope, Peaks

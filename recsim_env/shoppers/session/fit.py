@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import get_cosine_schedule_with_warmup
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, TrainingArguments
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.metrics import auc, calibration_error, normalised_entropy
 from recsim_env.noise import normal
-from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, RATE, SEED, SHARE, Within, settle
+from recsim_env.settings import (
+    AMOUNT,
+    NONE_OR_MORE,
+    ONE_OR_MORE,
+    POSITIVE,
+    RATE,
+    SEED,
+    SHARE,
+    Within,
+    settle,
+)
+from recsim_env.shoppers.gaps import GapBins, bins_of, return_log_likelihood
+from recsim_env.shoppers.members import check_precision
 from recsim_env.shoppers.session.memory import COUNTERS, SessionMemory, context_size
 from recsim_env.shoppers.session.model import (
     TEMPERAMENT,
@@ -23,14 +39,30 @@ from recsim_env.shoppers.session.model import (
     SessionShopperConfig,
     over_moods,
 )
+from recsim_env.shoppers.training import (
+    VALIDATION,
+    KeepNewest,
+    Progress,
+    ShopperTrainer,
+    StopEarly,
+    TellProgress,
+    own_generators,
+    packed,
+    train,
+)
 from recsim_env.shoppers.weights import MOST as SIZES
 from recsim_env.tensors import first_places
 
-Progress = Callable[[int, int], None]
 SHARED_LR_SCALE = 10.0
 """Factor of the learning rate of the few numbers that all shoppers share: they have far to go."""
 EPISODES_PER_REPLAY = 512
 """Episodes that are replayed side by side, so that what they touch stays in a processor's cache."""
+CELLS = 64
+"""Longest mean length of the episodes of a full batch; a batch of longer ones holds fewer."""
+DAILY = GapBins((0, 1), 1)
+"""Bins of the days between visits where everybody comes back a day later, or on the same day."""
+EVALUATIONS = 20
+"""How often in a training the validation episodes are looked at."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +70,17 @@ class SessionFitConfig:
     """How a session model is fitted."""
 
     epochs: float = 8.0
-    """Number of passes over the episodes that are learned from."""
+    """Passes over the episodes that are learned from."""
+    least_steps: int = 500
+    """Fewest steps of a training; a small log is passed over more often."""
+    validation: float = 0.05
+    """Share of the episodes to learn from on which it is seen when to stop: the weights that do best
+    on them are kept. 0 learns from all, and keeps the last weights."""
+    patience: int = 5
+    """Looks at the validation episodes without a better one before the training stops; there are
+    twenty in a whole training."""
     batch_episodes: int = 64
-    """Number of episodes in a batch, which holds whole ones only."""
+    """Most episodes in a batch; they have similar lengths, and a batch of long ones holds fewer."""
     temperaments: int = 32
     """Number of temperaments drawn for each episode of a batch. Its likelihood is averaged over
     them."""
@@ -65,8 +105,10 @@ class SessionFitConfig:
     dropout: float = 0.03
     """Share of the encoder's activations that are hidden in training."""
     state_dropout: float = 0.0
-    """Share of the state that is hidden from the heads in training. More than 0 flattens the
-    response to greedy slates."""
+    """Share of the state hidden from the heads in training; more than 0 flattens the response to
+    greedy slates."""
+    precision: str = "fp32"
+    """Precision of training: fp32, or bf16 for mixed precision on a GPU."""
 
     def __post_init__(self) -> None:
         """Check the type and the range of every field.
@@ -77,6 +119,9 @@ class SessionFitConfig:
         settle(
             self,
             epochs=POSITIVE,
+            least_steps=NONE_OR_MORE,
+            validation=Within(0, 0.9),
+            patience=ONE_OR_MORE,
             batch_episodes=ONE_OR_MORE,
             temperaments=ONE_OR_MORE,
             learning_rate=RATE,
@@ -90,14 +135,14 @@ class SessionFitConfig:
             dropout=SHARE,
             state_dropout=SHARE,
         )
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
 class Visits:
     """The V visits of S episodes, one episode after the other, as the model takes them.
 
-    A visit is the last one of its episode where `leaves` is 1; an episode that the log cut off has
-    none.
+    A visit is one slate, as a step of `Sessions` is.
 
     Shapes: K positions.
     """
@@ -112,8 +157,18 @@ class Visits:
     """(V, K, COUNTERS) float32 before the visit."""
     context: Tensor
     """(V, C) float32 after it."""
-    leaves: Tensor
-    """(V,) float32, 1 where the shopper left after this visit."""
+    days: Tensor
+    """(V,) float32 days since the first visit of the episode."""
+    since: Tensor
+    """(V,) float32 days since the visit before, 1 at the first."""
+    gap: Tensor
+    """(V,) float32 days until the next visit, -1 where none was seen."""
+    follow_up: Tensor
+    """(V,) float32 days through which the shopper was watched after the visit."""
+    purchases: Tensor | None
+    """(V, K) bool, what was bought of what was clicked; None where the log has none."""
+    left_out: int
+    """Number of slates of the log that were left out because histories are cut."""
     length: Tensor
     """(S,) int64, the number of visits of each episode."""
     declared: Tensor
@@ -138,7 +193,8 @@ class Visits:
         real = sessions.real
         slates = sessions.slates[real]
         shown = first_places(slates)
-        last = torch.arange(real.shape[1]) == sessions.length.unsqueeze(1) - 1
+        days = sessions.days
+        since = torch.cat([torch.ones_like(days[:, :1]), days.diff(dim=1)], dim=1)
 
         # Counters and contexts, replayed.
         parts = [
@@ -153,7 +209,12 @@ class Visits:
             clicks=sessions.clicks[real] & shown,
             counters=counters,
             context=context,
-            leaves=(last & sessions.left.unsqueeze(1))[real].float(),
+            days=days[real],
+            since=since[real],
+            gap=sessions.gaps[real],
+            follow_up=sessions.follow_up[real],
+            purchases=None if sessions.purchases is None else sessions.purchases[real] & shown,
+            left_out=int(sessions.left_out.sum()),
             length=sessions.length,
             declared=sessions.declared,
         )
@@ -161,16 +222,35 @@ class Visits:
     def __len__(self) -> int:
         return len(self.length)
 
+    @property
+    def leaves(self) -> Tensor:
+        """(V,) float32, 1 where the shopper was watched after this visit and not seen again."""
+        return ((self.gap < 0) & (self.follow_up > 0)).float()
+
+    @property
+    def watched(self) -> Tensor:
+        """(V,) bool, whether the log says anything about what came after the visit."""
+        return (self.gap >= 0) | (self.follow_up > 0)
+
     def batch(self, episodes: Tensor) -> dict[str, Tensor]:
         """Take whole episodes (B,) as arguments of `SessionShopper.forward`, without `normal`."""
         length = self.length[episodes]
         real = torch.arange(int(length.max())) < length.unsqueeze(1)
         start = (self.length.cumsum(0) - self.length)[episodes]
         rows = (start.unsqueeze(1) + torch.arange(real.shape[1]))[real]
-        names = ("slates", "shown", "clicks", "counters", "context", "leaves")
-        return {"real": real, "declared": self.declared[episodes]} | {
-            name: getattr(self, name)[rows] for name in names
-        }
+        names = ["slates", "shown", "clicks", "counters", "context", "since", "gap", "follow_up"]
+        names += [] if self.purchases is None else ["purchases"]
+        order = torch.arange(real.shape[1], dtype=torch.float32)
+        days = order.expand(real.shape)
+        if not torch.equal(self.days[rows], days[real]):
+            days = days.new_zeros(real.shape).masked_scatter(real, self.days[rows])
+            days = days.cummax(dim=1).values  # at padding, the last
+        return {
+            "real": real,
+            "declared": self.declared[episodes],
+            # one row for all where everybody comes once a day: attention is then cheaper
+            "days": days[:1] if days.stride(0) == 0 else days,
+        } | {name: getattr(self, name)[rows] for name in names}
 
 
 @torch.no_grad()
@@ -193,11 +273,18 @@ def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
             slates, shown, sessions.clicks[:, visit] & shown, catalog.category, catalog.embedding
         )
         context[:, visit] = memory.context()
+        memory.wait(sessions.gaps[:, visit].clamp(min=0))
     return counters[sessions.real], context[sessions.real]
 
 
 def new_session_shopper(
-    catalog: Catalog, slate_size: int, config: SessionFitConfig, *, declared: int = 0
+    catalog: Catalog,
+    slate_size: int,
+    config: SessionFitConfig,
+    *,
+    declared: int = 0,
+    purchases: bool = False,
+    gap_bins: GapBins = DAILY,
 ) -> SessionShopper:
     """Make an unfitted model.
 
@@ -206,6 +293,8 @@ def new_session_shopper(
         slate_size: number of positions
         config: sizes, and the seed of the weights
         declared: how many numbers newcomers declare
+        purchases: whether the shop tells purchases from clicks
+        gap_bins: bins of the days between visits
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -216,6 +305,9 @@ def new_session_shopper(
                 width=catalog.embedding.shape[1],
                 slate_size=slate_size,
                 declared=declared,
+                purchases=purchases,
+                gap_edges=gap_bins.edges,
+                lapse_days=gap_bins.lapse_days,
                 hidden_size=config.hidden_size,
                 num_hidden_layers=config.layers,
                 intermediate_size=2 * config.hidden_size,
@@ -237,8 +329,13 @@ def fit_session(
     *,
     device: torch.device | str = "cpu",
     progress: Progress = lambda step, steps: None,
+    folder: Path | str | None = None,
+    resume: bool = True,
 ) -> SessionShopper:
     """Fit a model to a log, without the episodes held out; it comes back in `eval()` mode.
+
+    The Trainer of transformers trains it, on whole episodes of similar lengths. The weights that do
+    best on validation episodes are kept.
 
     Args:
         sessions: the log, on the CPU
@@ -246,21 +343,48 @@ def fit_session(
         config: how the model is fitted
         device: where to train
         progress: called after each step with its number and that of all
+        folder: where checkpoints and TensorBoard events are written; None keeps none
+        resume: whether to go on from the newest whole checkpoint in the folder
 
     Raises:
         ValueError: If the log has too few episodes to hold some out, or items that the catalogue
             does not have.
+        OSError: If a checkpoint cannot be written; the one before it is whole.
     """
     config = config or SessionFitConfig()
     learn, _ = learn_and_check(sessions, config)
+    valid = None
+    if config.validation > 0 and round(config.validation * len(learn)) > 0:
+        learn, rest = learn.split(config.validation, seed=1)
+        valid = Visits.of(rest, catalog)
     visits = Visits.of(learn, catalog)
     model = new_session_shopper(
-        catalog, sessions.slates.shape[2], config, declared=sessions.declared.shape[1]
+        catalog,
+        sessions.slates.shape[2],
+        config,
+        declared=sessions.declared.shape[1],
+        purchases=sessions.purchases is not None,
+        gap_bins=bins_of(visits.gap[visits.gap >= 0]),
     )
     _standardise(model, visits)
-    model.to(device)  # type: ignore[arg-type]
-    _train(model, visits, config, progress)
+    with own_generators(config.seed):
+        if folder is None:
+            with TemporaryDirectory() as part:
+                _train(model, visits, valid, config, device, progress, Path(part), keep=False)
+        else:
+            _train(
+                model,
+                visits,
+                valid,
+                config,
+                device,
+                progress,
+                Path(folder),
+                keep=True,
+                resume=resume,
+            )
     use_symmetric_root(model)
+    model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model
 
@@ -291,11 +415,65 @@ def _standardise(model: SessionShopper, visits: Visits) -> None:
 
 
 def _train(
-    model: SessionShopper, visits: Visits, config: SessionFitConfig, progress: Progress
+    model: SessionShopper,
+    visits: Visits,
+    valid: Visits | None,
+    config: SessionFitConfig,
+    device: torch.device | str,
+    progress: Progress,
+    folder: Path,
+    *,
+    keep: bool,
+    resume: bool = False,
 ) -> None:
-    """Train with AdamW on whole episodes; weight decay applies to matrices only."""
-    # Weight decay and a larger learning rate go to groups of parameters of their own.
-    steps = max(round(config.epochs * len(visits) / config.batch_episodes), 1)
+    """Train with AdamW; `keep` says whether the folder outlives the training."""
+    batches = Batches(visits, config)
+    steps = len(batches)
+    every = max(steps // EVALUATIONS, 1)
+    looks = valid is not None
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        max_steps=steps,
+        learning_rate=config.learning_rate,
+        max_grad_norm=1.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 20,
+        bf16=config.precision == "bf16",
+        seed=config.seed,
+        train_sampling_strategy="sequential",
+        logging_steps=20,
+        eval_strategy="steps" if looks else "no",
+        eval_steps=every,
+        save_strategy="steps" if keep or looks else "no",
+        save_steps=every,
+        load_best_model_at_end=looks,
+        metric_for_best_model=VALIDATION if looks else None,
+        greater_is_better=False if looks else None,
+        remove_unused_columns=False,
+        report_to=["tensorboard"] if keep else [],
+        disable_tqdm=True,
+        use_cpu=torch.device(device).type == "cpu",
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    callbacks: list[Any] = [KeepNewest(), TellProgress(progress)]
+    callbacks += [StopEarly(config.patience, config.least_steps)] if looks else []
+    trainer = SessionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=batches,
+        eval_dataset=batches if looks else None,
+        data_collator=lambda chosen: chosen[0],
+        callbacks=callbacks,
+        optimizers=(_optimiser(model, config), None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.valid, trainer.temperaments = valid, config.temperaments
+    train(trainer, resume=resume)
+
+
+def _optimiser(model: SessionShopper, config: SessionFitConfig) -> torch.optim.AdamW:
+    """Weight decay applies to matrices only; what all shoppers share learns faster."""
     of_shoppers = [
         *model.temper.parameters(),
         *model.weariness.parameters(),
@@ -312,29 +490,96 @@ def _train(
         {"params": [weight for weight in rest if weight.ndim <= 1]},
         {"params": of_shoppers, "lr": SHARED_LR_SCALE * config.learning_rate},
     ]
-    optimiser = torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
-    )
-    schedule = get_cosine_schedule_with_warmup(optimiser, steps // 20, steps)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
 
-    # The steps.
-    generator = torch.Generator().manual_seed(config.seed)
-    order = shuffled(len(visits), config.batch_episodes, generator)
-    model.train()
-    with torch.random.fork_rng():  # of dropout
-        torch.manual_seed(config.seed)
-        for step in range(steps):
-            episodes = next(order)
-            batch = visits.batch(episodes) | {
-                "normal": spread_out(len(episodes), config.temperaments, generator)
-            }
-            batch = {name: value.to(model.device) for name, value in batch.items()}
-            optimiser.zero_grad()
-            model(**batch)["loss"].backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            progress(step + 1, steps)
+
+class Batches(Dataset[dict[str, Tensor]]):
+    """The batches of a training, one for each step, each made from the seed and the step alone.
+
+    Every pass packs the episodes anew (`training.packed`). `share` in a batch is its number of
+    visits over the mean of all batches: its loss is weighted by it, so that every visit counts
+    alike.
+    """
+
+    def __init__(self, visits: Visits, config: SessionFitConfig) -> None:
+        self.visits, self.config = visits, config
+        self._passes: list[list[Tensor]] = [self._packed(0)]
+        self._begins = [0]
+        self._steps = max(round(config.epochs * len(self._passes[0])), config.least_steps, 1)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        while step >= self._begins[-1] + len(self._passes[-1]):
+            self._begins.append(self._begins[-1] + len(self._passes[-1]))
+            self._passes.append(self._packed(len(self._passes)))
+        number = next(at for at in reversed(range(len(self._begins))) if self._begins[at] <= step)
+        episodes = self._passes[number][step - self._begins[number]]
+        generator = _generator(self.config.seed, 1, step)
+        batch = self.visits.batch(episodes)
+        share = len(batch["slates"]) * len(self._passes[number]) / len(self.visits.slates)
+        return batch | {
+            "normal": spread_out(len(episodes), self.config.temperaments, generator),
+            "share": torch.tensor(share, dtype=torch.float32),
+        }
+
+    def _packed(self, number: int) -> list[Tensor]:
+        size = self.config.batch_episodes
+        return packed(
+            self.visits.length, size, CELLS * size, _generator(self.config.seed, 0, number)
+        )
+
+
+def _generator(seed: int, stream: int, number: int) -> torch.Generator:
+    """A generator of its own for each number of a stream."""
+    mixed = np.random.SeedSequence((seed, stream, number)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+
+
+class SessionTrainer(ShopperTrainer):
+    """The Trainer of a session model: batches count by their visits, validation by its own loss."""
+
+    valid: Visits | None = None
+    temperaments = 32
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Weight the loss of a batch by its share of the visits."""
+        share = inputs.pop("share")
+        return super().compute_loss(model, inputs) * share
+
+    def evaluate(self, *unused: Any, **others: Any) -> dict[str, float]:
+        """Compute the negative log-likelihood a visit of the validation episodes."""
+        assert self.valid is not None
+        assert isinstance(self.model, SessionShopper)
+        learning = self.model.training
+        metrics = {VALIDATION: nll_of(self.model, self.valid, self.temperaments)}
+        self.model.train(learning)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+@torch.no_grad()
+def nll_of(model: SessionShopper, visits: Visits, temperaments: int) -> float:
+    """Compute the negative log-likelihood a visit in nats, without dropout."""
+    model.train(False)
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    every = packed(visits.length, 64, 64 * CELLS, torch.Generator().manual_seed(0))
+    for episodes in every:
+        batch = visits.batch(episodes)
+        batch["normal"] = spread_out(len(episodes), temperaments, generator)
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        total += float(model(**batch)["loss"]) * len(batch["slates"])
+    return total / len(visits.slates)
 
 
 @torch.no_grad()
@@ -347,12 +592,6 @@ def use_symmetric_root(model: SessionShopper) -> None:
     root = model.temper.weight
     values, vectors = torch.linalg.eigh(root @ root.T)
     root.copy_(vectors @ torch.diag(values.clamp(min=0.0).sqrt()) @ vectors.T)
-
-
-def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield batches of episode numbers without end, each epoch shuffled anew."""
-    while True:
-        yield from torch.randperm(count, generator=generator).split(size)
 
 
 def spread_out(episodes: int, count: int, generator: torch.Generator) -> Tensor:
@@ -375,7 +614,12 @@ class Predictions:
     clicks: Tensor
     """(V, K) chance of a click."""
     leaves: Tensor
-    """(V,) chance of leaving, given the clicks."""
+    """(V,) chance not to be seen again in the days that the log goes on, given the clicks: what
+    `Visits.leaves` says."""
+    returns: Tensor
+    """(V,) log-likelihood of when the shopper was seen again, or was not, given the clicks."""
+    purchases: Tensor | None
+    """(V, K) chance of a click and a purchase; None where the model has no purchases."""
     nll: float
     """Negative log-likelihood a visit, nats."""
 
@@ -392,12 +636,17 @@ def predict(
         model: a fitted model
         visits: the log
         temperaments: temperaments drawn for each episode
-        batch_episodes: episodes that are predicted together
+        batch_episodes: most episodes that are predicted together
+
+    Raises:
+        ValueError: If the model has purchases and the log has none.
     """
+    if model.config.purchases and visits.purchases is None:
+        raise ValueError("visits has no purchases, but the model was fitted to a log with some.")
     model.train(False)
     generator = torch.Generator().manual_seed(0)
-    clicks, leaves, likelihood = [], [], 0.0
-    for rows in torch.arange(len(visits)).split(batch_episodes):
+    clicks, leaves, returns, purchases, likelihood = [], [], [], list[Tensor](), 0.0
+    for rows in _in_order(visits, batch_episodes):
         batch = visits.batch(rows) | {"normal": spread_out(len(rows), temperaments, generator)}
         batch = {name: value.to(model.device) for name, value in batch.items()}
         out = model(**batch)
@@ -407,9 +656,38 @@ def predict(
             torch.exp(out["log_looks"].unsqueeze(2) + F.logsigmoid(out["click_logits"]))
         )
         clicks.append(torch.einsum("vs,vsk->vk", known.softmax(dim=1), chance).cpu())
-        weight = (known + out["click_log_likelihood"]).softmax(dim=1)
-        leaves.append((weight * torch.sigmoid(out["leave_logits"])).sum(dim=1).cpu())
-    return Predictions(torch.cat(clicks), torch.cat(leaves), likelihood / len(visits.leaves))
+        if "purchase_logits" in out:
+            purchases.append(clicks[-1] * torch.sigmoid(out["purchase_logits"]).cpu())
+        weight = (known + out["click_log_likelihood"]).log_softmax(dim=1)
+        unseen = return_log_likelihood(
+            model.config.gap_bins,
+            out["hazards"],
+            out["leave_logits"],
+            torch.full_like(batch["gap"], -1.0),
+            batch["follow_up"],
+        )
+        leaves.append(torch.logsumexp(weight + unseen, dim=1).exp().clamp(max=1).cpu())
+        returns.append(torch.logsumexp(weight + out["return_log_likelihood"], dim=1).cpu())
+    return Predictions(
+        clicks=torch.cat(clicks),
+        leaves=torch.cat(leaves),
+        returns=torch.cat(returns),
+        purchases=torch.cat(purchases) if purchases else None,
+        nll=likelihood / len(visits.slates),
+    )
+
+
+def _in_order(visits: Visits, episodes: int) -> Iterator[Tensor]:
+    """Yield all episodes in order, so many at most at a time, and fewer where they are long."""
+    batch: list[int] = []
+    longest = 0
+    for episode, length in enumerate(visits.length.tolist()):
+        longest = max(longest, length)
+        if batch and (len(batch) == episodes or (len(batch) + 1) * longest > CELLS * episodes):
+            yield torch.tensor(batch)
+            batch, longest = [], length
+        batch.append(episode)
+    yield torch.tensor(batch)
 
 
 def _before(of_visit: Tensor, real: Tensor) -> Tensor:
@@ -447,6 +725,14 @@ class SessionScores:
     leave_ne: float
     leave_ratio: float
     leave_calibration: float
+    return_nll: float
+    """Negative log-likelihood a visit of when the shopper was seen again, nats."""
+    purchase_auc: float | None
+    """Chance that a purchase is ranked above what was shown and not bought; None where the log has
+    no purchases, as in the next."""
+    purchase_ratio: float | None
+    left_out: int
+    """Slates of the log that were left out because histories are cut."""
 
     def row(self) -> dict[str, float | int | tuple[float, ...]]:
         """Return the scores as a flat dictionary."""
@@ -457,20 +743,30 @@ class SessionScores:
 def score(model: SessionShopper, visits: Visits) -> SessionScores:
     """Score a model on visits that it was not fitted to."""
     found = predict(model, visits)
-    click, leave = found.clicks, found.leaves
-    clicks, shown = visits.clicks, visits.shown
+    click, clicks, shown = found.clicks, visits.clicks, visits.shown
     expected, observed = (click * shown).sum(dim=0), (clicks & shown).sum(dim=0)
+    leave, leaves = found.leaves[visits.watched], visits.leaves[visits.watched]
+    purchases: dict[str, float | None] = {"purchase_auc": None, "purchase_ratio": None}
+    if found.purchases is not None and visits.purchases is not None:
+        chance, bought = found.purchases[shown], visits.purchases[shown]
+        purchases = {
+            "purchase_auc": auc(chance, bought),
+            "purchase_ratio": float(chance.sum() / bought.sum()),
+        }
     return SessionScores(
-        visits=len(visits.leaves),
+        visits=len(visits.slates),
         nll=found.nll,
         click_auc=auc(click[shown], clicks[shown]),
         click_ne=normalised_entropy(click[shown], clicks[shown]),
         click_ratio=float(expected.sum() / observed.sum()),
         click_ratio_by_position=tuple((expected / observed).tolist()),
         click_calibration=calibration_error(click[shown], clicks[shown], bins=10),
-        leave_auc=auc(leave, visits.leaves > 0),
-        leave_nll=float(F.binary_cross_entropy(leave, visits.leaves)),
-        leave_ne=normalised_entropy(leave, visits.leaves > 0),
-        leave_ratio=float(leave.sum() / visits.leaves.sum()),
-        leave_calibration=calibration_error(leave, visits.leaves > 0, bins=10),
+        leave_auc=auc(leave, leaves > 0),
+        leave_nll=float(F.binary_cross_entropy(leave, leaves)),
+        leave_ne=normalised_entropy(leave, leaves > 0),
+        leave_ratio=float(leave.sum() / leaves.sum()),
+        leave_calibration=calibration_error(leave, leaves > 0, bins=10),
+        return_nll=-float(found.returns.mean()),
+        left_out=visits.left_out,
+        **purchases,
     )

@@ -1,9 +1,12 @@
-"""A transformer user model for impression logs: slates, clicks by position, and leaving.
+"""A transformer user model for impression logs: slates, clicks by position, leaving, coming back.
 
-    visit -> token -> causal encoder -> state -+-> click head  chance of a click at each position
-                                               +-> leave head  chance of leaving after the visit
+    slate -> token -> causal encoder -> state -+-> click head     chance of a click at each position
+                                               +-> purchase head  chance of buying what is clicked
+                                               +-> leave head     chance of leaving for good
+                                               +-> gap head       days until the next slate
 
-Every position is looked at, and what is looked at is clicked or not,
+A step, here called a visit, is one slate; the next page of a visit comes after 0 days. Every
+position is looked at, and what is looked at is clicked or not,
 
     p_j = look_j(state, a) sigmoid(base(state) + query(state) . v_i + bias_i + a_keen -
     weariness_i(a) + mood(state) z)
@@ -14,6 +17,10 @@ the shopper's own. Weariness grows with how often the item and its category were
 before (`Weariness`); that of what was looked at also makes the shopper leave,
 
     P(leaves) = sigmoid(rest(state, clicks) + slopes . weariness(a) - a_patient)
+
+Who does not leave comes back after some days, by hazards over bins (`recsim_env.shoppers.gaps`).
+The attention knows the days between visits, the state those since the last one. Where the log has
+purchases beside clicks, what is clicked is bought with a chance of its own.
 
 Two things are hidden and drawn: the *temperament* a of a shopper, normal with a mean and a
 covariance that are fitted, the same from the first visit to the last; and the *mood* z of a visit,
@@ -38,6 +45,7 @@ from transformers import AutoConfig, AutoModel
 
 from recsim_env import checks
 from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
+from recsim_env.shoppers.gaps import GapBins, GapHead, all_back, return_log_likelihood
 from recsim_env.shoppers.profile import DECAYS
 from recsim_env.shoppers.session.memory import (
     CATEGORY_COUNTERS,
@@ -62,6 +70,7 @@ TEMPERAMENT = 5
 log-odds to stay, and log-odds to look further."""
 KEEN, OF_CATEGORY, OF_ITEM, PATIENT, DEEP = range(TEMPERAMENT)
 MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch comes back
+ARRIVAL = 2  # whether it is the same day as the visit before, and the log of the days since
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
 
 
@@ -73,6 +82,8 @@ class SessionShopperConfig(EncoderConfig):
         width: dimensions of the item embeddings
         slate_size: positions in a slate
         declared: numbers that a newcomer tells of its interest; 0 where shops do not ask
+        purchases: whether there are purchases beside the clicks
+        gap_edges, lapse_days: the bins of the days between visits, see `GapBins`
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over
             visits
         window: visits that a visit can attend to, itself among them
@@ -90,6 +101,9 @@ class SessionShopperConfig(EncoderConfig):
         width: int = 4,
         slate_size: int = 3,
         declared: int = 0,
+        purchases: bool = False,
+        gap_edges: tuple[int, ...] = (0, 1),
+        lapse_days: int = 1,
         hidden_size: int = 64,
         num_hidden_layers: int = 2,
         num_attention_heads: int = 4,
@@ -114,8 +128,20 @@ class SessionShopperConfig(EncoderConfig):
         self.width = checks.whole("width", width, 1, MOST["width"])
         self.slate_size = checks.whole("slate_size", slate_size, 1, MOST["width"])
         self.declared = checks.whole("declared", declared, 0, MOST["width"])
+        self.purchases = checks.flag("purchases", purchases)
+        bins = GapBins(gap_edges, lapse_days)
+        self.gap_edges, self.lapse_days = bins.edges, bins.lapse_days
+        if len(bins) < 2:
+            raise ValueError(
+                f"gap_edges is {checks.told(gap_edges)}, but there must be two bins or more."
+            )
         self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
         self.state_dropout = checks.number("state_dropout", state_dropout, 0, 1)
+
+    @property
+    def gap_bins(self) -> GapBins:
+        """The bins of the days between two visits."""
+        return GapBins(self.gap_edges, self.lapse_days)
 
 
 class Weariness(nn.Module):
@@ -168,6 +194,33 @@ class LeaveHead(nn.Module):
         return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
 
 
+class PurchaseHead(nn.Module):
+    """Log-odds that what is clicked is bought: a taste of its own, and each item's share."""
+
+    def __init__(self, config: SessionShopperConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.width)
+        self.base = nn.Linear(config.hidden_size, 1)
+        self.item_bias = nn.Embedding(config.n_items, 1)
+        self.token = nn.Linear(config.width + 1, config.hidden_size, bias=False)
+
+    def forward(self, state: Tensor, slates: Tensor, vectors: Tensor) -> Tensor:
+        """Compute the log-odds (V, K).
+
+        Shapes: state (V, D) before the visit, slates (V, K), vectors (V, K, E) of their items.
+        """
+        liked = torch.einsum("ve,vke->vk", self.query(state), vectors)
+        logits: Tensor = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
+        return logits
+
+    def told(self, vectors: Tensor, purchases: Tensor) -> Tensor:
+        """Compute what purchases (..., K) of items (..., K, E) add to a token: (..., D)."""
+        bought = purchases.float()
+        summed = torch.einsum("...k,...ke->...e", bought, vectors)
+        added: Tensor = self.token(torch.cat([summed, bought.sum(dim=-1, keepdim=True)], dim=-1))
+        return added
+
+
 class SessionShopper(VisitEncoder):
     """Transformer user model; see the module docstring for its equations.
 
@@ -204,8 +257,10 @@ class SessionShopper(VisitEncoder):
         self.of_declared = nn.Linear(
             max(config.declared, 1), d, bias=False
         )  # moved by what the shopper declared
+        self.token_arrival = nn.Linear(ARRIVAL, d, bias=False)
+        self.state_arrival = nn.Linear(ARRIVAL, d, bias=False)
 
-        # Clicks and leaving.
+        # Clicks, purchases, leaving and coming back.
         self.query = nn.Linear(d, config.width)
         self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
@@ -217,6 +272,10 @@ class SessionShopper(VisitEncoder):
         self.look_depth = nn.Linear(d, 1)
         self.mood = nn.Linear(d, 1)  # what it adds to the log-odds of a click, before softplus
         self.leave_head = LeaveHead(config)
+        self.gap_head = GapHead(
+            d + 2, config.head_size // 2, len(config.gap_bins) - 1, config.dropout
+        )
+        self.purchase_head = PurchaseHead(config) if config.purchases else None
         self.state_dropout = nn.Dropout(config.state_dropout)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -244,6 +303,8 @@ class SessionShopper(VisitEncoder):
             nn.init.zeros_(module.bias)
         elif isinstance(module, SessionShopper):
             nn.init.zeros_(module.newcomer)
+            nn.init.zeros_(module.token_arrival.weight)
+            nn.init.zeros_(module.state_arrival.weight)
             nn.init.constant_(module.base.bias, -2.0)
             nn.init.constant_(module.look_step, 1.5)
             nn.init.zeros_(module.look_depth.weight)
@@ -269,6 +330,14 @@ class SessionShopper(VisitEncoder):
         state: Tensor = self.newcomer + self.of_declared(declared)
         return state
 
+    def arrive(self, state: Tensor, since: Tensor) -> Tensor:
+        """Move states (..., D) after the visit before to those at arrival, days since (...,) later.
+
+        One day changes nothing; the first visit counts as one.
+        """
+        moved: Tensor = state + self.state_arrival(arrival(since))
+        return moved
+
     def token(
         self,
         slates: Tensor,
@@ -277,6 +346,8 @@ class SessionShopper(VisitEncoder):
         counters: Tensor,
         context: Tensor,
         declared: Tensor,
+        since: Tensor,
+        purchases: Tensor | None = None,
     ) -> Tensor:
         """Compute the tokens (..., D) of visits.
 
@@ -287,6 +358,8 @@ class SessionShopper(VisitEncoder):
             counters: (..., K, COUNTERS) of the shown items before the visit
             context: (..., C) of the memory after the visit
             declared: (..., config.declared) of the shopper
+            since: (...,) days since the visit before, 1 at the first
+            purchases: (..., K) bool, needed where `config.purchases`
         """
         features, clicked = self.features(counters), clicks.float()
         weight = shown * position_weights(slates.shape[-1], slates.device)
@@ -306,6 +379,11 @@ class SessionShopper(VisitEncoder):
             declared,
         ]
         token: Tensor = self.token_out(F.gelu(self.token_in(torch.cat(parts, dim=-1))))
+        token = token + self.token_arrival(arrival(since))
+        if self.purchase_head is not None:
+            if purchases is None:
+                raise ValueError("purchases is None, but this model needs them: it was fitted so.")
+            token = token + self.purchase_head.told(vectors, purchases)
         return token
 
     # ---- states in, behaviour out ----
@@ -369,6 +447,25 @@ class SessionShopper(VisitEncoder):
         logits: Tensor = self.leave_head(state, temperament, mean, clicks)
         return logits
 
+    def hazards(self, state: Tensor, clicks: Tensor) -> Tensor:
+        """Compute the hazards (V, bins) of coming back, for those who do.
+
+        Shapes: state (V, D) before the visit, clicks (V, K) bool.
+        """
+        number = clicks.float().sum(dim=-1, keepdim=True)
+        seen = torch.cat([state, (number == 0).float(), torch.log1p(number)], dim=-1)
+        return all_back(self.gap_head(seen))
+
+    def purchase_logits(self, state: Tensor, slates: Tensor) -> Tensor | None:
+        """Compute the log-odds (V, K) that what is clicked is bought; None without purchases.
+
+        Shapes: state (V, D) before the visit, slates (V, K) int64 without padding.
+        """
+        if self.purchase_head is None:
+            return None
+        logits: Tensor = self.purchase_head(state, slates, self.embedding[slates])
+        return logits
+
     # ---- learning ----
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
@@ -382,49 +479,77 @@ class SessionShopper(VisitEncoder):
             shown, clicks: (V, K) bool
             counters: (V, K, COUNTERS) before the visit
             context: (V, C) after it
-            leaves: (V,) float32, 1 where the shopper left after the visit
+            days: (B, T) since the first visit, or (1, T) where they are the same for all
+            since: (V,) days since the visit before, 1 at the first
+            gap: (V,) days until the next visit, below 0 where none was seen
+            follow_up: (V,) days through which the shopper was watched
+            purchases: (V, K) bool, where `config.purchases`
 
         Returns:
-            `loss` (), the negative log-likelihood a visit in nats, and of each visit and
-            temperament `log_likelihood` and its part `click_log_likelihood` (V, S), `leave_logits`
-            (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K).
+            `loss` (), the negative log-likelihood a visit in nats, its parts `clicks`, `returns`
+            and `purchases` () for the eye (means over temperaments), of each visit and temperament
+            `log_likelihood` and its parts `click_log_likelihood` and `return_log_likelihood`
+            (V, S), `leave_logits` (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K);
+            of each visit `hazards` (V, bins) and `purchase_logits` (V, K).
         """
         # States before each visit.
         real, slates, shown, clicks = (
             batch[name] for name in ("real", "slates", "shown", "clicks")
         )
         episode = real.nonzero()[:, 0]
+        bought, since = batch.get("purchases"), batch["since"]
         token = self.token(
-            slates, shown, clicks, batch["counters"], batch["context"], batch["declared"][episode]
+            slates,
+            shown,
+            clicks,
+            batch["counters"],
+            batch["context"],
+            batch["declared"][episode],
+            since,
+            bought,
         )
         padded = token.new_zeros(*real.shape, token.shape[1]).masked_scatter(
             real.unsqueeze(2), token
         )
-        visits = torch.arange(real.shape[1], device=real.device)
-        after = self.encode(padded, visits.float().unsqueeze(0))  # one visit a day
-        before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)[
-            real
-        ]
+        after = self.encode(padded, batch["days"])
+        before = torch.cat([self.welcome(batch["declared"]).unsqueeze(1), after[:, :-1]], dim=1)
 
         # What the visits say, in each temperament.
-        state = self.state_dropout(before)
+        state = self.state_dropout(self.arrive(before[real], since))
         temperament = self.temperament(batch["normal"])[episode]
         logits, weary = self.answer(state, temperament, slates, batch["counters"])
         log_looks = self.log_looks(state, temperament)
         leave = self.leave_logits(state, temperament, weary, clicks, shown)
+        hazards = self.hazards(state, clicks)
 
         # Their likelihood.
-        of_leaving = F.logsigmoid(torch.where(batch["leaves"].unsqueeze(1) > 0, leave, -leave))
         of_clicks = slate_log_likelihood(log_looks, logits, clicks, shown)
-        of_visit = of_clicks + of_leaving
-        return {
-            "loss": -episode_log_likelihood(of_visit, episode, len(real)).sum() / len(slates),
-            "log_likelihood": of_visit,
+        of_return = return_log_likelihood(
+            self.config.gap_bins, hazards, leave, batch["gap"], batch["follow_up"]
+        )
+        of_visit = of_clicks + of_return
+        found = {
+            "clicks": -of_clicks.mean(),
+            "returns": -of_return.mean(),
             "click_log_likelihood": of_clicks,
+            "return_log_likelihood": of_return,
             "click_logits": logits,
             "log_looks": log_looks,
             "leave_logits": leave,
+            "hazards": hazards,
         }
+        buying = self.purchase_logits(state, slates)
+        if buying is not None and bought is not None:
+            of_purchase = F.logsigmoid(torch.where(bought, buying, -buying)) * clicks
+            of_visit = of_visit + of_purchase.sum(dim=1, keepdim=True)
+            found |= {"purchases": -of_purchase.sum(dim=1).mean(), "purchase_logits": buying}
+        of_episode = episode_log_likelihood(of_visit, episode, len(real))
+        return {"loss": -of_episode.sum() / len(slates), "log_likelihood": of_visit} | found
+
+
+def arrival(since: Tensor) -> Tensor:
+    """Describe days since the last visit (...,): (..., ARRIVAL), zeros where it was one."""
+    return torch.stack([(since < 1).float(), since.clamp(min=1).log()], dim=-1)
 
 
 def slate_log_likelihood(

@@ -22,6 +22,7 @@ from policies.rankers.two_tower import (
     fit_two_tower,
     load_two_tower,
     save_two_tower,
+    tower_inputs,
 )
 from recsim_env.catalog import Catalog
 from recsim_env.files import read_tensors, write_tensors
@@ -150,13 +151,10 @@ def test_the_logits_are_those_of_the_fitted_model() -> None:
     with torch.no_grad():
         ranker.model.fatigue.copy_(torch.tensor([-0.3, 0.2]))
         examples = examples_of(sessions, catalog())
-        inputs = (
-            examples.whole.float(),
-            examples.by_category.float(),
-            examples.slates,
-            examples.fatigue.float(),
+        whole, by_category = examples.inputs(torch.arange(len(examples)))
+        fitted = ranker.model.log_odds(
+            whole.float(), by_category.float(), examples.slates, examples.fatigue.float()
         )
-        fitted = ranker.model.log_odds(*inputs)
     scored = [
         ranker.logits(moment.observation).gather(1, moment.slates)
         for moment in replay(sessions, catalog())
@@ -164,6 +162,24 @@ def test_the_logits_are_those_of_the_fitted_model() -> None:
     torch.testing.assert_close(
         torch.cat(scored), fitted, rtol=0, atol=5e-3
     )  # the examples are kept as float16
+
+
+def test_examples_laid_out_for_a_batch_are_what_the_shop_knew() -> None:
+    """The compact storage against the inputs that are made of each observation as a whole."""
+    sessions = made_up_log(7, visits=5)
+    sessions = dataclasses.replace(
+        sessions,
+        length=torch.arange(7) % 5 + 1,
+        slates=sessions.slates.masked_fill(torch.arange(105).view(7, 5, 3) % 4 == 3, -1),
+    )
+    sessions = dataclasses.replace(sessions, clicks=sessions.clicks & (sessions.slates >= 0))
+    found = [tower_inputs(moment.observation) for moment in replay(sessions, catalog())]
+    expected = [torch.cat(column).half() for column in zip(*found, strict=True)]
+    examples = examples_of(sessions, catalog())
+    for rows in (torch.arange(len(examples)), torch.tensor([9, 0, 3, 3])):
+        for one, other in zip(examples.inputs(rows), expected, strict=True):
+            assert torch.equal(one, other[rows])
+    assert len(examples.category) < len(examples) * GROUPS  # what was never shown takes no room
 
 
 def test_a_batch_is_its_shoppers_one_by_one() -> None:

@@ -134,6 +134,8 @@ def test_a_small_table_by_hand() -> None:
         table(
             shopper=[7, 3, 7],
             visit=[11, 12, 10],
+            time=[datetime.datetime(2020, 1, day) for day in (8, 3, 4)],
+            day=[7, 2, 3],
             slate=[[2, 3], [4, 5], [0, 1]],
             click=[[True, False], [False, False], [False, True]],
             propensity=[-1.5, None, -0.5],
@@ -154,6 +156,97 @@ def test_a_small_table_by_hand() -> None:
     assert sessions.policies == ("a", "b")
     assert sessions.policy.tolist() == [[0, -1], [-1, 1]]
     assert sessions.declared.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert sessions.days.tolist() == [[0.0, 0.0], [0.0, 4.0]]
+    assert sessions.first_day.tolist() == [2, 3]
+    assert sessions.watched.tolist() == [9.0, 9.0]
+    assert sessions.back.tolist() == [4.0, -1.0]
+    assert sessions.gaps.tolist() == [[4.0, -1.0], [4.0, -1.0]]
+    assert sessions.follow_up.tolist() == [[9.0, 0.0], [13.0, 9.0]]
+
+
+def test_pages_are_steps_and_slates_may_differ_in_size() -> None:
+    """A shopper looks at two pages on day 3 and at one on day 5; another one at a single slate."""
+    rows = table(
+        shopper=[0, 0, 0, 4],
+        visit=[5, 5, 6, 7],
+        page=[0, 1, 0, 0],
+        time=[datetime.datetime(2020, 1, day) for day in (4, 4, 6, 2)],
+        day=[3, 3, 5, 1],
+        slate=[[1], [2, 3, 4], [5, 6], [7, 8]],
+        click=[[True], [False, True, False], [False, False], [True, True]],
+        gap=[2, 2, None, 3],
+        follow_up=[30, 30, 28, 30],
+    )
+    sessions = Sessions.of(rows.sample(fraction=1, shuffle=True, seed=1))
+    padding = [-1, -1, -1]
+    assert sessions.slates.tolist() == [
+        [[1, -1, -1], [2, 3, 4], [5, 6, -1]],
+        [[7, 8, -1], padding, padding],
+    ]
+    assert sessions.clicks[0].tolist() == [
+        [True, False, False],
+        [False, True, False],
+        [False, False, False],
+    ]
+    assert sessions.days.tolist() == [[0.0, 0.0, 2.0], [0.0, 0.0, 0.0]]
+    assert sessions.gaps.tolist() == [[0.0, 2.0, -1.0], [3.0, -1.0, -1.0]]
+    assert sessions.follow_up.tolist() == [[30.0, 30.0, 28.0], [30.0, 0.0, 0.0]]
+    assert sessions.left.tolist() == [True, False]
+    assert sessions.purchases is None
+    second, third = [m for m in replay(sessions, market().catalog, history=3) if m.visit > 0]
+    assert second.observation["recent_days"].tolist() == [[0.0, 0.0, 0.0]]
+    assert third.observation["recent_days"].tolist() == [[2.0, 2.0, 0.0]]
+    narrow = Sessions.of(rows, slate_size=2)
+    assert narrow.slates.tolist()[0] == [[1, -1], [2, 3], [5, 6]]
+    assert narrow.clicks.tolist()[0] == [[True, False], [False, True], [False, False]]
+    assert Sessions.of(rows, slate_size=5).slates.shape == (2, 3, 5)
+
+
+def test_histories_are_cut_and_say_so() -> None:
+    days = [0, 0, 2, 5, 9]
+    rows = table(
+        shopper=[0] * 5,
+        slate=[[1, 2]] * 5,
+        click=[[False, True]] * 5,
+        time=[datetime.datetime(2020, 1, 1 + day) for day in days],
+        day=days,
+        gap=[0, 2, 3, 4, None],
+        follow_up=[30 - day for day in days],
+    )
+    sessions = Sessions.of(rows, most_steps=3)
+    assert (sessions.length.tolist(), sessions.left_out.tolist()) == ([3], [2])
+    assert sessions.back.tolist() == [3.0]  # the fourth slate was seen three days later
+    assert sessions.left.tolist() == [False]
+    whole = Sessions.of(rows)
+    assert (whole.length.tolist(), whole.left_out.tolist()) == ([5], [0])
+    assert torch.equal(sessions.days, whole.days[:, :3])
+    with pytest.raises(ValueError, match="most_steps is 0, but"):
+        Sessions.of(rows, most_steps=0)
+
+
+def test_purchases_stand_beside_clicks_where_they_differ() -> None:
+    rows = {"shopper": [0, 0], "slate": [[2, 3, 4]] * 2}
+    clicks, bought = [[True, True, False], [False, False, False]], [[True, False, False]] * 2
+    sessions = Sessions.of(table(**rows, click=clicks, purchase=bought))
+    assert sessions.purchases is not None
+    assert sessions.purchases.tolist() == [bought]
+    assert sessions.clicks.tolist() == [[clicks[0], bought[1]]]  # what was bought was clicked
+    assert Sessions.of(table(**rows, click=bought, purchase=bought)).purchases is None
+    assert Sessions.of(table(**rows, purchase=bought)).purchases is None
+    one_unknown = Sessions.of(table(**rows, click=clicks, purchase=[bought[0], None]))
+    assert one_unknown.purchases is not None
+    assert one_unknown.purchases.tolist() == [[bought[0], [False] * 3]]
+    short = sessions.take(torch.tensor([0]))
+    assert short.purchases is not None
+    assert torch.equal(short.purchases, sessions.purchases)
+
+
+def test_episodes_made_by_hand_are_a_day_apart() -> None:
+    made = Sessions.of(logged(), declared())
+    plain = dataclasses.replace(made, days=None, watched=None, back=None)
+    assert torch.equal(plain.days, made.days)
+    assert torch.equal(plain.watched, made.watched.where(made.left, 0))
+    assert torch.equal(plain.back, made.back)
 
 
 def test_purchases_are_the_responses_where_no_clicks_were_kept() -> None:
@@ -251,28 +344,6 @@ def test_a_split_keeps_every_episode_whole_and_once() -> None:
 
 
 # --- what is refused ---
-
-
-def test_slates_of_different_sizes_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^impressions has slates of \[1, 2\] positions, but all must be alike.$"
-    ):
-        Sessions.of(table(shopper=[0, 1], slate=[[1], [2, 3]], purchase=[[True], [True, False]]))
-
-
-def test_several_pages_a_visit_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^impressions has several pages a visit, but sessions hold one slate"
-    ):
-        Sessions.of(
-            table(
-                shopper=[0, 0],
-                visit=[5, 5],
-                page=[0, 1],
-                slate=[[1], [2]],
-                purchase=[[True], [False]],
-            )
-        )
 
 
 def test_a_shopper_who_declared_nothing_is_refused() -> None:

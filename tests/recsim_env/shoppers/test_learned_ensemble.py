@@ -16,9 +16,9 @@ from torch import Tensor
 import recsim_env  # noqa: F401  (registers the ids)
 from benchmarks.data import finetune
 from recsim_env.catalog import Catalog
+from recsim_env.shoppers.gaps import GapBins, back_by
 from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_bucket
 from recsim_env.shoppers.household.fit import new_shopper
-from recsim_env.shoppers.household.gaps import GapBins, back_by
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.peaks import SHOP_FILES

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from recsim_env import make_simulator
 from recsim_env.shoppers.encoder import Block
+from recsim_env.shoppers.gaps import GapHead
 from recsim_env.shoppers.household import shop
-from recsim_env.shoppers.household.gaps import GapHead
 from recsim_env.shoppers.household.slate_head import SlateHead
 from recsim_env.shoppers.members import PRECISIONS, compile_parts
 from recsim_env.simulator import SlateSimulator

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 import recsim_env
 from recsim_env.logs import complete_journey
-from recsim_env.shoppers.household.gaps import GapBins
+from recsim_env.shoppers.gaps import GapBins
 from recsim_env.shoppers.household.memory import Context
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.population import LearnedShopper, load_shopper

@@ -23,23 +23,20 @@ from recsim_env.shoppers.household.examples import Collator, Examples
 from recsim_env.shoppers.household.features import repeat_bucket, visit_context
 from recsim_env.shoppers.household.fit import (
     CEILING_TAIL,
-    KEPT,
-    PARTS,
     FinetuneConfig,
     Packs,
     calibrate,
     ceiling_of,
-    checkpoints,
     first_purchases,
     fit,
     new_shopper,
-    newest_whole,
     score,
 )
 from recsim_env.shoppers.household.memory import COUNT, SINCE
 from recsim_env.shoppers.household.model import ROW_KINDS
 from recsim_env.shoppers.household.peaks import SHOP_FILES
 from recsim_env.shoppers.household.population import load_shopper
+from recsim_env.shoppers.training import KEPT, PARTS, checkpoints, newest_whole
 from recsim_env.simulator import SlateSimulator
 from tests.support.fake_log import ITEMS, SHOPPERS, write_shop
 from tests.support.toys import FunctionPolicy

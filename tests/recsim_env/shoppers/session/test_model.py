@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
+from recsim_env.shoppers.gaps import GapBins
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
     Visits,
@@ -23,7 +24,7 @@ from recsim_env.shoppers.session.fit import (
     spread_out,
     use_symmetric_root,
 )
-from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, FADE, SessionMemory
+from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, FADE, SessionMemory, age_of
 from recsim_env.shoppers.session.model import (
     DEEP,
     KEEN,
@@ -48,18 +49,33 @@ def catalog() -> Catalog:
     return Catalog.synthetic(ITEMS, GROUPS, WIDTH, torch.Generator().manual_seed(5))
 
 
-def log(episodes: int = 6, visits: int = 7, seed: int = 0, declared: int = DECLARED) -> Sessions:
-    """Random slates and clicks, episodes of different lengths; every other shopper left."""
+def log(
+    episodes: int = 6,
+    visits: int = 7,
+    seed: int = 0,
+    declared: int = DECLARED,
+    purchases: bool = True,
+) -> Sessions:
+    """Random slates, clicks, purchases and days, episodes of different lengths; every other shopper
+    left, and the others were seen again."""
     generator = torch.Generator().manual_seed(seed)
     slates = torch.rand(episodes, visits, ITEMS, generator=generator).argsort(dim=2)[:, :, :SIZE]
     clicks = torch.rand(slates.shape, generator=generator) < 0.4
     length = torch.arange(episodes) % visits + 1
     real = torch.arange(visits) < length.unsqueeze(1)
+    bought = clicks & (torch.rand(slates.shape, generator=generator) < 0.5)
+    gaps = torch.randint(0, 4, (episodes, visits), generator=generator).float()
+    days = (gaps.cumsum(dim=1) - gaps[:, :1]).where(real, 0).cummax(dim=1).values
+    left = torch.arange(episodes) % 2 == 0
     return Sessions(
         slates=slates.masked_fill(~real.unsqueeze(2), -1),
         clicks=clicks & real.unsqueeze(2),
+        purchases=bought & real.unsqueeze(2) if purchases else None,
+        days=days,
+        watched=torch.full((episodes,), 2.0),
+        back=torch.where(left, -1.0, 2.0),
         length=length,
-        left=torch.arange(episodes) % 2 == 0,
+        left=left,
         propensity=torch.full((episodes, visits), torch.nan),
         policy=torch.zeros(episodes, visits, dtype=torch.int64),
         declared=torch.randn(episodes, declared, generator=generator),
@@ -67,10 +83,17 @@ def log(episodes: int = 6, visits: int = 7, seed: int = 0, declared: int = DECLA
     )
 
 
-def model(seed: int = 0, declared: int = DECLARED) -> SessionShopper:
+BINS = GapBins((0, 1, 2, 3), 5)
+
+
+def model(
+    seed: int = 0, declared: int = DECLARED, purchases: bool = False, bins: GapBins = BINS
+) -> SessionShopper:
     """Unfitted, in eval mode, with every weight away from zero."""
     config = SessionFitConfig(seed=seed, hidden_size=16, head_size=8)
-    made = new_session_shopper(catalog(), SIZE, config, declared=declared)
+    made = new_session_shopper(
+        catalog(), SIZE, config, declared=declared, purchases=purchases, gap_bins=bins
+    )
     generator = torch.Generator().manual_seed(100 + seed)
     with torch.no_grad():
         for weight in made.parameters():
@@ -98,6 +121,25 @@ def test_the_memory_counts_by_hand() -> None:
     assert memory.visits.tolist() == [2.0]
 
 
+def test_counters_age_with_the_days() -> None:
+    """A page later, a day later, a week later: half a visit, one and three."""
+    category, embedding = torch.tensor([0, 0, 1]), torch.eye(3)
+    shown = torch.ones(1, 2, dtype=torch.bool)
+    slates, clicks = torch.tensor([[0, 1]]), torch.tensor([[True, False]])
+    assert age_of(torch.tensor([0.0, 1.0, 3.0, 7.0])).tolist() == [0.5, 1.0, 2.0, 3.0]
+    for days, age in ((0.0, 0.5), (1.0, 1.0), (7.0, 3.0)):
+        memory = SessionMemory.empty(1, 3, 2, 3, torch.device("cpu"))
+        memory.record(slates, shown, clicks, category, embedding)
+        memory.wait(torch.tensor([days]))
+        seen = memory.look(torch.tensor([[0]]), category)[0, 0]
+        assert seen[:3].tolist() == pytest.approx([2 * d ** (age - 1) for d in (0.7, 0.9, 1.0)])
+        assert seen[-2:].tolist() == pytest.approx([d ** (age - 1) for d in (0.7, 0.9)])
+        memory.record(slates, shown, clicks, category, embedding)
+        seen = memory.look(torch.tensor([[0]]), category)[0, 0]
+        assert seen[:3].tolist() == pytest.approx([2 + 2 * d**age for d in (0.7, 0.9, 1.0)])
+        assert memory.liked[0, :, 0].tolist() == pytest.approx([1 + 0.9**age, 2.0])
+
+
 def test_visits_of_a_log_are_its_visits() -> None:
     sessions = log()
     visits = Visits.of(sessions, catalog())
@@ -107,6 +149,12 @@ def test_visits_of_a_log_are_its_visits() -> None:
     assert visits.leaves.sum() == sessions.left.sum()
     starts = visits.length.cumsum(0) - visits.length
     assert (visits.counters[starts] == 0).all()  # nothing is known at a first visit
+    assert (visits.since[starts] == 1).all()
+    assert torch.equal(visits.gap[ends], sessions.back)
+    inside = torch.ones(len(visits.gap), dtype=torch.bool).index_fill(0, ends, False)
+    after = torch.ones_like(inside).index_fill(0, starts, False)
+    assert torch.equal(visits.gap[inside], visits.since[after])
+    assert torch.equal(visits.days[after] - visits.days[inside], visits.gap[inside])
 
 
 def test_an_item_that_the_catalogue_lacks_is_named() -> None:
@@ -141,21 +189,25 @@ def stepped(
     cache = shopper.empty_cache(shopper.welcome(batch["declared"]))
     temperament = shopper.temperament(normal[episode : episode + 1])
     clicks, leaves = [], []
-    for t in range(len(batch["leaves"])):
-        slates, shown, clicked, counters, context = (
-            batch[name][t : t + 1] for name in ("slates", "shown", "clicks", "counters", "context")
+    names = ("slates", "shown", "clicks", "counters", "context", "since", "purchases")
+    for t in range(len(batch["slates"])):
+        slates, shown, clicked, counters, context, since, bought = (
+            batch[name][t : t + 1] for name in names
         )
-        logits, weary = shopper.answer(cache.state, temperament, slates, counters)
+        state = shopper.arrive(cache.state, since)
+        logits, weary = shopper.answer(state, temperament, slates, counters)
         clicks.append(logits)
-        leaves.append(shopper.leave_logits(cache.state, temperament, weary, clicked, shown))
-        token = shopper.token(slates, shown, clicked, counters, context, batch["declared"])
-        shopper.append_visit(cache, token, torch.tensor([float(t)]))
+        leaves.append(shopper.leave_logits(state, temperament, weary, clicked, shown))
+        told = batch["declared"]
+        token = shopper.token(slates, shown, clicked, counters, context, told, since, bought)
+        shopper.append_visit(cache, token, batch["days"][0, t : t + 1])
     return torch.cat(clicks), torch.cat(leaves)
 
 
 @pytest.mark.parametrize("declared", [0, DECLARED])
 def test_a_visit_at_a_time_is_the_whole_episode_at_once(declared: int) -> None:
-    shopper, visits = model(declared=declared), Visits.of(log(declared=declared), catalog())
+    shopper = model(declared=declared, purchases=True)
+    visits = Visits.of(log(declared=declared), catalog())
     normal = drawn(len(visits))
     found = whole(shopper, visits, normal)
     parts = [stepped(shopper, visits, episode, normal) for episode in range(len(visits))]
@@ -187,12 +239,12 @@ def test_a_batch_is_its_episodes_one_by_one() -> None:
         with torch.no_grad():
             alone = shopper(**visits.batch(rows), normal=normal[rows])
         here = slice(int(visits.length[:episode].sum()), int(visits.length[: episode + 1].sum()))
-        for name in ("log_likelihood", "click_logits", "log_looks", "leave_logits"):
+        for name in ("log_likelihood", "click_logits", "log_looks", "leave_logits", "hazards"):
             torch.testing.assert_close(together[name][here], alone[name], rtol=0, atol=1e-5)
 
 
 def test_gradients_reach_every_part() -> None:
-    shopper, visits = model(), Visits.of(log(), catalog())
+    shopper, visits = model(purchases=True), Visits.of(log(), catalog())
     shopper.train()
     shopper(**visits.batch(torch.arange(len(visits))), normal=drawn(len(visits)))["loss"].backward()
     without = [
@@ -303,6 +355,40 @@ def test_the_likelihood_of_an_answer_by_hand() -> None:
     assert hidden.exp().item() == pytest.approx((1 - rare) * 0.5 + rare * 1.0, rel=1e-4)
 
 
+def test_one_visit_a_day_is_nothing_to_mention() -> None:
+    """Days change neither states nor tokens where everybody comes once a day."""
+    shopper, generator = model(), torch.Generator().manual_seed(4)
+    state, one = torch.randn(3, 16, generator=generator), torch.ones(3)
+    assert torch.equal(shopper.arrive(state, one), state)
+    assert not torch.equal(shopper.arrive(state, 0 * one), state)
+    assert not torch.equal(shopper.arrive(state, 7 * one), state)
+
+
+def test_purchases_have_a_likelihood_of_their_own() -> None:
+    """The loss with purchases is that of clicks and returns, and that of buying what is clicked."""
+    shopper, visits = model(purchases=True), Visits.of(log(), catalog())
+    normal = drawn(len(visits))
+    found = whole(shopper, visits, normal)
+    buying = torch.sigmoid(found["purchase_logits"])
+    assert visits.purchases is not None
+    chance = torch.where(visits.purchases, buying, 1 - buying).log() * visits.clicks
+    torch.testing.assert_close(
+        found["log_likelihood"],
+        found["click_log_likelihood"]
+        + found["return_log_likelihood"]
+        + chance.sum(dim=1, keepdim=True),
+    )
+    predicted = predict(shopper, visits)
+    assert predicted.purchases is not None
+    torch.testing.assert_close(predicted.purchases, predicted.clicks * buying)
+    scores = score(shopper, visits)
+    assert scores.purchase_ratio == pytest.approx(
+        float(predicted.purchases.sum() / visits.purchases.sum())
+    )
+    with pytest.raises(ValueError, match="visits has no purchases, but the model was fitted"):
+        predict(shopper, Visits.of(log(purchases=False), catalog()))
+
+
 def test_the_likelihood_of_an_episode_by_hand() -> None:
     of_visit = torch.tensor(
         [[0.2, 0.6], [0.5, 0.1], [0.9, 0.3]]
@@ -319,9 +405,8 @@ def test_what_is_predicted_of_an_episode_multiplies_up_to_its_likelihood() -> No
     with torch.no_grad():
         loss = shopper(**batch, normal=normal)["loss"].item()
     assert found.nll == pytest.approx(loss, abs=1e-5)
-    stay_or_leave = torch.where(visits.leaves > 0, found.leaves, 1 - found.leaves)
     single = Visits.of(log(), catalog())
-    assert bool(((stay_or_leave > 0) & (stay_or_leave < 1)).all())
+    assert bool(((found.leaves > 0) & (found.leaves < 1)).all())
     first = single.length.cumsum(0) - single.length
     alone = torch.stack([answered(shopper, visits, normal, row) for row in first.tolist()])
     torch.testing.assert_close(found.clicks[first], alone, rtol=0, atol=1e-5)
@@ -395,7 +480,12 @@ def test_what_is_saved_comes_back(tmp_path: object) -> None:
     shopper, visits = model(), Visits.of(log(), catalog())
     shopper.save_pretrained(str(tmp_path))
     again = SessionShopper.from_pretrained(str(tmp_path))
-    assert torch.equal(predict(again, visits).clicks, predict(shopper, visits).clicks)
+    weights = again.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in shopper.state_dict().items())
+    assert again.config.gap_bins == shopper.config.gap_bins
+    torch.testing.assert_close(
+        predict(again, visits).clicks, predict(shopper, visits).clicks, rtol=0, atol=1e-6
+    )
 
 
 # ---- learning ----

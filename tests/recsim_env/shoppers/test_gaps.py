@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsim_env.shoppers.household.gaps import GapBins, back_by, gap_log_likelihood, sample_gap
+from recsim_env.shoppers.gaps import (
+    GapBins,
+    all_back,
+    back_by,
+    bins_of,
+    gap_log_likelihood,
+    return_log_likelihood,
+    sample_gap,
+)
 from recsim_env.types import MAX_DAYS
 
 BINS = GapBins()
@@ -72,3 +80,37 @@ def test_bins_that_do_not_ascend_from_day_0_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         GapBins(edges, lapse_days)
+
+
+def test_bins_are_those_of_the_log() -> None:
+    assert bins_of(torch.ones(50)) == GapBins((0, 1), 1)
+    assert bins_of(torch.zeros(3)) == GapBins((0, 1), 1)
+    assert bins_of(torch.zeros(0)) == GapBins((0, 1), 1)
+    assert bins_of(torch.tensor([0.0, 1.0, 16.0])) == GapBins((*range(15), 15), 16)
+    many = torch.cat([torch.ones(999), torch.tensor([900.0])])
+    assert bins_of(many) == GapBins((0, 1), 1)  # one in a thousand counts as the last day
+    wide = bins_of(torch.tensor([100.0]))
+    assert (wide.edges[-3:], wide.lapse_days) == ((56, 70, 87), 100)
+
+
+def test_who_was_not_seen_again_left_or_stays_away_longer() -> None:
+    """Returns after 0, 1-2 or 3-4 days with chances .5, .3 and .2; one in four leaves."""
+    bins = GapBins((0, 1, 3), 4)
+    hazards = all_back(torch.tensor([[0.5, 0.6]]).logit()).expand(7, -1)
+    gap = torch.tensor([0.0, 2.0, 4.0, 9.0, -1.0, -1.0, -1.0])
+    follow_up = torch.tensor([30.0, 30.0, 30.0, 30.0, 0.0, 2.0, 30.0])
+    leave = torch.tensor(0.25).logit().expand(7, 1)
+    found = return_log_likelihood(bins, hazards, leave, gap, follow_up).exp().squeeze(1)
+    expected = [0.75 * 0.5, 0.75 * 0.3, 0.75 * 0.2, 0.75 * 0.2]
+    expected += [0.25 + 0.75 * 0.5, 0.25 + 0.75 * 0.2, 0.25]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_nobody_lapses_of_those_who_come_back() -> None:
+    bins = GapBins((0, 1), 1)
+    back, leaving = back_by([all_back(torch.full((4, 1), -30.0))], pessimism=0.0)
+    draw = torch.tensor([0.0, 0.3, 0.9999, 1 - 1e-7])
+    days, left = sample_gap(bins, back, draw, draw)
+    assert days.tolist() == [1.0] * 4
+    assert not left.any()
+    assert float(leaving.max()) < 1e-9

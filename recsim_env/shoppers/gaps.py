@@ -3,10 +3,16 @@
 Who stays away from the first day to the end of the last bin has lapsed, and does not come back. The
 log is censored: a visit is followed up for some days only. Tutz & Schmid 2016, "Modeling discrete
 time-to-event data", chapter 3.
+
+Beside a head that says who never comes back, the hazards speak of those who do: the last bin is
+then certain (`all_back`), and a shopper who was not seen again either left or stays away for longer
+than was watched (`return_log_likelihood`), the mixture cure model (Berkson & Gage 1952, "Survival
+curve for cancer patients following treatment").
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +58,28 @@ class GapBins:
     def ends(self, like: Tensor) -> Tensor:
         """Return the first day of each bin and the first day after the last, (bins + 1,)."""
         return constant((*self.edges, self.lapse_days + 1), like)
+
+
+CERTAIN = 30.0
+"""Logit of the last bin of those who come back."""
+MONTHS = 56
+"""Day from which on a bin begins a quarter later than the one before."""
+
+
+def bins_of(gaps: Tensor, share: float = 0.999) -> GapBins:
+    """Choose bins for observed gaps (..., whole days): those of `GapBins`, then wider and wider ones.
+
+    They end at the shortest gap that such a share of the gaps does not exceed, and at one day or
+    more.
+    """
+    last = 1
+    if gaps.numel():
+        ranked = gaps.flatten().sort().values
+        last = max(int(ranked[math.ceil(share * len(ranked)) - 1]), 1)
+    edges = list(GapBins().edges)
+    while edges[-1] < last:
+        edges.append(edges[-1] * 5 // 4 if edges[-1] >= MONTHS else MONTHS)
+    return GapBins(tuple(edge for edge in edges if edge <= last), last)
 
 
 class GapHead(nn.Module):
@@ -100,6 +128,34 @@ def gap_log_likelihood(bins: GapBins, logits: Tensor, gap: Tensor, follow_up: Te
     returned = seen & (end < count)
     hit = F.logsigmoid(logits).gather(-1, end.clamp(max=count - 1).unsqueeze(-1)).squeeze(-1)
     return survived + torch.where(returned, hit, 0.0)
+
+
+def all_back(logits: Tensor) -> Tensor:
+    """Append the certain last bin to the hazards (..., bins - 1) of those who come back."""
+    return F.pad(logits, (0, 1), value=CERTAIN)
+
+
+def return_log_likelihood(
+    bins: GapBins, logits: Tensor, leave: Tensor, gap: Tensor, follow_up: Tensor
+) -> Tensor:
+    """Compute the log-likelihood (V, S) of coming back after some days, or of not being seen.
+
+    A gap g has log(1 - P(leaves)) + log p(g). Who was not seen in w days either left or comes
+    later: log(P(leaves) + (1 - P(leaves)) P(gap > w)). Longer gaps than the bins reach count as
+    their last day.
+
+    Args:
+        bins: the bins of the hazards
+        logits: (V, bins) of the hazards from `all_back`
+        leave: (V, S) log-odds of leaving
+        gap: (V,) days until the shopper was seen again, below 0 where it was not
+        follow_up: (V,) days through which the shopper was watched
+    """
+    gap = gap.clamp(max=float(bins.lapse_days))
+    of_gap = gap_log_likelihood(bins, logits, gap, follow_up).unsqueeze(1)
+    stays = F.logsigmoid(-leave) + of_gap
+    unseen = torch.logaddexp(F.logsigmoid(leave), stays)
+    return torch.where((gap >= 0).unsqueeze(1), stays, unseen)
 
 
 def back_by(logits: Sequence[Tensor], pessimism: float) -> tuple[Tensor, Tensor]:
