@@ -16,6 +16,7 @@ import torch
 
 from recsim_env import checks
 from recsim_env.rewards import Reward, as_reward
+from recsim_env.shop_file import HOUSEHOLD, SESSION, ShopFile, doubt_levels, refuse_failed
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import (
     SlateSimulator,
@@ -54,8 +55,11 @@ class Later:
         return inspect.signature(self.load())
 
 
-FROM_FOLDER = Later("recsim_env.shoppers.household.population", "load_shopper")
-"""The factory of shoppers from a folder: it takes the folder before all else."""
+FROM_FOLDER = {
+    HOUSEHOLD: Later("recsim_env.shoppers.household.population", "load_shopper"),
+    SESSION: Later("recsim_env.shoppers.session.population", "load_session"),
+}
+"""Factories of shoppers from a folder, by kind: each takes the folder before all else."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class EnvConfig:
     """
 
     shopper: ShopperFactory | str | os.PathLike[str]
-    """A function (device, slate_size, **options) -> Shopper, or a folder with a fine-tuned shopper
-    and a catalogue."""
+    """A function (device, slate_size, **options) -> Shopper, or a folder with fitted shoppers and a
+    catalogue, as `recsim_env.fit` and `benchmarks.data.finetune` write them."""
     reward: Reward | Mapping[str, float] = field(default_factory=Reward)
     """The reward, or the weight of each registered term by name."""
     slate_size: int = 10
@@ -116,11 +120,12 @@ def register(
     shopper: ShopperFactory | str | os.PathLike[str],
     *,
     reward: Reward | Mapping[str, float] | None = None,
-    slate_size: int = 10,
-    horizon_days: float = 182.0,
+    slate_size: int | None = None,
+    horizon_days: float | None = None,
     history: int = 10,
     strict: bool = False,
     shopper_options: Mapping[str, Any] | None = None,
+    anyway: bool = False,
 ) -> None:
     """Make an environment known to `gymnasium.make`, `gymnasium.make_vec` and `make_simulator`.
 
@@ -131,32 +136,40 @@ def register(
         id: `namespace/name-v0`, where Gymnasium lets the namespace and the version be left out. An
             id that is taken is replaced, with Gymnasium's warning.
         shopper: As in `EnvConfig`, and so are the others.
-        reward: None means that of `Reward()`.
-        slate_size: How many positions a slate has.
-        horizon_days: The days after which an episode is truncated.
+        reward: None means that of the folder's `shop.json`, or else that of `Reward()`.
+        slate_size: How many positions a slate has; None means that of the folder, or else 10.
+        horizon_days: The days after which an episode is truncated; None means those that the folder
+            says the log reaches, or else 182.
         history: How many slates the shop remembers.
         strict: Whether an item that would not be shown raises an error.
         shopper_options: Options that the shopper is built with.
+        anyway: Register a folder even if its shoppers' clicks are predicted worse than by the means
+            of items and users.
 
     Raises:
         TypeError: If a field has the wrong type.
-        ValueError: If a field is out of its range, or if the id is no text.
+        ValueError: If a field is out of its range, if the id is no text, or if the folder's verdict
+            on clicks is no.
         FileNotFoundError: If the folder is missing.
         gymnasium.error.Error: If Gymnasium does not accept the id. In every case nothing is
             registered.
     """
+    checks.text("id", id)
+    shop = ShopFile(HOUSEHOLD)
+    if not callable(shopper):
+        folder = _check_folder(shopper)
+        shop = ShopFile.read(folder)
+        if not checks.flag("anyway", anyway):
+            refuse_failed(shop, folder)
     config = EnvConfig(
         shopper=shopper,
-        reward=as_reward(reward),
-        slate_size=slate_size,
-        horizon_days=horizon_days,
+        reward=as_reward(shop.reward if reward is None else reward),
+        slate_size=shop.slate_size if slate_size is None else slate_size,
+        horizon_days=shop.horizon_days if horizon_days is None else horizon_days,
         history=history,
         strict=strict,
         shopper_options={} if shopper_options is None else shopper_options,
     )
-    checks.text("id", id)
-    if not callable(shopper):
-        _check_folder(shopper)
     add_preset(id, config)
 
 
@@ -279,7 +292,9 @@ def as_simulator(
 def _factory(config: EnvConfig) -> ShopperFactory:
     if callable(config.shopper):
         return config.shopper
-    return partial(FROM_FOLDER.load(), _check_folder(config.shopper))
+    folder = _check_folder(config.shopper)
+    doubt_levels(folder)
+    return partial(FROM_FOLDER[ShopFile.read(folder).kind].load(), folder)
 
 
 def _check_folder(folder: str | os.PathLike[str]) -> Path:

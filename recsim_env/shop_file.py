@@ -1,0 +1,127 @@
+"""`shop.json`: what a folder of fitted shoppers holds, and how far they can be trusted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from recsim_env import checks, files
+
+SHOP_FILE = "shop.json"
+"""Name of the file in the folder; `recsim_env.fit` writes it last."""
+HOUSEHOLD, SESSION = "household", "session"
+KINDS = (HOUSEHOLD, SESSION)
+"""Families of shoppers that a folder can hold; see `recsim_env.shoppers`."""
+CLICKS, LEVELS = "clicks", "levels"
+"""Verdicts that decide whether a folder is registered, and whether its returns are doubted."""
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A verdict on one question, as the file keeps it."""
+
+    holds: bool | None
+    """Whether the simulator can be trusted with it; None where the log cannot tell."""
+    sentence: str
+    """The verdict as a sentence with its figure."""
+
+
+@dataclass(frozen=True)
+class ShopFile:
+    """The content of `shop.json` that an environment is made of.
+
+    Raises:
+        ValueError: If a field is not as said; the sentence names it.
+    """
+
+    kind: str
+    """One of `KINDS`."""
+    slate_size: int = 10
+    """Number of slate positions that the models know."""
+    horizon_days: float = 182.0
+    """Length of an episode in days."""
+    reward: Mapping[str, float] | None = None
+    """Weights of the reward's terms; None means those of `recsim_env.Reward`."""
+    verdicts: Mapping[str, Opinion] = field(default_factory=dict)
+    """Topic -> what was found on held-out users."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        checks.choice("kind", self.kind, KINDS)
+        checks.whole("slate_size", self.slate_size, 1)
+        checks.number("horizon_days", self.horizon_days, 0)
+        if self.reward is not None:
+            for name, weight in checks.mapping("reward", self.reward).items():
+                checks.number(f"reward[{name!r}]", weight)
+
+    @classmethod
+    def read(cls, folder: Path | str) -> ShopFile:
+        """Read the file in a folder; a folder without one holds households.
+
+        `benchmarks.data.finetune` fits shoppers of the household family, which need no such file.
+
+        Raises:
+            ValueError: If the file is no JSON object, or a field is missing or not as said; the
+                sentence names the file.
+        """
+        path = Path(folder) / SHOP_FILE
+        if not path.is_file():
+            return cls(HOUSEHOLD)
+        content = files.read_object(path)
+        try:
+            if "kind" not in content:
+                raise ValueError(f"kind is missing, but it must be one of {', '.join(KINDS)}.")
+            said = checks.mapping("verdicts", content.get("verdicts", {}))
+            told = {
+                name: content[name]
+                for name in ("slate_size", "horizon_days", "reward")
+                if name in content
+            }
+            return cls(
+                content["kind"],
+                verdicts={topic: _opinion(topic, one) for topic, one in said.items()},
+                **told,
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _opinion(topic: str, content: object) -> Opinion:
+    told = checks.mapping(f"verdicts[{topic!r}]", content)
+    holds = told.get("holds")
+    if holds is not None:
+        holds = checks.flag(f"verdicts[{topic!r}]['holds']", holds)
+    return Opinion(holds, checks.text(f"verdicts[{topic!r}]['sentence']", told.get("sentence")))
+
+
+def refuse_failed(shop: ShopFile, folder: Path | str) -> None:
+    """Refuse shoppers who are predicted worse than two means predict them.
+
+    Raises:
+        ValueError: If the verdict on clicks is no.
+    """
+    found = shop.verdicts.get(CLICKS)
+    if found is not None and found.holds is False:
+        raise ValueError(
+            f"folder is {str(folder)!r}, whose shoppers are not worth simulating. {found.sentence} "
+            "Give anyway=True to register it nonetheless."
+        )
+
+
+@cache
+def doubt_levels(folder: Path) -> None:
+    """Warn once that the returns of an environment are not to be taken at face value."""
+    found = ShopFile.read(folder).verdicts.get(LEVELS)
+    if found is not None and found.holds is not True:
+        warnings.warn(f"{folder}: {found.sentence}", UserWarning, stacklevel=2)
+
+
+def opinions(verdicts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Write verdicts by topic as `shop.json` keeps them."""
+    return {
+        topic: {"holds": one.holds, "sentence": one.sentence} for topic, one in verdicts.items()
+    }
