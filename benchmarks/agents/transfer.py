@@ -116,7 +116,7 @@ class Config(Markets, Threads, Results):
     `ensemble` puts several user models together, `all` does all of it, and `report` measures
     nothing. The report is about everything that was measured so far."""
     env: str = "recsim_env/Market-v0"
-    """Id of the true market, which is also where all agents are evaluated."""
+    """Id of the true market, whose log the learned market is fitted to."""
     worlds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the market's catalogues. Three tell worlds apart; `sweep` and `ensemble` use the
     first."""
