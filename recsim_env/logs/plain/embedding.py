@@ -50,7 +50,9 @@ def embed_items(plain: PlainLog, *, seed: int = 0) -> ItemVectors:
     clicked = _of_clicks(plain, seed)
     texts = _of_texts(list(texts_of(plain.items)))
     parts = [part for part in (texts, clicked) if part is not None]
-    vectors, lost = _for_all(torch.cat([normalize(part, dim=1) for part in parts], dim=1), plain.items)
+    vectors, lost = _for_all(
+        torch.cat([normalize(part, dim=1) for part in parts], dim=1), plain.items
+    )
     said = []
     if texts is not None:
         said.append(f"MiniLM's vectors of titles ({texts.shape[1]} principal components)")

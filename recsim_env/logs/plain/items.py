@@ -41,13 +41,17 @@ def read_items(source: Source, names: dict[str, str]) -> tuple[pl.DataFrame, lis
     columns = catalog_columns(names, source.header, source.name)
     rows = source.collect(source.frame.select(ROW, *set(columns.values()))).sort(ROW)
     if len(rows) > MOST_ITEMS:
-        raise LogError(f"{source.name}: found {len(rows):,} items, expected {MOST_ITEMS:,} at most.")
+        raise LogError(
+            f"{source.name}: found {len(rows):,} items, expected {MOST_ITEMS:,} at most."
+        )
     notes: list[str] = []
     item = rows.select(as_text(columns["item"], source.schema[columns["item"]])).to_series()
     _check_ids(source, columns["item"], rows.select(ROW, item=item))
 
     texts = {
-        name: rows.select(as_text(column, source.schema[column]).str.strip_chars().replace("", None))
+        name: rows.select(
+            as_text(column, source.schema[column]).str.strip_chars().replace("", None)
+        )
         .to_series()
         .rename(name)
         for name, column in columns.items()
@@ -147,8 +151,16 @@ def _embeddings(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> 
 
 def texts_of(items: pl.DataFrame) -> Sequence[str]:
     """Sentences "title; brand; narrowest category", which catalogues hold and encoders read."""
-    return items.select(
-        pl.concat_str(
-            "title", "brand", pl.col("path").str.split("/").list.last(), separator="; ", ignore_nulls=True
+    return (
+        items.select(
+            pl.concat_str(
+                "title",
+                "brand",
+                pl.col("path").str.split("/").list.last(),
+                separator="; ",
+                ignore_nulls=True,
+            )
         )
-    ).to_series().to_list()
+        .to_series()
+        .to_list()
+    )

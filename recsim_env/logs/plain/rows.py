@@ -75,7 +75,9 @@ def read_rows(
             given &= pl.col(column).is_not_nan()
         bad = (chance.is_null() | (chance <= 0) | (chance > 1)) & given
         wanted += [chance.alias("propensity"), bad.alias("bad")]
-    wanted += [pl.col(columns[name]).alias(name) for name in ("click", "purchase") if name in columns]
+    wanted += [
+        pl.col(columns[name]).alias(name) for name in ("click", "purchase") if name in columns
+    ]
 
     numbered = users.lazy().select("user", shopper=pl.int_range(pl.len(), dtype=pl.Int32))
     known = items.lazy().select(item="item", number=pl.int_range(pl.len(), dtype=pl.Int32))
