@@ -42,6 +42,9 @@ OFTEN_CLICKED = 0.3
 EXPECTED_REPEATS = 20
 """Repeated exposures of an item to a user that chance alone would make, from which on their absence
 tells something."""
+LEAST_USED = 0.5
+"""Share of the catalogue from which on items that nobody was shown count as not on sale, so that
+random slates need not hold them."""
 RANDOM_SHARE = 0.01
 """Share of the slates that a random policy must have served."""
 
@@ -103,6 +106,8 @@ def served_by(plain: PlainLog) -> tuple[Served, ...]:
         .sort("slates", "policy", descending=[True, False])
     )
     used = exposures(impressions, items) > 0
+    if used.mean() < LEAST_USED:  # those that are not shown were left out by somebody's choice
+        used[:] = True
     shelf = plain.items["path"].str.split("/").list.head(2).list.join("/").rank("dense") - 1
     category = np.where(used, shelf.cast(pl.Int64).to_numpy(), -1)
     served, random = [], []

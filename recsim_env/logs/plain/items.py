@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from recsim_env.logs.plain.columns import catalog_columns
-from recsim_env.logs.plain.sources import ROW, Source, as_number, as_text, first_rows
+from recsim_env.logs.plain.sources import ROW, Source, as_number, as_text, first_rows, is_given
 from recsim_env.logs.schema import MOST_ITEMS, LogError
 
 NO_CATEGORY = "unknown"
@@ -110,11 +110,11 @@ def _prices(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> pl.S
         return pl.repeat(None, len(rows), dtype=pl.Float32, eager=True)
     column = columns["price"]
     price = rows.select(
-        ROW, price=as_number(column, source.schema[column]), given=pl.col(column).is_not_null()
+        ROW,
+        price=as_number(column, source.schema[column]),
+        given=is_given(column, source.schema[column]),
     )
     bad = (pl.col("price").is_null() & pl.col("given")) | (pl.col("price") < 0)
-    if source.schema[column].is_float():  # NaN means that the price is not known
-        bad = pl.col("price") < 0
     if wrong := first_rows(price, bad | pl.col("price").is_infinite()):
         raise source.fault(column, wrong[0], "a price of 0 or more, or nothing", wrong[1])
     return price["price"].cast(pl.Float32)
