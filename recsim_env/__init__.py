@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recsim_env.catalog import Catalog
 from recsim_env.env import SlateEnv
@@ -21,6 +23,9 @@ from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
+
+if TYPE_CHECKING:
+    from recsim_env.logs.report import LogReport, check_log
 
 add_preset(
     "recsim_env/CompleteJourney-v0",
@@ -56,13 +61,27 @@ __all__ = [
     "REWARD_TERMS",
     "Catalog",
     "EnvConfig",
+    "LogReport",
     "Reward",
     "RewardInputs",
     "SlateEnv",
     "SlateSimulator",
     "SlateVectorEnv",
     "__version__",
+    "check_log",
     "make_simulator",
     "register",
     "reward_term",
 ]
+
+_LATER = {
+    "LogReport": "recsim_env.logs.report",
+    "check_log": "recsim_env.logs.report",
+}
+"""Modules of names that need polars, which is imported when one of them is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

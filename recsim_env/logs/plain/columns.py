@@ -121,12 +121,12 @@ def log_columns(names: Mapping[str, str], header: Sequence[str], file: str) -> d
     mapped = set(names.values())
     found = {name: told.get(name, name) for name in (c.name for c in LOG_COLUMNS)}
     features = {
-        name: name for name in header if _is_feature(name) and name not in mapped and name not in _LOG
+        name: name
+        for name in header
+        if _is_feature(name) and name not in mapped and name not in _LOG
     }
     features |= {name: column for name, column in told.items() if _is_feature(name)}
-    return {
-        name: column for name, column in {**found, **features}.items() if column in set(header)
-    }
+    return {name: column for name, column in {**found, **features}.items() if column in set(header)}
 
 
 def catalog_columns(names: Mapping[str, str], header: Sequence[str], file: str) -> dict[str, str]:

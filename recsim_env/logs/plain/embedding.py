@@ -47,20 +47,23 @@ def embed_items(plain: PlainLog, *, seed: int = 0) -> ItemVectors:
         vectors = torch.from_numpy(given.explode().to_numpy().copy()).view(len(given), -1)
         return ItemVectors(normalize(vectors, dim=1), "Item vectors are those of the catalogue.")
 
-    clicked = _of_clicks(plain, seed)
+    clicked, bare = _for_all(_of_clicks(plain, seed), plain.items)
+    of_clicks = f"co-clicks of the training users ({clicked.shape[1]} singular vectors)"
     texts = _of_texts(list(texts_of(plain.items)))
-    parts = [part for part in (texts, clicked) if part is not None]
-    vectors, lost = _for_all(torch.cat([normalize(part, dim=1) for part in parts], dim=1), plain.items)
-    said = []
-    if texts is not None:
-        said.append(f"MiniLM's vectors of titles ({texts.shape[1]} principal components)")
-    if clicked is not None:
-        said.append(f"co-clicks of the training users ({clicked.shape[1]} singular vectors)")
-    how = f"Item vectors are made of {' and '.join(said)}."
     if texts is None:
-        how += " MiniLM is not installed (pip install 'recsim-env[data]'), so titles are not used."
-    if lost:
-        how += f" {lost:,} items without clicks have the mean vector of their category."
+        vectors = clicked
+        how = (
+            f"Item vectors are made of {of_clicks} alone: MiniLM, which reads titles, is not "
+            "installed (pip install 'recsim-env[data]')."
+        )
+    else:
+        vectors = normalize(torch.cat([normalize(texts, dim=1), clicked], dim=1), dim=1)
+        how = (
+            f"Item vectors are made of MiniLM's vectors of titles ({texts.shape[1]} principal "
+            f"components) and {of_clicks}."
+        )
+    if bare:
+        how += f" {bare:,} items without clicks have the co-clicks of their category."
     return ItemVectors(vectors, how)
 
 
@@ -84,12 +87,13 @@ def catalog_of(plain: PlainLog, *, seed: int = 0, vectors: ItemVectors | None = 
 
 def _of_texts(texts: list[str]) -> Tensor | None:
     """Principal components of MiniLM's vectors (N, W); None where MiniLM is not installed."""
-    from recsim_env.logs.complete_journey.encoder import embed_texts
+    from recsim_env.logs.complete_journey.encoder import embed_texts, encoder_folder
 
     try:
-        vectors = embed_texts(texts)
+        encoder_folder()
     except ModuleNotFoundError:
         return None
+    vectors = embed_texts(texts)
     centred = (vectors - vectors.mean(dim=0)).double()
     _, directions = torch.linalg.eigh(centred.T @ centred)  # by ascending variance
     width = min(WIDTH, len(texts), vectors.shape[1])
@@ -132,10 +136,11 @@ def _signed(columns: Tensor) -> Tensor:
 
 
 def _for_all(vectors: Tensor, items: pl.DataFrame) -> tuple[Tensor, int]:
-    """Give items without a vector the mean of their category, or of all items, at length 1."""
-    bare = vectors.norm(dim=1) < 1e-6
+    """Scale vectors to length 1; items without one get the mean of their category, or of all."""
+    vectors = normalize(vectors, dim=1)
+    bare = vectors.norm(dim=1) < 0.5
     if bare.any():
-        _, category = items["path"].unique(maintain_order=True), items["path"].rank("dense") - 1
+        category = items["path"].rank("dense") - 1
         of = torch.from_numpy(category.cast(pl.Int64).to_numpy().copy())
         mean = torch.zeros(int(of.max()) + 1, vectors.shape[1]).index_add_(0, of, vectors)
         everything = vectors.mean(dim=0)

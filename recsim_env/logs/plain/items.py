@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from recsim_env.logs.plain.columns import catalog_columns
-from recsim_env.logs.plain.sources import ROW, Source, as_number, as_text, first_rows
+from recsim_env.logs.plain.sources import ROW, Source, as_number, as_text, first_rows, is_given
 from recsim_env.logs.schema import MOST_ITEMS, LogError
 
 NO_CATEGORY = "unknown"
@@ -41,13 +41,17 @@ def read_items(source: Source, names: dict[str, str]) -> tuple[pl.DataFrame, lis
     columns = catalog_columns(names, source.header, source.name)
     rows = source.collect(source.frame.select(ROW, *set(columns.values()))).sort(ROW)
     if len(rows) > MOST_ITEMS:
-        raise LogError(f"{source.name}: found {len(rows):,} items, expected {MOST_ITEMS:,} at most.")
+        raise LogError(
+            f"{source.name}: found {len(rows):,} items, expected {MOST_ITEMS:,} at most."
+        )
     notes: list[str] = []
     item = rows.select(as_text(columns["item"], source.schema[columns["item"]])).to_series()
     _check_ids(source, columns["item"], rows.select(ROW, item=item))
 
     texts = {
-        name: rows.select(as_text(column, source.schema[column]).str.strip_chars().replace("", None))
+        name: rows.select(
+            as_text(column, source.schema[column]).str.strip_chars().replace("", None)
+        )
         .to_series()
         .rename(name)
         for name, column in columns.items()
@@ -106,11 +110,11 @@ def _prices(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> pl.S
         return pl.repeat(None, len(rows), dtype=pl.Float32, eager=True)
     column = columns["price"]
     price = rows.select(
-        ROW, price=as_number(column, source.schema[column]), given=pl.col(column).is_not_null()
+        ROW,
+        price=as_number(column, source.schema[column]),
+        given=is_given(column, source.schema[column]),
     )
     bad = (pl.col("price").is_null() & pl.col("given")) | (pl.col("price") < 0)
-    if source.schema[column].is_float():  # NaN means that the price is not known
-        bad = pl.col("price") < 0
     if wrong := first_rows(price, bad | pl.col("price").is_infinite()):
         raise source.fault(column, wrong[0], "a price of 0 or more, or nothing", wrong[1])
     return price["price"].cast(pl.Float32)
@@ -147,8 +151,16 @@ def _embeddings(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> 
 
 def texts_of(items: pl.DataFrame) -> Sequence[str]:
     """Sentences "title; brand; narrowest category", which catalogues hold and encoders read."""
-    return items.select(
-        pl.concat_str(
-            "title", "brand", pl.col("path").str.split("/").list.last(), separator="; ", ignore_nulls=True
+    return (
+        items.select(
+            pl.concat_str(
+                "title",
+                "brand",
+                pl.col("path").str.split("/").list.last(),
+                separator="; ",
+                ignore_nulls=True,
+            )
         )
-    ).to_series().to_list()
+        .to_series()
+        .to_list()
+    )

@@ -181,16 +181,22 @@ def read_leniently(
     # Rows, slates, and the users of these.
     rows, said = read_rows(source, told, users, items, goods.name, time_zone)
     slates = slates_of(source, told, rows, len(items))
-    first = rows.sort("time", ROW).group_by("shopper").agg(pl.col(ROW).first()) if features else None
+    first = (
+        rows.sort("time", ROW).group_by("shopper").agg(pl.col(ROW).first()) if features else None
+    )
     del rows
     sizes = slates.frame.group_by("shopper").len("slates").sort("shopper")
     users = users.with_columns(sizes["slates"].cast(pl.Int64), old=pl.int_range(pl.len()))
     kept = sampled(users, "slates", most_slates, seed)
     if len(kept) < len(users):
-        dropped.append(_not_drawn(kept, len(users), f"{most_slates:,} slates", int(users["rows"].sum())))
+        dropped.append(
+            _not_drawn(kept, len(users), f"{most_slates:,} slates", int(users["rows"].sum()))
+        )
     frame = _renumbered(slates.frame, kept) if len(kept) < len(users) else slates.frame
     splits = split(kept["user"], seed)
-    impressions = impressions_of(frame.with_columns(pl.col("shopper").cast(pl.Int64)), splits, source.name)
+    impressions = impressions_of(
+        frame.with_columns(pl.col("shopper").cast(pl.Int64)), splits, source.name
+    )
     del frame
 
     # What was known of the users beforehand.
@@ -205,7 +211,9 @@ def read_leniently(
     notes += [*said, *slates.notes, *_of_positions(slates, told)]
     if slates.duplicates:
         dropped.append(
-            Dropped("They repeat another row of their slate; clicked where one was.", slates.duplicates)
+            Dropped(
+                "They repeat another row of their slate; clicked where one was.", slates.duplicates
+            )
         )
     return PlainLog(
         name=source.name,
@@ -214,7 +222,9 @@ def read_leniently(
         declared=declared,
         features=encodings,
         items=items,
-        users=kept.select(shopper=pl.int_range(pl.len(), dtype=pl.Int64), user="user", split=splits),
+        users=kept.select(
+            shopper=pl.int_range(pl.len(), dtype=pl.Int64), user="user", split=splits
+        ),
         facts=facts_of(impressions),
         columns=told,
         rows=total,

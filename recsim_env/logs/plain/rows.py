@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from recsim_env.logs.plain.sources import ROW, Source, as_number, as_text, first_rows
+from recsim_env.logs.plain.sources import ROW, Source, as_number, as_text, first_rows, is_given
 from recsim_env.logs.plain.users import user_text
 from recsim_env.logs.plain.values import (
     CLICK_EXPECTED,
@@ -70,12 +70,12 @@ def read_rows(
     if "propensity" in columns:
         column = columns["propensity"]
         chance = as_number(column, source.schema[column])
-        given = pl.col(column).is_not_null()
-        if source.schema[column].is_float():
-            given &= pl.col(column).is_not_nan()
+        given = is_given(column, source.schema[column])
         bad = (chance.is_null() | (chance <= 0) | (chance > 1)) & given
         wanted += [chance.alias("propensity"), bad.alias("bad")]
-    wanted += [pl.col(columns[name]).alias(name) for name in ("click", "purchase") if name in columns]
+    wanted += [
+        pl.col(columns[name]).alias(name) for name in ("click", "purchase") if name in columns
+    ]
 
     numbered = users.lazy().select("user", shopper=pl.int_range(pl.len(), dtype=pl.Int32))
     known = items.lazy().select(item="item", number=pl.int_range(pl.len(), dtype=pl.Int32))
@@ -122,7 +122,7 @@ def _with_deeds(
         if name not in columns:
             continue
         done, counts, words = deeds(rows[name])
-        missing = rows[name].is_null()
+        missing = ~rows.select(is_given(name, rows.schema[name])).to_series()
         if name == "purchase":  # nothing there means that nothing was bought
             done = done.set(missing, False)
         rows = rows.with_columns(done.alias(name))

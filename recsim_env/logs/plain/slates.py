@@ -191,8 +191,7 @@ def _distinct(
 
 
 def _steps(rows: pl.DataFrame) -> tuple[int, int, int | None]:
-    """Slates with gaps in their positions, rows whose position is that of the row above, and the
-    least position."""
+    """Count slates with gaps and rows that repeat the position above, and find the least one."""
     if "position" not in rows.columns:
         return 0, 0, None
     step = pl.col("position") - pl.col("position").shift(1)

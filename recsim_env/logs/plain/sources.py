@@ -125,7 +125,7 @@ def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
     """Turn ids into texts, so that 5, "5" and the 5.0 that pandas writes are one id."""
     value = pl.col(column)
     if dtype == pl.String():
-        return value
+        return pl.when(value != "").then(value)
     if dtype.is_float():
         whole = value.cast(pl.Int64, strict=False)
         text = pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
@@ -139,6 +139,15 @@ def as_number(column: str, dtype: pl.DataType) -> pl.Expr:
     if dtype == pl.String():
         value = value.str.strip_chars()
     return value.cast(pl.Float64, strict=False).fill_nan(None)
+
+
+def is_given(column: str, dtype: pl.DataType) -> pl.Expr:
+    """Whether there is a value: neither null, nor NaN, nor an empty text."""
+    value = pl.col(column)
+    there = value.is_not_null()
+    if dtype == pl.String():
+        return there & (value != "")
+    return there & value.is_not_nan() if dtype.is_float() else there
 
 
 def first_rows(rows: pl.DataFrame, broken: pl.Expr) -> tuple[int, int] | None:

@@ -116,7 +116,9 @@ def _typed(column: pl.Series) -> pl.Series:
 
 def _feature(train: pl.Series, everybody: pl.Series) -> Feature:
     if train.dtype == pl.String():
-        counts = train.drop_nulls().value_counts().sort("count", train.name, descending=[True, False])
+        counts = (
+            train.drop_nulls().value_counts().sort("count", train.name, descending=[True, False])
+        )
         return Feature(train.name, tuple(counts[train.name].head(MOST_CATEGORIES)))
     mean = float(train.mean() or 0.0)  # type: ignore[arg-type]
     if bool((everybody.drop_nulls().abs() <= 1).all()):
@@ -127,9 +129,10 @@ def _feature(train: pl.Series, everybody: pl.Series) -> Feature:
 
 def declared_of(known: pl.DataFrame, features: tuple[Feature, ...]) -> pl.DataFrame:
     """Make the table of what each user had declared, users in order."""
-    numbers = [number.alias(str(at)) for at, number in enumerate(
-        number for feature in features for number in feature.numbers()
-    )]
+    numbers = [
+        number.alias(str(at))
+        for at, number in enumerate(number for feature in features for number in feature.numbers())
+    ]
     return known.select(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("shopper"),
         pl.concat_list(numbers).cast(pl.List(pl.Float32)).alias("declared"),

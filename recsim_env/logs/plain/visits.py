@@ -53,7 +53,9 @@ def impressions_of(slates: pl.DataFrame, split: pl.Series, name: str) -> pl.Data
     whole = slates.join(visits, on="visit", how="left", maintain_order="left").with_columns(
         week=pl.col("day") // 7,
         store=pl.lit(0),
-        scenario=pl.col("scenario").fill_null(NO_SCENARIO) if "scenario" in has else pl.lit(NO_SCENARIO),
+        scenario=pl.col("scenario").fill_null(NO_SCENARIO)
+        if "scenario" in has
+        else pl.lit(NO_SCENARIO),
         placement=pl.lit(None),
         weight=pl.lit(None),
         split=split.gather(slates["shopper"]),

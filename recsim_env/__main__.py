@@ -1,0 +1,37 @@
+"""Commands that the installed package offers: `python -m recsim_env COMMAND --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from recsim_env import checking
+
+COMMANDS = {"check-log": checking}
+"""Modules with `SUMMARY`, `add_options(parser)` and `run(options)`, by command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, or 2 where the input is wrong, which one sentence on stderr says.
+    """
+    parser = argparse.ArgumentParser(prog="python -m recsim_env", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add_options(
+            commands.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
+        )
+    options = parser.parse_args(arguments)
+    try:
+        COMMANDS[options.command].run(options)
+    except (OSError, TypeError, ValueError) as error:
+        print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

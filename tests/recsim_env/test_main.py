@@ -1,0 +1,50 @@
+"""The commands of the installed package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsim_env.__main__ import main
+from tests.support.plain_logs import catalog, log
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    log().rename({"user": "uid"}).write_csv(tmp_path / "log.csv")
+    catalog().write_parquet(tmp_path / "items.parquet")
+    return ["--log", str(tmp_path / "log.csv"), "--catalog", str(tmp_path / "items.parquet")]
+
+
+def test_check_log_prints_the_report(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "out" / "report.json"
+    assert main(["check-log", *files, "--columns", "user=uid", "--json", str(report)]) == 0
+    printed = capsys.readouterr().out
+    assert "What can be learned" in printed
+    assert json.loads(report.read_text())["counts"]["rows"] == 600
+
+
+def test_wrong_input_is_one_sentence(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-log", *files, "--columns", "user=nobody"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("python -m recsim_env check-log: ")
+    assert "column 'nobody': found no such column" in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_it_runs_as_a_module(files: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recsim_env", "check-log", *files, "--columns", "user=uid"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "about 1,000 are needed" in done.stdout
