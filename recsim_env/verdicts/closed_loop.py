@@ -111,7 +111,7 @@ def policies_of(sessions: Sessions, most: int) -> list[tuple[str, int | None]]:
 
 
 def owner_of(sessions: Sessions) -> Tensor:
-    """The policy (S,) that chose every slate of an episode; -1 where there were several, or none."""
+    """The policy (S,) that chose every slate of an episode; -1 where there were several or none."""
     first = sessions.policy[:, 0]
     same = (sessions.policy == first.unsqueeze(1)) | ~sessions.real
     return first.where(same.all(dim=1), -1)
