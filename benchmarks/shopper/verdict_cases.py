@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 import torch
 import tyro
+from torch import Tensor
 
 from agents.evaluate import evaluate
 from benchmarks.lab.cells import json_at, rows_at
@@ -52,7 +53,7 @@ from recsim_env.shoppers.session.population import (
     save_learned_market,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Policy
+from recsim_env.types import Observation, Policy
 from recsim_env.verdicts.rows import item_rows, shown_of
 
 Case = Literal["known", "hidden"]
@@ -180,10 +181,31 @@ def returns(
     found: dict[str, dict[str, float]] = {}
     for name, build in contenders(inputs).items():
         found[name] = {
-            where: float(evaluate(build(), simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
-            for where, simulator in (("true", true), ("learned", learned))
+            where: float(evaluate(policy, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
+            for where, simulator, policy in (
+                ("true", true, Blind(build()) if case == "hidden" else build()),
+                ("learned", learned, build()),
+            )
         }
     return found
+
+
+class Blind:
+    """A policy of a shop that does not write down what shoppers declare."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers the policy takes."""
+        return self._policy.draws
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Choose the slates from everything but what was declared."""
+        return self._policy(
+            {name: value for name, value in observation.items() if name != "declared"}, draws
+        )
 
 
 def contenders(inputs: PolicyInputs) -> dict[str, Callable[[], Policy]]:

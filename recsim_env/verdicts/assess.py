@@ -21,7 +21,7 @@ from recsim_env.verdicts.baselines import (
     leaving_baseline,
     without_extra,
 )
-from recsim_env.verdicts.closed_loop import ClosedLoop, closed_loop, policies_of
+from recsim_env.verdicts.closed_loop import SEVERAL, ClosedLoop, closed_loop, owner_names
 from recsim_env.verdicts.counterfactual import Fit, counterfactual
 from recsim_env.verdicts.findings import Findings, SampledVisit, ShownItem
 from recsim_env.verdicts.imitation import imitations
@@ -281,7 +281,7 @@ def contrast(
     users: int,
 ) -> list[Spread]:
     """Compare members on the logged policies with the lowest and the highest click rate."""
-    playable = {name for name, _ in policies_of(held_out, len(held_out.policies))}
+    playable = {*owner_names(held_out)} - {SEVERAL}
     rates = {one.group: one.observed / one.rows for one in of_first if one.group in playable}
     if len(members) < 2 or len(rates) < 2:
         return []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
@@ -18,7 +21,9 @@ from recsim_env.verdicts.imitation import imitations
 from recsim_env.verdicts.rows import days_of
 
 EVERYBODY = "all policies"
-"""Name of the mixture of everything that the log showed."""
+"""Name of the users of all policies together."""
+SEVERAL = "several or unknown"
+"""Name of the policy of episodes that several policies served, or nobody knows which."""
 FEWEST_USERS = 30
 """Held-out users of a policy of which a comparison is made at least."""
 FIRST_SEED = 60_000_000
@@ -34,6 +39,10 @@ class Totals:
     """(U,) clicks."""
     visits: Floats
     """(U,) slates."""
+
+    def only(self, keep: Any) -> Totals:
+        """Take a part of the users, by a slice, indices or a mask."""
+        return Totals(self.clicks[keep], self.visits[keep])
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,9 @@ def closed_loop(
 ) -> list[ClosedLoop]:
     """Play the logging policies again in the simulator, by imitation.
 
-    An episode of the log belongs to a policy that chose all of its slates. `EVERYBODY` imitates
-    the log as a whole.
+    An episode of the log belongs to the policy that chose all of its slates; those that several
+    policies served are taken together as `SEVERAL`. `EVERYBODY` puts simulated users of all
+    policies together, as many of each as there are held-out users in proportion.
 
     Args:
         simulator: The fitted simulator; an episode ends at its horizon.
@@ -75,43 +85,57 @@ def closed_loop(
         catalog: The items of the log, on the CPU.
         windows: (S,) days for which the log watched each held-out episode, from its first slate on;
             simulated episodes are cut to windows drawn from them. None takes the horizon for all.
-        users: Number of simulated users for each policy.
-        policies: Largest number of policies, those with the most held-out users.
+        users: Number of simulated users for each policy, and for `EVERYBODY`.
+        policies: Largest number of policies on their own, those with the most held-out users, of
+            whom there must be `FEWEST_USERS`.
         seed: First seed of the simulated users.
+
+    Returns:
+        `EVERYBODY`, then the policies.
     """
-    groups = policies_of(held_out, policies)
-    chosen = owner_of(learned_from)
-    codes = {name: at for at, name in enumerate(learned_from.policies)}
-    masks = []
-    for name, code in groups:
-        theirs = torch.ones_like(chosen) if code is None else chosen == codes.get(name, -2)
-        masks.append((name, learned_from.real & theirs.bool().unsqueeze(1)))
+    # Learn to imitate every policy that served held-out users.
+    theirs, mine = owner_names(learned_from), owner_names(held_out)
+    served = {name: int((mine == name).sum()) for name in np.unique(mine)}
+    masks = [
+        (name, learned_from.real & torch.from_numpy(theirs == name).unsqueeze(1)) for name in served
+    ]
     imitated = imitations(learned_from, catalog, masks)
+    order = sorted(imitated, key=lambda name: -served[name])
+    alone = [name for name in order if served[name] >= FEWEST_USERS][:policies]
+
+    # Play them; those that are not compared on their own only for the sum.
+    played: dict[str, Totals] = {}
+    total = sum(served[name] for name in order)
+    share = {name: max(round(users * served[name] / total), 1) for name in order}
+    for name in order:
+        cut = None if windows is None else np.asarray(windows, dtype=np.float64)[mine == name]
+        number = users if name in alone else share[name]
+        played[name] = play(simulator, imitated[name], users=number, windows=cut, seed=seed)
+        seed += number
+
     seen = totals_of(held_out, simulator.horizon_days)
-    mine = owner_of(held_out).numpy()
-    found = []
-    for name, code in groups:
-        if name not in imitated:
-            continue
-        theirs = np.ones(len(mine), dtype=bool) if code is None else mine == code
-        cut = None if windows is None else np.asarray(windows, dtype=np.float64)[theirs]
-        played = play(simulator, imitated[name], users=users, windows=cut, seed=seed)
-        logged = Totals(seen.clicks[theirs], seen.visits[theirs])
-        found.append(compare(name, played, logged))
+    found = [compare(name, played[name], seen.only(mine == name)) for name in alone]
+    if order:
+        together = together_of([played[name].only(slice(share[name])) for name in order])
+        found.insert(0, compare(EVERYBODY, together, seen.only(np.isin(mine, order))))
     return found
 
 
-def policies_of(sessions: Sessions, most: int) -> list[tuple[str, int | None]]:
-    """Name and code of the policies with `FEWEST_USERS` episodes or more, after `EVERYBODY`."""
-    owner = owner_of(sessions)
-    count = torch.bincount(owner[owner >= 0], minlength=len(sessions.policies))
-    order = count.argsort(descending=True, stable=True)[:most].tolist()
-    kept = [code for code in order if int(count[code]) >= FEWEST_USERS]
-    return [(EVERYBODY, None), *((sessions.policies[code], code) for code in kept)]
+def owner_names(sessions: Sessions) -> NDArray[np.str_]:
+    """Name (S,) of the policy that chose every slate of an episode, or `SEVERAL`."""
+    return np.array([*sessions.policies, SEVERAL])[owner_of(sessions).numpy()]
+
+
+def together_of(parts: Sequence[Totals]) -> Totals:
+    """Put users together."""
+    return Totals(
+        np.concatenate([part.clicks for part in parts]),
+        np.concatenate([part.visits for part in parts]),
+    )
 
 
 def owner_of(sessions: Sessions) -> Tensor:
-    """The policy (S,) that chose every slate of an episode; -1 where there were several, or none."""
+    """The policy (S,) that chose every slate of an episode; -1 where there were several or none."""
     first = sessions.policy[:, 0]
     same = (sessions.policy == first.unsqueeze(1)) | ~sessions.real
     return first.where(same.all(dim=1), -1)

@@ -75,7 +75,7 @@ def taste_match(rows: Rows, embedding: Floats) -> Floats:
     taste = above - above[start]
 
     length = np.linalg.norm(taste, axis=1)
-    length[length < 1e-9] = np.inf  # sums of nothing are 0 but for rounding
+    length[length < 1e-3] = np.inf  # sums of nothing are 0 but for rounding
     return np.asarray(
         np.einsum("re,re->r", taste[place], embedding[rows.item]) / length[place], dtype=np.float64
     )
