@@ -48,7 +48,7 @@ from recsim_env.shoppers.household.population import LearnedShopper
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import LearnedMarketShopper
+from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.types import best_device
 
 TRANSFORMER, MARKET = "recsim_env/CompleteJourney-v0", "recsim_env/Market-v0"
@@ -449,7 +449,7 @@ def networks(shopper: object) -> list[nn.Module]:
     """The networks that answer for the shoppers; none where they are no networks."""
     if isinstance(shopper, LearnedShopper):
         return [member.model for member in shopper.shop.members]
-    if isinstance(shopper, LearnedMarketShopper):
+    if isinstance(shopper, SessionPopulation):
         return list(shopper.members)
     return []
 
