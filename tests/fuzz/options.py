@@ -16,9 +16,9 @@ from recsim_env import EnvConfig, SlateEnv, SlateVectorEnv, make_simulator
 from recsim_env.registration import PRESETS
 from recsim_env.rendering import RENDER_MODES
 from recsim_env.shoppers.household.starts import POPULATIONS
-from recsim_env.shoppers.session.starts import POPULATIONS as SESSION_POPULATIONS
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, MarketConfig, make_market
 from recsim_env.shoppers.members import PRECISIONS
+from recsim_env.shoppers.session.starts import POPULATIONS as SESSION_POPULATIONS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import OUTPUTS
 from tests.fuzz import ground

@@ -2,8 +2,8 @@
 
 Shoppers who answer as a model fitted to a log says (`recsim_env.shoppers.session.model`). Those of
 `recsim_env/LearnedMarket-v0` stand in place of the closed-form ones of
-`recsim_env.shoppers.market`: same catalogue, same observation, one visit a day. What a policy earns here and there tells how far
-a user model fitted to a log can be trusted.
+`recsim_env.shoppers.market`: same catalogue, same observation, one visit a day. What a policy earns
+here and there tells how far a user model fitted to a log can be trusted.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.shoppers.gaps import GapBins
-from recsim_env.shoppers.session.fit import Visits
+from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.shoppers.session.availability import Availability
+from recsim_env.shoppers.session.fit import Visits
 from recsim_env.shoppers.session.model import SessionShopper, over_moods
 from recsim_env.shoppers.session.population import (
     SessionPopulation,
