@@ -253,8 +253,14 @@ def logged_rewards(log: Sessions, reward: Reward, embedding: Tensor, category: T
     total = torch.zeros(slates.shape[:2], device=embedding.device)
     for visit in range(slates.shape[1]):  # one at a time: all pairs of all slates would not fit
         shown = first_places(slates[:, visit])
+        bought = None if log.purchases is None else log.purchases[:, visit].to(shown.device) & shown
         inputs = RewardInputs(
-            slates[:, visit].clamp(min=0), shown, clicks[:, visit] & shown, embedding, category
+            slates[:, visit].clamp(min=0),
+            shown,
+            clicks[:, visit] & shown,
+            embedding,
+            category,
+            purchases=bought,
         )
         total[:, visit] = reward(inputs)[0]
     return total * log.real.to(total.device)

@@ -48,7 +48,7 @@ for _name, _market, _reward in (
 add_preset(
     "recsim_env/LearnedMarket-v0",
     EnvConfig(
-        Later("recsim_env.shoppers.session.population", "load_learned_market"),
+        Later("recsim_env.shoppers.session.population", "load_session"),
         {"clicks": 1.0, "intra_list_distance": 0.3},
         horizon_days=50,
     ),

@@ -44,6 +44,9 @@ class RewardInputs:
     cosines: Tensor | None = None
     """(N, N) float32 of all pairs of items, where the catalogue is small; otherwise they come from
     `embedding`."""
+    purchases: Tensor | None = None
+    """(B, K) bool, what was bought of what was clicked; None where shoppers do not tell purchases
+    from clicks (`Shopper.tells_purchases`)."""
 
 
 Term = Callable[[RewardInputs], Tensor]
@@ -79,6 +82,21 @@ def reward_term(name: str) -> Callable[[Term], Term]:
 def clicks(inputs: RewardInputs) -> Tensor:
     """Count the positions that were responded to: (B,), from 0 to K."""
     return inputs.clicks.sum(dim=1)
+
+
+@reward_term("purchases")
+def purchases(inputs: RewardInputs) -> Tensor:
+    """Count the positions that were bought: (B,), from 0 to the clicks.
+
+    Raises:
+        ValueError: If the shoppers do not tell purchases from clicks.
+    """
+    if inputs.purchases is None:
+        raise ValueError(
+            "The reward term 'purchases' counts what was bought, but these shoppers do not tell "
+            "purchases from clicks."
+        )
+    return inputs.purchases.sum(dim=1)
 
 
 @reward_term("intra_list_distance")
@@ -202,7 +220,8 @@ def _of_copies(name: str, term: Term, inputs: RewardInputs) -> object:
     """
     learning = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(learning):
-        copies = {key: getattr(inputs, key).clone() for key in ("slates", "shown", "clicks")}
+        given = ["slates", "shown", "clicks"] + ["purchases"] * (inputs.purchases is not None)
+        copies = {key: getattr(inputs, key).clone() for key in given}
         own = replace(inputs, **copies)
         before = _writes(own)
         value = term(own)

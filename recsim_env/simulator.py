@@ -20,7 +20,7 @@ from torch import Tensor
 from recsim_env import checks, noise, trees
 from recsim_env.rewards import Reward, RewardInputs, as_reward
 from recsim_env.shoppers import promises
-from recsim_env.shoppers.base import HIDDEN, Description, Shopper
+from recsim_env.shoppers.base import HIDDEN, Description, Shopper, name_of
 from recsim_env.tensors import among, first_places, shared
 from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
@@ -113,6 +113,11 @@ class SlateSimulator:
         self.device = shopper.device
         self.slate_size = checked_slate_size(shopper.slate_size)
         self.reward = as_reward(reward)
+        if "purchases" in self.reward.weights and not shopper.tells_purchases:
+            raise ValueError(
+                f"reward has the term 'purchases', but {name_of(shopper)} does not tell "
+                "purchases from clicks."
+            )
         self._their_spaces = shopper.spaces()
         promises.check_spaces(shopper, self._their_spaces)
         self.observation_space = self._observation_space()
@@ -310,7 +315,7 @@ class SlateSimulator:
                 self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
             )
             self._kept.add("respond")
-        reward, terms = self._reward(slates, shown, response.clicks)
+        reward, terms = self._reward(slates, shown, response)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
         info = {
@@ -601,11 +606,17 @@ class SlateSimulator:
         return candidate & first_places(slates)
 
     def _reward(
-        self, slates: Tensor, shown: Tensor, clicks: Tensor
+        self, slates: Tensor, shown: Tensor, response: Response
     ) -> tuple[Tensor, dict[str, Tensor]]:
         return self.reward(
             RewardInputs(
-                slates, shown, clicks, self._embedding, self._category, self.catalog.cosines
+                slates,
+                shown,
+                response.clicks,
+                self._embedding,
+                self._category,
+                self.catalog.cosines,
+                response.purchases,
             )
         )
 

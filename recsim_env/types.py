@@ -46,6 +46,9 @@ class Response:
     leaving: Tensor | None = None
     """(B,) float32, the chance that the shopper lapses, before the noise; None where the model does
     not say."""
+    purchases: Tensor | None = None
+    """(B, K) bool, what was bought of what was clicked; None where shoppers do not tell purchases
+    from clicks."""
 
 
 @dataclass(frozen=True)

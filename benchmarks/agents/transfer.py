@@ -56,10 +56,11 @@ from recsim_env.files import locked
 from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import (
-    LearnedMarketShopper,
-    load_learned_market,
-    save_learned_market,
+    SessionPopulation,
+    load_session,
+    save_session,
 )
+from recsim_env.shoppers.session.starts import Logged
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
@@ -180,7 +181,7 @@ class Models:
     """Seeds of the user models that answer together."""
     pessimism: float = 0.0
     """Standard deviations of disagreement by which the mean answer is lowered; see
-    `recsim_env.shoppers.session.population.LearnedMarketShopper`."""
+    `recsim_env.shoppers.session.population.SessionPopulation`."""
 
     @property
     def kind(self) -> str:
@@ -393,18 +394,16 @@ def learned_simulator(config: Config, cell: Cell, site: Site) -> SlateSimulator:
     true = site.simulator()
     fitted = [fitted_shopper(config, cell.world, site, seed) for seed in cell.models.seeds]
     members = [member for shopper in fitted for member in shopper.members]
-    declared, pessimism = fitted[0].declared, cell.models.pessimism
-    shopper = LearnedMarketShopper(
-        true.catalog, members, declared, true.device, pessimism=pessimism
+    logged = Logged.newcomers(fitted[0].declared.cpu())
+    shopper = SessionPopulation(
+        true.catalog, members, logged, true.device, pessimism=cell.models.pessimism
     )
     return SlateSimulator(
         shopper, true.reward, horizon_days=true.horizon_days, history=true.history
     )
 
 
-def fitted_shopper(
-    config: Config, world: MarketWorld, site: Site, seed: int
-) -> LearnedMarketShopper:
+def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) -> SessionPopulation:
     """One user model of a log, from its folder or fitted."""
     true = site.inputs.catalog
     folder = config.work / world.name / f"seed{seed}" / "model"
@@ -414,9 +413,9 @@ def fitted_shopper(
             model = fit_session(site.logged, catalog, settings, device=true.device, progress=bar)
         part = folder.with_name("model.part")
         shutil.rmtree(part, ignore_errors=True)
-        save_learned_market(part, catalog, [model], site.logged.declared)
+        save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
         part.rename(folder)
-    return load_learned_market(true.device, site.inputs.slate_size, folder=folder)
+    return load_session(true.device, site.inputs.slate_size, folder=folder)
 
 
 # ---- rows ----------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ from recsim_env.shoppers.session.fit import (
     score,
 )
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import SHIPPED, save_learned_market
+from recsim_env.shoppers.session.population import SHIPPED, save_session
+from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.weights import load_model, member_folders, save_model
 
 SHOWN = (
@@ -120,7 +121,10 @@ def _fit(config: Config) -> None:
     # The folder of all members, which takes its place when it is whole.
     part = config.output / f"{UNFINISHED}.part"
     shutil.rmtree(part, ignore_errors=True)
-    save_learned_market(part, catalog, members, log.declared[:NEWCOMERS])
+    newcomers = Logged.newcomers(log.declared)
+    evaluation = log.held_out(config.model.held_out)
+    logged = replace(newcomers, evaluation=evaluation).some(NEWCOMERS)
+    save_session(part, catalog, members, logged)
     told |= {
         "log": {"episodes": len(log), "slates": log.n_slates},
         "minutes": round(minutes, 1),
@@ -149,14 +153,18 @@ def _member(
     config: Config, number: int, log: Sessions, catalog: Catalog, folder: Path
 ) -> SessionShopper:
     """Fit a member, or read it from its folder where it was fitted before."""
+    training = folder.with_name(f"{folder.name}.training")
     if not folder.exists():
         settings = replace(config.model, seed=config.model.seed + number)
         with step_bar(f"member {number + 1} of {config.members}") as bar:
-            member = fit_session(log, catalog, settings, device=config.device, progress=bar)
+            member = fit_session(
+                log, catalog, settings, device=config.device, progress=bar, folder=training
+            )
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         save_model(member, part)
         part.rename(folder)
+        shutil.rmtree(training, ignore_errors=True)
     found: SessionShopper = load_model(SessionShopper, folder).to(config.device)  # type: ignore[arg-type]
     return found
 

@@ -50,7 +50,7 @@ from recsim_env.shoppers.household.population import LearnedShopper
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import LearnedMarketShopper
+from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import best_device
 
@@ -449,7 +449,7 @@ def learned_parts(simulator: SlateSimulator) -> LearnedParts | None:
     if isinstance(shopper, LearnedShopper):
         networks = [member.model for member in shopper.shop.members]
         return LearnedParts(networks, state.caches, state.memory)
-    if isinstance(shopper, LearnedMarketShopper):
+    if isinstance(shopper, SessionPopulation):
         return LearnedParts(shopper.members, state.caches, state.memory)
     return None
 

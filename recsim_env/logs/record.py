@@ -87,14 +87,14 @@ def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -
     basket = shown.where(response.clicks, -1) if response.basket is None else response.basket
     part = {name: value.cpu().numpy() for name, value in where.items() if name in PLACE}
     slates, clicks = shown.cpu().tolist(), response.clicks.cpu().tolist()
+    # What was bought of what was clicked, where shoppers tell; otherwise responses are purchases.
+    bought = clicks if response.purchases is None else response.purchases.cpu().tolist()
     chance = [None] * len(slates) if propensity is None else propensity.cpu().double().tolist()
     return part | {
         "shopper": visit.number.cpu().numpy(),
         "slate": [[item for item in slate if item >= 0] for slate in slates],
-        "purchase": [
-            [click for item, click in zip(slate, row, strict=True) if item >= 0]
-            for slate, row in zip(slates, clicks, strict=True)
-        ],
+        "click": [None] * len(slates) if response.purchases is None else _of_items(slates, clicks),
+        "purchase": _of_items(slates, bought),
         "propensity": [
             None if -1 in slate else value for slate, value in zip(slates, chance, strict=True)
         ],
@@ -104,11 +104,20 @@ def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -
     }
 
 
+def _of_items(slates: list[list[int]], marks: list[list[bool]]) -> list[list[bool]]:
+    """Keep the marks of positions that showed an item."""
+    return [
+        [mark for item, mark in zip(slate, row, strict=True) if item >= 0]
+        for slate, row in zip(slates, marks, strict=True)
+    ]
+
+
 def _tables(
     parts: list[dict[str, Any]], scenario: str, policy_name: str | None, split: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     types = {
         "slate": pl.List(pl.Int32),
+        "click": pl.List(pl.Boolean),
         "purchase": pl.List(pl.Boolean),
         "items": pl.List(pl.Int32),
     }
@@ -124,7 +133,6 @@ def _tables(
         scenario=pl.lit(scenario),
         policy=pl.lit(policy_name),
         page=pl.lit(0),
-        click=pl.lit(None),
         placement=pl.lit(None),
         weight=pl.lit(None),
     )

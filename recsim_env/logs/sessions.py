@@ -138,8 +138,8 @@ class Sessions:
             cut[name] = value
         return Sessions(**cut, policies=self.policies)  # type: ignore[arg-type]
 
-    def split(self, share: float, seed: int = 0) -> tuple[Sessions, Sessions]:
-        """Split whole episodes at random: those to learn from, and a share of them to check on.
+    def held_out(self, share: float, seed: int = 0) -> Tensor:
+        """Choose a share of the episodes at random: (S,) bool.
 
         Raises:
             ValueError: If `share` is no number from 0 to 1 or `seed` no whole number of 0 or more.
@@ -147,8 +147,17 @@ class Sessions:
         share = checks.number("share", share, 0, 1)
         seed = checks.whole("seed", seed, 0, checks.LARGEST_SEED)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        held = round(share * len(self))
-        return self.take(order[held:].sort().values), self.take(order[:held].sort().values)
+        chosen = torch.zeros(len(self), dtype=torch.bool)
+        return chosen.index_fill(0, order[: round(share * len(self))], True)
+
+    def split(self, share: float, seed: int = 0) -> tuple[Sessions, Sessions]:
+        """Split whole episodes at random: those to learn from, and a share of them to check on.
+
+        Raises:
+            ValueError: As in `held_out`.
+        """
+        held = self.held_out(share, seed)
+        return self.take(~held), self.take(held)
 
     @classmethod
     def of(

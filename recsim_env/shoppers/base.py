@@ -69,6 +69,8 @@ class Shopper(ABC, Generic[S]):
     """Whether the simulator checks the first answer of each method instead of every one, because
     tests hold the class against its promises. It counts for the class that says so, and not for
     those that are made from it."""
+    tells_purchases: bool = False
+    """Whether `Response.purchases` is there, beside the clicks."""
     facts: LogFacts | None = None
     """Facts of the log that the shoppers were fitted to, such as its first day and the sizes of its
     promotion codes; None where there was no such log."""

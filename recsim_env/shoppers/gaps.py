@@ -67,7 +67,7 @@ MONTHS = 56
 
 
 def bins_of(gaps: Tensor, share: float = 0.999) -> GapBins:
-    """Choose bins for observed gaps (..., whole days): those of `GapBins`, then wider and wider ones.
+    """Choose bins for observed gaps (..., whole days): those of `GapBins`, then ever wider ones.
 
     They end at the shortest gap that such a share of the gaps does not exceed, and at one day or
     more.

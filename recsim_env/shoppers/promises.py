@@ -65,7 +65,7 @@ def check_parts(shopper: Any) -> None:
             "start_draws": (shopper.start_draws, 0, MOST_DRAWS),
             "visit_draws": (shopper.visit_draws, 0, MOST_DRAWS),
         }
-        never_leave = shopper.never_leave
+        flags = {name: getattr(shopper, name) for name in ("never_leave", "tells_purchases")}
     except AttributeError as error:
         raise ValueError(
             f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets "
@@ -77,7 +77,8 @@ def check_parts(shopper: Any) -> None:
         raise ValueError(f"{name}.device is {checks.told(device)}, but it must be a torch.device.")
     for part, (value, least, most) in numbers.items():
         checks.whole(f"{name}.{part}", value, least, most)
-    checks.flag(f"{name}.never_leave", never_leave)
+    for part, value in flags.items():
+        checks.flag(f"{name}.{part}", value)
 
 
 def check_state(shopper: Shopper[Any], found: Any, batch: int) -> None:
@@ -295,6 +296,13 @@ def check_response(
         broken(shopper, "respond", "returned no leaving", "tells_leaving is True")
     if found.leaving is not None:
         _check_tensor(shopper, "respond", "leaving", found.leaving, (batch,), torch.float32)
+    if (found.purchases is not None) != shopper.tells_purchases:
+        said = "no purchases" if found.purchases is None else "purchases"
+        broken(
+            shopper, "respond", f"returned {said}", f"tells_purchases is {shopper.tells_purchases}"
+        )
+    if found.purchases is not None:
+        _check_tensor(shopper, "respond", "purchases", found.purchases, (batch, size), torch.bool)
     if found.basket is not None:
         _check_tensor(shopper, "respond", "basket", found.basket, (batch, "L"), torch.int64)
     if numbers and not shown.is_meta and not (shown.is_cpu and _plausible(shopper, found, shown)):
@@ -323,6 +331,13 @@ def _check_response_numbers(
         shown | (chance == 0) | of_positions,
         "it must be 0 where shown is False",
     )
+    if found.purchases is not None:
+        check(
+            "purchases",
+            found.purchases,
+            clicks | ~found.purchases | of_positions,
+            "it must be False where clicks is False",
+        )
     for key in ("days", "elsewhere"):
         value = getattr(found, key)
         check(
@@ -417,6 +432,8 @@ def _plausible(shopper: Any, found: Response, shown: Tensor) -> bool:
     if shown.numel() == 0:
         return True
     if bool((found.clicks | (found.probability != 0)).gt(shown).any()):
+        return False
+    if found.purchases is not None and bool(found.purchases.gt(found.clicks).any()):
         return False
     bounds = [(found.probability, 1.0), (found.days, MOST_NUMBER), (found.elsewhere, MOST_NUMBER)]
     if found.leaving is not None:

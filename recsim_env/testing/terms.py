@@ -48,7 +48,7 @@ def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 
 
 
 def _inputs(catalog: Catalog, batch: int, size: int, generator: torch.Generator) -> RewardInputs:
-    """Make slates of four kinds in turn, and clicks on what is shown.
+    """Make slates of four kinds in turn, clicks on what is shown, and purchases of what is clicked.
 
     They hold distinct items, any items, one item at every position, or nothing that is shown.
     """
@@ -60,7 +60,10 @@ def _inputs(catalog: Catalog, batch: int, size: int, generator: torch.Generator)
     candidate = torch.rand(batch, size, generator=generator) < 0.8
     shown = first_places(slates) & (candidate | (kind == 0).unsqueeze(1)) & (kind != 3).unsqueeze(1)
     clicks = shown & (torch.rand(batch, size, generator=generator) < 0.5)
-    return RewardInputs(slates, shown, clicks, catalog.embedding, catalog.category, catalog.cosines)
+    bought = clicks & (torch.rand(batch, size, generator=generator) < 0.5)
+    return RewardInputs(
+        slates, shown, clicks, catalog.embedding, catalog.category, catalog.cosines, bought
+    )
 
 
 def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: float) -> None:
@@ -84,8 +87,13 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
     )
     for row in range(len(inputs.slates)):
         at = slice(row, row + 1)
+        bought = None if inputs.purchases is None else inputs.purchases[at]
         alone = dataclasses.replace(
-            inputs, slates=inputs.slates[at], shown=inputs.shown[at], clicks=inputs.clicks[at]
+            inputs,
+            slates=inputs.slates[at],
+            shown=inputs.shown[at],
+            clicks=inputs.clicks[at],
+            purchases=bought,
         )
         compare(
             alone,

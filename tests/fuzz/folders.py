@@ -30,7 +30,7 @@ from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.market import make_market
 from recsim_env.shoppers.session.model import SessionShopperConfig
-from recsim_env.shoppers.session.population import load_learned_market
+from recsim_env.shoppers.session.population import load_session
 from recsim_env.simulator import SlateSimulator
 from tests.fuzz import ground
 from tests.fuzz.judge import ACCEPT, EITHER, REFUSE, Case
@@ -61,7 +61,7 @@ def shop(folder: Path, ensemble: int = 1) -> SlateSimulator:
 
 def market(folder: Path, ensemble: int = 1) -> SlateSimulator:
     """A simulator of the learned market in a folder."""
-    return SlateSimulator(load_learned_market(CPU, 4, folder=folder, ensemble=ensemble))
+    return SlateSimulator(load_session(CPU, 4, folder=folder, ensemble=ensemble))
 
 
 def shop_files() -> tuple[str, ...]:
@@ -582,7 +582,7 @@ def weight_files() -> dict[str, tuple[Path, str, Loader]]:
         ),
         "newcomers": (
             ground.market_folder(),
-            "newcomers.safetensors",
+            "population.safetensors",
             lambda folder: _played(market(folder)),
         ),
         "ctr": (
@@ -737,8 +737,8 @@ def loader(draw: st.DrawFn) -> Case:
             ground.FOLDER_ID,
             5,
         ),
-        "load_learned_market": (
-            lambda **o: load_learned_market(CPU, **o),
+        "load_session": (
+            lambda **o: load_session(CPU, **o),
             "recsim_env/LearnedMarket-v0",
             10,
         ),
@@ -780,7 +780,7 @@ def path_doors() -> dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]:
     """Functions that take a path of something to be read, with what they call it."""
     doors: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
         "load_shopper": (lambda path: load_shopper(path, CPU, 5), ("folder",)),
-        "load_learned_market": (lambda path: load_learned_market(CPU, 4, folder=path), ("folder",)),
+        "load_session": (lambda path: load_session(CPU, 4, folder=path), ("folder",)),
         "Catalog.load": (Catalog.load, ("folder",)),
         "register": (lambda path: register("net/Path-v0", path), ("shopper",)),
         "rankers.load_model": (ctr.load_model, ("path",)),
@@ -809,7 +809,7 @@ def path(draw: st.DrawFn) -> Case:
             (1, st.sampled_from([Path("nowhere"), ground.scratch(), __file__])),
         )
     )
-    if name == "load_learned_market" and value is None:
+    if name == "load_session" and value is None:
         value = "nowhere"
     if name == "register" and callable(value):
         value = 5

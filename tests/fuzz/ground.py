@@ -21,7 +21,8 @@ from recsim_env.logs import schema
 from recsim_env.registration import PRESETS
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.session.fit import SessionFitConfig, new_session_shopper
-from recsim_env.shoppers.session.population import save_learned_market
+from recsim_env.shoppers.session.population import save_session
+from recsim_env.shoppers.session.starts import Logged
 from recsim_env.simulator import SlateSimulator
 from tests.support.fake_log import write_shop
 from tests.support.fake_shoppers import member
@@ -76,7 +77,7 @@ def market_folder() -> Path:
     declared = torch.nn.functional.normalize(
         torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=1
     )
-    save_learned_market(folder, catalog, models, declared)
+    save_session(folder, catalog, models, Logged.newcomers(declared))
     return folder
 
 

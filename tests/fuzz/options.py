@@ -18,6 +18,7 @@ from recsim_env.rendering import RENDER_MODES
 from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, MarketConfig, make_market
 from recsim_env.shoppers.members import PRECISIONS
+from recsim_env.shoppers.session.starts import POPULATIONS as SESSION_POPULATIONS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import OUTPUTS
 from tests.fuzz import ground
@@ -74,7 +75,7 @@ def shared(id: str) -> dict[str, Kind]:
     fixed = id == "recsim_env/LearnedMarket-v0"
     return {
         "reward": RewardWeights(),
-        "slate_size": Whole(size, size, size) if fixed else Whole(1, sure=12),
+        "slate_size": Whole(1, size, size) if fixed else Whole(1, sure=12),
         "horizon_days": Number(0, above=True, infinite=True, sure=(0.5, 1e6)),
         "history": Whole(1, sure=30),
         "strict": Flag(),
@@ -96,7 +97,8 @@ def own(id: str) -> dict[str, Kind]:
         "pessimism": Number(0, sure=(0, 0)),  # more needs an ensemble too
         "precision": Choice(list(PRECISIONS)),
         "compiled": Flag(),
-        "population": Choice(POPULATIONS),
+        "population": Choice([None, *SESSION_POPULATIONS] if members == 3 else POPULATIONS),
+        "starts": Choice(["first"]),  # the shipped folder holds no histories
         "store_promotions": Flag(),
         "start_days": Days(ground.START_DAYS),
         "examination": Chances(size),

@@ -729,8 +729,13 @@ def term_inputs(draw: st.DrawFn) -> Case:
         )
     )
     cosines = draw(st.sampled_from([None, catalog.cosines]))
+    bought = held["clicks"] & (held["slates"] % 2 == 0)
     inputs = RewardInputs(
-        **held, embedding=catalog.embedding, category=catalog.category, cosines=cosines
+        **held,
+        embedding=catalog.embedding,
+        category=catalog.category,
+        cosines=cosines,
+        purchases=bought,
     )
 
     def sound(value: Tensor) -> None:
@@ -774,6 +779,7 @@ _BY_HAND: dict[str, Callable[..., float]] = {
     "clicks": lambda slate, shown, clicks, catalog: float(clicks.sum()),
     "intra_list_distance": _distance,
     "category_coverage": _coverage,
+    "purchases": lambda slate, shown, clicks, catalog: float((clicks & (slate % 2 == 0)).sum()),
 }
 
 

@@ -175,6 +175,7 @@ def test_a_reward_is_one_finite_number_a_shopper(
         catalog.embedding,
         catalog.category,
         catalog.cosines,
+        shown & (slates % 4 == 0),
     )
     total, terms = Reward(held)(inputs)
     assert tuple(total.shape) == (batch,)

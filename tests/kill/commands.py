@@ -36,7 +36,9 @@ from tests.support.policy_toys import toy_inputs
 from tests.support.toys import make_toy_shopper, toy_simulator
 
 MARKET = "toys/Kill-v0"
-SESSIONS = SessionFitConfig(epochs=0.5, hidden_size=16, layers=1, head_size=16, window=12)
+SESSIONS = SessionFitConfig(
+    epochs=0.5, least_steps=1, hidden_size=16, layers=1, head_size=16, window=12
+)
 PPO: dict[str, Any] = {
     "ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
     "network": NetworkConfig((8,), (8,)),

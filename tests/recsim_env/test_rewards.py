@@ -43,7 +43,9 @@ def first_copies(slates: Tensor) -> Tensor:
 def inputs_of(slates: Tensor, embedding: Tensor, category: Tensor | None = None) -> RewardInputs:
     nothing = torch.zeros_like(slates, dtype=torch.bool)
     category = torch.arange(len(embedding)) if category is None else category
-    return RewardInputs(slates, first_copies(slates), nothing, embedding, category)
+    return RewardInputs(
+        slates, first_copies(slates), nothing, embedding, category, purchases=nothing.clone()
+    )
 
 
 def random_inputs(batch: int = 50, size: int = 6, seed: int = 0) -> RewardInputs:
@@ -52,7 +54,11 @@ def random_inputs(batch: int = 50, size: int = 6, seed: int = 0) -> RewardInputs
     slates = torch.randint(len(catalog), (batch, size), generator=generator)
     clicks = torch.rand(batch, size, generator=generator) < 0.5
     shown = first_copies(slates) & (torch.rand(batch, size, generator=generator) < 0.8)
-    return RewardInputs(slates, shown, clicks & shown, catalog.embedding, catalog.category)
+    clicks &= shown
+    bought = clicks & (torch.rand(batch, size, generator=generator) < 0.5)
+    return RewardInputs(
+        slates, shown, clicks, catalog.embedding, catalog.category, purchases=bought
+    )
 
 
 def test_diversity_first_asked_for_in_inference_can_be_learnt_with() -> None:
@@ -98,6 +104,18 @@ def test_intra_list_distance_by_hand() -> None:
         (0.0 + (1 - 0.0) + 0.0) / 3,  # the second copy is at distance 0 from everything
     ]
     assert values.tolist() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_purchases_by_hand() -> None:
+    inputs = inputs_of(torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.eye(3))
+    clicks = torch.tensor([[True, True, False], [False, False, True]])
+    bought = torch.tensor([[True, True, False], [False, False, False]])
+    inputs = replace(inputs, clicks=clicks, purchases=bought)
+    total, terms = Reward({"clicks": 1.0, "purchases": 10.0})(inputs)
+    assert terms["purchases"].tolist() == [2.0, 0.0]
+    assert total.tolist() == [2 * 1.0 + 2 * 10.0, 1 * 1.0 + 0 * 10.0]
+    with pytest.raises(ValueError, match="'purchases' counts what was bought, but these shoppers"):
+        Reward({"purchases": 1.0})(replace(inputs, purchases=None))
 
 
 def test_category_coverage_by_hand() -> None:
@@ -372,6 +390,7 @@ def test_a_reward_is_its_weighted_sum_row_by_row(
             inputs.clicks[row : row + 1],
             inputs.embedding,
             inputs.category,
+            purchases=None if inputs.purchases is None else inputs.purchases[row : row + 1],
         )
         assert torch.equal(Reward(weights)(alone)[0], total[row : row + 1])
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from recsim_env.catalog import Catalog
-from recsim_env.shoppers.household.fit import FinetuneConfig, new_shopper
 from recsim_env.shoppers.gaps import GapBins
+from recsim_env.shoppers.household.fit import FinetuneConfig, new_shopper
 from recsim_env.shoppers.household.model import SlateShopper
 from tests.support.fake_log import FACTS
 

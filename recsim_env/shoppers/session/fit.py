@@ -18,7 +18,6 @@ from transformers import PrinterCallback, TrainingArguments
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.metrics import auc, calibration_error, normalised_entropy
-from recsim_env.noise import normal
 from recsim_env.settings import (
     AMOUNT,
     NONE_OR_MORE,
@@ -32,13 +31,12 @@ from recsim_env.settings import (
 )
 from recsim_env.shoppers.gaps import GapBins, bins_of, return_log_likelihood
 from recsim_env.shoppers.members import check_precision
-from recsim_env.shoppers.session.memory import COUNTERS, SessionMemory, context_size
 from recsim_env.shoppers.session.model import (
-    TEMPERAMENT,
     SessionShopper,
     SessionShopperConfig,
     over_moods,
 )
+from recsim_env.shoppers.session.visits import Visits, spread_out
 from recsim_env.shoppers.training import (
     VALIDATION,
     KeepNewest,
@@ -51,12 +49,9 @@ from recsim_env.shoppers.training import (
     train,
 )
 from recsim_env.shoppers.weights import MOST as SIZES
-from recsim_env.tensors import first_places
 
 SHARED_LR_SCALE = 10.0
 """Factor of the learning rate of the few numbers that all shoppers share: they have far to go."""
-EPISODES_PER_REPLAY = 512
-"""Episodes that are replayed side by side, so that what they touch stays in a processor's cache."""
 CELLS = 64
 """Longest mean length of the episodes of a full batch; a batch of longer ones holds fewer."""
 DAILY = GapBins((0, 1), 1)
@@ -74,8 +69,8 @@ class SessionFitConfig:
     least_steps: int = 500
     """Fewest steps of a training; a small log is passed over more often."""
     validation: float = 0.05
-    """Share of the episodes to learn from on which it is seen when to stop: the weights that do best
-    on them are kept. 0 learns from all, and keeps the last weights."""
+    """Share of the episodes to learn from that tell when to stop: the weights that do best on them
+    are kept. 0 learns from all episodes, and keeps the last weights."""
     patience: int = 5
     """Looks at the validation episodes without a better one before the training stops; there are
     twenty in a whole training."""
@@ -90,7 +85,8 @@ class SessionFitConfig:
     weight_decay: float = 0.02
     """Decoupled weight decay of the weight matrices. Biases and scales have none."""
     held_out: float = 0.1
-    """Share of the episodes that are kept for the scores, the same ones for every seed."""
+    """Share of the episodes that scores are made on, the same for every seed. 0 holds out none, for
+    a log from which those for scores were taken before."""
     seed: int = 0
     """Seed of the initial weights, of the order of the episodes, and of dropout."""
     hidden_size: int = 64
@@ -126,7 +122,7 @@ class SessionFitConfig:
             temperaments=ONE_OR_MORE,
             learning_rate=RATE,
             weight_decay=AMOUNT,
-            held_out=Within(0, 0.99, above=True),
+            held_out=Within(0, 0.99),
             seed=SEED,
             hidden_size=Within(1, SIZES["hidden"]),
             layers=Within(1, SIZES["layers"]),
@@ -136,145 +132,6 @@ class SessionFitConfig:
             state_dropout=SHARE,
         )
         check_precision(self.precision)
-
-
-@dataclass(frozen=True)
-class Visits:
-    """The V visits of S episodes, one episode after the other, as the model takes them.
-
-    A visit is one slate, as a step of `Sessions` is.
-
-    Shapes: K positions.
-    """
-
-    slates: Tensor
-    """(V, K) int64 without padding."""
-    shown: Tensor
-    """(V, K) bool, whether there was an item at the position."""
-    clicks: Tensor
-    """(V, K) bool, whether the item was clicked."""
-    counters: Tensor
-    """(V, K, COUNTERS) float32 before the visit."""
-    context: Tensor
-    """(V, C) float32 after it."""
-    days: Tensor
-    """(V,) float32 days since the first visit of the episode."""
-    since: Tensor
-    """(V,) float32 days since the visit before, 1 at the first."""
-    gap: Tensor
-    """(V,) float32 days until the next visit, -1 where none was seen."""
-    follow_up: Tensor
-    """(V,) float32 days through which the shopper was watched after the visit."""
-    purchases: Tensor | None
-    """(V, K) bool, what was bought of what was clicked; None where the log has none."""
-    left_out: int
-    """Number of slates of the log that were left out because histories are cut."""
-    length: Tensor
-    """(S,) int64, the number of visits of each episode."""
-    declared: Tensor
-    """(S, D) float32, what each shopper told of its interest; D = 0 where shops do not ask."""
-
-    @classmethod
-    def of(cls, sessions: Sessions, catalog: Catalog) -> Visits:
-        """Replay a log: the counters are those that a simulation keeps.
-
-        Raises:
-            ValueError: If the log shows items that the catalogue does not have, or has no visit.
-        """
-        if sessions.n_slates == 0:
-            raise ValueError("sessions has no visit, but a model is fitted to at least one.")
-        if int(sessions.slates.max()) >= len(catalog):
-            raise ValueError(
-                f"sessions shows item {int(sessions.slates.max())}, but the catalogue has "
-                f"{len(catalog)}."
-            )
-
-        # Slates and clicks of real visits.
-        real = sessions.real
-        slates = sessions.slates[real]
-        shown = first_places(slates)
-        days = sessions.days
-        since = torch.cat([torch.ones_like(days[:, :1]), days.diff(dim=1)], dim=1)
-
-        # Counters and contexts, replayed.
-        parts = [
-            _replayed(sessions.take(rows), catalog)
-            for rows in torch.arange(len(sessions)).split(EPISODES_PER_REPLAY)
-            if len(rows)
-        ]
-        counters, context = (torch.cat(column) for column in zip(*parts, strict=True))
-        return cls(
-            slates=slates.clamp(min=0),
-            shown=shown,
-            clicks=sessions.clicks[real] & shown,
-            counters=counters,
-            context=context,
-            days=days[real],
-            since=since[real],
-            gap=sessions.gaps[real],
-            follow_up=sessions.follow_up[real],
-            purchases=None if sessions.purchases is None else sessions.purchases[real] & shown,
-            left_out=int(sessions.left_out.sum()),
-            length=sessions.length,
-            declared=sessions.declared,
-        )
-
-    def __len__(self) -> int:
-        return len(self.length)
-
-    @property
-    def leaves(self) -> Tensor:
-        """(V,) float32, 1 where the shopper was watched after this visit and not seen again."""
-        return ((self.gap < 0) & (self.follow_up > 0)).float()
-
-    @property
-    def watched(self) -> Tensor:
-        """(V,) bool, whether the log says anything about what came after the visit."""
-        return (self.gap >= 0) | (self.follow_up > 0)
-
-    def batch(self, episodes: Tensor) -> dict[str, Tensor]:
-        """Take whole episodes (B,) as arguments of `SessionShopper.forward`, without `normal`."""
-        length = self.length[episodes]
-        real = torch.arange(int(length.max())) < length.unsqueeze(1)
-        start = (self.length.cumsum(0) - self.length)[episodes]
-        rows = (start.unsqueeze(1) + torch.arange(real.shape[1]))[real]
-        names = ["slates", "shown", "clicks", "counters", "context", "since", "gap", "follow_up"]
-        names += [] if self.purchases is None else ["purchases"]
-        order = torch.arange(real.shape[1], dtype=torch.float32)
-        days = order.expand(real.shape)
-        if not torch.equal(self.days[rows], days[real]):
-            days = days.new_zeros(real.shape).masked_scatter(real, self.days[rows])
-            days = days.cummax(dim=1).values  # at padding, the last
-        return {
-            "real": real,
-            "declared": self.declared[episodes],
-            # one row for all where everybody comes once a day: attention is then cheaper
-            "days": days[:1] if days.stride(0) == 0 else days,
-        } | {name: getattr(self, name)[rows] for name in names}
-
-
-@torch.no_grad()
-def _replayed(sessions: Sessions, catalog: Catalog) -> tuple[Tensor, Tensor]:
-    """Replay a few episodes.
-
-    Returns:
-        (V, K, COUNTERS) counters before, and (V, C) context after each visit, episode by episode.
-    """
-    width, groups = catalog.embedding.shape[1], len(catalog.categories)
-    batch, visits, size = sessions.slates.shape
-    counters = torch.zeros(batch, visits, size, COUNTERS, dtype=torch.float32)
-    context = torch.zeros(batch, visits, context_size(width), dtype=torch.float32)
-    memory = SessionMemory.empty(batch, len(catalog), groups, width, torch.device("cpu"))
-    for visit in range(visits):
-        shown = first_places(sessions.slates[:, visit])
-        slates = sessions.slates[:, visit].clamp(min=0)
-        counters[:, visit] = memory.look(slates, catalog.category)
-        memory.record(
-            slates, shown, sessions.clicks[:, visit] & shown, catalog.category, catalog.embedding
-        )
-        context[:, visit] = memory.context()
-        memory.wait(sessions.gaps[:, visit].clamp(min=0))
-    return counters[sessions.real], context[sessions.real]
 
 
 def new_session_shopper(
@@ -329,6 +186,7 @@ def fit_session(
     *,
     device: torch.device | str = "cpu",
     progress: Progress = lambda step, steps: None,
+    validation: Sessions | None = None,
     folder: Path | str | None = None,
     resume: bool = True,
 ) -> SessionShopper:
@@ -343,6 +201,7 @@ def fit_session(
         config: how the model is fitted
         device: where to train
         progress: called after each step with its number and that of all
+        validation: episodes on which it is seen when to stop; None takes a share of the log
         folder: where checkpoints and TensorBoard events are written; None keeps none
         resume: whether to go on from the newest whole checkpoint in the folder
 
@@ -353,10 +212,9 @@ def fit_session(
     """
     config = config or SessionFitConfig()
     learn, _ = learn_and_check(sessions, config)
-    valid = None
-    if config.validation > 0 and round(config.validation * len(learn)) > 0:
-        learn, rest = learn.split(config.validation, seed=1)
-        valid = Visits.of(rest, catalog)
+    if validation is None:
+        learn, validation = learn.split(config.validation, seed=1)
+    valid = Visits.of(validation, catalog) if len(validation) else None
     visits = Visits.of(learn, catalog)
     model = new_session_shopper(
         catalog,
@@ -398,7 +256,7 @@ def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessi
         ValueError: If one of them would be empty.
     """
     learn, check = sessions.split(config.held_out)
-    if len(learn) == 0 or len(check) == 0:
+    if len(learn) == 0 or (len(check) == 0 and config.held_out > 0):
         raise ValueError(
             f"sessions has {len(sessions)} episodes, too few to hold out a share of "
             f"{config.held_out}."
@@ -592,16 +450,6 @@ def use_symmetric_root(model: SessionShopper) -> None:
     root = model.temper.weight
     values, vectors = torch.linalg.eigh(root @ root.T)
     root.copy_(vectors @ torch.diag(values.clamp(min=0.0).sqrt()) @ vectors.T)
-
-
-def spread_out(episodes: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw standard normal numbers (B, S, TEMPERAMENT) that cover their space evenly.
-
-    A Sobol sequence is moved around the unit cube by a draw of each episode's own (Cranley &
-    Patterson 1976).
-    """
-    points = torch.quasirandom.SobolEngine(TEMPERAMENT).draw(count)
-    return normal((points + torch.rand(episodes, 1, TEMPERAMENT, generator=generator)) % 1.0)
 
 
 # ---- held-out ----

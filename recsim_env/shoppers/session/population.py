@@ -1,9 +1,9 @@
-"""The learned market: the session model at work, or several of them as an ensemble.
+"""Shoppers of an impression log at work: the session model, or several of them as an ensemble.
 
-Shoppers who answer as a model fitted to a market's log says (`recsim_env.shoppers.session.model`),
-in place of the closed-form ones of `recsim_env.shoppers.market`: same catalogue, same observation,
-one visit a day. What a policy earns here and there tells how far a user model fitted to a log can
-be trusted.
+Shoppers who answer as a model fitted to a log says (`recsim_env.shoppers.session.model`). Those of
+`recsim_env/LearnedMarket-v0` stand in place of the closed-form ones of
+`recsim_env.shoppers.market`: same catalogue, same observation, one visit a day. What a policy earns
+here and there tells how far a user model fitted to a log can be trusted.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import polars as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Shopper, counted
-from recsim_env.shoppers.encoder import Block, Cache
+from recsim_env.shoppers.encoder import Block
+from recsim_env.shoppers.gaps import back_by, sample_gap
 from recsim_env.shoppers.members import (
-    PRECISIONS,
     agreed,
     check_ensemble,
     check_pessimism,
@@ -35,8 +36,8 @@ from recsim_env.shoppers.members import (
     compile_parts,
     mixed,
 )
-from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
-from recsim_env.shoppers.session.memory import SessionMemory
+from recsim_env.shoppers.profile import EVER, profile_spaces
+from recsim_env.shoppers.session.availability import Availability
 from recsim_env.shoppers.session.model import (
     MOOD_CHANCES,
     TEMPERAMENT,
@@ -45,72 +46,61 @@ from recsim_env.shoppers.session.model import (
     Weariness,
     over_moods,
 )
-from recsim_env.shoppers.weights import (
-    load_model,
-    member_folders,
-    present,
-    read_tensors,
-    save_model,
+from recsim_env.shoppers.session.starts import (
+    FILE,
+    STARTS,
+    Histories,
+    Logged,
+    SessionState,
+    newcomers,
 )
+from recsim_env.shoppers.weights import load_model, member_folders, save_model
+from recsim_env.tables import write_parquet
 from recsim_env.types import Observation, Response
 from recsim_env.waiting import waiting
 
 SHIPPED = Path(__file__).parents[2] / "data" / "market"
 """The folder of `recsim_env/LearnedMarket-v0`."""
-NEWCOMERS = "newcomers.safetensors"
-"""File of `declared` (S, D), what the shoppers of the log declared."""
+AVAILABLE = "available.parquet"
+"""File of the days on which items are there, where they are not always: `Availability`."""
 HALF = 0.002
 """Largest error of a number of an embedding that is written in half precision."""
 
 
-@dataclass
-class LearnedMarketState:
-    """The state of B shoppers."""
+class SessionPopulation(Shopper[SessionState]):
+    """The shoppers of an impression log.
 
-    caches: list[Cache]
-    """The visits so far, encoded by each member of the ensemble."""
-    memory: SessionMemory
-    """Counters that all members see."""
-    profile: Profile
-    """What the shop remembers."""
-    declared: Tensor
-    """(B, D) float32, what the shopper said of its interest before the first visit."""
-    normal: Tensor
-    """(B, TEMPERAMENT) float32, the hidden numbers that each member makes the shopper's temperament
-    of."""
-    day: Tensor
-    """(B,) float32, one a visit."""
-
-
-class LearnedMarketShopper(Shopper[LearnedMarketState]):
-    """The population of a learned market.
-
-    They come once a day until they leave. Every item is a candidate at every visit. Observation:
-    the keys of `recsim_env.shoppers.profile.profile_spaces`, and
+    A step is one slate; after it they leave, or come back after some days, 0 for the next page of
+    the same visit. Observation: the keys of `recsim_env.shoppers.profile.profile_spaces`, and
         declared: (D,) float32, what the shopper said of its interest before the first visit, where
             the log has it
 
-    A newcomer declares what a shopper of the log did, and has a temperament of its own (see
-    `model`), both drawn at random. What else it likes shows in its clicks, each drawn given all
-    before it.
+    With `starts="first"` newcomers come: they declare what a shopper of the log did, come on the
+    day of its first slate, and have a temperament of their own (see `model`), all drawn at random.
+    With `starts="history"` a shopper of the log stands before one of its visits, and counters,
+    states and temperament hold what it did before; the simulator's own `recent_slates` begin empty.
+    What else a shopper likes shows in its clicks, each drawn given all before it.
 
-    Clicks (in each mood) and leaving have the members' mean probability. With `pessimism` b, a
-    click has their mean less b of their standard deviations, at least 0, and leaving the mean plus
-    b of them, at most 1; see `members.agreed`.
+    Clicks (in each mood), purchases and leaving have the members' mean probability. With
+    `pessimism` b, a click has their mean less b of their standard deviations, at least 0, and
+    leaving the mean plus b of them, at most 1; see `members.agreed`.
 
     Args:
         catalog: the items
-        members: fitted models of one catalogue and slate size, in any mode; they are set to
+        members: fitted models of one catalogue, slate size and log, in any mode; they are set to
             `eval()` and frozen
-        declared: (S, D) float32, what shoppers of the log declared; D = 0 where shops do not ask
+        logged: the shoppers of the log
         device: where the shoppers live
+        slate_size: positions of a slate, at most those of the models; None means as many
+        starts: first or history
+        available: which items are there on which day; None means all, always
         pessimism: b >= 0, without unit; above 0 it needs two members or more
         precision: of the encoder, fp32 or bf16
         never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
         ValueError: If there is no member, members or catalogue differ in size, `pessimism` is
-            negative or asked of a single member, or `precision` unknown.
+            negative or asked of a single member, or another option is not as said.
     """
 
     tells_leaving = True
@@ -120,28 +110,55 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         self,
         catalog: Catalog,
         members: Sequence[SessionShopper],
-        declared: Tensor,
+        logged: Logged,
         device: torch.device,
         *,
+        slate_size: int | None = None,
+        starts: str = "first",
+        available: Availability | None = None,
         pessimism: float = 0.0,
         precision: str = "fp32",
         never_leave: bool = False,
     ) -> None:
-        _check_members(catalog, members, declared)
-        size = members[0].config.slate_size
+        _check_members(catalog, members, logged)
+        most = members[0].config.slate_size
+        size = most if slate_size is None else checks.whole("slate_size", slate_size, 1)
+        if size > most:
+            raise ValueError(
+                f"slate_size is {size}, but the models answer slates of {most} positions at most."
+            )
+        buys = members[0].config.purchases
         super().__init__(
             catalog,
             size,
             device=device,
             start_draws=1 + TEMPERAMENT,
-            visit_draws=size + 2,
+            visit_draws=size + 4 + (size if buys else 0),
+            max_candidates=None if available is None else available.items.shape[1],
             never_leave=never_leave,
         )
         self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
-        self.declared = declared.to(device)
+        self.tells_purchases = buys
         self.pessimism = check_pessimism(pessimism, len(members))
         self.precision = check_precision(precision)
+        self.starts = checks.choice("starts", starts, STARTS)
+        self.available = None if available is None else available.to(self.device)
+        self.declared = logged.sessions.declared.to(device)
+        self._first_day = logged.sessions.first_day.to(device)
         self._moods = torch.tensor(MOOD_CHANCES, dtype=torch.float32, device=device).cumsum(0)
+        self._histories = self._with_histories(logged) if starts == "history" else None
+
+    def _with_histories(self, logged: Logged) -> Histories:
+        sessions = logged.sessions
+        rows = (sessions.length > 0).nonzero().flatten()
+        if len(rows) == 0:
+            raise ValueError(
+                "starts is 'history', but the folder holds what shoppers declared and not what "
+                "they did."
+            )
+        return Histories(
+            self.catalog, self.members, sessions.take(rows), self.slate_size, self.precision
+        )
 
     # ---- the methods of a shopper ----
 
@@ -155,83 +172,130 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
             **own,
         }
 
-    def start(self, draws: Tensor) -> LearnedMarketState:
-        """Make newcomers, of whom nothing is known but what they declare."""
-        batch, width = len(draws), self.catalog.embedding.shape[1]
-        declared = self.declared[
-            (draws[:, 0] * len(self.declared)).long().clamp(max=len(self.declared) - 1)
-        ]
-        return LearnedMarketState(
-            caches=[
-                member.empty_cache(member.welcome(declared)).to(PRECISIONS[self.precision])
-                for member in self.members
-            ],
-            memory=SessionMemory.empty(
-                batch, len(self.catalog), len(self.catalog.categories), width, self.device
-            ),
-            profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
-            declared=declared,
-            normal=normal(draws[:, 1:]),
-            day=torch.zeros(batch, dtype=torch.float32, device=self.device),
+    def start(self, draws: Tensor) -> SessionState:
+        """Make newcomers, of whom only what they declare is known, or take known shoppers."""
+        if self._histories is not None:
+            return self._histories.rows(_one_of(draws[:, 0], len(self._histories)), draws[:, 1:])
+        who = _one_of(draws[:, 0], len(self.declared))
+        return newcomers(
+            self.catalog,
+            self.members,
+            self.declared[who],
+            self._first_day[who],
+            normal(draws[:, 1:]),
+            self.slate_size,
+            self.precision,
         )
 
-    def on_offer(self, state: LearnedMarketState, items: Tensor) -> Tensor:
-        """Tell which of items (B, K) are no padding: every item is on offer."""
-        return items >= 0
+    def candidates(self, state: SessionState) -> Tensor:
+        """Return the items that are there on the day of the visit."""
+        if self.available is None:
+            return super().candidates(state)
+        return self.available.candidates(state.first_day + state.day)
 
-    def observe(self, state: LearnedMarketState) -> Observation:
+    def on_offer(self, state: SessionState, items: Tensor) -> Tensor:
+        """Tell which of items (B, K) are there on the day of the visit."""
+        if self.available is None:
+            return items >= 0
+        return self.available.offers(state.first_day + state.day, items)
+
+    def observe(self, state: SessionState) -> Observation:
         """Describe what the shopper declared, and what the shop remembers of its visits."""
         said = {"declared": state.declared.clone()} if self.declared.shape[1] else {}
         return {**said, **state.profile.observe()}
 
     @torch.no_grad()
     def respond(
-        self, state: LearnedMarketState, slates: Tensor, shown: Tensor, draws: Tensor
+        self, state: SessionState, slates: Tensor, shown: Tensor, draws: Tensor
     ) -> Response:
-        """Click, remember, and come back tomorrow or never; `state` changes."""
-        # What each member expects.
-        category, embedding = self.catalog.category, self.catalog.embedding
-        click_draw, mood_draw, leave_draw = draws.split([self.slate_size, 1, 1], dim=1)
-        counters = state.memory.look(slates, category)
-        states = [cache.state for cache in state.caches]
+        """Click, buy, remember, and come back or not; `state` changes."""
+        # What each member expects; the models see slates of their own size.
+        size = self.slate_size
+        click_draw, mood_draw, leave_draw, gap_draws, buy_draw = draws.split(
+            [size, 1, 1, 2, draws.shape[1] - size - 4], dim=1
+        )
+        narrow, seen = (slates, shown), self._wide(shown)
+        slates = self._wide(slates)
+        counters = state.memory.look(slates, self.catalog.category)
+        states = [
+            member.arrive(cache.state, state.since)
+            for member, cache in zip(self.members, state.caches, strict=True)
+        ]
         tempers = [member.temperament(state.normal).unsqueeze(1) for member in self.members]
         asked = list(zip(self.members, states, tempers, strict=True))
         answers = [
             member.answer(before, temper, slates, counters) for member, before, temper in asked
         ]
         chances = [
-            member.click_probability(before, temper, logits, shown).squeeze(1)
+            member.click_probability(before, temper, logits, seen).squeeze(1)
             for (member, before, temper), (logits, _) in zip(asked, answers, strict=True)
         ]
 
-        # Clicks in the mood of the visit.
-        in_moods = agreed(chances, -self.pessimism)
+        # Clicks in the mood of the visit, and purchases of what is clicked.
+        in_moods = agreed(chances, -self.pessimism)[..., :size]
         mood = torch.bucketize(mood_draw.contiguous(), self._moods[:-1], right=True).unsqueeze(2)
-        clicks = click_draw < in_moods.gather(1, mood.expand(-1, 1, self.slate_size)).squeeze(1)
+        clicked = click_draw < in_moods.gather(1, mood.expand(-1, 1, size)).squeeze(1)
+        purchases = None
+        if self.tells_purchases:
+            buying = [
+                torch.sigmoid(member.purchase_logits(before, narrow[0]))
+                for member, before, _ in asked
+            ]
+            purchases = clicked & (buy_draw < agreed(buying, -self.pessimism))
+        clicks = self._wide(clicked)
 
-        # Leaving, given the clicks.
+        # Leaving, given the clicks, and the days until the next slate.
         leavings = [
-            torch.sigmoid(member.leave_logits(before, temper, weary, clicks, shown)).squeeze(1)
+            torch.sigmoid(member.leave_logits(before, temper, weary, clicks, seen)).squeeze(1)
             for (member, before, temper), (_, weary) in zip(asked, answers, strict=True)
         ]
         leaving = agreed(leavings, self.pessimism)
         left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
+        bins = self.members[0].config.gap_bins
+        back, _ = back_by([member.hazards(before, clicks) for member, before, _ in asked], 0.0)
+        gap, _ = sample_gap(bins, back, *gap_draws.unbind(dim=1))
 
         # The visit is remembered and encoded.
-        state.memory.record(slates, shown, clicks, category, embedding)
-        state.profile.record(slates, shown, clicks, category, embedding)
-        context = state.memory.context()
-        for member, cache in zip(self.members, state.caches, strict=True):
-            with mixed(self.device, self.precision):
-                token = member.token(slates, shown, clicks, counters, context, state.declared)
-                member.append_visit(cache, token, state.day)
-        state.day = state.day + 1
-        one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
+        self._keep(state, slates, seen, clicks, counters, purchases)
+        state.profile.record(*narrow, clicked, self.catalog.category, self.catalog.embedding)
+        state.memory.wait(gap)
+        state.since, state.day = gap, state.day + gap
         return Response(
-            clicks, over_moods(in_moods), left, days=one, elsewhere=none, leaving=leaving
+            clicked,
+            over_moods(in_moods),
+            left,
+            days=gap.where(~left, float(bins.lapse_days)),
+            elsewhere=torch.zeros_like(gap),
+            leaving=leaving,
+            purchases=purchases,
         )
 
-    def describe(self, state: LearnedMarketState, row: int) -> Description:
+    def _keep(
+        self,
+        state: SessionState,
+        slates: Tensor,
+        shown: Tensor,
+        clicks: Tensor,
+        counters: Tensor,
+        purchases: Tensor | None,
+    ) -> None:
+        """Add a visit to the counters and to each member's cache, in place."""
+        category, embedding = self.catalog.category, self.catalog.embedding
+        state.memory.record(slates, shown, clicks, category, embedding)
+        context = state.memory.context()
+        bought = None if purchases is None else self._wide(purchases)
+        told = (context, state.declared, state.since, bought)
+        for member, cache in zip(self.members, state.caches, strict=True):
+            with mixed(self.device, self.precision):
+                token = member.token(slates, shown, clicks, counters, *told)
+                member.append_visit(cache, token, state.day)
+
+    def _wide(self, values: Tensor) -> Tensor:
+        """Pad values (B, K) to the positions of the models; nothing is shown there."""
+        missing = self.members[0].config.slate_size - values.shape[1]
+        return F.pad(values, (0, missing)) if missing else values
+
+    def describe(self, state: SessionState, row: int) -> Description:
         """Describe the clicks in each category; how far the shopper looks is hidden."""
         member, before = self.members[0], state.caches[0].state[row].unsqueeze(0)
         temper = member.temperament(state.normal[row]).view(1, 1, -1)
@@ -244,74 +308,94 @@ class LearnedMarketShopper(Shopper[LearnedMarketState]):
         ]
         hidden = f"looks at the last position with chance {depth:.2f}"
         return {
-            "date": f"visit {int(state.day[row]) + 1}",
-            "store": "market",
+            "date": f"visit {int(state.memory.visits[row]) + 1}",
+            "store": "shop",
             "history": lines,
             "hidden": hidden,
         }
 
 
-def save_learned_market(
+def _one_of(draws: Tensor, number: int) -> Tensor:
+    """Turn uniform draws (B,) into numbers from 0 to `number` - 1."""
+    return (draws * number).long().clamp(max=number - 1)
+
+
+def save_session(
     folder: str | os.PathLike[str],
     catalog: Catalog,
     members: Sequence[SessionShopper],
-    declared: Tensor,
+    logged: Logged,
+    *,
+    available: pl.DataFrame | None = None,
 ) -> None:
-    """Write a catalogue and its models, `model0/`, `model1/` and so on, in place of those before.
+    """Write a catalogue, its models and their shoppers, in place of those before.
+
+    The models are `model0/`, `model1/` and so on.
 
     Args:
         folder: where they are written
         catalog: the items
         members: the fitted models
-        declared: (S, D) float32, what newcomers may declare
+        logged: the shoppers of the log
+        available: which items are there on which days, see `Availability.of`; None means all
 
     Raises:
-        ValueError: If there is no member, or members and catalogue differ in size.
+        ValueError: If there is no member, or members, catalogue and shoppers do not fit together.
         OSError: If the folder cannot be written to; the message names it.
     """
-    _check_members(catalog, members, declared)
+    _check_members(catalog, members, logged)
+    if available is not None:
+        Availability.of(available, len(catalog))
     path = files.made(folder)
     catalog.save(path)
-    files.write_tensors(path / NEWCOMERS, {"declared": declared})
+    logged.save(path / FILE)
+    (path / AVAILABLE).unlink(missing_ok=True)
+    if available is not None:
+        write_parquet(path / AVAILABLE, available)
     for old in member_folders(path, 0):
         shutil.rmtree(old)
     for number, member in enumerate(members):
         save_model(member, path / f"model{number}")
 
 
-def load_learned_market(
+def load_session(
     device: torch.device,
     slate_size: int = 10,
     *,
     folder: str | os.PathLike[str] | None = None,
+    starts: str = "first",
+    population: str | None = None,
     ensemble: int = 1,
     pessimism: float = 0.0,
     precision: str = "fp32",
     compiled: bool = False,
-) -> LearnedMarketShopper:
-    """Open the shoppers of a learned market.
+) -> SessionPopulation:
+    """Open the shoppers of an impression log.
 
     Args:
         device: where the shoppers live
-        slate_size: number of positions, which must be that of the models
-        folder: of `save_learned_market`; None = the one that comes with the package
+        slate_size: number of positions, at most that of the models
+        folder: of `save_session`; None = the one that comes with the package, the learned market
+        starts: see `SessionPopulation`
+        population: train or evaluation, the shoppers that agents learn with or those for tests;
+            None = all
         ensemble: how many of its members answer together
-        pessimism: see `LearnedMarketShopper`
-        precision: see `LearnedMarketShopper`
+        pessimism: see `SessionPopulation`
+        precision: see `SessionPopulation`
         compiled: whether `torch.compile` fuses the networks; the first steps then take a minute
             longer
 
     Raises:
         FileNotFoundError: If the folder or a file in it is missing.
         TypeError: If `folder` is no path.
-        ValueError: If an option is bad, the folder holds fewer members, the members answer slates
-            of another size, or what the folder holds is broken or does not fit together; the
-            sentence names file and key or tensor.
+        ValueError: If an option is bad, the folder holds fewer members, the members answer shorter
+            slates, or what the folder holds is broken or does not fit together; the sentence names
+            file and key or tensor.
     """
     path = SHIPPED if folder is None else checks.path("folder", folder)
     if not path.is_dir():
         raise FileNotFoundError(
-            f"folder is {os.fspath(path)!r}, but there is no such folder with a learned market."
+            f"folder is {os.fspath(path)!r}, but there is no such folder with shoppers of a log."
         )
     ensemble, fused = check_ensemble(ensemble), checks.flag("compiled", compiled)
     check_pessimism(pessimism, ensemble)
@@ -322,44 +406,24 @@ def load_learned_market(
         )
     with waiting(f"reading the shoppers in {path}"):
         members = [load_model(SessionShopper, found) for found in there[:ensemble]]
-        declared = _read_declared(present(path / NEWCOMERS))
         catalog = _exact(Catalog.load(path), members, path)
-    if members[0].config.slate_size != checks.whole("slate_size", slate_size, 1):
-        raise ValueError(
-            f"slate_size is {slate_size}, but the learned market answers slates of "
-            f"{members[0].config.slate_size} "
-            "positions."
-        )
+        logged = Logged.load(path / FILE, len(catalog)).only(population)
+        available = None
+        if (path / AVAILABLE).exists():
+            available = Availability.read(path / AVAILABLE, len(catalog))
     for member in members if fused else ():
         compile_parts(member, (Block, Weariness, LeaveHead))
-    return LearnedMarketShopper(
-        catalog, members, declared, device, pessimism=pessimism, precision=precision
+    return SessionPopulation(
+        catalog,
+        members,
+        logged,
+        device,
+        slate_size=slate_size,
+        starts=starts,
+        available=available,
+        pessimism=pessimism,
+        precision=precision,
     )
-
-
-def _read_declared(path: Path) -> Tensor:
-    """Read `declared` (S, D) float32, whose numbers lie within -1 and 1."""
-
-    def only_declared(shapes: dict[str, tuple[int, ...]]) -> None:
-        if shapes.keys() != {"declared"}:
-            raise ValueError(
-                f"{path} holds tensors {checks.told(sorted(shapes))}, but it must hold "
-                "'declared' alone."
-            )
-
-    declared = read_tensors(path, only_declared)["declared"]
-    try:
-        checks.tensor("declared", declared, ("S", "D"), torch.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    beyond = (declared.abs() > 1).nonzero()
-    if len(beyond):
-        at = beyond[0].tolist()
-        found = declared[tuple(at)].item()
-        raise ValueError(
-            f"{path}: declared holds {found} at {at}, but every number must lie within -1 and 1."
-        )
-    return declared
 
 
 def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> Catalog:
@@ -380,28 +444,28 @@ def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> C
     return dataclasses.replace(catalog, embedding=stored.clone())
 
 
-def _check_members(catalog: Catalog, members: Sequence[SessionShopper], declared: Tensor) -> None:
+def _check_members(catalog: Catalog, members: Sequence[SessionShopper], logged: Logged) -> None:
+    """Check that models, catalogue and shoppers fit together; raise ValueError if not."""
     if len(members) == 0:
-        raise ValueError("members is empty, but a learned market needs at least one model.")
-    if declared.ndim != 2 or len(declared) == 0:
-        raise ValueError(
-            f"declared has the shape {tuple(declared.shape)}, but it must be (S, D) with a "
-            "row or more."
-        )
-    size = members[0].config.slate_size
-    for member in members:
-        if member.config.declared != declared.shape[1]:
+        raise ValueError("members is empty, but a population needs at least one model.")
+    first, told = members[0].config, logged.sessions.declared.shape[1]
+    for config in (member.config for member in members):
+        if config.declared != told:
             raise ValueError(
-                f"declared has {declared.shape[1]} numbers a shopper, but members has a model of "
-                f"{member.config.declared}."
+                f"declared has {told} numbers a shopper, but members has a model of "
+                f"{config.declared}."
             )
-        if member.config.n_items != len(catalog):
+        if config.n_items != len(catalog):
             raise ValueError(
-                f"members has a model of {member.config.n_items} items, but catalog has "
-                f"{len(catalog)}."
+                f"members has a model of {config.n_items} items, but catalog has {len(catalog)}."
             )
-        if member.config.slate_size != size:
+        if config.slate_size != first.slate_size:
             raise ValueError(
-                f"members has models of {size} and of {member.config.slate_size} positions, "
+                f"members has models of {first.slate_size} and of {config.slate_size} positions, "
                 "but all must be alike."
+            )
+        if config.gap_bins != first.gap_bins or config.purchases != first.purchases:
+            raise ValueError(
+                "members has models of several logs: their gap_edges, lapse_days or purchases are "
+                "not the same."
             )

@@ -204,7 +204,9 @@ def config_in(folder: Path, env: str) -> Config:
         slates=1_500,
         mixture="uniform",
         sizes=(1_500,),
-        model=SessionFitConfig(epochs=0.5, hidden_size=16, layers=1, head_size=16, window=12),
+        model=SessionFitConfig(
+            epochs=0.5, least_steps=1, hidden_size=16, layers=1, head_size=16, window=12
+        ),
         ppo=PPOComposerConfig(
             ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
             network=NetworkConfig((8,), (8,)),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from recsim_env.shoppers.household.population import ShopperOptions, load_shopper
-from recsim_env.shoppers.session.population import load_learned_market, save_learned_market
+from recsim_env.shoppers.session.population import load_session, save_session
+from recsim_env.shoppers.session.starts import Logged
 from tests.recsim_env.shoppers.session.test_model import catalog, model
 from tests.recsim_env.shoppers.session.test_population import SAID
 from tests.support.fake_log import write_shop
@@ -32,7 +33,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("market")
-    save_learned_market(path, catalog(), [model()], SAID)
+    save_session(path, catalog(), [model()], Logged.newcomers(SAID))
     return path
 
 
@@ -100,7 +101,7 @@ def test_what_is_wrong_is_named_by_the_market_too(
 ) -> None:
     options: dict[str, Any] = {"slate_size": 3, name: value}
     with pytest.raises(ValueError, match="but") as error:
-        load_learned_market(CPU, folder=market, **options)
+        load_session(CPU, folder=market, **options)
     assert str(error.value).startswith(told)
 
 
@@ -109,7 +110,7 @@ def test_a_folder_is_a_path(folder: Any) -> None:
     with pytest.raises(TypeError, match=r"^folder is .*, but it must be a path\.$"):
         load_shopper(folder, CPU)
     with pytest.raises(TypeError, match=r"^folder is .*, but it must be a path\.$"):
-        load_learned_market(CPU, folder=folder)
+        load_session(CPU, folder=folder)
 
 
 def test_numbers_and_lists_of_any_kind_are_the_same_options() -> None:

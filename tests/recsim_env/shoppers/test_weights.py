@@ -21,7 +21,8 @@ from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import load_learned_market, save_learned_market
+from recsim_env.shoppers.session.population import load_session, save_session
+from recsim_env.shoppers.session.starts import FILE, Logged
 from recsim_env.shoppers.weights import CheckedModel, load_model, read_config, save_model
 from tests.recsim_env.shoppers.session.test_model import catalog, model
 from tests.recsim_env.shoppers.session.test_population import SAID
@@ -67,7 +68,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
     journey, market = tmp_path_factory.mktemp("journey"), tmp_path_factory.mktemp("market")
     write_shop(journey)
     save_model(member(journey, 1), journey)
-    save_learned_market(market, catalog(), [model()], SAID)
+    save_session(market, catalog(), [model()], Logged.newcomers(SAID))
 
     def opened(folder: Path) -> object:
         return load_shopper(folder, CPU, population="all", start_days=(60, 80))
@@ -78,7 +79,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
             SessionShopper,
             market,
             market / "model0",
-            lambda folder: load_learned_market(CPU, 3, folder=folder),
+            lambda folder: load_session(CPU, 3, folder=folder),
         ),
     }
 
@@ -310,7 +311,10 @@ def test_what_newcomers_declare_is_checked(
     originals: dict[str, Family], tmp_path: Path, declared: torch.Tensor, named: str
 ) -> None:
     market = originals["market"].copy(tmp_path / "copy")
-    save_file({"declared": declared}, market.folder / "newcomers.safetensors")
+    tensors = load_file(market.folder / FILE)
+    number = len(declared)
+    tensors |= {name: tensors[name][:number] for name in ("evaluation", "first_day", "length")}
+    save_file(tensors | {"declared": declared}, market.folder / FILE)
     market.refuses(named)
 
 

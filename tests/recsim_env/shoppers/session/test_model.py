@@ -503,7 +503,7 @@ def known_log(episodes: int = 1500, visits: int = 10) -> Sessions:
     length = torch.where(left, leaves.int().argmax(dim=1) + 1, visits)
     real = torch.arange(visits) < length.unsqueeze(1)
     unknown = torch.full((episodes, visits), torch.nan)
-    nobody = torch.zeros(episodes, dtype=torch.int64)
+    nobody = torch.zeros(episodes, visits, dtype=torch.int64)
     slates, clicks = slates.masked_fill(~real.unsqueeze(2), -1), clicks & real.unsqueeze(2)
     return Sessions(
         slates, clicks, length, left, unknown, nobody, torch.zeros(episodes, 0), ("known",)
@@ -557,7 +557,7 @@ def panel_log(episodes: int = 3000, visits: int = 12) -> Sessions:
     real = torch.arange(visits) < length.unsqueeze(1)
     unknown = torch.full((episodes, visits), torch.nan)
     slates, clicks = slates.masked_fill(~real.unsqueeze(2), -1), clicks & real.unsqueeze(2)
-    nobody = torch.zeros(episodes, dtype=torch.int64)
+    nobody = torch.zeros(episodes, visits, dtype=torch.int64)
     return Sessions(
         slates, clicks, length, left, unknown, nobody, torch.zeros(episodes, 0), ("panel",)
     )
