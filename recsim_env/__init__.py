@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from recsim_env.catalog import Catalog
 from recsim_env.env import SlateEnv
-from recsim_env.registration import EnvConfig, Later, add_preset, make_simulator, register
+from recsim_env.registration import EnvConfig, add_preset, make_simulator, register
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
 
 if TYPE_CHECKING:
+    from recsim_env.fitting import FitConfig, Fitted, fit
     from recsim_env.logs.report import LogReport, check_log
 
 add_preset(
@@ -48,7 +49,7 @@ for _name, _market, _reward in (
 add_preset(
     "recsim_env/LearnedMarket-v0",
     EnvConfig(
-        Later("recsim_env.shoppers.session.population", "load_session"),
+        Path(__file__).parent / "data" / "market",
         {"clicks": 1.0, "intra_list_distance": 0.3},
         horizon_days=50,
     ),
@@ -61,6 +62,8 @@ __all__ = [
     "REWARD_TERMS",
     "Catalog",
     "EnvConfig",
+    "FitConfig",
+    "Fitted",
     "LogReport",
     "Reward",
     "RewardInputs",
@@ -69,16 +72,20 @@ __all__ = [
     "SlateVectorEnv",
     "__version__",
     "check_log",
+    "fit",
     "make_simulator",
     "register",
     "reward_term",
 ]
 
 _LATER = {
+    "FitConfig": "recsim_env.fitting",
+    "Fitted": "recsim_env.fitting",
+    "fit": "recsim_env.fitting",
     "LogReport": "recsim_env.logs.report",
     "check_log": "recsim_env.logs.report",
 }
-"""Modules of names that need polars, which is imported when one of them is first asked for."""
+"""Modules of names that need polars or transformers, imported when a name is first asked for."""
 
 
 def __getattr__(name: str) -> Any:

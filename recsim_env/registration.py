@@ -156,7 +156,7 @@ def register(
     """
     checks.text("id", id)
     shop = ShopFile(HOUSEHOLD)
-    if not callable(shopper):
+    if isinstance(shopper, (str, os.PathLike)):
         folder = _check_folder(shopper)
         shop = ShopFile.read(folder)
         if not checks.flag("anyway", anyway):
@@ -289,6 +289,17 @@ def as_simulator(
     return source
 
 
+def shopper_options(config: EnvConfig) -> dict[str, inspect.Parameter]:
+    """Return the options that the shoppers of an environment take, by name."""
+    return _options(_factory(config))
+
+
+def _options(factory: ShopperFactory) -> dict[str, inspect.Parameter]:
+    """The parameters of a factory behind its first two, the device and the slate size."""
+    parameters = list(inspect.signature(factory).parameters.values())[2:]
+    return {parameter.name: parameter for parameter in parameters}
+
+
 def _factory(config: EnvConfig) -> ShopperFactory:
     if callable(config.shopper):
         return config.shopper
@@ -320,17 +331,13 @@ def _check_factory(factory: ShopperFactory) -> None:
 
 
 def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
-    """Raise TypeError where an option is none of the factory's.
-
-    Its first two arguments are the device and the slate size.
-    """
-    parameters = list(inspect.signature(factory).parameters.values())[2:]
-    known = {parameter.name for parameter in parameters}
-    unknown = sorted(options.keys() - known)
-    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        raise TypeError(
-            _unexpected(unknown, f"the options are {sorted(known | set(_OVERRIDES) | {'device'})}")
-        )
+    """Raise TypeError where an option is none of the factory's."""
+    parameters = _options(factory)
+    unknown = sorted(options.keys() - parameters.keys())
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    if unknown and not takes_any:
+        known = sorted({*parameters, *_OVERRIDES, "device"})
+        raise TypeError(_unexpected(unknown, f"the options are {known}"))
 
 
 def _unexpected(names: list[str], expected: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ class ShopFile:
         if self.reward is not None:
             for name, weight in checks.mapping("reward", self.reward).items():
                 checks.number(f"reward[{name!r}]", weight)
+
+    def plain(self) -> dict[str, Any]:
+        """The content of the file as JSON values."""
+        return asdict(self) | {"reward": None if self.reward is None else dict(self.reward)}
 
     @classmethod
     def read(cls, folder: Path | str) -> ShopFile:
@@ -118,10 +122,3 @@ def doubt_levels(folder: Path) -> None:
     found = ShopFile.read(folder).verdicts.get(LEVELS)
     if found is not None and found.holds is not True:
         warnings.warn(f"{folder}: {found.sentence}", UserWarning, stacklevel=2)
-
-
-def opinions(verdicts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Write verdicts by topic as `shop.json` keeps them."""
-    return {
-        topic: {"holds": one.holds, "sentence": one.sentence} for topic, one in verdicts.items()
-    }

@@ -415,7 +415,7 @@ def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) ->
         shutil.rmtree(part, ignore_errors=True)
         save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
         part.rename(folder)
-    return load_session(true.device, site.inputs.slate_size, folder=folder)
+    return load_session(folder, true.device, site.inputs.slate_size)
 
 
 # ---- rows ----------------------------------------------------------------------------------------

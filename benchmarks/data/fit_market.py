@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import recsim_env
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart, replace_folder
@@ -28,6 +29,7 @@ from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.files import locked, made, write_json
 from recsim_env.logs.sessions import Sessions
+from recsim_env.shop_file import SESSION, SHOP_FILE, ShopFile
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
     SessionScores,
@@ -37,7 +39,7 @@ from recsim_env.shoppers.session.fit import (
     score,
 )
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import SHIPPED, save_session
+from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.weights import load_model, member_folders, save_model
 
@@ -52,6 +54,8 @@ SHOWN = (
 )
 UNFINISHED = "unfinished"
 """Folder of the members that a run has fitted before it ends."""
+SHIPPED = Path(recsim_env.__file__).parent / "data" / "market"
+"""The folder of `recsim_env/LearnedMarket-v0`."""
 NEWCOMERS = 4096
 """Largest number of declared interests that are kept for newcomers to draw from."""
 
@@ -131,6 +135,9 @@ def _fit(config: Config) -> None:
         "held_out": [one.row() for one in scores],
     }
     write_json(part / "fit.json", told)
+    true = site.simulator()
+    shop = ShopFile(SESSION, true.slate_size, true.horizon_days, true.reward.weights)
+    write_json(part / SHOP_FILE, shop.plain())
     _put(part, config.output)
     shutil.rmtree(kept)
     if config.ship:

@@ -17,8 +17,8 @@ from recsim_env.fitting.judging import judged
 from recsim_env.fitting.output import UNFINISHED, check_output, remember, versions, write_log
 from recsim_env.fitting.parts import Parts, parts_of
 from recsim_env.logs.plain import PlainLog, catalog_of, embed_items, read_plain
-from recsim_env.logs.plain.sources import Plain
-from recsim_env.shop_file import SESSION, SHOP_FILE, opinions
+from recsim_env.logs.plain.reading import Plain
+from recsim_env.shop_file import SESSION, SHOP_FILE, Opinion, ShopFile
 from recsim_env.shoppers.session.fit import fit_session
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import save_session
@@ -140,7 +140,7 @@ def _member(
         model = fit_session(
             parts.part("train"),
             catalog,
-            replace(config.model, seed=config.seed + number),
+            replace(config.model, seed=config.seed + number, held_out=0.0),
             validation=parts.part("valid"),
             device=device,
             progress=lambda step, steps: progress(title, step, steps),
@@ -184,12 +184,14 @@ def _told(
     """The content of `shop.json`."""
     found = findings.plain()
     found.pop("visits")
-    return {
-        "kind": SESSION,
-        "slate_size": parts.sessions.slates.shape[2],
-        "horizon_days": horizon,
-        "reward": dict(config.reward),
-        "verdicts": opinions({one.topic: one for one in findings.verdicts}),
+    shop = ShopFile(
+        SESSION,
+        parts.sessions.slates.shape[2],
+        horizon,
+        config.reward,
+        {one.topic: Opinion(one.holds, one.sentence) for one in findings.verdicts},
+    )
+    return shop.plain() | {
         "log": {
             "files": [plain.name, plain.catalog_name],
             "columns": dict(plain.columns),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,7 +42,11 @@ def judged(
 
     def refitted(sessions: Sessions) -> Callable[[Sessions], Tensor]:
         other = fit_session(
-            sessions, catalog, config.model, validation=parts.part("valid"), device=device
+            sessions,
+            catalog,
+            replace(config.model, seed=config.seed, held_out=0.0),
+            validation=parts.part("valid"),
+            device=device,
         )
         return lambda asked: predicted(other, asked, catalog).clicks
 

@@ -61,7 +61,7 @@ def shop(folder: Path, ensemble: int = 1) -> SlateSimulator:
 
 def market(folder: Path, ensemble: int = 1) -> SlateSimulator:
     """A simulator of the learned market in a folder."""
-    return SlateSimulator(load_session(CPU, 4, folder=folder, ensemble=ensemble))
+    return SlateSimulator(load_session(folder, CPU, 4, ensemble=ensemble))
 
 
 def shop_files() -> tuple[str, ...]:
@@ -738,7 +738,7 @@ def loader(draw: st.DrawFn) -> Case:
             5,
         ),
         "load_session": (
-            lambda **o: load_session(CPU, **o),
+            lambda **o: load_session(ground.MARKET, CPU, **o),
             "recsim_env/LearnedMarket-v0",
             10,
         ),
@@ -780,7 +780,7 @@ def path_doors() -> dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]:
     """Functions that take a path of something to be read, with what they call it."""
     doors: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
         "load_shopper": (lambda path: load_shopper(path, CPU, 5), ("folder",)),
-        "load_session": (lambda path: load_session(CPU, 4, folder=path), ("folder",)),
+        "load_session": (lambda path: load_session(path, CPU, 4), ("folder",)),
         "Catalog.load": (Catalog.load, ("folder",)),
         "register": (lambda path: register("net/Path-v0", path), ("shopper",)),
         "rankers.load_model": (ctr.load_model, ("path",)),

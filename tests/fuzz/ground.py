@@ -16,10 +16,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+import recsim_env
 from recsim_env import make_simulator, register
 from recsim_env.logs import schema
-from recsim_env.registration import PRESETS
-from recsim_env.shoppers.household.population import load_shopper
+from recsim_env.registration import PRESETS, shopper_options
 from recsim_env.shoppers.session.fit import SessionFitConfig, new_session_shopper
 from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.session.starts import Logged
@@ -30,6 +30,7 @@ from tests.support.toys import make_toy_shopper, toy_catalog
 
 FOLDER_ID = "net/Folder-v0"
 """Shoppers fitted to nothing, in a folder: as `CompleteJourney-v0`, made in milliseconds."""
+MARKET = Path(recsim_env.__file__).parent / "data" / "market"
 TOY_ID = "net/Toy-v0"
 """Toy shoppers, whose candidates change from visit to visit."""
 SLOW = ("recsim_env/CompleteJourney-v0",)
@@ -100,12 +101,7 @@ def quick_ids() -> tuple[str, ...]:
 
 def options_of(id: str) -> tuple[str, ...]:
     """The names of the options that the shopper of an environment takes."""
-    factory = PRESETS[id].shopper
-    if callable(factory):
-        return tuple(inspect.signature(factory).parameters)[
-            2:
-        ]  # after the device and the slate size
-    return tuple(inspect.signature(load_shopper).parameters)[3:]
+    return tuple(shopper_options(PRESETS[id]))
 
 
 def made(id: str, **options: Any) -> SlateSimulator:

@@ -59,8 +59,6 @@ from recsim_env.tables import write_parquet
 from recsim_env.types import Observation, Response
 from recsim_env.waiting import waiting
 
-SHIPPED = Path(__file__).parents[2] / "data" / "market"
-"""The folder of `recsim_env/LearnedMarket-v0`."""
 AVAILABLE = "available.parquet"
 """File of the days on which items are there, where they are not always: `Availability`."""
 HALF = 0.002
@@ -359,10 +357,10 @@ def save_session(
 
 
 def load_session(
+    folder: str | os.PathLike[str],
     device: torch.device,
     slate_size: int = 10,
     *,
-    folder: str | os.PathLike[str] | None = None,
     starts: str = "first",
     population: str | None = None,
     ensemble: int = 1,
@@ -373,9 +371,9 @@ def load_session(
     """Open the shoppers of an impression log.
 
     Args:
+        folder: of `save_session`
         device: where the shoppers live
         slate_size: number of positions, at most that of the models
-        folder: of `save_session`; None = the one that comes with the package, the learned market
         starts: see `SessionPopulation`
         population: train or evaluation, the shoppers that agents learn with or those for tests;
             None = all
@@ -392,7 +390,7 @@ def load_session(
             slates, or what the folder holds is broken or does not fit together; the sentence names
             file and key or tensor.
     """
-    path = SHIPPED if folder is None else checks.path("folder", folder)
+    path = checks.path("folder", folder)
     if not path.is_dir():
         raise FileNotFoundError(
             f"folder is {os.fspath(path)!r}, but there is no such folder with shoppers of a log."

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_named_by_the_market_too(
 ) -> None:
     options: dict[str, Any] = {"slate_size": 3, name: value}
     with pytest.raises(ValueError, match="but") as error:
-        load_session(CPU, folder=market, **options)
+        load_session(market, CPU, **options)
     assert str(error.value).startswith(told)
 
 
@@ -110,7 +110,7 @@ def test_a_folder_is_a_path(folder: Any) -> None:
     with pytest.raises(TypeError, match=r"^folder is .*, but it must be a path\.$"):
         load_shopper(folder, CPU)
     with pytest.raises(TypeError, match=r"^folder is .*, but it must be a path\.$"):
-        load_session(CPU, folder=folder)
+        load_session(folder, CPU)
 
 
 def test_numbers_and_lists_of_any_kind_are_the_same_options() -> None:

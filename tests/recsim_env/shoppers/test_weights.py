@@ -79,7 +79,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
             SessionShopper,
             market,
             market / "model0",
-            lambda folder: load_session(CPU, 3, folder=folder),
+            lambda folder: load_session(folder, CPU, 3),
         ),
     }
 

@@ -196,20 +196,20 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     said = Logged.newcomers(SAID)
     save_session(tmp_path, catalog(), [model(0), model(1), model(2)], said)
     save_session(tmp_path, catalog(), [model(0), model(1)], said)
-    again = load_session(CPU, SIZE, folder=tmp_path, ensemble=2, pessimism=0.5)
+    again = load_session(tmp_path, CPU, SIZE, ensemble=2, pessimism=0.5)
     for one, other in zip(play(again), play(market(0, 1, pessimism=0.5)), strict=True):
         torch.testing.assert_close(one.probability, other.probability, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match=r"ensemble is 3, but .* holds 2 models"):
-        load_session(CPU, SIZE, folder=tmp_path, ensemble=3)
+        load_session(tmp_path, CPU, SIZE, ensemble=3)
     with pytest.raises(
         ValueError, match="slate_size is 5, but the models answer slates of 3 positions at most"
     ):
-        load_session(CPU, 5, folder=tmp_path)
+        load_session(tmp_path, CPU, 5)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        load_session(CPU, SIZE, folder=tmp_path / "nowhere")
+        load_session(tmp_path / "nowhere", CPU, SIZE)
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
+def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     nobody: list[SessionShopper] = []
     with pytest.raises(ValueError, match="members is empty"):
         SessionPopulation(catalog(), nobody, Logged.newcomers(SAID), CPU)
@@ -219,7 +219,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(ValueError, match=alone):
         market(0, pessimism=5.0)
     with pytest.raises(ValueError, match=alone):
-        load_session(CPU, SIZE, pessimism=5.0)
+        load_session(tmp_path, CPU, SIZE, pessimism=5.0)
     with pytest.raises(ValueError, match="declared has 1 numbers"):
         SessionPopulation(catalog(), [model(0)], Logged.newcomers(SAID[:, :1]), CPU)
     several = [model(0), model(1, bins=GapBins((0, 1), 1))]
@@ -343,20 +343,20 @@ def test_populations_are_kept_apart(tmp_path: Path) -> None:
     save_session(tmp_path, catalog(), [model()], logged())
     every = {"train": 15, "evaluation": 5, None: 20}
     for population, number in every.items():
-        shopper = load_session(CPU, SIZE, folder=tmp_path, population=population)
+        shopper = load_session(tmp_path, CPU, SIZE, population=population)
         assert len(shopper.declared) == number
     said = logged().sessions.declared
-    evaluation = load_session(CPU, SIZE, folder=tmp_path, population="evaluation", starts="history")
+    evaluation = load_session(tmp_path, CPU, SIZE, population="evaluation", starts="history")
     state = evaluation.start(torch.rand(200, evaluation.start_draws))
     theirs = {tuple(row) for row in said[::4].tolist()}
     assert {tuple(row) for row in state.declared.tolist()} == theirs
     with pytest.raises(ValueError, match="population is 'all', but it must be one of"):
-        load_session(CPU, SIZE, folder=tmp_path, population="all")
+        load_session(tmp_path, CPU, SIZE, population="all")
     save_session(tmp_path, catalog(), [model()], Logged.newcomers(SAID))
     with pytest.raises(ValueError, match="population is 'evaluation', but all of the 5 shoppers"):
-        load_session(CPU, SIZE, folder=tmp_path, population="evaluation")
+        load_session(tmp_path, CPU, SIZE, population="evaluation")
     with pytest.raises(ValueError, match="starts is 'history', but the folder holds what shoppers"):
-        load_session(CPU, SIZE, folder=tmp_path, starts="history")
+        load_session(tmp_path, CPU, SIZE, starts="history")
 
 
 def test_histories_come_back_from_a_file(tmp_path: Path) -> None:
@@ -416,10 +416,10 @@ def test_items_are_there_on_their_days() -> None:
 def test_days_of_a_folder_are_read(tmp_path: Path) -> None:
     table = pl.DataFrame({"item": [3, 4], "first_day": [0, 0], "last_day": [9, 9]})
     save_session(tmp_path, catalog(), [model()], logged(), available=table)
-    shopper = load_session(CPU, SIZE, folder=tmp_path)
+    shopper = load_session(tmp_path, CPU, SIZE)
     assert shopper.candidates(shopper.start(torch.zeros(2, 6))).tolist() == [[3, 4]] * 2
     save_session(tmp_path, catalog(), [model()], logged())
-    assert load_session(CPU, SIZE, folder=tmp_path).max_candidates == ITEMS
+    assert load_session(tmp_path, CPU, SIZE).max_candidates == ITEMS
 
 
 def test_purchases_are_paid() -> None:
