@@ -21,6 +21,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
 
 KEPT = 2
 """Checkpoints that are kept of each training, beside the best one."""
@@ -197,13 +202,27 @@ def train(trainer: Trainer, *, resume: bool = True) -> None:
     output, steps = Path(str(trainer.args.output_dir)), trainer.args.max_steps
     checkpoint = newest_whole(output) if resume else None
     if checkpoint is None:
-        trainer.train()
+        with no_bars():
+            trainer.train()
     elif _is_over(trainer, checkpoint, steps):  # from here the Trainer would go one step too far
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
         trainer._load_from_checkpoint(str(checkpoint if best is None else output / Path(best).name))
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
+        with no_bars():
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Let transformers show no bar for every file that it writes or reads."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def _is_over(trainer: Trainer, checkpoint: Path, steps: int) -> bool:

@@ -1,0 +1,84 @@
+"""Fit a simulator and a ranker to a log of one's own.
+
+    python -m benchmarks.data.fit_log --log log.csv --catalog items.csv --output shop
+
+It is `python -m recsim_env fit` with all its options, and a two-tower ranker beside it, from which
+`train`, `tune` and `compare` start with `--env shop`. The report is `shop/report.html`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from agents.places.exploring import fit_ranker
+from agents.places.opening import find_place, folder_log
+from policies.rankers.files import save_ranker
+
+from benchmarks.lab.options import Device, Threads
+from benchmarks.lab.threads import use_threads
+from benchmarks.lab.where import told_reward
+from recsim_env.fitting import FitConfig, fit
+from recsim_env.fitting.bar import stage_bar
+from recsim_env.types import best_device
+
+RANKER = "ranker.safetensors"
+"""File of the ranker in the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Threads, Device):
+    """Fit a simulator and a ranker to a log."""
+
+    log: Path
+    """The log: CSV or parquet, one row an impressed item, with the columns `user`, `timestamp`,
+    `item` and `click`; others that are known are listed in the documentation."""
+    catalog: Path
+    """The catalogue: CSV or parquet, one row an item, with the columns `item`, `title` and
+    `category`."""
+    output: Path
+    """Folder to write: a new or empty one, or one of an earlier fit."""
+    columns: str | None = None
+    """Names that columns have in the files, as in `user=uid,item=sku`."""
+    time_zone: str | None = None
+    """Zone of the shop's clock, such as Europe/Berlin, to which times that say their zone, and
+    numbers, are converted. By default it is UTC."""
+    reward: str = "clicks=1"
+    """Weight of each reward term in the environment, as in `clicks=1,intra_list_distance=0.5`."""
+    fit: Annotated[FitConfig, tyro.conf.arg(name="")] = field(default_factory=FitConfig)
+    """How the simulator is fitted and judged."""
+
+
+def main(config: Config) -> None:
+    """Fit both, print the verdicts, and say what comes next."""
+    use_threads(config.threads)
+    device = best_device(config.device)
+    with stage_bar() as progress:
+        fitted = fit(
+            config.log,
+            config.catalog,
+            config.output,
+            columns=config.columns,
+            time_zone=config.time_zone,
+            config=replace(config.fit, reward=told_reward(config.reward) or {}),
+            device=device,
+            progress=progress,
+        )
+    print(fitted)
+    ranker(config.output, config.device)
+    print(f"Report: {config.output / 'report.html'}")
+    print(f"Next: python -m benchmarks.agents.train --env {config.output}")
+
+
+def ranker(folder: Path, device: str | None) -> None:
+    """Fit a ranker to the log in a folder, and write it there."""
+    found = find_place(str(folder), device=device)
+    log = folder_log(found)
+    assert log is not None  # it was just written
+    save_ranker(fit_ranker(log, found.simulator, "ranker"), folder / RANKER)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
