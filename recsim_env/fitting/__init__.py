@@ -11,6 +11,6 @@ fit.py       all stages in order
 """
 
 from recsim_env.fitting.config import FitConfig
-from recsim_env.fitting.fit import Fitted, fit
+from recsim_env.fitting.stages import Fitted, fit
 
 __all__ = ["FitConfig", "Fitted", "fit"]

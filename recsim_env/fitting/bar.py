@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-from recsim_env.fitting.fit import Progress
+from recsim_env.fitting.stages import Progress
 
 
 @contextmanager

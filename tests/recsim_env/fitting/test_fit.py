@@ -100,7 +100,7 @@ def test_an_interrupted_fit_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recsim_env.fitting.fit.judged", stopped)
+    monkeypatch.setattr("recsim_env.fitting.stages.judged", stopped)
     with pytest.raises(KeyboardInterrupt):
         fit(rows(), catalog(), tmp_path / "shop", config=QUICK)
     assert (tmp_path / "shop" / "unfinished" / "model0").is_dir()
