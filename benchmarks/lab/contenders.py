@@ -1,0 +1,60 @@
+"""Agents that no simulator trained: the contenders that a learned shop and the true one must order.
+
+They are built from a ranker alone, so they can play wherever its observations are.
+"""
+
+from __future__ import annotations
+
+from policies import POLICIES, PolicyInputs
+from policies.composer import Composer, ComposerConfig
+from policies.log_servers import NoisyComposerPolicy
+from recsim_env.types import Policy
+
+HAND = (
+    {"count": -1.0, "similarity": -0.5},
+    {"count": -1.0, "similarity": -0.5, "sated": -0.5, "flooded": -0.5},
+    {"count": -1.0, "similarity": -0.5, "sated": -1.0, "flooded": -2.0},
+    {"sated": -2.0, "flooded": -2.0},
+)
+"""Knobs of constant re-rankers, set by hand; the search for the tuned one starts from them."""
+RERANKERS: dict[str, tuple[str, dict[str, float]]] = {
+    "uniform": ("uniform", {}),
+    "popular": ("popular", {}),
+    "greedy_ctr": ("greedy_ctr", {}),
+    "mmr 0.3": ("mmr", {"weight": 0.3}),
+    "mmr 1": ("mmr", {"weight": 1.0}),
+    "mmr 3": ("mmr", {"weight": 3.0}),
+    "cap 1": ("cap", {"limit": 1}),
+    "cap 2": ("cap", {"limit": 2}),
+    "cap 3": ("cap", {"limit": 3}),
+    "dpp 1": ("dpp", {"alpha": 1.0}),
+    "dpp 4": ("dpp", {"alpha": 4.0}),
+    **{
+        f"constant {letter}": ("constant", knobs)
+        for letter, knobs in zip("abcd", HAND, strict=True)
+    },
+}
+"""Name -> registered policy and its parameters."""
+SOFTMAX = {"softmax 0.5": 0.5, "softmax 1": 1.0}
+"""Name -> temperature of the greedy ranker with noise on its log-odds."""
+TUNED = "constant tuned"
+"""A constant re-ranker whose knobs were searched for."""
+FIXED = (*RERANKERS, *SOFTMAX, TUNED)
+"""Names of all contenders."""
+
+
+def contender(name: str, inputs: PolicyInputs, tuned: dict[str, float]) -> Policy:
+    """Build a contender.
+
+    Args:
+        name: One of `FIXED`.
+        inputs: What it is built from.
+        tuned: Knobs of `TUNED`.
+    """
+    if name in SOFTMAX:
+        composer = Composer(inputs, ComposerConfig(offset_dims=0))
+        return NoisyComposerPolicy(composer, {}, SOFTMAX[name])
+    if name == TUNED:
+        return POLICIES["constant"].build(inputs, tuned)
+    policy, parameters = RERANKERS[name]
+    return POLICIES[policy].build(inputs, parameters)
