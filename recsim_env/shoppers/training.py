@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 KEPT = 2
 """Checkpoints that are kept of each training, beside the best one."""
@@ -65,6 +65,8 @@ class ShopperTrainer(Trainer):
         Raises:
             OSError: If the disk is full, with the folder; the checkpoint before is whole.
         """
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # one for each checkpoint, which takes no time
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (
@@ -77,6 +79,9 @@ class ShopperTrainer(Trainer):
             raise OSError(
                 getattr(error, "errno", None) or 0, message, str(self.args.output_dir)
             ) from error
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
 
 # ---- checkpoints of the Trainer ----
