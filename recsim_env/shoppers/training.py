@@ -28,8 +28,8 @@ PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files of a Trainer's checkpoint besides weights and state."""
 VALIDATION = "eval_loss"
 """What the Trainer calls the loss on validation data in its state."""
-WINDOW = 8
-"""Batches whose episodes are sorted by length together: what is in one batch stays random."""
+SHORT = 64
+"""Steps up to which episodes of any length share a batch."""
 Progress = Callable[[int, int], None]
 """Is called after each step with its number and that of all."""
 
@@ -232,11 +232,11 @@ def own_generators(seed: int) -> Iterator[None]:
 
 
 def packed(lengths: Tensor, episodes: int, cells: int, generator: torch.Generator) -> list[Tensor]:
-    """Pack whole episodes, in random order, into batches of which at most half is padding.
+    """Pack whole episodes into batches, at random, but long ones with their like.
 
-    The episodes of `WINDOW` batches are sorted by length together; a batch ends where it has enough
-    episodes or cells, or where more than half of its cells would be padding. One long episode
-    therefore stands alone or with few others.
+    Episodes of up to `SHORT` steps are mixed as they come: batches sorted by length learn worse.
+    Longer ones stand together with those of up to twice the length, fewer in a batch, so that one
+    long episode neither pads the others nor needs more memory than a batch of short ones.
 
     Args:
         lengths: (S,) steps of each episode, 1 or more
@@ -248,21 +248,11 @@ def packed(lengths: Tensor, episodes: int, cells: int, generator: torch.Generato
     Returns:
         Numbers of episodes (B,) int64, batch by batch in random order.
     """
-    batches: list[list[int]] = []
-    every = lengths.tolist()
+    doublings = torch.log2(lengths / SHORT).ceil().clamp(min=0).long()
     order = torch.randperm(len(lengths), generator=generator)
-    for window in order.split(WINDOW * episodes):
-        ranked = window[lengths[window].argsort(descending=True, stable=True)].tolist()
-        batch: list[int] = []
-        real = 0
-        for episode in ranked:
-            padded = (len(batch) + 1) * (every[batch[0]] if batch else every[episode])
-            full = len(batch) == episodes or padded > cells
-            if batch and (full or padded > 2 * (real + every[episode])):
-                batches.append(batch)
-                batch, real = [], 0
-            batch.append(episode)
-            real += every[episode]
-        batches.append(batch)
+    batches: list[Tensor] = []
+    for number in doublings.unique().tolist():
+        like = order[doublings[order] == number]
+        batches += like.split(max(min(episodes, cells // (SHORT * 2**number)), 1))
     mixed = torch.randperm(len(batches), generator=generator).tolist()
-    return [torch.tensor(batches[at]) for at in mixed]
+    return [batches[at] for at in mixed]

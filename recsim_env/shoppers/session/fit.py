@@ -77,7 +77,7 @@ class SessionFitConfig:
     """Looks at the validation episodes without a better one before the training stops; there are
     twenty in a whole training."""
     batch_episodes: int = 64
-    """Most episodes in a batch; they have similar lengths, and a batch of long ones holds fewer."""
+    """Most episodes in a batch; a batch of episodes longer than 64 visits holds fewer."""
     temperaments: int = 32
     """Temperaments drawn for each episode of a batch, over which its likelihood is averaged."""
     learning_rate: float = 3e-3
@@ -192,8 +192,8 @@ def fit_session(
 ) -> SessionShopper:
     """Fit a model to a log, without the episodes held out; it comes back in `eval()` mode.
 
-    The Trainer of transformers trains it, on whole episodes of similar lengths. The weights that do
-    best on validation episodes are kept.
+    The Trainer of transformers trains it, on whole episodes. The weights that do best on validation
+    episodes are kept.
 
     Args:
         sessions: the log, on the CPU
