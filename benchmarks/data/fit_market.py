@@ -32,7 +32,6 @@ from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
     SessionScores,
-    Visits,
     fit_session,
     learn_and_check,
     score,
@@ -40,6 +39,7 @@ from recsim_env.shoppers.session.fit import (
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import SHIPPED, save_session
 from recsim_env.shoppers.session.starts import Logged
+from recsim_env.shoppers.session.visits import Visits
 from recsim_env.shoppers.weights import load_model, member_folders, save_model
 
 SHOWN = (

@@ -389,9 +389,12 @@ class Histories:
         self, member: SessionShopper, cache: Cache, given: dict[str, Tensor], owner: Tensor
     ) -> None:
         """Encode the visits of a batch into a cache, in place."""
-        names = ("slates", "shown", "clicks", "counters", "context")
         token = member.token(
-            *(given[name] for name in names),
+            given["slates"],
+            given["shown"],
+            given["clicks"],
+            given["counters"],
+            given["context"],
             given["declared"][owner],
             given["since"],
             given.get("purchases"),

@@ -18,7 +18,6 @@ from recsim_env.shoppers.session import fit as fitting
 from recsim_env.shoppers.session.fit import (
     Batches,
     SessionFitConfig,
-    Visits,
     fit_session,
     learn_and_check,
     new_session_shopper,
@@ -26,6 +25,7 @@ from recsim_env.shoppers.session.fit import (
     score,
 )
 from recsim_env.shoppers.session.model import SessionShopper
+from recsim_env.shoppers.session.visits import Visits
 from recsim_env.shoppers.training import checkpoints
 from tests.recsim_env.shoppers.session.test_model import SIZE, catalog, log
 
