@@ -67,6 +67,13 @@ ALLOWED: dict[str, set[str]] = {
     # forward in training mode: dropout of ids and of texts, which draws from where nn.Dropout draws
     "recsim_env/shoppers/household/model.py": {"torch.rand"},
     "recsim_env/shoppers/household/text.py": {"torch.randperm"},
+    # transformers' Trainer seeds the library-wide generators; everyone else's state is put back
+    "recsim_env/shoppers/training.py": {
+        "numpy.random.get_state",
+        "numpy.random.set_state",
+        "random.getstate",
+        "random.setstate",
+    },
     # looks at where the library-wide generators stand, to see that nobody moved them
     "recsim_env/testing/generators.py": {"numpy.random.get_state", "random.getstate"},
     # SB3's distributions draw from the library-wide generators; agents/ppo/randomness.py lends SB3

@@ -33,7 +33,6 @@ from recsim_env.shop_file import SESSION, SHOP_FILE, ShopFile
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
     SessionScores,
-    Visits,
     fit_session,
     learn_and_check,
     score,
@@ -41,6 +40,7 @@ from recsim_env.shoppers.session.fit import (
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.session.starts import Logged
+from recsim_env.shoppers.session.visits import Visits
 from recsim_env.shoppers.weights import load_model, member_folders, save_model
 
 SHOWN = (

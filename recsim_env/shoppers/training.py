@@ -20,12 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
-from transformers.utils.logging import (
-    disable_progress_bar,
-    enable_progress_bar,
-    is_progress_bar_enabled,
-)
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 KEPT = 2
 """Checkpoints that are kept of each training, beside the best one."""
@@ -33,8 +28,8 @@ PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files of a Trainer's checkpoint besides weights and state."""
 VALIDATION = "eval_loss"
 """What the Trainer calls the loss on validation data in its state."""
-WINDOW = 8
-"""Batches whose episodes are sorted by length together: what is in one batch stays random."""
+SHORT = 64
+"""Steps up to which episodes of any length share a batch."""
 Progress = Callable[[int, int], None]
 """Is called after each step with its number and that of all."""
 
@@ -70,6 +65,8 @@ class ShopperTrainer(Trainer):
         Raises:
             OSError: If the disk is full, with the folder; the checkpoint before is whole.
         """
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # one for each checkpoint, which takes no time
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (
@@ -82,6 +79,9 @@ class ShopperTrainer(Trainer):
             raise OSError(
                 getattr(error, "errno", None) or 0, message, str(self.args.output_dir)
             ) from error
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
 
 # ---- checkpoints of the Trainer ----
@@ -202,27 +202,13 @@ def train(trainer: Trainer, *, resume: bool = True) -> None:
     output, steps = Path(str(trainer.args.output_dir)), trainer.args.max_steps
     checkpoint = newest_whole(output) if resume else None
     if checkpoint is None:
-        with no_bars():
-            trainer.train()
+        trainer.train()
     elif _is_over(trainer, checkpoint, steps):  # from here the Trainer would go one step too far
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
         trainer._load_from_checkpoint(str(checkpoint if best is None else output / Path(best).name))
     else:
-        with no_bars():
-            trainer.train(resume_from_checkpoint=str(checkpoint))
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Let transformers show no bar for every file that it writes or reads."""
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()
+        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 def _is_over(trainer: Trainer, checkpoint: Path, steps: int) -> bool:
@@ -246,11 +232,11 @@ def own_generators(seed: int) -> Iterator[None]:
 
 
 def packed(lengths: Tensor, episodes: int, cells: int, generator: torch.Generator) -> list[Tensor]:
-    """Pack whole episodes, in random order, into batches of which at most half is padding.
+    """Pack whole episodes into batches, at random, but long ones with their like.
 
-    The episodes of `WINDOW` batches are sorted by length together; a batch ends where it has enough
-    episodes or cells, or where more than half of its cells would be padding. One long episode
-    therefore stands alone or with few others.
+    Episodes of up to `SHORT` steps are mixed as they come: batches sorted by length learn worse.
+    Longer ones stand together with those of up to twice the length, fewer in a batch, so that one
+    long episode neither pads the others nor needs more memory than a batch of short ones.
 
     Args:
         lengths: (S,) steps of each episode, 1 or more
@@ -262,21 +248,11 @@ def packed(lengths: Tensor, episodes: int, cells: int, generator: torch.Generato
     Returns:
         Numbers of episodes (B,) int64, batch by batch in random order.
     """
-    batches: list[list[int]] = []
-    every = lengths.tolist()
+    doublings = torch.log2(lengths / SHORT).ceil().clamp(min=0).long()
     order = torch.randperm(len(lengths), generator=generator)
-    for window in order.split(WINDOW * episodes):
-        ranked = window[lengths[window].argsort(descending=True, stable=True)].tolist()
-        batch: list[int] = []
-        real = 0
-        for episode in ranked:
-            padded = (len(batch) + 1) * (every[batch[0]] if batch else every[episode])
-            full = len(batch) == episodes or padded > cells
-            if batch and (full or padded > 2 * (real + every[episode])):
-                batches.append(batch)
-                batch, real = [], 0
-            batch.append(episode)
-            real += every[episode]
-        batches.append(batch)
+    batches: list[Tensor] = []
+    for number in doublings.unique().tolist():
+        like = order[doublings[order] == number]
+        batches += like.split(max(min(episodes, cells // (SHORT * 2**number)), 1))
     mixed = torch.randperm(len(batches), generator=generator).tolist()
-    return [torch.tensor(batches[at]) for at in mixed]
+    return [batches[at] for at in mixed]

@@ -168,6 +168,7 @@ def test_rows_do_not_depend_on_the_batch(name: str) -> None:
             slates=inputs.slates[i : i + 1],
             shown=inputs.shown[i : i + 1],
             clicks=inputs.clicks[i : i + 1],
+            purchases=None if inputs.purchases is None else inputs.purchases[i : i + 1],
         )
         for i in range(len(inputs.slates))
     ]

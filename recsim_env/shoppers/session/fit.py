@@ -56,6 +56,8 @@ CELLS = 64
 """Longest mean length of the episodes of a full batch; a batch of longer ones holds fewer."""
 DAILY = GapBins((0, 1), 1)
 """Bins of the days between visits where everybody comes back a day later, or on the same day."""
+RAREST = 1e-4
+"""Smallest mean hazard that a model begins with."""
 EVALUATIONS = 20
 """How often in a training the validation episodes are looked at."""
 
@@ -75,7 +77,7 @@ class SessionFitConfig:
     """Looks at the validation episodes without a better one before the training stops; there are
     twenty in a whole training."""
     batch_episodes: int = 64
-    """Most episodes in a batch; they have similar lengths, and a batch of long ones holds fewer."""
+    """Most episodes in a batch; a batch of episodes longer than 64 visits holds fewer."""
     temperaments: int = 32
     """Number of temperaments drawn for each episode of a batch. Its likelihood is averaged over
     them."""
@@ -192,8 +194,8 @@ def fit_session(
 ) -> SessionShopper:
     """Fit a model to a log, without the episodes held out; it comes back in `eval()` mode.
 
-    The Trainer of transformers trains it, on whole episodes of similar lengths. The weights that do
-    best on validation episodes are kept.
+    The Trainer of transformers trains it, on whole episodes. The weights that do best on validation
+    episodes are kept.
 
     Args:
         sessions: the log, on the CPU
@@ -265,11 +267,20 @@ def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessi
 
 
 def _standardise(model: SessionShopper, visits: Visits) -> None:
-    """Set mean and scale of the counter features on the log."""
+    """Set mean and scale of the counter features, and the mean hazards, on the log."""
     counters = visits.counters[visits.shown]
     both = torch.cat([counters, torch.log1p(counters)], dim=1)
     model.counter_mean.copy_(both.mean(dim=0))
     model.counter_scale.copy_(both.std(dim=0).clamp(min=1e-3))
+
+    bins = model.config.gap_bins
+    gaps = visits.gap[visits.gap >= 0].clamp(max=float(bins.lapse_days))
+    number = torch.bucketize(gaps, bins.ends(gaps), right=True) - 1
+    back = torch.bincount(number, minlength=len(bins)).float()
+    waiting = back.flip(0).cumsum(0).flip(0)
+    hazard = ((back + 0.5) / (waiting + 1)).clamp(RAREST, 1 - RAREST)
+    with torch.no_grad():
+        model.gap_head.outer.bias.copy_(hazard[:-1].logit())
 
 
 def _train(

@@ -305,6 +305,7 @@ class SessionShopper(VisitEncoder):
             nn.init.zeros_(module.newcomer)
             nn.init.zeros_(module.token_arrival.weight)
             nn.init.zeros_(module.state_arrival.weight)
+            nn.init.zeros_(module.gap_head.outer.weight)
             nn.init.constant_(module.base.bias, -2.0)
             nn.init.constant_(module.look_step, 1.5)
             nn.init.zeros_(module.look_depth.weight)

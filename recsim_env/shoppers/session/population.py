@@ -395,6 +395,7 @@ def load_session(
         raise FileNotFoundError(
             f"folder is {os.fspath(path)!r}, but there is no such folder with shoppers of a log."
         )
+    slate_size = checks.whole("slate_size", slate_size, 1)
     ensemble, fused = check_ensemble(ensemble), checks.flag("compiled", compiled)
     check_pessimism(pessimism, ensemble)
     there = member_folders(path, 0)

@@ -79,7 +79,7 @@ class Logged:
             ValueError: If there is no shopper, or `evaluation` or what was declared is not as said.
         """
         if len(self.sessions) == 0:
-            raise ValueError("sessions has no shopper, but a population needs at least one.")
+            raise ValueError("declared has no row, but a population needs at least one shopper.")
         checks.tensor("evaluation", self.evaluation, (len(self.sessions),), torch.bool)
         beyond = (~(self.sessions.declared.abs() <= 1)).nonzero()
         if len(beyond):
@@ -389,9 +389,12 @@ class Histories:
         self, member: SessionShopper, cache: Cache, given: dict[str, Tensor], owner: Tensor
     ) -> None:
         """Encode the visits of a batch into a cache, in place."""
-        names = ("slates", "shown", "clicks", "counters", "context")
         token = member.token(
-            *(given[name] for name in names),
+            given["slates"],
+            given["shown"],
+            given["clicks"],
+            given["counters"],
+            given["context"],
             given["declared"][owner],
             given["since"],
             given.get("purchases"),

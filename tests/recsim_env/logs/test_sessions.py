@@ -16,7 +16,7 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import IMPRESSIONS, LogError
-from recsim_env.logs.sessions import Sessions, replay
+from recsim_env.logs.sessions import UNSAID, Sessions, replay
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
@@ -243,7 +243,7 @@ def test_purchases_stand_beside_clicks_where_they_differ() -> None:
 
 def test_episodes_made_by_hand_are_a_day_apart() -> None:
     made = Sessions.of(logged(), declared())
-    plain = dataclasses.replace(made, days=None, watched=None, back=None)
+    plain = dataclasses.replace(made, days=UNSAID, watched=UNSAID, back=UNSAID)
     assert torch.equal(plain.days, made.days)
     assert torch.equal(plain.watched, made.watched.where(made.left, 0))
     assert torch.equal(plain.back, made.back)

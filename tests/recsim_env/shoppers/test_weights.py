@@ -119,6 +119,7 @@ HARMLESS = {
     ("use_text", True),
     ("use_counters", True),
     ("use_cache", True),
+    ("purchases", True),
     ("architectures", "[]"),
 } | {
     ("transformers_version", "owner/kernel"),
@@ -252,7 +253,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"head_size": 16}))
     with pytest.raises(
         ValueError,
-        match=r"\['leave_head.inner.bias', .*the first is \(4,\), but it must be \(8,\)\.$",
+        match=r"\['gap_head.inner.bias', .*the first is \(4,\), but it must be \(8,\)\.$",
     ):
         load_model(SessionShopper, tmp_path)
 

@@ -15,13 +15,11 @@ from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.gaps import GapBins
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
-    Visits,
     fit_session,
     learn_and_check,
     new_session_shopper,
     predict,
     score,
-    spread_out,
     use_symmetric_root,
 )
 from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, FADE, SessionMemory, age_of
@@ -41,6 +39,7 @@ from recsim_env.shoppers.session.model import (
     over_moods,
     slate_log_likelihood,
 )
+from recsim_env.shoppers.session.visits import Visits, spread_out
 
 ITEMS, GROUPS, WIDTH, SIZE, DECLARED = 12, 3, 4, 3, 2
 

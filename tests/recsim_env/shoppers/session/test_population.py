@@ -13,11 +13,10 @@ from torch import Tensor
 
 from recsim_env import noise
 from recsim_env.logs.record import record
-from recsim_env.logs.sessions import Sessions
+from recsim_env.logs.sessions import UNSAID, Sessions
 from recsim_env.shoppers.gaps import GapBins
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.shoppers.session.availability import Availability
-from recsim_env.shoppers.session.fit import Visits
 from recsim_env.shoppers.session.model import SessionShopper, over_moods
 from recsim_env.shoppers.session.population import (
     SessionPopulation,
@@ -25,6 +24,7 @@ from recsim_env.shoppers.session.population import (
     save_session,
 )
 from recsim_env.shoppers.session.starts import FILE, Histories, Logged, SessionState, start_steps
+from recsim_env.shoppers.session.visits import Visits
 from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
 from recsim_env.trees import pick, put
@@ -318,7 +318,7 @@ def test_the_temperament_of_a_history_is_drawn_given_what_was_done() -> None:
     clicks = (torch.arange(40) < 20).view(-1, 1, 1).expand(-1, 7, SIZE)
     generator = torch.Generator().manual_seed(0)
     slates = torch.rand(40, 7, ITEMS, generator=generator).argsort(dim=2)[:, :, :SIZE]
-    sessions = dataclasses.replace(sessions, slates=slates, clicks=clicks, length=most, days=None)
+    sessions = dataclasses.replace(sessions, slates=slates, clicks=clicks, length=most, days=UNSAID)
     member = model(0)
     histories = Histories(catalog(), [member], sessions, SIZE, "fp32")
     draws = torch.rand(40, 5, generator=generator)
