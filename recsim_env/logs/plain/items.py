@@ -135,7 +135,7 @@ def _embeddings(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> 
     elif not isinstance(dtype, pl.List):
         raise LogError(f"{source.name}: column '{column}': found {dtype}, expected vectors.")
     vectors = rows.select(ROW, vector=value.cast(ITEMS["embedding"]))
-    width = vectors["vector"].list.len().drop_nulls().mode().max()
+    width = int(vectors["vector"].list.len().drop_nulls().mode().sort()[-1])
     numbers = pl.col("vector").list
     good = (
         (numbers.len() == width)

@@ -262,3 +262,18 @@ def test_the_package_offers_it() -> None:
     assert isinstance(check_log(log(), catalog()), recsim_env.LogReport)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = recsim_env.nothing
+
+
+def test_many_small_policies_are_judged_together() -> None:
+    """Ten policies of forty first slates each say nothing alone; together they do."""
+    rows = log(
+        800,
+        2,
+        slate=hidden_taste,
+        rate=tasteful,
+        policy=lambda user, visit: f"arm {user // 2 % 10}" if user % 2 == 0 else "uniform",
+    )
+    report = check_log(rows, catalog())
+    assert all(who.lift is None for who in report.policies)
+    assert not report.can("levels")
+    assert "the policies that were not random knew something" in report.finding("levels").sentence
