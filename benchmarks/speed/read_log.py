@@ -35,7 +35,7 @@ class Config(Results):
     """Read a large log of one row an impressed item."""
 
     users: int = 25_000
-    """Number of users."""
+    """Number of users in the log."""
     visits: int = 20
     """Number of slates of each user, one a visit."""
     size: int = 10

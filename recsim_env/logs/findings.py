@@ -110,7 +110,7 @@ def served_by(plain: PlainLog) -> tuple[Served, ...]:
         used[:] = True
     shelf = plain.items["path"].str.split("/").list.head(2).list.join("/").rank("dense") - 1
     category = np.where(used, shelf.cast(pl.Int64).to_numpy(), -1)
-    served, random = [], []
+    served, uniform = [], []
     for name, slates, clicks in counts.iter_rows():
         here = pl.col("policy").eq_missing(pl.lit(name, pl.String))
         own = impressions.filter(here)
@@ -120,11 +120,11 @@ def served_by(plain: PlainLog) -> tuple[Served, ...]:
         if by_chance and unrelated(own, category) is False:
             by_chance = False
         if by_chance and slates >= RANDOM_SHARE * len(impressions):
-            random.append(name)
+            uniform.append(name)
         served.append(Served(name, int(slates), int(clicks), by_chance))
-    if not random:
+    if not uniform:
         return tuple(served)
-    by_chance = impressions.filter(_served(random))
+    by_chance = impressions.filter(_served(uniform))
     return tuple(who if who.random else _with_lift(who, first, by_chance) for who in served)
 
 
@@ -148,11 +148,11 @@ def lift_of_all(plain: PlainLog, served: tuple[Served, ...]) -> float | None:
     Returns:
         As `Served.lift`, which single policies may be too small for.
     """
-    random = [who.name for who in served if who.random]
-    if not random or _random_share(served) == 0:
+    uniform = [who.name for who in served if who.random]
+    if not uniform or _random_share(served) == 0:
         return None
     first = first_slates(plain.impressions)
-    return _sure_lift(first.filter(~_served(random)), plain.impressions.filter(_served(random)))
+    return _sure_lift(first.filter(~_served(uniform)), plain.impressions.filter(_served(uniform)))
 
 
 def findings_of(plain: PlainLog, kind: str, served: tuple[Served, ...]) -> tuple[Finding, ...]:

@@ -250,6 +250,9 @@ def _text(report: LogReport) -> list[str]:
         ]
     )
     lines += _positions(report) + _policies(report)
+    if report.scenarios:
+        told = ", ".join(f"{name} {count:,}" for name, count in report.scenarios.items())
+        lines += ["", *_wrapped(f"Slates by scenario: {told}", "  ")]
     for title, said in (
         ("How it was read", report.notes),
         ("Not used", [f"{rows:,} rows. {reason}" for reason, rows in report.dropped]),

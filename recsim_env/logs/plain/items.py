@@ -39,6 +39,7 @@ def read_items(source: Source, names: dict[str, str]) -> tuple[pl.DataFrame, lis
         LogError: If a column is missing or a row is not as said.
     """
     columns = catalog_columns(names, source.header, source.name)
+    source.check_types(column for name, column in columns.items() if name != "embedding")
     rows = source.collect(source.frame.select(ROW, *set(columns.values()))).sort(ROW)
     if len(rows) > MOST_ITEMS:
         raise LogError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,7 @@ def read_leniently(
     for column in LOG_COLUMNS:
         if column.required and column.name not in (*told, "user", "click"):
             raise missing(column.name, names.get(column.name), source.header, source.name)
+    source.check_types(told.values())
     items, notes, ignored_of_catalog = read_items(goods, names)
 
     # Whose rows are read.
@@ -318,8 +319,3 @@ def _problems(impressions: pl.DataFrame, users: int) -> list[str]:
             "both: the log is too small, or another seed is needed."
         )
     return problems
-
-
-def without_rows(plain: PlainLog) -> PlainLog:
-    """Drop the impressions, so that what was found in a log needs no memory."""
-    return replace(plain, impressions=plain.impressions.clear())

@@ -227,6 +227,8 @@ def test_what_read_plain_refuses_is_reported() -> None:
     for rows, words in (
         (log().with_columns(click=pl.lit(0)), "no click in 600 rows"),
         (log(users=10), "found 10 users"),
+        (log(users=1), "found 1 users"),
+        (log(users=2), "found 2 users"),
     ):
         report = check_log(rows, catalog())
         assert words in report.warnings[0]
@@ -242,6 +244,7 @@ def test_the_text_and_the_json_say_the_same() -> None:
         "Unknown columns of the log, ignored: device",
         "Unknown columns of the catalogue, ignored: stock",
         "user_age (1 number)",
+        "Slates by scenario: home",
         "were drawn at random",
         "slates look drawn at random",
         *TOPICS,
