@@ -124,21 +124,21 @@ def served_by(plain: PlainLog) -> tuple[Served, ...]:
         served.append(Served(name, int(slates), int(clicks), by_chance))
     if not uniform:
         return tuple(served)
-    by_chance = impressions.filter(_served(uniform))
-    return tuple(who if who.random else _with_lift(who, first, by_chance) for who in served)
+    drawn = impressions.filter(_served(uniform))
+    return tuple(who if who.random else _with_lift(who, first, drawn) for who in served)
 
 
 def _served(names: list[str | None]) -> pl.Expr:
     return pl.any_horizontal(pl.col("policy").eq_missing(pl.lit(name, pl.String)) for name in names)
 
 
-def _with_lift(who: Served, first: pl.DataFrame, by_chance: pl.DataFrame) -> Served:
-    lift = _sure_lift(first.filter(_served([who.name])), by_chance)
+def _with_lift(who: Served, first: pl.DataFrame, drawn: pl.DataFrame) -> Served:
+    lift = _sure_lift(first.filter(_served([who.name])), drawn)
     return who if lift is None else replace(who, lift=lift)
 
 
-def _sure_lift(slates: pl.DataFrame, by_chance: pl.DataFrame) -> float | None:
-    found = lift_of(slates, by_chance)
+def _sure_lift(slates: pl.DataFrame, drawn: pl.DataFrame) -> float | None:
+    found = lift_of(slates, drawn)
     return found[0] if found is not None and found[0] >= LIFT and found[1] >= SURE else None
 
 
