@@ -79,8 +79,7 @@ class Served:
 def kind_of(plain: PlainLog) -> str:
     """Tell what kind of rows a log has."""
     impressions = plain.impressions
-    shown = int(plain.by_position["shown"].sum())
-    clicks = int(plain.by_position["clicks"].sum())
+    shown, clicks = _shown_and_clicked(plain)
     if "click" not in plain.columns or clicks == shown:
         return FEEDBACK_KIND
     alone = len(plain.users) > 0.95 * len(impressions) and shown < 1.5 * len(impressions)
@@ -182,8 +181,7 @@ def findings_of(plain: PlainLog, kind: str, served: tuple[Served, ...]) -> tuple
 
 
 def _clicks(plain: PlainLog) -> Finding:
-    shown = int(plain.by_position["shown"].sum())
-    clicks = int(plain.by_position["clicks"].sum())
+    shown, clicks = _shown_and_clicked(plain)
     if plain.problems:
         return Finding("clicks", False, plain.problems[0].rstrip("."))
     if clicks < LEAST_CLICKS:
@@ -290,6 +288,11 @@ def _positions(plain: PlainLog, clicks: Finding) -> Finding:
     return Finding(
         "positions", True, f"{first:.1%} of the first and {last:.1%} of the last are clicked"
     )
+
+
+def _shown_and_clicked(plain: PlainLog) -> tuple[int, int]:
+    slates = plain.impressions.select(pl.col("slate").list.len(), pl.col("click").list.sum())
+    return int(slates["slate"].sum()), int(slates["click"].sum())
 
 
 def _visits(plain: PlainLog) -> tuple[pl.DataFrame, float]:

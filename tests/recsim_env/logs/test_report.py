@@ -223,6 +223,13 @@ def test_times_that_are_wrong_are_told() -> None:
     assert any("later than today" in warning for warning in late.warnings)
 
 
+def test_rows_that_nothing_puts_together_are_told() -> None:
+    apart = good().with_columns(pl.col("timestamp") + pl.duration(seconds=pl.col("position")))
+    alone = check_log(apart.drop("position"), catalog())
+    assert "or `position` must tell which of them" in " ".join(alone.warnings)
+    assert not check_log(apart, catalog()).warnings
+
+
 def test_what_read_plain_refuses_is_reported() -> None:
     for rows, words in (
         (log().with_columns(click=pl.lit(0)), "no click in 600 rows"),
