@@ -126,25 +126,26 @@ def _as_expected(found: pl.Series, expected: pl.Series) -> bool | None:
     return off < SURE * error or off < ALIKE * total
 
 
-def lift_of(policy: pl.DataFrame, random: pl.DataFrame, items: int) -> tuple[float, float] | None:
-    """Compare the clicks on slates of a policy with those that random slates let one expect.
+def lift_of(policy: pl.DataFrame, random: pl.DataFrame) -> tuple[float, float] | None:
+    """Compare the clicks on first slates of policies with those that random slates let one expect.
 
-    Where a policy saw nothing of a user, an item is clicked as often in its slates as in random
-    ones, position by position. Where it is clicked more often, the policy knew who likes it.
+    Where a policy saw nothing of a user, an item is clicked as often in its first slates as in
+    random ones, position by position. Where it is clicked more often, the policy knew who likes it.
+    How often positions are clicked comes from first slates drawn at random, and how much more often
+    than others an item is clicked comes from all random slates.
 
     Args:
-        policy: Slates of the policy, those shown first.
-        random: Slates drawn at random, those shown first.
-        items: The size of the catalogue.
+        policy: The first slates of users who were served by the policies.
+        random: All slates drawn at random, each user's in order.
 
     Returns:
         Clicks divided by what was expected, and by how many standard errors they differ; None where
         too few slates hold items that were shown at random often enough.
     """
-    known, rates = _rows(random), _position_rates(random)
-    # An item's clicks beside those of its positions, so that a policy's order makes no difference.
+    level = _position_rates(first_slates(random))
     by_item = (
-        known.join(rates, on="position", how="left")
+        _rows(random)
+        .join(_position_rates(random), on="position", how="left")
         .group_by("item")
         .agg(shown=pl.len(), clicks=pl.col("click").sum(), even=pl.col("rate").sum())
         .filter((pl.col("shown") >= LEAST_EXPOSURES) & (pl.col("even") > 0))
@@ -152,7 +153,7 @@ def lift_of(policy: pl.DataFrame, random: pl.DataFrame, items: int) -> tuple[flo
     )
     chosen = (
         _rows(policy)
-        .join(rates, on="position", how="inner")
+        .join(level, on="position", how="inner")
         .join(by_item, on="item", how="inner", suffix=" at random")
         .with_columns(expected=pl.col("rate") * pl.col("ratio"))
     )
@@ -163,19 +164,17 @@ def lift_of(policy: pl.DataFrame, random: pl.DataFrame, items: int) -> tuple[flo
     if len(slates) < LEAST_SLATES or expected <= 0:
         return None
 
-    # Variance over slates, and that of the items' own rates (Poisson counts).
+    # Variances: of the slates, of the items' ratios, and of the level at the first visit.
     apart = slates["clicks"] - slates["expected"]
     spread = float(apart.var() or 0.0) * len(slates)  # type: ignore[arg-type]
-    weights = chosen.group_by("item").agg(pl.col("rate").sum(), pl.col("even").first())
-    unsure = (
-        by_item.join(weights, on="item")
-        .select(
-            ((pl.col("rate") / pl.col("even")) ** 2 * pl.col("clicks").clip(lower_bound=1)).sum()
-        )
-        .item()
+    weights = chosen.group_by("item").agg(pl.col("rate").sum())
+    share = pl.col("rate") / pl.col("even")
+    unsure = by_item.join(weights, on="item").select(
+        (share**2 * pl.col("clicks").clip(lower_bound=1)).sum()
     )
-    error = math.sqrt(spread + float(unsure)) or 1.0
-    return float(slates["clicks"].sum()) / expected, float(apart.sum()) / error
+    seen = float((level["rate"] * level["shown"]).sum())
+    error = math.sqrt(spread + float(unsure.item()) + expected**2 / max(seen, 1.0))
+    return float(slates["clicks"].sum()) / expected, float(apart.sum()) / (error or 1.0)
 
 
 def _rows(slates: pl.DataFrame) -> pl.DataFrame:
@@ -193,4 +192,4 @@ def _rows(slates: pl.DataFrame) -> pl.DataFrame:
 
 
 def _position_rates(slates: pl.DataFrame) -> pl.DataFrame:
-    return _rows(slates).group_by("position").agg(rate=pl.col("click").mean())
+    return _rows(slates).group_by("position").agg(rate=pl.col("click").mean(), shown=pl.len())

@@ -37,7 +37,7 @@ class LogFacts:
     display * (number of mailer codes) + mailer, each 0 where there is none."""
     splits: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     """First and last week of the train, valid and test split; a split without weeks ends in the
-    week before its first."""
+    week before its first. Where users are split and not weeks, train has all of them."""
 
     def __post_init__(self) -> None:
         """Check every field, and store it as the plain Python type."""

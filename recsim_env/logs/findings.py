@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,8 +79,7 @@ class Served:
 def kind_of(plain: PlainLog) -> str:
     """Tell what kind of rows a log has."""
     impressions = plain.impressions
-    shown = int(plain.by_position["shown"].sum())
-    clicks = int(plain.by_position["clicks"].sum())
+    shown, clicks = _shown_and_clicked(plain)
     if "click" not in plain.columns or clicks == shown:
         return FEEDBACK_KIND
     alone = len(plain.users) > 0.95 * len(impressions) and shown < 1.5 * len(impressions)
@@ -110,7 +109,7 @@ def served_by(plain: PlainLog) -> tuple[Served, ...]:
         used[:] = True
     shelf = plain.items["path"].str.split("/").list.head(2).list.join("/").rank("dense") - 1
     category = np.where(used, shelf.cast(pl.Int64).to_numpy(), -1)
-    served, random = [], []
+    served, uniform = [], []
     for name, slates, clicks in counts.iter_rows():
         here = pl.col("policy").eq_missing(pl.lit(name, pl.String))
         own = impressions.filter(here)
@@ -120,22 +119,39 @@ def served_by(plain: PlainLog) -> tuple[Served, ...]:
         if by_chance and unrelated(own, category) is False:
             by_chance = False
         if by_chance and slates >= RANDOM_SHARE * len(impressions):
-            random.append(name)
+            uniform.append(name)
         served.append(Served(name, int(slates), int(clicks), by_chance))
-    if not random:
+    if not uniform:
         return tuple(served)
-    uniform = first.filter(
-        pl.any_horizontal(pl.col("policy").eq_missing(pl.lit(name, pl.String)) for name in random)
-    )
-    return tuple(who if who.random else _with_lift(who, first, uniform, items) for who in served)
+    drawn = impressions.filter(_served(uniform))
+    return tuple(who if who.random else _with_lift(who, first, drawn) for who in served)
 
 
-def _with_lift(who: Served, first: pl.DataFrame, uniform: pl.DataFrame, items: int) -> Served:
-    slates = first.filter(pl.col("policy").eq_missing(pl.lit(who.name, pl.String)))
-    found = lift_of(slates, uniform, items)
-    if found is None or found[0] < LIFT or found[1] < SURE:
-        return who
-    return Served(who.name, who.slates, who.clicks, who.random, found[0])
+def _served(names: list[str | None]) -> pl.Expr:
+    return pl.any_horizontal(pl.col("policy").eq_missing(pl.lit(name, pl.String)) for name in names)
+
+
+def _with_lift(who: Served, first: pl.DataFrame, drawn: pl.DataFrame) -> Served:
+    lift = _sure_lift(first.filter(_served([who.name])), drawn)
+    return who if lift is None else replace(who, lift=lift)
+
+
+def _sure_lift(slates: pl.DataFrame, drawn: pl.DataFrame) -> float | None:
+    found = lift_of(slates, drawn)
+    return found[0] if found is not None and found[0] >= LIFT and found[1] >= SURE else None
+
+
+def lift_of_all(plain: PlainLog, served: tuple[Served, ...]) -> float | None:
+    """Compare the clicks on first slates of all policies that leave little to chance at once.
+
+    Returns:
+        As `Served.lift`, which single policies may be too small for.
+    """
+    uniform = [who.name for who in served if who.random]
+    if not uniform or _random_share(served) == 0:
+        return None
+    first = first_slates(plain.impressions)
+    return _sure_lift(first.filter(~_served(uniform)), plain.impressions.filter(_served(uniform)))
 
 
 def findings_of(plain: PlainLog, kind: str, served: tuple[Served, ...]) -> tuple[Finding, ...]:
@@ -165,8 +181,7 @@ def findings_of(plain: PlainLog, kind: str, served: tuple[Served, ...]) -> tuple
 
 
 def _clicks(plain: PlainLog) -> Finding:
-    shown = int(plain.by_position["shown"].sum())
-    clicks = int(plain.by_position["clicks"].sum())
+    shown, clicks = _shown_and_clicked(plain)
     if plain.problems:
         return Finding("clicks", False, plain.problems[0].rstrip("."))
     if clicks < LEAST_CLICKS:
@@ -201,20 +216,22 @@ def _levels(plain: PlainLog, clicks: Finding, served: tuple[Served, ...]) -> Fin
         )
         return Finding("levels", False, why)
     knowing = [who for who in served if who.lift is not None]
-    if knowing and plain.declared is None:
-        most = max(knowing, key=lambda who: who.lift or 0.0)
+    most = max(knowing, key=lambda who: who.lift or 0.0, default=None)
+    lift = lift_of_all(plain, served) if most is None else most.lift
+    told = _how_chosen(plain, served)
+    if lift is None:
+        return Finding("levels", True, told)
+    whose = "the policies that were not random" if most is None else f"policy {_named(most.name)}"
+    if plain.declared is None:
         why = (
-            f"policy {_named(most.name)} knew something that the log does not tell: at the first "
-            f"visit its slates are clicked {most.lift:.2f} times as often as the same items in "
-            "random slates"
+            f"{whose} knew something that the log does not tell: what was chosen at a first visit "
+            f"is clicked {lift:.2f} times as often as the same items in random slates"
         )
         return Finding("levels", False, why)
-    told = _how_chosen(plain, served)
-    if knowing:
-        told += (
-            "; some policies chose by what user_* columns tell, and only a fitted model's verdict "
-            "says whether that was all they knew"
-        )
+    told += (
+        f"; {whose} knew something of users at their first visit, and only a fitted model's "
+        "verdict says whether user_* columns tell all of it"
+    )
     return Finding("levels", True, told)
 
 
@@ -237,9 +254,9 @@ def _returning(plain: PlainLog) -> Finding:
     gaps = visits["gap"].drop_nulls()
     if per_user < ONE_VISIT or len(gaps) < LEAST_GAPS:
         return Finding("returning", False, _too_few_gaps(per_user, len(gaps)))
-    if int(gaps.max() or 0) == 0:  # type: ignore[call-overload]
+    median, most = (int(gaps.quantile(share, "higher") or 0) for share in (0.5, 1.0))
+    if most == 0:
         return Finding("returning", False, "all visits of a user are on one day")
-    median, most = int(gaps.median() or 0), int(gaps.max())  # type: ignore[arg-type, call-overload]
     told = f"{len(gaps):,} gaps between visits, median {_days(median)}, longest {_days(most)}"
     return Finding("returning", True, told)
 
@@ -271,6 +288,11 @@ def _positions(plain: PlainLog, clicks: Finding) -> Finding:
     return Finding(
         "positions", True, f"{first:.1%} of the first and {last:.1%} of the last are clicked"
     )
+
+
+def _shown_and_clicked(plain: PlainLog) -> tuple[int, int]:
+    slates = plain.impressions.select(pl.col("slate").list.len(), pl.col("click").list.sum())
+    return int(slates["slate"].sum()), int(slates["click"].sum())
 
 
 def _visits(plain: PlainLog) -> tuple[pl.DataFrame, float]:

@@ -216,6 +216,11 @@ def _warnings(plain: PlainLog, kind: str, counts: Mapping[str, Any]) -> list[str
             f"The largest slate has {counts['slate_size'][2]:,} items: rows of several slates have "
             "probably been taken together, which `session` and `page` would tell apart."
         )
+    if counts["slate_size"][2] == 1 and kind != BANDIT_KIND:
+        said.append(
+            "Every slate has one item. Where the rows of a slate have times of their own, `page` "
+            "or `position` must tell which of them belong together."
+        )
     unseen = counts["items_shown"] - counts["items_shown_to_training_users"]
     if unseen:
         said.append(f"{unseen:,} items were shown to held-out users only.")
@@ -250,6 +255,9 @@ def _text(report: LogReport) -> list[str]:
         ]
     )
     lines += _positions(report) + _policies(report)
+    if report.scenarios:
+        told = ", ".join(f"{name} {count:,}" for name, count in report.scenarios.items())
+        lines += ["", *_wrapped(f"Slates by scenario: {told}", "  ")]
     for title, said in (
         ("How it was read", report.notes),
         ("Not used", [f"{rows:,} rows. {reason}" for reason, rows in report.dropped]),

@@ -29,7 +29,8 @@ LOG_COLUMNS = (
     PlainColumn("user", "who was shown the item: a text or a whole number", True),
     PlainColumn(
         "timestamp",
-        "when: YYYY-MM-DD HH:MM:SS with or without a zone, or seconds, ms, us or ns since 1970",
+        "time of the exposure: YYYY-MM-DD HH:MM:SS with or without a zone, or seconds, ms, us or "
+        "ns since 1970",
         True,
     ),
     PlainColumn("item", "what was shown: an item of the catalogue", True),

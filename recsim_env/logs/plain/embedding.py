@@ -138,7 +138,8 @@ def _signed(columns: Tensor) -> Tensor:
 def _for_all(vectors: Tensor, items: pl.DataFrame) -> tuple[Tensor, int]:
     """Scale vectors to length 1; items without one get the mean of their category, or of all."""
     vectors = normalize(vectors, dim=1)
-    bare = vectors.norm(dim=1) < 0.5
+    bare = vectors.norm(dim=1) < 0.5  # of numerical noise
+    vectors = vectors.masked_fill(bare.unsqueeze(1), 0)
     if bare.any():
         category = items["path"].rank("dense") - 1
         of = torch.from_numpy(category.cast(pl.Int64).to_numpy().copy())

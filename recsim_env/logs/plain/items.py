@@ -39,6 +39,7 @@ def read_items(source: Source, names: dict[str, str]) -> tuple[pl.DataFrame, lis
         LogError: If a column is missing or a row is not as said.
     """
     columns = catalog_columns(names, source.header, source.name)
+    source.check_types(column for name, column in columns.items() if name != "embedding")
     rows = source.collect(source.frame.select(ROW, *set(columns.values()))).sort(ROW)
     if len(rows) > MOST_ITEMS:
         raise LogError(
@@ -135,7 +136,7 @@ def _embeddings(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> 
     elif not isinstance(dtype, pl.List):
         raise LogError(f"{source.name}: column '{column}': found {dtype}, expected vectors.")
     vectors = rows.select(ROW, vector=value.cast(ITEMS["embedding"]))
-    width = vectors["vector"].list.len().drop_nulls().mode().max()
+    width = int(vectors["vector"].list.len().drop_nulls().mode().sort()[-1])
     numbers = pl.col("vector").list
     good = (
         (numbers.len() == width)

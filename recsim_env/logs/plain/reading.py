@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,8 @@ def read_plain(
         most_slates=most_slates,
         most_rows=most_rows,
         seed=seed,
+        may_lack=(),
     )
-    for name in ("user", "click"):
-        if name not in plain.columns:
-            told = column_names(columns).get(name)
-            header = [*plain.columns.values(), *plain.ignored]
-            raise missing(name, told, header, plain.name)
     if plain.problems:
         raise LogError(f"{plain.name}: {plain.problems[0]}")
     return plain
@@ -151,11 +147,12 @@ def read_leniently(
     most_slates: int = MOST_SLATES,
     most_rows: int = MOST_ROWS,
     seed: int = 0,
+    may_lack: Sequence[str] = ("user", "click"),
 ) -> PlainLog:
     """Read a log even where nothing can be learned from it, as `check_log` does.
 
-    Without `user` every row is a user of its own, and without `click` every row is a click; see
-    `read_plain` for all else.
+    `may_lack` are required columns that may be missing: without `user` every row is a user of its
+    own, and without `click` every row is a click. See `read_plain` for all else.
     """
     names = column_names(columns)
     most_slates = checks.whole("most_slates", most_slates, 1)
@@ -164,8 +161,9 @@ def read_leniently(
     source, goods = open_source(log, "log"), open_source(catalog, "catalog")
     told = log_columns(names, source.header, source.name)
     for column in LOG_COLUMNS:
-        if column.required and column.name not in (*told, "user", "click"):
+        if column.required and column.name not in (*told, *may_lack):
             raise missing(column.name, names.get(column.name), source.header, source.name)
+    source.check_types(told.values())
     items, notes, ignored_of_catalog = read_items(goods, names)
 
     # Whose rows are read.
@@ -181,9 +179,8 @@ def read_leniently(
     # Rows, slates, and the users of these.
     rows, said = read_rows(source, told, users, items, goods.name, time_zone)
     slates = slates_of(source, told, rows, len(items))
-    first = (
-        rows.sort("time", ROW).group_by("shopper").agg(pl.col(ROW).first()) if features else None
-    )
+    earliest = pl.col(ROW).get(pl.col("time").arg_min())
+    first = rows.group_by("shopper").agg(earliest) if features else None
     del rows
     sizes = slates.frame.group_by("shopper").len("slates").sort("shopper")
     users = users.with_columns(sizes["slates"].cast(pl.Int64), old=pl.int_range(pl.len()))
@@ -200,14 +197,12 @@ def read_leniently(
     del frame
 
     # What was known of the users beforehand.
-    known = declared = None
-    encodings: tuple[Feature, ...] = ()
+    declared, encodings = None, tuple[Feature, ...]()
     if first is not None:
-        first = _renumbered(first, kept)
-        known, changing = first_values(source, features, kept, first)
+        known, changing = first_values(source, features, kept, _renumbered(first, kept))
         notes += _changes(changing, features)
-        known, encodings = features_of(known, splits)
-        declared = declared_of(known, encodings)
+        typed, encodings = features_of(known, splits)
+        declared = declared_of(typed, encodings)
     notes += [*said, *slates.notes, *_of_positions(slates, told)]
     if slates.duplicates:
         dropped.append(
@@ -318,8 +313,3 @@ def _problems(impressions: pl.DataFrame, users: int) -> list[str]:
             "both: the log is too small, or another seed is needed."
         )
     return problems
-
-
-def without_rows(plain: PlainLog) -> PlainLog:
-    """Drop the impressions, so that what was found in a log needs no memory."""
-    return replace(plain, impressions=plain.impressions.clear())

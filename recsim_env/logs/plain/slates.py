@@ -174,7 +174,7 @@ def _distinct(
             pl.col("position") != pl.col("same")
         )
         if len(other):
-            row = int(other[ROW].min())  # type: ignore[call-overload]
+            row = int(other[ROW].sort()[0])
             expected = "items that are distinct within a slate: this one stands there twice"
             raise source.fault(columns["item"], row, expected, len(other))
     done = [name for name in ("click", "purchase") if name in rows.columns]
@@ -201,7 +201,7 @@ def _steps(rows: pl.DataFrame) -> tuple[int, int, int | None]:
         uneven=pl.col("slate").filter(gap).n_unique(),
         tied=((step == 0) & ~pl.col("begins")).sum(),
         first=least,
-    ).row(0)  # type: ignore[return-value]
+    ).row(0)
 
 
 def _joined(rows: pl.DataFrame) -> pl.DataFrame:

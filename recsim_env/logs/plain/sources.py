@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import polars as pl
 from recsim_env import checks
 from recsim_env.logs.schema import LogError
 
-ROW = "_row"
+ROW = "(row)"
 """Name of the column that holds the number of a row, from 0 without the header."""
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _PARQUET = (".parquet", ".pq")
+_TWICE = re.compile(r"(.+)_duplicated_\d+")
+"""How polars names a column whose name stands in the header of a CSV file before."""
 _MISSING = ["", "NaN", "nan"]
 """Texts of a CSV file that stand for no value."""
 
@@ -30,6 +33,16 @@ class Source:
     """The rows, with their number in `ROW`."""
     schema: dict[str, pl.DataType]
     """Types by column, without `ROW`."""
+
+    def check_types(self, columns: Iterable[str]) -> None:
+        """Raise LogError where a column holds lists or the like, and not one value a row."""
+        for column in columns:
+            dtype = self.schema[column]
+            if dtype.is_nested() or dtype in (pl.Object(), pl.Binary()):
+                raise LogError(
+                    f"{self.name}: column '{column}', row 0: found {dtype}, expected one text, "
+                    "number or time."
+                )
 
     @property
     def header(self) -> list[str]:
@@ -111,6 +124,13 @@ def open_source(table: Path | str | pl.DataFrame, what: str) -> Source:
 
 def _opened(name: str, frame: pl.LazyFrame, schema: Any) -> Source:
     source = Source(name, frame, dict(schema))
+    twice = [again[1] for again in map(_TWICE.fullmatch, source.header) if again]
+    if twice:
+        raise LogError(f"{name}: column '{twice[0]}': found it twice in the header, expected once.")
+    if len(source.header) == 1 and (marks := set(source.header[0]) & {";", "\t", "|"}):
+        raise LogError(
+            f"{name}: found columns separated by {min(marks)!r}, expected commas, or tabs in .tsv."
+        )
     if not len(source.collect(frame.select(ROW).head(1))):
         raise LogError(f"{name}: found no rows, expected at least one.")
     return source
@@ -162,9 +182,3 @@ def first_rows(rows: pl.DataFrame, broken: pl.Expr) -> tuple[int, int] | None:
     """
     wrong = rows.select(pl.col(ROW).filter(broken)).to_series()
     return (int(wrong.min()), len(wrong)) if len(wrong) else None  # type: ignore[arg-type]
-
-
-def one_of(names: Sequence[str], most: int = 5) -> str:
-    """List some names for a sentence."""
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

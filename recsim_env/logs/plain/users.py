@@ -76,7 +76,7 @@ def sampled(users: pl.DataFrame, size: str, most: int, seed: int) -> pl.DataFram
 
 def split(users: pl.Series, seed: int) -> pl.Series:
     """Split users by their ids: the shares of `SHARES` are exact but for rounding."""
-    place = luck(users, "split", seed).rank("ordinal") - 1
+    place = luck(users, "split", seed).rank("ordinal").cast(pl.Int64) - 1
     held = [max(round(share * len(users)), 1) for share in SHARES[1:]]
     ends = (len(users) - sum(held), len(users) - held[1])
     return pl.select(

@@ -223,10 +223,19 @@ def test_times_that_are_wrong_are_told() -> None:
     assert any("later than today" in warning for warning in late.warnings)
 
 
+def test_rows_that_nothing_puts_together_are_told() -> None:
+    apart = good().with_columns(pl.col("timestamp") + pl.duration(seconds=pl.col("position")))
+    alone = check_log(apart.drop("position"), catalog())
+    assert "or `position` must tell which of them" in " ".join(alone.warnings)
+    assert not check_log(apart, catalog()).warnings
+
+
 def test_what_read_plain_refuses_is_reported() -> None:
     for rows, words in (
         (log().with_columns(click=pl.lit(0)), "no click in 600 rows"),
         (log(users=10), "found 10 users"),
+        (log(users=1), "found 1 users"),
+        (log(users=2), "found 2 users"),
     ):
         report = check_log(rows, catalog())
         assert words in report.warnings[0]
@@ -242,6 +251,7 @@ def test_the_text_and_the_json_say_the_same() -> None:
         "Unknown columns of the log, ignored: device",
         "Unknown columns of the catalogue, ignored: stock",
         "user_age (1 number)",
+        "Slates by scenario: home",
         "were drawn at random",
         "slates look drawn at random",
         *TOPICS,
@@ -262,3 +272,18 @@ def test_the_package_offers_it() -> None:
     assert isinstance(check_log(log(), catalog()), recsim_env.LogReport)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = recsim_env.nothing
+
+
+def test_many_small_policies_are_judged_together() -> None:
+    """Ten policies of forty first slates each say nothing alone; together they do."""
+    rows = log(
+        800,
+        2,
+        slate=hidden_taste,
+        rate=tasteful,
+        policy=lambda user, visit: f"arm {user // 2 % 10}" if user % 2 == 0 else "uniform",
+    )
+    report = check_log(rows, catalog())
+    assert all(who.lift is None for who in report.policies)
+    assert not report.can("levels")
+    assert "the policies that were not random knew something" in report.finding("levels").sentence

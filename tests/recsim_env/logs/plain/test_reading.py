@@ -371,8 +371,9 @@ def test_categories_unseen_in_training_are_others() -> None:
 
 def test_a_large_log_is_sampled_by_user_and_says_so() -> None:
     rows = log(users=60)
-    for limit in ({"most_rows": 600}, {"most_slates": 120}):
-        plain = read_plain(rows, catalog(), **limit)
+    by_rows = read_plain(rows, catalog(), most_rows=600)
+    by_slates = read_plain(rows, catalog(), most_slates=120)
+    for plain in (by_rows, by_slates):
         assert len(plain.users) == 30  # of twenty rows and four slates each
         assert table(plain)["shopper"].unique().to_list() == list(range(30))
         reason = plain.dropped[0]

@@ -42,6 +42,14 @@ ROWS: dict[str, tuple[Change, str]] = {
     "only clicks": (lambda f: f.with_columns(click=pl.lit(1)), "column 'click': found only clicks in 600 rows"),
     "ten users": (lambda f: f.filter(pl.col("user") < "u10"), "column 'user': found 10 users, expected at least 20"),
     "empty": (lambda f: f.clear(), "log: found no rows, expected at least one"),
+    "lists": (
+        lambda f: f.with_columns(user=pl.concat_list("user")),
+        r"column 'user', row 0: found List\(String\), expected one text",
+    ),
+    "one user": (
+        lambda f: f.filter(pl.col("user") == "u00"),
+        "column 'user': found 1 users, expected at least 20",
+    ),
     "session missing": (lambda f: edited(f.with_columns(session=pl.lit("s")), 7, session=None), "column 'session', row 7: found nothing"),
 }  # fmt: skip
 GOODS: dict[str, tuple[Change, str]] = {
@@ -99,8 +107,19 @@ def test_one_class_in_the_test_users_is_refused() -> None:
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"")
     (tmp_path / "log.parquet").write_bytes(b"no parquet")
+    log().write_csv(tmp_path / "semicolons.csv", separator=";")
+    header = "user,timestamp,item,click\n"
+    (tmp_path / "header.csv").write_text(header)
+    (tmp_path / "twice.csv").write_text(f"user,{header}a,a,2024-01-01,i001,0\n")
+    (tmp_path / "ragged.csv").write_text(f"{header}a,2024-01-01,i001,0\nb,2024-01-01,i001,0,5\n")
+    (tmp_path / "latin.csv").write_bytes(f"{header}\xe9,2024-01-01,i001,0\n".encode("latin1"))
     for name, message in (
         ("log.csv", "found no readable table"),
+        ("semicolons.csv", "found columns separated by ';', expected commas"),
+        ("twice.csv", "column 'user': found it twice in the header"),
+        ("ragged.csv", "found no readable table .found more fields"),
+        ("latin.csv", "found no readable table .invalid utf-8"),
+        ("header.csv", "found no rows"),
         ("log.parquet", "found no readable table"),
         ("other.csv", "found no such file"),
         ("log.xlsx", r"found a file named '\.xlsx'"),
