@@ -303,7 +303,9 @@ def report(rows: pl.DataFrame) -> Report:
             "ratio": one["ratio"],
             "uniform": one["uniform_first"],
             "misjudged": one["misjudged"],
-            "explained": Estimate(one["explained"], one["explained_low"], one["explained_high"]),
+            "explained": "{explained:.2f} [{explained_low:.2f}, {explained_high:.2f}]".format(
+                **one
+            ),
             "trusted": one["trusted"],
             "greedy": f"{one['error greedy_ctr']:+.0%}",
             "worst": f"{one['worst_error']:.0%}",

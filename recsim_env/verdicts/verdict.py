@@ -18,9 +18,9 @@ from recsim_env.verdicts.scores import Score, found_of
 Topic = Literal["clicks", "order of policies", "levels", "leaving", "returning", "positions"]
 
 EXPLAINED_SHARE = 0.30
-"""Least `PolicyLevels.explained` of a simulator whose levels can be trusted. In the worlds of
-`benchmarks.shopper.verdict_cases`, logs that hold what their policies knew gave {KNOWN} and logs
-that do not {HIDDEN}."""
+"""Least `PolicyLevels.explained` of a simulator whose levels can be trusted. In the three worlds of
+`benchmarks.shopper.verdict_cases`, logs that held what their policies knew gave .44 to .48, with
+errors of at most 5 % in greedy CTR's return; logs that did not gave .13 to .18, with 20 to 43 %."""
 ALIKE_SPREAD = 0.10
 """Largest `PolicyLevels.misjudged` at which policies count as misjudged alike, whatever share of
 their differences is explained."""

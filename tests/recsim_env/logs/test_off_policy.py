@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ RECORDED = json.loads((Path(__file__).parent / "data" / "off_policy.json").read_
 """Sixty bandit rows of four actions, and what sb-obp 0.5.10 makes of them."""
 
 
-def recorded_rows() -> dict[str, np.ndarray]:
+def recorded_rows() -> dict[str, Any]:
     policy, expected = (np.array(RECORDED[name]) for name in ("policy", "expected"))
     action = np.array(RECORDED["action"])
     here = np.arange(len(action)), action
