@@ -18,7 +18,7 @@ Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 MARKS = {"yes": "✓", "no": "✗", "cannot tell": "?"}
 EXPLAINED = {
     "Clicks": (
-        "Held-out users; `lead` is the simulator's score less that of the model in the row, on the "
+        "Held-out users; the lead is the simulator's score less that of the model in the row, on the "
         "same bootstrap samples of users. AUC: chance that a click is ranked above a non-click. "
         "Normalised entropy: log loss over that of always saying the mean click rate. Ratio: "
         "predicted over observed clicks."
@@ -269,7 +269,7 @@ def _section(table: Table, heading: str, drawn: dict[str, str]) -> str:
     """A table with its figures above; a long one is folded where a figure shows the same."""
     title, columns, rows = table
     shown = [
-        f"<figure>{svg}<figcaption class=muted>{escape(caption)}</figcaption></figure>"
+        f"<figure><figcaption class=muted>{escape(caption)}</figcaption>{svg}</figure>"
         for caption, svg in drawn.items()
         if caption == title or (caption.startswith(f"{heading}:") and heading in title)
     ]

@@ -171,7 +171,7 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
     found = policy_levels(first, model)
     worst = max(
         (one for one in table if one.group in {names[at] for at in named}),
-        key=lambda one: abs(math.log(one.ratio.value)),
+        key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))),
     )
     told = (
         f"the worst policy at first slates is {worst.group}, predicted over observed clicks "
@@ -308,7 +308,7 @@ def positions(table: Sequence[Ratio]) -> Verdict:
     if len(told) < 2:
         sentence = f"Positions: fewer than two positions have {FEW} held-out clicks."
         return Verdict("positions", None, sentence)
-    worst = max(told, key=lambda one: abs(math.log(one.ratio.value)))
+    worst = max(told, key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))))
     sentence = (
         f"the largest error is at position {worst.group}, predicted over observed "
         f"{_plain(worst.ratio, 2)}"

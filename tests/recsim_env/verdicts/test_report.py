@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +61,27 @@ def test_every_question_has_a_verdict_with_its_figure() -> None:
     assert len(found.visits) == 20
     with pytest.raises(KeyError, match="topic is 'price'"):
         found.verdict("price")
+
+
+def test_a_log_that_tells_nothing_is_judged_without_an_error() -> None:
+    """Nobody clicked among the held-out users, and nobody knows who served them."""
+    pytest.importorskip("sklearn")
+    sessions, _ = toy_log(60, 2, policies=())
+    learned, held = sessions.take(torch.arange(40)), sessions.take(torch.arange(40, 60))
+    held = replace(held, clicks=torch.zeros_like(held.clicks))
+    found = assess(
+        lambda asked: Predicted(torch.full(asked.slates[asked.real].shape, 0.2)),
+        learned,
+        held,
+        verdict_catalog(),
+        fit=lambda others: pytest.fail("there is no policy to hide"),
+    )
+    assert {one.topic for one in found.verdicts if one.holds is not None} == set()
+    assert found.notes == [
+        "No counterfactual check: the log names no policy, so none can be hidden."
+    ]
+    assert as_html(found, "Shop").count("cannot tell") == 6
+    json.dumps(found.plain(), allow_nan=False)
 
 
 def test_findings_are_json() -> None:
