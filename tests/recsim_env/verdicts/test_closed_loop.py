@@ -13,6 +13,7 @@ from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
 from recsim_env.verdicts.closed_loop import (
     EVERYBODY,
     SEVERAL,
@@ -48,9 +49,8 @@ def logged() -> Sessions:
     """300 episodes of uniform slates, and 300 of the same five items."""
     simulator = market()
     parts = []
-    for at, (name, policy) in enumerate(
-        {"uniform": Uniform(40, 40, 5), "middle": Middle()}.items()
-    ):
+    policies: dict[str, Policy] = {"uniform": Uniform(40, 40, 5), "middle": Middle()}
+    for at, (name, policy) in enumerate(policies.items()):
         table, _ = record(
             simulator, policy, torch.arange(300) + 1000 * at, policy_name=name, split="train"
         )
