@@ -20,6 +20,7 @@ from benchmarks.agents import behaviour, compare, league, league_report, sardine
 from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
+from benchmarks.shopper import verdict_cases
 from benchmarks.speed import latency_report, learning_curves, ppo_speed, throughput
 
 
@@ -53,6 +54,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "transfer": lambda rows, config, folder: transfer_report.report(
         rows, config["slates"], config["mixture"]
     ),
+    "verdict_cases": lambda rows, config, folder: verdict_cases.report(rows),
 }
 """Rows, the configuration that they were measured with and the folder of the run -> report."""
 

@@ -32,12 +32,13 @@ from benchmarks.lab.plots import AMBER, BLUE, GREEN, INK, RED, intervals, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.saved import load_actor
 from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
-from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.composer import Composer
 from policies.learnable.intents import ComposerPolicy
+from recsim_env.estimates import Estimate
 from recsim_env.rollout import rollout
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator

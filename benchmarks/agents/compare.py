@@ -26,12 +26,13 @@ from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.sites import REPORTED_SEED, World, seeds
-from benchmarks.lab.statistics import Estimate, policy_difference, policy_mean
+from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.trainings import FinishedTraining, finished_trainings
 from benchmarks.lab.tuning import PARAMETERS, read_parameters
 from policies import POLICIES, PolicyInputs
+from recsim_env.estimates import Estimate
 from recsim_env.types import Policy
 
 BASE = "greedy_ctr"

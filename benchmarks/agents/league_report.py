@@ -27,7 +27,6 @@ from benchmarks.lab.plots import COLOURS, INK, name_beside, panels
 from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import (
     RESAMPLES,
-    Estimate,
     Floats,
     around,
     bootstrap_error,
@@ -39,6 +38,7 @@ from benchmarks.lab.statistics import (
     units,
 )
 from benchmarks.lab.tables import markdown
+from recsim_env.estimates import Estimate
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import as_reward
 

@@ -40,7 +40,6 @@ from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import TUNING_SEED, seeds
 from benchmarks.lab.statistics import (
-    Estimate,
     by_training_seed,
     over_training_seeds,
     policy_difference,
@@ -56,6 +55,7 @@ from policies.observations import candidates_of
 from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
 from policies.slates import top_slates
 from recsim_env import noise
+from recsim_env.estimates import Estimate
 from recsim_env.files import locked, made
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions

@@ -37,8 +37,9 @@ from scipy.stats import kendalltau
 
 from benchmarks.lab.plots import BLUE, GREY, RED, intervals, name_beside, panels
 from benchmarks.lab.run import Report
-from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
+from recsim_env.estimates import Estimate
 
 TRUE, AGAIN, LEARNED, LOG = "true", "again", "learned", "log"
 """`simulator` of the true market, of it with other shoppers, and of a single user model;

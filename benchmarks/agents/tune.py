@@ -22,11 +22,11 @@ from benchmarks.lab.checked import Checked
 from benchmarks.lab.run import OUTPUT, Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import TUNING_SEED, World, seeds
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import PARAMETERS, policy_trials, starts
 from policies import POLICIES
+from recsim_env.estimates import Estimate
 from recsim_env.files import locked, write_json
 
 

@@ -30,10 +30,10 @@ from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.sites import TUNING_SEED, Site, seeds
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, trials_of
+from recsim_env.estimates import Estimate
 from recsim_env.files import locked, read_object, write_json
 from recsim_env.settings import POSITIVE, Within
 

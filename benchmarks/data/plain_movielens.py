@@ -68,7 +68,11 @@ def log_of(ratings: bytes) -> pl.DataFrame:
         timestamp=pl.from_epoch(
             pl.col("timestamp").min().over(slate).cast(pl.Int64), time_unit="s"
         ).dt.strftime("%Y-%m-%d %H:%M:%S"),
-        session=pl.format("{}-{}", pl.col("user_id"), pl.col("place") // SLATE),
+        session=pl.format(
+            "{}-{}",
+            pl.col("user_id"),
+            (pl.col("place") // SLATE).cast(pl.String).str.zfill(3),  # in order as text as well
+        ),
         position=pl.col("place") % SLATE,
         item=pl.col("item_id"),
         click=(pl.col("rating") >= LIKED).cast(pl.Int8),

@@ -94,11 +94,11 @@ def value_of_bts(log: pl.DataFrame) -> tuple[PolicyValue, float]:
         The estimates, and the click rate that BTS had.
     """
     place = ("item", "position")
-    bts, random = (log.filter(pl.col("policy") == name) for name in ("bts", "random"))
+    bts, explored = (log.filter(pl.col("policy") == name) for name in ("bts", "random"))
     chance = bts.group_by(place).agg(chance=pl.col("propensity").mean())
     chance = chance.with_columns(pl.col("chance") / pl.col("chance").sum().over("position"))
-    rate = random["click"].mean()
-    expected = random.group_by("item").agg(
+    rate = explored["click"].mean()
+    expected = explored.group_by("item").agg(
         expected=(pl.col("click").sum() + 1000 * pl.lit(rate)) / (pl.len() + 1000)
     )
     by_position = (
@@ -108,7 +108,7 @@ def value_of_bts(log: pl.DataFrame) -> tuple[PolicyValue, float]:
         .agg(expected_of_policy=(pl.col("chance") * pl.col("expected")).sum())
     )
     rows = (
-        random.join(chance, on=place, how="left")
+        explored.join(chance, on=place, how="left")
         .join(expected, on="item", how="left")
         .join(by_position, on="position", how="left")
         .with_columns(pl.col("chance").fill_null(0.0))

@@ -26,7 +26,6 @@ from benchmarks.lab.log_checks import check_slates, check_visits
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from policies.rankers.ctr import WEIGHTS, CTRModel, save_model
@@ -39,6 +38,7 @@ from policies.rankers.ctr_fit import (
     shown_examples,
 )
 from policies.rankers.pair_features import RankerCatalog, pair_codes_for, pair_features_for
+from recsim_env.estimates import Estimate
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import SPLITS, read_impressions
 from recsim_env.shoppers.household.memory import Keys, Memory, loyalty_card

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.statistics import Estimate, around
+from benchmarks.lab.statistics import around
 from recsim_env import metrics
+from recsim_env.estimates import Estimate, resamples
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -67,9 +68,7 @@ def bootstrap(
         not define it (an AUC without a response).
     """
     who = np.unique(next(iter(models.values())).shopper)
-    draws = np.random.default_rng(seed).multinomial(
-        len(who), np.full(len(who), 1 / len(who)), samples
-    )
+    draws = resamples(len(who), samples, seed)
     found: dict[str, dict[str, tuple[float, Floats]]] = {}
     for name, rows in models.items():
         index = np.searchsorted(who, rows.shopper)  # each model has its rows in an order of its own

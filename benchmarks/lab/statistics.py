@@ -17,49 +17,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
+from recsim_env.estimates import LEVEL, Estimate
+
 Floats = NDArray[np.float64]
 
-LEVEL = 0.95
-"""Share of intervals that hold the truth."""
 SKEWNESS = 1.4
 """Skewness of the samples that intervals allow for."""
 RESAMPLES = 5_000
 """Number of resamples of a bootstrap."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured figure and its 95 % interval; low and high are NaN where nothing was repeated."""
-
-    value: float
-    """The figure as it was measured."""
-    low: float = math.nan
-    """Lower end of the interval."""
-    high: float = math.nan
-    """Upper end of the interval."""
-    n: int = 1
-    """Number of independent units behind it: shoppers or training seeds, not rows."""
-
-    def __str__(self) -> str:
-        if math.isnan(self.low):
-            return f"{self.value:.4g}"
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-    def within(self, low: float, high: float) -> Estimate:
-        """The same figure with its interval cut to the values that it can take; NaN bounds stay."""
-        return Estimate(
-            self.value,
-            float(np.clip(self.low, low, high)),
-            float(np.clip(self.high, low, high)),
-            self.n,
-        )
 
 
 @functools.cache

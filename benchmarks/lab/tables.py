@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from benchmarks.lab.statistics import Estimate
+from recsim_env.estimates import Estimate
 
 
 def markdown(

@@ -35,9 +35,9 @@ from benchmarks.lab.settings import (
     remember_settings,
     settings_of,
 )
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
+from recsim_env.estimates import Estimate
 from recsim_env.files import read_object, write_text
 from recsim_env.logs.complete_journey import encoder_folder
 from recsim_env.shoppers.household.examples import Examples

@@ -45,11 +45,11 @@ from benchmarks.lab.logs import (
 )
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.shopper import baselines as simple
 from benchmarks.shopper import closed_loop, gap_baselines
+from recsim_env.estimates import Estimate
 from recsim_env.logs.schema import SPLITS
 from recsim_env.metrics import curve_error
 from recsim_env.shoppers.household.examples import Examples

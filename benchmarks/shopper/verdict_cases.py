@@ -2,7 +2,7 @@
 
     python -m benchmarks.shopper.verdict_cases
 
-The thresholds of `recsim_env.verdicts.levels` are fixed on these cases. Each case is the log of a
+The limit of `recsim_env.verdicts.verdict.levels` was fixed on these cases. A case is the log of a
 market, a session model that is fitted to it, and a ranker. In the cases `hidden` the log lacks what
 shoppers declared, which its policies had used. The market is the truth, so the error of the
 simulator's returns is measured and not guessed. Files of a case, which are not made again where
@@ -20,24 +20,30 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
 import tyro
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents.evaluate import evaluate
 from benchmarks.lab.cells import json_at, rows_at
 from benchmarks.lab.log_mixture import Mixture
 from benchmarks.lab.markets import MARKETS, MarketWorld, policy_inputs
-from benchmarks.lab.options import Threads
+from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.plots import BLUE, GREY, RED, panels
+from benchmarks.lab.run import Report, Run
 from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.inputs import PolicyInputs
 from policies.rankers.two_tower import fit_two_tower
+from recsim_env import metrics
+from recsim_env.estimates import Estimate
 from recsim_env.files import locked, read_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.session.fit import (
@@ -54,7 +60,10 @@ from recsim_env.shoppers.session.population import (
 )
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
-from recsim_env.verdicts.rows import item_rows, shown_of
+from recsim_env.verdicts.assess import MODEL
+from recsim_env.verdicts.ratios import by_policy
+from recsim_env.verdicts.rows import Rows, item_rows, shown_of
+from recsim_env.verdicts.verdict import EXPLAINED_SHARE, levels, policy_levels
 
 Case = Literal["known", "hidden"]
 
@@ -73,7 +82,7 @@ CONTENDERS: dict[str, tuple[str, dict[str, float]]] = {
 
 
 @dataclass(frozen=True)
-class Config(Threads):
+class Config(Threads, Results):
     """Fit simulators to logs that are complete and to logs that are not."""
 
     worlds: tuple[int, ...] = (10, 11, 12)
@@ -83,8 +92,8 @@ class Config(Threads):
     declared."""
     slates: int = 50_000
     """Number of logged slates of a market, about."""
-    mixture: Mixture = "broad"
-    """Who serves the log."""
+    mixtures: tuple[Mixture, ...] = ("broad",)
+    """Who serves the log; each mixture makes a case of every world."""
     epochs: float = 6.0
     """Passes over the log: about 500 steps, the least of a fit."""
     episodes: int = 512
@@ -96,15 +105,22 @@ class Config(Threads):
 
 
 def main(config: Config) -> None:
-    """Make what is missing of every case, and print one line for each."""
+    """Make what is missing of every case, and report on all of them."""
     use_threads(config.threads)
-    for number in config.worlds:
-        world = MarketWorld(world=number, slates=config.slates, mixture=config.mixture)
-        for case in config.cases:
-            folder = config.work / f"{world.name}-{case}"
-            with locked(folder):
-                make_case(config, world, case, folder)
-            print(f"{folder}: {told(read_json(folder / 'returns.json'))}", flush=True)
+    run = Run("verdict_cases", config, results=config.results)
+    rows = []
+    for mixture in config.mixtures:
+        for number in config.worlds:
+            world = MarketWorld(world=number, slates=config.slates, mixture=mixture)
+            for case in config.cases:
+                folder = config.work / f"{world.name}-{case}"
+                with locked(folder):
+                    make_case(config, world, case, folder)
+                rows.append({"world": number, "mixture": mixture, "case": case} | row_of(folder))
+                print(f"{folder}: {told(read_json(folder / 'returns.json'))}", flush=True)
+    table = pl.DataFrame(rows)
+    found = report(table)
+    run.save(table, summary=found.summary, table=found.table, figure=found.figure)
 
 
 def make_case(config: Config, world: MarketWorld, case: Case, folder: Path) -> None:
@@ -220,9 +236,117 @@ def contenders(inputs: PolicyInputs) -> dict[str, Callable[[], Policy]]:
 
 def told(found: dict[str, dict[str, float]]) -> str:
     """The errors of the returns, in one line."""
-    return ", ".join(
-        f"{name} {one['learned'] / one['true'] - 1:+.0%}" for name, one in found.items()
+    return ", ".join(f"{name} {error:+.0%}" for name, error in errors(found).items())
+
+
+def errors(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return in the simulator over that in the market, less 1, of each contender."""
+    return {name: one["learned"] / one["true"] - 1 for name, one in found.items()}
+
+
+# ---- what the cases say --------------------------------------------------------------------------
+
+
+def row_of(folder: Path) -> dict[str, Any]:
+    """The figures of a case: held-out scores, candidates for the verdict on levels, and errors."""
+    table = pl.read_parquet(folder / "rows.parquet")
+    held = table.filter("held_out")
+    chance, label = (held[name].to_numpy() for name in ("predicted", "clicked"))
+    first = rows_of(table.filter(pl.col("visit") == 0))
+    found = policy_levels(first, MODEL)
+    by_name = {one.group: one.ratio.value for one in by_policy(first, MODEL)}
+    wrong = errors(read_json(folder / "returns.json"))
+    return {
+        "auc": metrics.auc(chance, label),
+        "ratio": metrics.ratio(chance, label),
+        "explained": found.explained.value,
+        "explained_low": found.explained.low,
+        "explained_high": found.explained.high,
+        "explained_held_out": policy_levels(
+            rows_of(held.filter(pl.col("visit") == 0)), MODEL
+        ).explained.value,
+        "misjudged": found.misjudged.value,
+        "uniform_first": by_name["uniform"],
+        "trusted": levels(first, MODEL, by_policy(first, MODEL)).holds,
+        "worst_error": max(map(abs, wrong.values())),
+        **{f"error {name}": error for name, error in wrong.items()},
+    }
+
+
+def rows_of(table: pl.DataFrame) -> Rows:
+    """Rows of a table that `predictions` made."""
+    names = sorted(table["policy"].unique())
+    code = table["policy"].replace_strict(
+        {name: at for at, name in enumerate(names)}, return_dtype=pl.Int64
     )
+    user = table["user"].cast(pl.Int64) * 2 + table["held_out"].cast(pl.Int64)
+    whole = {
+        name: table[name].cast(pl.Int64).to_numpy()
+        for name in ("visit", "activity", "position", "item", "category")
+    }
+    return Rows(
+        user=user.to_numpy(),
+        policy=code.to_numpy(),
+        label=table["clicked"].to_numpy(),
+        policies=tuple(names),
+        predicted={MODEL: table["predicted"].cast(pl.Float64).to_numpy()},
+        **whole,
+    )
+
+
+def report(rows: pl.DataFrame) -> Report:
+    """Say how well each figure tells logs that hold everything from those that do not."""
+    cells = [
+        {
+            "case": f"{one['mixture']}, world {one['world']}, {one['case']}",
+            "AUC": one["auc"],
+            "ratio": one["ratio"],
+            "uniform": one["uniform_first"],
+            "misjudged": one["misjudged"],
+            "explained": "{explained:.2f} [{explained_low:.2f}, {explained_high:.2f}]".format(
+                **one
+            ),
+            "trusted": one["trusted"],
+            "greedy": f"{one['error greedy_ctr']:+.0%}",
+            "worst": f"{one['worst_error']:.0%}",
+        }
+        for one in rows.iter_rows(named=True)
+    ]
+    hidden = rows.filter(pl.col("case") == "hidden")
+    known = rows.filter(pl.col("case") == "known")
+    summary = {
+        "false_alarms": Estimate(float((~known["trusted"]).sum()), n=len(known)),
+        "misses": Estimate(float(hidden["trusted"].sum()), n=len(hidden)),
+    }
+    for name, part in (("known", known), ("hidden", hidden)):
+        if len(part):
+            summary[f"{name}_explained_lowest"] = Estimate(min(part["explained"]), n=len(part))
+            summary[f"{name}_explained_highest"] = Estimate(max(part["explained"]), n=len(part))
+            summary[f"{name}_greedy_error"] = Estimate(
+                float(part["error greedy_ctr"].mean()),  # type: ignore[arg-type]
+                n=len(part),
+            )
+    note = (
+        "AUC and ratio on held-out users; uniform: predicted over observed clicks of uniform "
+        "slates at the first visit; misjudged and explained: see `recsim_env.verdicts.verdict`; "
+        "trusted: the verdict on levels; greedy and worst: return in the simulator over that in "
+        "the market, less 1."
+    )
+    return Report(f"{markdown(cells, digits=3)}\n{note}", summary, drawn(rows))
+
+
+def drawn(rows: pl.DataFrame) -> Figure:
+    """The explained share against the error of greedy CTR's return."""
+    figure, (axes,) = panels(5.2, 3.4)
+    for case, colour in (("known", BLUE), ("hidden", RED)):
+        part = rows.filter(pl.col("case") == case)
+        axes.plot(part["explained"], 100 * part["error greedy_ctr"], "o", color=colour, label=case)
+    axes.axvline(EXPLAINED_SHARE, color=GREY, linewidth=1, linestyle="--")
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xlabel("share of the policies' differences at first slates that is explained")
+    axes.set_ylabel("error of greedy CTR's return, %")
+    axes.legend(frameon=False, title="what policies knew")
+    return figure
 
 
 if __name__ == "__main__":

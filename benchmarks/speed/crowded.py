@@ -34,9 +34,10 @@ from agents.ppo.algorithm import SlatePPO, fit_standardizers
 from benchmarks.agents import train
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
+from recsim_env.estimates import Estimate
 from recsim_env.settings import POSITIVE, Within
 
 COUNTING = (

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.lab.plots import AMBER, BLUE, GREY, INK, RED, TEAL, intervals, panels, plain
 from benchmarks.lab.run import Report
-from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
+from benchmarks.lab.statistics import estimate_mean, paired_difference
 from benchmarks.lab.tables import markdown
+from recsim_env.estimates import Estimate
 
 EVERY, EXACT, CLUSTERS = "every item", "exact index", "clusters"
 """What a request is compared with; the last two are followed by how numbers are kept."""

@@ -36,13 +36,14 @@ from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, panels, seed_curves
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.sites import REPORTED_SEED, seeds
-from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.speed.ppo_loops import Trainings, with_minutes
 from benchmarks.speed.ppo_loops import measure as measure_ppo
 from benchmarks.speed.recsim_agent import RecSimTraining
 from policies import POLICIES
+from recsim_env.estimates import Estimate
 from recsim_env.settings import POSITIVE, Within
 from recsim_env.shoppers.household.examples import Collator
 from recsim_env.shoppers.household.fit import FinetuneConfig, Packs, fit, new_shopper

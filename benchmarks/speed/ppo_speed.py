@@ -33,10 +33,11 @@ from matplotlib.figure import Figure
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import AMBER, BLUE, GREEN, GREY, RED, panels, plain, seed_curves
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.statistics import Estimate, estimate_mean, paired_difference
+from benchmarks.lab.statistics import estimate_mean, paired_difference
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.speed.ppo_loops import LOOPS, NECESSARY, PARTS, Trainings, measure, with_minutes
+from recsim_env.estimates import Estimate
 
 COLOURS = {"device": RED, "stock": BLUE, "same_settings": GREY}
 """Colours of the loops."""

@@ -36,10 +36,11 @@ from tqdm.auto import tqdm
 from benchmarks.lab.options import Device, Results
 from benchmarks.lab.plots import GREY, panels
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.statistics import Estimate, estimate_mean
+from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.stopwatch import Clock, Stopwatch
 from benchmarks.lab.tables import markdown
 from benchmarks.speed.peers import PEERS
+from recsim_env.estimates import Estimate
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.base import Shopper

@@ -22,7 +22,7 @@ from recsim_env.verdicts.baselines import (
     without_extra,
 )
 from recsim_env.verdicts.closed_loop import SEVERAL, ClosedLoop, closed_loop, owner_names
-from recsim_env.verdicts.counterfactual import Fit, counterfactual
+from recsim_env.verdicts.counterfactual import Counterfactual, Fit, counterfactual
 from recsim_env.verdicts.findings import Findings, SampledVisit, ShownItem
 from recsim_env.verdicts.imitation import imitations
 from recsim_env.verdicts.ratios import by_policy, ratio_tables
@@ -123,7 +123,7 @@ def assess(
         loops = closed_loop(
             simulator, learned_from, held_out, catalog, windows=windows, users=users
         )
-    hidden = []
+    hidden: list[Counterfactual] = []
     if fit is not None:
         progress("hiding policies")
         hidden, why = counterfactual(fit, learned_from, held_out, catalog)

@@ -89,12 +89,12 @@ class Means:
     def of(cls, rows: Rows, items: int) -> Means:
         """Count the rates of rows; both shrinkages are estimated from them (empirical Bayes)."""
         shown = np.bincount(rows.item, minlength=items).astype(np.float64)
-        clicked = np.bincount(rows.item, rows.label, items)
+        clicked = np.bincount(rows.item, rows.label, items).astype(np.float64)
         rate = clicked.sum() / shown.sum()
         strength = shrinkage(clicked - rate * shown, shown, rate * (1 - rate))
         item = (clicked + strength * rate) / (shown + strength)
         residual = rows.label - item[rows.item]
-        by_user = np.bincount(rows.user, residual)
+        by_user = np.bincount(rows.user, residual).astype(np.float64)
         seen = np.bincount(rows.user).astype(np.float64)
         return cls(item, shrinkage(by_user, seen, float(np.mean(residual**2))))
 

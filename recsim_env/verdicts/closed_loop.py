@@ -123,7 +123,8 @@ def closed_loop(
 
 def owner_names(sessions: Sessions) -> NDArray[np.str_]:
     """Name (S,) of the policy that chose every slate of an episode, or `SEVERAL`."""
-    return np.array([*sessions.policies, SEVERAL])[owner_of(sessions).numpy()]
+    names = np.array([*sessions.policies, SEVERAL])
+    return np.asarray(names[owner_of(sessions).numpy()])
 
 
 def together_of(parts: Sequence[Totals]) -> Totals:
@@ -188,7 +189,8 @@ def compare(policy: str, simulated: Totals, observed: Totals) -> ClosedLoop:
     """Compare simulated with held-out users, with a bootstrap over both."""
     sizes = len(simulated.visits), len(observed.visits)
     drawn = [resamples(size, SAMPLES, at) / size for at, size in enumerate(sizes)]
-    means, ratio = ({}, {}), {}
+    means: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    ratio: dict[str, Estimate] = {}
     for what in ("clicks", "visits"):
         pair = getattr(simulated, what), getattr(observed, what)
         for mean, values in zip(means, pair, strict=True):

@@ -75,7 +75,7 @@ def counterfactual(
     clicks = (held_out.clicks & (held_out.slates >= 0)).sum(dim=(1, 2))
     known = owner >= 0
     total = torch.bincount(owner[known], clicks[known].double(), len(held_out.policies))
-    found = []
+    found: list[Counterfactual] = []
     for code in total.argsort(descending=True, stable=True).tolist():
         if len(found) == policies or total[code] < FEWEST_CLICKS:
             break

@@ -32,12 +32,13 @@ def figures(findings: Findings) -> dict[str, str]:
         kept = [one for one in table if one in lines and one.observed]
         if len(kept) > 1:
             found[f"Predicted over observed clicks by {title}"] = _ratios(
-                [(one.group, one.ratio) for one in kept]
+                [(one.group, one.ratio) for one in kept], "predicted over observed"
             )
     if findings.closed_loop:
         for what in ("clicks", "visits"):
             found[f"Closed loop: simulated over observed {what} a user"] = _ratios(
-                [(one.policy, one.ratio[what]) for one in findings.closed_loop]
+                [(one.policy, one.ratio[what]) for one in findings.closed_loop],
+                "simulated over observed",
             )
     return found
 
@@ -52,7 +53,7 @@ def _scores(findings: Findings, metric: str, label: str) -> str:
     return _finished(figure, axes, [name for name, _ in lines], label)
 
 
-def _ratios(lines: Sequence[tuple[str, Estimate]]) -> str:
+def _ratios(lines: Sequence[tuple[str, Estimate]], label: str) -> str:
     figure, axes = _canvas(len(lines))
     for place, (_, estimate) in enumerate(lines):
         clear = estimate.low > 1 or estimate.high < 1
@@ -76,7 +77,7 @@ def _ratios(lines: Sequence[tuple[str, Estimate]]) -> str:
     ]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    return _finished(figure, axes, [name for name, _ in lines], "predicted over observed")
+    return _finished(figure, axes, [name for name, _ in lines], label)
 
 
 def _canvas(lines: int) -> tuple[Any, Any]:

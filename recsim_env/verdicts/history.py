@@ -43,7 +43,7 @@ def in_last_slate(rows: Rows, group: Ints, value: Floats) -> Floats:
     sums = np.bincount(place, value)
     wanted = code - groups  # the same group one slate earlier
     at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-    return np.where(known[at] == wanted, sums[at], 0.0)
+    return np.asarray(np.where(known[at] == wanted, sums[at], 0.0))
 
 
 def in_slate(rows: Rows, group: Ints) -> Floats:
@@ -51,7 +51,7 @@ def in_slate(rows: Rows, group: Ints) -> Floats:
     groups, slates = int(group.max(initial=0)) + 1, int(rows.visit.max(initial=0)) + 1
     code = (rows.user * slates + rows.visit) * groups + group
     _, place, count = np.unique(code, return_inverse=True, return_counts=True)
-    return count[place].astype(np.float64)
+    return np.asarray(count[place], dtype=np.float64)
 
 
 def taste_match(rows: Rows, embedding: Floats) -> Floats:

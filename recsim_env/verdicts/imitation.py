@@ -62,9 +62,9 @@ class Imitation:
         for at, (slates, known) in enumerate(self._pools):
             rows = (place == at).nonzero().squeeze(1)
             if len(rows):
-                nearest = torch.cdist(history[rows], known).topk(
-                    min(ALIKE, len(known)), largest=False
-                )
+                width = min(history.shape[1], known.shape[1])  # without what one side does not tell
+                distance = torch.cdist(history[rows, :width], known[:, :width])
+                nearest = distance.topk(min(ALIKE, len(known)), largest=False)
                 drawn = (draws[rows] * nearest.indices.shape[1]).long()
                 found[rows] = slates[nearest.indices.gather(1, drawn).squeeze(1)]
         return found.where(found >= 0, found[:, :1])  # a repeated item is not shown
@@ -96,7 +96,10 @@ def imitations(
 
 
 def history_of(observation: Observation) -> Tensor:
-    """Describe what a shop knows of shoppers: (B, F) float32, each part of about length 1."""
+    """Describe what a shop knows of shoppers: (B, F) float32, each part of about length 1.
+
+    What they declared comes last, where the shop asks.
+    """
     taste = observation["taste"][:, -1]
     clicks = observation["position_clicks"].sum(dim=1, keepdim=True)
     parts = [taste / clicks.clamp(min=1.0), torch.log1p(clicks) / 3.0]

@@ -18,10 +18,10 @@ Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 MARKS = {"yes": "✓", "no": "✗", "cannot tell": "?"}
 EXPLAINED = {
     "Clicks": (
-        "Held-out users; `lead` is the simulator's score less that of the model in the row, on the "
-        "same bootstrap samples of users. AUC: chance that a click is ranked above a non-click. "
-        "Normalised entropy: log loss over that of always saying the mean click rate. Ratio: "
-        "predicted over observed clicks."
+        "Held-out users. The lead is the simulator's score less that of the model in the row, on "
+        "the same bootstrap samples of users. AUC is the chance that a click is ranked above a "
+        "non-click; normalised entropy is log loss over that of always saying the mean click "
+        "rate; ratio is predicted over observed clicks."
     ),
     "Leaving": "The chance of leaving after a slate, beside a table of leave rates.",
     "Predicted over observed clicks": (
@@ -63,6 +63,8 @@ def tables(findings: Findings) -> list[Table]:
     found: list[Table] = [_scores("Clicks", findings.clicks)]
     if findings.leaving:
         found.append(_scores("Leaving", findings.leaving))
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
     columns = ("group", "items shown", "clicks", "predicted", "predicted / observed")
     for title, groups in findings.ratios.items():
         rows = [
@@ -116,7 +118,7 @@ def tables(findings: Findings) -> list[Table]:
 def _scores(title: str, scores: Sequence[Score]) -> Table:
     names = list(dict.fromkeys(one.model for one in scores))
     at = {(one.model, one.metric): one for one in scores}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in names:
         auc, ne, ratio = (at[name, metric] for metric in ("auc", "ne", "ratio"))
         lead = "" if auc.lead is None else told(auc.lead, 3, sign=True)
@@ -269,7 +271,7 @@ def _section(table: Table, heading: str, drawn: dict[str, str]) -> str:
     """A table with its figures above; a long one is folded where a figure shows the same."""
     title, columns, rows = table
     shown = [
-        f"<figure>{svg}<figcaption class=muted>{escape(caption)}</figcaption></figure>"
+        f"<figure><figcaption class=muted>{escape(caption)}</figcaption>{svg}</figure>"
         for caption, svg in drawn.items()
         if caption == title or (caption.startswith(f"{heading}:") and heading in title)
     ]

@@ -52,7 +52,7 @@ class Rows:
     @property
     def first(self) -> Flags:
         """(R,) whether it is the user's first slate."""
-        return self.visit == 0
+        return np.asarray(self.visit == 0)
 
     @property
     def users(self) -> int:

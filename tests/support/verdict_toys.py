@@ -32,9 +32,9 @@ def toy_log(
     slates = np.stack(
         [np.stack([random.permutation(ITEMS)[:SLATE] for _ in range(visits)]) for _ in range(users)]
     )
-    policy = random.integers(len(policies), size=users)
+    policy = random.integers(len(policies), size=users) if policies else np.full(users, -1)
     factor = random.choice([0.5, 1.5], users)
-    clever = np.array([name == "clever" for name in policies])[policy]
+    clever = np.array([*(name == "clever" for name in policies), False])[policy]
     factor = np.where(clever, 2.0 * factor, factor)
     chance = np.clip(rates()[slates] * factor[:, None, None], 0, 0.98)
     clicks = random.random(chance.shape) < chance

@@ -35,13 +35,14 @@ from benchmarks.lab.league_cells import CURVE, ROW, Cell, cells, contenders
 from benchmarks.lab.places import CONTROL, PLACES, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.sites import Site
-from benchmarks.lab.statistics import Estimate, critical, iqm, stratified
+from benchmarks.lab.statistics import critical, iqm, stratified
 from benchmarks.speed import latency
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer
 from policies.observations import candidates_of
 from policies.oracles import ORACLES, Oracle, OracleParameters, oracle_specs
 from recsim_env import make_simulator
+from recsim_env.estimates import Estimate
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.types import Observation
 from tests.support.places import only

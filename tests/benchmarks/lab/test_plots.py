@@ -15,7 +15,7 @@ from benchmarks.lab.plots import (
     seed_curves,
     spread,
 )
-from benchmarks.lab.statistics import Estimate
+from recsim_env.estimates import Estimate
 
 
 def test_labels_stand_apart_and_move_no_further_than_needed() -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.lab.provenance import PACKAGES, git_state
 from benchmarks.lab.run import LARGEST_CSV, Report, Run, read_rows, read_summary, report_again
-from benchmarks.lab.statistics import Estimate
+from recsim_env.estimates import Estimate
 
 matplotlib.use("agg")
 

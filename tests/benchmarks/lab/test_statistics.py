@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from benchmarks.lab.statistics import (
-    Estimate,
     around,
     by_training_seed,
     critical,
@@ -18,6 +17,7 @@ from benchmarks.lab.statistics import (
     over_training_seeds,
     paired_difference,
 )
+from recsim_env.estimates import Estimate
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 TOYS: dict[str, Draw] = {  # of mean 0

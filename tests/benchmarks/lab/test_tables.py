@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
+from recsim_env.estimates import Estimate
 
 ROWS = pl.DataFrame({"policy": ["greedy", "uniform"], "seed": [0, 1], "return": [2.5, 0.5]})
 

@@ -56,7 +56,9 @@ def test_counts_of_this_slate_and_of_the_last_one() -> None:
     ahead = rows.visit[:, None] - rows.visit
     last = (same_user & same_category & (ahead == 1)) @ rows.label.astype(float)
     now = (same_user & same_category & (ahead == 0)).sum(axis=1)
-    np.testing.assert_array_equal(in_last_slate(rows, rows.category, rows.label + 0.0), last)
+    np.testing.assert_array_equal(
+        in_last_slate(rows, rows.category, rows.label.astype(np.float64)), last
+    )
     np.testing.assert_array_equal(in_slate(rows, rows.category), now)
 
 
@@ -114,7 +116,7 @@ def test_user_means_and_fitted_models_rank_better_than_item_means() -> None:
 def test_missing_scikit_learn_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        baselines.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: None if name == "sklearn" else found(name),
     )

@@ -41,10 +41,13 @@ def test_leads_are_paired_over_users() -> None:
     scores = score(rows, "true", samples=100)
     twin, same = (found_of(scores, name, "auc") for name in ("twin", "same"))
     own = found_of(scores, "true", "auc")
-    assert own is not None and own.lead is None
-    assert twin is not None and twin.lead is not None
+    assert own is not None
+    assert own.lead is None
+    assert twin is not None
+    assert twin.lead is not None
     assert (twin.lead.value, twin.lead.low, twin.lead.high) == (0, 0, 0)
-    assert same is not None and same.lead is not None
+    assert same is not None
+    assert same.lead is not None
     assert same.lead.low > 0.1
     assert same.value.value == 0.5  # ties count half
 

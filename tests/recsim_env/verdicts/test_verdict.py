@@ -28,7 +28,8 @@ def test_levels_fail_where_policies_knew_what_the_model_does_not() -> None:
     wrong = judge.levels(rows, "unknowing", by_policy(rows, "unknowing"))
     assert right.holds is True
     assert wrong.holds is False
-    assert wrong.figure is not None and abs(wrong.figure.value) < 0.05  # nothing is explained
+    assert wrong.figure is not None
+    assert abs(wrong.figure.value) < 0.05  # nothing is explained
     assert "blind" in wrong.sentence
 
 
@@ -69,7 +70,8 @@ def test_order_of_policies_compares_pairs_that_differ() -> None:
     rows = first_rows(("blind", "clever", "also blind"))
     right = judge.order_of_policies(rows, "true")
     assert right.holds is True
-    assert right.figure is not None and right.figure.n == 2  # clever against the two others
+    assert right.figure is not None
+    assert right.figure.n == 2  # clever against the two others
     upside_down = rows.with_prediction("m", np.where(rows.policy == 1, 0.1, 0.4))
     assert judge.order_of_policies(upside_down, "m").holds is False
 
