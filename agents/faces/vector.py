@@ -63,6 +63,7 @@ class FaceVectorEnv(VectorEnv[Array, Array, Array], Generic[Actions]):
         )
         self.face = face
         self.num_envs = self._slates.num_envs
+        self.autoreset_mode = self._slates.autoreset_mode
         self.render_mode = self._slates.render_mode
         self.metadata = self._slates.metadata  # type: ignore[misc]
         self.single_observation_space = face.observation_space
