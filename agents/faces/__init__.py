@@ -7,7 +7,7 @@ from agents.faces.face import Face, FacePolicy
 from agents.faces.intents import IntentEnv, IntentFace, IntentVectorEnv
 from agents.faces.masked import MaskedFace, MaskedSlateEnv, MaskedSlateVectorEnv
 from agents.faces.registration import register_faces
-from agents.faces.sb3 import MaskedVecEnv
+from agents.faces.sb3 import MaskedVecEnv, intent_vec_env, masked_vec_env
 
 __all__ = [
     "Face",
@@ -19,5 +19,7 @@ __all__ = [
     "MaskedSlateEnv",
     "MaskedSlateVectorEnv",
     "MaskedVecEnv",
+    "intent_vec_env",
+    "masked_vec_env",
     "register_faces",
 ]

@@ -1,6 +1,7 @@
-"""The masked face as a vectorised environment of Stable-Baselines3, for `MaskablePPO`.
+"""The faces as vectorised environments of Stable-Baselines3, one batch each.
 
-Intents have `agents.ppo.vec_env.IntentVecEnv`.
+Intents have `agents.ppo.vec_env.IntentVecEnv`, masked places `MaskedVecEnv`; rewards are those of
+the simulator in both, unless a `TrainingRewards` is put around them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.faces.intents import KNOBS
 from agents.faces.masked import masked_observation, masks_of, place_space, slates_at
-from agents.ppo.vec_env import SimulatorVecEnv
-from policies.composer import View
+from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv
+from policies.composer import Composer, ComposerConfig, View
+from policies.inputs import PolicyInputs
+from recsim_env.simulator import SlateSimulator
 
 
 class MaskedVecEnv(SimulatorVecEnv):
@@ -65,3 +69,44 @@ class MaskedVecEnv(SimulatorVecEnv):
             return list(masks)
         rows = [indices] if isinstance(indices, int) else list(indices)
         return [masks[row] for row in rows]
+
+
+def intent_vec_env(
+    simulator: SlateSimulator,
+    inputs: PolicyInputs,
+    num_envs: int,
+    seed: int = 0,
+    *,
+    config: ComposerConfig = KNOBS,
+) -> IntentVecEnv:
+    """Make the intents of B shoppers an environment of SB3; its arguments are those of `IntentEnv`.
+
+    Args:
+        simulator: shoppers that nobody else steps
+        inputs: what policies are built from; it needs a ranker
+        num_envs: B
+        seed: seed of all episodes
+        config: what the composer looks at
+    """
+    return IntentVecEnv(simulator, Composer(inputs, config), num_envs, seed)
+
+
+def masked_vec_env(
+    simulator: SlateSimulator,
+    inputs: PolicyInputs,
+    num_envs: int,
+    seed: int = 0,
+    *,
+    candidates: int | None = None,
+) -> MaskedVecEnv:
+    """Make masked places of B shoppers an environment of SB3, for sb3-contrib's `MaskablePPO`.
+
+    Args:
+        simulator: shoppers that nobody else steps
+        inputs: what policies are built from; it needs a ranker
+        num_envs: B
+        seed: seed of all episodes
+        candidates: number C of best candidates on the list; None takes the pool of `inputs`
+    """
+    composer = Composer(inputs, ComposerConfig(pool=candidates, offset_dims=0))
+    return MaskedVecEnv(simulator, composer, num_envs, seed)

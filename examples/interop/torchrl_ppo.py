@@ -11,7 +11,12 @@ from tensordict.nn import InteractionType, TensorDictModule, set_interaction_typ
 from torch import nn
 from torchrl.collectors import Collector
 from torchrl.envs import GymWrapper
-from torchrl.modules import IndependentNormal, NormalParamExtractor, ProbabilisticActor, ValueOperator
+from torchrl.modules import (
+    IndependentNormal,
+    NormalParamExtractor,
+    ProbabilisticActor,
+    ValueOperator,
+)
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
