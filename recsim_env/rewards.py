@@ -44,6 +44,8 @@ class RewardInputs:
     cosines: Tensor | None = None
     """(N, N) float32 of all pairs of items, where the catalogue is small; otherwise they come from
     `embedding`."""
+    outside_reward: Tensor | None = None
+    """(B,) float32, what somebody else's environment paid; None where the shoppers are our own."""
 
 
 Term = Callable[[RewardInputs], Tensor]
@@ -79,6 +81,21 @@ def reward_term(name: str) -> Callable[[Term], Term]:
 def clicks(inputs: RewardInputs) -> Tensor:
     """Count the positions that were responded to: (B,), from 0 to K."""
     return inputs.clicks.sum(dim=1)
+
+
+@reward_term("outside_reward")
+def outside_reward(inputs: RewardInputs) -> Tensor:
+    """Return what somebody else's environment paid for the slate: (B,).
+
+    Raises:
+        ValueError: If the shoppers are our own.
+    """
+    if inputs.outside_reward is None:
+        raise ValueError(
+            "The reward term 'outside_reward' is what an outside environment pays, but these "
+            "shoppers are none (`recsim_env.shoppers.outside`)."
+        )
+    return inputs.outside_reward
 
 
 @reward_term("intra_list_distance")
@@ -202,7 +219,9 @@ def _of_copies(name: str, term: Term, inputs: RewardInputs) -> object:
     """
     learning = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(learning):
-        copies = {key: getattr(inputs, key).clone() for key in ("slates", "shown", "clicks")}
+        given = ["slates", "shown", "clicks"]
+        given += ["outside_reward"] * (inputs.outside_reward is not None)
+        copies = {key: getattr(inputs, key).clone() for key in given}
         own = replace(inputs, **copies)
         before = _writes(own)
         value = term(own)

@@ -310,7 +310,7 @@ class SlateSimulator:
                 self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
             )
             self._kept.add("respond")
-        reward, terms = self._reward(slates, shown, response.clicks)
+        reward, terms = self._reward(slates, shown, response)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
         info = {
@@ -321,6 +321,8 @@ class SlateSimulator:
             "day": day.clone(),
             **{f"reward_terms/{name}": value for name, value in terms.items()},
         }
+        if response.outside_reward is not None:
+            info["outside_reward"] = response.outside_reward.clone()
         self._episodes = self._remember(
             episodes, slates, shown, response, day, response.left | truncated
         )
@@ -601,11 +603,17 @@ class SlateSimulator:
         return candidate & first_places(slates)
 
     def _reward(
-        self, slates: Tensor, shown: Tensor, clicks: Tensor
+        self, slates: Tensor, shown: Tensor, response: Response
     ) -> tuple[Tensor, dict[str, Tensor]]:
         return self.reward(
             RewardInputs(
-                slates, shown, clicks, self._embedding, self._category, self.catalog.cosines
+                slates,
+                shown,
+                response.clicks,
+                self._embedding,
+                self._category,
+                self.catalog.cosines,
+                outside_reward=response.outside_reward,
             )
         )
 

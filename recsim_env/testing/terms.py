@@ -60,7 +60,15 @@ def _inputs(catalog: Catalog, batch: int, size: int, generator: torch.Generator)
     candidate = torch.rand(batch, size, generator=generator) < 0.8
     shown = first_places(slates) & (candidate | (kind == 0).unsqueeze(1)) & (kind != 3).unsqueeze(1)
     clicks = shown & (torch.rand(batch, size, generator=generator) < 0.5)
-    return RewardInputs(slates, shown, clicks, catalog.embedding, catalog.category, catalog.cosines)
+    return RewardInputs(
+        slates,
+        shown,
+        clicks,
+        catalog.embedding,
+        catalog.category,
+        catalog.cosines,
+        outside_reward=torch.randn(batch, generator=generator),
+    )
 
 
 def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: float) -> None:
@@ -84,8 +92,13 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
     )
     for row in range(len(inputs.slates)):
         at = slice(row, row + 1)
+        paid = inputs.outside_reward
         alone = dataclasses.replace(
-            inputs, slates=inputs.slates[at], shown=inputs.shown[at], clicks=inputs.clicks[at]
+            inputs,
+            slates=inputs.slates[at],
+            shown=inputs.shown[at],
+            clicks=inputs.clicks[at],
+            outside_reward=None if paid is None else paid[at],
         )
         compare(
             alone,

@@ -359,11 +359,15 @@ class RewardWeights(Kind):
         if any(right.outcome == REFUSE for right in found):
             return REFUSED
         meant = {name: right.value for name, right in zip(value, found, strict=True)}
-        return Right(ACCEPT if all(right.outcome == ACCEPT for right in found) else EITHER, meant)
+        sure = all(right.outcome == ACCEPT for right in found)
+        sure &= "outside_reward" not in value  # nobody who is played with is an outsider
+        return Right(ACCEPT if sure else EITHER, meant)
 
     def good(self) -> SearchStrategy[Any]:
         weights = st.dictionaries(
-            st.sampled_from(sorted(REWARD_TERMS)), st.floats(-10, 10), min_size=1
+            st.sampled_from(sorted(REWARD_TERMS.keys() - {"outside_reward"})),
+            st.floats(-10, 10),
+            min_size=1,
         )
         return st.one_of(weights, weights.map(Reward))
 

@@ -730,7 +730,11 @@ def term_inputs(draw: st.DrawFn) -> Case:
     )
     cosines = draw(st.sampled_from([None, catalog.cosines]))
     inputs = RewardInputs(
-        **held, embedding=catalog.embedding, category=catalog.category, cosines=cosines
+        **held,
+        embedding=catalog.embedding,
+        category=catalog.category,
+        cosines=cosines,
+        outside_reward=torch.zeros(batch),
     )
 
     def sound(value: Tensor) -> None:

@@ -175,6 +175,7 @@ def test_a_reward_is_one_finite_number_a_shopper(
         catalog.embedding,
         catalog.category,
         catalog.cosines,
+        outside_reward=torch.randn(batch, generator=generator),
     )
     total, terms = Reward(held)(inputs)
     assert tuple(total.shape) == (batch,)
