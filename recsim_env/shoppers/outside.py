@@ -336,7 +336,7 @@ class OutsideShopper(Shopper[OutsideState]):
             raise RuntimeError(f"OutsideSpec.clicks gave {told} at step {visit}, but {expected}.")
         for place in np.flatnonzero(~np.isin(clicks, (0, 1)))[:1].tolist():
             raise RuntimeError(
-                f"OutsideSpec.clicks gave {checks.told(clicks[place])} at position {place} of step "
+                f"OutsideSpec.clicks gave {checks.told(clicks[place].item())} at position {place} of step "
                 f"{visit}, but {expected}."
             )
         return clicks.astype(np.bool_)
