@@ -1,4 +1,7 @@
-"""Agents that learn. Importing the package fills the registry `AGENTS` and registers `agents.faces`."""
+"""Agents that learn.
+
+Importing the package fills the registry `AGENTS`, and registers the environments of `agents.faces`.
+"""
 
 from agents import bandits, faces, reinforce
 from agents.base import AGENTS, AgentSpec, TrainedAgent, TrainingSetup

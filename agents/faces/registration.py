@@ -111,6 +111,8 @@ def _split(place: str, options: dict[str, Any]) -> tuple[dict[str, Any], Site]:
 def _open(place: str, **options: Any) -> Site:
     from agents.places import open_place  # it opens logs, and what is registered need not be opened
 
+    if "cache" in options:
+        options["cache"] = checks.path("cache", options["cache"])
     return open_place(place, **options)
 
 

@@ -335,9 +335,10 @@ class OutsideShopper(Shopper[OutsideState]):
         if clicks.shape != (size,):
             raise RuntimeError(f"OutsideSpec.clicks gave {told} at step {visit}, but {expected}.")
         for place in np.flatnonzero(~np.isin(clicks, (0, 1)))[:1].tolist():
+            told = checks.told(clicks[place].item())
             raise RuntimeError(
-                f"OutsideSpec.clicks gave {checks.told(clicks[place].item())} at position {place} of step "
-                f"{visit}, but {expected}."
+                f"OutsideSpec.clicks gave {told} at position {place} of step {visit}, but "
+                f"{expected}."
             )
         return clicks.astype(np.bool_)
 

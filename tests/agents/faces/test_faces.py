@@ -221,7 +221,7 @@ def test_every_sample_shows_a_whole_slate() -> None:
 
 
 def test_a_list_longer_than_the_candidates_is_masked() -> None:
-    simulator, inputs = shop()
+    inputs = shop()[1]
     offered = toy_simulator(items=13, horizon_days=40.0)  # 8 or 9 candidates a visit
     env = MaskedSlateEnv(offered, toy_inputs(offered), candidates=13)
     env.reset(seed=0)

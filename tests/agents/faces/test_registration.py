@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_every_shipped_environment_has_both_faces() -> None:
 def test_make_opens_the_place_once_with_what_it_is_told(places: Places) -> None:
     env = gymnasium.make("agents:agents/MarketIntent-v0", cache="somewhere", limit=2.0)
     assert isinstance(env.unwrapped, IntentEnv)
-    assert places.opened == [("recsim_env/Market-v0", {"cache": "somewhere"})]
+    assert places.opened == [("recsim_env/Market-v0", {"cache": Path("somewhere")})]
     assert places.site.population == "train"
     assert env.unwrapped.action_space.high.max() == 2.0
     env.reset(seed=0)
