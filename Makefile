@@ -92,7 +92,7 @@ clean:
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(call create,$(LOWEST))
 	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt $(TORCH)
-	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers]" pytest
+	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers,interop]" pytest
 	@touch $@
 
 .cache/venv-torchrl/installed .cache/venv-rllib/installed: .cache/venv-%/installed: pyproject.toml examples/interop/%.txt
