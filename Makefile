@@ -3,6 +3,7 @@
 #   make demo   train an agent for a few minutes and show what it learned
 #   make test   all tests, the ones that train included
 #   make lint   format, style and types
+#   make interop  train TorchRL's and RLlib's PPO here, in environments of their own: half an hour
 #   make docs   the documentation, in build/docs; warnings are errors
 #   make kill   kill every command that goes on after it, before and after each of its file operations: hours
 #   make fuzz   odd inputs, fresh ones at each run, and what comes of them
@@ -26,9 +27,10 @@ SECONDS ?= 3600
 
 BIN := .venv/bin
 LOWEST := .cache/venv-lowest
+INTEROP := .cache/venv-torchrl .cache/venv-rllib
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-lowest lint docs kill fuzz format clean
+.PHONY: help setup demo test test-lowest interop lint docs kill fuzz format clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -44,6 +46,11 @@ test: setup
 
 test-lowest: $(LOWEST)/installed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# Their pins differ from ours (RLlib's is another Gymnasium), so that neither shares .venv.
+interop: $(INTEROP:=/installed)
+	OMP_NUM_THREADS=1 .cache/venv-torchrl/bin/python -m examples.interop.torchrl_ppo
+	OMP_NUM_THREADS=1 .cache/venv-rllib/bin/python -m examples.interop.rllib_ppo
 
 # The properties of tests/fuzz on fresh inputs for half of the time, then a count of what comes of a quarter as many.
 fuzz: setup
@@ -72,20 +79,27 @@ format: setup
 	$(BIN)/python -m ruff format
 
 clean:
-	rm -rf .venv $(LOWEST) build docs/reference/modules dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(LOWEST) $(INTEROP) build docs/reference/modules dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The stamp lies inside the environment, so that it goes when the environment goes; an installation that
 # was broken off has none and is started again.
 .venv/installed: pyproject.toml constraints.txt
 	$(call create,.venv)
 	$(BIN)/python $(PIP) install --constraint constraints.txt $(TORCH)
-	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,docs,dev]"
+	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,interop,docs,dev]"
 	@touch $@
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(call create,$(LOWEST))
 	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt $(TORCH)
-	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers]" pytest
+	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers,interop]" pytest
+	@touch $@
+
+.cache/venv-torchrl/installed .cache/venv-rllib/installed: .cache/venv-%/installed: pyproject.toml examples/interop/%.txt
+	$(call create,.cache/venv-$*)
+	.cache/venv-$*/bin/python $(PIP) install $(TORCH)
+	.cache/venv-$*/bin/python $(PIP) install --requirement examples/interop/$*.txt
+	.cache/venv-$*/bin/python $(PIP) install --no-deps --editable .
 	@touch $@
 
 define create

@@ -1,6 +1,9 @@
-"""Agents that learn. Importing the package fills the registry `AGENTS`."""
+"""Agents that learn.
 
-from agents import bandits, reinforce
+Importing the package fills the registry `AGENTS`, and registers the environments of `agents.faces`.
+"""
+
+from agents import bandits, faces, reinforce
 from agents.base import AGENTS, AgentSpec, TrainedAgent, TrainingSetup
 from agents.ppo import agents as ppo_agents
 from agents.slateq import agent as slateq_agent
@@ -11,6 +14,7 @@ __all__ = [
     "TrainedAgent",
     "TrainingSetup",
     "bandits",
+    "faces",
     "ppo_agents",
     "reinforce",
     "slateq_agent",

@@ -103,7 +103,8 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight;
       `invalid_items` int, positions that were not shown; `gap_days` float, days until the next
       visit; `elsewhere` float, items bought outside the slate; `day` float, days since the episode
-      began
+      began; and `outside_reward` float, what it paid, where the shoppers are somebody else's
+      environment
 
     Seeding: `reset(seed=s)` starts episode 0 under s and every later `reset()` the next episode
     under s, so a seed fixes a whole sequence of episodes. Without any seed, the first `reset` draws

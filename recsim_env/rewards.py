@@ -47,6 +47,8 @@ class RewardInputs:
     purchases: Tensor | None = None
     """(B, K) bool, what was bought of what was clicked; None where shoppers do not tell purchases
     from clicks (`Shopper.tells_purchases`)."""
+    outside_reward: Tensor | None = None
+    """(B,) float32, what somebody else's environment paid; None where the shoppers are our own."""
 
 
 Term = Callable[[RewardInputs], Tensor]
@@ -97,6 +99,21 @@ def purchases(inputs: RewardInputs) -> Tensor:
             "purchases from clicks."
         )
     return inputs.purchases.sum(dim=1)
+
+
+@reward_term("outside_reward")
+def outside_reward(inputs: RewardInputs) -> Tensor:
+    """Return what somebody else's environment paid for the slate: (B,).
+
+    Raises:
+        ValueError: If the shoppers are our own.
+    """
+    if inputs.outside_reward is None:
+        raise ValueError(
+            "The reward term 'outside_reward' is what an outside environment pays, but these "
+            "shoppers are none (`recsim_env.shoppers.outside`)."
+        )
+    return inputs.outside_reward
 
 
 @reward_term("intra_list_distance")
@@ -220,7 +237,9 @@ def _of_copies(name: str, term: Term, inputs: RewardInputs) -> object:
     """
     learning = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(learning):
-        given = ["slates", "shown", "clicks"] + ["purchases"] * (inputs.purchases is not None)
+        optional = ("purchases", "outside_reward")
+        given = ["slates", "shown", "clicks"]
+        given += [key for key in optional if getattr(inputs, key) is not None]
         copies = {key: getattr(inputs, key).clone() for key in given}
         own = replace(inputs, **copies)
         before = _writes(own)

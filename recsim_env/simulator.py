@@ -326,6 +326,8 @@ class SlateSimulator:
             "day": day.clone(),
             **{f"reward_terms/{name}": value for name, value in terms.items()},
         }
+        if response.outside_reward is not None:
+            info["outside_reward"] = response.outside_reward.clone()
         self._episodes = self._remember(
             episodes, slates, shown, response, day, response.left | truncated
         )
@@ -616,7 +618,8 @@ class SlateSimulator:
                 self._embedding,
                 self._category,
                 self.catalog.cosines,
-                response.purchases,
+                purchases=response.purchases,
+                outside_reward=response.outside_reward,
             )
         )
 

@@ -49,6 +49,9 @@ class Response:
     purchases: Tensor | None = None
     """(B, K) bool, what was bought of what was clicked; None where shoppers do not tell purchases
     from clicks."""
+    outside_reward: Tensor | None = None
+    """(B,) float32, what somebody else's environment paid for the slate; None where the shoppers
+    are our own."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Outcome:
     """(B,) each: `clicks` int64 responses in the slate, `reward_terms/<name>` float32 each term
     before its weight, `invalid_items` int64 positions repeated or holding no candidate, `gap_days`
     float32 days until the next visit, `elsewhere` float32 items bought in the visit outside the
-    slate, `day` float32 days since the episode began."""
+    slate, `day` float32 days since the episode began; and in somebody else's environment
+    `outside_reward` float32, what it paid."""
     response: Response = field(repr=False)
     """The shoppers' own answer, with the chances before the noise. It is for logs and for training
     inside the library; agents and the Gymnasium faces never see it."""

@@ -26,7 +26,6 @@ import numpy as np
 import polars as pl
 import torch
 import tyro
-from torch import Tensor
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
@@ -51,14 +50,11 @@ from benchmarks.lab.tuning import defaults_of, knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
-from policies.observations import candidates_of
-from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower, load_two_tower, save_two_tower
-from policies.slates import top_slates
+from policies.rankers.exploring import LOG_SEED, learn_ranker
+from policies.rankers.two_tower import TwoTowerRanker, load_two_tower, save_two_tower
 from recsim_env import noise
 from recsim_env.estimates import Estimate
 from recsim_env.files import locked, made
-from recsim_env.logs.record import record
-from recsim_env.logs.sessions import Sessions
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.outside import (
     OutsideSpec,
@@ -67,10 +63,8 @@ from recsim_env.shoppers.outside import (
     outside_simulator,
 )
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Policy
+from recsim_env.types import Policy
 
-LOG_SEED = 40_000_000
-"""First seed of the logged users; those of training seed s begin a million times s later."""
 EVALUATION_SEED = 50_000_000
 """First seed of the evaluation's users, none of whom was met while anything was chosen."""
 ORACLE, RANDOM = "greedy oracle", "random"
@@ -150,56 +144,6 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
 
 
 # ---- a log and what is learned from it -----------------------------------------------------------
-
-
-class Exploring:
-    """Draws K candidates in turn, with chances in proportion to exp(logit / temperature).
-
-    It adds Gumbel noise and takes the best (Yellott 1977, "The relationship between Luce's
-    choice axiom, Thurstone's theory of comparative judgment, and the double exponential
-    distribution").
-    """
-
-    def __init__(
-        self, ranker: TwoTowerRanker, items: int, slate_size: int, temperature: float
-    ) -> None:
-        self._ranker = ranker
-        self._slate_size = slate_size
-        self._temperature = temperature
-        self.draws = items
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Make slates (B, K) with uniform draws (B, N)."""
-        scores = self._ranker.logits(observation) / self._temperature + noise.gumbel(draws)
-        return top_slates(scores, candidates_of(observation, self.draws), self._slate_size)
-
-
-def learn_ranker(config: Config, simulator: SlateSimulator, seed: int) -> TwoTowerRanker:
-    """Log, fit a ranker, log with that ranker, and so on; returns the last ranker."""
-    items, size = len(simulator.catalog), simulator.slate_size
-    uniform = POLICIES["uniform"].build(inputs_of(simulator))
-    writers: list[Policy] = [uniform]
-    tables: list[pl.DataFrame] = []
-    users = 0
-    for round_number in range(config.exploring + 1):
-        for writer in writers:
-            share = config.log_users // len(writers)
-            first = LOG_SEED + 1_000_000 * seed + users
-            table, _ = record(simulator, writer, seeds(first, share), split="train")
-            tables.append(
-                table.with_columns(pl.col("shopper") + users, pl.col("visit") + users * 1_000)
-            )
-            users += share
-        ranker = fit_two_tower(
-            Sessions.of(pl.concat(tables)),
-            simulator.catalog,
-            size,
-            title=f"seed {seed}, ranker {round_number}",
-        )
-        writers = [
-            Exploring(ranker, items, size, temperature) for temperature in config.temperatures
-        ]
-    return ranker
 
 
 def inputs_of(
@@ -301,7 +245,15 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
     simulator = outside_simulator(spec)
     path = folder / "ranker.safetensors"
     if not path.exists():
-        save_two_tower(learn_ranker(config, simulator, seed), path)
+        ranker = learn_ranker(
+            simulator,
+            users=config.log_users,
+            rounds=config.exploring,
+            temperatures=config.temperatures,
+            first_seed=LOG_SEED + 1_000_000 * seed,
+            title=f"seed {seed}",
+        )
+        save_two_tower(ranker, path)
     inputs = inputs_of(simulator, load_two_tower(path), config.pool)
     parts = [
         rows_of(POLICIES["greedy_ctr"].build(inputs), "greedy_ctr", seed, simulator, config.users)
@@ -342,7 +294,7 @@ SHORT = {ORACLE: "greedy_oracle", "ppo, sampled": "ppo_sampled"}
 HEADERS = {
     "policy": "policy",
     "runs": "training seeds",
-    "return": "clicks in 100 steps",
+    "return": "clicks in an episode",
     "above": "above the greedy oracle",
     "minutes": "minutes of training",
 }
@@ -388,15 +340,16 @@ def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame) -> Estimate:
 def report(rows: pl.DataFrame) -> Report:
     """Make table, summary and figure of the rows."""
     lines, summary = analyse(rows)
+    clicks = f"clicks in {rows['visits'].max()} steps"  # an episode of the environment's
     values = [
         (str(line["policy"]), line["return"], BLUE if line["runs"] is None else RED)
         for line in lines
     ]
     figure = level_intervals(
         [(name, value, colour) for name, value, colour in values if isinstance(value, Estimate)],
-        "clicks in 100 steps, mean and 95 % interval",
+        f"{clicks}, mean and 95 % interval",
     )
-    return Report(markdown(lines, HEADERS), summary, figure)
+    return Report(markdown(lines, HEADERS | {"return": clicks}), summary, figure)
 
 
 def main(config: Config) -> None:

@@ -303,6 +303,9 @@ def check_response(
         )
     if found.purchases is not None:
         _check_tensor(shopper, "respond", "purchases", found.purchases, (batch, size), torch.bool)
+    if found.outside_reward is not None:
+        paid = found.outside_reward
+        _check_tensor(shopper, "respond", "outside_reward", paid, (batch,), torch.float32)
     if found.basket is not None:
         _check_tensor(shopper, "respond", "basket", found.basket, (batch, "L"), torch.int64)
     if numbers and not shown.is_meta and not (shown.is_cpu and _plausible(shopper, found, shown)):
@@ -348,6 +351,9 @@ def _check_response_numbers(
         )
     if found.leaving is not None:
         check("leaving", found.leaving, _unit(found.leaving) | over, "a chance is from 0 to 1")
+    if found.outside_reward is not None:
+        paid = found.outside_reward
+        check("outside_reward", paid, paid.isfinite() | over, "it must be a finite number")
     if found.basket is not None:
         allowed = (found.basket >= -1) & (found.basket < items)
         check(
@@ -440,6 +446,9 @@ def _plausible(shopper: Any, found: Response, shown: Tensor) -> bool:
         bounds.append((found.leaving, 1.0))
     if found.basket is not None and found.basket.numel():
         bounds.append((found.basket + 1, len(shopper.catalog)))
+    paid = found.outside_reward
+    if paid is not None and not bool(paid.isfinite().all()):
+        return False
     return all(_within(value, most) for value, most in bounds)
 
 

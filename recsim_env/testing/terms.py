@@ -62,7 +62,14 @@ def _inputs(catalog: Catalog, batch: int, size: int, generator: torch.Generator)
     clicks = shown & (torch.rand(batch, size, generator=generator) < 0.5)
     bought = clicks & (torch.rand(batch, size, generator=generator) < 0.5)
     return RewardInputs(
-        slates, shown, clicks, catalog.embedding, catalog.category, catalog.cosines, bought
+        slates,
+        shown,
+        clicks,
+        catalog.embedding,
+        catalog.category,
+        catalog.cosines,
+        purchases=bought,
+        outside_reward=torch.randn(batch, generator=generator),
     )
 
 
@@ -87,13 +94,14 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
     )
     for row in range(len(inputs.slates)):
         at = slice(row, row + 1)
-        bought = None if inputs.purchases is None else inputs.purchases[at]
+        bought, paid = inputs.purchases, inputs.outside_reward
         alone = dataclasses.replace(
             inputs,
             slates=inputs.slates[at],
             shown=inputs.shown[at],
             clicks=inputs.clicks[at],
-            purchases=bought,
+            purchases=None if bought is None else bought[at],
+            outside_reward=None if paid is None else paid[at],
         )
         compare(
             alone,

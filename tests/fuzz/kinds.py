@@ -360,12 +360,13 @@ class RewardWeights(Kind):
             return REFUSED
         meant = {name: right.value for name, right in zip(value, found, strict=True)}
         sure = all(right.outcome == ACCEPT for right in found)
-        sure &= "purchases" not in value  # the shoppers that are played with do not tell them
+        # Of the shoppers that are played with none tells purchases, and none is an outsider's.
+        sure &= not {"purchases", "outside_reward"} & value.keys()
         return Right(ACCEPT if sure else EITHER, meant)
 
     def good(self) -> SearchStrategy[Any]:
         weights = st.dictionaries(
-            st.sampled_from(sorted(REWARD_TERMS.keys() - {"purchases"})),
+            st.sampled_from(sorted(REWARD_TERMS.keys() - {"purchases", "outside_reward"})),
             st.floats(-10, 10),
             min_size=1,
         )

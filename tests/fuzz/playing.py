@@ -736,6 +736,7 @@ def term_inputs(draw: st.DrawFn) -> Case:
         category=catalog.category,
         cosines=cosines,
         purchases=bought,
+        outside_reward=torch.zeros(batch),
     )
 
     def sound(value: Tensor) -> None:

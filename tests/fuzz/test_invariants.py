@@ -175,7 +175,8 @@ def test_a_reward_is_one_finite_number_a_shopper(
         catalog.embedding,
         catalog.category,
         catalog.cosines,
-        shown & (slates % 4 == 0),
+        purchases=shown & (slates % 4 == 0),
+        outside_reward=torch.randn(batch, generator=generator),
     )
     total, terms = Reward(held)(inputs)
     assert tuple(total.shape) == (batch,)

@@ -44,7 +44,13 @@ def inputs_of(slates: Tensor, embedding: Tensor, category: Tensor | None = None)
     nothing = torch.zeros_like(slates, dtype=torch.bool)
     category = torch.arange(len(embedding)) if category is None else category
     return RewardInputs(
-        slates, first_copies(slates), nothing, embedding, category, purchases=nothing.clone()
+        slates,
+        first_copies(slates),
+        nothing,
+        embedding,
+        category,
+        purchases=nothing.clone(),
+        outside_reward=torch.zeros(len(slates)),
     )
 
 
@@ -55,10 +61,29 @@ def random_inputs(batch: int = 50, size: int = 6, seed: int = 0) -> RewardInputs
     clicks = torch.rand(batch, size, generator=generator) < 0.5
     shown = first_copies(slates) & (torch.rand(batch, size, generator=generator) < 0.8)
     clicks &= shown
-    bought = clicks & (torch.rand(batch, size, generator=generator) < 0.5)
     return RewardInputs(
-        slates, shown, clicks, catalog.embedding, catalog.category, purchases=bought
+        slates,
+        shown,
+        clicks,
+        catalog.embedding,
+        catalog.category,
+        purchases=clicks & (torch.rand(batch, size, generator=generator) < 0.5),
+        outside_reward=torch.randn(batch, generator=generator),
     )
+
+
+def _paid(inputs: RewardInputs) -> Tensor:
+    assert inputs.outside_reward is not None
+    return inputs.outside_reward
+
+
+def test_what_an_outsider_pays_is_the_term_and_our_own_shoppers_pay_nothing() -> None:
+    inputs = replace(random_inputs(3), outside_reward=torch.tensor([1.5, -2.0, 0.0]))
+    total, terms = Reward({"outside_reward": 2.0})(inputs)
+    assert terms["outside_reward"].tolist() == [1.5, -2.0, 0.0]
+    assert total.tolist() == [3.0, -4.0, 0.0]
+    with pytest.raises(ValueError, match="'outside_reward' is what an outside environment pays"):
+        Reward({"outside_reward": 2.0})(replace(inputs, outside_reward=None))
 
 
 def test_diversity_first_asked_for_in_inference_can_be_learnt_with() -> None:
@@ -169,6 +194,7 @@ def test_rows_do_not_depend_on_the_batch(name: str) -> None:
             shown=inputs.shown[i : i + 1],
             clicks=inputs.clicks[i : i + 1],
             purchases=None if inputs.purchases is None else inputs.purchases[i : i + 1],
+            outside_reward=_paid(inputs)[i : i + 1],
         )
         for i in range(len(inputs.slates))
     ]
@@ -383,7 +409,8 @@ def test_a_reward_is_its_weighted_sum_row_by_row(
         atol=1e-5 * sum(map(abs, weights.values())),
     )
     for name, value in terms.items():
-        assert bool(((value >= 0) & (value <= (1 if name in DIVERSITY else size))).all())
+        most = 1 if name in DIVERSITY else size
+        assert name == "outside_reward" or bool(((value >= 0) & (value <= most)).all())
     for row in range(batch):
         alone = RewardInputs(
             inputs.slates[row : row + 1],
@@ -392,6 +419,7 @@ def test_a_reward_is_its_weighted_sum_row_by_row(
             inputs.embedding,
             inputs.category,
             purchases=None if inputs.purchases is None else inputs.purchases[row : row + 1],
+            outside_reward=_paid(inputs)[row : row + 1],
         )
         assert torch.equal(Reward(weights)(alone)[0], total[row : row + 1])
 

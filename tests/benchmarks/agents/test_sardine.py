@@ -111,6 +111,8 @@ def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Pa
     assert expected <= set(figures)
     rows = pl.read_csv(tmp_path / "results" / "sardine" / "rows.csv", infer_schema_length=None)
     assert rows.group_by("policy").len()["len"].unique().to_list() == [USERS]
+    table = (tmp_path / "results" / "sardine" / "table.md").read_text()
+    assert "clicks in 10 steps" in table.splitlines()[0], "SlateRerank has episodes of ten"
     mean = rows.filter(pl.col("policy") == "ppo")["return"].to_numpy().mean()
     assert figures["ppo_return"]["value"] == pytest.approx(mean)
     kept = (tmp_path / "work" / "seed0.parquet").stat().st_mtime_ns

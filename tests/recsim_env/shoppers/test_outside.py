@@ -15,19 +15,24 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import registry
 from torch import Tensor
 
 from agents.evaluate import evaluate
 from policies import POLICIES
 from policies.inputs import PolicyInputs
+from policies.rankers.exploring import learn_ranker
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
+from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.rewards import Reward
 from recsim_env.shoppers.outside import (
     OutsideShopper,
     OutsideSpec,
     clustered_catalog,
     environment_seeds,
     outside_simulator,
+    register_outside,
     spherical_k_means,
 )
 from recsim_env.simulator import SlateSimulator
@@ -310,7 +315,8 @@ def test_clicks_are_one_0_or_1_a_position(clicks: Any) -> None:
     )
     simulator.reset(torch.arange(2))
     with pytest.raises(
-        RuntimeError, match=r"OutsideSpec\.clicks gave .*, but it must give 3 numbers of 0 and 1"
+        RuntimeError,
+        match=r"OutsideSpec\.clicks gave .* step 1, but it must give 3 numbers of 0 and 1",
     ):
         simulator.step(ALWAYS.repeat(2, 1))
 
@@ -359,3 +365,264 @@ def test_as_many_clusters_as_points_are_the_points() -> None:
 def test_bad_embeddings_are_refused(embedding: Any, clusters: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         clustered_catalog(embedding, clusters)
+
+
+# ---- candidates that change, places, and what the outsider pays ----------------------------------
+
+LIST = 5
+
+
+class Radio(Tap):
+    """Tap with a list of candidates that changes at every visit, and seconds instead of clicks.
+
+    At visit v (0 = the first) songs 2 v, 2 v + 1, .., 2 v + 4 (modulo 12) may be played, in
+    descending order. An action names songs, or places in that list. Whoever is shown something
+    else stops.
+    """
+
+    def __init__(self, places: bool, pays: float = 2.5) -> None:
+        super().__init__()
+        self.places, self.pays = places, pays
+        self.action_space = spaces.MultiDiscrete([LIST if places else ITEMS] * SIZE)
+        self.played: list[list[int]] = []
+
+    def songs(self) -> list[int]:
+        return [(2 * self.visit + at) % ITEMS for at in reversed(range(LIST))]
+
+    def reset(self, **options: Any) -> tuple[dict[str, Any], Any]:
+        observation, info = super().reset(**options)
+        return {**observation, "songs": self.songs()}, info
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        songs = [self.songs()[place] for place in action] if self.places else action.tolist()
+        assert set(songs) <= set(self.songs()), "only what may be played is played"
+        self.played.append(songs)
+        self.visit += 1
+        seconds = [40.0 if song % 2 == 0 else 3.0 for song in songs]
+        over = self.visit >= VISITS
+        return {"songs": self.songs()}, self.pays, over, False, {"seconds": seconds}
+
+
+def radio_spec(places: bool = False, **changes: Any) -> OutsideSpec:
+    given: dict[str, Any] = {
+        "make": lambda: Radio(places),
+        "catalog": clustered_catalog(items_around_axes(), 3),
+        "visits": VISITS,
+        "clicks": lambda observation, info: np.array(info["seconds"]) > 30,
+        "candidates": lambda observation, info: observation["songs"],
+        "most_candidates": LIST,
+        "places": places,
+    }
+    return OutsideSpec(**{**given, **changes})
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_candidates_change_and_slates_reach_the_outsider(places: bool) -> None:
+    simulator = outside_simulator(radio_spec(places))
+    observation = simulator.reset(torch.arange(2))
+    assert observation["candidates"].tolist() == [[4, 3, 2, 1, 0]] * 2
+    step = simulator.step(torch.tensor([[4, 0, 3], [1, 2, 3]]))
+    assert [radio.unwrapped.played for radio in simulator.hidden.environments] == [
+        [[4, 0, 3]],
+        [[1, 2, 3]],
+    ]
+    assert step.observation["recent_clicks"][:, 0].tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert step.observation["candidates"].tolist() == [[6, 5, 4, 3, 2]] * 2
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_what_is_no_candidate_is_not_played_and_gets_no_click(places: bool) -> None:
+    simulator = outside_simulator(radio_spec(places))
+    simulator.reset(torch.arange(3))
+    step = simulator.step(torch.tensor([[8, 2, 10], [8, 10, 11], [2, 2, 8]]))
+    played = [radio.unwrapped.played[0] for radio in simulator.hidden.environments]
+    assert played == [[2, 2, 2], [4, 4, 4], [2, 2, 2]]  # the first that may be, or the first at all
+    assert step.info["clicks"].tolist() == [1, 0, 1]
+    assert step.info["invalid_items"].tolist() == [2, 3, 2]
+
+
+def test_places_and_items_play_the_same_episodes() -> None:
+    one, other = (outside_simulator(radio_spec(places)) for places in (False, True))
+    inputs = PolicyInputs(one.catalog, one.observation_space, SIZE)
+    uniform, seeds = POLICIES["uniform"].build(inputs), torch.arange(9)
+    rows = evaluate(uniform, one, seeds, batch=4).rows
+    assert rows.equals(evaluate(uniform, other, seeds, batch=9).rows)
+    assert rows["invalid_items"].sum() == 0
+    assert rows["visits"].unique().to_list() == [VISITS]
+
+
+def test_rows_that_start_again_have_their_own_candidates() -> None:
+    simulator = outside_simulator(radio_spec())
+    simulator.reset(torch.arange(3))
+    simulator.step(torch.tensor([[0, 1, 2]]).repeat(3, 1))
+    observation = simulator.reset_rows(torch.tensor([1]))
+    assert observation["candidates"][:, 0].tolist() == [6, 4, 6]
+    simulator.keep(torch.tensor([2, 1]))
+    assert simulator.candidates[:, 0].tolist() == [6, 4]
+
+
+def test_a_shorter_list_is_padded() -> None:
+    spec = radio_spec(candidates=lambda observation, info: observation["songs"][:2])
+    assert outside_simulator(spec).reset(torch.arange(1))["candidates"].tolist() == [
+        [4, 3, -1, -1, -1]
+    ]
+
+
+def test_what_the_outsider_pays_is_a_term_and_an_info() -> None:
+    spec = radio_spec()
+    simulator = outside_simulator(spec, Reward({"clicks": 1.0, "outside_reward": 2.0}))
+    simulator.reset(torch.arange(2))
+    step = simulator.step(torch.tensor([[4, 0, 3], [1, 3, 0]]))
+    assert step.info["outside_reward"].tolist() == [2.5, 2.5]
+    assert step.info["reward_terms/outside_reward"].tolist() == [2.5, 2.5]
+    assert step.reward.tolist() == [2 + 2 * 2.5, 1 + 2 * 2.5]
+
+
+@pytest.mark.parametrize("pays", [None, float("nan"), float("inf"), 1e39, [1.0, 2.0], "much"])
+def test_what_is_no_finite_reward_is_refused_with_its_step(pays: Any) -> None:
+    simulator = outside_simulator(radio_spec(make=lambda: Radio(False, pays)))
+    simulator.reset(torch.arange(1))
+    with pytest.raises(RuntimeError, match=r"gave the reward .* at step 1, but it must be one fin"):
+        simulator.step(torch.tensor([[0, 1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [
+        ([41.0, float("nan"), 0.0], r"gave 41\.0 at position 0 of step 1"),
+        ([0.0, float("nan"), 0.0], r"gave nan at position 1 of step 1"),
+        (1.0, r"gave 1\.0 at step 1"),
+        ([[1.0], [0.0, 1.0]], r"gave \[\[1\.0\], \[0\.0, 1\.0\]\] at step 1"),
+    ],
+)
+def test_seconds_are_no_clicks(seconds: Any, says: str) -> None:
+    spec = radio_spec(clicks=lambda observation, info: seconds)
+    simulator = outside_simulator(spec)
+    simulator.reset(torch.arange(3))
+    with pytest.raises(RuntimeError, match=says):
+        simulator.step(torch.tensor([[0, 1, 2]]).repeat(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("songs", "says"),
+    [
+        ([], "gave .* after reset, but it must give from 1 to 5 whole numbers"),
+        (list(range(6)), "from 1 to 5 whole numbers"),
+        ([0.5, 1.0], "whole numbers"),
+        (3, "whole numbers"),
+        (None, "whole numbers"),
+        ([[1, 2], [3]], "whole numbers"),
+        ([0, 12], "gave 12 at place 1 after reset, but an item is a number from 0 to 11"),
+        ([-1, 2], "gave -1 at place 0"),
+        ([7, 3, 7], "gave 7 twice after reset"),
+    ],
+)
+def test_candidates_are_checked(songs: Any, says: str) -> None:
+    simulator = outside_simulator(radio_spec(candidates=lambda observation, info: songs))
+    with pytest.raises(RuntimeError, match=says):
+        simulator.reset(torch.arange(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"candidates": None}, "most_candidates is 5, but it must be None"),
+        ({"most_candidates": None}, "most_candidates is None, but it must be given"),
+        ({"most_candidates": 13}, "most_candidates is 13"),
+        ({"most_candidates": 0}, "most_candidates is 0"),
+        ({"candidates": 3}, "candidates is 3, but it must be a function"),
+        ({"places": 1}, "places is 1"),
+        ({"places": True, "candidates": None, "most_candidates": None}, "places is True"),
+    ],
+)
+def test_the_fields_of_candidates_fit_together(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        radio_spec(**changes)
+
+
+def test_the_action_space_is_of_places_where_actions_are() -> None:
+    with pytest.raises(ValueError, match="MultiDiscrete with 5 places of candidates"):
+        outside_simulator(radio_spec(places=True, make=lambda: Radio(False)))
+
+
+class OldGym(Tap):
+    """As before gym 0.26: `reset` gives an observation, `step` four values."""
+
+    old_reset = True
+
+    def reset(self, **options: Any) -> Any:
+        observation, info = super().reset(**options)
+        return observation if self.old_reset else (observation, info)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+def test_an_older_gym_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulator = outside_simulator(
+        OutsideSpec(OldGym, clustered_catalog(items_around_axes(), 3), VISITS)
+    )
+    with pytest.raises(RuntimeError, match=r"reset\(seed=\.\.\) gave .* older gym"):
+        simulator.reset(torch.arange(1))
+    monkeypatch.setattr(OldGym, "old_reset", False)
+    simulator.reset(torch.arange(1))
+    with pytest.raises(RuntimeError, match=r"gave 4 values at step 1, .* older gym"):
+        simulator.step(ALWAYS)
+
+
+# ---- registered ----------------------------------------------------------------------------------
+
+
+def test_an_outside_environment_is_registered_like_any_other() -> None:
+    id = "test/Radio-v0"
+    try:
+        register_outside(id, radio_spec(), reward={"outside_reward": 1.0})
+        simulator = make_simulator(id, device="cpu")
+        assert (simulator.slate_size, simulator.horizon_days) == (SIZE, float(VISITS))
+        env = gymnasium.make(id)
+        observation, _ = env.reset(seed=3)
+        assert observation["candidates"].tolist() == [4, 3, 2, 1, 0]
+        _, reward, *_, info = env.step(np.array([4, 3, 2]))
+        assert (reward, info["outside_reward"]) == (2.5, 2.5)
+        batch = gymnasium.make_vec(id, num_envs=2)
+        batch.reset(seed=3)
+        assert batch.step(np.array([[4, 3, 2]] * 2))[1].tolist() == [2.5, 2.5]
+        with pytest.raises(
+            ValueError, match="slate_size is 4, but the outside environment shows 3"
+        ):
+            make_simulator(id, slate_size=4)
+    finally:
+        PRESETS.pop(id, None)
+        registry.pop(id, None)
+
+
+def test_by_default_an_outsider_is_paid_by_the_click() -> None:
+    id = "test/Tap-v0"
+    try:
+        register_outside(id, tap_spec())
+        assert make_simulator(id, device="cpu").reward.weights == {"clicks": 1.0}
+    finally:
+        PRESETS.pop(id, None)
+        registry.pop(id, None)
+
+
+def test_a_ranker_is_learned_in_one_call() -> None:
+    """Songs of one axis are clicked by everybody: they must come first."""
+    catalog = clustered_catalog(items_around_axes(), 3)
+
+    class Hits(Tap):
+        def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+            self.visit += 1
+            clicks = (action % 3 == 0).astype(np.int64)
+            return {"secret": 0}, 0.0, self.visit >= self.visits, False, {"clicks": clicks}
+
+    simulator = outside_simulator(OutsideSpec(Hits, catalog, VISITS))
+    ranker = learn_ranker(simulator, users=40, rounds=1)
+    logits = ranker.logits(simulator.reset(torch.arange(1)))[0]
+    assert set(logits.topk(4).indices.tolist()) == {0, 3, 6, 9}
+    for bad, says in (({"users": 0}, "users is 0"), ({"rounds": -1}, "rounds is -1")):
+        with pytest.raises(ValueError, match=says):
+            learn_ranker(simulator, **bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="temperatures"):
+        learn_ranker(simulator, temperatures=())

@@ -1,0 +1,1 @@
+"""Agents of other libraries on our environments; docs/others-agents.md shows each of them."""

@@ -1,0 +1,105 @@
+"""A ranker for shoppers of whom there is no log: log, fit, explore with the fit, and fit again."""
+
+from __future__ import annotations
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from policies.inputs import PolicyInputs
+from policies.observations import candidates_of, max_candidates
+from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower
+from policies.registry import POLICIES
+from policies.slates import top_slates
+from recsim_env import checks, noise
+from recsim_env.logs.record import record
+from recsim_env.logs.sessions import Sessions
+from recsim_env.settings import LARGEST, MOST
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Observation, Policy
+
+LOG_SEED = 40_000_000
+"""First seed of the logged shoppers, far from those of trainings and evaluations."""
+
+
+class Exploring:
+    """Draws K candidates in turn, with chances in proportion to exp(logit / temperature).
+
+    It adds Gumbel noise and takes the best (Yellott 1977, "The relationship between Luce's
+    choice axiom, Thurstone's theory of comparative judgment, and the double exponential
+    distribution").
+
+    Args:
+        ranker: gives the logits
+        inputs: spaces of the simulator
+        temperature: divides the logits
+    """
+
+    def __init__(self, ranker: TwoTowerRanker, inputs: PolicyInputs, temperature: float) -> None:
+        self._ranker = ranker
+        self._items = len(inputs.catalog)
+        self._slate_size = inputs.slate_size
+        self._temperature = temperature
+        self.draws = max_candidates(inputs.observation_space, self._items)
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Make slates (B, K) with uniform draws (B, C)."""
+        scores = self._ranker.logits(observation) / self._temperature + noise.gumbel(draws)
+        return top_slates(scores, candidates_of(observation, self._items), self._slate_size)
+
+
+def learn_ranker(
+    simulator: SlateSimulator,
+    *,
+    users: int = 600,
+    rounds: int = 3,
+    temperatures: tuple[float, ...] = (1.0, 0.5),
+    first_seed: int = LOG_SEED,
+    title: str | None = None,
+) -> TwoTowerRanker:
+    """Log shoppers and fit a two-tower ranker, in one call.
+
+    The first log is of uniform slates; in every further round the ranker of all logs before it
+    serves, with noise, and is then fitted again to all of them.
+
+    Args:
+        simulator: the shoppers; it is reset
+        users: number of shoppers of the uniform log, and of each exploring log after it
+        rounds: number of exploring logs
+        temperatures: temperatures of the exploring rankers, each of which serves an equal part of
+            the shoppers
+        first_seed: seed of the first logged shopper; the others follow it
+        title: start of the titles of the progress bars; None shows none
+
+    Raises:
+        ValueError: If an argument is out of its range, or a log holds no click.
+    """
+    checks.instance("simulator", simulator, SlateSimulator)
+    users = checks.whole("users", users, max(len(temperatures), 1), MOST)
+    rounds = checks.whole("rounds", rounds, 0, MOST)
+    first_seed = checks.whole("first_seed", first_seed, 0)
+    for at, temperature in enumerate(temperatures):
+        checks.number(f"temperatures[{at}]", temperature, 0, LARGEST, above=True)
+    if rounds and not temperatures:
+        raise ValueError("temperatures is empty, but exploring rounds need at least one.")
+
+    size = simulator.slate_size
+    inputs = PolicyInputs(simulator.catalog, simulator.observation_space, size)
+    writers: list[Policy] = [POLICIES["uniform"].build(inputs)]
+    tables: list[pl.DataFrame] = []
+    logged = visits = 0
+    for number in range(rounds + 1):
+        for writer in writers:
+            share = users // len(writers)
+            seeds = torch.arange(first_seed + logged, first_seed + logged + share)
+            table, _ = record(simulator, writer, seeds, split="train")
+            tables.append(table.with_columns(pl.col("shopper") + logged, pl.col("visit") + visits))
+            logged, visits = logged + share, visits + len(table)
+        ranker = fit_two_tower(
+            Sessions.of(pl.concat(tables)),
+            simulator.catalog,
+            size,
+            title=None if title is None else f"{title}, ranker {number}",
+        )
+        writers = [Exploring(ranker, inputs, degree) for degree in temperatures]
+    return ranker
