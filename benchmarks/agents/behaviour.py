@@ -31,7 +31,7 @@ from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import AMBER, BLUE, GREEN, INK, RED, intervals, panels, plain
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.saved import load_actor
-from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, seeds
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads

@@ -25,7 +25,8 @@ from benchmarks.lab.options import Results
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.saved import UNTRAINED
-from benchmarks.lab.sites import REPORTED_SEED, World, seeds
+from agents.places import REPORTED_SEED, seeds
+from benchmarks.lab.where import Where
 from benchmarks.lab.statistics import Estimate, policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads

@@ -34,7 +34,7 @@ from benchmarks.lab.league_cells import League, cells, check_work
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.places import MARKET, Place
 from benchmarks.lab.run import Run
-from benchmarks.lab.sites import Site
+from agents.places import Site
 from benchmarks.lab.threads import use_threads
 from recsim_env.files import FolderInUse, locked, sweep
 from recsim_env.registration import PRESETS

@@ -38,7 +38,7 @@ from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import TUNING_SEED, seeds
+from agents.places import TUNING_SEED, seeds
 from benchmarks.lab.statistics import (
     Estimate,
     by_training_seed,

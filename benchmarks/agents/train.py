@@ -28,7 +28,7 @@ from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
-from benchmarks.lab.sites import World
+from benchmarks.lab.where import Where
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.trainings import VISITS
 from policies.composer import Composer, ComposerConfig

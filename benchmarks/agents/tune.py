@@ -21,7 +21,8 @@ import tyro
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.run import OUTPUT, Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import TUNING_SEED, World, seeds
+from agents.places import TUNING_SEED, seeds
+from benchmarks.lab.where import Where
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads

@@ -29,7 +29,7 @@ from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import TUNING_SEED, Site, seeds
+from agents.places import TUNING_SEED, Site, seeds
 from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads

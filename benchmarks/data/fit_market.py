@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
-from benchmarks.lab.markets import TABLE_FILES, MarketWorld
+from agents.places.exploring import TABLE_FILES
+from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog

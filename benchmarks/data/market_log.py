@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.lab.log_mixture import Mixture
+from agents.places.mixture import Mixture
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Threads
 from benchmarks.lab.threads import use_threads

@@ -29,7 +29,7 @@ from benchmarks.lab.options import Markets
 from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.tuning import policy_trials, starts
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.places import Site, open_place
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.sites import Site, World
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.registration import make_simulator
@@ -39,7 +39,7 @@ def open_learned(env: str, world: int, markets: Path, slates: int, device: str |
 
 def open_journey(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
     """Open the Complete Journey, where agents are judged with other households than trained."""
-    return World(env, device=device).open()
+    return open_place(env, device=device)
 
 
 @dataclass(frozen=True, eq=False)

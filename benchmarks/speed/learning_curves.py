@@ -35,7 +35,7 @@ from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, panels, seed_curves
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.sites import REPORTED_SEED, seeds
+from agents.places import REPORTED_SEED, seeds
 from benchmarks.lab.statistics import Estimate, estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads

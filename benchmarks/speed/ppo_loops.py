@@ -30,7 +30,7 @@ from agents.ppo.algorithm import (
 from agents.ppo.config import PPOConfig
 from benchmarks.lab.options import Markets
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, seeds
 from benchmarks.lab.stopwatch import Stopwatch
 from policies.learnable.intents import IntentConfig
 

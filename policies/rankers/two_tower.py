@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -319,13 +320,20 @@ class SlateExamples:
         return len(self.slates)
 
 
+Known = Callable[[Observation], Observation]
+"""Makes of an observation what the towers know of it."""
+
+
 @torch.no_grad()
-def examples_of(sessions: Sessions, catalog: Catalog) -> SlateExamples:
+def examples_of(
+    sessions: Sessions, catalog: Catalog, known: Known | None = None
+) -> SlateExamples:
     """Make an example of every logged slate, from what was known before it."""
     parts: list[tuple[Tensor, ...]] = []
     items = len(catalog)
     for moment in replay(sessions, catalog):
-        whole, by_category = tower_inputs(moment.observation)
+        seen = moment.observation if known is None else known(moment.observation)
+        whole, by_category = tower_inputs(seen)
         recent = Recent.of(moment.observation)
         fatigue = torch.stack(
             [
@@ -347,6 +355,7 @@ def fit_two_tower(
     config: TwoTowerConfig | None = None,
     *,
     title: str | None = None,
+    known: Known | None = None,
 ) -> TwoTowerRanker:
     """Fit a ranker by minimising the log loss of the clicks of a log.
 
@@ -356,6 +365,8 @@ def fit_two_tower(
         slate_size: number of slate positions K
         config: sizes of the network and how it is fitted; None = the defaults
         title: of the progress bar; None shows none
+        known: makes of an observation what the ranker will be shown in use, where that is not the
+            profile of the log (`policies.rankers.recent`)
 
     Raises:
         TypeError: If an argument is of another class.
@@ -375,7 +386,7 @@ def fit_two_tower(
         )
 
     # The model, with inputs standardised by the first slates
-    examples = examples_of(sessions, catalog)
+    examples = examples_of(sessions, catalog, known)
     model = TwoTower(
         principal(catalog.embedding, config.dims),
         catalog.category,

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.agents import compare, league, train
 from benchmarks.lab.checked import Checked, hints_of, kinds_in, told_of
-from benchmarks.lab.sites import World
+from benchmarks.lab.where import Where
 from tests.benchmarks.test_commands import CONFIGURED
 
 Case = tuple[Any, str, Any]

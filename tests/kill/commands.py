@@ -16,7 +16,7 @@ from benchmarks.agents import demo, league, train, transfer, tune, tune_agents
 from benchmarks.data import finetune, fit_market
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.places import PLACES, Place
-from benchmarks.lab.sites import World
+from benchmarks.lab.where import Where
 from policies import PolicyInputs
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig

@@ -20,7 +20,7 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train
-from benchmarks.lab.sites import World
+from benchmarks.lab.where import Where
 from policies import POLICIES
 from tests.benchmarks.agents.test_compare import make_world
 from tests.support.curves import points

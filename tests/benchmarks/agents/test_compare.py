@@ -19,7 +19,8 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig, sample_slates
 from benchmarks.agents import compare, demo, train, tune
 from benchmarks.lab.run import read_rows, read_summary
-from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, World
+from agents.places import REPORTED_SEED, TUNING_SEED
+from benchmarks.lab.where import Where
 from benchmarks.lab.tuning import read_parameters
 from policies import POLICIES
 from policies.learnable.kinds import LEARNABLE

@@ -34,7 +34,7 @@ from benchmarks.lab import league_cells
 from benchmarks.lab.league_cells import CURVE, ROW, Cell, cells, contenders
 from benchmarks.lab.places import CONTROL, PLACES, Place
 from benchmarks.lab.run import Run
-from benchmarks.lab.sites import Site
+from agents.places import Site
 from benchmarks.lab.statistics import Estimate, critical, iqm, stratified
 from benchmarks.speed import latency
 from policies import POLICIES, PolicyInputs

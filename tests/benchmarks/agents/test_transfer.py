@@ -42,7 +42,7 @@ from benchmarks.agents.transfer_report import (
     tables,
 )
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.sites import REPORTED_SEED, seeds
+from agents.places import REPORTED_SEED, seeds
 from policies import POLICIES
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.registration import PRESETS

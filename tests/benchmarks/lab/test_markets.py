@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks.lab import markets
-from benchmarks.lab.log_mixture import (
+from agents.places.mixture import (
     BROAD,
     GROUP,
     KNOBS,

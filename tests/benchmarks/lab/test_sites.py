@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agents import compare, demo, train, tune
-from benchmarks.lab.sites import SHIPPED, World
+from agents.places import SHIPPED
+from benchmarks.lab.where import Where
 from policies.rankers.ctr import WEIGHTS
 from recsim_env import files
 from recsim_env.registration import PRESETS

@@ -13,7 +13,7 @@ from agents.ppo import monitor
 from agents.ppo.checkpoints import LAST, visits_of
 from benchmarks.agents import compare, train
 from benchmarks.lab.saved import UNTRAINED
-from benchmarks.lab.sites import World
+from benchmarks.lab.where import Where
 from benchmarks.lab.trainings import finished_trainings
 from tests.benchmarks.agents.test_compare import make_world, training
 

@@ -16,7 +16,7 @@ from torch import Tensor
 pytest.importorskip("faiss")
 
 from agents.evaluate import evaluate
-from benchmarks.lab.markets import policy_inputs
+from agents.places.exploring import policy_inputs
 from benchmarks.speed import latency
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, SERVED, STEPS, quantile, report
 from benchmarks.speed.scaled_market import Carried, Shop, enlarge
