@@ -177,9 +177,7 @@ def play_log(
             if found is None:
                 first = LOG_SEED + number * 1_000_000
                 pieces = []
-                for piece in play_round(
-                    simulator, inputs, plan, round(share * plan.slates), first
-                ):
+                for piece in play_round(simulator, inputs, plan, round(share * plan.slates), first):
                     pieces.append(piece)
                     bar.update(len(piece[0]))
                 found = _joined(pieces)
@@ -222,9 +220,7 @@ def write_tables(folder: Path, tables: Tables, simulator: SlateSimulator, prefix
     impressions, declared = tables
     if declared is not None:
         write_parquet(folder / f"{prefix}declared.parquet", declared)
-    write_impressions(
-        impressions, folder / f"{prefix}impressions.parquet", len(simulator.catalog)
-    )
+    write_impressions(impressions, folder / f"{prefix}impressions.parquet", len(simulator.catalog))
 
 
 def _kept_round(kept: Path, number: int, simulator: SlateSimulator) -> Tables | None:

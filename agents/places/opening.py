@@ -199,9 +199,7 @@ def _told_ranker(found: Found, ranker: Path | Ranker | None) -> Ranker | None:
         ranker = SHIPPED_RANKERS.get(found.env.rpartition(":")[2])
     if ranker is None:
         return None
-    return load_ranker(
-        ranker, simulator.catalog, simulator.observation_space, simulator.slate_size
-    )
+    return load_ranker(ranker, simulator.catalog, simulator.observation_space, simulator.slate_size)
 
 
 def _fits_folder(found: Found) -> bool:
@@ -294,9 +292,7 @@ def description(found: Found, plan: Exploration, log: Sessions | None) -> dict[s
     return {
         "env": found.env,
         "options": {name: plain(value) for name, value in sorted(told.items())},
-        "shopper": {
-            name: plain(value) for name, value in sorted(config.shopper_options.items())
-        },
+        "shopper": {name: plain(value) for name, value in sorted(config.shopper_options.items())},
         "code": _code_of(config.shopper),
         "catalog": hashlib.sha256(
             repr((catalog.text, catalog.path)).encode()

@@ -27,6 +27,7 @@ import polars as pl
 import tyro
 from tqdm.auto import tqdm
 
+from agents.places import Site
 from benchmarks.agents.league_report import analyse
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import all_rows
@@ -34,7 +35,6 @@ from benchmarks.lab.league_cells import League, cells, check_work
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.places import MARKET, Place
 from benchmarks.lab.run import Run
-from agents.places import Site
 from benchmarks.lab.threads import use_threads
 from recsim_env.files import FolderInUse, locked, sweep
 from recsim_env.registration import PRESETS

@@ -24,13 +24,13 @@ import tyro
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
+from agents.places import TUNING_SEED, Site, seeds
+from agents.statistics import Estimate
 from benchmarks.lab.league_cells import FACTORS
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from agents.places import TUNING_SEED, Site, seeds
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, trials_of

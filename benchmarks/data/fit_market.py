@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from agents.places.exploring import TABLE_FILES
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
-from agents.places.exploring import TABLE_FILES
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads

@@ -21,12 +21,12 @@ from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from agents.statistics import Estimate
 from benchmarks.lab import heldout
 from benchmarks.lab.log_checks import check_slates, check_visits
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from policies.rankers.ctr import WEIGHTS, CTRModel, save_model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.statistics import Estimate, around
+from agents.statistics import Estimate, around
 from recsim_env import metrics
 
 Floats = NDArray[np.float64]

@@ -24,12 +24,12 @@ from agents import AGENTS, TrainingSetup
 from agents.base import Watch, ignore_progress
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
+from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.cells import json_at
 from benchmarks.lab.options import Markets
 from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.tuning import policy_trials, starts
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy

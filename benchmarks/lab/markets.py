@@ -1,4 +1,4 @@
-"""The markets of the reported results, each with its log and its ranker in `runs/market/<name>/`."""
+"""The markets of the reported results, with log and ranker in `runs/market/<name>/`."""
 
 from __future__ import annotations
 

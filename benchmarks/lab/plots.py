@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.lab.statistics import Estimate
+from agents.statistics import Estimate
 
 RED, BLUE, GREEN, AMBER = "#c23b3b", "#3b6ea5", "#3f8f55", "#b07a1e"
 VIOLET, TEAL, MAUVE, OLIVE = "#7a4fa3", "#2a9aa0", "#a0527d", "#6b6b2f"

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from agents.statistics import Estimate
 from benchmarks.lab.provenance import ROOT, command, git_state, hardware, now, versions
 from benchmarks.lab.settings import config_as_json
-from benchmarks.lab.statistics import Estimate
 from recsim_env.files import locked, read_object, replacing, write_json, write_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from benchmarks.lab.statistics import Estimate
+from agents.statistics import Estimate
 
 
 def markdown(

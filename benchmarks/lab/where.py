@@ -124,8 +124,7 @@ class Where(Checked):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What results in this place depend on, as JSON: not where files lie, nor on which device.
-        """
+        """What results in this place depend on, as JSON; not where files lie."""
         names = ("env", "options", "reward", "slate_size", "horizon_days")
         return {name: getattr(self, name) for name in names}
 

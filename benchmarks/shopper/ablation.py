@@ -24,6 +24,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
+from agents.statistics import Estimate
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
@@ -35,7 +36,6 @@ from benchmarks.lab.settings import (
     remember_settings,
     settings_of,
 )
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from recsim_env.files import read_object, write_text

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
+from agents.statistics import Estimate
 from benchmarks.lab.folders import check_apart
 from benchmarks.lab.heldout import (
     COUNT_BINS,
@@ -45,7 +46,6 @@ from benchmarks.lab.logs import (
 )
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.shopper import baselines as simple

@@ -325,9 +325,7 @@ Known = Callable[[Observation], Observation]
 
 
 @torch.no_grad()
-def examples_of(
-    sessions: Sessions, catalog: Catalog, known: Known | None = None
-) -> SlateExamples:
+def examples_of(sessions: Sessions, catalog: Catalog, known: Known | None = None) -> SlateExamples:
     """Make an example of every logged slate, from what was known before it."""
     parts: list[tuple[Tensor, ...]] = []
     items = len(catalog)

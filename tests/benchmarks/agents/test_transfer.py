@@ -17,6 +17,7 @@ import torch
 
 import recsim_env
 from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, seeds
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
 from benchmarks.agents import transfer
@@ -42,7 +43,6 @@ from benchmarks.agents.transfer_report import (
     tables,
 )
 from benchmarks.lab.markets import MarketWorld
-from agents.places import REPORTED_SEED, seeds
 from policies import POLICIES
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.registration import PRESETS

@@ -15,7 +15,6 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks.lab import markets
 from agents.places.mixture import (
     BROAD,
     GROUP,
@@ -26,6 +25,7 @@ from agents.places.mixture import (
     servers,
     tried,
 )
+from benchmarks.lab import markets
 from benchmarks.lab.markets import (
     HELD_OUT_SEED,
     LOG_SEED,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from agents.statistics import Estimate
 from benchmarks.lab.plots import (
     intervals,
     level_intervals,
@@ -15,7 +16,6 @@ from benchmarks.lab.plots import (
     seed_curves,
     spread,
 )
-from benchmarks.lab.statistics import Estimate
 
 
 def test_labels_stand_apart_and_move_no_further_than_needed() -> None:

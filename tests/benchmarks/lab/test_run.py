@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from matplotlib.figure import Figure
 
+from agents.statistics import Estimate
 from benchmarks.lab.provenance import PACKAGES, git_state
 from benchmarks.lab.run import LARGEST_CSV, Report, Run, read_rows, read_summary, report_again
-from benchmarks.lab.statistics import Estimate
 
 matplotlib.use("agg")
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.agents import compare, demo, train, tune
 from agents.places import SHIPPED
-from benchmarks.lab.where import Where
+from benchmarks.agents import compare, demo, train, tune
 from policies.rankers.ctr import WEIGHTS
 from recsim_env import files
 from recsim_env.registration import PRESETS

@@ -7,17 +7,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.lab.statistics import (
+from agents.statistics import (
     Estimate,
     around,
     by_training_seed,
     critical,
     estimate_mean,
-    iqm,
-    iqm_estimate,
     over_training_seeds,
     paired_difference,
 )
+from benchmarks.lab.statistics import iqm, iqm_estimate
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 TOYS: dict[str, Draw] = {  # of mean 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from benchmarks.lab.statistics import Estimate
+from agents.statistics import Estimate
 from benchmarks.lab.tables import markdown
 
 ROWS = pl.DataFrame({"policy": ["greedy", "uniform"], "seed": [0, 1], "return": [2.5, 0.5]})
