@@ -27,16 +27,16 @@ SHIPPED = "recsim_env/CompleteJourney-v0"
 
 
 @dataclass(frozen=True)
-class Where(Checked):
-    """An environment, its log and its ranker."""
+class Elsewhere(Checked):
+    """An environment in place of those that a command knows."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {
         "horizon_days": Within(0, math.inf, above=True, infinite=True)
     }
 
-    env: str = SHIPPED
+    env: str | None = None
     """A registered id, an id of a module of yours as `module:id`, which is imported first, or a
-    folder that `recsim_env.fit` wrote."""
+    folder that `recsim_env.fit` wrote. By default it is what the command knows."""
     options: str | None = None
     """Options of the shoppers, as in `world=1,alike=true`. By default they are the environment's
     own."""
@@ -55,11 +55,6 @@ class Where(Checked):
     default it is 100,000, and 3,000 in environments of others, which are slow."""
     cache: Path = PLACES
     """Folder of the logs that were played and of the rankers that were fitted to them."""
-    device: str | None = None
-    """Device of simulation and training, cpu or cuda. By default it is the best there is."""
-    threads: int = THREADS
-    """Number of CPU threads. One is the default because more are faster only where no other process
-    wants the cores."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -70,6 +65,27 @@ class Where(Checked):
         super().__post_init__()
         told_options(self.options)
         told_reward(self.reward)
+
+    def where(self, device: str | None, threads: int) -> Where | None:
+        """The place that is named, on a device and with some threads; None where none is named."""
+        if self.env is None:
+            return None
+        told = {field.name: getattr(self, field.name) for field in fields(Elsewhere)}
+        return Where(**told, device=device, threads=threads)
+
+
+@dataclass(frozen=True)
+class Where(Elsewhere):
+    """An environment, its log and its ranker."""
+
+    env: str = SHIPPED
+    """A registered id, an id of a module of yours as `module:id`, which is imported first, or a
+    folder that `recsim_env.fit` wrote."""
+    device: str | None = None
+    """Device of simulation and training, cpu or cuda. By default it is the best there is."""
+    threads: int = THREADS
+    """Number of CPU threads. One is the default because more are faster only where no other process
+    wants the cores."""
 
     def check(self) -> None:
         """Check that the environment can be made, before anything is written.
@@ -152,6 +168,7 @@ class Where(Checked):
 
 
 Here = Annotated[Where, tyro.conf.arg(name="")]
+There = Annotated[Elsewhere, tyro.conf.arg(name="")]
 """A part of a configuration whose options are written without the name of the part."""
 
 
