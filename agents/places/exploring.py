@@ -96,6 +96,11 @@ def fit_ranker(log: Sessions, simulator: SlateSimulator, title: str | None = Non
     Raises:
         ValueError: If the log holds no click.
     """
+    if not bool(log.clicks.any()):
+        raise ValueError(
+            f"The log has {log.n_slates} slates and no click, but a ranker needs some: log more "
+            "slates."
+        )
     catalog, size = simulator.catalog, simulator.slate_size
     counters = counters_for(simulator.observation_space, catalog, size)
     fitted = fit_two_tower(log, catalog, size, title=title, known=counters)

@@ -246,23 +246,12 @@ def _with_log(
         if log is None:
             log = logged(folder, simulator, plan, found.env if progress else None)
         if ranker is None and not path.exists():
-            save_ranker(_fitted(found, log, progress), path)
+            title = f"ranker of {found.env}" if progress else None
+            save_ranker(fit_ranker(log, simulator, title), path)
     if ranker is None:
         space, size = simulator.observation_space, simulator.slate_size
         ranker = load_ranker(path, simulator.catalog, space, size)
     return _site(found, _inputs(simulator, ranker, log), log)
-
-
-def _fitted(found: Found, log: Sessions, progress: bool) -> Ranker:
-    """Fit a ranker to the log of a place.
-
-    Raises:
-        ValueError: If the log holds no click.
-    """
-    try:
-        return fit_ranker(log, found.simulator, f"ranker of {found.env}" if progress else None)
-    except ValueError as error:
-        raise ValueError(f"{found.env}: {error} Log more slates.") from error
 
 
 def _inputs(simulator: SlateSimulator, ranker: Ranker, log: Sessions | None) -> PolicyInputs:

@@ -259,7 +259,7 @@ def test_the_league_and_the_tuning_of_agents_work_elsewhere(
             repetitions=1,
             steps=8,
             results=tmp_path / "results",
-            **sizes,
+            **{**sizes, "work": tmp_path / "tuned"},
         )
     )
     found = read_rows("tune_agents", results=tmp_path / "results")
