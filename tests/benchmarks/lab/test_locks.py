@@ -54,10 +54,14 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "sardine": lambda folder: sardine.main(sardine.Config(work=folder)),
     "train": lambda folder: train.train(train.Config(output=folder.parents[1]), 0),
     "transfer": run_transfer,
-    "tune": lambda folder: tune.main(tune.Config(work=folder)),
+    "tune": lambda folder: tune.main(tune.Config(work=folder.parent)),
     "tune_agents": lambda folder: tune_agents.main(tune_agents.Config(work=folder)),
 }
-FOLDERS = {"train": "composer/seed0", "transfer": "market-v0-world0-broad-300000"}
+FOLDERS = {
+    "train": "composer/seed0",
+    "transfer": "market-v0-world0-broad-300000",
+    "tune": "completejourney-v0",
+}
 LEAGUE = league.Config(contenders=("uniform",), runs=(0,), places=("market-v0-world0",))
 
 
