@@ -326,17 +326,25 @@ def plain(value: Any) -> Any:
 
 
 def _code_of(shopper: Any) -> str | None:
-    """A digest of the file of a factory that is not the package's own; None where it has none."""
+    """A digest of the code of a factory that is not the package's own.
+
+    It is that of the file, and of the compiled functions where there is none, as in a notebook.
+    """
     if isinstance(shopper, Later) or not callable(shopper):
         return None
+    factory = inspect.unwrap(getattr(shopper, "func", shopper))
+    if getattr(factory, "__module__", "").partition(".")[0] == recsim_env.__name__:
+        return None
     try:
-        path = inspect.getsourcefile(inspect.unwrap(getattr(shopper, "func", shopper)))
-    except TypeError:
-        return None
-    package = Path(recsim_env.__file__).parent
-    if path is None or not Path(path).is_file() or Path(path).is_relative_to(package):
-        return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        path = inspect.getsourcefile(factory)
+    except (TypeError, OSError):
+        path = None
+    if path is not None and Path(path).is_file():
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    parts = [factory, *vars(factory).values()] if inspect.isclass(factory) else [factory]
+    codes = [part.__code__ for part in parts if inspect.isfunction(part)]
+    written = repr([(code.co_code, code.co_names, plain(code.co_consts)) for code in codes])
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
 def _digest_of_log(log: Sessions) -> str:
