@@ -109,7 +109,7 @@ def evaluate(
         ValueError: If an argument is out of range, or if the policy's slates cannot be shown: see
             `SlateSimulator.step`.
     """
-    if not isinstance(seeds, Tensor):
+    if isinstance(seeds, int):
         seeds = torch.arange(checks.whole("seeds", seeds, 1, MOST))
     _check(policy, simulator, seeds)
     seeds = seeds.to(simulator.device)
