@@ -243,12 +243,21 @@ def _train(config: Config, seed: int, site: Site) -> Path:
             "log_interval": None
         }  # SB3 takes None, its types do not: the monitor writes the log
         model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
-    print(f"{title}: {finish(config, seed, site, model, monitor)}")
+    untrained = None if goes_on else monitor.returns[0]
+    print(f"{title}: {finish(config, seed, site, model, untrained)}")
     return folder / LAST
 
 
-def finish(config: Config, seed: int, site: Site, model: SlatePPO, monitor: Monitor) -> str:
-    """Compare a trained agent with greedy CTR, write its folder, and say what it reached."""
+def finish(config: Config, seed: int, site: Site, model: SlatePPO, untrained: float | None) -> str:
+    """Compare a trained agent with greedy CTR, write its folder, and say what it reached.
+
+    Args:
+        config: The training.
+        seed: Its seed.
+        site: The place.
+        model: The trained model, whose last checkpoint is written.
+        untrained: The return before the first update, where it was measured.
+    """
     folder, simulator = folder_of(config, seed), site.simulator("evaluation")
     settings = sizes_of(config, slow=is_slow(simulator)).monitor
     episodes = seeds(settings.first_seed, settings.episodes)
@@ -263,7 +272,7 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO, monitor: Moni
     }
     save_agent(folder / AGENT, folder / LAST, site, env=config.place.env, scores=found)
     gain = found["return_above_greedy_ctr"]
-    before = f" (untrained {monitor.returns[0]:.2f})" if monitor.returns[1:] else ""
+    before = "" if untrained is None else f" (untrained {untrained:.2f})"
     return (
         f"return {found['return'].value:.2f}{before} after {model.num_timesteps:,} visits, "
         f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above greedy CTR in the same "

@@ -52,7 +52,11 @@ def trained(site: Site, kind: str, folder: Path) -> Policy:
     )
     model.learn(32)
     save(model, folder / "checkpoint.safetensors")
-    scores = {"return": Estimate(3.0, 2.0, 4.0, 8), "visits": 5.0, "alone": Estimate(1.0)}
+    scores: dict[str, Estimate | float] = {
+        "return": Estimate(3.0, 2.0, 4.0, 8),
+        "visits": 5.0,
+        "alone": Estimate(1.0),
+    }
     save_agent(folder / "agent", folder / "checkpoint.safetensors", site, scores=scores)
     return policy_of(model)
 

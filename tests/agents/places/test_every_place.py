@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -98,7 +99,7 @@ def agent_of(folder: Path) -> Path:
     return folder / "train" / "composer" / "seed0" / "agent"
 
 
-def assert_recommends(env: str, folder: Path, **options: object) -> None:
+def assert_recommends(env: str, folder: Path, **options: Any) -> None:
     """The agent's folder makes the slates that its policy makes, for one shopper and for several."""
     agent = load_agent(folder, "cpu")
     simulator = make_simulator(env, device="cpu", **options)
@@ -230,7 +231,13 @@ def test_the_league_and_the_tuning_of_agents_work_elsewhere(
     songs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere = Elsewhere(songs, log_slates=300, cache=tmp_path / "places")
-    sizes = {"shoppers": 4, "episodes": 4, "batch": 4, "device": "cpu", "work": tmp_path / "work"}
+    sizes: dict[str, Any] = {
+        "shoppers": 4,
+        "episodes": 4,
+        "batch": 4,
+        "device": "cpu",
+        "work": tmp_path / "work",
+    }
     config = league.Config(
         elsewhere=elsewhere,
         contenders=("uniform", "popular", "cap", "linucb", "reinforce", "ppo_composer"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import recsim_env
-from agents.places import exploring, open_place, opening
+from agents.places import Site, exploring, open_place, opening
 from agents.places.exploring import Exploration, play_log, read_tables, write_tables
 from agents.places.opening import find_place, registered
 from policies.rankers.ctr import CTRRanker
@@ -48,7 +48,7 @@ def market() -> Iterator[None]:
     gymnasium.registry.pop(ID, None)
 
 
-def opened(folder: Path, env: str = ID, **options: Any) -> opening.Site:
+def opened(folder: Path, env: str = ID, **options: Any) -> Site:
     """A place with a small log of uniform slates, which is quick."""
     told: dict[str, Any] = {"slates": 200, "mixture": "uniform", **options}
     return open_place(env, cache=folder, device="cpu", progress=False, **told)
@@ -200,7 +200,7 @@ def test_an_environment_with_a_shipped_ranker_needs_no_log(
         )
 
 
-def shop(folder: Path, site: opening.Site) -> None:
+def shop(folder: Path, site: Site) -> None:
     """What a fit leaves in the folder of a shop, of what a place opens."""
     (folder / "log").mkdir(parents=True)
     (folder / "shop.json").write_text(json.dumps({"kind": "session", "slate_size": 4}))

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from agents.evaluate import evaluate
+from agents.folder import load_agent
 from agents.ppo import monitor
 from agents.ppo.algorithm import SlatePPO
-from agents.ppo.checkpoints import LAST
 from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
@@ -36,7 +36,7 @@ def training(world: Where, folder: Path, updates: int = UPDATES, **options: Any)
     watched = MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=0)
     return train.Config(
         **{
-            "world": world,
+            "place": world,
             "seeds": (0,),
             "visits": updates * ROLLOUT,
             "monitor": watched,
@@ -227,14 +227,24 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     train.main(config)
     returns = [value for _, value in curves(config)["evaluation/return"]]
     first, last = returns[0], returns[-1]
-    path = train.folder_of(config, 0) / LAST
-    following = f"Next: python -m benchmarks.agents.compare --trained {tmp_path} --agents composer"
+    agent = load_agent(train.folder_of(config, 0) / train.AGENT, "cpu")
+    gain = agent.scores["return_above_greedy_ctr"]
+    assert agent.scores["return"]["value"] == pytest.approx(last, rel=1e-6)
+    assert gain["value"] == pytest.approx(last - first)  # it starts as greedy CTR
+    path = train.folder_of(config, 0) / train.AGENT
+    following = [
+        f"Watch: tensorboard --logdir {tmp_path}",
+        f"Next:  python -m benchmarks.agents.compare{config.place.arguments} "
+        f"--trained {tmp_path} --agents composer",
+    ]
     assert capsys.readouterr().out.splitlines() == [
-        f"composer, seed 0: return {last:.2f} (untrained {first:.2f}) after 576 visits; {path}",
-        following,
+        f"composer, seed 0: return {last:.2f} (untrained {first:.2f}) after 576 visits, "
+        f"{gain['value']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}] above greedy CTR in the "
+        f"same 6 episodes; {path}",
+        *following,
     ]
     train.main(config)
     assert capsys.readouterr().out.splitlines() == [
         f"composer, seed 0: was finished before, at 576 visits; {path}",
-        following,
+        *following,
     ]
