@@ -264,7 +264,7 @@ def test_the_league_and_the_tuning_of_agents_work_elsewhere(
             agents=("linucb",),
             trials=2,
             repetitions=1,
-            steps=8,
+            steps=400,
             results=tmp_path / "results",
             **{**sizes, "work": tmp_path / "tuned"},
         )
