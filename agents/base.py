@@ -9,7 +9,7 @@ benchmarks (`benchmarks.agents.league`, `benchmarks.agents.tune_agents`) and the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,12 +19,24 @@ from torch import Tensor
 from agents.keeper import Keeper
 from policies.inputs import PolicyInputs
 from policies.parameters import Range, ranges, with_parameters
+from policies.rankers.two_tower import SHOPPER_KEYS
 from recsim_env import checks, noise
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registry import Registry
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
+REPLAYED = frozenset(
+    (
+        "recent_slates",
+        "recent_clicks",
+        "recent_days",
+        "candidates",
+        "declared",
+        *SHOPPER_KEYS,
+    )
+)
+"""Keys of an observation that `recsim_env.logs.sessions.replay` makes again from a log."""
 Watch = Callable[[int, Policy], None]
 """Called with the shopper-steps so far and the policy as it stands, at its most likely action. It
 may evaluate the policy; its result does not affect the training."""
@@ -135,6 +147,28 @@ class AgentSpec:
     """The function that trains the agent."""
     needs_log: bool
     """Whether `TrainingSetup.log` is required."""
+    needs_ranker: bool = True
+    """Whether `PolicyInputs.ranker` is required; the shipped agents all start from it."""
+    needs_keys: tuple[str, ...] = ()
+    """Keys that the observation must have."""
+
+    def lacking(self, inputs: PolicyInputs, log: Sessions | None) -> str | None:
+        """Say what the agent needs and does not get; None where it can be trained.
+
+        An agent that learns from a log needs one in which the observations of the environment can
+        be made again.
+        """
+        keys = inputs.observation_space.keys()
+        if self.needs_log and log is None:
+            return "a log"
+        if self.needs_log and (unknown := sorted(keys - REPLAYED)):
+            return f"a log that tells the observation `{unknown[0]}`"
+        if self.needs_ranker and inputs.ranker is None:
+            return "a ranker"
+        for key in self.needs_keys:
+            if key not in keys:
+                return f"the observation `{key}`"
+        return None
 
     def search(self) -> dict[str, Range]:
         """The range of every tuned parameter; empty where nothing is tuned."""
@@ -157,7 +191,12 @@ AGENTS = Registry[AgentSpec]("learning agent")
 
 
 def register_agent(
-    name: str, config: type[T], *, needs_log: bool = False
+    name: str,
+    config: type[T],
+    *,
+    needs_log: bool = False,
+    needs_ranker: bool = True,
+    needs_keys: Collection[str] = (),
 ) -> Callable[[Learner[T]], Learner[T]]:
     """Register a learner by `@register_agent("mine", MyConfig)` above `def mine(setup, config)`.
 
@@ -168,19 +207,24 @@ def register_agent(
         name: the name in `AGENTS`
         config: a dataclass whose fields all have defaults
         needs_log: whether the agent learns from a log
+        needs_ranker: whether it starts from the ranker of `PolicyInputs`
+        needs_keys: keys that the observation must have. Commands leave the agent out, with a line,
+            where something that it needs is missing
 
     Raises:
         TypeError: If `config` is not a dataclass.
-        ValueError: If other code took the name, or `needs_log` is not a flag.
+        ValueError: If other code took the name, or a flag is none.
     """
     if not isinstance(config, type) or not dataclasses.is_dataclass(config):
         raise TypeError(
             f"config is {checks.told(config)}, but it must be a dataclass with defaults."
         )
     checks.flag("needs_log", needs_log)
+    checks.flag("needs_ranker", needs_ranker)
+    keys = tuple(checks.text("needs_keys", key) for key in checks.several("needs_keys", needs_keys))
 
     def add(learner: Learner[T]) -> Learner[T]:
-        AGENTS.add(name, AgentSpec(config, learner, needs_log), learner)
+        AGENTS.add(name, AgentSpec(config, learner, needs_log, needs_ranker, keys), learner)
         return learner
 
     return add

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from recsim_env import checks
 from recsim_env.rollout import check_playable, rollout
+from recsim_env.settings import MOST
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Outcome, Policy
 
@@ -84,7 +86,7 @@ class _Sums:
 def evaluate(
     policy: Policy,
     simulator: SlateSimulator,
-    seeds: Tensor,
+    seeds: Tensor | int = 256,
     *,
     batch: int = 256,
     title: str | None = None,
@@ -97,7 +99,8 @@ def evaluate(
     Args:
         policy: The policy that is evaluated.
         simulator: The simulator, which is reset.
-        seeds: (S,) int64, distinct.
+        seeds: (S,) int64, distinct, or the number S of episodes, which then have the seeds 0 to
+            S - 1.
         batch: How many shoppers are played at a time.
         title: The title of the progress bar; None shows none.
 
@@ -106,6 +109,8 @@ def evaluate(
         ValueError: If an argument is out of range, or if the policy's slates cannot be shown: see
             `SlateSimulator.step`.
     """
+    if isinstance(seeds, int):
+        seeds = torch.arange(checks.whole("seeds", seeds, 1, MOST))
     _check(policy, simulator, seeds)
     seeds = seeds.to(simulator.device)
     sums = _Sums(seeds)

@@ -3,6 +3,6 @@
 from policies import heuristics, rerankers
 from policies.inputs import PolicyInputs
 from policies.rankers import ctr
-from policies.registry import POLICIES
+from policies.registry import POLICIES, register_policy
 
-__all__ = ["POLICIES", "PolicyInputs", "ctr", "heuristics", "rerankers"]
+__all__ = ["POLICIES", "PolicyInputs", "ctr", "heuristics", "register_policy", "rerankers"]

@@ -86,7 +86,7 @@ def uniform(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
     return Uniform(items, max_candidates(space, items), inputs.slate_size, check)
 
 
-@register_policy("popular", NoParameters, needs_ranker=False)
+@register_policy("popular", NoParameters, needs_ranker=False, needs_keys=("popularity",))
 def popular(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
     """Build the policy that shows popular items.
 

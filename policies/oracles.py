@@ -145,7 +145,7 @@ def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
         return Oracle(simulator, parameters)
 
     specs = (
-        PolicySpec(NoParameters, myopic, needs_ranker=False),
-        PolicySpec(OracleParameters, state, needs_ranker=False),
+        PolicySpec(NoParameters, myopic, False, ORACLES[0], needs_hidden=MarketShopper),
+        PolicySpec(OracleParameters, state, False, ORACLES[1], needs_hidden=MarketShopper),
     )
     return dict(zip(ORACLES, specs, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from policies.inputs import PolicyInputs
 from policies.parameters import Range, ranges, with_parameters
 from recsim_env import checks
 from recsim_env.registry import Registry
+from recsim_env.shoppers.base import Shopper
 from recsim_env.types import Policy
 
 T = TypeVar("T")
@@ -31,6 +32,28 @@ class PolicySpec:
     """Whether `PolicyInputs.ranker` must be there."""
     name: str = "unregistered"
     """Name in the registry, for messages."""
+    needs_keys: tuple[str, ...] = ()
+    """Keys that the observation must have; `popularity` may be in `PolicyInputs` instead."""
+    needs_hidden: type[Shopper[Any]] | None = None
+    """Class of the shoppers whose hidden state it reads; None = it reads what the shop knows."""
+
+    def lacking(self, inputs: PolicyInputs, shopper: Shopper[Any] | None = None) -> str | None:
+        """Say what the policy needs and does not get; None where it can be built.
+
+        Args:
+            inputs: what it would be built from
+            shopper: the shoppers that it would serve, for policies that read their hidden state
+        """
+        if self.needs_ranker and inputs.ranker is None:
+            return "a ranker"
+        for key in self.needs_keys:
+            if key in inputs.observation_space.spaces:
+                continue
+            if key != "popularity" or inputs.popularity is None:
+                return f"the observation `{key}`"
+        if self.needs_hidden is not None and not isinstance(shopper, self.needs_hidden):
+            return f"the hidden state of a {self.needs_hidden.__name__}"
+        return None
 
     def search(self) -> dict[str, Range]:
         """The range of every tunable parameter; empty where there is none."""
@@ -54,7 +77,11 @@ POLICIES: Registry[PolicySpec] = Registry("policy")
 
 
 def register_policy(
-    name: str, parameters: Callable[[], T], *, needs_ranker: bool = True
+    name: str,
+    parameters: Callable[[], T],
+    *,
+    needs_ranker: bool = True,
+    needs_keys: Collection[str] = (),
 ) -> Callable[[Builder[T]], Builder[T]]:
     """Register a builder: `@register_policy("mmr", MMRParameters)` above a function or class.
 
@@ -65,6 +92,8 @@ def register_policy(
         name: of the policy
         parameters: a dataclass with defaults, or a function that makes one
         needs_ranker: whether `PolicyInputs.ranker` must be there
+        needs_keys: keys that the observation must have; `popularity` may be in `PolicyInputs`
+            instead. Commands leave the policy out, with a line, where one is missing
 
     Raises:
         ValueError: If other code took the name.
@@ -75,9 +104,11 @@ def register_policy(
             f"parameters is {checks.told(parameters)}, but it must be a dataclass with defaults."
         )
     checks.flag("needs_ranker", needs_ranker)
+    keys = tuple(checks.text("needs_keys", key) for key in checks.several("needs_keys", needs_keys))
 
     def add(builder: Builder[T]) -> Builder[T]:
-        POLICIES.add(name, PolicySpec(parameters, builder, needs_ranker, name), builder)
+        spec = PolicySpec(parameters, builder, needs_ranker, name, keys)
+        POLICIES.add(name, spec, builder)
         return builder
 
     return add

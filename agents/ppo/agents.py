@@ -55,8 +55,8 @@ abruptly."""
 class PPOAgentConfig:
     """Options that the three agents share.
 
-    By default rewards are weighted by survival, which requires shoppers that report the probability
-    of leaving; for others, set `reward`.
+    By default rewards are weighted by survival where the shoppers report the probability of
+    leaving.
     """
 
     ppo: PPOConfig = field(default_factory=PPOConfig)

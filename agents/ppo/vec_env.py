@@ -11,9 +11,10 @@ of an episode is its return, as `agents.evaluate` reports it.
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,8 @@ class TrainingReward:
     """Whether shoppers stay, and each reward is weighted by the probability that they would still
     be there: the expected return is the same, without the noise of when they leave. The network
     observes the weight, and the value of the critic is proportional to it. An episode whose weight
-    has become small ends at random, which changes no expectation. The shoppers have to report the
-    probability of leaving."""
+    has become small ends at random, which changes no expectation. It is switched off where the
+    shoppers do not report the probability of leaving."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -72,6 +73,18 @@ class TrainingReward:
             ValueError: If a field is outside its range.
         """
         settle(self)
+
+
+def weighable(reward: TrainingReward, simulator: SlateSimulator) -> TrainingReward:
+    """The reward, not weighted by survival where nobody tells the chance of leaving."""
+    if not reward.survival or simulator.shopper.tells_leaving:
+        return reward
+    print(
+        f"Rewards are not weighted by survival: {type(simulator.shopper).__name__} does not tell "
+        "how likely shoppers leave (`tells_leaving`).",
+        file=sys.stderr,
+    )
+    return replace(reward, survival=False)
 
 
 class SimulatorVecEnv(TorchVecEnv):
@@ -87,9 +100,8 @@ class SimulatorVecEnv(TorchVecEnv):
         seed: seed of all episodes; SB3 changes it by `seed()`
         reward: how the reward becomes the one that the agent learns from
 
-    Raises:
-        ValueError: If `reward` weights by survival, but the shoppers do not report the probability
-            of leaving.
+    Where `reward` weights by survival and the shoppers do not report the probability of leaving,
+    that is switched off, which a line on stderr says.
     """
 
     def __init__(
@@ -102,12 +114,7 @@ class SimulatorVecEnv(TorchVecEnv):
     ) -> None:
         self.simulator = simulator
         self.composer = composer
-        self._reward = reward or TrainingReward()
-        if self._reward.survival and not simulator.shopper.tells_leaving:
-            raise ValueError(
-                f"survival is True, but {type(simulator.shopper).__name__} does not tell how "
-                "likely shoppers leave (`tells_leaving`)."
-            )
+        self._reward = weighable(reward or TrainingReward(), simulator)
         self._learning = False
         self._survival = torch.ones(num_envs, device=simulator.device)
         self._cohort = torch.zeros(num_envs, dtype=torch.int64, device=simulator.device)

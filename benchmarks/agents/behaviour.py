@@ -23,7 +23,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from agents.places import REPORTED_SEED, Site, seeds
 from agents.ppo.agents import PPOComposerConfig
+from agents.statistics import estimate_mean
 from benchmarks.lab import league_cells
 from benchmarks.lab.league_cells import GREEDY, PPO, RERANKER, Cell, League
 from benchmarks.lab.options import Results, Threads
@@ -31,8 +33,6 @@ from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import AMBER, BLUE, GREEN, INK, RED, intervals, panels, plain
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.saved import load_actor
-from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
-from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES

@@ -1,11 +1,15 @@
 """Compare every policy on the same episodes of shoppers that no agent was trained on.
 
     python -m benchmarks.agents.compare
+    python -m benchmarks.agents.compare --env recsim_env/Market-v0 --agents
 
-It needs what `benchmarks.agents.tune` and `benchmarks.agents.train` write. Every
-policy meets the same shoppers with the same noise, so differences are paired by episode. A trained
-agent is evaluated at its most likely action and sampled, before and after training: what the
-untrained agent reaches is not learning.
+It needs what `benchmarks.agents.train` writes, and takes the parameters that
+`benchmarks.agents.tune` chose in the same place; a line says which policies play with their
+defaults. Policies that need what the environment does not have are left out, with a line. Any
+reward will do: diversity is measured whether it is paid for or not. Every policy meets the same
+shoppers with the same noise, so differences are paired by episode. A trained agent is evaluated at
+its most likely action and sampled, before and after training: what the untrained agent reaches is
+not learning.
 """
 
 from __future__ import annotations
@@ -20,17 +24,20 @@ import tyro
 from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, seeds
+from agents.places.site import Site, is_slow
 from agents.ppo.checkpoints import LAST, load_policy
 from benchmarks.lab.options import Results
+from benchmarks.lab.playable import playable
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.saved import UNTRAINED
-from benchmarks.lab.sites import REPORTED_SEED, World, seeds
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.trainings import FinishedTraining, finished_trainings
-from benchmarks.lab.tuning import PARAMETERS, read_parameters
+from benchmarks.lab.tuning import parameters_for, untuned
+from benchmarks.lab.where import Here, Where
 from policies import POLICIES, PolicyInputs
 from recsim_env.estimates import Estimate
 from recsim_env.types import Policy
@@ -43,6 +50,10 @@ SHORT = {"ppo": "composer", "greedy_ctr": "greedy_ctr", "tuned_reranker": "const
 """Short names in the summary, and the policies that they stand for."""
 
 
+EPISODES, SLOW_EPISODES = 512, 64
+"""Number of episodes by default, and where shoppers are served one by one."""
+
+
 @dataclass(frozen=True)
 class Config(Results):
     """Compare policies on held-out shoppers."""
@@ -50,8 +61,8 @@ class Config(Results):
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"policies": POLICIES}
     EMPTY: ClassVar[Collection[str]] = ("agents",)
 
-    world: World = field(default_factory=World)
-    """Environment, populations and device to evaluate in."""
+    place: Here = field(default_factory=Where)
+    """Environment, log and ranker to evaluate with."""
     policies: tuple[str, ...] = tuple(POLICIES)
     """Names of the registered policies to compare. Greedy CTR must be among them, because all are
     compared with it."""
@@ -59,11 +70,12 @@ class Config(Results):
     """Names of the trained agents, which are those of their folders in `--trained`."""
     trained: Path = Path("runs/train")
     """Folder of the trained agents, which `benchmarks.agents.train` writes."""
-    parameters: Path = PARAMETERS
-    """File of the re-rankers' parameters, as `benchmarks.agents.tune` writes it. The default is
-    that of all reported results."""
-    episodes: int = 512
-    """Number of episodes of each policy, the same for all."""
+    parameters: Path | None = None
+    """File of the re-rankers' parameters, as `benchmarks.agents.tune` writes it. By default it is
+    that of this place in `runs/tune`; the environment of all reported results has theirs."""
+    episodes: int | None = None
+    """Number of episodes of each policy, the same for all. By default it is 512, and 64 in
+    environments of others, whose shoppers are served one by one."""
     batch: int = 256
     """Number of shoppers served at a time, which changes the speed alone."""
 
@@ -93,28 +105,34 @@ class Contender:
     """The policy that is played."""
 
 
-def contenders(config: Config, inputs: PolicyInputs) -> list[Contender]:
-    """Every registered policy, tuned, then every agent before and after its training.
+def contenders(config: Config, site: Site) -> list[Contender]:
+    """Every registered policy that can play, tuned, then every agent before and after its training.
 
     All are built before any plays, so that what is wrong with one is found at once.
 
     Raises:
-        FileNotFoundError: If nothing was tuned, or an agent was not trained.
+        FileNotFoundError: If an agent was not trained, or a file that is told is missing.
         ValueError: If a policy is not known, or a training cannot be read, is not finished, or
             differs from those of the agent's other seeds.
     """
-    parameters = read_parameters(config.parameters)
+    names = playable(config.policies, site)
+    parameters = parameters_for(config.place, config.parameters)
+    if plain := untuned(names, parameters):
+        print(
+            f"{', '.join(plain)} play with their default parameters, which were not tuned here: "
+            f"python -m benchmarks.agents.tune{config.place.arguments}"
+        )
     found = {agent: finished_trainings(config.trained / agent) for agent in config.agents}
     return [
         *(
-            Contender(name, None, POLICIES[name].build(inputs, parameters.get(name)))
-            for name in config.policies
+            Contender(name, None, POLICIES[name].build(site.inputs, parameters.get(name)))
+            for name in names
         ),
         *(
             contender
             for agent, trainings in found.items()
             for training in trainings
-            for contender in _ways(agent, training, inputs)
+            for contender in _ways(agent, training, site.inputs)
         ),
     ]
 
@@ -127,12 +145,18 @@ def _ways(agent: str, training: FinishedTraining, inputs: PolicyInputs) -> Itera
             yield Contender(f"{agent}{label}{how}", training.seed, policy)
 
 
-def measure(config: Config) -> pl.DataFrame:
-    """Play every policy: one row for each policy, training seed and episode."""
-    simulator = config.world.simulator("evaluation")
-    inputs = config.world.inputs(simulator)
-    episodes, parts = seeds(REPORTED_SEED, config.episodes), []
-    for contender in contenders(config, inputs):
+def measure(config: Config, site: Site | None = None) -> pl.DataFrame:
+    """Play every policy: one row for each policy, training seed and episode.
+
+    Args:
+        config: The comparison.
+        site: The place, where it is open already.
+    """
+    site = site or config.place.open()
+    simulator = site.judging()
+    number = config.episodes or (SLOW_EPISODES if is_slow(simulator) else EPISODES)
+    episodes, parts = seeds(REPORTED_SEED, number), []
+    for contender in contenders(config, site):
         seed = contender.training_seed
         title = contender.name if seed is None else f"{contender.name}, seed {seed}"
         result = evaluate(contender.policy, simulator, episodes, batch=config.batch, title=title)
@@ -228,8 +252,8 @@ def main(config: Config) -> None:
     Raises:
         ValueError: If the environment cannot be used.
     """
-    config.world.check()
-    use_threads(config.world.threads)
+    config.place.check()
+    use_threads(config.place.threads)
     run = Run("compare", config, results=config.results)
     rows = measure(config)
     found = report(rows)

@@ -1,6 +1,7 @@
 """Who earns how much where: every policy and agent in every environment.
 
     python -m benchmarks.agents.league
+    python -m benchmarks.agents.league --env my_module:shop/Mine-v0 --runs 0 1 2
 
 Agents and policies (contenders) x environments (places) x runs, one *cell* at a time. Run r has the
 training seed r and fresh shoppers of its own, the same for all contenders of a place, so policies
@@ -27,15 +28,17 @@ import polars as pl
 import tyro
 from tqdm.auto import tqdm
 
+from agents.places import Site
 from benchmarks.agents.league_report import analyse
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import all_rows
-from benchmarks.lab.league_cells import League, cells, check_work
+from benchmarks.lab.league_cells import League, cells, check_work, place_of, settled
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.places import MARKET, Place
+from benchmarks.lab.places import MARKET
+from benchmarks.lab.playable import playable
 from benchmarks.lab.run import Run
-from benchmarks.lab.sites import Site
 from benchmarks.lab.threads import use_threads
+from policies.oracles import ORACLES
 from recsim_env.files import FolderInUse, locked, sweep
 from recsim_env.registration import PRESETS
 
@@ -61,7 +64,7 @@ def play_missing(config: Config) -> list[str]:
     missing = [cell for cell in cells(config) if not cell.path(config).exists()]
     for env in sorted({cell.place.env for cell in missing} - PRESETS.keys()):
         print(f"{env} is no registered environment, so its cells are left out.")
-    sites: dict[Place, Site] = {}
+    sites: dict[str, Site] = {}
     failed = []
     for cell in tqdm(
         [cell for cell in missing if cell.place.env in PRESETS], desc="league", unit="cell"
@@ -69,11 +72,11 @@ def play_missing(config: Config) -> list[str]:
         try:
             with locked(cell.unfinished(config)):
                 if not cell.path(config).exists():  # by another process, meanwhile
-                    if cell.place not in sites:
-                        sites[cell.place] = cell.place.open(
-                            config.markets, config.slates, config.device
-                        )
-                    league_cells.play(cell, sites[cell.place], config)
+                    name = cell.place.name
+                    if name not in sites:
+                        sites[name] = cell.place.open(config.markets, config.slates, config.device)
+                    if cell.contender in ORACLES or playable([cell.contender], sites[name]):
+                        league_cells.play(cell, sites[name], config)
         except FolderInUse as error:
             print(f"{error} The cell is left to that process.", file=sys.stderr)
         except Exception:
@@ -119,11 +122,13 @@ def note(config: Config) -> str:
 def main(config: Config) -> None:
     """Play what is missing, then report on all cells; the exit status is 1 where a cell failed."""
     use_threads(config.threads)
+    config = settled(config)
     check_work(config)
     run = Run("league", config, results=config.results)
     failed = [] if config.report_only else play_missing(config)
     rows, curves = read_cells(config.work)
-    report = analyse(rows, curves, MARKET, note(config))
+    there = place_of(config)
+    report = analyse(rows, curves, MARKET if there is None else there.env, note(config))
     print(report.table)
     run.save(rows, **vars(report), curves=curves)
     if failed:

@@ -21,22 +21,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from agents.statistics import Floats, around, critical, estimate_mean, paired_difference
 from benchmarks.lab.league_cells import GREEDY, MYOPIC, PPO, RERANKER, STATE
 from benchmarks.lab.places import CONTROL
 from benchmarks.lab.plots import COLOURS, INK, name_beside, panels
 from benchmarks.lab.run import Report
-from benchmarks.lab.statistics import (
-    RESAMPLES,
-    Floats,
-    around,
-    bootstrap_error,
-    critical,
-    estimate_mean,
-    iqm_estimate,
-    paired_difference,
-    stratified,
-    units,
-)
+from benchmarks.lab.statistics import RESAMPLES, bootstrap_error, iqm_estimate, stratified, units
 from benchmarks.lab.tables import markdown
 from recsim_env.estimates import Estimate
 from recsim_env.registration import PRESETS

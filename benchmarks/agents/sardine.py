@@ -29,21 +29,17 @@ import tyro
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
+from agents.places import TUNING_SEED, seeds
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
+from agents.statistics import by_training_seed, over_training_seeds
 from benchmarks.lab.cells import rows_at
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import TUNING_SEED, seeds
-from benchmarks.lab.statistics import (
-    by_training_seed,
-    over_training_seeds,
-    policy_difference,
-    policy_mean,
-)
+from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, knobs_here, policy_trials

@@ -1,36 +1,44 @@
 """Train PPO agents.
 
     python -m benchmarks.agents.train
+    python -m benchmarks.agents.train --env recsim_env/Market-v0 --options world=1
+    python -m benchmarks.agents.train --env my_module:shop/Mine-v0 --reward clicks=1 --slate-size 6
 
-One training for each seed, all from the greedy CTR ranker. Run again, it goes on from the last
-checkpoint; a training that is finished is left as it is. Watch with `tensorboard --logdir
-runs/train`.
+One training for each seed, all from the greedy CTR ranker; where the environment has none, a log is
+played and a ranker fitted to it first. Each training leaves its agent as a folder of its own, which
+`agents.folder.load_agent` loads. Run again, it goes on from the last checkpoint; a training that is
+finished is left as it is. Watch with `tensorboard --logdir runs/train`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from stable_baselines3.common.logger import configure
 
-from agents.ppo.algorithm import SlatePPO, fit_standardizers, make_ppo
+from agents.evaluate import evaluate
+from agents.folder import ABOUT, save_agent
+from agents.places.site import Site, is_slow, seeds
+from agents.ppo.algorithm import SlatePPO, fit_standardizers, make_ppo, policy_of
 from agents.ppo.checkpoints import LAST, load, save
 from agents.ppo.config import PPOConfig
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
-from benchmarks.lab.sites import World
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.trainings import VISITS
+from benchmarks.lab.where import Here, Where
+from policies import POLICIES
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.intents import IntentConfig
@@ -39,22 +47,30 @@ from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.files import locked
 
+USUAL_VISITS, USUAL_SHOPPERS = 300_000, 512
+SLOW_VISITS, SLOW_SHOPPERS, SLOW_EPISODES = 20_000, 32, 32
+"""Sizes of a training by default, in most environments and where shoppers are served one by one."""
+AGENT = "agent"
+"""Name of the folder of a trained agent, beside its last checkpoint."""
+
 
 @dataclass(frozen=True)
 class Config(Checked):
     """Train PPO over slates."""
 
-    world: World = field(default_factory=World)
-    """Environment, populations and device to train in, and the number of threads."""
+    place: Here = field(default_factory=Where)
+    """Environment, log and ranker to train with."""
     agent: Literal["composer", "plackett_luce", "autoregressive"] = "composer"
     """What PPO acts in: the intents of the slate composer, or slates themselves, whose items are
     drawn at once (plackett_luce) or one by one (autoregressive)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each of which is a run of its own. Three show how much runs differ."""
-    visits: int = 300_000
-    """Length of a run in visits, those of all shoppers together."""
-    shoppers: int = 512
-    """Number of shoppers that are served at once."""
+    visits: int | None = None
+    """Length of a run in visits, those of all shoppers together. By default it is 300,000, and
+    20,000 in environments of others, whose shoppers are served one by one."""
+    shoppers: int | None = None
+    """Number of shoppers that are served at once. By default it is 512, and 32 in environments of
+    others."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
@@ -65,10 +81,11 @@ class Config(Checked):
     """How the scores of the Plackett-Luce agent start."""
     autoregressive: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """How the scores of the autoregressive agent start."""
-    reward: TrainingReward = field(default_factory=TrainingReward)
+    learned_reward: TrainingReward = field(default_factory=TrainingReward)
     """How the reward of the simulator becomes the reward that PPO learns from."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    """Evaluations before the first update, on the way and at the end."""
+    """Evaluations before the first update, on the way and at the end. In environments of others
+    they have 32 episodes unless another number than the default is given."""
     output: Path = Path("runs/train")
     """Folder of the runs: checkpoints and TensorBoard events in `<agent>/seed<k>/`."""
 
@@ -78,12 +95,45 @@ def folder_of(config: Config, seed: int) -> Path:
     return config.output / config.agent / f"seed{seed}"
 
 
-def make_model(config: Config, seed: int) -> SlatePPO:
-    """Make an agent before its first update."""
-    simulator = config.world.simulator("train")
-    composer = Composer(config.world.inputs(simulator), config.composer)
+@dataclass(frozen=True)
+class Sizes:
+    """How much is trained and evaluated."""
+
+    visits: int
+    """Length of a run in visits."""
+    shoppers: int
+    """Number of shoppers that are served at once."""
+    monitor: MonitorConfig
+    """Evaluations on the way."""
+
+
+def sizes_of(config: Config, *, slow: bool = False) -> Sizes:
+    """The sizes that are told, and others by default where shoppers are served one by one."""
+    visits, shoppers = (SLOW_VISITS, SLOW_SHOPPERS) if slow else (USUAL_VISITS, USUAL_SHOPPERS)
+    monitor = config.monitor
+    if slow and monitor.episodes == MonitorConfig().episodes:
+        monitor = replace(monitor, episodes=SLOW_EPISODES)
+    return Sizes(
+        visits if config.visits is None else config.visits,
+        shoppers if config.shoppers is None else config.shoppers,
+        monitor,
+    )
+
+
+def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
+    """Make an agent before its first update.
+
+    Args:
+        config: The training.
+        seed: Its seed.
+        site: The place, where it is open already.
+    """
+    site = site or config.place.open()
+    simulator = site.simulator("train")
+    composer = Composer(site.inputs_for(simulator), config.composer)
     face = IntentVecEnv if LEARNABLE[config.agent].intents else SlateVecEnv
-    env = face(simulator, composer, config.shoppers, seed, config.reward)
+    shoppers = sizes_of(config, slow=is_slow(simulator)).shoppers
+    env = face(simulator, composer, shoppers, seed, config.learned_reward)
     starts = {
         "composer": IntentConfig(config.network.log_std),
         "plackett_luce": config.plackett_luce,
@@ -101,30 +151,33 @@ def make_model(config: Config, seed: int) -> SlatePPO:
     )
 
 
-def make_quietly(config: Config, seed: int) -> SlatePPO:
+def make_quietly(config: Config, seed: int, site: Site) -> SlatePPO:
     """Make an agent without the warning of Stable-Baselines3 that `rounded` says in a sentence."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
-        return make_model(config, seed)
+        return make_model(config, seed, site)
 
 
-def visits_to_make(config: Config, made: int = 0) -> int:
+def visits_to_make(config: Config, made: int = 0, *, slow: bool = False) -> int:
     """The number of visits at the end of a training, which makes whole rollouts.
 
     Args:
         config: The training.
         made: The number of visits that it has made before.
+        slow: Whether shoppers are served one by one.
     """
-    rollout = config.shoppers * config.ppo.n_steps
-    return made + math.ceil(max(config.visits - made, 0) / rollout) * rollout
+    sizes = sizes_of(config, slow=slow)
+    rollout = sizes.shoppers * config.ppo.n_steps
+    return made + math.ceil(max(sizes.visits - made, 0) / rollout) * rollout
 
 
-def rounded(config: Config, made: int = 0) -> Iterator[str]:
+def rounded(config: Config, made: int = 0, *, slow: bool = False) -> Iterator[str]:
     """Say what is rounded, because visits, rollouts and minibatches do not fit into each other."""
-    rollout, batch = config.shoppers * config.ppo.n_steps, config.ppo.batch_size
+    sizes = sizes_of(config, slow=slow)
+    rollout, batch = sizes.shoppers * config.ppo.n_steps, config.ppo.batch_size
     told = f"whole rollouts of {rollout:,} visits (shoppers x ppo.n_steps)"
-    if (visits := visits_to_make(config, made)) != config.visits:
-        yield f"visits is {config.visits:,} and is rounded up to {visits:,}, which are {told}."
+    if (visits := visits_to_make(config, made, slow=slow)) != sizes.visits:
+        yield f"visits is {sizes.visits:,} and is rounded up to {visits:,}, which are {told}."
     if batch > rollout:
         yield (
             f"ppo.batch_size is {batch:,}, but a rollout has {rollout:,} visits: "
@@ -137,8 +190,13 @@ def rounded(config: Config, made: int = 0) -> Iterator[str]:
         )
 
 
-def train(config: Config, seed: int) -> Path:
+def train(config: Config, seed: int, site: Site | None = None) -> Path:
     """Train one seed to its end, from the last checkpoint where there is one.
+
+    Args:
+        config: The training.
+        seed: Its seed.
+        site: The place, where it is open already.
 
     Returns:
         The path of the last checkpoint.
@@ -148,16 +206,19 @@ def train(config: Config, seed: int) -> Path:
         RuntimeError: If another process trains there.
     """
     with locked(folder_of(config, seed)):
-        return _train(config, seed)
+        return _train(config, seed, site or config.place.open())
 
 
-def _train(config: Config, seed: int) -> Path:
+def _train(config: Config, seed: int, site: Site) -> Path:
     folder = folder_of(config, seed)
-    told = _settings(config)
+    simulator = site.simulator("evaluation")
+    slow = is_slow(simulator)
+    sizes = sizes_of(config, slow=slow)
+    told = _settings(config, sizes)
     check_settings(folder, told, free=(VISITS,))
 
     # take up what an interrupted training left, or begin
-    model = make_quietly(config, seed)
+    model = make_quietly(config, seed, site)
     goes_on = (folder / LAST).exists()
     if goes_on:
         load(model, folder / LAST)
@@ -165,41 +226,64 @@ def _train(config: Config, seed: int) -> Path:
         fit_standardizers(model)
         save(model, folder / UNTRAINED)
     write_settings(folder, told)
-    left = config.visits - model.num_timesteps
-    if left <= 0:
-        print(
-            f"{config.agent}, seed {seed}: was finished before, "
-            f"at {model.num_timesteps:,} visits; {folder / LAST}"
-        )
+    left = sizes.visits - model.num_timesteps
+    title = f"{config.agent}, seed {seed}"
+    if left <= 0 and (folder / AGENT / ABOUT).exists():
+        print(f"{title}: was finished before, at {model.num_timesteps:,} visits; {folder / AGENT}")
         return folder / LAST
 
-    for line in rounded(config, model.num_timesteps):
-        print(f"{config.agent}, seed {seed}: {line}")
-
     # train on, with a monitor that evaluates, logs and keeps checkpoints
-    cut_events(folder, model.num_timesteps if goes_on else None)
-    model.set_logger(configure(str(folder), ["tensorboard"]))
-    simulator = config.world.simulator("evaluation")
-    title = f"{config.agent}, seed {seed}"
-    monitor = Monitor(config.monitor, simulator, folder, flat(told), title=title, goes_on=goes_on)
-    at_once: Any = {
-        "log_interval": None
-    }  # SB3 takes None, its types do not: the monitor writes the log
-    model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
-    outcome = _outcome(monitor.returns, goes_on)
-    print(f"{title}: {outcome} after {model.num_timesteps:,} visits; {folder / LAST}")
+    monitor = Monitor(sizes.monitor, simulator, folder, flat(told), title=title, goes_on=goes_on)
+    if left > 0:
+        for line in rounded(config, model.num_timesteps, slow=slow):
+            print(f"{title}: {line}")
+        cut_events(folder, model.num_timesteps if goes_on else None)
+        model.set_logger(configure(str(folder), ["tensorboard"]))
+        at_once: Any = {
+            "log_interval": None
+        }  # SB3 takes None, its types do not: the monitor writes the log
+        model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
+    untrained = None if goes_on else monitor.returns[0]
+    print(f"{title}: {finish(config, seed, site, model, untrained)}")
     return folder / LAST
 
 
-def _outcome(returns: Sequence[float], goes_on: bool) -> str:
-    """Say what return an agent reached, and what it had untrained if that was measured."""
-    before = "" if goes_on else f" (untrained {returns[0]:.2f})"
-    return f"return {returns[-1]:.2f}{before}"
+def finish(config: Config, seed: int, site: Site, model: SlatePPO, untrained: float | None) -> str:
+    """Compare a trained agent with greedy CTR, write its folder, and say what it reached.
+
+    Args:
+        config: The training.
+        seed: Its seed.
+        site: The place.
+        model: The trained model, whose last checkpoint is written.
+        untrained: The return before the first update, where it was measured.
+    """
+    folder, simulator = folder_of(config, seed), site.simulator("evaluation")
+    settings = sizes_of(config, slow=is_slow(simulator)).monitor
+    episodes = seeds(settings.first_seed, settings.episodes)
+    policies = {"agent": policy_of(model), "greedy": POLICIES["greedy_ctr"].build(site.inputs)}
+    returns = {
+        name: evaluate(policy, simulator, episodes, batch=settings.batch).rows["return"].to_numpy()
+        for name, policy in policies.items()
+    }
+    found = {
+        "return": estimate_mean(returns["agent"]),
+        "return_above_greedy_ctr": paired_difference(returns["agent"], returns["greedy"]),
+    }
+    save_agent(folder / AGENT, folder / LAST, site, env=config.place.env, scores=found)
+    gain = found["return_above_greedy_ctr"]
+    before = "" if untrained is None else f" (untrained {untrained:.2f})"
+    return (
+        f"return {found['return'].value:.2f}{before} after {model.num_timesteps:,} visits, "
+        f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above greedy CTR in the same "
+        f"{settings.episodes} episodes; {folder / AGENT}"
+    )
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _settings(config: Config, sizes: Sizes) -> dict[str, Any]:
     """The settings of a training, of which only the number of visits may change on the way."""
-    return settings_of(config, free=("seeds", "monitor", "output"))
+    told = settings_of(config, free=("seeds", "monitor", "output"))
+    return told | {VISITS: sizes.visits, "shoppers": sizes.shoppers}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | None]:
@@ -215,19 +299,22 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str 
     return out
 
 
-def train_all(config: Config) -> None:
-    """Train every seed, and print one line on each."""
-    config.world.check()
-    use_threads(config.world.threads)
+def train_all(config: Config) -> Site:
+    """Train every seed, and print one line on each; returns the place, opened."""
+    config.place.check()
+    use_threads(config.place.threads)
+    site = config.place.open()
     for seed in config.seeds:
-        train(config, seed)
+        train(config, seed, site)
+    return site
 
 
 def main(config: Config) -> None:
     """Train every seed, and say what comes next."""
     train_all(config)
     options = f"--trained {config.output} --agents {config.agent}"
-    print(f"Next: python -m benchmarks.agents.compare {options}")
+    print(f"Watch: tensorboard --logdir {config.output}")
+    print(f"Next:  python -m benchmarks.agents.compare{config.place.arguments} {options}")
 
 
 if __name__ == "__main__":

@@ -35,18 +35,18 @@ from tqdm.auto import tqdm
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
+from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places.mixture import Mixture
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.cells import all_rows, json_at, rows_at
-from benchmarks.lab.log_mixture import Mixture
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor, save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs

@@ -35,9 +35,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
+from agents.statistics import estimate_mean
 from benchmarks.lab.plots import BLUE, GREY, RED, intervals, name_beside, panels
 from benchmarks.lab.run import Report
-from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
 from recsim_env.estimates import Estimate
 

@@ -3,8 +3,9 @@
     python -m benchmarks.agents.tune
 
 Every tuned policy gets the same number of trials on the same episodes, of training shoppers and of
-seeds that no report uses. Run again, it goes on where it stopped. `benchmarks.agents.compare` reads
-the parameters.
+seeds that no report uses. Run again, it goes on where it stopped. The parameters are those of one
+place: they lie in `runs/tune/<place>/parameters.json`, where `benchmarks.agents.compare` finds
+those of its own.
 """
 
 from __future__ import annotations
@@ -18,53 +19,64 @@ from typing import Any, ClassVar
 import polars as pl
 import tyro
 
-from benchmarks.lab.checked import Checked
-from benchmarks.lab.run import OUTPUT, Run
+from agents.places import TUNING_SEED, seeds
+from agents.places.site import is_slow
+from benchmarks.lab.options import Results
+from benchmarks.lab.playable import playable
+from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import TUNING_SEED, World, seeds
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import PARAMETERS, policy_trials, starts
+from benchmarks.lab.tuning import PARAMETERS, PLACE, TUNED, policy_trials, starts
+from benchmarks.lab.where import Here, Where
 from policies import POLICIES
 from recsim_env.estimates import Estimate
 from recsim_env.files import locked, write_json
 
+EPISODES, SLOW_EPISODES = 128, 24
+"""Number of episodes of a trial by default, and where shoppers are served one by one."""
+
 
 @dataclass(frozen=True)
-class Config(Checked):
+class Config(Results):
     """Choose the parameters of every policy that has some."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
         "policies": [name for name, spec in POLICIES.items() if spec.search()]
     }
 
-    world: World = field(default_factory=World)
-    """Environment, populations and device to tune in."""
+    place: Here = field(default_factory=Where)
+    """Environment, log and ranker to tune with."""
     policies: tuple[str, ...] = tuple(name for name, spec in POLICIES.items() if spec.search())
     """Names of the policies to tune. By default, all that have parameters."""
     trials: int = 16
     """Number of settings tried for each policy, its defaults among them; the same for all to be
     fair."""
-    episodes: int = 128
-    """Number of episodes of a trial."""
+    episodes: int | None = None
+    """Number of episodes of a trial. By default it is 128, and 24 in environments of others, whose
+    shoppers are served one by one."""
     batch: int = 128
     """Number of shoppers served at a time, which changes the speed alone."""
     seed: int = 0
     """Seed of the search."""
-    work: Path = Path("runs/tune")
-    """Folder of the trials so far, which are not made again; delete it to start anew."""
-    output: Path = OUTPUT / PARAMETERS.parent.name / PARAMETERS.name
-    """File that the parameters are written to, with the other results beside it, for `--parameters`
-    of `benchmarks.agents.compare`."""
+    work: Path = TUNED
+    """Folder of the trials so far, which are not made again, and of the parameters, for each place
+    in a folder of its own; delete it to start anew."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the place."""
+        return self.work / self.place.name
 
 
-def check_work(config: Config) -> None:
-    """Remember what the trials in `config.work` have in common.
+def check_work(config: Config, episodes: int) -> None:
+    """Remember what the trials in the folder of the place have in common.
 
     Raises:
         ValueError: If they were made with other settings.
     """
-    remember_settings(config.work, settings_of(config, only=("world", "episodes", "seed")))
+    told = settings_of(config, only=("place", "seed"))
+    remember_settings(config.folder, told | {"episodes": episodes})
 
 
 def main(config: Config) -> None:
@@ -74,30 +86,32 @@ def main(config: Config) -> None:
         RuntimeError: If another process tunes in the same folder.
         ValueError: If the environment cannot be used, or the folder holds other trials.
     """
-    config.world.check()
-    with locked(config.work):
+    config.place.check()
+    with locked(config.folder):
         _tune(config)
 
 
 def _tune(config: Config) -> None:
     # Where policies are tuned.
-    use_threads(config.world.threads)
-    simulator = config.world.simulator("train")
-    inputs = config.world.inputs(simulator)
-    check_work(config)
-    run = Run("tune", config, results=config.output.parent.parent)
+    use_threads(config.place.threads)
+    site = config.place.open()
+    simulator = site.simulator("train")
+    inputs = site.inputs_for(simulator)
+    episodes = config.episodes or (SLOW_EPISODES if is_slow(simulator) else EPISODES)
+    check_work(config, episodes)
+    run = Run("tune", config, results=config.results)
 
     # The trials of every policy; a later one may start from the best of those before it.
     best: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
-    for name in config.policies:
+    for name in playable(config.policies, site, simulator.shopper):
         study = policy_trials(
-            config.work / f"{name}.trials.json",
+            config.folder / f"{name}.trials.json",
             name,
             POLICIES[name],
             inputs,
             simulator,
-            episodes=seeds(TUNING_SEED, config.episodes),
+            episodes=seeds(TUNING_SEED, episodes),
             first=starts(name, POLICIES[name], best),
             trials=config.trials,
             batch=config.batch,
@@ -128,12 +142,14 @@ def _tune(config: Config) -> None:
     table = markdown(lines, digits=4)
     print(table)
     summary = {
-        f"{line['policy']}/return": Estimate(line["return, tuned"], n=config.episodes)
-        for line in lines
+        f"{line['policy']}/return": Estimate(line["return, tuned"], n=episodes) for line in lines
     }
-    run.save(pl.DataFrame(rows), summary=summary, table=table)
-    write_json(config.output, best)
-    print(f"Next: python -m benchmarks.agents.compare --parameters {config.output}")
+    folder = run.save(pl.DataFrame(rows), summary=summary, table=table)
+    told = {PLACE: config.place.about, **best}
+    write_json(folder / PARAMETERS.name, told)
+    write_json(config.folder / PARAMETERS.name, told)
+    print(f"parameters: {config.folder / PARAMETERS.name}")
+    print(f"Next: python -m benchmarks.agents.compare{config.place.arguments}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Choose the agents' parameters.
 
     python -m benchmarks.agents.tune_agents
+    python -m benchmarks.agents.tune_agents --env my_module:shop/Mine-v0 --agents ppo_composer
 
 Every agent that is trained gets the same number of trials, a shorter training each, with shoppers
 and a training seed that no report uses. The best setting and the defaults are then trained again
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,15 +25,19 @@ import tyro
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
+from agents.places import TUNING_SEED, Site, seeds
+from agents.places.opening import find_place
+from agents.places.site import is_slow
 from benchmarks.lab.league_cells import FACTORS
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
+from benchmarks.lab.playable import playable
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import TUNING_SEED, Site, seeds
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, trials_of
+from benchmarks.lab.where import Elsewhere, There, told_options
 from recsim_env.estimates import Estimate
 from recsim_env.files import locked, read_object, write_json
 from recsim_env.settings import POSITIVE, Within
@@ -41,7 +46,9 @@ TUNING_RUN = 1_000
 """Training seed of the trials, which those of the repetitions follow; no report uses them."""
 
 
-SAME = ("place", "steps", "factors", "shoppers", "episodes", "slates", "seed")
+SLOW: Mapping[str, int] = {"steps": 20_000, "shoppers": 32, "episodes": 64, "batch": 32}
+"""Sizes where shoppers are served one by one, in place of those at their defaults."""
+SAME = ("place", "elsewhere", "steps", "factors", "shoppers", "episodes", "slates", "seed")
 """Settings that all trials of a work folder share."""
 
 
@@ -56,6 +63,8 @@ class Config(Markets, Threads, Results):
     """Names of the agents to tune. By default, all that have parameters."""
     place: str = Place(MARKET).name
     """Name of the league's place in which the agents are tuned."""
+    elsewhere: There = field(default_factory=Elsewhere)
+    """An environment to tune in instead of the place."""
     trials: int = 12
     """Number of settings tried for each agent, its defaults among them; the same for all to be
     fair."""
@@ -183,17 +192,43 @@ def main(config: Config) -> None:
     Raises:
         RuntimeError: If another process tunes in the same folder.
     """
+    config = settled(config)
     with locked(config.work):
         _tune(config)
+
+
+def settled(config: Config) -> Config:
+    """The configuration for the environment that is named, if one is, in a folder of its own.
+
+    What is at its default is smaller where shoppers are served one by one.
+    """
+    where = config.elsewhere.where(config.device, config.threads)
+    if where is None:
+        return config
+    where.check()
+    changes: dict[str, Any] = {"work": config.work / where.name}
+    if is_slow(find_place(where.env, told_options(where.options)).simulator):
+        default = {one.name: one.default for one in fields(config)}
+        changes |= {
+            name: few for name, few in SLOW.items() if getattr(config, name) == default[name]
+        }
+    return replace(config, **changes)
 
 
 def _tune(config: Config) -> None:
     use_threads(config.threads)
     remember_settings(config.work, settings_of(config, only=SAME))
     run = Run("tune_agents", config, results=config.results)
-    site = PLACES[config.place].open(config.markets, config.slates, config.device)
-    rows = pl.DataFrame([row for name in config.agents for row in tuned_rows(site, config, name)])
-    lines = [line(rows, name) for name in config.agents]
+    where = config.elsewhere.where(config.device, config.threads)
+    if where is None:
+        site = PLACES[config.place].open(config.markets, config.slates, config.device)
+    else:
+        site = where.open()
+    names = playable(config.agents, site)
+    if not names:
+        raise ValueError(f"agents is {config.agents}, but none of them can learn in {site.env}.")
+    rows = pl.DataFrame([row for name in names for row in tuned_rows(site, config, name)])
+    lines = [line(rows, name) for name in names]
     summary = {
         f"{told['agent']}/{key}": Estimate(told[f"return, {key}"], n=config.repetitions)
         for told in lines

@@ -20,9 +20,9 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from agents.places import seeds
 from benchmarks.data.shelves import BRANDS, SHELVES
 from benchmarks.lab.options import Threads
-from benchmarks.lab.sites import seeds
 from benchmarks.lab.threads import use_threads
 from recsim_env import Catalog, SlateSimulator, make_simulator
 from recsim_env.logs.plain.writing import plain_rows, write_table

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+
 from agents.places.exploring import fit_ranker
 from agents.places.opening import find_place, folder_log
-from policies.rankers.files import save_ranker
-
 from benchmarks.lab.options import Device, Threads
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.where import told_reward
+from policies.rankers.files import save_ranker
 from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
 from recsim_env.types import best_device

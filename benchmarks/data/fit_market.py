@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 import recsim_env
+from agents.places.exploring import TABLE_FILES
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
-from benchmarks.lab.markets import TABLE_FILES, MarketWorld
+from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog

@@ -3,7 +3,7 @@
     python -m benchmarks.data.market_log
 
 Every other command that needs them builds them as well; `benchmarks.lab.markets` says how, and
-`benchmarks.lab.log_mixture` who serves.
+`agents.places.mixture` who serves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.lab.log_mixture import Mixture
+from agents.places.mixture import Mixture
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Threads
 from benchmarks.lab.threads import use_threads

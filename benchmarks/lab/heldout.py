@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.statistics import around
+from agents.statistics import around
 from recsim_env import metrics
 from recsim_env.estimates import Estimate, resamples
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import polars as pl
 
@@ -24,13 +24,16 @@ from agents import AGENTS, TrainingSetup
 from agents.base import Watch, ignore_progress
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
+from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places.opening import find_place
+from agents.places.site import is_slow
 from benchmarks.lab.cells import json_at
 from benchmarks.lab.options import Markets
 from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, Site, seeds
 from benchmarks.lab.tuning import policy_trials, starts
+from benchmarks.lab.where import Elsewhere, There, told_options
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
@@ -101,6 +104,9 @@ RUNS = 90
 """Number of runs at most; other benchmarks have their shoppers behind those of all runs."""
 
 
+Played = TypeVar("Played", bound="League")
+
+
 @dataclass(frozen=True)
 class League(Markets):
     """How cells are played; the fields of `COMMON` are the same for all cells of a folder."""
@@ -117,6 +123,8 @@ class League(Markets):
 
     places: tuple[str, ...] = ()
     """Names of the places to play in. By default, all of them."""
+    elsewhere: There = field(default_factory=Elsewhere)
+    """An environment to play in instead of the places."""
     contenders: tuple[str, ...] = ()
     """Names of the policies and agents to play with. By default, all of them."""
     runs: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -137,8 +145,8 @@ class League(Markets):
             JOURNEY: 150_000,
         }
     )
-    """Length of a training in shopper-steps, by environment. Learning curves are flat after the
-    defaults."""
+    """Length of a training in shopper-steps, by environment, and 200,000 in those that are not
+    named. Learning curves are flat after the defaults."""
     factors: dict[str, float] = field(default_factory=lambda: dict(FACTORS))
     """Factor of each contender's steps, 1 where it is not named. Those named by default have flat
     curves earlier, or steps that take longer."""
@@ -158,6 +166,19 @@ class League(Markets):
     """Folder of the cells. Those that are there are not played again; delete it to start anew."""
 
 
+STEPS = 200_000
+"""Length of a training in an environment that `League.steps` does not name."""
+SLOW: Mapping[str, int] = {
+    "shoppers": 32,
+    "episodes": 64,
+    "watched": 32,
+    "trials": 8,
+    "tuning_episodes": 24,
+    "batch": 32,
+}
+"""Sizes where shoppers are served one by one, in place of those at their defaults."""
+SLOW_STEPS = 20_000
+"""Length of a training there."""
 COMMON = (
     "steps",
     "factors",
@@ -171,6 +192,40 @@ COMMON = (
 """Settings that all cells of a folder share."""
 
 
+def place_of(league: League) -> Place | None:
+    """The place that is named by `elsewhere`; None where the league plays in its own places."""
+    where = league.elsewhere.where(league.device, 1)
+    return None if where is None else Place.of(where)
+
+
+def settled(league: Played) -> Played:
+    """The league as it is played in the environment that is named, if one is.
+
+    Its cells lie in a folder of their own, and what is at its default is smaller where shoppers are
+    served one by one.
+    """
+    place = place_of(league)
+    if place is None or place.where is None:
+        return league
+    place.where.check()
+    changes: dict[str, Any] = {"work": league.work / place.name}
+    if is_slow(find_place(place.env, told_options(place.where.options)).simulator):
+        default = {one.name: one.default for one in fields(league)}
+        changes |= {
+            name: few
+            for name, few in SLOW.items()
+            if name in default and getattr(league, name) == default[name]
+        }
+        changes["steps"] = {place.env: SLOW_STEPS, **_told_steps(league.steps)}
+    return replace(league, **changes)
+
+
+def _told_steps(steps: Mapping[str, int]) -> dict[str, int]:
+    """Those steps that are not the defaults."""
+    usual = League().steps
+    return {env: number for env, number in steps.items() if usual.get(env) != number}
+
+
 def check_work(league: League) -> None:
     """Remember what the cells in `league.work` have in common.
 
@@ -181,6 +236,8 @@ def check_work(league: League) -> None:
         ValueError: If they were played with other settings.
     """
     told = settings_of(league, only=COMMON)
+    if (place := place_of(league)) is not None and place.where is not None:
+        told["place"] = place.where.about
     markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
     told["markets"] = {
         env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in sorted(markets)
@@ -240,8 +297,10 @@ def cells(league: League) -> list[Cell]:
     Raises:
         ValueError: If a place or a contender is not known.
     """
-    places = [PLACES[name] for name in _known("places", league.places, list(PLACES))]
-    names = {name for place in PLACES.values() for name in contenders(place)}
+    there = place_of(league)
+    known = [PLACES[name] for name in _known("places", league.places, list(PLACES))]
+    places = known if there is None else [there]
+    names = {name for place in (*PLACES.values(), *places) for name in contenders(place)}
     chosen = _known("contenders", league.contenders, sorted(names))
     found = [
         Cell(place, name, run)
@@ -345,7 +404,7 @@ def training_setup(
         watch: Called with the policy on the way.
         keeper: Keeps the state of the training; nothing is kept by default.
     """
-    steps = round(league.steps[cell.place.env] * league.factors.get(cell.contender, 1.0))
+    steps = round(league.steps.get(cell.place.env, STEPS) * league.factors.get(cell.contender, 1.0))
     simulator = site.training(cell.weight)
     return TrainingSetup(
         simulator,

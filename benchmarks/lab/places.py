@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.places import Site, open_place
+from agents.places.opening import registered
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.sites import Site, World
+from benchmarks.lab.where import Where
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
-from recsim_env.registration import make_simulator
+from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.shoppers.market import make_market
 
 MARKET, ALIKE, MILD, CONTROL = (
     f"recsim_env/{name}-v0" for name in ("Market", "MarketAlike", "MarketMild", "MarketControl")
@@ -39,7 +42,7 @@ def open_learned(env: str, world: int, markets: Path, slates: int, device: str |
 
 def open_journey(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
     """Open the Complete Journey, where agents are judged with other households than trained."""
-    return World(env, device=device).open()
+    return open_place(env, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +61,24 @@ class Place:
     """Whether there is a log to learn from."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Contender -> settings that it has here in place of its defaults."""
+    where: Where | None = None
+    """The options that the place was named by, where it is none of `PLACES`."""
+
+    @classmethod
+    def of(cls, where: Where) -> Place:
+        """The place that some options name; a module that they name is imported."""
+        env = registered(where.env)[0].rpartition(":")[2]
+
+        def opener(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
+            return where.open()
+
+        return cls(env, 0, opener, PRESETS[env].shopper is make_market, where=where)
 
     @property
     def name(self) -> str:
         """The stem of the names of its files."""
+        if self.where is not None:
+            return self.where.name
         return f"{self.env.split('/')[-1].lower()}-world{self.world}"
 
     def open(self, markets: Path, slates: int, device: str | None) -> Site:

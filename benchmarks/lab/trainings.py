@@ -110,11 +110,11 @@ def _check_alike(one: FinishedTraining, other: FinishedTraining) -> None:
 
 def _pooled(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that trainings share; where they ran does not count, nor what was asked for."""
-    world = settings.get("world")
-    told = {name: value for name, value in settings.items() if name not in ("world", VISITS)}
-    inside = world if isinstance(world, dict) else {}
+    place = settings.get("place")
+    told = {name: value for name, value in settings.items() if name not in ("place", VISITS)}
+    inside = place if isinstance(place, dict) else {}
     return told | {
-        f"world.{name}": value
+        f"place.{name}": value
         for name, value in inside.items()
-        if name not in ("device", "threads")
+        if name not in ("device", "threads", "cache")
     }

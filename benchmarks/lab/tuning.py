@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
 from benchmarks.lab.run import RESULTS
-from policies import PolicyInputs
+from benchmarks.lab.where import Where
+from policies import POLICIES, PolicyInputs
 from policies.composer import Composer
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
@@ -22,6 +23,10 @@ from recsim_env.simulator import SlateSimulator
 
 PARAMETERS = RESULTS / "tune" / "parameters.json"
 """The file of the re-rankers' parameters: policy -> parameter -> value."""
+TUNED = Path("runs/tune")
+"""Folder of the parameters that were tuned here: one folder for each place."""
+PLACE = "place"
+"""Name of the entry of a file of parameters that says where they were tuned."""
 Parameters = dict[str, float]
 
 
@@ -157,8 +162,44 @@ def knobs_here(spec: PolicySpec, inputs: PolicyInputs) -> dict[str, Range]:
     return {name: allowed for name, allowed in spec.search().items() if name in here}
 
 
-def read_parameters(path: Path = PARAMETERS) -> dict[str, Parameters]:
+def parameters_for(place: Where, told: Path | None, tuned: Path = TUNED) -> dict[str, Parameters]:
+    """The parameters of policies for a place, and a line that says where they come from.
+
+    They are those of the file that is told, else those that were tuned in this place, else, in the
+    environment of the reported results, those of these. There are none for other places: parameters
+    of another place are used only where their file is told, and a line says so.
+
+    Args:
+        place: The place.
+        told: The file; None means that none is told.
+        tuned: The folder of the parameters that were tuned here.
+
+    Raises:
+        FileNotFoundError: If the file that is told is missing.
+        ValueError: If the file is cut off, or holds something else.
+    """
+    own = tuned / place.name / PARAMETERS.name
+    path = told or (own if own.is_file() else None)
+    if path is None and place.about == Where().about:
+        path = PARAMETERS
+    if path is None:
+        return {}
+    print(f"Parameters of policies: {path}")
+    where, found = read_parameters(path)
+    if where != place.about:
+        print(
+            f"{path} was tuned in {where['env']} with other options than these: its parameters are "
+            "used because --parameters names them."
+        )
+    return found
+
+
+def read_parameters(path: Path = PARAMETERS) -> tuple[dict[str, Any], dict[str, Parameters]]:
     """Read the parameters that `benchmarks.agents.tune` chose for every policy.
+
+    Returns:
+        Where they were tuned, as `Where.about`, and the parameters. A file that does not say where
+        is one of the reported results.
 
     Raises:
         FileNotFoundError: If nothing was tuned yet.
@@ -167,11 +208,18 @@ def read_parameters(path: Path = PARAMETERS) -> dict[str, Parameters]:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing, but re-rankers are compared tuned: "
+            f"{path} is missing, but re-rankers are compared with its parameters: "
             "run python -m benchmarks.agents.tune."
         )
-    found: dict[str, Parameters] = read_object(path)
+    found: dict[str, Any] = read_object(path)
+    place = dict(mapping(f"{path}: {PLACE}", found.pop(PLACE, Where().about)))
+    place.setdefault("env", "an unknown place")
     for policy, parameters in found.items():
         for name, value in mapping(f"{path}: {policy}", parameters).items():
             number(f"{path}: {policy}.{name}", value)
-    return found
+    return place, found
+
+
+def untuned(names: Sequence[str], parameters: Mapping[str, Parameters]) -> list[str]:
+    """Those of some policies that have parameters to tune and play with their defaults."""
+    return [name for name in names if POLICIES[name].search() and name not in parameters]

@@ -30,13 +30,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, Site, seeds
 from benchmarks.lab.cells import json_at, rows_at
-from benchmarks.lab.log_mixture import Mixture
+from agents.places.mixture import Mixture
 from benchmarks.lab.markets import MARKETS, MarketWorld, policy_inputs
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, GREY, RED, panels
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES

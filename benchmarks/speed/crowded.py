@@ -31,10 +31,10 @@ import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.ppo.algorithm import SlatePPO, fit_standardizers
+from agents.statistics import estimate_mean
 from benchmarks.agents import train
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from recsim_env.estimates import Estimate
@@ -117,7 +117,7 @@ def train_for(model: SlatePPO, seconds: float) -> dict[str, float]:
 
 def serve(config: train.Config, connection: Connection) -> None:
     """Train for as many seconds as a connection asks for, and send back the speed; 0 ends it."""
-    use_threads(config.world.threads)
+    use_threads(config.place.threads)
     model = train.make_model(config, config.seeds[0])
     fit_standardizers(model)
     connection.send(train_for(model, 0.0))
@@ -129,9 +129,9 @@ def serve(config: train.Config, connection: Connection) -> None:
 def training(config: train.Config, way: Way) -> Iterator[Connection]:
     """Start a process that trains; it is ready when the block begins, and gone when it ends."""
     here, there = multiprocessing.get_context("spawn").Pipe()
-    world = replace(config.world, threads=way.threads)
+    place = replace(config.place, threads=way.threads)
     process = multiprocessing.get_context("spawn").Process(
-        target=serve, args=(replace(config, world=world), there), daemon=True
+        target=serve, args=(replace(config, place=place), there), daemon=True
     )
     with variables(way.variables):
         process.start()
@@ -246,7 +246,7 @@ def main(config: Config) -> None:
         raise ValueError(
             f"ways is {config.ways}, but it must be some of {tuple(WAYS)}, and 'one' among them."
         )
-    config.train.world.check()
+    config.train.place.check()
     run = Run("crowded", config, results=config.results)
     rows = measure(config)
     summary = summarise(rows)

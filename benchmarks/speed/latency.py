@@ -31,17 +31,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, seeds
+from agents.places.exploring import policy_inputs
 from agents.ppo.agents import PPOComposerConfig
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import rows_at
 from benchmarks.lab.league_cells import PPO, Cell, League
-from benchmarks.lab.markets import MarketWorld, policy_inputs
+from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Results
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import REPORTED_SEED, seeds
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, report
 from benchmarks.speed.scaled_market import Shop, enlarge
 from policies.learnable.intents import ComposerPolicy

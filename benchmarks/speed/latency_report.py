@@ -9,9 +9,9 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.plots import AMBER, BLUE, GREY, INK, RED, TEAL, intervals, panels, plain
 from benchmarks.lab.run import Report
-from benchmarks.lab.statistics import estimate_mean, paired_difference
 from benchmarks.lab.tables import markdown
 from recsim_env.estimates import Estimate
 

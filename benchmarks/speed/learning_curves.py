@@ -30,13 +30,13 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, seeds
+from agents.statistics import estimate_mean
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, panels, seed_curves
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.sites import REPORTED_SEED, seeds
-from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.speed.ppo_loops import Trainings, with_minutes

@@ -19,6 +19,7 @@ from stable_baselines3 import PPO
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, Site, seeds
 from agents.ppo.agents import PPOComposerConfig, learn_update, untrained_model
 from agents.ppo.algorithm import (
     StockPPO,
@@ -30,7 +31,6 @@ from agents.ppo.algorithm import (
 from agents.ppo.config import PPOConfig
 from benchmarks.lab.options import Markets
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.sites import REPORTED_SEED, Site, seeds
 from benchmarks.lab.stopwatch import Stopwatch
 from policies.learnable.intents import IntentConfig
 

@@ -30,10 +30,10 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import AMBER, BLUE, GREEN, GREY, RED, panels, plain, seed_curves
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.statistics import estimate_mean, paired_difference
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.speed.ppo_loops import LOOPS, NECESSARY, PARTS, Trainings, measure, with_minutes

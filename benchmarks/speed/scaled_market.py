@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.lab.markets import policy_inputs
+from agents.places.exploring import policy_inputs
 from policies.composer import Composer
 from policies.features import principal
 from policies.inputs import PolicyInputs

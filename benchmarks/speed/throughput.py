@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from agents.statistics import estimate_mean
 from benchmarks.lab.options import Device, Results
 from benchmarks.lab.plots import GREY, panels
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.statistics import estimate_mean
 from benchmarks.lab.stopwatch import Clock, Stopwatch
 from benchmarks.lab.tables import markdown
 from benchmarks.speed.peers import PEERS

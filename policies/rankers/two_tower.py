@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -348,19 +348,24 @@ class SlateExamples:
         return whole.half(), by_category.half()
 
 
+Known = Callable[[Observation], Observation]
+"""Makes of an observation what the towers know of it."""
+
+
 @torch.no_grad()
-def examples_of(sessions: Sessions, catalog: Catalog) -> SlateExamples:
+def examples_of(sessions: Sessions, catalog: Catalog, known: Known | None = None) -> SlateExamples:
     """Make an example of every logged slate, from what was known before it."""
     parts: dict[str, list[Tensor]] = {}
     items, groups = len(catalog), len(catalog.categories)
     names = [name for name in (*SHOPPER_KEYS, "declared") if name not in CATEGORY_KEYS]
     for moment in replay(sessions, catalog):
-        known, recent = moment.observation, Recent.of(moment.observation)
+        seen = moment.observation if known is None else known(moment.observation)
+        recent = Recent.of(moment.observation)
         fatigue = [
             recent.of_items(moment.slates, weight, items)
             for weight in (recent.shown, recent.clicked)
         ]
-        counters = torch.cat([known[name] for name in CATEGORY_KEYS], dim=2)
+        counters = torch.cat([seen[name] for name in CATEGORY_KEYS], dim=2)
         met = (counters != 0).any(dim=2)
         found = {
             "slates": moment.slates,
@@ -369,7 +374,7 @@ def examples_of(sessions: Sessions, catalog: Catalog) -> SlateExamples:
             "category": met.nonzero()[:, 1].int(),
             "counters": counters[met],
             "pairs": met.sum(dim=1),
-            **{f"seen/{name}": known[name] for name in names if name in known},
+            **{f"seen/{name}": seen[name] for name in names if name in seen},
         }
         for name, value in found.items():
             parts.setdefault(name, []).append(value)
@@ -377,9 +382,9 @@ def examples_of(sessions: Sessions, catalog: Catalog) -> SlateExamples:
     # One column after the other is joined, so that no more than one is held twice.
     whole = {name: torch.cat(parts.pop(name)) for name in list(parts)}
     pairs = whole.pop("pairs")
-    seen = {name: whole.pop(f"seen/{name}") for name in names if f"seen/{name}" in whole}
+    told = {name: whole.pop(f"seen/{name}") for name in names if f"seen/{name}" in whole}
     ends = torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
-    return SlateExamples(**whole, seen=seen, ends=ends, groups=groups)
+    return SlateExamples(**whole, seen=told, ends=ends, groups=groups)
 
 
 def fit_two_tower(
@@ -389,6 +394,7 @@ def fit_two_tower(
     config: TwoTowerConfig | None = None,
     *,
     title: str | None = None,
+    known: Known | None = None,
 ) -> TwoTowerRanker:
     """Fit a ranker by minimising the log loss of the clicks of a log.
 
@@ -398,6 +404,8 @@ def fit_two_tower(
         slate_size: number of slate positions K
         config: sizes of the network and how it is fitted; None = the defaults
         title: of the progress bar; None shows none
+        known: makes of an observation what the ranker will be shown in use, where that is not the
+            profile of the log (`policies.rankers.recent`)
 
     Raises:
         TypeError: If an argument is of another class.
@@ -417,7 +425,7 @@ def fit_two_tower(
         )
 
     # The model, with inputs standardised by the first slates
-    examples = examples_of(sessions, catalog)
+    examples = examples_of(sessions, catalog, known)
     shoppers = torch.cat([whole for whole, _ in _first(examples, 100_000)])
     categories = torch.cat([one.flatten(0, 1) for _, one in _first(examples, 20_000)])
     model = TwoTower(

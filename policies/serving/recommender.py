@@ -1,8 +1,9 @@
 """A trained policy as a shop calls it: from what is known of some shoppers to their slates.
 
-An index proposes the best items of every category. The two-tower ranker scores these and the items
-shown lately, the composer looks at their pool, and the actor's most likely intent composes the
-slate. Only the index takes time that depends on the size of the catalogue.
+With a two-tower ranker an index may propose the best items of every category: the ranker scores
+these and the items shown lately, the composer looks at their pool, and the actor's most likely
+intent composes the slate. Only the index takes time that depends on the size of the catalogue. Any
+other ranker serves without an index, which ranks every candidate.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ class Recommender:
     Args:
         built_from: what `policy` was built from
         policy: policy of a composer; its most likely intent is taken
-        index: index of the ranker's items; None = every item is ranked
+        index: index of the items of a `TwoTowerRanker`; None = every candidate is ranked
         count: number of candidates of each category
 
     Raises:
-        TypeError: If an argument is of another class or the ranker is no `TwoTowerRanker`.
+        TypeError: If an argument is of another class, or there is an index and the ranker is no
+            `TwoTowerRanker`.
         ValueError: If the policy samples, the index holds another number of items, or `count` is
             below 1 or too small for the pool.
     """
@@ -62,8 +64,8 @@ class Recommender:
     ) -> None:
         checks.instance("built_from", built_from, PolicyInputs)
         checks.instance("policy", policy, ComposerPolicy)
-        ranker, items = built_from.ranker, len(built_from.catalog)
-        if not isinstance(ranker, TwoTowerRanker):
+        ranker, items = built_from.need_ranker("recommender"), len(built_from.catalog)
+        if index is not None and not isinstance(ranker, TwoTowerRanker):
             raise TypeError(
                 f"built_from.ranker is {type(ranker).__name__}, but an index needs a "
                 "TwoTowerRanker."
@@ -81,12 +83,13 @@ class Recommender:
         self._count = checks.whole("count", count, max(built_from.per_category, 1))
         self._slate_size = min(built_from.slate_size, items)
         self._ranker = ranker
-        self._vectors = ranker.model.items().detach()
+        if isinstance(ranker, TwoTowerRanker):
+            self._vectors = ranker.model.items().detach()
         self._pooling = Pooling(built_from, policy.composer.config.pool)
         known = {
             name: space
             for name, space in built_from.observation_space.items()
-            if name != "candidates"
+            if name != "candidates" or index is None
         }
         self._check = ObservationCheck(spaces.Dict(known), built_from.catalog)
 
@@ -107,7 +110,7 @@ class Recommender:
 
         Args:
             observation: the keys of the observation space, (B, ...) each; `candidates` may be left
-                out, for every item may be shown
+                out where every item may be shown
 
         Raises:
             TypeError: If a key has another type or lies on another device.
@@ -125,7 +128,7 @@ class Recommender:
         """Check an observation, and raise what `recommend` raises."""
         self._check(observation)
         self._check.check_whole(observation)
-        if "candidates" in observation:
+        if self._index is not None and "candidates" in observation:
             _check_all("candidates", observation["candidates"], self._items)
 
     @torch.no_grad()
@@ -137,6 +140,7 @@ class Recommender:
         """
         if self._index is None:
             return self.policy.composer.pool(observation)
+        assert isinstance(self._ranker, TwoTowerRanker)  # the constructor made sure
         model, recent = self._ranker.model, Recent.of(observation)
         query, of_category = model.shopper(*tower_inputs(observation))
         self._check_finite(query, observation)

@@ -201,3 +201,12 @@ def test_a_policy_draws_apart_from_the_shoppers_and_from_visit_to_visit() -> Non
     assert first.shape == (3, policy.draws)
     assert not torch.equal(first, second)
     assert torch.equal(first[1:2], draws_for(policy, seeds[1:2], torch.zeros(1, dtype=torch.int64)))
+
+
+def test_a_number_of_episodes_stands_for_the_first_seeds() -> None:
+    simulator, policy = toy_simulator(items=40), Asks(torch.tensor([1, 2, 3, 4]))
+    told = evaluate(policy, simulator, 5).rows
+    assert told.equals(evaluate(policy, simulator, torch.arange(5)).rows)
+    assert len(evaluate(policy, simulator).rows) == 256
+    with pytest.raises(ValueError, match="seeds is 0, but it must be a whole number from 1"):
+        evaluate(policy, simulator, 0)

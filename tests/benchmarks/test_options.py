@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.agents import compare, league, train
 from benchmarks.lab.checked import Checked, hints_of, kinds_in, told_of
-from benchmarks.lab.sites import World
+from benchmarks.lab.where import Where
 from tests.benchmarks.test_commands import CONFIGURED
 
 Case = tuple[Any, str, Any]
@@ -116,8 +116,8 @@ def test_numbers_inside_mappings_and_bounds_of_parts_are_checked() -> None:
     with pytest.raises(ValueError, match=r"runs\[0\] is 90, but it must be .* from 0 to 89"):
         league.Config(runs=(90,))
     with pytest.raises(ValueError, match="horizon_days is 0, but"):
-        World(horizon_days=0)
-    assert World(horizon_days=math.inf).horizon_days == math.inf
+        Where(horizon_days=0)
+    assert Where(horizon_days=math.inf).horizon_days == math.inf
 
 
 def paths(config: Any) -> list[Path]:

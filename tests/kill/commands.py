@@ -9,6 +9,8 @@ from typing import Any
 import optuna
 
 from agents.keeper import Clock
+from agents.places import Site
+from agents.places.opening import find_place
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
@@ -16,24 +18,21 @@ from benchmarks.agents import demo, league, train, transfer, tune, tune_agents
 from benchmarks.data import finetune, fit_market
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.places import PLACES, Place
-from benchmarks.lab.sites import World
-from policies import PolicyInputs
+from benchmarks.lab.where import Where
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env import register
 from recsim_env.logs import complete_journey
-from recsim_env.rewards import Reward
 from recsim_env.shoppers.household.fit import FinetuneConfig
 from recsim_env.shoppers.market import MarketConfig, make_market
 from recsim_env.shoppers.session.fit import SessionFitConfig
-from recsim_env.simulator import SlateSimulator
 from tests.benchmarks.agents.test_league import TOY, open_toy
 from tests.kill.harness import Command
 from tests.kill.left import left
 from tests.recsim_env.logs.test_complete_journey import RECIPE, fake_encoder, fake_sources
 from tests.support.fake_log import write_shop
 from tests.support.policy_toys import toy_inputs
-from tests.support.toys import make_toy_shopper, toy_simulator
+from tests.support.toys import make_toy_shopper
 
 MARKET = "toys/Kill-v0"
 SESSIONS = SessionFitConfig(
@@ -84,22 +83,19 @@ def always(clock: Clock) -> bool:
 
 
 @dataclass(frozen=True)
-class ToyWorld(World):
+class ToyWorld(Where):
     """Toy shoppers, and a ranker whose logits are made up."""
 
     env: str = TOY
-    populations: bool = False
-    threads: int = 1
+    reward: str | None = "clicks=1,intra_list_distance=0.3"
+    horizon_days: float | None = 60.0
+    options: str | None = "items=40"
+    device: str | None = "cpu"
 
-    def simulator(self, population: str) -> SlateSimulator:
-        """The same of every population."""
-        return toy_simulator(
-            items=40, reward=Reward({"clicks": 1.0, "intra_list_distance": 0.3}), horizon_days=60
-        )
-
-    def inputs(self, simulator: SlateSimulator) -> PolicyInputs:
-        """What policies are built from."""
-        return toy_inputs(simulator)
+    def open(self) -> Site:
+        """The toy shop; nothing is logged there."""
+        found = find_place(*self._told(), self.device)
+        return Site(self.env, toy_inputs(found.simulator), None, found.options, self.device)
 
 
 # ---- what is run ---------------------------------------------------------------------------------
@@ -108,7 +104,7 @@ class ToyWorld(World):
 def train_config(work: Path, seeds: tuple[int, ...] = (0,)) -> train.Config:
     """A few updates of each seed."""
     return train.Config(
-        world=ToyWorld(),
+        place=ToyWorld(),
         seeds=seeds,
         visits=16 * 4 * 6,
         shoppers=16,
@@ -132,7 +128,8 @@ def run_train_with_more_seeds(inputs: Path, work: Path) -> None:
 
 def run_demo(inputs: Path, work: Path) -> None:
     """Training, comparison and report."""
-    demo.main(demo.Config(train=train_config(work / "train"), episodes=6, output=work))
+    told = vars(train_config(work))
+    demo.main(demo.Config(**told, episodes=6))
 
 
 def run_finetune(inputs: Path, work: Path) -> None:
@@ -226,11 +223,15 @@ def run_fit_market(inputs: Path, work: Path) -> None:
 
 def run_tune(inputs: Path, work: Path) -> None:
     """Two re-rankers."""
-    output = work / "results" / "tune" / "parameters.json"
-    world = ToyWorld()
     tune.main(
         tune.Config(
-            world, ("mmr", "cap"), trials=12, episodes=4, batch=4, work=work / "work", output=output
+            place=ToyWorld(),
+            policies=("mmr", "cap"),
+            trials=12,
+            episodes=4,
+            batch=4,
+            work=work / "work",
+            results=work / "results",
         )
     )
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from agents.evaluate import evaluate
+from agents.folder import load_agent
 from agents.ppo import monitor
 from agents.ppo.algorithm import SlatePPO
-from agents.ppo.checkpoints import LAST
 from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train
-from benchmarks.lab.sites import World
+from benchmarks.lab.where import Where
 from policies import POLICIES
 from tests.benchmarks.agents.test_compare import make_world
 from tests.support.curves import points
@@ -31,12 +31,12 @@ ROLLOUT = 16 * 4
 UPDATES = 9
 
 
-def training(world: World, folder: Path, updates: int = UPDATES, **options: Any) -> train.Config:
+def training(world: Where, folder: Path, updates: int = UPDATES, **options: Any) -> train.Config:
     options = {"shoppers": 16, "ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=1), **options}
     watched = MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=0)
     return train.Config(
         **{
-            "world": world,
+            "place": world,
             "seeds": (0,),
             "visits": updates * ROLLOUT,
             "monitor": watched,
@@ -47,12 +47,12 @@ def training(world: World, folder: Path, updates: int = UPDATES, **options: Any)
 
 
 @pytest.fixture(scope="module")
-def toy_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Where:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
-def unbroken(toy_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+def unbroken(toy_world: Where, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
     """Where the curves of a training that nothing interrupts have points."""
     config = training(toy_world, tmp_path_factory.mktemp("unbroken"))
     train.train(config, 0)
@@ -80,7 +80,7 @@ def steps_of(found: dict[str, list[tuple[int, float | None]]]) -> dict[str, list
 
 
 def test_every_update_is_one_point_and_the_first_evaluation_is_at_0(
-    toy_world: World, tmp_path: Path
+    toy_world: Where, tmp_path: Path
 ) -> None:
     config = training(toy_world, tmp_path)
     config = replace(config, monitor=replace(config.monitor, pictures=1))
@@ -151,7 +151,7 @@ DEATHS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_an_interrupted_training_draws_the_points_of_an_unbroken_one(
-    toy_world: World, unbroken: dict[str, list[int]], tmp_path: Path, death: str
+    toy_world: Where, unbroken: dict[str, list[int]], tmp_path: Path, death: str
 ) -> None:
     config = training(toy_world, tmp_path)
     with DEATHS[death]():
@@ -163,7 +163,7 @@ def test_an_interrupted_training_draws_the_points_of_an_unbroken_one(
 
 
 def test_a_training_that_was_broken_off_twice_at_the_same_place_has_one_point_a_step(
-    toy_world: World, tmp_path: Path
+    toy_world: Where, tmp_path: Path
 ) -> None:
     config = training(toy_world, tmp_path)
     for _ in range(2):
@@ -174,7 +174,7 @@ def test_a_training_that_was_broken_off_twice_at_the_same_place_has_one_point_a_
 
 
 def test_a_policy_that_does_not_change_has_a_flat_curve_from_the_first_point_on(
-    toy_world: World, tmp_path: Path
+    toy_world: Where, tmp_path: Path
 ) -> None:
     """At learning rate 0, every point of a training is within noise of an evaluation."""
     still = PPOConfig(learning_rate=0.0, n_steps=4, batch_size=1024, n_epochs=1)
@@ -219,7 +219,7 @@ def test_a_counted_policy_is_the_policy_and_tells_of_every_slate() -> None:
 
 
 def test_the_end_says_what_came_of_it_and_what_comes_next(
-    toy_world: World,
+    toy_world: Where,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -227,14 +227,24 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     train.main(config)
     returns = [value for _, value in curves(config)["evaluation/return"]]
     first, last = returns[0], returns[-1]
-    path = train.folder_of(config, 0) / LAST
-    following = f"Next: python -m benchmarks.agents.compare --trained {tmp_path} --agents composer"
+    agent = load_agent(train.folder_of(config, 0) / train.AGENT, "cpu")
+    gain = agent.scores["return_above_greedy_ctr"]
+    assert agent.scores["return"]["value"] == pytest.approx(last, rel=1e-6)
+    assert gain["value"] == pytest.approx(last - first)  # it starts as greedy CTR
+    path = train.folder_of(config, 0) / train.AGENT
+    following = [
+        f"Watch: tensorboard --logdir {tmp_path}",
+        f"Next:  python -m benchmarks.agents.compare{config.place.arguments} "
+        f"--trained {tmp_path} --agents composer",
+    ]
     assert capsys.readouterr().out.splitlines() == [
-        f"composer, seed 0: return {last:.2f} (untrained {first:.2f}) after 576 visits; {path}",
-        following,
+        f"composer, seed 0: return {last:.2f} (untrained {first:.2f}) after 576 visits, "
+        f"{gain['value']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}] above greedy CTR in the "
+        f"same 6 episodes; {path}",
+        *following,
     ]
     train.main(config)
     assert capsys.readouterr().out.splitlines() == [
         f"composer, seed 0: was finished before, at 576 visits; {path}",
-        following,
+        *following,
     ]

@@ -136,13 +136,19 @@ def test_cohorts_tell_return_visits_and_lapses_of_shoppers_who_leave() -> None:
         assert abs(statistics[name] - true.mean()) < 3.5 * error, name
 
 
-def test_a_shopper_who_cannot_stay_is_refused() -> None:
+def test_survival_is_switched_off_where_nobody_tells_the_chance_of_leaving(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     class Mute(ToyShopper):
         tells_leaving = False
 
-    simulator = SlateSimulator(Mute())
-    with pytest.raises(ValueError, match=r"survival is True, but Mute does not tell"):
-        environment(simulator, 4, TrainingReward(survival=True))
+    env = environment(SlateSimulator(Mute()), 4, TrainingReward(survival=True, scale=0.5))
+    assert not env.weighs_survival
+    told = capsys.readouterr().err
+    assert told.startswith("Rewards are not weighted by survival: Mute does not tell how likely")
+    plain = environment(SlateSimulator(Mute()), 4, TrainingReward(scale=0.5))
+    assert capsys.readouterr().err == ""
+    assert env.observation_space == plain.observation_space
 
 
 def test_the_fine_tuned_shoppers_say_how_likely_they_lapse_and_can_stay() -> None:

@@ -13,14 +13,15 @@ import polars as pl
 import pytest
 import torch
 
+from agents.places import REPORTED_SEED, TUNING_SEED
 from agents.ppo import monitor
 from agents.ppo.checkpoints import LAST, load
 from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig, sample_slates
 from benchmarks.agents import compare, demo, train, tune
 from benchmarks.lab.run import read_rows, read_summary
-from benchmarks.lab.sites import REPORTED_SEED, TUNING_SEED, World
 from benchmarks.lab.tuning import read_parameters
+from benchmarks.lab.where import Where
 from policies import POLICIES
 from policies.learnable.kinds import LEARNABLE
 from policies.rankers.ctr import save_model
@@ -40,7 +41,7 @@ def make_shop(device: torch.device, slate_size: int, **options: int) -> ToyShopp
     return shopper
 
 
-def make_world(folder: Path) -> World:
+def make_world(folder: Path) -> Where:
     """A toy world with a ranker of its own, kept in `folder`."""
     if TOY not in PRESETS:
         add_preset(
@@ -53,20 +54,18 @@ def make_world(folder: Path) -> World:
             ),
         )
     save_model(some_ranker().model, folder / "ranker.safetensors")
-    return World(
-        env=TOY, ranker=folder / "ranker.safetensors", populations=False, device="cpu", threads=1
-    )
+    return Where(env=TOY, ranker=folder / "ranker.safetensors", device="cpu", threads=1)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path) -> Where:
     """A toy world, anew for every test."""
     return make_world(tmp_path)
 
 
-def training(world: World, folder: Path, visits: int = 16 * 4 * 3) -> train.Config:
+def training(world: Where, folder: Path, visits: int = 16 * 4 * 3) -> train.Config:
     return train.Config(
-        world=world,
+        place=world,
         seeds=(0, 1),
         visits=visits,
         shoppers=16,
@@ -76,14 +75,16 @@ def training(world: World, folder: Path, visits: int = 16 * 4 * 3) -> train.Conf
     )
 
 
-def test_from_tuning_to_the_table(world: World, tmp_path: Path) -> None:
+def test_from_tuning_to_the_table(world: Where, tmp_path: Path) -> None:
     results = tmp_path / "results"
     parameters = results / "tune" / "parameters.json"
     tuning = tune.Config(
-        world=world, trials=3, episodes=8, batch=8, work=tmp_path / "tune", output=parameters
+        place=world, trials=3, episodes=8, batch=8, work=tmp_path / "tune", results=results
     )
     tune.main(tuning)
-    found = read_parameters(parameters)
+    where, found = read_parameters(parameters)
+    assert where == world.about
+    assert read_parameters(tuning.folder / "parameters.json") == (where, found)
     assert set(found) == {name for name, spec in POLICIES.items() if spec.search()}
     trials = read_rows("tune", results=results)
     assert trials.group_by("policy").len()["len"].to_list() == [3] * len(found)  # equal budgets
@@ -129,7 +130,7 @@ def test_from_tuning_to_the_table(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("agent", LEARNABLE)
 def test_an_interrupted_training_goes_on_and_a_finished_one_rests(
-    world: World, tmp_path: Path, agent: Literal["composer", "plackett_luce", "autoregressive"]
+    world: Where, tmp_path: Path, agent: Literal["composer", "plackett_luce", "autoregressive"]
 ) -> None:
     config = replace(training(world, tmp_path, visits=16 * 4 * 2), seeds=(0,), agent=agent)
     checkpoint = train.train(config, 0)
@@ -149,7 +150,7 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_rests(
 
 
 def test_a_training_that_breaks_off_keeps_its_last_update(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(training(world, tmp_path, visits=16 * 4 * 6), seeds=(0,))
     saved: list[int] = []
@@ -180,19 +181,15 @@ def test_a_training_that_breaks_off_keeps_its_last_update(
     assert model.num_timesteps == 16 * 4 * 6
 
 
-def test_other_settings_are_refused(world: World, tmp_path: Path) -> None:
+def test_other_settings_are_refused(world: Where, tmp_path: Path) -> None:
     config = replace(training(world, tmp_path, visits=16 * 4), seeds=(0,))
     train.train(config, 0)
     with pytest.raises(ValueError, match=r"differs in \['ppo'\]"):
         train.train(replace(config, ppo=replace(config.ppo, gamma=0.5)), 0)
-    work = tune.Config(
-        world=world,
-        work=tmp_path / "tune",
-        output=tmp_path / "results" / "tune" / "parameters.json",
-    )
-    tune.check_work(work)
+    work = tune.Config(place=world, work=tmp_path / "tune")
+    tune.check_work(work, 4)
     with pytest.raises(ValueError, match="delete the folder"):
-        tune.check_work(replace(work, episodes=3))
+        tune.check_work(work, 3)
 
 
 def test_tuned_and_reported_episodes_are_never_the_same() -> None:
@@ -202,7 +199,7 @@ def test_tuned_and_reported_episodes_are_never_the_same() -> None:
     assert TUNING_SEED + most <= REPORTED_SEED
 
 
-def test_what_is_missing_is_named(world: World, tmp_path: Path) -> None:
+def test_what_is_missing_is_named(world: Where, tmp_path: Path) -> None:
     config = compare.Config(world, trained=tmp_path / "none", parameters=tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match=r"benchmarks\.agents\.tune"):
         compare.measure(config)
@@ -212,7 +209,7 @@ def test_what_is_missing_is_named(world: World, tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_returns_terms_hyperparameters_and_a_picture(
-    world: World, tmp_path: Path
+    world: Where, tmp_path: Path
 ) -> None:
     config = replace(training(world, tmp_path, visits=16 * 4 * 12), seeds=(0,))
     train.train(config, 0)
@@ -243,27 +240,27 @@ def test_a_picture_for_every_seed() -> None:
 
 
 def test_the_demo_leaves_a_report_and_rests_when_it_is_done(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Where, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = replace(training(world, tmp_path), seeds=(0,))
-    config = demo.Config(train=small, episodes=6, output=tmp_path / "demo")
+    config = demo.Config(**{**vars(small), "output": tmp_path / "demo"}, episodes=6)
     demo.main(config)
     report = (config.output / "report.md").read_text()
     assert "| greedy ctr |" in report
     assert "| composer, untrained |" in report
     assert (config.output / "compare" / "figure.png").stat().st_size > 1000
     assert f"tensorboard --logdir {config.output}" in capsys.readouterr().out.replace("\n", "")
-    trained = (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes()
+    trained = (config.output / "train" / "composer" / "seed0" / LAST).read_bytes()
     demo.main(config)
-    assert (tmp_path / "train" / "composer" / "seed0" / LAST).read_bytes() == trained
+    assert (config.output / "train" / "composer" / "seed0" / LAST).read_bytes() == trained
 
 
 def test_sizes_that_do_not_fit_are_said_and_the_report_tells_what_was_made(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Where, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ppo = PPOConfig(n_steps=4, batch_size=48, n_epochs=1)
     small = replace(training(world, tmp_path, visits=100), seeds=(0,), ppo=ppo)
-    config = demo.Config(train=small, episodes=6, output=tmp_path / "demo")
+    config = demo.Config(**{**vars(small), "output": tmp_path / "demo"}, episodes=6)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "You have specified a mini-batch size")
         demo.main(config)

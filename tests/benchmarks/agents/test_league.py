@@ -17,6 +17,8 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
+from agents.places import Site
+from agents.statistics import critical
 from benchmarks.agents import behaviour
 from benchmarks.agents.league import Config, play_missing, read_cells
 from benchmarks.agents.league_report import (
@@ -34,8 +36,7 @@ from benchmarks.lab import league_cells
 from benchmarks.lab.league_cells import CURVE, ROW, Cell, cells, contenders
 from benchmarks.lab.places import CONTROL, PLACES, Place
 from benchmarks.lab.run import Run
-from benchmarks.lab.sites import Site
-from benchmarks.lab.statistics import critical, iqm, stratified
+from benchmarks.lab.statistics import iqm, stratified
 from benchmarks.speed import latency
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer

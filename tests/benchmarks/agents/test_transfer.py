@@ -17,6 +17,7 @@ import torch
 
 import recsim_env
 from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, seeds
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
 from benchmarks.agents import transfer
@@ -43,7 +44,6 @@ from benchmarks.agents.transfer_report import (
 )
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.sites import REPORTED_SEED, seeds
 from policies import POLICIES
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.registration import PRESETS

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from agents import AGENTS
+from agents.places import Site
 from benchmarks.agents import tune_agents
 from benchmarks.agents.tune_agents import TUNING_RUN, Config, trained_return
 from benchmarks.lab.places import PLACES, Place
 from benchmarks.lab.run import read_rows, read_summary
-from benchmarks.lab.sites import Site
 from policies import POLICIES
 from policies.parameters import Range, ranges, tunable, value_of, with_parameters
 from tests.benchmarks.agents.test_league import TOY, open_toy

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from agents.statistics import critical
 from benchmarks.lab.heldout import METRICS, Rows, bootstrap, estimate
-from benchmarks.lab.statistics import critical
 
 
 def some_rows(seed: int = 0, slates: int = 60) -> Rows:

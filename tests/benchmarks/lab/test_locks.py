@@ -54,10 +54,14 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "sardine": lambda folder: sardine.main(sardine.Config(work=folder)),
     "train": lambda folder: train.train(train.Config(output=folder.parents[1]), 0),
     "transfer": run_transfer,
-    "tune": lambda folder: tune.main(tune.Config(work=folder)),
+    "tune": lambda folder: tune.main(tune.Config(work=folder.parent)),
     "tune_agents": lambda folder: tune_agents.main(tune_agents.Config(work=folder)),
 }
-FOLDERS = {"train": "composer/seed0", "transfer": "market-v0-world0-broad-300000"}
+FOLDERS = {
+    "train": "composer/seed0",
+    "transfer": "market-v0-world0-broad-300000",
+    "tune": "completejourney-v0",
+}
 LEAGUE = league.Config(contenders=("uniform",), runs=(0,), places=("market-v0-world0",))
 
 
@@ -104,19 +108,17 @@ def test_a_market_that_another_process_builds_is_waited_for(
 ) -> None:
     world = MarketWorld(slates=100)
     folder = tmp_path / world.name
-    made: list[Path] = []
-    monkeypatch.setattr(markets, "_make", lambda world, simulator, folder: made.append(folder))
-    monkeypatch.setattr(
-        markets, "read_impressions", lambda path: pytest.fail("read before it was built")
-    )
 
     class Built(Exception):
         """The rest is another test's."""
 
-    def sessions(*arguments: object) -> None:
+    made: list[Path] = []
+
+    def logged(folder: Path, *_: object) -> None:
+        made.append(folder)
         raise Built
 
-    monkeypatch.setattr(markets, "read_impressions", sessions)
+    monkeypatch.setattr(markets, "logged", logged)
     with held(folder) as process:
         ended = threading.Timer(
             1.0, lambda: subprocess.run(["kill", "-9", str(process)], check=True)

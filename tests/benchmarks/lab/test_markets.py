@@ -15,8 +15,16 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks.lab import markets
-from benchmarks.lab.log_mixture import (
+from agents.places import exploring
+from agents.places.exploring import (
+    HELD_OUT_SEED,
+    LOG_SEED,
+    PER_CATEGORY,
+    ROUNDS,
+    play_log,
+    policy_inputs,
+)
+from agents.places.mixture import (
     BROAD,
     GROUP,
     KNOBS,
@@ -26,15 +34,8 @@ from benchmarks.lab.log_mixture import (
     servers,
     tried,
 )
-from benchmarks.lab.markets import (
-    HELD_OUT_SEED,
-    LOG_SEED,
-    PER_CATEGORY,
-    ROUNDS,
-    MarketWorld,
-    policy_inputs,
-    write_log,
-)
+from benchmarks.lab import markets
+from benchmarks.lab.markets import MarketWorld
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
@@ -132,7 +133,7 @@ def test_every_logged_shopper_is_there_once_and_belongs_to_the_log(work: Path) -
 def test_as_much_is_logged_as_was_asked_for() -> None:
     """Each policy serves its share at least, and less than 16 episodes of 6 visits more."""
     world = dataclasses.replace(WORLD, mixture="greedy")
-    impressions, _ = write_log(world, world.simulator("cpu"))
+    impressions, _ = play_log(world.simulator("cpu"), world.plan)
     for number, share in enumerate(ROUNDS):
         first = LOG_SEED + number * 1_000_000
         logged = impressions["shopper"].is_between(first, first + 999_999).sum()
@@ -147,7 +148,7 @@ def test_as_much_is_logged_as_was_asked_for() -> None:
 
 def test_a_uniform_log_has_one_round() -> None:
     world = dataclasses.replace(WORLD, mixture="uniform", slates=100)
-    impressions, _ = write_log(world, world.simulator("cpu"))
+    impressions, _ = play_log(world.simulator("cpu"), world.plan)
     assert set(impressions["policy"]) == {"uniform"}
     assert impressions["shopper"].max() < LOG_SEED + 1_000_000  # type: ignore[operator]
 
@@ -192,8 +193,8 @@ def test_what_was_built_is_used_again(work: Path, monkeypatch: pytest.MonkeyPatc
     def never(*_: object) -> None:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(markets, "write_log", never)
-    monkeypatch.setattr(markets, "fit_two_tower", never)
+    monkeypatch.setattr(exploring, "play_log", never)
+    monkeypatch.setattr(markets, "fit_ranker", never)
     one, other = WORLD.open(work, "cpu"), WORLD.open(work, "cpu")
     assert {path.name: path.stat().st_mtime_ns for path in (work / WORLD.name).iterdir()} == before
     assert torch.equal(one.logged.slates, other.logged.slates)
@@ -211,9 +212,10 @@ def test_the_ranker_on_disk_is_the_one_that_the_whole_log_gives(work: Path) -> N
 
 
 def test_the_same_world_writes_the_same_log(work: Path) -> None:
-    impressions, declared = write_log(WORLD, WORLD.simulator("cpu"))
+    impressions, declared = play_log(WORLD.simulator("cpu"), WORLD.plan)
     logged, said = tables(work)
     assert impressions.select(logged.columns).equals(logged)
+    assert declared is not None
     assert declared.equals(said)
 
 

@@ -7,16 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.lab.statistics import (
+from agents.statistics import (
     around,
     by_training_seed,
     critical,
     estimate_mean,
-    iqm,
-    iqm_estimate,
     over_training_seeds,
     paired_difference,
 )
+from benchmarks.lab.statistics import iqm, iqm_estimate
 from recsim_env.estimates import Estimate
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]

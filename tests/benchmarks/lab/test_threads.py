@@ -148,7 +148,7 @@ def test_the_figures_are_those_of_the_rows() -> None:
 
 
 def test_a_training_goes_on_until_the_time_is_up_and_counts_its_visits(tmp_path: Path) -> None:
-    config = train.Config(world=make_world(tmp_path), shoppers=16)
+    config = train.Config(place=make_world(tmp_path), shoppers=16)
     model = train.make_model(config, 0)
     first = crowded.train_for(model, 0.0)
     assert first["visits"] == 16  # one batch, then the time was up

@@ -13,8 +13,8 @@ from agents.ppo import monitor
 from agents.ppo.checkpoints import LAST, visits_of
 from benchmarks.agents import compare, train
 from benchmarks.lab.saved import UNTRAINED
-from benchmarks.lab.sites import World
 from benchmarks.lab.trainings import finished_trainings
+from benchmarks.lab.where import Where
 from tests.benchmarks.agents.test_compare import make_world, training
 
 UPDATE = 16 * 4
@@ -79,7 +79,7 @@ def test_a_longer_training_is_not_pooled(config: train.Config) -> None:
 
 def test_other_settings_are_not_pooled_but_for_where_they_ran(config: train.Config) -> None:
     train.train(config, 0)
-    train.train(replace(config, world=replace(config.world, threads=2)), 1)
+    train.train(replace(config, place=replace(config.place, threads=2)), 1)
     assert len(finished_trainings(config.output / "composer")) == 2
     train.train(replace(config, ppo=replace(config.ppo, gamma=0.5)), 2)
     with pytest.raises(ValueError, match=r"seed2 and .*seed0 differ in \['ppo'\]"):
@@ -120,7 +120,7 @@ def test_compare_checks_every_agent_before_anything_is_played(
     config: train.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plays_nothing(monkeypatch)
-    world: World = config.world
+    world: Where = config.place
     parameters = tmp_path / "parameters.json"
     parameters.write_text("{}")
     asked = compare.Config(world, trained=config.output, parameters=parameters, episodes=4)
@@ -143,6 +143,6 @@ def test_broken_parameters_are_named_before_anything_is_played(
     plays_nothing(monkeypatch)
     parameters = tmp_path / "parameters.json"
     parameters.write_text(content)
-    asked = compare.Config(config.world, agents=(), parameters=parameters, episodes=4)
+    asked = compare.Config(config.place, agents=(), parameters=parameters, episodes=4)
     with pytest.raises((ValueError, TypeError), match=r"parameters\.json|weigh"):
         compare.measure(asked)

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import torch
 
+from agents.statistics import critical
 from benchmarks.lab.logs import Log
-from benchmarks.lab.statistics import critical
 from benchmarks.shopper import ablation
 from benchmarks.shopper.ablation import difference
 from recsim_env.shoppers.household.examples import Examples

@@ -16,7 +16,7 @@ from torch import Tensor
 pytest.importorskip("faiss")
 
 from agents.evaluate import evaluate
-from benchmarks.lab.markets import policy_inputs
+from agents.places.exploring import policy_inputs
 from benchmarks.speed import latency
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, SERVED, STEPS, quantile, report
 from benchmarks.speed.scaled_market import Carried, Shop, enlarge
@@ -401,6 +401,23 @@ def test_candidates_are_all_items_or_left_out() -> None:
         served.recommend(
             {**seen, "candidates": every.clone().index_fill_(1, torch.tensor([599]), -1)}
         )
+
+
+def test_any_ranker_serves_without_an_index() -> None:
+    """The slates are the policy's own, and candidates may be some of the items."""
+    made, seen = shop(), visits()[2]
+    ranker = made_up_ranker(ITEMS)
+    inputs = replace(made.inputs, ranker=ranker)
+    policy = ComposerPolicy(Composer(inputs, made.policy.composer.config), made.policy.actor)
+    served = Recommender(inputs, policy, None)
+    every = torch.arange(ITEMS).expand(24, -1)
+    few = every.clone().index_fill_(1, torch.arange(ITEMS // 2, ITEMS), -1)
+    for candidates in (every, few):
+        visit = {**seen, "candidates": candidates}
+        slates = served.recommend(visit)
+        assert torch.equal(slates, policy(visit, torch.zeros(24, 0)))
+    assert bool((slates < ITEMS // 2).all())
+    assert served.megabytes == 0
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Who serves a market's log: mixtures of policies, each of which serves whole episodes.
+"""Who serves a log: mixtures of policies, each of which serves whole episodes.
 
 A shop that explores writes an impression log: every episode is served by one policy, drawn from a
 mixture that holds the greedy ranker, noisy versions of it, constant re-rankers with knobs drawn at
@@ -52,8 +52,10 @@ def servers(
 ) -> list[Server]:
     """Everyone who serves one round of a log.
 
+    Knobs whose cue the environment does not show are left out.
+
     Args:
-        simulator: The market.
+        simulator: The shoppers.
         inputs: What policies are built from, with the ranker of the rounds before; None in the
             first round, which is uniform.
         mixture: Who serves.
@@ -85,7 +87,7 @@ def servers(
         *((name, policy, 0.1 / len(noisy)) for name, policy in noisy),
         *rerankers(composer, groups, 0.25, seed, BROAD, off=0.5),
         *tried(inputs, groups, 0.25, seed),
-        ("restless", RandomKnobsPolicy(composer, BROAD, TEMPERATURES[-1]), 0.2),
+        ("restless", RandomKnobsPolicy(composer, shown(composer, BROAD), TEMPERATURES[-1]), 0.2),
     ]
 
 
@@ -130,6 +132,7 @@ def rerankers(
     """
     generator = torch.Generator().manual_seed(seed)
     found: list[Server] = []
+    ranges = shown(composer, ranges)
     for at in range(number):
         drawn = {name: float(torch.rand((), generator=generator)) for name in ranges}
         knobs = {name: low + (high - low) * drawn[name] for name, (low, high) in ranges.items()}
@@ -144,3 +147,10 @@ def rerankers(
             (f"knobs {at}", NoisyComposerPolicy(composer, knobs, temperature), share / number)
         )
     return found
+
+
+def shown(
+    composer: Composer, ranges: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Those of the ranges whose knobs a composer has, in their order."""
+    return {name: span for name, span in ranges.items() if name in composer.knobs}

@@ -1,0 +1,327 @@
+"""An agent as a folder: everything that makes its slates, without the environment around it.
+
+    agent.json             environment, reward, observation, versions, scores; written last
+    policy.safetensors     the network, and how its policy is built
+    ranker.safetensors     the ranker that it starts from
+    catalog.parquet, embedding.safetensors     the items
+    popularity.safetensors, facts.json         where the policy was built from them
+
+Everything is JSON, parquet and safetensors; nothing that is loaded runs code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+import recsim_env
+from agents.places.opening import plain
+from agents.places.site import Site
+from agents.ppo.checkpoints import POLICY, load_policy
+from policies.inputs import PolicyInputs
+from policies.learnable.intents import ComposerPolicy
+from policies.observations import dtype_of
+from policies.rankers.files import load_ranker, save_ranker
+from policies.serving.recommender import Recommender
+from recsim_env import checks
+from recsim_env.catalog import Catalog
+from recsim_env.estimates import Estimate
+from recsim_env.files import read_object, read_tensors, write_json, write_tensors
+from recsim_env.logs.facts import LogFacts
+from recsim_env.types import Policy, best_device
+
+ABOUT, NETWORK, RANKER, POPULARITY = (
+    "agent.json",
+    "policy.safetensors",
+    "ranker.safetensors",
+    "popularity.safetensors",
+)
+"""Names of the files in the folder of an agent."""
+FORMAT = 1
+"""Version of the folder; another one is refused."""
+KEYS = ("format", "env", "options", "reward", "observation", "inputs", "versions", "scores")
+"""Keys of agent.json."""
+
+
+def save_agent(
+    folder: Path,
+    checkpoint: Path,
+    site: Site,
+    *,
+    env: str | None = None,
+    scores: Mapping[str, Estimate | float] | None = None,
+) -> None:
+    """Write an agent that was trained by PPO into a folder of its own.
+
+    Args:
+        folder: The folder; what lies there is replaced.
+        checkpoint: The checkpoint of the training.
+        site: The place where it was trained.
+        env: What the environment is called to open it again; None means `site.env`.
+        scores: What the agent reached, by name.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        TypeError: If the ranker is of a class that no file holds.
+        ValueError: If the checkpoint is broken, or an observation is no array of numbers.
+    """
+    inputs = site.inputs
+    told = {
+        "format": FORMAT,
+        "env": site.env if env is None else env,
+        "options": {name: plain(value) for name, value in site.options("evaluation").items()},
+        "reward": dict(site.reward),
+        "observation": {
+            name: _described(name, space) for name, space in inputs.observation_space.items()
+        },
+        "inputs": {
+            "slate_size": inputs.slate_size,
+            "pool": inputs.pool,
+            "per_category": inputs.per_category,
+        },
+        "versions": {"recsim_env": recsim_env.__version__, "torch": str(torch.__version__)},
+        "scores": {name: _score(value) for name, value in (scores or {}).items()},
+    }
+
+    # agent.json goes first and comes last: where it is, the folder is whole
+    (folder / ABOUT).unlink(missing_ok=True)
+    tensors, metadata = read_tensors(checkpoint, POLICY)
+    write_tensors(folder / NETWORK, tensors, {"policy": metadata.get("policy", "")})
+    save_ranker(inputs.need_ranker("agent"), folder / RANKER)
+    inputs.catalog.to("cpu").save(folder)
+    if inputs.popularity is not None:
+        write_tensors(folder / POPULARITY, {"popularity": inputs.popularity})
+    if inputs.facts is not None:
+        inputs.facts.write(folder)
+    write_json(folder / ABOUT, told)
+
+
+def load_agent(folder: Path | str, device: torch.device | str | None = None) -> Agent:
+    """Load what `save_agent` wrote.
+
+    Args:
+        folder: The folder of the agent.
+        device: Where it computes, cpu or cuda; None means the best there is.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or a file is missing.
+        ValueError: If a file is broken, or was written by another version of the format.
+    """
+    folder = checks.path("folder", folder)
+    path = folder / ABOUT
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {ABOUT}, but the folder of an agent has: "
+            "python -m benchmarks.agents.train writes one."
+        )
+    told = read_object(path)
+    if told.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has the format {told.get('format')}, but this version reads {FORMAT}."
+        )
+    if missing := [name for name in KEYS if name not in told]:
+        raise ValueError(f"{path} does not tell {missing}, but an agent has all of {KEYS}.")
+
+    # what the policy is built from
+    catalog = Catalog.load(folder).to(best_device(device))
+    space = spaces.Dict({name: _space(one) for name, one in told["observation"].items()})
+    sizes = told["inputs"]
+    popularity = None
+    if (folder / POPULARITY).exists():
+        popularity = read_tensors(folder / POPULARITY)[0]["popularity"].to(catalog.device)
+    inputs = PolicyInputs(
+        catalog,
+        space,
+        sizes["slate_size"],
+        load_ranker(folder / RANKER, catalog, space, sizes["slate_size"]),
+        popularity,
+        sizes["pool"],
+        sizes["per_category"],
+        LogFacts.read(folder) if (folder / "facts.json").exists() else None,
+    )
+    return Agent(
+        inputs,
+        load_policy(folder / NETWORK, inputs),
+        told["env"],
+        told["options"],
+        told["reward"],
+        told["versions"],
+        told["scores"],
+    )
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A trained agent, ready to make slates."""
+
+    inputs: PolicyInputs
+    """What its policy is built from: items, ranker, the space of an observation."""
+    policy: Policy
+    """Its policy at the most likely action, as `agents.evaluate.evaluate` takes it."""
+    env: str
+    """The environment in which it was trained, as `agents.places.open_place` takes it."""
+    options: Mapping[str, Any]
+    """Options of the environment."""
+    reward: Mapping[str, float]
+    """Weight of each term of the reward that it was trained for."""
+    versions: Mapping[str, str]
+    """Versions of the packages that it was trained with."""
+    scores: Mapping[str, Any]
+    """What it reached after its training, with 95 % intervals."""
+
+    def __post_init__(self) -> None:
+        made = (
+            Recommender(self.inputs, self.policy, None)
+            if isinstance(self.policy, ComposerPolicy)
+            else self.policy
+        )
+        object.__setattr__(self, "_serve", made)
+
+    @torch.no_grad()
+    def recommend(
+        self, observation: Mapping[str, ArrayLike | Tensor]
+    ) -> NDArray[np.int64] | Tensor:
+        """Make the slate of one shopper, or the slates of several.
+
+        Args:
+            observation: The keys of `inputs.observation_space`, as arrays or tensors: of the shapes
+                of the space for one shopper, or (B, ...) for B shoppers. `candidates` may be left
+                out where every item is one.
+
+        Returns:
+            The slate (K,) or the slates (B, K) of item ids, top position first: a tensor where the
+            observation is made of tensors, else an array.
+
+        Raises:
+            TypeError: If the observation is no mapping or a value is of another type.
+            ValueError: If a key is missing, a shape is another one, or a number cannot be.
+        """
+        seen = checks.mapping("observation", observation)
+        tensors = any(isinstance(value, Tensor) for value in seen.values())
+        batch, single = self._batch(seen)
+        serve: Any = vars(self)["_serve"]
+        rows = len(next(iter(batch.values())))
+        slates: Tensor = serve(batch, torch.zeros(rows, 0, device=self.inputs.catalog.device))
+        found = slates[0] if single else slates
+        if tensors:
+            return found.to(next(v.device for v in seen.values() if isinstance(v, Tensor)))
+        return found.cpu().numpy()
+
+    def _batch(self, seen: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:
+        """The observation as tensors (B, ...) of the types of the space, and whether it is of one.
+
+        Raises:
+            TypeError: As `recommend`.
+            ValueError: As `recommend`.
+        """
+        space, items = self.inputs.observation_space, len(self.inputs.catalog)
+        found: dict[str, Tensor] = {}
+        first: tuple[str, int | None] | None = None
+        for name, of_key in space.items():
+            shape = tuple(of_key.shape or ())
+            if name not in seen and name == "candidates" and shape == (items,):
+                continue
+            if name not in seen:
+                raise ValueError(
+                    f"observation has the keys {sorted(seen)}, but it must have {name!r} too."
+                )
+            value = _tensor(name, seen[name], dtype_of(of_key), self.inputs.catalog.device)
+            if tuple(value.shape) == shape:
+                rows = None
+            elif tuple(value.shape[1:]) == shape and value.ndim == len(shape) + 1 and len(value):
+                rows = len(value)
+            else:
+                several = ", ".join(["B", *map(str, shape)])
+                raise ValueError(
+                    f"observation[{name!r}] has the shape {tuple(value.shape)}, but it must be "
+                    f"{shape} for one shopper, or ({several}) for B shoppers."
+                )
+            if first is None:
+                first = (name, rows)
+            elif first[1] != rows:
+                raise ValueError(
+                    f"observation[{name!r}] is of {_shoppers(rows)}, but {first[0]!r} is of "
+                    f"{_shoppers(first[1])}."
+                )
+            found[name] = value.unsqueeze(0) if rows is None else value
+        assert first is not None
+        return found, first[1] is None
+
+
+def _shoppers(rows: int | None) -> str:
+    return "one shopper" if rows is None else f"{rows} shoppers in a batch"
+
+
+def _tensor(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A value of an observation as a tensor of the type of its space.
+
+    Raises:
+        TypeError: If its numbers are of another kind.
+    """
+    try:
+        given = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError):
+        given = None
+    whole = given is not None and not given.is_floating_point() and not given.is_complex()
+    if given is None or given.is_complex() or (not whole and not dtype.is_floating_point):
+        raise TypeError(
+            f"observation[{name!r}] is {checks.told(value)}, but it must hold numbers of {dtype}."
+        )
+    return given.to(device=device, dtype=dtype)
+
+
+# ---- as JSON -------------------------------------------------------------------------------------
+
+
+def _described(name: str, space: gymnasium.Space[Any]) -> dict[str, Any]:
+    """The space of a key of an observation as JSON; bounds are those of all its numbers.
+
+    Raises:
+        ValueError: If it is no array of numbers.
+    """
+    if not isinstance(space, (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)):
+        raise ValueError(
+            f"observation_space[{name!r}] is {checks.told(space)}, but an agent is kept with "
+            "observations that are arrays of numbers."
+        )
+    if isinstance(space, spaces.Box):
+        low, high = (float(space.low.min()), float(space.high.max())) if space.low.size else (0, 0)
+    elif isinstance(space, spaces.MultiBinary):
+        low, high = 0, 1
+    else:
+        low, high = 0, float(space.nvec.max()) - 1
+    return {
+        "shape": list(space.shape or ()),
+        "dtype": str(np.dtype(space.dtype)),
+        "low": low if math.isfinite(low) else None,
+        "high": high if math.isfinite(high) else None,
+    }
+
+
+def _space(told: Mapping[str, Any]) -> spaces.Box:
+    dtype: Any = np.dtype(told["dtype"]).type
+    low, high = (
+        float(end) if told[name] is None else told[name]
+        for name, end in (("low", "-inf"), ("high", "inf"))
+    )
+    if np.issubdtype(dtype, np.integer):
+        low, high = int(low), int(high)
+    return spaces.Box(low, high, tuple(told["shape"]), dtype)
+
+
+def _score(value: Estimate | float) -> Any:
+    if isinstance(value, Estimate):
+        told = dataclasses.asdict(value)
+        return {name: one if math.isfinite(one) else None for name, one in told.items()}
+    return float(value)

@@ -1,0 +1,355 @@
+"""Opens a place, and plays its log or fits its ranker where they are missing.
+
+    runs/places/<name>-<digest>/    place.json, catalogue, impressions.parquet, declared.parquet,
+                                    ranker.safetensors
+
+The digest is that of everything the log depends on, so a place that was changed has another folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import recsim_env
+from agents.places.exploring import (
+    OF_CATEGORIES,
+    PER_CATEGORY,
+    TABLE_FILES,
+    Exploration,
+    fit_ranker,
+    logged,
+    policy_inputs,
+    read_tables,
+)
+from agents.places.mixture import KNOBS, TEMPERATURES, Mixture
+from agents.places.site import Site, is_slow
+from policies.inputs import PolicyInputs, Ranker
+from policies.rankers.ctr import WEIGHTS, CTRRanker
+from policies.rankers.files import load_ranker, save_ranker
+from recsim_env import SlateSimulator, checks, make_simulator
+from recsim_env.files import locked, read_object, write_json
+from recsim_env.logs.sessions import Sessions
+from recsim_env.registration import PRESETS, Later, preset
+from recsim_env.rewards import Reward, as_reward
+
+PLACES = Path("runs/places")
+"""The folder of the logs and rankers of all places."""
+SHOP_FILE = "shop.json"
+"""The file that says what a folder of fitted shoppers holds."""
+SHIPPED_RANKERS: Mapping[str, Path] = {"recsim_env/CompleteJourney-v0": WEIGHTS}
+"""Id -> the ranker that was fitted to the log that its shoppers were fitted to."""
+SLATES, SLOW_SLATES = 100_000, 3_000
+"""Number of slates that are logged where nothing else is said, and where shoppers are stepped one
+by one."""
+POPULATIONS = ("train", "evaluation")
+"""The populations of shoppers, where there are several: agents learn with the first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An environment before anything is played in it."""
+
+    env: str
+    """Id of the environment."""
+    simulator: SlateSimulator
+    """Its training shoppers."""
+    told: Mapping[str, Any]
+    """Options of its simulators."""
+    populations: bool
+    """Whether agents learn with other shoppers than they are evaluated with."""
+    folder: Path | None
+    """The folder of the fitted shoppers, where that is what was named."""
+    device: str | None
+    """Device of the simulators."""
+
+    def options(self, population: str) -> Mapping[str, Any]:
+        """Options of the simulators of a population."""
+        return {**self.told, **({"population": population} if self.populations else {})}
+
+
+def open_place(
+    env: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    reward: Reward | Mapping[str, float] | None = None,
+    slate_size: int | None = None,
+    horizon_days: float | None = None,
+    log: Sessions | None = None,
+    ranker: Path | Ranker | None = None,
+    slates: int | None = None,
+    mixture: Mixture = "exploring",
+    cache: Path = PLACES,
+    device: str | None = None,
+    progress: bool = True,
+) -> Site:
+    """Open an environment with all that agents and policies are built from.
+
+    Where no log is told and the environment has none, exploring policies play one; where no ranker
+    is told and the environment has none, a two-tower ranker is fitted to the log. Both are kept in
+    `cache`. An environment that ships with a ranker needs no log, and none is played.
+
+    Args:
+        env: A registered id, `module:id`, or a folder of `recsim_env.fit`.
+        options: Options of the shoppers, as `recsim_env.make_simulator` takes them.
+        reward: The reward, or the weight of each term; None means the environment's own.
+        slate_size: Number of slate positions; None means the environment's own.
+        horizon_days: Length of an episode in days; None means the environment's own.
+        log: The log that policies and agents learn from.
+        ranker: The ranker or its file.
+        slates: Number of slates of a log that is played, about; None means `SLATES`, or
+            `SLOW_SLATES` in an environment of somebody else.
+        mixture: Who plays the log.
+        cache: The folder of the logs and rankers of all places.
+        device: Device of the simulators, cpu or cuda; None means the best there is.
+        progress: Whether progress bars are shown.
+
+    Raises:
+        gymnasium.error.NameNotFound: If the id is unknown.
+        FileNotFoundError: If a folder or file is missing.
+        TypeError: If an option is known to neither the environment nor the shoppers.
+        ValueError: If a value is out of its range, a ranker does not fit, or the log that was
+            played holds no click.
+    """
+    found = find_place(env, options, reward, slate_size, horizon_days, device)
+    told = _told_ranker(found, ranker)
+    if log is None:
+        log = _folder_log(found)
+    if told is None or log is not None:
+        return _with_log(found, log, told, slates, mixture, cache, progress)
+    return _site(found, _inputs(found.simulator, told, None), None)
+
+
+def find_place(
+    env: str,
+    options: Mapping[str, Any] | None = None,
+    reward: Reward | Mapping[str, float] | None = None,
+    slate_size: int | None = None,
+    horizon_days: float | None = None,
+    device: str | None = None,
+) -> Found:
+    """Find an environment and make its training shoppers; arguments are those of `open_place`."""
+    env, folder = registered(env)
+    told: dict[str, Any] = dict(checks.mapping("options", options or {}))
+    changes = {"reward": reward, "slate_size": slate_size, "horizon_days": horizon_days}
+    told |= {name: value for name, value in changes.items() if value is not None}
+    populations = has_populations(env) and "population" not in told
+    first = {"population": POPULATIONS[0]} if populations else {}
+    simulator = make_simulator(env, device=device, **told, **first)
+    return Found(env, simulator, told, populations, folder, device)
+
+
+def registered(env: str) -> tuple[str, Path | None]:
+    """The id of an environment, and the folder of its shoppers where `env` is one.
+
+    Raises:
+        gymnasium.error.NameNotFound: If `env` is neither a registered id nor a folder.
+        FileNotFoundError: If `env` is a folder that holds no fitted shoppers.
+    """
+    env = checks.text("env", env)
+    if env in PRESETS:
+        return env, None
+    folder = Path(env)
+    if not folder.is_dir():
+        preset(env, "env")  # imports the module that is named, or says what is known
+        return env, None
+    if not (folder / SHOP_FILE).is_file():
+        raise FileNotFoundError(
+            f"env is the folder {env}, which has no {SHOP_FILE}: name a folder that "
+            "recsim_env.fit wrote, or a registered id."
+        )
+    stem = re.sub(r"\W+", "", folder.resolve().name) or "Shop"
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:6]
+    id = f"shop/{stem}{digest}-v0"
+    if id not in PRESETS:
+        recsim_env.register(id, folder)
+    return id, folder
+
+
+def has_populations(env: str) -> bool:
+    """Whether an environment's shoppers are of several populations."""
+    shopper = preset(env).shopper
+    if not callable(shopper):
+        return True
+    return "population" in inspect.signature(shopper).parameters
+
+
+# ---- the ranker and the log ----------------------------------------------------------------------
+
+
+def _told_ranker(found: Found, ranker: Path | Ranker | None) -> Ranker | None:
+    """The ranker that is told, or that the folder or the package holds."""
+    simulator = found.simulator
+    if ranker is not None and not isinstance(ranker, Path):
+        return ranker
+    if ranker is None and found.folder is not None and _fits_folder(found):
+        own = found.folder / "ranker.safetensors"
+        ranker = own if own.is_file() else None
+    if ranker is None:
+        ranker = SHIPPED_RANKERS.get(found.env.rpartition(":")[2])
+    if ranker is None:
+        return None
+    return load_ranker(ranker, simulator.catalog, simulator.observation_space, simulator.slate_size)
+
+
+def _fits_folder(found: Found) -> bool:
+    """Whether the simulator's slates are of the size that the folder's log and ranker know."""
+    assert found.folder is not None
+    logged_size = read_object(found.folder / SHOP_FILE).get("slate_size")
+    return logged_size in (None, found.simulator.slate_size)
+
+
+def _folder_log(found: Found) -> Sessions | None:
+    """The log of a folder of fitted shoppers: that of its training shoppers."""
+    if found.folder is None or not (found.folder / "log" / "impressions.parquet").is_file():
+        return None
+    if not _fits_folder(found):
+        return None
+    rows, declared = read_tables(found.folder / "log", len(found.simulator.catalog))
+    rows = rows.filter(pl.col("split") == "train")
+    if declared is not None:
+        declared = declared.join(rows.select("shopper").unique(), on="shopper", how="semi")
+    return Sessions.of(rows, declared)
+
+
+def _with_log(
+    found: Found,
+    log: Sessions | None,
+    ranker: Ranker | None,
+    slates: int | None,
+    mixture: Mixture,
+    cache: Path,
+    progress: bool,
+) -> Site:
+    """A site with a log, which is played where there is none, and a ranker of it."""
+    simulator = found.simulator
+    plan = plan_for(simulator, slates, mixture)
+    told = description(found, plan, log)
+    folder = Path(cache) / f"{slug(found.env)}-{digest_of(told)}"
+    path = folder / "ranker.safetensors"
+    lacking = (log is None and not (folder / TABLE_FILES[1]).exists()) or (
+        ranker is None and not path.exists()
+    )
+    with locked(folder, wait=True) if lacking else contextlib.nullcontext():
+        if lacking:
+            write_json(folder / "place.json", told)
+        if log is None:
+            log = logged(folder, simulator, plan, found.env if progress else None)
+        if ranker is None and not path.exists():
+            title = f"ranker of {found.env}" if progress else None
+            save_ranker(fit_ranker(log, simulator, title), path)
+    if ranker is None:
+        space, size = simulator.observation_space, simulator.slate_size
+        ranker = load_ranker(path, simulator.catalog, space, size)
+    return _site(found, _inputs(simulator, ranker, log), log)
+
+
+def _inputs(simulator: SlateSimulator, ranker: Ranker, log: Sessions | None) -> PolicyInputs:
+    """What policies are built from; a CTR ranker's pool is the best candidates alone."""
+    inputs = policy_inputs(simulator, ranker, log)
+    return replace(inputs, per_category=0) if isinstance(ranker, CTRRanker) else inputs
+
+
+def _site(found: Found, inputs: PolicyInputs, log: Sessions | None) -> Site:
+    return Site(found.env, inputs, log, found.options, found.device)
+
+
+# ---- what a log depends on -----------------------------------------------------------------------
+
+
+def plan_for(simulator: SlateSimulator, slates: int | None, mixture: Mixture) -> Exploration:
+    """Who plays the log of a simulator, and how long."""
+    usual = SLOW_SLATES if is_slow(simulator) else SLATES
+    return Exploration(usual if slates is None else slates, mixture, fewest=1)
+
+
+def description(found: Found, plan: Exploration, log: Sessions | None) -> dict[str, Any]:
+    """Everything that a played log and a fitted ranker depend on, as JSON."""
+    simulator, config = found.simulator, preset(found.env)
+    catalog = simulator.catalog
+    told = {name: value for name, value in found.told.items() if name != "reward"}
+    return {
+        "env": found.env,
+        "options": {name: plain(value) for name, value in sorted(told.items())},
+        "shopper": {name: plain(value) for name, value in sorted(config.shopper_options.items())},
+        "code": _code_of(config.shopper),
+        "catalog": hashlib.sha256(
+            repr((catalog.text, catalog.path)).encode()
+            + catalog.embedding.cpu().contiguous().numpy().tobytes()
+        ).hexdigest()[:16],
+        "observation": sorted(simulator.observation_space.keys()),
+        "slate_size": simulator.slate_size,
+        "horizon_days": str(simulator.horizon_days),
+        "history": simulator.history,
+        "log": None if log is None else _digest_of_log(log),
+        "slates": plan.slates,
+        "mixture": plan.mixture,
+        "rounds": list(plan.rounds),
+        "knobs": {name: list(span) for name, span in KNOBS.items()},
+        "temperatures": list(TEMPERATURES),
+        "per_category": [PER_CATEGORY, OF_CATEGORIES],
+    }
+
+
+def digest_of(told: Mapping[str, Any]) -> str:
+    """Eight characters that are others for every other description."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def slug(env: str) -> str:
+    """The part of an environment's id that names its files."""
+    name = env.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-") or "place"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON: a number, flag or text as it is, anything else as Python writes it."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, Reward):
+        return {name: plain(one) for name, one in as_reward(value).weights.items()}
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _code_of(shopper: Any) -> str | None:
+    """A digest of the code of a factory that is not the package's own.
+
+    It is that of the file, and of the compiled functions where there is none, as in a notebook.
+    """
+    if isinstance(shopper, Later) or not callable(shopper):
+        return None
+    factory = inspect.unwrap(getattr(shopper, "func", shopper))
+    if getattr(factory, "__module__", "").partition(".")[0] == recsim_env.__name__:
+        return None
+    try:
+        path = inspect.getsourcefile(factory)
+    except (TypeError, OSError):
+        path = None
+    if path is not None and Path(path).is_file():
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    parts = [factory, *vars(factory).values()] if inspect.isclass(factory) else [factory]
+    codes = [part.__code__ for part in parts if inspect.isfunction(part)]
+    written = repr([(code.co_code, code.co_names, plain(code.co_consts)) for code in codes])
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
+
+
+def _digest_of_log(log: Sessions) -> str:
+    parts = (log.slates, log.clicks, log.length, log.declared)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
