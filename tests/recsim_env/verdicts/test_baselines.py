@@ -98,7 +98,7 @@ def test_item_rates_and_shrinkage_by_hand() -> None:
 
 def test_user_means_and_fitted_models_rank_better_than_item_means() -> None:
     pytest.importorskip("sklearn")
-    train, test = log_rows(1000), log_rows(500, seed=1)
+    train, test = log_rows(1500), log_rows(2000, seed=1)  # enough users for a ratio
     embedding = verdict_catalog().embedding.double().numpy()
     found = click_baselines(train, test, embedding)
     scores = {name: auc(chance, test.label) for name, chance in found.items()}
