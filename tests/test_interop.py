@@ -73,7 +73,7 @@ class HitSite:
         return PolicyInputs(simulator.catalog, space, size, TableRanker(wrong))
 
 
-def mean_return(site: Any, face: type[Face[Any]], predict: Callable[..., Any]) -> float:
+def mean_return(site: Any, face: Callable[..., Face[Any]], predict: Callable[..., Any]) -> float:
     simulator = site.simulator()
     policy = face(simulator, site.inputs_for(simulator)).policy(predict)
     return float(evaluate(policy, simulator, torch.arange(256)).rows["return"].to_numpy().mean())

@@ -20,7 +20,7 @@ from recsim_env.simulator import SlateSimulator
 Floats = NDArray[np.float32]
 
 
-class FaceEnv(gymnasium.Env[Floats, Any], Generic[Actions]):
+class FaceEnv(gymnasium.Env[Any, Any], Generic[Actions]):
     """A `SlateEnv` behind a `Face`: one vector is observed, and actions are those of the face.
 
     Args:
@@ -41,7 +41,7 @@ class FaceEnv(gymnasium.Env[Floats, Any], Generic[Actions]):
         self, simulator: SlateSimulator, face: Face[Actions], *, render_mode: str | None = None
     ) -> None:
         self._slates = SlateEnv(simulator, render_mode=render_mode)
-        self.face = face
+        self.face: Face[Actions] = face
         self.render_mode = self._slates.render_mode
         self.observation_space = face.observation_space
         self.action_space = face.action_space
@@ -79,7 +79,7 @@ class FaceEnv(gymnasium.Env[Floats, Any], Generic[Actions]):
         observation, reward, terminated, truncated, info = self._slates.step(slate)
         return self._look(observation), reward, terminated, truncated, info
 
-    def render(self) -> Frame | None:  # type: ignore[override]
+    def render(self) -> Frame | None:
         """Draw the last visit as `SlateEnv.render` does."""
         return self._slates.render()
 

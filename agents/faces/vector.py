@@ -61,7 +61,7 @@ class FaceVectorEnv(VectorEnv[Array, Array, Array], Generic[Actions]):
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
         )
-        self.face = face
+        self.face: Face[Actions] = face
         self.num_envs = self._slates.num_envs
         self.autoreset_mode = self._slates.autoreset_mode
         self.render_mode = self._slates.render_mode

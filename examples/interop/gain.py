@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ FIRST_SEED = 30_000_000
 
 
 def gain_over_greedy(
-    site: Site, face: type[Face[Any]], predict: Predict, shoppers: int = 512
+    site: Site, face: Callable[..., Face[Any]], predict: Predict, shoppers: int = 512
 ) -> str:
     """Play an agent and greedy CTR with the same shoppers, and tell the difference of the returns.
 

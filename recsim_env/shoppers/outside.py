@@ -335,7 +335,7 @@ class OutsideShopper(Shopper[OutsideState]):
         if clicks.shape != (size,):
             raise RuntimeError(f"OutsideSpec.clicks gave {told} at step {visit}, but {expected}.")
         for place in np.flatnonzero(~np.isin(clicks, (0, 1)))[:1].tolist():
-            told = checks.told(clicks[place].item())
+            told = checks.told(clicks.tolist()[place])
             raise RuntimeError(
                 f"OutsideSpec.clicks gave {told} at position {place} of step {visit}, but "
                 f"{expected}."

@@ -208,7 +208,7 @@ def test_masks_are_where_candidates_are() -> None:
 
 
 def test_every_sample_shows_a_whole_slate() -> None:
-    env = MaskedSlateEnv(*shop())
+    env: Any = MaskedSlateEnv(*shop())
     env.reset(seed=2)
     masks = env.action_masks()
     assert masks.shape == (env.action_space.nvec.sum(),)

@@ -65,7 +65,7 @@ def test_every_shipped_environment_has_both_faces() -> None:
 
 
 def test_make_opens_the_place_once_with_what_it_is_told(places: Places) -> None:
-    env = gymnasium.make("agents:agents/MarketIntent-v0", cache="somewhere", limit=2.0)
+    env: Any = gymnasium.make("agents:agents/MarketIntent-v0", cache="somewhere", limit=2.0)
     assert isinstance(env.unwrapped, IntentEnv)
     assert places.opened == [("recsim_env/Market-v0", {"cache": Path("somewhere")})]
     assert places.site.population == "train"
@@ -84,10 +84,10 @@ def test_make_opens_the_place_once_with_what_it_is_told(places: Places) -> None:
 def test_make_vec_makes_one_batch(places: Places) -> None:
     intents = gymnasium.make_vec("agents/MarketIntent-v0", num_envs=3, autoreset_mode="SameStep")
     assert isinstance(intents.unwrapped, IntentVectorEnv)
-    masked = gymnasium.make_vec("agents/MarketMasked-v0", num_envs=3)
+    masked: Any = gymnasium.make_vec("agents/MarketMasked-v0", num_envs=3)
     assert isinstance(masked.unwrapped, MaskedSlateVectorEnv)
-    assert masked.unwrapped.action_masks  # the method is there
     assert masked.reset(seed=1)[0].shape[0] == 3
+    assert masked.unwrapped.action_masks().shape[0] == 3
 
 
 def test_a_place_of_ones_own(places: Places) -> None:
