@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from benchmarks.lab.places import PLACES, Place
 from benchmarks.lab.where import Where
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
+from policies.rankers.ctr import CTRRanker
 from recsim_env import register
 from recsim_env.logs import complete_journey
 from recsim_env.shoppers.household.fit import FinetuneConfig
@@ -29,6 +30,7 @@ from recsim_env.shoppers.session.fit import SessionFitConfig
 from tests.benchmarks.agents.test_league import TOY, open_toy
 from tests.kill.harness import Command
 from tests.kill.left import left
+from tests.policies.rankers.test_ctr import some_ranker
 from tests.recsim_env.logs.test_complete_journey import RECIPE, fake_encoder, fake_sources
 from tests.support.fake_log import write_shop
 from tests.support.policy_toys import toy_inputs
@@ -84,18 +86,20 @@ def always(clock: Clock) -> bool:
 
 @dataclass(frozen=True)
 class ToyWorld(Where):
-    """Toy shoppers, and a ranker whose logits are made up."""
+    """Toy shoppers, and a ranker with weights that are made up."""
 
     env: str = TOY
     reward: str | None = "clicks=1,intra_list_distance=0.3"
     horizon_days: float | None = 60.0
-    options: str | None = "items=40"
+    options: str | None = "items=30"
     device: str | None = "cpu"
 
     def open(self) -> Site:
         """The toy shop; nothing is logged there."""
         found = find_place(*self._told(), self.device)
-        return Site(self.env, toy_inputs(found.simulator), None, found.options, self.device)
+        ranker = CTRRanker(found.simulator.catalog, some_ranker().model)
+        inputs = replace(toy_inputs(found.simulator), ranker=ranker)
+        return Site(self.env, inputs, None, found.options, self.device)
 
 
 # ---- what is run ---------------------------------------------------------------------------------
