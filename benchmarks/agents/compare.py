@@ -119,8 +119,8 @@ def contenders(config: Config, site: Site) -> list[Contender]:
     parameters = parameters_for(config.place, config.parameters)
     if plain := untuned(names, parameters):
         print(
-            f"{', '.join(plain)} play with their default parameters, which were not tuned here: "
-            f"python -m benchmarks.agents.tune{config.place.arguments}"
+            f"With default parameters, because they were not tuned here: {', '.join(plain)}. "
+            f"To tune them: python -m benchmarks.agents.tune{config.place.arguments}"
         )
     found = {agent: finished_trainings(config.trained / agent) for agent in config.agents}
     return [

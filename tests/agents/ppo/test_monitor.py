@@ -227,6 +227,8 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     train.main(config)
     returns = [value for _, value in curves(config)["evaluation/return"]]
     first, last = returns[0], returns[-1]
+    assert first is not None
+    assert last is not None
     agent = load_agent(train.folder_of(config, 0) / train.AGENT, "cpu")
     gain = agent.scores["return_above_greedy_ctr"]
     assert agent.scores["return"]["value"] == pytest.approx(last, rel=1e-6)
