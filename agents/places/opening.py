@@ -124,7 +124,7 @@ def open_place(
     found = find_place(env, options, reward, slate_size, horizon_days, device)
     told = _told_ranker(found, ranker)
     if log is None:
-        log = _folder_log(found)
+        log = folder_log(found)
     if told is None or log is not None:
         return _with_log(found, log, told, slates, mixture, cache, progress)
     return _site(found, _inputs(found.simulator, told, None), None)
@@ -209,7 +209,7 @@ def _fits_folder(found: Found) -> bool:
     return logged_size in (None, found.simulator.slate_size)
 
 
-def _folder_log(found: Found) -> Sessions | None:
+def folder_log(found: Found) -> Sessions | None:
     """The log of a folder of fitted shoppers: that of its training shoppers."""
     if found.folder is None or not (found.folder / "log" / "impressions.parquet").is_file():
         return None

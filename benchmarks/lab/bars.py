@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-from recsim_env.shoppers.session.fit import Progress
+from recsim_env.shoppers.training import Progress
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def _member(
         save_model(model, part)
         part.rename(kept)
     found: SessionShopper = load_model(SessionShopper, kept).to(device)  # type: ignore[arg-type]
-    return found.eval()
+    return found
 
 
 def _notes(plain: PlainLog, parts: Parts) -> list[str]:
