@@ -87,6 +87,7 @@ def learn_ranker(
     inputs = PolicyInputs(simulator.catalog, simulator.observation_space, size)
     writers: list[Policy] = [POLICIES["uniform"].build(inputs)]
     tables: list[pl.DataFrame] = []
+    said: list[pl.DataFrame] = []  # what shoppers declare, where they do
     logged = visits = 0
     for number in range(rounds + 1):
         for writer in writers:
@@ -94,12 +95,22 @@ def learn_ranker(
             seeds = torch.arange(first_seed + logged, first_seed + logged + share)
             table, _ = record(simulator, writer, seeds, split="train")
             tables.append(table.with_columns(pl.col("shopper") + logged, pl.col("visit") + visits))
+            if "declared" in simulator.observation_space.spaces:
+                said.append(_declared(simulator, seeds, logged))
             logged, visits = logged + share, visits + len(table)
         ranker = fit_two_tower(
-            Sessions.of(pl.concat(tables)),
+            Sessions.of(pl.concat(tables), pl.concat(said) if said else None),
             simulator.catalog,
             size,
             title=None if title is None else f"{title}, ranker {number}",
         )
         writers = [Exploring(ranker, inputs, degree) for degree in temperatures]
     return ranker
+
+
+def _declared(simulator: SlateSimulator, seeds: Tensor, first: int) -> pl.DataFrame:
+    """What the shoppers of some seeds declare; they are numbered from `first` on."""
+    declared = simulator.reset(seeds)["declared"].cpu().numpy()
+    schema = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32)}
+    numbers = range(first, first + len(seeds))
+    return pl.DataFrame({"shopper": numbers, "declared": declared}, schema_overrides=schema)
