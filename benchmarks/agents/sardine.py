@@ -336,7 +336,8 @@ def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame) -> Estimate:
 def report(rows: pl.DataFrame) -> Report:
     """Make table, summary and figure of the rows."""
     lines, summary = analyse(rows)
-    clicks = f"clicks in {rows['visits'].max()} steps"  # an episode of the environment's
+    steps = int(rows["visits"].to_numpy().max())  # of an episode of the environment's
+    clicks = f"clicks in {steps} steps"
     values = [
         (str(line["policy"]), line["return"], BLUE if line["runs"] is None else RED)
         for line in lines

@@ -31,9 +31,10 @@ from torch import Tensor
 
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, Site, seeds
-from benchmarks.lab.cells import json_at, rows_at
+from agents.places.exploring import policy_inputs
 from agents.places.mixture import Mixture
-from benchmarks.lab.markets import MARKETS, MarketWorld, policy_inputs
+from benchmarks.lab.cells import json_at, rows_at
+from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, GREY, RED, panels
 from benchmarks.lab.run import Report, Run
@@ -48,16 +49,13 @@ from recsim_env.files import locked, read_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
-    Visits,
     fit_session,
     learn_and_check,
     predict,
 )
-from recsim_env.shoppers.session.population import (
-    LearnedMarketShopper,
-    load_learned_market,
-    save_learned_market,
-)
+from recsim_env.shoppers.session.population import SessionPopulation, load_session, save_session
+from recsim_env.shoppers.session.starts import Logged
+from recsim_env.shoppers.session.visits import Visits
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 from recsim_env.verdicts.assess import MODEL
@@ -137,19 +135,19 @@ def without_declared(log: Sessions) -> Sessions:
     return replace(log, declared=log.declared[:, :0])
 
 
-def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> LearnedMarketShopper:
+def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> SessionPopulation:
     """The simulator's shoppers, from their folder or fitted."""
     if not folder.exists():
         catalog = site.inputs.catalog
         model = fit_session(log, catalog, SessionFitConfig(epochs=config.epochs))
         part = folder.with_name("model.part")
         shutil.rmtree(part, ignore_errors=True)
-        save_learned_market(part, catalog, [model], log.declared)
+        save_session(part, catalog, [model], Logged.newcomers(log.declared))
         part.rename(folder)
-    return load_learned_market(torch.device("cpu"), site.inputs.slate_size, folder=folder)
+    return load_session(folder, torch.device("cpu"), site.inputs.slate_size)
 
 
-def predictions(shopper: LearnedMarketShopper, log: Sessions) -> pl.DataFrame:
+def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
     """One row for each shown item of the whole log, with the model's prediction."""
     learn, check = learn_and_check(log, SessionFitConfig())
     parts = []
@@ -181,7 +179,7 @@ def returns(
     world: MarketWorld,
     site: Site,
     log: Sessions,
-    shopper: LearnedMarketShopper,
+    shopper: SessionPopulation,
     case: Case,
 ) -> dict[str, dict[str, float]]:
     """What each contender earns in the market and in the simulator, built from the log alone."""

@@ -22,8 +22,8 @@ import tyro
 
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.statistics import Estimate
 from benchmarks.lab.tables import markdown
+from recsim_env.estimates import Estimate
 
 KINDS = ("csv", "parquet")
 DAY = 86_400  # seconds

@@ -32,7 +32,8 @@ def train(site: Any, steps: int = 200_000, seed: int = 0) -> ProbabilisticActor:
     venv = IntentVectorEnv(simulator, site.inputs_for(simulator), 128, autoreset_mode="SameStep")
     env = GymWrapper(venv)
     env.set_seed(seed)
-    width, size = venv.single_observation_space.shape[0], venv.single_action_space.shape[0]
+    spaces = (venv.single_observation_space, venv.single_action_space)
+    width, size = (int(space.shape[0]) for space in spaces if space.shape)
 
     def net(outputs: int) -> nn.Sequential:
         hidden = [nn.Linear(width, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]

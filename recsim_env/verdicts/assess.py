@@ -26,7 +26,7 @@ from recsim_env.verdicts.counterfactual import Counterfactual, Fit, counterfactu
 from recsim_env.verdicts.findings import Findings, SampledVisit, ShownItem
 from recsim_env.verdicts.imitation import imitations
 from recsim_env.verdicts.ratios import by_policy, ratio_tables
-from recsim_env.verdicts.rows import Rows, days_of, item_rows, shown_of, slate_rows
+from recsim_env.verdicts.rows import Rows, item_rows, shown_of, slate_rows
 from recsim_env.verdicts.scores import mean_over_users, score
 from recsim_env.verdicts.spread import Spread, spread
 
@@ -264,7 +264,7 @@ def gap_lead(
 
 def gaps_of(sessions: Sessions) -> np.ndarray:
     """Whole days (V,) until the user's next slate; -1 where there is none."""
-    days = days_of(sessions)
+    days = sessions.days
     gap = torch.full(sessions.slates.shape[:2], -1, dtype=torch.int64)
     gap[:, :-1] = (days[:, 1:] - days[:, :-1]).long()
     place = torch.arange(sessions.slates.shape[1])

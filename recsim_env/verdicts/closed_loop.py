@@ -18,7 +18,6 @@ from recsim_env.rollout import rollout
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 from recsim_env.verdicts.imitation import imitations
-from recsim_env.verdicts.rows import days_of
 
 EVERYBODY = "all policies"
 """Name of the users of all policies together."""
@@ -144,7 +143,7 @@ def owner_of(sessions: Sessions) -> Tensor:
 
 def totals_of(sessions: Sessions, horizon: float) -> Totals:
     """Count clicks and slates of every episode on the days before the horizon."""
-    counted = sessions.real & (days_of(sessions) < horizon)
+    counted = sessions.real & (sessions.days < horizon)
     clicks = (sessions.clicks & (sessions.slates >= 0)).sum(dim=2)
     return Totals(
         (clicks * counted).sum(dim=1).double().numpy(), counted.sum(dim=1).double().numpy()

@@ -133,11 +133,3 @@ def slate_rows(sessions: Sessions) -> Rows:
         label=(last & sessions.left.unsqueeze(1))[real].numpy(),
         policies=sessions.policies,
     )
-
-
-def days_of(sessions: Sessions) -> torch.Tensor:
-    """Days (S, T) since the episode's first slate; a visit a day where the log keeps no days."""
-    days: torch.Tensor | None = getattr(sessions, "days", None)
-    if days is not None:
-        return days
-    return torch.arange(sessions.slates.shape[1]).expand(len(sessions), -1)

@@ -69,7 +69,8 @@ def test_make_opens_the_place_once_with_what_it_is_told(places: Places) -> None:
     assert isinstance(env.unwrapped, IntentEnv)
     assert places.opened == [("recsim_env/Market-v0", {"cache": Path("somewhere")})]
     assert places.site.population == "train"
-    assert env.unwrapped.action_space.high.max() == 2.0
+    space: Any = env.unwrapped.action_space
+    assert space.high.max() == 2.0
     env.reset(seed=0)
     env.step(np.zeros(env.action_space.shape or (), np.float32))
 
