@@ -35,23 +35,21 @@ from tqdm.auto import tqdm
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.mixture import Mixture
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.contenders import FIXED, TUNED, contender, tune_constant
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor, save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import knobs_here, policy_trials
-from policies import POLICIES, PolicyInputs
-from policies.composer import Composer, ComposerConfig
-from policies.log_servers import NoisyComposerPolicy
+from policies import PolicyInputs
 from recsim_env.files import locked
 from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
@@ -66,34 +64,6 @@ from recsim_env.types import Policy
 
 Part = Literal["all", "main", "sweep", "ensemble", "report"]
 
-HAND = (
-    {"count": -1.0, "similarity": -0.5},
-    {"count": -1.0, "similarity": -0.5, "sated": -0.5, "flooded": -0.5},
-    {"count": -1.0, "similarity": -0.5, "sated": -1.0, "flooded": -2.0},
-    {"sated": -2.0, "flooded": -2.0},
-)
-"""Knobs of constant re-rankers, set by hand; the search for the tuned one starts from them."""
-RERANKERS: dict[str, tuple[str, dict[str, float]]] = {
-    "uniform": ("uniform", {}),
-    "popular": ("popular", {}),
-    "greedy_ctr": ("greedy_ctr", {}),
-    "mmr 0.3": ("mmr", {"weight": 0.3}),
-    "mmr 1": ("mmr", {"weight": 1.0}),
-    "mmr 3": ("mmr", {"weight": 3.0}),
-    "cap 1": ("cap", {"limit": 1}),
-    "cap 2": ("cap", {"limit": 2}),
-    "cap 3": ("cap", {"limit": 3}),
-    "dpp 1": ("dpp", {"alpha": 1.0}),
-    "dpp 4": ("dpp", {"alpha": 4.0}),
-    **{
-        f"constant {letter}": ("constant", knobs)
-        for letter, knobs in zip("abcd", HAND, strict=True)
-    },
-}
-"""Name -> registered policy and its parameters."""
-SOFTMAX = {"softmax 0.5": 0.5, "softmax 1": 1.0}
-"""Name -> temperature of the greedy ranker with noise on its log-odds."""
-TUNED = "constant tuned"
 OTHERS = 1_000_000
 """How far the seeds of `AGAIN` lie from those of everyone else."""
 PPO_IN_BOTH = PPOConfig(
@@ -101,8 +71,6 @@ PPO_IN_BOTH = PPOConfig(
 )
 """Hyper-parameters of PPO in both trainings. What counts is that they are alike, so the league's
 tuned ones are not used."""
-FIXED = (*RERANKERS, *SOFTMAX, TUNED)
-"""Names of the agents that are built from the log and not trained in a simulator."""
 
 
 @dataclass(frozen=True)
@@ -322,13 +290,8 @@ class OpenedCell:
         """Build an agent, after training it in its simulator where that was not done yet."""
         if agent.trained_in != LOG:
             return self.trained(agent)
-        if agent.name in SOFTMAX:
-            composer = Composer(self.inputs, ComposerConfig(offset_dims=0))
-            return NoisyComposerPolicy(composer, {}, SOFTMAX[agent.name])
-        if agent.name == TUNED:
-            return POLICIES["constant"].build(self.inputs, self.tuned_knobs())
-        policy, parameters = RERANKERS[agent.name]
-        return POLICIES[policy].build(self.inputs, parameters)
+        tuned = self.tuned_knobs() if agent.name == TUNED else {}
+        return contender(agent.name, self.inputs, tuned)
 
     def trained(self, agent: Agent) -> Policy:
         """PPO at its most likely action, from its file or trained."""
@@ -352,32 +315,16 @@ class OpenedCell:
         """The best knobs of the constant re-ranker, from their file or searched for."""
         path = self.folder / "tuned.json"
         trials = path.with_suffix(".trials.json")
-        return json_at(path, lambda: tune_constant(self.config, self.site, trials))
-
-
-def tune_constant(config: Config, site: Site, path: Path) -> dict[str, float]:
-    """Search for the knobs that earn most in the true market, beginning with those set by hand.
-
-    Args:
-        config: The number of trials and of their episodes.
-        site: The true market, opened.
-        path: The file of an interrupted search's trials.
-    """
-    spec = POLICIES["constant"]
-    search = knobs_here(spec, site.inputs)
-    study = policy_trials(
-        path,
-        TUNED,
-        spec,
-        site.inputs,
-        site.simulator(),
-        episodes=seeds(TUNING_SEED, config.tuning_episodes),
-        first=[dict.fromkeys(search, 0.0) | knobs for knobs in HAND],
-        trials=config.trials,
-        search=search,
-        batch=config.batch,
-    )
-    return dict(study.best_params)
+        return json_at(
+            path,
+            lambda: tune_constant(
+                trials,
+                self.site,
+                trials=self.config.trials,
+                episodes=self.config.tuning_episodes,
+                batch=self.config.batch,
+            ),
+        )
 
 
 # ---- the learned market --------------------------------------------------------------------------

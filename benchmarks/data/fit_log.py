@@ -14,18 +14,13 @@ from typing import Annotated
 
 import tyro
 
-from agents.places.exploring import fit_ranker
-from agents.places.opening import find_place, folder_log
 from benchmarks.lab.options import Device, Threads
+from benchmarks.lab.shops import fit_ranker_of
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.where import told_reward
-from policies.rankers.files import save_ranker
 from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
 from recsim_env.types import best_device
-
-RANKER = "ranker.safetensors"
-"""File of the ranker in the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +62,9 @@ def main(config: Config) -> None:
             progress=progress,
         )
     print(fitted)
-    ranker(config.output, config.device)
+    fit_ranker_of(config.output, config.device)
     print(f"Report: {config.output / 'report.html'}")
     print(f"Next: python -m benchmarks.agents.train --env {config.output}")
-
-
-def ranker(folder: Path, device: str | None) -> None:
-    """Fit a ranker to the log in a folder, and write it there."""
-    found = find_place(str(folder), device=device)
-    log = folder_log(found)
-    assert log is not None  # it was just written
-    save_ranker(fit_ranker(log, found.simulator, "ranker"), folder / RANKER)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,16 @@ They are built from a ranker alone, so they can play wherever its observations a
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from torch import Tensor
+
+from agents.places import TUNING_SEED, Site, seeds
+from benchmarks.lab.tuning import knobs_here, policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.log_servers import NoisyComposerPolicy
-from recsim_env.types import Policy
+from recsim_env.types import Observation, Policy
 
 HAND = (
     {"count": -1.0, "similarity": -0.5},
@@ -58,3 +64,49 @@ def contender(name: str, inputs: PolicyInputs, tuned: dict[str, float]) -> Polic
         return POLICIES["constant"].build(inputs, tuned)
     policy, parameters = RERANKERS[name]
     return POLICIES[policy].build(inputs, parameters)
+
+
+def tune_constant(
+    path: Path, site: Site, *, trials: int, episodes: int, batch: int
+) -> dict[str, float]:
+    """Search for the knobs of `TUNED` that earn most, beginning with those set by hand.
+
+    Args:
+        path: The file of an interrupted search's trials.
+        site: Where they are searched for.
+        trials: Number of settings tried.
+        episodes: Number of episodes of a trial.
+        batch: Number of shoppers served at a time.
+    """
+    spec = POLICIES["constant"]
+    search = knobs_here(spec, site.inputs)
+    study = policy_trials(
+        path,
+        TUNED,
+        spec,
+        site.inputs,
+        site.simulator(),
+        episodes=seeds(TUNING_SEED, episodes),
+        first=[dict.fromkeys(search, 0.0) | knobs for knobs in HAND],
+        trials=trials,
+        search=search,
+        batch=batch,
+    )
+    return dict(study.best_params)
+
+
+class Blind:
+    """A policy of a shop that does not write down what shoppers declare."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @property
+    def draws(self) -> int:
+        """The draws that the policy takes."""
+        return self._policy.draws
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Choose slates (B, K) without what was declared."""
+        seen = {name: value for name, value in observation.items() if name != "declared"}
+        return self._policy(seen, draws)

@@ -17,8 +17,428 @@ What is there is not made again, so a run goes on where it stopped.
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+import tyro
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
+from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, Site, open_place, seeds
+from agents.statistics import estimate_mean
+from benchmarks.lab.bts import value_of_bts
+from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.contenders import FIXED, TUNED, Blind, contender, tune_constant
+from benchmarks.lab.markets import MARKETS, MarketWorld
+from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.plots import BLUE, RED, level_intervals
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.shops import RANKER, fit_ranker_of
+from benchmarks.lab.tables import markdown
+from benchmarks.lab.threads import use_threads
+from recsim_env import check_log
+from recsim_env.estimates import Estimate
+from recsim_env.files import locked, made, read_object, write_json
+from recsim_env.fitting import FitConfig, fit
+from recsim_env.fitting.bar import stage_bar
+from recsim_env.logs.plain import write_plain
+from recsim_env.logs.schema import read_impressions
+from recsim_env.shop_file import SHOP_FILE
+from recsim_env.simulator import SlateSimulator
 
 Case = Literal["known", "hidden"]
 Part = Literal["market", "movielens", "open_bandit"]
-TOPICS = ("clicks", "order of policies", "levels", "leaving", "returning", "positions")
+REACHED = {"known": "market_csv", "hidden": "market_csv_hidden"}
+"""Beginning of the names in the summary, by case."""
+
+
+@dataclass(frozen=True)
+class Config(Threads, Device, Results):
+    """Fit simulators to plain logs, and compare them with the truth where it is known."""
+
+    EMPTY: ClassVar[Collection[str]] = ("worlds",)
+
+    parts: tuple[Part, ...] = ("market", "movielens", "open_bandit")
+    """What to measure; the report is about everything that was measured so far."""
+    worlds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the markets' catalogues; limits of verdicts were fixed on others."""
+    cases: tuple[Case, ...] = ("known", "hidden")
+    """What the log holds: `known`, all that its policies used; `hidden`, without what shoppers
+    declared."""
+    slates: int = 300_000
+    """Number of logged slates of a market, about."""
+    horizon_days: float = 50.0
+    """Length of an episode in which contenders play. The default is that of the market."""
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(members=1, most_slates=1_000_000, counterfactual=False)
+    )
+    """How simulators are fitted. One model is enough to rank agents, and the whole log is used."""
+    episodes: int = 1024
+    """Number of episodes of an evaluation, with the same seeds in both markets."""
+    batch: int = 512
+    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
+    trials: int = 20
+    """Number of settings tried for the tuned constant re-ranker in the true market."""
+    tuning_episodes: int = 128
+    """Number of episodes of a trial."""
+    markets: Path = MARKETS
+    """Folder of the markets' logs and rankers; those that are missing are built."""
+    movielens: Path = Path(".cache/movielens")
+    """Folder of MovieLens-100k as `benchmarks.data.plain_movielens` writes it."""
+    open_bandit: Path = Path(".cache/open_bandit/all")
+    """Folder of a campaign as `benchmarks.data.plain_open_bandit` writes it."""
+    work: Path = Path("runs/own_log")
+    """Folder of what was measured so far, which is not measured again."""
+
+
+# ---- a market, whose truth is known --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MarketCase:
+    """The log of a market as a shop's CSV files, and what comes of it."""
+
+    config: Config
+    """How it is measured."""
+    world: MarketWorld
+    """The true market."""
+    case: Case
+    """What the log holds."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the case lies."""
+        return self.config.work / f"world{self.world.world}-{self.case}"
+
+    @property
+    def shop(self) -> Path:
+        """The folder of the fitted shop."""
+        return self.folder / "shop"
+
+    @cached_property
+    def truth(self) -> Site:
+        """The true market with its log and its ranker."""
+        return self.world.open(self.config.markets, self.config.device)
+
+    @cached_property
+    def place(self) -> Site:
+        """The fitted shop, its log and its ranker."""
+        return open_place(
+            str(self.shop),
+            horizon_days=self.config.horizon_days,
+            reward=self.truth.reward,
+            device=self.config.device,
+        )
+
+    @cached_property
+    def markets(self) -> dict[str, SlateSimulator]:
+        """The two simulators that contenders play in."""
+        return {"true": self.truth.simulator(), "learned": self.place.simulator("evaluation")}
+
+    @cached_property
+    def tuned(self) -> dict[str, float]:
+        """Knobs that earn most in the true market; both cases of a world have the same."""
+        stem = self.config.work / f"world{self.world.world}.tuned"
+        return json_at(
+            stem.with_suffix(".json"),
+            lambda: tune_constant(
+                stem.with_suffix(".trials.json"),
+                self.truth,
+                trials=self.config.trials,
+                episodes=self.config.tuning_episodes,
+                batch=self.config.batch,
+            ),
+        )
+
+    def write(self) -> tuple[Path, Path]:
+        """Write the market's log and catalogue as CSV files, where they are missing."""
+        log, items = self.folder / "log.csv", self.folder / "items.csv"
+        if not items.exists():
+            catalog = self.truth.inputs.catalog.to("cpu")
+            folder = self.config.markets / self.world.name
+            rows = read_impressions(folder / "impressions.parquet", len(catalog))
+            declared = pl.read_parquet(folder / "declared.parquet")
+            told = declared if self.case == "known" else None
+            write_plain(rows, catalog, log, items, declared=told, embedding=True)
+        return log, items
+
+    def fit(self) -> None:
+        """Fit the shop and its ranker, where they are missing."""
+        log, items = self.write()
+        if not (self.shop / SHOP_FILE).exists():
+            with stage_bar() as progress:
+                fit(log, items, self.shop, config=self.config.fit, progress=progress)
+        if not (self.shop / RANKER).exists():
+            fit_ranker_of(self.shop, self.config.device)
+
+    def row(self, name: str) -> pl.DataFrame:
+        """What a contender earns in both markets: one row."""
+        policy = contender(name, self.place.inputs, self.tuned if name == TUNED else {})
+        # A shop that does not write down what shoppers declare has policies that do not read it.
+        seen = policy if self.case == "known" else Blind(policy)
+        earned: dict[str, float] = {}
+        for where, simulator in self.markets.items():
+            episodes = seeds(REPORTED_SEED, self.config.episodes)
+            found = evaluate(seen, simulator, episodes, batch=self.config.batch).rows
+            returns = found["return"].to_numpy()
+            earned[where] = float(returns.mean())
+            earned[f"{where}_se"] = float(returns.std(ddof=1) / math.sqrt(len(returns)))
+        return pl.DataFrame(
+            {"world": self.world.world, "case": self.case, "contender": name, **earned}
+        )
+
+    def rows(self) -> pl.DataFrame:
+        """What all contenders earn, each measured once."""
+        return pl.concat(
+            rows_at(
+                self.folder / "rows" / f"{name.replace(' ', '-').replace('.', '_')}.parquet",
+                partial(self.row, name),
+            )
+            for name in FIXED
+        )
+
+
+def cases(config: Config) -> list[MarketCase]:
+    """All cases of all worlds."""
+    return [
+        MarketCase(config, MarketWorld(world=world, slates=config.slates, mixture="broad"), case)
+        for world in config.worlds
+        for case in config.cases
+    ]
+
+
+def measure(config: Config) -> None:
+    """Measure what is missing."""
+    if "market" in config.parts:
+        for case in cases(config):
+            with locked(made(case.folder)):
+                case.fit()
+                case.rows()
+                print(f"{case.folder}: {line_of(case.rows())}", flush=True)
+    for name in ("movielens", "open_bandit"):
+        if name in config.parts:
+            with locked(made(config.work / name)):
+                PUBLIC[name](config)
+
+
+# ---- public data ---------------------------------------------------------------------------------
+
+
+def movielens(config: Config) -> None:
+    """Fit a simulator to MovieLens-100k, whose slates are made up."""
+    shop = config.work / "movielens" / "shop"
+    if (shop / SHOP_FILE).exists():
+        return
+    log, items = plain_files(config.movielens, "benchmarks.data.plain_movielens")
+    with stage_bar() as progress:
+        fit(log, items, shop, config=replace(config.fit, members=2), progress=progress)
+
+
+def open_bandit(config: Config) -> None:
+    """Check the Open Bandit sample, and value one of its policies by the rows of the other."""
+    path = config.work / "open_bandit" / "found.json"
+    if path.exists():
+        return
+    log, items = plain_files(config.open_bandit, "benchmarks.data.plain_open_bandit")
+    checked = check_log(log, items)
+    value, seen = value_of_bts(pl.read_csv(log))
+    write_json(
+        path,
+        {
+            "findings": [asdict(one) for one in checked.findings],
+            "seen": seen,
+            "values": {name: asdict(getattr(value, name)) for name in ("ips", "snips", "dr")},
+        },
+    )
+
+
+def plain_files(folder: Path, command: str) -> tuple[Path, Path]:
+    """The log and the catalogue in a folder.
+
+    Raises:
+        FileNotFoundError: If they are missing; the message names the command that writes them.
+    """
+    files = folder / "log.csv", folder / "catalog.csv"
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run python -m {command}.")
+    return files
+
+
+PUBLIC = {"movielens": movielens, "open_bandit": open_bandit}
+"""Measurements of public data, by part."""
+
+
+# ---- report --------------------------------------------------------------------------------------
+
+
+def tau_of(rows: pl.DataFrame) -> float:
+    """Kendall's tau-b of the contenders' returns in the shop with those in the market."""
+    return float(kendalltau(rows["true"].to_numpy(), rows["learned"].to_numpy()).statistic)
+
+
+def errors_of(rows: pl.DataFrame) -> np.ndarray:
+    """The return of each contender in the shop over that in the market, less 1."""
+    return np.asarray(rows["learned"].to_numpy() / rows["true"].to_numpy() - 1)
+
+
+def line_of(rows: pl.DataFrame) -> str:
+    """Both figures of a case, in words."""
+    return f"tau {tau_of(rows):.3f}, worst error {np.abs(errors_of(rows)).max():.3f}"
+
+
+def read_work(config: Config) -> pl.DataFrame:
+    """All rows of contenders that were measured so far.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    paths = list(config.work.glob("world*/rows/[!.]*.parquet"))
+    return all_rows(paths, config.work, "benchmarks.shopper.own_log")
+
+
+def verdicts_of(shop: Path) -> dict[str, Any]:
+    """The verdicts of a fitted shop by topic, as `shop.json` keeps them."""
+    found: dict[str, Any] = read_object(shop / SHOP_FILE)["verdicts"]
+    return found
+
+
+def with_verdicts(rows: pl.DataFrame, work: Path) -> pl.DataFrame:
+    """Add the verdict on levels of each case: True, False, or null where the log cannot tell."""
+    keys = rows.select("world", "case").unique(maintain_order=True)
+    levels = [
+        verdicts_of(work / f"world{world}-{case}" / "shop")["levels"]["holds"]
+        for world, case in keys.iter_rows()
+    ]
+    return rows.join(
+        keys.with_columns(pl.Series("levels", levels, dtype=pl.Boolean)), on=["world", "case"]
+    )
+
+
+def report(rows: pl.DataFrame, public: Mapping[str, Any] | None = None) -> Report:
+    """Make table, summary and figure.
+
+    Args:
+        rows: One row a contender, world and case, as `with_verdicts` returns.
+        public: What was found in public data, as `public_of` returns.
+    """
+    lines: list[dict[str, object]] = []
+    summary: dict[str, Estimate] = {}
+    for case, of_case in rows.group_by("case", maintain_order=True):
+        name, worlds = REACHED[str(case[0])], of_case.partition_by("world")
+        tau = estimate_mean([tau_of(world) for world in worlds])
+        worst = estimate_mean([float(np.abs(errors_of(world)).max()) for world in worlds])
+        greedy = estimate_mean(
+            [
+                float(errors_of(world.filter(pl.col("contender") == "greedy_ctr"))[0])
+                for world in worlds
+            ]
+        )
+        summary |= {
+            f"{name}_tau": tau,
+            f"{name}_worst_error": worst,
+            f"{name}_greedy_error": greedy,
+        }
+        trusted = [world["levels"][0] for world in worlds]
+        lines.append(
+            {
+                "log": f"market, {case[0]}",
+                "worlds": len(worlds),
+                "tau": tau,
+                "worst": worst,
+                "greedy": greedy,
+                "levels": f"{sum(one is True for one in trusted)} of {len(trusted)}",
+            }
+        )
+    known, hidden = (rows.filter(pl.col("case") == case) for case in ("known", "hidden"))
+    if len(known) and len(hidden):
+        right = (
+            known["levels"].fill_null(False).all() and not hidden["levels"].fill_null(True).any()
+        )
+        summary["market_csv_hidden_flagged"] = Estimate(float(right))
+    text = markdown(
+        lines,
+        {
+            "log": "log",
+            "worlds": "worlds",
+            "tau": "Kendall's tau",
+            "worst": "worst error of a return",
+            "greedy": "error of greedy CTR's",
+            "levels": "levels trusted",
+        },
+    )
+    if public:
+        text += "\n" + str(public["table"])
+        summary |= public["summary"]
+    return Report(text, summary, draw(rows))
+
+
+def public_of(work: Path) -> dict[str, Any]:
+    """What was found in the public data sets so far: a table and figures."""
+    lines: list[dict[str, object]] = []
+    summary: dict[str, Estimate] = {}
+    films = work / "movielens" / "shop"
+    if (films / SHOP_FILE).exists():
+        content = read_object(films / SHOP_FILE)
+        lead = next(
+            one["lead"]
+            for one in content["findings"]["clicks"]
+            if one["metric"] == "auc" and one["model"] == "item and user mean"
+        )
+        refused = content["verdicts"]["clicks"]["holds"] is False
+        summary["ml100k_auc_minus_item_user_mean"] = Estimate(**lead)
+        summary["ml100k_refused"] = Estimate(float(refused))
+        lines += [
+            {"data": "MovieLens-100k", "what": topic, "found": one["sentence"]}
+            for topic, one in content["verdicts"].items()
+        ]
+    bandit = work / "open_bandit" / "found.json"
+    if bandit.exists():
+        found = read_object(bandit)
+        lines += [
+            {"data": "Open Bandit", "what": one["topic"], "found": one["sentence"]}
+            for one in found["findings"]
+        ]
+        for name, one in found["values"].items():
+            estimate = Estimate(**one)
+            summary[f"open_bandit_bts_{name}"] = estimate
+            told = f"click rate of BTS from Random's rows {estimate}, seen {found['seen']:.4g}"
+            lines.append({"data": "Open Bandit", "what": name.upper(), "found": told})
+    table = markdown(lines, {"data": "data", "what": "question", "found": "answer"})
+    return {"table": table, "summary": summary} if lines else {}
+
+
+def draw(rows: pl.DataFrame) -> Figure:
+    """Draw the errors of the contenders' returns, worlds averaged; a hidden log is red."""
+    values = []
+    for contender_name, of_one in rows.group_by("contender", maintain_order=True):
+        for case, of_case in of_one.group_by("case", maintain_order=True):
+            error = estimate_mean(errors_of(of_case))
+            colour = BLUE if case[0] == "known" else RED
+            values.append((f"{contender_name[0]}, {case[0]}", error, colour))
+    return level_intervals(values, "return in the fitted shop over that in the market, less 1")
+
+
+def main(config: Config) -> None:
+    """Measure what is missing, then report on all there is."""
+    use_threads(config.threads)
+    free = ("parts", "worlds", "cases", "device", "threads", "markets", "work", "results")
+    remember_settings(config.work, settings_of(config, free=free))
+    run = Run("own_log", config, results=config.results)
+    measure(config)
+    rows = with_verdicts(read_work(config).sort("world", "case", "contender"), config.work)
+    found = report(rows, public_of(config.work))
+    print(found.table)
+    run.save(rows, **vars(found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

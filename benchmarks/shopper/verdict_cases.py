@@ -17,7 +17,6 @@ they are there:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,21 +26,19 @@ import polars as pl
 import torch
 import tyro
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.exploring import policy_inputs
 from agents.places.mixture import Mixture
 from benchmarks.lab.cells import json_at, rows_at
+from benchmarks.lab.contenders import Blind, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, GREY, RED, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from policies import POLICIES
-from policies.inputs import PolicyInputs
 from policies.rankers.two_tower import fit_two_tower
 from recsim_env import metrics
 from recsim_env.estimates import Estimate
@@ -57,7 +54,7 @@ from recsim_env.shoppers.session.population import SessionPopulation, load_sessi
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Policy
+from recsim_env.types import Policy
 from recsim_env.verdicts.assess import MODEL
 from recsim_env.verdicts.ratios import by_policy
 from recsim_env.verdicts.rows import Rows, item_rows, shown_of
@@ -65,18 +62,8 @@ from recsim_env.verdicts.verdict import EXPLAINED_SHARE, levels, policy_levels
 
 Case = Literal["known", "hidden"]
 
-CONTENDERS: dict[str, tuple[str, dict[str, float]]] = {
-    "uniform": ("uniform", {}),
-    "popular": ("popular", {}),
-    "greedy_ctr": ("greedy_ctr", {}),
-    "mmr 1": ("mmr", {"weight": 1.0}),
-    "cap 1": ("cap", {"limit": 1}),
-    "constant b": (
-        "constant",
-        {"count": -1.0, "similarity": -0.5, "sated": -0.5, "flooded": -0.5},
-    ),
-}
-"""Name -> registered policy and its parameters; some of those of `benchmarks.agents.transfer`."""
+PLAYED = ("uniform", "popular", "greedy_ctr", "mmr 1", "cap 1", "constant b")
+"""Contenders whose returns are measured in the market and in the simulator."""
 
 
 @dataclass(frozen=True)
@@ -193,43 +180,14 @@ def returns(
         inputs = policy_inputs(learned, ranker, log)
     episodes = seeds(REPORTED_SEED, config.episodes)
     found: dict[str, dict[str, float]] = {}
-    for name, build in contenders(inputs).items():
+    for name in PLAYED:
+        policy = contender(name, inputs, {})
+        seen: Policy = Blind(policy) if case == "hidden" else policy
         found[name] = {
-            where: float(evaluate(policy, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
-            for where, simulator, policy in (
-                ("true", true, Blind(build()) if case == "hidden" else build()),
-                ("learned", learned, build()),
-            )
+            where: float(evaluate(seen, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
+            for where, simulator in (("true", true), ("learned", learned))
         }
     return found
-
-
-class Blind:
-    """A policy of a shop that does not write down what shoppers declare."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-
-    @property
-    def draws(self) -> int:
-        """How many uniform numbers the policy takes."""
-        return self._policy.draws
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Choose the slates from everything but what was declared."""
-        return self._policy(
-            {name: value for name, value in observation.items() if name != "declared"}, draws
-        )
-
-
-def contenders(inputs: PolicyInputs) -> dict[str, Callable[[], Policy]]:
-    """The policies that are built from a log, by name."""
-    return {
-        name: lambda policy=policy, parameters=parameters: POLICIES[policy].build(  # type: ignore[misc]
-            inputs, parameters
-        )
-        for name, (policy, parameters) in CONTENDERS.items()
-    }
 
 
 def told(found: dict[str, dict[str, float]]) -> str:

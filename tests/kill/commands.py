@@ -16,6 +16,7 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import demo, league, train, transfer, tune, tune_agents
 from benchmarks.data import finetune, fit_market
+from benchmarks.lab import contenders
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.places import PLACES, Place
 from benchmarks.lab.where import Where
@@ -75,7 +76,7 @@ def register_toys() -> None:
     PLACES.clear()
     PLACES[place.name] = place
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    vars(transfer)["FIXED"] = ("uniform", "greedy_ctr", "mmr 1", "softmax 1", transfer.TUNED)
+    vars(transfer)["FIXED"] = ("uniform", "greedy_ctr", "mmr 1", "softmax 1", contenders.TUNED)
     setattr(Clock, "due", always)  # noqa: B010 - mypy knows no other way to replace a method
 
 

@@ -22,7 +22,6 @@ from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
 from benchmarks.agents import transfer
 from benchmarks.agents.transfer import (
-    FIXED,
     Cell,
     Config,
     Models,
@@ -42,6 +41,8 @@ from benchmarks.agents.transfer_report import (
     gain_kept,
     tables,
 )
+from benchmarks.lab import contenders
+from benchmarks.lab.contenders import FIXED
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import remember_settings, settings_of
 from policies import POLICIES
@@ -317,7 +318,7 @@ def test_the_tuned_constant_is_the_best_of_its_trials_on_the_tuning_shoppers(
 ) -> None:
     opened = OpenedCell(measured, cells(measured)[0])
     knobs = opened.tuned_knobs()
-    by_hand = [dict.fromkeys(knobs, 0.0) | hand for hand in transfer.HAND]
+    by_hand = [dict.fromkeys(knobs, 0.0) | hand for hand in contenders.HAND]
     assert knobs in by_hand  # four trials: those set by hand
 
 

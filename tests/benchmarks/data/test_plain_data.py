@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.data import wheels
 from benchmarks.data.plain_movielens import films_of, log_of
-from benchmarks.data.plain_open_bandit import tables, value_of_bts
+from benchmarks.data.plain_open_bandit import tables
+from benchmarks.lab.bts import value_of_bts
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 

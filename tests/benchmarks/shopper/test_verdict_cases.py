@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.lab.contenders import Blind
 from benchmarks.lab.run import RESULTS, read_rows
-from benchmarks.shopper.verdict_cases import Blind, errors, report, row_of, without_declared
+from benchmarks.shopper.verdict_cases import errors, report, row_of, without_declared
 from recsim_env.files import write_json
 from recsim_env.types import Observation
 from recsim_env.verdicts.verdict import EXPLAINED_SHARE
