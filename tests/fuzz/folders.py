@@ -614,7 +614,7 @@ def weights(draw: st.DrawFn) -> Case:
         "missing": (REFUSE, lambda: None),
         "one row more": (REFUSE, lambda: torch.cat([tensor.view(-1), tensor.view(-1)[:1]])),
         "as whole numbers": (
-            REFUSE if tensor.is_floating_point() else ACCEPT,
+            ACCEPT if tensor.dtype == torch.int64 else REFUSE,
             lambda: tensor.long(),
         ),
         "in half precision": (EITHER, lambda: tensor.half()),

@@ -54,7 +54,7 @@ from recsim_env.shoppers.session.starts import (
     SessionState,
     newcomers,
 )
-from recsim_env.shoppers.weights import load_model, member_folders, save_model
+from recsim_env.shoppers.weights import CONFIG, load_model, member_folders, save_model
 from recsim_env.tables import write_parquet
 from recsim_env.types import Observation, Response
 from recsim_env.waiting import waiting
@@ -431,7 +431,12 @@ def _exact(catalog: Catalog, members: Sequence[SessionShopper], path: Path) -> C
     The file of the catalogue has half the digits, and must be the same but for that.
     """
     stored = members[0].embedding
-    for member in members:
+    for number, member in enumerate(members):
+        if member.config.n_categories != len(catalog.categories):
+            raise ValueError(
+                f"{path / f'model{number}' / CONFIG}: n_categories is "
+                f"{member.config.n_categories}, but the catalogue has {len(catalog.categories)}."
+            )
         same = member.embedding.shape == catalog.embedding.shape and torch.equal(
             member.category, catalog.category
         )

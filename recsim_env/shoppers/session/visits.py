@@ -76,13 +76,16 @@ class Visits:
         days = sessions.days
         since = torch.cat([torch.ones_like(days[:, :1]), days.diff(dim=1)], dim=1)
 
-        # Counters and contexts, replayed.
-        parts = [
-            _replayed(sessions.take(rows), catalog)
-            for rows in torch.arange(len(sessions)).split(EPISODES_PER_REPLAY)
-            if len(rows)
-        ]
-        counters, context = (torch.cat(column) for column in zip(*parts, strict=True))
+        # Counters and contexts, replayed; episodes of similar lengths stand side by side.
+        counters = torch.zeros(len(slates), slates.shape[1], COUNTERS, dtype=torch.float32)
+        context = torch.zeros(
+            len(slates), context_size(catalog.embedding.shape[1]), dtype=torch.float32
+        )
+        begins = sessions.length.cumsum(0) - sessions.length
+        for rows in sessions.length.argsort(stable=True).split(EPISODES_PER_REPLAY):
+            part = sessions.take(rows)
+            at = begins[rows].unsqueeze(1) + torch.arange(part.slates.shape[1])
+            counters[at[part.real]], context[at[part.real]] = _replayed(part, catalog)
         return cls(
             slates=slates.clamp(min=0),
             shown=shown,

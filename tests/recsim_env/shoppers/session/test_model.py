@@ -156,6 +156,18 @@ def test_visits_of_a_log_are_its_visits() -> None:
     assert torch.equal(visits.days[after] - visits.days[inside], visits.gap[inside])
 
 
+def test_visits_of_many_episodes_are_those_of_each() -> None:
+    """Episodes are replayed side by side with others of their length, and come back in order."""
+    sessions = log(episodes=20)
+    whole, first = Visits.of(sessions, catalog()), 0
+    for row in range(20):
+        alone = Visits.of(sessions.take(torch.tensor([row])), catalog())
+        here = slice(first, first + len(alone.slates))
+        for name in ("slates", "clicks", "counters", "context", "days", "since", "gap"):
+            assert torch.equal(getattr(whole, name)[here], getattr(alone, name)), name
+        first = here.stop
+
+
 def test_an_item_that_the_catalogue_lacks_is_named() -> None:
     sessions = log()
     sessions.slates[0, 0, 0] = ITEMS

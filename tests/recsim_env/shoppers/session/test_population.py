@@ -413,6 +413,16 @@ def test_items_are_there_on_their_days() -> None:
             Availability.of(wrong, 4)
 
 
+def test_models_of_other_categories_are_refused(tmp_path: Path) -> None:
+    other = model()
+    other.config.n_categories = 4
+    save_session(tmp_path, catalog(), [other], logged())
+    with pytest.raises(
+        ValueError, match=r"config\.json: n_categories is 4, but the catalogue has 3"
+    ):
+        load_session(CPU, SIZE, folder=tmp_path)
+
+
 def test_days_of_a_folder_are_read(tmp_path: Path) -> None:
     table = pl.DataFrame({"item": [3, 4], "first_day": [0, 0], "last_day": [9, 9]})
     save_session(tmp_path, catalog(), [model()], logged(), available=table)
