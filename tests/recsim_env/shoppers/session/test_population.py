@@ -420,7 +420,7 @@ def test_models_of_other_categories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"config\.json: n_categories is 4, but the catalogue has 3"
     ):
-        load_session(CPU, SIZE, folder=tmp_path)
+        load_session(tmp_path, CPU, SIZE)
 
 
 def test_days_of_a_folder_are_read(tmp_path: Path) -> None:
