@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from recsim_env import checking
+from recsim_env.commands import check_log, fit
 
-COMMANDS = {"check-log": checking}
+COMMANDS = {"check-log": check_log, "fit": fit}
 """Modules with `SUMMARY`, `add_options(parser)` and `run(options)`, by command."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recsim_env.checking import add_log_options
+from recsim_env.commands.check_log import add_log_options
 
 SUMMARY = "Fit a simulator to a log, judge it on held-out users, and write one folder."
 

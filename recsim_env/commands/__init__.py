@@ -1,0 +1,1 @@
+"""Commands of the installed package: one module each, with `SUMMARY`, `add_options` and `run`."""
