@@ -39,7 +39,7 @@ class ShopFile:
     """
 
     kind: str
-    """One of `KINDS`."""
+    """The family of the shoppers, one of `KINDS`."""
     slate_size: int = 10
     """Number of slate positions that the models know."""
     horizon_days: float = 182.0
@@ -50,7 +50,7 @@ class ShopFile:
     """Topic -> what was found on held-out users."""
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Check the type and the range of every field."""
         checks.choice("kind", self.kind, KINDS)
         checks.whole("slate_size", self.slate_size, 1)
         checks.number("horizon_days", self.horizon_days, 0)

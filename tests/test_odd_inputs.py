@@ -172,7 +172,14 @@ def reward_cases(folder: Path) -> list[Case]:
 def outside_cases(folder: Path) -> list[Case]:
     spec, functions = tap_spec(), {"class", "function"}
     good: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(spec)}
-    right: dict[str, Collection[str]] = {"make": functions, "clicks": functions, "visits": WHOLE_1}
+    right: dict[str, Collection[str]] = {
+        "make": functions,
+        "clicks": functions,
+        "visits": WHOLE_1,
+        "candidates": {"None"},
+        "most_candidates": {"None"},
+        "places": {"False"},
+    }
     clustered: dict[str, Any] = {"embedding": torch.eye(3), "clusters": 1}
     return [
         *(Case(name, varied(OutsideSpec, good, name), right.get(name, ())) for name in good),

@@ -49,7 +49,7 @@ class FaceEnv(gymnasium.Env[Any, Any], Generic[Actions]):
 
     @property
     def simulator(self) -> SlateSimulator:
-        """The shoppers."""
+        """The shoppers who are served."""
         return self._slates.simulator
 
     @property

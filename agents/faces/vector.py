@@ -74,7 +74,7 @@ class FaceVectorEnv(VectorEnv[Array, Array, Array], Generic[Actions]):
 
     @property
     def simulator(self) -> SlateSimulator:
-        """The shoppers."""
+        """The shoppers who are served."""
         return self._slates.simulator
 
     @property

@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 from agents.places import seeds
 from benchmarks.data.shelves import BRANDS, SHELVES
 from benchmarks.lab.options import Threads
+from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.threads import use_threads
 from recsim_env import Catalog, SlateSimulator, make_simulator
 from recsim_env.logs.plain.writing import plain_rows, write_table
@@ -53,7 +54,7 @@ class Config(Threads):
     the least that can be learned from."""
     world: int = 0
     """Seed of the market's catalogue."""
-    output: Path = Path("examples")
+    output: Path = ROOT / "examples"
     """Folder that the two files are written to."""
 
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks.lab.options import Device, Threads
+from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.shops import fit_ranker_of
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.where import told_reward
@@ -27,13 +28,14 @@ from recsim_env.types import best_device
 class Config(Threads, Device):
     """Fit a simulator and a ranker to a log."""
 
-    log: Path
+    log: Path = ROOT / "examples" / "shop_log.csv"
     """The log: CSV or parquet, one row an impressed item, with the columns `user`, `timestamp`,
-    `item` and `click`; others that are known are listed in the documentation."""
-    catalog: Path
+    `item` and `click`; the documentation lists others that are known. The default is a small
+    example."""
+    catalog: Path = ROOT / "examples" / "shop_items.csv"
     """The catalogue: CSV or parquet, one row an item, with the columns `item`, `title` and
     `category`."""
-    output: Path
+    output: Path = Path("runs/shop")
     """Folder to write: a new or empty one, or one of an earlier fit."""
     columns: str | None = None
     """Names that columns have in the files, as in `user=uid,item=sku`."""

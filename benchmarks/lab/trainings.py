@@ -31,9 +31,9 @@ class FinishedTraining:
     """A training that came to its end."""
 
     seed: int
-    """Training seed."""
+    """The seed of the training."""
     folder: Path
-    """Its folder."""
+    """The folder that the training wrote."""
     visits: int
     """Number of visits that it made."""
     settings: dict[str, Any]

@@ -109,7 +109,7 @@ class MarketCase:
     config: Config
     """How it is measured."""
     world: MarketWorld
-    """The true market."""
+    """The market that is the truth."""
     case: Case
     """What the log holds."""
 
@@ -296,13 +296,15 @@ def line_of(rows: pl.DataFrame) -> str:
 
 
 def read_work(config: Config) -> pl.DataFrame:
-    """All rows of contenders that were measured so far.
+    """All rows of contenders in markets that are finished.
 
     Raises:
         FileNotFoundError: If there are none.
     """
-    paths = list(config.work.glob("world*/rows/[!.]*.parquet"))
-    return all_rows(paths, config.work, "benchmarks.shopper.own_log")
+    folders = [path.parent for path in config.work.glob("world*/shop")]
+    whole = [list(folder.glob("rows/[!.]*.parquet")) for folder in folders]
+    paths = [path for found in whole if len(found) == len(FIXED) for path in found]
+    return all_rows(paths, config.work, "benchmarks.shopper.own_log --parts market")
 
 
 def verdicts_of(shop: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Parts:
     """The episodes of all users, and which of them are learned from and which are judged on."""
 
     sessions: Sessions
-    """Every user's episode."""
+    """The episodes of all users, in the order of their numbers."""
     split: tuple[str, ...]
     """`train`, `valid` or `test` for each episode."""
     log_days: int

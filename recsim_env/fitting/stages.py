@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted simulator."""
+    """What a fit wrote and found out."""
 
     folder: Path
     """The folder that `recsim_env.register` takes."""

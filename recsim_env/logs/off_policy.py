@@ -33,7 +33,7 @@ class PolicyValue:
     """Responses an impression that a policy would have had, by three estimators."""
 
     ips: Estimate
-    """By inverse propensities."""
+    """The estimate by inverse propensities."""
     snips: Estimate
     """By inverse propensities, normalised by their own sum: a little biased, less spread."""
     dr: Estimate | None

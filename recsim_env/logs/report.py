@@ -58,7 +58,7 @@ class LogReport:
     notes: tuple[str, ...]
     """How values that can be meant in several ways were read."""
     warnings: tuple[str, ...]
-    """What looks wrong."""
+    """What looks wrong in the log, as sentences."""
     ignored: tuple[str, ...]
     """Columns of the log that are not known."""
     ignored_of_catalog: tuple[str, ...]

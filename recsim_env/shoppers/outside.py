@@ -86,7 +86,11 @@ class OutsideSpec:
         object.__setattr__(self, "places", checks.flag("places", self.places))
         if (self.candidates is None) != (self.most_candidates is None):
             told = checks.told(self.most_candidates)
-            needed = "None without `candidates`" if self.candidates is None else "given beside them"
+            needed = (
+                "None without `candidates`"
+                if self.candidates is None
+                else "given beside `candidates`"
+            )
             raise ValueError(f"most_candidates is {told}, but it must be {needed}.")
         if self.places and self.candidates is None:
             raise ValueError("places is True, but it must be False without `candidates`.")

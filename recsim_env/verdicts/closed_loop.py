@@ -35,9 +35,9 @@ class Totals:
     """What users did in their episodes: (U,) each."""
 
     clicks: Floats
-    """(U,) clicks."""
+    """(U,) number of clicks of each user."""
     visits: Floats
-    """(U,) slates."""
+    """(U,) number of slates of each user."""
 
     def only(self, keep: Any) -> Totals:
         """Take a part of the users, by a slice, indices or a mask."""

@@ -66,8 +66,9 @@ def odd_values(config: Any, name: str, kind: Any) -> list[Any]:
 
 @pytest.mark.parametrize("command", CONFIGURED)
 def test_every_odd_value_is_refused_in_a_sentence_that_names_the_option(command: str) -> None:
-    found = cases(importlib.import_module(command).Config())
-    assert len(found) > 3
+    config = importlib.import_module(command).Config()
+    found = cases(config)
+    assert len(found) >= sum(not isinstance(value, Path) for value in vars(config).values()) - 1
     for config, name, odd in found:
         with pytest.raises((ValueError, TypeError)) as error:
             replace(config, **{name: odd})
