@@ -102,7 +102,7 @@ def assess(
         rows = rows.with_prediction(name, chance)
     progress("scoring")
     scores = score(rows, MODEL, seed=seed)
-    tables = ratio_tables(rows, MODEL, catalog.categories)
+    tables = ratio_tables(rows, MODEL, [name_of(one) for one in catalog.categories])
 
     # First slates of everybody, which show whether policies knew more than the log holds.
     progress("predicting first slates")
@@ -291,6 +291,11 @@ def contrast(
     return spread(members, imitations(learned_from, catalog, masks), users=users)
 
 
+def name_of(category: str) -> str:
+    """Write a category of several levels without levels that repeat the one above."""
+    return "/".join(dict.fromkeys(category.split("/")))
+
+
 def counted(train: Rows, rows: Rows, learned_from: Sessions, held_out: Sessions) -> dict[str, int]:
     """Count what was learned from and what was held out."""
     return {
@@ -321,7 +326,7 @@ def sampled(rows: Rows, catalog: Catalog, seed: int) -> list[SampledVisit]:
         items = tuple(
             ShownItem(
                 catalog.text[int(item)],
-                catalog.categories[int(category)],
+                name_of(catalog.categories[int(category)]),
                 bool(clicked),
                 float(chance),
             )
