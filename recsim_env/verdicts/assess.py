@@ -320,7 +320,7 @@ def sampled(rows: Rows, catalog: Catalog, seed: int) -> list[SampledVisit]:
         slate = of_user.only(of_user.visit == visit)
         items = tuple(
             ShownItem(
-                catalog.text[int(item)],
+                catalog.text[int(item)].split("; ")[0],
                 catalog.categories[int(category)],
                 bool(clicked),
                 float(chance),
