@@ -37,8 +37,8 @@ from recsim_env.types import Observation
 LOG_FILE, CATALOG_FILE = "shop_log.csv", "shop_items.csv"
 SLATE_SIZE = 6
 MARKET = MarketConfig(items=200, categories=10, base=-2.0, interest=4.0, leave_base=-4.5)
-"""A small shop: few items, so that each of them is shown often, and many clicks. Some shoppers leave
-without a reason, which a log of a few weeks has to show."""
+"""A small shop: few items, so that each of them is shown often, and many clicks. Some shoppers
+leave without a reason, which a log of a few weeks has to show."""
 DAYS = 56
 """Days of the log."""
 LAST_ARRIVAL = 35
