@@ -188,7 +188,10 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
         f"explained by what the log holds (at least {EXPLAINED_SHARE:.0%} is needed)"
     )
     if found.explained.value < EXPLAINED_SHARE:
-        sentence = f"Levels: not to be trusted, for only {share}, so policies knew more; {told}."
+        sentence = (
+            f"Levels: not to be trusted, for only {share}: policies knew more, or the model has "
+            f"not learned what they knew; {told}."
+        )
         return Verdict("levels", False, sentence, found.explained)
     return Verdict("levels", True, f"Levels: {share}; {told}.", found.explained)
 
