@@ -36,8 +36,16 @@ from recsim_env.types import Observation
 
 LOG_FILE, CATALOG_FILE = "shop_log.csv", "shop_items.csv"
 SLATE_SIZE = 6
-MARKET = MarketConfig(items=200, categories=10, base=-2.0, interest=4.0, leave_base=-4.5)
-"""A small shop: few items, so that each of them is shown often, and many clicks. Some shoppers
+MARKET = MarketConfig(
+    items=120,
+    categories=6,
+    width=8,
+    favourites=2,
+    base=-3.0,
+    interest=6.0,
+    leave_base=-4.5,
+)
+"""A small shop with few items, each of which is shown often, and with strong tastes. Some shoppers
 leave without a reason, which a log of a few weeks has to show."""
 DAYS = 56
 """Days of the log."""
@@ -57,7 +65,7 @@ FIRST_SEED = 60_000_000
 class Config(Threads):
     """Write the example's log and catalogue."""
 
-    shoppers: int = 400
+    shoppers: int = 390
     """Number of shoppers. The default makes a log of about a megabyte."""
     world: int = 0
     """Seed of the market's catalogue."""
