@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
+    "own_log": [],
     "own_shopper": [],
     "random_slates": ["--shoppers", "4", "--visits", "5"],
     "train_ppo_and_look": [
@@ -45,6 +46,23 @@ def test_random_slates_are_served(tmp_path: Path) -> None:
 
 def test_a_shopper_of_ones_own_answers(tmp_path: Path) -> None:
     assert "back in 7 days" in run("own_shopper", tmp_path)
+
+
+@pytest.mark.slow
+def test_an_own_log_becomes_a_simulator(tmp_path: Path) -> None:
+    """The notebook in percent format, which runs as a script."""
+    told = run("own_log", tmp_path)
+    assert "clicks     can be learned" in told
+    assert "Clicks: the model ranks held-out clicks better than two means" in told
+    assert "agent above greedy CTR: " in told.splitlines()[-1]
+    assert (tmp_path / "runs" / "own_log" / "shop" / "report.html").is_file()
+
+
+def test_the_notebook_has_cells_of_both_kinds() -> None:
+    text = (ROOT / "examples" / "own_log.py").read_text(encoding="utf-8")
+    cells = [line for line in text.splitlines() if line.startswith("# %%")]
+    assert {"# %%", "# %% [markdown]"} == set(cells)
+    assert text.startswith("# %% [markdown]\n")
 
 
 @pytest.mark.slow

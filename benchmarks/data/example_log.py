@@ -2,15 +2,18 @@
 
     python -m benchmarks.data.example_log
 
-The shoppers are those of Market-v0, and the goods have names of a grocer's. Shoppers arrive on
-different days, and the log ends on one day for all. Each of them is served by one of three
-policies: `uniform` shows any items, `favourites` mostly those of the two categories that a shopper
-named at registration (`user_likes`, `user_likes_too`), and `noisy` does so with more noise.
+The shoppers are those of a small market, who click more often than those of Market-v0, so that a
+file of a megabyte has enough to learn from; the goods have names of a grocer's. Shoppers arrive on
+different days and come every few days, each at a pace of their own, which the market does not have.
+The log ends on one day for all. Each shopper is served by one of three policies: `uniform` shows
+any items, `favourites` mostly those of the two categories that a shopper named at registration
+(`user_likes`, `user_likes_too`), and `noisy` does so with more noise.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +32,28 @@ from recsim_env import Catalog, SlateSimulator, make_simulator
 from recsim_env.logs.plain.writing import plain_rows, write_table
 from recsim_env.logs.record import record
 from recsim_env.noise import gumbel
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.types import Observation
 
 LOG_FILE, CATALOG_FILE = "shop_log.csv", "shop_items.csv"
 SLATE_SIZE = 6
-DAYS = 30
+MARKET = MarketConfig(
+    items=120,
+    categories=6,
+    width=8,
+    favourites=2,
+    base=-3.0,
+    interest=6.0,
+    leave_base=-4.5,
+)
+"""A small shop with few items, each of which is shown often, and with strong tastes. Some shoppers
+leave without a reason, which a log of a few weeks has to show."""
+DAYS = 56
 """Days of the log."""
-LAST_ARRIVAL = 22
+LAST_ARRIVAL = 35
 """Day on which the last shoppers arrive."""
+PACES = (1.0, 4.0)
+"""Mean days between visits of the shoppers who come most often and least often."""
 DAY_ZERO = datetime.datetime(2025, 3, 3)
 TASTE = (2.0, 1.5)
 """What the two favourite categories add to the score of an item."""
@@ -49,9 +66,8 @@ FIRST_SEED = 60_000_000
 class Config(Threads):
     """Write the example's log and catalogue."""
 
-    shoppers: int = 150
-    """Number of shoppers. The default makes a log of about 9,000 rows and 1,000 clicks, which is
-    the least that can be learned from."""
+    shoppers: int = 390
+    """Number of shoppers. The default makes a log of about a megabyte."""
     world: int = 0
     """Seed of the market's catalogue."""
     output: Path = ROOT / "examples"
@@ -64,6 +80,7 @@ def main(config: Config) -> None:
     simulator = make_simulator(
         "recsim_env/Market-v0",
         device="cpu",
+        config=MARKET,
         world=config.world,
         slate_size=SLATE_SIZE,
         horizon_days=DAYS,
@@ -127,6 +144,9 @@ def _dated(
     generator = torch.Generator().manual_seed(int(numbers[0]))
     arrival = torch.randint(0, LAST_ARRIVAL + 1, (len(numbers),), generator=generator)
     seconds = torch.randint(8 * 3600, 21 * 3600, (len(table),), generator=generator)
+    low, high = (math.log(one) for one in PACES)
+    pace = torch.exp(low + (high - low) * torch.rand(len(numbers), generator=generator))
+    spread = torch.rand(len(table), generator=generator)
     shop = [name.split("/")[1] for name in named(catalog)["path"]]
     category = {int(code): name for code, name in zip(catalog.category, shop, strict=True)}
     liked = favourites(declared, centres(catalog)).tolist()
@@ -134,17 +154,18 @@ def _dated(
         {
             "shopper": range(len(numbers)),
             "arrival": arrival.tolist(),
+            "pace": pace.tolist(),
             "user_likes": [category[best] for best, _ in liked],
             "user_likes_too": [category[second] for _, second in liked],
         }
     )
     dated = (
-        table.with_columns(seconds=pl.Series(seconds.tolist()))
+        table.with_columns(seconds=pl.Series(seconds.tolist()), spread=pl.Series(spread.tolist()))
         .join(told, on="shopper", maintain_order="left")
-        .filter(pl.col("day") + pl.col("arrival") < DAYS)
+        .with_columns(day=_days())
+        .filter(pl.col("day") < DAYS)
         .with_columns(
-            time=pl.lit(DAY_ZERO)
-            + pl.duration(days=pl.col("day") + pl.col("arrival"), seconds=pl.col("seconds")),
+            time=pl.lit(DAY_ZERO) + pl.duration(days=pl.col("day"), seconds=pl.col("seconds")),
             purchase=pl.lit(None, table.schema["purchase"]),
             click=pl.col("purchase"),
         )
@@ -161,17 +182,28 @@ def _dated(
     )
 
 
+def _days() -> pl.Expr:
+    """Day of each visit: the first on that of arrival, the next ones a day or more later each.
+
+    The days beyond the first are geometric, with the shopper's pace as the mean of the whole gap.
+    """
+    longer = ((1 - pl.col("spread")).log() / (1 - 1 / pl.col("pace")).log()).floor()
+    gap = pl.when(pl.int_range(pl.len()) == 0).then(pl.col("arrival")).otherwise(1 + longer)
+    return gap.cum_sum().over("shopper", order_by="day").cast(pl.Int32)
+
+
 def named(catalog: Catalog) -> pl.DataFrame:
     """Titles, brands and paths for the items of a market, by category and type."""
     items: list[tuple[str, str, str]] = []
     sold: dict[tuple[int, int], int] = {}
+    shelves = len(catalog.categories)
     for path in catalog.path:
         _, shelf, kind = path.split("/")
         number, side = int(shelf.removeprefix("category ")), int(kind.removeprefix("type "))
-        department, category, types = SHELVES[number % len(SHELVES)]
+        department, category, types = SHELVES[number * len(SHELVES) // shelves]
         at = sold.get((number, side), 0)
         sold[number, side] = at + 1
-        goods, brand = types[side][at % 5], BRANDS[at // 5 % 5]
+        goods, brand = types[side][at % 5], BRANDS[(number + at // 5) % 5]
         items.append((f"{brand} {goods}", brand, f"{department}/{category}/{category} {side + 1}"))
     return pl.DataFrame(items, schema=["title", "brand", "path"], orient="row")
 

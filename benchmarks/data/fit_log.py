@@ -8,6 +8,7 @@ It is `python -m recsim_env fit` with all its options, and a two-tower ranker be
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.lab.where import told_reward
 from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
+from recsim_env.shop_file import CLICKS
 from recsim_env.types import best_device
 
 
@@ -49,7 +51,11 @@ class Config(Threads, Device):
 
 
 def main(config: Config) -> None:
-    """Fit both, print the verdicts, and say what comes next."""
+    """Fit both, print the verdicts, and say what comes next.
+
+    Raises:
+        SystemExit: If the verdict on clicks is no; the folder is whole but for the ranker.
+    """
     use_threads(config.threads)
     device = best_device(config.device)
     with stage_bar() as progress:
@@ -64,8 +70,10 @@ def main(config: Config) -> None:
             progress=progress,
         )
     print(fitted)
-    fit_ranker_of(config.output, config.device)
     print(f"Report: {config.output / 'report.html'}")
+    if fitted.findings.verdict(CLICKS).holds is False:
+        sys.exit("No ranker was fitted: shoppers who are predicted so badly teach agents nothing.")
+    fit_ranker_of(config.output, config.device)
     print(f"Next: python -m benchmarks.agents.train --env {config.output}")
 
 

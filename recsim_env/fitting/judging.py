@@ -70,5 +70,6 @@ def predicted(member: SessionShopper, sessions: Sessions, catalog: Catalog) -> P
     """Predict episodes with one model."""
     visits = Visits.of(sessions, catalog)
     found = predict(member, visits)
-    gap = torch.where(visits.gap >= 0, -found.returns, torch.nan)
+    back = torch.log1p(-found.leaves.clamp(max=1 - 1e-6))  # log of the chance to be seen again
+    gap = torch.where(visits.gap >= 0, back - found.returns, torch.nan)
     return Predicted(found.clicks, found.leaves, gap)

@@ -45,8 +45,8 @@ class Predicted:
     leaves: Tensor | None = None
     """(V,) chance that the user leaves after the slate; None where the model does not say."""
     gap_nll: Tensor | None = None
-    """(V,) negative log-likelihood of the days until the user's next slate, nats; NaN where there
-    was none. None where the model does not say."""
+    """(V,) negative log-likelihood of the days until the user's next slate, nats, given that there
+    is one before the log ends; NaN where there was none. None where the model does not say."""
 
 
 Predict = Callable[[Sessions], Predicted]
@@ -243,6 +243,9 @@ def gap_lead(
 ) -> tuple[Estimate | None, int, int]:
     """Compare the model's likelihood of gaps with that of the distribution of all gaps.
 
+    Both are given that the user came back before the log ended, so neither pays for leaving, and
+    near the end of the log both know that gaps are short.
+
     Returns:
         Its negative log-likelihood a gap less that of the distribution (shrunk by one gap of each
         length); the number of held-out gaps, and of different lengths.
@@ -256,9 +259,11 @@ def gap_lead(
     distinct = len(np.unique(known))
     if nll is None:
         return None, len(known), distinct
-    base = -np.log(count / count.sum())
+    watched = held_out.follow_up[held_out.real].long().numpy().clip(0, len(count) - 1)
+    within = np.maximum(np.cumsum(count)[watched], count[gaps.clip(min=0)])
+    base = -np.log(count[gaps.clip(min=0)] / within)
     user = slate_rows(held_out).user
-    lead = np.where(gaps >= 0, nll.double().cpu().numpy() - base[gaps.clip(min=0)], np.nan)
+    lead = np.where(gaps >= 0, nll.double().cpu().numpy() - base, np.nan)
     return mean_over_users(lead, user), len(known), distinct
 
 
@@ -325,7 +330,7 @@ def sampled(rows: Rows, catalog: Catalog, seed: int) -> list[SampledVisit]:
         slate = of_user.only(of_user.visit == visit)
         items = tuple(
             ShownItem(
-                catalog.text[int(item)],
+                catalog.text[int(item)].split("; ")[0],
                 name_of(catalog.categories[int(category)]),
                 bool(clicked),
                 float(chance),

@@ -26,7 +26,8 @@ EXPLAINED = {
     "Leaving": "The chance of leaving after a slate, beside a table of leave rates.",
     "Predicted over observed clicks": (
         "1 is right. At the first slate nothing but the slate itself tells policies from each "
-        "other, so differences there mean that policies used what the log does not hold."
+        "other, so differences there mean that policies used what the log does not hold, or what "
+        "the model has not learned."
     ),
     "Closed loop": (
         "Logging policies played again by imitation: a simulated user is shown what the policy "
@@ -175,8 +176,12 @@ def _cell(text: str) -> str:
 
 
 def _counts(findings: Findings) -> str:
-    parts = [f"{number:,} {what}" for what, number in findings.counts.items()]
-    return ", ".join(parts) + "." if parts else ""
+    """A sentence for each part of the log, whose name begins the names of its counts."""
+    parts: dict[str, list[str]] = {}
+    for name, number in findings.counts.items():
+        part, _, what = name.partition(" ")
+        parts.setdefault(part, []).append(f"{number:,} {what}")
+    return " ".join(f"{part.capitalize()}: {', '.join(told)}." for part, told in parts.items())
 
 
 def _heading(visit: SampledVisit) -> str:
@@ -271,7 +276,7 @@ def _section(table: Table, heading: str, drawn: dict[str, str]) -> str:
     """A table with its figures above; a long one is folded where a figure shows the same."""
     title, columns, rows = table
     shown = [
-        f"<figure><figcaption class=muted>{escape(caption)}</figcaption>{svg}</figure>"
+        f"<figure>{'' if caption == title else _caption(caption)}{svg}</figure>"
         for caption, svg in drawn.items()
         if caption == title or (caption.startswith(f"{heading}:") and heading in title)
     ]
@@ -284,6 +289,10 @@ def _section(table: Table, heading: str, drawn: dict[str, str]) -> str:
         grid = f"<details><summary>the numbers</summary>{grid}</details>"
     name = "" if title == heading else f"<h3>{escape(title)}</h3>"
     return "".join([name, *shown, grid])
+
+
+def _caption(text: str) -> str:
+    return f"<figcaption class=muted>{escape(text)}</figcaption>"
 
 
 def _class(answer: str) -> str:

@@ -188,7 +188,10 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
         f"explained by what the log holds (at least {EXPLAINED_SHARE:.0%} is needed)"
     )
     if found.explained.value < EXPLAINED_SHARE:
-        sentence = f"Levels: not to be trusted, for only {share}, so policies knew more; {told}."
+        sentence = (
+            f"Levels: not to be trusted, for only {share}: policies knew more, or the model has "
+            f"not learned what they knew; {told}."
+        )
         return Verdict("levels", False, sentence, found.explained)
     return Verdict("levels", True, f"Levels: {share}; {told}.", found.explained)
 
@@ -308,14 +311,16 @@ def positions(table: Sequence[Ratio]) -> Verdict:
     if len(told) < 2:
         sentence = f"Positions: fewer than two positions have {FEW} held-out clicks."
         return Verdict("positions", None, sentence)
-    worst = max(told, key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))))
+    off = [one for one in told if _off(one.ratio, POSITION_LIMIT)]
+    worst = max(off or told, key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))))
     sentence = (
-        f"the largest error is at position {worst.group}, predicted over observed "
-        f"{_plain(worst.ratio, 2)}"
+        f"the largest error {'beyond chance ' if off else ''}is at position {worst.group}, "
+        f"predicted over observed {_plain(worst.ratio, 2)}"
     )
-    off = any(_off(one.ratio, POSITION_LIMIT) for one in told)
     if off:
-        return Verdict("positions", False, f"Positions: clicks are misplaced; {sentence}.")
+        return Verdict(
+            "positions", False, f"Positions: clicks are misplaced; {sentence}.", worst.ratio
+        )
     return Verdict("positions", True, f"Positions: {sentence}.", worst.ratio)
 
 

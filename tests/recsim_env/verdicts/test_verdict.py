@@ -145,3 +145,8 @@ def test_positions_fail_where_clicks_are_misplaced_beyond_chance() -> None:
     assert judge.positions(table((1.0, 0.9, 1.1), (1.4, 1.2, 1.6))).holds is False
     assert judge.positions(table((1.0, 0.9, 1.1), (1.4, 0.8, 2.0))).holds is True  # by chance
     assert judge.positions(table((1.0, 0.9, 1.1))).holds is None
+    # The sentence names the position that decided, not one that is further off by chance.
+    decided = judge.positions(table((1.4, 1.2, 1.6), (1.6, 0.8, 3.0)))
+    assert decided.holds is False
+    assert "position 1, predicted over observed 1.40" in decided.sentence
+    assert decided.figure == Estimate(1.4, 1.2, 1.6, 30)
