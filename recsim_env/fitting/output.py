@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +17,11 @@ from recsim_env import checks, files
 from recsim_env.fitting.config import FitConfig
 from recsim_env.logs.plain import PlainLog
 from recsim_env.logs.schema import IMPRESSIONS, write_table
-from recsim_env.shop_file import SHOP_FILE
+from recsim_env.shop_file import SHOP_FILE, UNFINISHED
 from recsim_env.tables import write_parquet
 
 LOG = "log"
 """Folder of the log's tables."""
-UNFINISHED = "unfinished"
-"""Folder of the models of a fit that is not finished."""
 SETTINGS = "settings.json"
 """File in it that says what they are fitted to."""
 PACKAGES = ("recsim-env", "torch", "transformers", "polars")
@@ -84,6 +83,7 @@ def remember(folder: Path, plain: PlainLog, config: FitConfig) -> None:
                 "settings: delete it to begin anew."
             )
         return
+    shutil.rmtree(path.parent, ignore_errors=True)  # what a killed process had begun to remove
     files.made(path.parent)
     files.write_json(path, told)
 
