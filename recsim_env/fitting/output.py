@@ -44,12 +44,22 @@ def check_output(folder: object, inputs: tuple[object, ...]) -> Path:
                 "inputs are."
             )
     ours = (path / SHOP_FILE).is_file() or (path / UNFINISHED / SETTINGS).is_file()
-    if path.is_dir() and not ours and any(path.iterdir()):
+    if path.is_dir() and not ours and not _bare(path):
         raise ValueError(
             f"folder is {str(path)!r}, which holds files that are not those of a fit: name a new "
             "or an empty folder."
         )
     return path
+
+
+def _bare(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a fit that was killed at once leaves there."""
+    return all(
+        one.name in (files.LOCK, files.HOLDER)
+        or bool(files.TEMPORARY.fullmatch(one.name))
+        or (one.name == UNFINISHED and one.is_dir() and _bare(one))
+        for one in folder.iterdir()
+    )
 
 
 def write_log(plain: PlainLog, folder: Path) -> None:

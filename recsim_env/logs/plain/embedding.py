@@ -47,7 +47,9 @@ def embed_items(plain: PlainLog, *, seed: int = 0) -> ItemVectors:
         vectors = torch.from_numpy(given.explode().to_numpy().copy()).view(len(given), -1).double()
         # Numbers as large or small as a Float32 can be: their squares are not.
         vectors = vectors / vectors.abs().amax(dim=1, keepdim=True)
-        return ItemVectors(normalize(vectors, dim=1).float(), "Item vectors are those of the catalogue.")
+        return ItemVectors(
+            normalize(vectors, dim=1).float(), "Item vectors are those of the catalogue."
+        )
 
     clicked, bare = _for_all(_of_clicks(plain, seed), plain.items)
     of_clicks = f"co-clicks of the training users ({clicked.shape[1]} singular vectors)"

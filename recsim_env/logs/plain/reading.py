@@ -297,16 +297,16 @@ def _problems(impressions: pl.DataFrame, users: int) -> list[str]:
     if clicks in (0, shown):
         kind = "no click" if clicks == 0 else "only clicks"
         problems.append(f"{column}: found {kind} in {shown:,} rows, expected both 0 and 1.")
+    if users < LEAST_USERS:
+        problems.append(
+            f"column 'user': found {users:,} users, expected at least {LEAST_USERS}, of whom a "
+            "tenth each is held out to check and to test."
+        )
     learned = impressions.filter(pl.col("split") == "train")["click"].list.any().any()
     if not problems and not learned:
         problems.append(
             f"{column}: found no click in the rows of the users to learn from, expected some: the "
             "log is too small, or another seed is needed."
-        )
-    if users < LEAST_USERS:
-        problems.append(
-            f"column 'user': found {users:,} users, expected at least {LEAST_USERS}, of whom a "
-            "tenth each is held out to check and to test."
         )
     tested = impressions.filter(pl.col("split") == "test").select(
         shown=pl.col("slate").list.len().sum(), clicks=pl.col("click").list.sum().sum()
