@@ -8,6 +8,7 @@ It is `python -m recsim_env fit` with all its options, and a two-tower ranker be
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.lab.where import told_reward
 from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
+from recsim_env.shop_file import ShopFile, refuse_failed
 from recsim_env.types import best_device
 
 
@@ -62,6 +64,10 @@ def main(config: Config) -> None:
             progress=progress,
         )
     print(fitted)
+    try:
+        refuse_failed(ShopFile.read(config.output), config.output)
+    except ValueError as error:
+        sys.exit(f"No ranker is fitted: {error} The report is {config.output / 'report.html'}.")
     fit_ranker_of(config.output, config.device)
     print(f"Report: {config.output / 'report.html'}")
     print(f"Next: python -m benchmarks.agents.train --env {config.output}")

@@ -22,6 +22,8 @@ from recsim_env.tables import write_parquet
 
 LOG = "log"
 """Folder of the log's tables."""
+RANKER = "ranker.safetensors"
+"""File of the ranker that `benchmarks.data.fit_log` fits to that log."""
 SETTINGS = "settings.json"
 """File in it that says what they are fitted to."""
 PACKAGES = ("recsim-env", "torch", "transformers", "polars")
@@ -60,6 +62,13 @@ def _bare(folder: Path) -> bool:
         or (one.name == UNFINISHED and one.is_dir() and _bare(one))
         for one in folder.iterdir()
     )
+
+
+def remove_earlier(folder: Path) -> None:
+    """Remove what an earlier fit, perhaps of another log, leaves: `shop.json` first."""
+    (folder / SHOP_FILE).unlink(missing_ok=True)
+    (folder / RANKER).unlink(missing_ok=True)
+    shutil.rmtree(folder / LOG, ignore_errors=True)
 
 
 def write_log(plain: PlainLog, folder: Path) -> None:

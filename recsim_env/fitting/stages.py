@@ -14,7 +14,7 @@ from recsim_env import files
 from recsim_env.catalog import Catalog
 from recsim_env.fitting.config import FitConfig
 from recsim_env.fitting.judging import judged
-from recsim_env.fitting.output import check_output, remember, versions, write_log
+from recsim_env.fitting.output import check_output, remember, remove_earlier, versions, write_log
 from recsim_env.fitting.parts import Parts, parts_of
 from recsim_env.logs.plain import PlainLog, catalog_of, embed_items, read_plain
 from recsim_env.logs.plain.reading import Plain
@@ -117,7 +117,7 @@ def fit(
 
         # Everything on disk, and last the file that says so.
         progress("writing the folder", 0, 1)
-        (path / SHOP_FILE).unlink(missing_ok=True)
+        remove_earlier(path)
         save_session(path, goods, members, parts.logged)
         write_log(plain, path)
         findings = replace(findings, notes=[*notes, *findings.notes])

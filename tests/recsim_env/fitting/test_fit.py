@@ -158,6 +158,17 @@ def test_what_a_fit_that_was_killed_at_once_leaves_is_no_obstacle(tmp_path: Path
         check_output(tmp_path, ())
 
 
+def test_nothing_of_an_earlier_log_stays(tmp_path: Path) -> None:
+    told = rows().with_columns(user_age=pl.col("user").str.slice(1).cast(pl.Int64))
+    fit(told, catalog(), tmp_path, config=replace(QUICK, members=2))
+    (tmp_path / "ranker.safetensors").touch()
+    before = {path.name for path in (tmp_path / "log").iterdir()}
+    fit(rows(), catalog(), tmp_path, config=QUICK)
+    assert before - {path.name for path in (tmp_path / "log").iterdir()} == {"declared.parquet"}
+    assert not (tmp_path / "ranker.safetensors").exists()
+    assert not (tmp_path / "model1").exists()
+
+
 def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
     """A process that is killed while it removes the unfinished models may leave some of them."""
     plain = read_plain(rows(), catalog())
