@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from recsim_env.commands import check_log, fit
+from recsim_env.files import FolderInUse
 
 COMMANDS = {"check-log": check_log, "fit": fit}
 """Modules with `SUMMARY`, `add_options(parser)` and `run(options)`, by command."""
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         COMMANDS[options.command].run(options)
-    except (OSError, TypeError, ValueError) as error:
+    except (FolderInUse, OSError, TypeError, ValueError) as error:
         print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -13,6 +13,8 @@ from recsim_env import checks, files
 
 SHOP_FILE = "shop.json"
 """Name of the file in the folder; `recsim_env.fit` writes it last."""
+UNFINISHED = "unfinished"
+"""Folder in it of the models of a fit that is not finished."""
 HOUSEHOLD, SESSION = "household", "session"
 KINDS = (HOUSEHOLD, SESSION)
 """Families of shoppers that a folder can hold; see `recsim_env.shoppers`."""
@@ -69,11 +71,16 @@ class ShopFile:
         `benchmarks.data.finetune` fits shoppers of the household family, which need no such file.
 
         Raises:
-            ValueError: If the file is no JSON object, or a field is missing or not as said; the
-                sentence names the file.
+            ValueError: If a fit of the folder is not finished, the file is no JSON object, or a
+                field is missing or not as said; the sentence names the file.
         """
         path = Path(folder) / SHOP_FILE
         if not path.is_file():
+            if (Path(folder) / UNFINISHED).is_dir():
+                raise ValueError(
+                    f"folder is {str(folder)!r}, which holds an unfinished fit: call the same fit "
+                    "again, and it goes on."
+                )
             return cls(HOUSEHOLD)
         content = files.read_object(path)
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from recsim_env import checks
+from recsim_env.rewards import as_reward
 from recsim_env.settings import ONE_OR_MORE, SEED, Within, settle
 from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.simulator import checked_horizon
@@ -59,7 +60,6 @@ class FitConfig:
             checks.whole("slate_size", self.slate_size, 1)
         if self.horizon_days is not None:
             checked_horizon(self.horizon_days)
-        for name, weight in checks.mapping("reward", self.reward).items():
-            checks.number(f"reward[{name!r}]", weight)
+        as_reward(self.reward)
         checks.flag("counterfactual", self.counterfactual)
         checks.instance("model", self.model, SessionFitConfig)

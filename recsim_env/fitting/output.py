@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +17,13 @@ from recsim_env import checks, files
 from recsim_env.fitting.config import FitConfig
 from recsim_env.logs.plain import PlainLog
 from recsim_env.logs.schema import IMPRESSIONS, write_table
-from recsim_env.shop_file import SHOP_FILE
+from recsim_env.shop_file import SHOP_FILE, UNFINISHED
 from recsim_env.tables import write_parquet
 
 LOG = "log"
 """Folder of the log's tables."""
-UNFINISHED = "unfinished"
-"""Folder of the models of a fit that is not finished."""
+RANKER = "ranker.safetensors"
+"""File of the ranker that `benchmarks.data.fit_log` fits to that log."""
 SETTINGS = "settings.json"
 """File in it that says what they are fitted to."""
 PACKAGES = ("recsim-env", "torch", "transformers", "polars")
@@ -45,12 +46,29 @@ def check_output(folder: object, inputs: tuple[object, ...]) -> Path:
                 "inputs are."
             )
     ours = (path / SHOP_FILE).is_file() or (path / UNFINISHED / SETTINGS).is_file()
-    if path.is_dir() and not ours and any(path.iterdir()):
+    if path.is_dir() and not ours and not _bare(path):
         raise ValueError(
             f"folder is {str(path)!r}, which holds files that are not those of a fit: name a new "
             "or an empty folder."
         )
     return path
+
+
+def _bare(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a fit that was killed at once leaves there."""
+    return all(
+        one.name in (files.LOCK, files.HOLDER)
+        or bool(files.TEMPORARY.fullmatch(one.name))
+        or (one.name == UNFINISHED and one.is_dir() and _bare(one))
+        for one in folder.iterdir()
+    )
+
+
+def remove_earlier(folder: Path) -> None:
+    """Remove what an earlier fit, perhaps of another log, leaves: `shop.json` first."""
+    (folder / SHOP_FILE).unlink(missing_ok=True)
+    (folder / RANKER).unlink(missing_ok=True)
+    shutil.rmtree(folder / LOG, ignore_errors=True)
 
 
 def write_log(plain: PlainLog, folder: Path) -> None:
@@ -84,6 +102,7 @@ def remember(folder: Path, plain: PlainLog, config: FitConfig) -> None:
                 "settings: delete it to begin anew."
             )
         return
+    shutil.rmtree(path.parent, ignore_errors=True)  # what a killed process had begun to remove
     files.made(path.parent)
     files.write_json(path, told)
 

@@ -14,15 +14,16 @@ from recsim_env import files
 from recsim_env.catalog import Catalog
 from recsim_env.fitting.config import FitConfig
 from recsim_env.fitting.judging import judged
-from recsim_env.fitting.output import UNFINISHED, check_output, remember, versions, write_log
+from recsim_env.fitting.output import check_output, remember, remove_earlier, versions, write_log
 from recsim_env.fitting.parts import Parts, parts_of
 from recsim_env.logs.plain import PlainLog, catalog_of, embed_items, read_plain
 from recsim_env.logs.plain.reading import Plain
-from recsim_env.shop_file import SESSION, SHOP_FILE, Opinion, ShopFile
+from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, Opinion, ShopFile
 from recsim_env.shoppers.session.fit import fit_session
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.weights import load_model, save_model
+from recsim_env.types import best_device
 from recsim_env.verdicts.findings import Findings
 from recsim_env.verdicts.report import write_report
 
@@ -82,6 +83,7 @@ def fit(
         OSError: If the folder cannot be written to.
     """
     config = config or FitConfig()
+    device = best_device(device)
     path = check_output(folder, (log, catalog))
 
     # The log as tables, items and episodes.
@@ -95,6 +97,7 @@ def fit(
         seed=config.seed,
     )
     parts = parts_of(plain, config)
+    _check_reward(config, parts, plain)
     with files.locked(files.made(path)):
         remember(path, plain, config)
         progress("making item vectors", 0, 1)
@@ -114,7 +117,7 @@ def fit(
 
         # Everything on disk, and last the file that says so.
         progress("writing the folder", 0, 1)
-        (path / SHOP_FILE).unlink(missing_ok=True)
+        remove_earlier(path)
         save_session(path, goods, members, parts.logged)
         write_log(plain, path)
         findings = replace(findings, notes=[*notes, *findings.notes])
@@ -122,6 +125,19 @@ def fit(
         files.write_json(path / SHOP_FILE, _told(plain, parts, findings, config, horizon))
         shutil.rmtree(path / UNFINISHED)
     return Fitted(path, findings, horizon, notes)
+
+
+def _check_reward(config: FitConfig, parts: Parts, plain: PlainLog) -> None:
+    """Raise ValueError where the shoppers will not tell what a term of the reward counts."""
+    if "outside_reward" in config.reward:
+        raise ValueError(
+            "reward has the term 'outside_reward', which only outside environments pay."
+        )
+    if "purchases" in config.reward and parts.sessions.purchases is None:
+        raise ValueError(
+            f"reward has the term 'purchases', but {plain.name} has no purchases that differ from "
+            "its clicks."
+        )
 
 
 def _member(

@@ -32,6 +32,8 @@ from recsim_env.verdicts.spread import Spread, spread
 
 MODEL = "simulator"
 """Name of the judged model in all tables."""
+QUIET = 0.99
+"""Share of the gaps between slates that a user must have been silent for, to count as gone."""
 SAMPLED = 20
 """Slates that a report shows."""
 
@@ -205,14 +207,17 @@ def leave_scores(
     """Score the chance of leaving beside a table of leave rates.
 
     Slates after which the log was not watched on are left out: the last ones of users who did not
-    leave.
+    leave, or of whom nobody can tell, since they were silent for less than most gaps last.
     """
     slates = slate_rows(held_out)
-    watched = watched_on(held_out)
+    gaps = gaps_of(learned_from)
+    known = gaps[gaps >= 0]
+    quiet = float(np.quantile(known, QUIET, method="higher")) if len(known) else 0.0
+    watched = watched_on(held_out, quiet)
     kept = slates.only(watched)
     if predicted.leaves is None or not 0 < kept.label.sum() < len(kept):
         return kept, []
-    learned = watched_on(learned_from)
+    learned = watched_on(learned_from, quiet)
     train = slate_rows(learned_from)
     table = leaving_baseline(
         train.only(learned),
@@ -225,11 +230,12 @@ def leave_scores(
     return kept, score(rated, MODEL, seed=seed)
 
 
-def watched_on(sessions: Sessions) -> np.ndarray:
-    """Which slates (V,) were followed by another one, or by leaving."""
+def watched_on(sessions: Sessions, quiet: float = 0.0) -> np.ndarray:
+    """Which slates (V,) were followed by another one, or by at least `quiet` days of silence."""
     place = torch.arange(sessions.slates.shape[1]).expand(len(sessions), -1)
     last = place == sessions.length.unsqueeze(1) - 1
-    return np.asarray((~last | sessions.left.unsqueeze(1))[sessions.real].numpy())
+    gone = sessions.left & (sessions.watched >= quiet)
+    return np.asarray((~last | gone.unsqueeze(1))[sessions.real].numpy())
 
 
 def clicks_of(sessions: Sessions) -> Floats:

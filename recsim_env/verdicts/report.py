@@ -164,7 +164,7 @@ def as_markdown(findings: Findings, title: str) -> str:
         lines += ["", "## Sampled slates", "", "Clicked items are **bold**; the predicted chance"]
         lines += ["of a click stands behind each item.", ""]
     for visit in findings.visits:
-        lines += [f"- {_heading(visit)}"]
+        lines += [f"- {_cell(_heading(visit))}"]
         for place, item in enumerate(visit.items, 1):
             mark = "**" if item.clicked else ""
             lines += [f"  {place}. {mark}{_cell(item.title)}{mark} ({item.chance:.0%})"]

@@ -21,6 +21,11 @@ EXPLAINED_SHARE = 0.30
 """Least `PolicyLevels.explained` of a simulator whose levels can be trusted. In the three worlds of
 `benchmarks.shopper.verdict_cases`, logs that held what their policies knew gave .44 to .48, with
 errors of at most 5 % in greedy CTR's return; logs that did not gave .13 to .18, with 20 to 43 %."""
+LEVEL_LIMIT = 1.25
+"""Largest factor by which clicks at the first slates of all policies may be over- or underrated."""
+TIE = 0.002
+"""Largest difference of two AUCs that count as alike: where the means of items are the truth, a
+model that found it is a little above or below them."""
 ALIKE_SPREAD = 0.10
 """Largest `PolicyLevels.misjudged` at which policies count as misjudged alike, whatever share of
 their differences is explained."""
@@ -74,9 +79,12 @@ def clicks(scores: Sequence[Score], judged: str) -> Verdict:
             f"{entropy.value.value:.3f}, {pair})."
         )
         return Verdict("clicks", False, sentence, lead)
-    if lead.value <= 0:
+    if lead.value < -TIE:
         sentence = f"Clicks: two means rank held-out clicks better than the model ({pair})."
         return Verdict("clicks", False, sentence, lead)
+    if lead.value <= TIE:
+        sentence = f"Clicks: the model ranks held-out clicks as two means do ({pair})."
+        return Verdict("clicks", None, sentence, lead)
     if lead.low <= 0:
         sentence = f"Clicks: no clear lead over two means on so few users ({pair})."
         return Verdict("clicks", None, sentence, lead)
@@ -177,6 +185,13 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
         f"the worst policy at first slates is {worst.group}, predicted over observed clicks "
         f"{_plain(worst.ratio, 2)}"
     )
+    level = overall(first, model)
+    if _off(level, LEVEL_LIMIT):
+        sentence = (
+            "Levels: not to be trusted, for predicted over observed clicks at first slates are "
+            f"{_plain(level, 2)}; {told}."
+        )
+        return Verdict("levels", False, sentence, level)
     if found.misjudged.value <= ALIKE_SPREAD:
         sentence = (
             "Levels: policies are misjudged alike at first slates, up to "
@@ -194,6 +209,15 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
         )
         return Verdict("levels", False, sentence, found.explained)
     return Verdict("levels", True, f"Levels: {share}; {told}.", found.explained)
+
+
+def overall(rows: Rows, model: str) -> Estimate:
+    """Predicted over observed clicks of all rows."""
+    predicted, observed, _ = by_user(rows, model, np.zeros(len(rows), dtype=np.int64), 1)[:, :, 0]
+    draws = resamples(len(observed), SAMPLES)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sampled = (draws @ predicted) / (draws @ observed)
+        return from_samples(float(predicted.sum() / observed.sum()), sampled, len(observed))
 
 
 def policy_levels(first: Rows, model: str) -> PolicyLevels:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recsim_env.__main__ import main
+from recsim_env.files import locked
 from tests.support.plain_logs import catalog, log
 
 
@@ -37,6 +38,15 @@ def test_wrong_input_is_one_sentence(files: list[str], capsys: pytest.CaptureFix
     assert told.err.startswith("python -m recsim_env check-log: ")
     assert "column 'nobody': found no such column" in told.err
     assert told.err.count("\n") == 1
+
+
+def test_a_folder_that_another_process_writes_is_one_sentence(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "shop"
+    with locked(output):
+        assert main(["fit", *files, "--columns", "user=uid", "--output", str(output)]) == 2
+    assert f"{output} is being written by" in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module(files: list[str]) -> None:

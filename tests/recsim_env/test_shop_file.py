@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recsim_env.registration import PRESETS, register
-from recsim_env.shop_file import SHOP_FILE, Opinion, ShopFile, doubt_levels
+from recsim_env.shop_file import SHOP_FILE, UNFINISHED, Opinion, ShopFile, doubt_levels
 
 RIGHT = {
     "kind": "session",
@@ -34,6 +34,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_folder_without_the_file_holds_households(tmp_path: Path) -> None:
     assert ShopFile.read(tmp_path) == ShopFile("household")
+
+
+def test_a_folder_of_an_unfinished_fit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / UNFINISHED).mkdir()
+    with pytest.raises(ValueError, match="which holds an unfinished fit: call the same fit again"):
+        register("shopfile/Half-v0", tmp_path)
+    assert "shopfile/Half-v0" not in PRESETS
+    folder(tmp_path)  # finished, but its leavings are not removed yet
+    register("shopfile/Half-v0", tmp_path)
 
 
 @pytest.mark.parametrize(

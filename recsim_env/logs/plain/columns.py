@@ -115,7 +115,7 @@ def log_columns(names: Mapping[str, str], header: Sequence[str], file: str) -> d
         Names in the file by column, `user_*` columns included; required columns may be missing.
 
     Raises:
-        LogError: If a name that was told is not in the file.
+        LogError: If a name that was told is not in the file, or a column has two meanings.
     """
     told = {name: found for name, found in names.items() if name in _LOG or _is_feature(name)}
     _all_there(told, header, file)
@@ -127,7 +127,11 @@ def log_columns(names: Mapping[str, str], header: Sequence[str], file: str) -> d
         if _is_feature(name) and name not in mapped and name not in _LOG
     }
     features |= {name: column for name, column in told.items() if _is_feature(name)}
-    return {name: column for name, column in {**found, **features}.items() if column in set(header)}
+    there = {
+        name: column for name, column in {**found, **features}.items() if column in set(header)
+    }
+    _one_meaning_each(told, there, file)
+    return there
 
 
 def catalog_columns(names: Mapping[str, str], header: Sequence[str], file: str) -> dict[str, str]:
@@ -137,7 +141,8 @@ def catalog_columns(names: Mapping[str, str], header: Sequence[str], file: str) 
     log.
 
     Raises:
-        LogError: If a name that was told is not in the file, or a required column is missing.
+        LogError: If a name that was told is not in the file, a column has two meanings, or a
+            required column is missing.
     """
     told = {
         name.removeprefix(_OF_CATALOG): found
@@ -149,6 +154,7 @@ def catalog_columns(names: Mapping[str, str], header: Sequence[str], file: str) 
         told["item"] = names["item"]
     found = {column.name: told.get(column.name, column.name) for column in CATALOG_COLUMNS}
     there = {name: column for name, column in found.items() if column in set(header)}
+    _one_meaning_each(told, there, file)
     for column in CATALOG_COLUMNS:
         if column.required and column.name not in there:
             raise missing(column.name, told.get(column.name), header, file, of_catalog=True)
@@ -161,7 +167,8 @@ def missing(
     """Make the error for a required column that a file does not have; it guesses at the name."""
     known = CATALOG_COLUMNS if of_catalog else LOG_COLUMNS
     meaning = next(column.meaning for column in known if column.name == name)
-    alike = difflib.get_close_matches(told or name, header, 1, 0.5)
+    free = [column for column in header if column not in {one.name for one in known}]
+    alike = difflib.get_close_matches(told or name, free, 1, 0.5)
     prefix = _OF_CATALOG if of_catalog and name in _LOG else ""
     guess = f" (is it {alike[0]!r}? then say columns {prefix}{name}={alike[0]})" if alike else ""
     found = checks.told(list(header))
@@ -173,6 +180,19 @@ def missing(
 
 def _is_feature(name: str) -> bool:
     return name.startswith(USER_PREFIX) and name not in (NO_FEATURE, USER_PREFIX)
+
+
+def _one_meaning_each(told: Mapping[str, str], there: Mapping[str, str], file: str) -> None:
+    """Raise LogError where one column of the file would be read as two things."""
+    meanings: dict[str, str] = {}
+    for name, column in there.items():
+        other = meanings.setdefault(column, name)
+        if other != name:
+            new, old = (name, other) if name in told else (other, name)
+            raise LogError(
+                f"{file}: column '{column}': columns says that it is {new}, but it is {old} too: "
+                f"say which column is {old}."
+            )
 
 
 def _all_there(told: Mapping[str, str], header: Sequence[str], file: str) -> None:

@@ -44,8 +44,12 @@ def embed_items(plain: PlainLog, *, seed: int = 0) -> ItemVectors:
     seed = checks.whole("seed", seed, 0, checks.LARGEST_SEED)
     given = plain.items["embedding"]
     if not given.null_count():
-        vectors = torch.from_numpy(given.explode().to_numpy().copy()).view(len(given), -1)
-        return ItemVectors(normalize(vectors, dim=1), "Item vectors are those of the catalogue.")
+        vectors = torch.from_numpy(given.explode().to_numpy().copy()).view(len(given), -1).double()
+        # Numbers as large or small as a Float32 can be: their squares are not.
+        vectors = vectors / vectors.abs().amax(dim=1, keepdim=True)
+        return ItemVectors(
+            normalize(vectors, dim=1).float(), "Item vectors are those of the catalogue."
+        )
 
     clicked, bare = _for_all(_of_clicks(plain, seed), plain.items)
     of_clicks = f"co-clicks of the training users ({clicked.shape[1]} singular vectors)"
@@ -123,6 +127,8 @@ def _of_clicks(plain: PlainLog, seed: int) -> Tensor:
         torch.stack([user, item]), weight, (users, items), check_invariants=False
     ).coalesce()
     width = min(WIDTH + 1, users, items)
+    if width == 1:  # one direction, which would be left out: all items are alike
+        return torch.ones(items, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _, size, vectors = torch.svd_lowrank(matrix, q=width, niter=ROUNDS)

@@ -68,7 +68,7 @@ def read_items(source: Source, names: dict[str, str]) -> tuple[pl.DataFrame, lis
                 "path": path,
                 "price": _prices(source, columns, rows),
                 "brand": texts.get("brand", pl.repeat(None, len(rows), eager=True)),
-                "embedding": _embeddings(source, columns, rows),
+                "embedding": _embeddings(source, columns, rows, notes),
             },
             schema=ITEMS,
         ),
@@ -116,17 +116,23 @@ def _prices(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> pl.S
         given=is_given(column, source.schema[column]),
     )
     bad = (pl.col("price").is_null() & pl.col("given")) | (pl.col("price") < 0)
-    if wrong := first_rows(price, bad | pl.col("price").is_infinite()):
+    if wrong := first_rows(price, bad | pl.col("price").cast(pl.Float32).is_infinite()):
         raise source.fault(column, wrong[0], "a price of 0 or more, or nothing", wrong[1])
     return price["price"].cast(pl.Float32)
 
 
-def _embeddings(source: Source, columns: dict[str, str], rows: pl.DataFrame) -> pl.Series:
-    """Vectors as they are given: finite, of one width, and not all 0."""
+def _embeddings(
+    source: Source, columns: dict[str, str], rows: pl.DataFrame, notes: list[str]
+) -> pl.Series:
+    """Vectors as they are given: finite, of one width, and not all 0; a column may be empty."""
+    nothing = pl.repeat(None, len(rows), eager=True).cast(ITEMS["embedding"])
     if "embedding" not in columns:
-        return pl.repeat(None, len(rows), eager=True).cast(ITEMS["embedding"])
+        return nothing
     column, dtype = columns["embedding"], source.schema[columns["embedding"]]
     value = pl.col(column)
+    if not rows.select(is_given(column, dtype).any()).item():
+        notes.append(f"Column {column!r} of the catalogue is empty.")
+        return nothing
     if dtype == pl.String():
         value = value.str.extract_all(r"[^\s,;\[\]()]+").list.eval(
             pl.element().cast(pl.Float32, strict=False)

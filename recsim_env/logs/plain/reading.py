@@ -302,6 +302,12 @@ def _problems(impressions: pl.DataFrame, users: int) -> list[str]:
             f"column 'user': found {users:,} users, expected at least {LEAST_USERS}, of whom a "
             "tenth each is held out to check and to test."
         )
+    learned = impressions.filter(pl.col("split") == "train")["click"].list.any().any()
+    if not problems and not learned:
+        problems.append(
+            f"{column}: found no click in the rows of the users to learn from, expected some: the "
+            "log is too small, or another seed is needed."
+        )
     tested = impressions.filter(pl.col("split") == "test").select(
         shown=pl.col("slate").list.len().sum(), clicks=pl.col("click").list.sum().sum()
     )

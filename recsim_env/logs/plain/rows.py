@@ -98,10 +98,11 @@ def _check_rows(
     source: Source, columns: Mapping[str, str], rows: pl.DataFrame, items: int, catalog: str
 ) -> None:
     """Raise LogError at the first row whose item, time, page, position or propensity is wrong."""
+    naive = pl.col("time").dt.replace_time_zone(None)
     rules = {
         "item": (pl.col("item").is_null(), f"one of the {items:,} items of {catalog}"),
         "timestamp": (
-            pl.col("time").is_null() | ~pl.col("time").is_between(EARLIEST, LATEST, closed="left"),
+            pl.col("time").is_null() | ~naive.is_between(EARLIEST, LATEST, closed="left"),
             TIME_EXPECTED,
         ),
         "page": (pl.col("page").is_null() | (pl.col("page") < 0), _WHOLE),

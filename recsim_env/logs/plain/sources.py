@@ -75,6 +75,7 @@ class Source:
             rows: How many rows have a fault like this one.
         """
         value = self.value(column, row)
+        value = value.to_list() if isinstance(value, pl.Series) else value
         found = "nothing" if value is None else checks.told(value)
         more = f" (and {rows - 1:,} rows more)" if rows > 1 else ""
         return LogError(

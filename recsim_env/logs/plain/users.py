@@ -51,7 +51,8 @@ class Feature:
             return [flag.cast(pl.Float32) for flag in (*own, other)]
         if self.deviation is None:
             return [value.fill_null(self.mean).cast(pl.Float32)]
-        squashed = ((value.fill_null(self.mean) - self.mean) / (2 * self.deviation)).tanh()
+        half = value.fill_null(self.mean) / 2 - self.mean / 2  # no overflow
+        squashed = (half / self.deviation).tanh()
         return [squashed.cast(pl.Float32)]
 
 
@@ -120,10 +121,13 @@ def _feature(train: pl.Series, everybody: pl.Series) -> Feature:
             train.drop_nulls().value_counts().sort("count", train.name, descending=[True, False])
         )
         return Feature(train.name, tuple(counts[train.name].head(MOST_CATEGORIES)))
-    mean = float(train.mean() or 0.0)  # type: ignore[arg-type]
+    # Numbers may be so large that their sum is none: they are added up in parts of the largest.
+    largest = float(train.abs().max() or 1.0)  # type: ignore[arg-type]
+    parts = train / largest
+    mean = float(parts.mean() or 0.0) * largest  # type: ignore[arg-type]
     if bool((everybody.drop_nulls().abs() <= 1).all()):
         return Feature(train.name, mean=mean)
-    deviation = float(train.std() or 0.0)  # type: ignore[arg-type]
+    deviation = float(parts.std() or 0.0) * largest  # type: ignore[arg-type]
     return Feature(train.name, mean=mean, deviation=deviation or 1.0)
 
 

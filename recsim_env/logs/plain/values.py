@@ -65,10 +65,11 @@ def deeds(column: pl.Series) -> tuple[pl.Series, bool, bool]:
 
 @dataclass(frozen=True)
 class Clock:
-    """How a column of times is read as one naive local time."""
+    """How a column of times is read."""
 
     time: pl.Expr
-    """Datetime("us"); null where it cannot be read."""
+    """Datetime("us"), with the shop's zone where instants are known, so that an hour that its clock
+    repeats stays two; null where it cannot be read."""
     said: str
     """What was done, as a sentence."""
 
@@ -133,7 +134,7 @@ def _of_texts(column: str, sample: pl.Series, local: str) -> Clock:
 
 
 def _local(time: pl.Expr, zone: str) -> pl.Expr:
-    return time.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    return time.dt.convert_time_zone(zone)
 
 
 def _said(found: str, zone: str) -> str:

@@ -32,6 +32,9 @@ def impressions_of(slates: pl.DataFrame, split: pl.Series, name: str) -> pl.Data
     slates = slates.sort(keys).with_columns(
         page=pl.int_range(pl.len()).over("visit"), time=pl.col("time").min().over("visit")
     )
+    # On the shop's clock: in an hour that it repeats, time stands still rather than go back.
+    here = pl.col("time", "end").dt.replace_time_zone(None)
+    slates = slates.with_columns(here.cum_max().over("shopper"))
     first, last = slates.select(
         first=pl.col("time").min().dt.date(), last=pl.col("end").max().dt.date()
     ).row(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,9 +13,11 @@ import pytest
 
 import recsim_env
 from recsim_env.fitting import FitConfig, fit
+from recsim_env.fitting.output import check_output, remember
+from recsim_env.logs.plain import read_plain
 from recsim_env.logs.schema import LogError, read_impressions
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shop_file import ShopFile
+from recsim_env.shop_file import UNFINISHED, ShopFile
 from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.shoppers.session.starts import FILE, Logged
 from tests.support.plain_logs import catalog, log
@@ -136,7 +139,46 @@ def test_nothing_is_written_where_it_should_not(tmp_path: Path) -> None:
         fit(rows(), catalog(), tmp_path / "log.csv", config=QUICK)
     with pytest.raises(LogError, match="found no click"):
         fit(rows().with_columns(click=pl.lit(0)), catalog(), tmp_path / "none", config=QUICK)
+    for term in ("purchases", "outside_reward"):
+        config = replace(QUICK, reward={term: 1.0})
+        with pytest.raises(ValueError, match=f"reward has the term '{term}'"):
+            fit(rows(), catalog(), tmp_path / "none", config=config)
+    with pytest.raises(ValueError, match="device is 'abacus'"):
+        fit(rows(), catalog(), tmp_path / "none", config=QUICK, device="abacus")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.csv", "log.csv", "mine"]
+
+
+def test_what_a_fit_that_was_killed_at_once_leaves_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / UNFINISHED).mkdir()
+    (tmp_path / UNFINISHED / ".settings.json.7.0a1b2c3d.tmp").touch()
+    assert check_output(tmp_path, ()) == tmp_path
+    (tmp_path / UNFINISHED / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="holds files that are not those of a fit"):
+        check_output(tmp_path, ())
+
+
+def test_nothing_of_an_earlier_log_stays(tmp_path: Path) -> None:
+    told = rows().with_columns(user_age=pl.col("user").str.slice(1).cast(pl.Int64))
+    fit(told, catalog(), tmp_path, config=replace(QUICK, members=2))
+    (tmp_path / "ranker.safetensors").touch()
+    before = {path.name for path in (tmp_path / "log").iterdir()}
+    fit(rows(), catalog(), tmp_path, config=QUICK)
+    assert before - {path.name for path in (tmp_path / "log").iterdir()} == {"declared.parquet"}
+    assert not (tmp_path / "ranker.safetensors").exists()
+    assert not (tmp_path / "model1").exists()
+
+
+def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
+    """A process that is killed while it removes the unfinished models may leave some of them."""
+    plain = read_plain(rows(), catalog())
+    model = tmp_path / UNFINISHED / "model0"
+    model.mkdir(parents=True)
+    remember(tmp_path, plain, QUICK)
+    assert not model.exists()
+    model.mkdir()
+    remember(tmp_path, plain, QUICK)
+    assert model.exists()  # of the same fit
 
 
 @pytest.mark.parametrize(
@@ -146,6 +188,8 @@ def test_nothing_is_written_where_it_should_not(tmp_path: Path) -> None:
         ({"slate_size": 0}, "slate_size is 0"),
         ({"horizon_days": -1.0}, "horizon_days is -1"),
         ({"reward": {"clicks": "a"}}, r"reward\['clicks'\] is 'a'"),
+        ({"reward": {"joy": 1.0}}, "a term of reward is 'joy'"),
+        ({"reward": {}}, "reward has no term"),
         ({"seed": -1}, "seed is -1"),
         ({"counterfactual": 3}, "counterfactual is 3"),
     ],

@@ -114,6 +114,22 @@ def test_the_page_needs_no_network_and_no_script() -> None:
     assert page == as_html(findings(), TITLE)
 
 
+def test_names_of_policies_are_no_formulas_and_no_lines() -> None:
+    """A dollar sign begins mathematics in matplotlib, and a line break a paragraph in Markdown."""
+    pytest.importorskip("matplotlib")
+    sessions, _ = toy_log(200, 2, policies=("$\\frac{$", "two\nlines"))
+    learned, held = sessions.take(torch.arange(150)), sessions.take(torch.arange(150, 200))
+
+    def predict(asked: Sessions) -> Predicted:
+        return Predicted(torch.from_numpy(rates())[asked.slates[asked.real].clamp(min=0)])
+
+    found = assess(predict, learned, held, verdict_catalog())
+    assert "$\\frac{$" in as_html(found, TITLE)
+    text = as_markdown(found, TITLE)
+    assert "policy two lines" in text
+    assert not re.search("^lines", text, flags=re.MULTILINE)
+
+
 @pytest.mark.skipif(BROWSER is None, reason="there is no headless Chromium")
 def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")

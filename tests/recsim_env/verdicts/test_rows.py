@@ -42,6 +42,9 @@ def test_one_row_for_each_slate() -> None:
     rows = slate_rows(two_users())
     assert rows.label.tolist() == [False, False, True]  # only the second user left
     assert watched_on(two_users()).tolist() == [True, False, True]
+    # Days of silence that are fewer than most gaps last tell nothing.
+    assert watched_on(two_users(), quiet=1.0).tolist() == [True, False, True]
+    assert watched_on(two_users(), quiet=2.0).tolist() == [True, False, False]
     assert clicks_of(two_users()).tolist() == [1, 2, 0]
     assert gaps_of(two_users()).tolist() == [1, -1, -1]
 

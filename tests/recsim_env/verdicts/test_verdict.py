@@ -94,7 +94,8 @@ def scores(auc: tuple[float, float, float], base: float, ne: float = 0.9) -> lis
         (scores((0.74, 0.01, 0.03), 0.72), True),
         (scores((0.74, -0.01, 0.05), 0.72), None),  # users are too few to tell
         (scores((0.747, -0.02, -0.01), 0.760), False),  # MovieLens-100k
-        (scores((0.76, -0.01, 0.01), 0.76), False),
+        (scores((0.76, -0.01, 0.01), 0.76), None),  # two means may be the truth
+        (scores((0.999, -0.0011, -0.0009), 1.0), None),
         (scores((0.74, 0.01, 0.03), 0.72, ne=1.2), False),  # ranks, but the level is wild
     ],
 )
@@ -104,6 +105,15 @@ def test_clicks_must_be_ranked_better_than_two_means(
     verdict = judge.clicks(found, "m")
     assert verdict.holds is holds
     assert f"{found[0].value.value:.3f}" in verdict.sentence
+
+
+def test_levels_fail_where_all_policies_are_underrated_alike() -> None:
+    rows = first_rows(("blind", "other"))
+    rows = rows.with_prediction("low", 0.4 * rows.predicted["true"])
+    found = judge.levels(rows, "low", by_policy(rows, "low"))
+    assert found.holds is False
+    assert found.figure is not None
+    assert found.figure.value == pytest.approx(0.4, abs=0.03)
 
 
 def test_leaving_needs_leavers_a_lead_and_the_right_number() -> None:

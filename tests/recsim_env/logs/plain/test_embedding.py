@@ -107,3 +107,16 @@ def test_the_catalogue_of_a_log() -> None:
     assert made.path[3] == "shelf 3/shelf 3/shelf 3"
     assert made.categories == tuple(f"shelf {c}/shelf {c}" for c in range(CATEGORIES))
     assert float(made.price[3]) == 4.5
+
+
+@pytest.mark.usefixtures("without_minilm")
+def test_a_single_item_has_a_vector() -> None:
+    rows = log(items=1, size=1, visits=6, rate=lambda user, item: 0.4)
+    assert embed_items(read_plain(rows, catalog(1))).vectors.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_vectors_of_any_length_are_scaled(scale: float) -> None:
+    given = catalog().with_columns(embedding=pl.lit([3 * scale, 4 * scale]))
+    made = embed_items(read_plain(log(), given)).vectors
+    torch.testing.assert_close(made, torch.tensor([[0.6, 0.8]]).expand(40, 2))

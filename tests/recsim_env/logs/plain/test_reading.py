@@ -139,6 +139,30 @@ def test_times_of_several_offsets_are_one_clock() -> None:
     assert table(read_plain(mixed, catalog())).equals(table(read_plain(rows, catalog())))
 
 
+def test_an_hour_that_the_clock_repeats_stays_two() -> None:
+    """On 27 October 2024, 00:10 and 01:10 UTC are both 02:10 in Berlin."""
+    rows = log(visits=2).with_columns(
+        timestamp=datetime.datetime(2024, 10, 27, 0, 10)
+        + pl.duration(hours=pl.int_range(pl.len()) // 5 % 2)
+    )
+    zoned = rows.with_columns(pl.col("timestamp").dt.replace_time_zone("UTC")).drop("position")
+    plain = read_plain(zoned, catalog(), time_zone="Europe/Berlin")
+    assert table(plain).equals(
+        table(read_plain(rows.drop("position"), catalog())).with_columns(
+            time=datetime.datetime(2024, 10, 27, 2, 10)
+        )
+    )
+    # Ten minutes before and after the clock goes back: time stands still in the table.
+    around = zoned.with_columns(
+        timestamp=pl.datetime(2024, 10, 27, 0, 50, time_zone="UTC")
+        + pl.duration(minutes=pl.int_range(pl.len()) // 5 % 2 * 20)
+    )
+    found = table(read_plain(around, catalog(), time_zone="Europe/Berlin"))
+    assert len(found) == 60
+    assert found["time"].unique().to_list() == [datetime.datetime(2024, 10, 27, 2, 50)]
+    assert found["visit"].n_unique() == 30  # twenty minutes are no silence
+
+
 def test_dates_alone_are_days() -> None:
     rows = log().with_columns(pl.col("timestamp").dt.date())
     plain = read_plain(rows, catalog())
@@ -418,3 +442,21 @@ def test_a_frame_may_hold_empty_texts_and_nan() -> None:
     assert table(plain)["propensity"].null_count() == len(table(plain))
     assert table(plain)["policy"].null_count() == len(table(plain))
     assert not table(plain)["purchase"].explode().any()
+
+
+def test_numbers_of_users_may_be_as_large_as_numbers_are() -> None:
+    high = pl.col("user") > "u14"
+    rows = log().with_columns(user_x=pl.when(high).then(1.7e308).otherwise(-1.7e308))
+    plain = read_plain(rows, catalog())
+    assert plain.declared is not None
+    told = plain.declared["declared"].explode().to_numpy()
+    # Half the users each: about one standard deviation from the mean, so tanh(1/2).
+    np.testing.assert_allclose(np.abs(told), np.tanh(0.5), atol=0.05)
+    assert (told > 0).sum() == 15
+
+
+def test_a_column_of_vectors_may_be_empty() -> None:
+    for empty in (pl.lit(None), pl.lit(""), pl.lit(None, dtype=pl.List(pl.Float64))):
+        plain = read_plain(log(), catalog().with_columns(embedding=empty))
+        assert plain.items["embedding"].null_count() == 40
+        assert said(plain, "Column 'embedding' of the catalogue is empty")

@@ -62,6 +62,8 @@ GOODS: dict[str, tuple[Change, str]] = {
     "zero vector": (lambda f: edited(f.with_columns(embedding=pl.lit("[1, 0]")), 7, embedding="[0, 0]"), "column 'embedding', row 7"),
     "vector with NaN": (lambda f: edited(f.with_columns(embedding=pl.lit("1 0")), 7, embedding="1 nan"), "column 'embedding', row 7"),
     "no vector": (lambda f: edited(f.with_columns(embedding=pl.lit("1 0")), 7, embedding=None), "column 'embedding', row 7: found nothing"),
+    "vectors of several widths": (lambda f: f.with_columns(embedding=pl.int_ranges(1, 3 + pl.int_range(pl.len()) % 2)), r"column 'embedding', row [01]: found \[1(, 2)?\] \(and 19 rows more\), expected a vector of"),
+    "price beyond a Float32": (lambda f: edited(f, 7, price=1e300), "column 'price', row 7: found 1e\\+300"),
     "empty": (lambda f: f.clear(), "catalog: found no rows"),
 }  # fmt: skip
 
@@ -104,6 +106,16 @@ def test_one_class_in_the_test_users_is_refused() -> None:
         read_plain(quiet, catalog())
 
 
+def test_no_click_in_the_training_users_is_refused() -> None:
+    rows = log()
+    learned = read_plain(rows, catalog()).users.filter(pl.col("split") == "train")["user"].to_list()
+    quiet = rows.with_columns(
+        pl.when(pl.col("user").is_in(learned)).then(0).otherwise("click").alias("click")
+    )
+    with pytest.raises(LogError, match="found no click in the rows of the users to learn from"):
+        read_plain(quiet, catalog())
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"")
     (tmp_path / "log.parquet").write_bytes(b"no parquet")
@@ -137,6 +149,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ("shopper=uid", "columns names 'shopper', but the columns are"),
         ("user=uid", "column 'uid': found no such column"),
         ({"user": 3}, "must be a text"),
+        ("user=item", "log: column 'item': columns says that it is user, but it is item too"),
+        (
+            "user_x=click",
+            "log: column 'click': columns says that it is user_x, but it is click too",
+        ),
+        ("user=item,item=item", "but it is user too|but it is item too"),
+        ("title=category", "catalog: column 'category': columns says that it is title"),
+        ({"click": "purchase"}, r"column 'purchase': found no such column among .*\]"),
     ],
 )
 def test_columns_that_are_not_there(columns: object, message: str) -> None:
