@@ -57,7 +57,7 @@ print(f"Episodes last {fitted.horizon_days:g} days. Look at {fitted.folder / 're
 recsim_env.register("shop/Mine-v0", SHOP)
 env = gymnasium.make("shop/Mine-v0", population="evaluation")
 observation, _ = env.reset(seed=0)
-_, reward, *_, info = env.step(observation["candidates"][:6])
+observation, reward, terminated, truncated, info = env.step(observation["candidates"][:6])
 print(f"{reward:.0f} clicks, back after {info['gap_days']:.0f} days")
 
 # %% [markdown]

@@ -40,7 +40,7 @@ from policies.rankers.files import load_ranker, save_ranker
 from recsim_env import SlateSimulator, checks, make_simulator
 from recsim_env.files import locked, read_object, write_json
 from recsim_env.logs.sessions import Sessions
-from recsim_env.registration import PRESETS, Later, preset
+from recsim_env.registration import PRESETS, Later, preset, shopper_options
 from recsim_env.rewards import Reward, as_reward
 
 PLACES = Path("runs/places")
@@ -157,12 +157,9 @@ def registered(env: str) -> tuple[str, Path | None]:
         FileNotFoundError: If `env` is a folder that holds no fitted shoppers.
     """
     env = checks.text("env", env)
-    if env in PRESETS:
-        return env, None
     folder = Path(env)
-    if not folder.is_dir():
-        preset(env, "env")  # imports the module that is named, or says what is known
-        return env, None
+    if env in PRESETS or not folder.is_dir():
+        return env, _folder_of(env)
     if not (folder / SHOP_FILE).is_file():
         raise FileNotFoundError(
             f"env is the folder {env}, which has no {SHOP_FILE}: name a folder that "
@@ -176,12 +173,17 @@ def registered(env: str) -> tuple[str, Path | None]:
     return id, folder
 
 
+def _folder_of(env: str) -> Path | None:
+    """The folder of `recsim_env.fit` that an id was registered with, or None."""
+    shopper = preset(env, "env").shopper  # imports a module, or says what is known
+    if callable(shopper) or not (Path(shopper) / SHOP_FILE).is_file():
+        return None
+    return Path(shopper)
+
+
 def has_populations(env: str) -> bool:
     """Whether an environment's shoppers are of several populations."""
-    shopper = preset(env).shopper
-    if not callable(shopper):
-        return True
-    return "population" in inspect.signature(shopper).parameters
+    return "population" in shopper_options(preset(env))
 
 
 # ---- the ranker and the log ----------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_the_chances_of_all_days_that_the_log_reaches_add_up_to_one() -> None:
         watched=reached - days,
         left=reached - days > 0,
     )
-    nll = predicted(model.eval(), alike, verdict_catalog()).gap_nll
+    nll = predicted(model, alike, verdict_catalog()).gap_nll
     assert nll is not None
     chances = torch.exp(-nll[::2])
     assert chances.min() > 0
