@@ -236,6 +236,8 @@ class Agent:
                 raise ValueError(
                     f"observation has the keys {sorted(seen)}, but it must have {name!r} too."
                 )
+
+            # One shopper, or rows of several: all keys must agree.
             value = _tensor(name, seen[name], dtype_of(of_key), self.inputs.catalog.device)
             if tuple(value.shape) == shape:
                 rows = None

@@ -118,6 +118,8 @@ class SlateSimulator:
                 f"reward has the term 'purchases', but {name_of(shopper)} does not tell "
                 "purchases from clicks."
             )
+
+        # What agents see and do.
         self._their_spaces = shopper.spaces()
         promises.check_spaces(shopper, self._their_spaces)
         self.observation_space = self._observation_space()

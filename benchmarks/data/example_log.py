@@ -147,6 +147,8 @@ def _dated(
     low, high = (math.log(one) for one in PACES)
     pace = torch.exp(low + (high - low) * torch.rand(len(numbers), generator=generator))
     spread = torch.rand(len(table), generator=generator)
+
+    # What every shopper tells the shop, and when it comes.
     shop = [name.split("/")[1] for name in named(catalog)["path"]]
     category = {int(code): name for code, name in zip(catalog.category, shop, strict=True)}
     liked = favourites(declared, centres(catalog)).tolist()
@@ -170,6 +172,8 @@ def _dated(
             click=pl.col("purchase"),
         )
     )
+
+    # The rows as a shop exports them.
     rows = plain_rows(dated.select(table.columns))
     extra = dated.select("shopper", "visit", "user_likes", "user_likes_too")
     return (

@@ -360,12 +360,16 @@ def report(rows: pl.DataFrame, public: Mapping[str, Any] | None = None) -> Repor
                 "levels": f"{sum(one is True for one in trusted)} of {len(trusted)}",
             }
         )
+
+    # The verdict on levels must be yes for every known case and no for every hidden one.
     known, hidden = (rows.filter(pl.col("case") == case) for case in ("known", "hidden"))
     if len(known) and len(hidden):
         right = (
             known["levels"].fill_null(False).all() and not hidden["levels"].fill_null(True).any()
         )
         summary["market_csv_hidden_flagged"] = Estimate(float(right))
+
+    # The table, and below it that of public data.
     text = markdown(
         lines,
         {
@@ -402,6 +406,8 @@ def public_of(work: Path) -> dict[str, Any]:
             {"data": "MovieLens-100k", "what": topic, "found": one["sentence"]}
             for topic, one in content["verdicts"].items()
         ]
+
+    # Bandit rows: what check_log says, and the value of a policy.
     bandit = work / "open_bandit" / "found.json"
     if bandit.exists():
         found = read_object(bandit)

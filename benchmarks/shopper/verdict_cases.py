@@ -268,6 +268,8 @@ def report(rows: pl.DataFrame) -> Report:
         }
         for one in rows.iter_rows(named=True)
     ]
+
+    # False alarms, misses, and how far the two kinds of logs lie apart.
     hidden = rows.filter(pl.col("case") == "hidden")
     known = rows.filter(pl.col("case") == "known")
     summary = {

@@ -22,6 +22,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder to write: a new or empty one, or one of an earlier fit",
     )
+
+    # Size and length of the fit.
     parser.add_argument(
         "--members", type=int, default=2, help="number of models (default: %(default)s)"
     )

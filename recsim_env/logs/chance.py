@@ -79,6 +79,8 @@ def unrelated(slates: pl.DataFrame, category: NDArray[np.int64]) -> bool | None:
         return None
     within = float((sizes * (sizes - 1)).sum() / (items * (items - 1)))
     between = float((sizes**2).sum() / items**2)
+
+    # How often each category was shown in a user's first two slates.
     codes = pl.Series(category)
     shown = slates.with_columns(place=pl.int_range(pl.len()).over("shopper")).filter(
         pl.col("place") < 2
@@ -90,6 +92,8 @@ def unrelated(slates: pl.DataFrame, category: NDArray[np.int64]) -> bool | None:
         .group_by("shopper", "place", "category")
         .agg(count=pl.len().cast(pl.Float64))
     )
+
+    # Pairs of one category within the first slate, and between the two.
     first, second = (counts.filter(pl.col("place") == place) for place in (0, 1))
     inside = first.group_by("shopper").agg(
         size=pl.col("count").sum(), same=(pl.col("count") * (pl.col("count") - 1)).sum() / 2

@@ -200,6 +200,8 @@ def _warnings(plain: PlainLog, kind: str, counts: Mapping[str, Any]) -> list[str
             f"{counts['click_rate']:.0%} of the rows are clicks and no user meets an item twice: "
             "the rows look like ratings and not like exposures."
         )
+
+    # Times that tell nothing, or too little.
     times = table["time"]
     if times.n_unique() == 1:
         said.append(f"All times are {times[0]}: they tell nothing.")
@@ -211,6 +213,8 @@ def _warnings(plain: PlainLog, kind: str, counts: Mapping[str, Any]) -> list[str
     latest: datetime.datetime = times.max()  # type: ignore[assignment]
     if latest > datetime.datetime.now() + datetime.timedelta(days=1):
         said.append(f"The log ends on {latest:%Y-%m-%d}, which is later than today.")
+
+    # Slates that were put together wrongly, and items that only held-out users saw.
     if counts["slate_size"][2] > LARGE_SLATE:
         said.append(
             f"The largest slate has {counts['slate_size'][2]:,} items: rows of several slates have "
@@ -254,10 +258,14 @@ def _text(report: LogReport) -> list[str]:
             *_features(counts["features"]),
         ]
     )
+
+    # Clicks by position, by policy and by scenario.
     lines += _positions(report) + _policies(report)
     if report.scenarios:
         told = ", ".join(f"{name} {count:,}" for name, count in report.scenarios.items())
         lines += ["", *_wrapped(f"Slates by scenario: {told}", "  ")]
+
+    # How rows were read, which were left out, and what can be learned from the rest.
     for title, said in (
         ("How it was read", report.notes),
         ("Not used", [f"{rows:,} rows. {reason}" for reason, rows in report.dropped]),

@@ -156,7 +156,7 @@ class TellProgress(TrainerCallback):
         control: TrainerControl,
         **others: Any,
     ) -> None:
-        """Tell it."""
+        """Tell how many steps are done, and how many there are."""
         self.progress(state.global_step, state.max_steps)
 
 
@@ -181,7 +181,7 @@ class StopEarly(TrainerCallback):
         control: TrainerControl,
         **others: Any,
     ) -> None:
-        """Stop, or not."""
+        """Stop the training where patience has run out."""
         if self.is_over(state.global_step, state.log_history):
             control.should_training_stop = True
 

@@ -127,7 +127,7 @@ def owner_names(sessions: Sessions) -> NDArray[np.str_]:
 
 
 def together_of(parts: Sequence[Totals]) -> Totals:
-    """Put users together."""
+    """Put the users of several parts together."""
     return Totals(
         np.concatenate([part.clicks for part in parts]),
         np.concatenate([part.visits for part in parts]),

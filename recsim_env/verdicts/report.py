@@ -9,8 +9,11 @@ from pathlib import Path
 
 from recsim_env.estimates import Estimate
 from recsim_env.files import write_text
+from recsim_env.verdicts.closed_loop import ClosedLoop
+from recsim_env.verdicts.counterfactual import Counterfactual
 from recsim_env.verdicts.figures import drawable, figures
 from recsim_env.verdicts.findings import Findings, SampledVisit
+from recsim_env.verdicts.ratios import Ratio
 from recsim_env.verdicts.scores import Score
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
@@ -64,56 +67,59 @@ def tables(findings: Findings) -> list[Table]:
     found: list[Table] = [_scores("Clicks", findings.clicks)]
     if findings.leaving:
         found.append(_scores("Leaving", findings.leaving))
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
     columns = ("group", "items shown", "clicks", "predicted", "predicted / observed")
     for title, groups in findings.ratios.items():
-        rows = [
-            (
-                one.group,
-                f"{one.rows:,}",
-                f"{one.observed:,}",
-                f"{one.predicted:,.0f}",
-                told(one.ratio, 2),
-            )
-            for one in groups
-        ]
+        rows = [_of_ratio(one) for one in groups]
         found.append((f"Predicted over observed clicks by {title}", columns, rows))
+
+    # The simulator at work, hidden policies, and the members of an ensemble.
     if findings.closed_loop:
         head = ("policy", "users", "clicks a user", "ratio", "slates a user", "ratio of slates")
-        rows = [
-            (
-                one.policy,
-                f"{one.users[0]:,} / {one.users[1]:,}",
-                f"{one.simulated['clicks']:.2f} / {one.observed['clicks']:.2f}",
-                told(one.ratio["clicks"], 2),
-                f"{one.simulated['visits']:.1f} / {one.observed['visits']:.1f}",
-                told(one.ratio["visits"], 2),
-            )
-            for one in findings.closed_loop
-        ]
-        found.append(("Closed loop: simulated / held-out users", head, rows))
+        loops = [_of_loop(one) for one in findings.closed_loop]
+        found.append(("Closed loop: simulated / held-out users", head, loops))
     if findings.counterfactual:
         head = ("hidden policy", "episodes without it", "its users", "clicks", "AUC", "ratio")
-        rows = [
-            (
-                one.policy,
-                f"{one.episodes[0]:,}",
-                f"{one.episodes[1]:,}",
-                f"{one.clicks:,}",
-                f"{one.auc:.3f}",
-                told(one.ratio, 2),
-            )
-            for one in findings.counterfactual
-        ]
-        found.append(("Counterfactual: fitted without a policy", head, rows))
+        hidden = [_of_hidden(one) for one in findings.counterfactual]
+        found.append(("Counterfactual: fitted without a policy", head, hidden))
     if findings.spread:
-        rows = [
+        spread: list[tuple[str, ...]] = [
             (one.policy, ", ".join(f"{value:.2f}" for value in one.members), f"{one.spread:.1%}")
             for one in findings.spread
         ]
-        found.append(("Members of the ensemble", ("policy", "clicks a user", "spread"), rows))
+        found.append(("Members of the ensemble", ("policy", "clicks a user", "spread"), spread))
     return found
+
+
+def _of_ratio(one: Ratio) -> tuple[str, ...]:
+    return (
+        one.group,
+        f"{one.rows:,}",
+        f"{one.observed:,}",
+        f"{one.predicted:,.0f}",
+        told(one.ratio, 2),
+    )
+
+
+def _of_loop(one: ClosedLoop) -> tuple[str, ...]:
+    return (
+        one.policy,
+        f"{one.users[0]:,} / {one.users[1]:,}",
+        f"{one.simulated['clicks']:.2f} / {one.observed['clicks']:.2f}",
+        told(one.ratio["clicks"], 2),
+        f"{one.simulated['visits']:.1f} / {one.observed['visits']:.1f}",
+        told(one.ratio["visits"], 2),
+    )
+
+
+def _of_hidden(one: Counterfactual) -> tuple[str, ...]:
+    return (
+        one.policy,
+        f"{one.episodes[0]:,}",
+        f"{one.episodes[1]:,}",
+        f"{one.clicks:,}",
+        f"{one.auc:.3f}",
+        told(one.ratio, 2),
+    )
 
 
 def _scores(title: str, scores: Sequence[Score]) -> Table:
@@ -248,6 +254,8 @@ def as_html(findings: Findings, title: str) -> str:
         "</div>",
         *(f'<p class="muted">{escape(note)}</p>' for note in findings.notes),
     ]
+
+    # Tables with their figures, under headings that say what they mean.
     drawn = figures(findings) if drawable() else {}
     if not drawn:
         parts.append('<p class="muted">There are no figures: matplotlib is not installed.</p>')
@@ -258,6 +266,8 @@ def as_html(findings: Findings, title: str) -> str:
             heading = start
             parts.append(f"<h2>{escape(start)}</h2><p>{escape(EXPLAINED.get(start, ''))}</p>")
         parts.append(_section(table, heading, drawn))
+
+    # Slates to look at.
     if findings.visits:
         parts.append(
             "<h2>Sampled slates</h2><p>Held-out slates, top first. Clicked items are framed; the "

@@ -56,7 +56,7 @@ class Rows:
 
     @property
     def users(self) -> int:
-        """Number of users."""
+        """The number of users that the rows are of."""
         return len(np.unique(self.user))
 
     def only(self, keep: ArrayLike) -> Rows:

@@ -176,6 +176,8 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
             "shows whether policies used what the log does not hold."
         )
         return Verdict("levels", None, sentence)
+
+    # All policies together, then their differences.
     found = policy_levels(first, model)
     worst = max(
         (one for one in table if one.group in {names[at] for at in named}),
@@ -198,6 +200,8 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
             f"{found.misjudged.value:.0%} beyond chance; {told}."
         )
         return Verdict("levels", True, sentence, found.misjudged)
+
+    # Policies that differ in what they are misjudged by.
     share = (
         f"{found.explained.value:.0%} of the differences between policies at first slates is "
         f"explained by what the log holds (at least {EXPLAINED_SHARE:.0%} is needed)"

@@ -302,6 +302,8 @@ def _problems(impressions: pl.DataFrame, users: int) -> list[str]:
             f"column 'user': found {users:,} users, expected at least {LEAST_USERS}, of whom a "
             "tenth each is held out to check and to test."
         )
+
+    # Users to learn from, and users to test on.
     learned = impressions.filter(pl.col("split") == "train")["click"].list.any().any()
     if not problems and not learned:
         problems.append(

@@ -73,6 +73,8 @@ def plain_rows(impressions: pl.DataFrame, declared: pl.DataFrame | None = None) 
             else []
         ),
     )
+
+    # One row for each item.
     lists = [name for name in ("position", "item", "click", "purchase") if name in told.columns]
     if "purchase" in told.columns:
         nothing = pl.col("item").list.eval(pl.element().is_null())

@@ -212,12 +212,15 @@ def fit_session(
             does not have.
         OSError: If a checkpoint cannot be written; the one before it is whole.
     """
+    # What is learned from, and what tells when to stop.
     config = config or SessionFitConfig()
     learn, _ = learn_and_check(sessions, config)
     if validation is None:
         learn, validation = learn.split(config.validation, seed=1)
     valid = Visits.of(validation, catalog) if len(validation) else None
     visits = Visits.of(learn, catalog)
+
+    # The model, with inputs standardised on what is learned from, and its training.
     model = new_session_shopper(
         catalog,
         sessions.slates.shape[2],
@@ -300,6 +303,8 @@ def _train(
     steps = len(batches)
     every = max(steps // EVALUATIONS, 1)
     looks = valid is not None
+
+    # The Trainer writes checkpoints where they outlive the training or keep the best weights.
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
@@ -325,6 +330,8 @@ def _train(
         use_cpu=torch.device(device).type == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+    # It trains on batches that are packed already, in their order.
     callbacks: list[Any] = [KeepNewest(), TellProgress(progress)]
     callbacks += [StopEarly(config.patience, config.least_steps)] if looks else []
     trainer = SessionTrainer(
@@ -510,6 +517,8 @@ def predict(
         batch = {name: value.to(model.device) for name, value in batch.items()}
         out = model(**batch)
         likelihood += float(out["loss"]) * len(batch["slates"])
+
+        # Clicks, averaged over temperaments and moods.
         known = _before(out["log_likelihood"], batch["real"])
         chance = over_moods(
             torch.exp(out["log_looks"].unsqueeze(2) + F.logsigmoid(out["click_logits"]))
@@ -517,6 +526,8 @@ def predict(
         clicks.append(torch.einsum("vs,vsk->vk", known.softmax(dim=1), chance).cpu())
         if "purchase_logits" in out:
             purchases.append(clicks[-1] * torch.sigmoid(out["purchase_logits"]).cpu())
+
+        # Leaving and coming back, given the clicks.
         weight = (known + out["click_log_likelihood"]).log_softmax(dim=1)
         unseen = return_log_likelihood(
             model.config.gap_bins,

@@ -403,6 +403,8 @@ def load_session(
         raise ValueError(
             f"ensemble is {ensemble}, but {os.fspath(path)!r} holds {len(there)} models."
         )
+
+    # Models, catalogue and shoppers.
     with waiting(f"reading the shoppers in {path}"):
         members = [load_model(SessionShopper, found) for found in there[:ensemble]]
         catalog = _exact(Catalog.load(path), members, path)
