@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -142,6 +143,18 @@ def read_object(path: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is {checks.told(content)}, but it must be a JSON object.")
     return content
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside a place, and move it there when the block has filled it.
+
+    What a block that was killed left beside the place is removed first.
+    """
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    yield part
+    part.rename(folder)
 
 
 def made(folder: str | os.PathLike[str]) -> Path:

@@ -21,7 +21,6 @@ stopped, and two may run side by side on different markets (`--worlds`, `--mixtu
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -50,7 +49,7 @@ from benchmarks.lab.saved import load_actor, save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.threads import use_threads
 from policies import PolicyInputs
-from recsim_env.files import locked
+from recsim_env.files import building, locked
 from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import (
@@ -358,10 +357,8 @@ def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) ->
         catalog, settings = true.to("cpu"), replace(config.model, seed=seed)
         with step_bar(f"user model {seed} of {world.name}") as bar:
             model = fit_session(site.logged, catalog, settings, device=true.device, progress=bar)
-        part = folder.with_name("model.part")
-        shutil.rmtree(part, ignore_errors=True)
-        save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
-        part.rename(folder)
+        with building(folder) as part:
+            save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
     return load_session(folder, true.device, site.inputs.slate_size)
 
 

@@ -28,7 +28,7 @@ from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
-from recsim_env.files import locked, made, write_json
+from recsim_env.files import building, locked, made, write_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shop_file import SESSION, SHOP_FILE, ShopFile
 from recsim_env.shoppers.session.fit import (
@@ -168,10 +168,8 @@ def _member(
             member = fit_session(
                 log, catalog, settings, device=config.device, progress=bar, folder=training
             )
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        save_model(member, part)
-        part.rename(folder)
+        with building(folder) as part:
+            save_model(member, part)
         shutil.rmtree(training, ignore_errors=True)
     found: SessionShopper = load_model(SessionShopper, folder).to(config.device)  # type: ignore[arg-type]
     return found

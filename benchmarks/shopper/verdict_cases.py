@@ -16,7 +16,6 @@ they are there:
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +41,7 @@ from benchmarks.lab.threads import use_threads
 from policies.rankers.two_tower import fit_two_tower
 from recsim_env import metrics
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, read_json
+from recsim_env.files import building, locked, read_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.session.fit import (
     SessionFitConfig,
@@ -127,10 +126,8 @@ def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> SessionPo
     if not folder.exists():
         catalog = site.inputs.catalog
         model = fit_session(log, catalog, SessionFitConfig(epochs=config.epochs))
-        part = folder.with_name("model.part")
-        shutil.rmtree(part, ignore_errors=True)
-        save_session(part, catalog, [model], Logged.newcomers(log.declared))
-        part.rename(folder)
+        with building(folder) as part:
+            save_session(part, catalog, [model], Logged.newcomers(log.declared))
     return load_session(folder, torch.device("cpu"), site.inputs.slate_size)
 
 

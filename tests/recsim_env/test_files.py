@@ -164,3 +164,23 @@ def test_temporary_names_are_those_that_are_swept(tmp_path: Path) -> None:
             found = files.TEMPORARY.fullmatch(temporary.name)
             assert found is not None
             assert int(found["process"]) == os.getpid()
+
+
+def test_a_folder_that_is_built_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+
+    def killed() -> None:
+        with files.building(target) as part:
+            part.mkdir()
+            (part / "half").write_text("a")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    assert not target.exists()
+    with files.building(target) as part:
+        assert not part.exists()  # what was left half done is gone
+        part.mkdir()
+        (part / "whole").write_text("b")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in target.iterdir()] == ["whole"]
