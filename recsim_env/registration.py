@@ -209,6 +209,8 @@ def make_simulator(
     config = replace(config, **changes)
     factory = _factory(config)
     _check_known(factory, options)
+    if not callable(config.shopper):
+        doubt_levels(Path(config.shopper))
     shopper = factory(
         best_device(device), config.slate_size, **{**config.shopper_options, **options}
     )
@@ -304,7 +306,6 @@ def _factory(config: EnvConfig) -> ShopperFactory:
     if callable(config.shopper):
         return config.shopper
     folder = _check_folder(config.shopper)
-    doubt_levels(folder)
     return partial(FROM_FOLDER[ShopFile.read(folder).kind].load(), folder)
 
 

@@ -38,15 +38,14 @@ from policies.inputs import PolicyInputs, Ranker
 from policies.rankers.ctr import WEIGHTS, CTRRanker
 from policies.rankers.files import load_ranker, save_ranker
 from recsim_env import SlateSimulator, checks, make_simulator
-from recsim_env.files import locked, read_object, write_json
+from recsim_env.files import locked, write_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, Later, preset, shopper_options
 from recsim_env.rewards import Reward, as_reward
+from recsim_env.shop_file import LOG, RANKER, SHOP_FILE, ShopFile
 
 PLACES = Path("runs/places")
 """The folder of the logs and rankers of all places."""
-SHOP_FILE = "shop.json"
-"""The file that says what a folder of fitted shoppers holds."""
 SHIPPED_RANKERS: Mapping[str, Path] = {"recsim_env/CompleteJourney-v0": WEIGHTS}
 """Id -> the ranker that was fitted to the log that its shoppers were fitted to."""
 SLATES, SLOW_SLATES = 100_000, 3_000
@@ -195,7 +194,7 @@ def _told_ranker(found: Found, ranker: Path | Ranker | None) -> Ranker | None:
     if ranker is not None and not isinstance(ranker, Path):
         return ranker
     if ranker is None and found.folder is not None and _fits_folder(found):
-        own = found.folder / "ranker.safetensors"
+        own = found.folder / RANKER
         ranker = own if own.is_file() else None
     if ranker is None:
         ranker = SHIPPED_RANKERS.get(found.env.rpartition(":")[2])
@@ -207,17 +206,16 @@ def _told_ranker(found: Found, ranker: Path | Ranker | None) -> Ranker | None:
 def _fits_folder(found: Found) -> bool:
     """Whether the simulator's slates are of the size that the folder's log and ranker know."""
     assert found.folder is not None
-    logged_size = read_object(found.folder / SHOP_FILE).get("slate_size")
-    return logged_size in (None, found.simulator.slate_size)
+    return ShopFile.read(found.folder).slate_size == found.simulator.slate_size
 
 
 def folder_log(found: Found) -> Sessions | None:
     """The log of a folder of fitted shoppers: that of its training shoppers."""
-    if found.folder is None or not (found.folder / "log" / "impressions.parquet").is_file():
+    if found.folder is None or not (found.folder / LOG / "impressions.parquet").is_file():
         return None
     if not _fits_folder(found):
         return None
-    rows, declared = read_tables(found.folder / "log", len(found.simulator.catalog))
+    rows, declared = read_tables(found.folder / LOG, len(found.simulator.catalog))
     rows = rows.filter(pl.col("split") == "train")
     if declared is not None:
         declared = declared.join(rows.select("shopper").unique(), on="shopper", how="semi")
@@ -238,7 +236,7 @@ def _with_log(
     plan = plan_for(simulator, slates, mixture)
     told = description(found, plan, log)
     folder = Path(cache) / f"{slug(found.env)}-{digest_of(told)}"
-    path = folder / "ranker.safetensors"
+    path = folder / RANKER
     lacking = (log is None and not (folder / TABLE_FILES[1]).exists()) or (
         ranker is None and not path.exists()
     )

@@ -7,9 +7,7 @@ from pathlib import Path
 from agents.places.exploring import fit_ranker
 from agents.places.opening import find_place, folder_log
 from policies.rankers.files import save_ranker
-
-RANKER = "ranker.safetensors"
-"""File of the ranker in the folder of a shop."""
+from recsim_env.shop_file import RANKER
 
 
 def fit_ranker_of(folder: Path, device: str | None) -> None:

@@ -41,7 +41,7 @@ from benchmarks.lab.options import Device, Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.shops import RANKER, fit_ranker_of
+from benchmarks.lab.shops import fit_ranker_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from recsim_env import check_log
@@ -51,7 +51,7 @@ from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
 from recsim_env.logs.plain import write_plain
 from recsim_env.logs.schema import read_impressions
-from recsim_env.shop_file import SHOP_FILE
+from recsim_env.shop_file import RANKER, SHOP_FILE
 from recsim_env.simulator import SlateSimulator
 
 Case = Literal["known", "hidden"]

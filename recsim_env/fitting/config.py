@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recsim_env import checks
 from recsim_env.rewards import as_reward
@@ -63,3 +63,7 @@ class FitConfig:
         as_reward(self.reward)
         checks.flag("counterfactual", self.counterfactual)
         checks.instance("model", self.model, SessionFitConfig)
+
+    def of_member(self, number: int) -> SessionFitConfig:
+        """The settings of a member; it learns from all that it is given."""
+        return replace(self.model, seed=self.seed + number, held_out=0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ def judged(
         other = fit_session(
             sessions,
             catalog,
-            replace(config.model, seed=config.seed, held_out=0.0),
+            config.of_member(0),
             validation=parts.part("valid"),
             device=device,
         )

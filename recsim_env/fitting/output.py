@@ -17,15 +17,11 @@ from recsim_env import checks, files
 from recsim_env.fitting.config import FitConfig
 from recsim_env.logs.plain import PlainLog
 from recsim_env.logs.schema import IMPRESSIONS, write_table
-from recsim_env.shop_file import SHOP_FILE, UNFINISHED
+from recsim_env.shop_file import LOG, RANKER, SHOP_FILE, UNFINISHED
 from recsim_env.tables import write_parquet
 
-LOG = "log"
-"""Folder of the log's tables."""
-RANKER = "ranker.safetensors"
-"""File of the ranker that `benchmarks.data.fit_log` fits to that log."""
 SETTINGS = "settings.json"
-"""File in it that says what they are fitted to."""
+"""File in the unfinished folder that says what its models are fitted to."""
 PACKAGES = ("recsim-env", "torch", "transformers", "polars")
 
 

@@ -156,16 +156,14 @@ def _member(
         model = fit_session(
             parts.part("train"),
             catalog,
-            replace(config.model, seed=config.seed + number, held_out=0.0),
+            config.of_member(number),
             validation=parts.part("valid"),
             device=device,
             progress=lambda step, steps: progress(title, step, steps),
             folder=folder / UNFINISHED / f"training{number}",
         )
-        part = kept.with_name(f"{kept.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        save_model(model, part)
-        part.rename(kept)
+        with files.building(kept) as part:
+            save_model(model, part)
     found: SessionShopper = load_model(SessionShopper, kept).to(device)  # type: ignore[arg-type]
     return found
 

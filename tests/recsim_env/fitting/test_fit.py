@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from recsim_env.fitting.output import check_output, remember
 from recsim_env.logs.plain import read_plain
 from recsim_env.logs.schema import LogError, read_impressions
 from recsim_env.logs.sessions import Sessions
+from recsim_env.registration import PRESETS, shopper_options
 from recsim_env.shop_file import UNFINISHED, ShopFile
 from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.shoppers.session.starts import FILE, Logged
@@ -79,6 +82,22 @@ def test_it_is_an_environment(shop: Path) -> None:
             break
     assert ended
     assert total >= 0
+
+
+def test_doubtful_levels_are_told_where_it_is_made_and_not_before(
+    shop: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "shop"
+    shutil.copytree(shop, mine)
+    told = json.loads((mine / "shop.json").read_text())
+    told["verdicts"]["levels"] = {"holds": False, "sentence": "Levels: not to be trusted."}
+    (mine / "shop.json").write_text(json.dumps(told))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recsim_env.register("fitting/Doubtful-v0", mine, anyway=True)
+        assert "population" in shopper_options(PRESETS["fitting/Doubtful-v0"])
+    with pytest.warns(UserWarning, match=r"Levels: not to be trusted\."):
+        recsim_env.make_simulator("fitting/Doubtful-v0")
 
 
 def test_test_users_are_the_evaluation_population(shop: Path) -> None:
