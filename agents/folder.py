@@ -149,6 +149,7 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         sizes["pool"],
         sizes["per_category"],
         LogFacts.read(folder) if (folder / "facts.json").exists() else None,
+        told["reward"],
     )
     return Agent(
         inputs,

@@ -1,20 +1,32 @@
-"""The slate composer: greedy slates of a CTR model's best candidates, steered by an intent.
+"""The composer: greedy slates of a ranker's best candidates, steered by an intent.
 
-    score(i | slate) = logit_i + sum_j u_j a_j cue_j(i) + offset . v_i
-                       + u a_count [items of i's category in the slate]
-                       + u a_similarity max cos(i, slate)
+An intent a moves the log-odds of a click,
 
-The intent a (A numbers) says how much each cue counts; `offset` are its last numbers and v_i the
-principal components of item i's embedding. Intent 0 is the greedy CTR ranker exactly. One unit of
-intent changes the behaviour strongly: this size, and not the learning rate, decides how fast a
-Gaussian policy over intents learns. Maximal marginal relevance (Carbonell & Goldstein 1998) is the
-case in which only `similarity` is not 0.
+    log_odds(i | slate) = logit_i + sum_j u_j a_j cue_j(i) + offset . v_i
+                          + u a_count [items of i's category in the slate]
+                          + u a_similarity max cos(i, slate)
+
+and each position of the slate takes the item that adds most to the reward of the visit:
+
+    score(i | slate) = sum_t w_t exp(u a_t) gain_t(i | slate, look sigmoid(log_odds(i | slate)))
+
+w_t is the weight of a reward term, gain_t its gain (`policies.gains`), and look the chance that the
+position is looked at, where the ranker knows it. `offset` are the last numbers of an intent and v_i
+the principal components of item i's embedding. Intent 0 is the slate that is greedy in the reward
+itself. One unit of intent changes the behaviour strongly: this size, and not the learning rate,
+decides how fast a Gaussian policy over intents learns.
+
+With `form="log_odds"` the score is the log-odds themselves, and intent 0 the greedy CTR ranker.
+Maximal marginal relevance (Carbonell & Goldstein 1998) is the case in which only `similarity` is
+not 0. Log-odds and the reward are of different units, so this form has to be told by its knobs what
+the other knows from the reward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,19 +34,28 @@ from torch import Tensor
 from policies.cosines import Cosines
 from policies.cues import CUES, SLATE_KNOBS, Cue, CueInputs
 from policies.features import Recent, Summary, principal
-from policies.inputs import PolicyInputs
+from policies.filling import LogOddsScores, SlateSoFar
+from policies.gains import SCALE, Gains, RewardScores
+from policies.inputs import PolicyInputs, looks_of
 from policies.pool import Pool, Pooling
-from policies.slates import SlateScores, pick
+from policies.slates import pick
 from recsim_env import checks
+from recsim_env.rewards import as_reward
 from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
+
+Form = Literal["reward", "log_odds"]
+"""What a slate is greedy in."""
 
 
 @dataclass(frozen=True)
 class ComposerConfig:
     """Sizes of what the composer looks at, and how far an intent moves it."""
 
+    form: Form = "reward"
+    """What the slate is greedy in: `reward`, what an item adds to the reward of the visit;
+    `log_odds`, the log-odds of a click, whatever the reward."""
     pool: int | None = None
     """Number of best candidates by CTR that are looked at. None takes the number of every
     re-ranker."""
@@ -54,31 +75,33 @@ class ComposerConfig:
             ValueError: If a field is not as said.
         """
         settle(self, pool=ONE_OR_MORE, offset_unit=AMOUNT)
+        checks.choice("form", self.form, get_args(Form))
 
 
 @dataclass(frozen=True)
 class View:
     """A visit as the composer sees it: everything that does not depend on the intent.
 
-    Shapes: B shoppers, P pool, J cues, D offset dimensions, F features.
+    Shapes: B shoppers, P pool, J cues, D offset dimensions, K positions, F features.
         cues:     (B, P, J) float32, in log-odds per unit of intent
         vectors:  (B, P, D) float32, likewise
-        category: (B, P) int64
+        looks:    (B, K) or (1, K) float32, chance that each position is looked at
         features: (B, F) float32, the state that a network sees
     """
 
     pool: Pool
     cues: Tensor
     vectors: Tensor
-    category: Tensor
+    looks: Tensor
     features: Tensor
 
 
 class Composer:
     """Composes slates from intents; it is built from spaces, item embeddings and a ranker alone.
 
-    Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers, `count`
-    and `similarity` and then the cues; the rest is the offset. `pool_size` is P.
+    Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers: `count`
+    and `similarity`, the scales of reward terms, and then the cues; the rest is the offset.
+    `pool_size` is P.
 
     Raises:
         TypeError: If an argument is of another class.
@@ -99,10 +122,15 @@ class Composer:
         self._category = inputs.catalog.category
         self._categories = len(inputs.catalog.categories)
 
-        # What an intent weighs: the slate so far, the cues, an offset of the query
+        # What an intent weighs: the slate so far, terms of the reward, the cues, an offset of the
+        # query
         self.cues = _cues_for(inputs)
-        self.knobs = (*SLATE_KNOBS, *self.cues)
-        units = [knob.unit for knob in (*SLATE_KNOBS.values(), *self.cues.values())]
+        self._gains = Gains(as_reward(inputs.reward)) if self.config.form == "reward" else None
+        scales = dict.fromkeys(self._gains.knobs, SCALE) if self._gains else {}
+        known = {**SLATE_KNOBS, **scales, **self.cues}
+        self.knobs = tuple(known)
+        self._first_cue = len(SLATE_KNOBS) + len(scales)
+        units = [knob.unit for knob in known.values()]
         self.units = torch.tensor(units, dtype=torch.float32)  # log-odds per unit of intent
         self.offset_vectors = self.config.offset_unit * principal(
             inputs.catalog.embedding, self.config.offset_dims
@@ -157,13 +185,12 @@ class Composer:
         """Look at a visit: take its pool, unless it is given, and compute every cue."""
         pool = self.pool(observation) if pool is None else pool
         recent = Recent.of(observation)
-        category = looked_up(self._category, pool.ids)
         inputs = CueInputs(
             observation,
             recent,
             pool,
             self._category,
-            category,
+            looked_up(self._category, pool.ids),
             self._categories,
             self.slate_size,
             self._inputs.facts,
@@ -171,9 +198,12 @@ class Composer:
         cues = torch.stack(
             [cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=1
         )  # cheaper than dim=2
-        vectors = looked_up(self.offset_vectors, pool.ids)
         return View(
-            pool, cues.transpose(1, 2), vectors, category, self.summary(observation, pool, recent)
+            pool,
+            cues.transpose(1, 2),
+            looked_up(self.offset_vectors, pool.ids),
+            looks_of(self._ranker, observation, self.slate_size),
+            self.summary(observation, pool, recent),
         )
 
     def features(self, observation: Observation) -> Tensor:
@@ -197,12 +227,18 @@ class Composer:
     def compose_view(self, view: View, intent: Tensor) -> Tensor:
         """Compose slates (B, K) for a visit that was looked at already."""
         units = self.units.to(intent.device)
-        on_slate, end = len(SLATE_KNOBS), len(self.knobs)
+        on_slate, end = self._first_cue, len(self.knobs)
         of_slate = intent[:, :on_slate] * units[:on_slate]
         of_cues, offset = intent[:, on_slate:end], intent[:, end:]
-        scores = view.pool.logits + torch.einsum("bpj,bj->bp", view.cues, of_cues)
-        scores = scores + torch.einsum("bpd,bd->bp", view.vectors, offset)
-        return pick(view.pool, self.slate_size, _Steered(view, scores, of_slate, self._cosines))
+        fixed = view.pool.logits + torch.einsum("bpj,bj->bp", view.cues, of_cues)
+        fixed = fixed + torch.einsum("bpd,bd->bp", view.vectors, offset)
+        slate = SlateSoFar(view.pool, self._inputs.catalog, self._cosines, self.slate_size)
+        log_odds = LogOddsScores(slate, fixed, of_slate[:, :1], of_slate[:, 1:2])
+        if self._gains is None:
+            return pick(view.pool, self.slate_size, log_odds)
+        scales = of_slate[:, len(SLATE_KNOBS) :]
+        paid = RewardScores(log_odds, self._gains, scales, view.looks)
+        return pick(view.pool, self.slate_size, paid)
 
 
 def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:
@@ -218,31 +254,3 @@ def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:
         if cue.needs_facts:
             inputs.need_facts(f"cue {name!r}")
     return found
-
-
-class _Steered(SlateScores):
-    """Scores as the slate fills: fixed ones, the category's count, the similarity to the slate."""
-
-    def __init__(self, view: View, fixed: Tensor, weights: Tensor, cosines: Cosines) -> None:
-        self._category, self._ids = view.category, view.pool.ids
-        self._fixed = fixed  # (B, P)
-        self._of_count, self._of_similarity = weights[:, :1], weights[:, 1:]  # (B, 1) each
-        self._cosines = cosines
-        self._count = torch.zeros_like(fixed)
-        self._similarity = torch.zeros_like(fixed)
-        self._same = torch.zeros_like(fixed)
-
-    def scores(self) -> Tensor:
-        return (
-            (self._of_count * self._count)
-            .add_(self._fixed)
-            .add_(self._of_similarity * self._similarity)
-        )
-
-    def add(self, chosen: Tensor) -> None:
-        at = chosen.unsqueeze(1)
-        self._count += torch.eq(
-            self._category, self._category.gather(1, at), out=self._same
-        )  # 1.0 where the categories are equal
-        cosine = self._cosines.between(self._ids.gather(1, at).squeeze(1), self._ids)
-        torch.maximum(self._similarity, cosine, out=self._similarity)

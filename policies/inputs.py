@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import gymnasium
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
+from recsim_env.rewards import Reward, as_reward
 from recsim_env.settings import MOST, put
 from recsim_env.types import Observation
 
@@ -36,6 +38,29 @@ class Ranker(Protocol):
         A candidate at -inf is not shown. One at NaN or inf is shown only where nothing else is
         left: see `logits_of`.
         """
+
+
+@runtime_checkable
+class PositionRanker(Ranker, Protocol):
+    """A ranker that also knows how far down a slate is looked at."""
+
+    def looks(self, observation: Observation) -> Tensor:
+        """The chance that each position is looked at: (B, K), or (1, K) for all shoppers alike."""
+
+
+def looks_of(ranker: Ranker, observation: Observation, size: int) -> Tensor:
+    """The chance that each of `size` positions is looked at: (B, size) or (1, size) float32.
+
+    It is 1 where the ranker does not know it. A ranker that was fitted to shorter slates knows
+    nothing of the positions behind, which are taken to be looked at as its last one.
+    """
+    if not isinstance(ranker, PositionRanker):
+        device = next(iter(observation.values())).device
+        return torch.ones(1, size, dtype=torch.float32, device=device)
+    known = ranker.looks(observation)
+    return torch.cat([known, known[:, -1:].expand(-1, max(size - known.shape[1], 0))], dim=1)[
+        :, :size
+    ]
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,9 @@ class PolicyInputs:
     to choose from; 0 = the pool is the best candidates whatever their category."""
     facts: LogFacts | None = None
     """Facts about the shop; needed where the observation has a `placement`."""
+    reward: Reward | Mapping[str, float] | None = None
+    """What the shop pays for, which composers and `reward_greedy` fill their slates by; None means
+    the default `Reward`, as in an environment."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -81,6 +109,7 @@ class PolicyInputs:
             checks.instance("facts", self.facts, LogFacts)
         put(
             self,
+            reward=as_reward(self.reward),
             slate_size=checks.whole("slate_size", self.slate_size, 1, MOST),
             pool=checks.whole("pool", self.pool, 1, MOST),
             per_category=checks.whole("per_category", self.per_category, 0, MOST),

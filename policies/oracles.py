@@ -2,30 +2,33 @@
 
 They see what no shop can see and play in one simulator only, so they are no entries of `POLICIES`;
 no agent may use them. Both score the whole catalogue by the true log-odds of a click.
-`oracle_myopic` shows the best ones: it earns what a perfect CTR ranker would. `oracle_state` also
-charges an item for the satiation of its category, in proportion to the shopper's variety-seeking,
-and fills the slate greedily:
+`oracle_myopic` shows the best ones: it earns what a perfect CTR ranker would. `oracle_state` is
+greedy in the reward (`policies.gains`) by the true chance that an item is looked at and clicked,
+and charges an item for the satiation of its category, in proportion to the shopper's
+variety-seeking:
 
-    score(i | slate) = log_odds_i - variety (extra satiation_c + count [items of c in the slate])
-                       - similarity max cos(i, slate)
+    log_odds(i | slate) = log_odds_i - variety (extra satiation_c + count [items of c in the slate])
 
-Its three numbers are tuned like those of any re-ranker. It is the best of a family and not the
-optimum: a policy may earn more.
+Its numbers are tuned like those of any re-ranker. It is the best of a family and not the optimum: a
+policy may earn more.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from policies.cosines import Cosines
+from policies.filling import LogOddsScores, SlateSoFar
+from policies.gains import Gains, RewardScores
 from policies.inputs import PolicyInputs
 from policies.parameters import NoParameters, tunable
 from policies.pool import Pool
 from policies.registry import PolicySpec
-from policies.slates import SlateScores, pick
+from policies.slates import pick, top_slates
 from recsim_env.settings import settle
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
@@ -39,7 +42,7 @@ POOL = 128
 
 @dataclass(frozen=True)
 class OracleParameters:
-    """Parameters of `Oracle` in log-odds; with all at 0 it is myopic."""
+    """Parameters of `OracleState`."""
 
     extra: float = tunable(4.0, 0.0, 8.0)
     """Log-odds that an item loses per unit of the category's satiation and of variety-seeking, on
@@ -47,22 +50,42 @@ class OracleParameters:
     count: float = tunable(0.3, 0.0, 2.0)
     """Log-odds that an item loses per item of its category in the slate and per unit of
     variety-seeking."""
-    similarity: float = tunable(0.0, 0.0, 3.0)
-    """Log-odds that an item loses per unit of its largest cosine to an item of the slate."""
+    factor: float = tunable(1.0, 0.25, 8.0, log=True, least=1e-6, most=1e6)
+    """Factor on the weight of every reward term that clicks do not earn, such as diversity."""
 
     def __post_init__(self) -> None:
         settle(self)
 
 
-MYOPIC = OracleParameters(extra=0.0, count=0.0, similarity=0.0)
-
-
-class Oracle:
-    """Reads the hidden state of the shoppers of one simulator, and plays in that one only.
+class OracleMyopic:
+    """Shows what is most likely clicked by the true log-odds; plays in one simulator only.
 
     Args:
         simulator: its shoppers are read at every visit
-        parameters: how much satiation and similarity count
+
+    Raises:
+        ValueError: If its shoppers are not those of a market.
+    """
+
+    draws = 0
+
+    def __init__(self, simulator: SlateSimulator) -> None:
+        self._simulator, self._shopper = simulator, market_of(simulator)
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Compose slates (B, K) for the shoppers as they are; the observation is not read."""
+        candidates = self._simulator.candidates
+        log_odds = self._shopper.log_odds(self._simulator.hidden, candidates)
+        return top_slates(log_odds, candidates, self._simulator.slate_size)
+
+
+class OracleState:
+    """Reads what satiates, and what is looked at; plays in one simulator only.
+
+    Args:
+        simulator: its shoppers are read at every visit
+        parameters: how much satiation counts, and diversity
 
     Raises:
         ValueError: If its shoppers are not those of a market.
@@ -71,78 +94,52 @@ class Oracle:
     draws = 0
 
     def __init__(self, simulator: SlateSimulator, parameters: OracleParameters) -> None:
-        if not isinstance(simulator.shopper, MarketShopper):
-            raise ValueError(
-                f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a "
-                "MarketShopper."
-            )
-        self._simulator, self._shopper = simulator, simulator.shopper
-        self._cosines = Cosines(simulator.catalog)
+        self._simulator, self._shopper = simulator, market_of(simulator)
+        self._cosines, self._gains = Cosines(simulator.catalog), Gains(simulator.reward)
         self._parameters = parameters
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose slates (B, K) for the shoppers as they are; the observation is not read."""
         state: MarketState = self._simulator.hidden
-        candidates = self._simulator.candidates
-        category = self._shopper.catalog.category
+        candidates, size = self._simulator.candidates, self._simulator.slate_size
         variety = state.variety.unsqueeze(1)
-        sated = state.satiation[:, category].gather(1, candidates)
-        scores = (
+        sated = state.satiation[:, self._shopper.catalog.category].gather(1, candidates)
+        charged = (
             self._shopper.log_odds(state, candidates) - self._parameters.extra * variety * sated
         )
-        pool = Pool.best(scores, candidates, max(POOL, self._simulator.slate_size))
-        filling = _Filling(
-            pool,
-            category[pool.ids],
-            variety * self._parameters.count,
-            self._cosines,
-            self._parameters,
+        pool = Pool.best(charged, candidates, max(POOL, size))
+        slate = SlateSoFar(pool, self._simulator.catalog, self._cosines, size)
+        without = torch.zeros_like(variety)
+        log_odds = LogOddsScores(slate, pool.logits, -self._parameters.count * variety, without)
+        scale = math.log(self._parameters.factor)
+        scales = torch.full_like(variety, scale).expand(-1, len(self._gains.knobs))
+        looks = self._shopper.examined(state)
+        return pick(pool, size, RewardScores(log_odds, self._gains, scales, looks))
+
+
+def market_of(simulator: SlateSimulator) -> MarketShopper:
+    """The shoppers of a market, whose hidden state an oracle reads.
+
+    Raises:
+        ValueError: If its shoppers are others.
+    """
+    if not isinstance(simulator.shopper, MarketShopper):
+        raise ValueError(
+            f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a "
+            "MarketShopper."
         )
-        return pick(pool, self._simulator.slate_size, filling)
-
-
-class _Filling(SlateScores):
-    """Scores minus the costs of each item beside those in the slate."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        category: Tensor,
-        of_count: Tensor,
-        cosines: Cosines,
-        parameters: OracleParameters,
-    ) -> None:
-        self._pool, self._category, self._cosines = pool, category, cosines
-        self._of_count = of_count  # (B, 1)
-        self._of_similarity = parameters.similarity
-        self._count = torch.zeros_like(pool.logits)
-        self._similarity = torch.zeros_like(pool.logits)
-
-    def scores(self) -> Tensor:
-        return (
-            self._pool.logits
-            - self._of_count * self._count
-            - self._of_similarity * self._similarity
-        )
-
-    def add(self, chosen: Tensor) -> None:
-        at = chosen.unsqueeze(1)
-        self._count = self._count + (self._category == self._category.gather(1, at))
-        item = self._pool.ids.gather(1, at).squeeze(1)
-        self._similarity = torch.maximum(
-            self._similarity, self._cosines.between(item, self._pool.ids)
-        )
+    return simulator.shopper
 
 
 def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
     """The oracles of one simulator by name, to be built like registered policies."""
 
     def myopic(inputs: PolicyInputs, parameters: NoParameters) -> Policy:
-        return Oracle(simulator, MYOPIC)
+        return OracleMyopic(simulator)
 
     def state(inputs: PolicyInputs, parameters: OracleParameters) -> Policy:
-        return Oracle(simulator, parameters)
+        return OracleState(simulator, parameters)
 
     specs = (
         PolicySpec(NoParameters, myopic, False, ORACLES[0], needs_hidden=MarketShopper),

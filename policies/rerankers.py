@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from policies.composer import Composer, ComposerConfig
+from policies.composer import Composer, ComposerConfig, Form
 from policies.cosines import Cosines
 from policies.cues import Knob, knobs
+from policies.gains import scale_knobs
 from policies.inputs import UNRANKED, PolicyInputs
 from policies.parameters import tunable
 from policies.pool import Pool, Pooling
 from policies.registry import register_policy
 from policies.slates import FARTHEST, SlateScores, pick
 from recsim_env.settings import settle
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Policy
 
 SINGULAR = 1e-8
 """Items that add at most this squared length to the span of a slate count as lying in that span.
@@ -214,19 +217,67 @@ class _Volume(SlateScores):
 register_policy("dpp", DPPParameters)(DPP)
 
 
-# ---- the composer with constant knobs ----
+# ---- the composer with the same knobs for everybody ----
+
+
+class SameForAll:
+    """The composer with one intent for all shoppers.
+
+    Args:
+        inputs: what it is built from
+        form: see `ComposerConfig.form`
+        knobs: value of each knob; those that the environment lacks are left out
+    """
+
+    draws = 0
+
+    def __init__(self, inputs: PolicyInputs, form: Form, knobs: Mapping[str, float]) -> None:
+        self.composer = Composer(inputs, ComposerConfig(form=form, offset_dims=0))
+        here = {name: value for name, value in knobs.items() if name in self.composer.knobs}
+        self._intent = self.composer.intent(here)
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Compose slates (B, K)."""
+        view = self.composer.view(observation)
+        intent = self._intent.to(view.features.device).expand(len(view.features), -1)
+        return self.composer.compose_view(view, intent)
+
+
+@dataclass(frozen=True)
+class RewardGreedyParameters:
+    """Parameters of the slate that is greedy in the reward of the visit."""
+
+    factor: float = tunable(1.0, 0.25, 8.0, log=True, least=1e-6, most=1e6)
+    """Factor on the weight of every reward term that clicks do not earn, such as diversity; with 1
+    the slate is greedy in the reward as it is, without a parameter."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@register_policy("reward_greedy", RewardGreedyParameters)
+def reward_greedy(inputs: PolicyInputs, parameters: RewardGreedyParameters) -> Policy:
+    """Build the policy whose slates are greedy in the reward of the visit, whatever comes later."""
+    scales = dict.fromkeys(scale_knobs(), math.log(parameters.factor))
+    return SameForAll(inputs, "reward", scales)
 
 
 def constant_parameters() -> Any:
-    """Make the default parameters of `Constant`: one for each knob that is registered by now.
+    """Make the default parameters of `constant`: one for each knob that is registered by now.
 
-    Each is in log-odds per unit of its cue. A knob that an environment lacks stays at 0.
+    Each is in log-odds per unit of its cue, or the logarithm of a factor on a reward term. A knob
+    that an environment lacks has no effect.
     """
-    return _constant_parameters(tuple(knobs().items()))()
+    return _parameters_of(tuple({**knobs(), **scale_knobs()}.items()))()
+
+
+def log_odds_parameters() -> Any:
+    """Make the default parameters of `constant_log_odds`, in log-odds per unit of a cue."""
+    return _parameters_of(tuple(knobs().items()))()
 
 
 @functools.cache
-def _constant_parameters(known: tuple[tuple[str, Knob], ...]) -> type[Any]:
+def _parameters_of(known: tuple[tuple[str, Knob], ...]) -> type[Any]:
     """The dataclass with one tunable field for each knob."""
     fields = [
         (name, float, tunable(knob.default, knob.tuned.low, knob.tuned.high))
@@ -237,23 +288,13 @@ def _constant_parameters(known: tuple[tuple[str, Knob], ...]) -> type[Any]:
     )
 
 
-class Constant:
-    """The composer with the same knobs for all shoppers, which an agent that adapts must beat."""
-
-    draws = 0
-
-    def __init__(self, inputs: PolicyInputs, parameters: Any) -> None:
-        self.composer = Composer(inputs, ComposerConfig(offset_dims=0))
-        available = {
-            name: value for name, value in asdict(parameters).items() if name in self.composer.knobs
-        }
-        self._intent = self.composer.intent(available)
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Compose slates (B, K)."""
-        view = self.composer.view(observation)
-        intent = self._intent.to(view.features.device).expand(len(view.features), -1)
-        return self.composer.compose_view(view, intent)
+@register_policy("constant", constant_parameters)
+def constant(inputs: PolicyInputs, parameters: Any) -> Policy:
+    """Build the composer with the same knobs for all, which an agent that adapts must beat."""
+    return SameForAll(inputs, "reward", asdict(parameters))
 
 
-register_policy("constant", constant_parameters)(Constant)
+@register_policy("constant_log_odds", log_odds_parameters)
+def constant_log_odds(inputs: PolicyInputs, parameters: Any) -> Policy:
+    """Build the same with slates that are greedy in log-odds, whatever the reward is made of."""
+    return SameForAll(inputs, "log_odds", asdict(parameters))

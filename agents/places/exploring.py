@@ -80,6 +80,7 @@ def policy_inputs(
         popularity,
         per_category=min(PER_CATEGORY, OF_CATEGORIES // len(simulator.catalog.categories)),
         facts=simulator.shopper.facts,
+        reward=simulator.reward,
     )
 
 

@@ -67,7 +67,7 @@ def servers(
     )
     if inputs is None or mixture == "uniform":
         return [("uniform", uniform, 1.0)]
-    composer = Composer(inputs, ComposerConfig(offset_dims=0))
+    composer = Composer(inputs, ComposerConfig(form="log_odds", offset_dims=0))
     greedy = NoisyComposerPolicy(composer, {}, 0.0)
     if mixture == "greedy":
         return [("greedy", greedy, 1.0)]

@@ -70,6 +70,7 @@ class Site:
             catalog=simulator.catalog,
             observation_space=simulator.observation_space,
             slate_size=simulator.slate_size,
+            reward=simulator.reward,
         )
 
     @property

@@ -36,7 +36,7 @@ RERANKERS: dict[str, tuple[str, dict[str, float]]] = {
     "dpp 1": ("dpp", {"alpha": 1.0}),
     "dpp 4": ("dpp", {"alpha": 4.0}),
     **{
-        f"constant {letter}": ("constant", knobs)
+        f"constant {letter}": ("constant_log_odds", knobs)
         for letter, knobs in zip("abcd", HAND, strict=True)
     },
 }
@@ -58,10 +58,10 @@ def contender(name: str, inputs: PolicyInputs, tuned: dict[str, float]) -> Polic
         tuned: Knobs of `TUNED`.
     """
     if name in SOFTMAX:
-        composer = Composer(inputs, ComposerConfig(offset_dims=0))
+        composer = Composer(inputs, ComposerConfig(form="log_odds", offset_dims=0))
         return NoisyComposerPolicy(composer, {}, SOFTMAX[name])
     if name == TUNED:
-        return POLICIES["constant"].build(inputs, tuned)
+        return POLICIES["constant_log_odds"].build(inputs, tuned)
     policy, parameters = RERANKERS[name]
     return POLICIES[policy].build(inputs, parameters)
 
@@ -78,7 +78,7 @@ def tune_constant(
         episodes: Number of episodes of a trial.
         batch: Number of shoppers served at a time.
     """
-    spec = POLICIES["constant"]
+    spec = POLICIES["constant_log_odds"]
     search = knobs_here(spec, site.inputs)
     study = policy_trials(
         path,

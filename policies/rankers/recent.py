@@ -60,6 +60,10 @@ class RecentRanker:
         """Log-odds of a response to every candidate, (B, C); see `TwoTowerRanker.logits`."""
         return self.two_tower.logits(self._counters(observation))
 
+    def looks(self, observation: Observation) -> Tensor:
+        """The chance that each position is looked at, (1, K)."""
+        return self.two_tower.looks(observation)
+
 
 def counters_for(
     space: gymnasium.spaces.Dict, catalog: Catalog, slate_size: int

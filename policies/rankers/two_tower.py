@@ -260,6 +260,11 @@ class TwoTowerRanker:
         ]
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
+    @torch.no_grad()
+    def looks(self, observation: Observation) -> Tensor:
+        """The chance that each position is looked at, the same for all shoppers: (1, K)."""
+        return self.model.examined().unsqueeze(0)
+
     def _part(self, observation: Observation, candidates: Tensor) -> Tensor:
         """Compute `logits` for some of the shoppers."""
         scores = self._catalogue(observation)

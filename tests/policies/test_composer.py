@@ -1,16 +1,18 @@
-"""The composer at intent 0 is the greedy ranker; its knobs and its state are as described."""
+"""The composer at intent 0 is greedy; its knobs and its state are as described."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import get_args
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 
 from policies import POLICIES
-from policies.composer import Composer, ComposerConfig
+from policies.composer import Composer, ComposerConfig, Form
 from policies.cues import CUES
 from policies.features import Recent, principal
 from policies.learnable.intents import ComposerPolicy, IntentActor
@@ -36,40 +38,63 @@ def some_visits(simulator: SlateSimulator, shoppers: int = 24, visits: int = 5) 
     return seen
 
 
-def test_intent_zero_is_the_greedy_ranker_exactly() -> None:
+GREEDY: list[tuple[Form, str]] = [("reward", "reward_greedy"), ("log_odds", "greedy_ctr")]
+"""Each form of the score, and the policy that intent 0 is."""
+
+
+@pytest.mark.parametrize(("form", "policy"), GREEDY)
+def test_intent_zero_is_greedy_exactly(form: Form, policy: str) -> None:
     simulator = toy_simulator(items=120, slate_size=6)
     inputs = toy_inputs(simulator)
+    composer = Composer(inputs, ComposerConfig(form=form))
+    seen = some_visits(simulator)
+    slates = composer.compose(seen, torch.zeros(24, composer.intent_size))
+    assert torch.equal(slates, POLICIES[policy].build(inputs)(seen, NO_DRAWS))
+
+
+def test_where_clicks_alone_are_paid_for_both_forms_begin_with_the_greedy_ranker() -> None:
+    simulator = toy_simulator(items=120, slate_size=6)
+    inputs = dataclasses.replace(
+        toy_inputs(simulator), reward={"clicks": 0.5, "category_coverage": 0}
+    )
     composer = Composer(inputs)
+    assert composer.knobs == Composer(inputs, ComposerConfig(form="log_odds")).knobs
     seen = some_visits(simulator)
     slates = composer.compose(seen, torch.zeros(24, composer.intent_size))
     assert torch.equal(slates, POLICIES["greedy_ctr"].build(inputs)(seen, NO_DRAWS))
 
 
-def test_an_untrained_actor_is_the_greedy_ranker_too() -> None:
+@pytest.mark.parametrize(("form", "policy"), GREEDY)
+def test_an_untrained_actor_is_greedy_too(form: Form, policy: str) -> None:
     simulator = toy_simulator(items=120, slate_size=6)
     inputs = toy_inputs(simulator)
-    composer = Composer(inputs)
+    composer = Composer(inputs, ComposerConfig(form=form))
     seen = some_visits(simulator)
     width = composer.features(seen).shape[1]
     actor = IntentActor(width, composer.intent_size, (8,), -0.5, torch.Generator().manual_seed(0))
     slates = ComposerPolicy(composer, actor)(seen, NO_DRAWS)
-    assert torch.equal(slates, POLICIES["greedy_ctr"].build(inputs)(seen, NO_DRAWS))
+    assert torch.equal(slates, POLICIES[policy].build(inputs)(seen, NO_DRAWS))
 
 
 def test_similarity_alone_is_mmr() -> None:
     simulator = toy_simulator(items=120, slate_size=6)
     inputs = toy_inputs(simulator)
     seen = some_visits(simulator)
-    zero = dict.fromkeys(POLICIES["constant"].search(), 0.0)
-    constant = POLICIES["constant"].build(inputs, {**zero, "similarity": -1.7})
+    zero = dict.fromkeys(POLICIES["constant_log_odds"].search(), 0.0)
+    constant = POLICIES["constant_log_odds"].build(inputs, {**zero, "similarity": -1.7})
     mmr = POLICIES["mmr"].build(inputs, {"weight": 1.7})
     assert torch.equal(constant(seen, NO_DRAWS), mmr(seen, NO_DRAWS))
 
 
-def test_a_slate_is_the_argmax_of_the_written_score() -> None:
+@pytest.mark.parametrize("form", get_args(Form))
+def test_a_slate_is_the_argmax_of_the_written_score(form: Form) -> None:
     """The docstring's formula, item by item in plain Python, against the batched composer."""
     simulator = toy_simulator(items=60, slate_size=5)
-    composer = Composer(toy_inputs(simulator), ComposerConfig(pool=16, offset_dims=3))
+    inputs = dataclasses.replace(
+        toy_inputs(simulator), reward={"intra_list_distance": 0.7, "clicks": 2.0}
+    )
+    composer = Composer(inputs, ComposerConfig(form=form, pool=16, offset_dims=3))
+    first_cue = composer.knobs.index(next(iter(composer.cues)))
     seen = some_visits(simulator, shoppers=6)
     intent = torch.randn(6, composer.intent_size, generator=torch.Generator().manual_seed(2))
     slates = composer.compose(seen, intent)
@@ -89,9 +114,15 @@ def test_a_slate_is_the_argmax_of_the_written_score() -> None:
                 ]
                 cosines = [float(embedding[j] @ embedding[item]) for j in slate]
                 cues.append(float(intent[row, 1]) * max([0.0, *cosines]))
-                cues.append(float(view.cues[row, place] @ intent[row, 2 : len(composer.knobs)]))
+                cues.append(
+                    float(view.cues[row, place] @ intent[row, first_cue : len(composer.knobs)])
+                )
                 cues.append(float(view.vectors[row, place] @ intent[row, len(composer.knobs) :]))
                 score = float(view.pool.logits[row, place]) + sum(cues)
+                if form == "reward":
+                    chance = 1 / (1 + math.exp(-score))
+                    distance = sum(1 - max(cosine, 0.0) for cosine in cosines) / 10
+                    score = 2.0 * chance + 0.7 * math.exp(float(intent[row, 2])) * distance
                 if score > best_score:
                     best, best_score = item, score
             slate.append(best)
@@ -142,7 +173,14 @@ def test_the_composer_works_where_only_the_generic_keys_are() -> None:
     spaces = {name: space for name, space in inputs.observation_space.items() if name in generic}
     inputs = dataclasses.replace(inputs, observation_space=type(inputs.observation_space)(spaces))
     composer = Composer(inputs)
-    assert composer.knobs == ("count", "similarity", "clicked", "shown", "repeated")
+    assert composer.knobs == (
+        "count",
+        "similarity",
+        "scale_intra_list_distance",
+        "clicked",
+        "shown",
+        "repeated",
+    )
     seen = {name: value for name, value in some_visits(simulator).items() if name in generic}
     features = composer.features(seen)
     assert features.dtype == torch.float32

@@ -55,20 +55,22 @@ def even_items() -> Iterator[str]:
 
 
 def test_the_tuned_parameters_are_the_knobs_in_the_order_of_tuned_results() -> None:
-    search = POLICIES["constant"].search()
+    search = POLICIES["constant_log_odds"].search()
     assert list(search) == list(knobs()) == list(RANGES)
     assert search == {name: Range(low, high) for name, (low, high) in RANGES.items()}
     assert set(CUES) <= set(search)
+    scales = ["scale_intra_list_distance", "scale_category_coverage"]
+    assert list(POLICIES["constant"].search()) == [*RANGES, *scales]
 
 
 def test_the_defaults_of_constant_steer_by_the_slate_alone() -> None:
-    values = dataclasses.asdict(POLICIES["constant"].parameters())
+    values = dataclasses.asdict(POLICIES["constant_log_odds"].parameters())
     expected = {**dict.fromkeys(RANGES, 0.0), "count": -1.0, "similarity": -0.5}
     assert values == expected
 
 
 def test_a_new_cue_is_tunable_and_usable_without_a_second_edit(even_items: str) -> None:
-    spec = POLICIES["constant"]
+    spec = POLICIES["constant_log_odds"]
     assert spec.search()[even_items] == Range(-5.0, 5.0)
     assert list(spec.search()) == [*RANGES, even_items]
     simulator = toy_simulator(items=40, slate_size=4)
@@ -128,7 +130,7 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
                 Recent.of(known),
                 view.pool,
                 inputs.catalog.category,
-                view.category,
+                inputs.catalog.category[view.pool.ids],
                 len(inputs.catalog.categories),
                 inputs.slate_size,
                 inputs.facts,

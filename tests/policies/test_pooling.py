@@ -167,9 +167,9 @@ def test_re_rankers_that_change_nothing_are_greedy(per_category: int) -> None:
     assert inputs.ranker is not None
     logits = inputs.ranker.logits(observation)
     assert torch.equal(greedy, top_slates(logits, candidates_of(observation, ITEMS), SIZE))
-    zero = dict.fromkeys(POLICIES["constant"].search(), 0.0)
+    zero = dict.fromkeys(POLICIES["constant_log_odds"].search(), 0.0)
     for name, parameters in (
-        ("constant", zero),
+        ("constant_log_odds", zero),
         ("mmr", {"weight": 0.0}),
         ("cap", {"limit": SIZE}),
     ):

@@ -181,12 +181,14 @@ def test_twins_of_a_shop_like_the_complete_journey_are_kept_apart() -> None:
 def test_constant_counts_categories_as_it_says() -> None:
     # item 1 loses 1.5 for the item of its category in the slate, so item 2 at 1.0 stands before it
     inputs = small_shop([3.0, 2.0, 1.0], torch.eye(3), ["a", "a", "b"], 2)
-    zero = dict.fromkeys(POLICIES["constant"].search(), 0.0)
-    assert POLICIES["constant"].build(inputs, zero)(observation(3), NO_DRAWS).tolist() == [[0, 1]]
-    assert POLICIES["constant"].build(inputs, {**zero, "count": -0.9})(
+    zero = dict.fromkeys(POLICIES["constant_log_odds"].search(), 0.0)
+    assert POLICIES["constant_log_odds"].build(inputs, zero)(observation(3), NO_DRAWS).tolist() == [
+        [0, 1]
+    ]
+    assert POLICIES["constant_log_odds"].build(inputs, {**zero, "count": -0.9})(
         observation(3), NO_DRAWS
     ).tolist() == [[0, 1]]
-    assert POLICIES["constant"].build(inputs, {**zero, "count": -1.5})(
+    assert POLICIES["constant_log_odds"].build(inputs, {**zero, "count": -1.5})(
         observation(3), NO_DRAWS
     ).tolist() == [[0, 2]]
 
@@ -267,6 +269,8 @@ def test_every_pair_of_rerankers_can_differ() -> None:
         "cap": {"limit": 1},
         "dpp": {"alpha": 0.1},
         "constant": {"count": -4.0},
+        "constant_log_odds": {"count": -2.0},
+        "reward_greedy": {"factor": 8.0},
     }
     slates = {name: POLICIES[name].build(inputs, strong[name])(seen, NO_DRAWS) for name in strong}
     slates["greedy_ctr"] = POLICIES["greedy_ctr"].build(inputs)(seen, NO_DRAWS)

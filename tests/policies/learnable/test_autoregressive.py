@@ -129,7 +129,9 @@ def test_scores_that_do_not_depend_on_the_slate_are_plackett_luce() -> None:
 
 def toy_composer() -> tuple[Composer, Observation]:
     simulator = toy_simulator(items=30, slate_size=3)
-    return Composer(toy_inputs(simulator), ComposerConfig(pool=8)), some_visits(simulator)
+    return Composer(toy_inputs(simulator), ComposerConfig(form="log_odds", pool=8)), some_visits(
+        simulator
+    )
 
 
 def make_actor(

@@ -117,7 +117,7 @@ def test_the_actor_judges_the_slates_that_it_draws() -> None:
 
 def test_untrained_and_deterministic_it_is_the_greedy_ranker() -> None:
     simulator = toy_simulator(items=30, slate_size=3)
-    composer = Composer(toy_inputs(simulator), ComposerConfig(pool=8))
+    composer = Composer(toy_inputs(simulator), ComposerConfig(form="log_odds", pool=8))
     seen = some_visits(simulator)
     compact = slate_observation(composer.view(seen))
     actor = make_actor(composer, compact["features"].shape[1], compact["cues"].shape[2], 3)

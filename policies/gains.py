@@ -1,0 +1,229 @@
+"""Gains: what each candidate would add to the reward, were it the next item of the slate.
+
+A slate that is greedy in the reward itself takes, position by position, the item with the largest
+expected gain,
+
+    gain(i | slate) = sum over terms t of w_t gain_t(i | slate, p_i)
+
+where w_t is the weight of the term and p_i the chance that the item is looked at and clicked. A
+term on clicks gains with p_i; a term on the slate as a set, such as its diversity, gains whatever
+is clicked (for the sum of both see Agrawal et al. 2009, "Diversifying search results", section 4.2,
+and Nemhauser et al. 1978 for what greed loses). A gain is one registered function. A reward term
+that has none is asked itself, once with the item and once without: see `gain_of_term`.
+
+Dimensions: B shoppers, P items of the pool, K slate positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from policies.cues import Knob
+from policies.filling import LogOddsScores, SlateSoFar
+from policies.inputs import UNRANKED
+from policies.parameters import Range
+from policies.slates import FARTHEST, SlateScores
+from recsim_env.registry import Registry
+from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs
+
+SCALE = Knob(1.0, Range(-1.5, 2.0))
+"""The knob that scales a term: the logarithm of a factor on its weight, 0 = the reward's own. A
+factor from a fifth to seven is searched, because diversity now may be worth more than the reward
+pays for it, through later visits, and seldom less."""
+
+
+Gain = Callable[[SlateSoFar, Tensor], Tensor]
+"""Computes what each item of the pool would add to a term at the next position, (B, P), from the
+slate so far and the chance (B, P) that the item is looked at and clicked there."""
+
+
+@dataclass(frozen=True)
+class GainSpec:
+    """How a reward term gains."""
+
+    gain: Gain
+    """Computes the gain."""
+    scaled: bool
+    """Whether a knob scales the term. What is earned by clicks has none: cues move the clicks."""
+
+
+GAINS: Registry[GainSpec] = Registry("gain")
+"""The gain of reward terms by their name."""
+
+
+def gain(term: str, *, scaled: bool = True) -> Callable[[Gain], Gain]:
+    """Register the gain of a reward term: `@gain("category_coverage")` above a function.
+
+    Args:
+        term: name of the reward term
+        scaled: whether a knob scales the term against the others
+
+    Raises:
+        ValueError: If other code took the name.
+    """
+
+    def add(function: Gain) -> Gain:
+        GAINS.add(term, GainSpec(function, scaled), function)
+        return function
+
+    return add
+
+
+# ---- what clicks earn ----
+
+
+@gain("clicks", scaled=False)
+def clicks(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """A click counts one."""
+    return chance
+
+
+@gain("purchases", scaled=False)
+def purchases(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """In proportion to clicks, for a ranker of clicks knows no more: each counts as a purchase."""
+    return chance
+
+
+@gain("outside_reward", scaled=False)
+def outside_reward(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """In proportion to clicks, for nobody tells what an outside environment pays for."""
+    return chance
+
+
+# ---- what the slate as a set earns ----
+
+
+@gain("intra_list_distance")
+def intra_list_distance(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """Its distances to the items of the slate, over all pairs of a full slate."""
+    pairs = max(slate.size * (slate.size - 1) // 2, 1)
+    return (slate.length - slate.similar) / pairs
+
+
+@gain("category_coverage")
+def category_coverage(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """One of K - 1 where its category is new; the first item adds nothing."""
+    new = (slate.count == 0).to(chance.dtype)
+    return new * (slate.length > 0) / max(slate.size - 1, 1)
+
+
+# ---- any other term ----
+
+
+def gain_of_term(name: str) -> Gain:
+    """The gain of a reward term that has none registered, from the term itself.
+
+    It is the change of the term by the item unclicked, plus the chance of a click times the change
+    by the click, with nothing else on the slate clicked. This is exact for all terms that are a sum
+    over clicked items, such as a margin, and for all that do not look at clicks.
+    """
+
+    def gained(slate: SlateSoFar, chance: Tensor) -> Tensor:
+        without = _valued(name, slate, None, clicked=False).unsqueeze(1)
+        shown = _valued(name, slate, slate.pool.ids, clicked=False)
+        clicked = _valued(name, slate, slate.pool.ids, clicked=True)
+        return shown - without + chance * (clicked - shown)
+
+    return gained
+
+
+def _valued(name: str, slate: SlateSoFar, items: Tensor | None, *, clicked: bool) -> Tensor:
+    """The value (B,) of a term, or (B, P) of the slates that are one of items (B, P) longer."""
+    catalog, length = slate.catalog, slate.length
+    batch, pool = slate.pool.ids.shape
+    rows, shape = (batch, (batch,)) if items is None else (batch * pool, (batch, pool))
+
+    # the slates so far, padded by positions at which nothing is shown
+    slates = slate.pool.ids.new_zeros(batch, slate.size)
+    for position, chosen in enumerate(slate.chosen):
+        slates[:, position] = chosen
+    slates = slates.repeat_interleave(rows // batch, dim=0)
+    shown = torch.zeros_like(slates, dtype=torch.bool)
+    shown[:, :length] = True
+    clicks = torch.zeros_like(shown)
+    if items is not None:
+        slates[:, length], shown[:, length] = items.flatten(), True
+        clicks[:, length] = clicked
+    inputs = RewardInputs(slates, shown, clicks, catalog.embedding, catalog.category)
+    return REWARD_TERMS[name](inputs).to(slate.pool.logits.dtype).reshape(shape)
+
+
+def gain_spec(term: str) -> GainSpec:
+    """How a reward term gains, whether or not somebody registered it."""
+    return GAINS[term] if term in GAINS else GainSpec(gain_of_term(term), scaled=True)
+
+
+def knob_of(term: str) -> str:
+    """The name of the knob that scales a reward term."""
+    return f"scale_{term}"
+
+
+def scale_knobs() -> dict[str, Knob]:
+    """The knobs of all reward terms that are registered by now, by name."""
+    return {knob_of(term): SCALE for term in REWARD_TERMS if gain_spec(term).scaled}
+
+
+class Gains:
+    """The gains of all terms of a reward.
+
+    `knobs` are the names of the knobs of the terms that are scaled.
+
+    Args:
+        reward: the reward; terms of weight 0 are left out
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        weights = {name: weight for name, weight in reward.weights.items() if weight != 0}
+        specs = {name: gain_spec(name) for name in weights}
+        self._clicked = [(weights[name], one.gain) for name, one in specs.items() if not one.scaled]
+        self._scaled = [(weights[name], one.gain) for name, one in specs.items() if one.scaled]
+        self.knobs = tuple(knob_of(name) for name, one in specs.items() if one.scaled)
+
+    def of(self, slate: SlateSoFar, chance: Tensor, scales: Tensor) -> Tensor:
+        """What each item would add to the reward: (B, P).
+
+        Args:
+            slate: the slate so far
+            chance: (B, P) that each item is looked at and clicked at the next position
+            scales: (B, S) log of the factor on each scaled term
+        """
+        total = torch.zeros_like(chance)
+        for weight, gained in self._clicked:
+            total = total + weight * gained(slate, chance)
+        factors = scales.exp()
+        for at, (weight, gained) in enumerate(self._scaled):
+            total = total + weight * factors[:, at : at + 1] * gained(slate, chance)
+        return total
+
+
+class RewardScores(SlateScores):
+    """What each item would add to the reward, clicked by its log-odds where it is looked at.
+
+    Args:
+        log_odds: those of the items as the slate fills
+        gains: those of the terms of the reward
+        scales: (B, S) log of the factor on each term that is scaled
+        looks: (B, K) or (1, K) chance that each position is looked at
+    """
+
+    def __init__(
+        self, log_odds: LogOddsScores, gains: Gains, scales: Tensor, looks: Tensor
+    ) -> None:
+        self._log_odds, self._gains, self._scales, self._looks = log_odds, gains, scales, looks
+        # what has no number is taken after everything else, however diverse it is
+        self._last = log_odds.slate.pool.logits <= UNRANKED
+
+    def scores(self) -> Tensor:
+        """The gain of each item of the pool as the next one: (B, P)."""
+        slate = self._log_odds.slate
+        look = self._looks[:, slate.length].unsqueeze(1)
+        chance = look * torch.sigmoid(self._log_odds.scores())
+        return self._gains.of(slate, chance, self._scales).masked_fill(self._last, -FARTHEST)
+
+    def add(self, chosen: Tensor) -> None:
+        """Put the items at places (B,) of the pool into the slates."""
+        self._log_odds.add(chosen)
