@@ -19,13 +19,14 @@ from recsim_env.simulator import SlateSimulator
 
 LIMIT = 4.0
 """Bound of every number of an intent. All that tuning tries lies within, and libraries that stretch
-actions over the whole box do not start far from greedy CTR."""
+actions over the whole box do not start far from the greedy slate."""
 KNOBS = ComposerConfig(offset_dims=0)
 """The named knobs alone, with which most agents learn fastest."""
 
 
 class IntentFace(Face[spaces.Box]):
-    """Action: Box(A), the intent of `policies.composer`; 0 is greedy CTR exactly.
+    """Action: Box(A), the intent of `policies.composer`; 0 is the slate that is greedy in the
+    reward exactly (`reward_greedy`).
 
     Observation: Box(F), the state features of `policies.features`.
 
@@ -80,7 +81,8 @@ class IntentEnv(FaceEnv[spaces.Box]):
     - observation: `Box` float32 (F,), features of what the shop remembers of the shopper and of the
       candidates' scores, each of the order of 1
     - action: `Box` float32 (A,) from -`limit` to `limit`: how much each knob of the composer counts
-      (`env.face.composer.knobs` names them); 0 is the slate of greedy CTR
+      (`env.face.composer.knobs` names them); 0 is the slate that is
+      greedy in the reward
     - reward, ends, info, seeding: those of `recsim_env.SlateEnv`
 
     Args:

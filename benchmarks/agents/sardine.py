@@ -42,7 +42,7 @@ from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import defaults_of, knobs_here, policy_trials
+from benchmarks.lab.tuning import defaults_of, policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -65,7 +65,7 @@ EVALUATION_SEED = 50_000_000
 """First seed of the evaluation's users, none of whom was met while anything was chosen."""
 ORACLE, RANDOM = "greedy oracle", "random"
 """SARDINE's own two policies."""
-TUNED = ("mmr", "cap", "constant")
+TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_log_odds")
 """Re-rankers whose parameters are searched."""
 
 
@@ -147,7 +147,12 @@ def inputs_of(
 ) -> PolicyInputs:
     """What policies are built from on SARDINE."""
     return PolicyInputs(
-        simulator.catalog, simulator.observation_space, simulator.slate_size, ranker, pool=pool
+        simulator.catalog,
+        simulator.observation_space,
+        simulator.slate_size,
+        ranker,
+        pool=pool,
+        reward=simulator.reward,
     )
 
 
@@ -156,7 +161,6 @@ def tune(
 ) -> dict[str, float]:
     """The best parameters of a re-ranker on training users, of those that SARDINE has a cue for."""
     spec = POLICIES[name]
-    search = knobs_here(spec, inputs) if name == "constant" else spec.search()
     study = policy_trials(
         folder / f"{name}.trials.json",
         name,
@@ -164,9 +168,8 @@ def tune(
         inputs,
         simulator,
         episodes=seeds(TUNING_SEED, config.tuning_users),
-        first=[defaults_of(spec.parameters(), search)],
+        first=[defaults_of(spec.parameters(), spec.search())],
         trials=config.trials,
-        search=search,
     )
     return dict(study.best_params)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from agents.places import TUNING_SEED, Site, seeds
-from benchmarks.lab.tuning import knobs_here, policy_trials
+from benchmarks.lab.tuning import policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.log_servers import NoisyComposerPolicy
@@ -79,7 +79,6 @@ def tune_constant(
         batch: Number of shoppers served at a time.
     """
     spec = POLICIES["constant_log_odds"]
-    search = knobs_here(spec, site.inputs)
     study = policy_trials(
         path,
         TUNED,
@@ -87,9 +86,8 @@ def tune_constant(
         site.inputs,
         site.simulator(),
         episodes=seeds(TUNING_SEED, episodes),
-        first=[dict.fromkeys(search, 0.0) | knobs for knobs in HAND],
+        first=[dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND],
         trials=trials,
-        search=search,
         batch=batch,
     )
     return dict(study.best_params)

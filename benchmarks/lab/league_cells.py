@@ -32,7 +32,7 @@ from benchmarks.lab.options import Markets
 from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.tuning import policy_trials, starts
+from benchmarks.lab.tuning import SPECIAL_CASES, policy_trials, starts
 from benchmarks.lab.where import Elsewhere, There, told_options
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy
@@ -352,12 +352,10 @@ def tuned_parameters(
 
     def search() -> dict[str, Any]:
         """Run the trials, for the file that keeps their best parameters."""
-        # MMR is a case of the constant re-ranker, whose search starts from it
-        cases = ("mmr",) if name == "constant" else ()
-        before = {
-            case: tuned_parameters(replace(cell, contender=case), site, league, kept)
-            for case in cases
-        }
+        case = SPECIAL_CASES.get(name)
+        before = {}
+        if case is not None:
+            before[case] = tuned_parameters(replace(cell, contender=case), site, league, kept)
         study = policy_trials(
             kept / f"{name}.trials.json",
             name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from benchmarks.lab.run import RESULTS
 from benchmarks.lab.where import Where
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer
+from policies.cues import knobs
+from policies.gains import scale_knobs
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
 from recsim_env.checks import mapping, number, told
@@ -93,7 +96,6 @@ def policy_trials(
     episodes: Tensor,
     first: Sequence[Mapping[str, float]],
     trials: int,
-    search: Mapping[str, Range] | None = None,
     batch: int = 256,
     seed: int = 0,
 ) -> optuna.Study:
@@ -108,7 +110,6 @@ def policy_trials(
         episodes: The seeds (E,) of the episodes of every trial.
         first: Settings that are tried first.
         trials: The number of trials.
-        search: The range of every parameter; those of `spec` by default.
         batch: The number of shoppers served at a time.
         seed: The seed of the sampler.
 
@@ -120,7 +121,9 @@ def policy_trials(
         rows = evaluate(spec.build(inputs, parameters), simulator, episodes, batch=batch).rows
         return float(rows["return"].to_numpy().mean())
 
-    return trials_of(path, value, search or spec.search(), first, trials, seed, name)
+    search = search_here(spec, inputs)
+    tried = [{key: one[key] for key in search} for one in first]
+    return trials_of(path, value, search, tried, trials, seed, name)
 
 
 def suggest(trial: optuna.Trial, search: Mapping[str, Range]) -> Parameters:
@@ -138,28 +141,47 @@ def defaults_of(parameters: Any, search: Mapping[str, Range]) -> Parameters:
     return {name: value_of(parameters, name) for name in search}
 
 
-def starts(name: str, spec: PolicySpec, best: Mapping[str, Parameters]) -> list[Parameters]:
-    """The settings to try first: the defaults, and for the constant re-ranker also the tuned MMR.
+SPECIAL_CASES = {"constant": "reward_greedy", "constant_log_odds": "mmr"}
+"""Policies of which another one is a special case: they are searched from the tuned case on, so
+that they are never worse in a search."""
 
-    MMR is a special case of the constant re-ranker, which therefore is never worse in a search.
+
+def starts(name: str, spec: PolicySpec, best: Mapping[str, Parameters]) -> list[Parameters]:
+    """The settings to try first: the defaults, and the tuned special case where there is one.
 
     Args:
         name: The policy's name.
         spec: How the policy is built.
         best: The parameters of the policies that were tuned before.
     """
-    first = [defaults_of(spec.parameters(), spec.search())]
-    if name == "constant" and "mmr" in best:
-        lowest = spec.search()["similarity"].low
-        similarity = {"similarity": max(-best["mmr"]["weight"], lowest)}
-        first.append(dict.fromkeys(spec.search(), 0.0) | similarity)
-    return first
+    search = spec.search()
+    first = [defaults_of(spec.parameters(), search)]
+    case = SPECIAL_CASES.get(name)
+    if case not in best:
+        return first
+    if case == "mmr":
+        knobs = {"similarity": -best[case]["weight"]}
+    else:
+        knobs = dict.fromkeys(scale_knobs(), math.log(best[case]["factor"]))
+    within = {
+        knob: min(max(value, search[knob].low), search[knob].high) for knob, value in knobs.items()
+    }
+    return [*first, dict.fromkeys(search, 0.0) | within]
 
 
-def knobs_here(spec: PolicySpec, inputs: PolicyInputs) -> dict[str, Range]:
-    """The ranges of those of a constant re-ranker's knobs whose cue the environment shows."""
-    here = Composer(inputs).knobs
-    return {name: allowed for name, allowed in spec.search().items() if name in here}
+def search_here(spec: PolicySpec, inputs: PolicyInputs) -> dict[str, Range]:
+    """The ranges of a policy's parameters that have an effect in an environment.
+
+    Knobs of the composer have none where their cue is not shown, or their reward term not paid for.
+    """
+    if not spec.needs_ranker:
+        return spec.search()
+    here, everywhere = Composer(inputs).knobs, {**knobs(), **scale_knobs()}
+    return {
+        name: allowed
+        for name, allowed in spec.search().items()
+        if name in here or name not in everywhere
+    }
 
 
 def parameters_for(place: Where, told: Path | None, tuned: Path = TUNED) -> dict[str, Parameters]:

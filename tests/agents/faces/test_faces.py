@@ -1,4 +1,4 @@
-"""Faces mean what they say: 0 is greedy CTR, a batch is its singles, libraries' checks pass."""
+"""Faces mean what they say: 0 is greedy, a batch is its singles, libraries' checks pass."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_frames_are_those_of_the_slates(kind: str) -> None:
     plain = SlateEnv(simulator, render_mode="ansi")
     first, _ = plain.reset(seed=1)
     batch = {name: torch.from_numpy(value).unsqueeze(0) for name, value in first.items()}
-    greedy = POLICIES["greedy_ctr"].build(inputs)(batch, torch.empty(1, 0))[0].numpy()
+    greedy = POLICIES[NEUTRAL[kind]].build(inputs)(batch, torch.empty(1, 0))[0].numpy()
     plain.step(greedy)
     env = single(kind, render_mode="ansi")
     env.reset(seed=1)
@@ -147,11 +147,15 @@ def test_frames_are_those_of_the_slates(kind: str) -> None:
 # ---- what an action means ------------------------------------------------------------------------
 
 
+NEUTRAL = {"intent": "reward_greedy", "masked": "greedy_ctr"}
+"""The policy that each face's neutral action is."""
+
+
 @EITHER
-def test_the_neutral_action_is_greedy_ctr(kind: str) -> None:
+def test_the_neutral_action_is_greedy(kind: str) -> None:
     simulator, inputs = shop()
     seeds = torch.arange(40)
-    greedy = evaluate(POLICIES["greedy_ctr"].build(inputs), simulator, seeds).rows
+    greedy = evaluate(POLICIES[NEUTRAL[kind]].build(inputs), simulator, seeds).rows
     face: Any = (IntentFace if kind == "intent" else MaskedFace)(simulator, inputs)
     size = (
         np.zeros(face.action_space.shape, np.float32)

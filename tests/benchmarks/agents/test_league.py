@@ -41,7 +41,7 @@ from benchmarks.speed import latency
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer
 from policies.observations import candidates_of
-from policies.oracles import ORACLES, Oracle, OracleParameters, oracle_specs
+from policies.oracles import ORACLES, OracleParameters, OracleState, oracle_specs
 from recsim_env import make_simulator
 from recsim_env.estimates import Estimate
 from recsim_env.shoppers.market import MarketShopper
@@ -516,9 +516,9 @@ def test_the_myopic_oracle_shows_the_likeliest_clicks() -> None:
 def test_a_count_that_costs_everything_gives_every_position_a_category_of_its_own() -> None:
     simulator = make_simulator("recsim_env/Market-v0", device="cpu")
     observation = simulator.reset(torch.arange(5))
-    policy = Oracle(simulator, OracleParameters(extra=0.0, count=1e3, similarity=0.0))
+    policy = OracleState(simulator, OracleParameters(extra=0.0, count=1e3))
     pool = behaviour.distinct(simulator.catalog.category[policy(observation, torch.zeros(5, 0))])
-    greedy = Oracle(simulator, OracleParameters(extra=0.0, count=0.0, similarity=0.0))
+    greedy = OracleState(simulator, OracleParameters(extra=0.0, count=0.0, factor=1e-6))
     assert (
         pool
         > behaviour.distinct(simulator.catalog.category[greedy(observation, torch.zeros(5, 0))])
@@ -527,7 +527,7 @@ def test_a_count_that_costs_everything_gives_every_position_a_category_of_its_ow
 
 def test_an_oracle_reads_nobody_but_the_shoppers_of_a_market(toy: Config) -> None:
     with pytest.raises(ValueError, match="ToyShopper"):
-        Oracle(make_simulator(TOY, device="cpu"), OracleParameters())
+        OracleState(make_simulator(TOY, device="cpu"), OracleParameters())
 
 
 # ---- behaviour -----------------------------------------------------------------------------------

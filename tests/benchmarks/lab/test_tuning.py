@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from agents.evaluate import evaluate
-from benchmarks.lab.tuning import knobs_here, policy_trials, starts, trials_of
+from benchmarks.lab.tuning import (
+    SPECIAL_CASES,
+    policy_trials,
+    search_here,
+    starts,
+    trials_of,
+)
 from policies import POLICIES
 from policies.composer import Composer
 from policies.parameters import Range
@@ -65,16 +72,32 @@ def test_a_trial_of_a_policy_is_worth_the_mean_return_of_its_episodes(tmp_path: 
     assert len(study.trials) == 2
 
 
-def test_the_constant_reranker_starts_from_the_tuned_mmr_too() -> None:
-    spec = POLICIES["constant"]
-    default, as_mmr = starts("constant", spec, {"mmr": {"weight": 0.7}})
+def test_a_search_starts_from_the_tuned_special_case_too() -> None:
+    spec = POLICIES["constant_log_odds"]
+    default, as_mmr = starts("constant_log_odds", spec, {"mmr": {"weight": 0.7}})
     assert set(default) == set(as_mmr) == set(spec.search())
     assert {name: knob for name, knob in as_mmr.items() if knob} == {"similarity": -0.7}
     assert len(starts("mmr", POLICIES["mmr"], {"mmr": {"weight": 0.7}})) == 1
+    factors = starts("constant", POLICIES["constant"], {"reward_greedy": {"factor": math.e}})[1]
+    assert {name: knob for name, knob in factors.items() if knob} == {
+        "scale_intra_list_distance": 1.0,
+        "scale_category_coverage": 1.0,
+    }
+
+
+@pytest.mark.parametrize("name", SPECIAL_CASES)
+def test_the_special_case_is_the_same_policy(name: str) -> None:
+    simulator = toy_simulator(items=60, slate_size=6)
+    case, inputs = SPECIAL_CASES[name], toy_inputs(simulator)
+    best = {"weight": 1.3} if case == "mmr" else {"factor": 3.0}
+    started = starts(name, POLICIES[name], {case: best})[1]
+    seen = simulator.reset(torch.arange(8))
+    one, other = POLICIES[name].build(inputs, started), POLICIES[case].build(inputs, best)
+    assert torch.equal(one(seen, torch.zeros(1, 0)), other(seen, torch.zeros(1, 0)))
 
 
 def test_only_knobs_whose_cue_is_shown_are_searched() -> None:
     inputs, spec = toy_inputs(toy_simulator()), POLICIES["constant"]
-    found = knobs_here(spec, inputs)
+    found = search_here(spec, inputs)
     assert set(found) == set(spec.search()) & set(Composer(inputs).knobs)
     assert found
