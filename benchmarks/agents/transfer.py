@@ -102,7 +102,7 @@ class Config(Markets, Threads, Results):
     """Pessimism of each ensemble: how many standard deviations of its members are taken off its
     answer. An ensemble without any is the control, and so is that of a single seed."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
-    """The user model and its training; its seed is replaced."""
+    """The user model and its training."""
     ppo: PPOComposerConfig = field(default_factory=lambda: PPOComposerConfig(ppo=PPO_IN_BOTH))
     """The PPO agent and its training, the same in both markets."""
     steps: int = 300_000
@@ -354,9 +354,16 @@ def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) ->
     true = site.inputs.catalog
     folder = config.work / world.name / f"seed{seed}" / "model"
     if not folder.exists():
-        catalog, settings = true.to("cpu"), replace(config.model, seed=seed)
+        catalog = true.to("cpu")
         with step_bar(f"user model {seed} of {world.name}") as bar:
-            model = fit_session(site.logged, catalog, settings, device=true.device, progress=bar)
+            model = fit_session(
+                site.logged,
+                catalog,
+                config.model,
+                seed=seed,
+                device=true.device,
+                progress=bar,
+            )
         with building(folder) as part:
             save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
     return load_session(folder, true.device, site.inputs.slate_size)

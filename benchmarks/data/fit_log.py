@@ -9,7 +9,7 @@ It is `python -m recsim_env fit` with all its options, and a two-tower ranker be
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +65,8 @@ def main(config: Config) -> None:
             config.output,
             columns=config.columns,
             time_zone=config.time_zone,
-            config=replace(config.fit, reward=told_reward(config.reward) or {}),
+            reward=told_reward(config.reward),
+            config=config.fit,
             device=device,
             progress=progress,
         )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tyro
 from rich.console import Console
@@ -30,8 +31,10 @@ from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.files import building, locked, made, write_json
 from recsim_env.logs.sessions import Sessions
+from recsim_env.settings import Within
 from recsim_env.shop_file import SESSION, SHOP_FILE, ShopFile
 from recsim_env.shoppers.session.fit import (
+    HELD_OUT,
     SessionFitConfig,
     SessionScores,
     fit_session,
@@ -65,14 +68,20 @@ NEWCOMERS = 4096
 class Config(Checked):
     """Fit the session shoppers to the log of a market."""
 
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"held_out": Within(0, 0.9, above=True)}
+
     market: MarketWorld = field(default_factory=lambda: MarketWorld(mixture="broad"))
     """The market and its log, which is built where it is missing. The default mixture of policies
     writes slates of all kinds, good and bad."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
-    """Size of the model and settings of its training. The seed is that of the first member."""
+    """Size of the model and settings of its training."""
     members: int = 3
     """Number of models in the ensemble, which differ in their seeds. The default is that of the
     shipped shoppers."""
+    seed: int = 0
+    """Seed of the first member; the others have those that follow it."""
+    held_out: float = HELD_OUT
+    """Share of the episodes that scores are made on, the same for every member."""
     work: Path = Path("runs/market")
     """Folder in which the logs of markets lie, each in a folder of its own name."""
     output: Path = Path("runs/fit_market")
@@ -111,12 +120,17 @@ def _fit(config: Config) -> None:
     use_threads(config.threads)
     site = config.market.open(config.work, "cpu")
     catalog, log = site.inputs.catalog.to("cpu"), site.logged
-    visits = Visits.of(learn_and_check(log, config.model)[1], catalog)
+    visits = Visits.of(learn_and_check(log, config.held_out)[1], catalog)
     members: list[SessionShopper] = []
     scores: list[SessionScores] = []
     began = time.perf_counter()
     kept = config.output / UNFINISHED
-    told: dict[str, Any] = {"market": asdict(config.market), "model": asdict(config.model)}
+    told: dict[str, Any] = {
+        "market": asdict(config.market),
+        "model": asdict(config.model),
+        "seed": config.seed,
+        "held_out_share": config.held_out,
+    }
     remember_settings(kept, told | {TABLES: digest_of_files(tables_of(config))})
     for number in range(config.members):
         members.append(_member(config, number, log, catalog, kept / f"model{number}"))
@@ -127,7 +141,7 @@ def _fit(config: Config) -> None:
     part = config.output / f"{UNFINISHED}.part"
     shutil.rmtree(part, ignore_errors=True)
     newcomers = Logged.newcomers(log.declared)
-    evaluation = log.held_out(config.model.held_out)
+    evaluation = log.held_out(config.held_out)
     logged = replace(newcomers, evaluation=evaluation).some(NEWCOMERS)
     save_session(part, catalog, members, logged)
     told |= {
@@ -163,10 +177,16 @@ def _member(
     """Fit a member, or read it from its folder where it was fitted before."""
     training = folder.with_name(f"{folder.name}.training")
     if not folder.exists():
-        settings = replace(config.model, seed=config.model.seed + number)
         with step_bar(f"member {number + 1} of {config.members}") as bar:
             member = fit_session(
-                log, catalog, settings, device=config.device, progress=bar, folder=training
+                log,
+                catalog,
+                config.model,
+                seed=config.seed + number,
+                held_out=config.held_out,
+                device=config.device,
+                progress=bar,
+                folder=training,
             )
         with building(folder) as part:
             save_model(member, part)

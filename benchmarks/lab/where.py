@@ -63,6 +63,12 @@ class Elsewhere(Checked):
             ValueError: If an option is outside its range, or `options` or `reward` cannot be read.
         """
         super().__post_init__()
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if self.env is None and given:
+            raise ValueError(
+                f"{given[0]} is {checks.told(getattr(self, given[0]))}, but it belongs to an "
+                "environment, and env names none."
+            )
         told_options(self.options)
         told_reward(self.reward)
 

@@ -133,7 +133,7 @@ def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> SessionPo
 
 def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
     """One row for each shown item of the whole log, with the model's prediction."""
-    learn, check = learn_and_check(log, SessionFitConfig())
+    learn, check = learn_and_check(log)
     parts = []
     for held_out, sessions in ((False, learn), (True, check)):
         rows = item_rows(sessions, shopper.catalog)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,8 +98,6 @@ class Config(Markets, Threads, Results):
     """Number of evaluations of RecSim's agent after the one before training."""
     peer_judged: int = 100
     """Number of episodes of each evaluation of RecSim's agent."""
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """The shopper whose fine-tuning is timed."""
     finetune_epochs: float = 0.15
     """Number of passes over the shopper's log that are timed. A part of one pass is enough, because
     all steps take equally long."""
@@ -170,7 +168,7 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
     """Time fine-tuning and the machine: a row a repetition."""
     log = Log.load(ready(config.log, Console(), {"results": config.results / NAME}))
     examples = log.examples(cold_hidden=True)
-    settings = replace(config.finetune, epochs=config.finetune_epochs)
+    settings = FinetuneConfig(epochs=config.finetune_epochs)
 
     # the packs that an epoch trains on, and how many visits the steps come to
     lengths = torch.stack(

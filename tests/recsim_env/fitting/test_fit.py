@@ -7,6 +7,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -159,9 +160,8 @@ def test_nothing_is_written_where_it_should_not(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="found no click"):
         fit(rows().with_columns(click=pl.lit(0)), catalog(), tmp_path / "none", config=QUICK)
     for term in ("purchases", "outside_reward"):
-        config = replace(QUICK, reward={term: 1.0})
         with pytest.raises(ValueError, match=f"reward has the term '{term}'"):
-            fit(rows(), catalog(), tmp_path / "none", config=config)
+            fit(rows(), catalog(), tmp_path / "none", reward={term: 1.0}, config=QUICK)
     with pytest.raises(ValueError, match="device is 'abacus'"):
         fit(rows(), catalog(), tmp_path / "none", config=QUICK, device="abacus")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.csv", "log.csv", "mine"]
@@ -206,9 +206,6 @@ def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
         ({"members": 0}, "members is 0"),
         ({"slate_size": 0}, "slate_size is 0"),
         ({"horizon_days": -1.0}, "horizon_days is -1"),
-        ({"reward": {"clicks": "a"}}, r"reward\['clicks'\] is 'a'"),
-        ({"reward": {"joy": 1.0}}, "a term of reward is 'joy'"),
-        ({"reward": {}}, "reward has no term"),
         ({"seed": -1}, "seed is -1"),
         ({"counterfactual": 3}, "counterfactual is 3"),
     ],
@@ -216,6 +213,20 @@ def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
 def test_bad_settings_are_named(settings: dict[str, object], told: str) -> None:
     with pytest.raises((TypeError, ValueError), match=told):
         FitConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        ({"clicks": "a"}, r"reward\['clicks'\] is 'a'"),
+        ({"joy": 1.0}, "a term of reward is 'joy'"),
+        ({}, "reward has no term"),
+    ],
+)
+def test_a_bad_reward_is_named(reward: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises((TypeError, ValueError), match=told):
+        fit(rows(), catalog(), tmp_path / "none", reward=reward, config=QUICK)
+    assert not (tmp_path / "none").exists()
 
 
 def test_episodes_longer_than_the_log_are_told(tmp_path: Path) -> None:
