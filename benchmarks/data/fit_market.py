@@ -29,10 +29,10 @@ from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
-from recsim_env.files import building, locked, made, write_json
+from recsim_env.files import building, locked, made, refill, refilling, write_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.settings import Within
-from recsim_env.shop_file import SESSION, SHOP_FILE, ShopFile
+from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, ShopFile
 from recsim_env.shoppers.session.fit import (
     HELD_OUT,
     SessionFitConfig,
@@ -42,10 +42,10 @@ from recsim_env.shoppers.session.fit import (
     score,
 )
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import save_session
+from recsim_env.shoppers.session.population import earlier_parts, save_session
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
-from recsim_env.shoppers.weights import load_model, member_folders, save_model
+from recsim_env.shoppers.weights import load_model, save_model
 
 SHOWN = (
     "click_auc",
@@ -56,8 +56,6 @@ SHOWN = (
     "leave_ne",
     "leave_ratio",
 )
-UNFINISHED = "unfinished"
-"""Folder of the members that a run has fitted before it ends."""
 SHIPPED = Path(recsim_env.__file__).parent / "data" / "market"
 """The folder of `recsim_env/LearnedMarket-v0`."""
 NEWCOMERS = 4096
@@ -125,6 +123,7 @@ def _fit(config: Config) -> None:
     scores: list[SessionScores] = []
     began = time.perf_counter()
     kept = config.output / UNFINISHED
+    refill(config.output, kept, SHOP_FILE, earlier_parts)
     told: dict[str, Any] = {
         "market": asdict(config.market),
         "model": asdict(config.model),
@@ -137,24 +136,21 @@ def _fit(config: Config) -> None:
         scores.append(score(members[-1], visits))
     minutes = (time.perf_counter() - began) / 60
 
-    # The folder of all members, which takes its place when it is whole.
-    part = config.output / f"{UNFINISHED}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    # The folder of all members, which takes the place of an earlier one when it is whole.
     newcomers = Logged.newcomers(log.declared)
     evaluation = log.held_out(config.held_out)
     logged = replace(newcomers, evaluation=evaluation).some(NEWCOMERS)
-    save_session(part, catalog, members, logged)
     told |= {
         "log": {"episodes": len(log), "slates": log.n_slates},
         "minutes": round(minutes, 1),
         "held_out": [one.row() for one in scores],
     }
-    write_json(part / "fit.json", told)
     true = site.simulator()
     shop = ShopFile(SESSION, true.slate_size, true.horizon_days, true.reward.weights)
-    write_json(part / SHOP_FILE, shop.plain())
-    _put(part, config.output)
-    shutil.rmtree(kept)
+    with refilling(config.output, kept, SHOP_FILE, earlier_parts) as part:
+        save_session(part, catalog, members, logged)
+        write_json(part / "fit.json", told)
+        write_json(part / SHOP_FILE, shop.plain())
     if config.ship:
         made(SHIPPED.parent)
         replace_folder(config.output, SHIPPED)
@@ -193,15 +189,6 @@ def _member(
         shutil.rmtree(training, ignore_errors=True)
     found: SessionShopper = load_model(SessionShopper, folder).to(config.device)  # type: ignore[arg-type]
     return found
-
-
-def _put(part: Path, folder: Path) -> None:
-    """Move the contents of a folder into another one, whose old members are removed first."""
-    for old in member_folders(folder, 0):
-        shutil.rmtree(old)
-    for child in sorted(part.iterdir()):
-        child.replace(folder / child.name)
-    part.rmdir()
 
 
 def table(scores: list[SessionScores]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from recsim_env import files
 from recsim_env.catalog import Catalog
 from recsim_env.fitting.config import FitConfig
 from recsim_env.fitting.judging import judged
-from recsim_env.fitting.output import check_output, remember, remove_earlier, versions, write_log
+from recsim_env.fitting.output import check_output, remember, versions, write_log
 from recsim_env.fitting.parts import Parts, parts_of
 from recsim_env.logs.plain import PlainLog, catalog_of, embed_items, read_plain
 from recsim_env.logs.plain.reading import Plain
@@ -22,7 +21,7 @@ from recsim_env.rewards import Reward, as_reward
 from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, Opinion, ShopFile
 from recsim_env.shoppers.session.fit import fit_session
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import save_session
+from recsim_env.shoppers.session.population import earlier_parts, save_session
 from recsim_env.shoppers.weights import load_model, save_model
 from recsim_env.types import best_device
 from recsim_env.verdicts.findings import Findings
@@ -67,8 +66,8 @@ def fit(
     """Fit a simulator of shoppers to a log of one row an impressed item.
 
     The folder holds everything that an environment needs, with the log's tables, `report.md` and
-    `report.html`; `shop.json` is written last and says that it is whole. A fit that was interrupted
-    goes on with the models that are missing.
+    `report.html`; `shop.json` says that it is whole. A shop of an earlier fit stays as it is until
+    the new one is whole. A fit that was interrupted goes on with the models that are missing.
 
     Args:
         log: CSV or parquet file, or a frame; see `recsim_env.logs.plain.LOG_COLUMNS`.
@@ -107,6 +106,7 @@ def fit(
     parts = parts_of(plain, config)
     _check_reward(weights, parts, plain)
     with files.locked(files.made(path)):
+        files.refill(path, path / UNFINISHED, SHOP_FILE, earlier_parts)
         remember(path, plain, config)
         progress("making item vectors", 0, 1)
         vectors = embed_items(plain, seed=config.seed)
@@ -123,15 +123,15 @@ def fit(
         )
         notes = (*_notes(plain, parts), vectors.how, *_of_horizon(parts, config))
 
-        # Everything on disk, and last the file that says so.
+        # Everything beside an earlier shop, and then in its place.
         progress("writing the folder", 0, 1)
-        remove_earlier(path)
-        save_session(path, goods, members, parts.logged)
-        write_log(plain, path)
         findings = replace(findings, notes=[*notes, *findings.notes])
-        write_report(findings, path, title=path.resolve().name)
-        files.write_json(path / SHOP_FILE, _told(plain, parts, findings, config, horizon, weights))
-        shutil.rmtree(path / UNFINISHED)
+        told = _told(plain, parts, findings, config, horizon, weights)
+        with files.refilling(path, path / UNFINISHED, SHOP_FILE, earlier_parts) as whole:
+            save_session(whole, goods, members, parts.logged)
+            write_log(plain, whole)
+            write_report(findings, whole, title=path.resolve().name)
+            files.write_json(whole / SHOP_FILE, told)
     return Fitted(path, findings, horizon, notes)
 
 

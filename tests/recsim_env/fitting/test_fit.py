@@ -188,6 +188,36 @@ def test_nothing_of_an_earlier_log_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "model1").exists()
 
 
+def test_an_earlier_shop_stands_until_the_new_one_is_whole(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "shop"
+    shutil.copytree(shop, mine)
+    (mine / "ranker.safetensors").touch()
+
+    def contents() -> dict[str, bytes]:
+        inside = (path for path in mine.rglob("*") if path.is_file())
+        told = {path.relative_to(mine).as_posix(): path.read_bytes() for path in inside}
+        return {name: held for name, held in told.items() if not name.startswith(("unf", "."))}
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = contents()
+    other = replace(QUICK, seed=1)
+    monkeypatch.setattr("recsim_env.fitting.stages.write_report", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fit(rows(), catalog(), mine, config=other)
+    assert contents() == before
+    recsim_env.register("fitting/Earlier-v0", mine, anyway=True)
+    monkeypatch.undo()
+    stages: list[str] = []
+    fit(rows(), catalog(), mine, config=other, progress=lambda stage, *_: stages.append(stage))
+    assert "model 1 of 1" not in stages
+    assert contents().keys() == before.keys() - {"ranker.safetensors"}
+    assert contents()["shop.json"] != before["shop.json"]
+
+
 def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
     """A process that is killed while it removes the unfinished models may leave some of them."""
     plain = read_plain(rows(), catalog())
