@@ -8,6 +8,7 @@ most a temporary file, which `locked` sweeps away when the folder is next writte
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -29,6 +30,8 @@ from recsim_env import checks
 
 LOCK = ".lock"
 HOLDER = ".lock.json"
+SPARE = 1 << 16
+"""Free bytes below which a disk counts as full."""
 FRESH, COMING, GONE = "fresh", "coming", "gone"
 """Folders of `refilling`: the new contents, the same on their way, and the old ones."""
 TEMPORARY = re.compile(r"\..+\.(?P<process>[0-9]+)\.[0-9a-f]{8}\.tmp")
@@ -57,13 +60,34 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         before = "; what stood there before is whole" if path.exists() else ""
-        message = f"could not be written ({reason}){before}"
-        raise OSError(getattr(error, "errno", None) or 0, message, str(path)) from error
+        raise unwritten(path, error, before) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def unwritten(path: Path, error: Exception, after: str = "") -> OSError:
+    """The error that a file or folder could not be written, with the reason in the system's words.
+
+    Libraries tell of a full disk in words of their own, or not at all.
+
+    Args:
+        path: The file or folder.
+        error: What a library raised, or the system.
+        after: How the message ends.
+    """
+    number = getattr(error, "errno", None) or 0
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    if not number and _is_full(path):
+        number, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
+    return OSError(number, f"could not be written ({reason}){after}", str(path))
+
+
+def _is_full(path: Path) -> bool:
+    """Whether less than `SPARE` bytes are free where a path lies."""
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    return shutil.disk_usage(there).free < SPARE
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -18,7 +18,6 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -27,6 +26,7 @@ from agents.places import REPORTED_SEED, Site, seeds
 from agents.ppo.agents import PPOComposerConfig
 from agents.statistics import estimate_mean
 from benchmarks.lab import league_cells
+from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import GREEDY, PPO, RERANKER, Cell, CellSettings
 from benchmarks.lab.options import Device, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
@@ -338,4 +338,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

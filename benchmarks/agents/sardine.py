@@ -25,7 +25,6 @@ import gymnasium
 import numpy as np
 import polars as pl
 import torch
-import tyro
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
@@ -35,6 +34,7 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from agents.statistics import by_training_seed, over_training_seeds
 from benchmarks.lab.cells import rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
@@ -376,4 +376,4 @@ def _measure(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

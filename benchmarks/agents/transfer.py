@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import polars as pl
-import tyro
 from tqdm.auto import tqdm
 
 from agents.base import TrainingSetup
@@ -41,6 +40,7 @@ from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, contender, tune_constant
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Markets, Results, Threads
@@ -445,4 +445,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Threads
 from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.shops import fit_ranker_of
@@ -73,10 +74,14 @@ def main(config: Config) -> None:
     print(fitted)
     print(f"Report: {config.output / 'report.html'}")
     if fitted.findings.verdict(CLICKS).holds is False:
-        sys.exit("No ranker was fitted: shoppers who are predicted so badly teach agents nothing.")
+        sys.exit(
+            "No ranker was fitted: shoppers who are predicted so badly teach agents nothing. To "
+            "train with them nonetheless: "
+            f"python -m benchmarks.agents.train --env {config.output} --anyway"
+        )
     fit_ranker_of(config.output, config.device)
     print(f"Next: python -m benchmarks.agents.train --env {config.output}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

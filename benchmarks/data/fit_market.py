@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +22,7 @@ import recsim_env
 from agents.places.exploring import TABLE_FILES
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
 from benchmarks.lab.markets import MarketWorld
@@ -200,4 +200,4 @@ def table(scores: list[SessionScores]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

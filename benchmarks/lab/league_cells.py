@@ -215,7 +215,11 @@ def settled(league: Played) -> Played:
         return league
     place.where.check()
     changes: dict[str, Any] = {"work": league.work / place.name}
-    if is_slow(find_place(place.env, told_options(place.where.options)).simulator):
+    if is_slow(
+        find_place(
+            place.env, told_options(place.where.options), anyway=place.where.anyway
+        ).simulator
+    ):
         default = {one.name: one.default for one in fields(league)}
         changes |= {
             name: few

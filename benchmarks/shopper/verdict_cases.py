@@ -23,7 +23,6 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
@@ -31,6 +30,7 @@ from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.exploring import policy_inputs
 from agents.places.mixture import Mixture
 from benchmarks.lab.cells import json_at, rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import Blind, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Results, Threads
@@ -305,4 +305,4 @@ def drawn(rows: pl.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

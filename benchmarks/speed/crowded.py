@@ -27,12 +27,12 @@ from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
 import polars as pl
-import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.ppo.algorithm import SlatePPO, fit_standardizers
 from agents.statistics import estimate_mean
 from benchmarks.agents import train
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
@@ -265,4 +265,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -26,7 +26,6 @@ from typing import ClassVar, TypeVar
 import faiss
 import polars as pl
 import torch
-import tyro
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,6 +35,7 @@ from agents.places.exploring import policy_inputs
 from agents.ppo.agents import PPOComposerConfig
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import PPO, Cell, CellSettings
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Results
@@ -364,4 +364,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

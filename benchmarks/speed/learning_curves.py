@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from rich.console import Console
@@ -32,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, seeds
 from agents.statistics import estimate_mean
+from benchmarks.lab.command import run_command
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
@@ -353,4 +353,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -273,3 +274,18 @@ def test_a_process_killed_while_contents_change_loses_nothing(number: int, tmp_p
     refill(tmp_path)
     assert tree(tmp_path) == NEW | {"notes": "mine"}
     assert not (tmp_path / "aside").exists()
+
+
+def test_a_full_disk_is_told_whatever_a_library_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed() -> None:
+        with files.replacing(tmp_path / "table.parquet"):
+            raise OSError(0, "parquet: File out of specification")
+
+    with pytest.raises(OSError, match="out of specification"):
+        failed()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    told = r"could not be written \(No space left on device\): '.*table.parquet'"
+    with pytest.raises(OSError, match=told):
+        failed()

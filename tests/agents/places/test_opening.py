@@ -219,7 +219,7 @@ def test_a_folder_opens_with_its_own_log_and_ranker(
     shop(folder, site)
     taken: list[tuple[str, Path]] = []
 
-    def fake(id: str, folder: Path) -> None:  # what reads the kind from shop.json
+    def fake(id: str, folder: Path, *, anyway: bool) -> None:  # what reads the kind from shop.json
         taken.append((id, folder))
         register(id=id)
 
@@ -256,6 +256,11 @@ def _of(rows: pl.DataFrame, said: pl.DataFrame | None) -> pl.DataFrame:
 def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(gymnasium.error.NameNotFound, match="env is 'nowhere/Shop-v0', but the reg"):
         open_place("nowhere/Shop-v0")
+    for path in ("/nope", "runs/nope", "./nope-v0", "nope"):
+        with pytest.raises(FileNotFoundError, match=f"^env is '{path}', but there is no such fold"):
+            open_place(path)
+    with pytest.raises(gymnasium.error.NameNotFound, match="env is 'json:nope', but the reg"):
+        open_place("json:nope")
     with pytest.raises(ModuleNotFoundError, match="its module cannot be imported"):
         open_place("no_such_module:nowhere/Shop-v0")
     with pytest.raises(FileNotFoundError, match=r"which has no shop\.json"):
