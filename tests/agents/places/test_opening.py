@@ -298,3 +298,17 @@ def test_the_complete_journey_keeps_its_ranker_and_its_two_populations() -> None
     assert isinstance(site.inputs.ranker, CTRRanker)
     assert (site.log, site.inputs.per_category, site.inputs.popularity) == (None, 0, None)
     assert site.options("train") == {"population": "train"}
+
+
+def test_a_refused_folder_is_opened_on_request(tmp_path: Path) -> None:
+    told = {"kind": "session", "verdicts": {"clicks": {"holds": False, "sentence": "Clicks: no."}}}
+    (tmp_path / "shop.json").write_text(json.dumps(told))
+    with pytest.raises(
+        ValueError, match=r"Clicks: no\. Give anyway=True, or --anyway to a command"
+    ):
+        registered(str(tmp_path))
+    id, folder = registered(str(tmp_path), anyway=True)
+    assert folder == tmp_path
+    assert id in PRESETS
+    PRESETS.pop(id)
+    gymnasium.registry.pop(id)
