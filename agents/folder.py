@@ -37,8 +37,8 @@ from policies.serving.recommender import Recommender
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate
-from recsim_env.files import read_object, read_tensors, write_json, write_tensors
-from recsim_env.logs.facts import LogFacts
+from recsim_env.files import read_object, read_tensors, refilling, write_json, write_tensors
+from recsim_env.logs.facts import FACTS_FILE, LogFacts
 from recsim_env.types import Policy, best_device
 
 ABOUT, NETWORK, RANKER, POPULARITY = (
@@ -48,6 +48,8 @@ ABOUT, NETWORK, RANKER, POPULARITY = (
     "popularity.safetensors",
 )
 """Names of the files in the folder of an agent."""
+UNFINISHED = "unfinished"
+"""Folder in it of an agent that is being written."""
 FORMAT = 1
 """Version of the folder; another one is refused."""
 KEYS = ("format", "env", "options", "reward", "observation", "inputs", "versions", "scores")
@@ -94,17 +96,22 @@ def save_agent(
         "scores": {name: _score(value) for name, value in (scores or {}).items()},
     }
 
-    # agent.json goes first and comes last: where it is, the folder is whole
-    (folder / ABOUT).unlink(missing_ok=True)
+    # The agent that stands there goes when the new one is whole; `ABOUT` says that it is.
     tensors, metadata = read_tensors(checkpoint, POLICY)
-    write_tensors(folder / NETWORK, tensors, {"policy": metadata.get("policy", "")})
-    save_ranker(inputs.need_ranker("agent"), folder / RANKER)
-    inputs.catalog.to("cpu").save(folder)
-    if inputs.popularity is not None:
-        write_tensors(folder / POPULARITY, {"popularity": inputs.popularity})
-    if inputs.facts is not None:
-        inputs.facts.write(folder)
-    write_json(folder / ABOUT, told)
+    with refilling(folder, folder / UNFINISHED, ABOUT, _optional) as part:
+        write_tensors(part / NETWORK, tensors, {"policy": metadata.get("policy", "")})
+        save_ranker(inputs.need_ranker("agent"), part / RANKER)
+        inputs.catalog.to("cpu").save(part)
+        if inputs.popularity is not None:
+            write_tensors(part / POPULARITY, {"popularity": inputs.popularity})
+        if inputs.facts is not None:
+            inputs.facts.write(part)
+        write_json(part / ABOUT, told)
+
+
+def _optional(folder: Path) -> list[Path]:
+    """What the folder of an agent may hold or not."""
+    return [folder / POPULARITY, folder / FACTS_FILE]
 
 
 def load_agent(folder: Path | str, device: torch.device | str | None = None) -> Agent:

@@ -19,6 +19,7 @@ import tyro
 from benchmarks.agents import behaviour, compare, league, league_report, sardine, transfer_report
 from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
 from benchmarks.shopper import verdict_cases
 from benchmarks.speed import latency_report, learning_curves, ppo_speed, throughput
@@ -85,4 +86,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

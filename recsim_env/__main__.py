@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from recsim_env.commands import check_log, fit
-from recsim_env.files import FolderInUse
+from recsim_env.commands.refusals import sentence
 
 COMMANDS = {"check-log": check_log, "fit": fit}
 """Modules with `SUMMARY`, `add_options(parser)` and `run(options)`, by command."""
@@ -17,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, or 2 where the input is wrong, which one sentence on stderr says.
+        The exit status: 0, or 2 where the input or the machine is to blame, which one sentence on
+        stderr says.
     """
     parser = argparse.ArgumentParser(prog="python -m recsim_env", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -28,8 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         COMMANDS[options.command].run(options)
-    except (FolderInUse, OSError, TypeError, ValueError) as error:
-        print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
+    except Exception as error:
+        said = sentence(error)
+        if said is None:
+            raise
+        print(f"{parser.prog} {options.command}: {said}", file=sys.stderr)
         return 2
     return 0
 

@@ -8,6 +8,7 @@ most a temporary file, which `locked` sweeps away when the folder is next writte
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ from recsim_env import checks
 
 LOCK = ".lock"
 HOLDER = ".lock.json"
+SPARE = 1 << 16
+"""Free bytes below which a disk counts as full."""
+FRESH, COMING, GONE = "fresh", "coming", "gone"
+"""Folders of `refilling`: the new contents, the same on their way, and the old ones."""
 TEMPORARY = re.compile(r"\..+\.(?P<process>[0-9]+)\.[0-9a-f]{8}\.tmp")
 """Names of the temporary files of `replacing`; no other file is ever swept away."""
 
@@ -55,13 +60,34 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         before = "; what stood there before is whole" if path.exists() else ""
-        message = f"could not be written ({reason}){before}"
-        raise OSError(getattr(error, "errno", None) or 0, message, str(path)) from error
+        raise unwritten(path, error, before) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def unwritten(path: Path, error: Exception, after: str = "") -> OSError:
+    """The error that a file or folder could not be written, with the reason in the system's words.
+
+    Libraries tell of a full disk in words of their own, or not at all.
+
+    Args:
+        path: The file or folder.
+        error: What a library raised, or the system.
+        after: How the message ends.
+    """
+    number = getattr(error, "errno", None) or 0
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    if not number and _is_full(path):
+        number, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
+    return OSError(number, f"could not be written ({reason}){after}", str(path))
+
+
+def _is_full(path: Path) -> bool:
+    """Whether less than `SPARE` bytes are free where a path lies."""
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    return shutil.disk_usage(there).free < SPARE
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -149,12 +175,75 @@ def read_object(path: Path | str) -> dict[str, Any]:
 def building(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside a place, and move it there when the block has filled it.
 
-    What a block that was killed left beside the place is removed first.
+    What a block that was killed left beside the place is removed first, and what one that fails
+    leaves at once.
     """
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    yield part
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     part.rename(folder)
+
+
+@contextlib.contextmanager
+def refilling(
+    folder: Path, aside: Path, last: str, stale: Callable[[Path], Iterable[Path]] = lambda at: ()
+) -> Iterator[Path]:
+    """Yield a new folder, whose contents take their place in `folder` when the block has filled it.
+
+    Nothing that stands there is touched before. Then files and folders change places by moves
+    alone, and a process that is killed between two of them leaves all of both: `refill` goes on.
+    What has no successor and is not stale stays.
+
+    Args:
+        folder: Where the contents go.
+        aside: A folder in it, where everything happens; it is gone in the end.
+        last: Name of the file that says that the contents are whole: it goes first, and comes last.
+        stale: Lists what of an earlier content goes even where the new one has nothing of its name.
+    """
+    refill(folder, aside, last, stale)
+    try:
+        with building(aside / FRESH) as part:
+            yield made(part)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.rmdir()  # unless there is something else in it
+        raise
+    refill(folder, aside, last, stale)
+
+
+def refill(
+    folder: Path, aside: Path, last: str, stale: Callable[[Path], Iterable[Path]] = lambda at: ()
+) -> None:
+    """Go on with a `refilling` that was cut off when it had begun to move; else do nothing."""
+    fresh, coming, gone = (aside / name for name in (FRESH, COMING, GONE))
+    if fresh.is_dir():
+        old = {folder / child.name for child in fresh.iterdir()} | {*stale(folder)}
+        made(gone)
+        for path in sorted(old, key=lambda path: path.name != last):
+            if path.exists():
+                path.replace(gone / path.name)
+        fresh.replace(coming)
+    if coming.is_dir():
+        # The rest goes first: no remains of it are taken for something unfinished later.
+        for path in aside.iterdir():
+            if path not in (coming, gone):
+                remove(path)
+        for path in sorted(coming.iterdir(), key=lambda path: path.name == last):
+            path.replace(folder / path.name)
+        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def made(folder: str | os.PathLike[str]) -> Path:

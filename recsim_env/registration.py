@@ -95,6 +95,8 @@ class EnvConfig:
             )
         if callable(self.shopper):
             _check_factory(self.shopper)
+        else:  # so that it is found whatever the working directory is later
+            object.__setattr__(self, "shopper", Path(self.shopper).absolute())
         checked = {
             "reward": as_reward(self.reward),
             "slate_size": checked_slate_size(self.slate_size),
@@ -240,18 +242,19 @@ def preset(id: str, name: str = "id") -> EnvConfig:
         gymnasium.error.NameNotFound: If the id is unknown.
         ModuleNotFoundError: If there is no such module.
     """
+    told = checks.told(id)
     module, _, own = id.rpartition(":")
     if module and all(part.isidentifier() for part in module.split(".")):
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"{name} is {checks.told(id)}, but its module cannot be imported: {error}."
+                f"{name} is {told}, but its module cannot be imported: {error}."
             ) from error
         id = own
     if id not in PRESETS:
         raise gymnasium.error.NameNotFound(
-            f"{name} is {checks.told(id)}, but the registered ids are {sorted(PRESETS)}."
+            f"{name} is {told}, but the registered ids are {sorted(PRESETS)}."
         )
     return PRESETS[id]
 

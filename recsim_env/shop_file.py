@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from recsim_env import checks, files
@@ -123,7 +125,7 @@ def refuse_failed(shop: ShopFile, folder: Path | str) -> None:
     if found is not None and found.holds is False:
         raise ValueError(
             f"folder is {str(folder)!r}, whose shoppers are not worth simulating. {found.sentence} "
-            "Give anyway=True to register it nonetheless."
+            "Give anyway=True, or --anyway to a command, to use them nonetheless."
         )
 
 
@@ -132,4 +134,26 @@ def doubt_levels(folder: Path) -> None:
     """Warn once that the returns of an environment are not to be taken at face value."""
     found = ShopFile.read(folder).verdicts.get(LEVELS)
     if found is not None and found.holds is not True:
-        warnings.warn(f"{folder}: {found.sentence}", UserWarning, stacklevel=2)
+        warnings.warn(f"{folder}: {found.sentence}", UserWarning, stacklevel=_of_caller())
+
+
+def _of_caller() -> int:
+    """The `stacklevel` of the line outside of this project and of Gymnasium that led here.
+
+    That is who made the environment; a command of this project has none, and no line is shown.
+    """
+    ours = {__name__.partition(".")[0], "gymnasium", "policies", "agents", "benchmarks"}
+    level, frame = 1, inspect.currentframe()
+    assert frame is not None  # CPython knows its frames
+    while (frame := frame.f_back) is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name.partition(".")[0] not in ours and not _runs_command(frame):
+            return level
+        level += 1
+    return level
+
+
+def _runs_command(frame: FrameType) -> bool:
+    """Whether a frame is that of a module that is run as a command of this project."""
+    spec = frame.f_globals.get("__spec__")
+    return spec is not None and spec.name.partition(".")[0] == "benchmarks"

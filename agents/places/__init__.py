@@ -5,7 +5,8 @@ were fitted to a log. Where there is no log, exploring policies play one; where 
 one is fitted to the log. Both are kept.
 """
 
+from agents.places.exploring import learn_ranker
 from agents.places.opening import open_place
 from agents.places.site import REPORTED_SEED, TUNING_SEED, Site, seeds
 
-__all__ = ["REPORTED_SEED", "TUNING_SEED", "Site", "open_place", "seeds"]
+__all__ = ["REPORTED_SEED", "TUNING_SEED", "Site", "learn_ranker", "open_place", "seeds"]

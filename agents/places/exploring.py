@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import torch
@@ -22,6 +23,7 @@ from agents.places.site import seeds
 from policies.inputs import PolicyInputs, Ranker
 from policies.rankers.recent import RecentRanker, counters_for
 from policies.rankers.two_tower import fit_two_tower
+from recsim_env import checks
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
@@ -197,6 +199,33 @@ def play_log(
                 of_round = None if title is None else f"ranker of round {number + 1}"
                 inputs = policy_inputs(simulator, fit(log, simulator, of_round), log)
     return _joined(parts)
+
+
+def learn_ranker(
+    simulator: SlateSimulator,
+    slates: int = 3_000,
+    *,
+    mixture: Mixture = "exploring",
+    title: str | None = None,
+) -> Ranker:
+    """Play a log for shoppers of whom there is none, and fit a ranker to it; nothing is kept.
+
+    It is what `open_place` does for an environment that is registered.
+
+    Args:
+        simulator: The shoppers; it is reset.
+        slates: Number of slates of the log, about.
+        mixture: Who serves.
+        title: What is played, for the progress bars; None shows none.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the log holds no click.
+    """
+    checks.instance("simulator", simulator, SlateSimulator)
+    slates = checks.whole("slates", slates, 1)
+    checks.choice("mixture", mixture, get_args(Mixture))
+    tables = play_log(simulator, Exploration(slates, mixture, fewest=1), title=title)
+    return fit_ranker(Sessions.of(*tables), simulator, title and f"ranker of {title}")
 
 
 def _joined(parts: list[Tables]) -> Tables:

@@ -51,6 +51,8 @@ SHIPPED_RANKERS: Mapping[str, Path] = {"recsim_env/CompleteJourney-v0": WEIGHTS}
 SLATES, SLOW_SLATES = 100_000, 3_000
 """Number of slates that are logged where nothing else is said, and where shoppers are stepped one
 by one."""
+VERSION = re.compile(r"-v\d+$")
+"""End of an id, by which it is told from a path that does not exist."""
 POPULATIONS = ("train", "evaluation")
 """The populations of shoppers, where there are several: agents learn with the first."""
 
@@ -84,6 +86,7 @@ def open_place(
     reward: Reward | Mapping[str, float] | None = None,
     slate_size: int | None = None,
     horizon_days: float | None = None,
+    anyway: bool = False,
     log: Sessions | None = None,
     ranker: Path | Ranker | None = None,
     slates: int | None = None,
@@ -104,6 +107,7 @@ def open_place(
         reward: The reward, or the weight of each term; None means the environment's own.
         slate_size: Number of slate positions; None means the environment's own.
         horizon_days: Length of an episode in days; None means the environment's own.
+        anyway: Open a folder even if its verdict on clicks is no.
         log: The log that policies and agents learn from.
         ranker: The ranker or its file.
         slates: Number of slates of a log that is played, about; None means `SLATES`, or
@@ -120,7 +124,7 @@ def open_place(
         ValueError: If a value is out of its range, a ranker does not fit, or the log that was
             played holds no click.
     """
-    found = find_place(env, options, reward, slate_size, horizon_days, device)
+    found = find_place(env, options, reward, slate_size, horizon_days, device, anyway=anyway)
     told = _told_ranker(found, ranker)
     if log is None:
         log = folder_log(found)
@@ -136,9 +140,11 @@ def find_place(
     slate_size: int | None = None,
     horizon_days: float | None = None,
     device: str | None = None,
+    *,
+    anyway: bool = False,
 ) -> Found:
     """Find an environment and make its training shoppers; arguments are those of `open_place`."""
-    env, folder = registered(env)
+    env, folder = registered(env, anyway=anyway)
     told: dict[str, Any] = dict(checks.mapping("options", options or {}))
     changes = {"reward": reward, "slate_size": slate_size, "horizon_days": horizon_days}
     told |= {name: value for name, value in changes.items() if value is not None}
@@ -148,16 +154,26 @@ def find_place(
     return Found(env, simulator, told, populations, folder, device)
 
 
-def registered(env: str) -> tuple[str, Path | None]:
+def registered(env: str, *, anyway: bool = False) -> tuple[str, Path | None]:
     """The id of an environment, and the folder of its shoppers where `env` is one.
+
+    Args:
+        env: A registered id, `module:id`, or a folder.
+        anyway: Register a folder even if its verdict on clicks is no.
 
     Raises:
         gymnasium.error.NameNotFound: If `env` is neither a registered id nor a folder.
-        FileNotFoundError: If `env` is a folder that holds no fitted shoppers.
+        FileNotFoundError: If `env` is a path of no folder, or of one without fitted shoppers.
+        ValueError: If the folder's verdict on clicks is no.
     """
     env = checks.text("env", env)
     folder = Path(env)
     if env in PRESETS or not folder.is_dir():
+        if env.startswith(("/", ".", "~")) or not (":" in env or VERSION.search(env)):
+            raise FileNotFoundError(
+                f"env is {checks.told(env)}, but there is no such folder, and the registered ids "
+                f"are {sorted(PRESETS)}."
+            )
         return env, _folder_of(env)
     if not (folder / SHOP_FILE).is_file():
         raise FileNotFoundError(
@@ -168,7 +184,7 @@ def registered(env: str) -> tuple[str, Path | None]:
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:6]
     id = f"shop/{stem}{digest}-v0"
     if id not in PRESETS:
-        recsim_env.register(id, folder)
+        recsim_env.register(id, folder, anyway=anyway)
     return id, folder
 
 

@@ -18,7 +18,6 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -27,8 +26,9 @@ from agents.places import REPORTED_SEED, Site, seeds
 from agents.ppo.agents import PPOComposerConfig
 from agents.statistics import estimate_mean
 from benchmarks.lab import league_cells
-from benchmarks.lab.league_cells import GREEDY, PPO, RERANKER, Cell, League
-from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.command import run_command
+from benchmarks.lab.league_cells import GREEDY, PPO, RERANKER, Cell, CellSettings
+from benchmarks.lab.options import Device, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import AMBER, BLUE, GREEN, INK, RED, intervals, panels, plain
 from benchmarks.lab.run import Report, Run
@@ -58,12 +58,12 @@ FRESH_RUN = 90
 
 
 @dataclass(frozen=True)
-class Config(Threads, Results):
+class Config(Device, Threads, Results):
     """Watch a trained agent with different shoppers."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES}
 
-    league: League = field(default_factory=League)
+    league: CellSettings = field(default_factory=CellSettings)
     """How the agent is trained and the re-ranker tuned, and where both lie if that was done
     before."""
     place: str = Place(MARKET, 0).name
@@ -310,7 +310,7 @@ def measure(
 ) -> pl.DataFrame:
     """Play every policy: the rows of all of them."""
     place = PLACES[config.place]
-    site = place.open(config.league.markets, config.league.slates, config.league.device)
+    site = place.open(config.league.markets, config.league.slates, config.device)
     episodes = seeds(REPORTED_SEED + FRESH_RUN * league_cells.RUN_SEEDS, config.shoppers)
     composer = Composer(site.inputs)
     found = playing(config, place, site)
@@ -338,4 +338,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

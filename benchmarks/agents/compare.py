@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
-import tyro
 from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, seeds
 from agents.places.site import Site, is_slow
 from agents.ppo.checkpoints import LAST, load_policy
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results
 from benchmarks.lab.playable import playable
 from benchmarks.lab.plots import BLUE, RED, level_intervals
@@ -262,4 +262,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

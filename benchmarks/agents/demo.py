@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import compare, train
+from benchmarks.lab.command import run_command
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.trainings import FinishedTraining, finished_trainings
@@ -112,4 +112,4 @@ Curves: `tensorboard --logdir {config.output}`
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

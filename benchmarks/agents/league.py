@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import tyro
 from tqdm.auto import tqdm
 
 from agents.places import Site
 from benchmarks.agents.league_report import analyse
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import all_rows
+from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import League, cells, check_work, place_of, settled
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.places import MARKET
@@ -136,4 +136,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

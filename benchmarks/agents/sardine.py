@@ -25,7 +25,6 @@ import gymnasium
 import numpy as np
 import polars as pl
 import torch
-import tyro
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
@@ -35,9 +34,11 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from agents.statistics import by_training_seed, over_training_seeds
 from benchmarks.lab.cells import rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run
+from benchmarks.lab.sardine_log import LOG_SEED, learn_ranker
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
@@ -46,7 +47,6 @@ from benchmarks.lab.tuning import defaults_of, policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
-from policies.rankers.exploring import LOG_SEED, learn_ranker
 from policies.rankers.two_tower import TwoTowerRanker, load_two_tower, save_two_tower
 from recsim_env import noise
 from recsim_env.estimates import Estimate
@@ -379,4 +379,4 @@ def _measure(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

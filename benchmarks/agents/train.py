@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from stable_baselines3.common.logger import configure
 
 from agents.evaluate import evaluate
@@ -33,6 +32,7 @@ from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
 from benchmarks.lab.threads import use_threads
@@ -318,4 +318,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import polars as pl
-import tyro
 from tqdm.auto import tqdm
 
 from agents.base import TrainingSetup
@@ -41,6 +40,7 @@ from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, contender, tune_constant
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Markets, Results, Threads
@@ -102,7 +102,7 @@ class Config(Markets, Threads, Results):
     """Pessimism of each ensemble: how many standard deviations of its members are taken off its
     answer. An ensemble without any is the control, and so is that of a single seed."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
-    """The user model and its training; its seed is replaced."""
+    """The user model and its training."""
     ppo: PPOComposerConfig = field(default_factory=lambda: PPOComposerConfig(ppo=PPO_IN_BOTH))
     """The PPO agent and its training, the same in both markets."""
     steps: int = 300_000
@@ -354,9 +354,16 @@ def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) ->
     true = site.inputs.catalog
     folder = config.work / world.name / f"seed{seed}" / "model"
     if not folder.exists():
-        catalog, settings = true.to("cpu"), replace(config.model, seed=seed)
+        catalog = true.to("cpu")
         with step_bar(f"user model {seed} of {world.name}") as bar:
-            model = fit_session(site.logged, catalog, settings, device=true.device, progress=bar)
+            model = fit_session(
+                site.logged,
+                catalog,
+                config.model,
+                seed=seed,
+                device=true.device,
+                progress=bar,
+            )
         with building(folder) as part:
             save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
     return load_session(folder, true.device, site.inputs.slate_size)
@@ -438,4 +445,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
-import tyro
 
 from agents.places import TUNING_SEED, seeds
 from agents.places.site import is_slow
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results
 from benchmarks.lab.playable import playable
 from benchmarks.lab.run import Run
@@ -153,4 +153,4 @@ def _tune(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
-import tyro
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
@@ -28,6 +27,7 @@ from agents.keeper import Keeper
 from agents.places import TUNING_SEED, Site, seeds
 from agents.places.opening import find_place
 from agents.places.site import is_slow
+from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import FACTORS
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
@@ -207,7 +207,7 @@ def settled(config: Config) -> Config:
         return config
     where.check()
     changes: dict[str, Any] = {"work": config.work / where.name}
-    if is_slow(find_place(where.env, told_options(where.options)).simulator):
+    if is_slow(find_place(where.env, told_options(where.options), anyway=where.anyway).simulator):
         default = {one.name: one.default for one in fields(config)}
         changes |= {
             name: few for name, few in SLOW.items() if getattr(config, name) == default[name]
@@ -240,4 +240,4 @@ def _tune(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from benchmarks.lab.logs import DEFAULT_LOG
 from recsim_env.files import read_object
 from recsim_env.logs.complete_journey import SUMMARY_FILE, build, damaged, is_built
@@ -121,4 +121,4 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import polars as pl
 import torch
-import tyro
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from agents.places import seeds
 from benchmarks.data.shelves import BRANDS, SHELVES
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Threads
 from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.threads import use_threads
@@ -226,4 +226,4 @@ def goods(catalog: Catalog) -> pl.DataFrame:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

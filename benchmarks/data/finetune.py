@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-import tyro
 from rich.console import Console
 
 from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import replace_folder
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
@@ -172,4 +172,4 @@ def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> Non
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -9,12 +9,13 @@ It is `python -m recsim_env fit` with all its options, and a two-tower ranker be
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Threads
 from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.shops import fit_ranker_of
@@ -65,17 +66,22 @@ def main(config: Config) -> None:
             config.output,
             columns=config.columns,
             time_zone=config.time_zone,
-            config=replace(config.fit, reward=told_reward(config.reward) or {}),
+            reward=told_reward(config.reward),
+            config=config.fit,
             device=device,
             progress=progress,
         )
     print(fitted)
     print(f"Report: {config.output / 'report.html'}")
     if fitted.findings.verdict(CLICKS).holds is False:
-        sys.exit("No ranker was fitted: shoppers who are predicted so badly teach agents nothing.")
+        sys.exit(
+            "No ranker was fitted: shoppers who are predicted so badly teach agents nothing. To "
+            "train with them nonetheless: "
+            f"python -m benchmarks.agents.train --env {config.output} --anyway"
+        )
     fit_ranker_of(config.output, config.device)
     print(f"Next: python -m benchmarks.agents.train --env {config.output}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -22,16 +22,19 @@ import recsim_env
 from agents.places.exploring import TABLE_FILES
 from benchmarks.lab.bars import step_bar
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
-from recsim_env.files import building, locked, made, write_json
+from recsim_env.files import building, locked, made, refill, refilling, write_json
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shop_file import SESSION, SHOP_FILE, ShopFile
+from recsim_env.settings import Within
+from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, ShopFile
 from recsim_env.shoppers.session.fit import (
+    HELD_OUT,
     SessionFitConfig,
     SessionScores,
     fit_session,
@@ -39,10 +42,10 @@ from recsim_env.shoppers.session.fit import (
     score,
 )
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import save_session
+from recsim_env.shoppers.session.population import earlier_parts, save_session
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
-from recsim_env.shoppers.weights import load_model, member_folders, save_model
+from recsim_env.shoppers.weights import load_model, save_model
 
 SHOWN = (
     "click_auc",
@@ -53,8 +56,6 @@ SHOWN = (
     "leave_ne",
     "leave_ratio",
 )
-UNFINISHED = "unfinished"
-"""Folder of the members that a run has fitted before it ends."""
 SHIPPED = Path(recsim_env.__file__).parent / "data" / "market"
 """The folder of `recsim_env/LearnedMarket-v0`."""
 NEWCOMERS = 4096
@@ -65,14 +66,20 @@ NEWCOMERS = 4096
 class Config(Checked):
     """Fit the session shoppers to the log of a market."""
 
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"held_out": Within(0, 0.9, above=True)}
+
     market: MarketWorld = field(default_factory=lambda: MarketWorld(mixture="broad"))
     """The market and its log, which is built where it is missing. The default mixture of policies
     writes slates of all kinds, good and bad."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
-    """Size of the model and settings of its training. The seed is that of the first member."""
+    """Size of the model and settings of its training."""
     members: int = 3
     """Number of models in the ensemble, which differ in their seeds. The default is that of the
     shipped shoppers."""
+    seed: int = 0
+    """Seed of the first member; the others have those that follow it."""
+    held_out: float = HELD_OUT
+    """Share of the episodes that scores are made on, the same for every member."""
     work: Path = Path("runs/market")
     """Folder in which the logs of markets lie, each in a folder of its own name."""
     output: Path = Path("runs/fit_market")
@@ -111,36 +118,39 @@ def _fit(config: Config) -> None:
     use_threads(config.threads)
     site = config.market.open(config.work, "cpu")
     catalog, log = site.inputs.catalog.to("cpu"), site.logged
-    visits = Visits.of(learn_and_check(log, config.model)[1], catalog)
+    visits = Visits.of(learn_and_check(log, config.held_out)[1], catalog)
     members: list[SessionShopper] = []
     scores: list[SessionScores] = []
     began = time.perf_counter()
     kept = config.output / UNFINISHED
-    told: dict[str, Any] = {"market": asdict(config.market), "model": asdict(config.model)}
+    refill(config.output, kept, SHOP_FILE, earlier_parts)
+    told: dict[str, Any] = {
+        "market": asdict(config.market),
+        "model": asdict(config.model),
+        "seed": config.seed,
+        "held_out_share": config.held_out,
+    }
     remember_settings(kept, told | {TABLES: digest_of_files(tables_of(config))})
     for number in range(config.members):
         members.append(_member(config, number, log, catalog, kept / f"model{number}"))
         scores.append(score(members[-1], visits))
     minutes = (time.perf_counter() - began) / 60
 
-    # The folder of all members, which takes its place when it is whole.
-    part = config.output / f"{UNFINISHED}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    # The folder of all members, which takes the place of an earlier one when it is whole.
     newcomers = Logged.newcomers(log.declared)
-    evaluation = log.held_out(config.model.held_out)
+    evaluation = log.held_out(config.held_out)
     logged = replace(newcomers, evaluation=evaluation).some(NEWCOMERS)
-    save_session(part, catalog, members, logged)
     told |= {
         "log": {"episodes": len(log), "slates": log.n_slates},
         "minutes": round(minutes, 1),
         "held_out": [one.row() for one in scores],
     }
-    write_json(part / "fit.json", told)
     true = site.simulator()
     shop = ShopFile(SESSION, true.slate_size, true.horizon_days, true.reward.weights)
-    write_json(part / SHOP_FILE, shop.plain())
-    _put(part, config.output)
-    shutil.rmtree(kept)
+    with refilling(config.output, kept, SHOP_FILE, earlier_parts) as part:
+        save_session(part, catalog, members, logged)
+        write_json(part / "fit.json", told)
+        write_json(part / SHOP_FILE, shop.plain())
     if config.ship:
         made(SHIPPED.parent)
         replace_folder(config.output, SHIPPED)
@@ -163,25 +173,22 @@ def _member(
     """Fit a member, or read it from its folder where it was fitted before."""
     training = folder.with_name(f"{folder.name}.training")
     if not folder.exists():
-        settings = replace(config.model, seed=config.model.seed + number)
         with step_bar(f"member {number + 1} of {config.members}") as bar:
             member = fit_session(
-                log, catalog, settings, device=config.device, progress=bar, folder=training
+                log,
+                catalog,
+                config.model,
+                seed=config.seed + number,
+                held_out=config.held_out,
+                device=config.device,
+                progress=bar,
+                folder=training,
             )
         with building(folder) as part:
             save_model(member, part)
         shutil.rmtree(training, ignore_errors=True)
     found: SessionShopper = load_model(SessionShopper, folder).to(config.device)  # type: ignore[arg-type]
     return found
-
-
-def _put(part: Path, folder: Path) -> None:
-    """Move the contents of a folder into another one, whose old members are removed first."""
-    for old in member_folders(folder, 0):
-        shutil.rmtree(old)
-    for child in sorted(part.iterdir()):
-        child.replace(folder / child.name)
-    part.rmdir()
 
 
 def table(scores: list[SessionScores]) -> Table:
@@ -193,4 +200,4 @@ def table(scores: list[SessionScores]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

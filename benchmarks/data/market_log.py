@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from agents.places.mixture import Mixture
+from benchmarks.lab.command import run_command
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Threads
 from benchmarks.lab.threads import use_threads
@@ -49,4 +48,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import tyro
 
 from benchmarks.data.wheels import CACHE, content_of, wheel
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from recsim_env.files import write_bytes
 
 WHEEL = "recbole==1.2.1"
@@ -99,4 +99,4 @@ def films_of(films: bytes) -> pl.DataFrame:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

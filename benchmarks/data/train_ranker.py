@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks.lab import heldout
+from benchmarks.lab.command import run_command
 from benchmarks.lab.log_checks import check_slates, check_visits
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.options import Results
@@ -307,4 +307,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

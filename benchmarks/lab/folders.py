@@ -40,6 +40,8 @@ def replace_folder(source: Path, target: Path) -> None:
     Locks, other hidden files and what is unfinished are not copied.
     """
     fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    if not target.exists() and old.exists():
+        old.rename(target)  # an earlier replacement was cut off between its two moves
     for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(".*", "unfinished*"))

@@ -28,7 +28,7 @@ from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
 from agents.places.opening import find_place
 from agents.places.site import is_slow
 from benchmarks.lab.cells import json_at
-from benchmarks.lab.options import Markets
+from benchmarks.lab.options import MarketLogs, Markets
 from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -108,33 +108,11 @@ Played = TypeVar("Played", bound="League")
 
 
 @dataclass(frozen=True)
-class League(Markets):
-    """How cells are played; the fields of `COMMON` are the same for all cells of a folder."""
+class CellSettings(MarketLogs):
+    """How a cell is played; the fields of `COMMON` are the same for all cells of a folder."""
 
-    BOUNDS: ClassVar[Mapping[str, Within]] = {
-        "runs": Within(0, RUNS - 1),
-        "frontier": AMOUNT,
-        "mmr_frontier": AMOUNT,
-        "factors": POSITIVE,
-        "episodes": Within(1, RUN_SEEDS),
-    }
-    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"places": PLACES}
-    EMPTY: ClassVar[Collection[str]] = ("places", "contenders", "frontier", "mmr_frontier")
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"factors": POSITIVE, "episodes": Within(1, RUN_SEEDS)}
 
-    places: tuple[str, ...] = ()
-    """Names of the places to play in. By default, all of them."""
-    elsewhere: There = field(default_factory=Elsewhere)
-    """An environment to play in instead of the places."""
-    contenders: tuple[str, ...] = ()
-    """Names of the policies and agents to play with. By default, all of them."""
-    runs: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Numbers of the runs. Each has a training seed and shoppers of its own, and five are enough to
-    tell contenders apart."""
-    frontier: tuple[float, ...] = (0.0, 1.0, 3.0)
-    """Weights of diversity in the reward of further ppo_composer agents in the first place, for the
-    frontier of clicks and diversity. The league itself has the environment's weight."""
-    mmr_frontier: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-    """Weights of diversity of further MMR policies in the first place, for the same frontier."""
     steps: dict[str, int] = field(
         default_factory=lambda: {
             MARKET: 1_000_000,
@@ -164,6 +142,34 @@ class League(Markets):
     """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/league")
     """Folder of the cells. Those that are there are not played again; delete it to start anew."""
+
+
+@dataclass(frozen=True)
+class League(CellSettings, Markets):
+    """Which cells are played, where and how."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "runs": Within(0, RUNS - 1),
+        "frontier": AMOUNT,
+        "mmr_frontier": AMOUNT,
+    }
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"places": PLACES}
+    EMPTY: ClassVar[Collection[str]] = ("places", "contenders", "frontier", "mmr_frontier")
+
+    places: tuple[str, ...] = ()
+    """Names of the places to play in. By default, all of them."""
+    elsewhere: There = field(default_factory=Elsewhere)
+    """An environment to play in instead of the places."""
+    contenders: tuple[str, ...] = ()
+    """Names of the policies and agents to play with. By default, all of them."""
+    runs: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Numbers of the runs. Each has a training seed and shoppers of its own, and five are enough to
+    tell contenders apart."""
+    frontier: tuple[float, ...] = (0.0, 1.0, 3.0)
+    """Weights of diversity in the reward of further ppo_composer agents in the first place, for the
+    frontier of clicks and diversity. The league itself has the environment's weight."""
+    mmr_frontier: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+    """Weights of diversity of further MMR policies in the first place, for the same frontier."""
 
 
 STEPS = 200_000
@@ -209,7 +215,11 @@ def settled(league: Played) -> Played:
         return league
     place.where.check()
     changes: dict[str, Any] = {"work": league.work / place.name}
-    if is_slow(find_place(place.env, told_options(place.where.options)).simulator):
+    if is_slow(
+        find_place(
+            place.env, told_options(place.where.options), anyway=place.where.anyway
+        ).simulator
+    ):
         default = {one.name: one.default for one in fields(league)}
         changes |= {
             name: few
@@ -226,7 +236,7 @@ def _told_steps(steps: Mapping[str, int]) -> dict[str, int]:
     return {env: number for env, number in steps.items() if usual.get(env) != number}
 
 
-def check_work(league: League) -> None:
+def check_work(league: CellSettings) -> None:
     """Remember what the cells in `league.work` have in common.
 
     Every command that plays cells calls it first, so that a cell is never taken for one that was
@@ -236,7 +246,8 @@ def check_work(league: League) -> None:
         ValueError: If they were played with other settings.
     """
     told = settings_of(league, only=COMMON)
-    if (place := place_of(league)) is not None and place.where is not None:
+    place = place_of(league) if isinstance(league, League) else None
+    if place is not None and place.where is not None:
         told["place"] = place.where.about
     markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
     told["markets"] = {
@@ -264,11 +275,11 @@ class Cell:
         weight = "" if self.weight is None else f"-weight{self.weight:g}"
         return f"{self.place.name}--{self.contender}{weight}--run{self.run}"
 
-    def path(self, league: League, suffix: str = ".parquet") -> Path:
+    def path(self, league: CellSettings, suffix: str = ".parquet") -> Path:
         """The path of its file with a suffix."""
         return league.work / "cells" / f"{self.name}{suffix}"
 
-    def unfinished(self, league: League) -> Path:
+    def unfinished(self, league: CellSettings) -> Path:
         """The folder of what it needs to go on."""
         return league.work / "unfinished" / self.name
 
@@ -331,7 +342,7 @@ def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
 
 
 def tuned_parameters(
-    cell: Cell, site: Site, league: League, kept: Path | None = None
+    cell: Cell, site: Site, league: CellSettings, kept: Path | None = None
 ) -> dict[str, float]:
     """The best parameters of a policy for its place, from their file or searched for.
 
@@ -389,7 +400,7 @@ def spec_of(name: str, simulator: SlateSimulator) -> PolicySpec:
 def training_setup(
     cell: Cell,
     site: Site,
-    league: League,
+    league: CellSettings,
     watch: Watch = ignore_progress,
     keeper: Keeper | None = None,
 ) -> TrainingSetup:
@@ -423,7 +434,7 @@ class Watching:
     (`agents.keeper.Notes`): rows that follow the training's state are played again.
     """
 
-    def __init__(self, cell: Cell, simulator: SlateSimulator, league: League) -> None:
+    def __init__(self, cell: Cell, simulator: SlateSimulator, league: CellSettings) -> None:
         self._cell, self._simulator, self._batch = cell, simulator, league.batch
         self._seeds = seeds(cell.shoppers, league.watched)
         self._began, self._watched = time.perf_counter(), 0.0
@@ -453,14 +464,14 @@ class Watching:
         self._watched += time.perf_counter() - before
 
 
-def play(cell: Cell, site: Site, league: League) -> None:
+def play(cell: Cell, site: Site, league: CellSettings) -> None:
     """Play one cell and write its files; the rows last, because they say that it is done."""
     rows, watching = (train if cell.contender in AGENTS else show)(cell, site, league)
     write_parquet(cell.path(league, ".curve.parquet"), pl.DataFrame(watching.rows, schema=CURVE))
     write_parquet(cell.path(league), pl.DataFrame(rows, schema=ROW))
 
 
-def show(cell: Cell, site: Site, league: League) -> tuple[list[dict[str, object]], Watching]:
+def show(cell: Cell, site: Site, league: CellSettings) -> tuple[list[dict[str, object]], Watching]:
     """Evaluate a policy that is not trained: one row, and a curve of one point."""
     simulator = site.judging()
     parameters = (
@@ -474,7 +485,7 @@ def show(cell: Cell, site: Site, league: League) -> tuple[list[dict[str, object]
     ], watching
 
 
-def train(cell: Cell, site: Site, league: League) -> tuple[list[dict[str, object]], Watching]:
+def train(cell: Cell, site: Site, league: CellSettings) -> tuple[list[dict[str, object]], Watching]:
     """Train an agent: a row for each way to use it afterwards, and its learning curve."""
     simulator = site.judging()
     watching = Watching(cell, simulator, league)
@@ -498,7 +509,7 @@ def train(cell: Cell, site: Site, league: League) -> tuple[list[dict[str, object
 
 
 def row_of(
-    cell: Cell, mode: str, policy: Policy, simulator: SlateSimulator, league: League
+    cell: Cell, mode: str, policy: Policy, simulator: SlateSimulator, league: CellSettings
 ) -> dict[str, object]:
     """Evaluate a policy on the shoppers of a run: the row `ROW` of a mode."""
     found = evaluate(policy, simulator, seeds(cell.shoppers, league.episodes), batch=league.batch)

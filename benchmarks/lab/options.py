@@ -39,7 +39,7 @@ class Results(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Markets(Device):
+class MarketLogs(Checked):
     """Where the logs and rankers of markets lie, and how large the logs are."""
 
     slates: int = 300_000
@@ -47,3 +47,8 @@ class Markets(Device):
     markets: Path = MARKETS
     """Folder of the markets' logs and rankers. Those that are missing are built, which takes some
     minutes each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Markets(MarketLogs, Device):
+    """Logs and rankers of markets, and the device to play on."""

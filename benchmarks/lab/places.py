@@ -67,7 +67,7 @@ class Place:
     @classmethod
     def of(cls, where: Where) -> Place:
         """The place that some options name; a module that they name is imported."""
-        env = registered(where.env)[0].rpartition(":")[2]
+        env = registered(where.env, anyway=where.anyway)[0].rpartition(":")[2]
 
         def opener(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
             return where.open()

@@ -55,6 +55,9 @@ class Elsewhere(Checked):
     default it is 100,000, and 3,000 in environments of others, which are slow."""
     cache: Path = PLACES
     """Folder of the logs that were played and of the rankers that were fitted to them."""
+    anyway: bool = False
+    """Work in a folder even if its verdict on clicks is no: its shoppers are predicted worse than
+    by the means of items and users."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -63,6 +66,12 @@ class Elsewhere(Checked):
             ValueError: If an option is outside its range, or `options` or `reward` cannot be read.
         """
         super().__post_init__()
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if self.env is None and given:
+            raise ValueError(
+                f"{given[0]} is {checks.told(getattr(self, given[0]))}, but it belongs to an "
+                "environment, and env names none."
+            )
         told_options(self.options)
         told_reward(self.reward)
 
@@ -96,7 +105,7 @@ class Where(Elsewhere):
             TypeError: If an option is unknown.
             ValueError: If the ranker cannot be read, or does not fit.
         """
-        found = find_place(*self._told(), self.device)
+        found = find_place(*self._told(), self.device, anyway=self.anyway)
         if self.ranker is not None:
             simulator = found.simulator
             space, size = simulator.observation_space, simulator.slate_size
@@ -115,6 +124,7 @@ class Where(Elsewhere):
             reward=reward,
             slate_size=slate_size,
             horizon_days=horizon_days,
+            anyway=self.anyway,
             ranker=self.ranker,
             slates=self.log_slates,
             cache=self.cache,
@@ -150,14 +160,17 @@ class Where(Elsewhere):
         told = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value is True:
+                told.append(f" --{field.name.replace('_', '-')}")
+            elif value != field.default:
                 told.append(f" --{field.name.replace('_', '-')} {shlex.quote(str(value))}")
         return "".join(told)
 
     def _told(
         self,
     ) -> tuple[str, dict[str, Any], dict[str, float] | None, int | None, float | None]:
-        registered(self.env)  # a module that is named may register the terms of its reward
+        # A module that is named may register the terms of its reward.
+        registered(self.env, anyway=self.anyway)
         return (
             self.env,
             told_options(self.options),

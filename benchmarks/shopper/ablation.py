@@ -20,10 +20,10 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-import tyro
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
@@ -243,4 +243,4 @@ def difference(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

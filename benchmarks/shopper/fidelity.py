@@ -18,12 +18,12 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import check_apart
 from benchmarks.lab.heldout import (
     COUNT_BINS,
@@ -506,4 +506,4 @@ def _draw(axes: Axes, ticks: list[str], observed: Floats, predicted: dict[str, F
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -26,7 +26,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
-import tyro
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
@@ -35,6 +34,7 @@ from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.statistics import estimate_mean
 from benchmarks.lab.bts import value_of_bts
 from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, Blind, contender, tune_constant
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Device, Results, Threads
@@ -449,4 +449,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

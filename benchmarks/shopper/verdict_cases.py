@@ -23,7 +23,6 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
@@ -31,6 +30,7 @@ from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.exploring import policy_inputs
 from agents.places.mixture import Mixture
 from benchmarks.lab.cells import json_at, rows_at
+from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import Blind, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Results, Threads
@@ -133,7 +133,7 @@ def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> SessionPo
 
 def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
     """One row for each shown item of the whole log, with the model's prediction."""
-    learn, check = learn_and_check(log, SessionFitConfig())
+    learn, check = learn_and_check(log)
     parts = []
     for held_out, sessions in ((False, learn), (True, check)):
         rows = item_rows(sessions, shopper.catalog)
@@ -305,4 +305,4 @@ def drawn(rows: pl.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -22,21 +22,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
 import polars as pl
-import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.ppo.algorithm import SlatePPO, fit_standardizers
 from agents.statistics import estimate_mean
 from benchmarks.agents import train
-from benchmarks.lab.options import Results
+from benchmarks.lab.command import run_command
+from benchmarks.lab.options import Device, Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
+from benchmarks.lab.where import SHIPPED, Where
 from recsim_env.estimates import Estimate
 from recsim_env.settings import POSITIVE, Within
 
@@ -68,14 +69,17 @@ WAYS = {
 
 
 @dataclass(frozen=True)
-class Config(Results):
+class Config(Device, Results):
     """Measure a training alone and beside busy processes."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"seconds": POSITIVE}
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"ways": WAYS}
 
-    train: train.Config = field(default_factory=train.Config)
-    """The training. Its number of threads is replaced by that of each way."""
+    env: str = SHIPPED
+    """The environment to train in: a registered id, `module:id`, or a folder that `recsim_env.fit`
+    wrote."""
+    shoppers: int = train.USUAL_SHOPPERS
+    """Number of shoppers that are served at once."""
     ways: tuple[str, ...] = tuple(WAYS)
     """Ways to use threads. `one` must be among them, because all are compared with it."""
     busy: int = 4
@@ -125,13 +129,18 @@ def serve(config: train.Config, connection: Connection) -> None:
         connection.send(train_for(model, seconds))
 
 
+def trained(config: Config, threads: int) -> train.Config:
+    """The training, with a number of threads."""
+    place = Where(config.env, device=config.device, threads=threads)
+    return train.Config(place=place, seeds=(0,), shoppers=config.shoppers)
+
+
 @contextlib.contextmanager
-def training(config: train.Config, way: Way) -> Iterator[Connection]:
+def training(config: Config, way: Way) -> Iterator[Connection]:
     """Start a process that trains; it is ready when the block begins, and gone when it ends."""
     here, there = multiprocessing.get_context("spawn").Pipe()
-    place = replace(config.place, threads=way.threads)
     process = multiprocessing.get_context("spawn").Process(
-        target=serve, args=(replace(config, place=place), there), daemon=True
+        target=serve, args=(trained(config, way.threads), there), daemon=True
     )
     with variables(way.variables):
         process.start()
@@ -182,7 +191,7 @@ def measure(config: Config) -> pl.DataFrame:
     """A row a way, round and number of busy processes: visits, wall_s and cpu_s of the training."""
     rows: list[dict[str, Any]] = []
     for name in config.ways:
-        with training(config.train, WAYS[name]) as connection:
+        with training(config, WAYS[name]) as connection:
             for number in range(config.rounds):
                 for busy in (0, config.busy):
                     with crowd(busy, 10 * config.seconds + 60):
@@ -246,7 +255,7 @@ def main(config: Config) -> None:
         raise ValueError(
             f"ways is {config.ways}, but it must be some of {tuple(WAYS)}, and 'one' among them."
         )
-    config.train.place.check()
+    trained(config, 1).place.check()
     run = Run("crowded", config, results=config.results)
     rows = measure(config)
     summary = summarise(rows)
@@ -256,4 +265,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -26,7 +26,6 @@ from typing import ClassVar, TypeVar
 import faiss
 import polars as pl
 import torch
-import tyro
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,7 +35,8 @@ from agents.places.exploring import policy_inputs
 from agents.ppo.agents import PPOComposerConfig
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import rows_at
-from benchmarks.lab.league_cells import PPO, Cell, League
+from benchmarks.lab.command import run_command
+from benchmarks.lab.league_cells import PPO, Cell, CellSettings
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Results
 from benchmarks.lab.places import MARKET, PLACES, Place
@@ -77,7 +77,7 @@ class Config(Results):
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"place": PLACES}
     REPEATED: ClassVar[Collection[str]] = ("episodes",)
 
-    league: League = field(default_factory=League)
+    league: CellSettings = field(default_factory=CellSettings)
     """How the agent is trained, and where it lies if that was done before."""
     place: str = Place(MARKET, 0).name
     """Name of the market whose catalogue is enlarged, one of the places in
@@ -364,4 +364,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

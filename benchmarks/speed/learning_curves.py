@@ -16,14 +16,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from rich.console import Console
@@ -32,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, seeds
 from agents.statistics import estimate_mean
+from benchmarks.lab.command import run_command
 from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
@@ -98,8 +98,6 @@ class Config(Markets, Threads, Results):
     """Number of evaluations of RecSim's agent after the one before training."""
     peer_judged: int = 100
     """Number of episodes of each evaluation of RecSim's agent."""
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """The shopper whose fine-tuning is timed."""
     finetune_epochs: float = 0.15
     """Number of passes over the shopper's log that are timed. A part of one pass is enough, because
     all steps take equally long."""
@@ -170,7 +168,7 @@ def of_finetuning(config: Config) -> list[dict[str, Any]]:
     """Time fine-tuning and the machine: a row a repetition."""
     log = Log.load(ready(config.log, Console(), {"results": config.results / NAME}))
     examples = log.examples(cold_hidden=True)
-    settings = replace(config.finetune, epochs=config.finetune_epochs)
+    settings = FinetuneConfig(epochs=config.finetune_epochs)
 
     # the packs that an epoch trains on, and how many visits the steps come to
     lengths = torch.stack(
@@ -355,4 +353,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agents.statistics import estimate_mean, paired_difference
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import AMBER, BLUE, GREEN, GREY, RED, panels, plain, seed_curves
 from benchmarks.lab.run import Report, Run
@@ -196,4 +196,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import tyro
 
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
@@ -142,4 +142,4 @@ def measure(task: tuple[Path, str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -26,7 +26,6 @@ import gymnasium
 import numpy as np
 import polars as pl
 import torch
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from agents.statistics import estimate_mean
+from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Results
 from benchmarks.lab.plots import GREY, panels
 from benchmarks.lab.run import Report, Run
@@ -669,4 +669,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_command(main, Config)

@@ -115,7 +115,8 @@ class Recommender:
         Raises:
             TypeError: If a key has another type or lies on another device.
             ValueError: If a key is missing or has another shape, a number is not finite, an item is
-                unknown, or `candidates` leaves out an item.
+                unknown, `candidates` holds nothing for a shopper, or leaves out an item that an
+                index may propose.
         """
         self.check(observation)
         view = self.policy.composer.view(observation, self.pool(observation))
@@ -128,6 +129,8 @@ class Recommender:
         """Check an observation, and raise what `recommend` raises."""
         self._check(observation)
         self._check.check_whole(observation)
+        if "candidates" in observation:
+            _check_some(observation["candidates"])
         if self._index is not None and "candidates" in observation:
             _check_all("candidates", observation["candidates"], self._items)
 
@@ -214,4 +217,14 @@ def _check_all(name: str, value: Tensor, items: int) -> None:
             f"observation[{name!r}] has the shape {tuple(value.shape)} and is not the "
             f"catalogue's {items} items in "
             "their order, but an index serves all of them: leave it out."
+        )
+
+
+def _check_some(candidates: Tensor) -> None:
+    """Check that every row of candidates (B, C) holds an item."""
+    empty = (candidates < 0).all(dim=1)
+    if bool(empty.any()):
+        raise ValueError(
+            f"observation['candidates'] holds nothing but -1 in row {int(empty.int().argmax())}, "
+            "but there must be an item to recommend."
         )

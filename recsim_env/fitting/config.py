@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from recsim_env import checks
-from recsim_env.rewards import as_reward
 from recsim_env.settings import ONE_OR_MORE, SEED, Within, settle
 from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.simulator import checked_horizon
@@ -31,16 +29,15 @@ class FitConfig:
     horizon_days: float | None = None
     """Length of a simulated episode in days. None means the time that 95 % of the users
     stayed within. Longer episodes extrapolate: returns of a market came out 30 % too high."""
-    reward: Mapping[str, float] = field(default_factory=lambda: {"clicks": 1.0})
-    """Weights of the reward's terms in the environment."""
     judged_users: int = 512
     """Number of users simulated for each logging policy, to compare with held-out users."""
     counterfactual: bool = True
     """Whether policies are hidden from a fit and predicted; each of at most two costs a fit."""
     seed: int = 0
-    """Seed of the split of the users, of item vectors, and of the first model."""
+    """Seed of the split of the users, of item vectors, and of the first model. The other models
+    have those that follow it."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
-    """The model and its training; its seed is replaced."""
+    """The model and its training."""
 
     def __post_init__(self) -> None:
         """Check the type and the range of every field.
@@ -60,10 +57,5 @@ class FitConfig:
             checks.whole("slate_size", self.slate_size, 1)
         if self.horizon_days is not None:
             checked_horizon(self.horizon_days)
-        as_reward(self.reward)
         checks.flag("counterfactual", self.counterfactual)
         checks.instance("model", self.model, SessionFitConfig)
-
-    def of_member(self, number: int) -> SessionFitConfig:
-        """The settings of a member; it learns from all that it is given."""
-        return replace(self.model, seed=self.seed + number, held_out=0.0)

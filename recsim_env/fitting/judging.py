@@ -43,7 +43,9 @@ def judged(
         other = fit_session(
             sessions,
             catalog,
-            config.of_member(0),
+            config.model,
+            seed=config.seed,
+            held_out=0.0,
             validation=parts.part("valid"),
             device=device,
         )

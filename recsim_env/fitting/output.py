@@ -17,7 +17,7 @@ from recsim_env import checks, files
 from recsim_env.fitting.config import FitConfig
 from recsim_env.logs.plain import PlainLog
 from recsim_env.logs.schema import IMPRESSIONS, write_table
-from recsim_env.shop_file import LOG, RANKER, SHOP_FILE, UNFINISHED
+from recsim_env.shop_file import LOG, SHOP_FILE, UNFINISHED
 from recsim_env.tables import write_parquet
 
 SETTINGS = "settings.json"
@@ -41,8 +41,8 @@ def check_output(folder: object, inputs: tuple[object, ...]) -> Path:
                 f"folder is {str(path)!r}, but {str(one)!r} lies in it: nothing is written where "
                 "inputs are."
             )
-    ours = (path / SHOP_FILE).is_file() or (path / UNFINISHED / SETTINGS).is_file()
-    if path.is_dir() and not ours and not _bare(path):
+    ours = (SHOP_FILE, f"{UNFINISHED}/{SETTINGS}", f"{UNFINISHED}/{files.COMING}")
+    if path.is_dir() and not any((path / one).exists() for one in ours) and not _bare(path):
         raise ValueError(
             f"folder is {str(path)!r}, which holds files that are not those of a fit: name a new "
             "or an empty folder."
@@ -58,13 +58,6 @@ def _bare(folder: Path) -> bool:
         or (one.name == UNFINISHED and one.is_dir() and _bare(one))
         for one in folder.iterdir()
     )
-
-
-def remove_earlier(folder: Path) -> None:
-    """Remove what an earlier fit, perhaps of another log, leaves: `shop.json` first."""
-    (folder / SHOP_FILE).unlink(missing_ok=True)
-    (folder / RANKER).unlink(missing_ok=True)
-    shutil.rmtree(folder / LOG, ignore_errors=True)
 
 
 def write_log(plain: PlainLog, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,19 +13,22 @@ from recsim_env import files
 from recsim_env.catalog import Catalog
 from recsim_env.fitting.config import FitConfig
 from recsim_env.fitting.judging import judged
-from recsim_env.fitting.output import check_output, remember, remove_earlier, versions, write_log
+from recsim_env.fitting.output import check_output, remember, versions, write_log
 from recsim_env.fitting.parts import Parts, parts_of
 from recsim_env.logs.plain import PlainLog, catalog_of, embed_items, read_plain
 from recsim_env.logs.plain.reading import Plain
+from recsim_env.rewards import Reward, as_reward
 from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, Opinion, ShopFile
 from recsim_env.shoppers.session.fit import fit_session
 from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import save_session
+from recsim_env.shoppers.session.population import earlier_parts, save_session
 from recsim_env.shoppers.weights import load_model, save_model
 from recsim_env.types import best_device
 from recsim_env.verdicts.findings import Findings
 from recsim_env.verdicts.report import write_report
 
+CLICKED = {"clicks": 1.0}
+"""Weights of the reward where none is told."""
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, and the number of its steps that are done and of all."""
 
@@ -56,6 +58,7 @@ def fit(
     *,
     columns: Mapping[str, str] | str | None = None,
     time_zone: str | None = None,
+    reward: Reward | Mapping[str, float] | None = None,
     config: FitConfig | None = None,
     device: torch.device | str = "cpu",
     progress: Progress = lambda stage, done, steps: None,
@@ -63,8 +66,8 @@ def fit(
     """Fit a simulator of shoppers to a log of one row an impressed item.
 
     The folder holds everything that an environment needs, with the log's tables, `report.md` and
-    `report.html`; `shop.json` is written last and says that it is whole. A fit that was interrupted
-    goes on with the models that are missing.
+    `report.html`; `shop.json` says that it is whole. A shop of an earlier fit stays as it is until
+    the new one is whole. A fit that was interrupted goes on with the models that are missing.
 
     Args:
         log: CSV or parquet file, or a frame; see `recsim_env.logs.plain.LOG_COLUMNS`.
@@ -72,17 +75,21 @@ def fit(
         folder: What is written: a new or empty folder, or one of an earlier fit.
         columns: Names in the files by column, as a mapping or as `user=uid,item=sku`.
         time_zone: The zone of the shop's clock; see `recsim_env.logs.plain.read_plain`.
+        reward: The reward of the environment, or the weight of each term; None means that every
+            click counts 1.
         config: How it is fitted.
         device: Where the models are trained.
         progress: Called at the beginning of each stage and after each step of a training.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the folder holds something else, or an option is bad.
+        ValueError: If the folder holds something else, or an option is bad, such as a reward whose
+            terms the shoppers cannot tell.
         LogError: If a file is not as said, or nothing can be learned from it. Nothing is written.
         OSError: If the folder cannot be written to.
     """
     config = config or FitConfig()
+    weights = as_reward(CLICKED if reward is None else reward).weights
     device = best_device(device)
     path = check_output(folder, (log, catalog))
 
@@ -97,8 +104,9 @@ def fit(
         seed=config.seed,
     )
     parts = parts_of(plain, config)
-    _check_reward(config, parts, plain)
+    _check_reward(weights, parts, plain)
     with files.locked(files.made(path)):
+        files.refill(path, path / UNFINISHED, SHOP_FILE, earlier_parts)
         remember(path, plain, config)
         progress("making item vectors", 0, 1)
         vectors = embed_items(plain, seed=config.seed)
@@ -115,25 +123,25 @@ def fit(
         )
         notes = (*_notes(plain, parts), vectors.how, *_of_horizon(parts, config))
 
-        # Everything on disk, and last the file that says so.
+        # Everything beside an earlier shop, and then in its place.
         progress("writing the folder", 0, 1)
-        remove_earlier(path)
-        save_session(path, goods, members, parts.logged)
-        write_log(plain, path)
         findings = replace(findings, notes=[*notes, *findings.notes])
-        write_report(findings, path, title=path.resolve().name)
-        files.write_json(path / SHOP_FILE, _told(plain, parts, findings, config, horizon))
-        shutil.rmtree(path / UNFINISHED)
+        told = _told(plain, parts, findings, config, horizon, weights)
+        with files.refilling(path, path / UNFINISHED, SHOP_FILE, earlier_parts) as whole:
+            save_session(whole, goods, members, parts.logged)
+            write_log(plain, whole)
+            write_report(findings, whole, title=path.resolve().name)
+            files.write_json(whole / SHOP_FILE, told)
     return Fitted(path, findings, horizon, notes)
 
 
-def _check_reward(config: FitConfig, parts: Parts, plain: PlainLog) -> None:
+def _check_reward(reward: Mapping[str, float], parts: Parts, plain: PlainLog) -> None:
     """Raise ValueError where the shoppers will not tell what a term of the reward counts."""
-    if "outside_reward" in config.reward:
+    if "outside_reward" in reward:
         raise ValueError(
             "reward has the term 'outside_reward', which only outside environments pay."
         )
-    if "purchases" in config.reward and parts.sessions.purchases is None:
+    if "purchases" in reward and parts.sessions.purchases is None:
         raise ValueError(
             f"reward has the term 'purchases', but {plain.name} has no purchases that differ from "
             "its clicks."
@@ -156,7 +164,9 @@ def _member(
         model = fit_session(
             parts.part("train"),
             catalog,
-            config.of_member(number),
+            config.model,
+            seed=config.seed + number,
+            held_out=0.0,
             validation=parts.part("valid"),
             device=device,
             progress=lambda step, steps: progress(title, step, steps),
@@ -193,7 +203,12 @@ def _of_horizon(parts: Parts, config: FitConfig) -> list[str]:
 
 
 def _told(
-    plain: PlainLog, parts: Parts, findings: Findings, config: FitConfig, horizon: float
+    plain: PlainLog,
+    parts: Parts,
+    findings: Findings,
+    config: FitConfig,
+    horizon: float,
+    reward: Mapping[str, float],
 ) -> dict[str, Any]:
     """The content of `shop.json`."""
     found = findings.plain()
@@ -202,7 +217,7 @@ def _told(
         SESSION,
         parts.sessions.slates.shape[2],
         horizon,
-        config.reward,
+        reward,
         {one.topic: Opinion(one.holds, one.sentence) for one in findings.verdicts},
     )
     return shop.plain() | {

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from recsim_env import checks
 from recsim_env.estimates import Estimate, Floats, from_samples, resamples, units_of
 
 SAMPLES = 1_000
@@ -126,7 +127,12 @@ def policy_value(
 
 
 def _column(name: str, values: ArrayLike) -> Floats:
-    column = np.asarray(values, dtype=np.float64)
+    try:
+        column = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} is {checks.told(values)}, but it must be one row of numbers."
+        ) from None
     if column.ndim != 1 or not len(column):
         raise ValueError(
             f"{name} has shape {column.shape}, but it must be one row of numbers, one or more."

@@ -22,6 +22,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from recsim_env.files import unwritten
+
 KEPT = 2
 """Checkpoints that are kept of each training, beside the best one."""
 PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -74,11 +76,9 @@ class ShopperTrainer(Trainer):
             RuntimeError,
             SafetensorError,
         ) as error:  # torch and safetensors have errors of their own
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            message = f"A checkpoint could not be written ({reason}); the one before it is whole"
-            raise OSError(
-                getattr(error, "errno", None) or 0, message, str(self.args.output_dir)
-            ) from error
+            folder = Path(str(self.args.output_dir))
+            after = "; the checkpoint before is whole"
+            raise unwritten(folder, error, after) from error
         finally:
             if shown:
                 logging.enable_progress_bar()

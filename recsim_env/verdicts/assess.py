@@ -25,7 +25,7 @@ from recsim_env.verdicts.closed_loop import SEVERAL, ClosedLoop, closed_loop, ow
 from recsim_env.verdicts.counterfactual import Counterfactual, Fit, counterfactual
 from recsim_env.verdicts.findings import Findings, SampledVisit, ShownItem
 from recsim_env.verdicts.imitation import imitations
-from recsim_env.verdicts.ratios import by_policy, ratio_tables
+from recsim_env.verdicts.ratios import by_policy, by_visit, ratio_tables
 from recsim_env.verdicts.rows import Rows, item_rows, shown_of, slate_rows
 from recsim_env.verdicts.scores import mean_over_users, score
 from recsim_env.verdicts.spread import Spread, spread
@@ -116,6 +116,7 @@ def assess(
     # Leaving and returning.
     slates, leaving = leave_scores(learned_from, held_out, predicted, seed)
     gone = int(slates.label.sum())
+    after = by_visit(slates, MODEL) if leaving else []
     lead, gaps, distinct = gap_lead(learned_from, held_out, predicted.gap_nll)
 
     # The simulator at work.
@@ -137,7 +138,7 @@ def assess(
         judge.clicks(scores, MODEL),
         judge.order_of_policies(rows, MODEL),
         judge.levels(first, MODEL, of_first),
-        judge.leaving(leaving, MODEL, gone, len(slates) - gone),
+        judge.leaving(leaving, MODEL, gone, len(slates) - gone, after),
         judge.returning(lead, gaps, distinct),
         judge.positions(tables["position"]),
     ]
@@ -147,6 +148,7 @@ def assess(
         verdicts=verdicts,
         clicks=scores,
         leaving=leaving,
+        leaving_by_visit=after,
         ratios=tables,
         closed_loop=loops,
         counterfactual=hidden,
@@ -208,6 +210,9 @@ def leave_scores(
 
     Slates after which the log was not watched on are left out: the last ones of users who did not
     leave, or of whom nobody can tell, since they were silent for less than most gaps last.
+
+    Returns:
+        The slates, with predictions where there are scores; and the scores.
     """
     slates = slate_rows(held_out)
     gaps = gaps_of(learned_from)
@@ -227,7 +232,7 @@ def leave_scores(
     )
     chance = predicted.leaves.double().clamp(0, 1).cpu().numpy()[watched]
     rated = kept.with_prediction(MODEL, chance).with_prediction(LEAVING, table)
-    return kept, score(rated, MODEL, seed=seed)
+    return rated, score(rated, MODEL, seed=seed)
 
 
 def watched_on(sessions: Sessions, quiet: float = 0.0) -> np.ndarray:

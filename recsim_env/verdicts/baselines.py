@@ -16,6 +16,7 @@ import numpy as np
 
 from recsim_env.estimates import Floats
 from recsim_env.verdicts.history import before, in_last_slate, in_slate, taste_match
+from recsim_env.verdicts.ratios import VISITS
 from recsim_env.verdicts.rows import Rows
 
 ITEM, ITEM_USER = "item mean", "item and user mean"
@@ -27,8 +28,6 @@ MOST_ROWS = 500_000
 """Rows that scikit-learn's models are fitted to; a larger log is sampled by user."""
 TINY = 1e-4
 """Least distance of a chance from 0 and 1."""
-VISITS = (0, 1, 2, 3, 5, 8, 13)
-"""First number of earlier slates of each class in the table of leave rates."""
 
 
 def without_extra() -> str | None:

@@ -57,6 +57,8 @@ class Findings:
     """Scores of clicks, of the model and of its baselines."""
     leaving: list[Score] = field(default_factory=list)
     """Scores of leaving, likewise."""
+    leaving_by_visit: list[Ratio] = field(default_factory=list)
+    """Predicted over observed leavings by number of the slate, shrunk; see `ratios.by_visit`."""
     ratios: dict[str, list[Ratio]] = field(default_factory=dict)
     """Title -> predicted over observed clicks by group."""
     closed_loop: list[ClosedLoop] = field(default_factory=list)

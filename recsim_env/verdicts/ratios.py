@@ -26,6 +26,8 @@ OTHERS = "all others"
 UNKNOWN = "unknown"
 ACTIVITY = (0, 1, 2, 4, 8, 16)
 """First number of clicks so far of each class of activity."""
+VISITS = (0, 1, 2, 3, 5, 8, 13)
+"""First number of earlier slates of each class of visits."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,18 @@ class Ratio:
     predicted: float
     """Number of responses that the model expected."""
     ratio: Estimate
-    """Predicted over observed, with its interval over users; NaN where nothing was observed."""
+    """Predicted over observed, with its interval over users; NaN where nothing was observed and
+    nothing is added to both."""
 
 
 def ratios(
-    rows: Rows, model: str, group: Ints, names: Sequence[str], *, samples: int = SAMPLES
+    rows: Rows,
+    model: str,
+    group: Ints,
+    names: Sequence[str],
+    *,
+    prior: float = 0.0,
+    samples: int = SAMPLES,
 ) -> list[Ratio]:
     """Compare predicted with observed responses by group.
 
@@ -54,6 +63,8 @@ def ratios(
         model: Name of the model that predicted them.
         group: (R,) index into `names`; rows at -1 belong to no group.
         names: Name of each group; those without rows are left out.
+        prior: Responses that are added to both numbers of a ratio: with some, groups in which
+            nothing was observed have a ratio, and small groups are drawn to 1.
         samples: Number of bootstrap samples of users.
     """
     if not len(rows):
@@ -63,7 +74,8 @@ def ratios(
     drawn = np.einsum("su,kug->ksg", resamples(users, samples), sums)
     predicted, observed, count = sums.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        value, sampled = predicted / observed, drawn[0] / drawn[1]
+        value = (predicted + prior) / (observed + prior)
+        sampled = (drawn[0] + prior) / (drawn[1] + prior)
     return [
         Ratio(
             name,
@@ -71,7 +83,7 @@ def ratios(
             int(observed[g]),
             float(predicted[g]),
             from_samples(float(value[g]), sampled[:, g], users)
-            if observed[g]
+            if observed[g] + prior > 0
             else Estimate(math.nan, n=users),
         )
         for g, name in enumerate(names)
@@ -108,14 +120,7 @@ def ratio_tables(rows: Rows, model: str, categories: Sequence[str]) -> dict[str,
     first = rows.only(rows.first)
     positions = [str(place + 1) for place in range(int(rows.position.max(initial=-1)) + 1)]
     bounds = [*ACTIVITY[1:], None]
-    activity = [
-        f"{low} or more"
-        if high is None
-        else str(low)
-        if high == low + 1
-        else f"{low} to {high - 1}"
-        for low, high in zip(ACTIVITY, bounds, strict=True)
-    ]
+    activity = [_range(low, high and high - 1) for low, high in zip(ACTIVITY, bounds, strict=True)]
     place = np.searchsorted(np.array(ACTIVITY), rows.activity, side="right") - 1
     return {
         "policy at the first slate": by_policy(first, model),
@@ -124,6 +129,24 @@ def ratio_tables(rows: Rows, model: str, categories: Sequence[str]) -> dict[str,
         "category": ratios(rows, model, rows.category, categories),
         "clicks so far": ratios(rows, model, place.astype(np.int64), activity),
     }
+
+
+def by_visit(slates: Rows, model: str) -> list[Ratio]:
+    """Compare predicted with observed leavings by the number of the slate, `FEW` added to both.
+
+    The slates after which nobody left have a ratio then.
+    """
+    bounds = [*VISITS[1:], None]
+    names = [_range(low + 1, high) for low, high in zip(VISITS, bounds, strict=True)]
+    place = np.searchsorted(np.array(VISITS), slates.visit, side="right") - 1
+    return ratios(slates, model, place.astype(np.int64), names, prior=FEW)
+
+
+def _range(low: int, high: int | None) -> str:
+    """Name the whole numbers from `low` to `high`."""
+    if high is None:
+        return f"{low} or more"
+    return str(low) if high == low else f"{low} to {high}"
 
 
 def by_policy(rows: Rows, model: str) -> list[Ratio]:

@@ -67,6 +67,10 @@ def tables(findings: Findings) -> list[Table]:
     found: list[Table] = [_scores("Clicks", findings.clicks)]
     if findings.leaving:
         found.append(_scores("Leaving", findings.leaving))
+    if findings.leaving_by_visit:
+        title = "Predicted over observed leavings by number of the slate"
+        names = ("slate", "slates", "left after it", "predicted", "(predicted + 10) / (left + 10)")
+        found.append((title, names, [_of_ratio(one) for one in findings.leaving_by_visit]))
     columns = ("group", "items shown", "clicks", "predicted", "predicted / observed")
     for title, groups in findings.ratios.items():
         rows = [_of_ratio(one) for one in groups]

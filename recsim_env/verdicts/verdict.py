@@ -33,6 +33,11 @@ POSITION_LIMIT = 1.25
 """Largest factor by which clicks at a position may be over- or underrated."""
 LEAVE_LIMIT = 1.25
 """The same of leaving."""
+SLATE_LIMIT = 1.5
+"""Largest factor by which leaving may be over- or underrated at slates of a number, ten leavings
+added to both. Two models of the example shop with ten times its users, of which all else was right,
+reached 1.32 and 1.47; one that says of users who all leave after two slates that 11 % leave after
+the first gets 2 and more from a hundred users on."""
 LEAVERS = 30
 """Users who left, or stayed, that a verdict on leaving needs at least."""
 ALIKE_SHARE = 0.9
@@ -63,7 +68,11 @@ class Verdict:
 
 
 def clicks(scores: Sequence[Score], judged: str) -> Verdict:
-    """Judge whether the model ranks clicks better than item and user means do."""
+    """Judge whether the model ranks clicks better than item and user means do.
+
+    Every figure is judged with its interval over users: one that chance may have made is no reason
+    to refuse a model, and none to trust it.
+    """
     own, base = (found_of(scores, name, "auc") for name in (judged, ITEM_USER))
     entropy = found_of(scores, judged, "ne")
     if own is None or base is None or base.lead is None or entropy is None:
@@ -73,21 +82,27 @@ def clicks(scores: Sequence[Score], judged: str) -> Verdict:
     if not math.isfinite(lead.value) or math.isnan(lead.low):
         sentence = "Clicks: the held-out rows are too few to rank, or all alike."
         return Verdict("clicks", None, sentence, lead)
-    if entropy.value.value >= 1:
+    if entropy.value.low >= 1:
         sentence = (
             "Clicks: the model predicts worse than the mean click rate does (normalised entropy "
-            f"{entropy.value.value:.3f}, {pair})."
+            f"{_plain(entropy.value)}, {pair})."
         )
-        return Verdict("clicks", False, sentence, lead)
-    if lead.value < -TIE:
+        return Verdict("clicks", False, sentence, entropy.value)
+    if lead.value < -TIE and lead.high < 0:
         sentence = f"Clicks: two means rank held-out clicks better than the model ({pair})."
         return Verdict("clicks", False, sentence, lead)
-    if lead.value <= TIE:
+    if abs(lead.value) <= TIE:
         sentence = f"Clicks: the model ranks held-out clicks as two means do ({pair})."
         return Verdict("clicks", None, sentence, lead)
     if lead.low <= 0:
         sentence = f"Clicks: no clear lead over two means on so few users ({pair})."
         return Verdict("clicks", None, sentence, lead)
+    if not entropy.value.high < 1:
+        sentence = (
+            "Clicks: no clear lead over the mean click rate on so few users (normalised entropy "
+            f"{_plain(entropy.value)}, {pair})."
+        )
+        return Verdict("clicks", None, sentence, entropy.value)
     others = [
         one for one in scores if one.metric == "auc" and one.lead is not None and one.lead.high < 0
     ]
@@ -181,7 +196,7 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
     found = policy_levels(first, model)
     worst = max(
         (one for one in table if one.group in {names[at] for at in named}),
-        key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))),
+        key=_distance,
     )
     told = (
         f"the worst policy at first slates is {worst.group}, predicted over observed clicks "
@@ -275,14 +290,17 @@ def _named(names: Sequence[str]) -> list[int]:
 # ---- leaving, returning, positions ---------------------------------------------------------------
 
 
-def leaving(scores: Sequence[Score], judged: str, left: int, stayed: int) -> Verdict:
-    """Judge whether the model tells who leaves, and how many.
+def leaving(
+    scores: Sequence[Score], judged: str, left: int, stayed: int, table: Sequence[Ratio] = ()
+) -> Verdict:
+    """Judge whether the model tells who leaves, how many, and after how many slates.
 
     Args:
         scores: Of the held-out slates, with `LEAVING` as the baseline.
         judged: Name of the model.
         left: Held-out users who left.
         stayed: Held-out slates after which the user stayed.
+        table: `ratios.by_visit` of the held-out slates.
     """
     if left < LEAVERS or stayed < LEAVERS:
         sentence = f"Leaving: {left} held-out users left and {stayed} slates were followed by more"
@@ -302,6 +320,16 @@ def leaving(scores: Sequence[Score], judged: str, left: int, stayed: int) -> Ver
         return Verdict("leaving", False, sentence, base.lead)
     if off:
         return Verdict("leaving", False, f"Leaving: the number is wrong ({told}).", level.value)
+    many = [one for one in table if max(one.observed, one.predicted) >= FEW]
+    wrong = [one for one in many if _off(one.ratio, SLATE_LIMIT)]
+    if wrong:
+        worst = max(wrong, key=_distance)
+        sentence = (
+            f"Leaving: it is predicted after the wrong slates (after slate {worst.group} "
+            f"{worst.predicted:.0f} users are expected to leave and {worst.observed} did, "
+            f"{_plain(worst.ratio, 2)} with {FEW} added to both; {told})."
+        )
+        return Verdict("leaving", False, sentence, worst.ratio)
     return Verdict("leaving", True, f"Leaving: as observed ({told}).", base.lead)
 
 
@@ -340,7 +368,7 @@ def positions(table: Sequence[Ratio]) -> Verdict:
         sentence = f"Positions: fewer than two positions have {FEW} held-out clicks."
         return Verdict("positions", None, sentence)
     off = [one for one in told if _off(one.ratio, POSITION_LIMIT)]
-    worst = max(off or told, key=lambda one: abs(math.log(max(one.ratio.value, 1e-12))))
+    worst = max(off or told, key=_distance)
     sentence = (
         f"the largest error {'beyond chance ' if off else ''}is at position {worst.group}, "
         f"predicted over observed {_plain(worst.ratio, 2)}"
@@ -357,6 +385,11 @@ def _off(ratio: Estimate, limit: float) -> bool:
     low, high = 1 / limit, limit
     clear = ratio.low > 1 or ratio.high < 1
     return clear and not low <= ratio.value <= high
+
+
+def _distance(one: Ratio) -> float:
+    """How far a ratio is from 1, on the scale of logarithms."""
+    return abs(math.log(max(one.ratio.value, 1e-12)))
 
 
 def _plain(estimate: Estimate, digits: int = 3) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import typing
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.agents import compare, league, train
 from benchmarks.lab.checked import Checked, hints_of, kinds_in, told_of
-from benchmarks.lab.where import Where
+from benchmarks.lab.where import Elsewhere, Where
 from tests.benchmarks.test_commands import CONFIGURED
 
 Case = tuple[Any, str, Any]
@@ -119,6 +119,46 @@ def test_numbers_inside_mappings_and_bounds_of_parts_are_checked() -> None:
     with pytest.raises(ValueError, match="horizon_days is 0, but"):
         Where(horizon_days=0)
     assert Where(horizon_days=math.inf).horizon_days == math.inf
+
+
+def test_what_belongs_to_an_environment_needs_one() -> None:
+    with pytest.raises(ValueError, match="reward is 'clicks=1', but it belongs to an environment"):
+        league.Config(elsewhere=Elsewhere(reward="clicks=1"))
+    assert league.Config(elsewhere=Elsewhere("a:b/C-v0", reward="clicks=1"))
+
+
+ALIKE = {
+    "learning_rate": {"model", "ppo"},
+    "scale": {"plackett_luce", "autoregressive", "learned_reward"},
+    "episodes": {"monitor", "league"},
+    "batch": {"monitor", "league"},
+    "work": {"league"},
+    "slate_size": {"fit"},
+    "horizon_days": {"fit"},
+    "shoppers": {"league"},
+}
+"""Names that several parts of one configuration have for different things."""
+
+
+def named(config: Any, part: str = "") -> list[tuple[str, str]]:
+    """Name of every option, and the part of the configuration that it belongs to."""
+    found: list[tuple[str, str]] = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        inner = is_dataclass(value) and not isinstance(value, type)
+        found += named(value, field.name) if inner else [(field.name, part)]
+    return found
+
+
+@pytest.mark.parametrize("command", CONFIGURED)
+def test_nothing_can_be_told_in_two_places(command: str) -> None:
+    """Of two options for one thing, one would do nothing."""
+    parts: dict[str, set[str]] = {}
+    for name, part in named(importlib.import_module(command).Config()):
+        assert part not in parts.get(name, set())
+        parts.setdefault(name, set()).add(part)
+    twice = {name: found for name, found in parts.items() if len(found) > 1}
+    assert all(found - {""} <= ALIKE.get(name, set()) for name, found in twice.items()), twice
 
 
 def paths(config: Any) -> list[Path]:

@@ -3,7 +3,6 @@ process."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import tempfile
@@ -71,10 +70,7 @@ def market_folder() -> Path:
     folder = scratch() / "market"
     catalog = toy_catalog()
     config = SessionFitConfig(hidden_size=16, layers=1, window=4, head_size=8)
-    models = [
-        new_session_shopper(catalog, 4, dataclasses.replace(config, seed=seed), declared=8)
-        for seed in range(2)
-    ]
+    models = [new_session_shopper(catalog, 4, config, seed=seed, declared=8) for seed in range(2)]
     declared = torch.nn.functional.normalize(
         torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=1
     )

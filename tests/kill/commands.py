@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from benchmarks.lab.where import Where
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
 from policies.rankers.ctr import CTRRanker
-from recsim_env import register
+from recsim_env import fit, register
+from recsim_env.files import FRESH, GONE, building
+from recsim_env.fitting import FitConfig
 from recsim_env.logs import complete_journey
+from recsim_env.shop_file import SHOP_FILE, UNFINISHED
 from recsim_env.shoppers.household.fit import FinetuneConfig
 from recsim_env.shoppers.market import MarketConfig, make_market
 from recsim_env.shoppers.session.fit import SessionFitConfig
@@ -34,6 +38,8 @@ from tests.kill.left import left
 from tests.policies.rankers.test_ctr import some_ranker
 from tests.recsim_env.logs.test_complete_journey import RECIPE, fake_encoder, fake_sources
 from tests.support.fake_log import write_shop
+from tests.support.plain_logs import catalog as shop_items
+from tests.support.plain_logs import log as shop_log
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import make_toy_shopper
 
@@ -226,6 +232,28 @@ def run_fit_market(inputs: Path, work: Path) -> None:
     )
 
 
+SHOP = FitConfig(members=1, judged_users=8, counterfactual=False, model=SESSIONS)
+
+
+def prepare_fit(inputs: Path) -> None:
+    """A shop of another seed."""
+    fit(shop_log(), shop_items(), inputs / "shop", config=replace(SHOP, seed=1))
+
+
+def run_fit(inputs: Path, work: Path) -> None:
+    """A shop in place of an earlier one, one of which is whole whenever this begins."""
+    shop = work / "shop"
+    if not shop.exists():
+        with building(shop) as part:
+            shutil.copytree(inputs / "shop", part)
+    aside = shop / UNFINISHED
+    assert any(
+        (folder / SHOP_FILE).is_file() and (folder / "model0" / "model.safetensors").is_file()
+        for folder in (shop, aside / FRESH, aside / GONE)
+    )
+    fit(shop_log(), shop_items(), shop, config=SHOP)
+
+
 def run_tune(inputs: Path, work: Path) -> None:
     """Two re-rankers."""
     tune.main(
@@ -279,6 +307,7 @@ COMMANDS = {
         Command("market", run_market, left),
         Command("transfer", run_transfer, left, prepare_market),
         Command("fit_market", run_fit_market, left, prepare_market),
+        Command("fit", run_fit, left, prepare_fit),
         Command("tune", run_tune, left),
         Command("tune_agents", run_tune_agents, left),
     )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -184,3 +185,107 @@ def test_a_folder_that_is_built_is_there_when_it_is_whole(tmp_path: Path) -> Non
         (part / "whole").write_text("b")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Name -> text of every file in a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+OLD = {"about": "old", "model/weights": "old", "model1/weights": "old", "notes": "mine"}
+OPERATIONS = 23
+"""Moves and removals of `refill`."""
+NEW = {"about": "new", "model/weights": "new", "report": "new"}
+
+
+def filled(folder: Path, contents: dict[str, str]) -> None:
+    for name, text in contents.items():
+        files.write_text(folder / name, text)
+
+
+def refill(folder: Path) -> None:
+    with files.refilling(folder, folder / "aside", "about", lambda at: [at / "model1"]) as part:
+        filled(part, NEW)
+
+
+def test_what_a_folder_holds_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    filled(tmp_path, OLD)
+    filled(tmp_path, {"aside/kept": "unfinished"})
+    refill(tmp_path)
+    assert tree(tmp_path) == NEW | {"notes": "mine"}
+    assert not (tmp_path / "aside").exists()
+
+    def failed() -> None:
+        with files.refilling(tmp_path, tmp_path / "aside", "about") as part:
+            files.write_text(part / "model" / "weights", "half")
+            raise Killed
+
+    with pytest.raises(Killed):
+        failed()
+    assert tree(tmp_path) == NEW | {"notes": "mine"}
+    assert not (tmp_path / "aside").exists()
+
+
+@pytest.mark.parametrize("number", range(OPERATIONS + 1))
+def test_a_process_killed_while_contents_change_loses_nothing(number: int, tmp_path: Path) -> None:
+    """Killed before its n-th move or removal, whichever that is."""
+    filled(tmp_path, OLD)
+    filled(tmp_path, {"aside/kept": "unfinished"})
+    left = [number]
+
+    def counted(name: str, patch: pytest.MonkeyPatch) -> None:
+        real = getattr(os, name)
+
+        def called(*arguments: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return real(*arguments, **options)
+
+        patch.setattr(os, name, called)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("rename", "replace", "unlink", "rmdir"):
+            counted(name, patch)
+        try:
+            refill(tmp_path)
+        except Killed:
+            killed = True
+        else:
+            killed = False
+    assert killed is (number < OPERATIONS)
+
+    # One of both is whole somewhere, and the next writer ends what was begun.
+    places = [tmp_path, *(tmp_path / "aside" / name for name in (files.FRESH, files.GONE))]
+    whole = [tree(place) for place in places if place.is_dir()]
+    gone = {name: text for name, text in OLD.items() if name != "notes"}
+    assert any(one.items() >= NEW.items() or one.items() >= gone.items() for one in whole)
+    files.refill(tmp_path, tmp_path / "aside", "about", lambda at: [at / "model1"])
+    found = {name: text for name, text in tree(tmp_path).items() if not name.startswith("aside/")}
+    assert found in (OLD, NEW | {"notes": "mine"})
+    refill(tmp_path)
+    assert tree(tmp_path) == NEW | {"notes": "mine"}
+    assert not (tmp_path / "aside").exists()
+
+
+def test_a_full_disk_is_told_whatever_a_library_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed() -> None:
+        with files.replacing(tmp_path / "table.parquet"):
+            raise OSError(0, "parquet: File out of specification")
+
+    with pytest.raises(OSError, match="out of specification"):
+        failed()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    told = r"could not be written \(No space left on device\): '.*table.parquet'"
+    with pytest.raises(OSError, match=told):
+        failed()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recsim_env.registration import PRESETS, register
+from recsim_env.registration import PRESETS, EnvConfig, register
 from recsim_env.shop_file import SHOP_FILE, UNFINISHED, Opinion, ShopFile, doubt_levels
 
 RIGHT = {
@@ -82,6 +82,16 @@ def test_an_environment_is_what_its_folder_says(tmp_path: Path) -> None:
     assert dict(config.reward.weights) == {"clicks": 2.0}  # type: ignore[union-attr]
 
 
+def test_a_folder_is_found_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop").mkdir()
+    folder(tmp_path / "shop")
+    monkeypatch.chdir(tmp_path)
+    register("shopfile/Near-v0", "shop")
+    assert EnvConfig("shop").shopper == PRESETS["shopfile/Near-v0"].shopper == tmp_path / "shop"
+
+
 def test_shoppers_whom_two_means_beat_are_registered_on_request_only(tmp_path: Path) -> None:
     told = {"clicks": {"holds": False, "sentence": "Clicks: two means rank better."}}
     path = folder(tmp_path, verdicts=told)
@@ -99,4 +109,5 @@ def test_doubtful_levels_are_told_once(holds: bool | None, warned: int, tmp_path
         warnings.simplefilter("always")
         for _ in range(2):
             doubt_levels(path)
+    assert {one.filename for one in caught} <= {__file__}  # the line that asked for it
     assert [str(one.message) for one in caught] == [f"{path}: Levels: hm."] * warned

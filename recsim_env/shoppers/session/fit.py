@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.metrics import auc, calibration_error, normalised_entropy
@@ -24,7 +25,6 @@ from recsim_env.settings import (
     ONE_OR_MORE,
     POSITIVE,
     RATE,
-    SEED,
     SHARE,
     Within,
     settle,
@@ -60,19 +60,20 @@ RAREST = 1e-4
 """Smallest mean hazard that a model begins with."""
 EVALUATIONS = 20
 """How often in a training the validation episodes are looked at."""
+HELD_OUT = 0.1
+"""Share of the episodes that scores are made on."""
+VALIDATED = 0.05
+"""Share of the episodes to learn from that tell when to stop."""
 
 
 @dataclass(frozen=True)
 class SessionFitConfig:
-    """How a session model is fitted."""
+    """How a session model is fitted; its seed, and what it is fitted to, are told beside it."""
 
     epochs: float = 8.0
     """Passes over the episodes that are learned from."""
     least_steps: int = 500
     """Fewest steps of a training; a small log is passed over more often."""
-    validation: float = 0.05
-    """Share of the episodes to learn from that tell when to stop: the weights that do best on them
-    are kept. 0 learns from all episodes, and keeps the last weights."""
     patience: int = 5
     """Looks at the validation episodes without a better one before the training stops; there are
     twenty in a whole training."""
@@ -86,11 +87,6 @@ class SessionFitConfig:
     falls to zero as a cosine."""
     weight_decay: float = 0.02
     """Decoupled weight decay of the weight matrices. Biases and scales have none."""
-    held_out: float = 0.1
-    """Share of the episodes that scores are made on, the same for every seed. 0 holds out none, for
-    a log from which those for scores were taken before."""
-    seed: int = 0
-    """Seed of the initial weights, of the order of the episodes, and of dropout."""
     hidden_size: int = 64
     """Width of the states of visits."""
     layers: int = 2
@@ -118,14 +114,11 @@ class SessionFitConfig:
             self,
             epochs=POSITIVE,
             least_steps=NONE_OR_MORE,
-            validation=Within(0, 0.9),
             patience=ONE_OR_MORE,
             batch_episodes=ONE_OR_MORE,
             temperaments=ONE_OR_MORE,
             learning_rate=RATE,
             weight_decay=AMOUNT,
-            held_out=Within(0, 0.99),
-            seed=SEED,
             hidden_size=Within(1, SIZES["hidden"]),
             layers=Within(1, SIZES["layers"]),
             window=Within(1, SIZES["window"]),
@@ -141,6 +134,7 @@ def new_session_shopper(
     slate_size: int,
     config: SessionFitConfig,
     *,
+    seed: int = 0,
     declared: int = 0,
     purchases: bool = False,
     gap_bins: GapBins = DAILY,
@@ -150,13 +144,14 @@ def new_session_shopper(
     Args:
         catalog: the items
         slate_size: number of positions
-        config: sizes, and the seed of the weights
+        config: sizes
+        seed: seed of the initial weights
         declared: how many numbers newcomers declare
         purchases: whether the shop tells purchases from clicks
         gap_bins: bins of the days between visits
     """
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         model = SessionShopper(
             SessionShopperConfig(
                 n_items=len(catalog),
@@ -186,9 +181,11 @@ def fit_session(
     catalog: Catalog,
     config: SessionFitConfig | None = None,
     *,
+    seed: int = 0,
+    held_out: float = HELD_OUT,
+    validation: Sessions | float = VALIDATED,
     device: torch.device | str = "cpu",
     progress: Progress = lambda step, steps: None,
-    validation: Sessions | None = None,
     folder: Path | str | None = None,
     resume: bool = True,
 ) -> SessionShopper:
@@ -201,22 +198,27 @@ def fit_session(
         sessions: the log, on the CPU
         catalog: its items, on the CPU
         config: how the model is fitted
+        seed: seed of the initial weights, of the order of the episodes, and of dropout
+        held_out: share of the episodes that are not learned from, the same for every seed; 0 for a
+            log from which those for scores were taken before
+        validation: episodes on which it is seen when to stop, or the share of those to learn from
+            that are taken for it; 0 learns from all episodes, and keeps the last weights
         device: where to train
         progress: called after each step with its number and that of all
-        validation: episodes on which it is seen when to stop; None takes a share of the log
         folder: where checkpoints and TensorBoard events are written; None keeps none
         resume: whether to go on from the newest whole checkpoint in the folder
 
     Raises:
         ValueError: If the log has too few episodes to hold some out, or items that the catalogue
-            does not have.
+            does not have, or a share or the seed is out of its range.
         OSError: If a checkpoint cannot be written; the one before it is whole.
     """
     # What is learned from, and what tells when to stop.
     config = config or SessionFitConfig()
-    learn, _ = learn_and_check(sessions, config)
-    if validation is None:
-        learn, validation = learn.split(config.validation, seed=1)
+    seed = checks.whole("seed", seed, 0, checks.LARGEST_SEED)
+    learn, _ = learn_and_check(sessions, held_out)
+    if not isinstance(validation, Sessions):
+        learn, validation = learn.split(checks.number("validation", validation, 0, 0.9), seed=1)
     valid = Visits.of(validation, catalog) if len(validation) else None
     visits = Visits.of(learn, catalog)
 
@@ -225,46 +227,37 @@ def fit_session(
         catalog,
         sessions.slates.shape[2],
         config,
+        seed=seed,
         declared=sessions.declared.shape[1],
         purchases=sessions.purchases is not None,
         gap_bins=bins_of(visits.gap[visits.gap >= 0]),
     )
     _standardise(model, visits)
-    with own_generators(config.seed):
+    batches = Batches(visits, config, seed)
+    with own_generators(seed):
         if folder is None:
             with TemporaryDirectory() as part:
-                _train(model, visits, valid, config, device, progress, Path(part), keep=False)
+                _train(model, batches, valid, device, progress, Path(part), keep=False)
         else:
-            _train(
-                model,
-                visits,
-                valid,
-                config,
-                device,
-                progress,
-                Path(folder),
-                keep=True,
-                resume=resume,
-            )
+            _train(model, batches, valid, device, progress, Path(folder), keep=True, resume=resume)
     use_symmetric_root(model)
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model
 
 
-def learn_and_check(sessions: Sessions, config: SessionFitConfig) -> tuple[Sessions, Sessions]:
-    """Split a log into episodes that `fit_session` learns from, and those it holds out.
+def learn_and_check(sessions: Sessions, held_out: float = HELD_OUT) -> tuple[Sessions, Sessions]:
+    """Split a log into episodes that `fit_session` learns from, and the share it holds out.
 
     They are the same for every seed.
 
     Raises:
         ValueError: If one of them would be empty.
     """
-    learn, check = sessions.split(config.held_out)
-    if len(learn) == 0 or (len(check) == 0 and config.held_out > 0):
+    learn, check = sessions.split(checks.number("held_out", held_out, 0, 0.99))
+    if len(learn) == 0 or (len(check) == 0 and held_out > 0):
         raise ValueError(
-            f"sessions has {len(sessions)} episodes, too few to hold out a share of "
-            f"{config.held_out}."
+            f"sessions has {len(sessions)} episodes, too few to hold out a share of {held_out}."
         )
     return learn, check
 
@@ -288,9 +281,8 @@ def _standardise(model: SessionShopper, visits: Visits) -> None:
 
 def _train(
     model: SessionShopper,
-    visits: Visits,
+    batches: Batches,
     valid: Visits | None,
-    config: SessionFitConfig,
     device: torch.device | str,
     progress: Progress,
     folder: Path,
@@ -299,8 +291,7 @@ def _train(
     resume: bool = False,
 ) -> None:
     """Train with AdamW; `keep` says whether the folder outlives the training."""
-    batches = Batches(visits, config)
-    steps = len(batches)
+    config, steps = batches.config, len(batches)
     every = max(steps // EVALUATIONS, 1)
     looks = valid is not None
 
@@ -314,7 +305,7 @@ def _train(
         lr_scheduler_type="cosine",
         warmup_steps=steps // 20,
         bf16=config.precision == "bf16",
-        seed=config.seed,
+        seed=batches.seed,
         train_sampling_strategy="sequential",
         logging_steps=20,
         eval_strategy="steps" if looks else "no",
@@ -377,8 +368,8 @@ class Batches(Dataset[dict[str, Tensor]]):
     alike.
     """
 
-    def __init__(self, visits: Visits, config: SessionFitConfig) -> None:
-        self.visits, self.config = visits, config
+    def __init__(self, visits: Visits, config: SessionFitConfig, seed: int = 0) -> None:
+        self.visits, self.config, self.seed = visits, config, seed
         self._passes: list[list[Tensor]] = [self._packed(0)]
         self._begins = [0]
         self._steps = max(round(config.epochs * len(self._passes[0])), config.least_steps, 1)
@@ -392,7 +383,7 @@ class Batches(Dataset[dict[str, Tensor]]):
             self._passes.append(self._packed(len(self._passes)))
         number = next(at for at in reversed(range(len(self._begins))) if self._begins[at] <= step)
         episodes = self._passes[number][step - self._begins[number]]
-        generator = _generator(self.config.seed, 1, step)
+        generator = _generator(self.seed, 1, step)
         batch = self.visits.batch(episodes)
         share = len(batch["slates"]) * len(self._passes[number]) / len(self.visits.slates)
         return batch | {
@@ -402,9 +393,7 @@ class Batches(Dataset[dict[str, Tensor]]):
 
     def _packed(self, number: int) -> list[Tensor]:
         size = self.config.batch_episodes
-        return packed(
-            self.visits.length, size, CELLS * size, _generator(self.config.seed, 0, number)
-        )
+        return packed(self.visits.length, size, CELLS * size, _generator(self.seed, 0, number))
 
 
 def _generator(seed: int, stream: int, number: int) -> torch.Generator:

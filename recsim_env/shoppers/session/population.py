@@ -25,6 +25,7 @@ from torch import Tensor
 from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
+from recsim_env.shop_file import LOG, RANKER
 from recsim_env.shoppers.base import Description, Shopper, counted
 from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.gaps import back_by, sample_gap
@@ -354,6 +355,11 @@ def save_session(
         shutil.rmtree(old)
     for number, member in enumerate(members):
         save_model(member, path / f"model{number}")
+
+
+def earlier_parts(folder: Path) -> list[Path]:
+    """List what a folder of shoppers may hold that others in its place need not have."""
+    return [*member_folders(folder, 0), folder / AVAILABLE, folder / RANKER, folder / LOG]
 
 
 def load_session(

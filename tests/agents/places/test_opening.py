@@ -219,7 +219,7 @@ def test_a_folder_opens_with_its_own_log_and_ranker(
     shop(folder, site)
     taken: list[tuple[str, Path]] = []
 
-    def fake(id: str, folder: Path) -> None:  # what reads the kind from shop.json
+    def fake(id: str, folder: Path, *, anyway: bool) -> None:  # what reads the kind from shop.json
         taken.append((id, folder))
         register(id=id)
 
@@ -256,6 +256,11 @@ def _of(rows: pl.DataFrame, said: pl.DataFrame | None) -> pl.DataFrame:
 def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(gymnasium.error.NameNotFound, match="env is 'nowhere/Shop-v0', but the reg"):
         open_place("nowhere/Shop-v0")
+    for path in ("/nope", "runs/nope", "./nope-v0", "nope"):
+        with pytest.raises(FileNotFoundError, match=f"^env is '{path}', but there is no such fold"):
+            open_place(path)
+    with pytest.raises(gymnasium.error.NameNotFound, match="env is 'json:nope', but the reg"):
+        open_place("json:nope")
     with pytest.raises(ModuleNotFoundError, match="its module cannot be imported"):
         open_place("no_such_module:nowhere/Shop-v0")
     with pytest.raises(FileNotFoundError, match=r"which has no shop\.json"):
@@ -293,3 +298,17 @@ def test_the_complete_journey_keeps_its_ranker_and_its_two_populations() -> None
     assert isinstance(site.inputs.ranker, CTRRanker)
     assert (site.log, site.inputs.per_category, site.inputs.popularity) == (None, 0, None)
     assert site.options("train") == {"population": "train"}
+
+
+def test_a_refused_folder_is_opened_on_request(tmp_path: Path) -> None:
+    told = {"kind": "session", "verdicts": {"clicks": {"holds": False, "sentence": "Clicks: no."}}}
+    (tmp_path / "shop.json").write_text(json.dumps(told))
+    with pytest.raises(
+        ValueError, match=r"Clicks: no\. Give anyway=True, or --anyway to a command"
+    ):
+        registered(str(tmp_path))
+    id, folder = registered(str(tmp_path), anyway=True)
+    assert folder == tmp_path
+    assert id in PRESETS
+    PRESETS.pop(id)
+    gymnasium.registry.pop(id)

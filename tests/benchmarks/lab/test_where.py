@@ -137,6 +137,7 @@ PLACES: list[dict[str, Any]] = [
     {"env": "one:shop/Market-v0"},
     {"env": "other:shop/Market-v0"},
     {"env": "shop/"},
+    {"env": "bad-shop/", "anyway": True},
 ]
 
 

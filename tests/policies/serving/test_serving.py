@@ -385,6 +385,14 @@ def test_what_is_wrong_with_an_observation_is_said() -> None:
                 served.recommend(wrong(name, torch.full_like(seen[name], number)))
 
 
+def test_a_shopper_without_candidates_is_named() -> None:
+    seen, served = visits()[2], recommender()
+    candidates = torch.arange(ITEMS).repeat(24, 1)
+    candidates[3] = -1
+    with pytest.raises(ValueError, match=r"candidates'\] holds nothing but -1 in row 3, but there"):
+        served.recommend({**seen, "candidates": candidates})
+
+
 def test_candidates_are_all_items_or_left_out() -> None:
     seen, served = visits()[2], recommender()
     every = torch.arange(ITEMS).expand(24, -1)

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -159,9 +160,8 @@ def test_nothing_is_written_where_it_should_not(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="found no click"):
         fit(rows().with_columns(click=pl.lit(0)), catalog(), tmp_path / "none", config=QUICK)
     for term in ("purchases", "outside_reward"):
-        config = replace(QUICK, reward={term: 1.0})
         with pytest.raises(ValueError, match=f"reward has the term '{term}'"):
-            fit(rows(), catalog(), tmp_path / "none", config=config)
+            fit(rows(), catalog(), tmp_path / "none", reward={term: 1.0}, config=QUICK)
     with pytest.raises(ValueError, match="device is 'abacus'"):
         fit(rows(), catalog(), tmp_path / "none", config=QUICK, device="abacus")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.csv", "log.csv", "mine"]
@@ -188,6 +188,36 @@ def test_nothing_of_an_earlier_log_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "model1").exists()
 
 
+def test_an_earlier_shop_stands_until_the_new_one_is_whole(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "shop"
+    shutil.copytree(shop, mine)
+    (mine / "ranker.safetensors").touch()
+
+    def contents() -> dict[str, bytes]:
+        inside = (path for path in mine.rglob("*") if path.is_file())
+        told = {path.relative_to(mine).as_posix(): path.read_bytes() for path in inside}
+        return {name: held for name, held in told.items() if not name.startswith(("unf", "."))}
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = contents()
+    other = replace(QUICK, seed=1)
+    monkeypatch.setattr("recsim_env.fitting.stages.write_report", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fit(rows(), catalog(), mine, config=other)
+    assert contents() == before
+    recsim_env.register("fitting/Earlier-v0", mine, anyway=True)
+    monkeypatch.undo()
+    stages: list[str] = []
+    fit(rows(), catalog(), mine, config=other, progress=lambda stage, *_: stages.append(stage))
+    assert "model 1 of 1" not in stages
+    assert contents().keys() == before.keys() - {"ranker.safetensors"}
+    assert contents()["shop.json"] != before["shop.json"]
+
+
 def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
     """A process that is killed while it removes the unfinished models may leave some of them."""
     plain = read_plain(rows(), catalog())
@@ -206,9 +236,6 @@ def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
         ({"members": 0}, "members is 0"),
         ({"slate_size": 0}, "slate_size is 0"),
         ({"horizon_days": -1.0}, "horizon_days is -1"),
-        ({"reward": {"clicks": "a"}}, r"reward\['clicks'\] is 'a'"),
-        ({"reward": {"joy": 1.0}}, "a term of reward is 'joy'"),
-        ({"reward": {}}, "reward has no term"),
         ({"seed": -1}, "seed is -1"),
         ({"counterfactual": 3}, "counterfactual is 3"),
     ],
@@ -216,6 +243,20 @@ def test_models_without_their_settings_are_not_used(tmp_path: Path) -> None:
 def test_bad_settings_are_named(settings: dict[str, object], told: str) -> None:
     with pytest.raises((TypeError, ValueError), match=told):
         FitConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        ({"clicks": "a"}, r"reward\['clicks'\] is 'a'"),
+        ({"joy": 1.0}, "a term of reward is 'joy'"),
+        ({}, "reward has no term"),
+    ],
+)
+def test_a_bad_reward_is_named(reward: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises((TypeError, ValueError), match=told):
+        fit(rows(), catalog(), tmp_path / "none", reward=reward, config=QUICK)
+    assert not (tmp_path / "none").exists()
 
 
 def test_episodes_longer_than_the_log_are_told(tmp_path: Path) -> None:

@@ -95,13 +95,14 @@ def test_rows_of_a_user_are_resampled_together() -> None:
         ({"chance": [0.5, 1.5]}, "chance is 1.5 in row 1, but a probability must be from 0 to 1"),
         ({"chance": [0.0, 0.0]}, "shows nothing that was logged"),
         ({"reward": [1.0, np.nan]}, "reward is nan in row 1, but it must be finite"),
+        ({"reward": ["a", "b"]}, "reward is .*, but it must be one row of numbers"),
         ({"reward": []}, r"reward has shape \(0,\)"),
         ({"chance": [0.5]}, "chance has 1 rows, but reward has 2"),
         ({"expected": [0.5, 0.5]}, "expected is given alone"),
         ({"users": [1]}, "users has 1 rows, but reward has 2"),
     ],
 )
-def test_bad_rows_are_told(change: dict[str, list[float]], message: str) -> None:
+def test_bad_rows_are_told(change: dict[str, list[Any]], message: str) -> None:
     good = {"reward": [1.0, 0.0], "propensity": [0.5, 0.5], "chance": [0.5, 0.5]}
     with pytest.raises(ValueError, match=message):
         policy_value(**{**good, **change})  # type: ignore[arg-type]

@@ -19,9 +19,9 @@ from gymnasium.envs.registration import registry
 from torch import Tensor
 
 from agents.evaluate import evaluate
+from agents.places import learn_ranker
 from policies import POLICIES
 from policies.inputs import PolicyInputs
-from policies.rankers.exploring import learn_ranker
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, make_simulator
@@ -618,11 +618,9 @@ def test_a_ranker_is_learned_in_one_call() -> None:
             return {"secret": 0}, 0.0, self.visit >= self.visits, False, {"clicks": clicks}
 
     simulator = outside_simulator(OutsideSpec(Hits, catalog, VISITS))
-    ranker = learn_ranker(simulator, users=40, rounds=1)
+    ranker = learn_ranker(simulator, slates=600)
     logits = ranker.logits(simulator.reset(torch.arange(1)))[0]
     assert set(logits.topk(4).indices.tolist()) == {0, 3, 6, 9}
-    for bad, says in (({"users": 0}, "users is 0"), ({"rounds": -1}, "rounds is -1")):
+    for bad, says in (({"slates": 0}, "slates is 0"), ({"mixture": "x"}, "mixture is 'x'")):
         with pytest.raises(ValueError, match=says):
-            learn_ranker(simulator, **bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="temperatures"):
-        learn_ranker(simulator, temperatures=())
+            learn_ranker(simulator, **bad)

@@ -6,7 +6,7 @@ import pytest
 from recsim_env.estimates import Estimate
 from recsim_env.verdicts import verdict as judge
 from recsim_env.verdicts.baselines import ITEM_USER, LEAVING
-from recsim_env.verdicts.ratios import Ratio, by_policy
+from recsim_env.verdicts.ratios import Ratio, by_policy, by_visit
 from recsim_env.verdicts.rows import Rows, item_rows
 from recsim_env.verdicts.scores import Score
 from tests.support.verdict_toys import rates, toy_log, verdict_catalog
@@ -76,13 +76,15 @@ def test_order_of_policies_compares_pairs_that_differ() -> None:
     assert judge.order_of_policies(upside_down, "m").holds is False
 
 
-def scores(auc: tuple[float, float, float], base: float, ne: float = 0.9) -> list[Score]:
+def scores(
+    auc: tuple[float, float, float], base: float, ne: tuple[float, float, float] = (0.9, 0.88, 0.92)
+) -> list[Score]:
     """A model's AUC with its lead over a baseline and the lead's interval."""
     value, low, high = auc
     lead = Estimate(value - base, low, high, 100)
     return [
         Score("m", "auc", Estimate(value, value - 0.01, value + 0.01, 100), None),
-        Score("m", "ne", Estimate(ne, ne, ne, 100), None),
+        Score("m", "ne", Estimate(*ne, 100), None),
         Score("m", "ratio", Estimate(1.0, 0.95, 1.05, 100), None),
         *(Score(name, "auc", Estimate(base, n=100), lead) for name in (ITEM_USER, LEAVING)),
     ]
@@ -96,7 +98,10 @@ def scores(auc: tuple[float, float, float], base: float, ne: float = 0.9) -> lis
         (scores((0.747, -0.02, -0.01), 0.760), False),  # MovieLens-100k
         (scores((0.76, -0.01, 0.01), 0.76), None),  # two means may be the truth
         (scores((0.999, -0.0011, -0.0009), 1.0), None),
-        (scores((0.74, 0.01, 0.03), 0.72, ne=1.2), False),  # ranks, but the level is wild
+        (scores((0.74, 0.01, 0.03), 0.72, ne=(1.2, 1.1, 1.3)), False),  # the level is wild
+        (scores((0.74, 0.01, 0.03), 0.72, ne=(1.02, 0.95, 1.1)), None),  # or may be
+        (scores((0.74, 0.01, 0.03), 0.72, ne=(0.98, 0.9, 1.05)), None),
+        (scores((0.70, -0.05, 0.02), 0.72), None),  # behind, but perhaps by chance
     ],
 )
 def test_clicks_must_be_ranked_better_than_two_means(
@@ -125,6 +130,37 @@ def test_leaving_needs_leavers_a_lead_and_the_right_number() -> None:
     assert judge.leaving(good, "m", 100, 500).holds is False
     good[2] = Score("m", "ratio", Estimate(1.5, 0.9, 2.1, 100), None)  # may be by chance
     assert judge.leaving(good, "m", 100, 500).holds is True
+
+
+def after_slates(users: int, chance: tuple[float, float]) -> list[Ratio]:
+    """All users leave after two slates; some model has these chances after each of them."""
+    second = np.tile([False, True], users)
+    nothing = np.full(2 * users, -1)
+    rows = Rows(
+        user=np.repeat(np.arange(users), 2),
+        visit=second.astype(np.int64),
+        policy=nothing,
+        activity=nothing,
+        position=nothing,
+        item=nothing,
+        category=nothing,
+        label=second,
+    )
+    return by_visit(rows.with_prediction("m", np.where(second, chance[1], chance[0])), "m")
+
+
+def test_leaving_must_come_after_the_right_slates() -> None:
+    """The total is right where 11 % leave after the first slate and 89 % after the second."""
+    good = scores((0.95, 0.01, 0.03), 0.93)
+    soft = after_slates(200, (0.11, 0.83))
+    assert [one.ratio.value for one in soft] == pytest.approx([(22 + 10) / 10, 176 / 210])
+    found = judge.leaving(good, "m", 200, 200, soft)
+    assert found.holds is False
+    assert "after slate 1 22 users are expected to leave and 0 did, 3.20" in found.sentence
+    assert found.figure == soft[0].ratio
+    assert judge.leaving(good, "m", 200, 200, after_slates(200, (0.01, 0.99))).holds is True
+    assert judge.leaving(good, "m", 50, 50, after_slates(50, (0.11, 0.83))).holds is True  # few
+    assert judge.leaving(good, "m", 200, 200, after_slates(200, (0.6, 0.4))).holds is False
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_a_fine_tuning_that_was_cut_off_amid_a_checkpoint_goes_on_from_the_one_b
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
         with pytest.raises(
-            OSError, match=r"could not be written \(No space left.*; the one before it is whole"
+            OSError, match=r"could not be written \(No space left.*; the checkpoint before is whole"
         ):
             weights_of(log, examples, folder)
     left = checkpoints(folder / "finetune")

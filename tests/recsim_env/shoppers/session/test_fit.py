@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,8 +39,8 @@ QUICK = SessionFitConfig(
     hidden_size=16,
     head_size=8,
     layers=1,
-    validation=0.2,
 )
+quickly = partial(fit_session, validation=0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,7 @@ def test_small_logs_get_steps_enough() -> None:
 
 def test_a_training_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     sessions = log(60)
-    whole = fit_session(sessions, catalog(), QUICK, folder=tmp_path / "whole")
+    whole = quickly(sessions, catalog(), QUICK, folder=tmp_path / "whole")
     assert list((tmp_path / "whole").glob("runs/*/events*")) or list(
         (tmp_path / "whole").rglob("events*")
     )
@@ -88,10 +90,10 @@ def test_a_training_that_was_cut_off_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_session(sessions, catalog(), QUICK, progress=cut, folder=tmp_path / "cut")
+        quickly(sessions, catalog(), QUICK, progress=cut, folder=tmp_path / "cut")
     assert checkpoints(tmp_path / "cut")
     steps: list[int] = []
-    resumed = fit_session(
+    resumed = quickly(
         sessions,
         catalog(),
         QUICK,
@@ -100,8 +102,8 @@ def test_a_training_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     )
     assert steps[0] > 1
     assert same(whole, resumed)
-    assert same(whole, fit_session(sessions, catalog(), QUICK, folder=tmp_path / "cut"))
-    assert same(whole, fit_session(sessions, catalog(), QUICK))  # without a folder
+    assert same(whole, quickly(sessions, catalog(), QUICK, folder=tmp_path / "cut"))
+    assert same(whole, quickly(sessions, catalog(), QUICK))  # without a folder
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
@@ -115,7 +117,7 @@ def test_the_weights_that_do_best_on_validation_are_kept(
 ) -> None:
     looks(monkeypatch, 3.0, 1.0, 2.0, 5.0, 4.0, 6.0)
     config = dataclasses.replace(QUICK, patience=50)
-    model = fit_session(log(60), catalog(), config, folder=tmp_path)
+    model = quickly(log(60), catalog(), config, folder=tmp_path)
     every = checkpoints(tmp_path)
     assert len(every) == 3  # the last two, and the best
     state = json.loads((every[-1] / "trainer_state.json").read_text())
@@ -130,32 +132,40 @@ def test_a_training_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config = dataclasses.replace(QUICK, patience=2)
     made: list[tuple[int, int]] = []
     looks(monkeypatch, 3.0, 1.0, 2.0, 5.0)
-    stopped = fit_session(
+    stopped = quickly(
         log(60), catalog(), config, progress=lambda *at: made.append(at), folder=tmp_path
     )
     step, steps = made[-1]
     assert step == 4 * (steps // 6) < steps
-    again = fit_session(
+    again = quickly(
         log(60), catalog(), config, progress=lambda *at: made.append(at), folder=tmp_path
     )
     assert made[-1] == (step, steps)  # it goes no further
     assert same(stopped, again)
     looks(monkeypatch, *range(1, 20))
     least = dataclasses.replace(config, least_steps=steps)
-    fit_session(log(60), catalog(), least, progress=lambda *at: made.append(at))
+    quickly(log(60), catalog(), least, progress=lambda *at: made.append(at))
     assert made[-1] == (steps, steps)
 
 
 def test_all_episodes_may_be_learned_from() -> None:
-    config = dataclasses.replace(QUICK, held_out=0.0, validation=0.0)
-    assert [len(part) for part in learn_and_check(log(30), config)] == [30, 0]
-    fit_session(log(30), catalog(), config)
-    other = fit_session(log(30), catalog(), config, validation=log(9, seed=4))
-    assert isinstance(other, SessionShopper)
+    assert [len(part) for part in learn_and_check(log(30), 0.0)] == [30, 0]
+    every = quickly(log(30), catalog(), QUICK, held_out=0.0, validation=0.0)
+    most = quickly(log(30), catalog(), QUICK, validation=0.0)
+    assert not torch.equal(every.counter_mean, most.counter_mean)
+    other = quickly(log(30), catalog(), QUICK, held_out=0.0, validation=log(9, seed=4))
+    assert torch.equal(every.counter_mean, other.counter_mean)
+    assert not same(every, other)
+
+
+def test_members_differ_in_their_seed() -> None:
+    first, second = (quickly(log(30), catalog(), QUICK, seed=seed) for seed in (0, 1))
+    assert torch.equal(first.counter_mean, second.counter_mean)
+    assert not same(first, second)
 
 
 def test_the_model_is_that_of_its_log() -> None:
-    model = fit_session(log(60), catalog(), QUICK)
+    model = quickly(log(60), catalog(), QUICK)
     assert model.config.gap_bins == GapBins((0, 1, 2, 3), 3)
     first = new_session_shopper(
         catalog(), SIZE, QUICK, declared=2, gap_bins=GapBins((0, 1, 2, 3), 3)
@@ -167,7 +177,7 @@ def test_the_model_is_that_of_its_log() -> None:
     expected = chance[:3] / chance.flip(0).cumsum(0).flip(0)[:3]
     torch.testing.assert_close(hazards.detach(), expected, rtol=0, atol=0.02)
     assert model.config.purchases
-    plain = fit_session(log(60, purchases=False), catalog(), QUICK)
+    plain = quickly(log(60, purchases=False), catalog(), QUICK)
     assert not plain.config.purchases
     assert score(plain, Visits.of(log(20, purchases=False), catalog())).purchase_auc is None
 
@@ -190,7 +200,7 @@ def test_any_catalogue_will_do() -> None:
     sessions = dataclasses.replace(
         sessions, slates=short, clicks=sessions.clicks & (short >= 0), purchases=None
     )
-    model = fit_session(sessions, made, QUICK)
+    model = quickly(sessions, made, QUICK)
     found = predict(model, Visits.of(sessions, made))
     assert found.clicks.shape == (sessions.n_slates, SIZE)
     assert found.nll > 0
@@ -254,12 +264,18 @@ def test_leaving_is_told_from_staying_away() -> None:
     assert score(model, visits).leave_ratio == pytest.approx(1.0, abs=0.25)
 
 
-@pytest.mark.parametrize("bad", [{"least_steps": -1}, {"validation": 0.95}, {"patience": 0}])
+@pytest.mark.parametrize("bad", [{"least_steps": -1}, {"patience": 0}])
 def test_what_is_wrong_is_named(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(bad))} is"):
         SessionFitConfig(**bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="precision is 'half'"):
         SessionFitConfig(precision="half")
+
+
+@pytest.mark.parametrize("bad", [{"validation": 0.95}, {"held_out": 1.0}, {"seed": -1}])
+def test_what_is_told_beside_the_settings_is_checked(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(bad))} is"):
+        fit_session(log(30), catalog(), QUICK, **bad)
 
 
 def test_streams_of_numbers_are_apart() -> None:

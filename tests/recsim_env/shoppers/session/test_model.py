@@ -89,9 +89,9 @@ def model(
     seed: int = 0, declared: int = DECLARED, purchases: bool = False, bins: GapBins = BINS
 ) -> SessionShopper:
     """Unfitted, in eval mode, with every weight away from zero."""
-    config = SessionFitConfig(seed=seed, hidden_size=16, head_size=8)
+    config = SessionFitConfig(hidden_size=16, head_size=8)
     made = new_session_shopper(
-        catalog(), SIZE, config, declared=declared, purchases=purchases, gap_bins=bins
+        catalog(), SIZE, config, seed=seed, declared=declared, purchases=purchases, gap_bins=bins
     )
     generator = torch.Generator().manual_seed(100 + seed)
     with torch.no_grad():
@@ -535,7 +535,7 @@ def test_a_known_log_is_learned_and_no_global_generator_moves() -> None:
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
 
-    visits = Visits.of(learn_and_check(sessions, config)[1], catalog())
+    visits = Visits.of(learn_and_check(sessions)[1], catalog())
     found = predict(shopper, visits)
     liked = catalog().category[visits.slates] != 0
     for position in range(SIZE):

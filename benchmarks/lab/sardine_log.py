@@ -1,4 +1,7 @@
-"""A ranker for shoppers of whom there is no log: log, fit, explore with the fit, and fit again."""
+"""The ranker of the SARDINE benchmark: log users, fit, explore with the fit, and fit again.
+
+Its reported results are those of this log. Elsewhere `agents.places.exploring` plays logs.
+"""
 
 from __future__ import annotations
 

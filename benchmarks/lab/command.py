@@ -1,0 +1,34 @@
+"""How every command runs: options from the command line, errors in one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+from recsim_env.commands.refusals import sentence
+
+Config = TypeVar("Config")
+
+
+def run_command(main: Callable[[Config], Any], config: type[Config]) -> None:
+    """Run a command with the options of the command line.
+
+    What is wrong with them, with a file or with the machine is one sentence on stderr, and the exit
+    status is 2. A fault of the program has its traceback.
+
+    Args:
+        main: What the command does.
+        config: The class of its options.
+    """
+    told = tyro.cli(config)
+    try:
+        main(told)
+    except Exception as error:
+        said = sentence(error)
+        if said is None:
+            raise
+        print(said, file=sys.stderr)
+        sys.exit(2)
