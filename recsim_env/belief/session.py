@@ -1,0 +1,428 @@
+"""The belief that a session model gives: a posterior of each shopper's temperament.
+
+The model is that of `recsim_env.shoppers.session.model`. Its encoder and its counters are functions
+of what was shown and clicked, so a shop can run them for every shopper. Hidden is the temperament
+a, which is normal over shoppers. The belief holds it as particles: points a_s that are the same for
+all shoppers and cover the fitted normal evenly, with weights of each shopper's own (importance
+sampling from the prior; Robert & Casella 2004, "Monte Carlo statistical methods", section 3.3),
+
+    w_s is proportional to the product over visits of P(clicks | a_s) (1 - P(leaves | a_s)),
+
+for who is seen again has not left. The days between two visits say nothing of the temperament. The
+chance of a click is the mean over particles and moods, and goes back to log-odds:
+
+    belief(i) = logit sum_s w_s sum_z P(z) sigmoid(x_i + keen_s - weariness_i(a_s) + mood z)
+
+with x_i the part of the log-odds that temperaments share (`SessionBelief._of_catalog` says how this
+is computed for a whole catalogue).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recsim_env import checks
+from recsim_env.belief.base import Belief, Visit
+from recsim_env.catalog import Catalog
+from recsim_env.noise import normal
+from recsim_env.shoppers.encoder import Cache
+from recsim_env.shoppers.session.memory import ALL_DECAYS, CATEGORY_COUNTERS, SessionMemory
+from recsim_env.shoppers.session.model import (
+    KEEN,
+    MAX_LOG_FACTOR,
+    MOOD_CHANCES,
+    MOODS,
+    OF_CATEGORIES,
+    OF_CATEGORY,
+    OF_ITEM,
+    OF_ITEMS,
+    TEMPERAMENT,
+    SessionShopper,
+    slate_log_likelihood,
+)
+from recsim_env.shoppers.weights import load_model, member_folders
+from recsim_env.tensors import constant, shared
+from recsim_env.types import Observation
+
+PARTICLES = 64
+"""Number of temperaments. On the log of a market, 32 predict clicks as well within .0001 nats."""
+NEAR = 0.002
+"""Largest difference of a number of two embeddings of the same catalogue: files hold half the
+digits."""
+NODES = (1.0, 0.5, -0.5, -1.0)
+"""Places in the range of a shopper's log-odds at which chances are averaged, from 1, the highest,
+to -1; a polynomial through them gives all others. These are Chebyshev's, at which its error is
+small over the whole range."""
+LARGEST = 50.0
+"""Log-odds beyond this are cut; padding stands at minus this."""
+MOST = 1e6
+"""Bound of every other number in the observation space."""
+AT_ONCE = 256
+"""Shoppers whose chances are averaged together, so that they stay in a processor's cache."""
+
+
+@dataclass
+class SessionBeliefState:
+    """The belief about B shoppers."""
+
+    cache: Cache
+    """The visits so far, encoded."""
+    memory: SessionMemory
+    """Counters of what was shown and clicked."""
+    declared: Tensor
+    """(B, D) float32, what the shopper said of its interest before the first visit."""
+    day: Tensor
+    """(B,) float32 days since the shopper's first visit."""
+    since: Tensor
+    """(B,) float32 days since the last visit, 1 where there was none."""
+    log_weight: Tensor
+    """(B, S) float32, the log of the weight of each particle; the weights sum to 1."""
+
+
+class SessionBelief(Belief[SessionBeliefState]):
+    """The belief of a shop whose log a session model was fitted to.
+
+    It begins with newcomers: what the shop knew of a shopper before the first visit that it counts
+    is what the shopper declared. Observation:
+
+        belief_logits:  (C,) log-odds of a click on each candidate that is looked at
+        belief_weary:   (G,) expected weariness of each category, in log-odds
+        belief_traits:  (2 * TEMPERAMENT,) mean and standard deviation of each number of the
+            temperament: log-odds of a click, log of how weary of categories and of items, log-odds
+            to stay, and log-odds to look further
+        belief_looks:   (K,) chance that each position is looked at
+        belief_leaving: (2,) chance to leave after a slate that the shopper is not weary of, without
+            a click and with one
+
+    The chance of a click at a position is about the product of its look and the item's chance, and
+    exactly so at the top.
+
+    Args:
+        model: The fitted model; it is moved to the device and frozen.
+        device: Where the belief lives.
+        slate_size: K, at most that of the model; None means as many.
+        numbers: (S, TEMPERAMENT) standard normal numbers of the particles; None means `PARTICLES`
+            points of `even_normals`.
+
+    Raises:
+        ValueError: If a slate has more positions than the model knows, or `numbers` is not as said.
+    """
+
+    def __init__(
+        self,
+        model: SessionShopper,
+        device: torch.device | str,
+        *,
+        slate_size: int | None = None,
+        numbers: Tensor | None = None,
+    ) -> None:
+        most = model.config.slate_size
+        super().__init__(most if slate_size is None else slate_size, device)
+        if self.slate_size > most:
+            raise ValueError(
+                f"slate_size is {self.slate_size}, but the model knows slates of {most} positions "
+                "at most."
+            )
+        points = even_normals(PARTICLES) if numbers is None else numbers
+        checks.tensor("numbers", points, ("S", TEMPERAMENT), torch.float32)
+        self.model = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.temperaments = self.model.temperament(points.to(self.device))  # (S, TEMPERAMENT)
+        self._factors = self.temperaments.clamp(max=MAX_LOG_FACTOR).exp()
+        self._polynomial = torch.linalg.inv(  # from values at NODES to powers, lowest first
+            torch.tensor(NODES, dtype=torch.float64).unsqueeze(1) ** torch.arange(len(NODES))
+        ).to(self.device, torch.float32)
+
+    # ---- what a simulator asks ----
+
+    def check_fits(
+        self, catalog: Catalog, slate_size: int, known: Mapping[str, gymnasium.Space[Any]]
+    ) -> None:
+        """Check that the model is about these items, slates and observations.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if slate_size != self.slate_size:
+            raise ValueError(
+                f"belief is about slates of {self.slate_size} positions, but the shoppers answer "
+                f"{slate_size}."
+            )
+        embedding, config = self.model.embedding, self.model.config
+        same = (
+            embedding.shape == catalog.embedding.shape
+            and len(catalog.categories) == config.n_categories
+            and torch.equal(self.model.category.cpu(), catalog.category.cpu())
+            and torch.allclose(embedding.cpu(), catalog.embedding.cpu(), rtol=0, atol=NEAR)
+        )
+        if not same:
+            raise ValueError(
+                f"belief is about a catalog of {config.n_items} items that are not those of the "
+                f"shoppers, whose catalog has {len(catalog)}."
+            )
+        declared = known.get("declared")
+        told = 0 if declared is None or declared.shape is None else declared.shape[0]
+        if config.declared not in (0, told):
+            raise ValueError(
+                f"belief reads {config.declared} numbers that a shopper declares, but the shoppers "
+                f"declare {told}."
+            )
+
+    def spaces(self, candidates: int) -> dict[str, gymnasium.Space[Any]]:
+        """Return the space of each key of `observe`, for one shopper."""
+
+        def box(low: float, high: float, *shape: int) -> gymnasium.spaces.Box:
+            return gymnasium.spaces.Box(low, high, shape, np.float32)
+
+        return {
+            "belief_logits": box(-LARGEST, LARGEST, candidates),
+            "belief_weary": box(0, MOST, self.model.config.n_categories),
+            "belief_traits": box(-MOST, MOST, 2 * TEMPERAMENT),
+            "belief_looks": box(0, 1, self.slate_size),
+            "belief_leaving": box(0, 1, 2),
+        }
+
+    def start(self, observation: Observation) -> SessionBeliefState:
+        """Return the belief about newcomers, who may have declared something."""
+        if self.model.config.declared:
+            return self._newcomers(observation["declared"].to(self.device, torch.float32))
+        batch = len(next(iter(observation.values())))
+        return self._newcomers(torch.zeros(batch, 0, device=self.device))
+
+    def blank(self, batch: int) -> SessionBeliefState:
+        """Return the belief about newcomers who declared zeros."""
+        return self._newcomers(torch.zeros(batch, self.model.config.declared, device=self.device))
+
+    @torch.no_grad()
+    def _newcomers(self, declared: Tensor) -> SessionBeliefState:
+        config, batch = self.model.config, len(declared)
+        none = torch.zeros(batch, dtype=torch.float32, device=self.device)
+        sizes = (config.n_items, config.n_categories, config.width)
+        particles = len(self.temperaments)
+        return SessionBeliefState(
+            cache=self.model.empty_cache(self.model.welcome(declared)),
+            memory=SessionMemory.empty(batch, *sizes, self.device),
+            declared=declared.clone(),
+            day=none,
+            since=torch.ones_like(none),
+            log_weight=none.new_zeros(batch, particles).log_softmax(dim=1),
+        )
+
+    @torch.no_grad()
+    def update(self, state: SessionBeliefState, visit: Visit) -> None:
+        """Weigh the particles by what the shopper did, and remember the visit, in place."""
+        # What every particle says of the clicks, and of coming back.
+        model, memory = self.model, state.memory
+        shown, clicks = self._wide(visit.shown), self._wide(visit.clicks)
+        slates = self._wide(visit.slates)
+        counters = memory.look(slates, model.category)
+        before, tempers = self._before(state), self.temperaments.unsqueeze(0)
+        logits, weary = model.answer(before, tempers, slates, counters)
+        looks = model.log_looks(before, tempers)
+        leave = model.leave_logits(before, tempers, weary, clicks, shown)
+        of_visit = slate_log_likelihood(looks, logits, clicks, shown) + F.logsigmoid(-leave)
+        state.log_weight = (state.log_weight + of_visit).log_softmax(dim=1)
+
+        # The visit, as the model's own shoppers remember it.
+        bought = None if visit.purchases is None else self._wide(visit.purchases)
+        memory.record(slates, shown, clicks, model.category, model.embedding)
+        token = model.token(
+            slates, shown, clicks, counters, memory.context(), state.declared, state.since, bought
+        )
+        model.append_visit(state.cache, token, state.day)
+        memory.wait(visit.days)
+        state.since, state.day = visit.days.clone(), state.day + visit.days
+
+    @torch.no_grad()
+    def observe(self, state: SessionBeliefState, candidates: Tensor) -> Observation:
+        """Tell the log-odds of all candidates, and what is believed of weariness and traits."""
+        before, weight = self._before(state), state.log_weight.exp()
+        mean = weight @ self.temperaments
+        away = self.temperaments - mean.unsqueeze(1)  # (B, S, TEMPERAMENT)
+        deviation = torch.einsum("bs,bsr->br", weight, away.square()).sqrt()
+        tempers = self.temperaments.unsqueeze(0)
+        looks = self.model.log_looks(before, tempers)[..., : self.slate_size].exp()
+        worn = self._worn_categories(state)
+        return {
+            "belief_logits": self._of_candidates(self.logits(state), candidates),
+            "belief_weary": worn * (weight @ self._factors[:, OF_CATEGORY]).unsqueeze(1),
+            "belief_traits": torch.cat([mean, deviation], dim=1),
+            "belief_looks": torch.einsum("bs,bsk->bk", weight, looks).clamp(max=1),
+            "belief_leaving": self._leaving(before, weight),
+        }
+
+    # ---- for the whole catalogue ----
+
+    @torch.no_grad()
+    def logits(self, state: SessionBeliefState) -> Tensor:
+        """Compute the log-odds (B, N) of a click on every item, looked at: see the module."""
+        whole = (
+            self._before(state),
+            state.log_weight.exp(),
+            self._worn_categories(state),
+            self._worn_items(state),
+        )
+        parts = zip(*(values.split(AT_ONCE) for values in whole), strict=True)
+        found = [self._of_catalog(*part) for part in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _of_catalog(
+        self, before: Tensor, weight: Tensor, worn_categories: Tensor, worn_items: Tensor
+    ) -> Tensor:
+        """Compute the log-odds (B, N).
+
+        Weariness of a category and keenness differ much between particles. Their mean chance is
+        computed for each category at a few log-odds x, and what it moves the log-odds by is a
+        smooth function of x: a polynomial gives it for every item. Weariness of an item enters by
+        mean and variance of its factor (two cumulants). With one particle all of it is exact but
+        for the polynomial of the mood.
+
+        Shapes: before (B, D), weight (B, S), worn_categories (B, G), worn_items (B, N).
+        """
+        model = self.model
+        common = model.base(before) + model.query(before) @ model.embedding.T
+        common = common + model.item_bias.weight.squeeze(-1)  # (B, N)
+        lowest, highest = common.amin(dim=1, keepdim=True), common.amax(dim=1, keepdim=True)
+        middle, half = (lowest + highest) / 2, ((highest - lowest) / 2).clamp(min=1e-3)
+
+        # The mean chance in each category at the nodes, (B, G, X).
+        nodes = middle + half * constant(NODES, common)  # (B, X)
+        mood = F.softplus(model.mood(before)) * constant(MOODS, common)  # (B, M)
+        odds = (nodes.unsqueeze(2) + mood.unsqueeze(1)).flatten(1).exp()  # (B, X * M)
+        factors = self._factors[:, OF_CATEGORY]
+        times = torch.exp(self.temperaments[:, KEEN] - worn_categories.unsqueeze(2) * factors)
+        share = torch.addcmul(odds.new_ones(()), odds[:, None, :, None], times.unsqueeze(2))
+        share = share.reciprocal_()  # (B, G, X * M, S): 1 - sigmoid
+        weighted = (weight.unsqueeze(1) * times).unsqueeze(3)
+        chance = (share @ weighted).squeeze(3) * odds.unsqueeze(1)
+        chance = chance.unflatten(2, (len(NODES), len(MOODS))) @ constant(MOOD_CHANCES, common)
+        moved = _log_odds(chance) - nodes.unsqueeze(1)
+
+        # From the nodes to the items.
+        powers = (moved @ self._polynomial.T).index_select(1, model.category)  # (B, N, X)
+        place = (common - middle) / half
+        shift = powers[..., -1]
+        for power in reversed(range(len(NODES) - 1)):
+            shift = torch.addcmul(powers[..., power], shift, place)
+        found = common + shift - self._weary_of_items(weight, worn_items)
+        return found.clamp(-LARGEST, LARGEST)
+
+    def _weary_of_items(self, weight: Tensor, worn: Tensor) -> Tensor:
+        """Compute what weariness of items (B, N) takes from the log-odds."""
+        factors = self._factors[:, OF_ITEM]
+        mean = weight @ factors  # (B,)
+        away = factors - mean.unsqueeze(1)
+        variance = (weight * away.square()).sum(dim=1)
+        most = (mean / variance.clamp(min=1e-9)).unsqueeze(1)  # beyond it the parabola would fall
+        worn = worn.minimum(most)
+        return worn * (mean.unsqueeze(1) - 0.5 * variance.unsqueeze(1) * worn)
+
+    def _worn_categories(self, state: SessionBeliefState) -> Tensor:
+        """Compute the weariness of categories (B, G) at a factor of 1."""
+        amounts = self._amounts(state.memory.category, state.memory.age, OF_CATEGORIES, 0)
+        return torch.einsum("bcg,c->bg", amounts, F.softplus(self.model.weariness.of_category))
+
+    def _worn_items(self, state: SessionBeliefState) -> Tensor:
+        """Compute the weariness of items (B, N) at a factor of 1."""
+        amounts = self._amounts(state.memory.item, state.memory.age, OF_ITEMS, CATEGORY_COUNTERS)
+        return torch.einsum("bcn,c->bn", amounts, F.softplus(self.model.weariness.of_item))
+
+    def _amounts(self, counters: Tensor, age: Tensor, which: slice, first: int) -> Tensor:
+        """Take some counters of a memory as they are at this visit, in the model's units.
+
+        Args:
+            counters: (B, C, G) of a memory
+            age: (B,) of the memory
+            which: the counters among all of the model's
+            first: number of the first one in `counters`
+        """
+        scale = self.model.counter_scale[which]
+        decays = constant(ALL_DECAYS[which], counters) ** (age - 1).unsqueeze(1)
+        own = slice(which.start - first, which.stop - first, which.step)
+        return counters[:, own] * (decays / scale).unsqueeze(2)
+
+    # ---- inside ----
+
+    def _before(self, state: SessionBeliefState) -> Tensor:
+        """Compute the encoder's states (B, D) as the shoppers arrive."""
+        return self.model.arrive(state.cache.state, state.since)
+
+    def _of_candidates(self, logits: Tensor, candidates: Tensor) -> Tensor:
+        """Take the log-odds (B, C) of candidates (B, C) from those of the catalogue (B, N)."""
+        ids = candidates.clamp(min=0)
+        taken = logits.index_select(1, ids[0]) if shared(candidates) else logits.gather(1, ids)
+        return taken.where(candidates >= 0, -LARGEST)
+
+    def _leaving(self, before: Tensor, weight: Tensor) -> Tensor:
+        """Compute the chances (B, 2) to leave without a click and with one, nothing being worn."""
+        clicks = before.new_zeros(2, self.model.config.slate_size)
+        clicks[1, 0] = 1
+        tempers, fresh = self.temperaments.unsqueeze(0), before.new_zeros(1, 1, 2)
+        chances = [
+            torch.sigmoid(
+                self.model.leave_head(before, tempers, fresh, one.expand(len(before), -1))
+            )
+            for one in clicks
+        ]
+        found = torch.einsum("tbs,bs->bt", torch.stack(chances), weight)
+        return found.clamp(max=1)
+
+    def _wide(self, values: Tensor) -> Tensor:
+        """Pad values (B, K) to the positions of the model; nothing is shown there."""
+        missing = self.model.config.slate_size - values.shape[1]
+        return F.pad(values, (0, missing)) if missing else values
+
+
+def _log_odds(chance: Tensor) -> Tensor:
+    """Turn chances into log-odds that are finite."""
+    return chance.clamp(1e-30, 1 - 1e-7).logit()
+
+
+@functools.cache
+def even_normals(count: int) -> Tensor:
+    """Return points (S, TEMPERAMENT) that cover the standard normal distribution evenly.
+
+    They are a scrambled Sobol sequence (Owen 1998, "Scrambling Sobol' and Niederreiter-Xing
+    points"), moved and turned so that their mean is exactly 0 and their covariance exactly 1.
+
+    Raises:
+        ValueError: If there are too few points to have a covariance of full rank.
+    """
+    checks.whole("count", count, 2 * TEMPERAMENT)
+    engine = torch.quasirandom.SobolEngine(TEMPERAMENT, scramble=True, seed=1)
+    points = normal(engine.draw(count)).double()
+    points = points - points.mean(dim=0)
+    root = torch.linalg.cholesky(points.T @ points / count)
+    whitened: Tensor = torch.linalg.solve_triangular(root, points.T, upper=False).T
+    return whitened.float().contiguous()
+
+
+def load_session_belief(
+    folder: str | os.PathLike[str], device: torch.device | str, slate_size: int | None = None
+) -> SessionBelief:
+    """Open the belief of a folder of `save_session`: that of its first model.
+
+    Args:
+        folder: The folder.
+        device: Where the belief lives.
+        slate_size: Number of slate positions; None means those of the model.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        ValueError: If the model is broken, or knows shorter slates.
+    """
+    there = member_folders(Path(folder), 0)
+    if not there:
+        raise FileNotFoundError(f"{os.fspath(folder)} has no model0, but a belief needs a model.")
+    return SessionBelief(load_model(SessionShopper, there[0]), device, slate_size=slate_size)
