@@ -34,6 +34,7 @@ RANGES = {
     "sated": (-2.0, 1.0),
     "flooded": (-4.0, 2.0),
     "loyal": (-2.0, 2.0),
+    "weary": (-4.0, 2.0),
 }
 """Tuned parameters of the policy "constant", in the order that tuned results were found in."""
 
