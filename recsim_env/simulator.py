@@ -18,7 +18,7 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from recsim_env import checks, noise, trees
-from recsim_env.belief.base import Belief, Visit
+from recsim_env.belief.base import Belief, SeenVisit
 from recsim_env.rewards import Reward, RewardInputs, as_reward
 from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import HIDDEN, Description, Shopper, name_of
@@ -337,7 +337,7 @@ class SlateSimulator:
             self._kept.add("respond")
         if self.belief is not None:
             seen = (response.clicks, response.days, response.purchases)
-            self.belief.update(self._beliefs, Visit(slates, shown, *seen))
+            self.belief.update(self._beliefs, SeenVisit(slates, shown, *seen))
         reward, terms = self._reward(slates, shown, response)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left

@@ -28,7 +28,7 @@ PREFIX = "belief_"
 
 
 @dataclass(frozen=True)
-class Visit:
+class SeenVisit:
     """What a shop saw of one visit of B shoppers, and when they came back.
 
     Shapes: B shoppers, K slate positions.
@@ -94,7 +94,7 @@ class Belief(ABC, Generic[S]):
         """
 
     @abstractmethod
-    def update(self, state: S, visit: Visit) -> None:
+    def update(self, state: S, visit: SeenVisit) -> None:
         """Learn from a visit of every shopper, in place."""
 
     @abstractmethod

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.belief.base import Belief, Visit
+from recsim_env.belief.base import Belief, SeenVisit
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.encoder import Cache
@@ -66,6 +66,9 @@ NODES = (1.0, 0.5, -0.5, -1.0)
 """Places in the range of a shopper's log-odds at which chances are averaged, from 1, the highest,
 to -1; a polynomial through them gives all others. These are Chebyshev's, at which its error is
 small over the whole range."""
+USUAL = 4
+"""The place among nodes and moods at which the slopes of the particles' chances are compared: in
+the upper half of the log-odds, where items are chosen, in the middle mood."""
 LARGEST = 50.0
 """Log-odds beyond this are cut; padding stands at minus this."""
 LEAST = 1e-30
@@ -166,13 +169,13 @@ class SessionBelief(Belief[SessionBeliefState]):
                 f"{slate_size}."
             )
         embedding, config = self.model.embedding, self.model.config
-        same = (
-            embedding.shape == catalog.embedding.shape
-            and len(catalog.categories) == config.n_categories
-            and torch.equal(self.model.category.cpu(), catalog.category.cpu())
-            and torch.allclose(embedding.cpu(), catalog.embedding.cpu(), rtol=0, atol=NEAR)
-        )
-        if not same:
+        alike = embedding.shape == catalog.embedding.shape
+        alike = alike and len(catalog.categories) == config.n_categories
+        if alike and not embedding.is_meta:  # where tensors have numbers
+            near = (embedding - catalog.embedding.to(embedding.device)).abs().max() <= NEAR
+            same = self.model.category == catalog.category.to(embedding.device)
+            alike = bool(near & same.all())
+        if not alike:
             raise ValueError(
                 f"belief is about a catalog of {config.n_items} items that are not those of the "
                 f"shoppers, whose catalog has {len(catalog)}."
@@ -226,7 +229,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         )
 
     @torch.no_grad()
-    def update(self, state: SessionBeliefState, visit: Visit) -> None:
+    def update(self, state: SessionBeliefState, visit: SeenVisit) -> None:
         """Weigh the particles by what the shopper did, and remember the visit, in place."""
         # What every particle says of the clicks, and of coming back.
         model, memory = self.model, state.memory
@@ -318,18 +321,20 @@ class SessionBelief(Belief[SessionBeliefState]):
     ) -> Tensor:
         """Compute the log-odds (B, N).
 
-        Weariness of a category and keenness differ much between particles. Their mean chance is
-        computed for each category at a few log-odds x, and what it moves the log-odds by is a
-        smooth function of x: a polynomial gives it for every item. Weariness of an item enters by
-        mean and variance of its factor (two cumulants). With one particle all of it is exact but
-        for the polynomial of the mood.
+        Keenness and weariness of a category differ between particles. Their mean chance is computed
+        in each category at a few log-odds x, and what it moves the log-odds by is a smooth function
+        of x: a polynomial gives it for every item. Weariness of the item itself moves x, by the
+        first two cumulants of its factor (`_of_items`). So all of it is exact but for the
+        polynomial where particles share that factor.
 
         Shapes: before (B, D), weight (B, S), worn_categories (B, G), worn_items (B, N).
         """
-        model = self.model
+        model, of_item = self.model, self._factors[:, OF_ITEM]
         common = model.base(before) + model.query(before) @ model.embedding.T
         common = common + model.item_bias.weight.squeeze(-1)  # (B, N)
-        lowest, highest = common.amin(dim=1, keepdim=True), common.amax(dim=1, keepdim=True)
+        lowest = common.amin(dim=1, keepdim=True)
+        lowest = lowest - worn_items.amax(dim=1, keepdim=True) * (weight @ of_item).unsqueeze(1)
+        highest = common.amax(dim=1, keepdim=True)
         middle, half = (lowest + highest) / 2, ((highest - lowest) / 2).clamp(min=1e-3)
 
         # The mean chance in each category at the nodes, (B, X, G).
@@ -338,32 +343,43 @@ class SessionBelief(Belief[SessionBeliefState]):
         odds = (nodes.unsqueeze(2) + mood.unsqueeze(1)).flatten(1).exp()  # (B, X * M)
         factors = self._factors[:, OF_CATEGORY]
         times = torch.exp(self.temperaments[:, KEEN] - worn_categories.unsqueeze(2) * factors)
+        weighted = weight.unsqueeze(1) * times  # (B, G, S)
         share = (odds.unsqueeze(2) * times.flatten(1).unsqueeze(1)).add_(1).reciprocal_()
         share = share.unflatten(2, times.shape[1:])  # (B, X * M, G, S): 1 - sigmoid
-        chance = share.mul_((weight.unsqueeze(1) * times).unsqueeze(1)).sum(dim=3)
+        tired = self._of_items(weighted * share[:, USUAL].square(), worn_items)
+        chance = share.mul_(weighted.unsqueeze(1)).sum(dim=3)
         chance = (chance * odds.unsqueeze(2)).unflatten(1, (len(NODES), len(MOODS)))
         chance = torch.einsum("bxmg,m->bxg", chance, constant(MOOD_CHANCES, common))
-        moved = _log_odds(chance) - nodes.unsqueeze(2)
+        moved = chance.clamp(LEAST, 1 - 1e-7).logit() - nodes.unsqueeze(2)
 
         # From the nodes to the items, by Horner's rule.
-        powers = torch.einsum("bxg,px->bpg", moved, self._polynomial)
-        powers = powers.gather(2, model.category.expand(*powers.shape[:2], -1))  # (B, X, N)
+        powers = self._to_items(torch.einsum("bxg,px->bpg", moved, self._polynomial))
+        common = common - tired
         place = (common - middle) / half
         shift = powers[:, -1]
         for power in reversed(range(len(NODES) - 1)):
             shift = torch.addcmul(powers[:, power], shift, place)
-        found = common + shift - self._weary_of_items(weight, worn_items)
-        return found.clamp(-LARGEST, LARGEST)
+        return (common + shift).clamp(-LARGEST, LARGEST)
 
-    def _weary_of_items(self, weight: Tensor, worn: Tensor) -> Tensor:
-        """Compute what weariness of items (B, N) takes from the log-odds."""
+    def _of_items(self, tilt: Tensor, worn: Tensor) -> Tensor:
+        """Compute by how much weariness of items (B, N) moves the log-odds.
+
+        Args:
+            tilt: (B, G, S) how much each particle counts in each category: its weight times the
+                slope p (1 - p) of its chance, which makes the first order exact
+            worn: (B, N) at a factor of 1
+        """
         factors = self._factors[:, OF_ITEM]
-        mean = weight @ factors  # (B,)
-        away = factors - mean.unsqueeze(1)
-        variance = (weight * away.square()).sum(dim=1)
-        most = (mean / variance.clamp(min=1e-9)).unsqueeze(1)  # beyond it the parabola would fall
-        worn = worn.minimum(most)
-        return worn * (mean.unsqueeze(1) - 0.5 * variance.unsqueeze(1) * worn)
+        tilt = tilt / tilt.sum(dim=2, keepdim=True).clamp(min=LEAST)
+        mean = tilt @ factors  # (B, G)
+        variance = (tilt @ factors.square() - mean.square()).clamp(min=1e-9)
+        mean, variance = self._to_items(torch.stack([mean, variance], dim=1)).unbind(dim=1)
+        worn = worn.minimum(mean / variance)  # beyond it the parabola would fall
+        return worn * (mean - 0.5 * variance * worn)
+
+    def _to_items(self, values: Tensor) -> Tensor:
+        """Give items (B, X, N) the values (B, X, G) of their categories."""
+        return values.gather(2, self.model.category.expand(*values.shape[:2], -1))
 
     def _worn_categories(self, state: SessionBeliefState) -> Tensor:
         """Compute the weariness of categories (B, G) at a factor of 1."""
@@ -425,11 +441,6 @@ class SessionBelief(Belief[SessionBeliefState]):
         """Pad values (B, K) to the positions of the model; nothing is shown there."""
         missing = self.model.config.slate_size - values.shape[1]
         return F.pad(values, (0, missing)) if missing else values
-
-
-def _log_odds(chance: Tensor) -> Tensor:
-    """Turn chances into log-odds that are finite."""
-    return chance.clamp(LEAST, 1 - 1e-7).logit()
 
 
 @functools.cache
