@@ -20,6 +20,7 @@ is computed for a whole catalogue).
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ PARTICLES = 32
 """Number of temperaments. On held-out visits of a market, 24 to 128 predict clicks equally well, to
 .0001 nats a shown item, and equal weights worse by .005; a second and third model would gain .0001,
 so that one is enough."""
+FEWEST = 0.5
+"""Share of the particles that the weights must be worth, as an effective sample size; below it the
+particles of that shopper are spread anew."""
+LEAST_VARIANCE = 1e-3
+"""Share of the variance over shoppers that particles are spread over at least."""
 NEAR = 0.002
 """Largest difference of a number of two embeddings of the same catalogue: files hold half the
 digits."""
@@ -94,6 +100,8 @@ class SessionBeliefState:
     """(B,) float32 days since the shopper's first visit."""
     since: Tensor
     """(B,) float32 days since the last visit, 1 where there was none."""
+    temperaments: Tensor
+    """(B, S, TEMPERAMENT) float32, the particles."""
     log_weight: Tensor
     """(B, S) float32, the log of the weight of each particle; the weights sum to 1."""
 
@@ -134,6 +142,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         *,
         slate_size: int | None = None,
         numbers: Tensor | None = None,
+        renews: bool = True,
     ) -> None:
         most = model.config.slate_size
         super().__init__(most if slate_size is None else slate_size, device)
@@ -145,9 +154,11 @@ class SessionBelief(Belief[SessionBeliefState]):
         points = even_normals(PARTICLES) if numbers is None else numbers
         checks.tensor("numbers", points, ("S", TEMPERAMENT), torch.float32)
         self.model = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+        self.renews = checks.flag("renews", renews)
+        self._points = points.to(self.device)
         with torch.no_grad():
-            self.temperaments = self.model.temperament(points.to(self.device))  # (S, TEMPERAMENT)
-        self._factors = self.temperaments.clamp(max=MAX_LOG_FACTOR).exp()
+            self.prior = self.model.temperament(self._points)  # (S, TEMPERAMENT)
+        self._least = LEAST_VARIANCE * torch.diag(self.prior.var(dim=0, correction=0))
         self._everything = torch.arange(model.config.n_items, device=self.device)
         self._polynomial = torch.linalg.inv(  # from values at NODES to powers, lowest first
             torch.tensor(NODES, dtype=torch.float64).unsqueeze(1) ** torch.arange(len(NODES))
@@ -218,13 +229,14 @@ class SessionBelief(Belief[SessionBeliefState]):
         config, batch = self.model.config, len(declared)
         none = torch.zeros(batch, dtype=torch.float32, device=self.device)
         sizes = (config.n_items, config.n_categories, config.width)
-        particles = len(self.temperaments)
+        particles = len(self.prior)
         return SessionBeliefState(
             cache=self.model.empty_cache(self.model.welcome(declared)),
             memory=SessionMemory.empty(batch, *sizes, self.device),
             declared=declared.clone(),
             day=none,
             since=torch.ones_like(none),
+            temperaments=self.prior.repeat(batch, 1, 1),
             log_weight=none.new_zeros(batch, particles).log_softmax(dim=1),
         )
 
@@ -236,8 +248,12 @@ class SessionBelief(Belief[SessionBeliefState]):
         shown, clicks = self._wide(visit.shown), self._wide(visit.clicks)
         slates = self._wide(visit.slates)
         counters = memory.look(slates, model.category)
-        of_visit = self.log_likelihood(self._before(state), slates, counters, clicks, shown)
+        of_visit = self.log_likelihood(
+            self._before(state), state.temperaments, slates, counters, clicks, shown
+        )
         state.log_weight = (state.log_weight + of_visit).log_softmax(dim=1)
+        if self.renews:
+            self._renew(state)
 
         # The visit, as the model's own shoppers remember it.
         bought = None if visit.purchases is None else self._wide(visit.purchases)
@@ -251,22 +267,29 @@ class SessionBelief(Belief[SessionBeliefState]):
 
     @torch.no_grad()
     def log_likelihood(
-        self, before: Tensor, slates: Tensor, counters: Tensor, clicks: Tensor, shown: Tensor
+        self,
+        before: Tensor,
+        tempers: Tensor,
+        slates: Tensor,
+        counters: Tensor,
+        clicks: Tensor,
+        shown: Tensor,
     ) -> Tensor:
         """Compute the log-likelihood (B, S) of clicks and of coming back, in each particle.
 
         It is that of `SessionShopper.forward`, up to what all particles share: the days until the
         next visit, and what was bought.
 
-        Shapes: before (B, D), slates (B, K), counters (B, K, COUNTERS); clicks, shown (B, K) bool.
+        Shapes: before (B, D), tempers (B, S, TEMPERAMENT), slates (B, K), counters (B, K,
+        COUNTERS); clicks, shown (B, K) bool.
         """
         # Temperaments share all but keenness and the two factors of weariness.
-        model, tempers = self.model, self.temperaments.unsqueeze(0)
+        model = self.model
         logits, worn = model.answer(before, torch.zeros_like(tempers[:, :1]), slates, counters)
         worn = worn.squeeze(1)  # (B, K, 2) at factors of 1
         common = logits.squeeze(1) + worn.sum(dim=2).unsqueeze(1)  # (B, M, K)
-        factors = self._factors[:, OF_CATEGORY : OF_ITEM + 1]
-        own = self.temperaments[:, KEEN] - worn @ factors.T  # (B, K, S)
+        factors = _factors(tempers[..., OF_CATEGORY : OF_ITEM + 1])
+        own = tempers[..., KEEN].unsqueeze(1) - worn @ factors.mT  # (B, K, S)
 
         # Clicks in each mood, by position; moods are summed over.
         looks = (model.log_looks(before, tempers).exp() * shown.unsqueeze(1)).mT.contiguous()
@@ -285,19 +308,18 @@ class SessionBelief(Belief[SessionBeliefState]):
     @torch.no_grad()
     def observe(self, state: SessionBeliefState, candidates: Tensor) -> Observation:
         """Tell the log-odds of all candidates, and what is believed of weariness and traits."""
-        before, weight = self._before(state), state.log_weight.exp()
-        mean = weight @ self.temperaments
-        away = self.temperaments - mean.unsqueeze(1)  # (B, S, TEMPERAMENT)
+        before, weight, tempers = self._before(state), state.log_weight.exp(), state.temperaments
+        mean, away = _centred(tempers, weight)
         deviation = torch.einsum("bs,bsr->br", weight, away.square()).sqrt()
-        tempers = self.temperaments.unsqueeze(0)
+        factors = _factors(tempers[..., OF_CATEGORY])
         looks = self.model.log_looks(before, tempers)[..., : self.slate_size].exp()
         worn = self._worn_categories(state)
         return {
             "belief_logits": self._of_candidates(self.logits(state), candidates),
-            "belief_weary": worn * (weight @ self._factors[:, OF_CATEGORY]).unsqueeze(1),
+            "belief_weary": worn * (weight * factors).sum(dim=1, keepdim=True),
             "belief_traits": torch.cat([mean, deviation], dim=1),
             "belief_looks": torch.einsum("bs,bsk->bk", weight, looks).clamp(max=1),
-            "belief_leaving": self._leaving(before, weight),
+            "belief_leaving": self._leaving(before, tempers, weight),
         }
 
     # ---- for the whole catalogue ----
@@ -308,6 +330,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         size = AT_ONCE if self.device.type == "cpu" else AT_ONCE_ELSEWHERE
         whole = (
             self._before(state),
+            state.temperaments,
             state.log_weight.exp(),
             self._worn_categories(state),
             self._worn_items(state),
@@ -317,7 +340,12 @@ class SessionBelief(Belief[SessionBeliefState]):
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _of_catalog(
-        self, before: Tensor, weight: Tensor, worn_categories: Tensor, worn_items: Tensor
+        self,
+        before: Tensor,
+        tempers: Tensor,
+        weight: Tensor,
+        worn_categories: Tensor,
+        worn_items: Tensor,
     ) -> Tensor:
         """Compute the log-odds (B, N).
 
@@ -327,13 +355,16 @@ class SessionBelief(Belief[SessionBeliefState]):
         first two cumulants of its factor (`_of_items`). So all of it is exact but for the
         polynomial where particles share that factor.
 
-        Shapes: before (B, D), weight (B, S), worn_categories (B, G), worn_items (B, N).
+        Shapes: before (B, D), tempers (B, S, TEMPERAMENT), weight (B, S), worn_categories (B, G),
+        worn_items (B, N).
         """
-        model, of_item = self.model, self._factors[:, OF_ITEM]
+        model = self.model
+        of_category, of_item = _factors(tempers[..., OF_CATEGORY : OF_ITEM + 1]).unbind(dim=2)
         common = model.base(before) + model.query(before) @ model.embedding.T
         common = common + model.item_bias.weight.squeeze(-1)  # (B, N)
         lowest = common.amin(dim=1, keepdim=True)
-        lowest = lowest - worn_items.amax(dim=1, keepdim=True) * (weight @ of_item).unsqueeze(1)
+        most = worn_items.amax(dim=1, keepdim=True) * (weight * of_item).sum(dim=1, keepdim=True)
+        lowest = lowest - most
         highest = common.amax(dim=1, keepdim=True)
         middle, half = (lowest + highest) / 2, ((highest - lowest) / 2).clamp(min=1e-3)
 
@@ -341,12 +372,12 @@ class SessionBelief(Belief[SessionBeliefState]):
         nodes = middle + half * constant(NODES, common)  # (B, X)
         mood = F.softplus(model.mood(before)) * constant(MOODS, common)  # (B, M)
         odds = (nodes.unsqueeze(2) + mood.unsqueeze(1)).flatten(1).exp()  # (B, X * M)
-        factors = self._factors[:, OF_CATEGORY]
-        times = torch.exp(self.temperaments[:, KEEN] - worn_categories.unsqueeze(2) * factors)
+        keen = tempers[..., KEEN].unsqueeze(1)
+        times = torch.exp(keen - worn_categories.unsqueeze(2) * of_category.unsqueeze(1))
         weighted = weight.unsqueeze(1) * times  # (B, G, S)
         share = (odds.unsqueeze(2) * times.flatten(1).unsqueeze(1)).add_(1).reciprocal_()
         share = share.unflatten(2, times.shape[1:])  # (B, X * M, G, S): 1 - sigmoid
-        tired = self._of_items(weighted * share[:, USUAL].square(), worn_items)
+        tired = self._of_items(weighted * share[:, USUAL].square(), of_item, worn_items)
         chance = share.mul_(weighted.unsqueeze(1)).sum(dim=3)
         chance = (chance * odds.unsqueeze(2)).unflatten(1, (len(NODES), len(MOODS)))
         chance = torch.einsum("bxmg,m->bxg", chance, constant(MOOD_CHANCES, common))
@@ -361,18 +392,19 @@ class SessionBelief(Belief[SessionBeliefState]):
             shift = torch.addcmul(powers[:, power], shift, place)
         return (common + shift).clamp(-LARGEST, LARGEST)
 
-    def _of_items(self, tilt: Tensor, worn: Tensor) -> Tensor:
+    def _of_items(self, tilt: Tensor, factors: Tensor, worn: Tensor) -> Tensor:
         """Compute by how much weariness of items (B, N) moves the log-odds.
 
         Args:
             tilt: (B, G, S) how much each particle counts in each category: its weight times the
                 slope p (1 - p) of its chance, which makes the first order exact
+            factors: (B, S) of weariness of items
             worn: (B, N) at a factor of 1
         """
-        factors = self._factors[:, OF_ITEM]
         tilt = tilt / tilt.sum(dim=2, keepdim=True).clamp(min=LEAST)
-        mean = tilt @ factors  # (B, G)
-        variance = (tilt @ factors.square() - mean.square()).clamp(min=1e-9)
+        moments = tilt @ torch.stack([factors, factors.square()], dim=2)  # (B, G, 2)
+        mean = moments[..., 0]
+        variance = (moments[..., 1] - mean.square()).clamp(min=1e-9)
         mean, variance = self._to_items(torch.stack([mean, variance], dim=1)).unbind(dim=1)
         worn = worn.minimum(mean / variance)  # beyond it the parabola would fall
         return worn * (mean - 0.5 * variance * worn)
@@ -410,6 +442,18 @@ class SessionBelief(Belief[SessionBeliefState]):
 
     # ---- inside ----
 
+    def _renew(self, state: SessionBeliefState) -> None:
+        """Spread the particles of a shopper anew where few of them carry most of the weight."""
+        weight = state.log_weight.exp()
+        few = weight.square().sum(dim=1) * len(self.prior) > 1 / FEWEST  # 1 / sum w^2 is the number
+        mean, away = _centred(state.temperaments, weight)
+        covariance = (away * weight.unsqueeze(2)).mT @ away + self._least
+        root = torch.linalg.cholesky_ex(covariance).L  # does not wait for a GPU
+        fresh = mean.unsqueeze(1) + self._points @ root.mT
+        state.temperaments = fresh.where(few[:, None, None], state.temperaments)
+        even = -math.log(len(self.prior))
+        state.log_weight = state.log_weight.masked_fill(few.unsqueeze(1), even)
+
     def _before(self, state: SessionBeliefState) -> Tensor:
         """Compute the encoder's states (B, D) as the shoppers arrive."""
         return self.model.arrive(state.cache.state, state.since)
@@ -423,11 +467,11 @@ class SessionBelief(Belief[SessionBeliefState]):
             return logits  # as they stand: to look is cheap where it is no synchronisation
         return logits.index_select(1, ids.clamp(min=0)).where(ids >= 0, -LARGEST)
 
-    def _leaving(self, before: Tensor, weight: Tensor) -> Tensor:
+    def _leaving(self, before: Tensor, tempers: Tensor, weight: Tensor) -> Tensor:
         """Compute the chances (B, 2) to leave without a click and with one, nothing being worn."""
         clicks = before.new_zeros(2, self.model.config.slate_size)
         clicks[1, 0] = 1
-        tempers, fresh = self.temperaments.unsqueeze(0), before.new_zeros(1, 1, 2)
+        fresh = before.new_zeros(1, 1, 2)
         chances = [
             torch.sigmoid(
                 self.model.leave_head(before, tempers, fresh, one.expand(len(before), -1))
@@ -441,6 +485,17 @@ class SessionBelief(Belief[SessionBeliefState]):
         """Pad values (B, K) to the positions of the model; nothing is shown there."""
         missing = self.model.config.slate_size - values.shape[1]
         return F.pad(values, (0, missing)) if missing else values
+
+
+def _factors(logs: Tensor) -> Tensor:
+    """Turn logs of factors of weariness into factors, as the model does."""
+    return logs.clamp(max=MAX_LOG_FACTOR).exp()
+
+
+def _centred(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean (B, R) of particles (B, S, R), and what each is away from it."""
+    mean = torch.einsum("bs,bsr->br", weight, values)
+    return mean, values - mean.unsqueeze(1)
 
 
 @functools.cache
