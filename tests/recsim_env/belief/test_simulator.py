@@ -17,8 +17,7 @@ from recsim_env.shoppers.market import MarketConfig, MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.trees import leaves
 from recsim_env.types import Observation, Response
-from tests.recsim_env.shoppers.session.test_model import GROUPS, ITEMS, SIZE, WIDTH, catalog, model
-from tests.support.toys import toy_simulator
+from tests.recsim_env.shoppers.session.test_model import GROUPS, ITEMS, SIZE, WIDTH, model
 
 CONFIG = MarketConfig(items=ITEMS, categories=GROUPS, width=WIDTH, leave_base=-1.0)
 CPU = torch.device("cpu")
@@ -225,4 +224,3 @@ def test_a_belief_about_others_is_refused() -> None:
     taken = belief_of(shopper)
     taken.spaces = lambda candidates: {"taste": gymnasium.spaces.Box(0, 1, (1,))}  # type: ignore[method-assign]
     refused("belief tells \\['taste'\\]", taken)
-    assert catalog().path != toy_simulator().catalog.path
