@@ -60,7 +60,7 @@ PARTICLES = 32
 """Number of temperaments. On held-out visits of a market, 24 to 128 predict clicks equally well, to
 .0001 nats a shown item, and equal weights worse by .005; a second and third model would gain .0001,
 so that one is enough."""
-FEWEST = 0.5
+FEWEST = 0.25
 """Share of the particles that the weights must be worth, as an effective sample size; below it the
 particles of that shopper are spread anew."""
 LEAST_VARIANCE = 1e-3

@@ -14,6 +14,7 @@ from recsim_env import noise
 from recsim_env.belief.base import SeenVisit
 from recsim_env.belief.registry import load_belief
 from recsim_env.belief.session import (
+    FEWEST,
     PARTICLES,
     SessionBelief,
     SessionBeliefState,
@@ -264,7 +265,7 @@ def test_it_learns_who_a_shopper_is_and_says_how_well() -> None:
     def worth(state: SessionBeliefState) -> Tensor:
         return 1 / state.log_weight.exp().square().sum(dim=1)
 
-    assert worth(believed).min() > PARTICLES / 2
+    assert worth(believed).min() >= FEWEST * PARTICLES
     assert worth(stuck).min() < 2
 
 
