@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from recsim_env import checks
 from recsim_env.belief.base import Belief
-from recsim_env.registration import Later
 from recsim_env.registry import Registry
 from recsim_env.shop_file import SESSION, ShopFile
 
@@ -42,7 +42,12 @@ def register_belief(kind: str) -> Callable[[BeliefFactory], BeliefFactory]:
     return add
 
 
-register_belief(SESSION)(Later("recsim_env.belief.session", "load_session_belief"))
+@register_belief(SESSION)
+def session_belief(folder: Path, device: torch.device, slate_size: int) -> Belief[Any]:
+    """Open the belief of a session model."""
+    from recsim_env.belief.session import load_session_belief  # it imports transformers
+
+    return load_session_belief(folder, device, slate_size)
 
 
 def load_belief(

@@ -153,7 +153,8 @@ class SessionBelief(Belief[SessionBeliefState]):
             )
         points = even_normals(PARTICLES) if numbers is None else numbers
         checks.tensor("numbers", points, ("S", TEMPERAMENT), torch.float32)
-        self.model = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+        frozen: SessionShopper = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+        self.model = frozen
         self.renews = checks.flag("renews", renews)
         self._points = points.to(self.device)
         with torch.no_grad():
@@ -390,7 +391,8 @@ class SessionBelief(Belief[SessionBeliefState]):
         shift = powers[:, -1]
         for power in reversed(range(len(NODES) - 1)):
             shift = torch.addcmul(powers[:, power], shift, place)
-        return (common + shift).clamp(-LARGEST, LARGEST)
+        found: Tensor = (common + shift).clamp(-LARGEST, LARGEST)
+        return found
 
     def _of_items(self, tilt: Tensor, factors: Tensor, worn: Tensor) -> Tensor:
         """Compute by how much weariness of items (B, N) moves the log-odds.
