@@ -257,6 +257,18 @@ def loyal_category(inputs: CueInputs) -> Tensor:
     return ever.gather(1, inputs.category_of_pool)
 
 
+# ---- from the belief ----
+
+
+@cue("weary", 2.0, "belief_weary", tuned=(-4.0, 2.0))
+def weary_of_category(inputs: CueInputs) -> Tensor:
+    """Expected weariness of the item's category, in log-odds of a click.
+
+    The belief's own logits hold it already; what is weighed here is that weariness lasts.
+    """
+    return inputs.observation["belief_weary"].gather(1, inputs.category_of_pool)
+
+
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
     """Look up values (B, M) of the items bought (B, M) at items (B, P); 0 where never bought."""
     same = (items.unsqueeze(2) == bought.unsqueeze(1)).to(values.dtype)

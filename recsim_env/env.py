@@ -93,6 +93,8 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         - `placement`: uint8 (C,), how the store promotes each candidate: display * 11 + mailer code
         - `popularity`: float32 (C,), purchases of each candidate per visit to the chain, trailing
           four weeks
+        - and, where the simulator has a belief, those of the belief, such as `belief_logits`:
+          float32 (C,), log-odds of a click on each candidate as the shop infers them
     - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any
       sample is accepted: a repeated item, or one that is no candidate, is not shown; it gets no
       response and no credit for diversity.

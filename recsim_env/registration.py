@@ -15,6 +15,7 @@ import gymnasium
 import torch
 
 from recsim_env import checks
+from recsim_env.belief.base import Belief
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.shop_file import HOUSEHOLD, SESSION, ShopFile, doubt_levels, refuse_failed
 from recsim_env.shoppers.base import Shopper
@@ -87,6 +88,9 @@ class EnvConfig:
     unseen and is counted."""
     shopper_options: Mapping[str, Any] = field(default_factory=dict)
     """Options that the shopper is built with unless the caller gives others."""
+    belief: Belief[Any] | None = None
+    """What the shop infers about each shopper, whose keys join the observation; None means
+    nothing. `recsim_env.belief.registry.load_belief` opens one."""
 
     def __post_init__(self) -> None:
         if not callable(self.shopper) and not isinstance(self.shopper, (str, os.PathLike)):
@@ -105,6 +109,8 @@ class EnvConfig:
             "strict": checks.flag("strict", self.strict),
             "shopper_options": checks.mapping("shopper_options", self.shopper_options),
         }
+        if self.belief is not None:
+            checks.instance("belief", self.belief, Belief)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -195,8 +201,8 @@ def make_simulator(
         id: A registered id, or a configuration of one's own. `module:id` imports the module first,
             as `gymnasium.make` does, so that the module can register the id.
         device: `cpu`, `cuda`, or None for the best there is.
-        options: `reward`, `slate_size`, `horizon_days`, `history` and `strict` replace those of the
-            configuration; any other option goes to the shopper.
+        options: `reward`, `slate_size`, `horizon_days`, `history`, `strict` and `belief` replace
+            those of the configuration; any other option goes to the shopper.
 
     Raises:
         gymnasium.error.NameNotFound: If the id is unknown.
@@ -222,6 +228,7 @@ def make_simulator(
         horizon_days=config.horizon_days,
         history=config.history,
         strict=config.strict,
+        belief=config.belief,
     )
     if simulator.slate_size != config.slate_size:
         raise ValueError(

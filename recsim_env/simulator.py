@@ -18,6 +18,7 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from recsim_env import checks, noise, trees
+from recsim_env.belief.base import Belief, SeenVisit
 from recsim_env.rewards import Reward, RewardInputs, as_reward
 from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import HIDDEN, Description, Shopper, name_of
@@ -71,6 +72,8 @@ class SlateSimulator:
         history: H, how many slates the shop remembers.
         strict: Whether a repeated item, or one that is no candidate, raises an error. Otherwise it
             is not shown, and is counted.
+        belief: What the shop infers about each shopper from slates and responses; its keys join the
+            observation. It changes nothing that happens.
 
     Shapes: B shoppers, H remembered slates, K positions, C candidates, N items.
 
@@ -80,7 +83,7 @@ class SlateSimulator:
         recent_clicks: (H, K) int8, 1 = responded to
         recent_days:   (H,) float32, days since that visit, 0 where there is none
         candidates:    (C,) int64, the items that may be shown now, padded at the end with -1
-        and the shopper's own keys.
+        and the shopper's own keys, and those of the belief.
 
     Action (`action_space`): (K,) item ids 0..N-1, top position first.
 
@@ -100,6 +103,7 @@ class SlateSimulator:
         horizon_days: float = 182.0,
         history: int = 10,
         strict: bool = False,
+        belief: Belief[Any] | None = None,
     ) -> None:
         self.horizon_days = checked_horizon(horizon_days)
         self.history = checked_history(history)
@@ -122,6 +126,7 @@ class SlateSimulator:
         # What agents see and do.
         self._their_spaces = shopper.spaces()
         promises.check_spaces(shopper, self._their_spaces)
+        self.belief = self._checked_belief(belief)
         self.observation_space = self._observation_space()
         self.action_space = spaces.MultiDiscrete(
             np.full(self.slate_size, len(self.catalog), dtype=np.int64)
@@ -130,6 +135,7 @@ class SlateSimulator:
         self._category = self.catalog.category.to(self.device)
         self._episodes: Episodes | None = None
         self._shoppers: Any = None
+        self._beliefs: Any = None
         self._candidates: Tensor | None = None
         self._trusts = promises.trusted(shopper)
         self._watchful = self.device.type == "cpu" and not self._trusts
@@ -160,7 +166,9 @@ class SlateSimulator:
         episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
             shoppers = self._new_shoppers(episodes)
+            beliefs = self._new_beliefs(shoppers)
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
+        self._beliefs = beliefs
         self._shopper = acting
         try:
             return self.observe()
@@ -233,6 +241,16 @@ class SlateSimulator:
         """
         _ = self.episodes
         return self._shoppers
+
+    @property
+    def beliefs(self) -> Any:
+        """The state of the belief about every shopper, for `Belief.save`; None without a belief.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+        """
+        _ = self.episodes
+        return self._beliefs
 
     @property
     def candidates(self) -> Tensor:
@@ -317,6 +335,9 @@ class SlateSimulator:
                 self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
             )
             self._kept.add("respond")
+        if self.belief is not None:
+            seen = (response.clicks, response.days, response.purchases)
+            self.belief.update(self._beliefs, SeenVisit(slates, shown, *seen))
         reward, terms = self._reward(slates, shown, response)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
@@ -368,7 +389,10 @@ class SlateSimulator:
         seed = old.seed[rows] if seeds is None else seeds
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
-        trees.put(self._shoppers, rows, self._new_shoppers(fresh))
+        shoppers = self._new_shoppers(fresh)
+        trees.put(self._shoppers, rows, shoppers)
+        if self.belief is not None:
+            trees.put(self._beliefs, rows, self._new_beliefs(shoppers))
         episodes = {
             name: value.index_copy(0, rows, vars(fresh)[name]) for name, value in vars(old).items()
         }
@@ -395,12 +419,14 @@ class SlateSimulator:
                 numbers=self._looked_at("observe"),
             )
             self._kept.add("observe")
+        believed = {} if self.belief is None else self.belief.observe(self._beliefs, candidates)
         return {
             "recent_slates": episodes.recent_slates.clone(),
             "recent_clicks": episodes.recent_clicks.to(torch.int8),
             "recent_days": episodes.recent_days.clone(),
             "candidates": candidates,
             **theirs,
+            **believed,
         }
 
     def describe(self, row: int, *, hidden: bool = False) -> Description:
@@ -438,6 +464,7 @@ class SlateSimulator:
         """
         old, rows = self.episodes, self._checked_rows(rows, distinct=False)
         self._shoppers = trees.pick(self._shoppers, rows)
+        self._beliefs = None if self._beliefs is None else trees.pick(self._beliefs, rows)
         self._episodes = Episodes(**{name: value[rows] for name, value in vars(old).items()})
         self._candidates = None
 
@@ -457,12 +484,9 @@ class SlateSimulator:
             TypeError: If the shoppers' state is more than `recsim_env.trees` can write down, an
                 outside environment for example.
         """
+        staying = self._shopper is not self._lent
         return trees.flat(
-            {
-                "episodes": self.episodes,
-                "shoppers": self._shoppers,
-                "staying": self._shopper is not self._lent,
-            }
+            self._whole(self.episodes, self._shoppers, self._beliefs) | {"staying": staying}
         )
 
     @torch.no_grad()
@@ -483,7 +507,8 @@ class SlateSimulator:
         like = self._new_episodes(
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
         )
-        template = {"episodes": like, "shoppers": self._new_shoppers(like), "staying": False}
+        shoppers = self._new_shoppers(like)
+        template = self._whole(like, shoppers, self._new_beliefs(shoppers)) | {"staying": False}
         found = trees.restored(template, state)
         self._shopper = self._acting(found["staying"])
         self._episodes, self._shoppers, self._candidates = (
@@ -491,6 +516,7 @@ class SlateSimulator:
             found["shoppers"],
             None,
         )
+        self._beliefs = found.get("beliefs")
 
     def when_and_where(self) -> dict[str, Tensor]:
         """Return `day`, `week` and `store` of this visit for a log, (B,) int64 each.
@@ -522,7 +548,32 @@ class SlateSimulator:
             "recent_days": spaces.Box(0, MAX_DAYS, (self.history,), np.float32),
             "candidates": spaces.Box(-1, items - 1, (self.shopper.max_candidates,), np.int64),
         }
-        return spaces.Dict({**own, **self._their_spaces})
+        believed = {} if self.belief is None else self.belief.spaces(self.shopper.max_candidates)
+        taken = sorted(believed.keys() & (own.keys() | self._their_spaces.keys()))
+        if taken:
+            raise ValueError(
+                f"belief tells {taken}, but the observation of {name_of(self.shopper)} has keys of "
+                "these names already."
+            )
+        return spaces.Dict({**own, **self._their_spaces, **believed})
+
+    def _checked_belief(self, belief: Any) -> Belief[Any] | None:
+        """Check that a belief is one, and is about these shoppers.
+
+        Raises:
+            TypeError: If it is no belief.
+            ValueError: If it is about other items, slates or observations, or lives elsewhere.
+        """
+        if belief is None:
+            return None
+        checks.instance("belief", belief, Belief)
+        if belief.device.type != self.device.type:
+            raise ValueError(
+                f"belief lives on {belief.device}, but the shoppers live on {self.device}."
+            )
+        belief.check_fits(self.catalog, self.slate_size, self._their_spaces)
+        checked: Belief[Any] = belief
+        return checked
 
     def _checked(self, name: str, numbers: Any, expected: str) -> Tensor:
         """Return a (R,) int64 tensor on the device.
@@ -573,6 +624,16 @@ class SlateSimulator:
             promises.check_state(self.shopper, found, len(episodes.seed))
             self._kept.add("start")
         return found
+
+    def _new_beliefs(self, shoppers: Any) -> Any:
+        """Return what is believed of shoppers at their first visit; None without a belief."""
+        return None if self.belief is None else self.belief.start(self.shopper.observe(shoppers))
+
+    @staticmethod
+    def _whole(episodes: Episodes, shoppers: Any, beliefs: Any) -> dict[str, Any]:
+        """Return the tree of everything that changes; without a belief it has no such part."""
+        held = {} if beliefs is None else {"beliefs": beliefs}
+        return {"episodes": episodes, "shoppers": shoppers, **held}
 
     def _held(self, method: str) -> bool:
         """Tell whether an answer of the shopper's is held against its promises."""

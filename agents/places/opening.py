@@ -38,6 +38,8 @@ from policies.inputs import PolicyInputs, Ranker
 from policies.rankers.ctr import WEIGHTS, CTRRanker
 from policies.rankers.files import load_ranker, save_ranker
 from recsim_env import SlateSimulator, checks, make_simulator
+from recsim_env.belief.base import Belief
+from recsim_env.belief.registry import load_belief
 from recsim_env.files import locked, write_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, Later, preset, shopper_options
@@ -91,6 +93,7 @@ def open_place(
     ranker: Path | Ranker | None = None,
     slates: int | None = None,
     mixture: Mixture = "exploring",
+    belief: Path | Belief[Any] | None = None,
     cache: Path = PLACES,
     device: str | None = None,
     progress: bool = True,
@@ -113,6 +116,8 @@ def open_place(
         slates: Number of slates of a log that is played, about; None means `SLATES`, or
             `SLOW_SLATES` in an environment of somebody else.
         mixture: Who plays the log.
+        belief: What the shop infers about each shopper, or a folder of fitted shoppers that gives
+            it; it then takes the place of the ranker. None means that nothing is inferred.
         cache: The folder of the logs and rankers of all places.
         device: Device of the simulators, cpu or cuda; None means the best there is.
         progress: Whether progress bars are shown.
@@ -125,12 +130,16 @@ def open_place(
             played holds no click.
     """
     found = find_place(env, options, reward, slate_size, horizon_days, device, anyway=anyway)
+    if isinstance(belief, (str, Path)):
+        belief = load_belief(belief, found.simulator.device, found.simulator.slate_size)
     told = _told_ranker(found, ranker)
     if log is None:
         log = folder_log(found)
     if told is None or log is not None:
-        return _with_log(found, log, told, slates, mixture, cache, progress)
-    return _site(found, _inputs(found.simulator, told, None), None)
+        site = _with_log(found, log, told, slates, mixture, cache, progress)
+    else:
+        site = _site(found, _inputs(found.simulator, told, None), None)
+    return site if belief is None else site.believing(belief)
 
 
 def find_place(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from policies.inputs import PolicyInputs
+from policies.rankers.belief import BeliefRanker
 from recsim_env import SlateSimulator, make_simulator
+from recsim_env.belief.base import Belief
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import preset
 from recsim_env.rewards import as_reward
@@ -42,11 +44,29 @@ class Site:
     """Population (`train` or `evaluation`) -> further options of `make_simulator`."""
     device: str | None = None
     """Device of the simulators, cpu or cuda; None means the best there is."""
+    belief: Belief[Any] | None = None
+    """What the shop infers about each shopper, which is part of the observation; see
+    `believing`."""
 
     def simulator(self, population: str = "evaluation", **options: Any) -> SlateSimulator:
         """A new simulator with the place's own reward, unless the options say otherwise."""
         told = {**self.options(population), **options}
+        if self.belief is not None:
+            told.setdefault("belief", self.belief)
         return make_simulator(self.env, device=self.device, **told)
+
+    def believing(self, belief: Belief[Any]) -> Site:
+        """The same place with a belief: in the observation, and as the ranker of all policies.
+
+        Raises:
+            TypeError: If it is no belief.
+            ValueError: If the belief is about other shoppers.
+        """
+        site = replace(self, belief=belief)
+        space = site.simulator("train").observation_space
+        return replace(
+            site, inputs=replace(self.inputs, observation_space=space, ranker=BeliefRanker())
+        )
 
     def training(self, diversity: float | None = None) -> SlateSimulator:
         """A new simulator of the shoppers that agents are trained with.

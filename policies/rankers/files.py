@@ -8,7 +8,8 @@ from pathlib import Path
 import gymnasium
 
 from policies.inputs import Ranker
-from policies.rankers import ctr, two_tower
+from policies.rankers import belief, ctr, two_tower
+from policies.rankers.belief import BeliefRanker, save_belief_ranker
 from policies.rankers.ctr import CTRRanker, load_model, save_model
 from policies.rankers.networks import DESCRIBED
 from policies.rankers.recent import RecentRanker, counters_for
@@ -17,7 +18,7 @@ from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.files import read_tensors
 
-KINDS = (ctr.KIND, two_tower.KIND)
+KINDS = (ctr.KIND, two_tower.KIND, belief.KIND)
 """Kinds of rankers that a file may hold."""
 
 
@@ -34,9 +35,12 @@ def save_ranker(ranker: Ranker, path: Path) -> None:
         save_two_tower(ranker.two_tower, path)
     elif isinstance(ranker, TwoTowerRanker):
         save_two_tower(ranker, path)
+    elif isinstance(ranker, BeliefRanker):
+        save_belief_ranker(path)
     else:
         raise TypeError(
-            f"ranker is {checks.told(ranker)}, but a file holds a CTRRanker or a TwoTowerRanker."
+            f"ranker is {checks.told(ranker)}, but a file holds a CTRRanker, a TwoTowerRanker or a "
+            "BeliefRanker."
         )
 
 
@@ -62,6 +66,13 @@ def load_ranker(
             return CTRRanker(catalog, model)
         except ValueError as error:
             raise ValueError(_misfit(path, catalog, str(error))) from error
+    if kind == belief.KIND:
+        if lacking := [key for key in belief.KEYS if key not in space.spaces]:
+            raise ValueError(
+                f"{path} reads a belief, but the observation lacks {lacking}: give the environment "
+                "a belief."
+            )
+        return BeliefRanker()
     ranker = load_two_tower(path, catalog.device)
     items, positions = len(ranker.model.category), len(ranker.model.examination)
     if items != len(catalog):

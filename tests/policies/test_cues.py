@@ -17,6 +17,7 @@ from policies.parameters import Range
 from recsim_env.types import Observation
 from tests.policies.test_composer import some_visits
 from tests.policies.test_pooling import inputs_of, market
+from tests.recsim_env.belief.test_simulator import believing
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
 
@@ -34,6 +35,7 @@ RANGES = {
     "sated": (-2.0, 1.0),
     "flooded": (-4.0, 2.0),
     "loyal": (-2.0, 2.0),
+    "weary": (-4.0, 2.0),
 }
 """Tuned parameters of the policy "constant", in the order that tuned results were found in."""
 
@@ -117,7 +119,11 @@ def test_a_name_is_given_to_one_cue_only(even_items: str) -> None:
 
 @pytest.mark.parametrize("name", CUES)
 def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
-    shops = [(inputs, seen) for inputs, seen in two_shops() if set(CUES[name].keys) <= seen.keys()]
+    shops = [
+        (inputs, seen)
+        for inputs, seen in shops_of_all_kinds()
+        if set(CUES[name].keys) <= seen.keys()
+    ]
     assert shops, "no shop of this test tells what this cue reads"
     for inputs, seen in shops:
         composer = Composer(inputs)
@@ -142,11 +148,15 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
         torch.testing.assert_close(CUES[name].unit * values, of_view)
 
 
-def two_shops() -> list[tuple[PolicyInputs, Observation]]:
-    """A shop with loyalty cards and one with an impression log."""
-    toy = toy_simulator(items=40, slate_size=4)
+def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
+    """A shop with loyalty cards, one with an impression log, and one with a belief."""
+    toy, with_belief = toy_simulator(items=40, slate_size=4), believing()
     market_simulator, seen = market()
-    return [(toy_inputs(toy), some_visits(toy)), (inputs_of(market_simulator, 2), seen)]
+    return [
+        (toy_inputs(toy), some_visits(toy)),
+        (inputs_of(market_simulator, 2), seen),
+        (inputs_of(with_belief, 2), some_visits(with_belief)),
+    ]
 
 
 def test_without_facts_a_cue_on_placements_says_so() -> None:

@@ -355,8 +355,8 @@ def test_an_unknown_option_is_told_in_the_words_that_torchrl_looks_for() -> None
     with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'") as raised:
         gymnasium.make(ID, frameskip=1, render_moode="ansi")
     assert (
-        "the unexpected keyword argument 'render_moode', but the options are ['categories',"
-        in str(raised.value)
+        "the unexpected keyword argument 'render_moode', but the options are ['belief', "
+        "'categories'," in str(raised.value)
     )
     with pytest.raises(
         TypeError,

@@ -278,7 +278,7 @@ def test_unknown_options_raise(own_id: str, make: Any) -> None:
     recsim_env.register(own_id, make_toy_shopper)
     with pytest.raises(
         TypeError,
-        match=r"unexpected keyword argument 'populaton', but the options are \['categories', 'dev",
+        match=r"unexpected keyword argument 'populaton', but the options are \['belief', 'categories', 'dev",
     ):
         make(own_id, populaton="train")
 
