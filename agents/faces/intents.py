@@ -25,8 +25,7 @@ KNOBS = ComposerConfig(offset_dims=0)
 
 
 class IntentFace(Face[spaces.Box]):
-    """Action: Box(A), the intent of `policies.composer`; 0 is the slate that is greedy in the
-    reward exactly (`reward_greedy`).
+    """Action: Box(A), the intent of `policies.composer`; 0 is `reward_greedy` exactly.
 
     Observation: Box(F), the state features of `policies.features`.
 

@@ -156,7 +156,7 @@ def starts(name: str, spec: PolicySpec, best: Mapping[str, Parameters]) -> list[
     """
     search = spec.search()
     first = [defaults_of(spec.parameters(), search)]
-    case = SPECIAL_CASES.get(name)
+    case = SPECIAL_CASES.get(name, "")
     if case not in best:
         return first
     if case == "mmr":

@@ -123,7 +123,7 @@ def expected_reward(
     """Sum of the chances of a click, and the terms on the set, of a slate that is not yet full."""
     size = inputs.slate_size
     looks = ranker._looks[0].tolist()
-    clicks = sum(
+    clicks: float = sum(
         look / (1 + math.exp(-float(ranker.table[item])))
         for look, item in zip(looks, slate, strict=False)
     )
