@@ -84,7 +84,7 @@ class PPOAgentConfig:
 
 
 IN_INTENTS = PPOConfig(
-    learning_rate=0.018,
+    learning_rate=0.012,
     n_steps=20,
     batch_size=5120,
     n_epochs=5,
@@ -93,8 +93,9 @@ IN_INTENTS = PPOConfig(
     ent_coef=0.016,
 )
 """Hyper-parameters of PPO over intents. Wide exploration, large batches and rewards weighted by
-survival allow so high a learning rate. Learning rate, gamma, lambda and entropy coefficient were
-chosen by `benchmarks.agents.tune_agents`."""
+survival allow so high a learning rate. Gamma, lambda and entropy coefficient were chosen by
+`benchmarks.agents.tune_agents` with slates in log-odds (`ComposerConfig.form`); in the reward's
+units a unit of intent changes more, so step and spread are smaller than were chosen there."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class PPOComposerConfig(PPOAgentConfig):
     ppo: PPOConfig = IN_INTENTS
     """Hyper-parameters of the PPO algorithm."""
     network: NetworkConfig = field(
-        default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=0.0)
+        default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=-0.3)
     )
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
