@@ -101,7 +101,7 @@ class Composer:
 
     Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers: `count`
     and `similarity`, the scales of reward terms, and then the cues; the rest is the offset.
-    `pool_size` is P.
+    `pool_size` is P, and `reward` what the slates are composed for.
 
     Raises:
         TypeError: If an argument is of another class.
@@ -115,6 +115,7 @@ class Composer:
 
         # What the slates are made of
         self._inputs = inputs
+        self.reward = as_reward(inputs.reward)
         self._ranker = inputs.need_ranker("composer")
         self._pooling = Pooling(inputs, self.config.pool)
         self.pool_size = self._pooling.size
@@ -125,7 +126,7 @@ class Composer:
         # What an intent weighs: the slate so far, terms of the reward, the cues, an offset of the
         # query
         self.cues = _cues_for(inputs)
-        self._gains = Gains(as_reward(inputs.reward)) if self.config.form == "reward" else None
+        self._gains = Gains(self.reward) if self.config.form == "reward" else None
         scales = dict.fromkeys(self._gains.knobs, SCALE) if self._gains else {}
         known = {**SLATE_KNOBS, **scales, **self.cues}
         self.knobs = tuple(known)

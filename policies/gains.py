@@ -28,7 +28,8 @@ from policies.inputs import UNRANKED
 from policies.parameters import Range
 from policies.slates import FARTHEST, SlateScores
 from recsim_env.registry import Registry
-from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs
+from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, term_value
+from recsim_env.tensors import widened
 
 SCALE = Knob(1.0, Range(-1.5, 2.0))
 """The knob that scales a term: the logarithm of a factor on its weight, 0 = the reward's own. A
@@ -63,8 +64,9 @@ def gain(term: str, *, scaled: bool = True) -> Callable[[Gain], Gain]:
         scaled: whether a knob scales the term against the others
 
     Raises:
-        ValueError: If other code took the name.
+        ValueError: If there is no such reward term, or if other code took the name.
     """
+    REWARD_TERMS.find("term", term)
 
     def add(function: Gain) -> Gain:
         GAINS.add(term, GainSpec(function, scaled), function)
@@ -126,13 +128,17 @@ def gain_of_term(name: str) -> Gain:
         without = _valued(name, slate, None, clicked=False).unsqueeze(1)
         shown = _valued(name, slate, slate.pool.ids, clicked=False)
         clicked = _valued(name, slate, slate.pool.ids, clicked=True)
-        return shown - without + chance * (clicked - shown)
+        unclicked, by_click = shown - without, clicked - shown  # of large numbers, in float64
+        return unclicked.to(chance.dtype) + chance * by_click.to(chance.dtype)
 
     return gained
 
 
 def _valued(name: str, slate: SlateSoFar, items: Tensor | None, *, clicked: bool) -> Tensor:
-    """The value (B,) of a term, or (B, P) of the slates that are one of items (B, P) longer."""
+    """The value of a term in float64: (B,), or (B, P) of the slates that are one item longer.
+
+    What is clicked counts as bought, and an outside environment as paying nothing.
+    """
     catalog, length = slate.catalog, slate.length
     batch, pool = slate.pool.ids.shape
     rows, shape = (batch, (batch,)) if items is None else (batch * pool, (batch, pool))
@@ -148,8 +154,16 @@ def _valued(name: str, slate: SlateSoFar, items: Tensor | None, *, clicked: bool
     if items is not None:
         slates[:, length], shown[:, length] = items.flatten(), True
         clicks[:, length] = clicked
-    inputs = RewardInputs(slates, shown, clicks, catalog.embedding, catalog.category)
-    return REWARD_TERMS[name](inputs).to(slate.pool.logits.dtype).reshape(shape)
+    inputs = RewardInputs(
+        slates,
+        shown,
+        clicks,
+        catalog.embedding,
+        catalog.category,
+        purchases=clicks,
+        outside_reward=torch.zeros_like(clicks[:, 0], dtype=torch.float32),
+    )
+    return widened(term_value(name, inputs)).reshape(shape)
 
 
 def gain_spec(term: str) -> GainSpec:
@@ -177,7 +191,9 @@ class Gains:
     """
 
     def __init__(self, reward: Reward) -> None:
-        weights = {name: weight for name, weight in reward.weights.items() if weight != 0}
+        # in one order, so that knobs mean the same however the reward was written down
+        weights = {name: reward.weights[name] for name in sorted(reward.weights)}
+        weights = {name: weight for name, weight in weights.items() if weight != 0}
         specs = {name: gain_spec(name) for name in weights}
         self._clicked = [(weights[name], one.gain) for name, one in specs.items() if not one.scaled]
         self._scaled = [(weights[name], one.gain) for name, one in specs.items() if one.scaled]

@@ -58,6 +58,7 @@ def looks_of(ranker: Ranker, observation: Observation, size: int) -> Tensor:
         device = next(iter(observation.values())).device
         return torch.ones(1, size, dtype=torch.float32, device=device)
     known = ranker.looks(observation)
+    checks.tensor("ranker.looks(observation)", known, ("B or 1", "K"), torch.float32, finite=False)
     return torch.cat([known, known[:, -1:].expand(-1, max(size - known.shape[1], 0))], dim=1)[
         :, :size
     ]

@@ -203,7 +203,7 @@ class Reward:
                 wrote into its inputs, or if a reward is not finite. The numbers are checked on a
                 CPU at every call, elsewhere at the first: it takes a synchronisation.
         """
-        values = {name: widened(_value(name, inputs)) for name in self.weights}
+        values = {name: widened(term_value(name, inputs)) for name in self.weights}
         terms = [weight * values[name] for name, weight in self.weights.items()]
         total = sum(terms[1:], start=terms[0] + 0).float()  # + 0: there is no reward of -0
         if total.is_cpu or not (self._called or total.is_meta):
@@ -262,7 +262,13 @@ def _writes(inputs: RewardInputs) -> dict[str, int]:
     }
 
 
-def _value(name: str, inputs: RewardInputs) -> Tensor:
+def term_value(name: str, inputs: RewardInputs) -> Tensor:
+    """Return the value of a registered term: (B,) real numbers.
+
+    Raises:
+        ValueError: If it is no real tensor of shape (B,) on the device of the slates, or the term
+            wrote into its inputs.
+    """
     term = REWARD_TERMS[name]
     shipped = any(term is known for known in _SHIPPED)
     value: object = term(inputs) if shipped else _of_copies(name, term, inputs)

@@ -12,7 +12,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ LAST = "checkpoint.safetensors"
 """Name of the last checkpoint in the folder of a training."""
 POLICY = "policy/"
 """Prefix of the names of the policy's weights."""
-BUILT = ("kind", "start", "composer", "knobs", "units", "hidden")
+BUILT = ("kind", "start", "composer", "reward", "knobs", "units", "hidden")
 """Keys of `_how_built`."""
 
 
@@ -157,6 +157,8 @@ def visits_of(path: Path) -> int:
 def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True) -> Policy:
     """The policy of a checkpoint, without the training around it.
 
+    It composes for the reward that it was trained with, whatever that of `inputs` is.
+
     Args:
         path: the checkpoint
         inputs: what the policy is built from
@@ -183,7 +185,8 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
     # the composer and the configuration of the kind, as they were
     kind = LEARNABLE[built["kind"]]
     try:
-        composer = Composer(inputs, ComposerConfig(**built["composer"]))
+        rewarded = replace(inputs, reward=built["reward"])
+        composer = Composer(rewarded, ComposerConfig(**built["composer"]))
         start = kind.config(**built["start"])
     except TypeError as error:
         raise ValueError(
@@ -233,6 +236,7 @@ def _how_built(model: SlatePPO) -> dict[str, Any]:
         "kind": policy.kind,
         "start": asdict(policy.start),
         "composer": asdict(policy.composer.config),
+        "reward": dict(policy.composer.reward.weights),
         **_steering(policy.composer),
         "hidden": list(policy.network.actor_hidden),
     }

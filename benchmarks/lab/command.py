@@ -23,9 +23,8 @@ def run_command(main: Callable[[Config], Any], config: type[Config]) -> None:
         main: What the command does.
         config: The class of its options.
     """
-    told = tyro.cli(config)
     try:
-        main(told)
+        main(tyro.cli(config))
     except Exception as error:
         said = sentence(error)
         if said is None:

@@ -417,7 +417,7 @@ def training_setup(
     simulator = site.training(cell.weight)
     return TrainingSetup(
         simulator,
-        site.inputs,
+        site.inputs_for(simulator),
         cell.run,
         steps,
         league.shoppers,

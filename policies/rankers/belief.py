@@ -13,14 +13,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from policies.observations import check_keys
+from policies.observations import candidates_of, check_keys
 from policies.rankers.networks import DESCRIBED
 from recsim_env.files import write_tensors
 from recsim_env.types import Observation
 
 KIND = "belief"
 """Description of its file, which holds nothing else: what is believed is in the observation."""
-KEYS = ("belief_logits", "belief_looks", "candidates")
+KEYS = ("belief_logits", "belief_looks")
 """Observation keys that the ranker reads."""
 
 
@@ -34,7 +34,9 @@ class BeliefRanker:
             ValueError: If the observation lacks a key of the belief.
         """
         check_keys(observation, KEYS)
-        return observation["belief_logits"].where(observation["candidates"] >= 0, -math.inf)
+        logits = observation["belief_logits"]
+        candidates = candidates_of(observation, logits.shape[1])
+        return logits.where(candidates >= 0, -math.inf)
 
     def looks(self, observation: Observation) -> Tensor:
         """The chance that each shopper looks at each position, (B, K)."""

@@ -14,7 +14,7 @@ from policies import POLICIES
 from policies.composer import Composer, ComposerConfig
 from policies.cosines import Cosines
 from policies.filling import SlateSoFar
-from policies.gains import GAINS, Gains, gain_of_term, scale_knobs
+from policies.gains import GAINS, Gains, gain, gain_of_term, scale_knobs
 from policies.inputs import PolicyInputs, looks_of
 from policies.pool import Pool
 from policies.rankers.two_tower import TwoTower, TwoTowerConfig, TwoTowerRanker
@@ -186,3 +186,45 @@ def test_looks_are_the_rankers_as_far_as_it_knows_them() -> None:
     )
     looks = looks_of(TwoTowerRanker(model), observation, 3)
     torch.testing.assert_close(looks, torch.tensor([[1.0, *[1 / (1 + math.exp(-2.0))] * 2]]))
+
+
+@pytest.fixture
+def bought_first() -> Iterator[str]:
+    """A reward term on purchases beside a large constant, registered while a test runs."""
+    before, sources = dict(REWARD_TERMS), dict(REWARD_TERMS._sources)
+
+    @reward_term("bought_first")
+    def bought(inputs: RewardInputs) -> Tensor:
+        """1e8 and the purchases at the first two positions."""
+        assert inputs.purchases is not None
+        return 1e8 + inputs.purchases[:, :2].sum(dim=1).double()
+
+    yield "bought_first"
+    REWARD_TERMS.clear()
+    REWARD_TERMS.update(before)
+    REWARD_TERMS._sources = sources
+
+
+def test_a_term_on_purchases_takes_clicks_for_them_and_keeps_its_digits(bought_first: str) -> None:
+    chance = torch.rand(4, 20, generator=torch.Generator().manual_seed(1))
+    for filled, counts in ((1, 1.0), (2, 0.0)):
+        gained = gain_of_term(bought_first)(half_filled(filled), chance)
+        torch.testing.assert_close(gained, counts * chance)
+
+
+def test_knobs_mean_the_same_however_the_reward_is_written_down() -> None:
+    one = {"clicks": 1.0, "intra_list_distance": 2.0, "category_coverage": 0.5}
+    other = dict(reversed(one.items()))
+    assert Gains(Reward(one)).knobs == Gains(Reward(other)).knobs
+
+
+def test_a_gain_of_no_reward_term_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^term is 'no_such_term', but"):
+        gain("no_such_term")
+
+
+def test_looks_of_another_shape_are_refused() -> None:
+    ranker = LooksDown(torch.zeros(3), [1.0])
+    ranker._looks = torch.ones(3)
+    with pytest.raises(ValueError, match=r"^ranker\.looks\(observation\) is a float32 tensor"):
+        looks_of(ranker, {"candidates": torch.zeros(2, 3, dtype=torch.int64)}, 4)

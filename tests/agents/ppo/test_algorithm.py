@@ -126,10 +126,10 @@ def test_training_leaves_the_global_generators_alone(make: Any) -> None:
     assert random.getstate() == states[2]
 
 
-def test_an_untrained_composer_is_greedy_ctr() -> None:
+def test_an_untrained_composer_is_greedy_in_the_reward() -> None:
     model = composer_model()
     simulator = toy_simulator(items=40)
-    greedy = POLICIES["greedy_ctr"].build(toy_inputs(simulator))
+    greedy = POLICIES["reward_greedy"].build(toy_inputs(simulator))
     seen, none = simulator.reset(torch.arange(20)), torch.zeros(20, 0)
     assert torch.equal(policy_of(model)(seen, none), greedy(seen, none))
 
@@ -184,7 +184,7 @@ def test_a_checkpoint_remembers_what_a_unit_of_each_knob_was(
     monkeypatch.setitem(CUES, "shown", replace(CUES["shown"], unit=3.0))
     with pytest.raises(
         ValueError,
-        match=r"trained with the units \[2.0, 1.0, 2.0, 2.0, .*but here are \[2.0, 1.0, 2.0, 3.0",
+        match=r"trained with the units \[2.0, 1.0, 1.0, 2.0, 2.0, .*but here are \[2.0, 1.0, 1.0, 2.0, 3.0",
     ):
         load_policy(tmp_path / "checkpoint.safetensors", toy_inputs(toy_simulator(items=40)))
 
