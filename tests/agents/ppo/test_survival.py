@@ -128,7 +128,7 @@ def test_cohorts_tell_return_visits_and_lapses_of_shoppers_who_leave() -> None:
         learned.step(np.zeros((rows, env.composer.intent_size), dtype=np.float32))
         statistics = env.pop_statistics()
     simulator = toy(0.3)
-    greedy = POLICIES["greedy_ctr"].build(toy_inputs(simulator))
+    greedy = POLICIES["reward_greedy"].build(toy_inputs(simulator))
     played = evaluate(greedy, simulator, torch.arange(rows), batch=rows).rows
     for name in ("return", "visits", "lapsed", "clicks"):
         true = played[name].cast(float).to_numpy()

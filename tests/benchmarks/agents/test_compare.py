@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 import torch
 
-from agents.places import REPORTED_SEED, TUNING_SEED
+from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, TUNING_SEED, seeds
 from agents.ppo import monitor
 from agents.ppo.checkpoints import LAST, load
 from agents.ppo.config import PPOConfig
@@ -120,9 +121,15 @@ def test_from_tuning_to_the_table(world: Where, tmp_path: Path) -> None:
         for column in ("return", "clicks", "diversity"):
             mean = rows.filter(pl.col("policy") == name)[column].to_numpy().mean()
             assert summary[f"{short}_{column}"].value == pytest.approx(mean)
-    # untrained it is greedy CTR, so the difference is 0 in every episode
-    nothing = summary["composer_untrained/return_above_greedy_ctr"]
-    assert (nothing.value, nothing.low, nothing.high, nothing.n) == (0, 0, 0, 2)
+    # untrained it is greedy in the reward, with every training seed
+    site, untrained = world.open(), rows.filter(pl.col("policy") == "composer, untrained")
+    greedy = evaluate(
+        POLICIES["reward_greedy"].build(site.inputs),
+        site.judging(),
+        seeds(REPORTED_SEED, 12),
+    ).rows["return"]
+    assert untrained["return"].to_list() == 2 * greedy.to_list()
+    assert summary["composer_untrained/return_above_greedy_ctr"].n == 2
     table = (results / "compare" / "table.md").read_text()
     assert all(f"| {name.replace('_', ' ')} |" in table for name in [*POLICIES, *agents])
     assert (results / "compare" / "figure.png").stat().st_size > 5000
