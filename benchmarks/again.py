@@ -21,7 +21,7 @@ from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
-from benchmarks.shopper import verdict_cases
+from benchmarks.shopper import own_log, verdict_cases
 from benchmarks.speed import latency_report, learning_curves, ppo_speed, throughput
 
 
@@ -49,6 +49,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
     "learning_curves": lambda rows, config, folder: learning_curves.report(rows),
+    "own_log": lambda rows, config, folder: own_log.report(rows, own_log.read_public(folder)),
     "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
     "sardine": lambda rows, config, folder: sardine.report(rows),
     "throughput": lambda rows, config, folder: throughput.report(rows),

@@ -9,6 +9,9 @@ import polars as pl
 
 from recsim_env.estimates import Estimate
 
+EQUAL = 1e-9
+"""Part of a figure below which a difference is a rounding error."""
+
 
 def markdown(
     rows: pl.DataFrame | Sequence[Mapping[str, object]],
@@ -44,7 +47,11 @@ def _is_number(value: object) -> bool:
 
 
 def _column(values: Sequence[object], digits: int) -> list[str]:
-    widths = [(v.high - v.low) / 2 for v in values if isinstance(v, Estimate) and v.high > v.low]
+    estimates = [value for value in values if isinstance(value, Estimate)]
+    widths = [(one.high - one.low) / 2 for one in estimates]
+    # an interval of rounding errors has no digits to show
+    least = EQUAL * max((abs(one.value) for one in estimates), default=0.0)
+    widths = [width for width in widths if width > least]
     decimals = max((_decimals(width, digits) for width in widths), default=None)
     return [_cell(value, digits, decimals) for value in values]
 

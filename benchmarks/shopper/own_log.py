@@ -39,14 +39,14 @@ from benchmarks.lab.contenders import FIXED, TUNED, Blind, contender, tune_const
 from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Device, Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
-from benchmarks.lab.run import Report, Run
+from benchmarks.lab.run import Report, Run, read_summary
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.shops import fit_ranker_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from recsim_env import check_log
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, made, read_object, write_json
+from recsim_env.files import locked, made, read_object, write_json, write_text
 from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
 from recsim_env.logs.plain import write_plain
@@ -56,6 +56,8 @@ from recsim_env.simulator import SlateSimulator
 
 Case = Literal["known", "hidden"]
 Part = Literal["market", "movielens", "open_bandit"]
+PUBLIC_FILE = "public.md"
+"""File of the table of public data, beside the rows of markets."""
 REACHED = {"known": "market_csv", "hidden": "market_csv_hidden"}
 """Beginning of the names in the summary, by case."""
 
@@ -334,10 +336,11 @@ def report(rows: pl.DataFrame, public: Mapping[str, Any] | None = None) -> Repor
     """
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
-    for case, of_case in rows.group_by("case", maintain_order=True):
+    for case, of_case in rows.sort("case", descending=True).group_by("case", maintain_order=True):
         name, worlds = REACHED[str(case[0])], of_case.partition_by("world")
-        tau = estimate_mean([tau_of(world) for world in worlds])
+        tau = estimate_mean([tau_of(world) for world in worlds]).within(-1, 1)
         worst = estimate_mean([float(np.abs(errors_of(world)).max()) for world in worlds])
+        worst = worst.within(0, math.inf)
         greedy = estimate_mean(
             [
                 float(errors_of(world.filter(pl.col("contender") == "greedy_ctr"))[0])
@@ -411,9 +414,12 @@ def public_of(work: Path) -> dict[str, Any]:
     bandit = work / "open_bandit" / "found.json"
     if bandit.exists():
         found = read_object(bandit)
+        topics: dict[str, list[str]] = {}  # often one sentence is the answer to all questions
+        for one in found["findings"]:
+            topics.setdefault(one["sentence"], []).append(one["topic"])
         lines += [
-            {"data": "Open Bandit", "what": one["topic"], "found": one["sentence"]}
-            for one in found["findings"]
+            {"data": "Open Bandit", "what": ", ".join(asked), "found": sentence}
+            for sentence, asked in topics.items()
         ]
         for name, one in found["values"].items():
             estimate = Estimate(**one)
@@ -422,6 +428,14 @@ def public_of(work: Path) -> dict[str, Any]:
             lines.append({"data": "Open Bandit", "what": name.upper(), "found": told})
     table = markdown(lines, {"data": "data", "what": "question", "found": "answer"})
     return {"table": table, "summary": summary} if lines else {}
+
+
+def read_public(folder: Path) -> dict[str, Any]:
+    """What a finished run found in public data sets, as `public_of` returns it."""
+    summary = read_summary("own_log", results=folder.parent)
+    table = (folder / PUBLIC_FILE).read_text(encoding="utf-8")
+    found = {name: one for name, one in summary.items() if not name.startswith("market")}
+    return {"table": table, "summary": found}
 
 
 def draw(rows: pl.DataFrame) -> Figure:
@@ -443,9 +457,11 @@ def main(config: Config) -> None:
     run = Run("own_log", config, results=config.results)
     measure(config)
     rows = with_verdicts(read_work(config).sort("world", "case", "contender"), config.work)
-    found = report(rows, public_of(config.work))
+    public = public_of(config.work)
+    found = report(rows, public)
     print(found.table)
     run.save(rows, **vars(found))
+    write_text(config.results / "own_log" / PUBLIC_FILE, public.get("table", ""))
 
 
 if __name__ == "__main__":
