@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -91,6 +91,7 @@ def two_visit_setup(steps: int) -> TrainingSetup:
     simulator = two_visits()
     chance = torch.where(simulator.catalog.category == 0, SWEET, PLAIN) + torch.linspace(0, 0.01, 8)
     inputs = toy_inputs(simulator, TableRanker(torch.logit(chance)))
+    inputs = replace(inputs, reward=simulator.reward)
     return TrainingSetup(simulator, inputs, seed=0, steps=steps, shoppers=64)
 
 
