@@ -48,6 +48,12 @@ class PositionRanker(Ranker, Protocol):
         """The chance that each position is looked at: (B, K), or (1, K) for all shoppers alike."""
 
 
+def _check_device(name: str, value: Tensor, like: Tensor) -> None:
+    """Check that a tensor lies where another one does."""
+    if value.device != like.device:
+        raise ValueError(f"{name} is on {value.device}, but it must be on {like.device}.")
+
+
 def looks_of(ranker: Ranker, observation: Observation, size: int) -> Tensor:
     """The chance that each of `size` positions is looked at: (B, size) or (1, size) float32.
 
@@ -59,6 +65,7 @@ def looks_of(ranker: Ranker, observation: Observation, size: int) -> Tensor:
         return torch.ones(1, size, dtype=torch.float32, device=device)
     known = ranker.looks(observation)
     checks.tensor("ranker.looks(observation)", known, ("B or 1", "K"), torch.float32, finite=False)
+    _check_device("ranker.looks(observation)", known, next(iter(observation.values())))
     return torch.cat([known, known[:, -1:].expand(-1, max(size - known.shape[1], 0))], dim=1)[
         :, :size
     ]
@@ -183,7 +190,7 @@ def logits_of(
 
     Raises:
         TypeError: If they are no floating-point tensor.
-        ValueError: If they are of another shape.
+        ValueError: If they are of another shape or on another device.
     """
     logits = ranker.logits(observation)
     if (
@@ -198,5 +205,6 @@ def logits_of(
             torch.float32,
             finite=False,
         )
+    _check_device("ranker.logits(observation)", logits, candidates)
     doubts.look(ranker, logits, candidates)
     return logits.float().nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=-math.inf)

@@ -228,3 +228,16 @@ def test_looks_of_another_shape_are_refused() -> None:
     ranker._looks = torch.ones(3)
     with pytest.raises(ValueError, match=r"^ranker\.looks\(observation\) is a float32 tensor"):
         looks_of(ranker, {"candidates": torch.zeros(2, 3, dtype=torch.int64)}, 4)
+
+
+def test_a_ranker_that_answers_on_another_device_is_refused() -> None:
+    simulator = toy_simulator(items=12, slate_size=3)
+
+    class Elsewhere(TableRanker):
+        def logits(self, observation: Observation) -> Tensor:
+            return super().logits(observation).to("meta")
+
+    inputs = toy_inputs(simulator, Elsewhere(torch.zeros(12)))
+    for name in ("mmr", "reward_greedy"):
+        with pytest.raises(ValueError, match=r"^ranker\.logits\(observation\) is on meta, but"):
+            POLICIES[name].build(inputs)(simulator.reset(torch.arange(2)), NO_DRAWS)
