@@ -155,7 +155,7 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         popularity,
         sizes["pool"],
         sizes["per_category"],
-        LogFacts.read(folder) if (folder / "facts.json").exists() else None,
+        LogFacts.read(folder) if (folder / FACTS_FILE).exists() else None,
         told["reward"],
     )
     return Agent(

@@ -79,20 +79,14 @@ def gain(term: str, *, scaled: bool = True) -> Callable[[Gain], Gain]:
 
 
 @gain("clicks", scaled=False)
-def clicks(slate: SlateSoFar, chance: Tensor) -> Tensor:
-    """A click counts one."""
-    return chance
-
-
 @gain("purchases", scaled=False)
-def purchases(slate: SlateSoFar, chance: Tensor) -> Tensor:
-    """In proportion to clicks, for a ranker of clicks knows no more: each counts as a purchase."""
-    return chance
-
-
 @gain("outside_reward", scaled=False)
-def outside_reward(slate: SlateSoFar, chance: Tensor) -> Tensor:
-    """In proportion to clicks, for nobody tells what an outside environment pays for."""
+def clicks(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """Count a click as one.
+
+    Purchases, and what an outside environment pays, are taken to be in proportion: a ranker of
+    clicks knows no more of them.
+    """
     return chance
 
 
@@ -101,14 +95,14 @@ def outside_reward(slate: SlateSoFar, chance: Tensor) -> Tensor:
 
 @gain("intra_list_distance")
 def intra_list_distance(slate: SlateSoFar, chance: Tensor) -> Tensor:
-    """Its distances to the items of the slate, over all pairs of a full slate."""
+    """Sum the distances to the items of the slate, over the number of pairs in a full one."""
     pairs = max(slate.size * (slate.size - 1) // 2, 1)
     return (slate.length - slate.similar) / pairs
 
 
 @gain("category_coverage")
 def category_coverage(slate: SlateSoFar, chance: Tensor) -> Tensor:
-    """One of K - 1 where its category is new; the first item adds nothing."""
+    """Count 1 / (K - 1) for an item of a new category; the first item of a slate adds nothing."""
     new = (slate.count == 0).to(chance.dtype)
     return new * (slate.length > 0) / max(slate.size - 1, 1)
 

@@ -19,6 +19,12 @@ def looked_up(table: Tensor, ids: Tensor) -> Tensor:
     return table.index_select(0, ids.flatten()).view(*ids.shape, *table.shape[1:])
 
 
+def filled_up(rows: Tensor, size: int) -> Tensor:
+    """Pad rows (B, K) with zeros to `size` columns; rows of as many come back as they are."""
+    missing = size - rows.shape[1]
+    return torch.nn.functional.pad(rows, (0, missing)) if missing else rows
+
+
 def widest(device: torch.device) -> torch.dtype:
     """Return the widest floating-point type of a device, float64 on CPUs and CUDA GPUs."""
     return torch.float32 if device.type in ("mps", "xpu") else torch.float64

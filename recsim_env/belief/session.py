@@ -53,7 +53,7 @@ from recsim_env.shoppers.session.model import (
     SessionShopper,
 )
 from recsim_env.shoppers.weights import load_model, member_folders
-from recsim_env.tensors import constant, shared
+from recsim_env.tensors import constant, filled_up, shared
 from recsim_env.types import Observation
 
 PARTICLES = 32
@@ -485,8 +485,7 @@ class SessionBelief(Belief[SessionBeliefState]):
 
     def _wide(self, values: Tensor) -> Tensor:
         """Pad values (B, K) to the positions of the model; nothing is shown there."""
-        missing = self.model.config.slate_size - values.shape[1]
-        return F.pad(values, (0, missing)) if missing else values
+        return filled_up(values, self.model.config.slate_size)
 
 
 def _factors(logs: Tensor) -> Tensor:

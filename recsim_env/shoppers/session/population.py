@@ -19,7 +19,6 @@ import gymnasium
 import numpy as np
 import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recsim_env import checks, files
@@ -57,6 +56,7 @@ from recsim_env.shoppers.session.starts import (
 )
 from recsim_env.shoppers.weights import CONFIG, load_model, member_folders, save_model
 from recsim_env.tables import write_parquet
+from recsim_env.tensors import filled_up
 from recsim_env.types import Observation, Response
 from recsim_env.waiting import waiting
 
@@ -291,8 +291,7 @@ class SessionPopulation(Shopper[SessionState]):
 
     def _wide(self, values: Tensor) -> Tensor:
         """Pad values (B, K) to the positions of the models; nothing is shown there."""
-        missing = self.members[0].config.slate_size - values.shape[1]
-        return F.pad(values, (0, missing)) if missing else values
+        return filled_up(values, self.members[0].config.slate_size)
 
     def describe(self, state: SessionState, row: int) -> Description:
         """Describe the clicks in each category; how far the shopper looks is hidden."""
