@@ -42,7 +42,7 @@ POOL = 128
 
 @dataclass(frozen=True)
 class OracleParameters:
-    """Parameters of `OracleState`."""
+    """How much `OracleState` charges for satiation, and how much it pays for diversity."""
 
     extra: float = tunable(4.0, 0.0, 8.0)
     """Log-odds that an item loses per unit of the category's satiation and of variety-seeking, on

@@ -80,8 +80,7 @@ class IntentEnv(FaceEnv[spaces.Box]):
     - observation: `Box` float32 (F,), features of what the shop remembers of the shopper and of the
       candidates' scores, each of the order of 1
     - action: `Box` float32 (A,) from -`limit` to `limit`: how much each knob of the composer counts
-      (`env.face.composer.knobs` names them); 0 is the slate that is
-      greedy in the reward
+      (`env.face.composer.knobs` names them); 0 is the slate that is greedy in the reward
     - reward, ends, info, seeding: those of `recsim_env.SlateEnv`
 
     Args:

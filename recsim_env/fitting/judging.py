@@ -34,12 +34,14 @@ def judged(
     everybody = parts.logged.only("evaluation")
 
     def simulator(member: SessionShopper) -> SlateSimulator:
+        """Let held-out users answer as a model says."""
         shoppers = SessionPopulation(
             catalog, [member], everybody, device, slate_size=member.config.slate_size
         )
         return SlateSimulator(shoppers, Reward({"clicks": 1.0}), horizon_days=horizon_days)
 
     def refitted(sessions: Sessions) -> Callable[[Sessions], Tensor]:
+        """Fit a model to a part of the log, and return what it predicts."""
         other = fit_session(
             sessions,
             catalog,

@@ -73,6 +73,7 @@ def clicks(scores: Sequence[Score], judged: str) -> Verdict:
     Every figure is judged with its interval over users: one that chance may have made is no reason
     to refuse a model, and none to trust it.
     """
+    # The figures, where there are any.
     own, base = (found_of(scores, name, "auc") for name in (judged, ITEM_USER))
     entropy = found_of(scores, judged, "ne")
     if own is None or base is None or base.lead is None or entropy is None:
@@ -82,6 +83,8 @@ def clicks(scores: Sequence[Score], judged: str) -> Verdict:
     if not math.isfinite(lead.value) or math.isnan(lead.low):
         sentence = "Clicks: the held-out rows are too few to rank, or all alike."
         return Verdict("clicks", None, sentence, lead)
+
+    # What is worse than means beyond chance is refused.
     if entropy.value.low >= 1:
         sentence = (
             "Clicks: the model predicts worse than the mean click rate does (normalised entropy "
@@ -91,6 +94,8 @@ def clicks(scores: Sequence[Score], judged: str) -> Verdict:
     if lead.value < -TIE and lead.high < 0:
         sentence = f"Clicks: two means rank held-out clicks better than the model ({pair})."
         return Verdict("clicks", False, sentence, lead)
+
+    # What chance may have made is neither refused nor trusted.
     if abs(lead.value) <= TIE:
         sentence = f"Clicks: the model ranks held-out clicks as two means do ({pair})."
         return Verdict("clicks", None, sentence, lead)
@@ -103,6 +108,8 @@ def clicks(scores: Sequence[Score], judged: str) -> Verdict:
             f"{_plain(entropy.value)}, {pair})."
         )
         return Verdict("clicks", None, sentence, entropy.value)
+
+    # A clear lead, and who leads by more.
     others = [
         one for one in scores if one.metric == "auc" and one.lead is not None and one.lead.high < 0
     ]
