@@ -193,7 +193,9 @@ def _member(
 
 def table(scores: list[SessionScores]) -> Table:
     """Lay out the held-out scores, one row a member."""
-    found = Table("member", *SHOWN, title="on held-out episodes")
+    found = Table(
+        "member", *(name.replace("_", "\n") for name in SHOWN), title="on held-out episodes"
+    )
     for number, one in enumerate(scores):
         found.add_row(str(number), *(f"{one.row()[name]:.3f}" for name in SHOWN))
     return found
