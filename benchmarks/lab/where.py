@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from agents.places import Site, open_place
+from agents.places.believing import told_belief
 from agents.places.opening import PLACES, find_place, registered, slug
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.threads import THREADS
@@ -50,6 +51,10 @@ class Elsewhere(Checked):
     ranker: Path | None = None
     """File of the ranker that policies start from, as `benchmarks.data.train_ranker` writes it. By
     default it is that of the folder or of the package, or one is fitted to the log."""
+    belief: str | None = None
+    """What the shop infers about each shopper, by which policies then rank: a folder of fitted
+    shoppers that gives it, or `own`, which is that of the folder, or of a general shopper fitted to
+    the log. By default nothing is inferred."""
     log_slates: int | None = None
     """Number of slates, about, of the log that exploring policies play where there is none. By
     default it is 100,000, and 3,000 in environments of others, which are slow."""
@@ -85,7 +90,7 @@ class Elsewhere(Checked):
 
 @dataclass(frozen=True)
 class Where(Elsewhere):
-    """An environment, its log and its ranker."""
+    """An environment, its log, its ranker, and what is believed of its shoppers."""
 
     env: str = SHIPPED
     """A registered id, an id of a module of yours as `module:id`, which is imported first, or a
@@ -103,9 +108,16 @@ class Where(Elsewhere):
             gymnasium.error.NameNotFound: If the environment is unknown.
             FileNotFoundError: If a folder or file is missing.
             TypeError: If an option is unknown.
-            ValueError: If the ranker cannot be read, or does not fit.
+            ValueError: If the ranker or the belief cannot be read, or does not fit.
         """
         found = find_place(*self._told(), self.device, anyway=self.anyway)
+        if self.belief is not None:
+            simulator = found.simulator
+            belief = told_belief(self.belief, found.env, simulator, found.folder)
+            if belief is not None:
+                belief.check_fits(
+                    simulator.catalog, simulator.slate_size, simulator.shopper.spaces()
+                )
         if self.ranker is not None:
             simulator = found.simulator
             space, size = simulator.observation_space, simulator.slate_size
@@ -126,6 +138,7 @@ class Where(Elsewhere):
             horizon_days=horizon_days,
             anyway=self.anyway,
             ranker=self.ranker,
+            belief=self.belief,
             slates=self.log_slates,
             cache=self.cache,
             device=self.device,
@@ -137,7 +150,7 @@ class Where(Elsewhere):
         stem = slug(self.env)
         told = {
             name: getattr(self, name)
-            for name in ("options", "reward", "slate_size", "horizon_days", "ranker")
+            for name in ("options", "reward", "slate_size", "horizon_days", "ranker", "belief")
             if getattr(self, name) is not None
         }
         if not self.env.startswith("recsim_env/"):
@@ -151,7 +164,7 @@ class Where(Elsewhere):
     @property
     def about(self) -> dict[str, Any]:
         """What results in this place depend on, as JSON; not where files lie."""
-        names = ("env", "options", "reward", "slate_size", "horizon_days")
+        names = ("env", "options", "reward", "slate_size", "horizon_days", "belief")
         return {name: getattr(self, name) for name in names}
 
     @property
