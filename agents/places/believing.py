@@ -1,7 +1,9 @@
 """The belief of a place: told as a folder of fitted shoppers, or the place's own.
 
-A place whose shoppers were fitted to a log by a family that gives a belief has it already. Anywhere
-else the general session model is fitted to the log of the place, once, and kept beside its ranker:
+A place whose shoppers were fitted to a log has the model that believes already. Shoppers with a
+loyalty card need no state: the shop observes what their model reads, so that the model itself ranks
+(`policies.rankers.household`). Anywhere else the general session model is fitted to the log of the
+place, once, and kept beside its ranker:
 
     runs/places/<name>-<digest>/belief-<digest>/    shop.json, model0/
 
@@ -19,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from policies.inputs import Ranker
 from recsim_env.belief.base import Belief
 from recsim_env.belief.registry import BELIEFS, load_belief, save_belief
 from recsim_env.files import building, locked
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shop_file import SESSION, SHOP_FILE, ShopFile
+from recsim_env.shop_file import HOUSEHOLD, SESSION, SHOP_FILE, ShopFile
 from recsim_env.simulator import SlateSimulator
 
 if TYPE_CHECKING:
@@ -37,8 +40,8 @@ CARD = "bought_items"
 
 def told_belief(
     belief: Path | str | Belief[Any], env: str, simulator: SlateSimulator, folder: Path | None
-) -> Belief[Any] | None:
-    """The belief that is told, without a log.
+) -> Belief[Any] | Ranker | None:
+    """What infers the shoppers' interests, without a log.
 
     Args:
         belief: The belief, a folder that gives one, or "own".
@@ -47,7 +50,8 @@ def told_belief(
         folder: The folder of the fitted shoppers, where that is what was named.
 
     Returns:
-        The belief; None where the place's own has to be fitted to its log.
+        The belief, or a ranker where the observation holds everything that is known of a shopper;
+        None where the place's own belief has to be fitted to its log.
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file in it is missing.
@@ -56,16 +60,64 @@ def told_belief(
     if isinstance(belief, Belief):
         return belief
     device, size = simulator.device, simulator.slate_size
+    with_card = CARD in simulator.observation_space.spaces
     if belief != OWN:
+        if with_card and _kind_of(belief) == HOUSEHOLD:
+            return _of_folder(Path(belief), simulator)
         return load_belief(belief, device, size)
-    if folder is not None and ShopFile.read(folder).kind in BELIEFS:
+    if folder is not None and _kind_of(folder) in BELIEFS:
         return load_belief(folder, device, size)
-    if CARD in simulator.observation_space.spaces:
+    return _of_shoppers(env, simulator) if with_card else None
+
+
+def _kind_of(folder: Path | str) -> str | None:
+    """The family of the shoppers in a folder; None where there is no such folder."""
+    return ShopFile.read(folder).kind if Path(folder).is_dir() else None
+
+
+def _of_folder(folder: Path, simulator: SlateSimulator) -> Ranker:
+    """The ranker of the household model in a folder.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        ValueError: If the model is broken, or is about other items.
+    """
+    from policies.rankers.household import HouseholdRanker  # it imports transformers
+    from recsim_env.shoppers.household.model import SlateShopper
+    from recsim_env.shoppers.weights import load_model
+
+    model = load_model(SlateShopper, folder)
+    try:
+        return HouseholdRanker(simulator.catalog, model)
+    except ValueError as error:
+        raise ValueError(f"belief is {str(folder)!r}: {error}") from None
+
+
+def _of_shoppers(env: str, simulator: SlateSimulator) -> Ranker:
+    """The ranker of the household model whose shoppers these are.
+
+    Raises:
+        ValueError: If the shoppers have a card and are of no fitted model.
+    """
+    from policies.rankers.household import HouseholdRanker
+    from recsim_env.shoppers.household.population import LearnedShopper
+
+    shopper = simulator.shopper
+    if not isinstance(shopper, LearnedShopper):
         raise ValueError(
-            f"belief is {OWN!r}, but the shoppers of {env} have a loyalty card: what the shop "
-            "knows of them is in the observation already, and no belief is fitted to it."
+            f"belief is {OWN!r}, but the shoppers of {env} have a loyalty card and are of no "
+            "fitted model: what the shop knows of them is in the observation already."
         )
-    return None
+    return HouseholdRanker(simulator.catalog, shopper.shop.model)
+
+
+def reads_card(ranker: Ranker, simulator: SlateSimulator) -> bool:
+    """Whether a ranker is a household model that is run on the loyalty card."""
+    if CARD not in simulator.observation_space.spaces:
+        return False
+    from policies.rankers.household import HouseholdRanker
+
+    return isinstance(ranker, HouseholdRanker)
 
 
 def fitted_belief(

@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 import recsim_env
-from agents.places.believing import fitted_belief, told_belief
+from agents.places.believing import fitted_belief, reads_card, told_belief
 from agents.places.exploring import (
     OF_CATEGORIES,
     PER_CATEGORY,
@@ -117,8 +117,10 @@ def open_place(
             `SLOW_SLATES` in an environment of somebody else.
         mixture: Who plays the log.
         belief: What the shop infers about each shopper, a folder of fitted shoppers that gives it,
-            or "own": that of the folder `env`, or of a general shopper fitted to the place's log.
-            It takes the place of the ranker. None means that nothing is inferred.
+            or "own": that of the fitted shoppers of `env`, or of a general shopper fitted to the
+            place's log. It takes the place of the ranker. Where shoppers have a loyalty card, it is
+            a ranker alone, which runs the fitted model on the card. None means that nothing is
+            inferred.
         cache: The folder of the logs and rankers of all places.
         device: Device of the simulators, cpu or cuda; None means the best there is.
         progress: Whether progress bars are shown.
@@ -136,6 +138,8 @@ def open_place(
     if belief is not None:
         held = told_belief(belief, found.env, simulator, found.folder)
     is_fitted = belief is not None and held is None
+    if held is not None and not isinstance(held, Belief):
+        ranker, held = held, None  # what is known of a shopper is in the observation
     told = _told_ranker(found, ranker)
     if log is None:
         log = folder_log(found)
@@ -289,9 +293,10 @@ def _with_log(
 
 
 def _inputs(simulator: SlateSimulator, ranker: Ranker, log: Sessions | None) -> PolicyInputs:
-    """What policies are built from; a CTR ranker's pool is the best candidates alone."""
+    """What policies are built from; the pool of shoppers with a card is the best items alone."""
     inputs = policy_inputs(simulator, ranker, log)
-    return replace(inputs, per_category=0) if isinstance(ranker, CTRRanker) else inputs
+    alone = isinstance(ranker, CTRRanker) or reads_card(ranker, simulator)
+    return replace(inputs, per_category=0) if alone else inputs
 
 
 def _site(found: Found, inputs: PolicyInputs, log: Sessions | None) -> Site:

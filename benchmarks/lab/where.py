@@ -20,6 +20,7 @@ from benchmarks.lab.checked import Checked
 from benchmarks.lab.threads import THREADS
 from policies.rankers.files import load_ranker
 from recsim_env import checks
+from recsim_env.belief.base import Belief
 from recsim_env.rewards import as_reward
 from recsim_env.settings import Within
 
@@ -53,8 +54,8 @@ class Elsewhere(Checked):
     default it is that of the folder or of the package, or one is fitted to the log."""
     belief: str | None = None
     """What the shop infers about each shopper, by which policies then rank: a folder of fitted
-    shoppers that gives it, or `own`, which is that of the folder, or of a general shopper fitted to
-    the log. By default nothing is inferred."""
+    shoppers that gives it, or `own`, which is that of the environment's own fitted shoppers, or of
+    a general shopper fitted to the log. By default nothing is inferred."""
     log_slates: int | None = None
     """Number of slates, about, of the log that exploring policies play where there is none. By
     default it is 100,000, and 3,000 in environments of others, which are slow."""
@@ -68,7 +69,8 @@ class Elsewhere(Checked):
         """Check every option.
 
         Raises:
-            ValueError: If an option is outside its range, or `options` or `reward` cannot be read.
+            ValueError: If an option is outside its range, `options` or `reward` cannot be read, or
+                there is both a ranker and a belief.
         """
         super().__post_init__()
         given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
@@ -76,6 +78,11 @@ class Elsewhere(Checked):
             raise ValueError(
                 f"{given[0]} is {checks.told(getattr(self, given[0]))}, but it belongs to an "
                 "environment, and env names none."
+            )
+        if self.belief is not None and self.ranker is not None:
+            raise ValueError(
+                f"belief is {self.belief!r} and ranker is {str(self.ranker)!r}, but a belief ranks "
+                "itself: give one of them."
             )
         told_options(self.options)
         told_reward(self.reward)
@@ -111,15 +118,13 @@ class Where(Elsewhere):
             ValueError: If the ranker or the belief cannot be read, or does not fit.
         """
         found = find_place(*self._told(), self.device, anyway=self.anyway)
+        simulator = found.simulator
         if self.belief is not None:
-            simulator = found.simulator
             belief = told_belief(self.belief, found.env, simulator, found.folder)
-            if belief is not None:
-                belief.check_fits(
-                    simulator.catalog, simulator.slate_size, simulator.shopper.spaces()
-                )
+            if isinstance(belief, Belief):
+                known = simulator.shopper.spaces()
+                belief.check_fits(simulator.catalog, simulator.slate_size, known)
         if self.ranker is not None:
-            simulator = found.simulator
             space, size = simulator.observation_space, simulator.slate_size
             load_ranker(self.ranker, simulator.catalog, space, size)
 
