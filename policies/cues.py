@@ -25,6 +25,8 @@ from recsim_env.types import Observation
 
 WEEK = 7.0
 """Days within which the memory of a purchase falls to 1 / e."""
+TENTHS = 10.0
+"""Tenths in a chance of 1."""
 Span = tuple[float, float]
 """Least and largest log-odds of a knob that is drawn at random."""
 
@@ -267,6 +269,29 @@ def weary_of_category(inputs: CueInputs) -> Tensor:
     The belief's own logits hold it already; what is weighed here is that weariness lasts.
     """
     return inputs.observation["belief_weary"].gather(1, inputs.category_of_pool)
+
+
+@cue("uncertain", 1.0, "belief_spread")
+def uncertain_item(inputs: CueInputs) -> Tensor:
+    """Standard deviation of what is believed of the item's log-odds, by which exploring pays.
+
+    A click on what is uncertain teaches the shop most: a bonus of this form is the upper confidence
+    bound of Li et al. 2010, "A contextual-bandit approach to personalized news article
+    recommendation", equation 5.
+    """
+    spread = inputs.observation["belief_spread"].gather(1, inputs.pool.columns)
+    return spread * (inputs.pool.items >= 0)
+
+
+@cue("leaving", 2.0, "belief_weary", "belief_leaving", tuned=(-4.0, 2.0))
+def weary_and_leaving(inputs: CueInputs) -> Tensor:
+    """Expected weariness of the item's category, for each tenth of a chance to leave.
+
+    Weariness drives shoppers away, which costs most with those who are about to leave.
+    """
+    leaving = inputs.observation["belief_leaving"][:, :1] * TENTHS
+    weary = inputs.observation["belief_weary"].gather(1, inputs.category_of_pool)
+    return weary * leaving
 
 
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
