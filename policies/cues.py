@@ -25,8 +25,6 @@ from recsim_env.types import Observation
 
 WEEK = 7.0
 """Days within which the memory of a purchase falls to 1 / e."""
-TENTHS = 10.0
-"""Tenths in a chance of 1."""
 Span = tuple[float, float]
 """Least and largest log-odds of a knob that is drawn at random."""
 
@@ -281,17 +279,6 @@ def uncertain_item(inputs: CueInputs) -> Tensor:
     """
     spread = inputs.observation["belief_spread"].gather(1, inputs.pool.columns)
     return spread * (inputs.pool.items >= 0)
-
-
-@cue("leaving", 2.0, "belief_weary", "belief_leaving", tuned=(-4.0, 2.0))
-def weary_and_leaving(inputs: CueInputs) -> Tensor:
-    """Expected weariness of the item's category, for each tenth of a chance to leave.
-
-    Weariness drives shoppers away, which costs most with those who are about to leave.
-    """
-    leaving = inputs.observation["belief_leaving"][:, :1] * TENTHS
-    weary = inputs.observation["belief_weary"].gather(1, inputs.category_of_pool)
-    return weary * leaving
 
 
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:

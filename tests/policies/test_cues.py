@@ -40,7 +40,6 @@ RANGES = {
     "loyal": (-2.0, 2.0),
     "weary": (-4.0, 2.0),
     "uncertain": (-2.0, 2.0),
-    "leaving": (-4.0, 2.0),
 }
 """Tuned parameters of the policy "constant", in the order that tuned results were found in."""
 
@@ -177,8 +176,8 @@ def with_spread(inputs: PolicyInputs, seen: Observation) -> tuple[PolicyInputs, 
 def test_an_uncertain_item_gains_by_the_spread_of_its_log_odds() -> None:
     simulator = believing()
     inputs, seen = with_spread(inputs_of(simulator, 2), some_visits(simulator))
-    assert {"uncertain", "leaving", "weary"} <= set(Composer(inputs).knobs)
-    assert {"uncertain", "leaving"} <= search_here(POLICIES["constant"], inputs).keys()
+    assert {"uncertain", "weary"} <= set(Composer(inputs).knobs)
+    assert {"uncertain", "weary"} <= search_here(POLICIES["constant"], inputs).keys()
     certain = {**seen, "belief_spread": torch.zeros_like(seen["belief_spread"])}
     certain["belief_spread"][:, 7] = 30.0  # a single item of which little is known
     slates = {
@@ -188,17 +187,6 @@ def test_an_uncertain_item_gains_by_the_spread_of_its_log_odds() -> None:
     assert (slates[2.0][:, 0] == 7).all()
     assert not (slates[-2.0] == 7).any()
     assert not torch.equal(slates[0.0], slates[2.0])
-
-
-def test_weariness_counts_with_those_who_are_about_to_leave() -> None:
-    simulator = believing()
-    inputs, seen = inputs_of(simulator, 2), some_visits(simulator)
-    composer = Composer(inputs)
-    at = [list(composer.cues).index(name) for name in ("weary", "leaving")]
-    weary, leaving = composer.view(seen).cues[:, :, at].unbind(dim=2)  # unit 2 each
-    chance = seen["belief_leaving"][:, :1]
-    torch.testing.assert_close(leaving, weary * 10 * chance)
-    assert weary.max() > 0
 
 
 def test_without_facts_a_cue_on_placements_says_so() -> None:
