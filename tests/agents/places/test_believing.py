@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,9 @@ from agents.ppo.algorithm import make_ppo
 from agents.ppo.checkpoints import save
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, TrainingReward
-from benchmarks.lab.where import Where
+from benchmarks.agents import tune
+from benchmarks.lab.tuning import parameters_for
+from benchmarks.lab.where import Elsewhere, Where
 from policies import POLICIES
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.intents import ComposerPolicy
@@ -41,6 +44,7 @@ from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.weights import load_model
 from recsim_env.types import Observation
+from tests.agents.places.test_every_place import agent_of, played, steps
 from tests.recsim_env.belief.test_simulator import belief_of, believed
 from tests.recsim_env.shoppers.session.test_model import GROUPS, ITEMS, SIZE, WIDTH
 from tests.support.outside_toys import register_songs
@@ -341,26 +345,45 @@ def test_the_own_belief_of_another_place_is_fitted_once_to_its_log(
     assert opened(tmp_path, slates=600).belief is None
 
 
-def test_the_own_belief_of_somebody_elses_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_commands_work_in_somebody_elses_environment_with_its_own_belief(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Songs: a user likes one kind of four, which clicks tell."""
-    register_songs(SONGS)
     monkeypatch.setattr(fit, "SessionFitConfig", partial(SessionFitConfig, **QUICK))
-    site = open_place(
-        SONGS,
-        belief="own",
-        slates=600,
-        mixture="uniform",
-        cache=tmp_path,
-        device="cpu",
-        progress=False,
+    monkeypatch.chdir(tmp_path)
+    register_songs(SONGS)
+    where = Where(SONGS, belief="own", log_slates=600, cache=tmp_path / "places", device="cpu")
+    steps(where, tmp_path)
+    told = capsys.readouterr().out
+    assert f"Next:  python -m benchmarks.agents.compare --env {SONGS} --belief own" in told
+    assert {"greedy_ctr", "composer", "constant"} <= played(tmp_path)
+    assert len(list((tmp_path / "places").glob("*/belief-*"))) == 1
+    agent = load_agent(agent_of(tmp_path), "cpu")
+    assert agent.belief is not None
+    seen = where.open().simulator().reset(seeds(0, 3))
+    user = agent.belief.start(without_belief(seen))
+    assert torch.equal(
+        torch.as_tensor(agent.recommend(without_belief(seen), user)),
+        torch.as_tensor(agent.recommend(seen)),
     )
-    rows = {
-        name: evaluate(POLICIES[name].build(site.inputs), site.simulator(), 64).rows["clicks"]
-        for name in ("uniform", "greedy_ctr")
-    }
-    assert rows["greedy_ctr"].mean() > rows["uniform"].mean()  # type: ignore[operator]
+
+    # Its parameters are those of the place with the belief.
+    tune.main(tune.Config(place=where, policies=("constant",), trials=2, episodes=3, batch=4))
+    (file,) = (tmp_path / "runs" / "tune").glob("*/parameters.json")
+    assert json.loads(file.read_text())["place"]["belief"] == "own"
+    assert {"weary"} <= json.loads(file.read_text())["constant"].keys()
+    assert parameters_for(where, None, tmp_path / "runs" / "tune")
+    assert not parameters_for(Where(SONGS), None, tmp_path / "runs" / "tune")
+
+
+def test_a_place_has_a_ranker_or_a_belief(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a belief ranks itself: give one of them"):
+        Where(env=ID, belief="own", ranker=tmp_path / "ranker.safetensors")
+    with pytest.raises(ValueError, match="it belongs to an environment, and env names none"):
+        Elsewhere(belief="own")
+    place = Elsewhere(env=ID, belief="own").where("cpu", 1)
+    assert place is not None
+    assert place.belief == "own"
 
 
 def test_a_command_says_what_a_belief_cannot_be_before_it_starts(tmp_path: Path) -> None:
