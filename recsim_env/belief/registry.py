@@ -119,11 +119,12 @@ def save_belief(belief: Belief[Any], folder: str | os.PathLike[str]) -> None:
     """
     checks.instance("belief", belief, Belief)
     path = checks.path("folder", folder)
-    if belief.kind not in BELIEFS:
+    kind = belief.kind
+    if kind is None or kind not in BELIEFS:
         raise ValueError(
-            f"belief is {checks.told(belief)} of the kind {belief.kind!r}, but what is kept in a "
+            f"belief is {checks.told(belief)} of the kind {kind!r}, but what is kept in a "
             f"folder is of one of the kinds {sorted(BELIEFS)}."
         )
     path.mkdir(parents=True, exist_ok=True)
-    BELIEFS[belief.kind].writes(belief, path)
-    write_json(path / SHOP_FILE, ShopFile(belief.kind, belief.slate_size).plain())
+    BELIEFS[kind].writes(belief, path)
+    write_json(path / SHOP_FILE, ShopFile(kind, belief.slate_size).plain())

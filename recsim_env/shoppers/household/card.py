@@ -118,7 +118,8 @@ def stats_of(observation: Observation, keys: Keys, items: Tensor) -> Tensor:
     bought_ever = count > 0
     interval = ((known - since).clamp(min=0) / (count - 1).clamp(min=1)).where(count > 1, 0.0)
     stats = [count, lately.where(bought_ever, 0.0), since.where(bought_ever, NEVER), interval]
-    return torch.stack(stats, dim=-1).unflatten(1, (-1, levels))
+    found: Tensor = torch.stack(stats, dim=-1).unflatten(1, (-1, levels))
+    return found
 
 
 def state_of(observation: Observation, model: SlateShopper, vectors: Tensor) -> Tensor:
