@@ -50,7 +50,13 @@ from tests.recsim_env.shoppers.session.test_model import GROUPS, ITEMS, SIZE, WI
 from tests.support.outside_toys import register_songs
 
 ID, SONGS = "tests/BelievedMarket-v0", "tests/BelievedSongs-v0"
-QUICK = {"epochs": 2.0, "least_steps": 60, "hidden_size": 16, "head_size": 16, "temperaments": 8}
+QUICK: dict[str, Any] = {
+    "epochs": 2.0,
+    "least_steps": 60,
+    "hidden_size": 16,
+    "head_size": 16,
+    "temperaments": 8,
+}
 """A fit of seconds."""
 CONFIG = MarketConfig(items=ITEMS, categories=GROUPS, width=WIDTH, favourites=2, base=-1.0)
 
@@ -219,8 +225,8 @@ def test_a_shop_keeps_the_belief_that_the_simulator_keeps(sent: tuple[Site, Agen
     assert torch.equal(
         torch.as_tensor(agent.recommend(without_belief(seen), again)), torch.as_tensor(expected)
     )
-    one = {name: value[3:4] for name, value in without_belief(seen).items()}
-    alone = agent.recommend(one, keeper.load(keeper.save(everybody, 3)))
+    fourth = {name: value[3:4] for name, value in without_belief(seen).items()}
+    alone = agent.recommend(fourth, keeper.load(keeper.save(everybody, 3)))
     assert torch.as_tensor(alone).tolist() == [torch.as_tensor(expected)[3].tolist()]
 
 
