@@ -4,9 +4,12 @@
     policy.safetensors     the network, and how its policy is built
     ranker.safetensors     the ranker that it starts from
     catalog.parquet, embedding.safetensors     the items
+    belief/                the fitted user model, where the agent reads a belief
     popularity.safetensors, facts.json         where the policy was built from them
 
-Everything is JSON, parquet and safetensors; nothing that is loaded runs code.
+Everything is JSON, parquet and safetensors; nothing that is loaded runs code. An agent that was
+trained with a belief brings the model that infers it, so that a shop can keep the belief about each
+user itself.
 """
 
 from __future__ import annotations
@@ -31,14 +34,18 @@ from agents.places.site import Site
 from agents.ppo.checkpoints import POLICY, load_policy
 from policies.inputs import PolicyInputs
 from policies.learnable.intents import ComposerPolicy
-from policies.observations import dtype_of
 from policies.rankers.files import load_ranker, save_ranker
+from policies.serving.batches import as_batch
+from policies.serving.beliefs import ServedBelief
 from policies.serving.recommender import Recommender
 from recsim_env import checks
+from recsim_env.belief.base import PREFIX
+from recsim_env.belief.registry import load_belief, save_belief
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate
 from recsim_env.files import read_object, read_tensors, refilling, write_json, write_tensors
 from recsim_env.logs.facts import FACTS_FILE, LogFacts
+from recsim_env.shop_file import SHOP_FILE
 from recsim_env.types import Policy, best_device
 
 ABOUT, NETWORK, RANKER, POPULARITY = (
@@ -48,11 +55,23 @@ ABOUT, NETWORK, RANKER, POPULARITY = (
     "popularity.safetensors",
 )
 """Names of the files in the folder of an agent."""
+BELIEF = "belief"
+"""Folder in it of the model of a belief."""
 UNFINISHED = "unfinished"
 """Folder in it of an agent that is being written."""
-FORMAT = 1
+FORMAT = 2
 """Version of the folder; another one is refused."""
-KEYS = ("format", "env", "options", "reward", "observation", "inputs", "versions", "scores")
+KEYS = (
+    "format",
+    "env",
+    "options",
+    "reward",
+    "belief",
+    "observation",
+    "inputs",
+    "versions",
+    "scores",
+)
 """Keys of agent.json."""
 
 
@@ -76,7 +95,8 @@ def save_agent(
     Raises:
         FileNotFoundError: If there is no checkpoint.
         TypeError: If the ranker is of a class that no file holds.
-        ValueError: If the checkpoint is broken, or an observation is no array of numbers.
+        ValueError: If the checkpoint is broken, an observation is no array of numbers, or no folder
+            holds a belief of this kind.
     """
     inputs = site.inputs
     told = {
@@ -84,6 +104,7 @@ def save_agent(
         "env": site.env if env is None else env,
         "options": {name: plain(value) for name, value in site.options("evaluation").items()},
         "reward": dict(site.reward),
+        "belief": None if site.belief is None else site.belief.kind,
         "observation": {
             name: _described(name, space) for name, space in inputs.observation_space.items()
         },
@@ -102,6 +123,8 @@ def save_agent(
         write_tensors(part / NETWORK, tensors, {"policy": metadata.get("policy", "")})
         save_ranker(inputs.need_ranker("agent"), part / RANKER)
         inputs.catalog.to("cpu").save(part)
+        if site.belief is not None:
+            save_belief(site.belief, part / BELIEF)
         if inputs.popularity is not None:
             write_tensors(part / POPULARITY, {"popularity": inputs.popularity})
         if inputs.facts is not None:
@@ -111,7 +134,7 @@ def save_agent(
 
 def _optional(folder: Path) -> list[Path]:
     """What the folder of an agent may hold or not."""
-    return [folder / POPULARITY, folder / FACTS_FILE]
+    return [folder / POPULARITY, folder / FACTS_FILE, folder / BELIEF]
 
 
 def load_agent(folder: Path | str, device: torch.device | str | None = None) -> Agent:
@@ -123,7 +146,8 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file is missing.
-        ValueError: If a file is broken, or was written by another version of the format.
+        ValueError: If a file is broken, was written by another version of the format, or belongs to
+            another catalogue.
     """
     folder = checks.path("folder", folder)
     path = folder / ABOUT
@@ -166,7 +190,28 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         told["reward"],
         told["versions"],
         told["scores"],
+        None if told["belief"] is None else _belief_of(folder, inputs),
     )
+
+
+def _belief_of(folder: Path, inputs: PolicyInputs) -> ServedBelief:
+    """The belief that an agent reads, from its own folder.
+
+    Raises:
+        FileNotFoundError: If its files are missing.
+        ValueError: If a file is broken, or the belief is about another catalogue.
+    """
+    own = folder / BELIEF
+    if not (own / SHOP_FILE).is_file():
+        raise FileNotFoundError(
+            f"{own} has no {SHOP_FILE}, but {folder / ABOUT} says that the agent reads a belief: "
+            "copy the whole folder of the agent."
+        )
+    belief = load_belief(own, inputs.catalog.device, inputs.slate_size)
+    try:
+        return ServedBelief(belief, inputs.observation_space, inputs.catalog)
+    except ValueError as error:
+        raise ValueError(f"{own} does not belong to this agent: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -188,6 +233,10 @@ class Agent:
     scores: Mapping[str, Any]
     """What it reached after its training, with 95 % intervals."""
 
+    belief: ServedBelief | None = None
+    """What it reads of each user, where it was trained with a belief: it starts, updates, saves and
+    loads the states that `recommend` takes."""
+
     def __post_init__(self) -> None:
         made = (
             Recommender(self.inputs, self.policy, None)
@@ -198,7 +247,7 @@ class Agent:
 
     @torch.no_grad()
     def recommend(
-        self, observation: Mapping[str, ArrayLike | Tensor]
+        self, observation: Mapping[str, ArrayLike | Tensor], belief: Any = None
     ) -> NDArray[np.int64] | Tensor:
         """Make the slate of one shopper, or the slates of several.
 
@@ -206,6 +255,9 @@ class Agent:
             observation: The keys of `inputs.observation_space`, as arrays or tensors: of the shapes
                 of the space for one shopper, or (B, ...) for B shoppers. `candidates` may be left
                 out where every item is one.
+            belief: What is believed of these shoppers, as `self.belief` starts and updates it. None
+                where the agent reads no belief, or the observation holds its keys, as that of a
+                simulator with the belief does.
 
         Returns:
             The slate (K,) or the slates (B, K) of item ids, top position first: a tensor where the
@@ -213,11 +265,12 @@ class Agent:
 
         Raises:
             TypeError: If the observation is no mapping or a value is of another type.
-            ValueError: If a key is missing, a shape is another one, or a number cannot be.
+            ValueError: If a key is missing, a shape is another one, a number cannot be, or a belief
+                is missing or not asked for.
         """
         seen = checks.mapping("observation", observation)
         tensors = any(isinstance(value, Tensor) for value in seen.values())
-        batch, single = self._batch(seen)
+        batch, single = self._batch(seen, belief)
         serve: Any = vars(self)["_serve"]
         rows = len(next(iter(batch.values())))
         slates: Tensor = serve(batch, torch.zeros(rows, 0, device=self.inputs.catalog.device))
@@ -226,69 +279,28 @@ class Agent:
             return found.to(next(v.device for v in seen.values() if isinstance(v, Tensor)))
         return found.cpu().numpy()
 
-    def _batch(self, seen: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:
-        """The observation as tensors (B, ...) of the types of the space, and whether it is of one.
+    def _batch(self, seen: Mapping[str, Any], belief: Any) -> tuple[dict[str, Tensor], bool]:
+        """The observation as tensors (B, ...), and whether it is of one shopper.
 
         Raises:
             TypeError: As `recommend`.
             ValueError: As `recommend`.
         """
-        space, items = self.inputs.observation_space, len(self.inputs.catalog)
-        found: dict[str, Tensor] = {}
-        first: tuple[str, int | None] | None = None
-        for name, of_key in space.items():
-            shape = tuple(of_key.shape or ())
-            if name not in seen and name == "candidates" and shape == (items,):
-                continue
-            if name not in seen:
+        space, catalog = self.inputs.observation_space, self.inputs.catalog
+        if belief is None:
+            lacking = [name for name in space if name.startswith(PREFIX) and name not in seen]
+            if lacking and self.belief is not None:
                 raise ValueError(
-                    f"observation has the keys {sorted(seen)}, but it must have {name!r} too."
+                    f"observation has no {lacking[0]!r}, but this agent reads a belief: hand in "
+                    "belief=state, where state = agent.belief.start(observation) at the first "
+                    "visit, and agent.belief.update(state, ...) learns from each visit."
                 )
-
-            # One shopper, or rows of several: all keys must agree.
-            value = _tensor(name, seen[name], dtype_of(of_key), self.inputs.catalog.device)
-            if tuple(value.shape) == shape:
-                rows = None
-            elif tuple(value.shape[1:]) == shape and value.ndim == len(shape) + 1 and len(value):
-                rows = len(value)
-            else:
-                several = ", ".join(["B", *map(str, shape)])
-                raise ValueError(
-                    f"observation[{name!r}] has the shape {tuple(value.shape)}, but it must be "
-                    f"{shape} for one shopper, or ({several}) for B shoppers."
-                )
-            if first is None:
-                first = (name, rows)
-            elif first[1] != rows:
-                raise ValueError(
-                    f"observation[{name!r}] is of {_shoppers(rows)}, but {first[0]!r} is of "
-                    f"{_shoppers(first[1])}."
-                )
-            found[name] = value.unsqueeze(0) if rows is None else value
-        assert first is not None
-        return found, first[1] is None
-
-
-def _shoppers(rows: int | None) -> str:
-    return "one shopper" if rows is None else f"{rows} shoppers in a batch"
-
-
-def _tensor(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A value of an observation as a tensor of the type of its space.
-
-    Raises:
-        TypeError: If its numbers are of another kind.
-    """
-    try:
-        given = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-    except (TypeError, ValueError):
-        given = None
-    whole = given is not None and not given.is_floating_point() and not given.is_complex()
-    if given is None or given.is_complex() or (not whole and not dtype.is_floating_point):
-        raise TypeError(
-            f"observation[{name!r}] is {checks.told(value)}, but it must hold numbers of {dtype}."
-        )
-    return given.to(device=device, dtype=dtype)
+            return as_batch(seen, space, catalog)
+        if self.belief is None:
+            raise ValueError("belief is given, but this agent was trained without one.")
+        unasked = [name for name in space if name.startswith(PREFIX)]
+        batch, single = as_batch(seen, space, catalog, unasked)
+        return self.belief.observed(batch, belief), single
 
 
 # ---- as JSON -------------------------------------------------------------------------------------

@@ -269,6 +269,18 @@ def weary_of_category(inputs: CueInputs) -> Tensor:
     return inputs.observation["belief_weary"].gather(1, inputs.category_of_pool)
 
 
+@cue("uncertain", 1.0, "belief_spread")
+def uncertain_item(inputs: CueInputs) -> Tensor:
+    """Standard deviation of what is believed of the item's log-odds, by which exploring pays.
+
+    A click on what is uncertain teaches the shop most: a bonus of this form is the upper confidence
+    bound of Li et al. 2010, "A contextual-bandit approach to personalized news article
+    recommendation", equation 5.
+    """
+    spread = inputs.observation["belief_spread"].gather(1, inputs.pool.columns)
+    return spread * (inputs.pool.items >= 0)
+
+
 def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
     """Look up values (B, M) of the items bought (B, M) at items (B, P); 0 where never bought."""
     same = (items.unsqueeze(2) == bought.unsqueeze(1)).to(values.dtype)

@@ -73,7 +73,11 @@ def looks_of(ranker: Ranker, observation: Observation, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """What a policy may be built from; nothing in it comes from the weights of a shopper model."""
+    """What a policy may be built from.
+
+    Nothing in it comes from the weights of a shopper model, unless a belief was told, whose source
+    is the fitted model.
+    """
 
     catalog: Catalog
     """The items; its tensors lie on the device that the policy will run on."""

@@ -1,7 +1,7 @@
 """Opens a place, and plays its log or fits its ranker where they are missing.
 
     runs/places/<name>-<digest>/    place.json, catalogue, impressions.parquet, declared.parquet,
-                                    ranker.safetensors
+                                    ranker.safetensors, belief-<digest>/
 
 The digest is that of everything the log depends on, so a place that was changed has another folder.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import polars as pl
 
 import recsim_env
+from agents.places.believing import fitted_belief, reads_card, told_belief
 from agents.places.exploring import (
     OF_CATEGORIES,
     PER_CATEGORY,
@@ -39,7 +40,6 @@ from policies.rankers.ctr import WEIGHTS, CTRRanker
 from policies.rankers.files import load_ranker, save_ranker
 from recsim_env import SlateSimulator, checks, make_simulator
 from recsim_env.belief.base import Belief
-from recsim_env.belief.registry import load_belief
 from recsim_env.files import locked, write_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, Later, preset, shopper_options
@@ -93,7 +93,7 @@ def open_place(
     ranker: Path | Ranker | None = None,
     slates: int | None = None,
     mixture: Mixture = "exploring",
-    belief: Path | Belief[Any] | None = None,
+    belief: Path | str | Belief[Any] | None = None,
     cache: Path = PLACES,
     device: str | None = None,
     progress: bool = True,
@@ -116,8 +116,11 @@ def open_place(
         slates: Number of slates of a log that is played, about; None means `SLATES`, or
             `SLOW_SLATES` in an environment of somebody else.
         mixture: Who plays the log.
-        belief: What the shop infers about each shopper, or a folder of fitted shoppers that gives
-            it; it then takes the place of the ranker. None means that nothing is inferred.
+        belief: What the shop infers about each shopper, a folder of fitted shoppers that gives it,
+            or "own": that of the fitted shoppers of `env`, or of a general shopper fitted to the
+            place's log. It takes the place of the ranker. Where shoppers have a loyalty card, it is
+            a ranker alone, which runs the fitted model on the card. None means that nothing is
+            inferred.
         cache: The folder of the logs and rankers of all places.
         device: Device of the simulators, cpu or cuda; None means the best there is.
         progress: Whether progress bars are shown.
@@ -126,20 +129,33 @@ def open_place(
         gymnasium.error.NameNotFound: If the id is unknown.
         FileNotFoundError: If a folder or file is missing.
         TypeError: If an option is known to neither the environment nor the shoppers.
-        ValueError: If a value is out of its range, a ranker does not fit, or the log that was
-            played holds no click.
+        ValueError: If a value is out of its range, a ranker or belief does not fit, or the log that
+            was played holds no click.
     """
     found = find_place(env, options, reward, slate_size, horizon_days, device, anyway=anyway)
-    if isinstance(belief, (str, Path)):
-        belief = load_belief(belief, found.simulator.device, found.simulator.slate_size)
+    simulator = found.simulator
+    held = None
+    if belief is not None:
+        held = told_belief(belief, found.env, simulator, found.folder)
+    is_fitted = belief is not None and held is None
+    if held is not None and not isinstance(held, Belief):
+        ranker, held = held, None  # what is known of a shopper is in the observation
     told = _told_ranker(found, ranker)
     if log is None:
         log = folder_log(found)
-    if told is None or log is not None:
-        site = _with_log(found, log, told, slates, mixture, cache, progress)
+
+    # The log, where something is learned from it.
+    if told is not None and log is None and not is_fitted:
+        site = _site(found, _inputs(simulator, told, None), None)
     else:
-        site = _site(found, _inputs(found.simulator, told, None), None)
-    return site if belief is None else site.believing(belief)
+        plan = plan_for(simulator, slates, mixture)
+        about = description(found, plan, log)
+        folder = Path(cache) / f"{slug(found.env)}-{digest_of(about)}"
+        site = _with_log(found, folder, about, log, told, plan, progress)
+        if is_fitted:
+            title = f"belief of {found.env}" if progress else None
+            held = fitted_belief(folder, site.logged, simulator, title=title)
+    return site if held is None else site.believing(held)
 
 
 def find_place(
@@ -249,25 +265,22 @@ def folder_log(found: Found) -> Sessions | None:
 
 def _with_log(
     found: Found,
+    folder: Path,
+    about: Mapping[str, Any],
     log: Sessions | None,
     ranker: Ranker | None,
-    slates: int | None,
-    mixture: Mixture,
-    cache: Path,
+    plan: Exploration,
     progress: bool,
 ) -> Site:
     """A site with a log, which is played where there is none, and a ranker of it."""
     simulator = found.simulator
-    plan = plan_for(simulator, slates, mixture)
-    told = description(found, plan, log)
-    folder = Path(cache) / f"{slug(found.env)}-{digest_of(told)}"
     path = folder / RANKER
     lacking = (log is None and not (folder / TABLE_FILES[1]).exists()) or (
         ranker is None and not path.exists()
     )
     with locked(folder, wait=True) if lacking else contextlib.nullcontext():
         if lacking:
-            write_json(folder / "place.json", told)
+            write_json(folder / "place.json", about)
         if log is None:
             log = logged(folder, simulator, plan, found.env if progress else None)
         if ranker is None and not path.exists():
@@ -280,9 +293,10 @@ def _with_log(
 
 
 def _inputs(simulator: SlateSimulator, ranker: Ranker, log: Sessions | None) -> PolicyInputs:
-    """What policies are built from; a CTR ranker's pool is the best candidates alone."""
+    """What policies are built from; the pool of shoppers with a card is the best items alone."""
     inputs = policy_inputs(simulator, ranker, log)
-    return replace(inputs, per_category=0) if isinstance(ranker, CTRRanker) else inputs
+    alone = isinstance(ranker, CTRRanker) or reads_card(ranker, simulator)
+    return replace(inputs, per_category=0) if alone else inputs
 
 
 def _site(found: Found, inputs: PolicyInputs, log: Sessions | None) -> Site:

@@ -235,7 +235,7 @@ def read_parameters(path: Path = PARAMETERS) -> tuple[dict[str, Any], dict[str, 
         )
     found: dict[str, Any] = read_object(path)
     place = dict(mapping(f"{path}: {PLACE}", found.pop(PLACE, Where().about)))
-    place.setdefault("env", "an unknown place")
+    place = {**dict.fromkeys(Where().about), "env": "an unknown place", **place}
     for policy, parameters in found.items():
         for name, value in mapping(f"{path}: {policy}", parameters).items():
             number(f"{path}: {policy}.{name}", value)

@@ -14,11 +14,13 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from agents.places import Site, open_place
+from agents.places.believing import told_belief
 from agents.places.opening import PLACES, find_place, registered, slug
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.threads import THREADS
 from policies.rankers.files import load_ranker
 from recsim_env import checks
+from recsim_env.belief.base import Belief
 from recsim_env.rewards import as_reward
 from recsim_env.settings import Within
 
@@ -50,6 +52,10 @@ class Elsewhere(Checked):
     ranker: Path | None = None
     """File of the ranker that policies start from, as `benchmarks.data.train_ranker` writes it. By
     default it is that of the folder or of the package, or one is fitted to the log."""
+    belief: str | None = None
+    """What the shop infers about each shopper, by which policies then rank: a folder of fitted
+    shoppers that gives it, or `own`, which is that of the environment's own fitted shoppers, or of
+    a general shopper fitted to the log. By default nothing is inferred."""
     log_slates: int | None = None
     """Number of slates, about, of the log that exploring policies play where there is none. By
     default it is 100,000, and 3,000 in environments of others, which are slow."""
@@ -63,7 +69,8 @@ class Elsewhere(Checked):
         """Check every option.
 
         Raises:
-            ValueError: If an option is outside its range, or `options` or `reward` cannot be read.
+            ValueError: If an option is outside its range, `options` or `reward` cannot be read, or
+                there is both a ranker and a belief.
         """
         super().__post_init__()
         given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
@@ -71,6 +78,11 @@ class Elsewhere(Checked):
             raise ValueError(
                 f"{given[0]} is {checks.told(getattr(self, given[0]))}, but it belongs to an "
                 "environment, and env names none."
+            )
+        if self.belief is not None and self.ranker is not None:
+            raise ValueError(
+                f"belief is {self.belief!r} and ranker is {str(self.ranker)!r}, but a belief ranks "
+                "itself: give one of them."
             )
         told_options(self.options)
         told_reward(self.reward)
@@ -85,7 +97,7 @@ class Elsewhere(Checked):
 
 @dataclass(frozen=True)
 class Where(Elsewhere):
-    """An environment, its log and its ranker."""
+    """An environment, its log, its ranker, and what is believed of its shoppers."""
 
     env: str = SHIPPED
     """A registered id, an id of a module of yours as `module:id`, which is imported first, or a
@@ -103,11 +115,16 @@ class Where(Elsewhere):
             gymnasium.error.NameNotFound: If the environment is unknown.
             FileNotFoundError: If a folder or file is missing.
             TypeError: If an option is unknown.
-            ValueError: If the ranker cannot be read, or does not fit.
+            ValueError: If the ranker or the belief cannot be read, or does not fit.
         """
         found = find_place(*self._told(), self.device, anyway=self.anyway)
+        simulator = found.simulator
+        if self.belief is not None:
+            belief = told_belief(self.belief, found.env, simulator, found.folder)
+            if isinstance(belief, Belief):
+                known = simulator.shopper.spaces()
+                belief.check_fits(simulator.catalog, simulator.slate_size, known)
         if self.ranker is not None:
-            simulator = found.simulator
             space, size = simulator.observation_space, simulator.slate_size
             load_ranker(self.ranker, simulator.catalog, space, size)
 
@@ -126,6 +143,7 @@ class Where(Elsewhere):
             horizon_days=horizon_days,
             anyway=self.anyway,
             ranker=self.ranker,
+            belief=self.belief,
             slates=self.log_slates,
             cache=self.cache,
             device=self.device,
@@ -137,7 +155,7 @@ class Where(Elsewhere):
         stem = slug(self.env)
         told = {
             name: getattr(self, name)
-            for name in ("options", "reward", "slate_size", "horizon_days", "ranker")
+            for name in ("options", "reward", "slate_size", "horizon_days", "ranker", "belief")
             if getattr(self, name) is not None
         }
         if not self.env.startswith("recsim_env/"):
@@ -151,7 +169,7 @@ class Where(Elsewhere):
     @property
     def about(self) -> dict[str, Any]:
         """What results in this place depend on, as JSON; not where files lie."""
-        names = ("env", "options", "reward", "slate_size", "horizon_days")
+        names = ("env", "options", "reward", "slate_size", "horizon_days", "belief")
         return {name: getattr(self, name) for name in names}
 
     @property

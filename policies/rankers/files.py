@@ -17,8 +17,9 @@ from policies.rankers.two_tower import TwoTowerRanker, load_two_tower, save_two_
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.files import read_tensors
+from recsim_env.shop_file import HOUSEHOLD
 
-KINDS = (ctr.KIND, two_tower.KIND, belief.KIND)
+KINDS = (ctr.KIND, two_tower.KIND, belief.KIND, HOUSEHOLD)
 """Kinds of rankers that a file may hold."""
 
 
@@ -38,10 +39,14 @@ def save_ranker(ranker: Ranker, path: Path) -> None:
     elif isinstance(ranker, BeliefRanker):
         save_belief_ranker(path)
     else:
-        raise TypeError(
-            f"ranker is {checks.told(ranker)}, but a file holds a CTRRanker, a TwoTowerRanker or a "
-            "BeliefRanker."
-        )
+        from policies.rankers import household  # it imports transformers
+
+        if not isinstance(ranker, household.HouseholdRanker):
+            raise TypeError(
+                f"ranker is {checks.told(ranker)}, but a file holds a CTRRanker, a TwoTowerRanker, "
+                "a BeliefRanker or a HouseholdRanker."
+            )
+        household.save_household_ranker(ranker, path)
 
 
 def load_ranker(
@@ -73,6 +78,12 @@ def load_ranker(
                 "a belief."
             )
         return BeliefRanker()
+    if kind == HOUSEHOLD:
+        from policies.rankers import household  # it imports transformers
+
+        if lacking := [key for key in household.KEYS if key not in space.spaces]:
+            raise ValueError(f"{path} reads a loyalty card, but the observation lacks {lacking}.")
+        return household.load_household_ranker(path, catalog)
     ranker = load_two_tower(path, catalog.device)
     items, positions = len(ranker.model.category), len(ranker.model.examination)
     if items != len(catalog):

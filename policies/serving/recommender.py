@@ -9,6 +9,7 @@ other ranker serves without an index, which ranks every candidate.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -21,8 +22,10 @@ from policies.learnable.intents import ComposerPolicy
 from policies.observations import ObservationCheck
 from policies.pool import Pool, Pooling
 from policies.rankers.two_tower import TwoTowerRanker, tower_inputs
+from policies.serving.beliefs import believed
 from policies.serving.retrieval import CategoryIndex, IndexConfig
 from recsim_env import checks
+from recsim_env.belief.base import Belief
 from recsim_env.tensors import repeated
 from recsim_env.types import Observation
 
@@ -44,6 +47,8 @@ class Recommender:
         policy: policy of a composer; its most likely intent is taken
         index: index of the items of a `TwoTowerRanker`; None = every candidate is ranked
         count: number of candidates of each category
+        belief: what the shop believes of its users, where the policy reads that; `recommend` then
+            takes the state of it
 
     Raises:
         TypeError: If an argument is of another class, or there is an index and the ranker is no
@@ -61,6 +66,7 @@ class Recommender:
         index: CategoryIndex | None,
         *,
         count: int = 24,
+        belief: Belief[Any] | None = None,
     ) -> None:
         checks.instance("built_from", built_from, PolicyInputs)
         checks.instance("policy", policy, ComposerPolicy)
@@ -78,7 +84,10 @@ class Recommender:
             checks.instance("index", index, CategoryIndex)
         if index is not None and len(index) != items:
             raise ValueError(f"index holds {len(index)} items, but the catalogue has {items}.")
+        if belief is not None:
+            checks.instance("belief", belief, Belief)
         self.policy = policy
+        self._belief = belief
         self._index, self._items = index, items
         self._count = checks.whole("count", count, max(built_from.per_category, 1))
         self._slate_size = min(built_from.slate_size, items)
@@ -103,7 +112,7 @@ class Recommender:
         return self.recommend(observation)
 
     @torch.no_grad()
-    def recommend(self, observation: Observation) -> Tensor:
+    def recommend(self, observation: Observation, belief: Any = None) -> Tensor:
         """Serve slates (B, K) int64 of distinct items, top position first.
 
         Where the index finds too few items for a shopper, every item is ranked for this shopper.
@@ -111,17 +120,31 @@ class Recommender:
         Args:
             observation: the keys of the observation space, (B, ...) each; `candidates` may be left
                 out where every item may be shown
+            belief: state of the belief about these shoppers, which gives its keys of the
+                observation; None where they are in it
 
         Raises:
             TypeError: If a key has another type or lies on another device.
             ValueError: If a key is missing or has another shape, a number is not finite, an item is
                 unknown, `candidates` holds nothing for a shopper, or leaves out an item that an
-                index may propose.
+                index may propose; or if the belief is about other shoppers, or of no use here.
         """
+        if belief is not None:
+            observation = self._believed(observation, belief)
         self.check(observation)
         view = self.policy.composer.view(observation, self.pool(observation))
         self._check_finite(view.features, observation)
         return self.compose(view)
+
+    def _believed(self, observation: Observation, state: Any) -> Observation:
+        """Add what is believed of the shoppers to an observation.
+
+        Raises:
+            ValueError: If this recommender has no belief.
+        """
+        if self._belief is None:
+            raise ValueError("belief is given, but this recommender was made without one.")
+        return believed(self._belief, observation, state, self._items)
 
     # ---- the steps ----
 

@@ -59,6 +59,10 @@ class Belief(ABC, Generic[S]):
         device: Where the states and the tensors that come and go live.
     """
 
+    kind: str | None = None
+    """The family of fitted shoppers that gives it, as `recsim_env.belief.registry` knows it;
+    None where no folder holds such a belief."""
+
     def __init__(self, slate_size: int, device: torch.device | str) -> None:
         self.slate_size = checks.whole("slate_size", slate_size, 1)
         self.device = torch.device(device)

@@ -168,7 +168,7 @@ def test_a_folder_that_is_not_whole_is_refused(saved: Path, tmp_path: Path) -> N
     shutil.copytree(saved, copy)
     told = json.loads((copy / ABOUT).read_text())
     for change, message in (
-        ({**told, "format": 99}, "has the format 99, but this version reads 1"),
+        ({**told, "format": 99}, "has the format 99, but this version reads 2"),
         ({name: told[name] for name in told if name != "inputs"}, r"does not tell \['inputs'\]"),
     ):
         (copy / ABOUT).write_text(json.dumps(change))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.lab.tuning import search_here
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.cues import CUES, CueInputs, cue, explored_ranges, knobs
@@ -36,6 +39,7 @@ RANGES = {
     "flooded": (-4.0, 2.0),
     "loyal": (-2.0, 2.0),
     "weary": (-4.0, 2.0),
+    "uncertain": (-2.0, 2.0),
 }
 """Tuned parameters of the policy "constant", in the order that tuned results were found in."""
 
@@ -155,8 +159,34 @@ def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
     return [
         (toy_inputs(toy), some_visits(toy)),
         (inputs_of(market_simulator, 2), seen),
-        (inputs_of(with_belief, 2), some_visits(with_belief)),
+        with_spread(inputs_of(with_belief, 2), some_visits(with_belief)),
     ]
+
+
+def with_spread(inputs: PolicyInputs, seen: Observation) -> tuple[PolicyInputs, Observation]:
+    """The same where the belief tells how uncertain it is of each candidate."""
+    logits = seen["belief_logits"]
+    spread = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0))
+    box = gymnasium.spaces.Box(0, 50, (logits.shape[1],), np.float32)
+    space = gymnasium.spaces.Dict({**inputs.observation_space, "belief_spread": box})
+    told = dataclasses.replace(inputs, observation_space=space)
+    return told, {**seen, "belief_spread": spread}
+
+
+def test_an_uncertain_item_gains_by_the_spread_of_its_log_odds() -> None:
+    simulator = believing()
+    inputs, seen = with_spread(inputs_of(simulator, 2), some_visits(simulator))
+    assert {"uncertain", "weary"} <= set(Composer(inputs).knobs)
+    assert {"uncertain", "weary"} <= search_here(POLICIES["constant"], inputs).keys()
+    certain = {**seen, "belief_spread": torch.zeros_like(seen["belief_spread"])}
+    certain["belief_spread"][:, 7] = 30.0  # a single item of which little is known
+    slates = {
+        weight: POLICIES["constant"].build(inputs, {"uncertain": weight})(certain, NO_DRAWS)
+        for weight in (-2.0, 0.0, 2.0)
+    }
+    assert (slates[2.0][:, 0] == 7).all()
+    assert not (slates[-2.0] == 7).any()
+    assert not torch.equal(slates[0.0], slates[2.0])
 
 
 def test_without_facts_a_cue_on_placements_says_so() -> None:

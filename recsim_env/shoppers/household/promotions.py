@@ -62,7 +62,7 @@ class StorePromotions:
         # Popularity and discount of each week and item.
         context = torch.zeros(weeks * n_items, ITEM_CONTEXT, dtype=torch.float32)
         at = ints(popularity, "week") * n_items + ints(popularity, "item")
-        popular = torch.log1p(PER_MILLE * floats(popularity, "popularity")) / HALF
+        popular = log_popularity(floats(popularity, "popularity"))
         context[at] = torch.stack([popular, floats(popularity, "discount")], dim=1)
         of_week = context.view(weeks, n_items, ITEM_CONTEXT)
         return cls(torch.from_numpy(placement).view(pairs + 1, n_items), store_week, of_week)
@@ -81,6 +81,11 @@ class StorePromotions:
     def purchases_a_visit(self) -> Tensor:
         """Return the popularity (weeks, N) of items as purchases a visit."""
         return torch.expm1(self.item_context[..., POPULARITY] * HALF) / PER_MILLE
+
+
+def log_popularity(purchases: Tensor) -> Tensor:
+    """Compute the popularity (...) of items in a context from purchases a visit (...)."""
+    return torch.log1p(PER_MILLE * purchases) / HALF
 
 
 def candidate_tables(promotions: StorePromotions) -> tuple[Tensor, Tensor, Tensor]:
