@@ -52,6 +52,14 @@ SLATE_KNOBS = {
     ),
 }
 """Knobs on the slate so far: items of the same category in it, and the largest cosine to it."""
+BUDGET_KNOBS = {
+    "budget": Knob(4.0, Range(-8.0, 1.0)),
+    "budget_place": Knob(0.5, Range(-1.5, 1.5)),
+    "budget_slope": Knob(0.5, Range(-1.5, 1.5)),
+    "budget_slates": Knob(0.5, Range(-0.7, 1.6)),
+}
+"""Knobs on the budget of a category (`policies.budget`): its height, and the logarithms of the
+factors on its place, its slope and its window."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +150,8 @@ def cue(
 
 
 def knobs() -> dict[str, Knob]:
-    """Every knob by name: those on the slate so far, then the cues that are registered by now."""
-    return {**SLATE_KNOBS, **CUES}
+    """Every knob by name: slate so far, budget, and the cues that are registered by now."""
+    return {**SLATE_KNOBS, **BUDGET_KNOBS, **CUES}
 
 
 def explored_ranges(*, broadly: bool = False) -> dict[str, Span]:

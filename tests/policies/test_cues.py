@@ -25,6 +25,10 @@ NO_DRAWS = torch.zeros(1, 0)
 RANGES = {
     "count": (-4.0, 0.5),
     "similarity": (-4.0, 0.5),
+    "budget": (-8.0, 1.0),
+    "budget_place": (-1.5, 1.5),
+    "budget_slope": (-1.5, 1.5),
+    "budget_slates": (-0.7, 1.6),
     "clicked": (-4.0, 2.0),
     "shown": (-4.0, 2.0),
     "repeated": (-2.0, 2.0),
