@@ -4,7 +4,7 @@
     policy.safetensors     the network, and how its policy is built
     ranker.safetensors     the ranker that it starts from
     catalog.parquet, embedding.safetensors     the items
-    popularity.safetensors, facts.json         where the policy was built from them
+    popularity.safetensors, lasting.safetensors, facts.json     where the policy was built from them
 
 Everything is JSON, parquet and safetensors; nothing that is loaded runs code.
 """
@@ -41,11 +41,12 @@ from recsim_env.files import read_object, read_tensors, refilling, write_json, w
 from recsim_env.logs.facts import FACTS_FILE, LogFacts
 from recsim_env.types import Policy, best_device
 
-ABOUT, NETWORK, RANKER, POPULARITY = (
+ABOUT, NETWORK, RANKER, POPULARITY, LASTING = (
     "agent.json",
     "policy.safetensors",
     "ranker.safetensors",
     "popularity.safetensors",
+    "lasting.safetensors",
 )
 """Names of the files in the folder of an agent."""
 UNFINISHED = "unfinished"
@@ -104,6 +105,8 @@ def save_agent(
         inputs.catalog.to("cpu").save(part)
         if inputs.popularity is not None:
             write_tensors(part / POPULARITY, {"popularity": inputs.popularity})
+        if inputs.lasting is not None:
+            write_tensors(part / LASTING, {"lasting": inputs.lasting})
         if inputs.facts is not None:
             inputs.facts.write(part)
         write_json(part / ABOUT, told)
@@ -111,7 +114,7 @@ def save_agent(
 
 def _optional(folder: Path) -> list[Path]:
     """What the folder of an agent may hold or not."""
-    return [folder / POPULARITY, folder / FACTS_FILE]
+    return [folder / POPULARITY, folder / LASTING, folder / FACTS_FILE]
 
 
 def load_agent(folder: Path | str, device: torch.device | str | None = None) -> Agent:
@@ -144,9 +147,11 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
     catalog = Catalog.load(folder).to(best_device(device))
     space = spaces.Dict({name: _space(one) for name, one in told["observation"].items()})
     sizes = told["inputs"]
-    popularity = None
+    popularity = lasting = None
     if (folder / POPULARITY).exists():
         popularity = read_tensors(folder / POPULARITY)[0]["popularity"].to(catalog.device)
+    if (folder / LASTING).exists():
+        lasting = read_tensors(folder / LASTING)[0]["lasting"].to(catalog.device)
     inputs = PolicyInputs(
         catalog,
         space,
@@ -157,6 +162,7 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         sizes["per_category"],
         LogFacts.read(folder) if (folder / FACTS_FILE).exists() else None,
         told["reward"],
+        lasting,
     )
     return Agent(
         inputs,

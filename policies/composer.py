@@ -105,8 +105,8 @@ class Composer:
     """Composes slates from intents; it is built from spaces, item embeddings and a ranker alone.
 
     Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers: `count`
-    and `similarity`, those of the budget, the scales of reward terms, and then the cues; the rest is
-    the offset. `pool_size` is P, and `reward` what the slates are composed for.
+    and `similarity`, those of the budget, the scales of reward terms, and then the cues; the rest
+    is the offset. `pool_size` is P, and `reward` what the slates are composed for.
 
     Raises:
         TypeError: If an argument is of another class.
@@ -201,6 +201,7 @@ class Composer:
             self._categories,
             self.slate_size,
             self._inputs.facts,
+            self._inputs.lasting,
         )
         cues = torch.stack(
             [cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=1
@@ -254,13 +255,16 @@ class Composer:
 
 
 def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:
-    """The cues whose keys the environment has.
+    """The cues whose keys the environment has, and what they need from the log.
 
     Raises:
         ValueError: If one of them needs facts about the shop and there are none.
     """
     found = {
-        name: cue for name, cue in CUES.items() if set(cue.keys) <= inputs.observation_space.keys()
+        name: cue
+        for name, cue in CUES.items()
+        if set(cue.keys) <= inputs.observation_space.keys()
+        and (inputs.lasting is not None or not cue.needs_lasting)
     }
     for name, cue in found.items():
         if cue.needs_facts:
