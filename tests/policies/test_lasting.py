@@ -118,7 +118,7 @@ def test_where_nothing_comes_later_nothing_lasts() -> None:
 
 
 def test_an_item_beyond_the_catalogue_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^log holds item 5, .* the items 0 to 2"):
+    with pytest.raises(ValueError, match=r"^log holds item 4, .* the items 0 to 2"):
         lasting_value(random_log(3, 2), toy_catalog(items=3, categories=3))
 
 
@@ -127,5 +127,3 @@ def test_other_classes_are_refused(name: str) -> None:
     right: dict[str, object] = {"log": random_log(3, 2), "catalog": CATALOG, name: 3}
     with pytest.raises(TypeError, match=rf"^{name} is 3, but"):
         lasting_value(**right)  # type: ignore[arg-type]
-
-
