@@ -5,8 +5,8 @@ and one who is served what is sweet and bad leaves sooner. A slate that is greed
 the visit cannot know that. The log can: over all its steps t, the clicks that came afterwards are
 regressed on the categories of what was clicked at t,
 
-    clicks after t = sum_c w_c [clicks at t in c] + sum_c v_c [shown at t in c] + u [clicks before t]
-                     + mean of all shoppers after t + noise,
+    clicks after t = sum_c w_c [clicks at t in c] + sum_c v_c [shown at t in c]
+                     + u [clicks before t] + [mean of all shoppers after t] + noise,
 
 by ridge regression (Hoerl & Kennard 1970). Everything but w is there to take out what has nothing
 to do with the click itself: how long the episode still is, how much the shopper clicks anyway, and

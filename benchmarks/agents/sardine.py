@@ -7,9 +7,9 @@ last ten clicks in one hidden topic, and for five steps they click on nothing. I
 oracle knows what every user likes now and shows that; whoever plans does better. Our agents get the
 item embeddings, what they showed and what was clicked.
 
-RecSim's users (Ie et al. 2019, `pip install recsim-no-tf six`) stay the longer the better the topics
-are that they watch, which are not those that they like. A rule that knows the quality of every video
-shows how much lies beyond clicks now.
+RecSim's users (Ie et al. 2019, `pip install recsim-no-tf six`) stay the longer the better the
+topics are that they watch, which are not those that they like. A rule that knows the quality of
+every video shows how much lies beyond clicks now.
 
 A training seed is a whole pipeline: log by a uniform policy, then by ever better exploring rankers;
 fit a CTR ranker on it; tune re-rankers; train PPO. Everything is then evaluated on the same users.
@@ -42,8 +42,8 @@ from benchmarks.lab.cells import rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
-from benchmarks.lab.run import Report, Run
 from benchmarks.lab.recsim_evolution import QualityRule, evolution
+from benchmarks.lab.run import Report, Run
 from benchmarks.lab.sardine_log import LOG_SEED, log_and_ranker
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.statistics import policy_difference, policy_mean
@@ -103,8 +103,8 @@ class Config(Threads, Results):
     )
     """Environments: ids of SARDINE, where users get bored, and RecSim's interest evolution."""
     clusters: int = 0
-    """Number of categories that are clusters of SARDINE's item embeddings. With 0 the categories are
-    topics, the largest dimension of each item's embedding."""
+    """Number of categories that are clusters of SARDINE's item embeddings. With 0 the categories
+    are topics, the largest dimension of each item's embedding."""
     log_users: int = 600
     """Number of users of the uniform log, and of each exploring log after it."""
     exploring: int = 3
@@ -423,7 +423,7 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
 
 
 def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, scale: float = 1.0) -> Estimate:
-    """By how much one policy is above another, paired by user, and by training seed where both have.
+    """By how much a policy is above another, paired by user, and by training seed where both have.
 
     Args:
         one: rows of a policy
