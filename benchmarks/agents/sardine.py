@@ -357,7 +357,7 @@ HEADERS = {
     "policy": "policy",
     "runs": "training seeds",
     "return": "clicks in an episode",
-    "above": "above greedy CTR",
+    "above": "above the greedy oracle",
     "minutes": "minutes of training",
 }
 
@@ -385,15 +385,14 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
     """Make the lines of the table, and the figures by name, of one environment."""
     names = rows["policy"].unique(maintain_order=True).to_list()
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
-    greedy = parts["greedy_ctr"]
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for name, of_policy in parts.items():
         found = policy_mean(of_policy, "return")
-        trained = of_policy["training_seed"].null_count() == 0
         above = None
-        if name != "greedy_ctr":
-            above = over_seeds_and_users(of_policy, greedy)
+        if ORACLE in parts and name != ORACLE:
+            above = policy_difference(of_policy, parts[ORACLE], "return")
+        trained = of_policy["training_seed"].null_count() == 0
         minutes = of_policy["minutes"].drop_nulls().to_numpy()
         lines.append(
             {
@@ -404,18 +403,16 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
                 "minutes": float(minutes.mean()) if len(minutes) else None,
             }
         )
-        summary[f"{SHORT.get(name, name)}_return"] = found
-    ppo, constant = parts["ppo"], parts["constant"]
-    summary["ppo_minus_constant"] = over_seeds_and_users(ppo, constant)
-    summary["ppo_minus_constant_share"] = over_seeds_and_users(
-        ppo, constant, scale=summary["constant_return"].value
-    )
-    if ORACLE in parts:
-        summary["ppo_minus_oracle"] = policy_difference(ppo, parts[ORACLE], "return")
+        short = SHORT.get(name, name)
+        summary[f"{short}_return"] = found
+        if above is not None:
+            summary[f"{short}_minus_oracle"] = above
+    ppo, greedy = parts["ppo"], parts["greedy_ctr"]
+    summary["ppo_minus_constant"] = over_seeds_and_users(ppo, parts["constant"])
     if QUALITY in parts:
         gap = summary["quality_rule_return"].value - summary["greedy_ctr_return"].value
         summary["ppo_share"] = over_seeds_and_users(ppo, greedy, scale=gap)
-        summary["constant_share"] = over_seeds_and_users(constant, greedy, scale=gap)
+        summary["constant_share"] = over_seeds_and_users(parts["constant"], greedy, scale=gap)
     minutes = ppo.unique("training_seed")["minutes"].to_numpy()
     summary["ppo_minutes"] = Estimate(float(minutes.mean()), n=len(minutes))
     summary["ppo_steps"] = Estimate(float(ppo["steps"][0]), n=len(minutes))
@@ -423,36 +420,41 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
 
 
 def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, scale: float = 1.0) -> Estimate:
-    """By how much a policy is above another, paired by user, and by training seed where both have.
+    """By how much one policy is above another, paired by training seed and user.
 
     Args:
         one: rows of a policy
-        other: rows of the other, which was trained with the same seeds where both were
+        other: rows of the other
         scale: what the difference is divided by
     """
-    tables = [
-        by_training_seed(
-            rows.with_columns(pl.col("training_seed").fill_null(0)), "return", seed="training_seed"
-        )
-        for rows in (one, other)
-    ]
+    tables = [by_training_seed(rows, "return", seed="training_seed") for rows in (one, other)]
     return over_training_seeds((tables[0] - tables[1]) / scale)
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """Make table, summary and figure of the rows."""
+    """Make table, summary and figure of the rows; the figure is of the first environment.
+
+    Rows without an environment are of `MAIN`.
+    """
+    if "env" not in rows.columns:
+        rows = rows.with_columns(env=pl.lit(MAIN))
     lines, summary = analyse(rows)
-    main = str(rows["env"][0]).rpartition("/")[2]
+    main = str(rows["env"][0])
+    steps = int(rows.filter(pl.col("env") == main)["visits"].to_numpy().max())
+    clicks, headers = f"clicks in {steps} steps", dict(HEADERS)
+    if rows["env"].n_unique() == 1:
+        headers.pop("env")
+        headers["return"] = clicks
     values = [
         (str(line["policy"]), line["return"], BLUE if line["runs"] is None else RED)
         for line in lines
-        if line["env"] == main
+        if line["env"] == main.rpartition("/")[2]
     ]
     figure = level_intervals(
         [(name, value, colour) for name, value, colour in values if isinstance(value, Estimate)],
-        f"{main}: clicks in an episode, mean and 95 % interval",
+        f"{clicks}, mean and 95 % interval",
     )
-    return Report(markdown(lines, HEADERS), summary, figure)
+    return Report(markdown(lines, headers), summary, figure)
 
 
 def main(config: Config) -> None:

@@ -117,7 +117,7 @@ def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Pa
         "slatererank_bored_greedy_oracle_return",
         "slatererank_bored_random_return",
         "slatererank_bored_ppo_minus_oracle",
-        "slatererank_bored_ppo_minus_constant_share",
+        "slatererank_bored_ppo_minus_constant",
         "recsim_ppo_share",
         "recsim_quality_rule_return",
     }
