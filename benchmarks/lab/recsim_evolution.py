@@ -41,7 +41,7 @@ class FromGym(gymnasium.Env[Any, Any]):
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._numbers = np.random.RandomState(0).get_state()
+        self._numbers: Any = np.random.MT19937(0).state
         with self._own_numbers():
             self._old = make()
         sizes = np.array(self._old.action_space.nvec, dtype=np.int64)
@@ -63,7 +63,7 @@ class FromGym(gymnasium.Env[Any, Any]):
         """Begin with a new user, who depends on the seed alone where there is one."""
         super().reset(seed=seed)
         if seed is not None:
-            self._numbers = np.random.RandomState(seed).get_state()
+            self._numbers = np.random.MT19937(seed).state
         with self._own_numbers():
             if seed is not None:
                 shop = self._old.environment
