@@ -5,7 +5,7 @@
     ranker.safetensors     the ranker that it starts from
     catalog.parquet, embedding.safetensors     the items
     belief/                the fitted user model, where the agent reads a belief
-    popularity.safetensors, facts.json         where the policy was built from them
+    popularity.safetensors, lasting.safetensors, facts.json     where the policy was built from them
 
 Everything is JSON, parquet and safetensors; nothing that is loaded runs code. An agent that was
 trained with a belief brings the model that infers it, so that a shop can keep the belief about each
@@ -48,11 +48,12 @@ from recsim_env.logs.facts import FACTS_FILE, LogFacts
 from recsim_env.shop_file import SHOP_FILE
 from recsim_env.types import Policy, best_device
 
-ABOUT, NETWORK, RANKER, POPULARITY = (
+ABOUT, NETWORK, RANKER, POPULARITY, LASTING = (
     "agent.json",
     "policy.safetensors",
     "ranker.safetensors",
     "popularity.safetensors",
+    "lasting.safetensors",
 )
 """Names of the files in the folder of an agent."""
 BELIEF = "belief"
@@ -127,6 +128,8 @@ def save_agent(
             save_belief(site.belief, part / BELIEF)
         if inputs.popularity is not None:
             write_tensors(part / POPULARITY, {"popularity": inputs.popularity})
+        if inputs.lasting is not None:
+            write_tensors(part / LASTING, {"lasting": inputs.lasting})
         if inputs.facts is not None:
             inputs.facts.write(part)
         write_json(part / ABOUT, told)
@@ -134,7 +137,7 @@ def save_agent(
 
 def _optional(folder: Path) -> list[Path]:
     """What the folder of an agent may hold or not."""
-    return [folder / POPULARITY, folder / FACTS_FILE, folder / BELIEF]
+    return [folder / POPULARITY, folder / LASTING, folder / FACTS_FILE, folder / BELIEF]
 
 
 def load_agent(folder: Path | str, device: torch.device | str | None = None) -> Agent:
@@ -168,9 +171,11 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
     catalog = Catalog.load(folder).to(best_device(device))
     space = spaces.Dict({name: _space(one) for name, one in told["observation"].items()})
     sizes = told["inputs"]
-    popularity = None
+    popularity = lasting = None
     if (folder / POPULARITY).exists():
         popularity = read_tensors(folder / POPULARITY)[0]["popularity"].to(catalog.device)
+    if (folder / LASTING).exists():
+        lasting = read_tensors(folder / LASTING)[0]["lasting"].to(catalog.device)
     inputs = PolicyInputs(
         catalog,
         space,
@@ -181,6 +186,7 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         sizes["per_category"],
         LogFacts.read(folder) if (folder / FACTS_FILE).exists() else None,
         told["reward"],
+        lasting,
     )
     return Agent(
         inputs,

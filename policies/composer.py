@@ -5,8 +5,10 @@ An intent a moves the log-odds of a click,
     log_odds(i | slate) = logit_i + sum_j u_j a_j cue_j(i) + offset . v_i
                           + u a_count [items of i's category in the slate]
                           + u a_similarity max cos(i, slate)
+                          + budget(i | slate)
 
-and each position of the slate takes the item that adds most to the reward of the visit:
+(`policies.budget`), and each position of the slate takes the item that adds most to the reward of
+the visit:
 
     score(i | slate) = sum_t w_t exp(u a_t) gain_t(i | slate, look sigmoid(log_odds(i | slate)))
 
@@ -31,8 +33,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from policies.budget import Budget, Remembered
 from policies.cosines import Cosines
-from policies.cues import CUES, SLATE_KNOBS, Cue, CueInputs
+from policies.cues import BUDGET_KNOBS, CUES, SLATE_KNOBS, Cue, CueInputs
 from policies.features import Recent, Summary, principal
 from policies.filling import LogOddsScores, SlateSoFar
 from policies.gains import SCALE, Gains, RewardScores
@@ -94,14 +97,16 @@ class View:
     vectors: Tensor
     looks: Tensor
     features: Tensor
+    remembered: Remembered
+    """The clicks in the slates that the shop remembers."""
 
 
 class Composer:
     """Composes slates from intents; it is built from spaces, item embeddings and a ranker alone.
 
     Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers: `count`
-    and `similarity`, the scales of reward terms, and then the cues; the rest is the offset.
-    `pool_size` is P, and `reward` what the slates are composed for.
+    and `similarity`, those of the budget, the scales of reward terms, and then the cues; the rest
+    is the offset. `pool_size` is P, and `reward` what the slates are composed for.
 
     Raises:
         TypeError: If an argument is of another class.
@@ -128,9 +133,10 @@ class Composer:
         self.cues = _cues_for(inputs)
         self._gains = Gains(self.reward) if self.config.form == "reward" else None
         scales = dict.fromkeys(self._gains.knobs, SCALE) if self._gains else {}
-        known = {**SLATE_KNOBS, **scales, **self.cues}
+        on_slate = {**SLATE_KNOBS, **BUDGET_KNOBS}
+        known = {**on_slate, **scales, **self.cues}
         self.knobs = tuple(known)
-        self._first_cue = len(SLATE_KNOBS) + len(scales)
+        self._first_scale, self._first_cue = len(on_slate), len(on_slate) + len(scales)
         units = [knob.unit for knob in known.values()]
         self.units = torch.tensor(units, dtype=torch.float32)  # log-odds per unit of intent
         self.offset_vectors = self.config.offset_unit * principal(
@@ -195,6 +201,7 @@ class Composer:
             self._categories,
             self.slate_size,
             self._inputs.facts,
+            self._inputs.lasting,
         )
         cues = torch.stack(
             [cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=1
@@ -205,6 +212,7 @@ class Composer:
             looked_up(self.offset_vectors, pool.ids),
             looks_of(self._ranker, observation, self.slate_size),
             self.summary(observation, pool, recent),
+            Remembered.of(observation, self._category),
         )
 
     def features(self, observation: Observation) -> Tensor:
@@ -234,22 +242,29 @@ class Composer:
         fixed = view.pool.logits + torch.einsum("bpj,bj->bp", view.cues, of_cues)
         fixed = fixed + torch.einsum("bpd,bd->bp", view.vectors, offset)
         slate = SlateSoFar(view.pool, self._inputs.catalog, self._cosines, self.slate_size)
-        log_odds = LogOddsScores(slate, fixed, of_slate[:, :1], of_slate[:, 1:2])
+        of_budget = of_slate[:, len(SLATE_KNOBS) : self._first_scale]
+        budget = []
+        if not (of_budget.is_cpu and not of_budget[:, 0].any()):  # a look would wait for a GPU
+            budget = [Budget(slate, view.remembered, view.looks, of_budget)]
+        log_odds = LogOddsScores(slate, fixed, of_slate[:, :1], of_slate[:, 1:2], budget)
         if self._gains is None:
             return pick(view.pool, self.slate_size, log_odds)
-        scales = of_slate[:, len(SLATE_KNOBS) :]
+        scales = of_slate[:, self._first_scale :]
         paid = RewardScores(log_odds, self._gains, scales, view.looks)
         return pick(view.pool, self.slate_size, paid)
 
 
 def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:
-    """The cues whose keys the environment has.
+    """The cues whose keys the environment has, and what they need from the log.
 
     Raises:
         ValueError: If one of them needs facts about the shop and there are none.
     """
     found = {
-        name: cue for name, cue in CUES.items() if set(cue.keys) <= inputs.observation_space.keys()
+        name: cue
+        for name, cue in CUES.items()
+        if set(cue.keys) <= inputs.observation_space.keys()
+        and (inputs.lasting is not None or not cue.needs_lasting)
     }
     for name, cue in found.items():
         if cue.needs_facts:

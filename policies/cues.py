@@ -21,6 +21,7 @@ from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.placements import display_of, mailer_of
 from recsim_env.registry import Registry
 from recsim_env.shoppers.profile import EVER, LATELY
+from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
 WEEK = 7.0
@@ -52,6 +53,14 @@ SLATE_KNOBS = {
     ),
 }
 """Knobs on the slate so far: items of the same category in it, and the largest cosine to it."""
+BUDGET_KNOBS = {
+    "budget": Knob(4.0, Range(-8.0, 1.0)),
+    "budget_place": Knob(0.5, Range(-1.5, 1.5)),
+    "budget_slope": Knob(0.5, Range(-1.5, 1.5)),
+    "budget_slates": Knob(0.5, Range(-0.7, 1.6)),
+}
+"""Knobs on the budget of a category (`policies.budget`): its height, and the logarithms of the
+factors on its place, its slope and its window."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,8 @@ class CueInputs:
     """Number of slate positions K."""
     facts: LogFacts | None = None
     """Facts about the shop; there for every cue that needs them."""
+    lasting: Tensor | None = None
+    """(N,) `PolicyInputs.lasting`; there for every cue that needs it."""
 
 
 Values = Callable[[CueInputs], Tensor]
@@ -91,6 +102,8 @@ class Cue(Knob):
     """Computes it for every item of the pool."""
     needs_facts: bool = False
     """Whether it reads `CueInputs.facts`."""
+    needs_lasting: bool = False
+    """Whether it reads `CueInputs.lasting`; where that is not known, there is no such cue."""
 
 
 CUES: Registry[Cue] = Registry("cue")
@@ -106,6 +119,7 @@ def cue(
     explored: Span | None = None,
     explored_broadly: Span | None = None,
     needs_facts: bool = False,
+    needs_lasting: bool = False,
 ) -> Callable[[Values], Values]:
     """Register a cue: `@cue("shown", 2.0, "recent_slates")` above a function of `CueInputs`.
 
@@ -118,6 +132,7 @@ def cue(
         explored: range of log-odds that exploring logging policies draw from; None leaves it at 0
         explored_broadly: the same for policies that explore a larger part of the slates
         needs_facts: whether the function reads `CueInputs.facts`
+        needs_lasting: whether it reads `CueInputs.lasting`, without which there is no such cue
 
     Raises:
         ValueError: If other code took the name.
@@ -134,6 +149,7 @@ def cue(
             keys=keys,
             values=values,
             needs_facts=needs_facts,
+            needs_lasting=needs_lasting,
         )
         CUES.add(name, made, values)
         return values
@@ -142,8 +158,8 @@ def cue(
 
 
 def knobs() -> dict[str, Knob]:
-    """Every knob by name: those on the slate so far, then the cues that are registered by now."""
-    return {**SLATE_KNOBS, **CUES}
+    """Every knob by name: slate so far, budget, and the cues that are registered by now."""
+    return {**SLATE_KNOBS, **BUDGET_KNOBS, **CUES}
 
 
 def explored_ranges(*, broadly: bool = False) -> dict[str, Span]:
@@ -255,6 +271,20 @@ def loyal_category(inputs: CueInputs) -> Tensor:
     """Log of one plus the number of responses in the item's category so far."""
     ever = torch.log1p(inputs.observation["category_clicked"][:, :, EVER])
     return ever.gather(1, inputs.category_of_pool)
+
+
+# ---- from what came later in the log ----
+
+
+@cue("lasting", 1.0, tuned=(-1.0, 4.0), needs_lasting=True)
+def lasting_item(inputs: CueInputs) -> Tensor:
+    """Clicks that a click on the item brings later, more than on the mean item.
+
+    With the knob at 1, a chance p of a click counts as p exp(value): about p (1 + value), which is
+    what the click and all that follows from it are worth.
+    """
+    assert inputs.lasting is not None  # the composer made sure
+    return looked_up(inputs.lasting, inputs.pool.ids) * (inputs.pool.items >= 0)
 
 
 # ---- from the belief ----

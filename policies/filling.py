@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -57,6 +60,16 @@ class SlateSoFar:
         self.chosen.append(item)
 
 
+class SlateCue(Protocol):
+    """A cue that changes as the slate fills."""
+
+    def log_odds(self) -> Tensor:
+        """What it adds to the log-odds of each item of the pool as the next one: (B, P)."""
+
+    def add(self, places: Tensor) -> None:
+        """Take in the items at places (B,) of the pool, before the slate does."""
+
+
 class LogOddsScores(SlateScores):
     """Log-odds as the slate fills: fixed ones, the category's count, the similarity to the slate.
 
@@ -65,22 +78,33 @@ class LogOddsScores(SlateScores):
         fixed: (B, P) log-odds that do not depend on it
         of_count: (B, 1) log-odds for each item of the same category in the slate
         of_similarity: (B, 1) log-odds per unit of the largest cosine to it
+        cues: further cues that change as it fills
     """
 
     def __init__(
-        self, slate: SlateSoFar, fixed: Tensor, of_count: Tensor, of_similarity: Tensor
+        self,
+        slate: SlateSoFar,
+        fixed: Tensor,
+        of_count: Tensor,
+        of_similarity: Tensor,
+        cues: Sequence[SlateCue] = (),
     ) -> None:
-        self.slate, self._fixed = slate, fixed
+        self.slate, self._fixed, self._cues = slate, fixed, cues
         self._of_count, self._of_similarity = of_count, of_similarity
 
     def scores(self) -> Tensor:
         """Log-odds of a click on each item of the pool as the next one: (B, P)."""
-        return (
+        log_odds = (
             (self._of_count * self.slate.count)
             .add_(self._fixed)
             .add_(self._of_similarity * self.slate.closest)
         )
+        for cue in self._cues:
+            log_odds += cue.log_odds()
+        return log_odds
 
     def add(self, chosen: Tensor) -> None:
         """Put the items at places (B,) of the pool into the slates."""
+        for cue in self._cues:
+            cue.add(chosen)
         self.slate.add(chosen)

@@ -101,6 +101,9 @@ class PolicyInputs:
     reward: Reward | Mapping[str, float] | None = None
     """What the shop pays for, which composers and `reward_greedy` fill their slates by; None means
     the default `Reward`, as in an environment."""
+    lasting: Tensor | None = None
+    """(N,) float32, what a click on each item brings later (`policies.lasting.lasting_value`); None
+    leaves out the cue that reads it."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -117,6 +120,8 @@ class PolicyInputs:
             )
         if self.popularity is not None:
             checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
+        if self.lasting is not None:
+            checks.tensor("lasting", self.lasting, (len(self.catalog),), torch.float32)
         if self.facts is not None:
             checks.instance("facts", self.facts, LogFacts)
         put(

@@ -28,7 +28,12 @@ from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.rewards import REWARD_TERMS, Reward, as_reward, reward_term
 from recsim_env.shoppers import market
 from recsim_env.shoppers.market import MarketConfig, make_market
-from recsim_env.shoppers.outside import OutsideSpec, clustered_catalog, outside_simulator
+from recsim_env.shoppers.outside import (
+    OutsideSpec,
+    clustered_catalog,
+    outside_simulator,
+    topical_catalog,
+)
 from tests.recsim_env.shoppers.test_outside import tap_spec
 from tests.support.toys import FunctionPolicy, toy_catalog, toy_simulator
 
@@ -181,12 +186,15 @@ def outside_cases(folder: Path) -> list[Case]:
         "places": {"False"},
     }
     clustered: dict[str, Any] = {"embedding": torch.eye(3), "clusters": 1}
+    topical: dict[str, Any] = {"embedding": torch.eye(3), "topics": None}
     return [
         *(Case(name, varied(OutsideSpec, good, name), right.get(name, ())) for name in good),
         Case("spec", outside_simulator),
         Case("clusters", varied(clustered_catalog, clustered, "clusters"), WHOLE_1),
         Case("seed", varied(clustered_catalog, clustered, "seed"), WHOLE_0),
         Case("embedding", varied(clustered_catalog, clustered, "embedding"), {"tensor"}),
+        Case("topics", varied(topical_catalog, topical, "topics"), {"None"}),
+        Case("embedding", varied(topical_catalog, topical, "embedding"), {"tensor"}),
     ]
 
 

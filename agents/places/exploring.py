@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from agents.places.mixture import Mixture, servers
 from agents.places.site import seeds
 from policies.inputs import PolicyInputs, Ranker
+from policies.lasting import lasting_value
 from policies.rankers.recent import RecentRanker, counters_for
 from policies.rankers.two_tower import fit_two_tower
 from recsim_env import checks
@@ -83,6 +84,7 @@ def policy_inputs(
         per_category=min(PER_CATEGORY, OF_CATEGORIES // len(simulator.catalog.categories)),
         facts=simulator.shopper.facts,
         reward=simulator.reward,
+        lasting=None if log is None else lasting_value(log, simulator.catalog),
     )
 
 

@@ -1,4 +1,4 @@
-"""Our agents, unchanged, on SARDINE, an environment of others.
+"""Our agents, unchanged, on SARDINE and RecSim, environments of others.
 
     python -m benchmarks.agents.sardine
 
@@ -7,10 +7,15 @@ last ten clicks in one hidden topic, and for five steps they click on nothing. I
 oracle knows what every user likes now and shows that; whoever plans does better. Our agents get the
 item embeddings, what they showed and what was clicked.
 
+RecSim's users (Ie et al. 2019, `pip install recsim-no-tf six`) stay the longer the better the
+topics are that they watch, which are not those that they like. A rule that knows the quality of
+every video shows how much lies beyond clicks now.
+
 A training seed is a whole pipeline: log by a uniform policy, then by ever better exploring rankers;
 fit a CTR ranker on it; tune re-rankers; train PPO. Everything is then evaluated on the same users.
-Run again, it goes on with the training seeds and trials that are missing; SARDINE's users cannot be
-written down, so PPO itself begins anew.
+The settings are the same for all environments of SARDINE. Run again, it goes on with the training
+seeds and trials that are missing; the users of others cannot be written down, so PPO itself begins
+anew.
 """
 
 from __future__ import annotations
@@ -37,8 +42,9 @@ from benchmarks.lab.cells import rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, RED, level_intervals
+from benchmarks.lab.recsim_evolution import QualityRule, evolution
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.sardine_log import LOG_SEED, learn_ranker
+from benchmarks.lab.sardine_log import LOG_SEED, log_and_ranker
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
@@ -46,17 +52,19 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import defaults_of, policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
+from policies.lasting import lasting_value
 from policies.learnable.sb3 import NetworkConfig
 from policies.rankers.two_tower import TwoTowerRanker, load_two_tower, save_two_tower
 from recsim_env import noise
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, made
+from recsim_env.files import locked, made, read_tensors, write_tensors
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.outside import (
     OutsideSpec,
     clustered_catalog,
     environment_seeds,
     outside_simulator,
+    topical_catalog,
 )
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -65,6 +73,10 @@ EVALUATION_SEED = 50_000_000
 """First seed of the evaluation's users, none of whom was met while anything was chosen."""
 ORACLE, RANDOM = "greedy oracle", "random"
 """SARDINE's own two policies."""
+QUALITY = "quality rule"
+"""The rule that knows the quality of RecSim's videos."""
+MAIN, RECSIM = "sardine/SlateTopK-Bored-v0", "recsim/InterestEvolution-v0"
+"""The environment of SARDINE whose figures bear no name, and that of RecSim."""
 TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_log_odds")
 """Re-rankers whose parameters are searched."""
 
@@ -83,11 +95,16 @@ class Config(Threads, Results):
         "offset_dims": NONE_OR_MORE,
     }
 
-    env: str = "sardine/SlateTopK-Bored-v0"
-    """Id of a SARDINE environment. In the default one users get bored."""
-    clusters: int = 10
-    """Number of categories, which are clusters of item embeddings because SARDINE's topics are
-    hidden. The default is SARDINE's number of topics."""
+    envs: tuple[str, ...] = (
+        MAIN,
+        "sardine/SlateTopK-BoredInf-v0",
+        "sardine/SlateTopK-Uncertain-v0",
+        RECSIM,
+    )
+    """Environments: ids of SARDINE, where users get bored, and RecSim's interest evolution."""
+    clusters: int = 0
+    """Number of categories that are clusters of SARDINE's item embeddings. With 0 the categories
+    are topics, the largest dimension of each item's embedding."""
     log_users: int = 600
     """Number of users of the uniform log, and of each exploring log after it."""
     exploring: int = 3
@@ -103,15 +120,29 @@ class Config(Threads, Results):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each a pipeline of its own from the first log to PPO."""
     steps: int = 400_000
-    """Length of a PPO training, in slates shown."""
+    """Length of a PPO training on SARDINE, in slates shown."""
     shoppers: int = 512
-    """Number of users that are served at once in a training."""
+    """Number of users that are served at once in a training on SARDINE."""
     ppo: PPOConfig = field(
         default_factory=lambda: PPOConfig(
-            learning_rate=1e-3, n_steps=20, batch_size=2560, gamma=0.95
+            learning_rate=5e-3, n_steps=20, batch_size=2560, gamma=0.95
         )
     )
-    """Hyper-parameters of PPO. Boredom is over in five steps, so PPO need not look far ahead."""
+    """Hyper-parameters of PPO on SARDINE. Boredom is over in five steps, so PPO need not look far
+    ahead."""
+    recsim_steps: int = 100_000
+    """Length of a PPO training on RecSim, in slates shown."""
+    recsim_shoppers: int = 128
+    """Number of users that are served at once in a training on RecSim."""
+    recsim_ppo: PPOConfig = field(
+        default_factory=lambda: PPOConfig(
+            learning_rate=5e-3, n_steps=20, batch_size=640, gamma=0.995, gae_lambda=0.95
+        )
+    )
+    """Hyper-parameters of PPO on RecSim. What is watched now prolongs an episode at its end, so PPO
+    must look as far ahead as that."""
+    log_std: float = -0.3
+    """Logarithm of the initial width of exploration, in units of an intent."""
     offset_dims: int = 0
     """Number of components of the item embedding along which PPO may move the query. By default
     PPO uses the knobs alone."""
@@ -121,10 +152,14 @@ class Config(Threads, Results):
     """Folder of what was done so far, which is not done again; delete it to start anew."""
 
 
-def sardine_spec(env: str, clusters: int) -> OutsideSpec:
+def sardine_spec(env: str, clusters: int = 0) -> OutsideSpec:
     """What the adapter needs to know of a SARDINE environment.
 
-    The items' embeddings are the "ideal" ones of SARDINE's `TopK` wrapper.
+    The items' embeddings are the "ideal" ones of SARDINE's `TopK` wrapper, which are not negative.
+
+    Args:
+        env: id of the environment
+        clusters: number of clusters that are the categories; 0 = topics of the embeddings
 
     Raises:
         ModuleNotFoundError: If `sardine-rec` is not installed.
@@ -134,18 +169,31 @@ def sardine_spec(env: str, clusters: int) -> OutsideSpec:
         return gymnasium.make(f"sardine:{env}", disable_env_checker=True)
 
     one: Any = make().unwrapped
-    return OutsideSpec(
-        make, clustered_catalog(torch.from_numpy(one.item_embedd), clusters), visits=one.H
-    )
+    embedding = torch.from_numpy(one.item_embedd)
+    catalog = clustered_catalog(embedding, clusters) if clusters else topical_catalog(embedding)
+    return OutsideSpec(make, catalog, visits=one.H)
+
+
+def spec_of(config: Config, env: str) -> OutsideSpec:
+    """What the adapter needs to know of an environment."""
+    return evolution()[0] if env == RECSIM else sardine_spec(env, config.clusters)
+
+
+def folder_of(config: Config, env: str) -> Path:
+    """Where the work on an environment is kept."""
+    return config.work / env.rpartition("/")[2]
 
 
 # ---- a log and what is learned from it -----------------------------------------------------------
 
 
 def inputs_of(
-    simulator: SlateSimulator, ranker: TwoTowerRanker | None = None, pool: int = 64
+    simulator: SlateSimulator,
+    ranker: TwoTowerRanker | None = None,
+    pool: int = 64,
+    lasting: torch.Tensor | None = None,
 ) -> PolicyInputs:
-    """What policies are built from on SARDINE."""
+    """What policies are built from on an outside environment."""
     return PolicyInputs(
         simulator.catalog,
         simulator.observation_space,
@@ -153,13 +201,14 @@ def inputs_of(
         ranker,
         pool=pool,
         reward=simulator.reward,
+        lasting=lasting,
     )
 
 
 def tune(
     config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, folder: Path
 ) -> dict[str, float]:
-    """The best parameters of a re-ranker on training users, of those that SARDINE has a cue for."""
+    """The best parameters of a re-ranker on training users, of those that there is a cue for."""
     spec = POLICIES[name]
     study = policy_trials(
         folder / f"{name}.trials.json",
@@ -228,32 +277,41 @@ def play_outside(spec: OutsideSpec, name: str, users: int) -> pl.DataFrame:
     )
 
 
-def references(config: Config, spec: OutsideSpec) -> pl.DataFrame:
+def references(config: Config, env: str) -> pl.DataFrame:
     """Rows of the policies that are not trained."""
+    spec = spec_of(config, env)
     simulator = outside_simulator(spec)
     uniform = POLICIES["uniform"].build(inputs_of(simulator))
+    if env == RECSIM:
+        rule = QualityRule(evolution()[1])
+        best = rows_of(rule, QUALITY, None, simulator, config.users)
+        return pl.concat([rows_of(uniform, "uniform", None, simulator, config.users), best])
     own = [play_outside(spec, name, config.users) for name in (RANDOM, ORACLE)]
     return pl.concat([own[0], rows_of(uniform, "uniform", None, simulator, config.users), own[1]])
 
 
-def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
+def pipeline(config: Config, env: str, seed: int) -> pl.DataFrame:
     """Rows of one training seed, from the first log to the evaluation."""
-    folder = made(config.work / f"seed{seed}")
+    folder = made(folder_of(config, env) / f"seed{seed}")
 
-    # the ranker, and the policies that need no training
+    # the log, what is learned from it, and the policies that need no training
+    spec = spec_of(config, env)
     simulator = outside_simulator(spec)
-    path = folder / "ranker.safetensors"
+    path, kept = folder / "ranker.safetensors", folder / "lasting.safetensors"
     if not path.exists():
-        ranker = learn_ranker(
+        log, ranker = log_and_ranker(
             simulator,
             users=config.log_users,
             rounds=config.exploring,
             temperatures=config.temperatures,
+            pool=config.pool,
             first_seed=LOG_SEED + 1_000_000 * seed,
-            title=f"seed {seed}",
+            title=f"{env}, seed {seed}",
         )
+        write_tensors(kept, {"lasting": lasting_value(log, simulator.catalog)})
         save_two_tower(ranker, path)
-    inputs = inputs_of(simulator, load_two_tower(path), config.pool)
+    lasting = read_tensors(kept)[0]["lasting"]
+    inputs = inputs_of(simulator, load_two_tower(path), config.pool, lasting)
     parts = [
         rows_of(POLICIES["greedy_ctr"].build(inputs), "greedy_ctr", seed, simulator, config.users)
     ]
@@ -264,14 +322,18 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
         )
 
     # the agent, which starts from the same ranker
+    ours = env != RECSIM
     agent = PPOComposerConfig(
-        ppo=config.ppo,
-        network=NetworkConfig(),
+        ppo=config.ppo if ours else config.recsim_ppo,
+        network=NetworkConfig(actor_hidden=(32,), log_std=config.log_std),
         composer=ComposerConfig(offset_dims=config.offset_dims),
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )
+    steps, shoppers = (
+        (config.steps, config.shoppers) if ours else (config.recsim_steps, config.recsim_shoppers)
+    )
     learned = ppo_composer(
-        TrainingSetup(outside_simulator(spec), inputs, seed, config.steps, config.shoppers), agent
+        TrainingSetup(outside_simulator(spec), inputs, seed, steps, shoppers), agent
     )
     assert learned.sampled is not None
 
@@ -288,9 +350,10 @@ def pipeline(config: Config, spec: OutsideSpec, seed: int) -> pl.DataFrame:
 
 # ---- analysis ------------------------------------------------------------------------------------
 
-SHORT = {ORACLE: "greedy_oracle", "ppo, sampled": "ppo_sampled"}
+SHORT = {ORACLE: "greedy_oracle", QUALITY: "quality_rule", "ppo, sampled": "ppo_sampled"}
 """Names in the summary that differ from those in the table."""
 HEADERS = {
+    "env": "environment",
     "policy": "policy",
     "runs": "training seeds",
     "return": "clicks in an episode",
@@ -299,15 +362,36 @@ HEADERS = {
 }
 
 
+def prefix_of(env: str) -> str:
+    """What the names of an environment's figures begin with."""
+    if env in (MAIN, RECSIM):
+        return {MAIN: "", RECSIM: "recsim_"}[env]
+    name = env.rpartition("/")[2].removesuffix("-v0").removeprefix("SlateTopK-")
+    return f"{name.lower().replace('-', '_')}_"
+
+
 def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Estimate]]:
-    """Make the lines of the table, and the figures by name."""
+    """Make the lines of the table, and the figures by name, of all environments."""
+    lines: list[dict[str, object]] = []
+    summary: dict[str, Estimate] = {}
+    for env in rows["env"].unique(maintain_order=True):
+        found, figures = analyse_one(rows.filter(pl.col("env") == env))
+        lines += [{"env": env.rpartition("/")[2], **line} for line in found]
+        summary |= {prefix_of(env) + name: value for name, value in figures.items()}
+    return lines, summary
+
+
+def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Estimate]]:
+    """Make the lines of the table, and the figures by name, of one environment."""
     names = rows["policy"].unique(maintain_order=True).to_list()
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for name, of_policy in parts.items():
         found = policy_mean(of_policy, "return")
-        above = None if name == ORACLE else policy_difference(of_policy, parts[ORACLE], "return")
+        above = None
+        if ORACLE in parts and name != ORACLE:
+            above = policy_difference(of_policy, parts[ORACLE], "return")
         trained = of_policy["training_seed"].null_count() == 0
         minutes = of_policy["minutes"].drop_nulls().to_numpy()
         lines.append(
@@ -323,33 +407,54 @@ def analyse(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, Esti
         summary[f"{short}_return"] = found
         if above is not None:
             summary[f"{short}_minus_oracle"] = above
-    summary["ppo_minus_constant"] = over_seeds_and_users(parts["ppo"], parts["constant"])
-    minutes = parts["ppo"].unique("training_seed")["minutes"].to_numpy()
+    ppo, greedy = parts["ppo"], parts["greedy_ctr"]
+    summary["ppo_minus_constant"] = over_seeds_and_users(ppo, parts["constant"])
+    if QUALITY in parts:
+        gap = summary["quality_rule_return"].value - summary["greedy_ctr_return"].value
+        summary["ppo_share"] = over_seeds_and_users(ppo, greedy, scale=gap)
+        summary["constant_share"] = over_seeds_and_users(parts["constant"], greedy, scale=gap)
+    minutes = ppo.unique("training_seed")["minutes"].to_numpy()
     summary["ppo_minutes"] = Estimate(float(minutes.mean()), n=len(minutes))
-    summary["ppo_steps"] = Estimate(float(parts["ppo"]["steps"][0]), n=len(minutes))
+    summary["ppo_steps"] = Estimate(float(ppo["steps"][0]), n=len(minutes))
     return lines, summary
 
 
-def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame) -> Estimate:
-    """By how much one policy is above another, paired by training seed and user."""
+def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, scale: float = 1.0) -> Estimate:
+    """By how much one policy is above another, paired by training seed and user.
+
+    Args:
+        one: rows of a policy
+        other: rows of the other
+        scale: what the difference is divided by
+    """
     tables = [by_training_seed(rows, "return", seed="training_seed") for rows in (one, other)]
-    return over_training_seeds(tables[0] - tables[1])
+    return over_training_seeds((tables[0] - tables[1]) / scale)
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """Make table, summary and figure of the rows."""
+    """Make table, summary and figure of the rows; the figure is of the first environment.
+
+    Rows without an environment are of `MAIN`.
+    """
+    if "env" not in rows.columns:
+        rows = rows.with_columns(env=pl.lit(MAIN))
     lines, summary = analyse(rows)
-    steps = int(rows["visits"].to_numpy().max())  # of an episode of the environment's
-    clicks = f"clicks in {steps} steps"
+    main = str(rows["env"][0])
+    steps = int(rows.filter(pl.col("env") == main)["visits"].to_numpy().max())
+    clicks, headers = f"clicks in {steps} steps", dict(HEADERS)
+    if rows["env"].n_unique() == 1:
+        headers.pop("env")
+        headers["return"] = clicks
     values = [
         (str(line["policy"]), line["return"], BLUE if line["runs"] is None else RED)
         for line in lines
+        if line["env"] == main.rpartition("/")[2]
     ]
     figure = level_intervals(
         [(name, value, colour) for name, value, colour in values if isinstance(value, Estimate)],
         f"{clicks}, mean and 95 % interval",
     )
-    return Report(markdown(lines, HEADERS | {"return": clicks}), summary, figure)
+    return Report(markdown(lines, headers), summary, figure)
 
 
 def main(config: Config) -> None:
@@ -365,13 +470,15 @@ def main(config: Config) -> None:
 
 def _measure(config: Config) -> None:
     use_threads(config.threads)
-    spec = sardine_spec(config.env, config.clusters)
     remember_settings(config.work, settings_of(config, free=FREE))
     run = Run("sardine", config, results=config.results)
-    parts = [rows_at(config.work / "references.parquet", partial(references, config, spec))]
-    for seed in config.seeds:
-        path = config.work / f"seed{seed}.parquet"
-        parts.append(rows_at(path, partial(pipeline, config, spec, seed)))
+    parts = []
+    for env in config.envs:
+        folder = made(folder_of(config, env))
+        cells = {"references": partial(references, config, env)}
+        cells |= {f"seed{seed}": partial(pipeline, config, env, seed) for seed in config.seeds}
+        found_here = [rows_at(folder / f"{name}.parquet", cell) for name, cell in cells.items()]
+        parts += [one.with_columns(env=pl.lit(env)) for one in found_here]
     rows = pl.concat(parts)
     found = report(rows)
     print(found.table)

@@ -10,10 +10,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from policies import POLICIES
-from policies.composer import Composer, ComposerConfig, Form
-from policies.cues import CUES
+from policies.composer import Composer, ComposerConfig, Form, View
+from policies.cues import BUDGET_KNOBS, CUES
 from policies.features import Recent, principal
 from policies.learnable.intents import ComposerPolicy, IntentActor
 from recsim_env.simulator import SlateSimulator
@@ -86,6 +87,38 @@ def test_similarity_alone_is_mmr() -> None:
     assert torch.equal(constant(seen, NO_DRAWS), mmr(seen, NO_DRAWS))
 
 
+def written_budget(
+    composer: Composer,
+    view: View,
+    seen: Observation,
+    intent: Tensor,
+    row: int,
+    slate: list[int],
+    item: int,
+) -> float:
+    """The formula of `policies.budget` in plain Python, for a ranker that knows no looks."""
+    first = composer.knobs.index("budget")
+    values = (intent[first : first + 4] * composer.units[first : first + 4]).tolist()
+    height, place, slope, window = values[0], *(math.exp(value) for value in values[1:])
+    category = toy_category(composer)
+    clicks = 0.0
+    for age, shown in enumerate(seen["recent_slates"][row].tolist(), start=1):
+        counted = min(max(2.0 * window - age, 0.0), 1.0)
+        for position, other in enumerate(shown):
+            if other >= 0 and category[other] == category[item]:
+                clicks += counted * float(seen["recent_clicks"][row, age - 1, position])
+    for other in slate:
+        if category[other] == category[item]:
+            at = view.pool.items[row].tolist().index(other)
+            clicks += 1 / (1 + math.exp(-float(view.pool.logits[row, at])))
+    return height / (1 + math.exp(-4.0 * slope * (clicks / (2.0 * place) - 1)))
+
+
+def toy_category(composer: Composer) -> list[int]:
+    """The category of each item that a composer knows."""
+    return composer._inputs.catalog.category.tolist()
+
+
 @pytest.mark.parametrize("form", get_args(Form))
 def test_a_slate_is_the_argmax_of_the_written_score(form: Form) -> None:
     """The docstring's formula, item by item in plain Python, against the batched composer."""
@@ -95,6 +128,7 @@ def test_a_slate_is_the_argmax_of_the_written_score(form: Form) -> None:
     )
     composer = Composer(inputs, ComposerConfig(form=form, pool=16, offset_dims=3))
     first_cue = composer.knobs.index(next(iter(composer.cues)))
+    scale = composer.knobs.index("scale_intra_list_distance") if form == "reward" else -1
     seen = some_visits(simulator, shoppers=6)
     intent = torch.randn(6, composer.intent_size, generator=torch.Generator().manual_seed(2))
     slates = composer.compose(seen, intent)
@@ -118,11 +152,12 @@ def test_a_slate_is_the_argmax_of_the_written_score(form: Form) -> None:
                     float(view.cues[row, place] @ intent[row, first_cue : len(composer.knobs)])
                 )
                 cues.append(float(view.vectors[row, place] @ intent[row, len(composer.knobs) :]))
+                cues.append(written_budget(composer, view, seen, intent[row], row, slate, item))
                 score = float(view.pool.logits[row, place]) + sum(cues)
                 if form == "reward":
                     chance = 1 / (1 + math.exp(-score))
                     distance = sum(1 - max(cosine, 0.0) for cosine in cosines) / 10
-                    score = 2.0 * chance + 0.7 * math.exp(float(intent[row, 2])) * distance
+                    score = 2.0 * chance + 0.7 * math.exp(float(intent[row, scale])) * distance
                 if score > best_score:
                     best, best_score = item, score
             slate.append(best)
@@ -176,6 +211,7 @@ def test_the_composer_works_where_only_the_generic_keys_are() -> None:
     assert composer.knobs == (
         "count",
         "similarity",
+        *BUDGET_KNOBS,
         "scale_intra_list_distance",
         "clicked",
         "shown",

@@ -28,6 +28,10 @@ NO_DRAWS = torch.zeros(1, 0)
 RANGES = {
     "count": (-4.0, 0.5),
     "similarity": (-4.0, 0.5),
+    "budget": (-8.0, 1.0),
+    "budget_place": (-1.5, 1.5),
+    "budget_slope": (-1.5, 1.5),
+    "budget_slates": (-0.7, 1.6),
     "clicked": (-4.0, 2.0),
     "shown": (-4.0, 2.0),
     "repeated": (-2.0, 2.0),
@@ -38,6 +42,7 @@ RANGES = {
     "sated": (-2.0, 1.0),
     "flooded": (-4.0, 2.0),
     "loyal": (-2.0, 2.0),
+    "lasting": (-1.0, 4.0),
     "weary": (-4.0, 2.0),
     "uncertain": (-2.0, 2.0),
 }
@@ -127,6 +132,7 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
         (inputs, seen)
         for inputs, seen in shops_of_all_kinds()
         if set(CUES[name].keys) <= seen.keys()
+        and (inputs.lasting is not None or not CUES[name].needs_lasting)
     ]
     assert shops, "no shop of this test tells what this cue reads"
     for inputs, seen in shops:
@@ -144,6 +150,7 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
                 len(inputs.catalog.categories),
                 inputs.slate_size,
                 inputs.facts,
+                inputs.lasting,
             )
         )
         assert values.shape == view.pool.items.shape
@@ -156,9 +163,10 @@ def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
     """A shop with loyalty cards, one with an impression log, and one with a belief."""
     toy, with_belief = toy_simulator(items=40, slate_size=4), believing()
     market_simulator, seen = market()
+    values = torch.linspace(-1, 1, len(market_simulator.catalog))
     return [
         (toy_inputs(toy), some_visits(toy)),
-        (inputs_of(market_simulator, 2), seen),
+        (dataclasses.replace(inputs_of(market_simulator, 2), lasting=values), seen),
         with_spread(inputs_of(with_belief, 2), some_visits(with_belief)),
     ]
 
@@ -187,6 +195,21 @@ def test_an_uncertain_item_gains_by_the_spread_of_its_log_odds() -> None:
     assert (slates[2.0][:, 0] == 7).all()
     assert not (slates[-2.0] == 7).any()
     assert not torch.equal(slates[0.0], slates[2.0])
+
+
+def test_the_lasting_value_of_an_item_is_a_cue_where_it_is_known() -> None:
+    simulator = toy_simulator(items=40, slate_size=4)
+    seen = some_visits(simulator)
+    value = torch.arange(40, dtype=torch.float32) / 40
+    without = toy_inputs(simulator)
+    composer = Composer(dataclasses.replace(without, lasting=value))
+    assert "lasting" not in Composer(without).knobs
+    assert "lasting" in composer.knobs
+    view = composer.view(seen)
+    found = view.cues[:, :, list(composer.cues).index("lasting")]
+    known = view.pool.items >= 0
+    assert torch.equal(found[known], value[view.pool.items[known]])
+    assert not bool(found[~known].any())
 
 
 def test_without_facts_a_cue_on_placements_says_so() -> None:

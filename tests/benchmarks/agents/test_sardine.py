@@ -18,7 +18,16 @@ pytest.importorskip("sardine", reason="needs the extra `peers`")
 from agents.evaluate import evaluate
 from agents.ppo.config import PPOConfig
 from benchmarks.agents import sardine as benchmark
-from benchmarks.agents.sardine import ORACLE, RANDOM, Config, play_outside, sardine_spec
+from benchmarks.agents.sardine import (
+    MAIN,
+    ORACLE,
+    RANDOM,
+    RECSIM,
+    Config,
+    play_outside,
+    sardine_spec,
+)
+from benchmarks.lab.recsim_evolution import QualityRule, evolution
 from policies.slates import filled
 from recsim_env import noise
 from recsim_env.shoppers.outside import OutsideSpec, environment_seeds, outside_simulator
@@ -29,7 +38,7 @@ USERS = 3
 
 @pytest.fixture(scope="module")
 def spec() -> OutsideSpec:
-    return sardine_spec(Config.env, Config.clusters)
+    return sardine_spec(MAIN)
 
 
 class Oracle:
@@ -94,29 +103,55 @@ def test_sardine_leaves_the_global_generators_alone(spec: OutsideSpec) -> None:
 @pytest.mark.slow
 def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     config = Config(
-        env="sardine/SlateRerank-Bored-v0", clusters=3, log_users=16, exploring=1, trials=1,
+        envs=("sardine/SlateRerank-Bored-v0", RECSIM), clusters=3, log_users=16, exploring=1, trials=1,
         tuning_users=2, seeds=(0,),
-        steps=1_000, shoppers=16, ppo=PPOConfig(n_steps=20, batch_size=160), pool=10, users=USERS,
+        steps=1_000, shoppers=16, ppo=PPOConfig(n_steps=20, batch_size=160),
+        recsim_steps=1_000, recsim_shoppers=16, recsim_ppo=PPOConfig(n_steps=20, batch_size=160),
+        pool=10, users=USERS,
         work=tmp_path / "work", results=tmp_path / "results",
     )  # fmt: skip
     benchmark.main(config)
     figures = json.loads((tmp_path / "results" / "sardine" / "summary.json").read_text())
     expected = {
-        "ppo_return",
-        "greedy_oracle_return",
-        "random_return",
-        "ppo_minus_oracle",
-        "ppo_minus_constant",
+        "slatererank_bored_ppo_return",
+        "slatererank_bored_greedy_oracle_return",
+        "slatererank_bored_random_return",
+        "slatererank_bored_ppo_minus_oracle",
+        "slatererank_bored_ppo_minus_constant",
+        "recsim_ppo_share",
+        "recsim_quality_rule_return",
     }
     assert expected <= set(figures)
     rows = pl.read_csv(tmp_path / "results" / "sardine" / "rows.csv", infer_schema_length=None)
-    assert rows.group_by("policy").len()["len"].unique().to_list() == [USERS]
-    table = (tmp_path / "results" / "sardine" / "table.md").read_text()
-    assert "clicks in 10 steps" in table.splitlines()[0], "SlateRerank has episodes of ten"
-    mean = rows.filter(pl.col("policy") == "ppo")["return"].to_numpy().mean()
-    assert figures["ppo_return"]["value"] == pytest.approx(mean)
-    kept = (tmp_path / "work" / "seed0.parquet").stat().st_mtime_ns
+    assert rows.group_by("env", "policy").len()["len"].unique().to_list() == [USERS]
+    means = {key: part["return"].to_numpy().mean() for key, part in rows.group_by("env", "policy")}
+    mean = means["sardine/SlateRerank-Bored-v0", "ppo"]
+    assert figures["slatererank_bored_ppo_return"]["value"] == pytest.approx(mean)
+    greedy, ppo, best = (means[RECSIM, name] for name in ("greedy_ctr", "ppo", "quality rule"))
+    share = figures["recsim_ppo_share"]["value"]
+    assert share == pytest.approx((ppo - greedy) / (best - greedy))
+    work = tmp_path / "work" / "SlateRerank-Bored-v0"
+    kept = (work / "seed0.parquet").stat().st_mtime_ns
     benchmark.main(config)
-    assert (tmp_path / "work" / "seed0.parquet").stat().st_mtime_ns == kept
+    assert (work / "seed0.parquet").stat().st_mtime_ns == kept
     with pytest.raises(ValueError, match="users"):
         benchmark.main(dataclasses.replace(config, users=USERS + 1))
+
+
+def test_topics_are_sardines_own(spec: OutsideSpec) -> None:
+    own = torch.from_numpy(spec.make().unwrapped.item_comp)  # type: ignore[attr-defined]
+    assert torch.equal(spec.catalog.category, own)
+
+
+def test_recsims_users_depend_on_their_seeds_alone_and_stay_for_quality() -> None:
+    pytest.importorskip("recsim", reason="needs the extra `peers`")
+    spec, quality = evolution()
+    before = str(np.random.get_state())  # noqa: NPY002 - RecSim draws from it, ours must not
+    simulator, seeds = outside_simulator(spec), torch.arange(6)
+    best = evaluate(QualityRule(quality), simulator, seeds).rows
+    worst = evaluate(QualityRule(-quality), simulator, seeds).rows
+    again = evaluate(QualityRule(quality), simulator, seeds[3:4]).rows
+    assert str(np.random.get_state()) == before  # noqa: NPY002
+    assert best["return"][3] == again["return"][0]
+    assert best["return"].sum() > 1.5 * worst["return"].sum()  # type: ignore[operator]
+    assert bool((best["visits"].to_numpy() < spec.visits).all())

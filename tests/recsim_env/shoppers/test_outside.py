@@ -34,6 +34,7 @@ from recsim_env.shoppers.outside import (
     outside_simulator,
     register_outside,
     spherical_k_means,
+    topical_catalog,
 )
 from recsim_env.simulator import SlateSimulator
 
@@ -337,6 +338,44 @@ def test_clusters_are_the_axes() -> None:
     assert all(len(groups) == 1 for groups in by_axis)
     assert set().union(*by_axis) == {0, 1, 2}
     torch.testing.assert_close(catalog.embedding.norm(dim=1), torch.ones(30))
+
+
+def test_topics_are_the_largest_dimensions_where_none_are_named() -> None:
+    shares = torch.tensor([[0.9, 0.1, 0.0], [0.0, 3.0, 2.9], [0.2, 0.2, 0.3], [0.5, 0.0, 0.1]])
+    catalog = topical_catalog(shares)
+    assert catalog.category.tolist() == [0, 1, 2, 0]
+    assert catalog.categories == ("outside/topic 0", "outside/topic 1", "outside/topic 2")
+    torch.testing.assert_close(catalog.embedding, shares / shares.norm(dim=1, keepdim=True))
+
+
+def test_the_tenth_topic_comes_after_the_second() -> None:
+    catalog = topical_catalog(torch.eye(12))
+    assert catalog.category.tolist() == list(range(12))
+    assert catalog.categories[2] == "outside/topic 02"
+
+
+@pytest.mark.parametrize(
+    "topics", [["b", "a", "b"], ("b", "a", "b"), np.array(["b", "a", "b"]), torch.tensor([7, 2, 7])]
+)
+def test_topics_may_be_named(topics: Any) -> None:
+    assert topical_catalog(torch.randn(3, 2), topics).category.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("topics", "says"),
+    [
+        (None, r"^embedding has the number -1.0 in row 1, .* use clustered_catalog"),
+        (["a"], r"^topics is .* must be a list of 2, one an item"),
+        (5, r"^topics is 5"),
+        (["a", "b/c"], r"^topics has 'b/c' in row 1"),
+        (["", "b"], r"^topics has '' in row 0"),
+        ([True, 1], r"^topics has True in row 0"),
+        (torch.rand(2), r"^topics has 0\..* in row 0"),
+    ],
+)
+def test_topics_that_are_none_are_refused(topics: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        topical_catalog(torch.tensor([[1.0, 0.5], [0.0, -1.0]]), topics)
 
 
 def test_as_many_clusters_as_points_are_the_points() -> None:
