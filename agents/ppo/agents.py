@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from stable_baselines3.common.utils import FloatSchedule
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent
-from agents.ppo.algorithm import SlatePPO, StockPPO, fit_standardizers, frozen_policy_of, make_ppo
+from agents.ppo.algorithm import SlatePPO, StockPPO, look_around, frozen_policy_of, make_ppo
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
@@ -231,7 +231,7 @@ def untrained_model(
     env = face(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
     device = setup.simulator.device
     model = make(kind, env, config.ppo, config.network, start=start, seed=setup.seed, device=device)
-    fit_standardizers(model, SCALING_VISITS)
+    look_around(model, SCALING_VISITS)
     return model
 
 

@@ -24,7 +24,7 @@ from stable_baselines3.common.logger import configure
 from agents.evaluate import evaluate
 from agents.folder import ABOUT, save_agent
 from agents.places.site import Site, is_slow, seeds
-from agents.ppo.algorithm import SlatePPO, fit_standardizers, make_ppo, policy_of
+from agents.ppo.algorithm import SlatePPO, look_around, make_ppo, policy_of
 from agents.ppo.checkpoints import LAST, load, save
 from agents.ppo.config import PPOConfig
 from agents.ppo.events import cut_events
@@ -223,7 +223,7 @@ def _train(config: Config, seed: int, site: Site) -> Path:
     if goes_on:
         load(model, folder / LAST)
     else:
-        fit_standardizers(model)
+        look_around(model)
         save(model, folder / UNTRAINED)
     write_settings(folder, told)
     left = sizes.visits - model.num_timesteps
