@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from policies.composer import Composer, View
+from policies.pool import Pool
 
 COST = 0.05
 """Share of the expected reward of a visit that one unit of intent gives away, on average over
@@ -21,7 +22,9 @@ visits and both signs."""
 MOST = 0.75
 """Share of the most that a number can ever cost. Beyond it the slate hardly changes any more, so
 one unit goes no further, whatever it costs."""
-TRIED = tuple(2.0**step for step in range(-6, 7))
+NOTHING = 1e-6
+"""Cost that counts as none."""
+TRIED = tuple(4.0**step for step in range(-3, 4))
 """Units that are tried, ascending, in those of the composer."""
 
 
@@ -36,27 +39,35 @@ def fitted_units(composer: Composer, view: View, cost: float = COST) -> Tensor:
         view: the visits, as this composer saw them
         cost: share of the expected reward that one unit is to give away
     """
-    size = composer.intent_size
-    greedy = composer.worth(view, composer.compose_view(view, intents_at(view, size, 0, 0.0)))
-    costs = torch.zeros(len(TRIED), size, dtype=torch.float64, device=greedy.device)
-    for row, unit in enumerate(TRIED):
-        for at in range(size):
-            for value in (unit, -unit):
-                slates = composer.compose_view(view, intents_at(view, size, at, value))
-                lost = (greedy - composer.worth(view, slates)).double().mean()
-                costs[row, at] += 0.5 * lost / greedy.double().mean()
-    return crossing(costs, cost)
+    size, visits = composer.intent_size, len(view.features)
+    nothing = torch.zeros(visits, size, device=view.features.device)
+    greedy = composer.worth(view, composer.compose_view(view, nothing)).double().mean()
+
+    # every number at both signs together, one size after the other
+    several = repeated(view, 2 * size)
+    signs = torch.eye(size, device=nothing.device).repeat(2, 1)  # (2 A, A)
+    signs[size:] *= -1
+    costs = []
+    for unit in TRIED:
+        slates = composer.compose_view(several, (unit * signs).repeat_interleave(visits, dim=0))
+        left = composer.worth(several, slates).double().view(2, size, visits).mean(dim=(0, 2))
+        costs.append(1 - left / greedy)
+    return crossing(torch.stack(costs), cost)
 
 
-def intents_at(view: View, size: int, at: int, value: float) -> Tensor:
-    """Intents (B, A) that are 0 but for the number `at`."""
-    intents = torch.zeros(len(view.features), size, device=view.features.device)
-    intents[:, at] = value
-    return intents
+def repeated(view: View, times: int) -> View:
+    """The same visits several times below each other."""
+
+    def rows(value: Tensor) -> Tensor:
+        return value.repeat(times, *[1] * (value.ndim - 1))
+
+    pool = Pool(rows(view.pool.items), rows(view.pool.logits), rows(view.pool.columns))
+    looks = view.looks if len(view.looks) == 1 else rows(view.looks)
+    return View(pool, rows(view.cues), rows(view.vectors), looks, rows(view.features))
 
 
 def crossing(costs: Tensor, cost: float) -> Tensor:
-    """The unit at which each number first costs as much, between two by its logarithm.
+    """The unit at which each number first costs as much, between two by their logarithms.
 
     Shapes: costs (S, A), by the S units of `TRIED`; returns (A,) float32, which is 1 where nothing
     ever costs anything.
@@ -65,7 +76,8 @@ def crossing(costs: Tensor, cost: float) -> Tensor:
     aim = (MOST * costs.amax(dim=0)).clamp(max=cost)
     after = (costs >= aim).int().argmax(dim=0)
     before = (after - 1).clamp(min=0)
-    low, high = costs.gather(0, before.unsqueeze(0))[0], costs.gather(0, after.unsqueeze(0))[0]
-    way = ((aim - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+    grown = costs.clamp(min=NOTHING).log()
+    low, high = grown.gather(0, before.unsqueeze(0))[0], grown.gather(0, after.unsqueeze(0))[0]
+    way = ((aim.clamp(min=NOTHING).log() - low) / (high - low).clamp(min=NOTHING)).clamp(0, 1)
     found = logs[before] + way * (logs[after] - logs[before])
-    return found.exp().where(aim > 0, 1.0).float()
+    return found.exp().where(aim > NOTHING, 1.0).float()

@@ -157,7 +157,7 @@ def _make(
     )
 
 
-UNIT_VISITS = 320
+UNIT_VISITS = 160
 """Most visits from which the units of intent are fitted; more would change them little."""
 
 

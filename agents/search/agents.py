@@ -24,7 +24,7 @@ from policies.rerankers import SameForAll
 from policies.units import fitted_units
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, SHARE, settle
 
-UNIT_SHOPPERS, UNIT_VISITS = 32, 10
+UNIT_SHOPPERS, UNIT_VISITS = 16, 10
 """Shoppers, and visits of each, from which the units of intent are fitted."""
 UNITS, FINALS = -1, -2
 """Generations of `training_seeds`: that of the units, and the first one of the finals, which go on

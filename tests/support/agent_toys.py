@@ -43,7 +43,7 @@ QUICK: dict[str, dict[str, Any]] = {
 def quick_steps(name: str) -> int:
     """Shopper-steps for `SHOPPERS` at once; PPO scales its features by 10 visits of each first."""
     if name in WHOLE_EPISODES:
-        return SHOPPERS * 400
+        return SHOPPERS * 200
     return SHOPPERS * (10 + 4 * 6 if name.startswith("ppo") else 12)
 
 
