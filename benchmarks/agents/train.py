@@ -27,6 +27,7 @@ from agents.places.site import Site, is_slow, seeds
 from agents.ppo.algorithm import SlatePPO, look_around, make_ppo, policy_of
 from agents.ppo.checkpoints import LAST, load, save
 from agents.ppo.config import PPOConfig
+from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
@@ -245,6 +246,8 @@ def _train(config: Config, seed: int, site: Site) -> Path:
         model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
     untrained = None if goes_on else monitor.returns[0]
     print(f"{title}: {finish(config, seed, site, model, untrained)}")
+    if left > 0:
+        print(f"{title}: {convergence(config, monitor, model)}")
     return folder / LAST
 
 
@@ -278,6 +281,25 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO, untrained: fl
         f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above greedy CTR in the same "
         f"{settings.episodes} episodes; {folder / AGENT}"
     )
+
+
+def convergence(config: Config, monitor: Monitor, model: SlatePPO) -> str:
+    """Whether a training has converged, and what to type where it has not, in one line.
+
+    Args:
+        config: The training.
+        monitor: The monitor of its last run.
+        model: The trained model.
+    """
+    found = verdict_of(
+        [at for at, _ in monitor.explored],
+        [value for _, value in monitor.explored],
+        total=model.num_timesteps,
+        kl=monitor.losses["approx_kl"],
+        explained_variance=monitor.losses["explained_variance"],
+        learning_rate=config.ppo.learning_rate,
+    )
+    return f"{found.line} Try {found.advice}." if found.advice else found.line
 
 
 def _settings(config: Config, sizes: Sizes) -> dict[str, Any]:
