@@ -22,6 +22,7 @@ QUICK_PPO = {
     "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
     "network": NetworkConfig((16,), (16,)),
     "composer": ComposerConfig(pool=12),
+    "checked": 0.0,
     "watch_every": 1,
 }
 QUICK_SLATEQ = {
