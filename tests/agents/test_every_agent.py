@@ -28,7 +28,14 @@ from recsim_env.registry import Registry
 from recsim_env.testing import check_policy
 from recsim_env.types import Policy
 from tests.agents.test_reinforce import uniform_log
-from tests.support.agent_toys import QUICK, SHOPPERS, WHOLE_EPISODES, quick_steps, small_market, tensors_of
+from tests.support.agent_toys import (
+    QUICK,
+    SHOPPERS,
+    WHOLE_EPISODES,
+    quick_steps,
+    small_market,
+    tensors_of,
+)
 from tests.support.policy_toys import toy_inputs
 
 each_agent = pytest.mark.parametrize("name", sorted(AGENTS))

@@ -72,9 +72,7 @@ def test_a_unit_of_every_number_costs_the_same() -> None:
         step = torch.zeros(composer.intent_size)
         step[at] = units[at]
         cost = (cost_of(composer, view, step) + cost_of(composer, view, -step)) / 2
-        far = [
-            (cost_of(composer, view, size * step / units[at]), size) for size in (*ends, *-ends)
-        ]
+        far = [(cost_of(composer, view, size * step / units[at]), size) for size in (*ends, *-ends)]
         if units[at] == 1.0:  # it changes nothing
             assert max(abs(value) for value, _ in far) < 1e-6
             continue

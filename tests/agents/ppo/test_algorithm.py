@@ -17,8 +17,8 @@ from agents.evaluate import evaluate
 from agents.ppo.algorithm import (
     SlatePPO,
     environment_of,
-    look_around,
     frozen_policy_of,
+    look_around,
     make_ppo,
     policy_of,
 )

@@ -10,7 +10,9 @@ VISITS = [0, 100, 200, 300, 400]
 
 
 def told(returns: list[float], kl: float = 0.01, explained: float = 0.9) -> Verdict:
-    return verdict_of(VISITS, returns, total=400, kl=kl, explained_variance=explained, learning_rate=0.012)
+    return verdict_of(
+        VISITS, returns, total=400, kl=kl, explained_variance=explained, learning_rate=0.012
+    )
 
 
 def test_the_slope_is_that_of_least_squares_with_students_interval() -> None:
@@ -48,16 +50,22 @@ def test_a_return_that_rises_is_still_learning_and_is_given_twice_the_visits() -
 def test_a_return_that_stands_has_converged() -> None:
     visits = list(range(0, 801, 100))
     returns = [1, 5, 9, 10, 10.01, 10, 9.99, 10, 10.01]
-    found = verdict_of(visits, returns, total=800, kl=0.01, explained_variance=0.9, learning_rate=0.012)
+    found = verdict_of(
+        visits, returns, total=800, kl=0.01, explained_variance=0.9, learning_rate=0.012
+    )
     assert (found.converged, found.advice) == (True, "")
     assert found.line.endswith("KL 0.01, explained variance 0.90.")
     wild = [1, 5, 9, 10, 12, 8, 13, 7, 12]
     assert (
-        verdict_of(visits, wild, total=800, kl=0.01, explained_variance=0.9, learning_rate=0.012).converged
+        verdict_of(
+            visits, wild, total=800, kl=0.01, explained_variance=0.9, learning_rate=0.012
+        ).converged
         is None
     )
     for kl, explained, word in ((1e-6, 0.9, "next to nothing"), (0.01, 0.1, "explains little")):
-        found = verdict_of(visits, returns, total=800, kl=kl, explained_variance=explained, learning_rate=0.01)
+        found = verdict_of(
+            visits, returns, total=800, kl=kl, explained_variance=explained, learning_rate=0.01
+        )
         assert found.converged is None
         assert word in found.line
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
+from torch import Tensor
 
 from agents import AGENTS, TrainingSetup
-from agents.search.agents import CMAConfig, search
-from agents.search.searchers import Searcher
+from agents.search.playing import Played
+from policies.composer import Composer
 from policies.rerankers import SameForAll
 from tests.agents.ppo.test_agents import (
     PLAIN,
@@ -40,38 +40,27 @@ def test_greed_loses_and_the_search_finds_out(name: str) -> None:
     assert found.steps <= setup.steps
 
 
-class Misled:
-    """Proposes ever worse intents, and takes them for the best."""
+def test_a_search_that_found_nothing_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds praise whatever is far from 0, and the finals tell that it earns less."""
+    rounds = []
 
-    fresh = True
+    def played(
+        composer: Composer, simulator: object, intents: Tensor, seeds: Tensor, most: int, **_: bool
+    ) -> Played:
+        lengths = intents.abs().sum(dim=1, keepdim=True).double().expand(-1, len(seeds))
+        is_finals = not intents[0].any()
+        rounds.append(is_finals)
+        steps = 500 if most >= 500 else most
+        return Played(-lengths if is_finals else lengths, steps, most >= 500)
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._asked = 0
-
-    def ask(self) -> torch.Tensor:
-        self._asked += 1
-        return torch.full((1, self._size), 50.0 * self._asked)
-
-    def tell(self, values: torch.Tensor) -> None:
-        pass
-
-    def finalists(self, most: int) -> torch.Tensor:
-        return torch.full((1, self._size), 50.0 * self._asked)
-
-
-def test_a_search_that_found_nothing_keeps_its_start() -> None:
-    def make(size: int) -> Searcher:
-        return Misled(size)
-
+    monkeypatch.setattr("agents.search.agents.play", played)
     simulator = small_market()
-    inputs = replace(toy_inputs(simulator), reward={"clicks": 1.0})
-    setup = TrainingSetup(simulator, inputs, 0, SHOPPERS * 200, SHOPPERS)
-    found = search("misled", setup, CMAConfig(), make)
+    setup = TrainingSetup(simulator, toy_inputs(simulator), 0, 5000, SHOPPERS)
+    found = AGENTS["cma"].learn(setup)
+    assert rounds == [False] * 7 + [True] * 2  # 160 + 7 * 500 <= 3750, then 2 * 350 <= 1340 left
+    assert found.facts["return_start"] == found.facts["return_best"] == 0
     assert isinstance(found.policy, SameForAll)
-    assert (found.facts["return_best"] == found.facts["return_start"]) == bool(
-        torch.equal(found.policy.intent, torch.zeros_like(found.policy.intent))
-    )
+    assert not found.policy.intent.any()
 
 
 def test_too_few_steps_for_a_round_are_refused() -> None:

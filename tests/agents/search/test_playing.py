@@ -49,8 +49,8 @@ def test_expected_clicks_have_the_same_mean_and_less_noise() -> None:
 def test_play_stops_before_it_takes_too_many_steps() -> None:
     here = composer()
     intents = some_intents(here.intent_size)
-    played = play(here, small_market(), intents, SEEDS, 3 * 36 + 5)
-    assert (played.steps, played.whole) == (3 * 36, False)
+    played = play(here, small_market(), intents, SEEDS, 36 + 5)
+    assert (played.steps, played.whole) == (36, False)
     nothing = play(here, small_market(), intents, SEEDS, 35)
     assert (nothing.steps, nothing.whole) == (0, False)
     assert not nothing.returns.any()
