@@ -4,8 +4,8 @@ The log-odds that a registered knob moves per unit of intent are a guess that no
 seen. What they do to a slate depends on the spread of the cue among the candidates and on the gaps
 between the candidates' scores, which differ from shop to shop by orders of magnitude. A Gaussian
 over intents explores all numbers alike and learns them at one rate, so it needs units that are
-alike: in those of `fitted_units`, one unit of any number of an intent gives away the same share of the
-reward that the ranker expects of the greedy slate.
+alike: in those of `fitted_units`, one unit of any number of an intent gives away the same share of
+the reward that the ranker expects of the greedy slate.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Whether a training of PPO has converged, in one line, and what to type next.
 
 Three figures tell. The *slope* of the return over the second half of the training, with its
-interval, says whether it still rises. The *KL divergence* of the last update says whether steps are too large for the policy to
-settle, or so small that it stands still. The *explained variance* of the critic says whether the
-advantages are more than noise.
+interval, says whether it still rises. The *KL divergence* of the last update says whether steps are
+too large for the policy to settle, or so small that it stands still. The *explained variance* of
+the critic says whether the advantages are more than noise.
 """
 
 from __future__ import annotations

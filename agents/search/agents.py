@@ -158,8 +158,8 @@ def search(
             watched += _watch(setup, ground.steps, best)
     if not told:
         raise ValueError(
-            f"steps is {setup.steps}, but {name} cannot play one round of {setup.shoppers} shoppers "
-            "to the end with so few."
+            f"steps is {setup.steps}, but {name} cannot play one round of {setup.shoppers} "
+            "shoppers to the end with so few."
         )
 
     # the finals: rounds of intent 0 and the finalists, with shoppers of their own
