@@ -6,6 +6,7 @@ Importing the package fills the registry `AGENTS`, and registers the environment
 from agents import bandits, faces, reinforce
 from agents.base import AGENTS, AgentSpec, TrainedAgent, TrainingSetup
 from agents.ppo import agents as ppo_agents
+from agents.search import agents as search_agents
 from agents.slateq import agent as slateq_agent
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "faces",
     "ppo_agents",
     "reinforce",
+    "search_agents",
     "slateq_agent",
 ]

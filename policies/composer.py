@@ -41,7 +41,7 @@ from policies.filling import LogOddsScores, SlateSoFar
 from policies.gains import SCALE, Gains, RewardScores
 from policies.inputs import PolicyInputs, looks_of
 from policies.pool import Pool, Pooling
-from policies.slates import pick
+from policies.slates import FARTHEST, pick
 from recsim_env import checks
 from recsim_env.rewards import as_reward
 from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
@@ -252,6 +252,27 @@ class Composer:
         scales = of_slate[:, self._first_scale :]
         paid = RewardScores(log_odds, self._gains, scales, view.looks)
         return pick(view.pool, self.slate_size, paid)
+
+    @torch.no_grad()
+    def worth(self, view: View, slates: Tensor) -> Tensor:
+        """The reward (B,) that the ranker expects of slates (B, K) from the pool of a visit.
+
+        It is what intent 0 is greedy in, with nothing moved by cues or knobs.
+        """
+        nothing = torch.zeros(len(slates), 1, device=slates.device)
+        slate = SlateSoFar(view.pool, self._inputs.catalog, self._cosines, self.slate_size)
+        log_odds = LogOddsScores(slate, view.pool.logits, nothing, nothing)
+        gains = Gains(self.reward)
+        scales = nothing.expand(-1, len(gains.knobs))
+        gained = RewardScores(log_odds, gains, scales, view.looks)
+        total = torch.zeros(len(slates), device=slates.device)
+        for position in range(self.slate_size):
+            same = view.pool.items == slates[:, position : position + 1]
+            place = same.int().argmax(dim=1)
+            gain = gained.scores().gather(1, place.unsqueeze(1)).squeeze(1)
+            total += gain.where(gain > -FARTHEST, 0.0)
+            gained.add(place)
+        return total
 
 
 def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:

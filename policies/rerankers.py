@@ -224,23 +224,28 @@ class SameForAll:
     """The composer with one intent for all shoppers.
 
     Args:
-        inputs: what it is built from
-        form: see `ComposerConfig.form`
-        knobs: value of each knob; those that the environment lacks are left out
+        composer: composes the slates
+        intent: (A,) float32
     """
 
     draws = 0
 
-    def __init__(self, inputs: PolicyInputs, form: Form, knobs: Mapping[str, float]) -> None:
-        self.composer = Composer(inputs, ComposerConfig(form=form, offset_dims=0))
-        here = {name: value for name, value in knobs.items() if name in self.composer.knobs}
-        self._intent = self.composer.intent(here)
+    def __init__(self, composer: Composer, intent: Tensor) -> None:
+        self.composer = composer
+        self.intent = intent
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose slates (B, K)."""
         view = self.composer.view(observation)
-        intent = self._intent.to(view.features.device).expand(len(view.features), -1)
+        intent = self.intent.to(view.features.device).expand(len(view.features), -1)
         return self.composer.compose_view(view, intent)
+
+
+def same_for_all(inputs: PolicyInputs, form: Form, knobs: Mapping[str, float]) -> SameForAll:
+    """Build the composer with the same knobs for all; those that are lacking here are left out."""
+    composer = Composer(inputs, ComposerConfig(form=form, offset_dims=0))
+    here = {name: value for name, value in knobs.items() if name in composer.knobs}
+    return SameForAll(composer, composer.intent(here))
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,7 @@ class RewardGreedyParameters:
 def reward_greedy(inputs: PolicyInputs, parameters: RewardGreedyParameters) -> Policy:
     """Build the policy whose slates are greedy in the reward of the visit, whatever comes later."""
     scales = dict.fromkeys(scale_knobs(), math.log(parameters.factor))
-    return SameForAll(inputs, "reward", scales)
+    return same_for_all(inputs, "reward", scales)
 
 
 def constant_parameters() -> Any:
@@ -291,10 +296,10 @@ def _parameters_of(known: tuple[tuple[str, Knob], ...]) -> type[Any]:
 @register_policy("constant", constant_parameters)
 def constant(inputs: PolicyInputs, parameters: Any) -> Policy:
     """Build the composer with the same knobs for all, which an agent that adapts must beat."""
-    return SameForAll(inputs, "reward", asdict(parameters))
+    return same_for_all(inputs, "reward", asdict(parameters))
 
 
 @register_policy("constant_log_odds", log_odds_parameters)
 def constant_log_odds(inputs: PolicyInputs, parameters: Any) -> Policy:
     """Build the same with slates that are greedy in log-odds, whatever the reward is made of."""
-    return SameForAll(inputs, "log_odds", asdict(parameters))
+    return same_for_all(inputs, "log_odds", asdict(parameters))

@@ -24,8 +24,10 @@ from agents.ppo.device_ppo import DevicePPO
 from agents.ppo.randomness import PrivateRandomness
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import SimulatorVecEnv
+from policies.learnable.intents import IntentActor
 from policies.learnable.kinds import Actor
 from policies.learnable.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
+from policies.units import fitted_units
 from recsim_env.types import Policy
 
 
@@ -155,16 +157,34 @@ def _make(
     )
 
 
-def fit_standardizers(model: StockPPO, visits: int = 10) -> None:
-    """Play some visits with the untrained policy, and fix the scale of the features from them."""
-    env = TrainingRewards(environment_of(model))
-    seen = env.reset()
-    rows = []
+UNIT_VISITS = 160
+"""Most visits from which the units of intent are fitted; more would change them little."""
+
+
+def look_around(model: StockPPO, visits: int = 10) -> None:
+    """Play some visits with the untrained policy, and fix all scales from them.
+
+    They are the mean and the deviation of each feature and, where the policy acts in intents, the
+    units of each number of an intent (`policies.units`).
+    """
+    env = environment_of(model)
+    face = TrainingRewards(env)
+    seen = face.reset()
+    few = max(UNIT_VISITS // visits, 1)
+    rows, observations = [], []
     for _ in range(visits):
         assert not isinstance(seen, tuple)
         rows.append(model.policy.features(model.policy.obs_to_tensor(seen)[0]))
-        seen, _, _, _ = env.step(model.policy.predict(seen, deterministic=True)[0])
+        observations.append(
+            {name: value[:few].clone() for name, value in env.simulator.observe().items()}
+        )
+        seen, _, _, _ = face.step(model.policy.predict(seen, deterministic=True)[0])
     model.policy.fit_standardizers(torch.cat(rows))
+    if isinstance(actor := model.policy.actor, IntentActor):
+        together = {
+            name: torch.cat([one[name] for one in observations]) for name in observations[0]
+        }
+        actor.units.copy_(fitted_units(env.composer, env.composer.view(together)))
 
 
 def environment_of(model: StockPPO) -> SimulatorVecEnv:

@@ -185,6 +185,11 @@ class Monitor(BaseCallback):
         self._written: int | None = None  # visits at which everything is written
         self.returns: list[float] = []
         """Mean return of every evaluation by this monitor, at the policy's most likely action."""
+        self.explored: list[tuple[int, float]] = []
+        """Visits so far, and the mean return of the episodes that a rollout completed, as the
+        policy explores: `rollout/ep_rew_mean`."""
+        self.losses: dict[str, float] = {}
+        """What SB3 logged under `train/` at the last update."""
 
     def _on_training_start(self) -> None:
         interval = self.locals["log_interval"]
@@ -217,6 +222,8 @@ class Monitor(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
+        if "return" in self.model.statistics:
+            self.explored.append((self.num_timesteps, self.model.statistics["return"]))
         for name, value in self.model.statistics.items():
             if name not in (
                 "return",
@@ -237,6 +244,11 @@ class Monitor(BaseCallback):
         visits = self.num_timesteps
         if visits == self._written:
             return
+        self.losses = {
+            name.removeprefix("train/"): float(value)
+            for name, value in self.logger.name_to_value.items()
+            if name.startswith("train/")
+        }
         if self._due(visits, self.model._total_timesteps):
             self.evaluate()
         if visits:

@@ -40,8 +40,9 @@ from recsim_env.simulator import Episodes, SlateSimulator
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Observation, Outcome
 
-INTENT_LIMIT = 10.0
-"""Bound of the space of intents, far beyond what a Gaussian of the usual width draws."""
+INTENT_LIMIT = 1000.0
+"""Bound of the space of intents, far beyond what a Gaussian of the usual width draws, whatever its
+units are."""
 ROULETTE = 0.15
 """Survival below which a shopper continues with probability survival / ROULETTE, and then with the
 weight ROULETTE."""
@@ -85,6 +86,15 @@ def weighable(reward: TrainingReward, simulator: SlateSimulator) -> TrainingRewa
         file=sys.stderr,
     )
     return replace(reward, survival=False)
+
+
+def expected_reward(simulator: SlateSimulator, outcome: Outcome) -> Tensor:
+    """The rewards (B,) of a visit with the expected number of clicks in place of what was drawn."""
+    weight = simulator.reward.weights.get("clicks")
+    if weight is None:
+        return outcome.reward
+    surplus = outcome.response.probability.sum(dim=1) - outcome.info["clicks"]
+    return outcome.reward + weight * surplus
 
 
 class SimulatorVecEnv(TorchVecEnv):
@@ -333,9 +343,8 @@ class SimulatorVecEnv(TorchVecEnv):
     def _training_reward(self, outcome: Outcome) -> Tensor:
         """The rewards (B,) float32 that the agent learns from."""
         reward = outcome.reward
-        if self._reward.expected_clicks and "clicks" in self.simulator.reward.weights:
-            surplus = outcome.response.probability.sum(dim=1) - outcome.info["clicks"]
-            reward = reward + self.simulator.reward.weights["clicks"] * surplus
+        if self._reward.expected_clicks:
+            reward = expected_reward(self.simulator, outcome)
         return (reward * self._survival * self._reward.scale).float()
 
     def _add(self, outcome: Outcome) -> None:

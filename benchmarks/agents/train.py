@@ -21,12 +21,15 @@ from typing import Any, Literal
 
 from stable_baselines3.common.logger import configure
 
+from agents import AGENTS
 from agents.evaluate import evaluate
 from agents.folder import ABOUT, save_agent
 from agents.places.site import Site, is_slow, seeds
-from agents.ppo.algorithm import SlatePPO, fit_standardizers, make_ppo, policy_of
+from agents.ppo.agents import PPOComposerConfig
+from agents.ppo.algorithm import SlatePPO, look_around, make_ppo, policy_of
 from agents.ppo.checkpoints import LAST, load, save
 from agents.ppo.config import PPOConfig
+from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
@@ -46,6 +49,7 @@ from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.files import locked
+from recsim_env.settings import SHARE, put, settle
 
 USUAL_VISITS, USUAL_SHOPPERS = 300_000, 512
 SLOW_VISITS, SLOW_SHOPPERS, SLOW_EPISODES = 20_000, 32, 32
@@ -71,23 +75,34 @@ class Config(Checked):
     shoppers: int | None = None
     """Number of shoppers that are served at once. By default it is 512, and 32 in environments of
     others."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Hyper-parameters of the PPO algorithm."""
-    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(log_std=-1.5))
+    ppo: PPOConfig = field(default_factory=lambda: PPOComposerConfig().ppo)
+    """Hyper-parameters of the PPO algorithm. By default they are those that are registered for the
+    agent; where one of them is told, the others are those of `composer`."""
+    annealed: float = PPOComposerConfig().annealed
+    """Factor on the learning rate at the end, reached linearly from 1; 1 keeps the rate
+    constant."""
+    network: NetworkConfig = field(default_factory=lambda: PPOComposerConfig().network)
     """Sizes and initial values of actor and critic."""
-    composer: ComposerConfig = field(default_factory=ComposerConfig)
+    composer: ComposerConfig = field(default_factory=lambda: PPOComposerConfig().composer)
     """What the agent sees of a visit and how it may steer."""
     plackett_luce: PlackettLuceConfig = field(default_factory=PlackettLuceConfig)
     """How the scores of the Plackett-Luce agent start."""
     autoregressive: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """How the scores of the autoregressive agent start."""
-    learned_reward: TrainingReward = field(default_factory=TrainingReward)
+    learned_reward: TrainingReward = field(default_factory=lambda: PPOComposerConfig().reward)
     """How the reward of the simulator becomes the reward that PPO learns from."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """Evaluations before the first update, on the way and at the end. In environments of others
     they have 32 episodes unless another number than the default is given."""
     output: Path = Path("runs/train")
     """Folder of the runs: checkpoints and TensorBoard events in `<agent>/seed<k>/`."""
+
+    def __post_init__(self) -> None:
+        """Check every option, and take the agent's own hyper-parameters where none is told."""
+        super().__post_init__()
+        settle(self, annealed=SHARE)
+        if self.ppo == PPOComposerConfig().ppo:
+            put(self, ppo=AGENTS[f"ppo_{self.agent}"].config().ppo)
 
 
 def folder_of(config: Config, seed: int) -> Path:
@@ -140,7 +155,7 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
         "autoregressive": config.autoregressive,
     }
     start = starts[config.agent]
-    return make_ppo(
+    model = make_ppo(
         config.agent,
         env,
         config.ppo,
@@ -149,6 +164,9 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
         seed=seed,
         device=simulator.device,
     )
+    rate, last = config.ppo.learning_rate, config.annealed
+    model.lr_schedule = lambda left: rate * (last + (1 - last) * left)  # left: from 1 to 0
+    return model
 
 
 def make_quietly(config: Config, seed: int, site: Site) -> SlatePPO:
@@ -223,7 +241,7 @@ def _train(config: Config, seed: int, site: Site) -> Path:
     if goes_on:
         load(model, folder / LAST)
     else:
-        fit_standardizers(model)
+        look_around(model)
         save(model, folder / UNTRAINED)
     write_settings(folder, told)
     left = sizes.visits - model.num_timesteps
@@ -245,6 +263,8 @@ def _train(config: Config, seed: int, site: Site) -> Path:
         model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
     untrained = None if goes_on else monitor.returns[0]
     print(f"{title}: {finish(config, seed, site, model, untrained)}")
+    if left > 0:
+        print(f"{title}: {convergence(config, monitor, model)}")
     return folder / LAST
 
 
@@ -278,6 +298,25 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO, untrained: fl
         f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above greedy CTR in the same "
         f"{settings.episodes} episodes; {folder / AGENT}"
     )
+
+
+def convergence(config: Config, monitor: Monitor, model: SlatePPO) -> str:
+    """Whether a training has converged, and what to type where it has not, in one line.
+
+    Args:
+        config: The training.
+        monitor: The monitor of its last run.
+        model: The trained model.
+    """
+    found = verdict_of(
+        [at for at, _ in monitor.explored],
+        [value for _, value in monitor.explored],
+        total=model.num_timesteps,
+        kl=monitor.losses["approx_kl"],
+        explained_variance=monitor.losses["explained_variance"],
+        learning_rate=config.ppo.learning_rate,
+    )
+    return f"{found.line} Try {found.advice}." if found.advice else found.line
 
 
 def _settings(config: Config, sizes: Sizes) -> dict[str, Any]:

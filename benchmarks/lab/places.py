@@ -9,12 +9,8 @@ from typing import Any
 
 from agents.places import Site, open_place
 from agents.places.opening import registered
-from agents.ppo.config import PPOConfig
-from agents.ppo.vec_env import TrainingReward
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.where import Where
-from policies.composer import ComposerConfig
-from policies.learnable.sb3 import NetworkConfig
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.shoppers.market import make_market
 
@@ -92,16 +88,6 @@ class Place:
         return self.opener(self.env, self.world, markets, slates, device)
 
 
-JOURNEY_SETTINGS = {
-    "ppo_composer": {
-        "ppo": PPOConfig(),
-        "network": NetworkConfig(log_std=-1.5),
-        "composer": ComposerConfig(),
-        "reward": TrainingReward(),
-    }
-}
-"""Settings of PPO where greedy CTR is nearly right: it explores close to greedy, as in
-`benchmarks.agents.train`."""
 PLACES = {
     place.name: place
     for place in (
@@ -113,7 +99,7 @@ PLACES = {
         Place(CONTROL, 0),
         Place(CONTROL, 1),
         Place(LEARNED, 0, open_learned, oracles=False),
-        Place(JOURNEY, 0, open_journey, oracles=False, log=False, settings=JOURNEY_SETTINGS),
+        Place(JOURNEY, 0, open_journey, oracles=False, log=False),
     )
 }
 """Every place by name; the first is where the frontier is swept."""

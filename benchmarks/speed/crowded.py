@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import polars as pl
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.ppo.algorithm import SlatePPO, fit_standardizers
+from agents.ppo.algorithm import SlatePPO, look_around
 from agents.statistics import estimate_mean
 from benchmarks.agents import train
 from benchmarks.lab.command import run_command
@@ -123,7 +123,7 @@ def serve(config: train.Config, connection: Connection) -> None:
     """Train for as many seconds as a connection asks for, and send back the speed; 0 ends it."""
     use_threads(config.place.threads)
     model = train.make_model(config, config.seeds[0])
-    fit_standardizers(model)
+    look_around(model)
     connection.send(train_for(model, 0.0))
     while (seconds := connection.recv()) > 0:
         connection.send(train_for(model, seconds))

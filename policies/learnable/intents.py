@@ -40,13 +40,17 @@ class IntentConfig:
 class IntentActor(nn.Module):
     """A Gaussian over intents whose mean depends on the state.
 
-    The mean starts at 0, which is the greedy CTR ranker. The standard deviation is learned, and the
-    same in every state.
+    The mean starts at 0, which is the slate that is greedy in the reward. The standard deviation is
+    learned, and the same in every state. Both are in units of the actor's own, in which all numbers
+    of an intent weigh alike (`policies.units`).
 
     Shapes: B shoppers, F features, A intent.
         features: (B, F) float32, `Composer.features`
+        units:    (A,), of the actor in those of the composer; 1 until they are fitted
         mean:     (B, A)
     """
+
+    units: Tensor
 
     def __init__(
         self,
@@ -60,21 +64,23 @@ class IntentActor(nn.Module):
         self.standardize = Standardizer(width)
         self.tower = tower(width, hidden, intent_size, generator, gain=0.0)
         self.log_std = nn.Parameter(torch.full((intent_size,), log_std, dtype=torch.float32))
+        self.register_buffer("units", torch.ones(intent_size, dtype=torch.float32))
         self.draws = intent_size
 
     def mean(self, features: Tensor) -> Tensor:
-        """Mean of the intents in states (B, F): (B, A)."""
+        """Mean of the intents in states (B, F), in units of the actor: (B, A)."""
         mean: Tensor = self.tower(self.standardize(features))
         return mean
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
         """Choose intents (B, A): the mean, or a sample by the uniform numbers draws (B, A)."""
         mean = self.mean(observation["features"])
-        return mean if draws is None else mean + self.log_std.exp() * normal(draws)
+        own = mean if draws is None else mean + self.log_std.exp() * normal(draws)
+        return own * self.units
 
     def judge(self, observation: Observation, intent: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of intents (B, A) and entropy of the distribution: (B,) each."""
-        z = (intent - self.mean(observation["features"])) / self.log_std.exp()
+        """Log-density of intents (B, A) in units of the actor, and its entropy: (B,) each."""
+        z = (intent / self.units - self.mean(observation["features"])) / self.log_std.exp()
         log_volume = (self.log_std + 0.5 * math.log(2 * math.pi)).sum()
         entropy = log_volume + 0.5 * len(self.log_std)
         return -0.5 * z.square().sum(dim=1) - log_volume, entropy.expand(len(z))

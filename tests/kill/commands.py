@@ -51,6 +51,7 @@ PPO: dict[str, Any] = {
     "ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
     "network": NetworkConfig((8,), (8,)),
     "composer": ComposerConfig(pool=12, offset_dims=0),
+    "checked": 0.0,
     "watch_every": 2,
 }
 SLATEQ: dict[str, Any] = {
@@ -197,7 +198,9 @@ def run_transfer(inputs: Path, work: Path) -> None:
             mixture="uniform",
             sizes=(600,),
             model=SESSIONS,
-            ppo=PPOComposerConfig(ppo=PPO["ppo"], network=PPO["network"], watch_every=100),
+            ppo=PPOComposerConfig(
+                ppo=PPO["ppo"], network=PPO["network"], checked=0.0, watch_every=100
+            ),
             steps=16 * (10 + 3 * 4),
             shoppers=16,
             trials=5,

@@ -16,10 +16,13 @@ from recsim_env.shoppers.market import MARKET
 from recsim_env.simulator import SlateSimulator
 
 SHOPPERS = 16
+WHOLE_EPISODES = ("cma", "optuna")
+"""Agents that play whole episodes only, so that some steps may be left over."""
 QUICK_PPO = {
     "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
     "network": NetworkConfig((16,), (16,)),
     "composer": ComposerConfig(pool=12),
+    "checked": 0.0,
     "watch_every": 1,
 }
 QUICK_SLATEQ = {
@@ -40,6 +43,8 @@ QUICK: dict[str, dict[str, Any]] = {
 
 def quick_steps(name: str) -> int:
     """Shopper-steps for `SHOPPERS` at once; PPO scales its features by 10 visits of each first."""
+    if name in WHOLE_EPISODES:
+        return SHOPPERS * 200
     return SHOPPERS * (10 + 4 * 6 if name.startswith("ppo") else 12)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
+from agents.ppo.agents import PPOComposerConfig, _gain
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from policies.composer import ComposerConfig
@@ -103,6 +104,7 @@ SHARED = {
     "network": NetworkConfig((16,), (16,), log_std=0.0),
     "composer": ComposerConfig(offset_unit=1.0),
     "reward": TrainingReward(scale=1.0),
+    "checked": 0.0,
 }
 OWN: dict[str, dict[str, Any]] = {
     "ppo_composer": {},
@@ -148,6 +150,7 @@ def learn(name: str, steps: int = 16 * (10 + 4 * 3), **options: Any) -> TrainedA
         "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
         "network": NetworkConfig((16,), (16,)),
         "composer": ComposerConfig(pool=12),
+        "checked": 0.0,
         "watch_every": 1,
     }
     setup = {"seed": 0, **options}
@@ -183,6 +186,28 @@ def test_the_steps_are_kept_to_and_watched(name: str) -> None:
 def test_too_few_steps_are_refused(name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^steps is 223, but PPO needs 160 to scale the features and 64 for each update",
+        match=r"^steps is 223, but PPO needs 160 to scale the features, 64 for each update",
     ):
         learn(name, 16 * 14 - 1)
+
+
+@pytest.mark.parametrize("gain", [-0.1, 0.1])
+def test_what_is_worse_than_its_own_start_is_not_kept(
+    gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.ppo.agents._gain", lambda *_: (gain, 5))
+    trained = learn("ppo_composer")
+    assert trained.steps == 16 * (10 + 4 * 3) + 5
+    assert trained.facts["gain"] == gain
+    assert (trained.policy is trained.untrained) == (gain < 0)
+    assert (trained.sampled is trained.untrained_sampled) == (gain < 0)
+
+
+def test_the_check_compares_returns_of_the_same_shoppers() -> None:
+    setup = two_visit_setup(64 * 100)
+    chosen = AGENTS["ppo_composer"].learn(replace(setup, steps=64 * 20), SHARED | {"checked": 0.0})
+    config = PPOComposerConfig(checked=0.1)
+    gain, steps = _gain(setup, config, chosen.untrained, chosen.untrained, 2.0)
+    # 640 steps are 320 for each policy, and so 123 shoppers who come twice, 1.3 times allowed for
+    assert (gain, steps) == (0.0, 2 * 2 * 123)
+    assert _gain(setup, config, chosen.policy, chosen.untrained, None) == (0.0, 0)

@@ -17,8 +17,8 @@ from agents.evaluate import evaluate
 from agents.ppo.algorithm import (
     SlatePPO,
     environment_of,
-    fit_standardizers,
     frozen_policy_of,
+    look_around,
     make_ppo,
     policy_of,
 )
@@ -54,7 +54,7 @@ def composer_model(
         simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), shoppers
     )
     model = make_ppo("composer", env, config, NETWORK, seed=seed)
-    fit_standardizers(model)
+    look_around(model)
     return model
 
 
@@ -66,7 +66,7 @@ def plackett_luce_model(
     model = make_ppo(
         "plackett_luce", env, config, NETWORK, start=PlackettLuceConfig(1.0), seed=seed
     )
-    fit_standardizers(model)
+    look_around(model)
     return model
 
 
@@ -83,7 +83,7 @@ def autoregressive_model(
         start=AutoregressiveConfig(1.0, count=-0.3),
         seed=seed,
     )
-    fit_standardizers(model)
+    look_around(model)
     return model
 
 
@@ -372,7 +372,7 @@ def test_the_composer_learns_to_vary_the_slate() -> None:
         reward=TrainingReward(1.0, False),
     )
     model = make_ppo("composer", env, QUICK, NETWORK, seed=0)
-    fit_standardizers(model)
+    look_around(model)
     before = mean_return(model, simulators[1])
     model.learn(32 * 10 * 60)
     after = mean_return(model, simulators[1])
@@ -399,7 +399,7 @@ def test_plackett_luce_learns_which_items_pay(monkeypatch: pytest.MonkeyPatch) -
         reward=TrainingReward(1.0, False),
     )
     model = make_ppo("plackett_luce", env, QUICK, NETWORK, start=PlackettLuceConfig(1.0), seed=0)
-    fit_standardizers(model)
+    look_around(model)
     before = mean_return(model, simulators[1], deterministic=False)
     model.learn(32 * 10 * 60)
     assert before < 0.3

@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from torch import Tensor
 
-from agents.ppo.algorithm import StockPPO, fit_standardizers, make_ppo, make_stock_ppo
+from agents.ppo.algorithm import StockPPO, look_around, make_ppo, make_stock_ppo
 from agents.ppo.config import PPOConfig
 from agents.ppo.device_ppo import DevicePPO
 from agents.ppo.randomness import PrivateRandomness
@@ -216,7 +216,7 @@ def slate_model(make: Any, kind: str, survival: bool) -> StockPPO:
     model: StockPPO = make(
         kind, env, PPOConfig(n_steps=10, batch_size=40, n_epochs=2), network, seed=0
     )
-    fit_standardizers(model)
+    look_around(model)
     return model
 
 

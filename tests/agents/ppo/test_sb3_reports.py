@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import SlatePPO, environment_of, fit_standardizers, make_ppo, policy_of
+from agents.ppo.algorithm import SlatePPO, environment_of, look_around, make_ppo, policy_of
 from agents.ppo.config import PPOConfig
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv, TrainingReward
@@ -47,7 +47,7 @@ def environment(kind: str, reward: TrainingReward, seed: int = 0) -> SimulatorVe
 def trained(kind: str, reward: TrainingReward) -> SlatePPO:
     config, network = PPOConfig(n_steps=6, batch_size=72, n_epochs=2), NetworkConfig((16,), (16,))
     model = make_ppo(kind, environment(kind, reward), config, network, seed=0)
-    fit_standardizers(model)
+    look_around(model)
     model.learn(SHOPPERS * 6 * 2)
     return model
 

@@ -211,6 +211,7 @@ def config_in(folder: Path, env: str) -> Config:
         ppo=PPOComposerConfig(
             ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
             network=NetworkConfig((8,), (8,)),
+            checked=0.0,
             watch_every=100,
         ),
         steps=16 * (10 + 2 * 4),
