@@ -7,8 +7,8 @@
     recsim_env/MarketAlike-v0       the same with shoppers who are all the median one
     recsim_env/MarketMild-v0        Market-v0 with little to gain from variety
     recsim_env/MarketControl-v0     nothing shown has a later effect: greed is optimal
-    recsim_env/MarketRegulars-v0    shoppers whom the shop has known for 30 to 300 visits, and who differ
-    recsim_env/MarketRegularsAlike-v0   the same with shoppers who are all the median one
+    recsim_env/MarketRegulars-v0    regulars, known for 30 to 300 visits: knowing them pays
+    recsim_env/MarketRegularsAlike-v0   the same, all of them the median one: it pays nothing
     recsim_env/LearnedMarket-v0     a transformer's shoppers, fitted to the log of Market-v0
 """
 

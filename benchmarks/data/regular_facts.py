@@ -104,7 +104,7 @@ def between(values: pl.DataFrame, value: str) -> float:
 
 
 def facts(lines: pl.DataFrame) -> dict[str, tuple[float, float, float, float | None]]:
-    """What the module says, by name: three points, and the standard deviation where there is one."""
+    """What the module says: three points by name, and the standard deviation where it has one."""
     visit, trip = gaps(lines), trips(lines)
     log = trip.with_columns(again=pl.col("days").log())
     log = log.with_columns(again=pl.col("again") - pl.col("again").mean().over(CATEGORY))
@@ -119,9 +119,7 @@ def facts(lines: pl.DataFrame) -> dict[str, tuple[float, float, float, float | N
         "gap": between(visit.with_columns(pl.col("days").log()), "days"),
         "again": between(log, "again"),
     }
-    return {
-        name: (*_points(table), spread.get(name)) for name, table in of_household.items()
-    }
+    return {name: (*_points(table), spread.get(name)) for name, table in of_household.items()}
 
 
 def _points(table: pl.DataFrame) -> tuple[float, float, float]:

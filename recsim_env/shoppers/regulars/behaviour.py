@@ -6,20 +6,20 @@ there on item i of category c with chance
     p = e^j sigmoid(base + interest u . v_i + quality_i
                     + habit_click h k_c - sated s_c - fatigue f_i),   k_c = 1 - exp(-m_c)
 
-where h is the shopper's habit, of either sign, m_c remembers its clicks in the category and k_c says
-how familiar that is. State dependence that is inertia for one shopper and variety-seeking for
-another: Bawa 1990, "Modeling inertia and variety seeking tendencies in brand choice behavior". Then,
-with w_j = e^j for shown positions and 0 else, and d days until the next visit,
+where h is the shopper's habit, of either sign, m_c remembers its clicks in the category, and k_c
+says how familiar that is. State dependence that is inertia for one shopper and variety-seeking for
+another: Bawa 1990, "Modeling inertia and variety seeking tendencies in brand choice behavior".
+Then, with w_j = e^j for shown positions and 0 else, and d days until the next visit,
 
     s_c <- 2^(-d / recovery) (s_c + speed sum over j of [category c]
                               (sated_exposure w_j + sated_click click_j))
     m_c <- familiar_decay m_c + clicks in c
     f_i <- fatigue_decay f_i + w_j for the items shown
     u   <- unit(u + drift noise)
-    S   <- memory S + (1 - memory) ([any click] + habit_pleased h (K - 1/2))
+    S   <- memory S + (1 - memory) ([any click] + habit_pleased h (F - 1/2))
     leaves with chance sigmoid(leave_base - patience - leave_satisfied S)
 
-where K is the mean of k_c over the slate as it was met, weighted by w_j. A need that was met and
+where F is the mean of k_c over the slate as it was met, weighted by w_j. A need that was met and
 recovers: McAlister 1982, "A dynamic attribute satiation model of variety-seeking behavior",
 equation 1. Satisfaction that the next slate adds to, and that decides who stays: as in Ie et al.
 2019, "RecSim", section 4 (its long-term satisfaction).
@@ -106,10 +106,22 @@ class Behaviour:
         config, category = self.config, looked_up(self.catalog.category, items)
         vectors = looked_up(self.catalog.embedding, items)
         liked = torch.bmm(vectors, state.interest.unsqueeze(2)).squeeze(2)
-        wanted = config.habit_click * state.traits.habit.unsqueeze(1) * self.familiar(state)
-        needs = (wanted - config.sated * state.sated).gather(1, category)
         fixed = config.base + config.interest * liked + looked_up(self.quality, items)
+        needs = self._needs(state).gather(1, category)
         return fixed + needs - config.fatigue * state.fatigue.gather(1, items)
+
+    def log_odds_of_all(self, state: RegularsState) -> Tensor:
+        """Return those of the whole catalogue, (B, N), in a fraction of the time."""
+        config = self.config
+        liked = state.interest @ self.catalog.embedding.T
+        fixed = config.base + config.interest * liked + self.quality
+        needs = self._needs(state).index_select(1, self.catalog.category)
+        return fixed + needs - config.fatigue * state.fatigue
+
+    def _needs(self, state: RegularsState) -> Tensor:
+        """Return what the state of each category adds to the log-odds of a click: (B, G)."""
+        wanted = self.config.habit_click * state.traits.habit.unsqueeze(1) * self.familiar(state)
+        return wanted - self.config.sated * state.sated
 
     def familiar(self, state: RegularsState) -> Tensor:
         """Return how familiar each category is: (B, G) float32 from 0 to 1."""
@@ -141,26 +153,22 @@ class Behaviour:
         pleased = config.habit_pleased * state.traits.habit * (known - 0.5) * shown.any(dim=1)
         memory = state.traits.memory
         pleasure = clicks.any(dim=1).to(pleased.dtype) + pleased
-        state.satisfaction = memory * state.satisfaction + (1 - memory) * pleasure
+        state.satisfaction.mul_(memory).add_((1 - memory) * pleasure)
         leaving = torch.sigmoid(
-            config.leave_base
-            - state.traits.patience
-            - config.leave_satisfied * state.satisfaction
+            config.leave_base - state.traits.patience - config.leave_satisfied * state.satisfaction
         )
 
         # needs that were met, and recover until the next visit
         mean = state.traits.rhythm - 0.5  # of whole days, rounded up
         days = torch.ceil(-mean * torch.log1p(-gap_draw.squeeze(1))).clamp(min=1)
         gained = config.sated_exposure * looks + config.sated_click * clicks.to(looks.dtype)
-        sated = state.sated.scatter_add(1, category, gained * state.traits.speed.unsqueeze(1))
-        state.sated = sated * torch.exp2(-days / state.traits.recovery).unsqueeze(1)
-        state.clicked = (config.familiar_decay * state.clicked).scatter_add(
-            1, category, clicks.to(looks.dtype)
-        )
+        left = torch.exp2(-days / state.traits.recovery).unsqueeze(1)
+        state.sated.scatter_add_(1, category, gained * state.traits.speed.unsqueeze(1)).mul_(left)
+        clicked = clicks.to(looks.dtype)
+        state.clicked.mul_(config.familiar_decay).scatter_add_(1, category, clicked)
         state.fatigue.mul_(config.fatigue_decay).scatter_add_(1, slates, looks)
-        state.interest = torch.nn.functional.normalize(
-            state.interest + config.drift * normal(drift_draw), dim=1
-        )
+        drifted = state.interest + config.drift * normal(drift_draw)
+        state.interest.copy_(torch.nn.functional.normalize(drifted, dim=1))
         state.profile.record(slates, shown, clicks, self.catalog.category, self.catalog.embedding)
-        state.day = state.day + days
+        state.day += days
         return Visit(clicks, probability, leaving, days)

@@ -47,13 +47,13 @@ class RegularsConfig:
         ValueError: If a number is none, or is out of its range.
     """
 
-    items: int = 1000
+    items: int = 400
     """Number of items in the catalogue."""
     categories: int = 20
     """Number of categories, which are of equal size."""
     width: int = 16
     """Number of dimensions of interests and item embeddings."""
-    known: int = 3072
+    known: int = 2048
     """Number of regulars whom the shop knows. An episode begins with one of them: three in four are
     the population `train`, the others `evaluation`."""
     fewest_visits: int = 30
@@ -92,9 +92,9 @@ class RegularsConfig:
     something new."""
     habit_spread: float = 1.0
     """Standard deviation over shoppers of the habit trait, which has no unit of its own."""
-    habit_click: float = 0.5
+    habit_click: float = 0.4
     """Log-odds that a click in a wholly familiar category gains per unit of habit."""
-    habit_pleased: float = 2.0
+    habit_pleased: float = 4.0
     """Pleasure of a visit per unit of habit and of the familiarity of what was looked at, from
     -1/2 where nothing was familiar to 1/2 where all was; a visit with a click is 1."""
     fatigue: float = 0.7
@@ -125,10 +125,10 @@ class RegularsConfig:
     shopper."""
     memory_spread: float = 0.8
     """Standard deviation over shoppers of the log-odds of that share."""
-    leave_base: float = -1.0
+    leave_base: float = -0.5
     """Log-odds that the median shopper leaves after a visit at satisfaction 0; with -inf nobody
     ever leaves."""
-    leave_satisfied: float = 3.0
+    leave_satisfied: float = 4.0
     """Log-odds of leaving that a unit of satisfaction takes away."""
     patience_spread: float = 0.5
     """Standard deviation over shoppers of the log-odds of staying."""

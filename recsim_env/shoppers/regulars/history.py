@@ -1,16 +1,17 @@
 """The visits of regular customers before an episode: played once, by a policy that explores.
 
 The shop showed slates whose categories were drawn half at random and half by what the shopper had
-declared (`RegularsConfig.logged_at_random`), with items of the category drawn at random. Nobody left
-meanwhile: who is a regular has stayed. Everything random comes from the seed of the world and the
-number of the shopper, so that each of them has one history, however many are played together.
+declared (`RegularsConfig.logged_at_random`), with items of the category drawn at random. Nobody
+left meanwhile: who is a regular has stayed. Everything random comes from the seed of the world and
+the number of the shopper, so that each of them has one history, however many are played together.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +24,10 @@ from recsim_env.shoppers.regulars.behaviour import Behaviour, RegularsState
 from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.shoppers.regulars.traits import TRAITS, Traits
 from recsim_env.tensors import first_places, looked_up
-from recsim_env.trees import pick, put
+from recsim_env.trees import pick
 
 SHARPNESS = 4.0
 """Log-odds by which a category is shown more per unit of the cosine with what was declared."""
-PLAYED_AT_ONCE = 1024
-"""Shoppers whose histories are played together, which changes the memory alone."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,8 @@ def known_regulars(config: RegularsConfig, world: int, slate_size: int, visits: 
 
     # the longest first, so that those who are there are always the first rows
     order = length.argsort(descending=True, stable=True)
-    parts = [
-        _played(behaviour, who, keys[who], first[who], length[who], visits)
-        for who in order.split(PLAYED_AT_ONCE)
-    ]
-    ordered = _joined(parts)
-    back = order.argsort()
-    past = Past(*(value[back] for value in vars(ordered.past).values()))
-    return Known(pick(ordered.state, back), past)
+    played = _played(behaviour, order, keys[order], first[order], length[order], visits)
+    return pick(played, order.argsort())
 
 
 def start_draws(config: RegularsConfig) -> int:
@@ -181,33 +174,22 @@ def _played(
     clicks, days = torch.zeros_like(slates, dtype=torch.bool), torch.zeros(len(who), visits)
     for left in range(longest, 0, -1):  # visits that are left, this one among them
         there = int((length >= left).sum())
-        rows = torch.arange(there)
-        some = pick(state, rows)
         draws = noise.uniform(keys[:there], left, policy.draws + behaviour.draws)
         to_show, to_visit = draws.split([policy.draws, behaviour.draws], dim=1)
         slate = policy.slates(edges[:there], to_show)
         shown = first_places(slate)
-        seen = behaviour.visit(some, slate, shown, to_visit)
-        put(state, rows, some)
+        seen = behaviour.visit(_front(state, there), slate, shown, to_visit)
         if left <= visits:
             slates[:there, left - 1] = slate.where(shown, -1)
             clicks[:there, left - 1] = seen.clicks
         kept = days[:there, left - 1 :]
         kept += seen.days.unsqueeze(1) * (slates[:there, left - 1 :, 0] >= 0)
-    state.day = torch.zeros_like(state.day)
+    state.day.zero_()
     return Known(state, Past(slates, clicks, days))
 
 
-def _joined(parts: list[Known]) -> Known:
-    """Put histories that were played one after another under each other."""
-    whole = parts[0].state
-    total = sum(len(part.state.who) for part in parts)
-    state = pick(whole, torch.zeros(total, dtype=torch.int64))
-    begin = 0
-    for part in parts:
-        rows = torch.arange(begin, begin + len(part.state.who))
-        put(state, rows, part.state)
-        begin += len(rows)
-    pasts = [vars(part.past) for part in parts]
-    joined = {name: torch.cat([past[name] for past in pasts]) for name in pasts[0]}
-    return Known(state, Past(**joined))
+def _front(node: Any, count: int) -> Any:
+    """Return the first rows of a state without a copy: what changes in them changes the state."""
+    if isinstance(node, Tensor):
+        return node[:count]
+    return replace(node, **{name: _front(part, count) for name, part in vars(node).items()})

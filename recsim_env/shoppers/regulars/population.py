@@ -158,6 +158,10 @@ class RegularsShopper(Shopper[RegularsState]):
         """Return the log-odds of a click on items (B, P) that are looked at: (B, P) float32."""
         return self._behaviour.log_odds(state, items)
 
+    def log_odds_of_all(self, state: RegularsState) -> Tensor:
+        """Return those of the whole catalogue: (B, N) float32."""
+        return self._behaviour.log_odds_of_all(state)
+
     def examined(self, state: RegularsState) -> Tensor:
         """Return the chance to look at each position: (B, K) float32, 1 at the top."""
         return self._behaviour.examined(state)
