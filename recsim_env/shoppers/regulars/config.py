@@ -62,7 +62,7 @@ class RegularsConfig:
     most_visits: int = 300
     """Most visits of a regular before an episode; the logarithm of the number is uniform. Measured:
     the median household has 61 a year, and one in twenty over 154."""
-    logged_at_random: float = 0.5
+    logged_at_random: float = 0.25
     """Share of the positions of the slates before an episode whose category was drawn at random;
     the others were drawn by what the shopper had declared."""
     favourites: int = 3
@@ -92,9 +92,9 @@ class RegularsConfig:
     something new."""
     habit_spread: float = 1.0
     """Standard deviation over shoppers of the habit trait, which has no unit of its own."""
-    habit_click: float = 0.4
+    habit_click: float = 0.6
     """Log-odds that a click in a wholly familiar category gains per unit of habit."""
-    habit_pleased: float = 4.0
+    habit_pleased: float = 10.0
     """Pleasure of a visit per unit of habit and of the familiarity of what was looked at, from
     -1/2 where nothing was familiar to 1/2 where all was; a visit with a click is 1."""
     fatigue: float = 0.7
@@ -125,7 +125,7 @@ class RegularsConfig:
     shopper."""
     memory_spread: float = 0.8
     """Standard deviation over shoppers of the log-odds of that share."""
-    leave_base: float = -0.5
+    leave_base: float = 0.5
     """Log-odds that the median shopper leaves after a visit at satisfaction 0; with -inf nobody
     ever leaves."""
     leave_satisfied: float = 4.0
