@@ -11,7 +11,7 @@ from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.shoppers.regulars.traits import TRAITS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
-from tests.support.toys import Toy
+from tests.support.toys import ToyShopper
 
 TINY = RegularsConfig(items=40, categories=4, width=8, known=24, fewest_visits=3, most_visits=9)
 IDS = ("Market", "MarketRegulars", "LearnedMarket")
@@ -53,7 +53,9 @@ def test_traits_are_told_and_stay_as_they_are() -> None:
     before = shop.reset(torch.arange(6))["belief_traits"]
     assert before.shape == (6, len(TRAITS))
     assert torch.equal(before[:, 0], shop.hidden.traits.habit)
-    assert torch.equal(shop.step(torch.zeros(6, 4, dtype=torch.int64)).observation["belief_traits"], before)
+    assert torch.equal(
+        shop.step(torch.zeros(6, 4, dtype=torch.int64)).observation["belief_traits"], before
+    )
 
 
 def test_shoppers_who_tell_keep_the_promises_of_those_who_do_not() -> None:
@@ -61,6 +63,6 @@ def test_shoppers_who_tell_keep_the_promises_of_those_who_do_not() -> None:
 
 
 def test_others_cannot_be_read() -> None:
-    assert not readable(Toy())
-    with pytest.raises(ValueError, match="shopper is a Toy, but the truth can be read of"):
-        Told(Toy())
+    assert not readable(ToyShopper())
+    with pytest.raises(ValueError, match="shopper is a ToyShopper, but the truth can be read of"):
+        Told(ToyShopper())
