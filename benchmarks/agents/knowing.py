@@ -217,7 +217,9 @@ def value_of_knowing(rows: pl.DataFrame) -> Estimate:
 
 def report(rows: pl.DataFrame) -> Report:
     """Make the table, the figures and the picture."""
-    lines, summary, drawn = [], {}, []
+    lines: list[dict[str, object]] = []
+    summary: dict[str, Estimate] = {}
+    drawn: list[tuple[str, Estimate, str]] = []
     for env in rows["env"].unique(maintain_order=True):
         own = rows.filter(pl.col("env") == env)
         name = env.split("/")[-1]

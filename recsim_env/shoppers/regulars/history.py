@@ -1,8 +1,8 @@
 """The visits of regular customers before an episode: played once, by a policy that explores.
 
-The shop showed slates whose categories were drawn by what the shopper had declared, and some of them
-at random (`RegularsConfig.logged_at_random`), with items of the category drawn at random. Nobody
-left meanwhile: who is a regular has stayed. Everything random comes from the seed of the world and
+The shop showed slates whose categories were drawn by what the shopper had declared, and a share of
+them at random (`RegularsConfig.logged_at_random`), with items of the category drawn at random.
+Nobody left meanwhile: who is a regular has stayed. Everything random comes from the seed of the world and
 the number of the shopper, so that each of them has one history, however many are played together.
 """
 
