@@ -2,8 +2,9 @@
 
 The shop showed slates whose categories were drawn by what the shopper had declared, and a share of
 them at random (`RegularsConfig.logged_at_random`), with items of the category drawn at random.
-Nobody left meanwhile: who is a regular has stayed. Everything random comes from the seed of the world and
-the number of the shopper, so that each of them has one history, however many are played together.
+Nobody left meanwhile: who is a regular has stayed. Everything random comes from the seed of the
+world and the number of the shopper, so that each of them has one history, however many are played
+together.
 """
 
 from __future__ import annotations
