@@ -16,7 +16,15 @@ from typing import Any, ClassVar
 import polars as pl
 import tyro
 
-from benchmarks.agents import behaviour, compare, league, league_report, sardine, transfer_report
+from benchmarks.agents import (
+    behaviour,
+    compare,
+    knowing,
+    league,
+    league_report,
+    sardine,
+    transfer_report,
+)
 from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
@@ -46,6 +54,7 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
+    "knowing": lambda rows, config, folder: knowing.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
     "learning_curves": lambda rows, config, folder: learning_curves.report(rows),

@@ -7,6 +7,8 @@
     recsim_env/MarketAlike-v0       the same with shoppers who are all the median one
     recsim_env/MarketMild-v0        Market-v0 with little to gain from variety
     recsim_env/MarketControl-v0     nothing shown has a later effect: greed is optimal
+    recsim_env/MarketRegulars-v0    regulars, known for 30 to 300 visits: knowing them pays
+    recsim_env/MarketRegularsAlike-v0   the same, all of them the median one: it pays nothing
     recsim_env/LearnedMarket-v0     a transformer's shoppers, fitted to the log of Market-v0
 """
 
@@ -21,6 +23,8 @@ from recsim_env.env import SlateEnv
 from recsim_env.registration import EnvConfig, add_preset, make_simulator, register
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
+from recsim_env.shoppers.regulars.config import REGULARS
+from recsim_env.shoppers.regulars.population import make_regulars
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
 
@@ -45,6 +49,15 @@ for _name, _market, _reward in (
         EnvConfig(make_market, _reward, horizon_days=50, shopper_options=_options),
     )
 
+for _name, _regulars in (("MarketRegulars", REGULARS), ("MarketRegularsAlike", REGULARS.alike())):
+    add_preset(
+        f"recsim_env/{_name}-v0",
+        EnvConfig(
+            make_regulars,
+            {"clicks": 1.0, "intra_list_distance": 0.3},
+            shopper_options={"config": _regulars},
+        ),
+    )
 
 add_preset(
     "recsim_env/LearnedMarket-v0",

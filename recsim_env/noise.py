@@ -33,6 +33,8 @@ class Stream(enum.IntEnum):
     """The seeds of the episodes that an agent learns from."""
     ROULETTE = 3
     """Who goes on in training that is weighted by survival."""
+    REGULARS = 4
+    """The visits of regular customers before an episode."""
     CHECKS = 77
     """The slates and observations of `recsim_env.testing`."""
 

@@ -167,6 +167,7 @@ class SlateSimulator:
         with torch.no_grad():
             shoppers = self._new_shoppers(episodes)
             beliefs = self._new_beliefs(shoppers)
+            episodes = self._remembering(episodes, shoppers)
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
         self._beliefs = beliefs
         self._shopper = acting
@@ -390,6 +391,7 @@ class SlateSimulator:
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
         shoppers = self._new_shoppers(fresh)
+        fresh = self._remembering(fresh, shoppers)
         trees.put(self._shoppers, rows, shoppers)
         if self.belief is not None:
             trees.put(self._beliefs, rows, self._new_beliefs(shoppers))
@@ -624,6 +626,20 @@ class SlateSimulator:
             promises.check_state(self.shopper, found, len(episodes.seed))
             self._kept.add("start")
         return found
+
+    def _remembering(self, fresh: Episodes, shoppers: Any) -> Episodes:
+        """Return new episodes with what the shop remembers of shoppers whom it knew before."""
+        past = self.shopper.past(shoppers, self.history)
+        if past is None:
+            return fresh
+        told = past.slates.shape[1]
+        slates, clicks, days = (
+            fresh.recent_slates.clone(),
+            fresh.recent_clicks.clone(),
+            fresh.recent_days.clone(),
+        )
+        slates[:, :told], clicks[:, :told], days[:, :told] = past.slates, past.clicks, past.days
+        return replace(fresh, recent_slates=slates, recent_clicks=clicks, recent_days=days)
 
     def _new_beliefs(self, shoppers: Any) -> Any:
         """Return what is believed of shoppers at their first visit; None without a belief."""

@@ -128,8 +128,9 @@ def test_every_environment_answers_any_slate_to_the_end(id: str) -> None:
 
 
 def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> None:
-    assert _trusted(Shopper) == {"MarketShopper", "SessionPopulation", "LearnedShopper"}
-    ids = ("Market-v0", "LearnedMarket-v0", "CompleteJourney-v0")
+    trusted = {"MarketShopper", "RegularsShopper", "SessionPopulation", "LearnedShopper"}
+    assert _trusted(Shopper) == trusted
+    ids = ("Market-v0", "MarketRegulars-v0", "LearnedMarket-v0", "CompleteJourney-v0")
     shoppers = [make_simulator(f"recsim_env/{id}", device="cpu").shopper for id in ids]
     assert {type(shopper).__name__ for shopper in shoppers} == _trusted(Shopper)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import gymnasium
@@ -28,6 +29,21 @@ of these say what the shop knows and nothing else; what agents must not see, suc
 belongs under the key `hidden`, which is shown on request only."""
 HIDDEN = "hidden"
 """The key of a `Description` under which stands what agents must not see."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """Visits of B shoppers before an episode, newest first.
+
+    Shapes: B shoppers, V visits, K slate positions.
+    """
+
+    slates: Tensor
+    """(B, V, K) int64 items as they were shown, top position first; -1 where nothing was."""
+    clicks: Tensor
+    """(B, V, K) bool, what was responded to."""
+    days: Tensor
+    """(B, V) float32, days from that visit to the first of the episode; 0 where there is none."""
 
 
 class Shopper(ABC, Generic[S]):
@@ -165,6 +181,17 @@ class Shopper(ABC, Generic[S]):
     def observe(self, state: S) -> Observation:
         """Return what the shop knows at this visit, (B, ...) each, and never the hidden state."""
         return {}
+
+    def past(self, state: S, visits: int) -> Past | None:
+        """Tell what new shoppers were shown before, and did; None means they are new to the shop.
+
+        It fills the remembered slates of an observation.
+
+        Args:
+            state: The hidden state that `start` made.
+            visits: V, how many visits are asked for at most; fewer may come back.
+        """
+        return None
 
     def when_and_where(self, state: S) -> dict[str, Tensor]:
         """Return `day`, `week` and `store` of this visit for a log, (B,) int64 each.
