@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from policies.inputs import Doubts, PolicyInputs, logits_of
+from policies.inputs import Doubts, PolicyInputs
 from policies.observations import ObservationCheck, candidates_of, check_keys
 from policies.parameters import NoParameters
 from policies.pool import Pool
@@ -272,8 +272,7 @@ class GreedyCTR:
         """Compose slates (B, K), by way of the pool, so that ties fall as in the re-rankers."""
         first = self._check(observation)
         candidates = candidates_of(observation, self._items)
-        logits = logits_of(self._ranker, observation, candidates, self._doubts)
-        pool = Pool.best(logits, candidates, self._pool)
+        pool = Pool.ranked(self._ranker, observation, candidates, self._pool, self._doubts)
         pool.check(candidates, whole=first)
         return filled(pool.items[:, : self._slate_size], self._slate_size)
 
