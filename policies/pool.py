@@ -169,8 +169,10 @@ class Pooling:
         for _ in range(min(self._per_category, largest)):
             best = first_largest(scores.view(-1, largest)).view(-1, groups) + self._starts
             found.append(_taken(scores, best))
-        for _ in range(min(self._slate_size, groups * largest)):
-            found.append(_taken(scores, first_largest(scores).unsqueeze(1)))
+        found += [
+            _taken(scores, first_largest(scores).unsqueeze(1))
+            for _ in range(min(self._slate_size, groups * largest))
+        ]
         keys = torch.cat(found, dim=1)
 
         # Keep the per-category best and those of the rest that are among the K best of all
