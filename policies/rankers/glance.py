@@ -128,7 +128,7 @@ class Glance:
         never = self._behind(
             base + self._layer(counted_history(nothing, nothing), self._category)[0]
         )
-        levels = never.expand(-1, counts.shape[1]).reshape(-1)
+        levels = never.repeat(1, counts.shape[1]).view(-1)
         rows, columns = places(counts > 0)
         at = rows * counts.shape[1] + columns
         history = counted_history(
