@@ -28,9 +28,9 @@ def best_of(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def keys_of(scores: Tensor, places: Tensor) -> Tensor:
     """Keys (B, S) int64 of scores (B, S) float32 at places (B, S) or (S,) int64, best = smallest.
 
-    Floats are ordered as their bits are, but for the sign.
+    Floats are ordered as their bits are, but for the sign; 0 and -0 are one.
     """
-    bits = scores.view(torch.int32)
+    bits = (scores + 0.0).view(torch.int32)
     falling = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits).bitwise_not_()
     return falling.long().mul_(_PLACES).add_(places)
 

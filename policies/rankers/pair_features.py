@@ -33,8 +33,6 @@ ALIGNED = ("candidates", "placement", "popularity")
 """Observation keys (B, C) with one value for each candidate."""
 TASTE_DIMS = 32
 """Number of components of the item embedding in which taste and item are compared."""
-FEW = 8
-"""Where a visit has fewer candidates than one in so many items, they are few."""
 DAYS = (2.0, 7.0, 21.0, 90.0)
 """Time constants in days of the recency features."""
 
@@ -217,12 +215,7 @@ def purchase_taste(pairs: Pairs) -> Tensor:
     weights = torch.stack([lately, ever], dim=1)
     tastes = torch.bmm(weights, looked_up(vectors, bought.clamp(min=0)))  # (B, 2, D)
     tastes /= weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
-    if FEW * pairs.shape[1] > len(vectors):
-        return torch.stack([_similarity(pairs, taste) for taste in tastes.unbind(dim=1)], 1)
-    # few candidates: their own vectors are less than those of all items
-    candidates = candidates_of(observation, len(vectors)).clamp(min=0)
-    similar = torch.bmm(looked_up(vectors, candidates), tastes.transpose(1, 2))  # (B, C, 2)
-    return looked_up(similar.view(-1, 2), pairs.place)
+    return torch.stack([_similarity(pairs, taste) for taste in tastes.unbind(dim=1)], dim=1)
 
 
 @pair_feature("recent", "recent_slates", "recent_clicks")
