@@ -2,12 +2,12 @@
 
     python -m benchmarks.agents.demo, or: make demo
 
-First the market: PPO learns in `recsim_env/Market-v0` from a small log that exploring policies
-play, and its curve passes greedy CTR within seconds; two slates side by side show what it does
-differently with a shopper who is bored. Then `recsim_env/CompleteJourney-v0`. With `--env` only the
-place that it names. Every policy meets the same shoppers, whom no agent was trained on; the figures
-show paired differences from greedy CTR. TensorBoard events, figures, agents' folders and
-`report.md` are left under `runs/demo`. Interrupted, the same command goes on.
+First the market: PPO learns in `recsim_env/Market-v0`, with a ranker fitted to a small log of
+uniform slates, and its curve passes greedy CTR within seconds; two slates side by side show what it
+does differently with a shopper who is bored. Then `recsim_env/CompleteJourney-v0`. With `--env`
+only the place that it names. Every policy meets the same shoppers, whom no agent was trained on;
+the figures show paired differences from greedy CTR. TensorBoard events, figures, agents' folders
+and `report.md` are left under `runs/demo`. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.evaluate import evaluate
-from agents.places import REPORTED_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.checkpoints import LAST, load_policy
 from agents.ppo.monitor import MonitorConfig
@@ -71,6 +71,26 @@ class Config(train.Config):
 
 
 @dataclass(frozen=True)
+class SmallMarket(Where):
+    """The market with a log of uniform slates, which one policy plays in a second."""
+
+    env: str = MARKET
+    """The id of the market."""
+    log_slates: int | None = MARKET_SLATES
+    """Number of logged slates, about."""
+
+    def open(self) -> Site:
+        """Open the market; its log is played and its ranker fitted where they are missing."""
+        return open_place(
+            self.env,
+            slates=self.log_slates,
+            mixture="uniform",
+            cache=self.cache,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
 class Act:
     """A training and its comparison."""
 
@@ -98,7 +118,7 @@ def acts(config: Config) -> list[Act]:
     }
     first = replace(
         own,
-        place=replace(place, env=MARKET, log_slates=MARKET_SLATES),
+        place=SmallMarket(device=place.device, threads=place.threads, cache=place.cache),
         visits=max(market, 1),
         monitor=replace(config.monitor, evaluate_every=max(config.monitor.evaluate_every // 4, 1)),
         output=config.output / "market" / "train",
