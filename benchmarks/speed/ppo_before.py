@@ -32,6 +32,8 @@ from recsim_env.estimates import Estimate
 
 TURNS = Path(__file__).with_name("ppo_turns.py")
 """The program of a training that takes turns with another one."""
+PROGRAM = "import runpy, sys; runpy.run_path(sys.argv[1])['answer']()"
+"""What its process runs: the current folder is that of the work tree."""
 NOW, BEFORE = "now", "before"
 """The code of this work tree, and that of the earlier commit."""
 
@@ -52,7 +54,7 @@ GROUNDS = {
     "market_belief": Ground(Place(MARKET, 0).name, believing=True),
 }
 """Where they are compared, by the name of the figures; with a belief where one is told."""
-PARTS_OF_ROW = ("update", "steps", "wall_s", "cpu_s", "return")
+KEPT = ("update", "steps", "wall_s", "cpu_s", "simulate_s", "act_s", "learn_s", "return")
 """What is kept of a row of a training."""
 
 
@@ -92,7 +94,7 @@ class Turns:
             "MKL_NUM_THREADS": threads,
         }
         self._process = subprocess.Popen(
-            [sys.executable, str(TURNS), json.dumps(dict(told))],
+            [sys.executable, "-c", PROGRAM, str(TURNS), json.dumps(dict(told))],
             cwd=tree,
             env={**os.environ, **variables},
             stdin=subprocess.PIPE,
@@ -115,7 +117,7 @@ class Turns:
         if not answer:
             raise RuntimeError(f"The training ended at update {number}; its error stands above.")
         row = json.loads(answer)
-        return {name: row[name] for name in PARTS_OF_ROW}
+        return {name: row[name] for name in KEPT}
 
     def close(self) -> None:
         """End the training."""

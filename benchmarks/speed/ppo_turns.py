@@ -1,6 +1,6 @@
 """A training that another process asks for its updates, one by one, in the code of any commit.
 
-This file is run by path in the work tree of a commit, so it imports nothing but the training of
+`answer` is run from this path in the work tree of any commit, so the file imports nothing but the training of
 `benchmarks.speed.ppo_loops`, or of `benchmarks.ppo_speed`, where that lay before. It reads the
 number of an update from each line of its input, makes the update, and answers with a row in JSON.
 """
@@ -35,17 +35,13 @@ def training(told: dict[str, Any]) -> Any:
     return loops.Training(config, site, "device", config.seeds[0])
 
 
-def main() -> None:
+def answer() -> None:
     """Answer every line with a row; what the training prints goes to the standard error."""
     answers, sys.stdout = sys.stdout, sys.stderr
     import torch  # after the environment variables of threads were read
 
-    told = json.loads(sys.argv[1])
+    told = json.loads(sys.argv[2])
     torch.set_num_threads(told.pop("threads"))
     asked = training(told)
     for line in sys.stdin:
         print(json.dumps(asked.update(int(line))), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -64,6 +64,6 @@ def test_a_work_tree_is_that_of_the_commit_and_goes() -> None:
 
 
 def test_an_unknown_commit_is_refused() -> None:
-    with pytest.raises(ValueError, match="before is 'nothing', but it must be a commit"):
-        with work_tree("nothing"):
-            pass
+    refused = pytest.raises(ValueError, match="before is 'nothing', but it must be a commit")
+    with refused, work_tree("nothing"):
+        pass
