@@ -1,8 +1,9 @@
 """A training that another process asks for its updates, one by one, in the code of any commit.
 
-`answer` is run from this path in the work tree of any commit, so the file imports nothing but the training of
-`benchmarks.speed.ppo_loops`, or of `benchmarks.ppo_speed`, where that lay before. It reads the
-number of an update from each line of its input, makes the update, and answers with a row in JSON.
+`answer` is run from this path in the work tree of any commit, so the file imports nothing but the
+training of `benchmarks.speed.ppo_loops`, or of `benchmarks.ppo_speed`, where that lay before. It
+reads the number of an update from each line of its input, makes the update, and answers with a row
+in JSON.
 """
 
 from __future__ import annotations
