@@ -236,12 +236,13 @@ def draw(lines: list[dict[str, object]]) -> Figure:
 
 
 def differences(lines: list[dict[str, object]]) -> list[tuple[str, Estimate, str]]:
-    """Name, paired difference of the return and colour of every policy but greedy CTR."""
-    return [
+    """Name, paired difference and colour of every policy but greedy CTR, the best first."""
+    found = [
         (str(line["policy"]), line["above"], BLUE if line["runs"] is None else RED)
         for line in lines
         if isinstance(line["above"], Estimate)
     ]
+    return sorted(found, key=lambda one: -one[1].value)
 
 
 def report(rows: pl.DataFrame) -> Report:

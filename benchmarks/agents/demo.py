@@ -227,18 +227,20 @@ def shown(lines: Sequence[dict[str, object]], env: str) -> Table:
     """The table of the comparison for a terminal, agents in bold."""
     table = Table(title=f"{env}, shoppers that no agent met", title_justify="left")
     table.add_column("policy")
-    for column in ("return", "above greedy CTR, paired", "clicks", "diversity"):
+    for column in ("return", "above greedy CTR", "clicks", "diversity"):
         table.add_column(column, justify="right")
     for line in lines:
-        cells = [_written(line[name]) for name in ("return", "above", "clicks", "diversity")]
+        cells = [_written(line[name]) for name in ("return", "above")]
+        cells += [_written(line[name], alone=True) for name in ("clicks", "diversity")]
         table.add_row(str(line["policy"]), *cells, style=None if line["runs"] is None else "bold")
     return table
 
 
-def _written(value: object) -> str:
+def _written(value: object, *, alone: bool = False) -> str:
+    """A figure with its interval, or alone."""
     if not isinstance(value, Estimate):
         return "–"
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+    return f"{value.value:.2f}" + ("" if alone else f" [{value.low:.2f}, {value.high:.2f}]")
 
 
 def draw(lines: list[dict[str, object]], curves: Sequence[Curve], level: float) -> Figure:

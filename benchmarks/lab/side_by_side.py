@@ -75,7 +75,7 @@ def bored_visit(
     shown = observation["category_shown"][:, :, LATELY]
     row, group = divmod(int(shown.argmax()), shown.shape[1])
     return Visit(
-        simulator.catalog.categories[group],
+        _last(simulator.catalog.categories[group]),
         {
             name: _serve(simulator, observation, policy, row, group)
             for name, policy in policies.items()
@@ -104,7 +104,7 @@ def _serve(
     return Served(
         scene,
         [
-            f"{catalog.categories[at]} · {catalog.text[item]}"
+            f"{_last(catalog.categories[at])} · {catalog.text[item].partition(';')[0]}"
             for at, item in zip(groups, items, strict=True)
         ],
         float(outcome.response.probability[row].sum()),
@@ -112,6 +112,11 @@ def _serve(
         groups.count(group),
         None if leaving is None else float(leaving[row]),
     )
+
+
+def _last(path: str) -> str:
+    """The last part of the path of a category."""
+    return path.rpartition("/")[2]
 
 
 def as_table(visit: Visit) -> Table:
