@@ -55,6 +55,10 @@ class Remembered:
         clicks = (observation["recent_clicks"] * (slates >= 0)).float()
         return cls(looked_up(category, slates.clamp(min=0)).flatten(1), clicks)
 
+    def rows(self, part: slice) -> Remembered:
+        """Those of some of the shoppers."""
+        return Remembered(self.category[part], self.clicks[part])
+
     def of_pool(self, category: Tensor, window: Tensor, groups: int) -> Tensor:
         """Clicks of the category of each item of a pool in the last slates: (B, P).
 

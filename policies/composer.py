@@ -40,7 +40,7 @@ from policies.features import Recent, Summary, principal
 from policies.filling import LogOddsScores, SlateSoFar
 from policies.gains import SCALE, Gains, RewardScores
 from policies.inputs import PolicyInputs, looks_of
-from policies.pool import Pool, Pooling
+from policies.pool import SHOPPERS_AT_ONCE, Pool, Pooling
 from policies.slates import FARTHEST, pick
 from recsim_env import checks
 from recsim_env.rewards import as_reward
@@ -99,6 +99,18 @@ class View:
     features: Tensor
     remembered: Remembered
     """The clicks in the slates that the shop remembers."""
+
+    def rows(self, part: slice) -> View:
+        """Some of the shoppers."""
+        looks = self.looks if len(self.looks) == 1 else self.looks[part]
+        return View(
+            self.pool.rows(part),
+            self.cues[part],
+            self.vectors[part],
+            looks,
+            self.features[part],
+            self.remembered.rows(part),
+        )
 
 
 class Composer:
@@ -235,12 +247,23 @@ class Composer:
     @torch.no_grad()
     def compose_view(self, view: View, intent: Tensor) -> Tensor:
         """Compose slates (B, K) for a visit that was looked at already."""
+        most = SHOPPERS_AT_ONCE if intent.device.type == "cpu" else max(len(intent), 1)
+        if len(intent) <= most:
+            return self._filled(view, intent)
+        parts = [slice(start, start + most) for start in range(0, len(intent), most)]
+        return torch.cat([self._filled(view.rows(part), intent[part]) for part in parts])
+
+    def _filled(self, view: View, intent: Tensor) -> Tensor:
+        """Compose the slates of some shoppers, whose numbers stay in the cache of a CPU."""
         units = self.units.to(intent.device)
         on_slate, end = self._first_cue, len(self.knobs)
         of_slate = intent[:, :on_slate] * units[:on_slate]
         of_cues, offset = intent[:, on_slate:end], intent[:, end:]
-        fixed = view.pool.logits + torch.einsum("bpj,bj->bp", view.cues, of_cues)
-        fixed = fixed + torch.einsum("bpd,bd->bp", view.vectors, offset)
+        fixed = view.pool.logits.clone()
+        for at in range(of_cues.shape[1]):  # cue by cue takes a tenth of a product of matrices
+            fixed.addcmul_(view.cues[:, :, at], of_cues[:, at : at + 1])
+        if offset.shape[1]:
+            fixed = fixed + torch.einsum("bpd,bd->bp", view.vectors, offset)
         slate = SlateSoFar(view.pool, self._inputs.catalog, self._cosines, self.slate_size)
         of_budget = of_slate[:, len(SLATE_KNOBS) : self._first_scale]
         budget = []

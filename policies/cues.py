@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.features import LONGEST_DAYS, Recent
+from policies.features import LONGEST_DAYS, Recent, lookup_of_bought
 from policies.parameters import Range
 from policies.pool import Pool
 from recsim_env.logs.facts import LogFacts
@@ -202,14 +202,14 @@ def shown_item(inputs: CueInputs) -> Tensor:
 def own_purchases(inputs: CueInputs) -> Tensor:
     """Log of one plus the number of times that the shopper bought the item."""
     items, counts = inputs.observation["bought_items"], inputs.observation["bought_counts"]
-    return torch.log1p(_of_bought(inputs.pool.ids, items, counts.clamp(min=0)))
+    return torch.log1p(_of_bought(inputs, items, counts.clamp(min=0)))
 
 
 @cue("lately", 1.0, "bought_items", "bought_days")
 def bought_lately(inputs: CueInputs) -> Tensor:
     """1 where the shopper bought the item today, 1 / e a week ago, 0 never."""
     items, days = inputs.observation["bought_items"], inputs.observation["bought_days"]
-    return _of_bought(inputs.pool.ids, items, torch.exp(-days.clamp(0, LONGEST_DAYS) / WEEK))
+    return _of_bought(inputs, items, torch.exp(-days.clamp(0, LONGEST_DAYS) / WEEK))
 
 
 # ---- from the offer ----
@@ -311,7 +311,6 @@ def uncertain_item(inputs: CueInputs) -> Tensor:
     return spread * (inputs.pool.items >= 0)
 
 
-def _of_bought(items: Tensor, bought: Tensor, values: Tensor) -> Tensor:
-    """Look up values (B, M) of the items bought (B, M) at items (B, P); 0 where never bought."""
-    same = (items.unsqueeze(2) == bought.unsqueeze(1)).to(values.dtype)
-    return (same @ values.unsqueeze(2)).squeeze(2)
+def _of_bought(inputs: CueInputs, bought: Tensor, values: Tensor) -> Tensor:
+    """Look up values (B, M) of the items bought (B, M) at the pool (B, P); 0 where never bought."""
+    return lookup_of_bought(inputs.pool.ids, bought, values, len(inputs.category))

@@ -111,6 +111,20 @@ def _mean(vectors: Tensor, weight: Tensor) -> Tensor:
     return total / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
+def lookup_of_bought(items: Tensor, bought: Tensor, values: Tensor, catalogue: int) -> Tensor:
+    """Look up values (B, M) of the items bought (B, M) at items (B, C); 0 where never bought.
+
+    Args:
+        items: items to look for, 0 or more
+        bought: distinct items, -1 padded
+        values: of each item bought
+        catalogue: number of items N
+    """
+    # padding goes to a column behind the catalogue
+    table = torch.zeros(len(bought), catalogue + 1, device=bought.device, dtype=torch.float32)
+    return table.scatter_(1, bought.where(bought >= 0, catalogue), values).gather(1, items)
+
+
 @dataclass(frozen=True)
 class StateInputs:
     """What a state feature is computed from.

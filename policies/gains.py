@@ -120,8 +120,8 @@ def gain_of_term(name: str) -> Gain:
 
     def gained(slate: SlateSoFar, chance: Tensor) -> Tensor:
         without = _valued(name, slate, None, clicked=False).unsqueeze(1)
-        shown = _valued(name, slate, slate.pool.ids, clicked=False)
-        clicked = _valued(name, slate, slate.pool.ids, clicked=True)
+        shown = _valued(name, slate, slate.ids, clicked=False)
+        clicked = _valued(name, slate, slate.ids, clicked=True)
         unclicked, by_click = shown - without, clicked - shown  # of large numbers, in float64
         return unclicked.to(chance.dtype) + chance * by_click.to(chance.dtype)
 
@@ -134,11 +134,11 @@ def _valued(name: str, slate: SlateSoFar, items: Tensor | None, *, clicked: bool
     What is clicked counts as bought, and an outside environment as paying nothing.
     """
     catalog, length = slate.catalog, slate.length
-    batch, pool = slate.pool.ids.shape
+    batch, pool = slate.ids.shape
     rows, shape = (batch, (batch,)) if items is None else (batch * pool, (batch, pool))
 
     # the slates so far, padded by positions at which nothing is shown
-    slates = slate.pool.ids.new_zeros(batch, slate.size)
+    slates = slate.ids.new_zeros(batch, slate.size)
     for position, chosen in enumerate(slate.chosen):
         slates[:, position] = chosen
     slates = slates.repeat_interleave(rows // batch, dim=0)
@@ -194,19 +194,19 @@ class Gains:
         self.knobs = tuple(knob_of(name) for name, one in specs.items() if one.scaled)
 
     def of(self, slate: SlateSoFar, chance: Tensor, scales: Tensor) -> Tensor:
-        """What each item would add to the reward: (B, P).
+        """What each item would add to the reward: (B, P), a new tensor.
 
         Args:
             slate: the slate so far
             chance: (B, P) that each item is looked at and clicked at the next position
             scales: (B, S) log of the factor on each scaled term
         """
+        factors = scales.exp()
         total = torch.zeros_like(chance)
         for weight, gained in self._clicked:
-            total = total + weight * gained(slate, chance)
-        factors = scales.exp()
+            total.add_(gained(slate, chance), alpha=weight)
         for at, (weight, gained) in enumerate(self._scaled):
-            total = total + weight * factors[:, at : at + 1] * gained(slate, chance)
+            total.addcmul_(factors[:, at : at + 1], gained(slate, chance), value=weight)
         return total
 
 
@@ -225,14 +225,15 @@ class RewardScores(SlateScores):
     ) -> None:
         self._log_odds, self._gains, self._scales, self._looks = log_odds, gains, scales, looks
         # what has no number is taken after everything else, however diverse it is
-        self._last = log_odds.slate.pool.logits <= UNRANKED
+        logits = log_odds.slate.pool.logits
+        self._last = torch.zeros_like(logits).masked_fill_(logits <= UNRANKED, -FARTHEST)
 
     def scores(self) -> Tensor:
         """The gain of each item of the pool as the next one: (B, P)."""
         slate = self._log_odds.slate
         look = self._looks[:, slate.length].unsqueeze(1)
-        chance = look * torch.sigmoid(self._log_odds.scores())
-        return self._gains.of(slate, chance, self._scales).masked_fill(self._last, -FARTHEST)
+        chance = self._log_odds.scores().sigmoid_().mul_(look)
+        return self._gains.of(slate, chance, self._scales).add_(self._last)
 
     def add(self, chosen: Tensor) -> None:
         """Put the items at places (B,) of the pool into the slates."""

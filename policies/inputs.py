@@ -48,6 +48,19 @@ class PositionRanker(Ranker, Protocol):
         """The chance that each position is looked at: (B, K), or (1, K) for all shoppers alike."""
 
 
+@runtime_checkable
+class TwoStageRanker(Ranker, Protocol):
+    """A ranker that finds the few candidates worth ranking by a cheaper look at all of them."""
+
+    def leading(self, observation: Observation, size: int) -> tuple[Tensor, Tensor | None]:
+        """Rank the candidates that may be among the `size` best.
+
+        Returns:
+            Their logits (B, S), -inf at padding, and their columns (B, S) int64 among the
+            candidates, S = `size` or more; `logits(observation)` and None where all are ranked.
+        """
+
+
 def _check_device(name: str, value: Tensor, like: Tensor) -> None:
     """Check that a tensor lies where another one does."""
     if value.device != like.device:
@@ -201,19 +214,34 @@ def logits_of(
         TypeError: If they are no floating-point tensor.
         ValueError: If they are of another shape or on another device.
     """
-    logits = ranker.logits(observation)
+    return _numbers("logits(observation)", ranker, ranker.logits(observation), candidates, doubts)
+
+
+def leading_of(
+    ranker: TwoStageRanker, observation: Observation, candidates: Tensor, size: int, doubts: Doubts
+) -> tuple[Tensor, Tensor | None]:
+    """As `logits_of`, for the candidates that may be among the `size` best, and their columns."""
+    logits, columns = ranker.leading(observation, size)
+    own = candidates if columns is None else candidates.gather(1, columns)
+    return _numbers("leading(observation)", ranker, logits, own, doubts), columns
+
+
+def _numbers(
+    method: str, ranker: Ranker, logits: Tensor, candidates: Tensor, doubts: Doubts
+) -> Tensor:
+    """The logits (B, C) that a method of a ranker gave, checked, each of them a number or -inf."""
     if (
         not isinstance(logits, Tensor)
         or not logits.is_floating_point()
         or logits.shape != candidates.shape
     ):
         checks.tensor(
-            "ranker.logits(observation)",
+            f"ranker.{method}",
             logits,
             tuple(candidates.shape),
             torch.float32,
             finite=False,
         )
-    _check_device("ranker.logits(observation)", logits, candidates)
+    _check_device(f"ranker.{method}", logits, candidates)
     doubts.look(ranker, logits, candidates)
     return logits.float().nan_to_num(nan=UNRANKED, posinf=UNRANKED, neginf=-math.inf)

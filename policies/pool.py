@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from policies.inputs import UNRANKED, Doubts, PolicyInputs, Ranker, logits_of
+from policies.inputs import (
+    UNRANKED,
+    Doubts,
+    PolicyInputs,
+    Ranker,
+    TwoStageRanker,
+    leading_of,
+    logits_of,
+)
 from policies.observations import ObservationCheck, candidates_of, max_candidates
+from policies.ordering import (
+    NOTHING,
+    best_of,
+    first_largest,
+    keys_of,
+    places_of,
+    scores_of,
+    smallest,
+)
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.settings import MOST
@@ -37,11 +53,28 @@ class Pool:
 
     @classmethod
     def best(cls, logits: Tensor, candidates: Tensor, size: int) -> Pool:
-        """Take the best `size` candidates (B, C) by logits (B, C) without NaN."""
-        logits, columns = logits.topk(min(size, logits.shape[1]), dim=1)
+        """Take the best `size` candidates (B, C) by logits (B, C) float32 without NaN.
+
+        Among equals the earlier column comes first.
+        """
+        logits, columns = best_of(logits, min(size, logits.shape[1]))
         return cls(
             candidates.gather(1, columns).masked_fill(logits == -math.inf, -1), logits, columns
         )
+
+    @classmethod
+    def ranked(
+        cls, ranker: Ranker, observation: Observation, candidates: Tensor, size: int, doubts: Doubts
+    ) -> Pool:
+        """Rank candidates (B, C) and take the best `size`, in two stages if the ranker has them."""
+        if isinstance(ranker, TwoStageRanker):
+            logits, columns = leading_of(ranker, observation, candidates, size, doubts)
+            if columns is not None:
+                pool = cls.best(logits, candidates.gather(1, columns), size)
+                return cls(pool.items, pool.logits, columns.gather(1, pool.columns))
+        else:
+            logits = logits_of(ranker, observation, candidates, doubts)
+        return cls.best(logits, candidates, size)
 
     def check(self, candidates: Tensor, *, whole: bool = True) -> None:
         """Check the pool of candidates (B, C) on a CPU; on a GPU it would force a synchronisation.
@@ -59,6 +92,10 @@ class Pool:
             _raise_unranked((self.logits[:, 0] <= UNRANKED) & (candidates >= 0).any(dim=1))
         if whole:
             _check_padding(self.logits[(self.items < 0) & (self.logits > -math.inf)])
+
+    def rows(self, part: slice) -> Pool:
+        """The pools of some of the shoppers."""
+        return Pool(self.items[part], self.logits[part], self.columns[part])
 
     @property
     def ids(self) -> Tensor:
@@ -112,38 +149,39 @@ class Pooling:
         self.size = self._best
         if inputs.per_category:
             self._by_category = _items_by_category(inputs.catalog)
-            width = min(inputs.per_category, self._by_category.shape[1])
-            self.size = min(len(self._by_category) * width + inputs.slate_size, most)
+            groups, largest = self._by_category.shape
+            width = min(inputs.per_category, largest)
+            self._starts = torch.arange(groups, device=inputs.catalog.device) * largest
+            self.size = min(groups * width + inputs.slate_size, most)
 
     def __call__(self, logits: Tensor, candidates: Tensor) -> Pool:
         """Take the pool of candidates (B, C) by logits (B, C) without NaN, best first."""
         if not self._per_category:
             return Pool.best(logits, candidates, self._best)
 
-        # Keys of the candidates, laid out by category
+        # The candidates' logits, laid out by category
         standing = self._standing(candidates)
-        keys = _keys(
-            _columns_of(torch.nn.functional.pad(logits, (1, 0), value=-math.inf), standing)
-        )
-        places = keys.shape[1]
+        scores = _columns_of(torch.nn.functional.pad(logits, (1, 0), value=-math.inf), standing)
+        groups, largest = self._by_category.shape
 
         # The best of each category, and then the K best of what is left
-        groups, largest = self._by_category.shape
-        best = []
-        for _ in range(
-            min(self._per_category, largest)
-        ):  # a few maxima cost a fraction of topk by category
-            best.append(keys.unflatten(1, (groups, largest)).amax(dim=2))
-            keys.scatter_(1, _place(best[-1], places), NOTHING)
-        others = keys.topk(min(self._slate_size, places), dim=1).values
+        found = []
+        for _ in range(min(self._per_category, largest)):
+            best = first_largest(scores.view(-1, largest)).view(-1, groups) + self._starts
+            found.append(_taken(scores, best))
+        found += [
+            _taken(scores, first_largest(scores).unsqueeze(1))
+            for _ in range(min(self._slate_size, groups * largest))
+        ]
+        keys = torch.cat(found, dim=1)
 
         # Keep the per-category best and those of the rest that are among the K best of all
-        found = torch.cat([*best, others], dim=1)
-        least = found.topk(others.shape[1], dim=1).values[:, -1:]  # of the K best
-        found[:, -others.shape[1] :].masked_fill_(others < least, NOTHING)
-        found = found.sort(dim=1, descending=True).values[:, : self.size]
-        columns = (_columns_of(standing, _place(found, places)) - 1).clamp(min=0)
-        values = _logits(found)
+        others = keys[:, -self._slate_size :]
+        least = smallest(keys.clone(), others.shape[1])[:, -1:]
+        others.masked_fill_(others > least, NOTHING)
+        keys = smallest(keys, min(self.size, keys.shape[1]))
+        columns = (_columns_of(standing, places_of(keys)) - 1).clamp_(min=0)
+        values = scores_of(keys)
         items = candidates.gather(1, columns).where(values > -math.inf, -1)
         return Pool(items, values, columns)
 
@@ -195,7 +233,10 @@ class Pooling:
         for start in range(0, len(candidates), most):
             part = {name: value[start : start + most] for name, value in observation.items()}
             own = candidates[start : start + most]
-            parts.append(self(logits_of(ranker, part, own, self._doubts), own))
+            if self._per_category:
+                parts.append(self(logits_of(ranker, part, own, self._doubts), own))
+            else:
+                parts.append(Pool.ranked(ranker, part, own, self._best, self._doubts))
             parts[-1].check(own, whole=first)
         if len(parts) == 1:
             return parts[0]
@@ -220,35 +261,11 @@ class Pooling:
         return column.index_select(1, self._by_category.flatten() + 1)
 
 
-_PLACES = 2**32
-
-
-NOTHING = int(np.float32(-math.inf).view(np.int32) ^ 0x7FFFFFFF) * _PLACES
-"""The key of a logit of -inf at the last place."""
-
-
-def _keys(logits: Tensor) -> Tensor:
-    """Keys (B, S) int64 of logits (B, S) float32."""
-    bits = logits.view(torch.int32)
-    ascending = (
-        (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
-    )  # floats are ordered as their bits are, signs apart
-    return (
-        ascending.long()
-        .mul_(_PLACES)
-        .add_(torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device))
-    )
-
-
-def _place(keys: Tensor, places: int) -> Tensor:
-    """The place 0 .. S - 1 at which a key was made, where S = `places`."""
-    return places - 1 - (keys & (_PLACES - 1))
-
-
-def _logits(keys: Tensor) -> Tensor:
-    """The float32 of which a key was made."""
-    ascending = (keys >> 32).int()
-    return (ascending ^ ((ascending >> 31) & 0x7FFFFFFF)).view(torch.float32)
+def _taken(scores: Tensor, places: Tensor) -> Tensor:
+    """Keys of the scores (B, S) at places (B, some), which become -inf there."""
+    values = scores.gather(1, places)
+    scores.scatter_(1, places, -math.inf)
+    return keys_of(values, places)
 
 
 def _columns_of(table: Tensor, columns: Tensor) -> Tensor:

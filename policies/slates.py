@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from policies.inputs import UNRANKED
+from policies.ordering import first_largest
 from policies.pool import Pool
 
 FARTHEST = 1e30
@@ -29,20 +30,19 @@ def pick(pool: Pool, size: int, slate_scores: SlateScores) -> Tensor:
     """Fill slates (B, size) greedily: each position takes the item of the pool with the best score.
 
     Items are distinct as long as the pool has some, whatever the scores: NaN and -inf come after
-    all others, and among equals the better logit comes first.
+    all others, and among equals the better logit comes first. The last item is not added to
+    `slate_scores`, because nothing is chosen after it.
     """
-    taken = pool.items < 0
-    there = taken.shape[1] - taken.sum(dim=1, keepdim=True)
-    chosen = []
-    for _ in range(min(size, pool.items.shape[1])):
-        scores = (
-            slate_scores.scores()
-            .nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-FARTHEST)
-            .masked_fill_(taken, -math.inf)
-        )
-        best = scores.max(dim=1).indices  # the first of the largest; on a CPU faster than argmax
-        taken.scatter_(1, best.unsqueeze(1), True)
-        slate_scores.add(best)
+    absent = pool.items < 0
+    there = absent.shape[1] - absent.sum(dim=1, keepdim=True)
+    taken = torch.zeros_like(pool.logits).masked_fill_(absent, -math.inf)
+    chosen: list[Tensor] = []
+    for position in range(min(size, pool.items.shape[1])):
+        if position:
+            slate_scores.add(chosen[-1])
+        scores = slate_scores.scores().nan_to_num(nan=-FARTHEST, posinf=FARTHEST, neginf=-FARTHEST)
+        best = first_largest(scores.add_(taken))
+        taken.scatter_(1, best.unsqueeze(1), -math.inf)
         chosen.append(best)
     places = torch.stack(chosen, dim=1)
     gone = torch.arange(places.shape[1], device=places.device) >= there

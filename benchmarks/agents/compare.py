@@ -29,7 +29,7 @@ from agents.ppo.checkpoints import LAST, load_policy
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results
 from benchmarks.lab.playable import playable
-from benchmarks.lab.plots import BLUE, RED, level_intervals
+from benchmarks.lab.plots import BLUE, RED, paired_differences, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.statistics import policy_difference, policy_mean
@@ -228,16 +228,21 @@ HEADERS = {
 
 
 def draw(lines: list[dict[str, object]]) -> Figure:
-    """Draw returns with their intervals; agents that are trained are red."""
-    values = [
-        (str(line["policy"]), line["return"], BLUE if line["runs"] is None else RED)
+    """Draw by how much every policy is above greedy CTR, paired by episode; agents are red."""
+    several = differences(lines)
+    figure, (axes,) = panels(8, 0.42 * len(several) + 1.2)
+    paired_differences(axes, several, BASE.replace("_", " "))
+    return figure
+
+
+def differences(lines: list[dict[str, object]]) -> list[tuple[str, Estimate, str]]:
+    """Name, paired difference and colour of every policy but greedy CTR, the best first."""
+    found = [
+        (str(line["policy"]), line["above"], BLUE if line["runs"] is None else RED)
         for line in lines
+        if isinstance(line["above"], Estimate)
     ]
-    label = "return of an episode on held-out shoppers, mean and 95 % interval"
-    return level_intervals(
-        [(name, value, colour) for name, value, colour in values if isinstance(value, Estimate)],
-        label,
-    )
+    return sorted(found, key=lambda one: -one[1].value)
 
 
 def report(rows: pl.DataFrame) -> Report:

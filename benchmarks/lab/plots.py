@@ -91,6 +91,41 @@ def level_intervals(lines: Sequence[tuple[str, Estimate, str]], label: str) -> F
     return figure
 
 
+def paired_differences(
+    axes: Axes, lines: Sequence[tuple[str, Estimate, str]], base: str, what: str = "return"
+) -> None:
+    """Draw by how much several policies are above one of them, which is a line at 0.
+
+    Means of policies that met the same shoppers overlap where their differences do not: the
+    intervals are those of the paired differences.
+
+    Args:
+        axes: The axes that are drawn on.
+        lines: Name, paired difference and colour of each policy, from above.
+        base: The name of the policy that the others are compared with.
+        what: What the difference is of.
+    """
+    axes.axvline(0, color=INK, linewidth=1)
+    for place, (_, value, colour) in enumerate(reversed(lines)):
+        axes.plot([value.low, value.high], [place] * 2, color=colour, linewidth=2.2)
+        axes.plot([value.value], [place], "o", color=colour, markersize=6)
+        axes.annotate(
+            f"{value.value:+.2f}",
+            (value.value, place),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=colour,
+        )
+    axes.set_yticks(range(len(lines)), [name for name, _, _ in reversed(lines)])
+    axes.set_ylim(-0.6, len(lines) - 0.3)
+    axes.set_xlabel(f"{what} above {base}, paired by episode, 95 % interval")
+    plain(axes, "x")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
 def seed_curves(
     axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], *, colour: str, label: str
 ) -> None:

@@ -17,12 +17,19 @@ networks, rollouts, shoppers and seeds:
 shopper-steps. It is worth something only if those steps taught as much: `return_minus_stock` is the
 difference of the returns at the end, `curve_minus_stock` that of the evaluations on the way, on the
 same fresh shoppers, paired by training seed. `over_stock_sb3_same_settings` is the loop alone.
+
+With `--before COMMIT` the same training is timed in the code of an earlier commit as well
+(`benchmarks.speed.ppo_before`), in the Complete Journey and in the market: `journey_over_before`,
+`market_over_before` and, with `--belief FOLDER`, `market_belief_over_before` are its steps a
+processor second today over those of then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -36,6 +43,7 @@ from benchmarks.lab.plots import AMBER, BLUE, GREEN, GREY, RED, panels, plain, s
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
+from benchmarks.speed import ppo_before
 from benchmarks.speed.ppo_loops import LOOPS, NECESSARY, PARTS, Trainings, measure, with_minutes
 from recsim_env.estimates import Estimate
 
@@ -45,7 +53,20 @@ COLOURS = {"device": RED, "stock": BLUE, "same_settings": GREY}
 
 @dataclass(frozen=True)
 class Config(Trainings, Threads, Results):
-    """Time PPO against the PPO of Stable-Baselines3."""
+    """Time PPO against the PPO of Stable-Baselines3, and against an earlier commit."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
+        **Trainings.CHOICES,
+        "grounds": ppo_before.GROUNDS,
+    }
+    EMPTY: ClassVar[Collection[str]] = ("loops",)
+
+    before: str | None = None
+    """Earlier commit of this repository to compare with. By default there is none."""
+    grounds: tuple[str, ...] = tuple(ppo_before.GROUNDS)
+    """Where it is compared: `journey`, `market` and, where `belief` is told, `market_belief`."""
+    belief: Path | None = None
+    """Folder of fitted shoppers that gives the belief of `market_belief`."""
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -180,16 +201,39 @@ def _curves(axes: Axes, rows: pl.DataFrame, against: str) -> None:
 
 
 def report(rows: pl.DataFrame) -> Report:
-    """Make table, summary and figure of the rows."""
-    summary = summarise(rows)
-    return Report(markdown(lines(summary), HEADERS), summary, draw(rows, summary))
+    """Make table, summary and figure of the rows, those of loops and those of two commits."""
+    if "ground" not in rows.columns:
+        rows = rows.with_columns(ground=pl.lit(None, dtype=pl.String))
+    loops = rows.filter(pl.col("ground").is_null())
+    commits = rows.filter(pl.col("ground").is_not_null())
+    tables: list[str] = []
+    summary: dict[str, Estimate] = {}
+    figure = None
+    if loops.height:
+        summary |= summarise(loops)
+        tables.append(markdown(lines(summary), HEADERS))
+        figure = draw(loops, summary)
+    if commits.height:
+        summary |= ppo_before.summarise(commits)
+        tables.append(markdown(ppo_before.lines(summary), ppo_before.HEADERS))
+    return Report("\n\n".join(tables), summary, figure)
 
 
 def main(config: Config) -> None:
-    """Train with every loop, then report."""
+    """Train with every loop and in both commits, then report.
+
+    Raises:
+        ValueError: If the repository has no such commit, or nothing is left to time.
+    """
     use_threads(config.threads)
     run = Run("ppo_speed", config, results=config.results)
-    rows = measure(config)
+    parts = [measure(config)] if config.loops else []
+    if config.before is not None:
+        told = (config.before, config.grounds, config.belief, config.threads)
+        parts.append(ppo_before.compare(config, *told))
+    if not parts:
+        raise ValueError("loops is empty and before is not told, but one of them must be there.")
+    rows = pl.concat(parts, how="diagonal")
     found = report(rows)
     print(found.table)
     run.save(rows, **vars(found))

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from policies.features import HABIT_DAYS, LONGEST_DAYS, Recent, mean_vector, principal, squashed
+from policies.features import (
+    HABIT_DAYS,
+    LONGEST_DAYS,
+    Recent,
+    lookup_of_bought,
+    mean_vector,
+    principal,
+    squashed,
+)
 from policies.observations import candidates_of
 from recsim_env.catalog import Catalog
 from recsim_env.logs.placements import display_of, mailer_of
 from recsim_env.registry import Registry
+from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
 
 ALIGNED = ("candidates", "placement", "popularity")
@@ -85,24 +95,23 @@ class Pairs:
         """Pair every shopper with every candidate."""
         candidates = candidates_of(observation, len(items.category))
         row, column = (candidates >= 0).nonzero().unbind(dim=1)
-        return cls(
-            observation,
-            items,
-            row,
-            column,
-            candidates[row, column],
-            (len(candidates), candidates.shape[1]),
-        )
+        shape = len(candidates), candidates.shape[1]
+        item = looked_up(candidates.reshape(-1), row * shape[1] + column)
+        return cls(observation, items, row, column, item, shape)
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Places (Q,) of the pairs among the B * C candidates, row after row."""
+        return self.row * self.shape[1] + self.column
 
     def aligned(self, name: str) -> Tensor:
         """Values of an aligned key (B, C) at every pair (Q,)."""
-        return self.observation[name][self.row, self.column]
+        return looked_up(self.observation[name].reshape(-1), self.place)
 
     def spread(self, values: Tensor) -> Tensor:
         """Put values (Q,) at their place among the candidates (B, C), -inf at padding."""
-        full = values.new_full(self.shape, -torch.inf)
-        full[self.row, self.column] = values
-        return full
+        full = values.new_full((self.shape[0] * self.shape[1],), -torch.inf)
+        return full.index_copy_(0, self.place, values).view(self.shape)
 
 
 def of_slates(observation: Observation, slates: Tensor) -> Observation:
@@ -164,41 +173,36 @@ def pair_features_for(keys: set[str]) -> tuple[str, ...]:
 
 @pair_feature("own", "bought_items", "bought_counts", "bought_days")
 def own_history(pairs: Pairs) -> Tensor:
-    """Purchases of the item itself: (Q, 7), as `_history`."""
-    bought = pairs.observation["bought_items"]
-    place = bought.where(
-        bought >= 0, len(pairs.items.category)
-    )  # padding goes to a column behind the catalogue
-    batch, width = len(bought), len(pairs.items.category) + 1
-    counts = torch.zeros(batch, width, device=bought.device, dtype=torch.float32).scatter_(
-        1, place, pairs.observation["bought_counts"]
+    """Purchases of the item itself: (Q, 7), as `counted_history`."""
+    observation, items = pairs.observation, len(pairs.items.category)
+    candidates = candidates_of(observation, items).clamp(min=0)
+    count, days = (
+        lookup_of_bought(candidates, observation["bought_items"], observation[name], items)
+        for name in ("bought_counts", "bought_days")
     )
-    days = torch.zeros(batch, width, device=bought.device, dtype=torch.float32).scatter_(
-        1, place, pairs.observation["bought_days"]
+    return counted_history(
+        looked_up(count.view(-1), pairs.place), looked_up(days.view(-1), pairs.place)
     )
-    at = pairs.row * width + pairs.item
-    return _history(counts.view(-1)[at], days.view(-1)[at])
 
 
 @pair_feature("category", "category_counts", "category_days")
 def category_history(pairs: Pairs) -> Tensor:
-    """Purchases in the item's category: (Q, 7), as `_history`."""
-    at = (pairs.row, pairs.items.category[pairs.item])
-    return _history(
-        pairs.observation["category_counts"][at], pairs.observation["category_days"][at]
-    )
+    """Purchases in the item's category: (Q, 7), as `counted_history`."""
+    counts, days = pairs.observation["category_counts"], pairs.observation["category_days"]
+    at = pairs.row * counts.shape[1] + looked_up(pairs.items.category, pairs.item)
+    return counted_history(looked_up(counts.reshape(-1), at), looked_up(days.reshape(-1), at))
 
 
 @pair_feature("popularity", "popularity")
 def log_popularity(pairs: Pairs) -> Tensor:
     """Log of the item's popularity: (Q, 1)."""
-    return torch.log(pairs.aligned("popularity").clamp(min=0) + 1e-4).unsqueeze(1)
+    return log_of(pairs.aligned("popularity")).unsqueeze(1)
 
 
 @pair_feature("context", "context")
 def visit_context(pairs: Pairs) -> Tensor:
     """Numbers of the visit, which are the same for all its items: (Q, width)."""
-    return squashed(pairs.observation["context"])[pairs.row]
+    return looked_up(squashed(pairs.observation["context"]), pairs.row)
 
 
 @pair_feature("taste", "bought_items", "bought_counts", "bought_days")
@@ -208,10 +212,10 @@ def purchase_taste(pairs: Pairs) -> Tensor:
     bought = observation["bought_items"]
     ever = (bought >= 0) * observation["bought_counts"].clamp(min=0).sqrt()
     lately = ever * torch.exp(-observation["bought_days"].clamp(0, LONGEST_DAYS) / HABIT_DAYS)
-    return torch.stack(
-        [_similarity(pairs, mean_vector(vectors, bought.clamp(min=0), w)) for w in (lately, ever)],
-        1,
-    )
+    weights = torch.stack([lately, ever], dim=1)
+    tastes = torch.bmm(weights, looked_up(vectors, bought.clamp(min=0)))  # (B, 2, D)
+    tastes /= weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
+    return torch.stack([_similarity(pairs, taste) for taste in tastes.unbind(dim=1)], dim=1)
 
 
 @pair_feature("recent", "recent_slates", "recent_clicks")
@@ -233,14 +237,19 @@ def recent_exposure(pairs: Pairs) -> Tensor:
     return torch.stack([*columns, _similarity(pairs, liked)], dim=1)
 
 
-def _history(count: Tensor, days: Tensor) -> Tensor:
-    """Log count, whether any, log days since, exp(-days / t) for t in `DAYS`: (Q,) to (Q, 7)."""
+def counted_history(count: Tensor, days: Tensor) -> Tensor:
+    """Log count, whether any, log days since, exp(-days / t) for t in `DAYS`: (..) to (.., 7)."""
     bought = (count > 0).float()
     days = days.clamp(0, LONGEST_DAYS)
     decayed = [bought * torch.exp(-days / scale) for scale in DAYS]
     return torch.stack(
-        [torch.log1p(count.clamp(min=0)), bought, bought * torch.log1p(days), *decayed], dim=1
+        [torch.log1p(count.clamp(min=0)), bought, bought * torch.log1p(days), *decayed], dim=-1
     )
+
+
+def log_of(popularity: Tensor) -> Tensor:
+    """Log of a popularity, which may be 0."""
+    return popularity.clamp(min=0).add_(1e-4).log_()
 
 
 def _similarity(pairs: Pairs, taste: Tensor) -> Tensor:
@@ -248,9 +257,8 @@ def _similarity(pairs: Pairs, taste: Tensor) -> Tensor:
 
     All items are compared at once, which is cheaper than pair by pair.
     """
-    return (taste @ pairs.items.vectors.T).view(-1)[
-        pairs.row * len(pairs.items.vectors) + pairs.item
-    ]
+    similar = (taste @ pairs.items.vectors.T).view(-1)
+    return looked_up(similar, pairs.row * len(pairs.items.vectors) + pairs.item)
 
 
 # ---- codes ----

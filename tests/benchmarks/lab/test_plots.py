@@ -11,6 +11,7 @@ from benchmarks.lab.plots import (
     intervals,
     level_intervals,
     name_beside,
+    paired_differences,
     panels,
     seed_curves,
     spread,
@@ -60,3 +61,16 @@ def test_every_point_has_its_name_beside_it() -> None:
     name_beside(axes, {"low": (0, 0), "high": (1, 0.001)})
     heights = {text.get_text(): text.get_position()[1] for text in axes.texts}
     assert heights["low"] < heights["high"] - 0.04
+
+
+def test_differences_stand_beside_the_policy_that_they_are_from() -> None:
+    _, (axes,) = panels(4, 2)
+    lines = [("a", Estimate(1.0, 0.5, 1.5), "red"), ("b", Estimate(-0.25, -1.0, 0.5), "blue")]
+    paired_differences(axes, lines, "greedy")
+    zero, *drawn = (np.asarray(line.get_xydata()).tolist() for line in axes.lines)
+    assert [point[0] for point in zero] == [0, 0]
+    assert drawn[0] == [[-1.0, 0.0], [0.5, 0.0]]  # the last name is below
+    assert drawn[3] == [[1.0, 1.0]]
+    assert [text.get_text() for text in axes.texts] == ["-0.25", "+1.00"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    assert "greedy" in axes.get_xlabel()
