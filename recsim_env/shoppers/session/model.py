@@ -8,10 +8,11 @@
 A step, here called a visit, is one slate; the next page of a visit comes after 0 days. Every
 position is looked at, and what is looked at is clicked or not,
 
-    p_j = look_j(state, a) sigmoid(base(state) + query(state) . v_i + bias_i + a_keen -
+    p_j = look_j(state, a) sigmoid(base(state) + (interest + query(state)) . v_i + bias_i + a_keen -
     weariness_i(a) + mood(state) z)
 
-with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et
+with the interest that of `recsim_env.shoppers.session.interest`, a Gaussian that begins at what was
+declared, drifts, and is moved by every slate and its clicks, look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et
 al. 2008, "An experimental comparison of click position-bias models", section 3.2) with a depth of
 the shopper's own. Weariness grows with how often the item and its category were shown and clicked
 before (`Weariness`); that of what was looked at also makes the shopper leave,
@@ -47,9 +48,15 @@ from recsim_env import checks
 from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
 from recsim_env.shoppers.gaps import GapBins, GapHead, all_back, return_log_likelihood
 from recsim_env.shoppers.profile import DECAYS
+from recsim_env.shoppers.session.interest import (
+    MOST_DIRECTIONS,
+    Interest,
+    InterestFilter,
+)
 from recsim_env.shoppers.session.memory import (
     CATEGORY_COUNTERS,
     COUNTERS,
+    age_of,
     context_size,
     position_weights,
 )
@@ -229,6 +236,7 @@ class SessionShopper(VisitEncoder):
     Dimensions: B shoppers, T visits, V real visits, S temperaments, K positions, N items, D hidden.
         embedding: (N, E) of the catalogue
         category: (N,) int64 of the catalogue
+        directions: (E, D) along which the interest is followed, see `interest.directions_of`
         counter_mean, counter_scale: (2 * COUNTERS,) that bring the counter features to order 1
     """
 
@@ -237,6 +245,7 @@ class SessionShopper(VisitEncoder):
     main_input_name = "slates"
     embedding: Tensor
     category: Tensor
+    directions: Tensor
     counter_mean: Tensor
     counter_scale: Tensor
 
@@ -245,6 +254,8 @@ class SessionShopper(VisitEncoder):
         d = config.hidden_size
         self.register_buffer("embedding", torch.zeros(config.n_items, config.width))
         self.register_buffer("category", torch.zeros(config.n_items, dtype=torch.int64))
+        followed = min(config.width, MOST_DIRECTIONS)
+        self.register_buffer("directions", torch.zeros(config.width, followed))
         self.register_buffer("counter_mean", torch.zeros(2 * COUNTERS))
         self.register_buffer("counter_scale", torch.ones(2 * COUNTERS))
 
@@ -261,6 +272,7 @@ class SessionShopper(VisitEncoder):
         self.state_arrival = nn.Linear(ARRIVAL, d, bias=False)
 
         # Clicks, purchases, leaving and coming back.
+        self.interest = InterestFilter(config.declared, followed)
         self.query = nn.Linear(d, config.width)
         self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
@@ -303,6 +315,8 @@ class SessionShopper(VisitEncoder):
             nn.init.zeros_(module.bias)
         elif isinstance(module, SessionShopper):
             nn.init.zeros_(module.newcomer)
+            module.interest.begin()
+            nn.init.zeros_(module.query.weight)
             nn.init.zeros_(module.token_arrival.weight)
             nn.init.zeros_(module.state_arrival.weight)
             nn.init.zeros_(module.gap_head.outer.weight)
@@ -402,13 +416,28 @@ class SessionShopper(VisitEncoder):
         depth = self.look_depth(state) + temperament[..., DEEP]
         return F.pad(F.logsigmoid(self.look_step + depth.unsqueeze(-1)).cumsum(dim=-1), (1, 0))
 
+    def wanted(self, state: Tensor, interest: Tensor) -> Tensor:
+        """Compute what the log-odds of a click gain with each number of an embedding: (V, E).
+
+        Shapes: state (V, D) before the visit, interest (V, R), the mean of an `Interest`.
+        """
+        along = interest[:, : self.directions.shape[1]]
+        found: Tensor = self.query(state) + along @ self.directions.T
+        return found
+
     def answer(
-        self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor
+        self,
+        state: Tensor,
+        wanted: Tensor,
+        temperament: Tensor,
+        slates: Tensor,
+        counters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Compute how shoppers would answer what they look at.
 
         Args:
             state: (V, D) before the visit
+            wanted: (V, E) of the method of this name
             temperament: (V, S, R)
             slates: (V, K) int64 without padding
             counters: (V, K, COUNTERS) before the visit
@@ -418,11 +447,82 @@ class SessionShopper(VisitEncoder):
             weariness of category and item.
         """
         weary = self.weariness(counters / self.counter_scale[:COUNTERS], temperament)
-        liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
-        common = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
+        common = self._common(state, wanted, slates)
         logits = common.unsqueeze(1) + temperament[..., KEEN].unsqueeze(-1) - weary.sum(dim=-1)
         mood = F.softplus(self.mood(state)) * constant(MOODS, state)  # (V, M)
         return logits.unsqueeze(2) + mood[:, None, :, None], weary
+
+    def _common(self, state: Tensor, wanted: Tensor, slates: Tensor) -> Tensor:
+        """Compute the log-odds (V, K) of a shopper of mean temperament who is weary of nothing."""
+        liked = torch.einsum("ve,vke->vk", wanted, self.embedding[slates])
+        common: Tensor = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
+        return common
+
+    # ---- interest ----
+
+    def follow(
+        self,
+        known: Interest,
+        state: Tensor,
+        slates: Tensor,
+        shown: Tensor,
+        clicks: Tensor,
+        counters: Tensor,
+    ) -> Interest:
+        """Learn of the interest from a visit, which `InterestFilter.waited` follows.
+
+        Shapes: state (V, D), slates (V, K) int64 without padding; shown, clicks (V, K) bool;
+        counters (V, K, COUNTERS) before the visit.
+        """
+        rows, offsets, looks = self.told_of_interest(state, slates, counters)
+        return self.interest.answered(known, rows, offsets, looks, clicks, shown)
+
+    def told_of_interest(
+        self, state: Tensor, slates: Tensor, counters: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what `InterestFilter.answered` needs, for shoppers of mean temperament.
+
+        Returns:
+            (V, K, R) rows, (V, K) offsets and (V, K) looks.
+        """
+        mean = state.new_zeros(len(state), 1, TEMPERAMENT)
+        weary = self.weariness(counters / self.counter_scale[:COUNTERS], mean)
+        weary = weary.squeeze(1).sum(dim=-1)
+        offsets = self._common(state, self.query(state), slates) - weary
+        along = self.embedding[slates] @ self.directions
+        rows = torch.cat([along, torch.stack([torch.ones_like(weary), -weary], dim=-1)], dim=-1)
+        return rows, offsets, self.log_looks(state, mean).squeeze(1).exp()
+
+    def interests(
+        self, state: Tensor, given: dict[str, Tensor]
+    ) -> tuple[Tensor, Interest]:
+        """Follow the interests of whole episodes.
+
+        Args:
+            state: (V, D) before each visit
+            given: a batch of `forward`
+
+        Returns:
+            (V, R) mean before each visit, and what is known after the last one and the days until
+            the next.
+        """
+        real = given["real"]
+        told = self.told_of_interest(state, given["slates"], given["counters"])
+        told += (given["clicks"], given["shown"], age_of(given["gap"].clamp(min=0)))
+
+        def padded(values: Tensor) -> Tensor:
+            values = values.float() if values.is_floating_point() else values
+            empty = values.new_zeros(*real.shape, *values.shape[1:])
+            return empty.index_put((real,), values)
+
+        with torch.autocast(state.device.type, enabled=False):
+            *parts, ages = (padded(values).unbind(dim=1) for values in told)
+            home = self.interest.home(given["declared"])
+            known, means = self.interest.newcomers(given["declared"]), []
+            for *seen, age in zip(*parts, ages, strict=True):
+                means.append(known.mean)
+                known = self.interest.waited(self.interest.answered(known, *seen), home, age)
+        return torch.stack(means, dim=1)[real], known
 
     def click_probability(
         self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor
@@ -491,7 +591,9 @@ class SessionShopper(VisitEncoder):
             and `purchases` () for the eye (means over temperaments), of each visit and temperament
             `log_likelihood` and its parts `click_log_likelihood` and `return_log_likelihood`
             (V, S), `leave_logits` (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K);
-            of each visit `hazards` (V, bins) and `purchase_logits` (V, K).
+            of each visit `hazards` (V, bins) and `purchase_logits` (V, K), and of each episode what
+            is known of the interest behind it, `interest` (B, R) and `interest_covariance` (B, R,
+            R).
         """
         # States before each visit.
         real, slates, shown, clicks = (
@@ -518,7 +620,9 @@ class SessionShopper(VisitEncoder):
         # What the visits say, in each temperament.
         state = self.state_dropout(self.arrive(before[real], since))
         temperament = self.temperament(batch["normal"])[episode]
-        logits, weary = self.answer(state, temperament, slates, batch["counters"])
+        interest, known = self.interests(state, batch)
+        wanted = self.wanted(state, interest)
+        logits, weary = self.answer(state, wanted, temperament, slates, batch["counters"])
         log_looks = self.log_looks(state, temperament)
         leave = self.leave_logits(state, temperament, weary, clicks, shown)
         hazards = self.hazards(state, clicks)
@@ -538,6 +642,8 @@ class SessionShopper(VisitEncoder):
             "log_looks": log_looks,
             "leave_logits": leave,
             "hazards": hazards,
+            "interest": known.mean,
+            "interest_covariance": known.covariance,
         }
         buying = self.purchase_logits(state, slates)
         if buying is not None and bought is not None:

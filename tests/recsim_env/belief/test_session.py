@@ -73,7 +73,8 @@ def exact(belief: SessionBelief, state: SessionBeliefState) -> Tensor:
     everything = torch.arange(ITEMS).expand(batch, -1)
     before = member.arrive(state.cache.state, state.since)
     counters = state.memory.look(everything, member.category)
-    logits, _ = member.answer(before, state.temperaments, everything, counters)
+    wanted = member.wanted(before, state.interest.mean)
+    logits, _ = member.answer(before, wanted, state.temperaments, everything, counters)
     chance = torch.einsum(
         "bsmn,m,bs->bn",
         logits.double().sigmoid(),
@@ -199,7 +200,8 @@ def test_a_mean_of_log_odds_would_not_do() -> None:
     before = belief.model.arrive(state.cache.state, state.since)
     everything = torch.arange(ITEMS).expand(14, -1)
     counters = state.memory.look(everything, belief.model.category)
-    logits, _ = belief.model.answer(before, state.temperaments, everything, counters)
+    wanted = belief.model.wanted(before, state.interest.mean)
+    logits, _ = belief.model.answer(before, wanted, state.temperaments, everything, counters)
     naive = torch.einsum("bsmn,bs->bmn", logits, state.log_weight.exp())[:, 1]
     right = exact(belief, state)
     assert (naive - right).abs().max() > 10 * (belief.logits(state) - right).abs().max()
