@@ -455,16 +455,16 @@ class SessionBelief(Belief[SessionBeliefState]):
 
     def _worn_categories(self, state: SessionBeliefState) -> Tensor:
         """Compute the weariness of categories (B, G) at a factor of 1."""
-        weights = self.model.weariness.of_category
+        weights, _ = self.model.weariness.weights()
         return self._worn(state.memory, state.memory.category, OF_CATEGORIES, 0, weights)
 
     def _worn_items(self, state: SessionBeliefState) -> Tensor:
         """Compute the weariness of items (B, N) at a factor of 1."""
-        weights = self.model.weariness.of_item
+        _, weights = self.model.weariness.weights()
         return self._worn(state.memory, state.memory.item, OF_ITEMS, CATEGORY_COUNTERS, weights)
 
     def _worn(
-        self, memory: SessionMemory, counters: Tensor, which: slice, first: int, weights: Tensor
+        self, memory: SessionMemory, counters: Tensor, which: tuple[int, ...], first: int, weights: Tensor
     ) -> Tensor:
         """Sum some counters of a memory as they are at this visit: (B, G) or (B, N).
 
@@ -475,10 +475,11 @@ class SessionBelief(Belief[SessionBeliefState]):
             first: number of the first one in `counters`
             weights: of the model's `Weariness`, one a counter
         """
-        decays = constant(ALL_DECAYS[which], counters) ** (memory.age - 1).unsqueeze(1)
-        amounts = decays * F.softplus(weights) / self.model.counter_scale[which]
-        own = slice(which.start - first, which.stop - first, which.step)
-        return torch.bmm(amounts.unsqueeze(1), counters[:, own]).squeeze(1)
+        decays = constant(tuple(ALL_DECAYS[at] for at in which), counters)
+        faded = decays ** (memory.age - 1).unsqueeze(1)
+        amounts = faded * weights / self.model.counter_scale[list(which)]
+        own = counters[:, [at - first for at in which]]
+        return torch.bmm(amounts.unsqueeze(1), own).squeeze(1)
 
     # ---- inside ----
 

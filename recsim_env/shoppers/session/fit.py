@@ -54,6 +54,8 @@ from recsim_env.shoppers.weights import MOST as SIZES
 
 SHARED_LR_SCALE = 10.0
 """Factor of the learning rate of the few numbers that all shoppers share: they have far to go."""
+LEAVING_LR_SCALE = 0.3
+"""Factor of the learning rate of the network in `LeaveHead`, whose docstring says why."""
 CELLS = 64
 """Longest mean length of the episodes of a full batch; a batch of longer ones holds fewer."""
 DAILY = GapBins((0, 1), 1)
@@ -369,11 +371,13 @@ def _optimiser(model: SessionShopper, config: SessionFitConfig) -> torch.optim.A
         *model.temper.parameters(),
         *model.weariness.parameters(),
         model.leave_head.slopes,
+        *model.leave_head.answered.parameters(),
         model.look_step,
         *model.interest.parameters(),
     ]
     biases = [model.item_bias.weight]
-    single = {id(weight) for weight in [*of_shoppers, *biases]}
+    beside = [*model.leave_head.inner.parameters(), *model.leave_head.outer.parameters()]
+    single = {id(weight) for weight in [*of_shoppers, *biases, *beside]}
     rest = [weight for weight in model.parameters() if id(weight) not in single]
     groups: list[dict[str, Any]] = [
         {
@@ -381,6 +385,7 @@ def _optimiser(model: SessionShopper, config: SessionFitConfig) -> torch.optim.A
             "weight_decay": config.weight_decay,
         },
         {"params": [weight for weight in rest if weight.ndim <= 1] + biases},
+        {"params": beside, "lr": LEAVING_LR_SCALE * config.learning_rate},
         {"params": of_shoppers, "lr": SHARED_LR_SCALE * config.learning_rate},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)

@@ -63,11 +63,12 @@ from recsim_env.shoppers.session.memory import (
 from recsim_env.shoppers.weights import MOST, check_categories
 from recsim_env.tensors import constant
 
-OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
-"""Counters that make weary of a category: showings by position and responses of the last ten visits
-or so (decay 0.9). On held-out visits of a market's log they do as well as all nine, and with all of
-them the weights are shared out among counters that are alike in the log and not elsewhere."""
-OF_ITEMS = slice(CATEGORY_COUNTERS, CATEGORY_COUNTERS + 2)
+OF_CATEGORIES = (len(DECAYS), len(DECAYS) + 1, 2 * len(DECAYS), 2 * len(DECAYS) + 1)
+"""Counters that make weary of a category: showings by position, and responses, each of the last few
+visits (decay 0.7) and of the last ten (0.9). How much of the recent and of the older counts is
+learned once for both, for counters that are alike in the log need not be alike elsewhere: weights
+of all nine, each learned by itself, do no better on held-out visits."""
+OF_ITEMS = (CATEGORY_COUNTERS, CATEGORY_COUNTERS + 1)
 """Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last
 ten (0.9)."""
 MOODS = (-math.sqrt(3), 0.0, math.sqrt(3))  # nodes of the standard normal
@@ -79,6 +80,7 @@ KEEN, OF_CATEGORY, OF_ITEM, PATIENT, DEEP = range(TEMPERAMENT)
 MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch comes back
 ARRIVAL = 2  # whether it is the same day as the visit before, and the log of the days since
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
+LEAST = 1e-30  # no answer is less likely, so that its logarithm is finite
 
 
 class SessionShopperConfig(EncoderConfig):
@@ -163,31 +165,43 @@ class Weariness(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.of_category = nn.Parameter(torch.zeros(2))
+        self.recent = nn.Parameter(torch.zeros(()))  # log-odds of the share of the faster decay
         self.of_item = nn.Parameter(torch.zeros(2))
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Compute the weights >= 0 of `OF_CATEGORIES` and of `OF_ITEMS`."""
+        share = torch.stack([self.recent.sigmoid(), (-self.recent).sigmoid()])
+        of_category = F.softplus(self.of_category).unsqueeze(1) * share
+        return of_category.flatten(), F.softplus(self.of_item)
 
     def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
         """Compute weariness in log-odds >= 0, of the category and of the item.
 
         Shapes: amounts (V, K, COUNTERS) >= 0, temperament (V, S, R) -> (V, S, K, 2).
         """
-        of_category = amounts[..., OF_CATEGORIES] @ F.softplus(self.of_category)
-        of_item = amounts[..., OF_ITEMS] @ F.softplus(self.of_item)
+        weights = self.weights()
+        of_category = amounts[..., OF_CATEGORIES] @ weights[0]
+        of_item = amounts[..., OF_ITEMS] @ weights[1]
         common = torch.stack([of_category, of_item], dim=-1)
         factors = temperament[..., OF_CATEGORY : OF_ITEM + 1].clamp(max=MAX_LOG_FACTOR).exp()
         return common.unsqueeze(1) * factors.unsqueeze(2)
 
 
 class LeaveHead(nn.Module):
-    """Log-odds of leaving after a visit: a bounded network, plus slopes times weariness.
+    """Log-odds of leaving after a visit: what clicks and weariness add, and a bounded network.
 
-    See the module docstring for the equation.
+    See the module docstring for the equation. That those who stay are the patient ones shows as a
+    chance to leave that falls from visit to visit, which a network that knows the number of visits
+    could say as well, and then patience would not differ. So the network begins at 0 and learns
+    more slowly than the numbers that all shoppers share.
     """
 
     def __init__(self, config: SessionShopperConfig) -> None:
         super().__init__()
+        self.answered = nn.Linear(2, 1)
         self.slopes = nn.Parameter(torch.zeros(2))
         self.inner = nn.Linear(config.hidden_size + 2, config.head_size // 2)
-        self.outer = nn.Linear(config.head_size // 2, 1)
+        self.outer = nn.Linear(config.head_size // 2, 1, bias=False)
 
     def forward(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
         """Compute the log-odds (V, S) of leaving.
@@ -196,9 +210,10 @@ class LeaveHead(nn.Module):
         K).
         """
         number = clicks.float().sum(dim=-1, keepdim=True)
-        seen = torch.cat([state, (number == 0).float(), torch.log1p(number)], dim=-1)
-        bounded: Tensor = self.outer(torch.tanh(self.inner(seen)))
-        return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
+        counted = torch.cat([(number == 0).float(), torch.log1p(number)], dim=-1)
+        bounded = self.outer(torch.tanh(self.inner(torch.cat([state, counted], dim=-1))))
+        common: Tensor = self.answered(counted) + bounded
+        return common + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
 
 
 class PurchaseHead(nn.Module):
@@ -325,11 +340,14 @@ class SessionShopper(VisitEncoder):
             nn.init.zeros_(module.look_depth.weight)
             nn.init.zeros_(module.mood.weight)
             nn.init.constant_(module.weariness.of_category, -2.0)
+            nn.init.constant_(module.weariness.recent, -2.0)
             nn.init.constant_(module.weariness.of_item, -2.0)
             nn.init.constant_(module.leave_head.slopes, -2.0)
             nn.init.zeros_(module.temper.bias)
             module.temper.weight.copy_(0.4 * torch.eye(TEMPERAMENT))
-            nn.init.constant_(module.leave_head.outer.bias, -3.0)
+            nn.init.zeros_(module.leave_head.answered.weight)
+            nn.init.constant_(module.leave_head.answered.bias, -3.0)
+            nn.init.zeros_(module.leave_head.outer.weight)
 
     # ---- visits in, states out ----
 
@@ -668,9 +686,9 @@ def slate_log_likelihood(
 
     Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.
     """
-    log_click = (log_looks.unsqueeze(2) + F.logsigmoid(click_logits)).clamp(max=-CLICK_EDGE)
-    of_position = torch.where(clicks[:, None, None], log_click, torch.log1p(-log_click.exp()))
-    of_mood = (of_position * shown[:, None, None]).sum(dim=3)
+    chance = (log_looks.exp().unsqueeze(2) * click_logits.sigmoid()).clamp(max=1 - CLICK_EDGE)
+    answered = torch.where(clicks[:, None, None], chance, 1 - chance)
+    of_mood = (answered.clamp(min=LEAST).log() * shown[:, None, None]).sum(dim=3)
     return torch.logsumexp(of_mood + constant(MOOD_CHANCES, of_mood).log(), dim=2)
 
 

@@ -144,7 +144,12 @@ def test_the_points_are_standard_normal() -> None:
 @pytest.mark.parametrize("size", [SIZE, 2])
 def test_one_particle_has_the_chances_of_the_shopper_of_that_temperament(size: int) -> None:
     shopper = SessionPopulation(
-        catalog(), [model()], Logged.newcomers(torch.zeros(1, DECLARED)), CPU, slate_size=size
+        catalog(),
+        [model()],
+        Logged.newcomers(torch.zeros(1, DECLARED)),
+        CPU,
+        slate_size=size,
+        never_leave=True,  # nothing is believed of those who left
     )
     point = torch.tensor([[0.3, 1.2, -0.7, 0.5, -0.9]])
     belief = SessionBelief(model(), CPU, slate_size=size, numbers=point)
@@ -228,7 +233,7 @@ def test_it_learns_who_a_shopper_is_and_says_how_well() -> None:
     the standard deviations say."""
     member = spread(model(), 2.0)
     with torch.no_grad():  # nobody leaves, so that those who stay are no selection
-        member.leave_head.outer.bias.fill_(-30)
+        member.leave_head.answered.bias.fill_(-30)
         member.leave_head.slopes.fill_(-30)
     shopper = SessionPopulation(
         catalog(), [copy.deepcopy(member)], Logged.newcomers(torch.zeros(1, DECLARED)), CPU

@@ -310,19 +310,20 @@ def one_temperament(**numbers: float) -> Tensor:
 
 def test_weariness_by_hand() -> None:
     shopper = model()
-    counters, places = torch.zeros(1, 1, 13), [*range(13)[OF_CATEGORIES], *range(13)[OF_ITEMS]]
-    counters[0, 0, places] = torch.tensor([2.0, 4.0, 6.0, 8.0])
+    counters, places = torch.zeros(1, 1, 13), [*OF_CATEGORIES, *OF_ITEMS]
+    counters[0, 0, places] = torch.tensor([3.0, 2.0, 5.0, 4.0, 6.0, 8.0])
     counters[0, 0, 0] = 1e3  # is not one of them
-    shopper.counter_scale[places] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    shopper.counter_scale[places] = torch.tensor([1.0, 1.0, 2.0, 2.0, 3.0, 4.0])
     temperament = one_temperament(of_category=math.log(3.0), of_item=math.log(0.1))
     with torch.no_grad():
         shopper.weariness.of_category.copy_(
             torch.tensor([0.5, 1.0]).expm1().log()
         )  # softplus of it is .5, 1
+        shopper.weariness.recent.fill_(math.log(0.25 / 0.75))
         shopper.weariness.of_item.copy_(torch.tensor([2.0, 3.0]).expm1().log())
         state, wanted = torch.zeros(1, 16), torch.zeros(1, WIDTH)
         weary = shopper.answer(state, wanted, temperament, torch.tensor([[0]]), counters)[1]
-    of_category, of_item = 3.0 * (0.5 * 2 / 1 + 1.0 * 4 / 2), 0.1 * (2.0 * 6 / 3 + 3.0 * 8 / 4)
+    of_category, of_item = 3.0 * (0.5 * 2.25 + 1.0 * 4.25 / 2), 0.1 * (2.0 * 6 / 3 + 3.0 * 8 / 4)
     assert weary[0, 0, 0].tolist() == pytest.approx([of_category, of_item], rel=1e-5)
 
 
@@ -349,7 +350,8 @@ def test_leaving_by_hand() -> None:
     head = shopper.leave_head
     with torch.no_grad():
         head.outer.weight.zero_()
-        head.outer.bias.fill_(-1.0)
+        head.answered.weight.zero_()
+        head.answered.bias.fill_(-1.0)
         head.slopes.copy_(torch.tensor([2.0, 0.5]).expm1().log())
         none = torch.zeros(1, 3, dtype=torch.bool)
         logit = shopper.leave_logits(
