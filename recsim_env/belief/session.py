@@ -66,7 +66,7 @@ PARTICLES = 32
 """Number of temperaments. On held-out visits of a market, 24 to 128 predict clicks equally well, to
 .0001 nats a shown item, and equal weights worse by .005; a second and third model would gain .0001,
 so that one is enough."""
-FEWEST = 0.25
+FEWEST = 0.5
 """Share of the particles that the weights must be worth, as an effective sample size; below it the
 particles of that shopper are spread anew."""
 LEAST_VARIANCE = 1e-3
@@ -335,7 +335,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         """Tell the log-odds of all candidates, and what is believed of weariness and traits."""
         before, weight, tempers = self._before(state), state.log_weight.exp(), state.temperaments
         mean, away = _centred(tempers, weight)
-        deviation = torch.einsum("bs,bsr->br", weight, away.square()).sqrt()
+        deviation = torch.einsum("bs,bsr->br", _unbiased(weight), away.square()).sqrt()
         factors = _factors(tempers[..., OF_CATEGORY])
         looks = self.model.log_looks(before, tempers)[..., : self.slate_size].exp()
         worn = self._worn_categories(state)
@@ -488,7 +488,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         weight = state.log_weight.exp()
         few = weight.square().sum(dim=1) * len(self.prior) > 1 / FEWEST  # 1 / sum w^2 is the number
         mean, away = _centred(state.temperaments, weight)
-        covariance = (away * weight.unsqueeze(2)).mT @ away + self._least
+        covariance = (away * _unbiased(weight).unsqueeze(2)).mT @ away + self._least
         root = torch.linalg.cholesky_ex(covariance).L  # does not wait for a GPU
         fresh = mean.unsqueeze(1) + self._points @ root.mT
         state.temperaments = fresh.where(few[:, None, None], state.temperaments)
@@ -536,6 +536,17 @@ def _centred(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weighted mean (B, R) of particles (B, S, R), and what each is away from it."""
     mean = torch.einsum("bs,bsr->br", weight, values)
     return mean, values - mean.unsqueeze(1)
+
+
+def _unbiased(weight: Tensor) -> Tensor:
+    """Scale weights (B, S) so that they give covariances without the bias of few particles.
+
+    Around its own mean a sample of n scatters by (1 - 1 / n) of the variance, and weights are worth
+    n = 1 / sum w^2. Points of equal weights have the right covariance as they are.
+    """
+    equal = 1 - 1 / weight.shape[1]
+    scattered = 1 - weight.square().sum(dim=1, keepdim=True)
+    return weight * (equal / scattered.clamp(min=0.1)).clamp(min=1)
 
 
 @functools.cache

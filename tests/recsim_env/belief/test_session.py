@@ -234,6 +234,8 @@ def test_it_learns_who_a_shopper_is_and_says_how_well() -> None:
     member = spread(model(), 2.0)
     with torch.no_grad():  # nobody leaves, so that those who stay are no selection
         member.leave_head.answered.bias.fill_(-30)
+        member.base.bias.fill_(-1.0)  # clicks that tell something
+        member.temper.weight.copy_(torch.diag(torch.tensor([1.2, 0.8, 0.8, 0.8, 0.8])))
         member.leave_head.slopes.fill_(-30)
     shopper = SessionPopulation(
         catalog(), [copy.deepcopy(member)], Logged.newcomers(torch.zeros(1, DECLARED)), CPU
