@@ -1,7 +1,8 @@
 """The belief that a session model gives: a posterior of each shopper's temperament.
 
-The model is that of `recsim_env.shoppers.session.model`. Its encoder and its counters are functions
-of what was shown and clicked, so a shop can run them for every shopper. Hidden is the temperament
+The model is that of `recsim_env.shoppers.session.model`. Its encoder, its counters and its Gaussian
+of the interest are functions of what was shown and clicked, so a shop can run them for every
+shopper. Hidden is the temperament
 a, which is normal over shoppers. The belief holds it as particles: points a_s that are the same for
 all shoppers and cover the fitted normal evenly, with weights of each shopper's own (importance
 sampling from the prior; Robert & Casella 2004, "Monte Carlo statistical methods", section 3.3),
@@ -304,8 +305,8 @@ class SessionBelief(Belief[SessionBeliefState]):
         It is that of `SessionShopper.forward`, up to what all particles share: the days until the
         next visit, and what was bought.
 
-        Shapes: before (B, D), wanted (B, E), tempers (B, S, TEMPERAMENT), slates (B, K), counters (B, K,
-        COUNTERS); clicks, shown (B, K) bool.
+        Shapes: before (B, D), wanted (B, E), tempers (B, S, TEMPERAMENT), slates (B, K), counters
+        (B, K, COUNTERS); clicks, shown (B, K) bool.
         """
         # Temperaments share all but keenness and the two factors of weariness.
         model = self.model
@@ -464,7 +465,12 @@ class SessionBelief(Belief[SessionBeliefState]):
         return self._worn(state.memory, state.memory.item, OF_ITEMS, CATEGORY_COUNTERS, weights)
 
     def _worn(
-        self, memory: SessionMemory, counters: Tensor, which: tuple[int, ...], first: int, weights: Tensor
+        self,
+        memory: SessionMemory,
+        counters: Tensor,
+        which: tuple[int, ...],
+        first: int,
+        weights: Tensor,
     ) -> Tensor:
         """Sum some counters of a memory as they are at this visit: (B, G) or (B, N).
 

@@ -292,7 +292,9 @@ def _begin_with_rates(model: SessionShopper, visits: Visits) -> None:
     Rates are of the positions' usual looks, and moved towards the mean rate as far as chance alone
     would scatter them: each variance of the log rates is that between items plus 1 / clicks.
     """
-    weight = (visits.shown * position_weights(visits.slates.shape[1], torch.device("cpu"))).flatten()
+    weight = (
+        visits.shown * position_weights(visits.slates.shape[1], torch.device("cpu"))
+    ).flatten()
     items, size = visits.slates.flatten(), model.config.n_items
     looks = torch.bincount(items, weight, minlength=size).float()
     clicks = torch.bincount(items, visits.clicks.flatten().float(), minlength=size).float()
@@ -366,7 +368,10 @@ def _train(
 
 
 def _optimiser(model: SessionShopper, config: SessionFitConfig) -> torch.optim.AdamW:
-    """Weight decay applies to matrices only, and not to the items' biases; what all shoppers share learns faster."""
+    """Make AdamW, with weight decay of matrices but not of the items' biases.
+
+    What all shoppers share learns faster than the rest, and the network of leaving more slowly.
+    """
     of_shoppers = [
         *model.temper.parameters(),
         *model.weariness.parameters(),

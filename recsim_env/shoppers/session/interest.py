@@ -115,7 +115,8 @@ class InterestFilter(nn.Module):
             rows: (B, K, R) what the log-odds gain with each number
             offsets: (B, K) log-odds where all of them are 0
             looks: (B, K) chance to look at each position
-            clicks, shown: (B, K) bool
+            clicks: (B, K) bool
+            shown: (B, K) bool
         """
         logits = offsets + torch.einsum("bkr,br->bk", rows, known.mean)
         chance = logits.sigmoid()

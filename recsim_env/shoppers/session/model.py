@@ -12,10 +12,11 @@ position is looked at, and what is looked at is clicked or not,
     weariness_i(a) + mood(state) z)
 
 with the interest that of `recsim_env.shoppers.session.interest`, a Gaussian that begins at what was
-declared, drifts, and is moved by every slate and its clicks, look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et
-al. 2008, "An experimental comparison of click position-bias models", section 3.2) with a depth of
-the shopper's own. Weariness grows with how often the item and its category were shown and clicked
-before (`Weariness`); that of what was looked at also makes the shopper leave,
+declared, drifts, and is moved by every slate and its clicks, look_1 = 1 and look_j falling from
+position to position: the position-based model (Craswell et al. 2008, "An experimental comparison of
+click position-bias models", section 3.2) with a depth of the shopper's own. Weariness grows with
+how often the item and its category were shown and clicked before (`Weariness`); that of what was
+looked at also makes the shopper leave,
 
     P(leaves) = sigmoid(rest(state, clicks) + slopes . weariness(a) - a_patient)
 
@@ -511,9 +512,7 @@ class SessionShopper(VisitEncoder):
         rows = torch.cat([along, torch.stack([torch.ones_like(weary), -weary], dim=-1)], dim=-1)
         return rows, offsets, self.log_looks(state, mean).squeeze(1).exp()
 
-    def interests(
-        self, state: Tensor, given: dict[str, Tensor]
-    ) -> tuple[Tensor, Interest]:
+    def interests(self, state: Tensor, given: dict[str, Tensor]) -> tuple[Tensor, Interest]:
         """Follow the interests of whole episodes.
 
         Args:
