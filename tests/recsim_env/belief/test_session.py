@@ -177,7 +177,7 @@ def test_the_log_odds_are_those_of_the_mean_chance() -> None:
     sessions = log(visits=7, episodes=14)
     sessions = dataclasses.replace(sessions, purchases=None)
     for scale, error in ((1.0, 0.01), (2.0, 0.1)):
-        belief = SessionBelief(spread(model(), scale), CPU)
+        belief = SessionBelief(spread(model(3), scale), CPU)
         for visits in (0, 3):
             state = replayed(belief, sessions, visits)
             torch.testing.assert_close(

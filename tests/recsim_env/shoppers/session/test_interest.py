@@ -51,7 +51,9 @@ def test_an_answer_by_hand() -> None:
     expected = look * chance
     s = a @ prior @ a + expected * (1 - expected) * one.log_noise.exp()
     gain = prior @ a / s
-    torch.testing.assert_close(found.mean[0], known.mean[0] + gain * (clicks[0, 0] - expected))
+    torch.testing.assert_close(
+        found.mean[0], known.mean[0] + gain * (clicks[0, 0].float() - expected)
+    )
     torch.testing.assert_close(found.covariance[0], prior - torch.outer(gain, a @ prior))
 
 
