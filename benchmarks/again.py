@@ -21,7 +21,7 @@ from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
-from benchmarks.shopper import belief, own_log, verdict_cases
+from benchmarks.shopper import own_log, verdict_cases
 from benchmarks.speed import latency_report, learning_curves, ppo_speed, throughput
 
 
@@ -45,7 +45,6 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
 
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
-    "belief": lambda rows, config, folder: belief.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
