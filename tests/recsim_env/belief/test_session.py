@@ -225,6 +225,21 @@ def test_candidates_have_their_own_column_and_padding_the_least() -> None:
     assert apart[1, 1] < whole.min() - 10
 
 
+def test_the_spread_is_that_of_the_interest_in_each_item() -> None:
+    belief = SessionBelief(model(), CPU)
+    state = replayed(belief, dataclasses.replace(log(), purchases=None), 2)
+    candidates = torch.tensor([[4, 2, -1]] * 6)
+    spread = belief.observe(state, candidates)["belief_spread"]
+    along = belief.model.embedding @ belief.model.directions
+    covariance = state.interest.covariance[:, : along.shape[1], : along.shape[1]]
+    for column, item in enumerate((4, 2)):
+        expected = torch.einsum("d,bde,e->b", along[item], covariance, along[item]).sqrt()
+        torch.testing.assert_close(spread[:, column], expected)
+    assert (spread[:, 2] == 0).all()
+    first = belief.observe(replayed(belief, log(), 0), candidates)["belief_spread"]
+    assert (spread[:, :2] != first[:, :2]).all()
+
+
 # ---- traits ----
 
 
