@@ -1,7 +1,8 @@
 """The belief that a session model gives: a posterior of each shopper's temperament.
 
-The model is that of `recsim_env.shoppers.session.model`. Its encoder and its counters are functions
-of what was shown and clicked, so a shop can run them for every shopper. Hidden is the temperament
+The model is that of `recsim_env.shoppers.session.model`. Its encoder, its counters and its Gaussian
+of the interest are functions of what was shown and clicked, so a shop can run them for every
+shopper. Hidden is the temperament
 a, which is normal over shoppers. The belief holds it as particles: points a_s that are the same for
 all shoppers and cover the fitted normal evenly, with weights of each shopper's own (importance
 sampling from the prior; Robert & Casella 2004, "Monte Carlo statistical methods", section 3.3),
@@ -38,7 +39,13 @@ from recsim_env.belief.base import Belief, SeenVisit
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shoppers.encoder import Cache
-from recsim_env.shoppers.session.memory import ALL_DECAYS, CATEGORY_COUNTERS, SessionMemory
+from recsim_env.shoppers.session.interest import Interest
+from recsim_env.shoppers.session.memory import (
+    ALL_DECAYS,
+    CATEGORY_COUNTERS,
+    SessionMemory,
+    age_of,
+)
 from recsim_env.shoppers.session.model import (
     CLICK_EDGE,
     KEEN,
@@ -60,7 +67,7 @@ PARTICLES = 32
 """Number of temperaments. On held-out visits of a market, 24 to 128 predict clicks equally well, to
 .0001 nats a shown item, and equal weights worse by .005; a second and third model would gain .0001,
 so that one is enough."""
-FEWEST = 0.25
+FEWEST = 0.5
 """Share of the particles that the weights must be worth, as an effective sample size; below it the
 particles of that shopper are spread anew."""
 LEAST_VARIANCE = 1e-3
@@ -92,6 +99,8 @@ class SessionBeliefState:
 
     cache: Cache
     """The visits so far, encoded."""
+    interest: Interest
+    """What is known of the interest."""
     memory: SessionMemory
     """Counters of what was shown and clicked."""
     declared: Tensor
@@ -113,6 +122,8 @@ class SessionBelief(Belief[SessionBeliefState]):
     is what the shopper declared. Observation:
 
         belief_logits:  (C,) log-odds of a click on each candidate that is looked at
+        belief_spread:  (C,) standard deviation of these log-odds, by what is not known of the
+            shopper's interest; 0 at padding
         belief_weary:   (G,) expected weariness of each category, in log-odds
         belief_traits:  (2 * TEMPERAMENT,) mean and standard deviation of each number of the
             temperament: log-odds of a click, log of how weary of categories and of items, log-odds
@@ -161,6 +172,11 @@ class SessionBelief(Belief[SessionBeliefState]):
             self.prior = self.model.temperament(self._points)  # (S, TEMPERAMENT)
         self._least = LEAST_VARIANCE * torch.diag(self.prior.var(dim=0, correction=0))
         self._everything = torch.arange(model.config.n_items, device=self.device)
+        along = self.model.embedding @ self.model.directions  # (N, D)
+        row, column = torch.triu_indices(along.shape[1], along.shape[1])
+        twice = torch.where(row == column, 1.0, 2.0).to(self.device)
+        self._pairs = (row * along.shape[1] + column).to(self.device)
+        self._products = (along[:, row] * along[:, column] * twice).T.contiguous()
         self._polynomial = torch.linalg.inv(  # from values at NODES to powers, lowest first
             torch.tensor(NODES, dtype=torch.float64).unsqueeze(1) ** torch.arange(len(NODES))
         ).to(self.device, torch.float32)
@@ -208,6 +224,7 @@ class SessionBelief(Belief[SessionBeliefState]):
 
         return {
             "belief_logits": box(-LARGEST, LARGEST, candidates),
+            "belief_spread": box(0, MOST, candidates),
             "belief_weary": box(0, MOST, self.model.config.n_categories),
             "belief_traits": box(-MOST, MOST, 2 * TEMPERAMENT),
             "belief_looks": box(0, 1, self.slate_size),
@@ -233,6 +250,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         particles = len(self.prior)
         return SessionBeliefState(
             cache=self.model.empty_cache(self.model.welcome(declared)),
+            interest=self.model.interest.newcomers(declared),
             memory=SessionMemory.empty(batch, *sizes, self.device),
             declared=declared.clone(),
             day=none,
@@ -249,14 +267,19 @@ class SessionBelief(Belief[SessionBeliefState]):
         shown, clicks = self._wide(visit.shown), self._wide(visit.clicks)
         slates = self._wide(visit.slates)
         counters = memory.look(slates, model.category)
+        before = self._before(state)
+        wanted = model.wanted(before, state.interest.mean)
         of_visit = self.log_likelihood(
-            self._before(state), state.temperaments, slates, counters, clicks, shown
+            before, wanted, state.temperaments, slates, counters, clicks, shown
         )
         state.log_weight = (state.log_weight + of_visit).log_softmax(dim=1)
         if self.renews:
             self._renew(state)
 
         # The visit, as the model's own shoppers remember it.
+        followed = model.follow(state.interest, before, slates, shown, clicks, counters)
+        home = model.interest.home(state.declared)
+        state.interest = model.interest.waited(followed, home, age_of(visit.days))
         bought = None if visit.purchases is None else self._wide(visit.purchases)
         memory.record(slates, shown, clicks, model.category, model.embedding)
         token = model.token(
@@ -270,6 +293,7 @@ class SessionBelief(Belief[SessionBeliefState]):
     def log_likelihood(
         self,
         before: Tensor,
+        wanted: Tensor,
         tempers: Tensor,
         slates: Tensor,
         counters: Tensor,
@@ -281,12 +305,13 @@ class SessionBelief(Belief[SessionBeliefState]):
         It is that of `SessionShopper.forward`, up to what all particles share: the days until the
         next visit, and what was bought.
 
-        Shapes: before (B, D), tempers (B, S, TEMPERAMENT), slates (B, K), counters (B, K,
-        COUNTERS); clicks, shown (B, K) bool.
+        Shapes: before (B, D), wanted (B, E), tempers (B, S, TEMPERAMENT), slates (B, K), counters
+        (B, K, COUNTERS); clicks, shown (B, K) bool.
         """
         # Temperaments share all but keenness and the two factors of weariness.
         model = self.model
-        logits, worn = model.answer(before, torch.zeros_like(tempers[:, :1]), slates, counters)
+        mean = torch.zeros_like(tempers[:, :1])
+        logits, worn = model.answer(before, wanted, mean, slates, counters)
         worn = worn.squeeze(1)  # (B, K, 2) at factors of 1
         common = logits.squeeze(1) + worn.sum(dim=2).unsqueeze(1)  # (B, M, K)
         factors = _factors(tempers[..., OF_CATEGORY : OF_ITEM + 1])
@@ -311,12 +336,13 @@ class SessionBelief(Belief[SessionBeliefState]):
         """Tell the log-odds of all candidates, and what is believed of weariness and traits."""
         before, weight, tempers = self._before(state), state.log_weight.exp(), state.temperaments
         mean, away = _centred(tempers, weight)
-        deviation = torch.einsum("bs,bsr->br", weight, away.square()).sqrt()
+        deviation = torch.einsum("bs,bsr->br", _unbiased(weight), away.square()).sqrt()
         factors = _factors(tempers[..., OF_CATEGORY])
         looks = self.model.log_looks(before, tempers)[..., : self.slate_size].exp()
         worn = self._worn_categories(state)
         return {
-            "belief_logits": self._of_candidates(self.logits(state), candidates),
+            "belief_logits": self._of_candidates(self.logits(state), candidates, -LARGEST),
+            "belief_spread": self._of_candidates(self.spreads(state), candidates, 0.0),
             "belief_weary": worn * (weight * factors).sum(dim=1, keepdim=True),
             "belief_traits": torch.cat([mean, deviation], dim=1),
             "belief_looks": torch.einsum("bs,bsk->bk", weight, looks).clamp(max=1),
@@ -331,6 +357,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         size = AT_ONCE if self.device.type == "cpu" else AT_ONCE_ELSEWHERE
         whole = (
             self._before(state),
+            state.interest.mean,
             state.temperaments,
             state.log_weight.exp(),
             self._worn_categories(state),
@@ -340,9 +367,21 @@ class SessionBelief(Belief[SessionBeliefState]):
         found = [self._of_catalog(*part) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 
+    @torch.no_grad()
+    def spreads(self, state: SessionBeliefState) -> Tensor:
+        """Compute the standard deviation (B, N) of the log-odds of a click on every item.
+
+        It is that of the interest alone, and leaves temperaments out.
+        """
+        followed = self.model.directions.shape[1]
+        covariance = state.interest.covariance[:, :followed, :followed]
+        variance = covariance.flatten(1)[:, self._pairs] @ self._products
+        return variance.clamp_(min=0).sqrt_().clamp_(max=MOST)
+
     def _of_catalog(
         self,
         before: Tensor,
+        interest: Tensor,
         tempers: Tensor,
         weight: Tensor,
         worn_categories: Tensor,
@@ -356,12 +395,12 @@ class SessionBelief(Belief[SessionBeliefState]):
         first two cumulants of its factor (`_of_items`). So all of it is exact but for the
         polynomial where particles share that factor.
 
-        Shapes: before (B, D), tempers (B, S, TEMPERAMENT), weight (B, S), worn_categories (B, G),
-        worn_items (B, N).
+        Shapes: before (B, D), interest (B, R), tempers (B, S, TEMPERAMENT), weight (B, S),
+        worn_categories (B, G), worn_items (B, N).
         """
         model = self.model
         of_category, of_item = _factors(tempers[..., OF_CATEGORY : OF_ITEM + 1]).unbind(dim=2)
-        common = model.base(before) + model.query(before) @ model.embedding.T
+        common = model.base(before) + model.wanted(before, interest) @ model.embedding.T
         common = common + model.item_bias.weight.squeeze(-1)  # (B, N)
         lowest = common.amin(dim=1, keepdim=True)
         most = worn_items.amax(dim=1, keepdim=True) * (weight * of_item).sum(dim=1, keepdim=True)
@@ -417,16 +456,21 @@ class SessionBelief(Belief[SessionBeliefState]):
 
     def _worn_categories(self, state: SessionBeliefState) -> Tensor:
         """Compute the weariness of categories (B, G) at a factor of 1."""
-        weights = self.model.weariness.of_category
+        weights, _ = self.model.weariness.weights()
         return self._worn(state.memory, state.memory.category, OF_CATEGORIES, 0, weights)
 
     def _worn_items(self, state: SessionBeliefState) -> Tensor:
         """Compute the weariness of items (B, N) at a factor of 1."""
-        weights = self.model.weariness.of_item
+        _, weights = self.model.weariness.weights()
         return self._worn(state.memory, state.memory.item, OF_ITEMS, CATEGORY_COUNTERS, weights)
 
     def _worn(
-        self, memory: SessionMemory, counters: Tensor, which: slice, first: int, weights: Tensor
+        self,
+        memory: SessionMemory,
+        counters: Tensor,
+        which: tuple[int, ...],
+        first: int,
+        weights: Tensor,
     ) -> Tensor:
         """Sum some counters of a memory as they are at this visit: (B, G) or (B, N).
 
@@ -437,10 +481,11 @@ class SessionBelief(Belief[SessionBeliefState]):
             first: number of the first one in `counters`
             weights: of the model's `Weariness`, one a counter
         """
-        decays = constant(ALL_DECAYS[which], counters) ** (memory.age - 1).unsqueeze(1)
-        amounts = decays * F.softplus(weights) / self.model.counter_scale[which]
-        own = slice(which.start - first, which.stop - first, which.step)
-        return torch.bmm(amounts.unsqueeze(1), counters[:, own]).squeeze(1)
+        decays = constant(tuple(ALL_DECAYS[at] for at in which), counters)
+        faded = decays ** (memory.age - 1).unsqueeze(1)
+        amounts = faded * weights / self.model.counter_scale[list(which)]
+        own = counters[:, [at - first for at in which]]
+        return torch.bmm(amounts.unsqueeze(1), own).squeeze(1)
 
     # ---- inside ----
 
@@ -449,7 +494,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         weight = state.log_weight.exp()
         few = weight.square().sum(dim=1) * len(self.prior) > 1 / FEWEST  # 1 / sum w^2 is the number
         mean, away = _centred(state.temperaments, weight)
-        covariance = (away * weight.unsqueeze(2)).mT @ away + self._least
+        covariance = (away * _unbiased(weight).unsqueeze(2)).mT @ away + self._least
         root = torch.linalg.cholesky_ex(covariance).L  # does not wait for a GPU
         fresh = mean.unsqueeze(1) + self._points @ root.mT
         state.temperaments = fresh.where(few[:, None, None], state.temperaments)
@@ -460,14 +505,14 @@ class SessionBelief(Belief[SessionBeliefState]):
         """Compute the encoder's states (B, D) as the shoppers arrive."""
         return self.model.arrive(state.cache.state, state.since)
 
-    def _of_candidates(self, logits: Tensor, candidates: Tensor) -> Tensor:
-        """Take the log-odds (B, C) of candidates (B, C) from those of the catalogue (B, N)."""
+    def _of_candidates(self, values: Tensor, candidates: Tensor, empty: float) -> Tensor:
+        """Take values (B, C) of candidates (B, C) from those of the catalogue (B, N)."""
         if not shared(candidates):
-            return logits.gather(1, candidates.clamp(min=0)).where(candidates >= 0, -LARGEST)
+            return values.gather(1, candidates.clamp(min=0)).where(candidates >= 0, empty)
         ids = candidates[0]
         if ids.is_cpu and torch.equal(ids, self._everything):
-            return logits  # as they stand: to look is cheap where it is no synchronisation
-        return logits.index_select(1, ids.clamp(min=0)).where(ids >= 0, -LARGEST)
+            return values  # as they stand: to look is cheap where it is no synchronisation
+        return values.index_select(1, ids.clamp(min=0)).where(ids >= 0, empty)
 
     def _leaving(self, before: Tensor, tempers: Tensor, weight: Tensor) -> Tensor:
         """Compute the chances (B, 2) to leave without a click and with one, nothing being worn."""
@@ -497,6 +542,17 @@ def _centred(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weighted mean (B, R) of particles (B, S, R), and what each is away from it."""
     mean = torch.einsum("bs,bsr->br", weight, values)
     return mean, values - mean.unsqueeze(1)
+
+
+def _unbiased(weight: Tensor) -> Tensor:
+    """Scale weights (B, S) so that they give covariances without the bias of few particles.
+
+    Around its own mean a sample of n scatters by (1 - 1 / n) of the variance, and weights are worth
+    n = 1 / sum w^2. Points of equal weights have the right covariance as they are.
+    """
+    equal = 1 - 1 / weight.shape[1]
+    scattered = 1 - weight.square().sum(dim=1, keepdim=True)
+    return weight * (equal / scattered.clamp(min=0.1)).clamp(min=1)
 
 
 @functools.cache

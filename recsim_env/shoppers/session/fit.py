@@ -31,6 +31,8 @@ from recsim_env.settings import (
 )
 from recsim_env.shoppers.gaps import GapBins, bins_of, return_log_likelihood
 from recsim_env.shoppers.members import check_precision
+from recsim_env.shoppers.session.interest import directions_of
+from recsim_env.shoppers.session.memory import position_weights
 from recsim_env.shoppers.session.model import (
     SessionShopper,
     SessionShopperConfig,
@@ -52,6 +54,8 @@ from recsim_env.shoppers.weights import MOST as SIZES
 
 SHARED_LR_SCALE = 10.0
 """Factor of the learning rate of the few numbers that all shoppers share: they have far to go."""
+LEAVING_LR_SCALE = 0.3
+"""Factor of the learning rate of the network in `LeaveHead`, whose docstring says why."""
 CELLS = 64
 """Longest mean length of the episodes of a full batch; a batch of longer ones holds fewer."""
 DAILY = GapBins((0, 1), 1)
@@ -173,6 +177,7 @@ def new_session_shopper(
         )
     model.embedding.copy_(catalog.embedding)
     model.category.copy_(catalog.category)
+    model.directions.copy_(directions_of(catalog.embedding))
     return model
 
 
@@ -233,6 +238,7 @@ def fit_session(
         gap_bins=bins_of(visits.gap[visits.gap >= 0]),
     )
     _standardise(model, visits)
+    _begin_with_rates(model, visits)
     batches = Batches(visits, config, seed)
     with own_generators(seed):
         if folder is None:
@@ -277,6 +283,28 @@ def _standardise(model: SessionShopper, visits: Visits) -> None:
     hazard = ((back + 0.5) / (waiting + 1)).clamp(RAREST, 1 - RAREST)
     with torch.no_grad():
         model.gap_head.outer.bias.copy_(hazard[:-1].logit())
+
+
+@torch.no_grad()
+def _begin_with_rates(model: SessionShopper, visits: Visits) -> None:
+    """Set the biases of the items to their click rates in the log.
+
+    Rates are of the positions' usual looks, and moved towards the mean rate as far as chance alone
+    would scatter them: each variance of the log rates is that between items plus 1 / clicks.
+    """
+    weight = (
+        visits.shown * position_weights(visits.slates.shape[1], torch.device("cpu"))
+    ).flatten()
+    items, size = visits.slates.flatten(), model.config.n_items
+    looks = torch.bincount(items, weight, minlength=size).float()
+    clicks = torch.bincount(items, visits.clicks.flatten().float(), minlength=size).float()
+    expected = (looks * clicks.sum() / looks.sum().clamp(min=1)).clamp(min=1e-6)
+    log_ratio = ((clicks + 0.5) / (expected + 0.5)).log()
+    chance = 1 / (expected + 0.5)
+    between = ((log_ratio.square() - chance) * expected).sum() / expected.sum()
+    between = between.clamp(min=0)
+    bias = log_ratio * between / (between + chance)
+    model.item_bias.weight.copy_(bias.unsqueeze(1))
 
 
 def _train(
@@ -340,21 +368,29 @@ def _train(
 
 
 def _optimiser(model: SessionShopper, config: SessionFitConfig) -> torch.optim.AdamW:
-    """Weight decay applies to matrices only; what all shoppers share learns faster."""
+    """Make AdamW, with weight decay of matrices but not of the items' biases.
+
+    What all shoppers share learns faster than the rest, and the network of leaving more slowly.
+    """
     of_shoppers = [
         *model.temper.parameters(),
         *model.weariness.parameters(),
         model.leave_head.slopes,
+        *model.leave_head.answered.parameters(),
         model.look_step,
+        *model.interest.parameters(),
     ]
-    single = {id(weight) for weight in of_shoppers}
+    biases = [model.item_bias.weight]
+    beside = [*model.leave_head.inner.parameters(), *model.leave_head.outer.parameters()]
+    single = {id(weight) for weight in [*of_shoppers, *biases, *beside]}
     rest = [weight for weight in model.parameters() if id(weight) not in single]
     groups: list[dict[str, Any]] = [
         {
             "params": [weight for weight in rest if weight.ndim > 1],
             "weight_decay": config.weight_decay,
         },
-        {"params": [weight for weight in rest if weight.ndim <= 1]},
+        {"params": [weight for weight in rest if weight.ndim <= 1] + biases},
+        {"params": beside, "lr": LEAVING_LR_SCALE * config.learning_rate},
         {"params": of_shoppers, "lr": SHARED_LR_SCALE * config.learning_rate},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)

@@ -8,13 +8,15 @@
 A step, here called a visit, is one slate; the next page of a visit comes after 0 days. Every
 position is looked at, and what is looked at is clicked or not,
 
-    p_j = look_j(state, a) sigmoid(base(state) + query(state) . v_i + bias_i + a_keen -
+    p_j = look_j(state, a) sigmoid(base(state) + (interest + query(state)) . v_i + bias_i + a_keen -
     weariness_i(a) + mood(state) z)
 
-with look_1 = 1 and look_j falling from position to position: the position-based model (Craswell et
-al. 2008, "An experimental comparison of click position-bias models", section 3.2) with a depth of
-the shopper's own. Weariness grows with how often the item and its category were shown and clicked
-before (`Weariness`); that of what was looked at also makes the shopper leave,
+with the interest that of `recsim_env.shoppers.session.interest`, a Gaussian that begins at what was
+declared, drifts, and is moved by every slate and its clicks, look_1 = 1 and look_j falling from
+position to position: the position-based model (Craswell et al. 2008, "An experimental comparison of
+click position-bias models", section 3.2) with a depth of the shopper's own. Weariness grows with
+how often the item and its category were shown and clicked before (`Weariness`); that of what was
+looked at also makes the shopper leave,
 
     P(leaves) = sigmoid(rest(state, clicks) + slopes . weariness(a) - a_patient)
 
@@ -47,20 +49,27 @@ from recsim_env import checks
 from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
 from recsim_env.shoppers.gaps import GapBins, GapHead, all_back, return_log_likelihood
 from recsim_env.shoppers.profile import DECAYS
+from recsim_env.shoppers.session.interest import (
+    MOST_DIRECTIONS,
+    Interest,
+    InterestFilter,
+)
 from recsim_env.shoppers.session.memory import (
     CATEGORY_COUNTERS,
     COUNTERS,
+    age_of,
     context_size,
     position_weights,
 )
 from recsim_env.shoppers.weights import MOST, check_categories
 from recsim_env.tensors import constant
 
-OF_CATEGORIES = slice(len(DECAYS) + 1, 2 * len(DECAYS) + 2, len(DECAYS))
-"""Counters that make weary of a category: showings by position and responses of the last ten visits
-or so (decay 0.9). On held-out visits of a market's log they do as well as all nine, and with all of
-them the weights are shared out among counters that are alike in the log and not elsewhere."""
-OF_ITEMS = slice(CATEGORY_COUNTERS, CATEGORY_COUNTERS + 2)
+OF_CATEGORIES = (len(DECAYS), len(DECAYS) + 1, 2 * len(DECAYS), 2 * len(DECAYS) + 1)
+"""Counters that make weary of a category: showings by position, and responses, each of the last few
+visits (decay 0.7) and of the last ten (0.9). How much of the recent and of the older counts is
+learned once for both, for counters that are alike in the log need not be alike elsewhere: weights
+of all nine, each learned by itself, do no better on held-out visits."""
+OF_ITEMS = (CATEGORY_COUNTERS, CATEGORY_COUNTERS + 1)
 """Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last
 ten (0.9)."""
 MOODS = (-math.sqrt(3), 0.0, math.sqrt(3))  # nodes of the standard normal
@@ -72,6 +81,7 @@ KEEN, OF_CATEGORY, OF_ITEM, PATIENT, DEEP = range(TEMPERAMENT)
 MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch comes back
 ARRIVAL = 2  # whether it is the same day as the visit before, and the log of the days since
 CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
+LEAST = 1e-30  # no answer is less likely, so that its logarithm is finite
 
 
 class SessionShopperConfig(EncoderConfig):
@@ -156,31 +166,43 @@ class Weariness(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.of_category = nn.Parameter(torch.zeros(2))
+        self.recent = nn.Parameter(torch.zeros(()))  # log-odds of the share of the faster decay
         self.of_item = nn.Parameter(torch.zeros(2))
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Compute the weights >= 0 of `OF_CATEGORIES` and of `OF_ITEMS`."""
+        share = torch.stack([self.recent.sigmoid(), (-self.recent).sigmoid()])
+        of_category = F.softplus(self.of_category).unsqueeze(1) * share
+        return of_category.flatten(), F.softplus(self.of_item)
 
     def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
         """Compute weariness in log-odds >= 0, of the category and of the item.
 
         Shapes: amounts (V, K, COUNTERS) >= 0, temperament (V, S, R) -> (V, S, K, 2).
         """
-        of_category = amounts[..., OF_CATEGORIES] @ F.softplus(self.of_category)
-        of_item = amounts[..., OF_ITEMS] @ F.softplus(self.of_item)
+        weights = self.weights()
+        of_category = amounts[..., OF_CATEGORIES] @ weights[0]
+        of_item = amounts[..., OF_ITEMS] @ weights[1]
         common = torch.stack([of_category, of_item], dim=-1)
         factors = temperament[..., OF_CATEGORY : OF_ITEM + 1].clamp(max=MAX_LOG_FACTOR).exp()
         return common.unsqueeze(1) * factors.unsqueeze(2)
 
 
 class LeaveHead(nn.Module):
-    """Log-odds of leaving after a visit: a bounded network, plus slopes times weariness.
+    """Log-odds of leaving after a visit: what clicks and weariness add, and a bounded network.
 
-    See the module docstring for the equation.
+    See the module docstring for the equation. That those who stay are the patient ones shows as a
+    chance to leave that falls from visit to visit, which a network that knows the number of visits
+    could say as well, and then patience would not differ. So the network begins at 0 and learns
+    more slowly than the numbers that all shoppers share.
     """
 
     def __init__(self, config: SessionShopperConfig) -> None:
         super().__init__()
+        self.answered = nn.Linear(2, 1)
         self.slopes = nn.Parameter(torch.zeros(2))
         self.inner = nn.Linear(config.hidden_size + 2, config.head_size // 2)
-        self.outer = nn.Linear(config.head_size // 2, 1)
+        self.outer = nn.Linear(config.head_size // 2, 1, bias=False)
 
     def forward(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
         """Compute the log-odds (V, S) of leaving.
@@ -189,9 +211,10 @@ class LeaveHead(nn.Module):
         K).
         """
         number = clicks.float().sum(dim=-1, keepdim=True)
-        seen = torch.cat([state, (number == 0).float(), torch.log1p(number)], dim=-1)
-        bounded: Tensor = self.outer(torch.tanh(self.inner(seen)))
-        return bounded + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
+        counted = torch.cat([(number == 0).float(), torch.log1p(number)], dim=-1)
+        bounded = self.outer(torch.tanh(self.inner(torch.cat([state, counted], dim=-1))))
+        common: Tensor = self.answered(counted) + bounded
+        return common + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
 
 
 class PurchaseHead(nn.Module):
@@ -229,6 +252,7 @@ class SessionShopper(VisitEncoder):
     Dimensions: B shoppers, T visits, V real visits, S temperaments, K positions, N items, D hidden.
         embedding: (N, E) of the catalogue
         category: (N,) int64 of the catalogue
+        directions: (E, D) along which the interest is followed, see `interest.directions_of`
         counter_mean, counter_scale: (2 * COUNTERS,) that bring the counter features to order 1
     """
 
@@ -237,6 +261,7 @@ class SessionShopper(VisitEncoder):
     main_input_name = "slates"
     embedding: Tensor
     category: Tensor
+    directions: Tensor
     counter_mean: Tensor
     counter_scale: Tensor
 
@@ -245,6 +270,8 @@ class SessionShopper(VisitEncoder):
         d = config.hidden_size
         self.register_buffer("embedding", torch.zeros(config.n_items, config.width))
         self.register_buffer("category", torch.zeros(config.n_items, dtype=torch.int64))
+        followed = min(config.width, MOST_DIRECTIONS)
+        self.register_buffer("directions", torch.zeros(config.width, followed))
         self.register_buffer("counter_mean", torch.zeros(2 * COUNTERS))
         self.register_buffer("counter_scale", torch.ones(2 * COUNTERS))
 
@@ -261,6 +288,7 @@ class SessionShopper(VisitEncoder):
         self.state_arrival = nn.Linear(ARRIVAL, d, bias=False)
 
         # Clicks, purchases, leaving and coming back.
+        self.interest = InterestFilter(config.declared, followed)
         self.query = nn.Linear(d, config.width)
         self.base = nn.Linear(d, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
@@ -303,6 +331,8 @@ class SessionShopper(VisitEncoder):
             nn.init.zeros_(module.bias)
         elif isinstance(module, SessionShopper):
             nn.init.zeros_(module.newcomer)
+            module.interest.begin()
+            nn.init.zeros_(module.query.weight)
             nn.init.zeros_(module.token_arrival.weight)
             nn.init.zeros_(module.state_arrival.weight)
             nn.init.zeros_(module.gap_head.outer.weight)
@@ -311,11 +341,14 @@ class SessionShopper(VisitEncoder):
             nn.init.zeros_(module.look_depth.weight)
             nn.init.zeros_(module.mood.weight)
             nn.init.constant_(module.weariness.of_category, -2.0)
+            nn.init.constant_(module.weariness.recent, -2.0)
             nn.init.constant_(module.weariness.of_item, -2.0)
             nn.init.constant_(module.leave_head.slopes, -2.0)
             nn.init.zeros_(module.temper.bias)
             module.temper.weight.copy_(0.4 * torch.eye(TEMPERAMENT))
-            nn.init.constant_(module.leave_head.outer.bias, -3.0)
+            nn.init.zeros_(module.leave_head.answered.weight)
+            nn.init.constant_(module.leave_head.answered.bias, -3.0)
+            nn.init.zeros_(module.leave_head.outer.weight)
 
     # ---- visits in, states out ----
 
@@ -402,13 +435,28 @@ class SessionShopper(VisitEncoder):
         depth = self.look_depth(state) + temperament[..., DEEP]
         return F.pad(F.logsigmoid(self.look_step + depth.unsqueeze(-1)).cumsum(dim=-1), (1, 0))
 
+    def wanted(self, state: Tensor, interest: Tensor) -> Tensor:
+        """Compute what the log-odds of a click gain with each number of an embedding: (V, E).
+
+        Shapes: state (V, D) before the visit, interest (V, R), the mean of an `Interest`.
+        """
+        along = interest[:, : self.directions.shape[1]]
+        found: Tensor = self.query(state) + along @ self.directions.T
+        return found
+
     def answer(
-        self, state: Tensor, temperament: Tensor, slates: Tensor, counters: Tensor
+        self,
+        state: Tensor,
+        wanted: Tensor,
+        temperament: Tensor,
+        slates: Tensor,
+        counters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Compute how shoppers would answer what they look at.
 
         Args:
             state: (V, D) before the visit
+            wanted: (V, E) of the method of this name
             temperament: (V, S, R)
             slates: (V, K) int64 without padding
             counters: (V, K, COUNTERS) before the visit
@@ -418,11 +466,80 @@ class SessionShopper(VisitEncoder):
             weariness of category and item.
         """
         weary = self.weariness(counters / self.counter_scale[:COUNTERS], temperament)
-        liked = torch.einsum("...e,...ke->...k", self.query(state), self.embedding[slates])
-        common = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
+        common = self._common(state, wanted, slates)
         logits = common.unsqueeze(1) + temperament[..., KEEN].unsqueeze(-1) - weary.sum(dim=-1)
         mood = F.softplus(self.mood(state)) * constant(MOODS, state)  # (V, M)
         return logits.unsqueeze(2) + mood[:, None, :, None], weary
+
+    def _common(self, state: Tensor, wanted: Tensor, slates: Tensor) -> Tensor:
+        """Compute the log-odds (V, K) of a shopper of mean temperament who is weary of nothing."""
+        liked = torch.einsum("ve,vke->vk", wanted, self.embedding[slates])
+        common: Tensor = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
+        return common
+
+    # ---- interest ----
+
+    def follow(
+        self,
+        known: Interest,
+        state: Tensor,
+        slates: Tensor,
+        shown: Tensor,
+        clicks: Tensor,
+        counters: Tensor,
+    ) -> Interest:
+        """Learn of the interest from a visit, which `InterestFilter.waited` follows.
+
+        Shapes: state (V, D), slates (V, K) int64 without padding; shown, clicks (V, K) bool;
+        counters (V, K, COUNTERS) before the visit.
+        """
+        rows, offsets, looks = self.told_of_interest(state, slates, counters)
+        return self.interest.answered(known, rows, offsets, looks, clicks, shown)
+
+    def told_of_interest(
+        self, state: Tensor, slates: Tensor, counters: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what `InterestFilter.answered` needs, for shoppers of mean temperament.
+
+        Returns:
+            (V, K, R) rows, (V, K) offsets and (V, K) looks.
+        """
+        mean = state.new_zeros(len(state), 1, TEMPERAMENT)
+        weary = self.weariness(counters / self.counter_scale[:COUNTERS], mean)
+        weary = weary.squeeze(1).sum(dim=-1)
+        offsets = self._common(state, self.query(state), slates) - weary
+        along = self.embedding[slates] @ self.directions
+        rows = torch.cat([along, torch.stack([torch.ones_like(weary), -weary], dim=-1)], dim=-1)
+        return rows, offsets, self.log_looks(state, mean).squeeze(1).exp()
+
+    def interests(self, state: Tensor, given: dict[str, Tensor]) -> tuple[Tensor, Interest]:
+        """Follow the interests of whole episodes.
+
+        Args:
+            state: (V, D) before each visit
+            given: a batch of `forward`
+
+        Returns:
+            (V, R) mean before each visit, and what is known after the last one and the days until
+            the next.
+        """
+        real = given["real"]
+        told = self.told_of_interest(state, given["slates"], given["counters"])
+        told += (given["clicks"], given["shown"], age_of(given["gap"].clamp(min=0)))
+
+        def padded(values: Tensor) -> Tensor:
+            values = values.float() if values.is_floating_point() else values
+            empty = values.new_zeros(*real.shape, *values.shape[1:])
+            return empty.index_put((real,), values)
+
+        with torch.autocast(state.device.type, enabled=False):
+            *parts, ages = (padded(values).unbind(dim=1) for values in told)
+            home = self.interest.home(given["declared"])
+            known, means = self.interest.newcomers(given["declared"]), []
+            for *seen, age in zip(*parts, ages, strict=True):
+                means.append(known.mean)
+                known = self.interest.waited(self.interest.answered(known, *seen), home, age)
+        return torch.stack(means, dim=1)[real], known
 
     def click_probability(
         self, state: Tensor, temperament: Tensor, logits: Tensor, shown: Tensor
@@ -491,7 +608,9 @@ class SessionShopper(VisitEncoder):
             and `purchases` () for the eye (means over temperaments), of each visit and temperament
             `log_likelihood` and its parts `click_log_likelihood` and `return_log_likelihood`
             (V, S), `leave_logits` (V, S), `click_logits` (V, S, M, K) and `log_looks` (V, S, K);
-            of each visit `hazards` (V, bins) and `purchase_logits` (V, K).
+            of each visit `hazards` (V, bins) and `purchase_logits` (V, K), and of each episode what
+            is known of the interest behind it, `interest` (B, R) and `interest_covariance` (B, R,
+            R).
         """
         # States before each visit.
         real, slates, shown, clicks = (
@@ -518,7 +637,9 @@ class SessionShopper(VisitEncoder):
         # What the visits say, in each temperament.
         state = self.state_dropout(self.arrive(before[real], since))
         temperament = self.temperament(batch["normal"])[episode]
-        logits, weary = self.answer(state, temperament, slates, batch["counters"])
+        interest, known = self.interests(state, batch)
+        wanted = self.wanted(state, interest)
+        logits, weary = self.answer(state, wanted, temperament, slates, batch["counters"])
         log_looks = self.log_looks(state, temperament)
         leave = self.leave_logits(state, temperament, weary, clicks, shown)
         hazards = self.hazards(state, clicks)
@@ -538,6 +659,8 @@ class SessionShopper(VisitEncoder):
             "log_looks": log_looks,
             "leave_logits": leave,
             "hazards": hazards,
+            "interest": known.mean,
+            "interest_covariance": known.covariance,
         }
         buying = self.purchase_logits(state, slates)
         if buying is not None and bought is not None:
@@ -562,9 +685,9 @@ def slate_log_likelihood(
 
     Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.
     """
-    log_click = (log_looks.unsqueeze(2) + F.logsigmoid(click_logits)).clamp(max=-CLICK_EDGE)
-    of_position = torch.where(clicks[:, None, None], log_click, torch.log1p(-log_click.exp()))
-    of_mood = (of_position * shown[:, None, None]).sum(dim=3)
+    chance = (log_looks.exp().unsqueeze(2) * click_logits.sigmoid()).clamp(max=1 - CLICK_EDGE)
+    answered = torch.where(clicks[:, None, None], chance, 1 - chance)
+    of_mood = (answered.clamp(min=LEAST).log() * shown[:, None, None]).sum(dim=3)
     return torch.logsumexp(of_mood + constant(MOOD_CHANCES, of_mood).log(), dim=2)
 
 

@@ -38,6 +38,7 @@ from recsim_env.shoppers.members import (
 )
 from recsim_env.shoppers.profile import EVER, profile_spaces
 from recsim_env.shoppers.session.availability import Availability
+from recsim_env.shoppers.session.memory import age_of
 from recsim_env.shoppers.session.model import (
     MOOD_CHANCES,
     TEMPERAMENT,
@@ -223,7 +224,8 @@ class SessionPopulation(Shopper[SessionState]):
         tempers = [member.temperament(state.normal).unsqueeze(1) for member in self.members]
         asked = list(zip(self.members, states, tempers, strict=True))
         answers = [
-            member.answer(before, temper, slates, counters) for member, before, temper in asked
+            member.answer(before, member.wanted(before, known.mean), temper, slates, counters)
+            for (member, before, temper), known in zip(asked, state.interests, strict=True)
         ]
         chances = [
             member.click_probability(before, temper, logits, seen).squeeze(1)
@@ -255,6 +257,14 @@ class SessionPopulation(Shopper[SessionState]):
         gap, _ = sample_gap(bins, back, *gap_draws.unbind(dim=1))
 
         # The visit is remembered and encoded.
+        state.interests = [
+            member.interest.waited(
+                member.follow(known, before, slates, seen, clicks, counters),
+                member.interest.home(state.declared),
+                age_of(gap),
+            )
+            for (member, before, _), known in zip(asked, state.interests, strict=True)
+        ]
         self._keep(state, slates, seen, clicks, counters, purchases)
         state.profile.record(*narrow, clicked, self.catalog.category, self.catalog.embedding)
         state.memory.wait(gap)

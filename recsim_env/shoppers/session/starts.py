@@ -21,6 +21,7 @@ from recsim_env.noise import normal
 from recsim_env.shoppers.encoder import Cache
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.profile import Profile
+from recsim_env.shoppers.session.interest import Interest
 from recsim_env.shoppers.session.memory import SessionMemory
 from recsim_env.shoppers.session.model import TEMPERAMENT, SessionShopper
 from recsim_env.shoppers.session.visits import Visits, spread_out
@@ -45,6 +46,8 @@ class SessionState:
 
     caches: list[Cache]
     """The visits so far, encoded by each member of the ensemble."""
+    interests: list[Interest]
+    """What each member knows of the interest."""
     memory: SessionMemory
     """Counters that all members see."""
     profile: Profile
@@ -250,6 +253,7 @@ def newcomers(
             member.empty_cache(member.welcome(declared)).to(PRECISIONS[precision])
             for member in members
         ],
+        interests=[member.interest.newcomers(declared) for member in members],
         memory=SessionMemory.empty(batch, len(catalog), groups, width, device),
         profile=Profile.empty(batch, catalog, slate_size, device),
         declared=declared,
@@ -379,10 +383,13 @@ class Histories:
             )
             given = {name: value.to(device) for name, value in given.items()}
             owner = given["real"].nonzero()[:, 0]
+            interests = []
             for member, cache in zip(self._members, state.caches, strict=True):
-                found = member(**given, normal=numbers)["log_likelihood"]
-                weight.index_add_(0, owner, found / len(self._members))
+                found = member(**given, normal=numbers)
+                weight.index_add_(0, owner, found["log_likelihood"] / len(self._members))
+                interests.append(Interest(found["interest"], found["interest_covariance"]))
                 self._fill(member, cache, given, owner)
+            state.interests = interests
         return state, numbers, weight.softmax(dim=1).cumsum(dim=1)
 
     def _fill(

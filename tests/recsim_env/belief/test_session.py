@@ -73,7 +73,8 @@ def exact(belief: SessionBelief, state: SessionBeliefState) -> Tensor:
     everything = torch.arange(ITEMS).expand(batch, -1)
     before = member.arrive(state.cache.state, state.since)
     counters = state.memory.look(everything, member.category)
-    logits, _ = member.answer(before, state.temperaments, everything, counters)
+    wanted = member.wanted(before, state.interest.mean)
+    logits, _ = member.answer(before, wanted, state.temperaments, everything, counters)
     chance = torch.einsum(
         "bsmn,m,bs->bn",
         logits.double().sigmoid(),
@@ -143,7 +144,12 @@ def test_the_points_are_standard_normal() -> None:
 @pytest.mark.parametrize("size", [SIZE, 2])
 def test_one_particle_has_the_chances_of_the_shopper_of_that_temperament(size: int) -> None:
     shopper = SessionPopulation(
-        catalog(), [model()], Logged.newcomers(torch.zeros(1, DECLARED)), CPU, slate_size=size
+        catalog(),
+        [model()],
+        Logged.newcomers(torch.zeros(1, DECLARED)),
+        CPU,
+        slate_size=size,
+        never_leave=True,  # nothing is believed of those who left
     )
     point = torch.tensor([[0.3, 1.2, -0.7, 0.5, -0.9]])
     belief = SessionBelief(model(), CPU, slate_size=size, numbers=point)
@@ -171,7 +177,7 @@ def test_the_log_odds_are_those_of_the_mean_chance() -> None:
     sessions = log(visits=7, episodes=14)
     sessions = dataclasses.replace(sessions, purchases=None)
     for scale, error in ((1.0, 0.01), (2.0, 0.1)):
-        belief = SessionBelief(spread(model(), scale), CPU)
+        belief = SessionBelief(spread(model(3), scale), CPU)
         for visits in (0, 3):
             state = replayed(belief, sessions, visits)
             torch.testing.assert_close(
@@ -199,7 +205,8 @@ def test_a_mean_of_log_odds_would_not_do() -> None:
     before = belief.model.arrive(state.cache.state, state.since)
     everything = torch.arange(ITEMS).expand(14, -1)
     counters = state.memory.look(everything, belief.model.category)
-    logits, _ = belief.model.answer(before, state.temperaments, everything, counters)
+    wanted = belief.model.wanted(before, state.interest.mean)
+    logits, _ = belief.model.answer(before, wanted, state.temperaments, everything, counters)
     naive = torch.einsum("bsmn,bs->bmn", logits, state.log_weight.exp())[:, 1]
     right = exact(belief, state)
     assert (naive - right).abs().max() > 10 * (belief.logits(state) - right).abs().max()
@@ -218,6 +225,21 @@ def test_candidates_have_their_own_column_and_padding_the_least() -> None:
     assert apart[1, 1] < whole.min() - 10
 
 
+def test_the_spread_is_that_of_the_interest_in_each_item() -> None:
+    belief = SessionBelief(model(), CPU)
+    state = replayed(belief, dataclasses.replace(log(), purchases=None), 2)
+    candidates = torch.tensor([[4, 2, -1]] * 6)
+    spread = belief.observe(state, candidates)["belief_spread"]
+    along = belief.model.embedding @ belief.model.directions
+    covariance = state.interest.covariance[:, : along.shape[1], : along.shape[1]]
+    for column, item in enumerate((4, 2)):
+        expected = torch.einsum("d,bde,e->b", along[item], covariance, along[item]).sqrt()
+        torch.testing.assert_close(spread[:, column], expected)
+    assert (spread[:, 2] == 0).all()
+    first = belief.observe(replayed(belief, log(), 0), candidates)["belief_spread"]
+    assert (spread[:, :2] != first[:, :2]).all()
+
+
 # ---- traits ----
 
 
@@ -226,7 +248,9 @@ def test_it_learns_who_a_shopper_is_and_says_how_well() -> None:
     the standard deviations say."""
     member = spread(model(), 2.0)
     with torch.no_grad():  # nobody leaves, so that those who stay are no selection
-        member.leave_head.outer.bias.fill_(-30)
+        member.leave_head.answered.bias.fill_(-30)
+        member.base.bias.fill_(-1.0)  # clicks that tell something
+        member.temper.weight.copy_(torch.diag(torch.tensor([1.2, 0.8, 0.8, 0.8, 0.8])))
         member.leave_head.slopes.fill_(-30)
     shopper = SessionPopulation(
         catalog(), [copy.deepcopy(member)], Logged.newcomers(torch.zeros(1, DECLARED)), CPU

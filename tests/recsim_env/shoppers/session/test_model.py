@@ -198,6 +198,9 @@ def stepped(
     """Click and leave logits of one episode, a visit at a time."""
     batch = visits.batch(torch.tensor([episode]))
     cache = shopper.empty_cache(shopper.welcome(batch["declared"]))
+    known, home = (
+        of(batch["declared"]) for of in (shopper.interest.newcomers, shopper.interest.home)
+    )
     temperament = shopper.temperament(normal[episode : episode + 1])
     clicks, leaves = [], []
     names = ("slates", "shown", "clicks", "counters", "context", "since", "purchases")
@@ -206,7 +209,10 @@ def stepped(
             batch[name][t : t + 1] for name in names
         )
         state = shopper.arrive(cache.state, since)
-        logits, weary = shopper.answer(state, temperament, slates, counters)
+        wanted = shopper.wanted(state, known.mean)
+        logits, weary = shopper.answer(state, wanted, temperament, slates, counters)
+        known = shopper.follow(known, state, slates, shown, clicked, counters)
+        known = shopper.interest.waited(known, home, age_of(batch["gap"][t : t + 1].clamp(min=0)))
         clicks.append(logits)
         leaves.append(shopper.leave_logits(state, temperament, weary, clicked, shown))
         told = batch["declared"]
@@ -280,7 +286,7 @@ def test_probabilities_stay_in_range_however_often_things_were_shown() -> None:
     temperament = 5.0 * drawn(4)
     for amount in (0.0, 1.0, 1e4):
         logits, weary = shopper.answer(
-            state, temperament, slates, torch.full((4, SIZE, 13), amount)
+            state, torch.ones(4, WIDTH), temperament, slates, torch.full((4, SIZE, 13), amount)
         )
         click = shopper.click_probability(state, temperament, logits, shown)
         leave = torch.sigmoid(shopper.leave_logits(state, temperament, weary, shown, shown))
@@ -306,27 +312,32 @@ def one_temperament(**numbers: float) -> Tensor:
 
 def test_weariness_by_hand() -> None:
     shopper = model()
-    counters, places = torch.zeros(1, 1, 13), [*range(13)[OF_CATEGORIES], *range(13)[OF_ITEMS]]
-    counters[0, 0, places] = torch.tensor([2.0, 4.0, 6.0, 8.0])
+    counters, places = torch.zeros(1, 1, 13), [*OF_CATEGORIES, *OF_ITEMS]
+    counters[0, 0, places] = torch.tensor([3.0, 2.0, 5.0, 4.0, 6.0, 8.0])
     counters[0, 0, 0] = 1e3  # is not one of them
-    shopper.counter_scale[places] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    shopper.counter_scale[places] = torch.tensor([1.0, 1.0, 2.0, 2.0, 3.0, 4.0])
     temperament = one_temperament(of_category=math.log(3.0), of_item=math.log(0.1))
     with torch.no_grad():
         shopper.weariness.of_category.copy_(
             torch.tensor([0.5, 1.0]).expm1().log()
         )  # softplus of it is .5, 1
+        shopper.weariness.recent.fill_(math.log(0.25 / 0.75))
         shopper.weariness.of_item.copy_(torch.tensor([2.0, 3.0]).expm1().log())
-        weary = shopper.answer(torch.zeros(1, 16), temperament, torch.tensor([[0]]), counters)[1]
-    of_category, of_item = 3.0 * (0.5 * 2 / 1 + 1.0 * 4 / 2), 0.1 * (2.0 * 6 / 3 + 3.0 * 8 / 4)
+        state, wanted = torch.zeros(1, 16), torch.zeros(1, WIDTH)
+        weary = shopper.answer(state, wanted, temperament, torch.tensor([[0]]), counters)[1]
+    of_category, of_item = 3.0 * (0.5 * 2.25 + 1.0 * 4.25 / 2), 0.1 * (2.0 * 6 / 3 + 3.0 * 8 / 4)
     assert weary[0, 0, 0].tolist() == pytest.approx([of_category, of_item], rel=1e-5)
 
 
 def test_a_temperament_moves_clicks_and_looks_by_its_numbers() -> None:
     shopper, state = model(), torch.zeros(1, 16)
     slates, counters = torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, 13)
+    wanted = torch.ones(1, WIDTH)
     plain, moved = one_temperament(), one_temperament(keen=0.7, deep=-0.4)
     with torch.no_grad():
-        before, after = (shopper.answer(state, t, slates, counters)[0] for t in (plain, moved))
+        before, after = (
+            shopper.answer(state, wanted, t, slates, counters)[0] for t in (plain, moved)
+        )
         step = shopper.look_step[0] + shopper.look_depth(state)[0, 0]
         looks = shopper.log_looks(state, moved).exp()[0, 0]
     torch.testing.assert_close(after, before + 0.7)
@@ -341,7 +352,8 @@ def test_leaving_by_hand() -> None:
     head = shopper.leave_head
     with torch.no_grad():
         head.outer.weight.zero_()
-        head.outer.bias.fill_(-1.0)
+        head.answered.weight.zero_()
+        head.answered.bias.fill_(-1.0)
         head.slopes.copy_(torch.tensor([2.0, 0.5]).expm1().log())
         none = torch.zeros(1, 3, dtype=torch.bool)
         logit = shopper.leave_logits(
@@ -430,7 +442,9 @@ def answered(shopper: SessionShopper, visits: Visits, normal: Tensor, row: int) 
     temperament = shopper.temperament(normal[episode : episode + 1])
     state = shopper.welcome(visits.declared[episode : episode + 1])
     slates, shown = visits.slates[row : row + 1], visits.shown[row : row + 1]
-    logits, _ = shopper.answer(state, temperament, slates, visits.counters[row : row + 1])
+    known = shopper.interest.newcomers(visits.declared[episode : episode + 1])
+    wanted = shopper.wanted(state, known.mean)
+    logits, _ = shopper.answer(state, wanted, temperament, slates, visits.counters[row : row + 1])
     return over_moods(shopper.click_probability(state, temperament, logits, shown)).mean(dim=1)[0]
 
 
@@ -477,7 +491,11 @@ def test_clicks_that_go_together_leave_more_slates_without_any() -> None:
     with torch.no_grad():
         shopper.mood.bias.fill_(2.0)
         logits, _ = shopper.answer(
-            state, temperament, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, 13)
+            state,
+            torch.zeros(1, WIDTH),
+            temperament,
+            torch.tensor([[0, 1, 2]]),
+            torch.zeros(1, 3, 13),
         )
         chance = shopper.click_probability(
             state, temperament, logits, torch.ones(1, 3, dtype=torch.bool)
