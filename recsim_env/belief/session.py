@@ -38,6 +38,7 @@ from recsim_env import checks
 from recsim_env.belief.base import Belief, SeenVisit
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
+from recsim_env.shop_file import SESSION
 from recsim_env.shoppers.encoder import Cache
 from recsim_env.shoppers.session.interest import Interest
 from recsim_env.shoppers.session.memory import (
@@ -145,6 +146,8 @@ class SessionBelief(Belief[SessionBeliefState]):
     Raises:
         ValueError: If a slate has more positions than the model knows, or `numbers` is not as said.
     """
+
+    kind = SESSION
 
     def __init__(
         self,

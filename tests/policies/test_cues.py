@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -167,23 +165,13 @@ def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
     return [
         (toy_inputs(toy), some_visits(toy)),
         (dataclasses.replace(inputs_of(market_simulator, 2), lasting=values), seen),
-        with_spread(inputs_of(with_belief, 2), some_visits(with_belief)),
+        (inputs_of(with_belief, 2), some_visits(with_belief)),
     ]
-
-
-def with_spread(inputs: PolicyInputs, seen: Observation) -> tuple[PolicyInputs, Observation]:
-    """The same where the belief tells how uncertain it is of each candidate."""
-    logits = seen["belief_logits"]
-    spread = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0))
-    box = gymnasium.spaces.Box(0, 50, (logits.shape[1],), np.float32)
-    space = gymnasium.spaces.Dict({**inputs.observation_space, "belief_spread": box})
-    told = dataclasses.replace(inputs, observation_space=space)
-    return told, {**seen, "belief_spread": spread}
 
 
 def test_an_uncertain_item_gains_by_the_spread_of_its_log_odds() -> None:
     simulator = believing()
-    inputs, seen = with_spread(inputs_of(simulator, 2), some_visits(simulator))
+    inputs, seen = inputs_of(simulator, 2), some_visits(simulator)
     assert {"uncertain", "weary"} <= set(Composer(inputs).knobs)
     assert {"uncertain", "weary"} <= search_here(POLICIES["constant"], inputs).keys()
     certain = {**seen, "belief_spread": torch.zeros_like(seen["belief_spread"])}

@@ -13,7 +13,6 @@ from torch import Tensor
 from recsim_env import SlateEnv, SlateVectorEnv
 from recsim_env.belief.base import PREFIX, SeenVisit
 from recsim_env.belief.session import SessionBelief, SessionBeliefState
-from recsim_env.shop_file import SESSION
 from recsim_env.shoppers.market import MarketConfig, MarketShopper, MarketState
 from recsim_env.simulator import SlateSimulator
 from recsim_env.trees import leaves
@@ -39,9 +38,7 @@ def belief_of(shopper: MarketShopper, device: str = "cpu") -> SessionBelief:
     member = model(declared=WIDTH)
     member.embedding.copy_(shopper.catalog.embedding)
     member.category.copy_(shopper.catalog.category)
-    belief = SessionBelief(member, device, slate_size=shopper.slate_size)
-    belief.kind = SESSION
-    return belief
+    return SessionBelief(member, device, slate_size=shopper.slate_size)
 
 
 def believing(kind: type[MarketShopper] = MarketShopper, *, size: int = SIZE) -> SlateSimulator:
