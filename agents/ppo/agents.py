@@ -202,7 +202,8 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     steps = looked + updates * rollout
 
     # what is worse than its own start is not kept
-    gain, checked = _gain(setup, config, policy, untrained, model.statistics.get("visits"))
+    length = model.statistics.get("visits", float(updates * config.ppo.n_steps))
+    gain, checked = _gain(setup, config, policy, untrained, length)
     facts["gain"] = gain
     if gain < 0:
         policy, sampled = untrained, untrained_sampled
@@ -216,7 +217,7 @@ def _gain(
     config: PPOAgentConfig,
     policy: Policy,
     untrained: Policy,
-    visits: float | None,
+    visits: float,
 ) -> tuple[float, int]:
     """How much more a policy earns than the untrained one, from the same new shoppers.
 
@@ -228,11 +229,11 @@ def _gain(
         visits: mean length of an episode, as far as it is known
 
     Returns:
-        The mean difference of the returns, and the steps that were taken: 0 and 0 where no episode
-        has ended yet, or the steps do not suffice for two shoppers.
+        The mean difference of the returns, and the steps that were taken: 0 and 0 where the steps
+        do not suffice for two shoppers.
     """
     budget = round(config.checked * setup.steps)
-    shoppers = int(budget / (2 * LONGER * visits)) if visits else 0
+    shoppers = int(budget / (2 * LONGER * visits))
     if shoppers < 2:
         return 0.0, 0
     played = [

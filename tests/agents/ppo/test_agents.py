@@ -210,4 +210,4 @@ def test_the_check_compares_returns_of_the_same_shoppers() -> None:
     gain, steps = _gain(setup, config, chosen.untrained, chosen.untrained, 2.0)
     # 640 steps are 320 for each policy, and so 123 shoppers who come twice, 1.3 times allowed for
     assert (gain, steps) == (0.0, 2 * 2 * 123)
-    assert _gain(setup, config, chosen.policy, chosen.untrained, None) == (0.0, 0)
+    assert _gain(setup, config, chosen.policy, chosen.untrained, 200.0) == (0.0, 0)
