@@ -73,7 +73,8 @@ class Remembered:
         counted = (window - ages).clamp(0, 1)  # (B, H), the share of each slate
         weight = (self.clicks * counted.unsqueeze(2)).flatten(1)
         by_category = weight.new_zeros(len(weight), groups).scatter_add_(1, self.category, weight)
-        return by_category.gather(1, category)
+        found: Tensor = by_category.gather(1, category)
+        return found
 
 
 class Budget(SlateCue):
@@ -102,7 +103,8 @@ class Budget(SlateCue):
     def log_odds(self) -> Tensor:
         """What the budget adds to the log-odds of each item as the next one: (B, P)."""
         beyond = self.clicks / self._place - 1
-        return self._height * torch.sigmoid(self._slope * beyond)
+        enough = torch.sigmoid(self._slope * beyond)
+        return enough * self._height
 
     def add(self, places: Tensor) -> None:
         """Expect the clicks of the items at places (B,) of the pool, which come next."""

@@ -82,7 +82,7 @@ def lasting_value(log: Sessions, catalog: Catalog) -> Tensor:
         total.index_add_(0, item, (later - known @ weights)[row])
         clicks.index_add_(0, item, torch.ones(len(item), dtype=torch.float64))
     value = weights[:groups][category] + total / (clicks + shrinkage)
-    centred = value - (value * clicks).sum() / clicks.sum().clamp(min=1)
+    centred: Tensor = value - (value * clicks).sum() / clicks.sum().clamp(min=1)
     return centred.float().to(catalog.device)
 
 

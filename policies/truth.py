@@ -117,6 +117,7 @@ def of_session(shopper: SessionPopulation) -> Truth:
         known = SessionBeliefState(
             cache=state.caches[0],
             memory=state.memory,
+            interest=state.interests[0],
             declared=state.declared,
             day=state.day,
             since=state.since,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from policies.budget import Remembered
 from policies.composer import Composer, View
 from policies.pool import Pool
 
@@ -63,7 +64,8 @@ def repeated(view: View, times: int) -> View:
 
     pool = Pool(rows(view.pool.items), rows(view.pool.logits), rows(view.pool.columns))
     looks = view.looks if len(view.looks) == 1 else rows(view.looks)
-    return View(pool, rows(view.cues), rows(view.vectors), looks, rows(view.features))
+    remembered = Remembered(rows(view.remembered.category), rows(view.remembered.clicks))
+    return View(pool, rows(view.cues), rows(view.vectors), looks, rows(view.features), remembered)
 
 
 def crossing(costs: Tensor, cost: float) -> Tensor:

@@ -23,7 +23,6 @@ from rich.table import Table
 
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, Site, open_place, seeds
-from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.checkpoints import LAST, load_policy
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import compare, train
@@ -109,20 +108,12 @@ def acts(config: Config) -> list[Act]:
         return [Act(own, config.output)]
     visits = config.visits or train.USUAL_VISITS
     market = round(MARKET_SHARE * visits)
-    agent = PPOComposerConfig()
-    settings = {
-        "ppo": agent.ppo,
-        "network": agent.network,
-        "composer": agent.composer,
-        "learned_reward": agent.reward,
-    }
     first = replace(
         own,
         place=SmallMarket(device=place.device, threads=place.threads, cache=place.cache),
         visits=max(market, 1),
         monitor=replace(config.monitor, evaluate_every=max(config.monitor.evaluate_every // 4, 1)),
         output=config.output / "market" / "train",
-        **(settings if config.agent == "composer" else {}),
     )
     return [
         Act(first, config.output / "market"),

@@ -45,7 +45,7 @@ from policies import POLICIES, PolicyInputs
 from policies.rankers.belief import BeliefRanker
 from policies.truth import Told, readable
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked
+from recsim_env.files import locked, read_json
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -269,10 +269,10 @@ def _rows_of(config: Config, env: str) -> list[dict[str, Any]]:
     folder = config.work / env.split("/")[-1].lower()
     paths = {seed: folder / f"seed{seed}.json" for seed in config.seeds}
     if all(path.exists() for path in paths.values()):  # nothing to open
-        return [row for path in paths.values() for row in json_at(path, list)]
+        return [row for path in paths.values() for row in read_json(path)]
     ground = ground_of(env, config.device)
     rule = best_rule(config, ground, folder)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seed, path in paths.items():
 
         def measure(seed: int = seed) -> list[dict[str, Any]]:

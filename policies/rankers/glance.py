@@ -136,7 +136,8 @@ class Glance:
         )
         hidden = self._layer(history, self._category).add_(looked_up(base, rows))
         levels.index_copy_(0, at, self._behind(hidden).squeeze(1))
-        return levels.view(counts.shape)
+        found: Tensor = levels.view(counts.shape)
+        return found
 
     def _layer(self, numbers: Tensor, part: slice) -> Tensor:
         """What some of the numbers add to the first layer."""

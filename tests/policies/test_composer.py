@@ -111,7 +111,7 @@ def written_budget(
         if category[other] == category[item]:
             at = view.pool.items[row].tolist().index(other)
             clicks += 1 / (1 + math.exp(-float(view.pool.logits[row, at])))
-    return height / (1 + math.exp(-4.0 * slope * (clicks / (2.0 * place) - 1)))
+    return float(height / (1 + math.exp(-4.0 * slope * (clicks / (2.0 * place) - 1))))
 
 
 def toy_category(composer: Composer) -> list[int]:

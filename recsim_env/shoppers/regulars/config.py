@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 from recsim_env import checks
 from recsim_env.catalog import MOST_NUMBERS
@@ -162,12 +163,12 @@ class RegularsConfig:
 
     def alike(self) -> RegularsConfig:
         """Return the same market with shoppers who all behave as the median one does."""
-        spreads = [
-            field.name
+        spreads: dict[str, Any] = {
+            field.name: 0.0
             for field in fields(self)
             if field.name.endswith("_spread") and field.name != "quality_spread"
-        ]
-        return dataclasses.replace(self, **dict.fromkeys(spreads, 0.0))
+        }
+        return dataclasses.replace(self, **spreads)
 
 
 REGULARS = RegularsConfig()

@@ -55,7 +55,8 @@ def directions_of(embedding: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(embedding.double().T @ embedding.double())
     found = vectors.flip(1)[:, :count]
     length = (values.flip(0)[:count].clamp(min=0).sum() / len(embedding)).sqrt()
-    return (found / length.clamp(min=1e-6)).float().contiguous()
+    scaled: Tensor = (found / length.clamp(min=1e-6)).float()
+    return scaled.contiguous()
 
 
 class InterestFilter(nn.Module):

@@ -524,8 +524,12 @@ class SessionShopper(VisitEncoder):
             the next.
         """
         real = given["real"]
-        told = self.told_of_interest(state, given["slates"], given["counters"])
-        told += (given["clicks"], given["shown"], age_of(given["gap"].clamp(min=0)))
+        told = (
+            *self.told_of_interest(state, given["slates"], given["counters"]),
+            given["clicks"],
+            given["shown"],
+            age_of(given["gap"].clamp(min=0)),
+        )
 
         def padded(values: Tensor) -> Tensor:
             values = values.float() if values.is_floating_point() else values

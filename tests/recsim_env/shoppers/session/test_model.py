@@ -198,9 +198,8 @@ def stepped(
     """Click and leave logits of one episode, a visit at a time."""
     batch = visits.batch(torch.tensor([episode]))
     cache = shopper.empty_cache(shopper.welcome(batch["declared"]))
-    known, home = (
-        of(batch["declared"]) for of in (shopper.interest.newcomers, shopper.interest.home)
-    )
+    known = shopper.interest.newcomers(batch["declared"])
+    home = shopper.interest.home(batch["declared"])
     temperament = shopper.temperament(normal[episode : episode + 1])
     clicks, leaves = [], []
     names = ("slates", "shown", "clicks", "counters", "context", "since", "purchases")
