@@ -92,19 +92,18 @@ class Budget(SlateCue):
         self, slate: SlateSoFar, remembered: Remembered, looks: Tensor, settings: Tensor
     ) -> None:
         self._slate, self._looks = slate, looks
-        self._height, *logs = settings.split(1, dim=1)
-        factors = [each.clamp(-FARTHEST_FACTOR, FARTHEST_FACTOR).exp() for each in logs]
-        self._place, self._slope = PLACE * factors[0], SLOPE * factors[1]
+        self._height = settings[:, :1]
+        factors = settings[:, 1:].clamp(-FARTHEST_FACTOR, FARTHEST_FACTOR).exp()
+        self._place, self._slope = PLACE * factors[:, :1], SLOPE * factors[:, 1:2]
         self._chance = torch.sigmoid(slate.pool.logits)
         groups = len(slate.catalog.categories)
-        self.clicks = remembered.of_pool(slate.category, WINDOW * factors[2], groups)
+        self.clicks = remembered.of_pool(slate.category, WINDOW * factors[:, 2:], groups)
         """(B, P) clicks of each item's category, those expected from the slate so far included."""
 
     def log_odds(self) -> Tensor:
         """What the budget adds to the log-odds of each item as the next one: (B, P)."""
         beyond = self.clicks / self._place - 1
-        enough = torch.sigmoid(self._slope * beyond)
-        return enough * self._height
+        return self._height * torch.sigmoid(self._slope * beyond)
 
     def add(self, places: Tensor) -> None:
         """Expect the clicks of the items at places (B,) of the pool, which come next."""

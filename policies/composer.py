@@ -70,6 +70,10 @@ class ComposerConfig:
     component."""
     summary_dims: int = 8
     """Number of principal components in which the state of a network describes taste."""
+    budget: bool = False
+    """Whether intents set a budget of clicks by category, for shoppers whom a category bores beyond
+    some number of clicks and not before. It has four numbers, which an agent has to learn as well.
+    """
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -97,8 +101,8 @@ class View:
     vectors: Tensor
     looks: Tensor
     features: Tensor
-    remembered: Remembered
-    """The clicks in the slates that the shop remembers."""
+    remembered: Remembered | None = None
+    """The clicks in the slates that the shop remembers, where there is a budget."""
 
     def rows(self, part: slice) -> View:
         """Some of the shoppers."""
@@ -109,7 +113,7 @@ class View:
             self.vectors[part],
             looks,
             self.features[part],
-            self.remembered.rows(part),
+            None if self.remembered is None else self.remembered.rows(part),
         )
 
 
@@ -117,7 +121,7 @@ class Composer:
     """Composes slates from intents; it is built from spaces, item embeddings and a ranker alone.
 
     Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers: `count`
-    and `similarity`, those of the budget, the scales of reward terms, and then the cues; the rest
+    and `similarity`, those of a budget, the scales of reward terms, and then the cues; the rest
     is the offset. `pool_size` is P, and `reward` what the slates are composed for.
 
     Raises:
@@ -145,7 +149,7 @@ class Composer:
         self.cues = _cues_for(inputs)
         self._gains = Gains(self.reward) if self.config.form == "reward" else None
         scales = dict.fromkeys(self._gains.knobs, SCALE) if self._gains else {}
-        on_slate = {**SLATE_KNOBS, **BUDGET_KNOBS}
+        on_slate = SLATE_KNOBS | (BUDGET_KNOBS if self.config.budget else {})
         known = {**on_slate, **scales, **self.cues}
         self.knobs = tuple(known)
         self._first_scale, self._first_cue = len(on_slate), len(on_slate) + len(scales)
@@ -224,7 +228,7 @@ class Composer:
             looked_up(self.offset_vectors, pool.ids),
             looks_of(self._ranker, observation, self.slate_size),
             self.summary(observation, pool, recent),
-            Remembered.of(observation, self._category),
+            Remembered.of(observation, self._category) if self.config.budget else None,
         )
 
     def features(self, observation: Observation) -> Tensor:
@@ -267,7 +271,7 @@ class Composer:
         slate = SlateSoFar(view.pool, self._inputs.catalog, self._cosines, self.slate_size)
         of_budget = of_slate[:, len(SLATE_KNOBS) : self._first_scale]
         budget = []
-        if not (of_budget.is_cpu and not of_budget[:, 0].any()):  # a look would wait for a GPU
+        if view.remembered is not None:
             budget = [Budget(slate, view.remembered, view.looks, of_budget)]
         log_odds = LogOddsScores(slate, fixed, of_slate[:, :1], of_slate[:, 1:2], budget)
         if self._gains is None:

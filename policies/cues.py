@@ -158,8 +158,8 @@ def cue(
 
 
 def knobs() -> dict[str, Knob]:
-    """Every knob by name: slate so far, budget, and the cues that are registered by now."""
-    return {**SLATE_KNOBS, **BUDGET_KNOBS, **CUES}
+    """Every knob by name: those on the slate so far, then the cues that are registered by now."""
+    return {**SLATE_KNOBS, **CUES}
 
 
 def explored_ranges(*, broadly: bool = False) -> dict[str, Span]:

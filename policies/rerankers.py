@@ -18,7 +18,7 @@ from torch import Tensor
 
 from policies.composer import Composer, ComposerConfig, Form
 from policies.cosines import Cosines
-from policies.cues import Knob, knobs
+from policies.cues import BUDGET_KNOBS, Knob, knobs
 from policies.gains import scale_knobs
 from policies.inputs import UNRANKED, PolicyInputs
 from policies.parameters import tunable
@@ -241,9 +241,11 @@ class SameForAll:
         return self.composer.compose_view(view, intent)
 
 
-def same_for_all(inputs: PolicyInputs, form: Form, knobs: Mapping[str, float]) -> SameForAll:
+def same_for_all(
+    inputs: PolicyInputs, form: Form, knobs: Mapping[str, float], *, budget: bool = False
+) -> SameForAll:
     """Build the composer with the same knobs for all; those that are lacking here are left out."""
-    composer = Composer(inputs, ComposerConfig(form=form, offset_dims=0))
+    composer = Composer(inputs, ComposerConfig(form=form, offset_dims=0, budget=budget))
     here = {name: value for name, value in knobs.items() if name in composer.knobs}
     return SameForAll(composer, composer.intent(here))
 
@@ -276,6 +278,11 @@ def constant_parameters() -> Any:
     return _parameters_of(tuple({**knobs(), **scale_knobs()}.items()))()
 
 
+def budget_parameters() -> Any:
+    """Make the default parameters of `constant_budget`, those of `constant` and of the budget."""
+    return _parameters_of(tuple({**knobs(), **BUDGET_KNOBS, **scale_knobs()}.items()))()
+
+
 def log_odds_parameters() -> Any:
     """Make the default parameters of `constant_log_odds`, in log-odds per unit of a cue."""
     return _parameters_of(tuple(knobs().items()))()
@@ -297,6 +304,12 @@ def _parameters_of(known: tuple[tuple[str, Knob], ...]) -> type[Any]:
 def constant(inputs: PolicyInputs, parameters: Any) -> Policy:
     """Build the composer with the same knobs for all, which an agent that adapts must beat."""
     return same_for_all(inputs, "reward", asdict(parameters))
+
+
+@register_policy("constant_budget", budget_parameters)
+def constant_budget(inputs: PolicyInputs, parameters: Any) -> Policy:
+    """Build the same with a budget of clicks by category (`policies.budget`)."""
+    return same_for_all(inputs, "reward", asdict(parameters), budget=True)
 
 
 @register_policy("constant_log_odds", log_odds_parameters)

@@ -64,7 +64,8 @@ def repeated(view: View, times: int) -> View:
 
     pool = Pool(rows(view.pool.items), rows(view.pool.logits), rows(view.pool.columns))
     looks = view.looks if len(view.looks) == 1 else rows(view.looks)
-    remembered = Remembered(rows(view.remembered.category), rows(view.remembered.clicks))
+    known = view.remembered
+    remembered = None if known is None else Remembered(rows(known.category), rows(known.clicks))
     return View(pool, rows(view.cues), rows(view.vectors), looks, rows(view.features), remembered)
 
 

@@ -77,7 +77,7 @@ QUALITY = "quality rule"
 """The rule that knows the quality of RecSim's videos."""
 MAIN, RECSIM = "sardine/SlateTopK-Bored-v0", "recsim/InterestEvolution-v0"
 """The environment of SARDINE whose figures bear no name, and that of RecSim."""
-TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_log_odds")
+TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_budget", "constant_log_odds")
 """Re-rankers whose parameters are searched."""
 
 
@@ -326,7 +326,7 @@ def pipeline(config: Config, env: str, seed: int) -> pl.DataFrame:
     agent = PPOComposerConfig(
         ppo=config.ppo if ours else config.recsim_ppo,
         network=NetworkConfig(actor_hidden=(32,), log_std=config.log_std),
-        composer=ComposerConfig(offset_dims=config.offset_dims),
+        composer=ComposerConfig(offset_dims=config.offset_dims, budget=True),
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities
     )
     steps, shoppers = (
@@ -408,11 +408,12 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
         if above is not None:
             summary[f"{short}_minus_oracle"] = above
     ppo, greedy = parts["ppo"], parts["greedy_ctr"]
-    summary["ppo_minus_constant"] = over_seeds_and_users(ppo, parts["constant"])
+    constant = parts["constant_budget" if "constant_budget" in parts else "constant"]
+    summary["ppo_minus_constant"] = over_seeds_and_users(ppo, constant)
     if QUALITY in parts:
         gap = summary["quality_rule_return"].value - summary["greedy_ctr_return"].value
         summary["ppo_share"] = over_seeds_and_users(ppo, greedy, scale=gap)
-        summary["constant_share"] = over_seeds_and_users(parts["constant"], greedy, scale=gap)
+        summary["constant_share"] = over_seeds_and_users(constant, greedy, scale=gap)
     minutes = ppo.unique("training_seed")["minutes"].to_numpy()
     summary["ppo_minutes"] = Estimate(float(minutes.mean()), n=len(minutes))
     summary["ppo_steps"] = Estimate(float(ppo["steps"][0]), n=len(minutes))

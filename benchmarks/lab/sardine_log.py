@@ -130,7 +130,7 @@ def log_and_ranker(
             title=None if title is None else f"{title}, ranker {number}",
         )
         served = replace(inputs, ranker=ranker, reward=simulator.reward)
-        composer = Composer(served, ComposerConfig(form="log_odds", offset_dims=0))
+        composer = Composer(served, ComposerConfig(form="log_odds", offset_dims=0, budget=True))
         writers = [
             (Exploring(ranker, inputs, degree), 0.5 / len(temperatures)) for degree in temperatures
         ]

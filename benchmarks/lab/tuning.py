@@ -15,8 +15,8 @@ from agents.evaluate import evaluate
 from benchmarks.lab.run import RESULTS
 from benchmarks.lab.where import Where
 from policies import POLICIES, PolicyInputs
-from policies.composer import Composer
-from policies.cues import knobs
+from policies.composer import Composer, ComposerConfig
+from policies.cues import BUDGET_KNOBS, knobs
 from policies.gains import scale_knobs
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
@@ -141,7 +141,11 @@ def defaults_of(parameters: Any, search: Mapping[str, Range]) -> Parameters:
     return {name: value_of(parameters, name) for name in search}
 
 
-SPECIAL_CASES = {"constant": "reward_greedy", "constant_log_odds": "mmr"}
+SPECIAL_CASES = {
+    "constant": "reward_greedy",
+    "constant_budget": "constant",
+    "constant_log_odds": "mmr",
+}
 """Policies of which another one is a special case: they are searched from the tuned case on, so
 that they are never worse in a search."""
 
@@ -161,6 +165,8 @@ def starts(name: str, spec: PolicySpec, best: Mapping[str, Parameters]) -> list[
         return first
     if case == "mmr":
         knobs = {"similarity": -best[case]["weight"]}
+    elif case == "constant":
+        knobs = dict(best[case])
     else:
         knobs = dict.fromkeys(scale_knobs(), math.log(best[case]["factor"]))
     within = {
@@ -176,7 +182,8 @@ def search_here(spec: PolicySpec, inputs: PolicyInputs) -> dict[str, Range]:
     """
     if not spec.needs_ranker:
         return spec.search()
-    here, everywhere = Composer(inputs).knobs, {**knobs(), **scale_knobs()}
+    here = Composer(inputs, ComposerConfig(budget=True)).knobs
+    everywhere = {**knobs(), **BUDGET_KNOBS, **scale_knobs()}
     return {
         name: allowed
         for name, allowed in spec.search().items()

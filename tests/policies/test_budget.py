@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from policies import PolicyInputs
 from policies.budget import PLACE, SLOPE, WINDOW, Budget, Remembered
 from policies.composer import Composer, ComposerConfig
 from policies.cosines import Cosines
@@ -82,6 +83,11 @@ def test_clicks_of_empty_positions_do_not_count() -> None:
     assert not bool(Remembered.of(empty, torch.zeros(6, dtype=torch.int64)).clicks.any())
 
 
+def with_budget(inputs: PolicyInputs) -> Composer:
+    """A composer whose intents set a budget."""
+    return Composer(inputs, ComposerConfig(budget=True))
+
+
 def intents(composer: Composer, rows: int, **values: float) -> Tensor:
     """One intent for all, with some knobs."""
     return composer.intent(values).expand(rows, -1)
@@ -89,7 +95,7 @@ def intents(composer: Composer, rows: int, **values: float) -> Tensor:
 
 def test_a_height_of_zero_does_nothing_whatever_the_other_knobs() -> None:
     simulator = toy_simulator(items=60, slate_size=6)
-    composer, seen = Composer(toy_inputs(simulator)), some_visits(simulator)
+    composer, seen = with_budget(toy_inputs(simulator)), some_visits(simulator)
     still = composer.compose(seen, intents(composer, 24))
     others = {name: 1.0 for name in BUDGET_KNOBS if name != "budget"}
     assert torch.equal(composer.compose(seen, intents(composer, 24, **others)), still)
@@ -104,7 +110,7 @@ def test_a_height_of_zero_does_nothing_whatever_the_other_knobs() -> None:
 
 def test_a_batch_is_its_singles() -> None:
     simulator = toy_simulator(items=60, slate_size=6)
-    composer, seen = Composer(toy_inputs(simulator)), some_visits(simulator)
+    composer, seen = with_budget(toy_inputs(simulator)), some_visits(simulator)
     intent = torch.randn(24, composer.intent_size, generator=torch.Generator().manual_seed(4))
     together = composer.compose(seen, intent)
     for row in range(24):
@@ -125,7 +131,7 @@ def test_a_hard_budget_caps_each_category() -> None:
 
     simulator = toy_simulator(items=40, slate_size=8)
     inputs = dataclasses.replace(toy_inputs(simulator), ranker=Certain())
-    composer = Composer(inputs, ComposerConfig(form="log_odds", pool=40))
+    composer = Composer(inputs, ComposerConfig(form="log_odds", pool=40, budget=True))
     seen = simulator.reset(torch.arange(3))
     knobs = {"budget": -100.0, "budget_place": math.log(1.5 / PLACE), "budget_slope": 3.0}
     slates = composer.compose(seen, intents(composer, 3, **knobs))
@@ -139,7 +145,7 @@ def test_a_hard_budget_caps_each_category() -> None:
 
 def test_wild_intents_keep_the_slates_distinct() -> None:
     simulator = toy_simulator(items=60, slate_size=6)
-    composer, seen = Composer(toy_inputs(simulator)), some_visits(simulator)
+    composer, seen = with_budget(toy_inputs(simulator)), some_visits(simulator)
     for value in (-1e6, 1e6):
         intent = torch.full((24, composer.intent_size), value)
         slates = composer.compose(seen, intent)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from policies import POLICIES
 from policies.composer import Composer, ComposerConfig, Form, View
-from policies.cues import BUDGET_KNOBS, CUES
+from policies.cues import CUES
 from policies.features import Recent, principal
 from policies.learnable.intents import ComposerPolicy, IntentActor
 from recsim_env.simulator import SlateSimulator
@@ -126,7 +126,7 @@ def test_a_slate_is_the_argmax_of_the_written_score(form: Form) -> None:
     inputs = dataclasses.replace(
         toy_inputs(simulator), reward={"intra_list_distance": 0.7, "clicks": 2.0}
     )
-    composer = Composer(inputs, ComposerConfig(form=form, pool=16, offset_dims=3))
+    composer = Composer(inputs, ComposerConfig(form=form, pool=16, offset_dims=3, budget=True))
     first_cue = composer.knobs.index(next(iter(composer.cues)))
     scale = composer.knobs.index("scale_intra_list_distance") if form == "reward" else -1
     seen = some_visits(simulator, shoppers=6)
@@ -211,7 +211,6 @@ def test_the_composer_works_where_only_the_generic_keys_are() -> None:
     assert composer.knobs == (
         "count",
         "similarity",
-        *BUDGET_KNOBS,
         "scale_intra_list_distance",
         "clicked",
         "shown",

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.lab.tuning import search_here
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
-from policies.cues import CUES, CueInputs, cue, explored_ranges, knobs
+from policies.cues import BUDGET_KNOBS, CUES, CueInputs, cue, explored_ranges, knobs
 from policies.features import Recent
 from policies.parameters import Range
 from recsim_env.types import Observation
@@ -26,10 +26,6 @@ NO_DRAWS = torch.zeros(1, 0)
 RANGES = {
     "count": (-4.0, 0.5),
     "similarity": (-4.0, 0.5),
-    "budget": (-8.0, 1.0),
-    "budget_place": (-1.5, 1.5),
-    "budget_slope": (-1.5, 1.5),
-    "budget_slates": (-0.7, 1.6),
     "clicked": (-4.0, 2.0),
     "shown": (-4.0, 2.0),
     "repeated": (-2.0, 2.0),
@@ -70,6 +66,7 @@ def test_the_tuned_parameters_are_the_knobs_in_the_order_of_tuned_results() -> N
     assert set(CUES) <= set(search)
     scales = ["scale_intra_list_distance", "scale_category_coverage"]
     assert list(POLICIES["constant"].search()) == [*RANGES, *scales]
+    assert list(POLICIES["constant_budget"].search()) == [*RANGES, *BUDGET_KNOBS, *scales]
 
 
 def test_the_defaults_of_constant_steer_by_the_slate_alone() -> None:

@@ -137,7 +137,7 @@ def test_every_environment_is_trained_and_compared_in(
     if env == "recsim_env/CompleteJourney-v0":
         assert not (tmp_path / "places").exists()  # its ranker is shipped
     else:
-        untuned = "mmr, cap, dpp, reward_greedy, constant, constant_log_odds"
+        untuned = "mmr, cap, dpp, reward_greedy, constant, constant_budget, constant_log_odds"
         assert f"because they were not tuned here: {untuned}. To tune them" in told
 
 
