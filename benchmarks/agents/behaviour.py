@@ -183,7 +183,7 @@ def knobs(policy: Policy, observation: dict[str, Tensor]) -> dict[str, Tensor]:
     if not isinstance(policy, ComposerPolicy):
         return dict.fromkeys(KNOBS, torch.full((len(observation["recent_days"]),), torch.nan))
     composer = policy.composer
-    intent = policy.actor.mean(composer.features(observation))
+    intent = policy.actor.act({"features": composer.features(observation)}, None)
     return {
         name: intent[:, at] * composer.units[at]
         for at, name in enumerate(composer.knobs)

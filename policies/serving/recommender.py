@@ -213,7 +213,7 @@ class Recommender:
         Raises:
             ValueError: If a number that the actor looks at is not finite.
         """
-        intent = self.policy.actor.mean(view.features)
+        intent = self.policy.actor.act({"features": view.features}, None)
         if not bool(intent.isfinite().all()):
             raise ValueError(
                 "observation holds a number that is not finite, but the policy needs finite ones."

@@ -44,7 +44,7 @@ QUICK: dict[str, dict[str, Any]] = {
 def quick_steps(name: str) -> int:
     """Shopper-steps for `SHOPPERS` at once; PPO scales its features by 10 visits of each first."""
     if name in WHOLE_EPISODES:
-        return SHOPPERS * 200
+        return SHOPPERS * 400
     return SHOPPERS * (10 + 4 * 6 if name.startswith("ppo") else 12)
 
 
@@ -57,6 +57,8 @@ def small_market() -> SlateSimulator:
 def tensors_of(part: Any) -> list[Tensor]:
     """All tensors that a policy consists of, its networks' included."""
     found: list[Tensor] = []
+    if part is None:  # what is the same for everybody has no samples
+        return found
     for name, value in sorted(vars(part).items()):
         if isinstance(value, Tensor):
             found.append(value)

@@ -243,7 +243,7 @@ def test_the_league_and_the_tuning_of_agents_work_elsewhere(
         elsewhere=elsewhere,
         contenders=("uniform", "popular", "cap", "linucb", "reinforce", "ppo_composer"),
         runs=(0,),
-        steps={songs: 4 * 30},
+        steps={songs: 4 * 36},
         watched=2,
         trials=1,
         tuning_episodes=2,

@@ -246,7 +246,11 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
         f"Next:  python -m benchmarks.agents.compare{config.place.arguments} "
         f"--trained {tmp_path} --agents composer",
     ]
-    assert capsys.readouterr().out.splitlines() == [
+    lines = capsys.readouterr().out.splitlines()
+    verdict = lines.pop(1)
+    assert verdict.startswith("composer, seed 0: ")
+    assert "explained variance" in verdict
+    assert lines == [
         f"composer, seed 0: return {last:.2f} (untrained {first:.2f}) after 576 visits, "
         f"{gain['value']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}] above greedy CTR in the "
         f"same 6 episodes; {path}",
