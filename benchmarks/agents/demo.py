@@ -1,9 +1,9 @@
-"""What learning is for, in a minute or two.
+"""What learning is for, in three minutes.
 
     python -m benchmarks.agents.demo, or: make demo
 
 First the market: PPO learns in `recsim_env/Market-v0`, with a ranker fitted to a small log of
-uniform slates, and its curve passes greedy CTR within seconds; two slates side by side show what it
+uniform slates, and its curve passes greedy CTR within a minute; two slates side by side show what it
 does differently with a shopper who is bored. Then `recsim_env/CompleteJourney-v0`. With `--env`
 only the place that it names. Every policy meets the same shoppers, whom no agent was trained on;
 the figures show paired differences from greedy CTR. TensorBoard events, figures, agents' folders
@@ -52,13 +52,13 @@ BORED = 64
 
 @dataclass(frozen=True)
 class Config(train.Config):
-    """Train an agent for a minute or two, and compare it with the baselines."""
+    """Train an agent for three minutes, and compare it with the baselines."""
 
     seeds: tuple[int, ...] = (0,)
-    """Training seeds, each of which is a run of its own. One takes a minute or two."""
+    """Training seeds, each of which is a run of its own. One takes about three minutes."""
     visits: int | None = 250_000
     """Length of a run in visits, those of all places together. It is shorter than that of
-    `benchmarks.agents.train`, so that it takes a minute or two."""
+    `benchmarks.agents.train`, so that it takes about three minutes."""
     monitor: MonitorConfig = field(
         default_factory=lambda: MonitorConfig(evaluate_every=8, episodes=128)
     )
