@@ -19,7 +19,6 @@ import tyro
 from benchmarks.agents import (
     behaviour,
     compare,
-    knowing,
     league,
     league_report,
     sardine,
@@ -54,7 +53,6 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
-    "knowing": lambda rows, config, folder: knowing.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
     "learning_curves": lambda rows, config, folder: learning_curves.report(rows),

@@ -126,7 +126,7 @@ def of_session(shopper: SessionPopulation) -> Truth:
         )
         found = belief.observe(known, candidates)
         found["belief_traits"] = found["belief_traits"][:, :TEMPERAMENT]
-        del found["belief_leaving"]
+        del found["belief_leaving"], found["belief_spread"]
         return found
 
     return Truth(tell, traits=TEMPERAMENT)

@@ -152,10 +152,10 @@ def search(
         told.append(returns)
         searcher.tell(returns)
         usual = ground.steps / len(told)
-        setup.keeper.keep(partial(_state, ground.steps, told))
         if len(told) & (len(told) - 1) == 0:  # powers of two, as a search is steep at first
             best = ground.policy(searcher.finalists(1)[0])
             watched += _watch(setup, ground.steps, best)
+        setup.keeper.keep(partial(_state, ground.steps, told))
     if not told:
         raise ValueError(
             f"steps is {setup.steps}, but {name} cannot play one round of {setup.shoppers} "

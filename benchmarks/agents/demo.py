@@ -3,8 +3,8 @@
     python -m benchmarks.agents.demo, or: make demo
 
 First the market: PPO learns in `recsim_env/Market-v0`, with a ranker fitted to a small log of
-uniform slates, and its curve passes greedy CTR within a minute; two slates side by side show what it
-does differently with a shopper who is bored. Then `recsim_env/CompleteJourney-v0`. With `--env`
+uniform slates, and its curve passes greedy CTR within a minute; two slates side by side show what
+it does differently with a shopper who is bored. Then `recsim_env/CompleteJourney-v0`. With `--env`
 only the place that it names. Every policy meets the same shoppers, whom no agent was trained on;
 the figures show paired differences from greedy CTR. TensorBoard events, figures, agents' folders
 and `report.md` are left under `runs/demo`. Interrupted, the same command goes on.
@@ -206,11 +206,11 @@ def passing(curve: Curve, level: float) -> str:
         return (
             f"PPO's curve is above greedy CTR ({level:.2f}) from its start, which is greedy in the "
             f"reward ({curve.returns[0]:.2f}), and ends at {curve.returns[-1]:.2f} after "
-            f"{curve.visits[-1]:,} visits and {curve.seconds[-1]:.0f} seconds."
+            f"{curve.visits[-1]:,} visits."
         )
     return (
         f"PPO's curve stays above greedy CTR ({level:.2f}) from visit {curve.visits[at]:,} on, "
-        f"after {curve.seconds[at]:.0f} seconds, and ends at {curve.returns[-1]:.2f}."
+        f"and ends at {curve.returns[-1]:.2f}."
     )
 
 

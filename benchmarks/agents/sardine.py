@@ -21,7 +21,7 @@ anew.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +58,7 @@ from policies.rankers.two_tower import TwoTowerRanker, load_two_tower, save_two_
 from recsim_env import noise
 from recsim_env.estimates import Estimate
 from recsim_env.files import locked, made, read_tensors, write_tensors
-from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
+from recsim_env.settings import NONE_OR_MORE, POSITIVE, SHARE, Within
 from recsim_env.shoppers.outside import (
     OutsideSpec,
     clustered_catalog,
@@ -91,6 +91,8 @@ class Config(Threads, Results):
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {
         "exploring": NONE_OR_MORE,
+        "clusters": NONE_OR_MORE,
+        "recsim_gamma": SHARE,
         "temperatures": POSITIVE,
         "offset_dims": NONE_OR_MORE,
     }
@@ -134,13 +136,10 @@ class Config(Threads, Results):
     """Length of a PPO training on RecSim, in slates shown."""
     recsim_shoppers: int = 128
     """Number of users that are served at once in a training on RecSim."""
-    recsim_ppo: PPOConfig = field(
-        default_factory=lambda: PPOConfig(
-            learning_rate=5e-3, n_steps=20, batch_size=640, gamma=0.995, gae_lambda=0.95
-        )
-    )
-    """Hyper-parameters of PPO on RecSim. What is watched now prolongs an episode at its end, so PPO
-    must look as far ahead as that."""
+    recsim_gamma: float = 0.995
+    """Discount of PPO on RecSim, whose other hyper-parameters are those on SARDINE, with as many
+    batches in a rollout. What is watched now prolongs an episode at its end, so PPO must look as
+    far ahead as that."""
     log_std: float = -0.3
     """Logarithm of the initial width of exploration, in units of an intent."""
     offset_dims: int = 0
@@ -150,6 +149,12 @@ class Config(Threads, Results):
     """Number of users of the evaluation, the same for all policies."""
     work: Path = Path("runs/sardine")
     """Folder of what was done so far, which is not done again; delete it to start anew."""
+
+
+def recsim_ppo(config: Config) -> PPOConfig:
+    """The hyper-parameters of PPO on RecSim."""
+    batch = config.ppo.batch_size * config.recsim_shoppers // config.shoppers
+    return replace(config.ppo, gamma=config.recsim_gamma, batch_size=max(batch, 1))
 
 
 def sardine_spec(env: str, clusters: int = 0) -> OutsideSpec:
@@ -324,7 +329,7 @@ def pipeline(config: Config, env: str, seed: int) -> pl.DataFrame:
     # the agent, which starts from the same ranker
     ours = env != RECSIM
     agent = PPOComposerConfig(
-        ppo=config.ppo if ours else config.recsim_ppo,
+        ppo=config.ppo if ours else recsim_ppo(config),
         network=NetworkConfig(actor_hidden=(32,), log_std=config.log_std),
         composer=ComposerConfig(offset_dims=config.offset_dims, budget=True),
         reward=TrainingReward(expected_clicks=False),  # an outsider does not tell its probabilities

@@ -19,23 +19,19 @@ class Curve:
     Shapes: T evaluations.
         visits:  (T,) visits so far
         returns: (T,) mean return of an episode
-        seconds: (T,) wall seconds since the first evaluation, later evaluations included
     """
 
     visits: np.ndarray
     returns: np.ndarray
-    seconds: np.ndarray
 
     @classmethod
     def read(cls, folder: Path) -> Curve:
         """Read the events in the folder of a training seed."""
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
         points = events.Scalars(RETURN)
-        times = np.array([point.wall_time for point in points])
         return cls(
             np.array([point.step for point in points]),
             np.array([point.value for point in points]),
-            times - times[0],
         )
 
     def passed(self, level: float) -> int | None:

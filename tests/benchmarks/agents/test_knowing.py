@@ -60,7 +60,7 @@ def config(folder: Path, seeds: tuple[int, ...]) -> knowing.Config:
     return knowing.Config(
         envs=(ID,),
         seeds=seeds,
-        steps=8 * 14,
+        steps=8 * 16,
         shoppers=8,
         trials=2,
         tuning_episodes=4,

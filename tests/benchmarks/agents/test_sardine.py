@@ -106,7 +106,7 @@ def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Pa
         envs=("sardine/SlateRerank-Bored-v0", RECSIM), clusters=3, log_users=16, exploring=1, trials=1,
         tuning_users=2, seeds=(0,),
         steps=1_000, shoppers=16, ppo=PPOConfig(n_steps=20, batch_size=160),
-        recsim_steps=1_000, recsim_shoppers=16, recsim_ppo=PPOConfig(n_steps=20, batch_size=160),
+        recsim_steps=1_000, recsim_shoppers=16,
         pool=10, users=USERS,
         work=tmp_path / "work", results=tmp_path / "results",
     )  # fmt: skip

@@ -19,12 +19,10 @@ def test_a_curve_is_read_from_the_events(tmp_path: Path) -> None:
     curve = Curve.read(tmp_path)
     assert curve.visits.tolist() == [0, 100, 200]
     assert curve.returns.tolist() == [1.0, 3.0, 2.5]
-    assert curve.seconds[0] == 0
-    assert (np.diff(curve.seconds) >= 0).all()
 
 
 def test_a_level_is_passed_for_good() -> None:
-    curve = Curve(np.arange(4), np.array([1.0, 3.0, 2.0, 4.0]), np.arange(4.0))
+    curve = Curve(np.arange(4), np.array([1.0, 3.0, 2.0, 4.0]))
     assert curve.passed(0.5) == 0
     assert curve.passed(1.5) == 1
     assert curve.passed(2.5) == 3

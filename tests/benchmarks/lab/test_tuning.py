@@ -89,7 +89,12 @@ def test_a_search_starts_from_the_tuned_special_case_too() -> None:
 def test_the_special_case_is_the_same_policy(name: str) -> None:
     simulator = toy_simulator(items=60, slate_size=6)
     case, inputs = SPECIAL_CASES[name], toy_inputs(simulator)
-    best = {"weight": 1.3} if case == "mmr" else {"factor": 3.0}
+    still = dict.fromkeys(POLICIES["constant"].search(), 0.0)
+    best = {
+        "mmr": {"weight": 1.3},
+        "reward_greedy": {"factor": 3.0},
+        "constant": {**still, "count": -0.7},
+    }[case]
     started = starts(name, POLICIES[name], {case: best})[1]
     seen = simulator.reset(torch.arange(8))
     one, other = POLICIES[name].build(inputs, started), POLICIES[case].build(inputs, best)

@@ -33,21 +33,12 @@ def tokens(model: VisitEncoder) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_shipped_weights_give_the_states_that_they_gave_when_each_family_had_its_own_encoder() -> (
-    None
-):
+def test_shipped_households_have_the_states_that_an_encoder_of_their_own_gave() -> None:
     household = load_model(SlateShopper, DATA / "complete_journey")
     states = household.encode(tokens(household), APART, torch.ones(2, 6, dtype=torch.bool))
     recorded = [
         [-0.2589528560638428, 0.4496378004550934, -0.30837905406951904, 0.6880332231521606],
         [-0.2503531277179718, 0.4591616690158844, -0.2931235730648041, 0.7133589386940002],
-    ]
-    torch.testing.assert_close(states[:, -1, :4], torch.tensor(recorded), rtol=1e-5, atol=1e-5)
-    session = load_model(SessionShopper, DATA / "market" / "model0")
-    states = session.encode(tokens(session), DAILY)
-    recorded = [
-        [0.29592567682266235, -0.1937367469072342, -0.057102568447589874, -0.28676536679267883],
-        [0.30983030796051025, -0.1905398815870285, -0.055486470460891724, -0.283487468957901],
     ]
     torch.testing.assert_close(states[:, -1, :4], torch.tensor(recorded), rtol=1e-5, atol=1e-5)
 

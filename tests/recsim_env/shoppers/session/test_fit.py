@@ -150,10 +150,11 @@ def test_a_training_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_all_episodes_may_be_learned_from() -> None:
     assert [len(part) for part in learn_and_check(log(30), 0.0)] == [30, 0]
-    every = quickly(log(30), catalog(), QUICK, held_out=0.0, validation=0.0)
-    most = quickly(log(30), catalog(), QUICK, validation=0.0)
+    fast = dataclasses.replace(QUICK, learning_rate=0.03)  # the last weights are not the best ones
+    every = quickly(log(30), catalog(), fast, held_out=0.0, validation=0.0)
+    most = quickly(log(30), catalog(), fast, validation=0.0)
     assert not torch.equal(every.counter_mean, most.counter_mean)
-    other = quickly(log(30), catalog(), QUICK, held_out=0.0, validation=log(9, seed=4))
+    other = quickly(log(30), catalog(), fast, held_out=0.0, validation=log(9, seed=4))
     assert torch.equal(every.counter_mean, other.counter_mean)
     assert not same(every, other)
 

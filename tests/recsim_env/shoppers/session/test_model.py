@@ -488,7 +488,7 @@ def test_the_symmetric_root_keeps_the_covariance_and_undoes_rotations() -> None:
 def test_clicks_that_go_together_leave_more_slates_without_any() -> None:
     shopper, state, temperament = model(), torch.zeros(1, 16), one_temperament()
     with torch.no_grad():
-        shopper.mood.bias.fill_(2.0)
+        shopper.mood.bias.fill_(3.0)
         logits, _ = shopper.answer(
             state,
             torch.zeros(1, WIDTH),
