@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ RIGHT = {
     "reward": {"clicks": 1.0, "category_coverage": 0.5},
     "verdicts": {"clicks": {"holds": True, "sentence": "Clicks: well."}},
 }
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    """Forget what a test registered, whose folder is gone when others walk the registry."""
+    tables: tuple[dict[str, Any], ...] = (PRESETS, gymnasium.registry)
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
 
 
 def folder(path: Path, **changes: Any) -> Path:
@@ -44,8 +56,6 @@ def test_a_folder_of_an_unfinished_fit_is_refused(tmp_path: Path) -> None:
     assert "shopfile/Half-v0" not in PRESETS
     folder(tmp_path)  # finished, but its leavings are not removed yet
     register("shopfile/Half-v0", tmp_path)
-    del PRESETS["shopfile/Half-v0"]  # its folder is gone when other tests walk the registry
-    del gymnasium.registry["shopfile/Half-v0"]
 
 
 @pytest.mark.parametrize(
