@@ -9,6 +9,7 @@ benchmarks (`benchmarks.agents.league`, `benchmarks.agents.tune_agents`) and the
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -86,6 +87,17 @@ class TrainingSetup:
     def about(self, config: object) -> dict[str, object]:
         """What the result of a training with this configuration depends on, for `Keeper.found`."""
         return {"seed": self.seed, "steps": self.steps, "shoppers": self.shoppers, "config": config}
+
+    def watched(self, steps: int, policy: Policy) -> float:
+        """Call `watch`, and return the seconds that it took, which no training counts as its own.
+
+        Args:
+            steps: shopper-steps so far
+            policy: what was learned by then
+        """
+        began = time.perf_counter()
+        self.watch(steps, policy)
+        return time.perf_counter() - began
 
     def need_log(self, name: str) -> Sessions:
         """The log, for an agent of this name.

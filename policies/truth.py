@@ -1,6 +1,6 @@
 """Shoppers who hide nothing: the observation holds what a belief would, and it is true.
 
-`told(shopper)` are the same shoppers with the keys of a belief (`recsim_env.belief`), read from
+`Told(shopper)` are the same shoppers with the keys of a belief (`recsim_env.belief`), read from
 their hidden state: the true chances of a click and of a look, weariness and traits. Whatever works
 with a belief (`BeliefRanker`, the cue `weary`, the state features) then works with the truth, and
 nothing else changes. No shop can know this: it is for measuring what knowing is worth.
@@ -180,7 +180,7 @@ class Told(Shopper[Any]):
         }
 
     def start(self, draws: Tensor) -> Any:
-        """Make new shoppers."""
+        """Make new shoppers, as those without the truth would be made."""
         return self.shopper.start(draws)
 
     def past(self, state: Any, visits: int) -> Past | None:
@@ -200,7 +200,7 @@ class Told(Shopper[Any]):
         return {**self.shopper.observe(state), **self._truth.tell(state, self.candidates(state))}
 
     def respond(self, state: Any, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
-        """Answer the slates."""
+        """Answer the slates, as those without the truth do."""
         return self.shopper.respond(state, slates, shown, draws)
 
     def describe(self, state: Any, row: int) -> Description:
@@ -212,12 +212,3 @@ class Told(Shopper[Any]):
         stays = copy.copy(self)
         stays.shopper, stays.never_leave = self.shopper.staying(), True
         return stays
-
-
-def told(shopper: Shopper[Any]) -> Told:
-    """The same shoppers with the truth in their observation.
-
-    Raises:
-        ValueError: If nobody registered how they are read.
-    """
-    return Told(shopper)

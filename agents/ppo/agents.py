@@ -183,7 +183,7 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     model = untrained_model(kind, setup, config, start, make_ppo)
     untrained, untrained_sampled = _frozen(model)
     first = _goes_on(setup, (kind, config, start), model)
-    watched = _watch(setup, 0, untrained) if first == 1 else 0.0
+    watched = setup.watched(0, untrained) if first == 1 else 0.0
 
     # the policy is watched between updates, not in a callback, which SB3 would call while its
     # private random state is installed
@@ -194,7 +194,7 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
         # powers of two, because learning curves are steep at first
         early = update < config.watch_every and update & (update - 1) == 0
         if (early or update % config.watch_every == 0) and update < updates:
-            watched += _watch(setup, looked + update * rollout, frozen_policy_of(model))
+            watched += setup.watched(looked + update * rollout, frozen_policy_of(model))
 
     facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
     facts["minutes"] = (time.perf_counter() - began - watched) / 60
@@ -208,7 +208,7 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     if gain < 0:
         policy, sampled = untrained, untrained_sampled
     steps += checked
-    _watch(setup, steps, policy)
+    setup.watch(steps, policy)
     return TrainedAgent(policy, sampled, untrained, untrained_sampled, steps, facts)
 
 
@@ -311,10 +311,3 @@ def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: 
 def _frozen(model: SlatePPO) -> tuple[Policy, Policy]:
     """Copies of the policy at its most likely action, and as it explores."""
     return frozen_policy_of(model), frozen_policy_of(model, deterministic=False)
-
-
-def _watch(setup: TrainingSetup, steps: int, policy: Policy) -> float:
-    """Call `setup.watch`, and return the seconds that it took."""
-    began = time.perf_counter()
-    setup.watch(steps, policy)
-    return time.perf_counter() - began

@@ -56,7 +56,7 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class CMAConfig(SearchConfig):
-    """Options of CMA-ES."""
+    """Options of CMA-ES, the evolution strategy."""
 
     spread: float = 0.7
     """Standard deviation of the intents of the first round, in fitted units."""
@@ -129,7 +129,7 @@ def search(
     began = time.perf_counter()
     ground = Ground(name, setup, config)
     untrained = ground.policy(torch.zeros_like(ground.units))
-    watched = _watch(setup, 0, untrained)
+    watched = setup.watched(0, untrained)
 
     # what an interrupted search was told already
     searcher = make(ground.composer.intent_size)
@@ -154,7 +154,7 @@ def search(
         usual = ground.steps / len(told)
         if len(told) & (len(told) - 1) == 0:  # powers of two, as a search is steep at first
             best = ground.policy(searcher.finalists(1)[0])
-            watched += _watch(setup, ground.steps, best)
+            watched += setup.watched(ground.steps, best)
         setup.keeper.keep(partial(_state, ground.steps, told))
     if not told:
         raise ValueError(
@@ -181,7 +181,7 @@ def search(
         "return_best": float(means[winner]),
         "minutes": (time.perf_counter() - began - watched) / 60,
     }
-    _watch(setup, ground.steps, policy)
+    setup.watch(ground.steps, policy)
     return TrainedAgent(policy, None, untrained, None, ground.steps, facts)
 
 
@@ -242,10 +242,3 @@ class Ground:
 def _state(steps: int, told: list[Tensor]) -> dict[str, object]:
     """What `search` needs to continue after a round."""
     return {"steps": steps, "told": list(told)}
-
-
-def _watch(setup: TrainingSetup, steps: int, policy: SameForAll) -> float:
-    """Call `setup.watch`, and return the seconds that it took."""
-    began = time.perf_counter()
-    setup.watch(steps, policy)
-    return time.perf_counter() - began

@@ -332,9 +332,7 @@ def main(config: Config) -> None:
     league_cells.check_work(config.league)
     run = Run("behaviour", config, results=config.results)
     rows = with_thirds(measure(config))
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

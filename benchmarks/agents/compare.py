@@ -261,9 +261,7 @@ def main(config: Config) -> None:
     use_threads(config.place.threads)
     run = Run("compare", config, results=config.results)
     rows = measure(config)
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

@@ -259,9 +259,8 @@ def main(config: Config) -> None:
             config.work, told | {"worlds": {env: worlds[env] for env in (MARKET, REGULARS)}}
         )
         rows = [row for env in config.envs for row in _rows_of(config, env)]
-    found = report(pl.DataFrame(rows))
-    print(found.table)
-    run.save(pl.DataFrame(rows), summary=found.summary, table=found.table, figure=found.figure)
+    table = pl.DataFrame(rows)
+    run.publish(table, report(table))
 
 
 def _rows_of(config: Config, env: str) -> list[dict[str, Any]]:

@@ -392,6 +392,8 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
     parts = {name: rows.filter(pl.col("policy") == name) for name in names}
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
+
+    # a line for each policy
     for name, of_policy in parts.items():
         found = policy_mean(of_policy, "return")
         above = None
@@ -412,6 +414,8 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
         summary[f"{short}_return"] = found
         if above is not None:
             summary[f"{short}_minus_oracle"] = above
+
+    # PPO against its rivals, and what it cost
     ppo, greedy = parts["ppo"], parts["greedy_ctr"]
     constant = parts["constant_budget" if "constant_budget" in parts else "constant"]
     summary["ppo_minus_constant"] = over_seeds_and_users(ppo, constant)
@@ -486,9 +490,7 @@ def _measure(config: Config) -> None:
         found_here = [rows_at(folder / f"{name}.parquet", cell) for name, cell in cells.items()]
         parts += [one.with_columns(env=pl.lit(env)) for one in found_here]
     rows = pl.concat(parts)
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

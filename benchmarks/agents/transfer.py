@@ -440,8 +440,7 @@ def main(config: Config) -> None:
         measure(config, cell)
     rows = read_work(config.work)
     found = report(rows, config.slates, config.mixture)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, found)
 
 
 if __name__ == "__main__":

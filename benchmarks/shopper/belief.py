@@ -321,6 +321,8 @@ def draw(rows: pl.DataFrame) -> Figure:
     of = {visit: rows.filter(pl.col("visit") == visit) for visit in visits}
     visits = [visit for visit in visits if len(of[visit]) >= LEAST_SHOPPERS]
     places = [visit + 1 for visit in visits]
+
+    # how often intervals hold the truth
     for what, colour in zip(("interest", *TRAITS), COLOURS, strict=False):
         for share in WIDTHS:
             found = [mean_of(of[visit], f"{what}_{share}") for visit in visits]
@@ -329,6 +331,8 @@ def draw(rows: pl.DataFrame) -> Figure:
     for share in WIDTHS:
         left.axhline(share, color=INK, linewidth=0.8)
     left.set_ylabel("intervals of 50 % and 90 % that hold the truth, %")
+
+    # what the belief says of its own error
     for name, label, colour in (
         ("error", "the belief's error", BLUE),
         ("said", "what the belief says of it", GREY),
@@ -336,6 +340,8 @@ def draw(rows: pl.DataFrame) -> Figure:
         found = [mean_of(of[visit], f"interest_{name}") for visit in visits]
         intervals(middle, places, found, colour=colour, label=label, joined=True)
     middle.set_ylabel("mean square in the interest, log-odds²")
+
+    # what its chances are worth
     for source, colour in zip(SOURCES[1:], COLOURS, strict=False):
         more = [
             mean_of(of[visit].with_columns(more=pl.col(source) - pl.col("truth")), "more")
@@ -359,9 +365,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run("belief", config, results=config.results)
     rows = measure(config)
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

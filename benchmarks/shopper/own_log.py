@@ -459,8 +459,7 @@ def main(config: Config) -> None:
     rows = with_verdicts(read_work(config).sort("world", "case", "contender"), config.work)
     public = public_of(config.work)
     found = report(rows, public)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, found)
     write_text(config.results / "own_log" / PUBLIC_FILE, public.get("table", ""))
 
 

@@ -358,9 +358,7 @@ def main(config: Config) -> None:
     league_cells.check_work(config.league)
     run = Run("latency", config, results=config.results)
     rows = rows_of(config)
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Turns:
         return {name: row[name] for name in KEPT}
 
     def close(self) -> None:
-        """End the training."""
+        """End the training, wherever it stands, and wait for its process."""
         self._process.kill()
         self._process.communicate()
 

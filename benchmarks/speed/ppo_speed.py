@@ -234,9 +234,7 @@ def main(config: Config) -> None:
     if not parts:
         raise ValueError("loops is empty and before is not told, but one of them must be there.")
     rows = pl.concat(parts, how="diagonal")
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

@@ -663,9 +663,7 @@ def main(config: Config) -> None:
     """Time everything, then report."""
     run = Run("throughput", config, results=config.results)
     rows = measure(config)
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

@@ -130,9 +130,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run("two_stages", config, results=config.results)
     rows = measure(config)
-    found = report(rows)
-    print(found.table)
-    run.save(rows, **vars(found))
+    run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class Recommender:
         count: int = 24,
         belief: Belief[Any] | None = None,
     ) -> None:
+        # What does not go together is refused.
         checks.instance("built_from", built_from, PolicyInputs)
         checks.instance("policy", policy, ComposerPolicy)
         ranker, items = built_from.need_ranker("recommender"), len(built_from.catalog)
@@ -86,6 +87,8 @@ class Recommender:
             raise ValueError(f"index holds {len(index)} items, but the catalogue has {items}.")
         if belief is not None:
             checks.instance("belief", belief, Belief)
+
+        # What a slate is made of.
         self.policy = policy
         self._belief = belief
         self._index, self._items = index, items

@@ -45,7 +45,6 @@ from recsim_env.shoppers.session.memory import (
     ALL_DECAYS,
     CATEGORY_COUNTERS,
     SessionMemory,
-    age_of,
 )
 from recsim_env.shoppers.session.model import (
     CLICK_EDGE,
@@ -280,9 +279,9 @@ class SessionBelief(Belief[SessionBeliefState]):
             self._renew(state)
 
         # The visit, as the model's own shoppers remember it.
-        followed = model.follow(state.interest, before, slates, shown, clicks, counters)
-        home = model.interest.home(state.declared)
-        state.interest = model.interest.waited(followed, home, age_of(visit.days))
+        state.interest = model.follow(
+            state.interest, before, slates, shown, clicks, counters, state.declared, visit.days
+        )
         bought = None if visit.purchases is None else self._wide(visit.purchases)
         memory.record(slates, shown, clicks, model.category, model.embedding)
         token = model.token(

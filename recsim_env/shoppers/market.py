@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -37,16 +37,23 @@ import torch
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.catalog import MOST_NUMBERS, Catalog
+from recsim_env.catalog import MOST_NUMBERS
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Shopper, counted
 from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
+from recsim_env.shoppers.worlds import (
+    MOST,
+    category_centres,
+    check_parameters,
+    first_interests,
+    interest_draws,
+    positions_examined,
+    share_moved,
+    world_of,
+)
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, Response, best_device
 
-MOST = 1e4
-"""Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds
-all that follows."""
 _COUNTS = {
     "items": 10**6,
     "categories": 10**6,
@@ -131,22 +138,7 @@ class MarketConfig:
     assumption: the data hold no positions."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _COUNTS:
-                checked: float = checks.whole(field.name, value, 1, _COUNTS[field.name])
-            else:
-                low, high = _RANGES.get(field.name, (-MOST, MOST))
-                checked = checks.number(
-                    field.name, value, low, high, infinite=field.name == "leave_base"
-                )
-            object.__setattr__(self, field.name, checked)
-        if self.categories > self.items or self.favourites > self.categories:
-            raise ValueError(
-                f"categories is {self.categories!r}, but it must be from {self.favourites} "
-                "(favourites) to "
-                f"{self.items} (items)."
-            )
+        check_parameters(self, _COUNTS, _RANGES)
         if self.items * self.width > MOST_NUMBERS:
             most = MOST_NUMBERS // self.items
             raise ValueError(
@@ -250,20 +242,17 @@ class MarketShopper(Shopper[MarketState]):
         self.config = _checked(config)
         self.world = checks.whole("world", world, 0, checks.LARGEST_SEED)
         size = checks.whole("slate_size", slate_size, 1, config.items)
-        generator = torch.Generator().manual_seed(self.world)
+        catalog, quality = world_of(config, self.world)
         super().__init__(
-            Catalog.synthetic(config.items, config.categories, config.width, generator),
+            catalog,
             size,
             device=best_device(device),
-            start_draws=2 * config.favourites + 2 * config.width + 4,
+            start_draws=interest_draws(config) + 4,
             visit_draws=size + 1 + config.width,
             never_leave=never_leave,
         )
-        quality = config.quality_spread * torch.randn(
-            config.items, generator=generator, dtype=torch.float32
-        )
         self.quality = quality.to(self.device)
-        self._centres = self._category_centres()
+        self._centres = category_centres(self.catalog)
 
     # ---- the methods of a shopper ----------------------------------------------------------------
 
@@ -275,40 +264,19 @@ class MarketShopper(Shopper[MarketState]):
     def start(self, draws: Tensor) -> MarketState:
         """Make newcomers: an interest in a few categories, and traits of their own."""
         config, batch = self.config, len(draws)
-        d, f = config.width, config.favourites
-
-        # interests near the centres of some categories, and what the shopper declares of them
-        which, weight, noise, said, traits = draws.split([f, f, d, d, 4], dim=1)
-        favourite = (which * config.categories).long().clamp(max=config.categories - 1)
-        mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, self._centres[favourite])
-        interest = torch.nn.functional.normalize(
-            mixed + config.interest_noise * normal(noise) / math.sqrt(d), dim=1
-        )
-        declared = interest + config.declared_noise * normal(said) / math.sqrt(d)
-
-        # how deep a slate is looked at varies in log-odds, which 0 and 1 do not have
+        of_interest, traits = draws.split([interest_draws(config), 4], dim=1)
+        interest, declared = first_interests(config, self._centres, of_interest)
         trait = normal(traits)
-        odds = (
-            math.log(config.examination / (1 - config.examination))
-            if 0 < config.examination < 1
-            else None
-        )
-        depth = torch.full_like(trait[:, 3], config.examination)
-        if odds is not None:
-            depth = torch.sigmoid(odds + config.examination_spread * trait[:, 3])
-
         zeros = functools.partial(torch.zeros, dtype=torch.float32, device=self.device)
         return MarketState(
             interest=interest,
-            declared=torch.nn.functional.normalize(declared, dim=1).clamp(
-                -1, 1
-            ),  # rounding may go beyond
+            declared=declared,
             satiation=zeros(batch, config.categories),
             fatigue=zeros(batch, config.items),
             speed=torch.exp(config.speed_spread * trait[:, 0]),
             variety=torch.exp(config.variety_spread * trait[:, 1]),
             patience=config.patience_spread * trait[:, 2],
-            examination=depth,
+            examination=share_moved(config.examination, config.examination_spread * trait[:, 3]),
             profile=Profile.empty(batch, self.catalog, self.slate_size, self.device),
             day=zeros(batch),
         )
@@ -378,18 +346,9 @@ class MarketShopper(Shopper[MarketState]):
 
     def examined(self, state: MarketState) -> Tensor:
         """Return the chance to look at each position: (B, K) float32, 1 at the top."""
-        positions = torch.arange(self.slate_size, device=self.device)
-        return state.examination.unsqueeze(1) ** positions
+        return positions_examined(state.examination, self.slate_size)
 
     # ---- inside ----------------------------------------------------------------------------------
-
-    def _category_centres(self) -> Tensor:
-        """Return the mean of each category's items: (G, D), of unit length."""
-        total = torch.zeros(
-            self.config.categories, self.config.width, dtype=torch.float32, device=self.device
-        )
-        total.index_add_(0, self.catalog.category, self.catalog.embedding)
-        return torch.nn.functional.normalize(total, dim=1)
 
     def _leaving(
         self, state: MarketState, category: Tensor, looks: Tensor, clicks: Tensor

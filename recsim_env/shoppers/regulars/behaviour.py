@@ -37,6 +37,7 @@ from recsim_env.noise import normal
 from recsim_env.shoppers.profile import Profile
 from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.shoppers.regulars.traits import Traits
+from recsim_env.shoppers.worlds import positions_examined
 from recsim_env.tensors import looked_up
 
 
@@ -129,8 +130,7 @@ class Behaviour:
 
     def examined(self, state: RegularsState) -> Tensor:
         """Return the chance to look at each position: (B, K) float32, 1 at the top."""
-        positions = torch.arange(self.slate_size, device=state.day.device)
-        return state.traits.examination.unsqueeze(1) ** positions
+        return positions_examined(state.traits.examination, self.slate_size)
 
     def visit(self, state: RegularsState, slates: Tensor, shown: Tensor, draws: Tensor) -> Visit:
         """Click, be pleased or not, and move `state` in place to the next visit.

@@ -7,11 +7,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from recsim_env import checks
 from recsim_env.catalog import MOST_NUMBERS
+from recsim_env.shoppers.worlds import MOST, check_parameters
 
-MOST = 1e4
-"""Largest size of a number, as in `recsim_env.shoppers.market`."""
 LONGEST = 1000
 """Most visits of a history."""
 _COUNTS = {
@@ -135,21 +133,7 @@ class RegularsConfig:
     """Standard deviation over shoppers of the log-odds of staying."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _COUNTS:
-                checked: float = checks.whole(field.name, value, 1, _COUNTS[field.name])
-            else:
-                low, high = _RANGES.get(field.name, (-MOST, MOST))
-                checked = checks.number(
-                    field.name, value, low, high, infinite=field.name == "leave_base"
-                )
-            object.__setattr__(self, field.name, checked)
-        if not self.favourites <= self.categories <= self.items:
-            raise ValueError(
-                f"categories is {self.categories!r}, but it must be from {self.favourites} "
-                f"(favourites) to {self.items} (items)."
-            )
+        check_parameters(self, _COUNTS, _RANGES)
         if self.fewest_visits > self.most_visits:
             raise ValueError(
                 f"fewest_visits is {self.fewest_visits!r}, but it must be from 1 to "

@@ -24,6 +24,12 @@ from recsim_env.shoppers.profile import Profile
 from recsim_env.shoppers.regulars.behaviour import Behaviour, RegularsState
 from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.shoppers.regulars.traits import TRAITS, Traits
+from recsim_env.shoppers.worlds import (
+    category_centres,
+    first_interests,
+    interest_draws,
+    world_of,
+)
 from recsim_env.tensors import first_places, looked_up
 from recsim_env.trees import pick
 
@@ -39,17 +45,6 @@ class Known:
     """P rows, on the CPU."""
     past: Past
     """What they were shown, and did."""
-
-
-def world_of(config: RegularsConfig, world: int) -> tuple[Catalog, Tensor]:
-    """Return the catalogue of a world, and the quality (N,) of its items.
-
-    They are those of a `MarketShopper` of the same sizes and world.
-    """
-    generator = torch.Generator().manual_seed(world)
-    catalog = Catalog.synthetic(config.items, config.categories, config.width, generator)
-    quality = torch.randn(config.items, generator=generator, dtype=torch.float32)
-    return catalog, config.quality_spread * quality
 
 
 @functools.lru_cache(maxsize=4)
@@ -78,7 +73,7 @@ def known_regulars(config: RegularsConfig, world: int, slate_size: int, visits: 
 
 def start_draws(config: RegularsConfig) -> int:
     """Uniform numbers that a shopper at registration takes."""
-    return 2 * config.favourites + 2 * config.width + len(TRAITS) + 1
+    return interest_draws(config) + len(TRAITS) + 1
 
 
 def visits_before(config: RegularsConfig, draws: Tensor) -> Tensor:
@@ -97,15 +92,8 @@ def registered(behaviour: Behaviour, who: Tensor, draws: Tensor) -> RegularsStat
         draws: (B, `start_draws`) float32, uniform in [0, 1).
     """
     config, catalog, batch = behaviour.config, behaviour.catalog, len(draws)
-    d, f = config.width, config.favourites
-    which, weight, wide, said, own, _ = draws.split([f, f, d, d, len(TRAITS), 1], dim=1)
-
-    favourite = (which * config.categories).long().clamp(max=config.categories - 1)
-    mixed = torch.einsum("bf,bfd->bd", 0.5 + weight, category_centres(catalog)[favourite])
-    interest = torch.nn.functional.normalize(
-        mixed + config.interest_noise * noise.normal(wide) / math.sqrt(d), dim=1
-    )
-    declared = interest + config.declared_noise * noise.normal(said) / math.sqrt(d)
+    of_interest, own, _ = draws.split([interest_draws(config), len(TRAITS), 1], dim=1)
+    interest, declared = first_interests(config, category_centres(catalog), of_interest)
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(batch, *shape, dtype=torch.float32, device=draws.device)
@@ -114,7 +102,7 @@ def registered(behaviour: Behaviour, who: Tensor, draws: Tensor) -> RegularsStat
         who=who,
         traits=Traits.drawn(config, own),
         interest=interest,
-        declared=torch.nn.functional.normalize(declared, dim=1).clamp(-1, 1),
+        declared=declared,
         clicked=zeros(config.categories),
         sated=zeros(config.categories),
         fatigue=zeros(config.items),
@@ -122,13 +110,6 @@ def registered(behaviour: Behaviour, who: Tensor, draws: Tensor) -> RegularsStat
         profile=Profile.empty(batch, catalog, behaviour.slate_size, draws.device),
         day=zeros(),
     )
-
-
-def category_centres(catalog: Catalog) -> Tensor:
-    """Return the mean of each category's items: (G, E), of unit length."""
-    total = torch.zeros(len(catalog.categories), catalog.embedding.shape[1])
-    total.index_add_(0, catalog.category, catalog.embedding)
-    return torch.nn.functional.normalize(total, dim=1)
 
 
 class LoggingPolicy:

@@ -14,8 +14,9 @@ from recsim_env.shoppers.base import Description, Past, Shopper, counted
 from recsim_env.shoppers.profile import EVER, profile_spaces
 from recsim_env.shoppers.regulars.behaviour import Behaviour, RegularsState
 from recsim_env.shoppers.regulars.config import REGULARS, RegularsConfig
-from recsim_env.shoppers.regulars.history import known_regulars, world_of
+from recsim_env.shoppers.regulars.history import known_regulars
 from recsim_env.shoppers.regulars.traits import TRAITS
+from recsim_env.shoppers.worlds import world_of
 from recsim_env.types import Observation, Response, best_device
 from recsim_env.waiting import waiting
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from recsim_env.noise import normal
 from recsim_env.shoppers.regulars.config import RegularsConfig
+from recsim_env.shoppers.worlds import share_moved
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Traits:
             speed=torch.exp(config.speed_spread * speed),
             recovery=config.recovery * torch.exp(config.recovery_spread * recovery),
             rhythm=(config.rhythm * torch.exp(config.rhythm_spread * rhythm)).clamp(min=1),
-            memory=_share(config.memory, config.memory_spread * memory),
+            memory=share_moved(config.memory, config.memory_spread * memory),
             patience=config.patience_spread * patience,
-            examination=_share(config.examination, config.examination_spread * depth),
+            examination=share_moved(config.examination, config.examination_spread * depth),
         )
 
     def numbers(self) -> Tensor:
@@ -63,10 +63,3 @@ class Traits:
 
 TRAITS = tuple(field.name for field in fields(Traits))
 """The names of the traits, in the order of `Traits.drawn` and `Traits.numbers`."""
-
-
-def _share(median: float, moved: Tensor) -> Tensor:
-    """Move a share by log-odds (B,); 0 and 1 have none and stay."""
-    if not 0 < median < 1:
-        return torch.full_like(moved, median)
-    return torch.sigmoid(math.log(median / (1 - median)) + moved)

@@ -487,14 +487,18 @@ class SessionShopper(VisitEncoder):
         shown: Tensor,
         clicks: Tensor,
         counters: Tensor,
+        declared: Tensor,
+        days: Tensor,
     ) -> Interest:
-        """Learn of the interest from a visit, which `InterestFilter.waited` follows.
+        """Learn of the interest from a visit, and let it drift until the next one.
 
         Shapes: state (V, D), slates (V, K) int64 without padding; shown, clicks (V, K) bool;
-        counters (V, K, COUNTERS) before the visit.
+        counters (V, K, COUNTERS) before the visit, declared (V, declared), days (V,) until the next
+        visit.
         """
         rows, offsets, looks = self.told_of_interest(state, slates, counters)
-        return self.interest.answered(known, rows, offsets, looks, clicks, shown)
+        learned = self.interest.answered(known, rows, offsets, looks, clicks, shown)
+        return self.interest.waited(learned, self.interest.home(declared), age_of(days))
 
     def told_of_interest(
         self, state: Tensor, slates: Tensor, counters: Tensor

@@ -38,7 +38,6 @@ from recsim_env.shoppers.members import (
 )
 from recsim_env.shoppers.profile import EVER, profile_spaces
 from recsim_env.shoppers.session.availability import Availability
-from recsim_env.shoppers.session.memory import age_of
 from recsim_env.shoppers.session.model import (
     MOOD_CHANCES,
     TEMPERAMENT,
@@ -258,11 +257,7 @@ class SessionPopulation(Shopper[SessionState]):
 
         # The visit is remembered and encoded.
         state.interests = [
-            member.interest.waited(
-                member.follow(known, before, slates, seen, clicks, counters),
-                member.interest.home(state.declared),
-                age_of(gap),
-            )
+            member.follow(known, before, slates, seen, clicks, counters, state.declared, gap)
             for (member, before, _), known in zip(asked, state.interests, strict=True)
         ]
         self._keep(state, slates, seen, clicks, counters, purchases)

@@ -29,6 +29,7 @@ from recsim_env.shoppers.market import (
     MarketState,
     make_market,
 )
+from recsim_env.shoppers.worlds import MOST
 from recsim_env.simulator import SlateSimulator
 from recsim_env.trees import pick, put
 from recsim_env.types import Observation, Policy
@@ -688,7 +689,7 @@ def test_numbers_of_numpy_are_numbers(name: str) -> None:
 )
 def test_at_the_ends_of_every_range_all_numbers_stay_finite(name: str) -> None:
     """A noise of 1e308 gave observations outside of their space."""
-    low, high = market._RANGES.get(name, (-market.MOST, market.MOST))
+    low, high = market._RANGES.get(name, (-MOST, MOST))
     small: dict[str, Any] = {"items": 12, "categories": 4, "width": 2, "favourites": 2}
     rng = torch.Generator().manual_seed(0)
     for end in (low, high):
@@ -717,7 +718,7 @@ def test_at_the_ends_of_every_range_all_numbers_stay_finite(name: str) -> None:
 
 
 def test_all_extremes_at_once_stay_finite() -> None:
-    ends = {name: market._RANGES.get(name, (-market.MOST, market.MOST)) for name in FIELDS[4:]}
+    ends = {name: market._RANGES.get(name, (-MOST, MOST)) for name in FIELDS[4:]}
     for side in (0, 1):
         values: dict[str, float] = {name: span[side] for name, span in ends.items()}
         config = MarketConfig(items=12, categories=4, width=2, favourites=2, **values)

@@ -23,10 +23,10 @@ from recsim_env.shoppers.regulars.history import (
     registered,
     start_draws,
     visits_before,
-    world_of,
 )
 from recsim_env.shoppers.regulars.population import RegularsShopper, make_regulars
 from recsim_env.shoppers.regulars.traits import TRAITS, Traits
+from recsim_env.shoppers.worlds import world_of
 from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
 

@@ -199,7 +199,6 @@ def stepped(
     batch = visits.batch(torch.tensor([episode]))
     cache = shopper.empty_cache(shopper.welcome(batch["declared"]))
     known = shopper.interest.newcomers(batch["declared"])
-    home = shopper.interest.home(batch["declared"])
     temperament = shopper.temperament(normal[episode : episode + 1])
     clicks, leaves = [], []
     names = ("slates", "shown", "clicks", "counters", "context", "since", "purchases")
@@ -210,11 +209,11 @@ def stepped(
         state = shopper.arrive(cache.state, since)
         wanted = shopper.wanted(state, known.mean)
         logits, weary = shopper.answer(state, wanted, temperament, slates, counters)
-        known = shopper.follow(known, state, slates, shown, clicked, counters)
-        known = shopper.interest.waited(known, home, age_of(batch["gap"][t : t + 1].clamp(min=0)))
+        gap = batch["gap"][t : t + 1].clamp(min=0)
+        told = batch["declared"]
+        known = shopper.follow(known, state, slates, shown, clicked, counters, told, gap)
         clicks.append(logits)
         leaves.append(shopper.leave_logits(state, temperament, weary, clicked, shown))
-        told = batch["declared"]
         token = shopper.token(slates, shown, clicked, counters, context, told, since, bought)
         shopper.append_visit(cache, token, batch["days"][0, t : t + 1])
     return torch.cat(clicks), torch.cat(leaves)
