@@ -19,14 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from policies.inputs import Ranker
 from recsim_env.belief.base import Belief
 from recsim_env.belief.registry import BELIEFS, load_belief, save_belief
 from recsim_env.files import building, locked
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shop_file import HOUSEHOLD, SESSION, SHOP_FILE, ShopFile
+from recsim_env.shop_file import HOUSEHOLD, SHOP_FILE, ShopFile
 from recsim_env.simulator import SlateSimulator
 
 if TYPE_CHECKING:
@@ -162,7 +160,8 @@ def _fit(
     title: str | None,
 ) -> None:
     """Fit a session model to a log, and write its belief into a folder of its own."""
-    from recsim_env.belief.session import SessionBelief
+    from recsim_env.belief.session import SessionBelief  # these import transformers
+    from recsim_env.fitting.bar import step_bar
     from recsim_env.shoppers.session.fit import fit_session
 
     if not bool(log.clicks.any()):
@@ -171,23 +170,16 @@ def _fit(
             "log more slates."
         )
     training = own.with_name(f"{own.name}.training")
-    with tqdm(desc=title, unit="step", disable=title is None) as bar:
-
-        def stepped(step: int, steps: int) -> None:
-            bar.total = steps
-            bar.update(step - bar.n)
-
+    with step_bar(title) as bar:
         model = fit_session(
             log,
             simulator.catalog.to("cpu"),
             config,
             held_out=0.0,
             device=simulator.device,
-            progress=stepped,
+            progress=bar,
             folder=training,
         )
-    belief = SessionBelief(model, simulator.device)
-    belief.kind = SESSION
     with building(own) as part:
-        save_belief(belief, part)
+        save_belief(SessionBelief(model, simulator.device), part)
     shutil.rmtree(training, ignore_errors=True)

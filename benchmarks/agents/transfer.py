@@ -38,7 +38,6 @@ from agents.places.mixture import Mixture
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
-from benchmarks.lab.bars import step_bar
 from benchmarks.lab.cells import all_rows, json_at, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, contender, tune_constant
@@ -50,6 +49,7 @@ from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.threads import use_threads
 from policies import PolicyInputs
 from recsim_env.files import building, locked
+from recsim_env.fitting.bar import step_bar
 from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import (

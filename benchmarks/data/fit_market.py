@@ -20,7 +20,6 @@ from rich.table import Table
 
 import recsim_env
 from agents.places.exploring import TABLE_FILES
-from benchmarks.lab.bars import step_bar
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import check_apart, replace_folder
@@ -30,6 +29,7 @@ from benchmarks.lab.settings import TABLES, remember_settings
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.files import building, locked, made, refill, refilling, write_json
+from recsim_env.fitting.bar import step_bar
 from recsim_env.logs.sessions import Sessions
 from recsim_env.settings import Within
 from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, ShopFile
