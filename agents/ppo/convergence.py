@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import linregress
 from scipy.stats import t as student
 
 LEVEL = 0.95
@@ -49,14 +50,11 @@ def slope_of(visits: Sequence[float], returns: Sequence[float]) -> Slope:
             f"visits and returns hold {len(x)} and {len(y)} numbers, but a slope needs at least 3 "
             "of each."
         )
-    centred = x - x.mean()
-    spread = float((centred**2).sum())
-    if spread == 0:
+    if np.ptp(x) == 0:
         raise ValueError(f"visits are all {x[0]:g}, but a slope needs several of them.")
-    value = float((centred * y).sum()) / spread
-    left = y - y.mean() - value * centred
-    error = math.sqrt(float((left**2).sum()) / (len(x) - 2) / spread)
-    margin = float(student.ppf(0.5 + LEVEL / 2, len(x) - 2)) * error
+    line = linregress(x, y)
+    margin = float(student.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
+    value = float(line.slope)
     return Slope(value, value - margin, value + margin)
 
 
