@@ -98,9 +98,9 @@ def _steps(
     """
     slates, clicks = log.slates.cpu(), log.clicks.cpu() & (log.slates >= 0).cpu()
     number = clicks.sum(dim=2).double()  # (S, T)
-    upto = number.cumsum(dim=1)
+    upto, length = number.cumsum(dim=1), log.length.cpu()
     for step in range(slates.shape[1]):
-        going = (log.length.cpu() > step).nonzero().squeeze(1)
+        going = (length > step).nonzero().squeeze(1)
         shown, hit = slates[going, step], clicks[going, step]
         of_item = category[shown.clamp(min=0)]
         counts = torch.zeros(2, len(going), groups, dtype=torch.float64)

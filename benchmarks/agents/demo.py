@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from agents.evaluate import evaluate
+from agents.folder import ABOUT
 from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.ppo.checkpoints import LAST, load_policy
 from agents.ppo.monitor import MonitorConfig
@@ -36,7 +36,7 @@ from benchmarks.lab.trainings import FinishedTraining, finished_trainings
 from benchmarks.lab.where import Where
 from policies import POLICIES
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, replacing, write_text
+from recsim_env.files import locked, read_object, replacing, write_text
 
 BASELINES = ("uniform", "popular", "greedy_ctr", "reward_greedy", "mmr", "constant")
 MARKET = "recsim_env/Market-v0"
@@ -156,7 +156,7 @@ def _play(config: Config, act: Act, console: Console) -> str:
     rows = compare.measure(settings, site)
     lines, summary = compare.analyse(rows)
     trained = finished_trainings(training.output / config.agent)
-    level = greedy_return(training, site)
+    level = greedy_return(trained[0].folder / train.AGENT)
     table = markdown(lines, compare.HEADERS)
     figure = draw(lines, [Curve.read(one.folder) for one in trained], level)
     folder = run.save(rows, summary=summary, table=table, figure=figure)
@@ -177,15 +177,14 @@ def _play(config: Config, act: Act, console: Console) -> str:
     return report(config, act, trained, table, passing(curve, level)) + picture
 
 
-def greedy_return(training: train.Config, site: Site) -> float:
-    """The mean return of greedy CTR in the episodes in which the training is evaluated."""
-    monitor = training.monitor
-    policy, episodes = (
-        POLICIES["greedy_ctr"].build(site.inputs),
-        seeds(monitor.first_seed, monitor.episodes),
-    )
-    rows = evaluate(policy, site.simulator("evaluation"), episodes, batch=monitor.batch).rows
-    return float(rows["return"].to_numpy().mean())
+def greedy_return(agent: Path) -> float:
+    """The mean return of greedy CTR in the episodes in which a training was evaluated at its end.
+
+    Args:
+        agent: The agent's folder, whose scores tell it.
+    """
+    scores = read_object(agent / ABOUT)["scores"]
+    return float(scores["return"]["value"] - scores["return_above_greedy_ctr"]["value"])
 
 
 def compared_visit(site: Site, trained: FinishedTraining) -> Visit:
