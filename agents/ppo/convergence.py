@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import linregress
-from scipy.stats import t as student
+from scipy import stats
 
 LEVEL = 0.95
 """Level of the interval of the slope."""
@@ -52,8 +51,8 @@ def slope_of(visits: Sequence[float], returns: Sequence[float]) -> Slope:
         )
     if np.ptp(x) == 0:
         raise ValueError(f"visits are all {x[0]:g}, but a slope needs several of them.")
-    line = linregress(x, y)
-    margin = float(student.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
+    line = stats.linregress(x, y)
+    margin = float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
     value = float(line.slope)
     return Slope(value, value - margin, value + margin)
 
