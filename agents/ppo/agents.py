@@ -12,23 +12,33 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from stable_baselines3.common.utils import FloatSchedule
+from torch import Tensor
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
 from agents.evaluate import evaluate
-from agents.ppo.algorithm import SlatePPO, StockPPO, frozen_policy_of, look_around, make_ppo
+from agents.ppo.algorithm import (
+    SlatePPO,
+    StockPPO,
+    environment_of,
+    frozen_policy_of,
+    look_around,
+    make_ppo,
+)
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from agents.search.ground import EPISODES, Ground
+from agents.search.searchers import Covariance
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.intents import IntentConfig
+from policies.learnable.intents import IntentActor, IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
-from recsim_env.settings import ONE_OR_MORE, SHARE, settle
+from recsim_env.settings import ONE_OR_MORE, POSITIVE, SHARE, settle
 from recsim_env.trees import flat
 from recsim_env.types import Policy
 
@@ -121,6 +131,21 @@ class PPOComposerConfig(PPOAgentConfig):
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
     """How the agent observes a visit, and how intents become slates."""
+    searched: float = 0.3
+    """Share of the steps with which CMA-ES looks for the intent that serves all shoppers best, from
+    which PPO starts. One rule for everybody is found faster by a search, which compares whole
+    episodes, and what is left to PPO are the differences between states. 0 starts from intent 0."""
+    spread: float = 0.7
+    """Standard deviation of the intents of the search's first round, in fitted units."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is outside its range.
+        """
+        super().__post_init__()
+        settle(self, searched=SHARE, spread=POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -171,8 +196,8 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
         ValueError: If `setup.steps` does not allow one update.
     """
     looked, rollout = SCALING_VISITS * setup.shoppers, config.ppo.n_steps * setup.shoppers
-    updates = (setup.steps - round(config.checked * setup.steps) - looked) // rollout
-    if updates < 1:
+    budget = setup.steps - round(config.checked * setup.steps) - looked
+    if budget < rollout:
         raise ValueError(
             f"steps is {setup.steps}, but PPO needs {looked} to scale the features, {rollout} for "
             f"each update and a share of {config.checked:g} to check what it learned."
@@ -181,85 +206,110 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     # the model before its first update, or as an interrupted training left it
     began = time.perf_counter()
     model = untrained_model(kind, setup, config, start, make_ppo)
-    untrained, untrained_sampled = _frozen(model)
-    first = _goes_on(setup, (kind, config, start), model)
-    watched = setup.watched(0, untrained) if first == 1 else 0.0
+    starts = {"untrained": _frozen(model)}
+    watched = 0.0
+    found = _found(setup, (kind, config, start))
+    intent, searched = (found["intent"], found["searched"]) if found else (None, 0)
+    if found is None:
+        watched = setup.watched(0, starts["untrained"][0])
+        if isinstance(config, PPOComposerConfig):
+            most = min(round(config.searched * setup.steps), budget - rollout)
+            intent, searched = _searched(setup, config, model, most)
+    if intent is not None:
+        cast(IntentActor, model.policy.actor).start_at(intent)
+        starts["start"] = _frozen(model)
+    first = 1 if found is None else found["update"]
+    if found is not None:
+        restore_model(model, found["model"])
+    updates = (budget - searched) // rollout
 
     # the policy is watched between updates, not in a callback, which SB3 would call while its
     # private random state is installed
     for update in range(first, updates + 1):
         if update > 1:
-            setup.keeper.keep(partial(_state, update, model))
+            setup.keeper.keep(partial(_state, update, model, intent, searched))
         learn_update(model, config, update, updates)
         # powers of two, because learning curves are steep at first
         early = update < config.watch_every and update & (update - 1) == 0
         if (early or update % config.watch_every == 0) and update < updates:
-            watched += setup.watched(looked + update * rollout, frozen_policy_of(model))
+            steps = looked + searched + update * rollout
+            watched += setup.watched(steps, frozen_policy_of(model))
 
     facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
     facts["minutes"] = (time.perf_counter() - began - watched) / 60
-    policy, sampled = _frozen(model)
-    steps = looked + updates * rollout
+    steps = looked + searched + updates * rollout
 
     # what is worse than its own start is not kept
     length = model.statistics.get("visits", float(updates * config.ppo.n_steps))
-    gain, checked = _gain(setup, config, policy, untrained, length)
-    facts["gain"] = gain
-    if gain < 0:
-        policy, sampled = untrained, untrained_sampled
+    contenders = {"trained": _frozen(model), **starts}
+    means, checked = _means(setup, config, [one for one, _ in contenders.values()], length)
+    kept = "trained"
+    if means:
+        gains = {name: means[0] - mean for name, mean in zip(contenders, means, strict=True)}
+        kept = min(gains, key=lambda name: gains[name])
+        facts |= {f"gain_over_{name}": gains[name] for name in starts}
+    policy, sampled = contenders[kept]
     steps += checked
     setup.watch(steps, policy)
-    return TrainedAgent(policy, sampled, untrained, untrained_sampled, steps, facts)
+    begun = starts["start"][0] if "start" in starts else None
+    return TrainedAgent(policy, sampled, *starts["untrained"], steps, facts, begun)
 
 
-def _gain(
-    setup: TrainingSetup,
-    config: PPOAgentConfig,
-    policy: Policy,
-    untrained: Policy,
-    visits: float,
-) -> tuple[float, int]:
-    """How much more a policy earns than the untrained one, from the same new shoppers.
+def _searched(
+    setup: TrainingSetup, config: PPOComposerConfig, model: SlatePPO, most: int
+) -> tuple[Tensor | None, int]:
+    """The intent that a search found, in units of the actor, and the steps that it took.
+
+    Args:
+        setup: what the agent learns from
+        config: its options
+        model: PPO before its first update
+        most: steps that must not be exceeded
+
+    Returns:
+        The intent (A,), None where the steps did not suffice for one round.
+    """
+    actor = cast(IntentActor, model.policy.actor)
+    ground = Ground(setup, environment_of(model).composer, actor.units)
+    searcher = Covariance(len(actor.units), setup.seed, config.spread)
+    told: list[Tensor] = []
+    ground.search(searcher, most, told, EPISODES)
+    return (searcher.finalists(1)[0] if told else None), ground.steps
+
+
+def _means(
+    setup: TrainingSetup, config: PPOAgentConfig, policies: list[Policy], visits: float
+) -> tuple[list[float], int]:
+    """The mean return of each policy, from the same new shoppers.
 
     Args:
         setup: what the agent learned from
         config: its options
-        policy: the trained policy
-        untrained: the policy before the first update
+        policies: the policies
         visits: mean length of an episode, as far as it is known
 
     Returns:
-        The mean difference of the returns, and the steps that were taken: 0 and 0 where the steps
-        do not suffice for two shoppers.
+        The means and the steps that were taken; none and 0 where the steps do not suffice for two
+        shoppers.
     """
     budget = round(config.checked * setup.steps)
-    shoppers = int(budget / (2 * LONGER * visits))
+    shoppers = int(budget / (len(policies) * LONGER * visits))
     if shoppers < 2:
-        return 0.0, 0
-    played = [
-        evaluate(
-            one,
-            setup.simulator,
-            training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device),
-            batch=setup.shoppers,
-        ).rows
-        for one in (policy, untrained)
-    ]
+        return [], 0
+    who = training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device)
+    played = [evaluate(one, setup.simulator, who, batch=setup.shoppers).rows for one in policies]
     means = [float(rows["return"].to_numpy().mean()) for rows in played]
-    return means[0] - means[1], sum(int(rows["visits"].sum()) for rows in played)
+    return means, sum(int(rows["visits"].sum()) for rows in played)
 
 
-def _goes_on(setup: TrainingSetup, config: object, model: SlatePPO) -> int:
-    """The update to continue with: the one before which the training was saved, else 1."""
-    found = setup.keeper.found(setup.about(config), {"update": 0, "model": None})
-    if found is None:
-        return 1
-    restore_model(model, found["model"])
-    update: int = found["update"]
-    return update
+def _found(setup: TrainingSetup, config: object) -> dict[str, Any] | None:
+    """What an interrupted training kept; None where there is nothing."""
+    like = {"update": 0, "searched": 0, "intent": None, "model": None}
+    found: dict[str, Any] | None = setup.keeper.found(setup.about(config), like)
+    return found
 
 
-def _state(update: int, model: SlatePPO) -> dict[str, object]:
+def _state(update: int, model: SlatePPO, intent: Tensor | None, searched: int) -> dict[str, object]:
     """What `_learn` needs to continue with an update.
 
     Raises:
@@ -268,7 +318,7 @@ def _state(update: int, model: SlatePPO) -> dict[str, object]:
     state = state_of(model)
     if state["why_not"]:
         raise TypeError(state["why_not"])
-    return {"update": update, "model": flat(state)}
+    return {"update": update, "searched": searched, "intent": intent, "model": flat(state)}
 
 
 def untrained_model(

@@ -16,19 +16,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
-from agents.search.playing import first_visits, play
+from agents.base import TrainedAgent, TrainingSetup, register_agent
+from agents.search.ground import EPISODES, UNITS, Ground
 from agents.search.searchers import Covariance, Parzen, Searcher
 from policies.composer import Composer, ComposerConfig
-from policies.rerankers import SameForAll
-from policies.units import fitted_units
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, SHARE, settle
 
-UNIT_SHOPPERS, UNIT_VISITS = 16, 10
-"""Shoppers, and visits of each, from which the units of intent are fitted."""
-UNITS, FINALS = -1, -2
-"""Generations of `training_seeds`: that of the units, and the first one of the finals, which go on
-downwards. Those of the rounds are 0 and above."""
+FINALS = UNITS - 1
+"""Generation of `training_seeds` of the first round of finals, which go on downwards."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,9 @@ class CMAConfig(SearchConfig):
 
     spread: float = 0.7
     """Standard deviation of the intents of the first round, in fitted units."""
+    episodes: int = EPISODES
+    """Most episodes of an intent in a round. Many rounds of few episodes find better intents than
+    few rounds of many."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -68,7 +66,7 @@ class CMAConfig(SearchConfig):
             ValueError: If a field is outside its range.
         """
         super().__post_init__()
-        settle(self, spread=POSITIVE)
+        settle(self, spread=POSITIVE, episodes=ONE_OR_MORE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def cma(setup: TrainingSetup, config: CMAConfig) -> TrainedAgent:
     def searcher(size: int) -> Searcher:
         return Covariance(size, setup.seed, config.spread)
 
-    return search("cma", setup, config, searcher)
+    return search("cma", setup, config, searcher, config.episodes)
 
 
 @register_agent("optuna", OptunaConfig)
@@ -113,7 +111,11 @@ def optuna(setup: TrainingSetup, config: OptunaConfig) -> TrainedAgent:
 
 
 def search(
-    name: str, setup: TrainingSetup, config: SearchConfig, make: Callable[[int], Searcher]
+    name: str,
+    setup: TrainingSetup,
+    config: SearchConfig,
+    make: Callable[[int], Searcher],
+    episodes: int | None = None,
 ) -> TrainedAgent:
     """Play rounds of intents while the steps last, then the finalists, and keep the best.
 
@@ -122,17 +124,20 @@ def search(
         setup: what it learns from
         config: its options
         make: makes the searcher, given the length of an intent
+        episodes: most episodes of an intent in a round; None means as many as are served at once
 
     Raises:
         ValueError: If the steps do not suffice for one round.
     """
     began = time.perf_counter()
-    ground = Ground(name, setup, config)
+    setup.need_shoppers(name)
+    composer = Composer(setup.inputs, config.composer)
+    ground = Ground(setup, composer, expected_clicks=config.expected_clicks)
     untrained = ground.policy(torch.zeros_like(ground.units))
     watched = setup.watched(0, untrained)
 
     # what an interrupted search was told already
-    searcher = make(ground.composer.intent_size)
+    searcher = make(composer.intent_size)
     found = setup.keeper.found(setup.about((name, config)), {"steps": 0, "told": None})
     told: list[Tensor] = [] if found is None else [value.cpu() for value in found["told"]]
     for values in told:
@@ -140,22 +145,16 @@ def search(
         searcher.tell(values)
     ground.steps = ground.steps if found is None else found["steps"]
 
+    def after_round() -> None:
+        """Watch the best intent so far, and keep what was learned."""
+        nonlocal watched
+        if len(told) & (len(told) - 1) == 0:  # powers of two, as a search is steep at first
+            watched += setup.watched(ground.steps, ground.policy(searcher.finalists(1)[0]))
+        setup.keeper.keep(partial(_state, ground.steps, told))
+
     # new rounds, while they leave enough for the finals
     budget = setup.steps - round(config.finals * setup.steps)
-    usual = ground.steps / len(told) if told else 0.0
-    while ground.steps + usual <= budget:
-        intents = searcher.ask()
-        generation = len(told) if searcher.fresh else 0
-        returns = ground.play(intents, generation, budget)
-        if returns is None:
-            break
-        told.append(returns)
-        searcher.tell(returns)
-        usual = ground.steps / len(told)
-        if len(told) & (len(told) - 1) == 0:  # powers of two, as a search is steep at first
-            best = ground.policy(searcher.finalists(1)[0])
-            watched += setup.watched(ground.steps, best)
-        setup.keeper.keep(partial(_state, ground.steps, told))
+    ground.search(searcher, budget, told, episodes, after_round)
     if not told:
         raise ValueError(
             f"steps is {setup.steps}, but {name} cannot play one round of {setup.shoppers} "
@@ -166,10 +165,7 @@ def search(
     last = searcher.finalists(config.finalists)
     last = torch.cat([torch.zeros_like(last[:1]), last])
     sums, rounds = torch.zeros(len(last), dtype=torch.float64), 0
-    while not rounds or ground.steps + usual * len(last) / len(told[0]) <= setup.steps:
-        returns = ground.play(last, FINALS - rounds, setup.steps)
-        if returns is None:
-            break
+    while (returns := ground.play(last, FINALS - rounds, setup.steps)) is not None:
         sums, rounds = sums + returns, rounds + 1
     winner = int(sums.argmax()) if rounds else 1
     policy = ground.policy(last[winner])
@@ -183,60 +179,6 @@ def search(
     }
     setup.watch(ground.steps, policy)
     return TrainedAgent(policy, None, untrained, None, ground.steps, facts)
-
-
-class Ground:
-    """Where intents are played, and how many steps that has taken.
-
-    Args:
-        name: of the agent, for messages
-        setup: what it learns from
-        config: its options
-
-    Raises:
-        ValueError: If there is no shopper or no step.
-    """
-
-    def __init__(self, name: str, setup: TrainingSetup, config: SearchConfig) -> None:
-        self._shoppers = setup.need_shoppers(name)
-        self._setup, self._config = setup, config
-        self.composer = Composer(setup.inputs, config.composer)
-
-        few = training_seeds(setup.seed, min(UNIT_SHOPPERS, self._shoppers), UNITS)
-        visits = max(min(UNIT_VISITS, setup.steps // len(few)), 1)
-        seen = first_visits(self.composer, setup.simulator, few, visits)
-        self.steps = len(few) * visits
-        """Shopper-steps so far."""
-        self.units = fitted_units(self.composer, self.composer.view(seen))
-        """Fitted units (A,) of an intent, in those of the composer."""
-
-    def policy(self, intent: Tensor) -> SameForAll:
-        """The policy that has an intent (A,), in fitted units, for everybody."""
-        return SameForAll(self.composer, intent.to(self.units.device) * self.units)
-
-    def play(self, intents: Tensor, generation: int, budget: int) -> Tensor | None:
-        """Play intents (G, A), in fitted units, with as many shoppers each as are served at once.
-
-        Args:
-            intents: the intents
-            generation: another number gives other shoppers
-            budget: number of steps that must not be exceeded
-
-        Returns:
-            The mean return of each: (G,) float64, on the CPU. It is None where the steps did not
-            suffice for whole episodes.
-        """
-        each = max(self._shoppers // len(intents), 1)
-        played = play(
-            self.composer,
-            self._setup.simulator,
-            intents.to(self.units.device) * self.units,
-            training_seeds(self._setup.seed, each, generation),
-            budget - self.steps,
-            expected_clicks=self._config.expected_clicks,
-        )
-        self.steps += played.steps
-        return played.returns.mean(dim=1).cpu() if played.whole else None
 
 
 def _state(steps: int, told: list[Tensor]) -> dict[str, object]:

@@ -22,8 +22,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from agents.statistics import Floats, around, critical, estimate_mean, paired_difference
-from benchmarks.lab.league_cells import GREEDY, MYOPIC, PPO, RERANKER, STATE
-from benchmarks.lab.places import CONTROL
+from benchmarks.lab.league_cells import (
+    CMA,
+    GREEDY,
+    MMR,
+    MYOPIC,
+    PPO,
+    RERANKER,
+    REWARD_GREEDY,
+    STATE,
+)
+from benchmarks.lab.places import CONTROL, JOURNEY, REGULARS, REGULARS_ALIKE
 from benchmarks.lab.plots import COLOURS, INK, name_beside, panels
 from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import RESAMPLES, bootstrap_error, iqm_estimate, stratified, units
@@ -39,14 +48,32 @@ def analyse(rows: pl.DataFrame, curves: pl.DataFrame, market: str, note: str) ->
     Args:
         rows: The rows of all cells, with the columns `ROW` of `benchmarks.lab.league_cells`.
         curves: The points of their learning curves, with the columns `CURVE`.
-        market: The environment that the first table and the figure are about.
+        market: The environment that the first tables and the figure are about.
         note: The paragraph below the tables.
     """
     league = rows.filter(pl.col("weight").is_null())
     points = curves.filter(pl.col("weight").is_null())
+    believing = bool(at(league, market)["believing"].any())
+    tables = [market_table(at(league, market, believing), baseline(league, market))]
+    if believing and not at(league, market, believing=False).is_empty():
+        tables.append(market_table(at(league, market, False), baseline(league, market)))
+    tables += [other_table(league, market), note]
     found = summary(league, points, market)
-    table = f"{market_table(league, market)}\n{other_table(league, market)}\n{note}\n"
-    return Report(table, found, draw(rows, points, market))
+    drawn = draw(at(rows, market, believing), at(points, market, believing), market)
+    return Report("\n".join(tables) + "\n", found, drawn)
+
+
+def at(rows: pl.DataFrame, env: str, believing: bool | None = None) -> pl.DataFrame:
+    """The rows of one environment, with a belief, without one, or both."""
+    rows = rows.filter(pl.col("env") == env)
+    return rows if believing is None else rows.filter(pl.col("believing") == believing)
+
+
+def baseline(rows: pl.DataFrame, env: str) -> pl.DataFrame:
+    """The rows of greedy CTR in an environment: those on the ranker, where they are there."""
+    greedy = _of(at(rows, env), GREEDY)
+    on_ranker = greedy.filter(~pl.col("believing"))
+    return greedy if on_ranker.is_empty() else on_ranker
 
 
 # ---- statistics ----------------------------------------------------------------------------------
@@ -137,38 +164,54 @@ def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats
 
 
 def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, Estimate]:
-    """The figures that others quote; those whose cells are missing are left out."""
+    """The figures that others quote; those whose cells are missing are left out.
+
+    Contenders of the market have a belief where one was played with; greedy CTR is that on the
+    ranker, unless the name says otherwise.
+    """
     found: dict[str, Estimate] = {}
+    told = bool(at(rows, market)["believing"].any())
+    best, greedy = at(rows, market, told), baseline(rows, market)
+    ppo = _of(best, PPO)
 
-    def two(
-        env: str, one: str, other: str, column: str, modes: tuple[str, str]
-    ) -> tuple[Floats, Floats]:
-        part = rows.filter(pl.col("env") == env)
-        return pairs(_of(part, one, modes[0]), _of(part, other, modes[1]), column)
-
-    def above(name: str, env: str, one: str, other: str, column: str = "return") -> None:
-        values = two(env, one, other, column, ("deterministic", "deterministic"))
-        if len(values[0]):
-            found[name] = ratio(*values)
-
-    def minus(name: str, one: str, other: str, modes: tuple[str, str]) -> None:
-        values = two(market, one, other, "return", modes)
+    def minus(name: str, one: pl.DataFrame, other: pl.DataFrame) -> None:
+        values = pairs(one, other)
         if len(values[0]):
             found[name] = paired_difference(*values)
 
-    above("market_ppo_over_greedy_return", market, PPO, GREEDY)
-    above("market_ppo_over_greedy_clicks", market, PPO, GREEDY, "clicks")
-    minus(
-        "market_ppo_minus_tuned_reranker_return", PPO, RERANKER, ("deterministic", "deterministic")
-    )
-    above("control_ppo_over_greedy_return", CONTROL, PPO, GREEDY)
-    above("control_greedy_over_oracle_return", CONTROL, GREEDY, MYOPIC)
+    def over(name: str, one: pl.DataFrame, other: pl.DataFrame, column: str = "return") -> None:
+        values = pairs(one, other, column)
+        if len(values[0]):
+            found[name] = ratio(*values)
+
+    # the market
+    if len(ppo):
+        found["market_ppo_return"] = estimate_mean(ppo["return"].to_numpy())
+    over("market_ppo_over_greedy_return", ppo, greedy)
+    over("market_ppo_over_greedy_clicks", ppo, greedy, "clicks")
+    if told:
+        over("market_ppo_over_belief_greedy_return", ppo, _of(best, GREEDY))
+    minus("market_ppo_minus_tuned_reranker_return", ppo, _of(best, RERANKER))
+    minus("market_ppo_minus_cma_return", ppo, _of(best, CMA))
     for name in ("plackett_luce", "autoregressive"):
-        agent = f"ppo_{name}"
-        minus(
-            f"{name}_trained_minus_untrained_return", agent, agent, ("deterministic", "untrained")
-        )
-    return found | passing(curves.filter(pl.col("env") == market), np.random.default_rng(0))
+        own = at(rows, market, believing=False)
+        slates = (_of(own, f"ppo_{name}", mode) for mode in ("deterministic", "untrained"))
+        minus(f"{name}_trained_minus_untrained_return", *slates)
+
+    # places with something to know, with nothing to gain, and with households
+    for name, env in (("regulars", REGULARS), ("regulars_alike", REGULARS_ALIKE)):
+        own = at(rows, env)
+        values = pairs(_of(own, PPO), _of(own, RERANKER))
+        if len(values[0]):
+            share = estimate_mean((values[0] - values[1]) / values[1], weights=values[1])
+            found[f"{name}_ppo_minus_tuned_reranker_share"] = share
+    control = at(rows, CONTROL)
+    over("control_ppo_over_greedy_return", _of(control, PPO), _of(control, GREEDY))
+    over("control_greedy_over_oracle_return", _of(control, GREEDY), _of(control, MYOPIC))
+    journey = at(rows, JOURNEY, believing=False)
+    minus("journey_ppo_minus_mmr", _of(journey, PPO), _of(journey, MMR))
+    minus("journey_ppo_minus_reward_greedy", _of(journey, PPO), _of(journey, REWARD_GREEDY))
+    return found | passing(at(curves, market, told), np.random.default_rng(0))
 
 
 def passing(curves: pl.DataFrame, generator: np.random.Generator) -> dict[str, Estimate]:
@@ -220,29 +263,45 @@ HEADERS = {
 }
 
 
-def market_table(rows: pl.DataFrame, market: str) -> str:
-    """Make the table of one environment, a line a contender and the best one first."""
+def market_table(rows: pl.DataFrame, greedy: pl.DataFrame) -> str:
+    """Make the table of one environment, a line a contender and the best one first.
+
+    Args:
+        rows: Those of the environment, with a belief or without one.
+        greedy: Those of greedy CTR that contenders are compared with.
+    """
+    if rows.is_empty():
+        return ""
     generator = np.random.default_rng(1)
-    rows = rows.filter(pl.col("env") == market)
-    lines = [_line(rows, name, generator) for name in _contenders(rows)]
+    lines = [_line(rows, name, greedy, generator) for name in _contenders(rows)]
     lines.sort(key=lambda line: _value(line["return"]), reverse=True)
-    return f"**{market}**, worlds {_listed(rows, 'world')}\n\n{markdown(lines, HEADERS)}"
+    title = f"**{place_of_rows(rows)}**, worlds {_listed(rows, 'world')}"
+    return f"{title}\n\n{markdown(lines, HEADERS)}"
 
 
-def _line(rows: pl.DataFrame, name: str, generator: np.random.Generator) -> dict[str, object]:
+def place_of_rows(rows: pl.DataFrame) -> str:
+    """The environment of rows, and whether the shop has a belief there."""
+    env, believing = rows.select("env", "believing").row(0)
+    return f"{env} with a belief" if believing else str(env)
+
+
+def _line(
+    rows: pl.DataFrame, name: str, greedy: pl.DataFrame, generator: np.random.Generator
+) -> dict[str, object]:
     own = _of(rows, name)
     means = {
         c: float(own[c].to_numpy().mean())
         for c in ("clicks", "diversity", "visits", "coverage", "gini")
     }
-    both = pairs(own, _of(rows, GREEDY))
+    both = pairs(own, greedy)
+    itself = name == GREEDY and own.equals(greedy)
     other = {mode: _of(rows, name, mode)["return"].to_numpy() for mode in ("sampled", "untrained")}
     steps = int(own["steps"].to_numpy().mean())
     return {
         "contender": name.replace("_", " "),
         "runs": len(own),
         "return": iqm_estimate(matrix(own), generator),
-        "above": paired_difference(*both) if len(both[0]) and name != GREEDY else None,
+        "above": paired_difference(*both) if len(both[0]) and not itself else None,
         **{mode: float(values.mean()) if len(values) else None for mode, values in other.items()},
         **means,
         "steps": steps or None,
@@ -254,18 +313,19 @@ def other_table(rows: pl.DataFrame, market: str) -> str:
     """Make the table of the returns in all other environments; empty where there are none."""
     generator = np.random.default_rng(2)
     rows = rows.filter((pl.col("env") != market) & (pl.col("mode") == "deterministic"))
-    envs = rows["env"].unique(maintain_order=True).sort().to_list()
+    parts = rows.partition_by("env", "believing", maintain_order=True)
+    places = {place_of_rows(part).split("/")[-1]: part for part in parts}
     lines = []
     for name in _contenders(rows):
-        own = rows.filter(pl.col("contender") == name)
-        parts = {env: own.filter(pl.col("env") == env) for env in envs}
-        found = {env: iqm_estimate(matrix(part), generator) for env, part in parts.items()}
+        found = {
+            place: iqm_estimate(matrix(part.filter(pl.col("contender") == name)), generator)
+            for place, part in sorted(places.items())
+        }
         lines.append({"contender": name.replace("_", " "), **found})
     if not lines:
         return ""
-    return "Return elsewhere (IQM)\n\n" + markdown(
-        lines, {"contender": "contender", **{env: env.split("/")[-1] for env in envs}}
-    )
+    heads = {"contender": "contender", **{place: place for place in sorted(places)}}
+    return "Return elsewhere (IQM)\n\n" + markdown(lines, heads)
 
 
 def _contenders(rows: pl.DataFrame) -> list[str]:
@@ -291,7 +351,6 @@ LEVELS = {STATE: "-", MYOPIC: "--", RERANKER: "-.", GREEDY: ":"}
 
 def draw(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> Figure:
     """Draw learning curves, performance profiles, and clicks against diversity."""
-    rows, curves = rows.filter(pl.col("env") == market), curves.filter(pl.col("env") == market)
     trained = rows.filter(pl.col("mode") == "untrained")["contender"].unique()
     agents = sorted(trained, key=lambda name: (name != PPO, name))
     colour = dict(zip(agents, COLOURS * (len(agents) // len(COLOURS) + 1), strict=False))

@@ -29,7 +29,18 @@ from agents.places.opening import find_place
 from agents.places.site import is_slow
 from benchmarks.lab.cells import json_at
 from benchmarks.lab.options import MarketLogs, Markets
-from benchmarks.lab.places import ALIKE, CONTROL, JOURNEY, LEARNED, MARKET, MILD, PLACES, Place
+from benchmarks.lab.places import (
+    ALIKE,
+    CONTROL,
+    JOURNEY,
+    LEARNED,
+    MARKET,
+    MILD,
+    PLACES,
+    REGULARS,
+    REGULARS_ALIKE,
+    Place,
+)
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.tuning import SPECIAL_CASES, policy_trials, starts
@@ -47,12 +58,13 @@ from recsim_env.types import Policy
 KEY = {
     "env": pl.String,
     "world": pl.Int64,
+    "believing": pl.Boolean,
     "contender": pl.String,
     "weight": pl.Float64,
     "run": pl.Int64,
 }
-"""Which cell; `weight` is null in the league and the weight of diversity in the frontier's
-cells."""
+"""Which cell; `believing` says whether the shop has a belief, and `weight` is null in the league
+and the weight of diversity in the frontier's cells."""
 CURVE = pl.Schema({**KEY, "steps": pl.Int64, "minutes": pl.Float64, "return": pl.Float64})
 """A point of a learning curve: `minutes` of training, `return` on the first of the run's
 shoppers."""
@@ -74,13 +86,16 @@ ROW = pl.Schema(
         "date": pl.String,
     }
 )
-"""A contender's run in a mode (deterministic, sampled, untrained, untrained sampled): means of its
-episodes. `return_error` is the standard error over episodes; diversity and category coverage are
+"""A contender's run in a mode (deterministic, sampled, untrained, untrained sampled, start: what a
+search found before the first update): means of its episodes. `return_error` is the standard error over episodes; diversity and category coverage are
 means over an episode's visits; coverage and Gini are of the items' exposures."""
 
-PPO, GREEDY, RERANKER, MYOPIC, STATE = (
+PPO, CMA, GREEDY, REWARD_GREEDY, MMR, RERANKER, MYOPIC, STATE = (
     "ppo_composer",
+    "cma",
     "greedy_ctr",
+    "reward_greedy",
+    "mmr",
     "constant",
     "oracle_myopic",
     "oracle_state",
@@ -115,11 +130,8 @@ class CellSettings(MarketLogs):
 
     steps: dict[str, int] = field(
         default_factory=lambda: {
-            MARKET: 1_000_000,
-            ALIKE: 400_000,
-            MILD: 400_000,
+            **dict.fromkeys((MARKET, ALIKE, MILD, LEARNED, REGULARS, REGULARS_ALIKE), 400_000),
             CONTROL: 300_000,
-            LEARNED: 400_000,
             JOURNEY: 150_000,
         }
     )
@@ -291,7 +303,7 @@ class Cell:
     @property
     def key(self) -> dict[str, object]:
         """The columns `KEY` of its rows."""
-        of_place = {"env": self.place.env, "world": self.place.world}
+        of_place = {name: getattr(self.place, name) for name in ("env", "world", "believing")}
         return {**of_place, "contender": self.contender, "weight": self.weight, "run": self.run}
 
 
@@ -500,6 +512,7 @@ def train(cell: Cell, site: Site, league: CellSettings) -> tuple[list[dict[str, 
         "deterministic": learned.policy,
         "sampled": learned.sampled,
         "untrained": learned.untrained,
+        "start": learned.start,
         "untrained sampled": learned.untrained_sampled,
     }
     used = {mode: policy for mode, policy in modes.items() if policy is not None}

@@ -8,37 +8,76 @@ from pathlib import Path
 from typing import Any
 
 from agents.places import Site, open_place
+from agents.places.believing import OWN, fitted_belief
+from agents.places.mixture import Mixture
 from agents.places.opening import registered
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.where import Where
+from recsim_env.belief.registry import load_belief
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.shoppers.market import make_market
 
 MARKET, ALIKE, MILD, CONTROL = (
     f"recsim_env/{name}-v0" for name in ("Market", "MarketAlike", "MarketMild", "MarketControl")
 )
+REGULARS, REGULARS_ALIKE = (
+    f"recsim_env/{name}-v0" for name in ("MarketRegulars", "MarketRegularsAlike")
+)
 LEARNED, JOURNEY = "recsim_env/LearnedMarket-v0", "recsim_env/CompleteJourney-v0"
 """Ids of the environments."""
-
-Opener = Callable[[str, int, Path, int, str | None], Site]
-"""Opens a place, given its id, world, folder of logs and rankers, logged slates and device."""
-
-
-def open_market(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-    """Open a market with its log and its ranker."""
-    return MarketWorld(env, world, slates).open(markets, device)
+BELIEF = "belief"
+"""What the names of places end with where the shop has a belief."""
 
 
-def open_learned(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
+@dataclass(frozen=True)
+class Opening:
+    """What an `Opener` is told."""
+
+    env: str
+    """Id of the environment."""
+    world: int
+    """Seed of its catalogue."""
+    believing: bool
+    """Whether the shop has a belief about its shoppers, which takes the place of the ranker."""
+    markets: Path
+    """The folder of the markets' logs, rankers and beliefs."""
+    slates: int
+    """The number of logged slates, about."""
+    device: str | None
+    """The device of the simulators."""
+
+
+Opener = Callable[[Opening], Site]
+"""Opens a place."""
+
+
+def open_market(told: Opening) -> Site:
+    """Open a market with its log, its ranker and its belief."""
+    mixture: Mixture = "broad" if told.env == MARKET else "exploring"
+    world = MarketWorld(told.env, told.world, told.slates, mixture)
+    site = world.open(told.markets, told.device)
+    if not told.believing:
+        return site
+    title = f"belief of {world.name}"
+    folder = told.markets / world.name
+    return site.believing(fitted_belief(folder, site.logged, site.simulator(), title=title))
+
+
+def open_learned(told: Opening) -> Site:
     """Open a learned market with the log that it was learned from and that log's ranker."""
-    true = MarketWorld(MARKET, world, slates, "broad").open(markets, device)
-    inputs = true.inputs_for(make_simulator(env, device=device))
-    return Site(env, inputs, true.log, device=device)
+    true = MarketWorld(MARKET, told.world, told.slates, "broad").open(told.markets, told.device)
+    inputs = true.inputs_for(make_simulator(told.env, device=told.device))
+    site = Site(told.env, inputs, true.log, device=told.device)
+    if not told.believing:
+        return site
+    folder = registered(told.env)[1]
+    assert folder is not None
+    return site.believing(load_belief(folder, site.simulator().device))
 
 
-def open_journey(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-    """Open the Complete Journey, where agents are judged with other households than trained."""
-    return open_place(env, device=device)
+def open_registered(told: Opening) -> Site:
+    """Open a place with its own ranker or belief; one that has none gets them from its log."""
+    return open_place(told.env, belief=OWN if told.believing else None, device=told.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +88,8 @@ class Place:
     """Id of the environment."""
     world: int = 0
     """Seed of its catalogue, where it has one."""
+    believing: bool = False
+    """Whether the shop has a belief about its shoppers, which takes the place of the ranker."""
     opener: Opener = open_market
     """Builds what contenders need."""
     oracles: bool = True
@@ -65,41 +106,49 @@ class Place:
         """The place that some options name; a module that they name is imported."""
         env = registered(where.env, anyway=where.anyway)[0].rpartition(":")[2]
 
-        def opener(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
+        def opener(told: Opening) -> Site:
             return where.open()
 
-        return cls(env, 0, opener, PRESETS[env].shopper is make_market, where=where)
+        oracles = PRESETS[env].shopper is make_market
+        return cls(env, 0, where.belief is not None, opener, oracles, where=where)
 
     @property
     def name(self) -> str:
         """The stem of the names of its files."""
         if self.where is not None:
             return self.where.name
-        return f"{self.env.split('/')[-1].lower()}-world{self.world}"
+        belief = f"-{BELIEF}" if self.believing else ""
+        return f"{self.env.split('/')[-1].lower()}-world{self.world}{belief}"
 
     def open(self, markets: Path, slates: int, device: str | None) -> Site:
-        """Open the environment; a market's log and ranker are made where they are missing.
+        """Open the environment; a market's log, ranker and belief are made where they are missing.
 
         Args:
-            markets: The folder of the markets' logs and rankers.
+            markets: The folder of the markets' logs, rankers and beliefs.
             slates: The number of logged slates, about.
             device: The device of the simulators, cpu or cuda; None means the best there is.
         """
-        return self.opener(self.env, self.world, markets, slates, device)
+        told = Opening(self.env, self.world, self.believing, markets, slates, device)
+        return self.opener(told)
 
 
 PLACES = {
     place.name: place
     for place in (
+        Place(MARKET, 0, believing=True),
+        Place(MARKET, 1, believing=True),
         Place(MARKET, 0),
         Place(MARKET, 1),
+        Place(REGULARS, 0, True, open_registered, oracles=False),
+        Place(REGULARS_ALIKE, 0, True, open_registered, oracles=False),
+        Place(LEARNED, 0, True, open_learned, oracles=False),
+        Place(LEARNED, 0, False, open_learned, oracles=False),
         Place(ALIKE, 0),
         Place(MILD, 0),
         Place(MILD, 1),
         Place(CONTROL, 0),
         Place(CONTROL, 1),
-        Place(LEARNED, 0, open_learned, oracles=False),
-        Place(JOURNEY, 0, open_journey, oracles=False, log=False),
+        Place(JOURNEY, 0, False, open_registered, oracles=False, log=False),
     )
 }
 """Every place by name; the first is where the frontier is swept."""

@@ -75,6 +75,7 @@ def register_toys() -> None:
     place = Place(
         TOY,
         0,
+        False,
         open_toy,
         oracles=False,
         log=False,

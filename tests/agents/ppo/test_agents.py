@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
-from agents.ppo.agents import PPOComposerConfig, _gain
+from agents.ppo.agents import PPOComposerConfig, _means
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from policies.composer import ComposerConfig
@@ -144,7 +144,9 @@ def test_greed_loses_and_the_agent_finds_out(name: str) -> None:
 # ---- what any agent keeps to ---------------------------------------------------------------------
 
 
-def learn(name: str, steps: int = 16 * (10 + 4 * 3), **options: Any) -> TrainedAgent:
+def learn(
+    name: str, steps: int = 16 * (10 + 4 * 3), searched: float = 0.0, **options: Any
+) -> TrainedAgent:
     simulator = toy_simulator(items=40)
     parameters = {
         "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
@@ -152,6 +154,7 @@ def learn(name: str, steps: int = 16 * (10 + 4 * 3), **options: Any) -> TrainedA
         "composer": ComposerConfig(pool=12),
         "checked": 0.0,
         "watch_every": 1,
+        **({"searched": searched} if name == "ppo_composer" else {}),
     }
     setup = {"seed": 0, **options}
     return AGENTS[name].learn(
@@ -191,23 +194,57 @@ def test_too_few_steps_are_refused(name: str) -> None:
         learn(name, 16 * 14 - 1)
 
 
-@pytest.mark.parametrize("gain", [-0.1, 0.1])
-def test_what_is_worse_than_its_own_start_is_not_kept(
-    gain: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("means", [(3.0, 2.0, 1.0), (2.0, 3.0, 1.0), (1.0, 2.0, 3.0)])
+def test_the_best_of_trained_untrained_and_found_is_kept(
+    means: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.ppo.agents._gain", lambda *_: (gain, 5))
-    trained = learn("ppo_composer")
-    assert trained.steps == 16 * (10 + 4 * 3) + 5
-    assert trained.facts["gain"] == gain
-    assert (trained.policy is trained.untrained) == (gain < 0)
-    assert (trained.sampled is trained.untrained_sampled) == (gain < 0)
+    compared: list[Policy] = []
+
+    def told(setup: object, config: object, policies: list[Policy], visits: float) -> Any:
+        compared.extend(policies)
+        return list(means), 5
+
+    monkeypatch.setattr("agents.ppo.agents._means", told)
+    trained = learn("ppo_composer", 16 * 60, searched=0.5)
+    assert trained.policy is compared[means.index(3.0)]
+    assert trained.untrained is compared[1]
+    assert trained.facts["gain_over_untrained"] == means[0] - means[1]
+    assert trained.facts["gain_over_start"] == means[0] - means[2]
 
 
-def test_the_check_compares_returns_of_the_same_shoppers() -> None:
+def test_means_are_of_the_same_shoppers() -> None:
     setup = two_visit_setup(64 * 100)
-    chosen = AGENTS["ppo_composer"].learn(replace(setup, steps=64 * 20), SHARED | {"checked": 0.0})
+    short = replace(setup, steps=64 * 20)
+    chosen = AGENTS["ppo_composer"].learn(short, SHARED | {"searched": 0.0})
     config = PPOComposerConfig(checked=0.1)
-    gain, steps = _gain(setup, config, chosen.untrained, chosen.untrained, 2.0)
+    means, steps = _means(setup, config, [chosen.untrained, chosen.untrained], 2.0)
     # 640 steps are 320 for each policy, and so 123 shoppers who come twice, 1.3 times allowed for
-    assert (gain, steps) == (0.0, 2 * 2 * 123)
-    assert _gain(setup, config, chosen.policy, chosen.untrained, 200.0) == (0.0, 0)
+    assert (means[0] - means[1], steps) == (0.0, 2 * 2 * 123)
+    assert _means(setup, config, [chosen.policy, chosen.untrained], 200.0) == ([], 0)
+
+
+# ---- the start that a search finds ---------------------------------------------------------------
+
+
+def test_ppo_starts_from_what_the_search_found() -> None:
+    steps, seen = 64 * (10 + 8 * 4), []
+    setup = replace(two_visit_setup(steps), watch=lambda at, policy: seen.append((at, policy)))
+    still = {"ppo": replace(QUICK, learning_rate=1e-12), "searched": 0.7}
+    trained = AGENTS["ppo_composer"].learn(setup, SHARED | still)
+    # the best rule for everybody sees no state: plain items at both visits, for 2.4
+    assert first_and_second(trained.untrained) == ([2] * 4, [2] * 4)
+    assert first_and_second(trained.policy) == ([0] * 4, [0] * 4)
+    assert steps - 64 * 8 < trained.steps <= steps
+    assert seen[0][0] == 0
+
+
+def test_a_search_that_gets_no_round_leaves_ppo_at_intent_0() -> None:
+    starts: list[Tensor] = []
+    steps = 16 * (10 + 4 * 3) + 32
+    trained = learn(
+        "ppo_composer", steps, searched=0.1, watch=lambda _, policy: starts.append(shown(policy))
+    )
+    assert torch.equal(starts[0], shown(trained.untrained))
+    assert torch.equal(starts[0], shown(learn("ppo_composer").untrained))
+    assert "gain_over_start" not in trained.facts
+    assert 16 * (10 + 4) <= trained.steps <= steps

@@ -53,7 +53,7 @@ def test_a_search_that_found_nothing_keeps_its_start(monkeypatch: pytest.MonkeyP
         steps = 500 if most >= 500 else most
         return Played(-lengths if is_finals else lengths, steps, most >= 500)
 
-    monkeypatch.setattr("agents.search.agents.play", played)
+    monkeypatch.setattr("agents.search.ground.play", played)
     simulator = small_market()
     setup = TrainingSetup(simulator, toy_inputs(simulator), 0, 5000, SHOPPERS)
     found = AGENTS["cma"].learn(setup)

@@ -23,6 +23,7 @@ from benchmarks.agents import behaviour
 from benchmarks.agents.league import Config, play_missing, read_cells
 from benchmarks.agents.league_report import (
     analyse,
+    at,
     band,
     first_above,
     frontier,
@@ -33,8 +34,8 @@ from benchmarks.agents.league_report import (
     to_pass,
 )
 from benchmarks.lab import league_cells
-from benchmarks.lab.league_cells import CURVE, ROW, Cell, cells, contenders
-from benchmarks.lab.places import CONTROL, PLACES, Place
+from benchmarks.lab.league_cells import CURVE, KEY, ROW, Cell, cells, contenders
+from benchmarks.lab.places import CONTROL, PLACES, REGULARS, Opening, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import iqm, stratified
 from benchmarks.speed import latency
@@ -61,8 +62,8 @@ class MadeUpRanker:
         return (-0.1 * items.float()).masked_fill(items < 0, -math.inf)
 
 
-def open_toy(env: str, world: int, markets: Path, slates: int, device: str | None) -> Site:
-    simulator = make_simulator(env, device="cpu")
+def open_toy(told: Opening) -> Site:
+    simulator = make_simulator(told.env, device="cpu")
     inputs = PolicyInputs(
         simulator.catalog,
         simulator.observation_space,
@@ -70,13 +71,13 @@ def open_toy(env: str, world: int, markets: Path, slates: int, device: str | Non
         MadeUpRanker(),
         facts=TOY_FACTS,
     )
-    return Site(env, inputs, device="cpu")
+    return Site(told.env, inputs, device="cpu")
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
     """A league with one place, where toy shoppers come."""
-    place = Place(TOY, 0, open_toy, oracles=False, log=False)
+    place = Place(TOY, 0, False, open_toy, oracles=False, log=False)
     only(monkeypatch, place)
     config = Config(
         runs=(0, 1),
@@ -155,7 +156,7 @@ def test_a_cell_does_not_depend_on_the_others(toy: Config, tmp_path: Path) -> No
 def test_rows_are_means_of_the_episodes(toy: Config) -> None:
     play_missing(replace(toy, contenders=("greedy_ctr",), runs=(1,)))
     rows, curves = read_cells(toy.work)
-    site = open_toy(TOY, 0, toy.markets, 0, None)
+    site = open_toy(Opening(TOY, 0, False, toy.markets, 0, None))
     episodes = torch.arange(30_100_000, 30_100_012)
     found = evaluate(POLICIES["greedy_ctr"].build(site.inputs), site.judging(), episodes)
     row, table = rows.row(0, named=True), found.rows
@@ -236,7 +237,9 @@ def test_a_cell_that_fails_stops_no_other(toy: Config, monkeypatch: pytest.Monke
 def test_a_place_that_is_not_registered_is_left_out(
     toy: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = [Place(env, 0, open_toy, oracles=False, log=False) for env in (TOY, "toy/Nowhere-v0")]
+    places = [
+        Place(env, 0, False, open_toy, oracles=False, log=False) for env in (TOY, "toy/Nowhere-v0")
+    ]
     only(monkeypatch, *places)
     assert play_missing(replace(toy, runs=(0,))) == []
     assert "toy/Nowhere-v0 is no registered environment" in capsys.readouterr().out
@@ -372,6 +375,10 @@ def test_a_matrix_has_the_runs_that_every_world_has() -> None:
 
 
 NAMES = {
+    "market_ppo_return",
+    "market_ppo_over_belief_greedy_return",
+    "market_ppo_minus_cma_return",
+    "regulars_ppo_minus_tuned_reranker_share",
     "market_ppo_over_greedy_return",
     "market_ppo_over_greedy_clicks",
     "market_ppo_minus_tuned_reranker_return",
@@ -391,17 +398,18 @@ EARNED = {
     "ppo_plackett_luce": 22.0,
     "ppo_autoregressive": 24.0,
     "mmr": 26.0,
+    "cma": 29.0,
 }
 
 
 def made_up(market: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows and curves of two runs in two worlds and two environments, and a frontier."""
     rows, points = [], []
-    for env in (market, CONTROL):
+    for env, believing in ((market, False), (market, True), (CONTROL, False), (REGULARS, True)):
         for name, earned in EARNED.items():
             for world, run in ((0, 0), (0, 1), (1, 0), (1, 1)):
-                key = {"env": env, "world": world, "contender": name, "weight": None, "run": run}
-                value = earned + run + 10 * world
+                key = key_of(env, world, believing, name, None, run)
+                value = earned + run + 10 * world + 5 * believing
                 rows.append(row(key, "deterministic", value))
                 if name.startswith("ppo"):
                     rows.append(row(key, "untrained", value - 3))
@@ -409,9 +417,14 @@ def made_up(market: str) -> tuple[pl.DataFrame, pl.DataFrame]:
                 else:
                     points.append(point(key, 0, value))
     for name, weight in (("ppo_composer", 1.0), ("mmr", 2.0), ("mmr", 4.0)):
-        key = {"env": market, "world": 0, "contender": name, "weight": weight, "run": 0}
+        key = key_of(market, 0, True, name, weight, 0)
         rows.append(row(key, "deterministic", 20.0 + weight))
     return pl.DataFrame(rows, schema=ROW), pl.DataFrame(points, schema=CURVE)
+
+
+def key_of(*values: object) -> dict[str, object]:
+    """The columns that say which cell a row is of."""
+    return dict(zip(KEY, values, strict=True))
 
 
 def row(key: dict[str, object], mode: str, value: float) -> dict[str, object]:
@@ -442,8 +455,17 @@ def test_the_summary_has_every_figure_that_others_quote() -> None:
     found = analyse(rows, curves, "recsim_env/Market-v0", "A note.")
     assert found.summary.keys() == NAMES
     worlds = (0 + 1 + 10 + 11) / 4  # what runs and worlds add to everybody, on average
+    # PPO has the belief, and greedy CTR has not, unless its name says so
+    assert found.summary["market_ppo_return"].value == pytest.approx(35 + worlds)
     assert found.summary["market_ppo_over_greedy_return"].value == pytest.approx(
-        (30 + worlds) / (20 + worlds)
+        (35 + worlds) / (20 + worlds)
+    )
+    assert found.summary["market_ppo_over_belief_greedy_return"].value == pytest.approx(
+        (35 + worlds) / (25 + worlds)
+    )
+    assert found.summary["market_ppo_minus_cma_return"].value == pytest.approx(1.0)
+    assert found.summary["regulars_ppo_minus_tuned_reranker_share"].value == pytest.approx(
+        2 / (33 + worlds)
     )
     assert found.summary["control_greedy_over_oracle_return"].value == pytest.approx(
         (20 + worlds) / (25 + worlds)
@@ -475,16 +497,23 @@ def test_a_summary_of_half_a_league_leaves_out_what_it_cannot_say() -> None:
         curves.filter(there),
         "recsim_env/Market-v0",
     )
-    left = {"market_ppo_over_greedy_return", "market_ppo_over_greedy_clicks"}
+    left = {
+        "market_ppo_return",
+        "market_ppo_over_greedy_return",
+        "market_ppo_over_greedy_clicks",
+        "market_ppo_over_belief_greedy_return",
+    }
     assert found.keys() == left | {"steps_to_pass_greedy", "minutes_to_pass_greedy"}
     lonely = pl.col("contender") == "ppo_composer"
-    assert summary(rows.filter(lonely), curves.filter(lonely), "recsim_env/Market-v0") == {}
+    alone = summary(rows.filter(lonely), curves.filter(lonely), "recsim_env/Market-v0")
+    assert alone.keys() == {"market_ppo_return"}
 
 
 def test_the_frontier_has_the_leagues_own_weight_too() -> None:
     rows, _ = made_up("recsim_env/Market-v0")
-    rows = rows.filter(pl.col("mode") == "deterministic", pl.col("env") == "recsim_env/Market-v0")
-    assert frontier(rows, "ppo_composer", 0.3).rows() == [(0.3, 0.5, 15.0), (1.0, 0.5, 10.5)]
+    rows = at(rows, "recsim_env/Market-v0", believing=True)
+    rows = rows.filter(pl.col("mode") == "deterministic")
+    assert frontier(rows, "ppo_composer", 0.3).rows() == [(0.3, 0.5, 17.5), (1.0, 0.5, 10.5)]
     assert frontier(rows, "mmr", None)["weight"].to_list() == [2.0, 4.0]
 
 

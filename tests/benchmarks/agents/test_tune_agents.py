@@ -56,7 +56,7 @@ def test_an_unknown_parameter_is_an_error(name: str) -> None:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Config]:
     """Two quick agents, tuned where toy shoppers come."""
-    place = Place(TOY, 0, open_toy, oracles=False, log=False)
+    place = Place(TOY, 0, False, open_toy, oracles=False, log=False)
     only(monkeypatch, place)
     config = Config(
         agents=("linucb", "thompson"),
