@@ -9,7 +9,7 @@ ratio is clipped for the slate as a whole, because SB3's `PPO.train` cannot clip
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -17,21 +17,18 @@ from typing import Any, TypeVar, cast
 from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor
 
-from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
-from agents.evaluate import evaluate
+from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.ppo.algorithm import (
     SlatePPO,
     StockPPO,
-    environment_of,
     frozen_policy_of,
     look_around,
     make_ppo,
 )
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig
+from agents.ppo.start import mean_returns, search_start
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
-from agents.search.ground import EPISODES, Ground
-from agents.search.searchers import Covariance
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.intents import IntentActor, IntentConfig
@@ -45,8 +42,6 @@ from recsim_env.types import Policy
 Model = TypeVar("Model", bound=StockPPO)
 SCALING_VISITS = 10
 """Visits of each shopper, before the first update, that set the scale of the features."""
-CHECK = -3
-"""Generation of `training_seeds` of the shoppers of the check at the end."""
 LONGER = 1.3
 """Factor on the length of an episode in the training, of which the check allows for."""
 REPORTED = ("explained_variance", "approx_kl", "clip_fraction")
@@ -206,21 +201,17 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     # the model before its first update, or as an interrupted training left it
     began = time.perf_counter()
     model = untrained_model(kind, setup, config, start, make_ppo)
-    starts = {"untrained": _frozen(model)}
-    watched = 0.0
+    untrained = _frozen(model)
     found = _found(setup, (kind, config, start))
-    intent, searched = (found["intent"], found["searched"]) if found else (None, 0)
-    if found is None:
-        watched = setup.watched(0, starts["untrained"][0])
-        if isinstance(config, PPOComposerConfig):
-            most = min(round(config.searched * setup.steps), budget - rollout)
-            intent, searched = _searched(setup, config, model, most)
-    if intent is not None:
+    watched = setup.watched(0, untrained[0]) if found is None else 0.0
+    intent, searched = (None, 0) if found is None else (found["intent"], found["searched"])
+    if found is None and isinstance(config, PPOComposerConfig):
+        most = min(round(config.searched * setup.steps), budget - rollout)
+        intent, searched = search_start(setup, model, most, config.spread)
+    elif intent is not None:
         cast(IntentActor, model.policy.actor).start_at(intent)
-        starts["start"] = _frozen(model)
-    first = 1 if found is None else found["update"]
-    if found is not None:
-        restore_model(model, found["model"])
+    starts = {"untrained": untrained} | ({} if intent is None else {"start": _frozen(model)})
+    first = 1 if found is None else _restored(model, found)
     updates = (budget - searched) // rollout
 
     # the policy is watched between updates, not in a callback, which SB3 would call while its
@@ -242,12 +233,8 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     # what is worse than its own start is not kept
     length = model.statistics.get("visits", float(updates * config.ppo.n_steps))
     contenders = {"trained": _frozen(model), **starts}
-    means, checked = _means(setup, config, [one for one, _ in contenders.values()], length)
-    kept = "trained"
-    if means:
-        gains = {name: means[0] - mean for name, mean in zip(contenders, means, strict=True)}
-        kept = min(gains, key=lambda name: gains[name])
-        facts |= {f"gain_over_{name}": gains[name] for name in starts}
+    kept, gains, checked = _compared(setup, config, contenders, length)
+    facts |= gains
     policy, sampled = contenders[kept]
     steps += checked
     setup.watch(steps, policy)
@@ -255,51 +242,35 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     return TrainedAgent(policy, sampled, *starts["untrained"], steps, facts, begun)
 
 
-def _searched(
-    setup: TrainingSetup, config: PPOComposerConfig, model: SlatePPO, most: int
-) -> tuple[Tensor | None, int]:
-    """The intent that a search found, in units of the actor, and the steps that it took.
-
-    Args:
-        setup: what the agent learns from
-        config: its options
-        model: PPO before its first update
-        most: steps that must not be exceeded
-
-    Returns:
-        The intent (A,), None where the steps did not suffice for one round.
-    """
-    actor = cast(IntentActor, model.policy.actor)
-    ground = Ground(setup, environment_of(model).composer, actor.units)
-    searcher = Covariance(len(actor.units), setup.seed, config.spread)
-    told: list[Tensor] = []
-    ground.search(searcher, most, told, EPISODES)
-    return (searcher.finalists(1)[0] if told else None), ground.steps
-
-
-def _means(
-    setup: TrainingSetup, config: PPOAgentConfig, policies: list[Policy], visits: float
-) -> tuple[list[float], int]:
-    """The mean return of each policy, from the same new shoppers.
+def _compared(
+    setup: TrainingSetup,
+    config: PPOAgentConfig,
+    contenders: Mapping[str, tuple[Policy, Policy]],
+    visits: float,
+) -> tuple[str, dict[str, float], int]:
+    """Which policy earns most from new shoppers.
 
     Args:
         setup: what the agent learned from
         config: its options
-        policies: the policies
+        contenders: policies by name, at their most likely action and as they explore; the first one
+            is the trained one
         visits: mean length of an episode, as far as it is known
 
     Returns:
-        The means and the steps that were taken; none and 0 where the steps do not suffice for two
-        shoppers.
+        The name of the best, what the trained one earns above each other one, and the steps that
+        were taken. Where they do not suffice for two shoppers, the trained one counts as the best.
     """
+    names = list(contenders)
     budget = round(config.checked * setup.steps)
-    shoppers = int(budget / (len(policies) * LONGER * visits))
+    shoppers = int(budget / (len(names) * LONGER * visits))
     if shoppers < 2:
-        return [], 0
-    who = training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device)
-    played = [evaluate(one, setup.simulator, who, batch=setup.shoppers).rows for one in policies]
-    means = [float(rows["return"].to_numpy().mean()) for rows in played]
-    return means, sum(int(rows["visits"].sum()) for rows in played)
+        return names[0], {}, 0
+    policies = [policy for policy, _ in contenders.values()]
+    means, steps = mean_returns(setup, policies, shoppers)
+    earned = dict(zip(names, means, strict=True))
+    gains = {f"gain_over_{name}": means[0] - earned[name] for name in names[1:]}
+    return max(names, key=lambda name: earned[name]), gains, steps
 
 
 def _found(setup: TrainingSetup, config: object) -> dict[str, Any] | None:
@@ -307,6 +278,13 @@ def _found(setup: TrainingSetup, config: object) -> dict[str, Any] | None:
     like = {"update": 0, "searched": 0, "intent": None, "model": None}
     found: dict[str, Any] | None = setup.keeper.found(setup.about(config), like)
     return found
+
+
+def _restored(model: SlatePPO, found: Mapping[str, Any]) -> int:
+    """The update that an interrupted training goes on with, as its model stood before it."""
+    restore_model(model, found["model"])
+    update: int = found["update"]
+    return update
 
 
 def _state(update: int, model: SlatePPO, intent: Tensor | None, searched: int) -> dict[str, object]:

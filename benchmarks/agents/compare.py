@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, seeds
 from agents.places.site import Site, is_slow
-from agents.ppo.checkpoints import LAST, load_policy
+from agents.ppo.checkpoints import load_policy
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results
 from benchmarks.lab.playable import playable
@@ -35,7 +35,7 @@ from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.trainings import FinishedTraining, finished_trainings
+from benchmarks.lab.trainings import KEPT, FinishedTraining, finished_trainings
 from benchmarks.lab.tuning import parameters_for, untuned
 from benchmarks.lab.where import Here, Where
 from policies import POLICIES, PolicyInputs
@@ -139,7 +139,7 @@ def contenders(config: Config, site: Site) -> list[Contender]:
 
 def _ways(agent: str, training: FinishedTraining, inputs: PolicyInputs) -> Iterator[Contender]:
     """An agent of one training seed before and after its training, at its best and sampled."""
-    for label, file in ((", untrained", UNTRAINED), ("", LAST)):
+    for label, file in ((", untrained", UNTRAINED), ("", KEPT)):
         for sampled, how in ((False, ""), (True, ", sampled")):
             policy = load_policy(training.folder / file, inputs, deterministic=not sampled)
             yield Contender(f"{agent}{label}{how}", training.seed, policy)

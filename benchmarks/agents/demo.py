@@ -23,16 +23,17 @@ from rich.table import Table
 
 from agents.folder import ABOUT
 from agents.places import REPORTED_SEED, Site, open_place, seeds
-from agents.ppo.checkpoints import LAST, load_policy
+from agents.ppo.checkpoints import load_policy
 from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import compare, train
 from benchmarks.lab.command import run_command
 from benchmarks.lab.curves import Curve
 from benchmarks.lab.plots import INK, RED, paired_differences, panels, seed_curves
 from benchmarks.lab.run import Run
+from benchmarks.lab.saved import AGENT
 from benchmarks.lab.side_by_side import Visit, as_figure, as_table, bored_visit
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.trainings import FinishedTraining, finished_trainings
+from benchmarks.lab.trainings import KEPT, FinishedTraining, finished_trainings
 from benchmarks.lab.where import Where
 from policies import POLICIES
 from recsim_env.estimates import Estimate
@@ -156,7 +157,7 @@ def _play(config: Config, act: Act, console: Console) -> str:
     rows = compare.measure(settings, site)
     lines, summary = compare.analyse(rows)
     trained = finished_trainings(training.output / config.agent)
-    level = greedy_return(trained[0].folder / train.AGENT)
+    level = greedy_return(trained[0].folder / AGENT)
     table = markdown(lines, compare.HEADERS)
     figure = draw(lines, [Curve.read(one.folder) for one in trained], level)
     folder = run.save(rows, summary=summary, table=table, figure=figure)
@@ -173,7 +174,7 @@ def _play(config: Config, act: Act, console: Console) -> str:
             as_figure(visit).savefig(temporary, format="png", dpi=80)
         picture = f"\n![slates of a bored shopper]({_inside(config, act)}slates.png)\n"
     console.print(f"figure: {folder / 'figure.png'}")
-    console.print(f"agent: {trained[0].folder / train.AGENT}")
+    console.print(f"agent: {trained[0].folder / AGENT}")
     return report(config, act, trained, table, passing(curve, level)) + picture
 
 
@@ -191,7 +192,7 @@ def compared_visit(site: Site, trained: FinishedTraining) -> Visit:
     """One visit of a bored shopper, served by greedy CTR and by the agent."""
     greedy = POLICIES["greedy_ctr"].build(site.inputs)
     simulator = site.judging()
-    agent = load_policy(trained.folder / LAST, site.inputs)
+    agent = load_policy(trained.folder / KEPT, site.inputs)
     shoppers = seeds(REPORTED_SEED, BORED)
     return bored_visit(simulator, greedy, {"greedy CTR": greedy, "PPO": agent}, shoppers)
 

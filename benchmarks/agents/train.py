@@ -5,9 +5,10 @@
     python -m benchmarks.agents.train --env my_module:shop/Mine-v0 --reward clicks=1 --slate-size 6
 
 One training for each seed, all from the greedy CTR ranker; where the environment has none, a log is
-played and a ranker fitted to it first. Each training leaves its agent as a folder of its own, which
-`agents.folder.load_agent` loads. Run again, it goes on from the last checkpoint; a training that is
-finished is left as it is. Watch with `tensorboard --logdir runs/train`.
+played and a ranker fitted to it first. A search finds the start, PPO learns from there, and the
+best of trained, found and untrained policies is kept. Each training leaves its agent as a folder of
+its own, which `agents.folder.load_agent` loads. Run again, it goes on from the last checkpoint; a
+training that is finished is left as it is. Watch with `tensorboard --logdir runs/train`.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ from typing import Any, Literal
 
 from stable_baselines3.common.logger import configure
 
-from agents import AGENTS
+from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.folder import ABOUT, save_agent
 from agents.places.site import Site, is_slow, seeds
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import SlatePPO, look_around, make_ppo, policy_of
-from agents.ppo.checkpoints import LAST, load, save
+from agents.ppo.algorithm import SlatePPO, environment_of, look_around, make_ppo
+from agents.ppo.checkpoints import LAST, load, load_policy, save
 from agents.ppo.config import PPOConfig
 from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
+from agents.ppo.start import mean_returns, search_start
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
-from benchmarks.lab.saved import UNTRAINED
+from benchmarks.lab.saved import AGENT, START, UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.trainings import VISITS
@@ -54,8 +56,8 @@ from recsim_env.settings import SHARE, put, settle
 USUAL_VISITS, USUAL_SHOPPERS = 300_000, 512
 SLOW_VISITS, SLOW_SHOPPERS, SLOW_EPISODES = 20_000, 32, 32
 """Sizes of a training by default, in most environments and where shoppers are served one by one."""
-AGENT = "agent"
-"""Name of the folder of a trained agent, beside its last checkpoint."""
+CALLED = {LAST: "trained", START: "found by the search", UNTRAINED: "untrained"}
+"""What the checkpoints are called."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Config(Checked):
     annealed: float = PPOComposerConfig().annealed
     """Factor on the learning rate at the end, reached linearly from 1; 1 keeps the rate
     constant."""
+    searched: float = PPOComposerConfig().searched
+    """Share of the visits with which CMA-ES looks for the intent that serves all shoppers best,
+    from which PPO starts; 0 starts from the slate that is greedy in the reward. Only `composer`
+    acts in intents."""
     network: NetworkConfig = field(default_factory=lambda: PPOComposerConfig().network)
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: PPOComposerConfig().composer)
@@ -100,7 +106,7 @@ class Config(Checked):
     def __post_init__(self) -> None:
         """Check every option, and take the agent's own hyper-parameters where none is told."""
         super().__post_init__()
-        settle(self, annealed=SHARE)
+        settle(self, annealed=SHARE, searched=SHARE)
         if self.ppo == PPOComposerConfig().ppo:
             put(self, ppo=AGENTS[f"ppo_{self.agent}"].config().ppo)
 
@@ -115,7 +121,9 @@ class Sizes:
     """How much is trained and evaluated."""
 
     visits: int
-    """Length of a run in visits."""
+    """Length of PPO's part of a run in visits."""
+    searched: int
+    """Most visits of the search before it."""
     shoppers: int
     """Number of shoppers that are served at once."""
     monitor: MonitorConfig
@@ -128,11 +136,10 @@ def sizes_of(config: Config, *, slow: bool = False) -> Sizes:
     monitor = config.monitor
     if slow and monitor.episodes == MonitorConfig().episodes:
         monitor = replace(monitor, episodes=SLOW_EPISODES)
-    return Sizes(
-        visits if config.visits is None else config.visits,
-        shoppers if config.shoppers is None else config.shoppers,
-        monitor,
-    )
+    visits = visits if config.visits is None else config.visits
+    searched = round(config.searched * visits) if LEARNABLE[config.agent].intents else 0
+    shoppers = shoppers if config.shoppers is None else config.shoppers
+    return Sizes(visits - searched, searched, shoppers, monitor)
 
 
 def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
@@ -177,7 +184,7 @@ def make_quietly(config: Config, seed: int, site: Site) -> SlatePPO:
 
 
 def visits_to_make(config: Config, made: int = 0, *, slow: bool = False) -> int:
-    """The number of visits at the end of a training, which makes whole rollouts.
+    """The number of visits at the end of PPO's part of a training, which makes whole rollouts.
 
     Args:
         config: The training.
@@ -195,7 +202,8 @@ def rounded(config: Config, made: int = 0, *, slow: bool = False) -> Iterator[st
     rollout, batch = sizes.shoppers * config.ppo.n_steps, config.ppo.batch_size
     told = f"whole rollouts of {rollout:,} visits (shoppers x ppo.n_steps)"
     if (visits := visits_to_make(config, made, slow=slow)) != sizes.visits:
-        yield f"visits is {sizes.visits:,} and is rounded up to {visits:,}, which are {told}."
+        part = "visits is" if not sizes.searched else "PPO's part of the visits is"
+        yield f"{part} {sizes.visits:,} and is rounded up to {visits:,}, which are {told}."
     if batch > rollout:
         yield (
             f"ppo.batch_size is {batch:,}, but a rollout has {rollout:,} visits: "
@@ -232,6 +240,7 @@ def _train(config: Config, seed: int, site: Site) -> Path:
     simulator = site.simulator("evaluation")
     slow = is_slow(simulator)
     sizes = sizes_of(config, slow=slow)
+    title = f"{config.agent}, seed {seed}"
     told = _settings(config, sizes)
     check_settings(folder, told, free=(VISITS,))
 
@@ -243,9 +252,9 @@ def _train(config: Config, seed: int, site: Site) -> Path:
     else:
         look_around(model)
         save(model, folder / UNTRAINED)
+        search(config, seed, site, model)
     write_settings(folder, told)
     left = sizes.visits - model.num_timesteps
-    title = f"{config.agent}, seed {seed}"
     if left <= 0 and (folder / AGENT / ABOUT).exists():
         print(f"{title}: was finished before, at {model.num_timesteps:,} visits; {folder / AGENT}")
         return folder / LAST
@@ -261,27 +270,68 @@ def _train(config: Config, seed: int, site: Site) -> Path:
             "log_interval": None
         }  # SB3 takes None, its types do not: the monitor writes the log
         model.learn(left, monitor, reset_num_timesteps=model.num_timesteps == 0, **at_once)
-    untrained = None if goes_on else monitor.returns[0]
-    print(f"{title}: {finish(config, seed, site, model, untrained)}")
+    print(f"{title}: {finish(config, seed, site, model)}")
     if left > 0:
         print(f"{title}: {convergence(config, monitor, model)}")
     return folder / LAST
 
 
-def finish(config: Config, seed: int, site: Site, model: SlatePPO, untrained: float | None) -> str:
-    """Compare a trained agent with greedy CTR, write its folder, and say what it reached.
+def search(config: Config, seed: int, site: Site, model: SlatePPO) -> None:
+    """Look for the intent that PPO starts from, and write what was found beside the untrained one.
+
+    Args:
+        config: The training.
+        seed: Its seed.
+        site: The place.
+        model: PPO before its first update.
+    """
+    folder, setup = folder_of(config, seed), _setup(config, seed, site, model)
+    sizes = sizes_of(config, slow=is_slow(setup.simulator))
+    (folder / START).unlink(missing_ok=True)
+    if not sizes.searched:
+        return
+    print(f"{config.agent}, seed {seed}: CMA-ES looks for a start with {sizes.searched:,} visits.")
+    spread = PPOComposerConfig().spread
+    intent, _ = search_start(setup, model, sizes.searched, spread)
+    if intent is None:
+        print(f"{sizes.searched:,} visits are too few for one round of the search.")
+    else:
+        save(model, folder / START)
+
+
+def _setup(config: Config, seed: int, site: Site, model: SlatePPO) -> TrainingSetup:
+    """What the search and the comparison at the end work with: the training's own shoppers."""
+    simulator = environment_of(model).simulator
+    sizes = sizes_of(config, slow=is_slow(simulator))
+    visits = sizes.visits + sizes.searched
+    return TrainingSetup(simulator, site.inputs_for(simulator), seed, visits, sizes.shoppers)
+
+
+def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
+    """Compare what was trained with what it started from, write the best, and say what it reached.
+
+    Trained, found and untrained policies are compared on training shoppers whom no update saw. The
+    one that is kept is then compared with greedy CTR on the shoppers of the evaluation.
 
     Args:
         config: The training.
         seed: Its seed.
         site: The place.
         model: The trained model, whose last checkpoint is written.
-        untrained: The return before the first update, where it was measured.
     """
     folder, simulator = folder_of(config, seed), site.simulator("evaluation")
     settings = sizes_of(config, slow=is_slow(simulator)).monitor
+    setup = _setup(config, seed, site, model)
+    files = [file for file in (LAST, START, UNTRAINED) if (folder / file).exists()]
+    choices = [load_policy(folder / file, setup.inputs) for file in files]
+    means = mean_returns(setup, choices, settings.episodes)[0]
+    best = files[means.index(max(means))]
+
     episodes = seeds(settings.first_seed, settings.episodes)
-    policies = {"agent": policy_of(model), "greedy": POLICIES["greedy_ctr"].build(site.inputs)}
+    policies = {
+        "agent": choices[files.index(best)],
+        "greedy": POLICIES["greedy_ctr"].build(site.inputs),
+    }
     returns = {
         name: evaluate(policy, simulator, episodes, batch=settings.batch).rows["return"].to_numpy()
         for name, policy in policies.items()
@@ -290,13 +340,15 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO, untrained: fl
         "return": estimate_mean(returns["agent"]),
         "return_above_greedy_ctr": paired_difference(returns["agent"], returns["greedy"]),
     }
-    save_agent(folder / AGENT, folder / LAST, site, env=config.place.env, scores=found)
+    save_agent(folder / AGENT, folder / best, site, env=config.place.env, scores=found)
     gain = found["return_above_greedy_ctr"]
-    before = "" if untrained is None else f" (untrained {untrained:.2f})"
+    compared = ", ".join(
+        f"{CALLED[file]} {mean:.2f}" for file, mean in zip(files, means, strict=True)
+    )
     return (
-        f"return {found['return'].value:.2f}{before} after {model.num_timesteps:,} visits, "
-        f"{gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above greedy CTR in the same "
-        f"{settings.episodes} episodes; {folder / AGENT}"
+        f"from {settings.episodes} training shoppers {compared}; kept is {CALLED[best]}: return "
+        f"{found['return'].value:.2f}, {gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above "
+        f"greedy CTR in {settings.episodes} episodes of others; {folder / AGENT}"
     )
 
 

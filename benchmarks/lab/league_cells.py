@@ -86,9 +86,10 @@ ROW = pl.Schema(
         "date": pl.String,
     }
 )
-"""A contender's run in a mode (deterministic, sampled, untrained, untrained sampled, start: what a
-search found before the first update): means of its episodes. `return_error` is the standard error over episodes; diversity and category coverage are
-means over an episode's visits; coverage and Gini are of the items' exposures."""
+"""A contender's run in a mode: deterministic, sampled, untrained, untrained sampled, or start: what
+a search found before the first update. Numbers are means of its episodes. `return_error` is the
+standard error over episodes; diversity and category coverage are means over an episode's visits;
+coverage and Gini are of the items' exposures."""
 
 PPO, CMA, GREEDY, REWARD_GREEDY, MMR, RERANKER, MYOPIC, STATE = (
     "ppo_composer",

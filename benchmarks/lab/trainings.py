@@ -1,6 +1,7 @@
 """Trainings that `benchmarks.agents.train` left: which are finished, and which may be pooled.
 
-    <trained>/<agent>/seed<k>/     settings, the untrained policy, and the last checkpoint
+    <trained>/<agent>/seed<k>/     settings, the untrained policy, the last checkpoint and, below
+                                   agent/, what was kept
 
 Seeds are pooled as repetitions of one training, so all of them must have come to their end, be of
 equal length, and have the same settings.
@@ -14,14 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.folder import NETWORK
 from agents.ppo.checkpoints import LAST, visits_of
-from benchmarks.lab.saved import UNTRAINED
+from benchmarks.lab.saved import AGENT, UNTRAINED
 from benchmarks.lab.settings import differing, read_settings
 
 SEED = re.compile(r"seed(0|[1-9]\d*)")
 """Name of the folder of a training seed."""
 VISITS = "visits"
 """Name of the setting that says how many visits a training was asked for."""
+KEPT = f"{AGENT}/{NETWORK}"
+"""Path of the network that a training kept, in its folder."""
 AGAIN = "run python -m benchmarks.agents.train again with its settings"
 """What to do about a training that is not finished."""
 
@@ -73,7 +77,9 @@ def _finished(seed: int, folder: Path) -> FinishedTraining:
     Raises:
         ValueError: If it has not.
     """
-    lacking = [name for name in ("config.json", UNTRAINED, LAST) if not (folder / name).is_file()]
+    lacking = [
+        name for name in ("config.json", UNTRAINED, LAST) if not (folder / name).is_file()
+    ]
     if lacking:
         raise ValueError(f"{folder} lacks {', '.join(lacking)}, but a training has it: {AGAIN}.")
     settings, made = read_settings(folder), visits_of(folder / LAST)
@@ -87,6 +93,8 @@ def _finished(seed: int, folder: Path) -> FinishedTraining:
             f"{folder} holds a training of {made:,} visits, but it was asked for {asked:,}: "
             f"{AGAIN}, or delete the folder."
         )
+    if not (folder / KEPT).is_file():
+        raise ValueError(f"{folder} lacks {KEPT}, but a finished training has it: {AGAIN}.")
     return FinishedTraining(seed, folder, made, settings)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
-from agents.ppo.agents import PPOComposerConfig, _means
+from agents.ppo.agents import PPOComposerConfig, _compared
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from policies.composer import ComposerConfig
@@ -145,14 +145,18 @@ def test_greed_loses_and_the_agent_finds_out(name: str) -> None:
 
 
 def learn(
-    name: str, steps: int = 16 * (10 + 4 * 3), searched: float = 0.0, **options: Any
+    name: str,
+    steps: int = 16 * (10 + 4 * 3),
+    searched: float = 0.0,
+    checked: float = 0.0,
+    **options: Any,
 ) -> TrainedAgent:
     simulator = toy_simulator(items=40)
     parameters = {
         "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
         "network": NetworkConfig((16,), (16,)),
         "composer": ComposerConfig(pool=12),
-        "checked": 0.0,
+        "checked": checked,
         "watch_every": 1,
         **({"searched": searched} if name == "ppo_composer" else {}),
     }
@@ -200,12 +204,12 @@ def test_the_best_of_trained_untrained_and_found_is_kept(
 ) -> None:
     compared: list[Policy] = []
 
-    def told(setup: object, config: object, policies: list[Policy], visits: float) -> Any:
+    def told(setup: object, policies: list[Policy], shoppers: int) -> Any:
         compared.extend(policies)
         return list(means), 5
 
-    monkeypatch.setattr("agents.ppo.agents._means", told)
-    trained = learn("ppo_composer", 16 * 60, searched=0.5)
+    monkeypatch.setattr("agents.ppo.agents.mean_returns", told)
+    trained = learn("ppo_composer", 16 * 80, searched=0.5, checked=0.2)
     assert trained.policy is compared[means.index(3.0)]
     assert trained.untrained is compared[1]
     assert trained.facts["gain_over_untrained"] == means[0] - means[1]
@@ -217,10 +221,11 @@ def test_means_are_of_the_same_shoppers() -> None:
     short = replace(setup, steps=64 * 20)
     chosen = AGENTS["ppo_composer"].learn(short, SHARED | {"searched": 0.0})
     config = PPOComposerConfig(checked=0.1)
-    means, steps = _means(setup, config, [chosen.untrained, chosen.untrained], 2.0)
+    both = (chosen.untrained, chosen.untrained)
+    kept, gains, steps = _compared(setup, config, {"trained": both, "untrained": both}, 2.0)
     # 640 steps are 320 for each policy, and so 123 shoppers who come twice, 1.3 times allowed for
-    assert (means[0] - means[1], steps) == (0.0, 2 * 2 * 123)
-    assert _means(setup, config, [chosen.policy, chosen.untrained], 200.0) == ([], 0)
+    assert (kept, gains, steps) == ("trained", {"gain_over_untrained": 0.0}, 2 * 2 * 123)
+    assert _compared(setup, config, {"trained": both, "untrained": both}, 200.0)[1:] == ({}, 0)
 
 
 # ---- the start that a search finds ---------------------------------------------------------------

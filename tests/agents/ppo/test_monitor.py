@@ -17,12 +17,16 @@ from agents.folder import load_agent
 from agents.places import seeds
 from agents.ppo import monitor
 from agents.ppo.algorithm import SlatePPO
+from agents.ppo.checkpoints import LAST
 from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train
+from benchmarks.lab.saved import AGENT, START, UNTRAINED
+from benchmarks.lab.trainings import KEPT, finished_trainings
 from benchmarks.lab.where import Where
 from policies import POLICIES
+from recsim_env.files import read_tensors
 from tests.benchmarks.agents.test_compare import make_world
 from tests.support.curves import points
 from tests.support.policy_toys import toy_inputs
@@ -40,6 +44,7 @@ def training(world: Where, folder: Path, updates: int = UPDATES, **options: Any)
             "place": world,
             "seeds": (0,),
             "visits": updates * ROLLOUT,
+            "searched": 0.0,
             "monitor": watched,
             "output": folder,
             **options,
@@ -223,14 +228,15 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     toy_world: Where,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = training(toy_world, tmp_path)
+    monkeypatch.setattr(train, "mean_returns", lambda *_: ([3.0, 2.0], 0))
     train.main(config)
     returns = [value for _, value in curves(config)["evaluation/return"]]
-    first, last = returns[0], returns[-1]
-    assert first is not None
+    last = returns[-1]
     assert last is not None
-    agent = load_agent(train.folder_of(config, 0) / train.AGENT, "cpu")
+    agent = load_agent(train.folder_of(config, 0) / AGENT, "cpu")
     gain = agent.scores["return_above_greedy_ctr"]
     assert agent.scores["return"]["value"] == pytest.approx(last, rel=1e-6)
     site = config.place.open()
@@ -240,7 +246,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
         seeds(config.monitor.first_seed, config.monitor.episodes),
     ).rows["return"]
     assert gain["value"] == pytest.approx(last - greedy.to_numpy().mean(), abs=1e-5)
-    path = train.folder_of(config, 0) / train.AGENT
+    path = train.folder_of(config, 0) / AGENT
     following = [
         f"Watch: tensorboard --logdir {tmp_path}",
         f"Next:  python -m benchmarks.agents.compare{config.place.arguments} "
@@ -251,9 +257,9 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     assert verdict.startswith("composer, seed 0: ")
     assert "explained variance" in verdict
     assert lines == [
-        f"composer, seed 0: return {last:.2f} (untrained {first:.2f}) after 576 visits, "
-        f"{gain['value']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}] above greedy CTR in the "
-        f"same 6 episodes; {path}",
+        "composer, seed 0: from 6 training shoppers trained 3.00, untrained 2.00; kept is trained: "
+        f"return {last:.2f}, {gain['value']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}] above "
+        f"greedy CTR in 6 episodes of others; {path}",
         *following,
     ]
     train.main(config)
@@ -261,3 +267,33 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
         f"composer, seed 0: was finished before, at 576 visits; {path}",
         *following,
     ]
+
+
+@pytest.mark.parametrize(
+    ("means", "kept"),
+    [((3.0, 2.0, 1.0), LAST), ((1.0, 3.0, 2.0), START), ((1.0, 2.0, 3.0), UNTRAINED)],
+)
+def test_the_best_of_trained_found_and_untrained_is_kept(
+    toy_world: Where,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    means: tuple[float, float, float],
+    kept: str,
+) -> None:
+    monkeypatch.setattr(train, "mean_returns", lambda *_: (list(means), 0))
+    config = training(toy_world, tmp_path, updates=60, searched=0.9)
+    folder = train.train(config, 0).parent
+    (one,) = finished_trainings(folder.parent)
+    assert one.visits == 6 * ROLLOUT  # PPO's part
+    actors = {
+        name: {
+            key: value for key, value in read_tensors(folder / name)[0].items() if "actor" in key
+        }
+        for name in (LAST, START, UNTRAINED, KEPT)
+    }
+    bias = "policy/actor.tower.2.bias"
+    assert not actors[UNTRAINED][bias].any()
+    assert actors[START][bias].any()
+    for name in (LAST, START, UNTRAINED):
+        same = all(torch.equal(actors[KEPT][key], actors[name][key]) for key in actors[KEPT])
+        assert same == (name == kept)
