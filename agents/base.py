@@ -141,8 +141,8 @@ class TrainedAgent:
     """Shopper-steps that were taken."""
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Numbers that a report may show: losses, explained variance."""
-    start: Policy | None = None
-    """The policy that a search found before the first update, where there was one."""
+    unpolished: Policy | None = None
+    """The trained policy before a search moved its intents, where one did (`agents.ppo.polish`)."""
 
 
 T = TypeVar("T")

@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from stable_baselines3.common.utils import FloatSchedule
-from torch import Tensor
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.ppo.algorithm import (
@@ -27,15 +26,15 @@ from agents.ppo.algorithm import (
 )
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig
-from agents.ppo.start import mean_returns, search_start
+from agents.ppo.polish import mean_returns, polish
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.intents import IntentActor, IntentConfig
+from policies.learnable.intents import IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
-from recsim_env.settings import ONE_OR_MORE, POSITIVE, SHARE, settle
+from recsim_env.settings import ONE_OR_MORE, SHARE, settle
 from recsim_env.trees import flat
 from recsim_env.types import Policy
 
@@ -82,8 +81,8 @@ class PPOAgentConfig:
     constant."""
     checked: float = 0.1
     """Share of the steps that compare the trained policy with the untrained one at the end, on
-    shoppers of their own. The better one is kept, so that a training without a signal does no harm.
-    0 keeps what was trained."""
+    shoppers of their own. The best one is kept, so that a training without a signal does no harm. 0
+    keeps what was trained."""
     watch_every: int = 10
     """Number of updates between two calls of `TrainingSetup.watch`. Before the first of them it is
     called after updates 1, 2, 4, ..."""
@@ -126,12 +125,9 @@ class PPOComposerConfig(PPOAgentConfig):
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
     """How the agent observes a visit, and how intents become slates."""
-    searched: float = 0.3
-    """Share of the steps with which CMA-ES looks for the intent that serves all shoppers best, from
-    which PPO starts. One rule for everybody is found faster by a search, which compares whole
-    episodes, and what is left to PPO are the differences between states. 0 starts from intent 0."""
-    spread: float = 0.7
-    """Standard deviation of the intents of the search's first round, in fitted units."""
+    polished: float = 0.3
+    """Share of the steps after the last update with which CMA-ES searches for what to add to the
+    intents of all states (`agents.ppo.polish`). 0 leaves them as PPO learned them."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -140,7 +136,7 @@ class PPOComposerConfig(PPOAgentConfig):
             ValueError: If a field is outside its range.
         """
         super().__post_init__()
-        settle(self, searched=SHARE, spread=POSITIVE)
+        settle(self, polished=SHARE)
 
 
 @dataclass(frozen=True)
@@ -184,62 +180,58 @@ def ppo_autoregressive(setup: TrainingSetup, config: PPOAutoregressiveConfig) ->
 def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) -> TrainedAgent:
     """Train with as many whole updates as `setup.steps` allows.
 
-    The visits that set the scale of the features count as steps, and so do those of the check at
-    the end.
+    The visits that set the scale of the features count as steps, and so do those of the search and
+    of the check at the end.
 
     Raises:
         ValueError: If `setup.steps` does not allow one update.
     """
     looked, rollout = SCALING_VISITS * setup.shoppers, config.ppo.n_steps * setup.shoppers
-    budget = setup.steps - round(config.checked * setup.steps) - looked
-    if budget < rollout:
+    polished = config.polished if isinstance(config, PPOComposerConfig) else 0.0
+    last = round((polished + config.checked) * setup.steps)
+    updates = (setup.steps - last - looked) // rollout
+    if updates < 1:
         raise ValueError(
             f"steps is {setup.steps}, but PPO needs {looked} to scale the features, {rollout} for "
-            f"each update and a share of {config.checked:g} to check what it learned."
+            f"each update and a share of {polished + config.checked:g} for what follows."
         )
 
     # the model before its first update, or as an interrupted training left it
     began = time.perf_counter()
     model = untrained_model(kind, setup, config, start, make_ppo)
-    untrained = _frozen(model)
-    found = _found(setup, (kind, config, start))
-    watched = setup.watched(0, untrained[0]) if found is None else 0.0
-    intent, searched = (None, 0) if found is None else (found["intent"], found["searched"])
-    if found is None and isinstance(config, PPOComposerConfig):
-        most = min(round(config.searched * setup.steps), budget - rollout)
-        intent, searched = search_start(setup, model, most, config.spread)
-    elif intent is not None:
-        cast(IntentActor, model.policy.actor).start_at(intent)
-    starts = {"untrained": untrained} | ({} if intent is None else {"start": _frozen(model)})
-    first = 1 if found is None else _restored(model, found)
-    updates = (budget - searched) // rollout
+    contenders = {"untrained": _frozen(model)}
+    first = _goes_on(setup, (kind, config, start), model)
+    watched = setup.watched(0, contenders["untrained"][0]) if first == 1 else 0.0
 
     # the policy is watched between updates, not in a callback, which SB3 would call while its
     # private random state is installed
     for update in range(first, updates + 1):
         if update > 1:
-            setup.keeper.keep(partial(_state, update, model, intent, searched))
+            setup.keeper.keep(partial(_state, update, model))
         learn_update(model, config, update, updates)
         # powers of two, because learning curves are steep at first
         early = update < config.watch_every and update & (update - 1) == 0
         if (early or update % config.watch_every == 0) and update < updates:
-            steps = looked + searched + update * rollout
-            watched += setup.watched(steps, frozen_policy_of(model))
-
+            watched += setup.watched(looked + update * rollout, frozen_policy_of(model))
     facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
-    facts["minutes"] = (time.perf_counter() - began - watched) / 60
-    steps = looked + searched + updates * rollout
-
-    # what is worse than its own start is not kept
     length = model.statistics.get("visits", float(updates * config.ppo.n_steps))
-    contenders = {"trained": _frozen(model), **starts}
-    kept, gains, checked = _compared(setup, config, contenders, length)
-    facts |= gains
+    steps = looked + updates * rollout
+
+    # intents are moved alike in all states, and the best of all is kept
+    contenders["trained"] = _frozen(model)
+    if polished:
+        better, taken = polish(setup, model, round(polished * setup.steps))
+        steps += taken
+        contenders |= {"polished": _frozen(model)} if better else {}
+    facts["minutes"] = (time.perf_counter() - began - watched) / 60
+    kept, earned, taken = _compared(setup, config, contenders, length)
+    facts |= {f"return_{name}": value for name, value in earned.items()}
     policy, sampled = contenders[kept]
-    steps += checked
-    setup.watch(steps, policy)
-    begun = starts["start"][0] if "start" in starts else None
-    return TrainedAgent(policy, sampled, *starts["untrained"], steps, facts, begun)
+    setup.watch(steps + taken, policy)
+    trained = contenders["trained"][0] if "polished" in contenders else None
+    return TrainedAgent(
+        policy, sampled, *contenders["untrained"], steps + taken, facts, unpolished=trained
+    )
 
 
 def _compared(
@@ -253,41 +245,35 @@ def _compared(
     Args:
         setup: what the agent learned from
         config: its options
-        contenders: policies by name, at their most likely action and as they explore; the first one
-            is the trained one
+        contenders: policies by name, at their most likely action and as they explore
         visits: mean length of an episode, as far as it is known
 
     Returns:
-        The name of the best, what the trained one earns above each other one, and the steps that
-        were taken. Where they do not suffice for two shoppers, the trained one counts as the best.
+        The name of the best, what each earned, and the steps that were taken. Where they do not
+        suffice for two shoppers, the last one counts as the best.
     """
     names = list(contenders)
     budget = round(config.checked * setup.steps)
     shoppers = int(budget / (len(names) * LONGER * visits))
     if shoppers < 2:
-        return names[0], {}, 0
+        return names[-1], {}, 0
     policies = [policy for policy, _ in contenders.values()]
     means, steps = mean_returns(setup, policies, shoppers)
     earned = dict(zip(names, means, strict=True))
-    gains = {f"gain_over_{name}": means[0] - earned[name] for name in names[1:]}
-    return max(names, key=lambda name: earned[name]), gains, steps
+    return max(names, key=lambda name: earned[name]), earned, steps
 
 
-def _found(setup: TrainingSetup, config: object) -> dict[str, Any] | None:
-    """What an interrupted training kept; None where there is nothing."""
-    like = {"update": 0, "searched": 0, "intent": None, "model": None}
-    found: dict[str, Any] | None = setup.keeper.found(setup.about(config), like)
-    return found
-
-
-def _restored(model: SlatePPO, found: Mapping[str, Any]) -> int:
-    """The update that an interrupted training goes on with, as its model stood before it."""
+def _goes_on(setup: TrainingSetup, config: object, model: SlatePPO) -> int:
+    """The update to continue with: the one before which the training was saved, else 1."""
+    found = setup.keeper.found(setup.about(config), {"update": 0, "model": None})
+    if found is None:
+        return 1
     restore_model(model, found["model"])
     update: int = found["update"]
     return update
 
 
-def _state(update: int, model: SlatePPO, intent: Tensor | None, searched: int) -> dict[str, object]:
+def _state(update: int, model: SlatePPO) -> dict[str, object]:
     """What `_learn` needs to continue with an update.
 
     Raises:
@@ -296,7 +282,7 @@ def _state(update: int, model: SlatePPO, intent: Tensor | None, searched: int) -
     state = state_of(model)
     if state["why_not"]:
         raise TypeError(state["why_not"])
-    return {"update": update, "searched": searched, "intent": intent, "model": flat(state)}
+    return {"update": update, "model": flat(state)}
 
 
 def untrained_model(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from agents.base import TrainingSetup, training_seeds
-from agents.search.playing import first_visits, play
+from agents.search.playing import Base, first_visits, play
 from agents.search.searchers import Searcher
 from policies.composer import Composer
 from policies.rerankers import SameForAll
@@ -32,6 +32,7 @@ class Ground:
         units: (A,) of an intent in those of the composer; None means that they are fitted to the
             first visits of some shoppers, which takes steps.
         expected_clicks: Whether clicks count as often as they were expected, and not as they fell.
+        base: What the intents are added to; None means intent 0.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Ground:
         units: Tensor | None = None,
         *,
         expected_clicks: bool = True,
+        base: Base | None = None,
     ) -> None:
-        self._setup, self._expected_clicks = setup, expected_clicks
+        self._setup, self._expected_clicks, self._base = setup, expected_clicks, base
         self._shoppers = min(setup.shoppers, setup.steps)
         self._played = self._episodes = 0
         self.composer = composer
@@ -82,6 +84,7 @@ class Ground:
             training_seeds(self._setup.seed, each, generation),
             budget - self.steps,
             expected_clicks=self._expected_clicks,
+            base=self._base,
         )
         self.steps += played.steps
         self._played += played.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from agents.ppo.vec_env import expected_reward
 from policies.composer import Composer
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation
+
+Base = Callable[[Tensor], Tensor]
+"""Features (B, F) to the intents (B, A) that a policy has, in units of the composer."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ def play(
     most: int,
     *,
     expected_clicks: bool = True,
+    base: Base | None = None,
 ) -> Played:
     """Play an episode of every shopper with every intent.
 
@@ -50,6 +55,7 @@ def play(
         seeds: (S,) int64, the shoppers
         most: most shopper-steps that may be taken; before the visit that would take more, all stop
         expected_clicks: whether clicks count as often as they were expected, and not as they fell
+        base: what the intents are added to; None means intent 0
     """
     several, shoppers = len(intents), len(seeds)
     observation = simulator.reset(seeds.repeat(several))
@@ -58,7 +64,9 @@ def play(
     steps = 0
     while len(row) and steps + len(row) <= most:
         view = composer.view(observation)
-        outcome = simulator.advance(composer.compose_view(view, intents[row // shoppers]))
+        chosen = intents[row // shoppers]
+        chosen = chosen if base is None else chosen + base(view.features)
+        outcome = simulator.advance(composer.compose_view(view, chosen))
         reward = expected_reward(simulator, outcome) if expected_clicks else outcome.reward
         returns.index_add_(0, row, reward.double())
         steps += len(row)

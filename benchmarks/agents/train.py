@@ -5,8 +5,8 @@
     python -m benchmarks.agents.train --env my_module:shop/Mine-v0 --reward clicks=1 --slate-size 6
 
 One training for each seed, all from the greedy CTR ranker; where the environment has none, a log is
-played and a ranker fitted to it first. A search finds the start, PPO learns from there, and the
-best of trained, found and untrained policies is kept. Each training leaves its agent as a folder of
+played and a ranker fitted to it first. A search moves what PPO learned, and the best of
+polished, trained and untrained policies is kept. Each training leaves its agent as a folder of
 its own, which `agents.folder.load_agent` loads. Run again, it goes on from the last checkpoint; a
 training that is finished is left as it is. Watch with `tensorboard --logdir runs/train`.
 """
@@ -33,12 +33,12 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
-from agents.ppo.start import mean_returns, search_start
+from agents.ppo.polish import mean_returns, polish
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
-from benchmarks.lab.saved import AGENT, START, UNTRAINED
+from benchmarks.lab.saved import AGENT, POLISHED, UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.trainings import VISITS
@@ -56,7 +56,7 @@ from recsim_env.settings import SHARE, put, settle
 USUAL_VISITS, USUAL_SHOPPERS = 300_000, 512
 SLOW_VISITS, SLOW_SHOPPERS, SLOW_EPISODES = 20_000, 32, 32
 """Sizes of a training by default, in most environments and where shoppers are served one by one."""
-CALLED = {LAST: "trained", START: "found by the search", UNTRAINED: "untrained"}
+CALLED = {POLISHED: "polished", LAST: "trained", UNTRAINED: "untrained"}
 """What the checkpoints are called."""
 
 
@@ -83,10 +83,9 @@ class Config(Checked):
     annealed: float = PPOComposerConfig().annealed
     """Factor on the learning rate at the end, reached linearly from 1; 1 keeps the rate
     constant."""
-    searched: float = PPOComposerConfig().searched
-    """Share of the visits with which CMA-ES looks for the intent that serves all shoppers best,
-    from which PPO starts; 0 starts from the slate that is greedy in the reward. Only `composer`
-    acts in intents."""
+    polished: float = PPOComposerConfig().polished
+    """Share of the visits with which, after PPO, CMA-ES searches for what to add to the intents of
+    all states; 0 leaves them as PPO learned them. Only `composer` acts in intents."""
     network: NetworkConfig = field(default_factory=lambda: PPOComposerConfig().network)
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: PPOComposerConfig().composer)
@@ -106,7 +105,7 @@ class Config(Checked):
     def __post_init__(self) -> None:
         """Check every option, and take the agent's own hyper-parameters where none is told."""
         super().__post_init__()
-        settle(self, annealed=SHARE, searched=SHARE)
+        settle(self, annealed=SHARE, polished=SHARE)
         if self.ppo == PPOComposerConfig().ppo:
             put(self, ppo=AGENTS[f"ppo_{self.agent}"].config().ppo)
 
@@ -122,8 +121,8 @@ class Sizes:
 
     visits: int
     """Length of PPO's part of a run in visits."""
-    searched: int
-    """Most visits of the search before it."""
+    polished: int
+    """Most visits of the search that follows it."""
     shoppers: int
     """Number of shoppers that are served at once."""
     monitor: MonitorConfig
@@ -137,9 +136,9 @@ def sizes_of(config: Config, *, slow: bool = False) -> Sizes:
     if slow and monitor.episodes == MonitorConfig().episodes:
         monitor = replace(monitor, episodes=SLOW_EPISODES)
     visits = visits if config.visits is None else config.visits
-    searched = round(config.searched * visits) if LEARNABLE[config.agent].intents else 0
+    polished = round(config.polished * visits) if LEARNABLE[config.agent].intents else 0
     shoppers = shoppers if config.shoppers is None else config.shoppers
-    return Sizes(visits - searched, searched, shoppers, monitor)
+    return Sizes(visits - polished, polished, shoppers, monitor)
 
 
 def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
@@ -202,7 +201,7 @@ def rounded(config: Config, made: int = 0, *, slow: bool = False) -> Iterator[st
     rollout, batch = sizes.shoppers * config.ppo.n_steps, config.ppo.batch_size
     told = f"whole rollouts of {rollout:,} visits (shoppers x ppo.n_steps)"
     if (visits := visits_to_make(config, made, slow=slow)) != sizes.visits:
-        part = "visits is" if not sizes.searched else "PPO's part of the visits is"
+        part = "visits is" if not sizes.polished else "PPO's part of the visits is"
         yield f"{part} {sizes.visits:,} and is rounded up to {visits:,}, which are {told}."
     if batch > rollout:
         yield (
@@ -252,7 +251,6 @@ def _train(config: Config, seed: int, site: Site) -> Path:
     else:
         look_around(model)
         save(model, folder / UNTRAINED)
-        search(config, seed, site, model)
     write_settings(folder, told)
     left = sizes.visits - model.num_timesteps
     if left <= 0 and (folder / AGENT / ABOUT).exists():
@@ -276,53 +274,36 @@ def _train(config: Config, seed: int, site: Site) -> Path:
     return folder / LAST
 
 
-def search(config: Config, seed: int, site: Site, model: SlatePPO) -> None:
-    """Look for the intent that PPO starts from, and write what was found beside the untrained one.
-
-    Args:
-        config: The training.
-        seed: Its seed.
-        site: The place.
-        model: PPO before its first update.
-    """
-    folder, setup = folder_of(config, seed), _setup(config, seed, site, model)
-    sizes = sizes_of(config, slow=is_slow(setup.simulator))
-    (folder / START).unlink(missing_ok=True)
-    if not sizes.searched:
-        return
-    print(f"{config.agent}, seed {seed}: CMA-ES looks for a start with {sizes.searched:,} visits.")
-    spread = PPOComposerConfig().spread
-    intent, _ = search_start(setup, model, sizes.searched, spread)
-    if intent is None:
-        print(f"{sizes.searched:,} visits are too few for one round of the search.")
-    else:
-        save(model, folder / START)
-
-
 def _setup(config: Config, seed: int, site: Site, model: SlatePPO) -> TrainingSetup:
     """What the search and the comparison at the end work with: the training's own shoppers."""
     simulator = environment_of(model).simulator
     sizes = sizes_of(config, slow=is_slow(simulator))
-    visits = sizes.visits + sizes.searched
+    visits = sizes.visits + sizes.polished
     return TrainingSetup(simulator, site.inputs_for(simulator), seed, visits, sizes.shoppers)
 
 
 def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
-    """Compare what was trained with what it started from, write the best, and say what it reached.
+    """Search on from what was trained, write the best of all, and say what it reached.
 
-    Trained, found and untrained policies are compared on training shoppers whom no update saw. The
-    one that is kept is then compared with greedy CTR on the shoppers of the evaluation.
+    Polished, trained and untrained policies are compared on training shoppers whom no update saw.
+    The one that is kept is then compared with greedy CTR on the shoppers of the evaluation.
 
     Args:
         config: The training.
         seed: Its seed.
         site: The place.
-        model: The trained model, whose last checkpoint is written.
+        model: The trained model, whose last checkpoint is written; it is changed.
     """
     folder, simulator = folder_of(config, seed), site.simulator("evaluation")
-    settings = sizes_of(config, slow=is_slow(simulator)).monitor
+    sizes = sizes_of(config, slow=is_slow(simulator))
+    settings = sizes.monitor
     setup = _setup(config, seed, site, model)
-    files = [file for file in (LAST, START, UNTRAINED) if (folder / file).exists()]
+    files = [LAST, UNTRAINED]
+    if most := sizes.polished:
+        print(f"{config.agent}, seed {seed}: a search of at most {most:,} visits follows.")
+        if polish(setup, model, most)[0]:
+            save(model, folder / POLISHED)
+            files.insert(0, POLISHED)
     choices = [load_policy(folder / file, setup.inputs) for file in files]
     means = mean_returns(setup, choices, settings.episodes)[0]
     best = files[means.index(max(means))]

@@ -86,10 +86,10 @@ ROW = pl.Schema(
         "date": pl.String,
     }
 )
-"""A contender's run in a mode: deterministic, sampled, untrained, untrained sampled, or start: what
-a search found before the first update. Numbers are means of its episodes. `return_error` is the
-standard error over episodes; diversity and category coverage are means over an episode's visits;
-coverage and Gini are of the items' exposures."""
+"""A contender's run in a mode: deterministic, sampled, untrained, untrained sampled, or unpolished,
+which is PPO before the search that follows it. Numbers are means of its episodes. `return_error` is
+the standard error over episodes; diversity and category coverage are means over an episode's
+visits; coverage and Gini are of the items' exposures."""
 
 PPO, CMA, GREEDY, REWARD_GREEDY, MMR, RERANKER, MYOPIC, STATE = (
     "ppo_composer",
@@ -513,7 +513,7 @@ def train(cell: Cell, site: Site, league: CellSettings) -> tuple[list[dict[str, 
         "deterministic": learned.policy,
         "sampled": learned.sampled,
         "untrained": learned.untrained,
-        "start": learned.start,
+        "unpolished": learned.unpolished,
         "untrained sampled": learned.untrained_sampled,
     }
     used = {mode: policy for mode, policy in modes.items() if policy is not None}

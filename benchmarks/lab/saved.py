@@ -14,9 +14,9 @@ from policies.learnable.intents import ComposerPolicy, IntentActor
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.types import Policy
 
-UNTRAINED, START = "untrained.safetensors", "start.safetensors"
-"""Names of the files of a policy as it was built and as a search left it before the first update,
-beside its last checkpoint."""
+UNTRAINED, POLISHED = "untrained.safetensors", "polished.safetensors"
+"""Names of the files of a policy before its first update, and as the search left it that followed
+the last one, beside its last checkpoint."""
 AGENT = "agent"
 """Name of the folder of the agent that a training kept, beside these."""
 

@@ -77,9 +77,7 @@ def _finished(seed: int, folder: Path) -> FinishedTraining:
     Raises:
         ValueError: If it has not.
     """
-    lacking = [
-        name for name in ("config.json", UNTRAINED, LAST) if not (folder / name).is_file()
-    ]
+    lacking = [name for name in ("config.json", UNTRAINED, LAST) if not (folder / name).is_file()]
     if lacking:
         raise ValueError(f"{folder} lacks {', '.join(lacking)}, but a training has it: {AGAIN}.")
     settings, made = read_settings(folder), visits_of(folder / LAST)

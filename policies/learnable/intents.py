@@ -40,8 +40,7 @@ class IntentConfig:
 class IntentActor(nn.Module):
     """A Gaussian over intents whose mean depends on the state.
 
-    The mean starts at 0, which is the slate that is greedy in the reward, or where `start_at` moves
-    it. The standard deviation is
+    The mean starts at 0, which is the slate that is greedy in the reward. The standard deviation is
     learned, and the same in every state. Both are in units of the actor's own, in which all numbers
     of an intent weigh alike (`policies.units`).
 
@@ -73,12 +72,12 @@ class IntentActor(nn.Module):
         mean: Tensor = self.tower(self.standardize(features))
         return mean
 
-    def start_at(self, intent: Tensor) -> None:
-        """Move the mean of every state by an intent (A,), in units of the actor."""
+    def move(self, intent: Tensor) -> None:
+        """Add an intent (A,), in units of the actor, to the mean of every state."""
         with torch.no_grad():
             last = self.tower[-1]
             assert isinstance(last, nn.Linear)
-            last.bias += intent.to(last.bias)
+            last.bias.add_(intent.to(last.bias))
 
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
         """Choose intents (B, A): the mean, or a sample by the uniform numbers draws (B, A)."""

@@ -22,7 +22,7 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train
-from benchmarks.lab.saved import AGENT, START, UNTRAINED
+from benchmarks.lab.saved import AGENT, POLISHED, UNTRAINED
 from benchmarks.lab.trainings import KEPT, finished_trainings
 from benchmarks.lab.where import Where
 from policies import POLICIES
@@ -44,7 +44,7 @@ def training(world: Where, folder: Path, updates: int = UPDATES, **options: Any)
             "place": world,
             "seeds": (0,),
             "visits": updates * ROLLOUT,
-            "searched": 0.0,
+            "polished": 0.0,
             "monitor": watched,
             "output": folder,
             **options,
@@ -271,9 +271,9 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
 
 @pytest.mark.parametrize(
     ("means", "kept"),
-    [((3.0, 2.0, 1.0), LAST), ((1.0, 3.0, 2.0), START), ((1.0, 2.0, 3.0), UNTRAINED)],
+    [((3.0, 2.0, 1.0), POLISHED), ((1.0, 3.0, 2.0), LAST), ((1.0, 2.0, 3.0), UNTRAINED)],
 )
-def test_the_best_of_trained_found_and_untrained_is_kept(
+def test_the_best_of_polished_trained_and_untrained_is_kept(
     toy_world: Where,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -281,7 +281,7 @@ def test_the_best_of_trained_found_and_untrained_is_kept(
     kept: str,
 ) -> None:
     monkeypatch.setattr(train, "mean_returns", lambda *_: (list(means), 0))
-    config = training(toy_world, tmp_path, updates=60, searched=0.9)
+    config = training(toy_world, tmp_path, updates=60, polished=0.9)
     folder = train.train(config, 0).parent
     (one,) = finished_trainings(folder.parent)
     assert one.visits == 6 * ROLLOUT  # PPO's part
@@ -289,11 +289,15 @@ def test_the_best_of_trained_found_and_untrained_is_kept(
         name: {
             key: value for key, value in read_tensors(folder / name)[0].items() if "actor" in key
         }
-        for name in (LAST, START, UNTRAINED, KEPT)
+        for name in (LAST, POLISHED, UNTRAINED, KEPT)
     }
     bias = "policy/actor.tower.2.bias"
-    assert not actors[UNTRAINED][bias].any()
-    assert actors[START][bias].any()
-    for name in (LAST, START, UNTRAINED):
+    moved = [
+        name
+        for name, value in actors[LAST].items()
+        if not torch.equal(value, actors[POLISHED][name])
+    ]
+    assert moved == [bias]
+    for name in (LAST, POLISHED, UNTRAINED):
         same = all(torch.equal(actors[KEPT][key], actors[name][key]) for key in actors[KEPT])
         assert same == (name == kept)

@@ -71,7 +71,7 @@ def training(world: Where, folder: Path, visits: int = 16 * 4 * 3) -> train.Conf
         visits=visits,
         shoppers=16,
         ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
-        searched=0.0,
+        polished=0.0,
         monitor=MonitorConfig(evaluate_every=2, episodes=6, batch=6, pictures=1),
         output=folder / "train",
     )
@@ -283,15 +283,15 @@ def test_sizes_that_do_not_fit_are_said_and_the_report_tells_what_was_made(
 
 def test_what_is_rounded_is_said_in_a_sentence_each() -> None:
     ppo = PPOConfig(n_steps=4, batch_size=32)
-    config = train.Config(visits=128, shoppers=16, ppo=ppo, searched=0.0)
+    config = train.Config(visits=128, shoppers=16, ppo=ppo, polished=0.0)
     assert list(train.rounded(config)) == []
     assert train.visits_to_make(config) == 128
     assert train.visits_to_make(replace(config, visits=129)) == 192
     assert train.visits_to_make(replace(config, visits=129), made=128) == 192
     assert train.visits_to_make(replace(config, visits=1), made=128) == 128
-    searching = replace(config, visits=200, searched=0.36)
+    searching = replace(config, visits=200, polished=0.36)
     assert list(train.rounded(searching)) == []
-    assert train.sizes_of(searching).searched == 72
+    assert train.sizes_of(searching).polished == 72
     (line,) = train.rounded(replace(searching, visits=201))
     assert line.startswith("PPO's part of the visits is 129 and is rounded up to 192, which are")
     (line,) = train.rounded(replace(config, ppo=replace(config.ppo, batch_size=65)))

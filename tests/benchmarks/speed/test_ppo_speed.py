@@ -22,7 +22,7 @@ from tests.support.toys import registered_toys
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a place where toy shoppers come."""
     small = {"ppo_composer": {"ppo": PPOConfig(n_steps=4, batch_size=32, n_epochs=2)}}
-    place = Place(TOY, 0, open_toy, oracles=False, log=False, settings=small)
+    place = Place(TOY, 0, False, open_toy, oracles=False, log=False, settings=small)
     only(monkeypatch, place)
     with registered_toys(TOY):
         yield place.name

@@ -1,0 +1,75 @@
+"""What follows PPO over intents: a search that moves its intents alike in all states, and a check.
+
+PPO tells states apart, but its exploration is wide and its gradients are noisy, so that the mean of
+its intents ends some way off the best one. A search over what is added to the intents of all states
+compares whole episodes of the same shoppers, which finds a mean faster than policy gradients. And
+as training without a signal wanders off from its start, polished, trained and untrained policies
+are compared at the end, with shoppers of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from agents.base import TrainingSetup, training_seeds
+from agents.evaluate import evaluate
+from agents.ppo.algorithm import SlatePPO, environment_of
+from agents.search.ground import EPISODES, Ground
+from agents.search.searchers import Covariance
+from policies.learnable.intents import IntentActor
+from recsim_env.types import Policy
+
+SPREAD = 0.5
+"""Standard deviation of what is added in the first round, in fitted units: as much as PPO's own
+exploration leaves open."""
+CHECK = -3
+"""Generation of `training_seeds` of the shoppers of the comparison."""
+
+
+def polish(setup: TrainingSetup, model: SlatePPO, most: int) -> tuple[bool, int]:
+    """Add to the mean intents of a trained actor what CMA-ES finds best for all states.
+
+    Args:
+        setup: What the agent learned from; its shoppers are reset.
+        model: PPO over intents; its actor is changed.
+        most: Steps that must not be exceeded.
+
+    Returns:
+        Whether the steps sufficed for a round, and so anything was changed; and the steps that were
+        taken.
+    """
+    actor = model.policy.actor
+    assert isinstance(actor, IntentActor)
+
+    def trained(features: Tensor) -> Tensor:
+        """Mean intents (B, A) in units of the composer."""
+        return actor.mean(features) * actor.units
+
+    ground = Ground(setup, environment_of(model).composer, actor.units, base=trained)
+    searcher = Covariance(len(actor.units), setup.seed, SPREAD)
+    told: list[Tensor] = []
+    ground.search(searcher, most, told, EPISODES)
+    if told:
+        actor.move(searcher.finalists(1)[0])
+    return bool(told), ground.steps
+
+
+def mean_returns(
+    setup: TrainingSetup, policies: Sequence[Policy], shoppers: int
+) -> tuple[list[float], int]:
+    """The mean return of each policy, from the same shoppers, whom no update saw.
+
+    Args:
+        setup: What the agent learned from.
+        policies: The policies.
+        shoppers: Number of shoppers.
+
+    Returns:
+        The means, and the steps that were taken.
+    """
+    who = training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device)
+    played = [evaluate(one, setup.simulator, who, batch=setup.shoppers).rows for one in policies]
+    means = [float(rows["return"].to_numpy().mean()) for rows in played]
+    return means, sum(int(rows["visits"].sum()) for rows in played)
