@@ -42,8 +42,10 @@ from policies.learnable.plackett_luce import (
 )
 from policies.parameters import tunable
 from policies.rankers.networks import tower
+from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.rewards import Reward, RewardInputs
+from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.settings import ONE_OR_MORE, POSITIVE, RATE, SHARE, WIDTH, settle
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import first_places
@@ -241,14 +243,13 @@ class Decisions:
         return first_places(self.slates)
 
 
-def logged_rewards(log: Sessions, reward: Reward, embedding: Tensor, category: Tensor) -> Tensor:
-    """The reward of every logged slate, 0 at padding.
+def logged_rewards(log: Sessions, reward: Reward, catalog: Catalog) -> Tensor:
+    """The reward of every logged slate, 0 at padding: (S, T) float32, on the catalogue's device.
 
-    Shapes:
-        embedding: (N, E)
-        category:  (N,)
-        returns:   (S, T) float32, on the device of `embedding`
+    A term on what followed the visit, such as `kept`, is refused: a log does not tell it of all.
     """
+    tables: dict[str, Any] = catalog_tables(catalog)
+    embedding = catalog.embedding
     slates, clicks = log.slates.to(embedding.device), log.clicks.to(embedding.device)
     total = torch.zeros(slates.shape[:2], device=embedding.device)
     for visit in range(slates.shape[1]):  # one at a time: all pairs of all slates would not fit
@@ -258,9 +259,8 @@ def logged_rewards(log: Sessions, reward: Reward, embedding: Tensor, category: T
             slates[:, visit].clamp(min=0),
             shown,
             clicks[:, visit] & shown,
-            embedding,
-            category,
             purchases=bought,
+            **tables,
         )
         total[:, visit] = reward(inputs)[0]
     return total * log.real.to(total.device)
@@ -278,7 +278,7 @@ def decisions_of(
     """
     _check_log(log, simulator)
     catalog = simulator.catalog.to(simulator.device)
-    rewards = logged_rewards(log, simulator.reward, catalog.embedding, catalog.category)
+    rewards = logged_rewards(log, simulator.reward, catalog)
     returns = discounted_returns(rewards, discount)
     propensity = log.propensity.to(simulator.device)
 

@@ -16,8 +16,10 @@ Dimensions: B shoppers, P items of the pool, K slate positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,8 @@ from policies.parameters import Range
 from policies.slates import FARTHEST, SlateScores
 from recsim_env.registry import Registry
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, term_value
-from recsim_env.tensors import widened
+from recsim_env.rewards.inputs import catalog_tables
+from recsim_env.tensors import looked_up, widened
 
 SCALE = Knob(1.0, Range(-1.5, 2.0))
 """The knob that scales a term: the logarithm of a factor on its weight, 0 = the reward's own. A
@@ -90,6 +93,18 @@ def clicks(slate: SlateSoFar, chance: Tensor) -> Tensor:
     return chance
 
 
+@gain("revenue", scaled=False)
+def revenue(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """Count a click as the price of the item, as if what is clicked were bought."""
+    return chance * _of_items(slate, "revenue", slate.catalog.known_price)
+
+
+@gain("kept", scaled=False)
+def kept(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """Count nothing: a ranker of clicks does not tell how an item moves the chance of leaving."""
+    return torch.zeros_like(chance)
+
+
 # ---- what the slate as a set earns ----
 
 
@@ -105,6 +120,47 @@ def category_coverage(slate: SlateSoFar, chance: Tensor) -> Tensor:
     """Count 1 / (K - 1) for an item of a new category; the first item of a slate adds nothing."""
     new = (slate.count == 0).to(chance.dtype)
     return new * (slate.length > 0) / max(slate.size - 1, 1)
+
+
+@gain("category_entropy")
+def category_entropy(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """Add f(n) - f(c) over K log K for c of n items of its category, f(x) = (x+1)log(x+1) - xlogx.
+
+    It is the change of n log n - sum of c log c, which is the entropy times n.
+    """
+    if slate.size == 1:
+        return torch.zeros_like(chance)
+    count, length = slate.count, slate.length
+    added = torch.special.xlogy(count + 1, count + 1) - torch.special.xlogy(count, count)
+    most = (length + 1) * math.log(length + 1) - length * math.log(max(length, 1))
+    return (most - added) / (slate.size * math.log(slate.size))
+
+
+@gain("novelty")
+def novelty(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """Add the self-information of the item, over K."""
+    return -_of_items(slate, "novelty", slate.catalog.popularity).log2() / slate.size
+
+
+@gain("exposure")
+def exposure(slate: SlateSoFar, chance: Tensor) -> Tensor:
+    """Add what the category still lacks of its target share, at most one position of K."""
+    target = _of_items(slate, "exposure", slate.catalog.category_share)
+    return (slate.size * target - slate.count).clamp(0, 1) / slate.size
+
+
+def _of_items(slate: SlateSoFar, term: str, table: Tensor | None) -> Tensor:
+    """What a table (N,) of the catalogue says of the items of the pool: (B, P).
+
+    Raises:
+        ValueError: If the catalogue does not have it; the term itself says so too.
+    """
+    if table is None:
+        raise ValueError(
+            f"The reward term {term!r} needs a column that this catalogue does not have in full: "
+            "revenue needs every price, novelty needs popularity."
+        )
+    return looked_up(table, slate.ids)
 
 
 # ---- any other term ----
@@ -131,7 +187,8 @@ def gain_of_term(name: str) -> Gain:
 def _valued(name: str, slate: SlateSoFar, items: Tensor | None, *, clicked: bool) -> Tensor:
     """The value of a term in float64: (B,), or (B, P) of the slates that are one item longer.
 
-    What is clicked counts as bought, and an outside environment as paying nothing.
+    What is clicked counts as bought, an outside environment as paying nothing, and the shopper as
+    coming back at once to a shop that remembers nothing.
     """
     catalog, length = slate.catalog, slate.length
     batch, pool = slate.ids.shape
@@ -148,14 +205,17 @@ def _valued(name: str, slate: SlateSoFar, items: Tensor | None, *, clicked: bool
     if items is not None:
         slates[:, length], shown[:, length] = items.flatten(), True
         clicks[:, length] = clicked
+    tables: dict[str, Any] = catalog_tables(catalog)
     inputs = RewardInputs(
         slates,
         shown,
         clicks,
-        catalog.embedding,
-        catalog.category,
         purchases=clicks,
         outside_reward=torch.zeros_like(clicks[:, 0], dtype=torch.float32),
+        days=torch.zeros_like(clicks[:, 0], dtype=torch.float32),
+        left=torch.zeros_like(clicks[:, 0]),
+        recent_slates=torch.full_like(slates, -1).unsqueeze(1),
+        **tables,
     )
     return widened(term_value(name, inputs)).reshape(shape)
 

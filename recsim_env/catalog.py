@@ -40,6 +40,8 @@ class Catalog:
         embedding:  (N, E) float32, unit length: what agents may use
         product_id: (N,) int64 number in the source, or None
         cold:       (N,) bool, kept out of every training exposure, or None
+        popularity: (N,) float32, above 0 and at most 1, the share of shoppers or visits that chose
+                    the item, or None
         category:   (N,) int64, derived: index into `categories` ("department/category", sorted)
         kind:       (N,) int64, derived: index into `kinds` (whole paths, sorted)
 
@@ -55,6 +57,7 @@ class Catalog:
     embedding: Tensor
     product_id: Tensor | None = None
     cold: Tensor | None = None
+    popularity: Tensor | None = None
     category: Tensor = field(init=False)
     categories: tuple[str, ...] = field(init=False)
     kind: Tensor = field(init=False)
@@ -92,12 +95,25 @@ class Catalog:
         exact = widened(self.embedding)  # so that rewards do not depend on the device
         return (exact @ exact.T).float()
 
+    @functools.cached_property
+    def known_price(self) -> Tensor | None:
+        """The prices (N,) float32 where every one is known; otherwise None."""
+        if self.price.is_meta or not bool(self.price.isnan().any()):
+            return self.price
+        return None
+
+    @functools.cached_property
+    @torch.inference_mode(False)  # whoever asks first, others may learn with it
+    def category_share(self) -> Tensor:
+        """The share of all items that are of the category of each item: (N,) float32."""
+        count = torch.zeros(len(self.categories), device=self.device)
+        count.index_add_(0, self.category, torch.ones_like(self.price))
+        return count[self.category] / len(self)
+
     def to(self, device: torch.device | str) -> Catalog:
         """Copy the catalogue to a device."""
-        product_id = None if self.product_id is None else self.product_id.to(device)
-        cold = None if self.cold is None else self.cold.to(device)
-        price, embedding = self.price.to(device), self.embedding.to(device)
-        return replace(self, price=price, embedding=embedding, product_id=product_id, cold=cold)
+        moved = {"price": self.price, "embedding": self.embedding, **extras(self)}
+        return replace(self, **{name: value.to(device) for name, value in moved.items()})
 
     def save(self, folder: Path | str) -> None:
         """Write `catalog.parquet` and `embedding.safetensors` (float32), each in one move.
@@ -170,7 +186,7 @@ class Catalog:
 
 def extras(catalog: Catalog) -> dict[str, Tensor]:
     """Return the optional columns that a catalogue has."""
-    extras = {"product_id": catalog.product_id, "cold": catalog.cold}
+    extras = {name: getattr(catalog, name) for name in ("product_id", "cold", "popularity")}
     return {name: value for name, value in extras.items() if value is not None}
 
 
@@ -203,6 +219,7 @@ def _check(catalog: Catalog) -> None:
         "price": torch.float32,
         "product_id": torch.int64,
         "cold": torch.bool,
+        "popularity": torch.float32,
     }
     for name, tensor in {
         "embedding": catalog.embedding,
@@ -245,6 +262,10 @@ def _check_numbers(catalog: Catalog) -> None:
     dear = ~(price.isnan() | ((price >= 0) & price.isfinite()))
     for row in dear.nonzero().flatten()[:1].tolist():
         raise fault("price", row, float(price[row]), "a price >= 0 or NaN")
+    if catalog.popularity is not None:
+        share = catalog.popularity
+        for row in (~((share > 0) & (share <= 1))).nonzero().flatten()[:1].tolist():
+            raise fault("popularity", row, float(share[row]), "a share above 0 and at most 1")
     for row in (~((length - 1).abs() <= UNIT_TOLERANCE)).nonzero().flatten()[:1].tolist():
         raise fault(
             "embedding",

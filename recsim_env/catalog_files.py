@@ -21,7 +21,7 @@ ROUNDING = 1e-2
 """How far from 1 a length may be in a file that is not float32, to be brought back: what bfloat16
 does to it."""
 _COLUMNS = {"item": pl.Int64(), "text": pl.String(), "path": pl.String(), "price": pl.Float32()}
-_OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean()}
+_OPTIONAL = {"product_id": pl.Int64(), "cold": pl.Boolean(), "popularity": pl.Float32()}
 
 
 def save(catalog: Catalog, folder: Path) -> None:

@@ -100,6 +100,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
       response and no credit for diversity.
     - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default the
       responses plus the intra-list distance
+      With `objectives`, float32 (n,), the value of each, and `reward_space` is its space, as
+      MO-Gymnasium expects; `gymnasium.make` then needs `disable_env_checker=True`, as
+      `mo_gymnasium.make` has it, because Gymnasium's checker knows no vectors
     - terminated: the shopper lapsed; there is no next visit
     - truncated: the next visit falls `horizon_days` or more after the first
     - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight;
@@ -151,6 +154,8 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         self.simulator = as_simulator(simulator, options)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
+        if self.simulator.objectives is not None:
+            self.reward_space = self.simulator.objectives.reward_space
         self._started = False
         self._scene: Scene | None = None
 
@@ -180,7 +185,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     @torch.inference_mode()
     def step(
         self, action: NDArray[np.integer[Any]]
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    ) -> tuple[dict[str, NDArray[Any]], Any, bool, bool, dict[str, Any]]:
         """Show the slate `action` (K,) and let the shopper react."""
         check_started(self._started)
         items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")
@@ -198,7 +203,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         observation = _single(self.simulator.observe())
         return (
             observation,
-            outcome.reward.item(),
+            outcome.reward.item()
+            if outcome.objectives is None
+            else to_numpy(outcome.objectives[0]),
             bool(outcome.terminated),
             bool(outcome.truncated),
             info,

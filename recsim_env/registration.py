@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from recsim_env import checks
 from recsim_env.belief.base import Belief
 from recsim_env.rewards import Reward, as_reward
+from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shop_file import HOUSEHOLD, SESSION, ShopFile, doubt_levels, refuse_failed
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import (
@@ -91,6 +92,9 @@ class EnvConfig:
     belief: Belief[Any] | None = None
     """What the shop infers about each shopper, whose keys join the observation; None means
     nothing. `recsim_env.belief.registry.load_belief` opens one."""
+    objectives: Sequence[str] | None = None
+    """Names of registered terms whose values are told side by side, as MO-Gymnasium expects:
+    rewards become vectors. None means that the reward is one number."""
 
     def __post_init__(self) -> None:
         if not callable(self.shopper) and not isinstance(self.shopper, (str, os.PathLike)):
@@ -107,6 +111,7 @@ class EnvConfig:
             "horizon_days": checked_horizon(self.horizon_days),
             "history": checked_history(self.history),
             "strict": checks.flag("strict", self.strict),
+            "objectives": checked_objectives(self.objectives),
             "shopper_options": checks.mapping("shopper_options", self.shopper_options),
         }
         if self.belief is not None:
@@ -201,8 +206,8 @@ def make_simulator(
         id: A registered id, or a configuration of one's own. `module:id` imports the module first,
             as `gymnasium.make` does, so that the module can register the id.
         device: `cpu`, `cuda`, or None for the best there is.
-        options: `reward`, `slate_size`, `horizon_days`, `history`, `strict` and `belief` replace
-            those of the configuration; any other option goes to the shopper.
+        options: `reward`, `slate_size`, `horizon_days`, `history`, `strict`, `belief` and
+            `objectives` replace those of the configuration; any other option goes to the shopper.
 
     Raises:
         gymnasium.error.NameNotFound: If the id is unknown.
@@ -229,6 +234,7 @@ def make_simulator(
         history=config.history,
         strict=config.strict,
         belief=config.belief,
+        objectives=config.objectives,
     )
     if simulator.slate_size != config.slate_size:
         raise ValueError(

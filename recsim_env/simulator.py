@@ -6,7 +6,7 @@ directly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from recsim_env import checks, noise, trees
 from recsim_env.belief.base import Belief, SeenVisit
-from recsim_env.rewards import Reward, RewardInputs, as_reward
+from recsim_env.rewards import Objectives, Reward, RewardInputs, as_reward, check_served
+from recsim_env.rewards.inputs import catalog_tables
+from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import HIDDEN, Description, Shopper, name_of
 from recsim_env.tensors import among, first_places, shared
@@ -74,6 +76,8 @@ class SlateSimulator:
             is not shown, and is counted.
         belief: What the shop infers about each shopper from slates and responses; its keys join the
             observation. It changes nothing that happens.
+        objectives: Names of registered terms whose values every step tells side by side
+            (`Outcome.objectives`), beside the reward; None means none.
 
     Shapes: B shoppers, H remembered slates, K positions, C candidates, N items.
 
@@ -104,6 +108,7 @@ class SlateSimulator:
         history: int = 10,
         strict: bool = False,
         belief: Belief[Any] | None = None,
+        objectives: Sequence[str] | None = None,
     ) -> None:
         self.horizon_days = checked_horizon(horizon_days)
         self.history = checked_history(history)
@@ -117,11 +122,11 @@ class SlateSimulator:
         self.device = shopper.device
         self.slate_size = checked_slate_size(shopper.slate_size)
         self.reward = as_reward(reward)
-        if "purchases" in self.reward.weights and not shopper.tells_purchases:
-            raise ValueError(
-                f"reward has the term 'purchases', but {name_of(shopper)} does not tell "
-                "purchases from clicks."
-            )
+        names = checked_objectives(objectives)
+        self.objectives = None if names is None else Objectives(names, self.reward)
+        told, who = shopper.tells_purchases, name_of(shopper)
+        for argument, terms in {"reward": self.reward.weights, "objectives": names or ()}.items():
+            check_served(argument, terms, self.catalog, who, tells_purchases=told)
 
         # What agents see and do.
         self._their_spaces = shopper.spaces()
@@ -131,8 +136,7 @@ class SlateSimulator:
         self.action_space = spaces.MultiDiscrete(
             np.full(self.slate_size, len(self.catalog), dtype=np.int64)
         )
-        self._embedding = self.catalog.embedding.to(self.device)
-        self._category = self.catalog.category.to(self.device)
+        self._tables: dict[str, Any] = catalog_tables(self.catalog)
         self._episodes: Episodes | None = None
         self._shoppers: Any = None
         self._beliefs: Any = None
@@ -339,7 +343,9 @@ class SlateSimulator:
         if self.belief is not None:
             seen = (response.clicks, response.days, response.purchases)
             self.belief.update(self._beliefs, SeenVisit(slates, shown, *seen))
-        reward, terms = self._reward(slates, shown, response)
+        inputs = self._reward_inputs(episodes, slates, shown, response)
+        reward, terms = self.reward(inputs)
+        objectives = None if self.objectives is None else self.objectives(inputs, terms)
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
         info = {
@@ -356,7 +362,8 @@ class SlateSimulator:
             episodes, slates, shown, response, day, response.left | truncated
         )
         self._candidates = None
-        return Outcome(reward, response.left.clone(), truncated, info, response)
+        left = response.left.clone()
+        return Outcome(reward, left, truncated, info, response, inputs, objectives)
 
     @torch.no_grad()
     def restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:
@@ -686,20 +693,20 @@ class SlateSimulator:
             candidate = _among(slates, self.candidates, len(self.catalog))
         return candidate & first_places(slates)
 
-    def _reward(
-        self, slates: Tensor, shown: Tensor, response: Response
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.reward(
-            RewardInputs(
-                slates,
-                shown,
-                response.clicks,
-                self._embedding,
-                self._category,
-                self.catalog.cosines,
-                purchases=response.purchases,
-                outside_reward=response.outside_reward,
-            )
+    def _reward_inputs(
+        self, episodes: Episodes, slates: Tensor, shown: Tensor, response: Response
+    ) -> RewardInputs:
+        return RewardInputs(
+            slates,
+            shown,
+            response.clicks,
+            cosines=self.catalog.cosines,
+            purchases=response.purchases,
+            outside_reward=response.outside_reward,
+            days=response.days,
+            left=response.left,
+            recent_slates=episodes.recent_slates,
+            **self._tables,
         )
 
     def _remember(

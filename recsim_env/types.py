@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.checks import told
+from recsim_env.rewards.inputs import RewardInputs
 
 Observation = dict[str, Tensor]
 """What the shop knows about B shoppers: one tensor a key, the first dimension is B."""
@@ -76,6 +77,11 @@ class Outcome:
     response: Response = field(repr=False)
     """The shoppers' own answer, with the chances before the noise. It is for logs and for training
     inside the library; agents and the Gymnasium faces never see it."""
+    inputs: RewardInputs = field(repr=False)
+    """What the reward terms saw, for training inside the library, as `response` is."""
+    objectives: Tensor | None = None
+    """(B, n) float32, the values of the simulator's `objectives` in their order; None where it has
+    none."""
 
     @property
     def ended(self) -> Tensor:
@@ -83,7 +89,7 @@ class Outcome:
         return self.terminated | self.truncated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step(Outcome):
     """An outcome together with what the shop knows at the next visit."""
 

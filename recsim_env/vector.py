@@ -47,7 +47,8 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     Observations, actions, rewards, ends and info are those of `SlateEnv` with a first dimension of
     B: observation `Dict` of (B, ...), action `MultiDiscrete` int64 (B, K), reward float64 (B,),
     terminated and truncated bool (B,), info one array (B,) a key beside the mask `_<key>` of the
-    rows that have it.
+    rows that have it. With `objectives`, rewards are float32 (B, n), and `reward_space` is the
+    space of those of one shopper.
 
     With `output="torch"` all of these are tensors on the simulator's device (reward float32),
     actions may be tensors, and no observation crosses to the host.
@@ -114,6 +115,8 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         self.simulator = as_simulator(simulator, options)
         self.single_observation_space = self.simulator.observation_space
         self.single_action_space = self.simulator.action_space
+        if self.simulator.objectives is not None:
+            self.reward_space = self.simulator.objectives.reward_space
         _check_memory(self.num_envs, self.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -259,9 +262,12 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     ) -> StepResult:
         """Return the five values of a step; rows that did not move have no reward and no end."""
         reward = outcome.reward.where(moved, 0)
+        reward = reward.double() if self.output == "numpy" else reward
+        if outcome.objectives is not None:
+            reward = outcome.objectives.where(moved.unsqueeze(1), 0)
         return (
             self._hand_out(observation),
-            self._give(reward.double() if self.output == "numpy" else reward),
+            self._give(reward),
             self._give(outcome.terminated & moved),
             self._give(outcome.truncated & moved),
             info,

@@ -35,6 +35,7 @@ from agents.ppo.torch_vec_env import (
 from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
+from recsim_env.rewards import is_linear, term_value
 from recsim_env.settings import settle
 from recsim_env.simulator import Episodes, SlateSimulator
 from recsim_env.trees import Flat, flat, restored
@@ -58,8 +59,9 @@ class TrainingReward:
     scale: float = 0.1
     """Factor on the reward: a critic learns returns of the order of 1 faster."""
     expected_clicks: bool = True
-    """Whether to learn from the expected number of clicks instead of the number that was drawn: the
-    objective is the same, with less noise (Rao-Blackwell). Only a simulator can do this."""
+    """Whether to learn from the expected responses instead of those that were drawn, in all terms
+    that are linear in them, such as clicks and revenue: the objective is the same, with less noise
+    (Rao-Blackwell). Only a simulator can do this."""
     survival: bool = False
     """Whether shoppers stay, and each reward is weighted by the probability that they would still
     be there: the expected return is the same, without the noise of when they leave. The network
@@ -89,12 +91,24 @@ def weighable(reward: TrainingReward, simulator: SlateSimulator) -> TrainingRewa
 
 
 def expected_reward(simulator: SlateSimulator, outcome: Outcome) -> Tensor:
-    """The rewards (B,) of a visit with the expected number of clicks in place of what was drawn."""
-    weight = simulator.reward.weights.get("clicks")
-    if weight is None:
-        return outcome.reward
-    surplus = outcome.response.probability.sum(dim=1) - outcome.info["clicks"]
-    return outcome.reward + weight * surplus
+    """The rewards (B,) of a visit with every linear term at the chances in place of the draws."""
+    reward = outcome.reward
+    weights = {name: value for name, value in simulator.reward.weights.items() if is_linear(name)}
+    for name, expected in expected_terms(tuple(weights), outcome).items():
+        reward = reward + weights[name] * (expected - outcome.info[f"reward_terms/{name}"])
+    return reward
+
+
+def expected_terms(names: Sequence[str], outcome: Outcome) -> dict[str, Tensor]:
+    """The values (B,) float32 of linear terms at the chances of a visit.
+
+    Clicks count by their chance, and who leaves by theirs, `Response.leaving`. What the shoppers
+    tell no chance of counts as it fell, as purchases do.
+    """
+    told = outcome.response
+    left = told.left if told.leaving is None else told.leaving
+    chances = replace(outcome.inputs, clicks=told.probability, left=left)
+    return {name: term_value(name, chances).float() for name in names}
 
 
 class SimulatorVecEnv(TorchVecEnv):

@@ -54,7 +54,7 @@ def play(
         intents: (G, A) float32, in units of the composer
         seeds: (S,) int64, the shoppers
         most: most shopper-steps that may be taken; before the visit that would take more, all stop
-        expected_clicks: whether clicks count as often as they were expected, and not as they fell
+        expected_clicks: whether responses count as they were expected, and not as they fell
         base: what the intents are added to; None means intent 0
     """
     several, shoppers = len(intents), len(seeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,16 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import RewardInputs, Term
+from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.simulator import is_dense
 from recsim_env.tensors import first_places
 from recsim_env.testing.generators import generators
+
+_A_ROW_EACH = (
+    *("slates", "shown", "clicks", "purchases", "outside_reward"),
+    *("days", "left", "recent_slates"),
+)
+"""The inputs that have a row a shopper; the others are tables of the catalogue."""
 
 
 @torch.no_grad()
@@ -43,6 +51,7 @@ def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 
     )
     generator = torch.Generator().manual_seed(checks.whole("seed", seed, 0, checks.LARGEST_SEED))
     catalog = Catalog.synthetic(40, 5, 8, generator)
+    catalog = dataclasses.replace(catalog, popularity=1 / (2 + torch.arange(40.0)))
     for size in (1, 2, 7):
         _check_term(term, _inputs(catalog, batch, size, generator), catalog, tolerance)
 
@@ -61,15 +70,18 @@ def _inputs(catalog: Catalog, batch: int, size: int, generator: torch.Generator)
     shown = first_places(slates) & (candidate | (kind == 0).unsqueeze(1)) & (kind != 3).unsqueeze(1)
     clicks = shown & (torch.rand(batch, size, generator=generator) < 0.5)
     bought = clicks & (torch.rand(batch, size, generator=generator) < 0.5)
+    tables: dict[str, Any] = catalog_tables(catalog)
     return RewardInputs(
         slates,
         shown,
         clicks,
-        catalog.embedding,
-        catalog.category,
-        catalog.cosines,
+        cosines=catalog.cosines,
         purchases=bought,
         outside_reward=torch.randn(batch, generator=generator),
+        days=7 * torch.rand(batch, generator=generator),
+        left=torch.rand(batch, generator=generator) < 0.5,
+        recent_slates=torch.randint(-1, len(catalog), (batch, 3, size), generator=generator),
+        **tables,
     )
 
 
@@ -94,15 +106,10 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
     )
     for row in range(len(inputs.slates)):
         at = slice(row, row + 1)
-        bought, paid = inputs.purchases, inputs.outside_reward
-        alone = dataclasses.replace(
-            inputs,
-            slates=inputs.slates[at],
-            shown=inputs.shown[at],
-            clicks=inputs.clicks[at],
-            purchases=None if bought is None else bought[at],
-            outside_reward=None if paid is None else paid[at],
-        )
+        own = {
+            name: value[at] for name in _A_ROW_EACH if (value := getattr(inputs, name)) is not None
+        }
+        alone = dataclasses.replace(inputs, **own)
         compare(
             alone,
             value[at],

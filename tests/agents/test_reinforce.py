@@ -119,7 +119,7 @@ def test_returns_and_rewards_of_a_log_by_hand() -> None:
     catalog = toy_catalog(items=6, categories=3)  # item i is of category i % 3
     log = sessions([[[0, 1, 2], [3, 0, 3]], [[4, -1, 5]]], [[[1, 1, 0], [0, 1, 1]], [[0, 1, 1]]])
     reward = Reward({"clicks": 1.0, "category_coverage": 10.0})
-    found = logged_rewards(log, reward, catalog.embedding, catalog.category)
+    found = logged_rewards(log, reward, catalog)
     # a repeated item is neither shown nor clicked on, and nothing is at -1
     torch.testing.assert_close(
         found, torch.tensor([[2 + 10 * 2 / 2, 1 + 0.0], [1 + 10 * 1 / 2, 0.0]])
@@ -287,9 +287,7 @@ def test_decisions_are_what_the_shop_saw_in_the_simulation() -> None:
     assert torch.equal(decisions.features[rows], view.features)
     assert torch.equal(decisions.pool[rows].long(), view.pool.items)
     assert torch.equal(decisions.slates[rows], log.slates[second, 1])
-    rewards = logged_rewards(
-        log, simulator.reward, simulator.catalog.embedding, simulator.catalog.category
-    )
+    rewards = logged_rewards(log, simulator.reward, simulator.catalog)
     torch.testing.assert_close(rewards[:, 0], step.reward)
     torch.testing.assert_close(decisions.returns[:12], discounted_returns(rewards, 0.9)[:, 0])
 

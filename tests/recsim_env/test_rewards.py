@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -51,6 +52,7 @@ def inputs_of(slates: Tensor, embedding: Tensor, category: Tensor | None = None)
         category,
         purchases=nothing.clone(),
         outside_reward=torch.zeros(len(slates)),
+        left=nothing[:, 0].clone(),
     )
 
 
@@ -69,12 +71,19 @@ def random_inputs(batch: int = 50, size: int = 6, seed: int = 0) -> RewardInputs
         catalog.category,
         purchases=clicks & (torch.rand(batch, size, generator=generator) < 0.5),
         outside_reward=torch.randn(batch, generator=generator),
+        price=catalog.price,
+        popularity=1 / (2 + torch.arange(float(len(catalog)))),
+        category_share=catalog.category_share,
+        left=torch.rand(batch, generator=generator) < 0.5,
     )
 
 
-def _paid(inputs: RewardInputs) -> Tensor:
-    assert inputs.outside_reward is not None
-    return inputs.outside_reward
+A_ROW_EACH = ("slates", "shown", "clicks", "purchases", "outside_reward", "left")
+
+
+def row_of(inputs: RewardInputs, row: int) -> RewardInputs:
+    """The inputs of one shopper alone."""
+    return replace(inputs, **{name: getattr(inputs, name)[row : row + 1] for name in A_ROW_EACH})
 
 
 def test_what_an_outsider_pays_is_the_term_and_our_own_shoppers_pay_nothing() -> None:
@@ -187,17 +196,7 @@ def test_diversity_stays_in_0_to_1_and_hiding_an_item_never_pays(name: str) -> N
 @each_term
 def test_rows_do_not_depend_on_the_batch(name: str) -> None:
     inputs = random_inputs()
-    rows = [
-        replace(
-            inputs,
-            slates=inputs.slates[i : i + 1],
-            shown=inputs.shown[i : i + 1],
-            clicks=inputs.clicks[i : i + 1],
-            purchases=None if inputs.purchases is None else inputs.purchases[i : i + 1],
-            outside_reward=_paid(inputs)[i : i + 1],
-        )
-        for i in range(len(inputs.slates))
-    ]
+    rows = [row_of(inputs, row) for row in range(len(inputs.slates))]
     reward = Reward({name: 1.0})
     assert torch.equal(reward(inputs)[0], torch.cat([reward(row)[0] for row in rows]))
 
@@ -247,7 +246,7 @@ def test_a_term_of_ones_own(own_term: str) -> None:
         ({}, "reward has no term, but it needs at least one of"),
         (
             {"click": 1.0},
-            "a term of reward is 'click', but it must be one of 'category_coverage', 'clicks'",
+            "a term of reward is 'click', but it must be one of 'category_coverage', 'category_",
         ),
         *(
             (
@@ -408,20 +407,15 @@ def test_a_reward_is_its_weighted_sum_row_by_row(
         rtol=1e-5,
         atol=1e-5 * sum(map(abs, weights.values())),
     )
+    dear = float(toy_catalog().price.max())
+    ranges = {"outside_reward": (-math.inf, math.inf), "exposure": (-1, 0), "kept": (0, 1)}
+    ranges |= dict.fromkeys([*DIVERSITY, "category_entropy"], (0, 1))
+    ranges |= {"revenue": (0, size * dear), "novelty": (0, math.log2(len(toy_catalog()) + 1))}
     for name, value in terms.items():
-        most = 1 if name in DIVERSITY else size
-        assert name == "outside_reward" or bool(((value >= 0) & (value <= most)).all())
+        least, most = ranges.get(name, (0, size))
+        assert bool(((value >= least - 1e-6) & (value <= most + 1e-6)).all())
     for row in range(batch):
-        alone = RewardInputs(
-            inputs.slates[row : row + 1],
-            inputs.shown[row : row + 1],
-            inputs.clicks[row : row + 1],
-            inputs.embedding,
-            inputs.category,
-            purchases=None if inputs.purchases is None else inputs.purchases[row : row + 1],
-            outside_reward=_paid(inputs)[row : row + 1],
-        )
-        assert torch.equal(Reward(weights)(alone)[0], total[row : row + 1])
+        assert torch.equal(Reward(weights)(row_of(inputs, row))[0], total[row : row + 1])
 
 
 def test_rewards_are_the_same_bits_whatever_the_default_type() -> None:
@@ -450,7 +444,7 @@ def test_a_term_that_writes_into_its_inputs_is_named(
         made = random_inputs()
     tables = {"embedding": torch.rand(31, 8), "category": torch.arange(31)}
     inputs = replace(made, **tables, cosines=torch.rand(31, 31))
-    before = {name: value.clone() for name, value in vars(inputs).items()}
+    before = {name: value.clone() for name, value in vars(inputs).items() if value is not None}
     REWARD_TERMS[own_term] = writes
     sentence = f"^The reward term '{own_term}' wrote into inputs.{key}, but it must leave its"
     for weights in ({"clicks": 1.0, own_term: 1.0}, {own_term: 1.0, "clicks": 1.0}):
@@ -488,7 +482,7 @@ def test_a_step_with_a_term_that_writes_is_refused_in_gymnasium_too(own_term: st
 
 def test_the_terms_that_are_shipped_write_into_nothing() -> None:
     inputs = random_inputs()
-    for name in ("clicks", "intra_list_distance", "category_coverage"):
+    for name in sorted(REWARD_TERMS):
         before = {key: value.clone() for key, value in vars(inputs).items() if value is not None}
         REWARD_TERMS[name](inputs)
         assert all(torch.equal(getattr(inputs, key), value) for key, value in before.items())

@@ -1,0 +1,40 @@
+"""Rewards: weighted sums of named terms, pure functions of a slate and what followed it.
+
+Every term works in float64 inside, so that a reward is the same number whatever the batch size and
+the device.
+"""
+
+from recsim_env.rewards import responses, shelf, variety  # their terms join the registry
+from recsim_env.rewards.inputs import RewardInputs
+from recsim_env.rewards.objectives import Objectives
+from recsim_env.rewards.shelf import exposure_toward
+from recsim_env.rewards.terms import (
+    REWARD_TERMS,
+    SHIPPED,
+    Term,
+    check_served,
+    is_linear,
+    reward_term,
+    term_value,
+)
+from recsim_env.rewards.weighted import MOST_WEIGHT, Reward, as_reward
+
+SHIPPED.extend(REWARD_TERMS.values())
+
+__all__ = [
+    "MOST_WEIGHT",
+    "REWARD_TERMS",
+    "Objectives",
+    "Reward",
+    "RewardInputs",
+    "Term",
+    "as_reward",
+    "check_served",
+    "exposure_toward",
+    "is_linear",
+    "responses",
+    "reward_term",
+    "shelf",
+    "term_value",
+    "variety",
+]
