@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
+    "many_goals": [],
     "own_log": [],
     "own_shopper": [],
     "random_slates": ["--shoppers", "4", "--visits", "5"],
@@ -42,6 +43,16 @@ def test_every_example_has_arguments_here() -> None:
 
 def test_random_slates_are_served(tmp_path: Path) -> None:
     assert "20 visits" in run("random_slates", tmp_path)
+
+
+def test_many_goals_are_told_side_by_side(tmp_path: Path) -> None:
+    told = run("many_goals", tmp_path)
+    assert [goal for goal in ("clicks", "revenue", "kept") if f"'{goal}': " in told] == [
+        "clicks",
+        "revenue",
+        "kept",
+    ]
+    assert 0 < float(told.split("'intra_list_distance': ")[1].split(",")[0]) <= 1
 
 
 def test_a_shopper_of_ones_own_answers(tmp_path: Path) -> None:

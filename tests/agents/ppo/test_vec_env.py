@@ -172,6 +172,27 @@ def test_expected_clicks_are_the_probabilities_times_their_weight() -> None:
     )  # and this is what is reported
 
 
+def test_every_linear_term_is_learnt_from_at_its_chances() -> None:
+    reward = Reward({"clicks": 2.0, "revenue": 0.25, "kept": 3.0, "category_coverage": 1.0})
+    env = make_env(64, TrainingReward(1.0, True), reward=reward)
+    learned = TrainingRewards(env)
+    learned.reset()
+    _, rewards, _, _ = learned.step(intents(env, 1)[0])
+    response = env.simulator.shopper.responses[-1]  # type: ignore[attr-defined]
+    plain = make_env(64, PLAIN, reward=reward)
+    plain.reset()
+    assert plain._view is not None
+    actions = intents(plain, 1)[0]
+    slates = plain.composer.compose_view(plain._view, torch.from_numpy(actions))
+    _, sampled, _, _ = plain.step(actions)
+    surplus = response.probability - response.clicks.float()
+    price = env.simulator.catalog.price[slates]
+    left = response.left.float()
+    leaving = left if response.leaving is None else response.leaving
+    expected = 2 * surplus.sum(1) + 0.25 * (price * surplus).sum(1) + 3 * (left - leaving)
+    np.testing.assert_allclose(rewards, sampled + expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_seed_is_its_episodes_and_a_generation_other_ones() -> None:
     one, two, three = make_env(), make_env(), make_env()
     three.generation = 5
