@@ -366,7 +366,9 @@ class RewardWeights(Kind):
 
     def good(self) -> SearchStrategy[Any]:
         weights = st.dictionaries(
-            st.sampled_from(sorted(REWARD_TERMS.keys() - {"purchases", "outside_reward"})),
+            st.sampled_from(
+                sorted(REWARD_TERMS.keys() - {"purchases", "outside_reward", "novelty"})
+            ),
             st.floats(-10, 10),
             min_size=1,
         )

@@ -737,6 +737,10 @@ def term_inputs(draw: st.DrawFn) -> Case:
         cosines=cosines,
         purchases=bought,
         outside_reward=torch.zeros(batch),
+        price=catalog.price,
+        popularity=1 / (2 + torch.arange(float(len(catalog)))),
+        category_share=catalog.category_share,
+        left=held["slates"][:, 0] % 2 == 0,
     )
 
     def sound(value: Tensor) -> None:

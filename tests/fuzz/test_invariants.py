@@ -177,6 +177,10 @@ def test_a_reward_is_one_finite_number_a_shopper(
         catalog.cosines,
         purchases=shown & (slates % 4 == 0),
         outside_reward=torch.randn(batch, generator=generator),
+        price=catalog.price,
+        popularity=1 / (2 + torch.arange(float(len(catalog)))),
+        category_share=catalog.category_share,
+        left=slates[:, 0] % 2 == 0,
     )
     total, terms = Reward(held)(inputs)
     assert tuple(total.shape) == (batch,)
