@@ -360,8 +360,9 @@ class RewardWeights(Kind):
             return REFUSED
         meant = {name: right.value for name, right in zip(value, found, strict=True)}
         sure = all(right.outcome == ACCEPT for right in found)
-        # Of the shoppers that are played with none tells purchases, and none is an outsider's.
-        sure &= not {"purchases", "outside_reward"} & value.keys()
+        # Of the shoppers that are played with none tells purchases, none is an outsider's, and no
+        # catalogue has popularity.
+        sure &= not {"purchases", "outside_reward", "novelty"} & value.keys()
         return Right(ACCEPT if sure else EITHER, meant)
 
     def good(self) -> SearchStrategy[Any]:
