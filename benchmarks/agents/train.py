@@ -329,7 +329,7 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     return (
         f"from {settings.episodes} training shoppers {compared}; kept is {CALLED[best]}: return "
         f"{found['return'].value:.2f}, {gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above "
-        f"greedy CTR in {settings.episodes} episodes of others; {folder / AGENT}"
+        f"greedy CTR in the same {settings.episodes} episodes; {folder / AGENT}"
     )
 
 
