@@ -379,6 +379,7 @@ NAMES = {
     "market_ppo_over_belief_greedy_return",
     "market_ppo_minus_cma_return",
     "regulars_ppo_minus_tuned_reranker_share",
+    "regulars_ppo_minus_cma_share",
     "market_ppo_over_greedy_return",
     "market_ppo_over_greedy_clicks",
     "market_ppo_minus_tuned_reranker_return",
