@@ -271,6 +271,7 @@ HEADERS = {
     "above": "above greedy CTR",
     "sampled": "sampled",
     "untrained": "untrained",
+    "unpolished": "unpolished",
     "clicks": "clicks",
     "diversity": "diversity",
     "visits": "visits",
@@ -279,6 +280,10 @@ HEADERS = {
     "steps": "steps",
     "minutes": "minutes",
 }
+
+
+OTHER_MODES = ("sampled", "untrained", "unpolished")
+"""Modes of an agent beside its most likely action, which the table has a column for."""
 
 
 def market_table(rows: pl.DataFrame, greedy: pl.DataFrame) -> str:
@@ -313,7 +318,7 @@ def _line(
     }
     both = pairs(own, greedy)
     itself = name == GREEDY and own.equals(greedy)
-    other = {mode: _of(rows, name, mode)["return"].to_numpy() for mode in ("sampled", "untrained")}
+    other = {mode: _of(rows, name, mode)["return"].to_numpy() for mode in OTHER_MODES}
     steps = int(own["steps"].to_numpy().mean())
     return {
         "contender": name.replace("_", " "),
