@@ -144,7 +144,10 @@ def to_pass(
 
 
 def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats, Floats, Floats]:
-    """The learning curves of one contender's runs at the steps that all have.
+    """The learning curves of one contender's runs at the steps that all have, and at their end.
+
+    Searches play whole episodes, so that runs end at slightly different steps; the end counts as
+    that of the longest run.
 
     Returns:
         The runs (P rows of `env`, `world` and `run`), steps (T,), returns (P, T), minutes (P, T).
@@ -152,6 +155,8 @@ def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats
     own = curves.filter(pl.col("contender") == contender).unique(
         ["world", "run", "steps"], keep="last"
     )
+    ends = pl.col("steps") == pl.col("steps").max().over("world", "run")
+    own = own.with_columns(pl.when(ends).then(pl.col("steps").max()).otherwise("steps"))
     runs = own.select("env", "world", "run").unique().sort("world", "run")
     shared = own.group_by("steps").len().filter(pl.col("len") == len(runs))["steps"]
     own = own.filter(pl.col("steps").is_in(shared.implode())).sort("world", "run", "steps")
