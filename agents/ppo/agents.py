@@ -25,7 +25,7 @@ from agents.ppo.algorithm import (
     make_ppo,
 )
 from agents.ppo.checkpoints import restore_model, state_of
-from agents.ppo.config import PPOConfig
+from agents.ppo.config import PPOConfig, annealed_rate
 from agents.ppo.polish import mean_returns, polish
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
@@ -315,9 +315,9 @@ def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: 
         update: number of this update, from 1 to `updates`
         updates: number of all updates
     """
-    share = (update - 1) / max(updates - 1, 1)
+    left = 1 - (update - 1) / max(updates - 1, 1)
     model.lr_schedule = FloatSchedule(
-        config.ppo.learning_rate * (1 - share * (1 - config.annealed))
+        annealed_rate(config.ppo.learning_rate, config.annealed, left)
     )
     model.learn(config.ppo.n_steps * model.n_envs, reset_num_timesteps=update == 1)
 

@@ -51,3 +51,14 @@ class PPOConfig:
             vf_coef=AMOUNT,
             max_grad_norm=POSITIVE,
         )
+
+
+def annealed_rate(rate: float, last: float, left: float) -> float:
+    """The learning rate when a share of the training is left: it falls linearly from 1 to `last`.
+
+    Args:
+        rate: learning rate at the start
+        last: factor on it at the end
+        left: share of the training that is left, from 1 to 0
+    """
+    return rate * (last + (1 - last) * left)

@@ -144,7 +144,10 @@ def to_pass(
 
 
 def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats, Floats, Floats]:
-    """The learning curves of one contender's runs at the steps that all have.
+    """The learning curves of one contender's runs at the steps that all have, and at their end.
+
+    Searches play whole episodes, so that runs end at slightly different steps; the end counts as
+    that of the longest run.
 
     Returns:
         The runs (P rows of `env`, `world` and `run`), steps (T,), returns (P, T), minutes (P, T).
@@ -152,6 +155,8 @@ def curve_of(curves: pl.DataFrame, contender: str) -> tuple[pl.DataFrame, Floats
     own = curves.filter(pl.col("contender") == contender).unique(
         ["world", "run", "steps"], keep="last"
     )
+    ends = pl.col("steps") == pl.col("steps").max().over("world", "run")
+    own = own.with_columns(pl.when(ends).then(pl.col("steps").max()).otherwise("steps"))
     runs = own.select("env", "world", "run").unique().sort("world", "run")
     shared = own.group_by("steps").len().filter(pl.col("len") == len(runs))["steps"]
     own = own.filter(pl.col("steps").is_in(shared.implode())).sort("world", "run", "steps")
@@ -169,49 +174,67 @@ def summary(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> dict[str, 
     Contenders of the market have a belief where one was played with; greedy CTR is that on the
     ranker, unless the name says otherwise.
     """
-    found: dict[str, Estimate] = {}
-    told = bool(at(rows, market)["believing"].any())
-    best, greedy = at(rows, market, told), baseline(rows, market)
+    believing = bool(at(rows, market)["believing"].any())
+    points = passing(at(curves, market, believing), np.random.default_rng(0))
+    found = of_market(rows, market, believing) | of_other_places(rows) | points
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def of_market(rows: pl.DataFrame, market: str, believing: bool) -> dict[str, Estimate | None]:
+    """The figures of the market."""
+    best, greedy = at(rows, market, believing), baseline(rows, market)
     ppo = _of(best, PPO)
-
-    def minus(name: str, one: pl.DataFrame, other: pl.DataFrame) -> None:
-        values = pairs(one, other)
-        if len(values[0]):
-            found[name] = paired_difference(*values)
-
-    def over(name: str, one: pl.DataFrame, other: pl.DataFrame, column: str = "return") -> None:
-        values = pairs(one, other, column)
-        if len(values[0]):
-            found[name] = ratio(*values)
-
-    # the market
-    if len(ppo):
-        found["market_ppo_return"] = estimate_mean(ppo["return"].to_numpy())
-    over("market_ppo_over_greedy_return", ppo, greedy)
-    over("market_ppo_over_greedy_clicks", ppo, greedy, "clicks")
-    if told:
-        over("market_ppo_over_belief_greedy_return", ppo, _of(best, GREEDY))
-    minus("market_ppo_minus_tuned_reranker_return", ppo, _of(best, RERANKER))
-    minus("market_ppo_minus_cma_return", ppo, _of(best, CMA))
+    found = {
+        "market_ppo_return": estimate_mean(ppo["return"].to_numpy()) if len(ppo) else None,
+        "market_ppo_over_greedy_return": _over(ppo, greedy),
+        "market_ppo_over_greedy_clicks": _over(ppo, greedy, "clicks"),
+        "market_ppo_minus_tuned_reranker_return": _minus(ppo, _of(best, RERANKER)),
+        "market_ppo_minus_cma_return": _minus(ppo, _of(best, CMA)),
+    }
+    if believing:
+        found["market_ppo_over_belief_greedy_return"] = _over(ppo, _of(best, GREEDY))
+    own = at(rows, market, believing=False)
     for name in ("plackett_luce", "autoregressive"):
-        own = at(rows, market, believing=False)
-        slates = (_of(own, f"ppo_{name}", mode) for mode in ("deterministic", "untrained"))
-        minus(f"{name}_trained_minus_untrained_return", *slates)
+        trained, untrained = (
+            _of(own, f"ppo_{name}", mode) for mode in ("deterministic", "untrained")
+        )
+        found[f"{name}_trained_minus_untrained_return"] = _minus(trained, untrained)
+    return found
 
-    # places with something to know, with nothing to gain, and with households
+
+def of_other_places(rows: pl.DataFrame) -> dict[str, Estimate | None]:
+    """The figures of places with something to know, with nothing to gain, and with households."""
+    found: dict[str, Estimate | None] = {}
     for name, env in (("regulars", REGULARS), ("regulars_alike", REGULARS_ALIKE)):
         own = at(rows, env)
-        values = pairs(_of(own, PPO), _of(own, RERANKER))
-        if len(values[0]):
-            share = estimate_mean((values[0] - values[1]) / values[1], weights=values[1])
-            found[f"{name}_ppo_minus_tuned_reranker_share"] = share
-    control = at(rows, CONTROL)
-    over("control_ppo_over_greedy_return", _of(control, PPO), _of(control, GREEDY))
-    over("control_greedy_over_oracle_return", _of(control, GREEDY), _of(control, MYOPIC))
-    journey = at(rows, JOURNEY, believing=False)
-    minus("journey_ppo_minus_mmr", _of(journey, PPO), _of(journey, MMR))
-    minus("journey_ppo_minus_reward_greedy", _of(journey, PPO), _of(journey, REWARD_GREEDY))
-    return found | passing(at(curves, market, told), np.random.default_rng(0))
+        for rival, contender in (("tuned_reranker", RERANKER), ("cma", CMA)):
+            share = _above(_of(own, PPO), _of(own, contender))
+            found[f"{name}_ppo_minus_{rival}_share"] = share
+    control, journey = at(rows, CONTROL), at(rows, JOURNEY, believing=False)
+    greedy, ppo = _of(control, GREEDY), _of(journey, PPO)
+    found["control_ppo_over_greedy_return"] = _over(_of(control, PPO), greedy)
+    found["control_greedy_over_oracle_return"] = _over(greedy, _of(control, MYOPIC))
+    found["journey_ppo_minus_mmr"] = _minus(ppo, _of(journey, MMR))
+    found["journey_ppo_minus_reward_greedy"] = _minus(ppo, _of(journey, REWARD_GREEDY))
+    return found
+
+
+def _minus(one: pl.DataFrame, other: pl.DataFrame) -> Estimate | None:
+    """The paired difference of two contenders' returns; None where no run has both."""
+    values = pairs(one, other)
+    return paired_difference(*values) if len(values[0]) else None
+
+
+def _over(one: pl.DataFrame, other: pl.DataFrame, column: str = "return") -> Estimate | None:
+    """The ratio of two contenders; None where no run has both."""
+    values = pairs(one, other, column)
+    return ratio(*values) if len(values[0]) else None
+
+
+def _above(one: pl.DataFrame, other: pl.DataFrame) -> Estimate | None:
+    """What one contender earns above another, as a share; None where no run has both."""
+    values = pairs(one, other)
+    return ratio(values[0] - values[1], values[1]) if len(values[0]) else None
 
 
 def passing(curves: pl.DataFrame, generator: np.random.Generator) -> dict[str, Estimate]:
@@ -253,6 +276,7 @@ HEADERS = {
     "above": "above greedy CTR",
     "sampled": "sampled",
     "untrained": "untrained",
+    "unpolished": "unpolished",
     "clicks": "clicks",
     "diversity": "diversity",
     "visits": "visits",
@@ -261,6 +285,10 @@ HEADERS = {
     "steps": "steps",
     "minutes": "minutes",
 }
+
+
+OTHER_MODES = ("sampled", "untrained", "unpolished")
+"""Modes of an agent beside its most likely action, which the table has a column for."""
 
 
 def market_table(rows: pl.DataFrame, greedy: pl.DataFrame) -> str:
@@ -295,7 +323,7 @@ def _line(
     }
     both = pairs(own, greedy)
     itself = name == GREEDY and own.equals(greedy)
-    other = {mode: _of(rows, name, mode)["return"].to_numpy() for mode in ("sampled", "untrained")}
+    other = {mode: _of(rows, name, mode)["return"].to_numpy() for mode in OTHER_MODES}
     steps = int(own["steps"].to_numpy().mean())
     return {
         "contender": name.replace("_", " "),

@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from agents.places.site import Site, is_slow, seeds
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.algorithm import SlatePPO, environment_of, look_around, make_ppo
 from agents.ppo.checkpoints import LAST, load, load_policy, save
-from agents.ppo.config import PPOConfig
+from agents.ppo.config import PPOConfig, annealed_rate
 from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
 from agents.ppo.monitor import Monitor, MonitorConfig
@@ -170,8 +171,7 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
         seed=seed,
         device=simulator.device,
     )
-    rate, last = config.ppo.learning_rate, config.annealed
-    model.lr_schedule = lambda left: rate * (last + (1 - last) * left)  # left: from 1 to 0
+    model.lr_schedule = partial(annealed_rate, config.ppo.learning_rate, config.annealed)
     return model
 
 
@@ -329,7 +329,7 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     return (
         f"from {settings.episodes} training shoppers {compared}; kept is {CALLED[best]}: return "
         f"{found['return'].value:.2f}, {gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above "
-        f"greedy CTR in {settings.episodes} episodes of others; {folder / AGENT}"
+        f"greedy CTR in the same {settings.episodes} episodes; {folder / AGENT}"
     )
 
 

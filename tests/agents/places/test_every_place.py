@@ -220,7 +220,8 @@ def songs() -> Iterator[str]:
 def test_an_environment_of_somebody_else(songs: str, tmp_path: Path) -> None:
     where = Where(songs, log_slates=300, cache=tmp_path / "places", device="cpu")
     sizes = train.sizes_of(train.Config(place=where), slow=True)
-    assert (sizes.visits, sizes.shoppers, sizes.monitor.episodes) == (20_000, 32, 32)
+    assert (sizes.visits, sizes.polished) == (14_000, 6_000)
+    assert (sizes.shoppers, sizes.monitor.episodes) == (32, 32)
     steps(where, tmp_path)
     assert played(tmp_path) >= {"popular", "constant", "composer"}
     agent = load_agent(agent_of(tmp_path))
@@ -243,7 +244,7 @@ def test_the_league_and_the_tuning_of_agents_work_elsewhere(
         elsewhere=elsewhere,
         contenders=("uniform", "popular", "cap", "linucb", "reinforce", "ppo_composer"),
         runs=(0,),
-        steps={songs: 4 * 36},
+        steps={songs: 4 * 60},
         watched=2,
         trials=1,
         tuning_episodes=2,

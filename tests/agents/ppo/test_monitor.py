@@ -259,7 +259,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     assert lines == [
         "composer, seed 0: from 6 training shoppers trained 3.00, untrained 2.00; kept is trained: "
         f"return {last:.2f}, {gain['value']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}] above "
-        f"greedy CTR in 6 episodes of others; {path}",
+        f"greedy CTR in the same 6 episodes; {path}",
         *following,
     ]
     train.main(config)

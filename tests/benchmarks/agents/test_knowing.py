@@ -21,6 +21,7 @@ TINY = RegularsConfig(items=40, categories=4, width=8, known=24, fewest_visits=3
 PPO = PPOComposerConfig(
     ppo=PPOConfig(n_steps=4, batch_size=32, n_epochs=1),
     network=NetworkConfig(actor_hidden=(8,), critic_hidden=(8,)),
+    polished=0.0,
 )
 
 

@@ -25,6 +25,7 @@ from benchmarks.agents.league_report import (
     analyse,
     at,
     band,
+    curve_of,
     first_above,
     frontier,
     matrix,
@@ -35,7 +36,7 @@ from benchmarks.agents.league_report import (
 )
 from benchmarks.lab import league_cells
 from benchmarks.lab.league_cells import CURVE, KEY, ROW, Cell, cells, contenders
-from benchmarks.lab.places import CONTROL, PLACES, REGULARS, Opening, Place
+from benchmarks.lab.places import CONTROL, MARKET, PLACES, REGULARS, Opening, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import iqm, stratified
 from benchmarks.speed import latency
@@ -379,6 +380,7 @@ NAMES = {
     "market_ppo_over_belief_greedy_return",
     "market_ppo_minus_cma_return",
     "regulars_ppo_minus_tuned_reranker_share",
+    "regulars_ppo_minus_cma_share",
     "market_ppo_over_greedy_return",
     "market_ppo_over_greedy_clicks",
     "market_ppo_minus_tuned_reranker_return",
@@ -507,6 +509,18 @@ def test_a_summary_of_half_a_league_leaves_out_what_it_cannot_say() -> None:
     lonely = pl.col("contender") == "ppo_composer"
     alone = summary(rows.filter(lonely), curves.filter(lonely), "recsim_env/Market-v0")
     assert alone.keys() == {"market_ppo_return"}
+
+
+def test_curves_have_the_end_of_every_run_though_they_end_at_different_steps() -> None:
+    rows = [
+        point(key_of(MARKET, 0, True, "cma", None, run), steps, float(steps + run))
+        for run, ends in ((0, 310), (1, 290))
+        for steps in (0, 100, 150 + run, ends)
+    ]
+    runs, steps, returns, _ = curve_of(pl.DataFrame(rows, schema=CURVE), "cma")
+    assert runs["run"].to_list() == [0, 1]
+    assert steps.tolist() == [0, 100, 310]
+    assert returns.tolist() == [[0, 100, 310], [1, 101, 291]]
 
 
 def test_the_frontier_has_the_leagues_own_weight_too() -> None:

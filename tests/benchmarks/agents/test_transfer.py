@@ -214,7 +214,7 @@ def config_in(folder: Path, env: str) -> Config:
             checked=0.0,
             watch_every=100,
         ),
-        steps=16 * (10 + 2 * 4),
+        steps=16 * 30,
         shoppers=16,
         trials=4,
         tuning_episodes=8,
