@@ -131,7 +131,7 @@ def category_entropy(slate: SlateSoFar, chance: Tensor) -> Tensor:
     if slate.size == 1:
         return torch.zeros_like(chance)
     count, length = slate.count, slate.length
-    added = torch.special.xlogy(count + 1, count + 1) - torch.special.xlogy(count, count)
+    added: Tensor = torch.special.xlogy(count + 1, count + 1) - torch.special.xlogy(count, count)
     most = (length + 1) * math.log(length + 1) - length * math.log(max(length, 1))
     return (most - added) / (slate.size * math.log(slate.size))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,8 +113,9 @@ class Catalog:
 
     def to(self, device: torch.device | str) -> Catalog:
         """Copy the catalogue to a device."""
-        moved = {"price": self.price, "embedding": self.embedding, **extras(self)}
-        return replace(self, **{name: value.to(device) for name, value in moved.items()})
+        tensors = {"price": self.price, "embedding": self.embedding, **extras(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
+        return replace(self, **moved)
 
     def save(self, folder: Path | str) -> None:
         """Write `catalog.parquet` and `embedding.safetensors` (float32), each in one move.
