@@ -274,14 +274,6 @@ def _train(config: Config, seed: int, site: Site) -> Path:
     return folder / LAST
 
 
-def _setup(config: Config, seed: int, site: Site, model: SlatePPO) -> TrainingSetup:
-    """What the search and the comparison at the end work with: the training's own shoppers."""
-    simulator = environment_of(model).simulator
-    sizes = sizes_of(config, slow=is_slow(simulator))
-    visits = sizes.visits + sizes.polished
-    return TrainingSetup(simulator, site.inputs_for(simulator), seed, visits, sizes.shoppers)
-
-
 def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     """Search on from what was trained, write the best of all, and say what it reached.
 
@@ -297,7 +289,10 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     folder, simulator = folder_of(config, seed), site.simulator("evaluation")
     sizes = sizes_of(config, slow=is_slow(simulator))
     settings = sizes.monitor
-    setup = _setup(config, seed, site, model)
+
+    # the search and the comparison have the training's own shoppers
+    shoppers, visits = environment_of(model).simulator, sizes.visits + sizes.polished
+    setup = TrainingSetup(shoppers, site.inputs_for(shoppers), seed, visits, sizes.shoppers)
     files = [LAST, UNTRAINED]
     if most := sizes.polished:
         print(f"{config.agent}, seed {seed}: a search of at most {most:,} visits follows.")
@@ -308,6 +303,7 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     means = mean_returns(setup, choices, settings.episodes)[0]
     best = files[means.index(max(means))]
 
+    # what is kept is judged by the shoppers of the evaluation
     episodes = seeds(settings.first_seed, settings.episodes)
     policies = {
         "agent": choices[files.index(best)],

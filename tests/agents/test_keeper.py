@@ -84,7 +84,7 @@ def shown(policy: Policy) -> Tensor:
 
 
 def assert_equal(one: TrainedAgent, other: TrainedAgent) -> None:
-    for name in ("policy", "sampled", "untrained", "untrained_sampled"):
+    for name in ("policy", "sampled", "untrained", "untrained_sampled", "unpolished"):
         mine, theirs = tensors_of(getattr(one, name)), tensors_of(getattr(other, name))
         assert (len(mine) > 0) == (getattr(one, name) is not None)
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True)), name
