@@ -106,9 +106,8 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
     )
     for row in range(len(inputs.slates)):
         at = slice(row, row + 1)
-        own = {
-            name: value[at] for name in _A_ROW_EACH if (value := getattr(inputs, name)) is not None
-        }
+        rows = {key: getattr(inputs, key) for key in _A_ROW_EACH}
+        own = {key: tensor[at] for key, tensor in rows.items() if tensor is not None}
         alone = dataclasses.replace(inputs, **own)
         compare(
             alone,

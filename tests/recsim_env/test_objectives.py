@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import mo_gymnasium
 import numpy as np
 import pytest
 import torch
@@ -137,7 +138,6 @@ def test_without_objectives_there_is_no_vector() -> None:
 
 
 def test_mo_gymnasium_takes_the_faces() -> None:
-    mo_gymnasium = pytest.importorskip("mo_gymnasium")
     weight = np.array([1.0, 0.5, 2.0, 0.0])
     env = mo_gymnasium.make(MARKET, objectives=NAMES)
     linear = mo_gymnasium.wrappers.LinearReward(env, weight)
