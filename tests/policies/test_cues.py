@@ -64,7 +64,8 @@ def test_the_tuned_parameters_are_the_knobs_in_the_order_of_tuned_results() -> N
     assert list(search) == list(knobs()) == list(RANGES)
     assert search == {name: Range(low, high) for name, (low, high) in RANGES.items()}
     assert set(CUES) <= set(search)
-    scales = ["scale_intra_list_distance", "scale_category_coverage"]
+    terms = ("intra_list_distance", "category_coverage", "category_entropy", "novelty", "exposure")
+    scales = [f"scale_{term}" for term in terms]
     assert list(POLICIES["constant"].search()) == [*RANGES, *scales]
     assert list(POLICIES["constant_budget"].search()) == [*RANGES, *BUDGET_KNOBS, *scales]
 

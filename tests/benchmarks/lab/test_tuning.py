@@ -19,6 +19,7 @@ from benchmarks.lab.tuning import (
 )
 from policies import POLICIES
 from policies.composer import Composer
+from policies.gains import scale_knobs
 from policies.parameters import Range
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
@@ -79,10 +80,9 @@ def test_a_search_starts_from_the_tuned_special_case_too() -> None:
     assert {name: knob for name, knob in as_mmr.items() if knob} == {"similarity": -0.7}
     assert len(starts("mmr", POLICIES["mmr"], {"mmr": {"weight": 0.7}})) == 1
     factors = starts("constant", POLICIES["constant"], {"reward_greedy": {"factor": math.e}})[1]
-    assert {name: knob for name, knob in factors.items() if knob} == {
-        "scale_intra_list_distance": 1.0,
-        "scale_category_coverage": 1.0,
-    }
+    assert {name: knob for name, knob in factors.items() if knob} == dict.fromkeys(
+        scale_knobs(), 1.0
+    )
 
 
 @pytest.mark.parametrize("name", SPECIAL_CASES)
