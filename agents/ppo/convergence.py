@@ -77,6 +77,7 @@ def verdict_of(
     kl: float,
     explained_variance: float,
     learning_rate: float,
+    search: int = 0,
 ) -> Verdict:
     """Tell whether a training has converged.
 
@@ -84,6 +85,7 @@ def verdict_of(
         visits: numbers of visits at which the return is known, ascending
         returns: the mean return there, of evaluations or of the rollouts themselves
         total: length of the training in visits
+        search: most visits of a search that follows, which `--visits` counts as well
         kl: approximate KL divergence of the last update
         explained_variance: that of the critic at the last update
         learning_rate: with which the training began
@@ -92,7 +94,7 @@ def verdict_of(
     smaller = f"--ppo.learning-rate {learning_rate / 3:.2g}"
     if not (math.isfinite(kl) and math.isfinite(explained_variance)):
         return Verdict(False, f"Broken: {figures}.", smaller)
-    longer = f"--visits {2 * total}"
+    longer = f"--visits {2 * (total + search)}"
     half = [(at, found) for at, found in zip(visits, returns, strict=True) if 2 * at >= total]
     if kl > LARGE_KL:
         return Verdict(False, f"Not converged, as its steps are too large: {figures}.", smaller)

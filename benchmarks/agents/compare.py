@@ -78,6 +78,9 @@ class Config(Results):
     environments of others, whose shoppers are served one by one."""
     batch: int = 256
     """Number of shoppers served at a time, which changes the speed alone."""
+    sampled: bool = True
+    """Whether trained agents are played sampled as well, as they learn, and not at their most
+    likely action alone."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -132,17 +135,20 @@ def contenders(config: Config, site: Site) -> list[Contender]:
             contender
             for agent, trainings in found.items()
             for training in trainings
-            for contender in _ways(agent, training, site.inputs)
+            for contender in _ways(agent, training, site.inputs, sampled=config.sampled)
         ),
     ]
 
 
-def _ways(agent: str, training: FinishedTraining, inputs: PolicyInputs) -> Iterator[Contender]:
+def _ways(
+    agent: str, training: FinishedTraining, inputs: PolicyInputs, *, sampled: bool
+) -> Iterator[Contender]:
     """An agent of one training seed before and after its training, at its best and sampled."""
     for label, file in ((", untrained", UNTRAINED), ("", KEPT)):
-        for sampled, how in ((False, ""), (True, ", sampled")):
-            policy = load_policy(training.folder / file, inputs, deterministic=not sampled)
-            yield Contender(f"{agent}{label}{how}", training.seed, policy)
+        for deterministic, how in ((True, ""), (False, ", sampled")):
+            if deterministic or sampled:
+                policy = load_policy(training.folder / file, inputs, deterministic=deterministic)
+                yield Contender(f"{agent}{label}{how}", training.seed, policy)
 
 
 def measure(config: Config, site: Site | None = None) -> pl.DataFrame:

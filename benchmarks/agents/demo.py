@@ -39,10 +39,10 @@ from policies import POLICIES
 from recsim_env.estimates import Estimate
 from recsim_env.files import locked, read_object, replacing, write_text
 
-BASELINES = ("uniform", "popular", "greedy_ctr", "reward_greedy", "mmr", "constant")
+BASELINES = ("uniform", "greedy_ctr", "reward_greedy", "mmr", "constant")
 MARKET = "recsim_env/Market-v0"
 """The environment of the first act."""
-MARKET_SHARE = 0.7
+MARKET_SHARE = 0.8
 """Share of the visits that are made in the market, where one costs half of what it does in the
 Complete Journey."""
 MARKET_SLATES = 20_000
@@ -61,10 +61,10 @@ class Config(train.Config):
     """Length of a run in visits, those of all places together. It is shorter than that of
     `benchmarks.agents.train`, so that it takes about three minutes."""
     monitor: MonitorConfig = field(
-        default_factory=lambda: MonitorConfig(evaluate_every=8, episodes=128)
+        default_factory=lambda: MonitorConfig(evaluate_every=8, episodes=64)
     )
     """Evaluations before the first update, on the way and at the end."""
-    episodes: int = 256
+    episodes: int = 128
     """Number of episodes that each policy is evaluated on, all of other shoppers."""
     output: Path = Path("runs/demo")
     """Folder that everything is written to; the same command goes on with what lies there."""
@@ -151,6 +151,7 @@ def _play(config: Config, act: Act, console: Console) -> str:
         agents=(config.agent,),
         trained=training.output,
         episodes=config.episodes,
+        sampled=False,
         results=act.folder,
     )
     run = Run("compare", settings, results=act.folder)

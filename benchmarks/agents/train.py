@@ -344,6 +344,7 @@ def convergence(config: Config, monitor: Monitor, model: SlatePPO) -> str:
         kl=monitor.losses["approx_kl"],
         explained_variance=monitor.losses["explained_variance"],
         learning_rate=config.ppo.learning_rate,
+        search=sizes_of(config, slow=is_slow(environment_of(model).simulator)).polished,
     )
     return f"{found.line} Try {found.advice}." if found.advice else found.line
 

@@ -9,9 +9,17 @@ from agents.ppo.convergence import Verdict, slope_of, verdict_of
 VISITS = [0, 100, 200, 300, 400]
 
 
-def told(returns: list[float], kl: float = 0.01, explained: float = 0.9) -> Verdict:
+def told(
+    returns: list[float], kl: float = 0.01, explained: float = 0.9, search: int = 0
+) -> Verdict:
     return verdict_of(
-        VISITS, returns, total=400, kl=kl, explained_variance=explained, learning_rate=0.012
+        VISITS,
+        returns,
+        total=400,
+        kl=kl,
+        explained_variance=explained,
+        learning_rate=0.012,
+        search=search,
     )
 
 
@@ -93,3 +101,5 @@ def test_few_points_tell_nothing() -> None:
     assert found.converged is None
     assert "cannot be told from 3 points" in found.line
     assert found.advice == "--visits 800"
+    # of 600 visits that were asked for, the last 200 were those of a search
+    assert told([1, 2, 3, 4, 5], search=200).advice == "--visits 1200"

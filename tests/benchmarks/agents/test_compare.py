@@ -12,6 +12,7 @@ from typing import Literal
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, TUNING_SEED, seeds
@@ -91,16 +92,15 @@ def test_from_tuning_to_the_table(world: Where, tmp_path: Path) -> None:
     trials = read_rows("tune", results=results)
     assert trials.group_by("policy").len()["len"].to_list() == [3] * len(found)  # equal budgets
     train.main(training(world, tmp_path))
-    compare.main(
-        compare.Config(
-            world,
-            trained=tmp_path / "train",
-            parameters=parameters,
-            episodes=12,
-            batch=5,
-            results=results,
-        )
+    comparison = compare.Config(
+        world,
+        trained=tmp_path / "train",
+        parameters=parameters,
+        episodes=12,
+        batch=5,
+        results=results,
     )
+    compare.main(comparison)
     rows, summary = read_rows("compare", results=results), read_summary("compare", results=results)
     agents = [
         "composer, untrained",
@@ -133,6 +133,11 @@ def test_from_tuning_to_the_table(world: Where, tmp_path: Path) -> None:
     assert summary["composer_untrained/return_above_greedy_ctr"].n == 2
     table = (results / "compare" / "table.md").read_text()
     assert all(f"| {name.replace('_', ' ')} |" in table for name in [*POLICIES, *agents])
+
+    # without what is sampled, the other rows are the same
+    shorter = compare.measure(replace(comparison, policies=("greedy_ctr",), sampled=False))
+    kept = rows.filter(pl.col("policy").is_in(["greedy_ctr", "composer, untrained", "composer"]))
+    assert_frame_equal(shorter, kept.select(shorter.columns))
     assert (results / "compare" / "figure.png").stat().st_size > 5000
 
 
