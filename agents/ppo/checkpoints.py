@@ -23,7 +23,7 @@ from agents.keeper import optimizer_state, restore_optimizer
 from agents.ppo.algorithm import SlatePPO, environment_of
 from policies.composer import Composer, ComposerConfig
 from policies.inputs import PolicyInputs
-from policies.learnable.kinds import LEARNABLE, ActorInputs
+from policies.learnable.kinds import LEARNABLE, ActorInputs, composer_for
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Policy
@@ -186,8 +186,8 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
     kind = LEARNABLE[built["kind"]]
     try:
         rewarded = replace(inputs, reward=built["reward"])
-        composer = Composer(rewarded, ComposerConfig(**built["composer"]))
         start = kind.config(**built["start"])
+        composer = composer_for(built["kind"], rewarded, ComposerConfig(**built["composer"]), start)
     except TypeError as error:
         raise ValueError(
             f"{path} holds settings that this version does not have: {error}."
