@@ -20,9 +20,11 @@ decides how fast a Gaussian policy over intents learns.
 
 With `form="log_odds"` the score is the log-odds themselves, and intent 0 the greedy CTR ranker.
 Maximal marginal relevance (Carbonell & Goldstein 1998) is the case in which only `similarity` is
-not 0. With `goals` the weights w_t are those of the row, which its observation brings along
-(`policies.goals`), and no longer those of the reward. Log-odds and the reward are of different units, so this form has to be told by its knobs what
+not 0. Log-odds and the reward are of different units, so this form has to be told by its knobs what
 the other knows from the reward.
+
+With `goals` the weights w_t are those of the row, which its observation brings along
+(`policies.goals`), in place of those of the reward. They are among the features in both forms.
 """
 
 from __future__ import annotations

@@ -251,9 +251,7 @@ class Gains:
         weights = {name: weight for name, weight in weights.items() if weight != 0}
         specs = {name: gain_spec(name) for name in weights}
         columns = {name: at for at, name in enumerate(goals)}
-        known = {
-            name: (weights[name], columns.get(name), one.gain) for name, one in specs.items()
-        }
+        known = {name: (weights[name], columns.get(name), one.gain) for name, one in specs.items()}
         self._clicked = [known[name] for name, one in specs.items() if not one.scaled]
         self._scaled = [known[name] for name, one in specs.items() if one.scaled]
         self.knobs = tuple(knob_of(name) for name, one in specs.items() if one.scaled)

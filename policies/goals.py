@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env import checks
-from recsim_env.rewards import REWARD_TERMS, Reward
+from recsim_env.rewards import MOST_WEIGHT, REWARD_TERMS, Reward
 from recsim_env.types import Observation
 
 WEIGHTS = "goal_weights"
@@ -84,8 +84,8 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
 
     Args:
         name: What messages call them.
-        weights: By name, one number a goal, or an array or tensor (G,) or (B, G). A goal that a mapping does
-            not name has the weight 0.
+        weights: By name, one number a goal, or an array or tensor (G,) or (B, G). A goal that a
+            mapping does not name has the weight 0.
         goals: The names of the goals.
 
     Returns:
@@ -93,7 +93,7 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
 
     Raises:
         TypeError: If they are no numbers.
-        ValueError: If they are of another shape, not finite, negative, or all 0 in a row.
+        ValueError: If they are of another shape, not finite, negative or all 0 in a row.
     """
     if isinstance(weights, Mapping):
         for goal in weights:
@@ -103,7 +103,7 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
         weights = torch.from_numpy(weights)
     if not isinstance(weights, Tensor):
         told = [
-            checks.number(f"{name}[{at}]", value, 0, np.finfo(np.float32).max.item())
+            checks.number(f"{name}[{at}]", value, 0, MOST_WEIGHT)
             for at, value in enumerate(checks.several(name, weights))
         ]
         weights = torch.tensor(told, dtype=torch.float32)
@@ -113,7 +113,7 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
     if weights.shape[-1] != len(goals):
         raise ValueError(f"{name} has {weights.shape[-1]} numbers, but it must be {expected}.")
     rows = weights.reshape(-1, len(goals)).float()
-    bad = ~(rows.isfinite() & (rows >= 0)).all(dim=1) | (rows <= 0).all(dim=1)
+    bad = ~((rows >= 0) & (rows <= MOST_WEIGHT)).all(dim=1) | (rows <= 0).all(dim=1)
     if bool(bad.any()):
         row = rows[int(bad.int().argmax())]
         raise ValueError(

@@ -1,7 +1,7 @@
-"""PPO as registered agents: over intents, at any weights of goals too, and over two kinds of slates.
+"""PPO as registered agents: over intents, for any weights of goals too, and over slates.
 
 An intent of the composer is a few numbers that determine the whole slate, so PPO over intents
-explores in few dimensions. The other two agents explore in every position, which makes their
+explores in few dimensions. The two agents over slates explore in every position, which makes their
 gradients noisier; their defaults are therefore larger batches and fewer epochs. The probability
 ratio is clipped for the slate as a whole, because SB3's `PPO.train` cannot clip it per position.
 """
@@ -35,7 +35,7 @@ from policies.goals import checked_goals
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.conditioned import ConditionedConfig
 from policies.learnable.intents import IntentConfig
-from policies.learnable.kinds import composer_for
+from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.settings import ONE_OR_MORE, SHARE, put, settle
@@ -363,7 +363,7 @@ def untrained_model(
         start: the configuration of the kind, which says how the actor starts
         make: `make_ppo` or `make_stock_ppo`
     """
-    composer = composer_for(kind, setup.inputs, config.composer, start)
+    composer = LEARNABLE[kind].composer_for(setup.inputs, config.composer, start)
     env = face_for(kind)(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
     device = setup.simulator.device
     model = make(kind, env, config.ppo, config.network, start=start, seed=setup.seed, device=device)

@@ -23,7 +23,7 @@ from agents.keeper import optimizer_state, restore_optimizer
 from agents.ppo.algorithm import SlatePPO, environment_of
 from policies.composer import Composer, ComposerConfig
 from policies.inputs import PolicyInputs
-from policies.learnable.kinds import LEARNABLE, ActorInputs, composer_for
+from policies.learnable.kinds import LEARNABLE, ActorInputs
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Policy
@@ -187,7 +187,7 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
     try:
         rewarded = replace(inputs, reward=built["reward"])
         start = kind.config(**built["start"])
-        composer = composer_for(built["kind"], rewarded, ComposerConfig(**built["composer"]), start)
+        composer = kind.composer_for(rewarded, ComposerConfig(**built["composer"]), start)
     except TypeError as error:
         raise ValueError(
             f"{path} holds settings that this version does not have: {error}."

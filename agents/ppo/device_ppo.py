@@ -145,7 +145,7 @@ class DevicePPO(PPO):
 
     @torch.no_grad()
     def _bootstrapped(self, rewards: Tensor, ends: FinishedEpisodes) -> Tensor:
-        """Rewards (B, ...), plus the discounted value of the last observation where the horizon struck.
+        """Rewards (B, ...), plus the discounted value of what follows where the horizon struck.
 
         See Pardo et al. 2018, "Time limits in reinforcement learning", section 3.2.
         """

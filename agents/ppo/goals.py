@@ -116,9 +116,7 @@ class ConditionedVecEnv(IntentVecEnv):
             expected: whether goals that are linear in responses count at the chances
         """
         names, info = self.composer.goals, outcome.info
-        known = {
-            name: info[f"reward_terms/{name}"] for name in self.simulator.reward.weights
-        }
+        known = {name: info[f"reward_terms/{name}"] for name in self.simulator.reward.weights}
         values = self._objectives(outcome.inputs, known)
         if not expected:
             return values
@@ -155,7 +153,8 @@ class ConditionedVecEnv(IntentVecEnv):
 
     def _told(self, outcome: Outcome) -> dict[str, Tensor]:
         """Every goal of a visit as it fell, and what they are worth together."""
-        assert self._view is not None and self._view.weights is not None
+        assert self._view is not None
+        assert self._view.weights is not None
         goals = self.goals_of(outcome)
         told = {f"goals/{name}": goals[:, at] for at, name in enumerate(self.composer.goals)}
         if self._learning:
@@ -269,4 +268,3 @@ def fit_goal_units(env: ConditionedVecEnv, values: Tensor) -> None:
     """Set the goal units from what some visits brought of each goal, (S, G); 1 where nothing."""
     worth = values.abs().mean(dim=0)
     env.goal_units.copy_(worth.where(worth > TINY, 1.0))
-

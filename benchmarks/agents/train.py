@@ -50,7 +50,7 @@ from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.conditioned import ConditionedConfig
 from policies.learnable.intents import IntentConfig
-from policies.learnable.kinds import composer_for
+from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.files import locked
@@ -162,7 +162,8 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
         "autoregressive": config.autoregressive,
     }
     start = starts[config.agent]
-    composer = composer_for(config.agent, site.inputs_for(simulator), config.composer, start)
+    inputs = site.inputs_for(simulator)
+    composer = LEARNABLE[config.agent].composer_for(inputs, config.composer, start)
     shoppers = sizes_of(config, slow=is_slow(simulator)).shoppers
     env = face_for(config.agent)(simulator, composer, shoppers, seed, config.learned_reward)
     model = make_ppo(

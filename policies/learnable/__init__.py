@@ -3,4 +3,4 @@
 from policies.learnable import autoregressive, conditioned, intents, plackett_luce
 from policies.learnable.kinds import LEARNABLE
 
-__all__ = ["LEARNABLE", "autoregressive", "intents", "plackett_luce"]
+__all__ = ["LEARNABLE", "autoregressive", "conditioned", "intents", "plackett_luce"]

@@ -131,8 +131,9 @@ class ConditionedPolicy(ComposerPolicy):
             ValueError: If there are weights for another number of shoppers, or a function returned
                 weights that are none.
         """
-        shoppers = len(next(iter(observation.values())))
-        weights = self._of(observation).to(self.actor.goal_units)
+        pool = self.composer.pool(observation) if pool is None else pool
+        shoppers = len(pool.items)
+        weights = self._of(observation, shoppers).to(self.actor.goal_units)
         if weights.ndim == 2 and len(weights) != shoppers:
             raise ValueError(
                 f"weights has {len(weights)} rows, but observation has {shoppers} shoppers: hand "
@@ -141,20 +142,16 @@ class ConditionedPolicy(ComposerPolicy):
         rows = self.actor.scaled(weights).expand(shoppers, -1)
         return super().view({**observation, WEIGHTS: rows}, pool)
 
-    def _of(self, observation: Observation) -> Tensor:
+    def _of(self, observation: Observation, shoppers: int) -> Tensor:
         if not callable(self.weights):
             return self.weights
         found: Any = self.weights(observation)
-        size = (len(next(iter(observation.values()))), len(self.goals))
-        checks.tensor("weights(observation)", found, size, torch.float32, finite=False)
-        if found.is_cpu:
-            return as_weights("weights(observation)", found, self.goals)
-        return found
+        size = (shoppers, len(self.goals))
+        rows = checks.tensor("weights(observation)", found, size, torch.float32, finite=False)
+        return as_weights("weights(observation)", rows, self.goals) if rows.is_cpu else rows
 
 
-@register_learnable(
-    "conditioned", ConditionedConfig, ConditionedPolicy, intents=True, goals=True
-)
+@register_learnable("conditioned", ConditionedConfig, ConditionedPolicy, intents=True, goals=True)
 def conditioned_actor(inputs: ActorInputs, config: ConditionedConfig) -> ConditionedActor:
     """Build an untrained actor over intents for any weights of the composer's goals.
 
@@ -165,7 +162,7 @@ def conditioned_actor(inputs: ActorInputs, config: ConditionedConfig) -> Conditi
     if not composer.goals:
         raise ValueError(
             "composer has no goals, but an actor of kind 'conditioned' weighs some: see "
-            "`policies.learnable.kinds.composer_for`."
+            "`Learnable.composer_for`."
         )
     return ConditionedActor(
         composer.usual_weights,

@@ -89,6 +89,26 @@ class Learnable:
     goals: bool = False
     """Whether it acts for any weights of several goals, which its `config` names as `goals`."""
 
+    def composer_for(
+        self, inputs: PolicyInputs, config: ComposerConfig, start: Any = None
+    ) -> Composer:
+        """Make the composer that looks at visits for this kind.
+
+        Args:
+            inputs: what it is built from
+            config: sizes of what it looks at
+            start: how the actor starts, a `config`; None = its defaults. Where the kind has goals
+                and it names none, they are the terms of the reward of `inputs`
+
+        Raises:
+            TypeError: As `Composer`.
+            ValueError: As `Composer`.
+        """
+        if not self.goals:
+            return Composer(inputs, config)
+        named = () if start is None else start.goals
+        return Composer(inputs, config, named or tuple(as_reward(inputs.reward).weights))
+
 
 LEARNABLE: Registry[Learnable] = Registry("learnable policy")
 """Every kind of learnable policy by name. `import policies.learnable` fills it."""
@@ -120,25 +140,3 @@ def register_learnable(
         return actor
 
     return add
-
-
-def composer_for(
-    kind: str, inputs: PolicyInputs, config: ComposerConfig, start: Any = None
-) -> Composer:
-    """The composer that looks at visits for a kind of policy.
-
-    Args:
-        kind: a name in `LEARNABLE`
-        inputs: what it is built from
-        config: sizes of what it looks at
-        start: the configuration of the kind, which may name goals; None = its defaults. Where it
-            names none, the goals are the terms of the reward of `inputs`
-
-    Raises:
-        TypeError: As `Composer`.
-        ValueError: As `Composer`.
-    """
-    if not LEARNABLE[kind].goals:
-        return Composer(inputs, config)
-    named = () if start is None else start.goals
-    return Composer(inputs, config, named or tuple(as_reward(inputs.reward).weights))

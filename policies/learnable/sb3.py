@@ -189,7 +189,7 @@ class SlateActorCritic(ActorCriticPolicy):
         return self._observation(obs)["features"]
 
     def _value(self, observation: Observation) -> Tensor:
-        """Values (B, 1), or (B, G) of the goals of the composer, weighted by survival where that is known."""
+        """Values (B, 1), or (B, G) of goals, weighted by survival where that is known."""
         value: Tensor = self.critic(observation["features"])
         return value * observation["survival"] if self.survival else value
 
