@@ -355,7 +355,7 @@ def compared(found: pl.DataFrame) -> dict[str, Estimate]:
         ]
         values = [mine / max(theirs) - less for mine, theirs in pairs if theirs and max(theirs) > 0]
         if values:
-            figures[f"frontier.market_{name}"] = estimate_mean(np.asarray(values))
+            figures[f"market_{name}"] = estimate_mean(np.asarray(values))
 
     for ours, name in ((CONDITIONED, "conditioned"), (EQUAL, "conditioned_equal")):
         ratio(f"{name}_over_specialists", ours, (SPECIALISTS,), 0)
@@ -376,11 +376,7 @@ def at_clicks(rows: pl.DataFrame) -> dict[str, Estimate]:
         for (world, seed, contender), clicks in wide.items()
         if contender == GREEDY and (world, seed, CONDITIONED) in wide
     ]
-    return (
-        {"frontier.market_conditioned_over_greedy_at_clicks": estimate_mean(values)}
-        if values
-        else {}
-    )
+    return {"market_conditioned_over_greedy_at_clicks": estimate_mean(values)} if values else {}
 
 
 def report(rows: pl.DataFrame, weights: tuple[float, ...]) -> Report:
