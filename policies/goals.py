@@ -112,7 +112,8 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
         raise ValueError(f"{name} is {checks.told(weights)}, but it must be {expected}.")
     if weights.shape[-1] != len(goals):
         raise ValueError(f"{name} has {weights.shape[-1]} numbers, but it must be {expected}.")
-    rows = weights.reshape(-1, len(goals)).float()
+    checked: Tensor = weights.float()
+    rows = checked.reshape(-1, len(goals))
     bad = ~((rows >= 0) & (rows <= MOST_WEIGHT)).all(dim=1) | (rows <= 0).all(dim=1)
     if bool(bad.any()):
         row = rows[int(bad.int().argmax())]
@@ -120,4 +121,4 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
             f"{name} holds {[round(value, 6) for value in row.tolist()]}, but weights must be "
             "finite, 0 or more, and not all 0."
         )
-    return weights.float()
+    return checked
