@@ -32,7 +32,9 @@ import recsim_env
 from agents.places.opening import plain
 from agents.places.site import Site
 from agents.ppo.checkpoints import POLICY, load_policy
+from policies.goals import Weights
 from policies.inputs import PolicyInputs
+from policies.learnable.conditioned import ConditionedPolicy
 from policies.learnable.intents import ComposerPolicy
 from policies.rankers.files import load_ranker, save_ranker
 from policies.serving.batches import as_batch
@@ -250,6 +252,24 @@ class Agent:
             else self.policy
         )
         object.__setattr__(self, "_serve", made)
+
+    def at(self, weights: Weights) -> Agent:
+        """The same agent for other weights of its goals; only their ratios count.
+
+        Args:
+            weights: as `policies.learnable.conditioned.ConditionedPolicy.at` takes them
+
+        Raises:
+            TypeError: If they are no numbers.
+            ValueError: If the agent was not trained for any weights, or if they are not finite,
+                negative, all 0 or of another length.
+        """
+        if not isinstance(self.policy, ConditionedPolicy):
+            raise ValueError(
+                f"weights are given, but this agent was trained for one reward, {self.reward}: one "
+                "of `ppo_conditioned` serves any weights."
+            )
+        return dataclasses.replace(self, policy=self.policy.at(weights))
 
     @torch.no_grad()
     def recommend(

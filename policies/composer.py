@@ -22,11 +22,14 @@ With `form="log_odds"` the score is the log-odds themselves, and intent 0 the gr
 Maximal marginal relevance (Carbonell & Goldstein 1998) is the case in which only `similarity` is
 not 0. Log-odds and the reward are of different units, so this form has to be told by its knobs what
 the other knows from the reward.
+
+With `goals` the weights w_t are those of the row, which its observation brings along
+(`policies.goals`), in place of those of the reward. They are among the features in both forms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -39,11 +42,12 @@ from policies.cues import BUDGET_KNOBS, CUES, SLATE_KNOBS, Cue, CueInputs
 from policies.features import Recent, Summary, principal
 from policies.filling import LogOddsScores, SlateSoFar
 from policies.gains import SCALE, Gains, RewardScores
+from policies.goals import goals_space, told_weights, usual_weights
 from policies.inputs import PolicyInputs, looks_of
 from policies.pool import SHOPPERS_AT_ONCE, Pool, Pooling
 from policies.slates import FARTHEST, pick
 from recsim_env import checks
-from recsim_env.rewards import as_reward
+from recsim_env.rewards import Reward, as_reward
 from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation
@@ -103,6 +107,8 @@ class View:
     features: Tensor
     remembered: Remembered | None = None
     """The clicks in the slates that the shop remembers, where there is a budget."""
+    weights: Tensor | None = None
+    """(B, G) float32, the weights of the goals of each row, where the composer has goals."""
 
     def rows(self, part: slice) -> View:
         """Some of the shoppers."""
@@ -114,6 +120,7 @@ class View:
             looks,
             self.features[part],
             None if self.remembered is None else self.remembered.rows(part),
+            None if self.weights is None else self.weights[part],
         )
 
 
@@ -124,19 +131,37 @@ class Composer:
     and `similarity`, those of a budget, the scales of reward terms, and then the cues; the rest
     is the offset. `pool_size` is P, and `reward` what the slates are composed for.
 
+    Args:
+        inputs: what the composer is built from
+        config: sizes of what it looks at
+        goals: names of reward terms that every row weighs by its own numbers, `goal_weights` (B, G)
+            in its observation, in place of the reward; they are among the features too
+
     Raises:
         TypeError: If an argument is of another class.
-        ValueError: If there is no ranker, or a cue needs facts about the shop and there are none.
+        ValueError: If there is no ranker, a cue needs facts about the shop and there are none, a
+            goal is no registered term or stands there twice, or the reward's weight of it is
+            negative.
     """
 
-    def __init__(self, inputs: PolicyInputs, config: ComposerConfig | None = None) -> None:
+    def __init__(
+        self,
+        inputs: PolicyInputs,
+        config: ComposerConfig | None = None,
+        goals: Sequence[str] = (),
+    ) -> None:
         self.config = ComposerConfig() if config is None else config
         checks.instance("inputs", inputs, PolicyInputs)
         checks.instance("config", self.config, ComposerConfig)
 
         # What the slates are made of
         self._inputs = inputs
-        self.reward = as_reward(inputs.reward)
+        self.reward, space = as_reward(inputs.reward), inputs.observation_space
+        self.goals = tuple(goals)
+        if self.goals:
+            self.usual_weights = usual_weights(self.goals, self.reward)
+            self.reward = Reward(dict.fromkeys(self.goals, 1.0))
+            space = goals_space(space, len(self.goals))
         self._ranker = inputs.need_ranker("composer")
         self._pooling = Pooling(inputs, self.config.pool)
         self.pool_size = self._pooling.size
@@ -147,7 +172,7 @@ class Composer:
         # What an intent weighs: the slate so far, terms of the reward, the cues, an offset of the
         # query
         self.cues = _cues_for(inputs)
-        self._gains = Gains(self.reward) if self.config.form == "reward" else None
+        self._gains = Gains(self.reward, self.goals) if self.config.form == "reward" else None
         scales = dict.fromkeys(self._gains.knobs, SCALE) if self._gains else {}
         on_slate = SLATE_KNOBS | (BUDGET_KNOBS if self.config.budget else {})
         known = {**on_slate, **scales, **self.cues}
@@ -163,7 +188,7 @@ class Composer:
         # What a network sees
         self.summary = Summary(
             inputs.catalog,
-            inputs.observation_space,
+            space,
             inputs.slate_size,
             max(self.config.summary_dims, 1),
         )
@@ -205,7 +230,12 @@ class Composer:
 
     @torch.no_grad()
     def view(self, observation: Observation, pool: Pool | None = None) -> View:
-        """Look at a visit: take its pool, unless it is given, and compute every cue."""
+        """Look at a visit: take its pool, unless it is given, and compute every cue.
+
+        Raises:
+            ValueError: If there are goals and the observation brings no weights of them.
+        """
+        weights = told_weights(observation, self.goals) if self.goals else None
         pool = self.pool(observation) if pool is None else pool
         recent = Recent.of(observation)
         inputs = CueInputs(
@@ -229,6 +259,7 @@ class Composer:
             looks_of(self._ranker, observation, self.slate_size),
             self.summary(observation, pool, recent),
             Remembered.of(observation, self._category) if self.config.budget else None,
+            weights,
         )
 
     def features(self, observation: Observation) -> Tensor:
@@ -277,21 +308,22 @@ class Composer:
         if self._gains is None:
             return pick(view.pool, self.slate_size, log_odds)
         scales = of_slate[:, self._first_scale :]
-        paid = RewardScores(log_odds, self._gains, scales, view.looks)
+        paid = RewardScores(log_odds, self._gains, scales, view.looks, view.weights)
         return pick(view.pool, self.slate_size, paid)
 
     @torch.no_grad()
     def worth(self, view: View, slates: Tensor) -> Tensor:
         """The reward (B,) that the ranker expects of slates (B, K) from the pool of a visit.
 
-        It is what intent 0 is greedy in, with nothing moved by cues or knobs.
+        It is what intent 0 is greedy in, with nothing moved by cues or knobs; where the composer
+        has goals, in the weights of each row.
         """
         nothing = torch.zeros(len(slates), 1, device=slates.device)
         slate = SlateSoFar(view.pool, self._inputs.catalog, self._cosines, self.slate_size)
         log_odds = LogOddsScores(slate, view.pool.logits, nothing, nothing)
-        gains = Gains(self.reward)
+        gains = Gains(self.reward, self.goals)
         scales = nothing.expand(-1, len(gains.knobs))
-        gained = RewardScores(log_odds, gains, scales, view.looks)
+        gained = RewardScores(log_odds, gains, scales, view.looks, view.weights)
         total = torch.zeros(len(slates), device=slates.device)
         for position in range(self.slate_size):
             same = view.pool.items == slates[:, position : position + 1]

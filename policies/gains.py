@@ -17,7 +17,7 @@ Dimensions: B shoppers, P items of the pool, K slate positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -242,31 +242,43 @@ class Gains:
 
     Args:
         reward: the reward; terms of weight 0 are left out
+        goals: names of its terms that have weights of their own in every row, in their order
     """
 
-    def __init__(self, reward: Reward) -> None:
+    def __init__(self, reward: Reward, goals: Sequence[str] = ()) -> None:
         # in one order, so that knobs mean the same however the reward was written down
         weights = {name: reward.weights[name] for name in sorted(reward.weights)}
         weights = {name: weight for name, weight in weights.items() if weight != 0}
         specs = {name: gain_spec(name) for name in weights}
-        self._clicked = [(weights[name], one.gain) for name, one in specs.items() if not one.scaled]
-        self._scaled = [(weights[name], one.gain) for name, one in specs.items() if one.scaled]
+        columns = {name: at for at, name in enumerate(goals)}
+        known = {name: (weights[name], columns.get(name), one.gain) for name, one in specs.items()}
+        self._clicked = [known[name] for name, one in specs.items() if not one.scaled]
+        self._scaled = [known[name] for name, one in specs.items() if one.scaled]
         self.knobs = tuple(knob_of(name) for name, one in specs.items() if one.scaled)
 
-    def of(self, slate: SlateSoFar, chance: Tensor, scales: Tensor) -> Tensor:
+    def of(
+        self, slate: SlateSoFar, chance: Tensor, scales: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """What each item would add to the reward: (B, P), a new tensor.
 
         Args:
             slate: the slate so far
             chance: (B, P) that each item is looked at and clicked at the next position
             scales: (B, S) log of the factor on each scaled term
+            weights: (B, G) of the goals; None where all rows have the weights of the reward
         """
         factors = scales.exp()
         total = torch.zeros_like(chance)
-        for weight, gained in self._clicked:
-            total.add_(gained(slate, chance), alpha=weight)
-        for at, (weight, gained) in enumerate(self._scaled):
-            total.addcmul_(factors[:, at : at + 1], gained(slate, chance), value=weight)
+        for weight, column, gained in self._clicked:
+            if weights is None or column is None:
+                total.add_(gained(slate, chance), alpha=weight)
+            else:
+                total.addcmul_(weights[:, column : column + 1], gained(slate, chance))
+        for at, (weight, column, gained) in enumerate(self._scaled):
+            factor = factors[:, at : at + 1]
+            if weights is not None and column is not None:
+                factor = factor * weights[:, column : column + 1]
+            total.addcmul_(factor, gained(slate, chance), value=weight)
         return total
 
 
@@ -278,12 +290,19 @@ class RewardScores(SlateScores):
         gains: those of the terms of the reward
         scales: (B, S) log of the factor on each term that is scaled
         looks: (B, K) or (1, K) chance that each position is looked at
+        weights: (B, G) of the goals; None where all rows have the weights of the reward
     """
 
     def __init__(
-        self, log_odds: LogOddsScores, gains: Gains, scales: Tensor, looks: Tensor
+        self,
+        log_odds: LogOddsScores,
+        gains: Gains,
+        scales: Tensor,
+        looks: Tensor,
+        weights: Tensor | None = None,
     ) -> None:
         self._log_odds, self._gains, self._scales, self._looks = log_odds, gains, scales, looks
+        self._weights = weights
         # what has no number is taken after everything else, however diverse it is
         logits = log_odds.slate.pool.logits
         self._last = torch.zeros_like(logits).masked_fill_(logits <= UNRANKED, -FARTHEST)
@@ -293,7 +312,7 @@ class RewardScores(SlateScores):
         slate = self._log_odds.slate
         look = self._looks[:, slate.length].unsqueeze(1)
         chance = self._log_odds.scores().sigmoid_().mul_(look)
-        return self._gains.of(slate, chance, self._scales).add_(self._last)
+        return self._gains.of(slate, chance, self._scales, self._weights).add_(self._last)
 
     def add(self, chosen: Tensor) -> None:
         """Put the items at places (B,) of the pool into the slates."""

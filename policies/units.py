@@ -66,7 +66,10 @@ def repeated(view: View, times: int) -> View:
     looks = view.looks if len(view.looks) == 1 else rows(view.looks)
     known = view.remembered
     remembered = None if known is None else Remembered(rows(known.category), rows(known.clicks))
-    return View(pool, rows(view.cues), rows(view.vectors), looks, rows(view.features), remembered)
+    weights = None if view.weights is None else rows(view.weights)
+    return View(
+        pool, rows(view.cues), rows(view.vectors), looks, rows(view.features), remembered, weights
+    )
 
 
 def crossing(costs: Tensor, cost: float) -> Tensor:

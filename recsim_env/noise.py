@@ -35,6 +35,8 @@ class Stream(enum.IntEnum):
     """Who goes on in training that is weighted by survival."""
     REGULARS = 4
     """The visits of regular customers before an episode."""
+    WEIGHTS = 5
+    """The weights of goals that an episode of a training draws."""
     CHECKS = 77
     """The slates and observations of `recsim_env.testing`."""
 

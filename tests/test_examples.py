@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
+    "any_weights": [],
     "many_goals": [],
     "own_log": [],
     "own_shopper": [],
@@ -53,6 +54,15 @@ def test_many_goals_are_told_side_by_side(tmp_path: Path) -> None:
         "kept",
     ]
     assert 0 < float(told.split("'intra_list_distance': ")[1].split(",")[0]) <= 1
+
+
+@pytest.mark.slow
+def test_one_agent_serves_any_weights(tmp_path: Path) -> None:
+    lines = run("any_weights", tmp_path).splitlines()[-3:]
+    assert [line.split()[0] for line in lines] == ["0.0", "0.5", "1.0"]
+    assert all("('clicks', 'intra_list_distance') [" in line for line in lines)
+    told = [[float(value) for value in line.split("[")[1].rstrip("]").split(",")] for line in lines]
+    assert told[0] != told[2]  # weights change what is shown
 
 
 def test_a_shopper_of_ones_own_answers(tmp_path: Path) -> None:

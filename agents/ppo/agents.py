@@ -1,7 +1,7 @@
-"""PPO as registered agents: over intents, over Plackett-Luce slates and over autoregressive slates.
+"""PPO as registered agents: over intents, for any weights of goals too, and over slates.
 
 An intent of the composer is a few numbers that determine the whole slate, so PPO over intents
-explores in few dimensions. The other two agents explore in every position, which makes their
+explores in few dimensions. The two agents over slates explore in every position, which makes their
 gradients noisier; their defaults are therefore larger batches and fewer epochs. The probability
 ratio is clipped for the slate as a whole, because SB3's `PPO.train` cannot clip it per position.
 """
@@ -9,7 +9,7 @@ ratio is clipped for the slate as a whole, because SB3's `PPO.train` cannot clip
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -20,25 +20,31 @@ from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.ppo.algorithm import (
     SlatePPO,
     StockPPO,
+    environment_of,
     frozen_policy_of,
     look_around,
     make_ppo,
 )
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig, annealed_rate
+from agents.ppo.goals import ConditionedVecEnv, check_goals, face_for, mean_utilities
 from agents.ppo.polish import mean_returns, polish
-from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
-from policies.composer import Composer, ComposerConfig
+from agents.ppo.vec_env import TrainingReward
+from policies.composer import ComposerConfig
+from policies.goals import checked_goals
 from policies.learnable.autoregressive import AutoregressiveConfig
+from policies.learnable.conditioned import ConditionedConfig
 from policies.learnable.intents import IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
-from recsim_env.settings import ONE_OR_MORE, SHARE, settle
+from recsim_env.settings import ONE_OR_MORE, SHARE, put, settle
 from recsim_env.trees import flat
 from recsim_env.types import Policy
 
 Model = TypeVar("Model", bound=StockPPO)
+Judge = Callable[[TrainingSetup, Sequence[Policy], int], tuple[list[float], int]]
+"""Tells what each of some policies earns from so many shoppers, and how many steps that took."""
 SCALING_VISITS = 10
 """Visits of each shopper, before the first update, that set the scale of the features."""
 LONGER = 1.3
@@ -62,7 +68,7 @@ abruptly."""
 
 @dataclass(frozen=True)
 class PPOAgentConfig:
-    """Options that the three agents share.
+    """Options that the agents share.
 
     By default rewards are weighted by survival where the shoppers report the probability of
     leaving.
@@ -140,6 +146,35 @@ class PPOComposerConfig(PPOAgentConfig):
 
 
 @dataclass(frozen=True)
+class PPOConditionedConfig(PPOAgentConfig):
+    """Options of PPO over intents for any weights of several goals.
+
+    What the policies of the result show without being told weights is for those of the reward.
+    """
+
+    ppo: PPOConfig = IN_INTENTS
+    """Hyper-parameters of the PPO algorithm."""
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=-0.3)
+    )
+    """Sizes and initial values of actor and critic."""
+    composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
+    """How the agent observes a visit, and how intents become slates."""
+    goals: tuple[str, ...] = ()
+    """Names of the reward terms that are weighed. By default they are the objectives of the
+    simulator, and where it has none the terms of its reward."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is outside its range, or a goal is unknown or stands there twice.
+        """
+        super().__post_init__()
+        put(self, goals=checked_goals("goals", self.goals))
+
+
+@dataclass(frozen=True)
 class PPOPlackettLuceConfig(PPOAgentConfig):
     """Options of PPO over Plackett-Luce slates."""
 
@@ -163,6 +198,19 @@ class PPOAutoregressiveConfig(PPOAgentConfig):
 def ppo_composer(setup: TrainingSetup, config: PPOComposerConfig) -> TrainedAgent:
     """Learn the intents from which the composer makes slates."""
     return _learn("composer", setup, config, IntentConfig(config.network.log_std))
+
+
+@register_agent("ppo_conditioned", PPOConditionedConfig)
+def ppo_conditioned(setup: TrainingSetup, config: PPOConditionedConfig) -> TrainedAgent:
+    """Learn the intents for any weights of several goals (`agents.ppo.goals`).
+
+    Its policies are `policies.learnable.conditioned.ConditionedPolicy`: `at` gives them other
+    weights. No search follows, because what is best to add to the intents differs by the weights.
+    """
+    told = setup.simulator.objectives
+    goals = config.goals or (tuple(setup.simulator.reward.weights) if told is None else told.names)
+    check_goals(setup.simulator, goals)
+    return _learn("conditioned", setup, config, ConditionedConfig(config.network.log_std, goals))
 
 
 @register_agent("ppo_plackett_luce", PPOPlackettLuceConfig)
@@ -224,7 +272,7 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
         steps += taken
         contenders |= {"polished": _frozen(model)} if better else {}
     facts["minutes"] = (time.perf_counter() - began - watched) / 60
-    kept, earned, taken = _compared(setup, config, contenders, length)
+    kept, earned, taken = _compared(setup, config, contenders, length, _judge_of(model))
     facts |= {f"return_{name}": value for name, value in earned.items()}
     policy, sampled = contenders[kept]
     setup.watch(steps + taken, policy)
@@ -239,6 +287,7 @@ def _compared(
     config: PPOAgentConfig,
     contenders: Mapping[str, tuple[Policy, Policy]],
     visits: float,
+    judge: Judge | None = None,
 ) -> tuple[str, dict[str, float], int]:
     """Which policy earns most from new shoppers.
 
@@ -247,6 +296,7 @@ def _compared(
         config: its options
         contenders: policies by name, at their most likely action and as they explore
         visits: mean length of an episode, as far as it is known
+        judge: tells what each policy earns; None = `mean_returns`
 
     Returns:
         The name of the best, what each earned, and the steps that were taken. Where they do not
@@ -258,9 +308,25 @@ def _compared(
     if shoppers < 2:
         return names[-1], {}, 0
     policies = [policy for policy, _ in contenders.values()]
-    means, steps = mean_returns(setup, policies, shoppers)
+    means, steps = (judge or mean_returns)(setup, policies, shoppers)
     earned = dict(zip(names, means, strict=True))
     return max(names, key=lambda name: earned[name]), earned, steps
+
+
+def _judge_of(model: SlatePPO) -> Judge | None:
+    """How policies are compared that serve any weights: at weights of their own for each shopper.
+
+    Returns:
+        None where there are no goals.
+    """
+    env = environment_of(model)
+    if not isinstance(env, ConditionedVecEnv):
+        return None
+
+    def judge(setup: TrainingSetup, policies: Any, shoppers: int) -> tuple[list[float], int]:
+        return mean_utilities(setup, env, policies, shoppers)
+
+    return judge
 
 
 def _goes_on(setup: TrainingSetup, config: object, model: SlatePPO) -> int:
@@ -297,9 +363,8 @@ def untrained_model(
         start: the configuration of the kind, which says how the actor starts
         make: `make_ppo` or `make_stock_ppo`
     """
-    composer = Composer(setup.inputs, config.composer)
-    face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
-    env = face(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
+    composer = LEARNABLE[kind].composer_for(setup.inputs, config.composer, start)
+    env = face_for(kind)(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
     device = setup.simulator.device
     model = make(kind, env, config.ppo, config.network, start=start, seed=setup.seed, device=device)
     look_around(model, SCALING_VISITS)

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from agents.ppo.config import PPOConfig
 from agents.ppo.device_ppo import DevicePPO
+from agents.ppo.goals import ConditionedVecEnv, GoalRolloutBuffer, fit_goal_units
 from agents.ppo.randomness import PrivateRandomness
 from agents.ppo.torch_vec_env import TrainingRewards
 from agents.ppo.vec_env import SimulatorVecEnv
+from policies.learnable.conditioned import ConditionedActor
 from policies.learnable.intents import IntentActor
 from policies.learnable.kinds import Actor
 from policies.learnable.sb3 import LR_SCALE, NetworkConfig, SlateActorCritic
@@ -108,7 +110,7 @@ def make_ppo(
 
     Args:
         kind: a name in `policies.learnable.kinds.LEARNABLE`
-        env: an `IntentVecEnv` where the actions of the kind are intents, else a `SlateVecEnv`
+        env: of the class that `agents.ppo.goals.face_for` tells
         config: hyper-parameters of PPO
         network: sizes of actor and critic
         start: the configuration of the kind, which says how the actor starts; None = its defaults
@@ -152,9 +154,20 @@ def _make(
         "survival": env.weighs_survival,
     }
     seen = env if issubclass(algorithm, DevicePPO) else TrainingRewards(env)
-    return algorithm(
-        SlateActorCritic, seen, **asdict(config), policy_kwargs=policy, seed=seed, device=device
+    options: dict[str, Any] = asdict(config)
+    if isinstance(env, ConditionedVecEnv):
+        if not issubclass(algorithm, DevicePPO):
+            raise ValueError(
+                f"kind is {kind!r}, but SB3's own loop has one reward: several goals need make_ppo."
+            )
+        options["rollout_buffer_class"] = GoalRolloutBuffer
+        options["rollout_buffer_kwargs"] = {"goals": len(env.composer.goals)}
+    model = algorithm(
+        SlateActorCritic, seen, **options, policy_kwargs=policy, seed=seed, device=device
     )
+    if isinstance(env, ConditionedVecEnv):  # one tensor, which weights and checkpoints hold
+        env.goal_units = cast(ConditionedActor, model.policy.actor).goal_units
+    return model
 
 
 UNIT_VISITS = 160
@@ -165,18 +178,24 @@ def look_around(model: StockPPO, visits: int = 10) -> None:
     """Play some visits with the untrained policy, and fix all scales from them.
 
     They are the mean and the deviation of each feature and, where the policy acts in intents, the
-    units of each number of an intent (`policies.units`).
+    units of each number of an intent (`policies.units`). Where there are several goals, the first
+    visit tells their units.
     """
     env = environment_of(model)
     face = TrainingRewards(env)
     seen = face.reset()
+    if isinstance(env, ConditionedVecEnv):
+        assert not isinstance(seen, tuple)
+        _, worth, _, _ = face.step(model.policy.predict(seen, deterministic=True)[0])
+        fit_goal_units(env, torch.as_tensor(worth) / env.reward_scale)
+        seen, visits = face.reset(), visits - 1
     few = max(UNIT_VISITS // visits, 1)
     rows, observations = [], []
     for _ in range(visits):
         assert not isinstance(seen, tuple)
         rows.append(model.policy.features(model.policy.obs_to_tensor(seen)[0]))
         observations.append(
-            {name: value[:few].clone() for name, value in env.simulator.observe().items()}
+            {name: value[:few].clone() for name, value in env.seen(env.simulator.observe()).items()}
         )
         seen, _, _, _ = face.step(model.policy.predict(seen, deterministic=True)[0])
     model.policy.fit_standardizers(torch.cat(rows))

@@ -186,8 +186,8 @@ def load_policy(path: Path, inputs: PolicyInputs, *, deterministic: bool = True)
     kind = LEARNABLE[built["kind"]]
     try:
         rewarded = replace(inputs, reward=built["reward"])
-        composer = Composer(rewarded, ComposerConfig(**built["composer"]))
         start = kind.config(**built["start"])
+        composer = kind.composer_for(rewarded, ComposerConfig(**built["composer"]), start)
     except TypeError as error:
         raise ValueError(
             f"{path} holds settings that this version does not have: {error}."
@@ -232,9 +232,12 @@ def _width(path: Path, weights: Mapping[str, Tensor]) -> int:
 def _how_built(model: SlatePPO) -> dict[str, Any]:
     """How the policy of a model was built: what `load_policy` needs besides the weights."""
     policy = model.policy
+    start = asdict(policy.start)
+    if policy.composer.goals:  # by name and in their order, as in a file
+        start["goals"] = list(policy.composer.goals)
     return {
         "kind": policy.kind,
-        "start": asdict(policy.start),
+        "start": start,
         "composer": asdict(policy.composer.config),
         "reward": dict(policy.composer.reward.weights),
         **_steering(policy.composer),

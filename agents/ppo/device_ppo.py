@@ -145,14 +145,15 @@ class DevicePPO(PPO):
 
     @torch.no_grad()
     def _bootstrapped(self, rewards: Tensor, ends: FinishedEpisodes) -> Tensor:
-        """Rewards (B,), plus the discounted value of the last observation where the horizon struck.
+        """Rewards (B, ...), plus the discounted value of what follows where the horizon struck.
 
         See Pardo et al. 2018, "Time limits in reinforcement learning", section 3.2.
         """
         which = ends.truncated.nonzero().squeeze(1)
         if not len(which):
             return rewards
-        value = self.policy.predict_values(cast(Any, ends.last(which))).squeeze(1)
+        value = self.policy.predict_values(cast(Any, ends.last(which)))
+        value = value.reshape(-1, *rewards.shape[1:])  # (R, 1), or (R, G) of several goals
         return rewards.index_add(0, ends.rows[which], self.gamma * value)
 
     def _note(self, finished: list[tuple[Tensor, Tensor]]) -> None:

@@ -92,16 +92,23 @@ class DeviceRolloutBuffer(RolloutBuffer):
             last_values: (B,) or (B, 1), the values of the observations after the last step
             dones:       (B,) bool, whether the last step ended an episode
         """
+        self.kept["advantages"].copy_(self._advantages(last_values, dones))
+        torch.add(self.kept["advantages"], self.kept["values"], out=self.kept["returns"])
+
+    def _advantages(self, last_values: Tensor, dones: Tensor) -> Tensor:
+        """Generalised advantage estimates of the shape of the rewards: (T, B), or (T, B, G)."""
         kept = self.kept
         goes_on = 1.0 - torch.cat([kept["episode_starts"][1:], dones.float().unsqueeze(0)])
-        following = torch.cat([kept["values"][1:], last_values.reshape(1, -1)])
+        goes_on = goes_on.view(*goes_on.shape, *[1] * (kept["rewards"].ndim - goes_on.ndim))
+        last = last_values.reshape(1, *kept["values"].shape[1:])
+        following = torch.cat([kept["values"][1:], last])
         surprise = kept["rewards"] + self.gamma * following * goes_on - kept["values"]
         carried = self.gamma * self.gae_lambda * goes_on
-        advantage = torch.zeros_like(surprise[0])
+        advantage, advantages = torch.zeros_like(surprise[0]), torch.empty_like(surprise)
         for step in reversed(range(self.buffer_size)):
             advantage = surprise[step] + carried[step] * advantage
-            kept["advantages"][step] = advantage
-        torch.add(kept["advantages"], kept["values"], out=kept["returns"])
+            advantages[step] = advantage
+        return advantages
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches of tensors that hold every sample once.

@@ -56,7 +56,8 @@ class BatchStep:
     observations: BatchObservation
     """The observations after the step; where an episode ended, the first of the next episode."""
     rewards: Tensor
-    """(B,) float32, the rewards to learn from, or to report after `reset`."""
+    """(B,) float32, the rewards to learn from, or to report after `reset`; (B, G) to learn from
+    where there are several goals."""
     ended: Tensor
     """(B,) bool, whether the step ended the episode of a row."""
     finished: FinishedEpisodes | None

@@ -149,7 +149,7 @@ class SimulatorVecEnv(TorchVecEnv):
         without the state of its shoppers sets it."""
         self._view: View | None = None
         self._finished: list[dict[str, Tensor]] = []
-        view = composer.view(simulator.reset(torch.zeros(1, dtype=torch.int64)))
+        view = composer.view(self.seen(simulator.reset(torch.zeros(1, dtype=torch.int64))))
         super().__init__(num_envs, self._space(view), self._action_space(), simulator.device)
         self._sums: dict[str, Tensor] = {}
 
@@ -171,10 +171,19 @@ class SimulatorVecEnv(TorchVecEnv):
     def _compose(self, view: View, actions: Tensor) -> Tensor:
         """The slates (B, K) of actions (B, ...)."""
 
+    def seen(self, observation: Observation) -> Observation:
+        """The observation of the running episodes as the composer looks at it."""
+        return observation
+
     @property
     def weighs_survival(self) -> bool:
         """Whether rewards are weighted by survival, which is then part of the observation."""
         return self._reward.survival
+
+    @property
+    def reward_scale(self) -> float:
+        """Factor on the rewards that are learned from."""
+        return self._reward.scale
 
     # ---- episodes to learn from: tensors ----
 
@@ -331,7 +340,7 @@ class SimulatorVecEnv(TorchVecEnv):
 
     def _observe_next(self, observation: Observation) -> BatchObservation:
         """Keep the view of the next visits, and return what the network observes of them."""
-        self._view = self.composer.view(observation)
+        self._view = self.composer.view(self.seen(observation))
         return self._observe(self._view, self._survival)
 
     def _survive(self, at: Episodes, outcome: Outcome) -> Tensor:
@@ -363,15 +372,17 @@ class SimulatorVecEnv(TorchVecEnv):
 
     def _add(self, outcome: Outcome) -> None:
         """Add a visit to the sums of the current episodes."""
-        new = {"return": outcome.reward, "visits": torch.ones_like(outcome.reward)}
-        new |= {
-            name: value for name, value in outcome.info.items() if name not in ("day", "gap_days")
-        }
         zeros = torch.zeros_like(outcome.reward)
         self._sums = {
             name: self._sums.get(name, zeros) + value * self._survival
-            for name, value in new.items()
+            for name, value in self._told(outcome).items()
         }
+
+    def _told(self, outcome: Outcome) -> dict[str, Tensor]:
+        """What is summed over an episode: (B,) each, by name."""
+        new = {"return": outcome.reward, "visits": torch.ones_like(outcome.reward)}
+        info = outcome.info.items()
+        return new | {name: value for name, value in info if name not in ("day", "gap_days")}
 
     def _end(self, done: Tensor, outcome: Outcome, gone: Tensor) -> FinishedEpisodes:
         """The episodes that ended; their sums start again from 0.
@@ -381,7 +392,7 @@ class SimulatorVecEnv(TorchVecEnv):
             outcome: the outcome of their last visit
             gone: (B,) bool, which episodes the roulette ended
         """
-        last = {name: value[done] for name, value in self.simulator.observe().items()}
+        last = {name: value[done] for name, value in self.seen(self.simulator.observe()).items()}
         survival, truncated = self._survival[done], outcome.truncated[done]
 
         def seen(which: Tensor) -> BatchObservation:

@@ -33,9 +33,10 @@ from agents.ppo.checkpoints import LAST, load, load_policy, save
 from agents.ppo.config import PPOConfig, annealed_rate
 from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
+from agents.ppo.goals import ConditionedVecEnv, face_for, mean_utilities
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.polish import mean_returns, polish
-from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from agents.ppo.vec_env import TrainingReward
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
@@ -45,8 +46,9 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.lab.trainings import VISITS
 from benchmarks.lab.where import Here, Where
 from policies import POLICIES
-from policies.composer import Composer, ComposerConfig
+from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
+from policies.learnable.conditioned import ConditionedConfig
 from policies.learnable.intents import IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
@@ -67,9 +69,10 @@ class Config(Checked):
 
     place: Here = field(default_factory=Where)
     """Environment, log and ranker to train with."""
-    agent: Literal["composer", "plackett_luce", "autoregressive"] = "composer"
-    """What PPO acts in: the intents of the slate composer, or slates themselves, whose items are
-    drawn at once (plackett_luce) or one by one (autoregressive)."""
+    agent: Literal["composer", "conditioned", "plackett_luce", "autoregressive"] = "composer"
+    """What PPO acts in: the intents of the slate composer, for one reward (composer) or for any
+    weights of its terms (conditioned), or slates themselves, whose items are drawn at once
+    (plackett_luce) or one by one (autoregressive)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each of which is a run of its own. Three show how much runs differ."""
     visits: int | None = None
@@ -86,7 +89,7 @@ class Config(Checked):
     constant."""
     polished: float = PPOComposerConfig().polished
     """Share of the visits with which, after PPO, CMA-ES searches for what to add to the intents of
-    all states; 0 leaves them as PPO learned them. Only `composer` acts in intents."""
+    all states; 0 leaves them as PPO learned them. Only `composer` has such a search."""
     network: NetworkConfig = field(default_factory=lambda: PPOComposerConfig().network)
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: PPOComposerConfig().composer)
@@ -137,7 +140,7 @@ def sizes_of(config: Config, *, slow: bool = False) -> Sizes:
     if slow and monitor.episodes == MonitorConfig().episodes:
         monitor = replace(monitor, episodes=SLOW_EPISODES)
     visits = visits if config.visits is None else config.visits
-    polished = round(config.polished * visits) if LEARNABLE[config.agent].intents else 0
+    polished = round(config.polished * visits) if config.agent == "composer" else 0
     shoppers = shoppers if config.shoppers is None else config.shoppers
     return Sizes(visits - polished, polished, shoppers, monitor)
 
@@ -152,16 +155,17 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
     """
     site = site or config.place.open()
     simulator = site.simulator("train")
-    composer = Composer(site.inputs_for(simulator), config.composer)
-    face = IntentVecEnv if LEARNABLE[config.agent].intents else SlateVecEnv
-    shoppers = sizes_of(config, slow=is_slow(simulator)).shoppers
-    env = face(simulator, composer, shoppers, seed, config.learned_reward)
     starts = {
         "composer": IntentConfig(config.network.log_std),
+        "conditioned": ConditionedConfig(config.network.log_std),
         "plackett_luce": config.plackett_luce,
         "autoregressive": config.autoregressive,
     }
     start = starts[config.agent]
+    inputs = site.inputs_for(simulator)
+    composer = LEARNABLE[config.agent].composer_for(inputs, config.composer, start)
+    shoppers = sizes_of(config, slow=is_slow(simulator)).shoppers
+    env = face_for(config.agent)(simulator, composer, shoppers, seed, config.learned_reward)
     model = make_ppo(
         config.agent,
         env,
@@ -300,7 +304,11 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
             save(model, folder / POLISHED)
             files.insert(0, POLISHED)
     choices = [load_policy(folder / file, setup.inputs) for file in files]
-    means = mean_returns(setup, choices, settings.episodes)[0]
+    env = environment_of(model)
+    if isinstance(env, ConditionedVecEnv):  # each shopper at weights of their own
+        means = mean_utilities(setup, env, choices, settings.episodes)[0]
+    else:
+        means = mean_returns(setup, choices, settings.episodes)[0]
     best = files[means.index(max(means))]
 
     # what is kept is judged by the shoppers of the evaluation

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.composer import Composer
+from policies.composer import Composer, View
 from policies.learnable.kinds import ActorInputs, register_learnable
 from policies.observations import check_draws
+from policies.pool import Pool
 from policies.rankers.networks import Standardizer, tower
 from recsim_env import checks
 from recsim_env.noise import normal
@@ -114,10 +115,14 @@ class ComposerPolicy:
         self.actor = actor
         self.draws = 0 if deterministic else actor.draws
 
+    def view(self, observation: Observation, pool: Pool | None = None) -> View:
+        """Look at a visit, as `Composer.view` does."""
+        return self.composer.view(observation, pool)
+
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose slates (B, K)."""
-        view = self.composer.view(observation)
+        view = self.view(observation)
         if self.draws:
             check_draws(draws, len(view.features), self.draws)
         intent = self.actor.act({"features": view.features}, draws if self.draws else None)

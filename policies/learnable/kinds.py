@@ -13,11 +13,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from policies.composer import Composer
+from policies.composer import Composer, ComposerConfig
+from policies.inputs import PolicyInputs
 from policies.rankers.networks import Standardizer
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
+from recsim_env.rewards import as_reward
 from recsim_env.settings import MOST, WIDEST, put
 from recsim_env.types import Observation, Policy
 
@@ -84,6 +86,28 @@ class Learnable:
     what is most likely or draws."""
     intents: bool
     """Whether it acts in intents, (B, A) float32, and not in slates, (B, K) int64."""
+    goals: bool = False
+    """Whether it acts for any weights of several goals, which its `config` names as `goals`."""
+
+    def composer_for(
+        self, inputs: PolicyInputs, config: ComposerConfig, start: Any = None
+    ) -> Composer:
+        """Make the composer that looks at visits for this kind.
+
+        Args:
+            inputs: what it is built from
+            config: sizes of what it looks at
+            start: how the actor starts, a `config`; None = its defaults. Where the kind has goals
+                and it names none, they are the terms of the reward of `inputs`
+
+        Raises:
+            TypeError: As `Composer`.
+            ValueError: As `Composer`.
+        """
+        if not self.goals:
+            return Composer(inputs, config)
+        named = () if start is None else start.goals
+        return Composer(inputs, config, named or tuple(as_reward(inputs.reward).weights))
 
 
 LEARNABLE: Registry[Learnable] = Registry("learnable policy")
@@ -91,7 +115,12 @@ LEARNABLE: Registry[Learnable] = Registry("learnable policy")
 
 
 def register_learnable(
-    name: str, config: type[Any], policy: Callable[..., Policy], *, intents: bool
+    name: str,
+    config: type[Any],
+    policy: Callable[..., Policy],
+    *,
+    intents: bool,
+    goals: bool = False,
 ) -> Callable[[B], B]:
     """Register a kind: `@register_learnable("composer", IntentConfig, ...)` above its builder.
 
@@ -100,13 +129,14 @@ def register_learnable(
         config: frozen dataclass of plain values that tells how the actor starts
         policy: makes a policy of a composer and an actor
         intents: whether it acts in intents and not in slates
+        goals: whether it acts for any weights of the goals that its configuration names
 
     Raises:
         ValueError: If other code took the name.
     """
 
     def add(actor: B) -> B:
-        LEARNABLE.add(name, Learnable(config, actor, policy, intents), actor)
+        LEARNABLE.add(name, Learnable(config, actor, policy, intents, goals), actor)
         return actor
 
     return add

@@ -51,15 +51,17 @@ class NetworkConfig:
 
 
 class Critic(nn.Module):
-    """Estimates the value of states: features (B, F) to (B, 1)."""
+    """Estimates the value of states: features (B, F) to (B, 1), or (B, G) of G goals."""
 
-    def __init__(self, width: int, hidden: tuple[int, ...], generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, hidden: tuple[int, ...], generator: torch.Generator, goals: int = 1
+    ) -> None:
         super().__init__()
         self.standardize = Standardizer(width)
-        self.tower = tower(width, hidden, 1, generator)
+        self.tower = tower(width, hidden, goals, generator)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute values (B, 1) of features (B, F)."""
+        """Compute values (B, 1) or (B, G) of features (B, F)."""
         value: Tensor = self.tower(self.standardize(features))
         return value
 
@@ -130,7 +132,8 @@ class SlateActorCritic(ActorCriticPolicy):
         )
         actor = LEARNABLE[self.kind].actor(inputs, self.start)
         self.actor = cast(Actor, actor)
-        self.critic = Critic(width, self.network.critic_hidden, generator)
+        goals = len(self.composer.goals) or 1
+        self.critic = Critic(width, self.network.critic_hidden, generator, goals)
         groups = [
             {"params": list(actor.parameters()), LR_SCALE: 1.0},
             {"params": list(self.critic.parameters()), LR_SCALE: self.network.critic_lr_scale},
@@ -186,7 +189,7 @@ class SlateActorCritic(ActorCriticPolicy):
         return self._observation(obs)["features"]
 
     def _value(self, observation: Observation) -> Tensor:
-        """Values (B, 1), weighted by survival where that is known."""
+        """Values (B, 1), or (B, G) of goals, weighted by survival where that is known."""
         value: Tensor = self.critic(observation["features"])
         return value * observation["survival"] if self.survival else value
 

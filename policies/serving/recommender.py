@@ -135,7 +135,7 @@ class Recommender:
         if belief is not None:
             observation = self._believed(observation, belief)
         self.check(observation)
-        view = self.policy.composer.view(observation, self.pool(observation))
+        view = self.policy.view(observation, self.pool(observation))
         self._check_finite(view.features, observation)
         return self.compose(view)
 

@@ -39,7 +39,7 @@ from tests.support.agent_toys import (
 from tests.support.policy_toys import toy_inputs
 
 each_agent = pytest.mark.parametrize("name", sorted(AGENTS))
-IN_INTENTS = ("ppo_composer", "cma", "optuna")
+IN_INTENTS = ("ppo_composer", "ppo_conditioned", "cma", "optuna")
 POLICIES_OF = ("policy", "sampled", "untrained", "untrained_sampled")
 
 

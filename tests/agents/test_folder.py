@@ -18,8 +18,9 @@ from agents.places.exploring import Exploration, fit_ranker, play_log, policy_in
 from agents.ppo.algorithm import make_ppo, policy_of
 from agents.ppo.checkpoints import save
 from agents.ppo.config import PPOConfig
-from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv
-from policies.composer import Composer, ComposerConfig
+from agents.ppo.goals import face_for
+from policies.composer import ComposerConfig
+from policies.learnable.conditioned import ConditionedPolicy
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.estimates import Estimate
@@ -41,11 +42,10 @@ def site() -> Site:
 
 def trained(site: Site, kind: str, folder: Path) -> Policy:
     """An agent after an update, saved; the policy that it is."""
-    composer = Composer(site.inputs, ComposerConfig(pool=12))
-    face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
+    composer = LEARNABLE[kind].composer_for(site.inputs, ComposerConfig(pool=12))
     model = make_ppo(
         kind,
-        face(site.training(), composer, 8, 0),
+        face_for(kind)(site.training(), composer, 8, 0),
         PPOConfig(learning_rate=0.1, n_steps=4, batch_size=32, n_epochs=2),
         NetworkConfig((8,), (8,)),
         seed=0,
@@ -94,6 +94,27 @@ def test_a_loaded_agent_makes_the_slates_of_the_trained_one(
     assert torch.equal(found, expected)
     greedy = site.inputs.need_ranker("x").logits(seen).topk(10).indices
     assert not torch.equal(found, greedy)  # the update has moved it
+
+
+def test_a_loaded_agent_serves_any_weights_where_it_was_trained_for_them(
+    site: Site, agent: Agent, tmp_path: Path
+) -> None:
+    policy, seen = trained(site, "conditioned", tmp_path), observed(site)
+    loaded = load_agent(tmp_path / "agent", "cpu")
+    assert isinstance(policy, ConditionedPolicy)
+    found = []
+    for weights in ({"clicks": 1.0}, {"intra_list_distance": 1.0}, torch.rand(6, 2)):
+        slates = loaded.at(weights).recommend(seen)
+        assert isinstance(slates, torch.Tensor)
+        assert torch.equal(slates, policy.at(weights)(seen, torch.zeros(6, 0)))
+        found.append(slates)
+    assert not torch.equal(found[0], found[1])
+    with pytest.raises(
+        ValueError, match=r"^weights holds \[0\.0, 0\.0\], but weights must be finite"
+    ):
+        loaded.at({"clicks": 0.0})
+    with pytest.raises(ValueError, match=r"^weights are given, but this agent was trained for one"):
+        agent.at({"clicks": 1.0})
 
 
 def test_arrays_tensors_one_shopper_and_several_agree(agent: Agent, site: Site) -> None:

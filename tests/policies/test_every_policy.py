@@ -152,11 +152,10 @@ def some_candidates(
 
 def learned(kind: Learnable, inputs: PolicyInputs, *, certain: bool) -> Policy:
     """What is learned acts at random weights."""
-    composer = Composer(inputs, SMALL)
+    composer = kind.composer_for(inputs, SMALL)
+    width = width_of(inputs) + len(composer.goals)
     generator = torch.Generator().manual_seed(1)
-    actor = kind.actor(
-        ActorInputs(composer, inputs.catalog, width_of(inputs), (4,), generator), kind.config()
-    )
+    actor = kind.actor(ActorInputs(composer, inputs.catalog, width, (4,), generator), kind.config())
     with torch.no_grad():
         for parameter in actor.parameters():
             parameter.add_(

@@ -24,6 +24,7 @@ from agents.ppo.algorithm import (
 )
 from agents.ppo.checkpoints import load, load_policy, save
 from agents.ppo.config import PPOConfig
+from agents.ppo.goals import ConditionedVecEnv
 from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
 from policies import POLICIES
 from policies.composer import Composer, ComposerConfig
@@ -87,9 +88,20 @@ def autoregressive_model(
     return model
 
 
-MODELS = pytest.mark.parametrize(
-    "make", [composer_model, plackett_luce_model, autoregressive_model]
-)
+def conditioned_model(
+    shoppers: int = 16, config: PPOConfig = SMALL, seed: int = 0, **options: Any
+) -> SlatePPO:
+    simulator = toy_simulator(items=40, **options)
+    kind = LEARNABLE["conditioned"]
+    composer = kind.composer_for(toy_inputs(simulator), ComposerConfig(pool=12))
+    env = ConditionedVecEnv(simulator, composer, shoppers)
+    model = make_ppo("conditioned", env, config, NETWORK, seed=seed)
+    look_around(model)
+    return model
+
+
+MAKERS = [composer_model, plackett_luce_model, autoregressive_model, conditioned_model]
+MODELS = pytest.mark.parametrize("make", MAKERS)
 
 
 def weights(model: SlatePPO) -> dict[str, torch.Tensor]:
@@ -190,9 +202,7 @@ def test_a_checkpoint_remembers_what_a_unit_of_each_knob_was(
 
 
 def test_every_learnable_kind_has_its_checkpoint_tested() -> None:
-    assert {
-        make().policy.kind for make in (composer_model, plackett_luce_model, autoregressive_model)
-    } == set(LEARNABLE)
+    assert {make().policy.kind for make in MAKERS} == set(LEARNABLE)
 
 
 def test_a_frozen_policy_no_longer_changes() -> None:
