@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from stable_baselines3.common.utils import FloatSchedule
+from torch import Tensor
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.ppo.algorithm import (
@@ -27,8 +28,8 @@ from agents.ppo.algorithm import (
 )
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig, annealed_rate
-from agents.ppo.goals import ConditionedVecEnv, check_goals, face_for, mean_utilities
-from agents.ppo.polish import mean_returns, polish
+from agents.ppo.goals import ConditionedVecEnv, check_goals, face_for, utilities_of
+from agents.ppo.polish import choice_of, polish, returns_of
 from agents.ppo.vec_env import TrainingReward
 from policies.composer import ComposerConfig
 from policies.goals import checked_goals
@@ -43,8 +44,8 @@ from recsim_env.trees import flat
 from recsim_env.types import Policy
 
 Model = TypeVar("Model", bound=StockPPO)
-Judge = Callable[[TrainingSetup, Sequence[Policy], int], tuple[list[float], int]]
-"""Tells what each of some policies earns from so many shoppers, and how many steps that took."""
+Judge = Callable[[TrainingSetup, Sequence[Policy], int], tuple[Tensor, int]]
+"""Tells what each of P policies earns from each of S shoppers, (P, S), and the steps it took."""
 SCALING_VISITS = 10
 """Visits of each shopper, before the first update, that set the scale of the features."""
 LONGER = 1.3
@@ -289,18 +290,19 @@ def _compared(
     visits: float,
     judge: Judge | None = None,
 ) -> tuple[str, dict[str, float], int]:
-    """Which policy earns most from new shoppers.
+    """Which policy earns most from new shoppers (`agents.ppo.polish.choice_of`).
 
     Args:
         setup: what the agent learned from
         config: its options
-        contenders: policies by name, at their most likely action and as they explore
+        contenders: policies by name, at their most likely action and as they explore, the
+            untrained one first
         visits: mean length of an episode, as far as it is known
-        judge: tells what each policy earns; None = `mean_returns`
+        judge: tells what each policy earns; None = `returns_of`
 
     Returns:
-        The name of the best, what each earned, and the steps that were taken. Where they do not
-        suffice for two shoppers, the last one counts as the best.
+        The name of the policy to keep, what each earned, and the steps that were taken. Where they
+        do not suffice for two shoppers, the last one is kept.
     """
     names = list(contenders)
     budget = round(config.checked * setup.steps)
@@ -308,9 +310,9 @@ def _compared(
     if shoppers < 2:
         return names[-1], {}, 0
     policies = [policy for policy, _ in contenders.values()]
-    means, steps = (judge or mean_returns)(setup, policies, shoppers)
-    earned = dict(zip(names, means, strict=True))
-    return max(names, key=lambda name: earned[name]), earned, steps
+    returns, steps = (judge or returns_of)(setup, policies, shoppers)
+    earned = dict(zip(names, returns.mean(dim=1).tolist(), strict=True))
+    return names[choice_of(returns)], earned, steps
 
 
 def _judge_of(model: SlatePPO) -> Judge | None:
@@ -323,8 +325,8 @@ def _judge_of(model: SlatePPO) -> Judge | None:
     if not isinstance(env, ConditionedVecEnv):
         return None
 
-    def judge(setup: TrainingSetup, policies: Any, shoppers: int) -> tuple[list[float], int]:
-        return mean_utilities(setup, env, policies, shoppers)
+    def judge(setup: TrainingSetup, policies: Any, shoppers: int) -> tuple[Tensor, int]:
+        return utilities_of(setup, env, policies, shoppers)
 
     return judge
 

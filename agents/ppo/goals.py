@@ -228,15 +228,15 @@ def scalarised(advantages: Tensor, weights: Tensor) -> Tensor:
     return (normal * carried).sum(dim=1) / spread.clamp(min=TINY)
 
 
-def mean_utilities(
+def utilities_of(
     setup: TrainingSetup,
     env: ConditionedVecEnv,
     policies: Sequence[ConditionedPolicy],
     shoppers: int,
-) -> tuple[list[float], int]:
-    """The mean of all goals at drawn weights, in goal units, of each policy.
+) -> tuple[Tensor, int]:
+    """All goals of an episode added up at drawn weights, in goal units, of each policy.
 
-    It is `agents.ppo.polish.mean_returns` for policies that serve any weights: every shopper has
+    It is `agents.ppo.polish.returns_of` for policies that serve any weights: every shopper has
     weights of their own, the same for all policies.
 
     Args:
@@ -246,22 +246,22 @@ def mean_utilities(
         shoppers: Number of shoppers, whom no update saw.
 
     Returns:
-        The means, and the steps that were taken.
+        Sums (P, S) float64 of P policies and S shoppers, and the steps that were taken.
     """
     who = training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device)
-    means, steps = [], 0
+    device = setup.simulator.device
+    totals = torch.zeros(len(policies), shoppers, dtype=torch.float64, device=device)
+    steps = 0
 
     def weights(observation: Observation) -> Tensor:
         return env.drawn_weights() / env.goal_units
 
-    for policy in policies:
-        total = torch.zeros(shoppers, dtype=torch.float64, device=setup.simulator.device)
+    for policy, total in zip(policies, totals, strict=True):
         for visit in rollout(policy.at(weights), setup.simulator, who, batch=setup.shoppers):
             worth = (env.goals_of(visit.outcome) * weights(visit.observation)).sum(dim=1)
             total.index_add_(0, visit.number, worth.double())
             steps += len(worth)
-        means.append(float(total.mean()))
-    return means, steps
+    return totals, steps
 
 
 def fit_goal_units(env: ConditionedVecEnv, values: Tensor) -> None:

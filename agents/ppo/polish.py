@@ -4,13 +4,16 @@ PPO tells states apart, but its exploration is wide and its gradients are noisy,
 its intents ends some way off the best one. A search over what is added to the intents of all states
 compares whole episodes of the same shoppers, which finds a mean faster than policy gradients. And
 as training without a signal wanders off from its start, polished, trained and untrained policies
-are compared at the end, with shoppers of their own.
+are compared at the end, with shoppers of their own; the untrained one is left only for what surely
+earns more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from agents.base import TrainingSetup, training_seeds
@@ -26,6 +29,9 @@ SPREAD = 0.5
 exploration leaves open."""
 CHECK = -3
 """Generation of `training_seeds` of the shoppers of the comparison."""
+SURE = 1.0
+"""Number of standard errors by which a policy must have earned more than the untrained one to take
+its place: where training brings nothing, its noise would else be what is kept."""
 
 
 def polish(setup: TrainingSetup, model: SlatePPO, most: int) -> tuple[bool, int]:
@@ -56,10 +62,10 @@ def polish(setup: TrainingSetup, model: SlatePPO, most: int) -> tuple[bool, int]
     return bool(told), ground.steps
 
 
-def mean_returns(
+def returns_of(
     setup: TrainingSetup, policies: Sequence[Policy], shoppers: int
-) -> tuple[list[float], int]:
-    """The mean return of each policy, from the same shoppers, whom no update saw.
+) -> tuple[Tensor, int]:
+    """The returns of each policy, from the same shoppers, whom no update saw.
 
     Args:
         setup: What the agent learned from.
@@ -67,9 +73,28 @@ def mean_returns(
         shoppers: Number of shoppers.
 
     Returns:
-        The means, and the steps that were taken.
+        Returns (P, S) float64 of P policies and S shoppers, and the steps that were taken.
     """
     who = training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device)
     played = [evaluate(one, setup.simulator, who, batch=setup.shoppers).rows for one in policies]
-    means = [float(rows["return"].to_numpy().mean()) for rows in played]
-    return means, sum(int(rows["visits"].sum()) for rows in played)
+    returns = torch.stack([rows["return"].to_torch().double() for rows in played])
+    return returns, sum(int(rows["visits"].sum()) for rows in played)
+
+
+def choice_of(returns: Tensor) -> int:
+    """Which policy to keep: the best of those that surely earn more than the first.
+
+    Args:
+        returns: (P, S) float64, of P policies from the same S shoppers; the first is the untrained
+            policy.
+
+    Returns:
+        The number of the policy; 0 where none earns more by `SURE` standard errors of the paired
+        difference.
+    """
+    gains = returns[1:] - returns[0]
+    means = gains.mean(dim=1)
+    variances = (gains - means.unsqueeze(1)).square().mean(dim=1)
+    errors = variances.sqrt() / math.sqrt(max(returns.shape[1] - 1, 1))
+    sure = means.where(means > SURE * errors, 0.0)
+    return int(sure.argmax()) + 1 if bool((sure > 0).any()) else 0

@@ -33,9 +33,9 @@ from agents.ppo.checkpoints import LAST, load, load_policy, save
 from agents.ppo.config import PPOConfig, annealed_rate
 from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
-from agents.ppo.goals import ConditionedVecEnv, face_for, mean_utilities
+from agents.ppo.goals import ConditionedVecEnv, face_for, utilities_of
 from agents.ppo.monitor import Monitor, MonitorConfig
-from agents.ppo.polish import mean_returns, polish
+from agents.ppo.polish import choice_of, polish, returns_of
 from agents.ppo.vec_env import TrainingReward
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
@@ -281,8 +281,9 @@ def _train(config: Config, seed: int, site: Site) -> Path:
 def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     """Search on from what was trained, write the best of all, and say what it reached.
 
-    Polished, trained and untrained policies are compared on training shoppers whom no update saw.
-    The one that is kept is then compared with greedy CTR on the shoppers of the evaluation.
+    Untrained, trained and polished policies are compared on training shoppers whom no update saw,
+    and the untrained one is left only for what surely earns more (`agents.ppo.polish`). The one
+    that is kept is then compared with greedy CTR on the shoppers of the evaluation.
 
     Args:
         config: The training.
@@ -297,19 +298,19 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     # the search and the comparison have the training's own shoppers
     shoppers, visits = environment_of(model).simulator, sizes.visits + sizes.polished
     setup = TrainingSetup(shoppers, site.inputs_for(shoppers), seed, visits, sizes.shoppers)
-    files = [LAST, UNTRAINED]
+    files = [UNTRAINED, LAST]
     if most := sizes.polished:
         print(f"{config.agent}, seed {seed}: a search of at most {most:,} visits follows.")
         if polish(setup, model, most)[0]:
             save(model, folder / POLISHED)
-            files.insert(0, POLISHED)
+            files.append(POLISHED)
     choices = [load_policy(folder / file, setup.inputs) for file in files]
     env = environment_of(model)
     if isinstance(env, ConditionedVecEnv):  # each shopper at weights of their own
-        means = mean_utilities(setup, env, choices, settings.episodes)[0]
+        earned = utilities_of(setup, env, choices, settings.episodes)[0]
     else:
-        means = mean_returns(setup, choices, settings.episodes)[0]
-    best = files[means.index(max(means))]
+        earned = returns_of(setup, choices, settings.episodes)[0]
+    best = files[choice_of(earned)]
 
     # what is kept is judged by the shoppers of the evaluation
     episodes = seeds(settings.first_seed, settings.episodes)
@@ -327,9 +328,8 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     }
     save_agent(folder / AGENT, folder / best, site, env=config.place.env, scores=found)
     gain = found["return_above_greedy_ctr"]
-    compared = ", ".join(
-        f"{CALLED[file]} {mean:.2f}" for file, mean in zip(files, means, strict=True)
-    )
+    means = zip(files, earned.mean(dim=1).tolist(), strict=True)
+    compared = ", ".join(f"{CALLED[file]} {mean:.2f}" for file, mean in means)
     return (
         f"from {settings.episodes} training shoppers {compared}; kept is {CALLED[best]}: return "
         f"{found['return'].value:.2f}, {gain.value:+.2f} [{gain.low:.2f}, {gain.high:.2f}] above "

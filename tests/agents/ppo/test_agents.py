@@ -206,9 +206,9 @@ def test_the_best_of_untrained_trained_and_polished_is_kept(
 
     def told(setup: object, policies: list[Policy], shoppers: int) -> Any:
         compared.extend(policies)
-        return list(means), 5
+        return torch.tensor(means).unsqueeze(1).expand(-1, 4), 5
 
-    monkeypatch.setattr("agents.ppo.agents.mean_returns", told)
+    monkeypatch.setattr("agents.ppo.agents.returns_of", told)
     trained = learn("ppo_composer", 16 * 80, polished=0.5, checked=0.2)
     assert trained.policy is compared[means.index(3.0)]
     assert [trained.untrained, trained.unpolished] == compared[:2]

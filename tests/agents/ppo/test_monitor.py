@@ -231,7 +231,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = training(toy_world, tmp_path)
-    monkeypatch.setattr(train, "mean_returns", lambda *_: ([3.0, 2.0], 0))
+    monkeypatch.setattr(train, "returns_of", lambda *_: (torch.tensor([[2.0], [3.0]]), 0))
     train.main(config)
     returns = [value for _, value in curves(config)["evaluation/return"]]
     last = returns[-1]
@@ -257,7 +257,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     assert verdict.startswith("composer, seed 0: ")
     assert "explained variance" in verdict
     assert lines == [
-        "composer, seed 0: from 6 training shoppers trained 3.00, untrained 2.00; kept is trained: "
+        "composer, seed 0: from 6 training shoppers untrained 2.00, trained 3.00; kept is trained: "
         f"return {last:.2f}, {gain['value']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}] above "
         f"greedy CTR in the same 6 episodes; {path}",
         *following,
@@ -271,7 +271,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
 
 @pytest.mark.parametrize(
     ("means", "kept"),
-    [((3.0, 2.0, 1.0), POLISHED), ((1.0, 3.0, 2.0), LAST), ((1.0, 2.0, 3.0), UNTRAINED)],
+    [((1.0, 2.0, 3.0), POLISHED), ((2.0, 3.0, 1.0), LAST), ((3.0, 1.0, 2.0), UNTRAINED)],
 )
 def test_the_best_of_polished_trained_and_untrained_is_kept(
     toy_world: Where,
@@ -280,7 +280,7 @@ def test_the_best_of_polished_trained_and_untrained_is_kept(
     means: tuple[float, float, float],
     kept: str,
 ) -> None:
-    monkeypatch.setattr(train, "mean_returns", lambda *_: (list(means), 0))
+    monkeypatch.setattr(train, "returns_of", lambda *_: (torch.tensor(means).unsqueeze(1), 0))
     config = training(toy_world, tmp_path, updates=60, polished=0.9)
     folder = train.train(config, 0).parent
     (one,) = finished_trainings(folder.parent)
