@@ -117,7 +117,9 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
             saved is None or saved.shape != now.shape or saved.dtype != now.dtype
         ):
             raise ValueError(f"The tensor 'random/{name}' is missing or of another shape or type.")
-    seen = None if found["env"] is None else environment_of(model).restore(found["env"])
+    env = environment_of(model)
+    if found["env"] is not None:
+        env.restore(found["env"])
 
     restore_optimizer(model.policy.optimizer, found["optimizer"])
     model.policy.load_state_dict(found["policy"])
@@ -130,11 +132,11 @@ def restore_model(model: SlatePPO, state: Flat) -> str | None:
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
 
     # where the episodes cannot continue, the next ones differ from those before
-    if seen is not None:
+    if found["env"] is not None:  # observed with the weights in place: goal units are among them
         # SB3 declares arrays; tensors take their place, as in `agents.ppo.device_ppo`
-        model._last_obs, model._last_episode_starts = cast(Any, seen), found["starts"]
+        model._last_obs, model._last_episode_starts = cast(Any, env.observed()), found["starts"]
         return None
-    environment_of(model).generation = model._n_updates
+    env.generation = model._n_updates
     begun = model.num_timesteps > 0
     return (found["why_not"] or "the checkpoint does not say where they stood.") if begun else None
 

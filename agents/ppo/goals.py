@@ -45,7 +45,7 @@ from recsim_env.rewards import Objectives, check_served, is_linear
 from recsim_env.rollout import rollout
 from recsim_env.shoppers.base import name_of
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Outcome
+from recsim_env.types import Observation, Outcome, Policy
 
 CHECK = -3
 """Generation of `training_seeds` of the shoppers of a comparison, as in `agents.ppo.polish`."""
@@ -152,10 +152,14 @@ class ConditionedVecEnv(IntentVecEnv):
         return (weighted * self._reward.scale).float()
 
     def _told(self, outcome: Outcome) -> dict[str, Tensor]:
-        """Every goal of a visit as it fell, and what they are worth together."""
+        """Every goal of a visit, and what they are worth together.
+
+        To learn from, linear goals count as they were expected: where nobody leaves, because
+        rewards are weighted by survival, only the chance tells who comes back.
+        """
         assert self._view is not None
         assert self._view.weights is not None
-        goals = self.goals_of(outcome)
+        goals = self.goals_of(outcome, expected=self._learning and self._reward.expected_clicks)
         told = {f"goals/{name}": goals[:, at] for at, name in enumerate(self.composer.goals)}
         if self._learning:
             told["return"] = (goals * self._view.weights).sum(dim=1)
@@ -231,7 +235,7 @@ def scalarised(advantages: Tensor, weights: Tensor) -> Tensor:
 def utilities_of(
     setup: TrainingSetup,
     env: ConditionedVecEnv,
-    policies: Sequence[ConditionedPolicy],
+    policies: Sequence[Policy],
     shoppers: int,
 ) -> tuple[Tensor, int]:
     """All goals of an episode added up at drawn weights, in goal units, of each policy.
@@ -242,7 +246,7 @@ def utilities_of(
     Args:
         setup: What the agent learned from; its shoppers are reset.
         env: The environment that it learned in.
-        policies: The policies.
+        policies: The policies, each a `ConditionedPolicy`.
         shoppers: Number of shoppers, whom no update saw.
 
     Returns:
@@ -257,6 +261,7 @@ def utilities_of(
         return env.drawn_weights() / env.goal_units
 
     for policy, total in zip(policies, totals, strict=True):
+        assert isinstance(policy, ConditionedPolicy)
         for visit in rollout(policy.at(weights), setup.simulator, who, batch=setup.shoppers):
             worth = (env.goals_of(visit.outcome) * weights(visit.observation)).sum(dim=1)
             total.index_add_(0, visit.number, worth.double())

@@ -246,6 +246,10 @@ class SimulatorVecEnv(TorchVecEnv):
         )
         self._cohort, self._cohorts = found["cohort"], found["cohorts"]
         self._learning = True
+        return self.observed()
+
+    def observed(self) -> BatchObservation:
+        """What the network observes of the running episodes."""
         return self._observe_next(self.simulator.observe())
 
     def _own_state(self) -> dict[str, Any]:

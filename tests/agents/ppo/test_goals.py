@@ -70,6 +70,7 @@ def test_observations_rewards_and_values_have_a_column_for_each_goal() -> None:
     assert isinstance(seen, dict)
     assert seen["weights"].shape == (16, 3)
     assert seen["survival"].shape == (16, 1)
+    assert isinstance(env.observation_space, spaces.Dict)
     assert env.observation_space["features"].shape == seen["features"].shape[1:]
     actions, values, log_probability = model.policy(seen)
     assert (values.shape, log_probability.shape) == ((16, 3), (16,))

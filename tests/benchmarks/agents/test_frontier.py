@@ -13,6 +13,7 @@ from agents.ppo.agents import PPOComposerConfig, PPOConditionedConfig
 from agents.ppo.config import PPOConfig
 from benchmarks.agents import frontier
 from benchmarks.agents.frontier import CONDITIONED, CONSTANT, EQUAL, GREEDY, SPECIALISTS, UNIFORM
+from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.run import read_rows, read_summary
 from policies.learnable.sb3 import NetworkConfig
 
@@ -118,7 +119,7 @@ def test_a_run_goes_on_with_the_cells_that_are_missing(
     again = rows.filter(pl.col("contender") == GREEDY).sort("at")
     assert again.equals(first.filter(pl.col("contender") == GREEDY).sort("at"))
 
-    monkeypatch.setattr(frontier.MarketWorld, "open", lambda *told: pytest.fail("opened again"))
+    monkeypatch.setattr(MarketWorld, "open", lambda *told: pytest.fail("opened again"))
     frontier.main(everybody)  # everything is there
     with pytest.raises(ValueError, match="steps"):
         frontier.main(replace(everybody, steps=900))

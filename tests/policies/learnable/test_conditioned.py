@@ -46,7 +46,8 @@ def random_policy(goals: tuple[str, ...] = GOALS, **options: Any) -> Conditioned
         for parameter in actor.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
         actor.goal_units.copy_(torch.tensor([0.7, 0.5, 1.0])[: len(goals)])
-    policy: Any = kind.policy(composer, actor, **options)
+    policy = kind.policy(composer, actor, **options)
+    assert isinstance(policy, ConditionedPolicy)
     return policy
 
 
