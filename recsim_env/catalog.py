@@ -107,7 +107,7 @@ class Catalog:
     @torch.inference_mode(False)  # whoever asks first, others may learn with it
     def category_share(self) -> Tensor:
         """The share of all items that are of the category of each item: (N,) float32."""
-        count = torch.zeros(len(self.categories), device=self.device)
+        count = torch.zeros(len(self.categories), dtype=torch.float32, device=self.device)
         count.index_add_(0, self.category, torch.ones_like(self.price))
         return count[self.category] / len(self)
 

@@ -35,6 +35,8 @@ class Stream(enum.IntEnum):
     """Who goes on in training that is weighted by survival."""
     REGULARS = 4
     """The visits of regular customers before an episode."""
+    VISITS = 6
+    """Which categories go together in a market of whole visits."""
     CHECKS = 77
     """The slates and observations of `recsim_env.testing`."""
 
