@@ -27,6 +27,19 @@ def complements(world: int, categories: int) -> Tensor:
     return (pairs | pairs.T) & ~torch.eye(categories, dtype=torch.bool)
 
 
+def inside(cart: Tensor, category: Tensor, groups: int) -> Tensor:
+    """Tell which categories are in carts: (B, G) float32, 1 or 0.
+
+    Args:
+        cart: (B, L) int64 items, padded with -1.
+        category: (N,) int64, the catalogue's.
+        groups: G.
+    """
+    of_item = looked_up(category, cart.clamp(min=0)).where(cart >= 0, groups)
+    held = torch.zeros(len(cart), groups + 1, dtype=torch.float32, device=cart.device)
+    return held.scatter_(1, of_item, 1.0)[:, :groups]
+
+
 def met(cart: Tensor, together: Tensor, category: Tensor) -> tuple[Tensor, Tensor]:
     """Tell what a cart says about each category: (B, G) float32 each, 1 or 0.
 
@@ -38,8 +51,5 @@ def met(cart: Tensor, together: Tensor, category: Tensor) -> tuple[Tensor, Tenso
     Returns:
         Whether a category goes together with one in the cart, and whether it is in the cart itself.
     """
-    groups = len(together)
-    of_item = looked_up(category, cart.clamp(min=0)).where(cart >= 0, groups)
-    inside = torch.zeros(len(cart), groups + 1, dtype=torch.float32, device=cart.device)
-    inside = inside.scatter_(1, of_item, 1.0)[:, :groups]
-    return (inside @ together).clamp(max=1.0), inside  # sums of ones are exact
+    held = inside(cart, category, len(together))
+    return (held @ together).clamp(max=1.0), held  # sums of ones are exact
