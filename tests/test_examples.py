@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ SMALL = {
     "own_log": [],
     "own_shopper": [],
     "random_slates": ["--shoppers", "4", "--visits", "5"],
+    "whole_visits": [],
     "train_ppo_and_look": [
         *("--logged", "60", "--steps", "4000", "--shoppers", "64", "--episodes", "8"),
         *("--output", "runs"),
@@ -53,6 +55,14 @@ def test_many_goals_are_told_side_by_side(tmp_path: Path) -> None:
         "kept",
     ]
     assert 0 < float(told.split("'intra_list_distance': ")[1].split(",")[0]) <= 1
+
+
+def test_whole_visits_are_paid_for_at_their_end(tmp_path: Path) -> None:
+    lines = run("whole_visits", tmp_path).splitlines()
+    assert [sum(map(int, re.findall(r"\d+", line)[1:])) for line in lines[::2]] == [64] * 8
+    assert lines[0].endswith(", 0]")  # nobody begins with a cart
+    paid = [float(line.split()[-3]) for line in lines[1::2]]
+    assert sum(paid) > 0
 
 
 def test_a_shopper_of_ones_own_answers(tmp_path: Path) -> None:
