@@ -139,7 +139,7 @@ def play_round(
     """
     at = first_seed
     for name, policy, share in servers(simulator, inputs, plan.mixture, slates, first_seed):
-        wanted, visits, mean = slates * share, 0, simulator.horizon_days  # at most a visit a day
+        wanted, visits, mean = slates * share, 0, simulator.horizon_days  # a slate a day, at first
         while visits < wanted:
             episodes = min(max(round((wanted - visits) / mean), plan.fewest), 1024)
             numbers = seeds(at, episodes)

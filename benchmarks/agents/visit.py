@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 import torch
 from matplotlib.figure import Figure
@@ -130,7 +129,7 @@ def tuned_knobs(config: Config, site: Site, composer: Composer) -> dict[str, flo
         for weight in weights:
             policy = Steered(composer, {**found, name: weight})
             rows = evaluate(policy, simulator, who, batch=config.batch).rows
-            means[weight] = float(np.mean(rows["return"]))
+            means[weight] = float(rows["return"].to_numpy().mean())
         found[name] = max(means, key=lambda weight: means[weight])
     return found
 
