@@ -5,7 +5,8 @@
     ranker.safetensors     the ranker that it starts from
     catalog.parquet, embedding.safetensors     the items
     belief/                the fitted user model, where the agent reads a belief
-    popularity.safetensors, lasting.safetensors, facts.json     where the policy was built from them
+    popularity.safetensors, lasting.safetensors, lift.safetensors, facts.json     where the policy
+                           was built from them
 
 Everything is JSON, parquet and safetensors; nothing that is loaded runs code. An agent that was
 trained with a belief brings the model that infers it, so that a shop can keep the belief about each
@@ -50,12 +51,13 @@ from recsim_env.logs.facts import FACTS_FILE, LogFacts
 from recsim_env.shop_file import SHOP_FILE
 from recsim_env.types import Policy, best_device
 
-ABOUT, NETWORK, RANKER, POPULARITY, LASTING = (
+ABOUT, NETWORK, RANKER, POPULARITY, LASTING, LIFT = (
     "agent.json",
     "policy.safetensors",
     "ranker.safetensors",
     "popularity.safetensors",
     "lasting.safetensors",
+    "lift.safetensors",
 )
 """Names of the files in the folder of an agent."""
 BELIEF = "belief"
@@ -132,6 +134,8 @@ def save_agent(
             write_tensors(part / POPULARITY, {"popularity": inputs.popularity})
         if inputs.lasting is not None:
             write_tensors(part / LASTING, {"lasting": inputs.lasting})
+        if inputs.lift is not None:
+            write_tensors(part / LIFT, {"lift": inputs.lift})
         if inputs.facts is not None:
             inputs.facts.write(part)
         write_json(part / ABOUT, told)
@@ -139,7 +143,7 @@ def save_agent(
 
 def _optional(folder: Path) -> list[Path]:
     """What the folder of an agent may hold or not."""
-    return [folder / POPULARITY, folder / LASTING, folder / FACTS_FILE, folder / BELIEF]
+    return [folder / name for name in (POPULARITY, LASTING, LIFT, FACTS_FILE, BELIEF)]
 
 
 def load_agent(folder: Path | str, device: torch.device | str | None = None) -> Agent:
@@ -173,11 +177,13 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
     catalog = Catalog.load(folder).to(best_device(device))
     space = spaces.Dict({name: _space(one) for name, one in told["observation"].items()})
     sizes = told["inputs"]
-    popularity = lasting = None
+    popularity = lasting = lift = None
     if (folder / POPULARITY).exists():
         popularity = read_tensors(folder / POPULARITY)[0]["popularity"].to(catalog.device)
     if (folder / LASTING).exists():
         lasting = read_tensors(folder / LASTING)[0]["lasting"].to(catalog.device)
+    if (folder / LIFT).exists():
+        lift = read_tensors(folder / LIFT)[0]["lift"].to(catalog.device)
     inputs = PolicyInputs(
         catalog,
         space,
@@ -189,6 +195,7 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         LogFacts.read(folder) if (folder / FACTS_FILE).exists() else None,
         told["reward"],
         lasting,
+        lift,
     )
     return Agent(
         inputs,

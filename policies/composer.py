@@ -248,6 +248,8 @@ class Composer:
             self.slate_size,
             self._inputs.facts,
             self._inputs.lasting,
+            self._inputs.catalog.embedding,
+            self._inputs.lift,
         )
         cues = torch.stack(
             [cue.unit * cue.values(inputs) for cue in self.cues.values()], dim=1
@@ -345,6 +347,7 @@ def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:
         for name, cue in CUES.items()
         if set(cue.keys) <= inputs.observation_space.keys()
         and (inputs.lasting is not None or not cue.needs_lasting)
+        and (inputs.lift is not None or not cue.needs_lift)
     }
     for name, cue in found.items():
         if cue.needs_facts:

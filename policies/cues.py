@@ -86,6 +86,10 @@ class CueInputs:
     """Facts about the shop; there for every cue that needs them."""
     lasting: Tensor | None = None
     """(N,) `PolicyInputs.lasting`; there for every cue that needs it."""
+    embedding: Tensor | None = None
+    """(N, E) vectors of the items, of unit length; a composer tells them."""
+    lift: Tensor | None = None
+    """(G, G) `PolicyInputs.lift`; there for every cue that needs it."""
 
 
 Values = Callable[[CueInputs], Tensor]
@@ -104,6 +108,8 @@ class Cue(Knob):
     """Whether it reads `CueInputs.facts`."""
     needs_lasting: bool = False
     """Whether it reads `CueInputs.lasting`; where that is not known, there is no such cue."""
+    needs_lift: bool = False
+    """Whether it reads `CueInputs.lift`; where that is not known, there is no such cue."""
 
 
 CUES: Registry[Cue] = Registry("cue")
@@ -120,6 +126,7 @@ def cue(
     explored_broadly: Span | None = None,
     needs_facts: bool = False,
     needs_lasting: bool = False,
+    needs_lift: bool = False,
 ) -> Callable[[Values], Values]:
     """Register a cue: `@cue("shown", 2.0, "recent_slates")` above a function of `CueInputs`.
 
@@ -133,6 +140,7 @@ def cue(
         explored_broadly: the same for policies that explore a larger part of the slates
         needs_facts: whether the function reads `CueInputs.facts`
         needs_lasting: whether it reads `CueInputs.lasting`, without which there is no such cue
+        needs_lift: whether it reads `CueInputs.lift`, likewise
 
     Raises:
         ValueError: If other code took the name.
@@ -150,6 +158,7 @@ def cue(
             values=values,
             needs_facts=needs_facts,
             needs_lasting=needs_lasting,
+            needs_lift=needs_lift,
         )
         CUES.add(name, made, values)
         return values

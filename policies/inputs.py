@@ -117,6 +117,9 @@ class PolicyInputs:
     lasting: Tensor | None = None
     """(N,) float32, what a click on each item brings later (`policies.lasting.lasting_value`); None
     leaves out the cue that reads it."""
+    lift: Tensor | None = None
+    """(G, G) float32, which categories are clicked together (`policies.visits.together_lift`); None
+    leaves out the cue that reads it."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -135,6 +138,9 @@ class PolicyInputs:
             checks.tensor("popularity", self.popularity, (len(self.catalog),), torch.float32)
         if self.lasting is not None:
             checks.tensor("lasting", self.lasting, (len(self.catalog),), torch.float32)
+        if self.lift is not None:
+            groups = len(self.catalog.categories)
+            checks.tensor("lift", self.lift, (groups, groups), torch.float32)
         if self.facts is not None:
             checks.instance("facts", self.facts, LogFacts)
         put(

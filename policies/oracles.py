@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from policies.pool import Pool
 from policies.registry import PolicySpec
 from policies.slates import pick, top_slates
 from recsim_env.settings import settle
-from recsim_env.shoppers.market import MarketShopper, MarketState
+from recsim_env.shoppers.market import ClosedMarket
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 
@@ -101,12 +102,13 @@ class OracleState:
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose slates (B, K) for the shoppers as they are; the observation is not read."""
-        state: MarketState = self._simulator.hidden
+        hidden = self._simulator.hidden
+        state = self._shopper.market_state(hidden)
         candidates, size = self._simulator.candidates, self._simulator.slate_size
         variety = state.variety.unsqueeze(1)
         sated = state.satiation[:, self._shopper.catalog.category].gather(1, candidates)
         charged = (
-            self._shopper.log_odds(state, candidates) - self._parameters.extra * variety * sated
+            self._shopper.log_odds(hidden, candidates) - self._parameters.extra * variety * sated
         )
         pool = Pool.best(charged, candidates, max(POOL, size))
         slate = SlateSoFar(pool, self._simulator.catalog, self._cosines, size)
@@ -114,20 +116,19 @@ class OracleState:
         log_odds = LogOddsScores(slate, pool.logits, -self._parameters.count * variety, without)
         scale = math.log(self._parameters.factor)
         scales = torch.full_like(variety, scale).expand(-1, len(self._gains.knobs))
-        looks = self._shopper.examined(state)
+        looks = self._shopper.examined(hidden)
         return pick(pool, size, RewardScores(log_odds, self._gains, scales, looks))
 
 
-def market_of(simulator: SlateSimulator) -> MarketShopper:
+def market_of(simulator: SlateSimulator) -> ClosedMarket[Any]:
     """The shoppers of a market, whose hidden state an oracle reads.
 
     Raises:
         ValueError: If its shoppers are others.
     """
-    if not isinstance(simulator.shopper, MarketShopper):
+    if not isinstance(simulator.shopper, ClosedMarket):
         raise ValueError(
-            f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a "
-            "MarketShopper."
+            f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a ClosedMarket."
         )
     return simulator.shopper
 
@@ -142,7 +143,7 @@ def oracle_specs(simulator: SlateSimulator) -> dict[str, PolicySpec]:
         return OracleState(simulator, parameters)
 
     specs = (
-        PolicySpec(NoParameters, myopic, False, ORACLES[0], needs_hidden=MarketShopper),
-        PolicySpec(OracleParameters, state, False, ORACLES[1], needs_hidden=MarketShopper),
+        PolicySpec(NoParameters, myopic, False, ORACLES[0], needs_hidden=ClosedMarket),
+        PolicySpec(OracleParameters, state, False, ORACLES[1], needs_hidden=ClosedMarket),
     )
     return dict(zip(ORACLES, specs, strict=True))

@@ -29,6 +29,7 @@ from recsim_env.shoppers.regulars.traits import TRAITS
 from recsim_env.shoppers.session.model import TEMPERAMENT
 from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.starts import SessionState
+from recsim_env.shoppers.visits.population import VisitsShopper, VisitsState
 from recsim_env.types import Observation, Response
 
 MOST = 1e6
@@ -80,6 +81,22 @@ def of_market(shopper: MarketShopper) -> Truth:
         }
 
     return Truth(tell, traits=4)
+
+
+@reads(VisitsShopper)
+def of_visits(shopper: VisitsShopper) -> Truth:
+    """Read the shoppers of whole visits, whom prices move more or less as well."""
+    of_others = of_market(shopper.market)
+
+    def tell(state: VisitsState, candidates: Tensor) -> Observation:
+        told = of_others.tell(state.market, candidates[:, :0])
+        traits = [told["belief_traits"], state.sensitivity.log().unsqueeze(1)]
+        return told | {
+            "belief_logits": shopper.log_odds(state, candidates),
+            "belief_traits": torch.cat(traits, dim=1),
+        }
+
+    return Truth(tell, traits=of_others.traits + 1)
 
 
 @reads(RegularsShopper)

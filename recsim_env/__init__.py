@@ -9,6 +9,8 @@
     recsim_env/MarketControl-v0     nothing shown has a later effect: greed is optimal
     recsim_env/MarketRegulars-v0    regulars, known for 30 to 300 visits: knowing them pays
     recsim_env/MarketRegularsAlike-v0   the same, all of them the median one: it pays nothing
+    recsim_env/MarketVisit-v0       whole visits: home, search and cart, page after page
+    recsim_env/MarketVisitControl-v0    the same, but neither scenario nor cart changes anything
     recsim_env/LearnedMarket-v0     a transformer's shoppers, fitted to the log of Market-v0
 """
 
@@ -25,6 +27,8 @@ from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
 from recsim_env.shoppers.regulars.config import REGULARS
 from recsim_env.shoppers.regulars.population import make_regulars
+from recsim_env.shoppers.visits.config import VISITS, VISITS_CONTROL
+from recsim_env.shoppers.visits.population import make_visits
 from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
 
@@ -57,6 +61,15 @@ for _name, _regulars in (("MarketRegulars", REGULARS), ("MarketRegularsAlike", R
             {"clicks": 1.0, "intra_list_distance": 0.3},
             shopper_options={"config": _regulars},
         ),
+    )
+
+for _name, _visits, _reward in (
+    ("MarketVisit", VISITS, {"clicks": 0.2, "purchases": 1.0}),
+    ("MarketVisitControl", VISITS_CONTROL, {"clicks": 1.0}),
+):
+    add_preset(
+        f"recsim_env/{_name}-v0",
+        EnvConfig(make_visits, _reward, horizon_days=50, shopper_options={"config": _visits}),
     )
 
 add_preset(

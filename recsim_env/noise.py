@@ -37,6 +37,8 @@ class Stream(enum.IntEnum):
     """The visits of regular customers before an episode."""
     WEIGHTS = 5
     """The weights of goals that an episode of a training draws."""
+    VISITS = 6
+    """Which categories go together in a market of whole visits."""
     CHECKS = 77
     """The slates and observations of `recsim_env.testing`."""
 

@@ -57,6 +57,8 @@ class Ending:
         """What the shopper does next, in words."""
         if self.lapsed:
             return "lapsed: does not come back"
+        if self.gap_days == 0 and not self.truncated:
+            return "stays: the next slate comes on the same day"
         days = counted(round(self.gap_days), "day")
         return f"comes back after {days}" + (", beyond the horizon" if self.truncated else "")
 

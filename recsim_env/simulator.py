@@ -706,6 +706,7 @@ class SlateSimulator:
             days=response.days,
             left=response.left,
             recent_slates=episodes.recent_slates,
+            carried=response.carried,
             **self._tables,
         )
 

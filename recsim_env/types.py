@@ -40,7 +40,8 @@ class Response:
     days: Tensor
     """(B,) float32, days until the next visit; until lapsing was certain, where `left`."""
     elsewhere: Tensor
-    """(B,) float32, items bought in the same visit outside the slate."""
+    """(B,) float32, items bought in the same visit outside the slate, those of earlier slates
+    among them."""
     basket: Tensor | None = None
     """(B, L) int64, everything bought in the visit, -1 padded; None = what was responded to. For
     logs, not agents."""
@@ -53,6 +54,9 @@ class Response:
     outside_reward: Tensor | None = None
     """(B,) float32, what somebody else's environment paid for the slate; None where the shoppers
     are our own."""
+    carried: Tensor | None = None
+    """(B, L) int64, what was bought now and had been put into the cart from earlier slates of the
+    visit, -1 padded; None where shoppers have no cart."""
 
 
 @dataclass(frozen=True)

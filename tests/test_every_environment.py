@@ -26,7 +26,7 @@ SEEDS = torch.tensor(
     [12, 18, 38]
 )  # of Complete Journey shoppers of whom nothing is asked if nothing is shown to them
 KINDS = ("invalid", "repeated", "one valid", "random")
-MOST_VISITS = 60
+MOST_VISITS = 96  # twelve days with eight pages each
 
 
 def slates_of(simulator: SlateSimulator, kind: str) -> Tensor:
@@ -87,9 +87,11 @@ def check_outcome(simulator: SlateSimulator, outcome: Outcome, kind: str) -> Non
         assert ((clicks >= 0) & (clicks <= size - invalid)).all()
     else:
         assert (invalid == size - 1).all()
-        assert torch.equal(
-            outcome.reward, simulator.reward.weights["clicks"] * clicks.float()
-        )  # no pair, no diversity
+        expected = simulator.reward.weights["clicks"] * clicks.float()
+        if "purchases" in simulator.reward.weights:
+            weight = simulator.reward.weights["purchases"]
+            expected = expected + weight * outcome.info["reward_terms/purchases"]
+        torch.testing.assert_close(outcome.reward, expected)  # no pair, no diversity
         assert (clicks <= 1).all()
     assert (outcome.info["gap_days"] >= 0).all()
     assert not (outcome.terminated & outcome.truncated).any()
@@ -128,9 +130,16 @@ def test_every_environment_answers_any_slate_to_the_end(id: str) -> None:
 
 
 def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> None:
-    trusted = {"MarketShopper", "RegularsShopper", "SessionPopulation", "LearnedShopper"}
+    trusted = {
+        "MarketShopper",
+        "RegularsShopper",
+        "VisitsShopper",
+        "SessionPopulation",
+        "LearnedShopper",
+    }
     assert _trusted(Shopper) == trusted
-    ids = ("Market-v0", "MarketRegulars-v0", "LearnedMarket-v0", "CompleteJourney-v0")
+    names = ("Market", "MarketRegulars", "MarketVisit", "LearnedMarket", "CompleteJourney")
+    ids = [f"{name}-v0" for name in names]
     shoppers = [make_simulator(f"recsim_env/{id}", device="cpu").shopper for id in ids]
     assert {type(shopper).__name__ for shopper in shoppers} == _trusted(Shopper)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ SMALL = {
     "own_log": [],
     "own_shopper": [],
     "random_slates": ["--shoppers", "4", "--visits", "5"],
+    "whole_visits": [],
     "train_ppo_and_look": [
         *("--logged", "60", "--steps", "4000", "--shoppers", "64", "--episodes", "8"),
         *("--output", "runs"),
@@ -63,6 +65,14 @@ def test_one_agent_serves_any_weights(tmp_path: Path) -> None:
     assert all("('clicks', 'intra_list_distance') [" in line for line in lines)
     told = [[float(value) for value in line.split("[")[1].rstrip("]").split(",")] for line in lines]
     assert told[0] != told[2]  # weights change what is shown
+
+
+def test_whole_visits_are_paid_for_at_their_end(tmp_path: Path) -> None:
+    lines = run("whole_visits", tmp_path).splitlines()
+    assert [sum(map(int, re.findall(r"\d+", line)[1:])) for line in lines[::2]] == [64] * 8
+    assert lines[0].endswith(", 0]")  # nobody begins with a cart
+    paid = [float(line.split()[-3]) for line in lines[1::2]]
+    assert sum(paid) > 0
 
 
 def test_a_shopper_of_ones_own_answers(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from recsim_env.shoppers.outside import (
     outside_simulator,
     topical_catalog,
 )
+from recsim_env.shoppers.visits.population import make_visits
 from tests.recsim_env.shoppers.test_outside import tap_spec
 from tests.support.toys import FunctionPolicy, toy_catalog, toy_simulator
 
@@ -122,6 +123,7 @@ def market_cases(folder: Path) -> list[Case]:
         Case("world", varied(make_market, cpu, "world"), WHOLE_0),
         Case("alike", varied(make_market, cpu, "alike"), FLAGS),
         Case("slate_size", varied(make_market, cpu, "slate_size"), WHOLE_1),
+        Case("pages", varied(make_visits, cpu, "pages"), {*WHOLE_1, "None"}),
     ]
 
 

@@ -24,6 +24,7 @@ from policies.inputs import PolicyInputs, Ranker
 from policies.lasting import lasting_value
 from policies.rankers.recent import RecentRanker, counters_for
 from policies.rankers.two_tower import fit_two_tower
+from policies.visits import together_lift
 from recsim_env import checks
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions, write_impressions
@@ -75,6 +76,7 @@ def policy_inputs(
     popularity = (
         None if log is None else popularity_of(log, len(simulator.catalog)).to(simulator.device)
     )
+    has_cart = "cart" in simulator.observation_space.spaces
     return PolicyInputs(
         simulator.catalog,
         simulator.observation_space,
@@ -85,6 +87,7 @@ def policy_inputs(
         facts=simulator.shopper.facts,
         reward=simulator.reward,
         lasting=None if log is None else lasting_value(log, simulator.catalog),
+        lift=None if log is None or not has_cart else together_lift(log, simulator.catalog),
     )
 
 
@@ -136,13 +139,15 @@ def play_round(
     """
     at = first_seed
     for name, policy, share in servers(simulator, inputs, plan.mixture, slates, first_seed):
-        wanted, visits, mean = slates * share, 0, simulator.horizon_days  # at most a visit a day
+        wanted, visits, mean = slates * share, 0, simulator.horizon_days  # a slate a day, at first
         while visits < wanted:
             episodes = min(max(round((wanted - visits) / mean), plan.fewest), 1024)
             numbers = seeds(at, episodes)
             table, _ = record(simulator, policy, numbers, policy_name=name, split="train")
             table = table.with_columns(
-                pl.col("shopper") + at, pl.col("visit") + at * 1000, click=pl.col("purchase")
+                pl.col("shopper") + at,
+                pl.col("visit") + at * 1000,
+                click=pl.coalesce("click", "purchase"),
             )
             yield table, _said(simulator, numbers)
             visits, at, mean = visits + len(table), at + episodes, len(table) / episodes

@@ -16,6 +16,7 @@ from benchmarks.lab.where import Where
 from recsim_env.belief.registry import load_belief
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.shoppers.market import make_market
+from recsim_env.shoppers.visits.population import make_visits
 
 MARKET, ALIKE, MILD, CONTROL = (
     f"recsim_env/{name}-v0" for name in ("Market", "MarketAlike", "MarketMild", "MarketControl")
@@ -109,7 +110,7 @@ class Place:
         def opener(told: Opening) -> Site:
             return where.open()
 
-        oracles = PRESETS[env].shopper is make_market
+        oracles = PRESETS[env].shopper in (make_market, make_visits)
         return cls(env, 0, where.belief is not None, opener, oracles, where=where)
 
     @property

@@ -13,6 +13,7 @@ from recsim_env import checks
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, SPLITS
 from recsim_env.rollout import Visit, check_playable, rollout
 from recsim_env.shoppers.promises import PLACE
+from recsim_env.shoppers.visits.pages import SCENARIOS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 
@@ -36,13 +37,18 @@ def record(
     take them. The impressions hold what was shown: an item that was repeated or was no candidate is
     left out of its slate, and a visit to which nothing was shown has no row there.
 
+    Where shoppers tell the page of their visit (`page` in the observation), the pages of a visit
+    share its number, and `purchase` says of every page what was bought of its clicks, now or at a
+    later page. Where
+    they tell the scenario by number (`scenario`), its name is logged. Otherwise a step is a visit.
+
     Args:
         simulator: The simulator, which is reset.
         policy: The policy that chooses the slates.
         seeds: (S,) int64; the number of a shopper in the tables is the place of its seed.
         propensity: Gives the log-probability (B,) of ordered slates from the observation and the
             slates, where it is known. It is not logged for a slate that was not shown as a whole.
-        scenario: The name of this kind of slates in the table.
+        scenario: The name of this kind of slates in the table, where shoppers tell none.
         policy_name: The name of the policy in the table; None leaves it unknown.
         split: train, valid or test.
         progress: Called after each step with the number of steps and of episodes that still run.
@@ -90,6 +96,11 @@ def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -
     # What was bought of what was clicked, where shoppers tell; otherwise responses are purchases.
     bought = clicks if response.purchases is None else response.purchases.cpu().tolist()
     chance = [None] * len(slates) if propensity is None else propensity.cpu().double().tolist()
+    seen = visit.observation
+    if "page" in seen:
+        part["page"] = seen["page"].view(-1).cpu().numpy()
+    if "scenario" in seen:
+        part["scenario"] = [SCENARIOS[at] for at in seen["scenario"].view(-1).tolist()]
     return part | {
         "shopper": visit.number.cpu().numpy(),
         "slate": [[item for item in slate if item >= 0] for slate in slates],
@@ -125,22 +136,38 @@ def _tables(
         pl.DataFrame(part, schema_overrides={**types, "propensity": pl.Float64}) for part in parts
     ]
     frame = pl.concat(frames, how="vertical_relaxed").sort("shopper", "day", maintain_order=True)
+    if "page" not in frame.columns:
+        frame = frame.with_columns(page=pl.lit(0))
+    if "scenario" not in frame.columns:
+        frame = frame.with_columns(scenario=pl.lit(scenario))
+    frame = _of_whole_visits(frame.with_columns(visit=(pl.col("page") == 0).cum_sum() - 1))
     frame = frame.with_columns(
-        visit=pl.int_range(pl.len(), dtype=pl.Int64),
         time=pl.lit(DAY_ZERO) + pl.duration(days=pl.col("day"), hours=12),
         gap=pl.when(pl.col("gap") >= 0).then(pl.col("gap")),
         split=pl.lit(split),
-        scenario=pl.lit(scenario),
         policy=pl.lit(policy_name),
-        page=pl.lit(0),
         placement=pl.lit(None),
         weight=pl.lit(None),
     )
     slates, baskets = (
-        frame.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
-        for table in (IMPRESSIONS, BASKETS)
+        one.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
+        for table, one in ((IMPRESSIONS, frame), (BASKETS, frame.unique("visit", keep="last")))
     )
-    return slates.filter(pl.col("slate").list.len() > 0), baskets
+    return slates.filter(pl.col("slate").list.len() > 0), baskets.sort("visit")
+
+
+def _of_whole_visits(frame: pl.DataFrame) -> pl.DataFrame:
+    """Tell of every page what its visit came to: what was bought, and the days until the next."""
+    if not (frame["page"] > 0).any():
+        return frame
+    frame = frame.with_columns(pl.col("items", "gap", "follow_up").last().over("visit"))
+    bought = [
+        [click and item in basket for item, click in zip(slate, clicks, strict=True)]
+        for slate, clicks, basket in frame.select(
+            "slate", pl.coalesce("click", "purchase"), "items"
+        ).iter_rows()
+    ]
+    return frame.with_columns(purchase=pl.Series(bought, dtype=pl.List(pl.Boolean)))
 
 
 def _chance(found: Tensor, shoppers: int) -> Tensor:

@@ -16,7 +16,8 @@ class RewardInputs:
     A field that is None is not known here, and a term that needs it raises a ValueError. What
     follows a visit (`days`, `left`) is known to rewards and never to the shop at that visit.
 
-    Shapes: B shoppers, K positions, H remembered slates, N items, E embedding width.
+    Shapes: B shoppers, K positions, H remembered slates, L places of a cart, N items, E embedding
+    width.
     """
 
     slates: Tensor
@@ -50,6 +51,9 @@ class RewardInputs:
     recent_slates: Tensor | None = None
     """(B, H, K) int64, the slates that the shop remembered before this one, newest first; -1 where
     nothing was shown."""
+    carried: Tensor | None = None
+    """(B, L) int64, what was bought now from earlier slates of the visit, -1 padded; None where
+    shoppers have no cart."""
 
 
 def catalog_tables(catalog: Catalog) -> dict[str, Tensor | None]:

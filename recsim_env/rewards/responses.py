@@ -17,7 +17,10 @@ def clicks(inputs: RewardInputs) -> Tensor:
 
 @reward_term("purchases", linear=True, needs=["purchases"])
 def purchases(inputs: RewardInputs) -> Tensor:
-    """Count the positions that were bought: (B,), from 0 to the clicks.
+    """Count what was bought: (B,), from 0 to the clicks.
+
+    Where shoppers have a cart, it is counted at the page at which it is paid for, whatever page of
+    the visit it was put into the cart from.
 
     Raises:
         ValueError: If the shoppers do not tell purchases from clicks.
@@ -27,7 +30,8 @@ def purchases(inputs: RewardInputs) -> Tensor:
             "The reward term 'purchases' counts what was bought, but these shoppers do not tell "
             "purchases from clicks."
         )
-    return inputs.purchases.sum(dim=1)
+    bought = inputs.purchases.sum(dim=1)
+    return bought if inputs.carried is None else bought + (inputs.carried >= 0).sum(dim=1)
 
 
 @reward_term("outside_reward")
@@ -47,10 +51,10 @@ def outside_reward(inputs: RewardInputs) -> Tensor:
 
 @reward_term("revenue", linear=True, needs=["price"])
 def revenue(inputs: RewardInputs) -> Tensor:
-    """Sum the prices of what was bought from the slate: (B,), 0 or more.
+    """Sum the prices of what was bought: (B,), 0 or more.
 
     Where shoppers do not tell purchases from clicks, as in a grocer's log, what was clicked was
-    bought.
+    bought. Where they have a cart, what earlier slates of the visit put into it is paid for too.
 
     Raises:
         ValueError: If the catalogue does not know every price.
@@ -61,7 +65,11 @@ def revenue(inputs: RewardInputs) -> Tensor:
             "every item."
         )
     bought = inputs.clicks if inputs.purchases is None else inputs.purchases
-    return (widened(looked_up(inputs.price, inputs.slates)) * bought).sum(dim=1)
+    paid = (widened(looked_up(inputs.price, inputs.slates)) * bought).sum(dim=1)
+    if inputs.carried is None:
+        return paid
+    earlier = widened(looked_up(inputs.price, inputs.carried.clamp(min=0)))
+    return paid + (earlier * (inputs.carried >= 0)).sum(dim=1)
 
 
 @reward_term("kept", linear=True)

@@ -28,6 +28,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import MOST_NUMBERS
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, Shopper, counted
+from recsim_env.shoppers.base import Description, S, Shopper, counted
 from recsim_env.shoppers.profile import EVER, Profile, profile_spaces
 from recsim_env.shoppers.worlds import (
     MOST,
@@ -206,7 +207,23 @@ class MarketState:
     """(B,) float32, one a visit."""
 
 
-class MarketShopper(Shopper[MarketState]):
+class ClosedMarket(Shopper[S]):
+    """Shoppers of a closed form, whose hidden state holds that of a market; oracles read it."""
+
+    @abstractmethod
+    def log_odds(self, state: S, items: Tensor) -> Tensor:
+        """Return the log-odds of a click on items (B, P) that are looked at: (B, P) float32."""
+
+    @abstractmethod
+    def examined(self, state: S) -> Tensor:
+        """Return the chance to look at each position: (B, K) float32, 1 at the top."""
+
+    @abstractmethod
+    def market_state(self, state: S) -> MarketState:
+        """Return what the shoppers of every market have: interest, satiation and traits."""
+
+
+class MarketShopper(ClosedMarket[MarketState]):
     """The population of a market.
 
     They come once a day until they leave. Every item is a candidate at every visit. The observation
@@ -291,17 +308,15 @@ class MarketShopper(Shopper[MarketState]):
 
     def respond(self, state: MarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Click, tire, drift, and come back tomorrow or never, as the module says."""
-        config, category = self.config, looked_up(self.catalog.category, slates)
+        config = self.config
         click_draw, leave_draw, drift_draw = draws.split([self.slate_size, 1, config.width], dim=1)
         looks = self.examined(state) * shown
         probability = looks * torch.sigmoid(self.log_odds(state, slates))
         clicks = click_draw < probability
-        leaving = self._leaving(state, category, looks, clicks)
+        leaving = self.leaving(state, *self.boredom(state, slates, looks), clicks.any(dim=1))
         left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
-        self._tire(state, slates, category, looks, clicks)
-        state.interest = torch.nn.functional.normalize(
-            state.interest + config.drift * normal(drift_draw), dim=1
-        )
+        self.tire(state, slates, looks, clicks)
+        state.interest = self.drifted(state, drift_draw)
         state.profile.record(slates, shown, clicks, self.catalog.category, self.catalog.embedding)
         state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
@@ -332,11 +347,18 @@ class MarketShopper(Shopper[MarketState]):
 
     # ---- the truth, for oracles ------------------------------------------------------------------
 
-    def log_odds(self, state: MarketState, items: Tensor) -> Tensor:
-        """Return the log-odds of a click on items (B, P) that are looked at: (B, P) float32."""
+    def log_odds(self, state: MarketState, items: Tensor, interest: Tensor | None = None) -> Tensor:
+        """Return the log-odds of a click on items (B, P) that are looked at: (B, P) float32.
+
+        Args:
+            state: The hidden state.
+            items: (B, P) int64.
+            interest: (B, D) what moves the shopper now; None means `state.interest`.
+        """
         config = self.config
+        moved = state.interest if interest is None else interest
         vectors = looked_up(self.catalog.embedding, items)
-        liked = torch.bmm(vectors, state.interest.unsqueeze(2)).squeeze(2)
+        liked = torch.bmm(vectors, moved.unsqueeze(2)).squeeze(2)
         sated = state.satiation.gather(
             1, looked_up(self.catalog.category, items)
         ) * state.variety.unsqueeze(1)
@@ -348,32 +370,75 @@ class MarketShopper(Shopper[MarketState]):
         """Return the chance to look at each position: (B, K) float32, 1 at the top."""
         return positions_examined(state.examination, self.slate_size)
 
-    # ---- inside ----------------------------------------------------------------------------------
+    def market_state(self, state: MarketState) -> MarketState:
+        """Return the state itself."""
+        return state
 
-    def _leaving(
-        self, state: MarketState, category: Tensor, looks: Tensor, clicks: Tensor
-    ) -> Tensor:
-        """Return the chance to leave after this visit: (B,)."""
+    # ---- parts of a visit, of which other shoppers are made too ----------------------------------
+
+    def boredom(self, state: MarketState, slates: Tensor, looks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the satiation that a slate was met with, and the looks that met it: (B,) each.
+
+        Args:
+            state: The hidden state.
+            slates: (B, K) int64.
+            looks: (B, K) float32, the chance that each position is looked at.
+        """
+        sated = state.satiation.gather(1, looked_up(self.catalog.category, slates))
+        return (looks * sated).sum(dim=1), looks.sum(dim=1)
+
+    def leaving(self, state: MarketState, sated: Tensor, looks: Tensor, clicked: Tensor) -> Tensor:
+        """Return the chance to leave after a visit: (B,) float32.
+
+        Args:
+            state: The hidden state.
+            sated: (B,) float32 of `boredom`, of the whole visit.
+            looks: (B,) float32 of `boredom`, of the whole visit.
+            clicked: (B,) bool, whether anything was clicked in the visit.
+        """
         config = self.config
-        sated = state.satiation.gather(1, category)
-        boredom = (looks * sated).sum(dim=1) / looks.sum(dim=1).clamp(min=1e-6) * state.variety
-        unsatisfied = (~clicks.any(dim=1)).float()
+        boredom = sated / looks.clamp(min=1e-6) * state.variety
         return torch.sigmoid(
             config.leave_base
             - state.patience
             + config.leave_bored * boredom
-            + config.leave_unsatisfied * unsatisfied
+            + config.leave_unsatisfied * (~clicked).float()
         )
 
-    def _tire(
-        self, state: MarketState, slates: Tensor, category: Tensor, looks: Tensor, clicks: Tensor
+    def tire(
+        self,
+        state: MarketState,
+        slates: Tensor,
+        looks: Tensor,
+        clicks: Tensor,
+        begins: Tensor | None = None,
     ) -> None:
-        config = self.config
+        """Add a slate to satiation and fatigue, in place.
+
+        Args:
+            state: The hidden state.
+            slates: (B, K) int64.
+            looks: (B, K) float32, the chance that each position is looked at.
+            clicks: (B, K) bool.
+            begins: (B,) bool, whether the slate is the first of a visit, so that some of what was
+                left is gone; None means that every one is.
+        """
+        config, category = self.config, looked_up(self.catalog.category, slates)
+        kept: list[Any] = [config.satiation_decay, config.fatigue_decay]
+        if begins is not None:
+            one = torch.ones_like(state.speed)
+            kept = [torch.where(begins, share * one, one).unsqueeze(1) for share in kept]
         gained = config.satiation_exposure * looks + config.satiation_click * clicks.to(looks.dtype)
-        state.satiation = (config.satiation_decay * state.satiation).scatter_add(
+        state.satiation = (kept[0] * state.satiation).scatter_add(
             1, category, gained * state.speed.unsqueeze(1)
         )
-        state.fatigue.mul_(config.fatigue_decay).scatter_add_(1, slates, looks)
+        state.fatigue.mul_(kept[1]).scatter_add_(1, slates, looks)
+
+    def drifted(self, state: MarketState, draws: Tensor) -> Tensor:
+        """Return the interest (B, D) at the next visit, from uniform numbers (B, D)."""
+        return torch.nn.functional.normalize(
+            state.interest + self.config.drift * normal(draws), dim=1
+        )
 
 
 def make_market(

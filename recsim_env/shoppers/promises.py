@@ -306,8 +306,10 @@ def check_response(
     if found.outside_reward is not None:
         paid = found.outside_reward
         _check_tensor(shopper, "respond", "outside_reward", paid, (batch,), torch.float32)
-    if found.basket is not None:
-        _check_tensor(shopper, "respond", "basket", found.basket, (batch, "L"), torch.int64)
+    for key in ("basket", "carried"):
+        listed = getattr(found, key)
+        if listed is not None:
+            _check_tensor(shopper, "respond", key, listed, (batch, "L"), torch.int64)
     if numbers and not shown.is_meta and not (shown.is_cpu and _plausible(shopper, found, shown)):
         _check_response_numbers(shopper, found, shown, running)
 
@@ -354,14 +356,12 @@ def _check_response_numbers(
     if found.outside_reward is not None:
         paid = found.outside_reward
         check("outside_reward", paid, paid.isfinite() | over, "it must be a finite number")
-    if found.basket is not None:
-        allowed = (found.basket >= -1) & (found.basket < items)
-        check(
-            "basket",
-            found.basket,
-            allowed | of_positions,
-            f"an item is 0 to {items - 1}, padding is -1",
-        )
+    for key in ("basket", "carried"):
+        listed = getattr(found, key)
+        if listed is not None:
+            allowed = (listed >= -1) & (listed < items)
+            expected = f"an item is 0 to {items - 1}, padding is -1"
+            check(key, listed, allowed | of_positions, expected)
 
 
 def check_place(shopper: Shopper[Any], found: Any, batch: int) -> None:
@@ -444,8 +444,11 @@ def _plausible(shopper: Any, found: Response, shown: Tensor) -> bool:
     bounds = [(found.probability, 1.0), (found.days, MOST_NUMBER), (found.elsewhere, MOST_NUMBER)]
     if found.leaving is not None:
         bounds.append((found.leaving, 1.0))
-    if found.basket is not None and found.basket.numel():
-        bounds.append((found.basket + 1, len(shopper.catalog)))
+    bounds.extend(
+        (listed + 1, len(shopper.catalog))
+        for listed in (found.basket, found.carried)
+        if listed is not None and listed.numel()
+    )
     paid = found.outside_reward
     if paid is not None and not bool(paid.isfinite().all()):
         return False

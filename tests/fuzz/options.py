@@ -92,6 +92,7 @@ def own(id: str) -> dict[str, Kind]:
         "config": Market(),
         "world": Whole(0, sure=10_000),
         "alike": Flag(),
+        "pages": Nullable(Whole(1, 1000, 20)),
         "folder": Folder(nullable=True),
         "ensemble": Whole(1, members, members),
         "pessimism": Number(0, sure=(0, 0)),  # more needs an ensemble too
@@ -103,6 +104,8 @@ def own(id: str) -> dict[str, Kind]:
         "start_days": Days(ground.START_DAYS),
         "examination": Chances(size),
     }
+    if "Visit" in id or "Regulars" in id:
+        del known["config"]  # parameters of their own
     found = {name: known[name] for name in ground.options_of(id) if name in known}
     if id in ground.SLOW:  # another population is read anew, which takes half a minute
         for name in {"population", "start_days", "ensemble", "compiled"} & found.keys():

@@ -14,10 +14,12 @@ from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.cues import BUDGET_KNOBS, CUES, CueInputs, cue, explored_ranges, knobs
 from policies.features import Recent
+from policies.gains import scale_knobs
 from policies.parameters import Range
 from recsim_env.types import Observation
 from tests.policies.test_composer import some_visits
 from tests.policies.test_pooling import inputs_of, market
+from tests.policies.test_visits import visiting
 from tests.recsim_env.belief.test_simulator import believing
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
@@ -39,6 +41,8 @@ RANGES = {
     "lasting": (-1.0, 4.0),
     "weary": (-4.0, 2.0),
     "uncertain": (-2.0, 2.0),
+    "searched": (-1.0, 6.0),
+    "beside_cart": (-1.0, 6.0),
 }
 """Tuned parameters of the policy "constant", in the order that tuned results were found in."""
 
@@ -64,8 +68,8 @@ def test_the_tuned_parameters_are_the_knobs_in_the_order_of_tuned_results() -> N
     assert list(search) == list(knobs()) == list(RANGES)
     assert search == {name: Range(low, high) for name, (low, high) in RANGES.items()}
     assert set(CUES) <= set(search)
-    terms = ("intra_list_distance", "category_coverage", "category_entropy", "novelty", "exposure")
-    scales = [f"scale_{term}" for term in terms]
+    scales = list(scale_knobs())
+    assert scales[:2] == ["scale_intra_list_distance", "scale_category_coverage"]
     assert list(POLICIES["constant"].search()) == [*RANGES, *scales]
     assert list(POLICIES["constant_budget"].search()) == [*RANGES, *BUDGET_KNOBS, *scales]
 
@@ -129,6 +133,7 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
         for inputs, seen in shops_of_all_kinds()
         if set(CUES[name].keys) <= seen.keys()
         and (inputs.lasting is not None or not CUES[name].needs_lasting)
+        and (inputs.lift is not None or not CUES[name].needs_lift)
     ]
     assert shops, "no shop of this test tells what this cue reads"
     for inputs, seen in shops:
@@ -147,6 +152,8 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
                 inputs.slate_size,
                 inputs.facts,
                 inputs.lasting,
+                inputs.catalog.embedding,
+                inputs.lift,
             )
         )
         assert values.shape == view.pool.items.shape
@@ -156,7 +163,7 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
 
 
 def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
-    """A shop with loyalty cards, one with an impression log, and one with a belief."""
+    """A shop with loyalty cards, one with an impression log, one with a belief, and one with carts."""
     toy, with_belief = toy_simulator(items=40, slate_size=4), believing()
     market_simulator, seen = market()
     values = torch.linspace(-1, 1, len(market_simulator.catalog))
@@ -164,6 +171,7 @@ def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
         (toy_inputs(toy), some_visits(toy)),
         (dataclasses.replace(inputs_of(market_simulator, 2), lasting=values), seen),
         (inputs_of(with_belief, 2), some_visits(with_belief)),
+        visiting(),
     ]
 
 

@@ -14,8 +14,8 @@ from recsim_env.testing import check_shopper
 from tests.support.toys import ToyShopper
 
 TINY = RegularsConfig(items=40, categories=4, width=8, known=24, fewest_visits=3, most_visits=9)
-IDS = ("Market", "MarketRegulars", "LearnedMarket")
-TOLERANCE = {"Market": 1e-5, "MarketRegulars": 1e-5, "LearnedMarket": 0.01}
+IDS = ("Market", "MarketRegulars", "MarketVisit", "LearnedMarket")
+TOLERANCE = {**dict.fromkeys(IDS, 1e-5), "LearnedMarket": 0.01}
 """Largest error of a chance; that of the learned market is of a polynomial."""
 
 

@@ -102,6 +102,7 @@ def test_a_card_leaves_out_what_the_category_says() -> None:
         (1.0, False, False, "comes back after 1 day"),
         (6.0, False, True, "comes back after 6 days, beyond the horizon"),
         (56.0, True, False, "lapsed: does not come back"),
+        (0.0, False, False, "stays: the next slate comes on the same day"),
     ],
 )
 def test_what_the_shopper_does_next_in_words(
@@ -127,6 +128,7 @@ def test_counts_have_their_plural() -> None:
     ("id", "secrets"),
     [
         ("Market-v0", ["speed", "variety", "patience", "examination"]),
+        ("MarketVisit-v0", ["speed", "variety", "sensitivity to prices"]),
         ("LearnedMarket-v0", ["chance", "position"]),
     ],
 )

@@ -578,6 +578,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
     ("name", "options"),
     [
         ("Market-v0", {}),
+        ("MarketVisit-v0", {}),
         ("LearnedMarket-v0", {}),
         ("CompleteJourney-v0", {}),
         ("CompleteJourney-v0", {"ensemble": 2, "pessimism": 0.5}),
@@ -641,6 +642,7 @@ def test_a_trusted_step_never_waits_for_the_gpu() -> None:
     ("name", "options"),
     [
         ("Market-v0", {}),
+        ("MarketVisit-v0", {}),
         *(
             (name, options)
             for name in ("CompleteJourney-v0", "LearnedMarket-v0")
