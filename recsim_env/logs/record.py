@@ -91,7 +91,9 @@ def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -
     """The columns of one step's visits; a shopper who lapsed has no next visit."""
     shown, response = visit.shown, visit.outcome.response
     basket = shown.where(response.clicks, -1) if response.basket is None else response.basket
-    part = {name: value.cpu().numpy() for name, value in where.items() if name in PLACE}
+    part: dict[str, Any] = {
+        name: value.cpu().numpy() for name, value in where.items() if name in PLACE
+    }
     slates, clicks = shown.cpu().tolist(), response.clicks.cpu().tolist()
     # What was bought of what was clicked, where shoppers tell; otherwise responses are purchases.
     bought = clicks if response.purchases is None else response.purchases.cpu().tolist()

@@ -102,7 +102,8 @@ def test_the_state_tells_scenario_page_and_cart() -> None:
         "page": torch.full((6, 1), 2),
         "cart": torch.tensor([[5, 9, -1]]).expand(6, -1),
     }
-    small = sum(math.prod(inputs.observation_space[name].shape) for name in composer.summary.small)  # type: ignore[arg-type]
+    shapes = [inputs.observation_space[name].shape or () for name in composer.summary.small]
+    small = sum(math.prod(shape) for shape in shapes)
     assert "query" in composer.summary.small
     dims = composer.summary.vectors.shape[1]
     found = composer.features(told)[0]
