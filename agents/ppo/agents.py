@@ -27,7 +27,7 @@ from agents.ppo.algorithm import (
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig, annealed_rate
 from agents.ppo.polish import mean_returns, polish
-from agents.ppo.vec_env import IntentVecEnv, SlateVecEnv, TrainingReward
+from agents.ppo.vec_env import IntentVecEnv, SimulatorVecEnv, SlateVecEnv, TrainingReward
 from policies.composer import Composer, ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.intents import IntentConfig
@@ -286,7 +286,12 @@ def _state(update: int, model: SlatePPO) -> dict[str, object]:
 
 
 def untrained_model(
-    kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any, make: Callable[..., Model]
+    kind: str,
+    setup: TrainingSetup,
+    config: PPOAgentConfig,
+    start: Any,
+    make: Callable[..., Model],
+    face: Callable[..., SimulatorVecEnv] | None = None,
 ) -> Model:
     """PPO before its first update.
 
@@ -296,9 +301,11 @@ def untrained_model(
         config: options of the agent
         start: the configuration of the kind, which says how the actor starts
         make: `make_ppo` or `make_stock_ppo`
+        face: makes the environment; None means that of the kind
     """
     composer = Composer(setup.inputs, config.composer)
-    face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
+    if face is None:
+        face = IntentVecEnv if LEARNABLE[kind].intents else SlateVecEnv
     env = face(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
     device = setup.simulator.device
     model = make(kind, env, config.ppo, config.network, start=start, seed=setup.seed, device=device)
