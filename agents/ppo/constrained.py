@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,6 +121,21 @@ class ConstrainedConfig(PPOComposerConfig):
 # ---- the environment -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What greedy CTR reaches, and the limit that follows."""
+
+    limit: Limit
+    """The limit as a number."""
+    greedy: Totals
+    """Totals of greedy CTR with the shoppers of the check."""
+
+    @property
+    def length(self) -> float:
+        """Mean number of visits of an episode."""
+        return float(self.greedy.visits.mean())
+
+
 class ConstrainedVecEnv(IntentVecEnv):
     """Intents whose visits are worth the Lagrangian; it keeps the multiplier, and moves it.
 
@@ -131,8 +145,8 @@ class ConstrainedVecEnv(IntentVecEnv):
         num_envs: B, shoppers served at once
         seed: seed of all episodes
         reward: how the reward becomes the one that the agent learns from
-        limit: what the mean of a term is held at
-        multiplier: its weight
+        reference: the limit at which the mean of a term is held, and what greedy CTR reaches
+        multiplier: the weight of the term
     """
 
     def __init__(
@@ -143,10 +157,10 @@ class ConstrainedVecEnv(IntentVecEnv):
         seed: int = 0,
         reward: TrainingReward | None = None,
         *,
-        limit: Limit,
+        reference: Reference,
         multiplier: Multiplier,
     ) -> None:
-        self.limit, self.multiplier = limit, multiplier
+        self.reference, self.limit, self.multiplier = reference, reference.limit, multiplier
         self._slack, self._weight = torch.zeros(2, dtype=torch.float64, device=simulator.device)
         super().__init__(simulator, composer, num_envs, seed, reward)
 
@@ -218,21 +232,6 @@ def constrained_env_of(model: SlatePPO) -> ConstrainedVecEnv:
 # ---- before the training -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What greedy CTR reaches, and the limit that follows."""
-
-    limit: Limit
-    """The limit as a number."""
-    greedy: Totals
-    """Totals of greedy CTR with the shoppers of the check."""
-
-    @property
-    def length(self) -> float:
-        """Mean number of visits of an episode."""
-        return float(self.greedy.visits.mean())
-
-
 def reference_of(setup: TrainingSetup, config: ConstrainedConfig) -> Reference:
     """Check the constraint, and play greedy CTR before the shoppers of the check.
 
@@ -264,17 +263,17 @@ def planned_for(inputs: PolicyInputs, limit: Limit, multiplier: float) -> Policy
     return replace(inputs, reward=Reward(weights))
 
 
-def untrained(setup: TrainingSetup, config: ConstrainedConfig, limit: Limit) -> SlatePPO:
+def untrained(setup: TrainingSetup, config: ConstrainedConfig, reference: Reference) -> SlatePPO:
     """PPO under the constraint before its first update; the scales of its features are fixed."""
-    planned = replace(setup, inputs=planned_for(setup.inputs, limit, config.multiplier))
-    start = IntentConfig(config.network.log_std)
-    return untrained_model("composer", planned, config, start, make_ppo, face_of(config, limit))
+    planned = replace(setup, inputs=planned_for(setup.inputs, reference.limit, config.multiplier))
+    start, face = IntentConfig(config.network.log_std), face_of(config, reference)
+    return untrained_model("composer", planned, config, start, make_ppo, face)
 
 
-def face_of(config: ConstrainedConfig, limit: Limit) -> Callable[..., ConstrainedVecEnv]:
+def face_of(config: ConstrainedConfig, reference: Reference) -> Callable[..., ConstrainedVecEnv]:
     """What makes the environment of a training."""
     multiplier = Multiplier(config.multiplier, config.pace)
-    return partial(ConstrainedVecEnv, limit=limit, multiplier=multiplier)
+    return partial(ConstrainedVecEnv, reference=reference, multiplier=multiplier)
 
 
 # ---- after PPO -----------------------------------------------------------------------------------
@@ -507,7 +506,7 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
         raise too_few(setup, looked + rollout + steps, shares)
 
     # the model before its first update, or as an interrupted training left it
-    model = untrained(setup, config, reference.limit)
+    model = untrained(setup, config, reference)
     env = constrained_env_of(model)
     contenders = {"untrained": _frozen(model)}
     first = _goes_on(setup, ("constrained", config), model)
