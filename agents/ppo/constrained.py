@@ -70,6 +70,8 @@ TRIES = 7
 """Positions of the knob that are tried."""
 REACH = 8.0
 """Farthest position of the knob, in fitted units."""
+FORGOTTEN = 4.0
+"""Position at which nothing is left of the learned intents."""
 SAFER = 2.0
 """Slack of the safer one of both steered policies, in margins of the limit."""
 
@@ -83,10 +85,10 @@ class ConstrainedConfig(PPOComposerConfig):
     )
     """What has to hold on average over all visits. By default the reward costs at most 5 % of the
     clicks of greedy CTR."""
-    multiplier: float = 0.1
+    multiplier: float = 0.3
     """Where the Lagrange multiplier starts: what a relative change of the term is worth in relative
     changes of the reward."""
-    pace: float = 10.0
+    pace: float = 20.0
     """By how much the logarithm of the multiplier rises after a rollout that breaks the limit by
     the whole size of the term; it moves by 1 at most."""
     polished: float = 0.2
@@ -316,14 +318,24 @@ def steering(composer: Composer, term: str) -> Tensor | None:
     return direction
 
 
-def moved(model: SlatePPO, intent: Tensor) -> tuple[Policy, Policy]:
-    """Copies of the policy whose mean intents are moved by (A,), in fitted units.
+def moved(model: SlatePPO, position: float, direction: Tensor) -> tuple[Policy, Policy]:
+    """Copies of the policy with the knob of the term at a position in all states.
 
-    They are at the most likely action, and as it explores.
+    While the knob is turned up, what was learned is taken back, in equal parts until nothing is
+    left of it: other knobs may have learned to work against this one.
+
+    Args:
+        model: PPO under the constraint
+        position: of the knob, in fitted units; 0 is where it was learned
+        direction: (A,) of the intents along which the knob is turned
+
+    Returns:
+        The policy at its most likely action, and as it explores.
     """
     actor = copy.deepcopy(model.policy.actor)
     assert isinstance(actor, IntentActor)
-    actor.requires_grad_(False).move(intent)
+    actor.requires_grad_(False).scale(1 - min(max(position / FORGOTTEN, 0.0), 1.0))
+    actor.move(position * direction)
     first, second = (
         model.policy.in_use(deterministic=deterministic, actor=cast(Any, actor))
         for deterministic in (True, False)
@@ -333,8 +345,8 @@ def moved(model: SlatePPO, intent: Tensor) -> tuple[Policy, Policy]:
 
 def steered(
     setup: TrainingSetup, model: SlatePPO, most: int, length: float
-) -> tuple[list[Tensor], int]:
-    """Move the knob of the term to where the limit just holds, and to where it holds safely.
+) -> tuple[list[tuple[Policy, Policy]], int]:
+    """Turn the knob of the term to where the limit just holds, and to where it holds safely.
 
     The shoppers are the same for all positions of the knob, and nobody else sees them. Where the
     term moves the other way with its knob, the knob is turned the other way.
@@ -346,8 +358,8 @@ def steered(
         length: mean number of visits of an episode, as far as it is known
 
     Returns:
-        What to add to the intents, in fitted units, and the steps that were taken. There is nothing
-        where no knob moves the term, or the steps do not suffice.
+        Both policies, as `moved` returns them, and the steps that were taken. There is none where
+        no knob moves the term, or the steps do not suffice.
     """
     env = constrained_env_of(model)
     limit, constraint = env.limit, env.limit.constraint
@@ -366,7 +378,7 @@ def steered(
     tried: dict[float, Judged] = {}
     at = 0.0
     while len(tried) < TRIES and at not in tried and abs(at) <= REACH:
-        found = play(moved(model, at * direction)[0])
+        found = play(moved(model, at, direction)[0])
         steps += found.steps
         tried[at] = judged(limit, found, greedy)
         if len(tried) == 2 and tried[at].slack < tried[0.0].slack:
@@ -380,7 +392,7 @@ def steered(
         crossing(places, [tried[one].slack - times * tried[one].margin for one in places])
         for times in (1.0, SAFER)
     ]
-    return [position * direction for position in positions], steps
+    return [moved(model, position, direction) for position in positions], steps
 
 
 def next_try(kept: Mapping[float, bool]) -> float:
@@ -531,10 +543,9 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
         steps += taken
         if better:
             contenders = {"untrained": contenders["untrained"], "polished": _frozen(model)}
-    positions, taken = steered(setup, model, min(turned, setup.steps - steps), length)
+    both, taken = steered(setup, model, min(turned, setup.steps - steps), length)
     steps += taken
-    for name, position in zip(("safer", "steered"), reversed(positions), strict=False):
-        contenders[name] = moved(model, position)
+    contenders |= dict(zip(("safer", "steered"), reversed(both), strict=False))
     facts["minutes"] = (time.perf_counter() - began - watched) / 60
 
     # the best that keeps the limit

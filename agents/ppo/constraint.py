@@ -48,9 +48,9 @@ Direction = Literal["at_least", "at_most"]
 """On which side of its limit the mean of a term has to be."""
 BATCH = 1024
 """Shoppers of the fresh batch for which the limit is to be kept."""
-LEAST, MOST = 1e-6, 100.0
-"""Bounds of a multiplier. At the upper one a relative change of the reward counts 1 % of the same
-change of the term."""
+LEAST, MOST = 1e-3, 100.0
+"""Bounds of a multiplier: a relative change of the term counts 0.1 % of the same change of the
+reward, or the other way round 1 %. From a lower bound it would take many rollouts to come back."""
 FASTEST = 1.0
 """Most by which the logarithm of a multiplier moves at once."""
 

@@ -39,7 +39,6 @@ from agents.ppo.constrained import (
     chosen,
     constrained_env_of,
     face_of,
-    moved,
     planned_for,
     polish_within,
     reference_of,
@@ -388,15 +387,15 @@ def held(config: Config, seed: int, site: Site, model: SlatePPO, setup: Training
     length, enough = reference.length, setup.steps * CONTENDERS
     searched = load_policy(folder / UNTRAINED, setup.inputs), frozen_policy_of(model)
     contenders = dict(zip(("untrained", "trained"), searched, strict=True))
-    positions, _ = steered(setup, model, round(agent.steered * setup.steps), length)
-    for name, position in zip(("safer", "steered"), reversed(positions), strict=False):
-        contenders[name] = moved(model, position)[0]
+    both, _ = steered(setup, model, round(agent.steered * setup.steps), length)
+    for name, (policy, _) in zip(("safer", "steered"), reversed(both), strict=False):
+        contenders[name] = policy
     best, found, _ = chosen(setup, contenders, reference, enough, length)
 
     # the folder holds what was chosen
-    policy = contenders[best]
-    assert isinstance(policy, ComposerPolicy)
-    model.policy.actor.load_state_dict(policy.actor.state_dict())
+    kept = contenders[best]
+    assert isinstance(kept, ComposerPolicy)
+    model.policy.actor.load_state_dict(kept.actor.state_dict())
     save(model, folder / KEPT)
     episodes, simulator = (
         seeds(settings.first_seed, settings.episodes),
@@ -404,7 +403,7 @@ def held(config: Config, seed: int, site: Site, model: SlatePPO, setup: Training
     )
     term, batch = config.constraint.term, settings.batch
     greedy = POLICIES["greedy_ctr"].build(site.inputs)
-    agents, others = (totals_of(one, simulator, episodes, term, batch) for one in (policy, greedy))
+    agents, others = (totals_of(one, simulator, episodes, term, batch) for one in (kept, greedy))
     gain = paired_difference(agents.returns, others.returns)
     scores: dict[str, Estimate | float] = {
         "return": estimate_mean(agents.returns),
