@@ -2,11 +2,11 @@
 
 It is PPO over intents (`agents.ppo.agents`) with a Lagrange multiplier (`agents.ppo.constraint`),
 which follows the mean of the term on every rollout of PPO, and on every round of the search after
-it. What is left is to hit the limit, neither more nor less, with what was learned: the knob of the
-composer that scales the term is moved alike in all states, on shoppers who tell where the limit
-just holds (`steered`). At the end the contenders are compared on a fresh batch of shoppers, whom
-neither PPO nor the search saw, and the one that earns most is kept of those that keep the limit
-with its interval.
+it. It starts near the limit, and hits it at the end, neither more nor less: the knob of the
+composer that scales the term is turned alike in all states, before the training and after it, on
+shoppers who tell where the limit just holds (`steered`). At the end the contenders are compared on
+a fresh batch of shoppers, whom neither PPO nor the search saw, and the one that earns most is kept
+of those that keep the limit with its interval.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from policies import POLICIES
 from policies.composer import Composer
 from policies.gains import knob_of, scale_knobs
 from policies.inputs import PolicyInputs
-from policies.learnable.intents import IntentActor, IntentConfig
+from policies.learnable.intents import ComposerPolicy, IntentActor, IntentConfig
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.settings import SHARE, Within, settle
 from recsim_env.simulator import SlateSimulator
@@ -62,8 +62,13 @@ from recsim_env.types import Outcome, Policy
 
 STEER = CHECK - 1
 """Generation of `training_seeds` of the shoppers on whom the knob is moved."""
-CONTENDERS = 4
-"""Policies that are compared at the end: untrained, trained or polished, and two steered ones."""
+STEERED = {"safest": 3.0, "safer": 1.75, "steered": 1.0}
+"""Policies whose knob is turned, and the slack at which each is, in margins of the limit: the
+shoppers of the check are others, so that what just holds for the one batch may fail the other."""
+START = "safer"
+"""The one with which a training starts."""
+CONTENDERS = 2 + len(STEERED)
+"""Policies that are compared at the end: the start, trained or polished, and those."""
 FEW = 16
 """Shoppers of greedy CTR who tell how long an episode is, and fewest on whom a knob is moved."""
 TRIES = 7
@@ -72,8 +77,6 @@ REACH = 8.0
 """Farthest position of the knob, in fitted units."""
 FORGOTTEN = 4.0
 """Position at which nothing is left of the learned intents."""
-SAFER = 2.0
-"""Slack of the safer one of both steered policies, in margins of the limit."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ class ConstrainedConfig(PPOComposerConfig):
     polished: float = 0.2
     """Share of the steps after the last update with which CMA-ES searches for what to add to the
     intents of all states. 0 leaves them as PPO learned them."""
-    steered: float = 0.15
-    """Share of the steps with which the knob of the term is moved until the limit just holds. 0
-    leaves it."""
+    steered: float = 0.1
+    """Share of the steps with which the knob of the term is turned until the limit just holds,
+    before the training and again after it. 0 leaves it."""
     checked: float = 0.3
     """Share of the steps that measure greedy CTR before the training and compare the contenders at
     the end, with at most 1,024 shoppers each; what they do not need is left to PPO. 0 keeps the
@@ -345,11 +348,12 @@ def moved(model: SlatePPO, position: float, direction: Tensor) -> tuple[Policy, 
 
 def steered(
     setup: TrainingSetup, model: SlatePPO, most: int, length: float
-) -> tuple[list[tuple[Policy, Policy]], int]:
+) -> tuple[dict[str, tuple[Policy, Policy]], int]:
     """Turn the knob of the term to where the limit just holds, and to where it holds safely.
 
-    The shoppers are the same for all positions of the knob, and nobody else sees them. Where the
-    term moves the other way with its knob, the knob is turned the other way.
+    It just holds where the check at the end would find that it holds with its interval. The
+    shoppers are the same for all positions of the knob, and nobody else sees them. Where the term
+    moves the other way with its knob, the knob is turned the other way.
 
     Args:
         setup: what the agent learned from
@@ -358,15 +362,15 @@ def steered(
         length: mean number of visits of an episode, as far as it is known
 
     Returns:
-        Both policies, as `moved` returns them, and the steps that were taken. There is none where
-        no knob moves the term, or the steps do not suffice.
+        The policies by their names in `STEERED`, as `moved` returns them, and the steps that were
+        taken. There is none where no knob moves the term, or the steps do not suffice.
     """
     env = constrained_env_of(model)
     limit, constraint = env.limit, env.limit.constraint
     direction = steering(env.composer, constraint.term)
     shoppers = min(int(most / ((TRIES + constraint.relative) * LONGER * length)), BATCH)
     if direction is None or shoppers < FEW:
-        return [], 0
+        return {}, 0
     play = partial(_played, setup, term=constraint.term, shoppers=shoppers, generation=STEER)
     greedy, steps = None, 0
     if constraint.relative:
@@ -380,7 +384,7 @@ def steered(
     while len(tried) < TRIES and at not in tried and abs(at) <= REACH:
         found = play(moved(model, at, direction)[0])
         steps += found.steps
-        tried[at] = judged(limit, found, greedy)
+        tried[at] = judged(limit, found, greedy, shoppers=len(env.reference.greedy))
         if len(tried) == 2 and tried[at].slack < tried[0.0].slack:
             direction = -direction
             tried = {-position: one for position, one in tried.items()}
@@ -388,11 +392,31 @@ def steered(
 
     # between positions, slack and margin are taken as straight lines
     places = sorted(tried)
-    positions = [
-        crossing(places, [tried[one].slack - times * tried[one].margin for one in places])
-        for times in (1.0, SAFER)
-    ]
-    return [moved(model, position, direction) for position in positions], steps
+    found_at = {
+        name: crossing(places, [tried[one].slack - times * tried[one].margin for one in places])
+        for name, times in STEERED.items()
+    }
+    return {name: moved(model, one, direction) for name, one in found_at.items()}, steps
+
+
+def start_within(setup: TrainingSetup, model: SlatePPO, most: int) -> int:
+    """Turn the knob of the term before the first update, to where the limit holds.
+
+    Args:
+        setup: what the agent learns from
+        model: PPO under the constraint, untrained; its actor is changed
+        most: steps that must not be exceeded
+
+    Returns:
+        The steps that were taken.
+    """
+    found, steps = steered(setup, model, most, constrained_env_of(model).reference.length)
+    if found:
+        policy, actor = found[START][0], model.policy.actor
+        assert isinstance(policy, ComposerPolicy)
+        assert isinstance(actor, IntentActor)
+        actor.load_state_dict(policy.actor.state_dict())
+    return steps
 
 
 def next_try(kept: Mapping[float, bool]) -> float:
@@ -413,14 +437,14 @@ def next_try(kept: Mapping[float, bool]) -> float:
 def crossing(places: list[float], values: list[float]) -> float:
     """The lowest place at which values are 0 or more from there on, by straight lines.
 
-    The last place where none is, and the first one where all are.
+    It is the first place where all are, and one unit beyond the last one where that is below 0.
     """
     below = [at for at, value in enumerate(values) if value < 0]
     if not below:
         return places[0]
     last = below[-1]
     if last + 1 == len(places):
-        return places[-1]
+        return places[-1] + 1.0
     share = -values[last] / (values[last + 1] - values[last])
     return places[last] + share * (places[last + 1] - places[last])
 
@@ -501,7 +525,7 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
             `setup.steps` does not allow one update.
     """
     looked, rollout = SCALING_VISITS * setup.shoppers, config.ppo.n_steps * setup.shoppers
-    shares = config.polished + config.steered + config.checked
+    shares = config.polished + 2 * config.steered + config.checked
     config.constraint.check(setup.simulator)
     if setup.steps < looked + rollout or setup.steps < 1:
         raise too_few(setup, looked + rollout, shares)
@@ -513,17 +537,17 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
     polished, turned = (round(one * setup.steps) for one in (config.polished, config.steered))
     most = CONTENDERS * LONGER * length * len(reference.greedy)
     kept_back = round(min(max(config.checked * setup.steps - steps, 0), most))
-    updates = (setup.steps - steps - looked - polished - turned - kept_back) // rollout
+    updates = (setup.steps - steps - looked - polished - 2 * turned - kept_back) // rollout
     if updates < 1:
         raise too_few(setup, looked + rollout + steps, shares)
 
     # the model before its first update, or as an interrupted training left it
     model = untrained(setup, config, reference)
     env = constrained_env_of(model)
-    contenders = {"untrained": _frozen(model)}
+    steps += looked + start_within(setup, model, turned)
+    start = _frozen(model)
     first = _goes_on(setup, ("constrained", config), model)
-    watched = setup.watched(0, contenders["untrained"][0]) if first == 1 else 0.0
-    steps += looked
+    watched = setup.watched(0, start[0]) if first == 1 else 0.0
     for update in range(first, updates + 1):
         if update > 1:
             setup.keeper.keep(partial(_state, update, model))
@@ -536,16 +560,16 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
     length = model.statistics.get("visits", length)
 
     # intents are moved alike in all states: by a search, and to the limit
-    contenders["trained"] = _frozen(model)
+    contenders = {"start": start, "trained": _frozen(model)}
     unpolished = contenders["trained"][0]
     if polished:
         better, taken = polish_within(setup, model, polished)
         steps += taken
         if better:
-            contenders = {"untrained": contenders["untrained"], "polished": _frozen(model)}
-    both, taken = steered(setup, model, min(turned, setup.steps - steps), length)
+            contenders = {"start": start, "polished": _frozen(model)}
+    on_limit, taken = steered(setup, model, min(turned, setup.steps - steps), length)
     steps += taken
-    contenders |= dict(zip(("safer", "steered"), reversed(both), strict=False))
+    contenders |= on_limit
     facts["minutes"] = (time.perf_counter() - began - watched) / 60
 
     # the best that keeps the limit
@@ -559,10 +583,10 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
     return TrainedAgent(
         policy,
         sampled,
-        *contenders["untrained"],
+        *start,
         steps + taken,
         facts,
-        unpolished=None if best in ("untrained", "trained") else unpolished,
+        unpolished=None if best in ("start", "trained") else unpolished,
     )
 
 

@@ -277,20 +277,23 @@ class Judged:
         return self.slack >= self.margin
 
 
-def judged(limit: Limit, found: Totals, greedy: Totals | None = None) -> Judged:
+def judged(
+    limit: Limit, found: Totals, greedy: Totals | None = None, *, shoppers: int | None = None
+) -> Judged:
     """Judge totals of at least two shoppers.
 
     Args:
         limit: The limit.
         found: What a policy reached.
         greedy: What greedy CTR reached with the same shoppers, for a relative limit.
+        shoppers: Of how many shoppers the margin is; None means as many as there are.
     """
     constraint, influence, aim = limit.constraint, found.influence, limit.value
     if constraint.relative and greedy is not None:
         # both means move with the shoppers, who are the same
         aim = constraint.limit * greedy.mean
         influence = influence - constraint.limit * greedy.influence
-    n = len(found)
+    n = len(found) if shoppers is None else shoppers
     spread = float(influence.std(ddof=1)) * math.sqrt(1 / n + 1 / BATCH)
     margin = float(student.ppf(LEVEL, n - 1)) * spread
     slack = constraint.sign * (found.mean - aim)

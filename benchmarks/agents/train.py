@@ -42,6 +42,7 @@ from agents.ppo.constrained import (
     planned_for,
     polish_within,
     reference_of,
+    start_within,
     steered,
 )
 from agents.ppo.constraint import Constraint, totals_of
@@ -289,6 +290,11 @@ def _train(config: Config, seed: int, site: Site) -> Path:
         load(model, folder / LAST)
     else:
         look_around(model)
+        if config.agent == CONSTRAINED:
+            shoppers, most = environment_of(model).simulator, sizes.visits + sizes.polished
+            inputs = site.inputs_for(shoppers)
+            setup = TrainingSetup(shoppers, inputs, seed, most, sizes.shoppers)
+            start_within(setup, model, round(ConstrainedConfig().steered * most))
         save(model, folder / UNTRAINED)
     write_settings(folder, told)
     left = sizes.visits - model.num_timesteps
@@ -386,10 +392,9 @@ def held(config: Config, seed: int, site: Site, model: SlatePPO, setup: Training
     reference, limit = env.reference, env.limit
     length, enough = reference.length, setup.steps * CONTENDERS
     searched = load_policy(folder / UNTRAINED, setup.inputs), frozen_policy_of(model)
-    contenders = dict(zip(("untrained", "trained"), searched, strict=True))
-    both, _ = steered(setup, model, round(agent.steered * setup.steps), length)
-    for name, (policy, _) in zip(("safer", "steered"), reversed(both), strict=False):
-        contenders[name] = policy
+    contenders = dict(zip(("start", "trained"), searched, strict=True))
+    on_limit, _ = steered(setup, model, round(agent.steered * setup.steps), length)
+    contenders |= {name: policy for name, (policy, _) in on_limit.items()}
     best, found, _ = chosen(setup, contenders, reference, enough, length)
 
     # the folder holds what was chosen

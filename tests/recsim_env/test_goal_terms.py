@@ -128,7 +128,7 @@ def test_targets_that_cannot_be_are_refused() -> None:
 
 def test_the_share_of_categories_and_of_a_department() -> None:
     catalog = toy_catalog(items=6, categories=3)  # item i is of category i % 3
-    catalog = replace(catalog, categories=("food/milk", "food/tea", "foodless/nails"))
+    catalog = replace(catalog, path=2 * ("food/milk/a", "food/tea/a", "foodless/nails/a"))
     slates = torch.tensor([[0, 3, 1, 2], [2, 5, 2, 5], [1, 4, 0, 3]])
     shown = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]).bool()
     inputs = RewardInputs(slates, shown, shown, catalog.embedding, catalog.category)

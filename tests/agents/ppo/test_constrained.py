@@ -147,10 +147,13 @@ QUICK: dict[str, Any] = {
     "network": NetworkConfig((16,), (16,), log_std=-1.0),
     "composer": ComposerConfig(offset_dims=0),
     "reward": TrainingReward(scale=1.0),
+    "steered": 0.2,
+    "checked": 0.3,
 }
+FREE = {name: value for name, value in QUICK.items() if name != "steered"} | {"checked": 0.1}
 
 
-def setup_of(steps: int = 64 * 200, **options: Any) -> TrainingSetup:
+def setup_of(steps: int = 64 * 400, **options: Any) -> TrainingSetup:
     simulator = shelves()
     options = {"seed": 0, "shoppers": 64} | options
     return TrainingSetup(simulator, inputs_of(simulator), steps=steps, **options)
@@ -215,7 +218,7 @@ def test_a_relative_limit_is_a_share_of_what_greedy_reaches() -> None:
 
 def test_a_slack_limit_costs_nothing() -> None:
     agent = learnt("at_most", 0.95)
-    free = AGENTS["ppo_composer"].learn(setup_of(), QUICK)
+    free = AGENTS["ppo_composer"].learn(setup_of(), FREE)
     assert agent.facts["multiplier"] == LEAST
     found = reached(agent.policy).returns.mean() / VISITS
     assert found > reached(free.policy).returns.mean() / VISITS - 0.02
@@ -316,6 +319,8 @@ def test_a_verdict_by_hand() -> None:
     # standard deviation .1 of the shoppers' means, t of 2 degrees of freedom 2.92
     assert one.margin == pytest.approx(2.91999 * 0.1 * math.sqrt(1 / 3 + 1 / 1024), rel=1e-4)
     assert not one.kept
+    more = judged(limit, found, shoppers=1024)
+    assert more.margin == pytest.approx(1.64635 * 0.1 * math.sqrt(2 / 1024), rel=1e-4)
     # greedy CTR with the same shoppers moves the limit, and takes their spread away
     greedy = Totals(found.returns, 2 * found.sums, found.visits)
     paired = Limit(Constraint("rich", "at_most", 0.6, relative=True), 0.24, 1.0, 1.0)
@@ -351,7 +356,7 @@ def test_where_a_line_crosses_zero() -> None:
     assert crossing([0.0, 1.0, 2.0], [-1.0, 3.0, 4.0]) == 0.25
     assert crossing([0.0, 1.0, 2.0], [1.0, -1.0, 1.0]) == 1.5  # from there on
     assert crossing([0.0, 1.0], [1.0, 2.0]) == 0.0
-    assert crossing([0.0, 1.0], [-2.0, -1.0]) == 1.0
+    assert crossing([0.0, 1.0], [-2.0, -1.0]) == 2.0
 
 
 def test_what_has_no_knob_is_moved_by_those_of_the_others() -> None:
@@ -435,7 +440,8 @@ class KilledAt(Keeper):
 
 
 def test_a_killed_training_ends_as_the_unbroken_one(tmp_path: Path) -> None:
-    steps, options = 64 * 120, QUICK | {"constraint": Constraint("rich", "at_most", LIMIT)}
+    steps, options = 64 * 80, QUICK | {"constraint": Constraint("rich", "at_most", LIMIT)}
+    options |= {"steered": 0.0, "checked": 0.1}
     whole = AGENTS["ppo_constrained"].learn(setup_of(steps), options)
     path = tmp_path / "kept.safetensors"
     with pytest.raises(Killed):
