@@ -67,8 +67,10 @@ STEERED = {"safest": 3.0, "safer": 1.75, "steered": 1.0}
 shoppers of the check are others, so that what just holds for the one batch may fail the other."""
 START = "safer"
 """The one with which a training starts."""
-CONTENDERS = 2 + len(STEERED)
-"""Policies that are compared at the end: the start, trained or polished, and those."""
+RESERVE = "safest"
+"""The one that is in reserve where training brings nothing."""
+CONTENDERS = 3 + len(STEERED)
+"""Policies that are compared at the end: start, reserve, trained or polished, and steered ones."""
 FEW = 16
 """Shoppers of greedy CTR who tell how long an episode is, and fewest on whom a knob is moved."""
 TRIES = 7
@@ -399,7 +401,9 @@ def steered(
     return {name: moved(model, one, direction) for name, one in found_at.items()}, steps
 
 
-def start_within(setup: TrainingSetup, model: SlatePPO, most: int) -> int:
+def start_within(
+    setup: TrainingSetup, model: SlatePPO, most: int
+) -> tuple[dict[str, tuple[Policy, Policy]], int]:
     """Turn the knob of the term before the first update, to where the limit holds.
 
     Args:
@@ -408,7 +412,7 @@ def start_within(setup: TrainingSetup, model: SlatePPO, most: int) -> int:
         most: steps that must not be exceeded
 
     Returns:
-        The steps that were taken.
+        As `steered`.
     """
     found, steps = steered(setup, model, most, constrained_env_of(model).reference.length)
     if found:
@@ -416,7 +420,7 @@ def start_within(setup: TrainingSetup, model: SlatePPO, most: int) -> int:
         assert isinstance(policy, ComposerPolicy)
         assert isinstance(actor, IntentActor)
         actor.load_state_dict(policy.actor.state_dict())
-    return steps
+    return found, steps
 
 
 def next_try(kept: Mapping[float, bool]) -> float:
@@ -544,8 +548,10 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
     # the model before its first update, or as an interrupted training left it
     model = untrained(setup, config, reference)
     env = constrained_env_of(model)
-    steps += looked + start_within(setup, model, turned)
+    on_limit, taken = start_within(setup, model, turned)
+    steps += looked + taken
     start = _frozen(model)
+    kept_safe = {"start": start} | ({"reserve": on_limit[RESERVE]} if on_limit else {})
     first = _goes_on(setup, ("constrained", config), model)
     watched = setup.watched(0, start[0]) if first == 1 else 0.0
     for update in range(first, updates + 1):
@@ -560,13 +566,13 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
     length = model.statistics.get("visits", length)
 
     # intents are moved alike in all states: by a search, and to the limit
-    contenders = {"start": start, "trained": _frozen(model)}
+    contenders = kept_safe | {"trained": _frozen(model)}
     unpolished = contenders["trained"][0]
     if polished:
         better, taken = polish_within(setup, model, polished)
         steps += taken
         if better:
-            contenders = {"start": start, "polished": _frozen(model)}
+            contenders = kept_safe | {"polished": _frozen(model)}
     on_limit, taken = steered(setup, model, min(turned, setup.steps - steps), length)
     steps += taken
     contenders |= on_limit
@@ -586,7 +592,7 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
         *start,
         steps + taken,
         facts,
-        unpolished=None if best in ("start", "trained") else unpolished,
+        unpolished=None if best in ("start", "reserve", "trained") else unpolished,
     )
 
 
