@@ -6,6 +6,7 @@ Importing the package fills the registry `AGENTS`, and registers the environment
 from agents import bandits, faces, reinforce
 from agents.base import AGENTS, AgentSpec, TrainedAgent, TrainingSetup
 from agents.ppo import agents as ppo_agents
+from agents.ppo import constrained as ppo_constrained
 from agents.search import agents as search_agents
 from agents.slateq import agent as slateq_agent
 
@@ -17,6 +18,7 @@ __all__ = [
     "bandits",
     "faces",
     "ppo_agents",
+    "ppo_constrained",
     "reinforce",
     "search_agents",
     "slateq_agent",

@@ -30,7 +30,7 @@ from policies.inputs import UNRANKED
 from policies.parameters import Range
 from policies.slates import FARTHEST, SlateScores
 from recsim_env.registry import Registry
-from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, term_value
+from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, ShareOf, term_value
 from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.tensors import looked_up, widened
 
@@ -163,6 +163,15 @@ def _of_items(slate: SlateSoFar, term: str, table: Tensor | None) -> Tensor:
     return looked_up(table, slate.ids)
 
 
+def share_gain(term: ShareOf) -> Gain:
+    """The gain of a share of named categories: 1 / K for an item of them."""
+
+    def gained(slate: SlateSoFar, chance: Tensor) -> Tensor:
+        return term.of(slate.ids) / slate.size
+
+    return gained
+
+
 # ---- any other term ----
 
 
@@ -222,7 +231,12 @@ def _valued(name: str, slate: SlateSoFar, items: Tensor | None, *, clicked: bool
 
 def gain_spec(term: str) -> GainSpec:
     """How a reward term gains, whether or not somebody registered it."""
-    return GAINS[term] if term in GAINS else GainSpec(gain_of_term(term), scaled=True)
+    if term in GAINS:
+        return GAINS[term]
+    made = REWARD_TERMS.get(term)
+    return GainSpec(
+        share_gain(made) if isinstance(made, ShareOf) else gain_of_term(term), scaled=True
+    )
 
 
 def knob_of(term: str) -> str:

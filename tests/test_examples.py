@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "any_weights": [],
+    "constrained": [],
     "many_goals": [],
     "own_log": [],
     "own_shopper": [],
@@ -77,6 +78,14 @@ def test_whole_visits_are_paid_for_at_their_end(tmp_path: Path) -> None:
 
 def test_a_shopper_of_ones_own_answers(tmp_path: Path) -> None:
     assert "back in 7 days" in run("own_shopper", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_limit_on_clicks_is_held(tmp_path: Path) -> None:
+    told = run("constrained", tmp_path).splitlines()[-1]
+    found = {name: float(value) for name, value in re.findall(r"'(\w+)': (-?[\d.]+)", told)}
+    assert found.keys() == {"limit", "mean", "margin", "kept"}
+    assert found["mean"] > 0.9 * found["limit"] > 0
 
 
 @pytest.mark.slow

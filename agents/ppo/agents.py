@@ -30,7 +30,7 @@ from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig, annealed_rate
 from agents.ppo.goals import ConditionedVecEnv, check_goals, face_for, utilities_of
 from agents.ppo.polish import choice_of, polish, returns_of
-from agents.ppo.vec_env import TrainingReward
+from agents.ppo.vec_env import SimulatorVecEnv, TrainingReward
 from policies.composer import ComposerConfig
 from policies.goals import checked_goals
 from policies.learnable.autoregressive import AutoregressiveConfig
@@ -354,7 +354,12 @@ def _state(update: int, model: SlatePPO) -> dict[str, object]:
 
 
 def untrained_model(
-    kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any, make: Callable[..., Model]
+    kind: str,
+    setup: TrainingSetup,
+    config: PPOAgentConfig,
+    start: Any,
+    make: Callable[..., Model],
+    face: Callable[..., SimulatorVecEnv] | None = None,
 ) -> Model:
     """PPO before its first update.
 
@@ -364,9 +369,11 @@ def untrained_model(
         config: options of the agent
         start: the configuration of the kind, which says how the actor starts
         make: `make_ppo` or `make_stock_ppo`
+        face: makes the environment; None means that of the kind
     """
     composer = LEARNABLE[kind].composer_for(setup.inputs, config.composer, start)
-    env = face_for(kind)(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
+    made = face_for(kind) if face is None else face
+    env = made(setup.simulator, composer, setup.shoppers, setup.seed, config.reward)
     device = setup.simulator.device
     model = make(kind, env, config.ppo, config.network, start=start, seed=setup.seed, device=device)
     look_around(model, SCALING_VISITS)

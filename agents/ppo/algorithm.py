@@ -85,7 +85,10 @@ class SlatePPO(StockPPO, DevicePPO):
 
     def _note(self, finished: list[tuple[Tensor, Tensor]]) -> None:
         assert self.ep_info_buffer is not None
-        self.statistics = environment_of(self).pop_statistics()
+        env = environment_of(self)
+        for name, value in env.after_rollout().items():
+            self.logger.record(name, value)
+        self.statistics = env.pop_statistics()
         self.ep_info_buffer.clear()
         if self.statistics:
             self.ep_info_buffer.append(

@@ -11,7 +11,7 @@ earns more.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from agents.base import TrainingSetup, training_seeds
 from agents.evaluate import evaluate
 from agents.ppo.algorithm import SlatePPO, environment_of
 from agents.search.ground import EPISODES, Ground
+from agents.search.playing import Paid
 from agents.search.searchers import Covariance
 from policies.learnable.intents import IntentActor
 from recsim_env.types import Policy
@@ -34,13 +35,21 @@ SURE = 1.0
 its place: where training brings nothing, its noise would else be what is kept."""
 
 
-def polish(setup: TrainingSetup, model: SlatePPO, most: int) -> tuple[bool, int]:
+def polish(
+    setup: TrainingSetup,
+    model: SlatePPO,
+    most: int,
+    paid: Paid | None = None,
+    after_round: Callable[[], None] = lambda: None,
+) -> tuple[bool, int]:
     """Add to the mean intents of a trained actor what CMA-ES finds best for all states.
 
     Args:
         setup: What the agent learned from; its shoppers are reset.
         model: PPO over intents; its actor is changed.
         most: Steps that must not be exceeded.
+        paid: What a visit counts for in place of its reward.
+        after_round: Called after every round of the search.
 
     Returns:
         Whether the steps sufficed for a round, and so anything was changed; and the steps that were
@@ -53,10 +62,10 @@ def polish(setup: TrainingSetup, model: SlatePPO, most: int) -> tuple[bool, int]
         """Mean intents (B, A) in units of the composer."""
         return actor.mean(features) * actor.units
 
-    ground = Ground(setup, environment_of(model).composer, actor.units, base=trained)
+    ground = Ground(setup, environment_of(model).composer, actor.units, base=trained, paid=paid)
     searcher = Covariance(len(actor.units), setup.seed, SPREAD)
     told: list[Tensor] = []
-    ground.search(searcher, most, told, EPISODES)
+    ground.search(searcher, most, told, EPISODES, after_round)
     if told:
         actor.move(searcher.finalists(1)[0])
     return bool(told), ground.steps

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -238,13 +238,7 @@ class SimulatorVecEnv(TorchVecEnv):
         if rows != self.num_envs:
             raise ValueError(f"state has {rows} shoppers, but here are {self.num_envs}.")
         self.simulator.restore(found["simulator"])
-        self.generation, self._seed = found["generation"], found["seed"]
-        self._survival, self._sums, self._finished = (
-            found["survival"],
-            found["sums"],
-            found["finished"],
-        )
-        self._cohort, self._cohorts = found["cohort"], found["cohorts"]
+        self._take_own_state(found)
         self._learning = True
         return self.observed()
 
@@ -263,7 +257,21 @@ class SimulatorVecEnv(TorchVecEnv):
             "finished": self._finished,
         }
 
+    def _take_own_state(self, found: Mapping[str, Any]) -> None:
+        """Continue from what `_own_state` returned."""
+        self.generation, self._seed = found["generation"], found["seed"]
+        self._survival, self._sums, self._finished = (
+            found["survival"],
+            found["sums"],
+            found["finished"],
+        )
+        self._cohort, self._cohorts = found["cohort"], found["cohorts"]
+
     # ---- statistics ----
+
+    def after_rollout(self) -> dict[str, float]:
+        """Called after every rollout; returns scalars for the log, by name."""
+        return {}
 
     def pop_statistics(self) -> dict[str, float]:
         """Means over a cohort: `return` (unscaled), `visits`, `lapsed`, `clicks` and reward terms.
@@ -369,10 +377,13 @@ class SimulatorVecEnv(TorchVecEnv):
 
     def _training_reward(self, outcome: Outcome) -> Tensor:
         """The rewards (B,) float32 that the agent learns from."""
-        reward = outcome.reward
+        return (self._worth(outcome) * self._survival * self._reward.scale).float()
+
+    def _worth(self, outcome: Outcome) -> Tensor:
+        """What a visit is worth to the agent, before weight and scale: (B,)."""
         if self._reward.expected_clicks:
-            reward = expected_reward(self.simulator, outcome)
-        return (reward * self._survival * self._reward.scale).float()
+            return expected_reward(self.simulator, outcome)
+        return outcome.reward
 
     def _add(self, outcome: Outcome) -> None:
         """Add a visit to the sums of the current episodes."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from agents.base import TrainingSetup, training_seeds
-from agents.search.playing import Base, first_visits, play
+from agents.search.playing import Base, Paid, first_visits, play
 from agents.search.searchers import Searcher
 from policies.composer import Composer
 from policies.rerankers import SameForAll
@@ -33,6 +33,7 @@ class Ground:
             first visits of some shoppers, which takes steps.
         expected_clicks: Whether clicks count as often as they were expected, and not as they fell.
         base: What the intents are added to; None means intent 0.
+        paid: What a visit counts for in place of its reward.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Ground:
         *,
         expected_clicks: bool = True,
         base: Base | None = None,
+        paid: Paid | None = None,
     ) -> None:
-        self._setup, self._expected_clicks, self._base = setup, expected_clicks, base
+        self._setup, self._expected_clicks = setup, expected_clicks
+        self._base, self._paid = base, paid
         self._shoppers = min(setup.shoppers, setup.steps)
         self._played = self._episodes = 0
         self.composer = composer
@@ -85,6 +88,7 @@ class Ground:
             budget - self.steps,
             expected_clicks=self._expected_clicks,
             base=self._base,
+            paid=self._paid,
         )
         self.steps += played.steps
         self._played += played.steps

@@ -11,10 +11,12 @@ from torch import Tensor
 from agents.ppo.vec_env import expected_reward
 from policies.composer import Composer
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation
+from recsim_env.types import Observation, Outcome
 
 Base = Callable[[Tensor], Tensor]
 """Features (B, F) to the intents (B, A) that a policy has, in units of the composer."""
+Paid = Callable[[Outcome], Tensor]
+"""What a visit counts for in a search: (B,), from its outcome."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def play(
     *,
     expected_clicks: bool = True,
     base: Base | None = None,
+    paid: Paid | None = None,
 ) -> Played:
     """Play an episode of every shopper with every intent.
 
@@ -56,6 +59,7 @@ def play(
         most: most shopper-steps that may be taken; before the visit that would take more, all stop
         expected_clicks: whether responses count as they were expected, and not as they fell
         base: what the intents are added to; None means intent 0
+        paid: what a visit counts for in place of its reward
     """
     several, shoppers = len(intents), len(seeds)
     observation = simulator.reset(seeds.repeat(several))
@@ -67,7 +71,10 @@ def play(
         chosen = intents[row // shoppers]
         chosen = chosen if base is None else chosen + base(view.features)
         outcome = simulator.advance(composer.compose_view(view, chosen))
-        reward = expected_reward(simulator, outcome) if expected_clicks else outcome.reward
+        if paid is not None:
+            reward = paid(outcome)
+        else:
+            reward = expected_reward(simulator, outcome) if expected_clicks else outcome.reward
         returns.index_add_(0, row, reward.double())
         steps += len(row)
 

@@ -1,8 +1,10 @@
-"""Train PPO agents.
+r"""Train PPO agents.
 
     python -m benchmarks.agents.train
     python -m benchmarks.agents.train --env recsim_env/Market-v0 --options world=1
     python -m benchmarks.agents.train --env my_module:shop/Mine-v0 --reward clicks=1 --slate-size 6
+    python -m benchmarks.agents.train --agent constrained --constraint.term clicks \
+        --constraint.direction at_least --constraint.limit 0.9 --constraint.relative
 
 One training for each seed, all from the greedy CTR ranker; where the environment has none, a log is
 played and a ranker fitted to it first. A search moves what PPO learned, and the best of
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,15 +30,28 @@ from agents.evaluate import evaluate
 from agents.folder import ABOUT, save_agent
 from agents.places.site import Site, is_slow, seeds
 from agents.ppo.agents import PPOComposerConfig
-from agents.ppo.algorithm import SlatePPO, environment_of, look_around, make_ppo
+from agents.ppo.algorithm import SlatePPO, environment_of, frozen_policy_of, look_around, make_ppo
 from agents.ppo.checkpoints import LAST, load, load_policy, save
 from agents.ppo.config import PPOConfig, annealed_rate
+from agents.ppo.constrained import (
+    CONTENDERS,
+    ConstrainedConfig,
+    chosen,
+    constrained_env_of,
+    face_of,
+    planned_for,
+    polish_within,
+    reference_of,
+    start_within,
+    steered,
+)
+from agents.ppo.constraint import Constraint, totals_of
 from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
 from agents.ppo.goals import ConditionedVecEnv, face_for, utilities_of
 from agents.ppo.monitor import Monitor, MonitorConfig
 from agents.ppo.polish import choice_of, polish, returns_of
-from agents.ppo.vec_env import TrainingReward
+from agents.ppo.vec_env import SimulatorVecEnv, TrainingReward
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
@@ -49,16 +64,21 @@ from policies import POLICIES
 from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.conditioned import ConditionedConfig
-from policies.learnable.intents import IntentConfig
+from policies.learnable.intents import ComposerPolicy, IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
+from recsim_env.estimates import Estimate
 from recsim_env.files import locked
 from recsim_env.settings import SHARE, put, settle
 
 USUAL_VISITS, USUAL_SHOPPERS = 300_000, 512
 SLOW_VISITS, SLOW_SHOPPERS, SLOW_EPISODES = 20_000, 32, 32
 """Sizes of a training by default, in most environments and where shoppers are served one by one."""
+CONSTRAINED = "constrained"
+"""The agent that has a constraint."""
+KEPT = "kept.safetensors"
+"""Name of the file of the policy that was chosen under a constraint."""
 CALLED = {POLISHED: "polished", LAST: "trained", UNTRAINED: "untrained"}
 """What the checkpoints are called."""
 
@@ -69,10 +89,15 @@ class Config(Checked):
 
     place: Here = field(default_factory=Where)
     """Environment, log and ranker to train with."""
-    agent: Literal["composer", "conditioned", "plackett_luce", "autoregressive"] = "composer"
-    """What PPO acts in: the intents of the slate composer, for one reward (composer) or for any
-    weights of its terms (conditioned), or slates themselves, whose items are drawn at once
-    (plackett_luce) or one by one (autoregressive)."""
+    agent: Literal["composer", "conditioned", "constrained", "plackett_luce", "autoregressive"] = (
+        "composer"
+    )
+    """What PPO acts in: the intents of the slate composer, for one reward (composer), for any
+    weights of its terms (conditioned) or with a limit on the mean of a term (constrained), or
+    slates themselves, whose items are drawn at once (plackett_luce) or one by one
+    (autoregressive)."""
+    constraint: Constraint = field(default_factory=lambda: ConstrainedConfig().constraint)
+    """The limit of the agent `constrained`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each of which is a run of its own. Three show how much runs differ."""
     visits: int | None = None
@@ -89,7 +114,8 @@ class Config(Checked):
     constant."""
     polished: float = PPOComposerConfig().polished
     """Share of the visits with which, after PPO, CMA-ES searches for what to add to the intents of
-    all states; 0 leaves them as PPO learned them. Only `composer` has such a search."""
+    all states; 0 leaves them as PPO learned them. Only `composer` and `constrained` have such a
+    search."""
     network: NetworkConfig = field(default_factory=lambda: PPOComposerConfig().network)
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: PPOComposerConfig().composer)
@@ -112,6 +138,11 @@ class Config(Checked):
         settle(self, annealed=SHARE, polished=SHARE)
         if self.ppo == PPOComposerConfig().ppo:
             put(self, ppo=AGENTS[f"ppo_{self.agent}"].config().ppo)
+
+
+def kind_of(config: Config) -> str:
+    """The kind of policy that is trained, a name in `LEARNABLE`."""
+    return "composer" if config.agent == CONSTRAINED else config.agent
 
 
 def folder_of(config: Config, seed: int) -> Path:
@@ -140,7 +171,7 @@ def sizes_of(config: Config, *, slow: bool = False) -> Sizes:
     if slow and monitor.episodes == MonitorConfig().episodes:
         monitor = replace(monitor, episodes=SLOW_EPISODES)
     visits = visits if config.visits is None else config.visits
-    polished = round(config.polished * visits) if config.agent == "composer" else 0
+    polished = round(config.polished * visits) if kind_of(config) == "composer" else 0
     shoppers = shoppers if config.shoppers is None else config.shoppers
     return Sizes(visits - polished, polished, shoppers, monitor)
 
@@ -155,19 +186,26 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
     """
     site = site or config.place.open()
     simulator = site.simulator("train")
+    sizes, inputs = sizes_of(config, slow=is_slow(simulator)), site.inputs_for(simulator)
+    face: Callable[..., SimulatorVecEnv] = face_for(kind_of(config))
+    if config.agent == CONSTRAINED:
+        agent = ConstrainedConfig(constraint=config.constraint)
+        visits = sizes.visits + sizes.polished
+        setup = TrainingSetup(simulator, inputs, seed, visits, sizes.shoppers)
+        reference = reference_of(setup, agent)
+        inputs = planned_for(inputs, reference.limit, agent.multiplier)
+        face = face_of(agent, reference)
     starts = {
         "composer": IntentConfig(config.network.log_std),
         "conditioned": ConditionedConfig(config.network.log_std),
         "plackett_luce": config.plackett_luce,
         "autoregressive": config.autoregressive,
     }
-    start = starts[config.agent]
-    inputs = site.inputs_for(simulator)
-    composer = LEARNABLE[config.agent].composer_for(inputs, config.composer, start)
-    shoppers = sizes_of(config, slow=is_slow(simulator)).shoppers
-    env = face_for(config.agent)(simulator, composer, shoppers, seed, config.learned_reward)
+    start = starts[kind_of(config)]
+    composer = LEARNABLE[kind_of(config)].composer_for(inputs, config.composer, start)
+    env = face(simulator, composer, sizes.shoppers, seed, config.learned_reward)
     model = make_ppo(
-        config.agent,
+        kind_of(config),
         env,
         config.ppo,
         config.network,
@@ -254,6 +292,11 @@ def _train(config: Config, seed: int, site: Site) -> Path:
         load(model, folder / LAST)
     else:
         look_around(model)
+        if config.agent == CONSTRAINED:
+            shoppers, most = environment_of(model).simulator, sizes.visits + sizes.polished
+            inputs = site.inputs_for(shoppers)
+            setup = TrainingSetup(shoppers, inputs, seed, most, sizes.shoppers)
+            start_within(setup, model, round(ConstrainedConfig().steered * most))
         save(model, folder / UNTRAINED)
     write_settings(folder, told)
     left = sizes.visits - model.num_timesteps
@@ -301,9 +344,12 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     files = [UNTRAINED, LAST]
     if most := sizes.polished:
         print(f"{config.agent}, seed {seed}: a search of at most {most:,} visits follows.")
-        if polish(setup, model, most)[0]:
+        search = polish_within if config.agent == CONSTRAINED else polish
+        if search(setup, model, most)[0]:
             save(model, folder / POLISHED)
             files.append(POLISHED)
+    if config.agent == CONSTRAINED:
+        return held(config, seed, site, model, setup)
     choices = [load_policy(folder / file, setup.inputs) for file in files]
     env = environment_of(model)
     if isinstance(env, ConditionedVecEnv):  # each shopper at weights of their own
@@ -337,6 +383,58 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     )
 
 
+def held(config: Config, seed: int, site: Site, model: SlatePPO, setup: TrainingSetup) -> str:
+    """Turn the knob of the term to its limit, and write the best that keeps it.
+
+    Args:
+        config: The training, under a constraint.
+        seed: Its seed.
+        site: The place.
+        model: The trained model, which is changed.
+        setup: What it learned from.
+    """
+    folder, settings = folder_of(config, seed), sizes_of(config).monitor
+    env, agent = constrained_env_of(model), ConstrainedConfig()
+    reference, limit = env.reference, env.limit
+    length, enough = reference.length, setup.steps * CONTENDERS
+    searched = load_policy(folder / UNTRAINED, setup.inputs), frozen_policy_of(model)
+    contenders = dict(zip(("start", "trained"), searched, strict=True))
+    on_limit, _ = steered(setup, model, round(agent.steered * setup.steps), length)
+    contenders |= {name: policy for name, (policy, _) in on_limit.items()}
+    best, found, _ = chosen(setup, contenders, reference, enough, length)
+
+    # the folder holds what was chosen
+    kept = contenders[best]
+    assert isinstance(kept, ComposerPolicy)
+    model.policy.actor.load_state_dict(kept.actor.state_dict())
+    save(model, folder / KEPT)
+    episodes, simulator = (
+        seeds(settings.first_seed, settings.episodes),
+        site.simulator("evaluation"),
+    )
+    term, batch = config.constraint.term, settings.batch
+    greedy = POLICIES["greedy_ctr"].build(site.inputs)
+    agents, others = (totals_of(one, simulator, episodes, term, batch) for one in (kept, greedy))
+    gain = paired_difference(agents.returns, others.returns)
+    scores: dict[str, Estimate | float] = {
+        "return": estimate_mean(agents.returns),
+        "return_above_greedy_ctr": gain,
+        f"{term}_per_visit": agents.mean,
+        "limit": limit.value,
+    }
+    save_agent(folder / AGENT, folder / KEPT, site, env=config.place.env, scores=scores)
+    side = config.constraint.direction.replace("_", " ")
+    earned = ", ".join(
+        f"{name} {one.earned:.2f} ({term} {one.mean:.3f})" for name, one in found.items()
+    )
+    return (
+        f"{term} has to be {side} {limit.value:.3f} a visit; from {len(reference.greedy)} training "
+        f"shoppers {earned}; kept is {best}: {term} {agents.mean:.3f} and {gain.value:+.2f} "
+        f"[{gain.low:.2f}, {gain.high:.2f}] above greedy CTR in the same {settings.episodes} "
+        f"episodes; {folder / AGENT}"
+    )
+
+
 def convergence(config: Config, monitor: Monitor, model: SlatePPO) -> str:
     """Whether a training has converged, and what to type where it has not, in one line.
 
@@ -360,6 +458,8 @@ def convergence(config: Config, monitor: Monitor, model: SlatePPO) -> str:
 def _settings(config: Config, sizes: Sizes) -> dict[str, Any]:
     """The settings of a training, of which only the number of visits may change on the way."""
     told = settings_of(config, free=("seeds", "monitor", "output"))
+    if config.agent != CONSTRAINED:
+        del told["constraint"]
     return told | {VISITS: sizes.visits, "shoppers": sizes.shoppers}
 
 

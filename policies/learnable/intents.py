@@ -80,6 +80,14 @@ class IntentActor(nn.Module):
             assert isinstance(last, nn.Linear)
             last.bias.add_(intent.to(last.bias))
 
+    def scale(self, factor: float) -> None:
+        """Multiply the mean of every state by a factor."""
+        with torch.no_grad():
+            last = self.tower[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.mul_(factor)
+            last.bias.mul_(factor)
+
     def act(self, observation: Observation, draws: Tensor | None) -> Tensor:
         """Choose intents (B, A): the mean, or a sample by the uniform numbers draws (B, A)."""
         mean = self.mean(observation["features"])

@@ -7,15 +7,20 @@ the device.
 from recsim_env.rewards import responses, shelf, variety  # their terms join the registry
 from recsim_env.rewards.inputs import RewardInputs
 from recsim_env.rewards.objectives import Objectives
-from recsim_env.rewards.shelf import exposure_toward
+from recsim_env.rewards.shelf import ShareOf, exposure_toward, share_of
 from recsim_env.rewards.terms import (
     REWARD_TERMS,
     SHIPPED,
+    Bounds,
     Term,
+    bounds_of,
     check_served,
     is_linear,
     reward_term,
     term_value,
+    zero_or_more,
+    zero_to_one,
+    zero_to_size,
 )
 from recsim_env.rewards.weighted import MOST_WEIGHT, Reward, as_reward
 
@@ -24,17 +29,24 @@ SHIPPED.extend(REWARD_TERMS.values())
 __all__ = [
     "MOST_WEIGHT",
     "REWARD_TERMS",
+    "Bounds",
     "Objectives",
     "Reward",
     "RewardInputs",
+    "ShareOf",
     "Term",
     "as_reward",
+    "bounds_of",
     "check_served",
     "exposure_toward",
     "is_linear",
     "responses",
     "reward_term",
+    "share_of",
     "shelf",
     "term_value",
     "variety",
+    "zero_or_more",
+    "zero_to_one",
+    "zero_to_size",
 ]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from recsim_env.rewards.inputs import RewardInputs
-from recsim_env.rewards.terms import reward_term
+from recsim_env.rewards.terms import reward_term, zero_or_more, zero_to_one, zero_to_size
 from recsim_env.tensors import looked_up, widened
 
 
-@reward_term("clicks", linear=True)
+@reward_term("clicks", linear=True, bounds=zero_to_size)
 def clicks(inputs: RewardInputs) -> Tensor:
     """Count the positions that were responded to: (B,), from 0 to K."""
     return inputs.clicks.sum(dim=1)
 
 
-@reward_term("purchases", linear=True, needs=["purchases"])
+@reward_term("purchases", linear=True, needs=["purchases"], bounds=zero_to_size)
 def purchases(inputs: RewardInputs) -> Tensor:
     """Count what was bought: (B,), from 0 to the clicks.
 
@@ -49,7 +49,7 @@ def outside_reward(inputs: RewardInputs) -> Tensor:
     return inputs.outside_reward
 
 
-@reward_term("revenue", linear=True, needs=["price"])
+@reward_term("revenue", linear=True, needs=["price"], bounds=zero_or_more)
 def revenue(inputs: RewardInputs) -> Tensor:
     """Sum the prices of what was bought: (B,), 0 or more.
 
@@ -72,7 +72,7 @@ def revenue(inputs: RewardInputs) -> Tensor:
     return paid + (earlier * (inputs.carried >= 0)).sum(dim=1)
 
 
-@reward_term("kept", linear=True)
+@reward_term("kept", linear=True, bounds=zero_to_one)
 def kept(inputs: RewardInputs) -> Tensor:
     """Count a shopper who comes back as 1, and one who lapsed as 0: (B,).
 

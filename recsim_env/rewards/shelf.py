@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.rewards.inputs import RewardInputs
-from recsim_env.rewards.terms import Term, reward_term
+from recsim_env.rewards.terms import Term, reward_term, zero_or_more
 from recsim_env.rewards.variety import alike_shown
 from recsim_env.tensors import looked_up, widened
 
@@ -18,7 +18,7 @@ TOLERANCE = 1e-6
 """By how much the sum of target shares may differ from 1."""
 
 
-@reward_term("novelty", needs=["popularity"])
+@reward_term("novelty", needs=["popularity"], bounds=zero_or_more)
 def novelty(inputs: RewardInputs) -> Tensor:
     """Return the mean over the positions of -log2 popularity, in bits: (B,), 0 or more.
 
@@ -38,7 +38,7 @@ def novelty(inputs: RewardInputs) -> Tensor:
     return (bits * inputs.shown).sum(dim=1) / inputs.slates.shape[1] + 0
 
 
-@reward_term("exposure", needs=["category_share"])
+@reward_term("exposure", needs=["category_share"], bounds=lambda size: (-1.0, 0.0))
 def exposure(inputs: RewardInputs) -> Tensor:
     """Return minus the distance of the slate's shares of categories from the catalogue's: (B,).
 
@@ -95,6 +95,67 @@ def exposure_toward(catalog: Catalog, shares: Mapping[str, float]) -> Term:
         return _toward(inputs, looked_up(of_item.to(inputs.slates.device), inputs.slates))
 
     return toward
+
+
+class ShareOf:
+    """The term that `share_of` makes.
+
+    Args:
+        counted: (N,) float32, 1 for every item of the named categories and 0 for the others.
+    """
+
+    def __init__(self, counted: Tensor) -> None:
+        self._counted = counted
+
+    def of(self, items: Tensor) -> Tensor:
+        """Return 1 for items of the named categories and 0 for others, of the shape of `items`."""
+        return looked_up(self._counted.to(items.device), items)
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """Return the share of the positions that show items of the named categories: (B,).
+
+        Raises:
+            ValueError: If the slates are of a catalogue of another size.
+        """
+        if len(inputs.category) != len(self._counted):
+            raise ValueError(
+                f"The catalogue has {len(inputs.category)} items, but the named categories are "
+                f"those of a catalogue of {len(self._counted)}."
+            )
+        counted = widened(self.of(inputs.slates)) * inputs.shown
+        return counted.sum(dim=1) / inputs.slates.shape[1]
+
+
+def share_of(catalog: Catalog, categories: Iterable[str]) -> ShareOf:
+    """Make a term of the share of the slate's positions that show items of some categories.
+
+        reward_term("dairy", bounds=zero_to_one)(share_of(catalog, ["grocery/dairy"]))
+
+    A position that shows nothing belongs to no category.
+
+    Args:
+        catalog: The catalogue of the environments that will use the term.
+        categories: Names of categories in `catalog.categories`, or of departments, the level above
+            them, which stand for all their categories.
+
+    Raises:
+        TypeError: If `catalog` is none.
+        ValueError: If there is no name, or a name is unknown; and by the term, if the slates are of
+            a catalogue of another size.
+    """
+    checks.instance("catalog", catalog, Catalog)
+    names = checks.several("categories", categories)
+    if not names:
+        raise ValueError("categories is empty, but it must name at least one category.")
+    departments = sorted({name.rpartition("/")[0] for name in catalog.categories} - {""})
+    for at, name in enumerate(names):
+        checks.choice(f"categories[{at}]", name, [*departments, *catalog.categories])
+    named = [
+        any(one == name or one.startswith(f"{name}/") for name in names)
+        for one in catalog.categories
+    ]
+    of_category = torch.tensor(named, dtype=torch.float32, device=catalog.device)
+    return ShareOf(looked_up(of_category, catalog.category))
 
 
 def _toward(inputs: RewardInputs, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,28 @@ SHIPPED: list[Term] = []
 """Terms that tests hold against writing into their inputs: they are handed the step's tensors."""
 NEEDED = ("category_share", "popularity", "price", "purchases")
 """What a term may say that it needs: fields of `RewardInputs` that not every environment fills."""
+Bounds = Callable[[int], tuple[float, float]]
+"""The least and the largest value of a term for slates of K positions."""
+
+
+def zero_to_one(size: int) -> tuple[float, float]:
+    """Return the bounds of a term that is a share: 0 and 1."""
+    return 0.0, 1.0
+
+
+def zero_to_size(size: int) -> tuple[float, float]:
+    """Return the bounds of a term that counts positions: 0 and K."""
+    return 0.0, float(size)
+
+
+def zero_or_more(size: int) -> tuple[float, float]:
+    """Return the bounds of a term that is 0 or more."""
+    return 0.0, math.inf
+
+
+def any_number(size: int) -> tuple[float, float]:
+    """Return the bounds of a term that says nothing of them: any number."""
+    return -math.inf, math.inf
 
 
 @dataclass(frozen=True)
@@ -30,13 +53,14 @@ class _Facts:
 
     linear: bool = False
     needs: tuple[str, ...] = ()
+    bounds: Bounds = any_number
 
 
 _FACTS: dict[str, _Facts] = {}
 
 
 def reward_term(
-    name: str, *, linear: bool = False, needs: Iterable[str] = ()
+    name: str, *, linear: bool = False, needs: Iterable[str] = (), bounds: Bounds = any_number
 ) -> Callable[[Term], Term]:
     """Register a term under a name: `@reward_term("margin")` above a function of `RewardInputs`.
 
@@ -49,15 +73,22 @@ def reward_term(
             noise; it must take float numbers from 0 to 1 there.
         needs: The fields of `RewardInputs` out of `NEEDED` without which the term cannot be
             computed; an environment that lacks one refuses the term before anything runs.
+        bounds: Gives the least and the largest value that the term can take; a limit outside of
+            them is refused (`agents.ppo.constraint`).
 
     Raises:
         ValueError: If the name is no text or is taken by another function, if the term is no
-            function, or if `linear` or `needs` is not as said.
+            function, or if `linear`, `needs` or `bounds` is not as said.
     """
     checks.text("name", name)
+    if not callable(bounds):
+        raise ValueError(
+            f"bounds is {checks.told(bounds)}, but it must be a function of the slate size."
+        )
     facts = _Facts(
         checks.flag("linear", linear),
         tuple(checks.choice("a field of needs", field, NEEDED) for field in needs),
+        bounds,
     )
 
     def add(term: Term) -> Term:
@@ -75,6 +106,11 @@ def reward_term(
 def is_linear(name: str) -> bool:
     """Tell whether a registered term is linear in responses."""
     return _FACTS.get(name, _Facts()).linear
+
+
+def bounds_of(name: str, slate_size: int) -> tuple[float, float]:
+    """Return the least and the largest value that a registered term can take."""
+    return _FACTS.get(name, _Facts()).bounds(slate_size)
 
 
 def check_served(

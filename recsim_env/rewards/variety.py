@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from recsim_env.rewards.inputs import RewardInputs
-from recsim_env.rewards.terms import reward_term
+from recsim_env.rewards.terms import reward_term, zero_to_one
 from recsim_env.tensors import looked_up, widened
 
 
-@reward_term("intra_list_distance")
+@reward_term("intra_list_distance", bounds=zero_to_one)
 def intra_list_distance(inputs: RewardInputs) -> Tensor:
     """Return the mean over the K(K-1)/2 pairs of positions of 1 - max(cosine, 0): (B,).
 
@@ -45,7 +45,7 @@ def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return one, other
 
 
-@reward_term("category_coverage")
+@reward_term("category_coverage", bounds=zero_to_one)
 def category_coverage(inputs: RewardInputs) -> Tensor:
     """Return (distinct categories shown - 1) / (K - 1): (B,).
 
@@ -60,7 +60,7 @@ def category_coverage(inputs: RewardInputs) -> Tensor:
     return widened((distinct - 1).clamp(min=0)) / max(size - 1, 1)
 
 
-@reward_term("category_entropy")
+@reward_term("category_entropy", bounds=zero_to_one)
 def category_entropy(inputs: RewardInputs) -> Tensor:
     """Return the entropy of the categories of a slate, over log K: (B,), from 0 to 1.
 

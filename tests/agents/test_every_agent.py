@@ -39,7 +39,7 @@ from tests.support.agent_toys import (
 from tests.support.policy_toys import toy_inputs
 
 each_agent = pytest.mark.parametrize("name", sorted(AGENTS))
-IN_INTENTS = ("ppo_composer", "ppo_conditioned", "cma", "optuna")
+IN_INTENTS = ("ppo_composer", "ppo_conditioned", "ppo_constrained", "cma", "optuna")
 POLICIES_OF = ("policy", "sampled", "untrained", "untrained_sampled")
 
 
@@ -109,7 +109,11 @@ def test_it_is_watched_from_the_untrained_to_the_trained_policy_and_keeps_to_its
     steps = [at for at, _ in seen]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (0, found.steps)
-    if name in (*WHOLE_EPISODES, "ppo_composer"):  # whose search plays whole episodes as well
+    if name in (
+        *WHOLE_EPISODES,
+        "ppo_composer",
+        "ppo_constrained",
+    ):  # whose search plays whole episodes as well
         assert 0.8 * quick_steps(name) < found.steps <= quick_steps(name)
     else:
         assert found.steps == (0 if AGENTS[name].needs_log else quick_steps(name))

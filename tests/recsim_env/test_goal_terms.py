@@ -13,9 +13,11 @@ from recsim_env.rewards import (
     REWARD_TERMS,
     Reward,
     RewardInputs,
+    bounds_of,
     exposure_toward,
     is_linear,
     reward_term,
+    share_of,
 )
 from recsim_env.simulator import SlateSimulator
 from tests.support.toys import ToyShopper, toy_catalog
@@ -122,6 +124,37 @@ def test_targets_that_cannot_be_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=sentence):
             exposure_toward(catalog, shares)
+
+
+def test_the_share_of_categories_and_of_a_department() -> None:
+    catalog = toy_catalog(items=6, categories=3)  # item i is of category i % 3
+    catalog = replace(catalog, path=2 * ("food/milk/a", "food/tea/a", "foodless/nails/a"))
+    slates = torch.tensor([[0, 3, 1, 2], [2, 5, 2, 5], [1, 4, 0, 3]])
+    shown = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]).bool()
+    inputs = RewardInputs(slates, shown, shown, catalog.embedding, catalog.category)
+    assert share_of(catalog, ["food/milk"])(inputs).tolist() == [0.5, 0.0, 0.25]
+    assert share_of(catalog, ["food"])(inputs).tolist() == [0.75, 0.0, 0.75]
+    both = share_of(catalog, ["food/tea", "foodless"])
+    assert both(inputs).tolist() == [0.5, 0.5, 0.5]
+    assert both.of(torch.tensor([0, 1, 2])).tolist() == [0.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="has 4 items, but the named categories are those of"):
+        both(replace(inputs, category=torch.arange(4)))
+    with pytest.raises(
+        ValueError, match=r"^categories\[1\] is 'toys', but it must be one of 'food'"
+    ):
+        share_of(catalog, ["food", "toys"])
+    with pytest.raises(ValueError, match=r"^categories is empty"):
+        share_of(catalog, [])
+
+
+def test_terms_tell_their_bounds() -> None:
+    assert bounds_of("clicks", 5) == (0.0, 5.0)
+    assert bounds_of("kept", 5) == (0.0, 1.0)
+    assert bounds_of("exposure", 5) == (-1.0, 0.0)
+    assert bounds_of("revenue", 5) == (0.0, math.inf)
+    assert bounds_of("outside_reward", 5) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match=r"^bounds is 3, but it must be a function of the slate"):
+        reward_term("wide", bounds=3)  # type: ignore[arg-type]
 
 
 def test_what_shoppers_cannot_serve_is_refused_when_the_simulator_is_made() -> None:

@@ -37,7 +37,10 @@ QUICK_SLATEQ = {
 QUICK: dict[str, dict[str, Any]] = {
     name: QUICK_PPO if name.startswith("ppo") else QUICK_SLATEQ if "slateq" in name else {}
     for name in AGENTS
-} | {"reinforce": {"epochs": 2, "warm_up": 2, "batch_size": 64}}
+} | {
+    "reinforce": {"epochs": 2, "warm_up": 2, "batch_size": 64},
+    "ppo_constrained": QUICK_PPO | {"steered": 0.0},
+}
 """Settings for every agent; one that is not named here trains with its defaults."""
 
 
@@ -47,6 +50,8 @@ def quick_steps(name: str) -> int:
         return SHOPPERS * 400
     if name == "ppo_composer":  # of which a search takes three tenths
         return SHOPPERS * 56
+    if name == "ppo_constrained":  # which plays whole episodes of greedy CTR first
+        return SHOPPERS * 110
     return SHOPPERS * (10 + 4 * 6 if name.startswith("ppo") else 12)
 
 

@@ -1,0 +1,323 @@
+"""Whether limits on the mean of a term are kept by new shoppers, and what that costs.
+
+    python -m benchmarks.agents.constraint
+
+On the market the agent `ppo_constrained` is trained for some goals: as many kinds as possible for
+most of greedy CTR's clicks, half of greedy CTR's share of a department, slates that are far apart.
+Fresh batches of 1,024 shoppers then tell whether their mean is within the limit; where it is
+relative, the limit is a multiple of what greedy CTR reaches with the batch. Re-rankers play
+before the same batches, each with the parameters that earn most of those that keep the limit on
+shoppers of their own; the constant one plans for the term as the agent does.
+
+The parts of a run are kept in `work` as soon as they are done, and an interrupted run goes on
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from agents import AGENTS, TrainingSetup
+from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
+from agents.ppo.constrained import ConstrainedConfig, planned_for
+from agents.ppo.constraint import BATCH, Constraint, Limit, Totals, judged, totals_of
+from agents.statistics import estimate_mean
+from benchmarks.lab.cells import json_at
+from benchmarks.lab.command import run_command
+from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.plots import BLUE, INK, level_intervals
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.tables import markdown
+from benchmarks.lab.threads import use_threads
+from benchmarks.lab.tuning import Parameters, search_here, starts, trials_of
+from policies import POLICIES, PolicyInputs
+from recsim_env.estimates import Estimate
+from recsim_env.files import locked, read_json
+from recsim_env.rewards import REWARD_TERMS, reward_term, share_of, zero_to_one
+from recsim_env.simulator import SlateSimulator
+from recsim_env.types import Policy
+
+GREEDY, AGENT = "greedy_ctr", "ppo_constrained"
+RIVALS = ("constant", "mmr", "cap")
+"""Re-rankers, each with one setting for all shoppers."""
+RUN_SEEDS = 1_000_000
+"""Seeds set aside for the shoppers of one training's report."""
+DEPARTMENT = "department 0"
+"""The department whose share is limited."""
+PENALTY = 20.0
+"""What breaking a limit by the size of its term takes from a trial, in returns of greedy CTR."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A reward and a limit."""
+
+    reward: Mapping[str, float] | None
+    """Weight of each reward term; None means the market's own."""
+    constraint: Constraint
+    """The limit."""
+    told: str
+    """What tables call it."""
+
+
+def department_in(world: int) -> str:
+    """The name of the term that is the share of the department in a world."""
+    return f"share_of_department_in_world_{world}"
+
+
+def goals_in(world: int) -> dict[str, Goal]:
+    """The goals by name."""
+    share = Constraint(department_in(world), "at_most", 0.5, relative=True)
+    return {
+        "kinds": Goal(
+            {"category_coverage": 1.0},
+            Constraint("clicks", "at_least", 0.9, relative=True),
+            "kinds, with 90 % of greedy CTR's clicks or more",
+        ),
+        "department": Goal(
+            None, share, f"reward, with half of greedy CTR's share of {DEPARTMENT} or less"
+        ),
+        "distance": Goal(
+            {"clicks": 1.0},
+            Constraint("intra_list_distance", "at_least", 0.8),
+            "clicks, with a distance of 0.8 or more",
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class Config(Device, Threads, Results):
+    """Measure whether limits are kept by new shoppers, and what that costs."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"goals": goals_in(0)}
+
+    worlds: tuple[int, ...] = (0, 1)
+    """Worlds of the market."""
+    goals: tuple[str, ...] = tuple(goals_in(0))
+    """Rewards and limits, by name."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the trainings. Each has batches of its own to report on."""
+    steps: int = 800_000
+    """Length of a training in shopper-steps, the measurements of its limit included."""
+    shoppers: int = 1024
+    """Number of shoppers that are served at once in a training."""
+    batches: int = 10
+    """Number of fresh batches that each training is reported on."""
+    batch_shoppers: int = BATCH
+    """Number of shoppers of a batch."""
+    trials: int = 20
+    """Number of settings of each re-ranker that are tried."""
+    tuning_episodes: int = BATCH
+    """Number of episodes of a trial."""
+    slates: int = 100_000
+    """Number of slates, about, of the log to which the ranker of a world is fitted."""
+    agent: ConstrainedConfig = field(default_factory=ConstrainedConfig)
+    """Options of the agent; its constraint is that of the goal."""
+    work: Path = Path("runs/constraint")
+    """Folder of what is done; delete it to start anew."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A world of the market with the reward of a goal."""
+
+    goal: Goal
+    train: SlateSimulator
+    evaluation: SlateSimulator
+    inputs: PolicyInputs
+
+
+def ground_of(config: Config, world: int, name: str) -> Ground:
+    """Open a world with the reward of a goal; its log is played where it is missing."""
+    goal = goals_in(world)[name]
+    site: Site = open_place(
+        "recsim_env/Market-v0",
+        options={"world": world},
+        reward=goal.reward,
+        slates=config.slates,
+        device=config.device,
+    )
+    train, evaluation = site.simulator("train"), site.simulator("evaluation")
+    if department_in(world) not in REWARD_TERMS:
+        term = share_of(train.catalog, [DEPARTMENT])
+        reward_term(department_in(world), bounds=zero_to_one)(term)
+    return Ground(goal, train, evaluation, site.inputs_for(train))
+
+
+# ---- who plays -----------------------------------------------------------------------------------
+
+
+def rivals_of(config: Config, ground: Ground, folder: Path) -> dict[str, Policy]:
+    """The re-rankers with what earns most of those settings that keep the limit."""
+    constraint, size = ground.goal.constraint, config.tuning_episodes
+    who = seeds(TUNING_SEED, size)
+
+    def play(policy: Policy) -> Totals:
+        return totals_of(policy, ground.train, who, constraint.term, config.shoppers)
+
+    greedy = play(POLICIES[GREEDY].build(ground.inputs))
+    limit = Limit.of(constraint, greedy, ground.train.slate_size)
+    planned = planned_for(ground.inputs, limit, config.agent.multiplier)
+    found: dict[str, Policy] = {}
+    for name in RIVALS:
+        spec, inputs = POLICIES[name], planned if name == "constant" else ground.inputs
+
+        def value(parameters: Parameters, number: int, spec: Any = spec, inputs: Any = inputs):  # type: ignore[no-untyped-def]
+            one = judged(limit, play(spec.build(inputs, parameters)), greedy)
+            short = max(one.margin - one.slack, 0.0) / limit.size
+            return one.earned - PENALTY * short * abs(float(greedy.returns.mean()))
+
+        search = search_here(spec, inputs)
+        first = [{key: one[key] for key in search} for one in starts(name, spec, {})]
+        if name == "constant":
+            first.insert(0, dict.fromkeys(search, 0.0))
+        path = folder / f"{name}.trials.json"
+        study = trials_of(path, value, search, first, config.trials, 0, name)
+        found[name] = spec.build(inputs, dict(study.best_params))
+    return found
+
+
+def measured(
+    config: Config, world: int, name: str, ground: Ground, rivals: Mapping[str, Policy], seed: int
+) -> list[dict[str, Any]]:
+    """Train with a seed, and play everybody before the same batches: a row each."""
+    goal, constraint = ground.goal, ground.goal.constraint
+    setup = TrainingSetup(ground.train, ground.inputs, seed, config.steps, config.shoppers)
+    options = {one: getattr(config.agent, one) for one in vars(config.agent)}
+    agent = AGENTS[AGENT].learn(setup, options | {"constraint": constraint})
+    greedy = POLICIES[GREEDY].build(ground.inputs)
+    rows = []
+    for batch in range(config.batches):
+        first = REPORTED_SEED + seed * RUN_SEEDS + batch * config.batch_shoppers
+        who = seeds(first, config.batch_shoppers)
+        aim = constraint.limit
+        for policy, player in {GREEDY: greedy, AGENT: agent.policy, **rivals}.items():
+            size = min(config.shoppers, len(who))
+            found = totals_of(player, ground.evaluation, who, constraint.term, size)
+            if policy == GREEDY and constraint.relative:
+                aim = constraint.limit * found.mean
+            rows.append(
+                {
+                    "world": world,
+                    "goal": name,
+                    "told": goal.told,
+                    "seed": seed,
+                    "batch": batch,
+                    "policy": policy,
+                    "return": float(found.returns.mean()),
+                    "mean": found.mean,
+                    "limit": aim,
+                    "kept": constraint.sign * (found.mean - aim) >= 0,
+                    "promised": policy != AGENT or agent.facts.get("kept", 0.0) == 1.0,
+                    "minutes": agent.facts["minutes"] if policy == AGENT else 0.0,
+                }
+            )
+    return rows
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def over_trainings(rows: pl.DataFrame, column: str) -> Estimate:
+    """The mean of a column of one policy; batches of one training are no independent units."""
+    trainings = rows.select(pl.struct("world", "goal", "seed").rank("dense")).to_series()
+    return estimate_mean(rows[column].cast(pl.Float64).to_numpy(), clusters=trainings.to_numpy())
+
+
+def above(rows: pl.DataFrame, rival: str) -> Estimate:
+    """By what share the agent earns more than a rival from the same batches."""
+    keys = ["world", "goal", "seed", "batch"]
+    mine, theirs = (rows.filter(pl.col("policy") == one).sort(keys) for one in (AGENT, rival))
+    gain = mine["return"].to_numpy() / theirs["return"].to_numpy() - 1
+    return over_trainings(mine.with_columns(gain=pl.Series(gain)), "gain")
+
+
+def report(rows: pl.DataFrame) -> Report:
+    """Make the table, the figures and the picture."""
+    agents = rows.filter(pl.col("policy") == AGENT)
+    summary = {"kept_share": over_trainings(agents, "kept")}
+    lines: list[dict[str, object]] = []
+    drawn: list[tuple[str, Estimate, str]] = []
+    for world, goal in agents.select("world", "goal").unique(maintain_order=True).iter_rows():
+        own = rows.filter((pl.col("world") == world) & (pl.col("goal") == goal))
+        for policy in own["policy"].unique(maintain_order=True):
+            told = own.filter(pl.col("policy") == policy)
+            key = f"{goal}/world{world}/{policy}"
+            kept, earned = over_trainings(told, "kept"), over_trainings(told, "return")
+            mean = over_trainings(told, "mean")
+            summary |= {f"{key}_kept_share": kept, f"{key}_return": earned, f"{key}_mean": mean}
+            lines.append(
+                {
+                    "as much as possible": told["told"][0],
+                    "world": world,
+                    "policy": f"`{policy}`",
+                    "batches within the limit": kept,
+                    "mean of the term": mean,
+                    "limit": float(told["limit"].to_numpy().mean()),
+                    "return": earned,
+                }
+            )
+            if policy not in (GREEDY, AGENT) and kept.value > 0:
+                summary[f"{goal}/world{world}/above_{policy}"] = above(own, policy)
+            if policy != GREEDY:
+                colour = BLUE if policy == AGENT else INK
+                drawn.append((f"{goal}, world {world}: {policy}", kept, colour))
+    return Report(markdown(lines), summary, picture(drawn))
+
+
+def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
+    """Draw the share of batches within the limit, of every policy with its interval."""
+    figure = level_intervals(lines, "share of fresh batches within the limit")
+    figure.axes[0].axvline(0.95, color=INK, linewidth=0.8)
+    return figure
+
+
+def main(config: Config) -> None:
+    """Measure what is not measured yet, and report.
+
+    Raises:
+        ValueError: If the folder holds other measurements.
+        RuntimeError: If another process measures in the same folder.
+    """
+    use_threads(config.threads)
+    run = Run("constraint", config, results=config.results)
+    with locked(config.work):
+        free = ("worlds", "goals", "seeds", "device", "threads", "results", "work")
+        remember_settings(config.work, settings_of(config, free=free))
+        rows = [
+            row
+            for world in config.worlds
+            for goal in config.goals
+            for row in _rows_of(config, world, goal)
+        ]
+    table = pl.DataFrame(rows)
+    run.publish(table, report(table))
+
+
+def _rows_of(config: Config, world: int, goal: str) -> list[dict[str, Any]]:
+    """The rows of a goal in a world: those that are kept, and those that are measured now."""
+    folder = config.work / f"{goal}-world{world}"
+    paths = {seed: folder / f"seed{seed}.json" for seed in config.seeds}
+    if all(path.exists() for path in paths.values()):  # nothing to open
+        return [row for path in paths.values() for row in read_json(path)]
+    ground = ground_of(config, world, goal)
+    rivals = rivals_of(config, ground, folder)
+    rows: list[dict[str, Any]] = []
+    for seed, path in paths.items():
+
+        def measure(seed: int = seed) -> list[dict[str, Any]]:
+            return measured(config, world, goal, ground, rivals, seed)
+
+        rows += json_at(path, measure)
+    return rows
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
