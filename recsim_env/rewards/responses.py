@@ -47,9 +47,10 @@ def outside_reward(inputs: RewardInputs) -> Tensor:
 
 @reward_term("revenue", linear=True, needs=["price"])
 def revenue(inputs: RewardInputs) -> Tensor:
-    """Sum the prices of what was bought from the slate: (B,), 0 or more.
+    """Sum the prices paid for what was bought from the slate: (B,), 0 or more.
 
-    Where shoppers do not tell purchases from clicks, as in a grocer's log, what was clicked was
+    The shop pays for a discount: a bundle that is taken whole brings the sum of its prices less the
+    discount. Where shoppers do not tell purchases from clicks, as in a grocer's log, what was clicked was
     bought.
 
     Raises:
@@ -61,7 +62,11 @@ def revenue(inputs: RewardInputs) -> Tensor:
             "every item."
         )
     bought = inputs.clicks if inputs.purchases is None else inputs.purchases
-    return (widened(looked_up(inputs.price, inputs.slates)) * bought).sum(dim=1)
+    price = widened(looked_up(inputs.price, inputs.slates))
+    earned = (price * bought).sum(dim=1)
+    if inputs.whole is None or inputs.discount is None:
+        return earned
+    return earned - (price * inputs.shown).sum(dim=1) * inputs.discount * inputs.whole
 
 
 @reward_term("kept", linear=True)
