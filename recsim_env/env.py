@@ -110,8 +110,8 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
       `invalid_items` int, positions that were not shown; `gap_days` float, days until the next
       visit; `elsewhere` float, items bought outside the slate; `day` float, days since the episode
       began; of bundles `discount` float, the share of the price that was offered off, and `whole`
-      int, 1 where the bundle was taken whole; and `outside_reward` float, what it paid, where the shoppers are somebody else's
-      environment
+      int, 1 where the bundle was taken whole; and `outside_reward` float, what it paid, where the
+      shoppers are somebody else's environment
 
     Seeding: `reset(seed=s)` starts episode 0 under s and every later `reset()` the next episode
     under s, so a seed fixes a whole sequence of episodes. Without any seed, the first `reset` draws
@@ -130,9 +130,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
 
     Raises:
         TypeError: If an action or an option of `reset` has the wrong type.
-        ValueError: If an action is no (K,) array of items 0 to N-1, a level is out of its range,
-            if, with `strict`, an item
-            would not be shown, or if an argument of `reset` is out of its range.
+        ValueError: If an action is no (K,) array of items 0 to N-1, a level of discount is out of
+            its range, if, with `strict`, an item would not be shown, or if an argument of `reset`
+            is out of its range.
         gymnasium.error.ResetNeeded: If `step` or `render` comes before `reset`, or `step` after the
             end. In every case nothing changes.
     """

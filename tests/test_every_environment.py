@@ -88,11 +88,23 @@ def check_outcome(simulator: SlateSimulator, outcome: Outcome, kind: str) -> Non
     else:
         assert (invalid == size - 1).all()
         assert torch.equal(
-            outcome.reward, simulator.reward.weights["clicks"] * clicks.float()
+            outcome.reward, of_one_response(simulator, outcome)
         )  # no pair, no diversity
         assert (clicks <= 1).all()
     assert (outcome.info["gap_days"] >= 0).all()
     assert not (outcome.terminated & outcome.truncated).any()
+
+
+def of_one_response(simulator: SlateSimulator, outcome: Outcome) -> Tensor:
+    """The reward of slates that show one item: its clicks, or its price where it is paid for."""
+    weights, clicks = simulator.reward.weights, outcome.info["clicks"].float()
+    if "clicks" in weights:
+        return weights["clicks"] * clicks
+    return (
+        weights["revenue"]
+        * clicks
+        * simulator.catalog.price[simulator.episodes.recent_slates[:, 0, 0]]
+    )
 
 
 @pytest.mark.parametrize("id", sorted(id for id in PRESETS if id.startswith("recsim_env/")))
@@ -129,8 +141,8 @@ def test_every_environment_answers_any_slate_to_the_end(id: str) -> None:
 
 def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> None:
     trusted = {"MarketShopper", "RegularsShopper", "SessionPopulation", "LearnedShopper"}
-    assert _trusted(Shopper) == trusted
-    ids = ("Market-v0", "MarketRegulars-v0", "LearnedMarket-v0", "CompleteJourney-v0")
+    assert _trusted(Shopper) == trusted | {"BundleShopper"}
+    ids = ("Market-v0", "MarketRegulars-v0", "Bundle-v0", "LearnedMarket-v0", "CompleteJourney-v0")
     shoppers = [make_simulator(f"recsim_env/{id}", device="cpu").shopper for id in ids]
     assert {type(shopper).__name__ for shopper in shoppers} == _trusted(Shopper)
 

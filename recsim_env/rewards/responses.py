@@ -50,8 +50,8 @@ def revenue(inputs: RewardInputs) -> Tensor:
     """Sum the prices paid for what was bought from the slate: (B,), 0 or more.
 
     The shop pays for a discount: a bundle that is taken whole brings the sum of its prices less the
-    discount. Where shoppers do not tell purchases from clicks, as in a grocer's log, what was clicked was
-    bought.
+    discount. Where shoppers do not tell purchases from clicks, as in a grocer's log, what was
+    clicked was bought.
 
     Raises:
         ValueError: If the catalogue does not know every price.

@@ -45,8 +45,8 @@ def reward_term(
     Args:
         name: The name of the term.
         linear: Whether the term is linear in responses: in `clicks`, `purchases`, `left` and
-            `whole`. Then its expected value is its value at their chances, from which agents may learn with less
-            noise; it must take float numbers from 0 to 1 there.
+            `whole`. Then its expected value is its value at their chances, from which agents may
+            learn with less noise; it must take float numbers from 0 to 1 there.
         needs: The fields of `RewardInputs` out of `NEEDED` without which the term cannot be
             computed; an environment that lacks one refuses the term before anything runs.
 

@@ -33,7 +33,7 @@ FEWEST = 2
 @functools.cache
 @torch.inference_mode(False)  # whoever asks first, others may learn with it
 def subsets(size: int, device: torch.device) -> Tensor:
-    """Return every subset of a bundle: (2^K, K) bool; item j is in subset n where n has the bit j."""
+    """Return every subset of a bundle: (2^K, K) bool; item j is in subset n with the bit j."""
     numbers = torch.arange(2**size, device=device).unsqueeze(1)
     return (numbers >> torch.arange(size, device=device)) % 2 == 1
 

@@ -9,6 +9,9 @@ from recsim_env.settings import put
 from recsim_env.shoppers.market import CONTROL, MARKET, MarketConfig
 from recsim_env.shoppers.worlds import MOST
 
+MARKET_OF_BUNDLES = replace(MARKET, base=-3.0, examination=1.0, examination_spread=0.0)
+"""Items are taken alone less often than they are clicked, and a bundle is looked at as a whole."""
+
 
 @dataclass(frozen=True)
 class BundleConfig:
@@ -18,7 +21,7 @@ class BundleConfig:
         ValueError: If a number is none, or is out of its range.
     """
 
-    market: MarketConfig = replace(MARKET, base=-3.0, examination=1.0, examination_spread=0.0)
+    market: MarketConfig = MARKET_OF_BUNDLES
     """What items are worth one by one, what tires, and who leaves. A bundle is looked at as a
     whole, so that the examination of positions plays no part."""
     complement: float = 1.5

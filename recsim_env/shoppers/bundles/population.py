@@ -187,10 +187,12 @@ class BundleShopper(Shopper[BundleState]):
             for one, other in itertools.combinations(distinct, 2)
             if self.pairs[one, other] > 0
         ]
-        for group in distinct:
-            if self.pairs[group, group] < 0 and int((groups == group).sum()) > 1:
-                found.append(f"{short[group]} twice: one stands for the other")
-        return found
+        twice = [
+            f"{short[group]} twice: one stands for the other"
+            for group in distinct
+            if self.pairs[group, group] < 0 and int((groups == group).sum()) > 1
+        ]
+        return found + twice
 
     # ---- the truth, for oracles ----
 
