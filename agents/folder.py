@@ -48,12 +48,13 @@ from recsim_env.logs.facts import FACTS_FILE, LogFacts
 from recsim_env.shop_file import SHOP_FILE
 from recsim_env.types import Policy, best_device
 
-ABOUT, NETWORK, RANKER, POPULARITY, LASTING = (
+ABOUT, NETWORK, RANKER, POPULARITY, LASTING, LIFT = (
     "agent.json",
     "policy.safetensors",
     "ranker.safetensors",
     "popularity.safetensors",
     "lasting.safetensors",
+    "lift.safetensors",
 )
 """Names of the files in the folder of an agent."""
 BELIEF = "belief"
@@ -113,6 +114,7 @@ def save_agent(
             "slate_size": inputs.slate_size,
             "pool": inputs.pool,
             "per_category": inputs.per_category,
+            "levels": inputs.levels,
         },
         "versions": {"recsim_env": recsim_env.__version__, "torch": str(torch.__version__)},
         "scores": {name: _score(value) for name, value in (scores or {}).items()},
@@ -130,6 +132,8 @@ def save_agent(
             write_tensors(part / POPULARITY, {"popularity": inputs.popularity})
         if inputs.lasting is not None:
             write_tensors(part / LASTING, {"lasting": inputs.lasting})
+        if inputs.lift is not None:
+            write_tensors(part / LIFT, {"lift": inputs.lift})
         if inputs.facts is not None:
             inputs.facts.write(part)
         write_json(part / ABOUT, told)
@@ -137,7 +141,8 @@ def save_agent(
 
 def _optional(folder: Path) -> list[Path]:
     """What the folder of an agent may hold or not."""
-    return [folder / POPULARITY, folder / LASTING, folder / FACTS_FILE, folder / BELIEF]
+    files = (POPULARITY, LASTING, LIFT, FACTS_FILE, BELIEF)
+    return [folder / name for name in files]
 
 
 def load_agent(folder: Path | str, device: torch.device | str | None = None) -> Agent:
@@ -171,11 +176,13 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
     catalog = Catalog.load(folder).to(best_device(device))
     space = spaces.Dict({name: _space(one) for name, one in told["observation"].items()})
     sizes = told["inputs"]
-    popularity = lasting = None
+    popularity = lasting = lift = None
     if (folder / POPULARITY).exists():
         popularity = read_tensors(folder / POPULARITY)[0]["popularity"].to(catalog.device)
     if (folder / LASTING).exists():
         lasting = read_tensors(folder / LASTING)[0]["lasting"].to(catalog.device)
+    if (folder / LIFT).exists():
+        lift = read_tensors(folder / LIFT)[0]["lift"].to(catalog.device)
     inputs = PolicyInputs(
         catalog,
         space,
@@ -187,6 +194,8 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         LogFacts.read(folder) if (folder / FACTS_FILE).exists() else None,
         told["reward"],
         lasting,
+        lift,
+        sizes.get("levels", 0),
     )
     return Agent(
         inputs,

@@ -63,6 +63,14 @@ BUDGET_KNOBS = {
 factors on its place, its slope and its window."""
 
 
+BUNDLE_KNOBS = {
+    "together": Knob(1.0, Range(-1.0, 4.0)),
+    "discount": Knob(2.0, Range(0.0, 4.0)),
+}
+"""Knobs on bundles (`policies.together`): log-odds per unit of log lift, and the level of
+discount, in levels."""
+
+
 @dataclass(frozen=True)
 class CueInputs:
     """What a cue is computed from.
@@ -158,8 +166,8 @@ def cue(
 
 
 def knobs() -> dict[str, Knob]:
-    """Every knob by name: those on the slate so far, then the cues that are registered by now."""
-    return {**SLATE_KNOBS, **CUES}
+    """Every knob by name: on the slate so far, on bundles, and the cues registered by now."""
+    return {**SLATE_KNOBS, **BUNDLE_KNOBS, **CUES}
 
 
 def explored_ranges(*, broadly: bool = False) -> dict[str, Span]:

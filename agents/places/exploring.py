@@ -22,6 +22,7 @@ from agents.places.mixture import Mixture, servers
 from agents.places.site import seeds
 from policies.inputs import PolicyInputs, Ranker
 from policies.lasting import lasting_value
+from policies.lift import category_lift
 from policies.rankers.recent import RecentRanker, counters_for
 from policies.rankers.two_tower import fit_two_tower
 from recsim_env import checks
@@ -85,7 +86,16 @@ def policy_inputs(
         facts=simulator.shopper.facts,
         reward=simulator.reward,
         lasting=None if log is None else lasting_value(log, simulator.catalog),
+        lift=_lift_of(simulator, log),
+        levels=len(simulator.discounts),
     )
+
+
+def _lift_of(simulator: SlateSimulator, log: Sessions | None) -> Tensor | None:
+    """The log lift of categories, where slates are bundles and there is a log of them."""
+    if log is None or not simulator.discounts:
+        return None
+    return category_lift(log, simulator.catalog)
 
 
 def popularity_of(log: Sessions, items: int) -> Tensor:
