@@ -276,7 +276,7 @@ class Composer:
         if view.remembered is not None:
             of_budget = torch.cat([named[name] for name in BUDGET_KNOBS], dim=1)
             further.append(Budget(slate, view.remembered, view.looks, of_budget))
-        if self._inputs.lift is not None:
+        if self._inputs.lift is not None and "together" in named:
             further.append(Together(slate, self._inputs.lift, named["together"]))
         scores: SlateScores = LogOddsScores(
             slate, fixed, named["count"], named["similarity"], further
@@ -313,7 +313,8 @@ class Composer:
 
 def _bundle_knobs_for(inputs: PolicyInputs) -> list[str]:
     """The knobs on bundles: for the lift where a log told it, and for the discount if any."""
-    there = {"together": inputs.lift is not None, "discount": inputs.levels > 1}
+    known = inputs.lift is not None
+    there = {"together": known and inputs.levels > 0, "discount": inputs.levels > 1}
     return [name for name in BUNDLE_KNOBS if there[name]]
 
 

@@ -4,14 +4,12 @@ Of all pairs of the pool, the bundle begins with the one that is most likely bou
 
     p_i p_j exp(lift(category i, category j))
 
-where p are the ranker's chances and the lift comes from the log (`policies.lift`), each pair
-counted with the prices that it brings where the reward is paid for them. The rest is filled with
-the items that add most to the reward on their own, as `reward_greedy` does.
+where p are the ranker's chances and the lift comes from the log (`policies.lift`); where prices are
+paid for, a chance counts times the price. The rest is filled with the items that add most to the
+reward on their own, as `reward_greedy` does.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,26 +19,13 @@ from policies.filling import LogOddsScores, SlateSoFar
 from policies.gains import Gains, RewardScores
 from policies.inputs import PolicyInputs, looks_of
 from policies.observations import ObservationCheck
-from policies.parameters import tunable
+from policies.parameters import NoParameters
 from policies.pool import Pooling
 from policies.registry import register_policy
 from policies.slates import FARTHEST, pick
-from policies.together import at_level, lift_with
+from policies.together import lift_with
 from recsim_env.rewards import as_reward
-from recsim_env.settings import settle
 from recsim_env.types import Observation
-
-
-@dataclass(frozen=True)
-class LiftPairParameters:
-    """Parameters of the best pair by lift."""
-
-    discount: float = tunable(0.0, 0.0, 4.0, least=0.0)
-    """Level of discount for everybody, of which the whole part counts; beyond the highest level it
-    is the highest."""
-
-    def __post_init__(self) -> None:
-        settle(self)
 
 
 class LiftPair:
@@ -52,8 +37,8 @@ class LiftPair:
 
     draws = 0
 
-    def __init__(self, inputs: PolicyInputs, parameters: LiftPairParameters) -> None:
-        self._inputs, self._level = inputs, parameters.discount
+    def __init__(self, inputs: PolicyInputs) -> None:
+        self._inputs = inputs
         self._ranker = inputs.need_ranker("lift_pair")
         if inputs.lift is None:
             raise ValueError(
@@ -67,7 +52,7 @@ class LiftPair:
 
     @torch.no_grad()
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Compose bundles: (B, K), or (B, K + 1) where there are levels of discount."""
+        """Compose bundles without a discount: (B, K) int64."""
         self._check(observation)
         pool, size = self._pooling.of(self._ranker, observation), self._inputs.slate_size
         slate = SlateSoFar(pool, self._inputs.catalog, self._cosines, size)
@@ -80,14 +65,9 @@ class LiftPair:
 
         # the gain of each item alone is its chance times what it brings
         alone = scores.scores().masked_fill(pool.items < 0, -FARTHEST)
-        first, second = self._best_pair(slate, alone)
-        slates = pick(pool, size, _Beginning(scores, [first, second]))
-        if not self._inputs.levels:
-            return slates
-        level = torch.full_like(nothing[:, 0], self._level)
-        return at_level(slates, level, self._inputs.levels)
+        return pick(pool, size, _Beginning(scores, self._best_pair(slate, alone)))
 
-    def _best_pair(self, slate: SlateSoFar, alone: Tensor) -> tuple[Tensor, Tensor]:
+    def _best_pair(self, slate: SlateSoFar, alone: Tensor) -> list[Tensor]:
         """The places (B,) in the pool of the pair with the largest value."""
         value = alone.clamp(min=0)
         best = torch.full_like(value[:, 0], -1.0)
@@ -100,7 +80,7 @@ class LiftPair:
             better = most > best
             best, first = most.where(better, best), at.where(better, first)
             second = partner.where(better, second)
-        return first, second
+        return [first, second]
 
 
 class _Beginning:
@@ -120,7 +100,7 @@ class _Beginning:
         self._scores.add(chosen)
 
 
-@register_policy("lift_pair", LiftPairParameters, needs_lift=True)
-def lift_pair(inputs: PolicyInputs, parameters: LiftPairParameters) -> LiftPair:
+@register_policy("lift_pair", NoParameters, needs_lift=True)
+def lift_pair(inputs: PolicyInputs, parameters: NoParameters) -> LiftPair:
     """Build the policy that offers the best pair by lift."""
-    return LiftPair(inputs, parameters)
+    return LiftPair(inputs)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from policies.filling import SlateCue, SlateSoFar
+from recsim_env import checks
 from recsim_env.tensors import looked_up
+from recsim_env.types import Observation, Policy
 
 
 class Together(SlateCue):
@@ -56,3 +58,27 @@ def at_level(slates: Tensor, level: Tensor, levels: int) -> Tensor:
     """
     whole = level.nan_to_num().floor().clamp(0, levels - 1).to(slates.dtype)
     return torch.cat([slates, whole.unsqueeze(1)], dim=1)
+
+
+class AtLevel:
+    """A policy of single items whose bundles everybody is offered at one level of discount.
+
+    Args:
+        policy: makes the items (B, K)
+        level: the level for everybody
+        levels: number of levels
+
+    Raises:
+        ValueError: If there is no such level.
+    """
+
+    def __init__(self, policy: Policy, level: int, levels: int) -> None:
+        self._policy, self._levels = policy, levels
+        self._level = checks.whole("level", level, 0, levels - 1)
+        self.draws = policy.draws
+
+    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
+        """Compose bundles: (B, K + 1) int64."""
+        slates = self._policy(observation, draws)
+        level = torch.full((len(slates),), float(self._level), device=slates.device)
+        return at_level(slates, level, self._levels)
