@@ -166,8 +166,8 @@ def cue(
 
 
 def knobs() -> dict[str, Knob]:
-    """Every knob by name: on the slate so far, on bundles, and the cues registered by now."""
-    return {**SLATE_KNOBS, **BUNDLE_KNOBS, **CUES}
+    """Every knob by name: those on the slate so far, then the cues that are registered by now."""
+    return {**SLATE_KNOBS, **CUES}
 
 
 def explored_ranges(*, broadly: bool = False) -> dict[str, Span]:

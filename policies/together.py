@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from policies.filling import SlateCue, SlateSoFar
+from policies.inputs import PolicyInputs
 from recsim_env import checks
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, Policy
@@ -61,24 +62,24 @@ def at_level(slates: Tensor, level: Tensor, levels: int) -> Tensor:
 
 
 class AtLevel:
-    """A policy of single items whose bundles everybody is offered at one level of discount.
+    """A policy's bundles, offered to everybody at one level of discount.
 
     Args:
-        policy: makes the items (B, K)
+        policy: makes the bundles; a level of its own is put aside
+        inputs: what it was built from
         level: the level for everybody
-        levels: number of levels
 
     Raises:
         ValueError: If there is no such level.
     """
 
-    def __init__(self, policy: Policy, level: int, levels: int) -> None:
-        self._policy, self._levels = policy, levels
-        self._level = checks.whole("level", level, 0, levels - 1)
+    def __init__(self, policy: Policy, inputs: PolicyInputs, level: int) -> None:
+        self._policy, self._inputs = policy, inputs
+        self._level = checks.whole("level", level, 0, inputs.levels - 1)
         self.draws = policy.draws
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose bundles: (B, K + 1) int64."""
-        slates = self._policy(observation, draws)
+        slates = self._policy(observation, draws)[:, : self._inputs.slate_size]
         level = torch.full((len(slates),), float(self._level), device=slates.device)
-        return at_level(slates, level, self._levels)
+        return at_level(slates, level, self._inputs.levels)

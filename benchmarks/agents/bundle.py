@@ -133,11 +133,10 @@ def returns(
 
 def best_level(config: Config, site: Site, name: str) -> int:
     """The level of discount at which a policy earns most from training shoppers."""
-    levels = site.inputs.levels
     policy = POLICIES[name].build(site.inputs)
     means = []
-    for level in range(levels):
-        offered = AtLevel(policy, level, levels)
+    for level in range(site.inputs.levels):
+        offered = AtLevel(policy, site.inputs, level)
         played = returns(config, site, offered, TUNING_SEED, config.tuning_episodes)
         means.append(float(np.mean([row["return"] for row in played])))
     return int(np.argmax(means))
@@ -150,7 +149,7 @@ def baselines(config: Config, world: World, site: Site) -> list[dict[str, Any]]:
     for name in (SINGLES, PAIR):
         policy, level = POLICIES[name].build(site.inputs), best_level(config, site, name)
         contenders[name] = (policy, 0)
-        contenders[f"{name} {DISCOUNTED}"] = AtLevel(policy, level, site.inputs.levels), level
+        contenders[f"{name} {DISCOUNTED}"] = AtLevel(policy, site.inputs, level), level
     for name, (policy, level) in contenders.items():
         played = returns(config, site, policy, REPORTED_SEED, config.episodes)
         rows += [named(world, name, None, row, level=level) for row in played]
