@@ -171,7 +171,7 @@ class BundleShopper(Shopper[BundleState]):
         sensitivity = f"sensitivity to prices {float(state.sensitivity[row]):.2f}"
         return {
             **told,
-            "taken whole": f"{whole} of {counted(offered, 'bundle')}",
+            "taken whole before": f"{whole} of {counted(offered, 'bundle')}",
             "history": lines,
             "hidden": [sensitivity, *told["hidden"]],
         }

@@ -357,7 +357,7 @@ def test_a_frame_tells_price_discount_answer_and_reason() -> None:
     assert f"the bundle costs {0.8 * price:.2f}, 20% off {price:.2f}: " in frame
     assert "category 0 goes with category 1" in frame
     assert "category 0 twice: one stands for the other" in frame
-    assert "taken whole: 0 of 0 bundles" in frame
+    assert "taken whole before: 0 of 0 bundles" in frame
     env.step(np.array([0, 0, 0, 0, 0]))
     assert "nothing in it goes together" in str(env.render())
 
