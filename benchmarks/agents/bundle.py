@@ -43,7 +43,7 @@ from policies.bundle_oracle import ORACLE_BUNDLE, OracleBundle
 from policies.together import AtLevel
 from recsim_env.estimates import Estimate
 from recsim_env.files import locked
-from recsim_env.registration import PRESETS
+from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.types import Policy
 
 BUNDLE, CONTROL = (f"recsim_env/{name}-v0" for name in ("Bundle", "BundleControl"))
@@ -272,6 +272,9 @@ def main(config: Config) -> None:
         RuntimeError: If another process measures in the same folder.
     """
     use_threads(config.threads)
+    for env in config.envs:
+        if not make_simulator(env, device=config.device).discounts:
+            raise ValueError(f"envs names {env!r}, but its slates are no bundles.")
     run = Run("bundle", config, results=config.results)
     with locked(config.work):
         free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "results")
@@ -299,8 +302,6 @@ def _rows_of(config: Config, world: World) -> list[dict[str, Any]]:
         """The world, opened when something is measured there first."""
         if not opened:
             opened.append(world.open(config))
-            if not opened[0].inputs.levels:
-                raise ValueError(f"envs names {world.env!r}, but its slates are no bundles.")
         return opened[0]
 
     rows = json_at(folder / "baselines.json", lambda: baselines(config, world, site()))
