@@ -278,12 +278,11 @@ class Composer:
             further.append(Budget(slate, view.remembered, view.looks, of_budget))
         if self._inputs.lift is not None and "together" in named:
             further.append(Together(slate, self._inputs.lift, named["together"]))
-        scores: SlateScores = LogOddsScores(
-            slate, fixed, named["count"], named["similarity"], further
-        )
+        log_odds = LogOddsScores(slate, fixed, named["count"], named["similarity"], further)
+        scores: SlateScores = log_odds
         if self._gains is not None:
             scales = of_slate[:, self._first_scale :]
-            scores = RewardScores(scores, self._gains, scales, view.looks)
+            scores = RewardScores(log_odds, self._gains, scales, view.looks)
         slates = pick(view.pool, self.slate_size, scores)
         if "discount" not in named:
             return slates

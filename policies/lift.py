@@ -80,4 +80,5 @@ def _chances(slates: Tensor, bought: Tensor, catalog: Catalog) -> Tensor:
     known[0].scatter_add_(1, category, bought.double().flatten(1))
     known[1].scatter_add_(1, category, (of_item * shown).flatten(1))
     factor = (known[0] + OWN * mean) / (known[1] + OWN * mean)
-    return (of_item * factor.gather(1, category).view_as(of_item)).clamp(max=1)
+    chance: Tensor = of_item * factor.gather(1, category).view_as(of_item)
+    return chance.clamp(max=1)

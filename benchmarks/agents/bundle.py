@@ -4,12 +4,12 @@
 
 In `recsim_env/Bundle-v0` items go together by a matrix that is known, and a bundle may be offered
 at a discount; in `recsim_env/BundleControl-v0` nothing goes together and no price counts, so that
-the best single items without a discount are optimal and nobody may earn more. Every contender
+the best single items without a discount are optimal: by what the shop knows nobody may earn more. Every contender
 serves the same shoppers. `reward_greedy` takes the items that are worth most on their own, and
 `lift_pair` completes the pair that lifts each other most in the log; both are also played at the
-one level of discount that earns most from training shoppers. The oracle knows the shoppers and the
-matrix, and shows how much there is to gain in a visit; it is slow and plays before fewer shoppers,
-with whom the others are compared.
+one level of discount that earns most from training shoppers. The oracle knows the matrix and the
+interests of the shoppers, which no shop does and which is why it earns more in the control too; it
+is slow and plays before fewer shoppers, with whom the others are compared.
 
 What was measured is kept in `work` world by world and training by training, and an interrupted run
 goes on there.

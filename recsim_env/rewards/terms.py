@@ -115,9 +115,8 @@ def _of_copies(name: str, term: Term, inputs: RewardInputs) -> object:
     learning = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(learning):
         optional = ("purchases", "outside_reward", "days", "left", "discount", "whole")
-        optional += ("recent_slates",)
         given = ["slates", "shown", "clicks"]
-        given += [key for key in optional if getattr(inputs, key) is not None]
+        given += [key for key in (*optional, "recent_slates") if getattr(inputs, key) is not None]
         copies = {key: getattr(inputs, key).clone() for key in given}
         own = replace(inputs, **copies)
         before = _writes(own)
