@@ -59,8 +59,9 @@ def category_lift(log: Sessions, catalog: Catalog) -> Tensor:
             both = (bought[:, :, one] & bought[:, :, other])[shown]
             together.index_add_(0, pair, both.double())
             expected.index_add_(0, pair, (chance[:, :, one] * chance[:, :, other])[shown])
-    lift = ((together + PRIOR) / (expected + PRIOR)).log().view(groups, groups)
-    return ((lift + lift.T) / 2).float().to(catalog.device)
+    lift: Tensor = ((together + PRIOR) / (expected + PRIOR)).log().view(groups, groups)
+    symmetric: Tensor = (lift + lift.T) / 2
+    return symmetric.float().to(catalog.device)
 
 
 def _chances(slates: Tensor, bought: Tensor, catalog: Catalog) -> Tensor:

@@ -4,12 +4,12 @@
 
 In `recsim_env/Bundle-v0` items go together by a matrix that is known, and a bundle may be offered
 at a discount; in `recsim_env/BundleControl-v0` nothing goes together and no price counts, so that
-the best single items without a discount are optimal: by what the shop knows nobody may earn more. Every contender
-serves the same shoppers. `reward_greedy` takes the items that are worth most on their own, and
-`lift_pair` completes the pair that lifts each other most in the log; both are also played at the
-one level of discount that earns most from training shoppers. The oracle knows the matrix and the
-interests of the shoppers, which no shop does and which is why it earns more in the control too; it
-is slow and plays before fewer shoppers, with whom the others are compared.
+the best single items without a discount are optimal: by what the shop knows nobody may earn more.
+Every contender serves the same shoppers. `reward_greedy` takes the items that are worth most on
+their own, and `lift_pair` completes the pair that lifts each other most in the log; both are also
+played at the one level of discount that earns most from training shoppers. The oracle knows the
+matrix and the interests of the shoppers, which no shop does and which is why it earns more in the
+control too; it is slow and plays before fewer shoppers, with whom the others are compared.
 
 What was measured is kept in `work` world by world and training by training, and an interrupted run
 goes on there.
@@ -241,7 +241,9 @@ def report(rows: pl.DataFrame) -> Report:
                 "policy": policy,
                 "return": float(mine["return"].to_numpy().mean()),
                 "visits": float(mine["visits"].to_numpy().mean()),
-                "items taken a visit": float(mine["taken"].sum() / mine["visits"].sum()),
+                "items taken a visit": float(
+                    mine["taken"].to_numpy().sum() / mine["visits"].to_numpy().sum()
+                ),
             }
             for baseline in (SINGLES, PAIR):
                 less = None if policy == baseline else gain(own, policy, baseline)

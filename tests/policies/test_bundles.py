@@ -249,7 +249,8 @@ class TrueSingles:
         simulator = self._simulator
         utility = simulator.shopper.utilities(simulator.hidden, simulator.candidates)  # type: ignore[attr-defined]
         value = utility.sigmoid() * simulator.catalog.price
-        return value.topk(simulator.slate_size, dim=1).indices
+        best: Tensor = value.topk(simulator.slate_size, dim=1).indices
+        return best
 
 
 def test_the_oracle_beats_the_best_singles_and_ties_in_the_control() -> None:
