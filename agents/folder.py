@@ -117,6 +117,7 @@ def save_agent(
             "slate_size": inputs.slate_size,
             "pool": inputs.pool,
             "per_category": inputs.per_category,
+            "levels": inputs.levels,
         },
         "versions": {"recsim_env": recsim_env.__version__, "torch": str(torch.__version__)},
         "scores": {name: _score(value) for name, value in (scores or {}).items()},
@@ -196,6 +197,7 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         told["reward"],
         lasting,
         lift,
+        sizes.get("levels", 0),
     )
     return Agent(
         inputs,

@@ -5,10 +5,10 @@ An intent a moves the log-odds of a click,
     log_odds(i | slate) = logit_i + sum_j u_j a_j cue_j(i) + offset . v_i
                           + u a_count [items of i's category in the slate]
                           + u a_similarity max cos(i, slate)
-                          + budget(i | slate)
+                          + budget(i | slate) + together(i | slate)
 
-(`policies.budget`), and each position of the slate takes the item that adds most to the reward of
-the visit:
+(`policies.budget`, and for bundles `policies.together`), and each position of the slate takes the
+item that adds most to the reward of the visit:
 
     score(i | slate) = sum_t w_t exp(u a_t) gain_t(i | slate, look sigmoid(log_odds(i | slate)))
 
@@ -38,14 +38,15 @@ from torch import Tensor
 
 from policies.budget import Budget, Remembered
 from policies.cosines import Cosines
-from policies.cues import BUDGET_KNOBS, CUES, SLATE_KNOBS, Cue, CueInputs
+from policies.cues import BUDGET_KNOBS, BUNDLE_KNOBS, CUES, SLATE_KNOBS, Cue, CueInputs
 from policies.features import Recent, Summary, principal
-from policies.filling import LogOddsScores, SlateSoFar
+from policies.filling import LogOddsScores, SlateCue, SlateSoFar
 from policies.gains import SCALE, Gains, RewardScores
 from policies.goals import goals_space, told_weights, usual_weights
 from policies.inputs import PolicyInputs, looks_of
 from policies.pool import SHOPPERS_AT_ONCE, Pool, Pooling
-from policies.slates import FARTHEST, pick
+from policies.slates import FARTHEST, SlateScores, pick
+from policies.together import Together, at_level
 from recsim_env import checks
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
@@ -128,8 +129,8 @@ class Composer:
     """Composes slates from intents; it is built from spaces, item embeddings and a ranker alone.
 
     Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers: `count`
-    and `similarity`, those of a budget, the scales of reward terms, and then the cues; the rest
-    is the offset. `pool_size` is P, and `reward` what the slates are composed for.
+    and `similarity`, those of a budget and of bundles, the scales of reward terms, and then the
+    cues; the rest is the offset. `pool_size` is P, and `reward` what the slates are composed for.
 
     Args:
         inputs: what the composer is built from
@@ -175,6 +176,7 @@ class Composer:
         self._gains = Gains(self.reward, self.goals) if self.config.form == "reward" else None
         scales = dict.fromkeys(self._gains.knobs, SCALE) if self._gains else {}
         on_slate = SLATE_KNOBS | (BUDGET_KNOBS if self.config.budget else {})
+        on_slate |= {name: BUNDLE_KNOBS[name] for name in _bundle_knobs_for(inputs)}
         known = {**on_slate, **scales, **self.cues}
         self.knobs = tuple(known)
         self._first_scale, self._first_cue = len(on_slate), len(on_slate) + len(scales)
@@ -269,7 +271,7 @@ class Composer:
         return self.view(observation).features
 
     def compose(self, observation: Observation, intent: Tensor) -> Tensor:
-        """Compose slates (B, K) from intents (B, A).
+        """Compose slates (B, K) from intents (B, A); (B, K + 1) of bundles at levels of discount.
 
         Raises:
             TypeError: If a value of the observation or the intents are of another type.
@@ -283,7 +285,7 @@ class Composer:
 
     @torch.no_grad()
     def compose_view(self, view: View, intent: Tensor) -> Tensor:
-        """Compose slates (B, K) for a visit that was looked at already."""
+        """Compose slates as `compose` does for a visit that was looked at already."""
         most = SHOPPERS_AT_ONCE if intent.device.type == "cpu" else max(len(intent), 1)
         if len(intent) <= most:
             return self._filled(view, intent)
@@ -302,16 +304,22 @@ class Composer:
         if offset.shape[1]:
             fixed = fixed + torch.einsum("bpd,bd->bp", view.vectors, offset)
         slate = SlateSoFar(view.pool, self._inputs.catalog, self._cosines, self.slate_size)
-        of_budget = of_slate[:, len(SLATE_KNOBS) : self._first_scale]
-        budget = []
+        named = {name: of_slate[:, at : at + 1] for at, name in enumerate(self.knobs[:on_slate])}
+        further: list[SlateCue] = []
         if view.remembered is not None:
-            budget = [Budget(slate, view.remembered, view.looks, of_budget)]
-        log_odds = LogOddsScores(slate, fixed, of_slate[:, :1], of_slate[:, 1:2], budget)
-        if self._gains is None:
-            return pick(view.pool, self.slate_size, log_odds)
-        scales = of_slate[:, self._first_scale :]
-        paid = RewardScores(log_odds, self._gains, scales, view.looks, view.weights)
-        return pick(view.pool, self.slate_size, paid)
+            of_budget = torch.cat([named[name] for name in BUDGET_KNOBS], dim=1)
+            further.append(Budget(slate, view.remembered, view.looks, of_budget))
+        if self._inputs.lift is not None and "together" in named:
+            further.append(Together(slate, self._inputs.lift, named["together"]))
+        log_odds = LogOddsScores(slate, fixed, named["count"], named["similarity"], further)
+        scores: SlateScores = log_odds
+        if self._gains is not None:
+            scales = of_slate[:, self._first_scale :]
+            scores = RewardScores(log_odds, self._gains, scales, view.looks, view.weights)
+        slates = pick(view.pool, self.slate_size, scores)
+        if "discount" not in named:
+            return slates
+        return at_level(slates, named["discount"].squeeze(1), self._inputs.levels)
 
     @torch.no_grad()
     def worth(self, view: View, slates: Tensor) -> Tensor:
@@ -334,6 +342,13 @@ class Composer:
             total += gain.where(gain > -FARTHEST, 0.0)
             gained.add(place)
         return total
+
+
+def _bundle_knobs_for(inputs: PolicyInputs) -> list[str]:
+    """The knobs on bundles: for the lift where a log told it, and for the discount if any."""
+    known = inputs.lift is not None
+    there = {"together": known and inputs.levels > 0, "discount": inputs.levels > 1}
+    return [name for name in BUNDLE_KNOBS if there[name]]
 
 
 def _cues_for(inputs: PolicyInputs) -> dict[str, Cue]:

@@ -63,6 +63,14 @@ BUDGET_KNOBS = {
 factors on its place, its slope and its window."""
 
 
+BUNDLE_KNOBS = {
+    "together": Knob(1.0, Range(-1.0, 4.0)),
+    "discount": Knob(2.0, Range(0.0, 4.0)),
+}
+"""Knobs on bundles (`policies.together`): log-odds per unit of log lift, and the level of
+discount, in levels."""
+
+
 @dataclass(frozen=True)
 class CueInputs:
     """What a cue is computed from.

@@ -118,8 +118,12 @@ class PolicyInputs:
     """(N,) float32, what a click on each item brings later (`policies.lasting.lasting_value`); None
     leaves out the cue that reads it."""
     lift: Tensor | None = None
-    """(G, G) float32, which categories are clicked together (`policies.visits.together_lift`); None
-    leaves out the cue that reads it."""
+    """(G, G) float32, log lift of each pair of categories, where a log tells what goes together: in
+    one bundle (`policies.lift.category_lift`) or in one visit (`policies.visits.together_lift`);
+    None leaves out what reads it."""
+    levels: int = 0
+    """Number of levels of discount where slates are bundles, which composers choose from; 0 = there
+    are none."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -148,6 +152,7 @@ class PolicyInputs:
             reward=as_reward(self.reward),
             slate_size=checks.whole("slate_size", self.slate_size, 1, MOST),
             pool=checks.whole("pool", self.pool, 1, MOST),
+            levels=checks.whole("levels", self.levels, 0, MOST),
             per_category=checks.whole("per_category", self.per_category, 0, MOST),
         )
 

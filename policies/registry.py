@@ -34,6 +34,8 @@ class PolicySpec:
     """Name in the registry, for messages."""
     needs_keys: tuple[str, ...] = ()
     """Keys that the observation must have; `popularity` may be in `PolicyInputs` instead."""
+    needs_bundles: bool = False
+    """Whether slates must be bundles, of which a log told `PolicyInputs.lift`."""
     needs_hidden: type[Shopper[Any]] | None = None
     """Class of the shoppers whose hidden state it reads; None = it reads what the shop knows."""
 
@@ -51,6 +53,8 @@ class PolicySpec:
                 continue
             if key != "popularity" or inputs.popularity is None:
                 return f"the observation `{key}`"
+        if self.needs_bundles and (inputs.lift is None or not inputs.levels):
+            return "the lift of categories in a log of bundles"
         if self.needs_hidden is not None and not isinstance(shopper, self.needs_hidden):
             return f"the hidden state of a {self.needs_hidden.__name__}"
         return None
@@ -82,6 +86,7 @@ def register_policy(
     *,
     needs_ranker: bool = True,
     needs_keys: Collection[str] = (),
+    needs_bundles: bool = False,
 ) -> Callable[[Builder[T]], Builder[T]]:
     """Register a builder: `@register_policy("mmr", MMRParameters)` above a function or class.
 
@@ -94,6 +99,7 @@ def register_policy(
         needs_ranker: whether `PolicyInputs.ranker` must be there
         needs_keys: keys that the observation must have; `popularity` may be in `PolicyInputs`
             instead. Commands leave the policy out, with a line, where one is missing
+        needs_bundles: whether slates must be bundles, of which a log told `PolicyInputs.lift`
 
     Raises:
         ValueError: If other code took the name.
@@ -104,10 +110,11 @@ def register_policy(
             f"parameters is {checks.told(parameters)}, but it must be a dataclass with defaults."
         )
     checks.flag("needs_ranker", needs_ranker)
+    checks.flag("needs_bundles", needs_bundles)
     keys = tuple(checks.text("needs_keys", key) for key in checks.several("needs_keys", needs_keys))
 
     def add(builder: Builder[T]) -> Builder[T]:
-        spec = PolicySpec(parameters, builder, needs_ranker, name, keys)
+        spec = PolicySpec(parameters, builder, needs_ranker, name, keys, needs_bundles)
         POLICIES.add(name, spec, builder)
         return builder
 

@@ -11,6 +11,8 @@
     recsim_env/MarketRegularsAlike-v0   the same, all of them the median one: it pays nothing
     recsim_env/MarketVisit-v0       whole visits: home, search and cart, page after page
     recsim_env/MarketVisitControl-v0    the same, but neither scenario nor cart changes anything
+    recsim_env/Bundle-v0            a slate is one bundle at a discount; what goes together is known
+    recsim_env/BundleControl-v0     nothing goes together: the best single items are optimal
     recsim_env/LearnedMarket-v0     a transformer's shoppers, fitted to the log of Market-v0
 """
 
@@ -24,6 +26,8 @@ from recsim_env.catalog import Catalog
 from recsim_env.env import SlateEnv
 from recsim_env.registration import EnvConfig, add_preset, make_simulator, register
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
+from recsim_env.shoppers.bundles.config import BUNDLES, BUNDLES_CONTROL
+from recsim_env.shoppers.bundles.population import make_bundles
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
 from recsim_env.shoppers.regulars.config import REGULARS
 from recsim_env.shoppers.regulars.population import make_regulars
@@ -70,6 +74,18 @@ for _name, _visits, _reward in (
     add_preset(
         f"recsim_env/{_name}-v0",
         EnvConfig(make_visits, _reward, horizon_days=50, shopper_options={"config": _visits}),
+    )
+
+for _name, _bundles in (("Bundle", BUNDLES), ("BundleControl", BUNDLES_CONTROL)):
+    add_preset(
+        f"recsim_env/{_name}-v0",
+        EnvConfig(
+            make_bundles,
+            {"revenue": 1.0},
+            slate_size=4,
+            horizon_days=50,
+            shopper_options={"config": _bundles},
+        ),
     )
 
 add_preset(

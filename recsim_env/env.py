@@ -97,7 +97,8 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
           float32 (C,), log-odds of a click on each candidate as the shop infers them
     - action: `MultiDiscrete([N] * K)`, int64 (K,), the items of the slate, top position first. Any
       sample is accepted: a repeated item, or one that is no candidate, is not shown; it gets no
-      response and no credit for diversity.
+      response and no credit for diversity. Where slates are bundles, with L levels of discount, it
+      is `MultiDiscrete([N] * K + [L])`, the level last; without it there is no discount.
     - reward: float, the weighted sum of the configured terms (`recsim_env.rewards`); by default the
       responses plus the intra-list distance
       With `objectives`, float32 (n,), the value of each, and `reward_space` is its space, as
@@ -108,8 +109,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight;
       `invalid_items` int, positions that were not shown; `gap_days` float, days until the next
       visit; `elsewhere` float, items bought outside the slate; `day` float, days since the episode
-      began; and `outside_reward` float, what it paid, where the shoppers are somebody else's
-      environment
+      began; of bundles `discount` float, the share of the price that was offered off, and `whole`
+      int, 1 where the bundle was taken whole; and `outside_reward` float, what it paid, where the
+      shoppers are somebody else's environment
 
     Seeding: `reset(seed=s)` starts episode 0 under s and every later `reset()` the next episode
     under s, so a seed fixes a whole sequence of episodes. Without any seed, the first `reset` draws
@@ -128,8 +130,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
 
     Raises:
         TypeError: If an action or an option of `reset` has the wrong type.
-        ValueError: If an action is no (K,) array of items 0 to N-1, if, with `strict`, an item
-            would not be shown, or if an argument of `reset` is out of its range.
+        ValueError: If an action is no (K,) array of items 0 to N-1, a level of discount is out of
+            its range, if, with `strict`, an item would not be shown, or if an argument of `reset`
+            is out of its range.
         gymnasium.error.ResetNeeded: If `step` or `render` comes before `reset`, or `step` after the
             end. In every case nothing changes.
     """
@@ -188,7 +191,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     ) -> tuple[dict[str, NDArray[Any]], Any, bool, bool, dict[str, Any]]:
         """Show the slate `action` (K,) and let the shopper react."""
         check_started(self._started)
-        items = checked_items(action, self.simulator, (self.simulator.slate_size,), "action")
+        items = checked_items(action, self.simulator, (), "action")
         slates = torch.from_numpy(items).unsqueeze(0).to(self.simulator.device)
         self.simulator.check(slates, name="action", single=True)
         before = (
@@ -234,7 +237,7 @@ def _single(observation: Observation) -> dict[str, NDArray[Any]]:
 def checked_items(
     action: Any,
     simulator: SlateSimulator,
-    shape: tuple[int, ...],
+    batch: tuple[int, ...],
     name: str,
     ignored: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
@@ -243,7 +246,7 @@ def checked_items(
     Args:
         action: The slate or slates.
         simulator: Whose items they are.
-        shape: (K,) or (B, K).
+        batch: The dimensions in front of a slate: () or (B,).
         name: What messages call the action.
         ignored: (B,) bool, rows that may hold anything and come back as item 0.
 
@@ -251,22 +254,22 @@ def checked_items(
         TypeError: If it does not hold whole numbers.
         ValueError: If it has another shape, or holds what is no item.
     """
-    array = _as_array(action, name, shape)
+    shapes = [(*batch, width) for width in simulator.widths]
+    expected = " or ".join(map(str, shapes))
+    array = _as_array(action, name, expected)
     if array.dtype.kind not in "iu":
         raise TypeError(
             f"{name} has the dtype {array.dtype}, but it must hold whole numbers (int64)."
         )
-    if array.shape != shape:
-        raise ValueError(f"{name} has the shape {array.shape}, but it must be {shape}.")
+    if array.shape not in shapes:
+        raise ValueError(f"{name} has the shape {array.shape}, but it must be {expected}.")
     if ignored is not None:
         array[ignored] = 0
-    items = len(simulator.catalog)
-    wrong = np.argwhere((array < 0) | (array >= items))
+    limits = simulator.action_space.nvec[: array.shape[-1]]
+    wrong = np.argwhere((array < 0) | (array >= limits))
     if len(wrong):
         found, place = array[tuple(wrong[0])], wrong[0].tolist()
-        raise ValueError(
-            f"{name} holds {found} at {place}, but an item is a number from 0 to {items - 1}."
-        )
+        raise ValueError(simulator.out_of_range(name, found, place))
     return array.astype(np.int64)
 
 
@@ -280,7 +283,7 @@ def check_started(started: bool) -> None:
         raise ResetNeeded("The environment was not reset, but step and render need reset first.")
 
 
-def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def _as_array(action: Any, name: str, expected: str) -> NDArray[Any]:
     """Copy what is meant to be a slate into an array, of whatever type and shape.
 
     Raises:
@@ -311,7 +314,7 @@ def _as_array(action: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         Exception
     ) as error:  # rows of different length, or whatever an object says that cannot be an array
         raise ValueError(
-            f"{name} is {checks.told(action)}, but it must be an array of the shape {shape}."
+            f"{name} is {checks.told(action)}, but it must be an array of the shape {expected}."
         ) from error
 
 

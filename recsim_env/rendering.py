@@ -82,6 +82,10 @@ class Scene:
     """The slate, top position first; empty where the shopper has just arrived."""
     ending: Ending | None = None
     """None where the shopper has just arrived."""
+    bundles: bool = False
+    """Whether slates are bundles, which the picture leaves room for."""
+    bundle: tuple[str, ...] = ()
+    """Where the slate was a bundle: its price, what was taken, and why it goes together."""
 
     def says(self, key: str) -> str:
         """Return a string of the description; it is empty where the shopper model has none."""
@@ -110,7 +114,9 @@ def arrival(simulator: SlateSimulator, row: int, *, hidden: bool = False) -> Sce
         hidden: Whether it shows what agents must not see.
     """
     candidates = int((simulator.candidates[row] >= 0).sum())
-    return Scene(simulator.describe(row, hidden=hidden), candidates, simulator.slate_size)
+    description = simulator.describe(row, hidden=hidden)
+    bundles = bool(simulator.discounts)
+    return Scene(description, candidates, simulator.slate_size, bundles=bundles)
 
 
 def visit(
@@ -122,22 +128,44 @@ def visit(
         simulator: The simulator.
         row: The row of the shopper.
         before: The row's `arrival`, taken before the step.
-        slates: (B, K), as they were ordered.
+        slates: (B, K), as they were ordered, or (B, K + 1) of bundles.
         outcome: What the visit led to.
     """
     episodes = simulator.episodes
-    items = slates[row].tolist()
+    items = slates[row, : simulator.slate_size].tolist()
     shown = (episodes.recent_slates[row, 0] >= 0).tolist()
     bought = episodes.recent_clicks[row, 0].tolist()
     cards = tuple(
         _card(simulator, *position) for position in zip(items, shown, bought, strict=True)
     )
-    return replace(before, cards=cards, ending=_ending(row, outcome))
+    bundle = _bundle(simulator, row, items, cards, outcome) if simulator.discounts else ()
+    return replace(before, cards=cards, ending=_ending(row, outcome), bundle=bundle)
 
 
 def draw(scene: Scene, render_mode: str) -> Frame:
     """Draw a scene as a text (`ansi`) or as a picture (H, W, 3) uint8 (`rgb_array`)."""
     return as_text(scene) if render_mode == "ansi" else as_picture(scene)
+
+
+def _bundle(
+    simulator: SlateSimulator, row: int, items: list[int], cards: tuple[Card, ...], outcome: Outcome
+) -> tuple[str, ...]:
+    """Return the lines of a bundle: its price, what was taken, and why it goes together."""
+    shown = [card for card in cards if card.shown]
+    price, discount = sum(card.price for card in shown), outcome.info["discount"][row].item()
+    offer = f"the bundle costs {price * (1 - discount):.2f}"
+    if discount > 0:
+        offer += f", {discount:.0%} off {price:.2f}"
+    taken = sum(card.bought for card in shown)
+    if bool(outcome.info["whole"][row]):
+        answer = "taken whole"
+    elif taken:
+        answer = f"{taken} of {counted(len(shown), 'item')} taken, each at its own price"
+    else:
+        answer = "nothing taken"
+    seen = [item for item, card in zip(items, cards, strict=True) if card.shown]
+    why = simulator.shopper.goes_together(seen) or ["nothing in it goes together"]
+    return f"{offer}: {answer}", "; ".join(why)
 
 
 def _card(simulator: SlateSimulator, item: int, shown: bool, bought: bool) -> Card:
@@ -187,6 +215,7 @@ def as_text(scene: Scene) -> str:
     head = "  ".join(filter(None, map(scene.says, ("date", "store", "shopper"))))
     lines = [head, "-" * max(len(head), 40), f"{counted(scene.candidates, 'item')} could be shown"]
     lines += [_text_line(position, card) for position, card in enumerate(scene.cards, start=1)]
+    lines += scene.bundle
     lines += _text_ending(scene.ending)
     lines += scene.remarks
     lines += ["lately:", *(f"  {line}" for line in scene.history)] if scene.history else []
@@ -239,6 +268,7 @@ _COLUMNS, _CARD, _SPACE, _MARGIN, _SIDE, _TOP, _AWNING, _FOOT = (
     46,
     84,
 )
+_BUNDLE = 44  # height of the lines of a bundle
 _LONGEST = 300  # letters of a text that are looked at: no line is as wide
 _SCALE = 2  # drawn twice as large, then shrunk: smooth edges
 
@@ -360,16 +390,20 @@ def _pillow() -> tuple[Any, Any, Any]:
 
 
 def as_picture(scene: Scene) -> NDArray[np.uint8]:
-    """Draw a scene as a picture (H, W, 3) uint8; H and W depend on the slate size alone."""
+    """Draw a scene as a picture (H, W, 3) uint8; H and W depend on the slate size alone.
+
+    Where slates are bundles, there is room for two lines more.
+    """
     columns, rows = min(_COLUMNS, scene.slate_size), math.ceil(scene.slate_size / _COLUMNS)
     window = max(columns * (_CARD[0] + _SPACE) + _SPACE, 640)
     shelf = rows * (_CARD[1] + _SPACE) + _SPACE
+    foot = _FOOT + _BUNDLE * scene.bundles
     sheet = _Sheet(
-        2 * _MARGIN + window + _MARGIN + _SIDE, _TOP + _MARGIN + _AWNING + shelf + _FOOT + _MARGIN
+        2 * _MARGIN + window + _MARGIN + _SIDE, _TOP + _MARGIN + _AWNING + shelf + foot + _MARGIN
     )
     _draw_header(sheet, scene)
     _draw_window(sheet, scene, _MARGIN, _TOP + _MARGIN, window, shelf + _AWNING)
-    _draw_ending(sheet, scene, _MARGIN, sheet.height - _FOOT - _MARGIN + 24, window)
+    _draw_ending(sheet, scene, _MARGIN, sheet.height - foot - _MARGIN + 24, window)
     _draw_history(sheet, scene, sheet.width - _SIDE - _MARGIN, _TOP + _MARGIN)
     return sheet.pixels()
 
@@ -458,6 +492,8 @@ def _draw_ending(sheet: _Sheet, scene: Scene, x: float, y: float, w: float) -> N
     if scene.ending is None:
         return
     ending = scene.ending
+    for number, line in enumerate(scene.bundle):
+        sheet.write(x, y + 58 + 20 * number, sheet.cut(line, w, 15), 15, _INK, bold=number == 0)
     sheet.write(x, y, f"reward {ending.reward:.2f}", 22, _INK, bold=True)
     terms = "  ·  ".join(
         f"{name.replace('_', ' ')} {value:.2f}" for name, value in ending.terms.items()

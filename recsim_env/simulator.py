@@ -24,7 +24,7 @@ from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import HIDDEN, Description, Shopper, name_of
-from recsim_env.tensors import among, first_places, shared
+from recsim_env.tensors import among, first_places, looked_up, shared
 from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
 
@@ -89,7 +89,9 @@ class SlateSimulator:
         candidates:    (C,) int64, the items that may be shown now, padded at the end with -1
         and the shopper's own keys, and those of the belief.
 
-    Action (`action_space`): (K,) item ids 0..N-1, top position first.
+    Action (`action_space`): (K,) item ids 0..N-1, top position first. Where the shoppers have
+    `discounts`, a slate is a bundle, and one more number is the level of its discount, from 0,
+    which is none; slates without that number are offered at none.
 
     Randomness comes from (seed, episode number, visit) by `recsim_env.noise`; no generator is kept
     or touched.
@@ -133,9 +135,13 @@ class SlateSimulator:
         promises.check_spaces(shopper, self._their_spaces)
         self.belief = self._checked_belief(belief)
         self.observation_space = self._observation_space()
+        self.discounts = shopper.discounts
+        levels = [len(self.discounts)] if self.discounts else []
         self.action_space = spaces.MultiDiscrete(
-            np.full(self.slate_size, len(self.catalog), dtype=np.int64)
+            np.array([len(self.catalog)] * self.slate_size + levels, dtype=np.int64)
         )
+        self._limits = torch.from_numpy(self.action_space.nvec).to(self.device)
+        self._discounts = torch.tensor(self.discounts, dtype=torch.float32, device=self.device)
         self._tables: dict[str, Any] = catalog_tables(self.catalog)
         self._episodes: Episodes | None = None
         self._shoppers: Any = None
@@ -197,7 +203,8 @@ class SlateSimulator:
         error is raised.
 
         Args:
-            slates: (B, K) int64 item ids, top position first.
+            slates: (B, K) int64 item ids, top position first; of bundles also (B, K + 1), with the
+                level of the discount behind them.
             validate: Whether the slates are checked, which takes a synchronisation with a GPU.
 
         Raises:
@@ -222,6 +229,24 @@ class SlateSimulator:
     def num_envs(self) -> int:
         """B, the number of shoppers; it is 0 before `reset`."""
         return 0 if self._episodes is None else len(self._episodes.seed)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The numbers that a slate may have: K, and K + 1 of a bundle with its discount's level."""
+        size = self.slate_size
+        return (size, size + 1) if self.discounts else (size,)
+
+    def out_of_range(self, name: str, found: int, place: list[int]) -> str:
+        """Say that a number of a slate is no item, or no level of discount.
+
+        Args:
+            name: What the message calls the slates.
+            found: The number.
+            place: Where it stands, the position last.
+        """
+        limit = int(self.action_space.nvec[place[-1]])
+        what = "an item" if place[-1] < self.slate_size else "a level of discount"
+        return f"{name} holds {found} at {place}, but {what} is a number from 0 to {limit - 1}."
 
     @property
     def episodes(self) -> Episodes:
@@ -283,7 +308,7 @@ class SlateSimulator:
         """Raise what `step` says unless these slates can be shown.
 
         Args:
-            slates: (B, K).
+            slates: (B, K), or (B, K + 1) of bundles.
             ignore: (B,) bool, rows whose slate and ended episode do not matter; None means none.
             name: What messages call the slates.
             single: Whether messages name places as in the slate (K,) of the only shopper.
@@ -294,32 +319,35 @@ class SlateSimulator:
             ValueError: As `step`.
         """
         episodes = self.episodes
-        shape = (self.num_envs, self.slate_size)
         if not is_dense(slates, torch.int64) or slates.device.type != self.device.type:
             found = (
                 f"{slates.dtype} on {slates.device}" if is_dense(slates) else checks.told(slates)
             )
             raise TypeError(f"{name} is {found}, but it must be an int64 tensor on {self.device}.")
-        if tuple(slates.shape) != shape:
+        shapes = [(self.num_envs, width) for width in self.widths]
+        if tuple(slates.shape) not in shapes:
             raise ValueError(
-                f"{name} has the shape {tuple(slates.shape)}, but it must be {shape}: a slate a "
-                "shopper."
+                f"{name} has the shape {tuple(slates.shape)}, but it must be "
+                f"{' or '.join(map(str, shapes))}: a slate a shopper."
             )
         if self.num_envs == 0:
             raise ResetNeeded(
                 "The simulator has no shoppers left, but a step needs some: reset it first."
             )
         watched = torch.ones_like(episodes.ended) if ignore is None else ~ignore
-        outside = ((slates < 0) | (slates >= len(self.catalog))) & watched.unsqueeze(1)
+        limits = self._limits[: slates.shape[1]]
+        outside = ((slates < 0) | (slates >= limits)) & watched.unsqueeze(1)
         over = episodes.ended & watched
         if bool((outside.any() | over.any()).item()):
-            _raise_outside(name, slates, outside, len(self.catalog))
+            for place in outside.nonzero()[:1].tolist():
+                raise ValueError(self.out_of_range(name, int(slates[tuple(place)]), place))
             row = int(over.nonzero()[0, 0])
             raise ResetNeeded(
                 f"The episode of row {row} is over, but a step needs a running one: reset it first."
             )
         if self.strict:
-            _raise_hidden(name, slates, ~self._shown(slates) & watched.unsqueeze(1), single)
+            items = slates[:, : self.slate_size]
+            _raise_hidden(name, items, ~self._shown(items) & watched.unsqueeze(1), single)
 
     @torch.no_grad()
     def advance(self, slates: Tensor) -> Outcome:
@@ -329,12 +357,17 @@ class SlateSimulator:
         outcome means nothing until it is restarted.
 
         Args:
-            slates: (B, K) int64, top position first.
+            slates: (B, K) int64, top position first, or (B, K + 1) of bundles.
         """
-        episodes = self.episodes
+        episodes, discount = self.episodes, self._offered(slates)
+        slates = slates[:, : self.slate_size]
         shown, slates = self._shown(slates), slates.clamp(min=0)
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
-        response = self._shopper.respond(self._shoppers, slates, shown, draws)
+        asked = (self._shoppers, slates, shown, draws)
+        if discount is None:
+            response = self._shopper.respond(*asked)
+        else:
+            response = self._shopper.respond_to_offer(*asked, discount)
         if self._held("respond"):
             promises.check_response(
                 self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
@@ -343,7 +376,7 @@ class SlateSimulator:
         if self.belief is not None:
             seen = (response.clicks, response.days, response.purchases)
             self.belief.update(self._beliefs, SeenVisit(slates, shown, *seen))
-        inputs = self._reward_inputs(episodes, slates, shown, response)
+        inputs = self._reward_inputs(episodes, slates, shown, response, discount)
         reward, terms = self.reward(inputs)
         objectives = None if self.objectives is None else self.objectives(inputs, terms)
         day = episodes.day + response.days
@@ -356,6 +389,8 @@ class SlateSimulator:
             "day": day.clone(),
             **{f"reward_terms/{name}": value for name, value in terms.items()},
         }
+        if discount is not None and response.whole is not None:
+            info |= {"discount": discount.clone(), "whole": response.whole.long()}
         if response.outside_reward is not None:
             info["outside_reward"] = response.outside_reward.clone()
         self._episodes = self._remember(
@@ -693,8 +728,22 @@ class SlateSimulator:
             candidate = _among(slates, self.candidates, len(self.catalog))
         return candidate & first_places(slates)
 
+    def _offered(self, slates: Tensor) -> Tensor | None:
+        """Return the discount (B,) of bundles; 0 where no level is told, None of other slates."""
+        if not self.discounts:
+            return None
+        level = slates[:, self.slate_size :].clamp(min=0)
+        if level.shape[1] == 0:
+            return torch.zeros(len(slates), dtype=torch.float32, device=self.device)
+        return looked_up(self._discounts, level[:, 0])
+
     def _reward_inputs(
-        self, episodes: Episodes, slates: Tensor, shown: Tensor, response: Response
+        self,
+        episodes: Episodes,
+        slates: Tensor,
+        shown: Tensor,
+        response: Response,
+        discount: Tensor | None,
     ) -> RewardInputs:
         return RewardInputs(
             slates,
@@ -705,6 +754,8 @@ class SlateSimulator:
             outside_reward=response.outside_reward,
             days=response.days,
             left=response.left,
+            discount=discount,
+            whole=response.whole,
             recent_slates=episodes.recent_slates,
             carried=response.carried,
             **self._tables,
@@ -776,15 +827,6 @@ def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
 def _push(history: Tensor, newest: Tensor) -> Tensor:
     """Put the newest entry (B, ...) in front of (B, H, ...) and drop the oldest."""
     return torch.cat([newest.unsqueeze(1), history[:, :-1]], dim=1)
-
-
-def _raise_outside(name: str, slates: Tensor, outside: Tensor, items: int) -> None:
-    for row, position in outside.nonzero()[:1].tolist():
-        found = int(slates[row, position])
-        raise ValueError(
-            f"{name} holds {found} at [{row}, {position}], but an item is a number from 0 to "
-            f"{items - 1}."
-        )
 
 
 def _raise_hidden(name: str, slates: Tensor, hidden: Tensor, single: bool) -> None:

@@ -51,6 +51,15 @@ class Response:
     purchases: Tensor | None = None
     """(B, K) bool, what was bought of what was clicked; None where shoppers do not tell purchases
     from clicks."""
+    purchase_probability: Tensor | None = None
+    """(B, K) float32, the chance of each purchase before the noise, 0 wherever `shown` was False;
+    None where the model does not say. Hidden from agents."""
+    whole: Tensor | None = None
+    """(B,) bool, the slate was a bundle and everything in it was bought; None where shoppers take
+    no bundles."""
+    whole_probability: Tensor | None = None
+    """(B,) float32, the chance of that before the noise: the rating of a combination given a
+    history. Hidden from agents."""
     outside_reward: Tensor | None = None
     """(B,) float32, what somebody else's environment paid for the slate; None where the shoppers
     are our own."""
@@ -76,8 +85,9 @@ class Outcome:
     """(B,) each: `clicks` int64 responses in the slate, `reward_terms/<name>` float32 each term
     before its weight, `invalid_items` int64 positions repeated or holding no candidate, `gap_days`
     float32 days until the next visit, `elsewhere` float32 items bought in the visit outside the
-    slate, `day` float32 days since the episode began; and in somebody else's environment
-    `outside_reward` float32, what it paid."""
+    slate, `day` float32 days since the episode began; of bundles `discount` float32, the share of
+    the price that was offered off, and `whole` int64, 1 where it was taken whole; and in somebody
+    else's environment `outside_reward` float32, what it paid."""
     response: Response = field(repr=False)
     """The shoppers' own answer, with the chances before the noise. It is for logs and for training
     inside the library; agents and the Gymnasium faces never see it."""
@@ -115,8 +125,9 @@ class Policy(Protocol):
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Choose the slates: (B, K) int64, top position first.
 
-        A slate holds distinct candidates where there are K of them. Otherwise the first one is
-        repeated at the positions that are left over.
+        Where slates are bundles they may be (B, K + 1), with the level of the discount behind the
+        items; without it there is no discount. A slate holds distinct candidates where there are K
+        of them. Otherwise the first one is repeated at the positions that are left over.
 
         Shapes:
             observation: (B, ...) each; the policy does not write into it

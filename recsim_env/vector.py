@@ -224,20 +224,19 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
     # In and out.
 
     def _slates(self, actions: Array, waiting: Tensor) -> Tensor:
-        """Return the actions as (B, K) int64 on the device.
+        """Return the actions as (B, K) int64, or (B, K + 1) of bundles, on the device.
 
         Rows that are about to start again hold item 0.
         """
-        shape = (self.num_envs, self.simulator.slate_size)
         if (
             isinstance(actions, Tensor)
             and is_dense(actions, torch.int64)
             and not actions.is_meta
-            and tuple(actions.shape) == shape
+            and tuple(actions.shape) in [(self.num_envs, at) for at in self.simulator.widths]
         ):
             return actions.to(self.simulator.device).masked_fill(waiting.unsqueeze(1), 0)
         ignored = to_numpy(waiting) if waiting.any() else None
-        items = checked_items(actions, self.simulator, shape, "actions", ignored)
+        items = checked_items(actions, self.simulator, (self.num_envs,), "actions", ignored)
         return torch.from_numpy(items).to(self.simulator.device)
 
     def _give(self, value: Tensor) -> Array:

@@ -87,14 +87,28 @@ def check_outcome(simulator: SlateSimulator, outcome: Outcome, kind: str) -> Non
         assert ((clicks >= 0) & (clicks <= size - invalid)).all()
     else:
         assert (invalid == size - 1).all()
-        expected = simulator.reward.weights["clicks"] * clicks.float()
-        if "purchases" in simulator.reward.weights:
-            weight = simulator.reward.weights["purchases"]
-            expected = expected + weight * outcome.info["reward_terms/purchases"]
+        expected = of_one_response(simulator, outcome)
         torch.testing.assert_close(outcome.reward, expected)  # no pair, no diversity
         assert (clicks <= 1).all()
     assert (outcome.info["gap_days"] >= 0).all()
     assert not (outcome.terminated & outcome.truncated).any()
+
+
+def of_one_response(simulator: SlateSimulator, outcome: Outcome) -> Tensor:
+    """The reward of slates that show one item: its clicks and purchases, or its price."""
+    weights, clicks = simulator.reward.weights, outcome.info["clicks"].float()
+    if "purchases" in weights:
+        return (
+            weights["clicks"] * clicks
+            + weights["purchases"] * outcome.info["reward_terms/purchases"]
+        )
+    if "clicks" in weights:
+        return weights["clicks"] * clicks
+    return (
+        weights["revenue"]
+        * clicks
+        * simulator.catalog.price[simulator.episodes.recent_slates[:, 0, 0]]
+    )
 
 
 @pytest.mark.parametrize("id", sorted(id for id in PRESETS if id.startswith("recsim_env/")))
@@ -134,12 +148,13 @@ def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> 
         "MarketShopper",
         "RegularsShopper",
         "VisitsShopper",
+        "BundleShopper",
         "SessionPopulation",
         "LearnedShopper",
     }
     assert _trusted(Shopper) == trusted
-    names = ("Market", "MarketRegulars", "MarketVisit", "LearnedMarket", "CompleteJourney")
-    ids = [f"{name}-v0" for name in names]
+    names = ("Market", "MarketRegulars", "MarketVisit", "Bundle", "LearnedMarket")
+    ids = [f"{name}-v0" for name in (*names, "CompleteJourney")]
     shoppers = [make_simulator(f"recsim_env/{id}", device="cpu").shopper for id in ids]
     assert {type(shopper).__name__ for shopper in shoppers} == _trusted(Shopper)
 

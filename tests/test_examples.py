@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "any_weights": [],
+    "bundles": [],
     "constrained": [],
     "many_goals": [],
     "own_log": [],
@@ -47,6 +48,15 @@ def test_every_example_has_arguments_here() -> None:
 
 def test_random_slates_are_served(tmp_path: Path) -> None:
     assert "20 visits" in run("random_slates", tmp_path)
+
+
+def test_a_bundle_is_offered_at_a_discount(tmp_path: Path) -> None:
+    told = run("bundles", tmp_path)
+    assert ", 20% off " in told
+    assert " goes with " in told
+    price = float(told.split("the bundle costs ")[1].split(",")[0])
+    revenue = float(told.rsplit("revenue ", 1)[1])
+    assert revenue == price if "whole: True" in told else revenue < price / 0.8
 
 
 def test_many_goals_are_told_side_by_side(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from agents.places.mixture import Mixture, servers
 from agents.places.site import seeds
 from policies.inputs import PolicyInputs, Ranker
 from policies.lasting import lasting_value
+from policies.lift import category_lift
 from policies.rankers.recent import RecentRanker, counters_for
 from policies.rankers.two_tower import fit_two_tower
 from policies.visits import together_lift
@@ -76,7 +77,6 @@ def policy_inputs(
     popularity = (
         None if log is None else popularity_of(log, len(simulator.catalog)).to(simulator.device)
     )
-    has_cart = "cart" in simulator.observation_space.spaces
     return PolicyInputs(
         simulator.catalog,
         simulator.observation_space,
@@ -87,8 +87,20 @@ def policy_inputs(
         facts=simulator.shopper.facts,
         reward=simulator.reward,
         lasting=None if log is None else lasting_value(log, simulator.catalog),
-        lift=None if log is None or not has_cart else together_lift(log, simulator.catalog),
+        lift=_lift_of(simulator, log),
+        levels=len(simulator.discounts),
     )
+
+
+def _lift_of(simulator: SlateSimulator, log: Sessions | None) -> Tensor | None:
+    """The log lift of categories, where there is a log of bundles or of visits with a cart."""
+    if log is None:
+        return None
+    if simulator.discounts:
+        return category_lift(log, simulator.catalog)
+    if "cart" in simulator.observation_space.spaces:
+        return together_lift(log, simulator.catalog)
+    return None
 
 
 def popularity_of(log: Sessions, items: int) -> Tensor:

@@ -102,12 +102,20 @@ def expected_reward(simulator: SlateSimulator, outcome: Outcome) -> Tensor:
 def expected_terms(names: Sequence[str], outcome: Outcome) -> dict[str, Tensor]:
     """The values (B,) float32 of linear terms at the chances of a visit.
 
-    Clicks count by their chance, and who leaves by theirs, `Response.leaving`. What the shoppers
-    tell no chance of counts as it fell, as purchases do.
+    Clicks, purchases and bundles taken whole count by their chance, and who leaves by theirs,
+    `Response.leaving`. What the shoppers tell no chance of counts as it fell.
     """
     told = outcome.response
     left = told.left if told.leaving is None else told.leaving
-    chances = replace(outcome.inputs, clicks=told.probability, left=left)
+    chance = told.purchase_probability
+    purchases = outcome.inputs.purchases if chance is None else chance
+    chances = replace(
+        outcome.inputs,
+        clicks=told.probability,
+        purchases=purchases,
+        left=left,
+        whole=told.whole_probability,
+    )
     return {name: term_value(name, chances).float() for name in names}
 
 
@@ -470,7 +478,8 @@ class SlateVecEnv(SimulatorVecEnv):
         )
 
     def _action_space(self) -> spaces.Space[Any]:
-        return self.simulator.action_space
+        items = self.simulator.action_space.nvec[: self.simulator.slate_size]
+        return spaces.MultiDiscrete(items)  # bundles are offered without a discount
 
     def _observe(self, view: View, survival: Tensor) -> dict[str, Tensor]:
         return slate_observation(view) | (

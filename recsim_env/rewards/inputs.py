@@ -48,6 +48,11 @@ class RewardInputs:
     """(B,) float32, days until the next visit; until lapsing was certain, where `left`."""
     left: Tensor | None = None
     """(B,) bool, the shopper lapsed; for a linear term also the chance of it, float32."""
+    discount: Tensor | None = None
+    """(B,) float32, the share of its price that is off a bundle which is taken whole; None where
+    slates are no bundles."""
+    whole: Tensor | None = None
+    """(B,) bool, the bundle was taken whole; for a linear term also the chance of it, float32."""
     recent_slates: Tensor | None = None
     """(B, H, K) int64, the slates that the shop remembered before this one, newest first; -1 where
     nothing was shown."""

@@ -51,10 +51,12 @@ def outside_reward(inputs: RewardInputs) -> Tensor:
 
 @reward_term("revenue", linear=True, needs=["price"], bounds=zero_or_more)
 def revenue(inputs: RewardInputs) -> Tensor:
-    """Sum the prices of what was bought: (B,), 0 or more.
+    """Sum the prices paid for what was bought: (B,), 0 or more.
 
     Where shoppers do not tell purchases from clicks, as in a grocer's log, what was clicked was
     bought. Where they have a cart, what earlier slates of the visit put into it is paid for too.
+    The shop pays for a discount: a bundle that is taken whole brings the sum of its prices less the
+    discount.
 
     Raises:
         ValueError: If the catalogue does not know every price.
@@ -65,11 +67,14 @@ def revenue(inputs: RewardInputs) -> Tensor:
             "every item."
         )
     bought = inputs.clicks if inputs.purchases is None else inputs.purchases
-    paid = (widened(looked_up(inputs.price, inputs.slates)) * bought).sum(dim=1)
-    if inputs.carried is None:
-        return paid
-    earlier = widened(looked_up(inputs.price, inputs.carried.clamp(min=0)))
-    return paid + (earlier * (inputs.carried >= 0)).sum(dim=1)
+    price = widened(looked_up(inputs.price, inputs.slates))
+    earned = (price * bought).sum(dim=1)
+    if inputs.carried is not None:
+        earlier = widened(looked_up(inputs.price, inputs.carried.clamp(min=0)))
+        earned = earned + (earlier * (inputs.carried >= 0)).sum(dim=1)
+    if inputs.whole is not None and inputs.discount is not None:
+        earned = earned - (price * inputs.shown).sum(dim=1) * inputs.discount * inputs.whole
+    return earned
 
 
 @reward_term("kept", linear=True, bounds=zero_to_one)

@@ -68,9 +68,9 @@ def reward_term(
 
     Args:
         name: The name of the term.
-        linear: Whether the term is linear in responses: in `clicks`, `purchases` and `left`. Then
-            its expected value is its value at their chances, from which agents may learn with less
-            noise; it must take float numbers from 0 to 1 there.
+        linear: Whether the term is linear in responses: in `clicks`, `purchases`, `left` and
+            `whole`. Then its expected value is its value at their chances, from which agents may
+            learn with less noise; it must take float numbers from 0 to 1 there.
         needs: The fields of `RewardInputs` out of `NEEDED` without which the term cannot be
             computed; an environment that lacks one refuses the term before anything runs.
         bounds: Gives the least and the largest value that the term can take; a limit outside of
@@ -150,9 +150,9 @@ def _of_copies(name: str, term: Term, inputs: RewardInputs) -> object:
     """
     learning = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(learning):
-        optional = ("purchases", "outside_reward", "days", "left", "recent_slates")
+        optional = ("purchases", "outside_reward", "days", "left", "discount", "whole")
         given = ["slates", "shown", "clicks"]
-        given += [key for key in optional if getattr(inputs, key) is not None]
+        given += [key for key in (*optional, "recent_slates") if getattr(inputs, key) is not None]
         copies = {key: getattr(inputs, key).clone() for key in given}
         own = replace(inputs, **copies)
         before = _writes(own)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -87,6 +89,10 @@ class Shopper(ABC, Generic[S]):
     those that are made from it."""
     tells_purchases: bool = False
     """Whether `Response.purchases` is there, beside the clicks."""
+    discounts: tuple[float, ...] = ()
+    """Levels of discount at which a slate can be offered, the first of which is 0. Where there are
+    some, a slate is a bundle: the action has a level behind the items, `respond_to_offer` is asked
+    in place of `respond`, and `Response.whole` is there."""
     facts: LogFacts | None = None
     """Facts of the log that the shoppers were fitted to, such as its first day and the sizes of its
     promotion codes; None where there was no such log."""
@@ -145,6 +151,27 @@ class Shopper(ABC, Generic[S]):
                 seen and gets no response.
             draws: (B, visit_draws) float32, uniform in [0, 1).
         """
+
+    def respond_to_offer(
+        self, state: S, slates: Tensor, shown: Tensor, draws: Tensor, discount: Tensor
+    ) -> Response:
+        """Answer slates that are bundles at a discount; else it is as `respond`.
+
+        It is asked of shoppers with `discounts` alone, which must have it.
+
+        Args:
+            state: The hidden state.
+            slates: (B, K) int64 item ids.
+            shown: (B, K) bool.
+            draws: (B, visit_draws) float32, uniform in [0, 1).
+            discount: (B,) float32, one of `discounts` for each shopper: the share of its price that
+                is off a bundle which is taken whole.
+        """
+        raise NotImplementedError(f"{name_of(self)} has discounts, but no method respond_to_offer.")
+
+    def goes_together(self, items: list[int]) -> list[str]:
+        """Tell a person why the items of a bundle go together, or do not: one reason a line."""
+        return []
 
     def candidates(self, state: S) -> Tensor:
         """Return the distinct items that may be shown at this visit: (B, C) int64.
@@ -222,6 +249,24 @@ class Shopper(ABC, Generic[S]):
                 f"never_leave is True, but {name_of(self)} does not tell how likely shoppers leave "
                 "(`tells_leaving`)."
             )
+
+
+def checked_discounts(name: str, discounts: Any) -> tuple[float, ...]:
+    """Check the levels of discount at which bundles are offered.
+
+    Raises:
+        ValueError: If they are no ascending shares of a price from 0 to below 1, the first 0.
+    """
+    expected = "it must be ascending shares of a price below 1, the first of which is 0"
+    if not isinstance(discounts, Sequence) or isinstance(discounts, (str, bytes)) or not discounts:
+        raise ValueError(f"{name} is {checks.told(discounts)}, but {expected}.")
+    levels = tuple(
+        checks.number(f"{name}[{at}]", level, 0, 1) for at, level in enumerate(discounts)
+    )
+    rising = all(low < high for low, high in itertools.pairwise((*levels, 1.0)))
+    if levels[0] != 0 or not rising:
+        raise ValueError(f"{name} is {checks.told(discounts)}, but {expected}.")
+    return levels
 
 
 def counted(number: int, word: str) -> str:

@@ -308,19 +308,44 @@ class MarketShopper(ClosedMarket[MarketState]):
 
     def respond(self, state: MarketState, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:
         """Click, tire, drift, and come back tomorrow or never, as the module says."""
-        config = self.config
-        click_draw, leave_draw, drift_draw = draws.split([self.slate_size, 1, config.width], dim=1)
+        sizes = [self.slate_size, 1, self.config.width]
+        click_draw, leave_draw, drift_draw = draws.split(sizes, dim=1)
         looks = self.examined(state) * shown
         probability = looks * torch.sigmoid(self.log_odds(state, slates))
         clicks = click_draw < probability
-        leaving = self.leaving(state, *self.boredom(state, slates, looks), clicks.any(dim=1))
+        leaving = self.move_on(state, slates, shown, looks, clicks, drift_draw)
         left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
-        self.tire(state, slates, looks, clicks)
-        state.interest = self.drifted(state, drift_draw)
-        state.profile.record(slates, shown, clicks, self.catalog.category, self.catalog.embedding)
-        state.day = state.day + 1
         one, none = torch.ones_like(state.day), torch.zeros_like(state.day)
         return Response(clicks, probability, left, days=one, elsewhere=none, leaving=leaving)
+
+    def move_on(
+        self,
+        state: MarketState,
+        slates: Tensor,
+        shown: Tensor,
+        looks: Tensor,
+        clicks: Tensor,
+        draws: Tensor,
+    ) -> Tensor:
+        """Tire, drift and be remembered after a visit; also for shoppers who click in other ways.
+
+        Args:
+            state: The hidden state, which is moved to the next visit.
+            slates: (B, K) int64.
+            shown: (B, K) bool.
+            looks: (B, K) float32, the chance that each position was looked at.
+            clicks: (B, K) bool.
+            draws: (B, D) float32, uniform in [0, 1), of the drift.
+
+        Returns:
+            The chance to leave after the visit: (B,) float32.
+        """
+        leaving = self.leaving(state, *self.boredom(state, slates, looks), clicks.any(dim=1))
+        self.tire(state, slates, looks, clicks)
+        state.interest = self.drifted(state, draws)
+        state.profile.record(slates, shown, clicks, self.catalog.category, self.catalog.embedding)
+        state.day = state.day + 1
+        return leaving
 
     def describe(self, state: MarketState, row: int) -> Description:
         """Tell the clicks in each category so far; hidden: the traits and the satiation."""

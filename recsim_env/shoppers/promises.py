@@ -26,7 +26,7 @@ from torch import Tensor
 from recsim_env import checks, trees
 from recsim_env.catalog import MOST_ITEMS, Catalog
 from recsim_env.noise import MOST_DRAWS
-from recsim_env.shoppers.base import HIDDEN, Shopper, name_of
+from recsim_env.shoppers.base import HIDDEN, Shopper, checked_discounts, name_of
 from recsim_env.tensors import shared
 from recsim_env.types import Response
 
@@ -79,6 +79,8 @@ def check_parts(shopper: Any) -> None:
         checks.whole(f"{name}.{part}", value, least, most)
     for part, value in flags.items():
         checks.flag(f"{name}.{part}", value)
+    if shopper.discounts != ():
+        checked_discounts(f"{name}.discounts", shopper.discounts)
 
 
 def check_state(shopper: Shopper[Any], found: Any, batch: int) -> None:
@@ -303,6 +305,12 @@ def check_response(
         )
     if found.purchases is not None:
         _check_tensor(shopper, "respond", "purchases", found.purchases, (batch, size), torch.bool)
+    if found.purchase_probability is not None:
+        chance = found.purchase_probability
+        _check_tensor(
+            shopper, "respond", "purchase_probability", chance, (batch, size), torch.float32
+        )
+    _check_whole(shopper, found, batch)
     if found.outside_reward is not None:
         paid = found.outside_reward
         _check_tensor(shopper, "respond", "outside_reward", paid, (batch,), torch.float32)
@@ -312,6 +320,17 @@ def check_response(
             _check_tensor(shopper, "respond", key, listed, (batch, "L"), torch.int64)
     if numbers and not shown.is_meta and not (shown.is_cpu and _plausible(shopper, found, shown)):
         _check_response_numbers(shopper, found, shown, running)
+
+
+def _check_whole(shopper: Any, found: Response, batch: int) -> None:
+    """Check the types of what is said of bundles, and that it is said of bundles alone."""
+    for key, dtype in (("whole", torch.bool), ("whole_probability", torch.float32)):
+        value = getattr(found, key)
+        if (value is not None) != bool(shopper.discounts):
+            said = f"no {key}" if value is None else key
+            broken(shopper, "respond", f"returned {said}", f"discounts is {shopper.discounts}")
+        if value is not None:
+            _check_tensor(shopper, "respond", key, value, (batch,), dtype)
 
 
 def _check_response_numbers(
@@ -343,6 +362,15 @@ def _check_response_numbers(
             clicks | ~found.purchases | of_positions,
             "it must be False where clicks is False",
         )
+    if found.purchase_probability is not None:
+        likely = found.purchase_probability
+        good = _unit(likely) & (shown | (likely == 0)) | of_positions
+        check("purchase_probability", likely, good, "a chance is from 0 to 1, and 0 if not shown")
+    if found.whole is not None and found.whole_probability is not None:
+        good = ~found.whole | (clicks == shown).all(dim=1) | over
+        check("whole", found.whole, good, "then everything shown must be clicked")
+        likely = found.whole_probability
+        check("whole_probability", likely, _unit(likely) | over, "a chance is from 0 to 1")
     for key in ("days", "elsewhere"):
         value = getattr(found, key)
         check(
@@ -442,8 +470,14 @@ def _plausible(shopper: Any, found: Response, shown: Tensor) -> bool:
     if found.purchases is not None and bool(found.purchases.gt(found.clicks).any()):
         return False
     bounds = [(found.probability, 1.0), (found.days, MOST_NUMBER), (found.elsewhere, MOST_NUMBER)]
-    if found.leaving is not None:
-        bounds.append((found.leaving, 1.0))
+    likely = (found.leaving, found.purchase_probability, found.whole_probability)
+    bounds += [(chance, 1.0) for chance in likely if chance is not None]
+    if found.purchase_probability is not None and bool(
+        (found.purchase_probability != 0).gt(shown).any()
+    ):
+        return False
+    if found.whole is not None and bool(found.whole.gt((found.clicks == shown).all(dim=1)).any()):
+        return False
     bounds.extend(
         (listed + 1, len(shopper.catalog))
         for listed in (found.basket, found.carried)

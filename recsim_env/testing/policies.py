@@ -21,9 +21,10 @@ def check_policy(
 ) -> None:
     """Raise unless a policy keeps every promise of `recsim_env.types.Policy` that can be tried.
 
-    It chooses the slates of some visits of a batch of shoppers: (B, K) int64, distinct candidates
-    where there are K of them. Equal draws must give equal slates, row by row and in another order
-    too; no global generator may move, and neither the observation nor an earlier slate may change.
+    It chooses the slates of some visits of a batch of shoppers: (B, K) int64, or (B, K + 1) with a
+    level of discount where slates are bundles, and distinct candidates where there are K of them.
+    Equal draws must give equal slates, row by row and in another order too; no global generator may
+    move, and neither the observation nor an earlier slate may change.
 
     Args:
         policy: The policy.
@@ -78,11 +79,18 @@ def _check_slates(
     policy: Policy, simulator: SlateSimulator, slates: Any, candidates: Tensor
 ) -> None:
     """Check that the slates are items, and distinct candidates where there are enough."""
-    shape, items = (simulator.num_envs, simulator.slate_size), len(simulator.catalog)
-    if not is_dense(slates, torch.int64) or tuple(slates.shape) != shape:
+    items = len(simulator.catalog)
+    shapes = [(simulator.num_envs, width) for width in simulator.widths]
+    if not is_dense(slates, torch.int64) or tuple(slates.shape) not in shapes:
+        shape = " or ".join(map(str, shapes))
         _broken(policy, f"returned {checks.told(slates)}", f"it must return int64 slates {shape}")
     if slates.device.type != simulator.device.type:
         _broken(policy, f"returned slates on {slates.device}", f"draws are on {simulator.device}")
+    level = slates[:, simulator.slate_size :]
+    for row in ((level < 0) | (level >= len(simulator.discounts))).any(dim=1).nonzero()[:1]:
+        found = f"returned the level of discount {int(level[row])}"
+        _broken(policy, found, f"a level is a number from 0 to {len(simulator.discounts) - 1}")
+    slates = slates[:, : simulator.slate_size]
     outside = ((slates < 0) | (slates >= items)).nonzero()
     for row, position in outside[:1].tolist():
         found = f"returned {int(slates[row, position])} at [{row}, {position}]"

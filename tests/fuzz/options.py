@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from recsim_env import EnvConfig, SlateEnv, SlateVectorEnv, make_simulator
 from recsim_env.registration import PRESETS
 from recsim_env.rendering import RENDER_MODES
+from recsim_env.shoppers.bundles.choice import FEWEST, MOST_ITEMS
+from recsim_env.shoppers.bundles.config import BUNDLES, BUNDLES_CONTROL, BundleConfig
+from recsim_env.shoppers.bundles.population import DISCOUNTS
 from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.market import CONTROL, MARKET, MILD, MarketConfig, make_market
 from recsim_env.shoppers.members import PRECISIONS
@@ -45,6 +48,8 @@ from tests.fuzz.values import label_of, odd
 
 FEW = MarketConfig(items=40, categories=4, width=4)
 """A market that is made at once."""
+LEVELS = [(0.0,), (0.0, 0.5), DISCOUNTS]
+"""Levels of discount of bundles."""
 NOT_PLAYED = ("compiled",)
 """Options whose environments take a minute for the first step."""
 
@@ -65,6 +70,20 @@ class Market(Kind):
         )
 
 
+class Bundles(Kind):
+    """A `BundleConfig`."""
+
+    def right(self, value: Any) -> Right:
+        good = any(value is one for one in (BUNDLES, BUNDLES_CONTROL))
+        return Right(ACCEPT) if good else UNSURE if isinstance(value, BundleConfig) else REFUSED
+
+    def good(self) -> Any:
+        return st.sampled_from([BUNDLES, BUNDLES_CONTROL])
+
+    def near(self) -> Any:
+        return st.sampled_from([{}, BundleConfig, MARKET, None, "BUNDLES"])
+
+
 # ---- which options there are, and what each may be given -----------------------------------------
 
 
@@ -72,10 +91,14 @@ def shared(id: str) -> dict[str, Kind]:
     """The options that all environments take."""
     ground.ids()
     size = PRESETS[id].slate_size
-    fixed = id == "recsim_env/LearnedMarket-v0"
+    sizes = Whole(1, sure=12)
+    if id == "recsim_env/LearnedMarket-v0":
+        sizes = Whole(1, size, size)
+    elif "Bundle" in id:
+        sizes = Whole(FEWEST, MOST_ITEMS, MOST_ITEMS)
     return {
         "reward": RewardWeights(),
-        "slate_size": Whole(1, size, size) if fixed else Whole(1, sure=12),
+        "slate_size": sizes,
         "horizon_days": Number(0, above=True, infinite=True, sure=(0.5, 1e6)),
         "history": Whole(1, sure=30),
         "strict": Flag(),
@@ -89,7 +112,8 @@ def own(id: str) -> dict[str, Kind]:
     size = PRESETS[id].slate_size
     members = 3 if "Learned" in id else 2
     known: dict[str, Kind] = {
-        "config": Market(),
+        "config": Bundles() if "Bundle" in id else Market(),
+        "discounts": Choice(LEVELS),
         "world": Whole(0, sure=10_000),
         "alike": Flag(),
         "pages": Nullable(Whole(1, 1000, 20)),
@@ -226,7 +250,7 @@ def option_case(
         expected == ACCEPT
         and "slate_size" in values
         and "config" in values
-        and size > values["config"].items
+        and size > getattr(values["config"], "items", items)
     ):
         expected = REFUSE
     written = ", ".join(f"{name}={label_of(value)}" for name, value in values.items())

@@ -621,7 +621,7 @@ def issubclass_of_transformers(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, PreTrainedConfig)
 
 
-ELSEWHERE = ("MarketConfig", "EnvConfig")
+ELSEWHERE = ("BundleConfig", "MarketConfig", "EnvConfig")
 """Configurations that have cases of their own."""
 
 

@@ -83,9 +83,11 @@ def copied(state: Any) -> Any:
 # ---- actions -------------------------------------------------------------------------------------
 
 
-def meant_slates(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, Any]:
+def meant_slates(
+    value: Any, shape: tuple[int, ...], items: int, levels: int = 0
+) -> tuple[str, Any]:
     """What must come of an action: an array of whole numbers of the shape, 0 to items - 1, is
-    accepted."""
+    accepted, and of bundles one with a level behind the items."""
     if isinstance(value, (np.ndarray, list, tuple)):
         if isinstance(value, np.ma.MaskedArray):
             return EITHER, None
@@ -106,14 +108,22 @@ def meant_slates(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, A
         return EITHER, None
     else:
         return REFUSE, None
-    if array.dtype.kind not in "iu" or array.shape != shape:
+    if array.dtype.kind not in "iu" or not array.shape:
+        return REFUSE, None
+    if levels and array.shape == (*shape[:-1], shape[-1] + 1):
+        level, array = array[..., -1], array[..., :-1]
+        if (level < 0).any() or (level >= levels).any():
+            return REFUSE, None
+    if array.shape != shape:
         return REFUSE, None
     if (array < 0).any() or (array >= items).any():
         return REFUSE, None
     return ACCEPT, torch.from_numpy(array.astype(np.int64))
 
 
-def meant_by_core(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, Any]:
+def meant_by_core(
+    value: Any, shape: tuple[int, ...], items: int, levels: int = 0
+) -> tuple[str, Any]:
     """The simulator itself takes int64 tensors only."""
     if (
         not isinstance(value, Tensor)
@@ -122,7 +132,7 @@ def meant_by_core(value: Any, shape: tuple[int, ...], items: int) -> tuple[str, 
         or value.layout != torch.strided
     ):
         return REFUSE, None
-    return meant_slates(value, shape, items)
+    return meant_slates(value, shape, items, levels)
 
 
 def actions(shape: tuple[int, ...], items: int) -> Any:
@@ -178,7 +188,7 @@ def action(draw: st.DrawFn) -> Case:
     shape = (size,) if kind == "SlateEnv" else (BATCH, size)
     value = draw(actions(shape, items))
     expected, slates = (meant_by_core if kind == "SlateSimulator" else meant_slates)(
-        value, shape, items
+        value, shape, items, len(simulator.discounts)
     )
     started(kind, id)
     candidates = simulator.candidates.clone()

@@ -37,7 +37,7 @@ from policies.serving.retrieval import IndexConfig
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
 from recsim_env.types import Observation, Policy
-from tests.support.policy_toys import TOY_FACTS
+from tests.support.policy_toys import TOY_FACTS, made_up_lift
 
 SHOPPERS, HISTORY, MEMORY = 3, 3, 4
 SHOPS = range(8)
@@ -128,6 +128,7 @@ def odd_shop(seed: int) -> OddShop:
         pool=int(whole(generator, 1, items)),
         per_category=seed % 3,
         facts=TOY_FACTS,
+        lift=made_up_lift(len(catalog.categories)),
     )
     return OddShop(inputs, {name: value for name, value in observation.items() if name in spaces})
 

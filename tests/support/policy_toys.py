@@ -38,6 +38,12 @@ def made_up_ranker(items: int, seed: int = 3) -> TableRanker:
     return TableRanker(torch.randn(items, generator=torch.Generator().manual_seed(seed)))
 
 
+def made_up_lift(groups: int, seed: int = 4) -> Tensor:
+    """Log lift of each pair of categories, (G, G), symmetric."""
+    lift = torch.randn(groups, groups, generator=torch.Generator().manual_seed(seed))
+    return (lift + lift.T) / 2
+
+
 def toy_inputs(simulator: SlateSimulator, ranker: Ranker | None = None) -> PolicyInputs:
     """What the policies are built from on a toy simulator."""
     items = len(simulator.catalog)
@@ -48,4 +54,5 @@ def toy_inputs(simulator: SlateSimulator, ranker: Ranker | None = None) -> Polic
         ranker=ranker or made_up_ranker(items),
         popularity=torch.arange(items, dtype=torch.float32),
         facts=TOY_FACTS,
+        lift=made_up_lift(len(simulator.catalog.categories)),
     )

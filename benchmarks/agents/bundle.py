@@ -1,0 +1,321 @@
+"""Bundles: PPO against the best single items, the best pair by lift, and the oracle.
+
+    python -m benchmarks.agents.bundle
+
+In `recsim_env/Bundle-v0` items go together by a matrix that is known, and a bundle may be offered
+at a discount; in `recsim_env/BundleControl-v0` nothing goes together and no price counts, so that
+the best single items without a discount are optimal: by what the shop knows nobody may earn more.
+Every contender serves the same shoppers. `reward_greedy` takes the items that are worth most on
+their own, and `lift_pair` completes the pair that lifts each other most in the log; both are also
+played at the one level of discount that earns most from training shoppers. The oracle knows the
+matrix and the interests of the shoppers, which no shop does and which is why it earns more in the
+control too; it is slow and plays before fewer shoppers, with whom the others are compared.
+
+What was measured is kept in `work` world by world and training by training, and an interrupted run
+goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from agents import AGENTS, TrainingSetup
+from agents.evaluate import evaluate
+from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
+from agents.statistics import Floats, over_training_seeds, paired_difference
+from benchmarks.lab.cells import json_at
+from benchmarks.lab.command import run_command
+from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.plots import BLUE, INK, level_intervals
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.tables import markdown
+from benchmarks.lab.threads import use_threads
+from policies import POLICIES
+from policies.bundle_oracle import ORACLE_BUNDLE, OracleBundle
+from policies.together import AtLevel
+from recsim_env.estimates import Estimate
+from recsim_env.files import locked
+from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.types import Policy
+
+BUNDLE, CONTROL = (f"recsim_env/{name}-v0" for name in ("Bundle", "BundleControl"))
+SINGLES, PAIR = "reward_greedy", "lift_pair"
+DISCOUNTED = "at a discount"
+"""What the names of baselines end with that everybody is offered at the best level."""
+BASELINES = (SINGLES, f"{SINGLES} {DISCOUNTED}", PAIR, f"{PAIR} {DISCOUNTED}")
+AGENT = "ppo_composer"
+
+
+@dataclass(frozen=True)
+class Config(Device, Threads, Results):
+    """Compare who offers the best bundles."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS, "agents": AGENTS}
+
+    envs: tuple[str, ...] = (BUNDLE, CONTROL)
+    """Ids of environments whose slates are bundles."""
+    worlds: tuple[int, ...] = (0, 1)
+    """Seeds of their catalogues, and of what goes together."""
+    agents: tuple[str, ...] = (AGENT, "ppo_autoregressive")
+    """Agents that are trained; those over slates offer no discount."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the trainings."""
+    steps: int = 400_000
+    """Length of a training in shopper-steps."""
+    shoppers: int = 1024
+    """Number of shoppers that are served at once in a training."""
+    slates: int = 200_000
+    """Number of slates of the log that ranker and lift are learned from, about."""
+    tuning_episodes: int = 256
+    """Number of training shoppers with whom the best level of discount is found."""
+    episodes: int = 512
+    """Number of shoppers that everybody is reported on, the same in every training."""
+    oracle_episodes: int = 128
+    """How many of them the oracle serves, which searches at every visit; 0 leaves it out."""
+    batch: int = 256
+    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
+    cache: Path = Path("runs/places")
+    """Folder of the logs and rankers."""
+    work: Path = Path("runs/bundle")
+    """Folder of what is done; delete it to start anew."""
+
+
+@dataclass(frozen=True)
+class World:
+    """An environment with one catalogue."""
+
+    env: str
+    """Id of the environment."""
+    seed: int
+    """Seed of its catalogue."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.env.split('/')[-1].lower()}-world{self.seed}"
+
+    def open(self, config: Config) -> Site:
+        """Open it with its log and ranker, which are made where they are missing."""
+        options = {"world": self.seed}
+        return open_place(
+            self.env,
+            options=options,
+            slates=config.slates,
+            cache=config.cache,
+            device=config.device,
+        )
+
+
+# ---- who plays -----------------------------------------------------------------------------------
+
+
+def returns(
+    config: Config, site: Site, policy: Policy | None, first: int, episodes: int
+) -> list[dict[str, Any]]:
+    """A row for each of some shoppers: return, visits, purchases and whether they lapsed.
+
+    A policy that is None is the oracle, which reads the simulator that it plays in.
+    """
+    simulator = site.simulator()
+    played = OracleBundle(simulator) if policy is None else policy
+    rows = evaluate(played, simulator, seeds(first, episodes), batch=config.batch).rows
+    told = rows.select("return", "visits", taken="clicks", lapsed=pl.col("lapsed").cast(pl.Int64))
+    return [{"episode": at, **row} for at, row in enumerate(told.to_dicts())]
+
+
+def best_level(config: Config, site: Site, name: str) -> int:
+    """The level of discount at which a policy earns most from training shoppers."""
+    policy = POLICIES[name].build(site.inputs)
+    means = []
+    for level in range(site.inputs.levels):
+        offered = AtLevel(policy, site.inputs, level)
+        played = returns(config, site, offered, TUNING_SEED, config.tuning_episodes)
+        means.append(float(np.mean([row["return"] for row in played])))
+    return int(np.argmax(means))
+
+
+def baselines(config: Config, world: World, site: Site) -> list[dict[str, Any]]:
+    """The rows of everybody who learns nothing, and of the oracle."""
+    rows = []
+    contenders: dict[str, tuple[Policy, int]] = {}
+    for name in (SINGLES, PAIR):
+        policy, level = POLICIES[name].build(site.inputs), best_level(config, site, name)
+        contenders[name] = (policy, 0)
+        contenders[f"{name} {DISCOUNTED}"] = AtLevel(policy, site.inputs, level), level
+    for name, (policy, level) in contenders.items():
+        played = returns(config, site, policy, REPORTED_SEED, config.episodes)
+        rows += [named(world, name, None, row, level=level) for row in played]
+    if config.oracle_episodes:
+        played = returns(config, site, None, REPORTED_SEED, config.oracle_episodes)
+        rows += [named(world, ORACLE_BUNDLE, None, row) for row in played]
+    return rows
+
+
+def trained(
+    config: Config, world: World, site: Site, agent: str, seed: int
+) -> list[dict[str, Any]]:
+    """The rows of an agent that was trained with a seed."""
+    setup = TrainingSetup(
+        site.training(), site.inputs, seed, config.steps, config.shoppers, log=site.log
+    )
+    learned = AGENTS[agent].learn(setup)
+    played = returns(config, site, learned.policy, REPORTED_SEED, config.episodes)
+    minutes = float(learned.facts.get("minutes", 0.0))
+    return [named(world, agent, seed, row, minutes=minutes) for row in played]
+
+
+def named(
+    world: World,
+    policy: str,
+    seed: int | None,
+    row: Mapping[str, Any],
+    *,
+    level: int | None = None,
+    minutes: float = 0.0,
+) -> dict[str, Any]:
+    """A row with the names of who played where."""
+    return {
+        "env": world.env,
+        "world": world.seed,
+        "policy": policy,
+        "seed": seed,
+        "level": level,
+        "minutes": minutes,
+        **row,
+    }
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def table_of(rows: pl.DataFrame, policy: str, world: int) -> Floats:
+    """Returns (S, E) of a policy in a world, a line for each training; one line without any."""
+    own = rows.filter((pl.col("policy") == policy) & (pl.col("world") == world))
+    lines = [part.sort("episode")["return"] for part in own.partition_by("seed")]
+    return np.stack([line.to_numpy() for line in lines])
+
+
+def gain(rows: pl.DataFrame, policy: str, baseline: str) -> Estimate:
+    """By how much a policy earns more than another with the same shoppers.
+
+    Where one of them was trained, the independent units are trainings in all worlds; otherwise they
+    are the shoppers in all worlds.
+
+    Args:
+        rows: Those of one environment.
+        policy: The one.
+        baseline: The other, of which there is one line a world.
+    """
+    ones, others = [], []
+    for world in sorted(rows["world"].unique()):
+        one, other = table_of(rows, policy, world), table_of(rows, baseline, world)
+        shared = min(one.shape[1], other.shape[1])
+        ones.append(one[:, :shared])
+        others.append(np.broadcast_to(other[:, :shared], (len(one), shared)))
+    one, other = np.concatenate(ones), np.concatenate(others)
+    if policy in AGENTS:
+        worlds = rows["world"].n_unique()
+        return over_training_seeds(one - other, same_episodes=worlds == 1)
+    return paired_difference(one.ravel(), other.ravel())
+
+
+def report(rows: pl.DataFrame) -> Report:
+    """Make the table, the figures and the picture."""
+    lines: list[dict[str, object]] = []
+    summary: dict[str, Estimate] = {}
+    drawn: list[tuple[str, Estimate, str]] = []
+    for env in rows["env"].unique(maintain_order=True):
+        own, name = rows.filter(pl.col("env") == env), env.split("/")[-1]
+        for policy in own["policy"].unique(maintain_order=True):
+            mine = own.filter(pl.col("policy") == policy)
+            line: dict[str, object] = {
+                "environment": f"`{name}`",
+                "policy": policy,
+                "return": float(mine["return"].to_numpy().mean()),
+                "visits": float(mine["visits"].to_numpy().mean()),
+                "items taken a visit": float(
+                    mine["taken"].to_numpy().sum() / mine["visits"].to_numpy().sum()
+                ),
+            }
+            for baseline in (SINGLES, PAIR):
+                less = None if policy == baseline else gain(own, policy, baseline)
+                line[f"less `{baseline}`"] = "" if less is None else less
+                if less is not None:
+                    key = f"{name}/{policy}_minus_{baseline}".replace(" ", "_")
+                    summary[key] = less
+            if policy != SINGLES:
+                less = summary[f"{name}/{policy}_minus_{SINGLES}".replace(" ", "_")]
+                drawn.append((f"{name}: {policy}", less, BLUE if policy in AGENTS else INK))
+            lines.append(line)
+    return Report(markdown(lines), summary, picture(drawn))
+
+
+def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
+    """Draw what everybody earns more than the best single items, with intervals."""
+    figure = level_intervals(lines, f"return of an episode, less that of {SINGLES}")
+    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
+    return figure
+
+
+def main(config: Config) -> None:
+    """Measure every world and training that is not measured yet, and report.
+
+    Raises:
+        ValueError: If the slates of an environment are no bundles, or the folder holds other
+            measurements.
+        RuntimeError: If another process measures in the same folder.
+    """
+    use_threads(config.threads)
+    for env in config.envs:
+        if not make_simulator(env, device=config.device).discounts:
+            raise ValueError(f"envs names {env!r}, but its slates are no bundles.")
+    run = Run("bundle", config, results=config.results)
+    with locked(config.work):
+        free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "results")
+        told = settings_of(config, free=(*free, "work", "cache"))
+        shops = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in PRESETS}
+        remember_settings(
+            config.work, told | {"shops": {env: shops[env] for env in (BUNDLE, CONTROL)}}
+        )
+        rows = [
+            row
+            for env in config.envs
+            for seed in config.worlds
+            for row in _rows_of(config, World(env, seed))
+        ]
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    run.publish(table, report(table))
+
+
+def _rows_of(config: Config, world: World) -> list[dict[str, Any]]:
+    """The rows of a world: those that are kept, and those that are measured now."""
+    folder = config.work / world.name
+    opened: list[Site] = []
+
+    def site() -> Site:
+        """The world, opened when something is measured there first."""
+        if not opened:
+            opened.append(world.open(config))
+        return opened[0]
+
+    rows = json_at(folder / "baselines.json", lambda: baselines(config, world, site()))
+    for agent in config.agents:
+        for seed in config.seeds:
+
+            def measure(agent: str = agent, seed: int = seed) -> list[dict[str, Any]]:
+                return trained(config, world, site(), agent, seed)
+
+            rows += json_at(folder / f"{agent}-seed{seed}.json", measure)
+    return rows
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
