@@ -64,7 +64,7 @@ from policies import POLICIES
 from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.conditioned import ConditionedConfig
-from policies.learnable.intents import ComposerPolicy, IntentConfig
+from policies.learnable.intents import ComposerPolicy, IntentActor, IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -404,9 +404,10 @@ def held(config: Config, seed: int, site: Site, model: SlatePPO, setup: Training
     best, found, _ = chosen(setup, contenders, reference, enough, length)
 
     # the folder holds what was chosen
-    kept = contenders[best]
+    kept, actor = contenders[best], model.policy.actor
     assert isinstance(kept, ComposerPolicy)
-    model.policy.actor.load_state_dict(kept.actor.state_dict())
+    assert isinstance(actor, IntentActor)
+    actor.load_state_dict(kept.actor.state_dict())
     save(model, folder / KEPT)
     episodes, simulator = (
         seeds(settings.first_seed, settings.episodes),

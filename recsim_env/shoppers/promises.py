@@ -296,28 +296,22 @@ def check_response(
     _check_tensor(shopper, "respond", "elsewhere", found.elsewhere, (batch,), torch.float32)
     if found.leaving is None and shopper.tells_leaving:
         broken(shopper, "respond", "returned no leaving", "tells_leaving is True")
-    if found.leaving is not None:
-        _check_tensor(shopper, "respond", "leaving", found.leaving, (batch,), torch.float32)
     if (found.purchases is not None) != shopper.tells_purchases:
         said = "no purchases" if found.purchases is None else "purchases"
         broken(
             shopper, "respond", f"returned {said}", f"tells_purchases is {shopper.tells_purchases}"
         )
-    if found.purchases is not None:
-        _check_tensor(shopper, "respond", "purchases", found.purchases, (batch, size), torch.bool)
-    if found.purchase_probability is not None:
-        chance = found.purchase_probability
-        _check_tensor(
-            shopper, "respond", "purchase_probability", chance, (batch, size), torch.float32
-        )
+    for key, shape, dtype in (
+        ("leaving", (batch,), torch.float32),
+        ("purchases", (batch, size), torch.bool),
+        ("purchase_probability", (batch, size), torch.float32),
+        ("outside_reward", (batch,), torch.float32),
+        ("basket", (batch, "L"), torch.int64),
+        ("carried", (batch, "L"), torch.int64),
+    ):
+        if (told := getattr(found, key)) is not None:
+            _check_tensor(shopper, "respond", key, told, shape, dtype)
     _check_whole(shopper, found, batch)
-    if found.outside_reward is not None:
-        paid = found.outside_reward
-        _check_tensor(shopper, "respond", "outside_reward", paid, (batch,), torch.float32)
-    for key in ("basket", "carried"):
-        listed = getattr(found, key)
-        if listed is not None:
-            _check_tensor(shopper, "respond", key, listed, (batch, "L"), torch.int64)
     if numbers and not shown.is_meta and not (shown.is_cpu and _plausible(shopper, found, shown)):
         _check_response_numbers(shopper, found, shown, running)
 
