@@ -307,8 +307,8 @@ def test_the_environment_pays_the_lagrangian_and_moves_its_multiplier() -> None:
     mean = float(torch.cat(slacks).mean())
     assert told["constraint/limit"] == LIMIT
     assert told["constraint/mean"] == pytest.approx(LIMIT - mean * limit.size)
-    step = min(max(-20 * mean, -1), 1)
-    assert told["constraint/multiplier"] == pytest.approx(0.3 * math.exp(step))
+    rise = min(max(-20 * mean, -1), 1)
+    assert told["constraint/multiplier"] == pytest.approx(0.3 * math.exp(rise))
 
 
 def test_a_verdict_by_hand() -> None:
@@ -369,7 +369,7 @@ def test_what_has_no_knob_is_moved_by_those_of_the_others() -> None:
     assert own is not None
     assert others is not None
     assert own.nonzero().flatten().tolist() == others.nonzero().flatten().tolist() == [at]
-    assert (own[at], others[at]) == (1.0, -1.0)
+    assert (float(own[at]), float(others[at])) == (1.0, -1.0)
     bare = Composer(replace(inputs, reward=Reward({"clicks": 1.0})), composer.config)
     assert steering(bare, "clicks") is None
 
