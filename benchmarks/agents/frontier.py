@@ -23,7 +23,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +35,6 @@ from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
-from agents.ppo.agents import PPOComposerConfig, PPOConditionedConfig
 from agents.statistics import estimate_mean
 from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
@@ -70,6 +69,9 @@ SHARES = {CONDITIONED: 0.2, EQUAL: 1.0}
 RUN_SEEDS = 100_000
 """Seeds set aside for the shoppers of one run."""
 Row = dict[str, Any]
+SETTINGS: dict[str, dict[str, Any]] = {"ppo_composer": {}, "ppo_conditioned": {}}
+"""Options of the agents that are not their defaults. The goals of `ppo_conditioned` are by default
+the terms of the reward, clicks and intra_list_distance."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,6 @@ class Config(Markets, Threads, Results):
     """Number of episodes that each policy is reported on, for each seed."""
     batch: int = 256
     """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
-    ppo: PPOComposerConfig = field(default_factory=PPOComposerConfig)
-    """Options of the specialists."""
-    conditioned: PPOConditionedConfig = field(default_factory=PPOConditionedConfig)
-    """Options of the agent for all weights; its goals are clicks and intra_list_distance."""
     work: Path = Path("runs/frontier")
     """Folder of the cells; delete it to start anew."""
     report_only: bool = False
@@ -244,7 +242,7 @@ def play_specialist(cell: Cell, ground: Ground) -> list[Row]:
     setup = TrainingSetup(
         simulator, inputs, cell.seed, config.steps, config.shoppers, keeper=keeper
     )
-    learned = AGENTS["ppo_composer"].learner(setup, config.ppo)
+    learned = AGENTS["ppo_composer"].learn(setup, SETTINGS["ppo_composer"])
     facts = {"steps": learned.steps, "minutes": learned.facts["minutes"]}
     return [ground.row(cell, learned.policy, cell.weight, **facts)]
 
@@ -256,7 +254,7 @@ def play_conditioned(cell: Cell, ground: Ground) -> list[Row]:
     steps = round(SHARES[cell.contender] * config.steps * len(config.weights))
     keeper = Keeper(cell.unfinished / "training.safetensors")
     setup = TrainingSetup(simulator, inputs, cell.seed, steps, config.shoppers, keeper=keeper)
-    learned = AGENTS["ppo_conditioned"].learner(setup, config.conditioned)
+    learned = AGENTS["ppo_conditioned"].learn(setup, SETTINGS["ppo_conditioned"])
     policy = learned.policy
     assert isinstance(policy, ConditionedPolicy)
     facts = {"steps": learned.steps, "minutes": learned.facts["minutes"]}

@@ -81,7 +81,8 @@ def test_a_reward_is_weighted_by_the_chance_to_be_there() -> None:
     slates = env.simulator.episodes.recent_slates[:, 0]
     clicks = answers[-1].clicks.sum(dim=1)
     shown = (slates.clamp(min=0), slates >= 0, answers[-1])
-    distance, _ = env.simulator.reward(env.simulator._reward_inputs(env.simulator.episodes, *shown))
+    told = env.simulator._reward_inputs(env.simulator.episodes, *shown, discount=None)
+    distance, _ = env.simulator.reward(told)
     alive = np.isin(slates[:, 0].numpy() >= 0, True)
     expected = distance.numpy() * before
     assert clicks.sum() > 0

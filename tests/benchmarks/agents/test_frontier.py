@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from agents.ppo.agents import PPOComposerConfig, PPOConditionedConfig
 from agents.ppo.config import PPOConfig
 from benchmarks.agents import frontier
 from benchmarks.agents.frontier import CONDITIONED, CONSTANT, EQUAL, GREEDY, SPECIALISTS, UNIFORM
@@ -90,8 +89,6 @@ def config(folder: Path, *contenders: str) -> frontier.Config:
         points=2,
         episodes=2,
         slates=600,
-        ppo=PPOComposerConfig(**QUICK, polished=0.0),
-        conditioned=PPOConditionedConfig(**QUICK),
         markets=folder / "markets",
         work=folder / "work",
         results=folder / "results",
@@ -103,6 +100,8 @@ def config(folder: Path, *contenders: str) -> frontier.Config:
 def test_a_run_goes_on_with_the_cells_that_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(frontier.SETTINGS, "ppo_composer", QUICK | {"polished": 0.0})
+    monkeypatch.setitem(frontier.SETTINGS, "ppo_conditioned", QUICK)
     frontier.main(config(tmp_path, UNIFORM, GREEDY))
     first = read_rows("frontier", results=tmp_path / "results")
     assert first["contender"].to_list() == [GREEDY, GREEDY, UNIFORM]
