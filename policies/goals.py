@@ -98,9 +98,14 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
     if isinstance(weights, Mapping):
         for goal in weights:
             checks.choice(f"a goal of {name}", goal, list(goals))
-        weights = [weights.get(goal, 0.0) for goal in goals]
-    if isinstance(weights, np.ndarray) and weights.dtype.kind == "f":
+        weights = [
+            checks.number(f"{name}[{goal!r}]", weights.get(goal, 0.0), 0, MOST_WEIGHT)
+            for goal in goals
+        ]
+    if isinstance(weights, np.ndarray) and weights.dtype.kind in "fiu":
         weights = torch.from_numpy(weights)
+    if isinstance(weights, Tensor) and not (weights.dtype is torch.bool or weights.is_complex()):
+        weights = weights.float()
     if not isinstance(weights, Tensor):
         told = [
             checks.number(f"{name}[{at}]", value, 0, MOST_WEIGHT)
@@ -119,6 +124,6 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
         row = rows[int(bad.int().argmax())]
         raise ValueError(
             f"{name} holds {[round(value, 6) for value in row.tolist()]}, but weights must be "
-            "finite, 0 or more, and not all 0."
+            f"from 0 to {MOST_WEIGHT:g}, and not all 0."
         )
     return checked

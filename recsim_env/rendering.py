@@ -153,6 +153,8 @@ def _bundle(
     """Return the lines of a bundle: its price, what was taken, and why it goes together."""
     shown = [card for card in cards if card.shown]
     price, discount = sum(card.price for card in shown), outcome.info["discount"][row].item()
+    if len(shown) < 2:
+        discount = 0.0  # a single item is no bundle
     offer = f"the bundle costs {price * (1 - discount):.2f}"
     if discount > 0:
         offer += f", {discount:.0%} off {price:.2f}"
@@ -419,7 +421,7 @@ def _draw_header(sheet: _Sheet, scene: Scene) -> None:
     sheet.write(
         sheet.width - _MARGIN,
         50,
-        sheet.cut("  ·  ".join(right[1:]), half, 15),
+        sheet.cut("  ·  ".join(filter(None, right[1:])), half, 15),
         15,
         "#c5ced6",
         at="ra",

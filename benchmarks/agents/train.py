@@ -97,7 +97,8 @@ class Config(Checked):
     slates themselves, whose items are drawn at once (plackett_luce) or one by one
     (autoregressive)."""
     constraint: Constraint = field(default_factory=lambda: ConstrainedConfig().constraint)
-    """The limit of the agent `constrained`."""
+    """The limit of the agent `constrained`; what is not told keeps its default, at least
+    0.95 times the clicks of greedy CTR."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, each of which is a run of its own. Three show how much runs differ."""
     visits: int | None = None
@@ -393,7 +394,8 @@ def held(config: Config, seed: int, site: Site, model: SlatePPO, setup: Training
         model: The trained model, which is changed.
         setup: What it learned from.
     """
-    folder, settings = folder_of(config, seed), sizes_of(config).monitor
+    slow = is_slow(setup.simulator)
+    folder, settings = folder_of(config, seed), sizes_of(config, slow=slow).monitor
     env, agent = constrained_env_of(model), ConstrainedConfig()
     reference, limit = env.reference, env.limit
     length, enough = reference.length, setup.steps * CONTENDERS

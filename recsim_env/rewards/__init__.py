@@ -5,7 +5,7 @@ the device.
 """
 
 from recsim_env.rewards import responses, shelf, variety  # their terms join the registry
-from recsim_env.rewards.inputs import RewardInputs
+from recsim_env.rewards.inputs import RewardInputs as RewardInputs
 from recsim_env.rewards.objectives import Objectives
 from recsim_env.rewards.shelf import ShareOf, exposure_toward, share_of
 from recsim_env.rewards.terms import (
@@ -22,17 +22,17 @@ from recsim_env.rewards.terms import (
     zero_to_one,
     zero_to_size,
 )
-from recsim_env.rewards.weighted import MOST_WEIGHT, Reward, as_reward
+from recsim_env.rewards.weighted import MOST_WEIGHT, as_reward
+from recsim_env.rewards.weighted import Reward as Reward
 
 SHIPPED.extend(REWARD_TERMS.values())
 
+# `Reward` and `RewardInputs` are not among them: the reference describes these at `recsim_env`
 __all__ = [
     "MOST_WEIGHT",
     "REWARD_TERMS",
     "Bounds",
     "Objectives",
-    "Reward",
-    "RewardInputs",
     "ShareOf",
     "Term",
     "as_reward",

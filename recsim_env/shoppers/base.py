@@ -255,7 +255,8 @@ def checked_discounts(name: str, discounts: Any) -> tuple[float, ...]:
     """Check the levels of discount at which bundles are offered.
 
     Raises:
-        ValueError: If they are no ascending shares of a price from 0 to below 1, the first 0.
+        ValueError: If they are no ascending shares of a price from 0 to below 1, the first 0, or if
+            two of them are the same float32 number.
     """
     expected = "it must be ascending shares of a price below 1, the first of which is 0"
     if not isinstance(discounts, Sequence) or isinstance(discounts, (str, bytes)) or not discounts:
@@ -263,7 +264,8 @@ def checked_discounts(name: str, discounts: Any) -> tuple[float, ...]:
     levels = tuple(
         checks.number(f"{name}[{at}]", level, 0, 1) for at, level in enumerate(discounts)
     )
-    rising = all(low < high for low, high in itertools.pairwise((*levels, 1.0)))
+    single = torch.tensor([*levels, 1.0], dtype=torch.float32).tolist()  # as shoppers are told them
+    rising = all(low < high for low, high in itertools.pairwise(single))
     if levels[0] != 0 or not rising:
         raise ValueError(f"{name} is {checks.told(discounts)}, but {expected}.")
     return levels

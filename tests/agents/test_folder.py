@@ -110,7 +110,7 @@ def test_a_loaded_agent_serves_any_weights_where_it_was_trained_for_them(
         found.append(slates)
     assert not torch.equal(found[0], found[1])
     with pytest.raises(
-        ValueError, match=r"^weights holds \[0\.0, 0\.0\], but weights must be finite"
+        ValueError, match=r"^weights holds \[0\.0, 0\.0\], but weights must be from 0"
     ):
         loaded.at({"clicks": 0.0})
     with pytest.raises(ValueError, match=r"^weights are given, but this agent was trained for one"):

@@ -79,13 +79,14 @@ def chances(single: Tensor, pair: Tensor, response: Tensor, shown: Tensor) -> Ch
         value += single[:, i : i + 1] * taken[:, i]
         for j in range(i + 1, size):
             value += pair[:, i, j].unsqueeze(1) * (taken[:, i] & taken[:, j])
-    value.scatter_add_(1, number, response.unsqueeze(1))
+    bundle = is_bundle(shown)
+    value.scatter_add_(1, number, (response * bundle).unsqueeze(1))  # none for a single item
 
     # subsets with what is not shown have no chance
     absent = (taken & ~shown.unsqueeze(1)).any(dim=2)
     subset = torch.softmax(value.masked_fill(absent, -torch.inf), dim=1)
     item = torch.stack([(subset * taken[:, i]).sum(dim=1) for i in range(size)], dim=1)
-    whole = subset.gather(1, number).squeeze(1) * is_bundle(shown)
+    whole = subset.gather(1, number).squeeze(1) * bundle
     return Chances(subset, item.clamp(max=1), whole.clamp(max=1))
 
 

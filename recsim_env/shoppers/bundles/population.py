@@ -15,7 +15,14 @@ from torch import Tensor
 from recsim_env import checks
 from recsim_env.noise import normal
 from recsim_env.shoppers.base import Description, Shopper, checked_discounts, counted
-from recsim_env.shoppers.bundles.choice import FEWEST, MOST_ITEMS, Chances, chances, drawn
+from recsim_env.shoppers.bundles.choice import (
+    FEWEST,
+    MOST_ITEMS,
+    Chances,
+    chances,
+    drawn,
+    is_bundle,
+)
 from recsim_env.shoppers.bundles.complements import pairs_of
 from recsim_env.shoppers.bundles.config import BUNDLES, BundleConfig
 from recsim_env.shoppers.market import MarketShopper, MarketState
@@ -61,8 +68,8 @@ class BundleShopper(Shopper[BundleState]):
 
     The observation holds the keys of a `MarketShopper`, and
 
-        offers: (L, 2) float32, how many bundles the shopper was offered at each level of discount,
-            and how many of them were taken whole
+        offers: (L, 2) float32, how many bundles, of two items or more, the shopper was offered at
+            each level of discount, and how many of them were taken whole
 
     Args:
         device: `cpu` or `cuda`.
@@ -146,7 +153,8 @@ class BundleShopper(Shopper[BundleState]):
         looks = shown.float()  # a bundle is looked at as a whole
         leaving = self.market.move_on(state.market, slates, shown, looks, taken, drift_draws)
         left = (leave_draw.squeeze(1) < leaving) & (not self.never_leave)
-        at_level = torch.eq(discount.unsqueeze(1), self._levels).float()
+        at_level = torch.eq(discount.unsqueeze(1), self._levels) & is_bundle(shown).unsqueeze(1)
+        at_level = at_level.float()
         counts = torch.stack([at_level, at_level * whole.unsqueeze(1)], dim=2)
         state.offers = state.offers + counts
         day = state.market.day
@@ -187,12 +195,12 @@ class BundleShopper(Shopper[BundleState]):
             for one, other in itertools.combinations(distinct, 2)
             if self.pairs[one, other] > 0
         ]
-        twice = [
-            f"{short[group]} twice: one stands for the other"
+        alike = [
+            f"{short[group]} more than once: one stands for another"
             for group in distinct
             if self.pairs[group, group] < 0 and int((groups == group).sum()) > 1
         ]
-        return found + twice
+        return found + alike
 
     # ---- the truth, for oracles ----
 

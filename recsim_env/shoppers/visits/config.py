@@ -96,6 +96,11 @@ class VisitsConfig:
             elif name != "market":
                 low, high = _RANGES.get(name, (-MOST, MOST))
                 put(self, **{name: checks.number(name, value, low, high)})
+        if self.search + self.cart_page > 1:
+            raise ValueError(
+                f"search is {self.search:g} and cart_page is {self.cart_page:g}, but together they "
+                "must be 1 at most."
+            )
 
     def alike(self) -> VisitsConfig:
         """Return the same market with shoppers who all behave as the median one does."""

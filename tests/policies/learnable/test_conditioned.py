@@ -101,13 +101,15 @@ def test_weights_may_be_a_function_of_the_shopper() -> None:
     rows = by_last_clicks(seen)
     assert 0 < int(rows[:, 0].sum()) < SHOPPERS
     assert torch.equal(policy.at(by_last_clicks)(seen, NONE), policy.at(rows)(seen, NONE))
+    for whole in (rows.long(), rows.long().numpy()):  # whole numbers are numbers
+        assert torch.equal(policy.at(whole)(seen, NONE), policy.at(rows.floor())(seen, NONE))
 
 
 @pytest.mark.parametrize(
     ("weights", "match"),
     [
         ((1.0, 2.0), r"^weights has 2 numbers, but it must be one number for each of \['clicks', "),
-        ((0, 0, 0), r"^weights holds \[0\.0, 0\.0, 0\.0\], but weights must be finite, 0 or more"),
+        ((0, 0, 0), r"^weights holds \[0\.0, 0\.0, 0\.0\], but weights must be from 0 to"),
         ((1.0, -1.0, 0), r"^weights\[1\] is -1\.0, but it must be a finite number from 0 to"),
         ((1.0, math.nan, 0), r"^weights\[1\] is nan, but it must be a finite number"),
         ((1.0, math.inf, 0), r"^weights\[1\] is inf, but it must be a finite number"),
@@ -116,7 +118,12 @@ def test_weights_may_be_a_function_of_the_shopper() -> None:
         (torch.tensor([1.0, math.nan, 0]), r"^weights holds \[1\.0, nan, 0\.0\], but weights must"),
         (torch.tensor([[1.0, 0, 0], [0, -1, 0]]), r"^weights holds \[0\.0, -1\.0, 0\.0\], but"),
         (torch.ones(2, 2, 3), r"^weights is a float32 tensor of shape \(2, 2, 3\), but it must be"),
-        (torch.ones(3, dtype=torch.int64), r"^weights is a int64 tensor of shape \(3,\), but"),
+        (torch.ones(3, dtype=torch.bool), r"^weights is a bool tensor of shape \(3,\), but"),
+        (
+            torch.tensor([2e9, 1, 0]),
+            r"^weights holds \[2000000000\.0, 1\.0, 0\.0\], but .* to 1e\+09",
+        ),
+        ({"clicks": -1}, r"^weights\['clicks'\] is -1, but it must be a finite number from 0 to"),
         ("clicks", r"^weights is 'clicks', but it must be a list"),
         (5, r"^weights is 5, but it must be a list"),
     ],

@@ -266,6 +266,8 @@ def test_the_action_has_one_more_number_for_the_level() -> None:
         ((0.1, 0.2), "discounts is (0.1, 0.2), but it must be ascending"),
         ((0.0, 0.2, 0.2), "the first of which is 0"),
         ((0.0, 1.0), "it must be ascending shares of a price below 1"),
+        ((0.0, 1 - 1e-9), "it must be ascending shares of a price below 1"),  # 1 in float32
+        ((0.0, 0.1, 0.1 + 1e-10), "it must be ascending shares"),
         ((0.0, -0.1), "discounts[1] is -0.1, but it must be"),
         (0.3, "discounts is 0.3, but"),
     ],
@@ -356,10 +358,12 @@ def test_a_frame_tells_price_discount_answer_and_reason() -> None:
     price = float(simulator.catalog.price[[0, 1, 8, 2]].sum())
     assert f"the bundle costs {0.8 * price:.2f}, 20% off {price:.2f}: " in frame
     assert "category 0 goes with category 1" in frame
-    assert "category 0 twice: one stands for the other" in frame
+    assert "category 0 more than once: one stands for another" in frame
     assert "taken whole before: 0 of 0 bundles" in frame
-    env.step(np.array([0, 0, 0, 0, 0]))
-    assert "nothing in it goes together" in str(env.render())
+    env.step(np.array([0, 0, 0, 0, 2]))  # a single item is no bundle, and costs its price
+    frame = str(env.render())
+    assert "nothing in it goes together" in frame
+    assert f"the bundle costs {float(simulator.catalog.price[0]):.2f}: " in frame
 
 
 def test_the_picture_has_room_for_the_bundle() -> None:

@@ -87,3 +87,12 @@ def test_the_largest_draw_takes_nothing_that_is_not_shown() -> None:
 
 def test_subsets_are_all_different() -> None:
     assert len(torch.unique(subsets(4, CPU), dim=0)) == 16
+
+
+def test_a_single_item_has_no_discount() -> None:
+    shown = torch.tensor([[True, False], [True, True]])
+    single, pair = torch.tensor([[0.5, -1.0]]).expand(2, -1), pair_of(0.8).expand(2, -1, -1)
+    found = chances(single, pair, torch.full((2,), 0.6), shown)
+    assert found.item[0, 0].item() == pytest.approx(math.exp(0.5) / (1 + math.exp(0.5)))
+    assert found.whole[0].item() == 0
+    assert found.whole[1].item() > chances(single, pair, torch.zeros(2), shown).whole[1].item()

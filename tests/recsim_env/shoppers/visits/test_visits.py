@@ -446,6 +446,7 @@ def test_a_frame_tells_scenario_query_and_cart() -> None:
         ({"search": 1.5}, "search is 1.5, but it must be a finite number from 0.0 to 1.0."),
         ({"end": math.nan}, "end is nan, but it must be a finite number"),
         ({"market": 3}, "market is 3, but it must be a MarketConfig."),
+        ({"search": 0.8, "cart_page": 0.3}, "search is 0.8 and cart_page is 0.3, but together"),
     ],
 )
 def test_bad_parameters_are_refused(changes: dict[str, float], said: str) -> None:
