@@ -51,6 +51,7 @@ class Ending:
     day: float
     lapsed: bool
     truncated: bool
+    carried: bool = False
 
     @property
     def sentence(self) -> str:
@@ -65,7 +66,8 @@ class Ending:
     @property
     def besides(self) -> str:
         """What was bought outside of the slate, in words; empty where nothing was."""
-        return f"{self.elsewhere} more bought elsewhere in the store" if self.elsewhere else ""
+        where = "from earlier pages" if self.carried else "elsewhere in the store"
+        return f"{self.elsewhere} more bought {where}" if self.elsewhere else ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ def _ending(row: int, outcome: Outcome) -> Ending:
             if name.startswith(prefix)
         },
         elsewhere=int(info["elsewhere"]),
+        carried=outcome.response.carried is not None,
         gap_days=info["gap_days"],
         day=info["day"],
         lapsed=bool(outcome.terminated[row]),

@@ -435,6 +435,16 @@ def test_a_frame_tells_scenario_query_and_cart() -> None:
     assert "sensitivity" not in text
 
 
+def test_a_frame_tells_what_earlier_pages_sold() -> None:
+    env = SlateEnv("recsim_env/MarketVisit-v0", device="cpu", render_mode="ansi")
+    env.action_space.seed(0)
+    env.reset(seed=13)
+    info: dict[str, float] = {}
+    while not info.get("elsewhere"):
+        *_, info = env.step(env.action_space.sample())
+    assert f"; {int(info['elsewhere'])} more bought from earlier pages" in str(env.render())
+
+
 # ---- what is refused ----
 
 
