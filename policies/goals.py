@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recsim_env import checks
@@ -21,7 +22,9 @@ from recsim_env.types import Observation
 
 WEIGHTS = "goal_weights"
 """Key of an observation: (B, G) float32, how much each goal counts for each shopper."""
-Weights = Mapping[str, float] | Sequence[float] | Tensor | Callable[[Observation], Tensor]
+Weights = (
+    Mapping[str, float] | Sequence[float] | NDArray[Any] | Tensor | Callable[[Observation], Tensor]
+)
 """Weights of goals: by name, one number a goal, a row (G,) or rows (B, G), or a function of what is
 observed of the shoppers that gives rows (B, G)."""
 
