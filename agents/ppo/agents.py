@@ -9,27 +9,25 @@ ratio is clipped for the slate as a whole, because SB3's `PPO.train` cannot clip
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from stable_baselines3.common.utils import FloatSchedule
-from torch import Tensor
 
 from agents.base import TrainedAgent, TrainingSetup, register_agent
 from agents.ppo.algorithm import (
     SlatePPO,
     StockPPO,
-    environment_of,
     frozen_policy_of,
     look_around,
     make_ppo,
 )
 from agents.ppo.checkpoints import restore_model, state_of
 from agents.ppo.config import PPOConfig, annealed_rate
-from agents.ppo.goals import ConditionedVecEnv, check_goals, face_for, utilities_of
-from agents.ppo.polish import choice_of, polish, returns_of
+from agents.ppo.goals import check_goals, face_for
+from agents.ppo.polish import Judge, choice_of, judge_of, polish, returns_of
 from agents.ppo.vec_env import SimulatorVecEnv, TrainingReward
 from policies.composer import ComposerConfig
 from policies.goals import checked_goals
@@ -44,8 +42,6 @@ from recsim_env.trees import flat
 from recsim_env.types import Policy
 
 Model = TypeVar("Model", bound=StockPPO)
-Judge = Callable[[TrainingSetup, Sequence[Policy], int], tuple[Tensor, int]]
-"""Tells what each of P policies earns from each of S shoppers, (P, S), and the steps it took."""
 SCALING_VISITS = 10
 """Visits of each shopper, before the first update, that set the scale of the features."""
 LONGER = 1.3
@@ -248,32 +244,20 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     # the model before its first update, or as an interrupted training left it
     began = time.perf_counter()
     model = untrained_model(kind, setup, config, start, make_ppo)
-    contenders = {"untrained": _frozen(model)}
-    first = _goes_on(setup, (kind, config, start), model)
-    watched = setup.watched(0, contenders["untrained"][0]) if first == 1 else 0.0
-
-    # the policy is watched between updates, not in a callback, which SB3 would call while its
-    # private random state is installed
-    for update in range(first, updates + 1):
-        if update > 1:
-            setup.keeper.keep(partial(_state, update, model))
-        learn_update(model, config, update, updates)
-        # powers of two, because learning curves are steep at first
-        early = update < config.watch_every and update & (update - 1) == 0
-        if (early or update % config.watch_every == 0) and update < updates:
-            watched += setup.watched(looked + update * rollout, frozen_policy_of(model))
-    facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
+    contenders = {"untrained": frozen_pair(model)}
+    about = (kind, config, start)
+    facts, watched = learn_updates(setup, config, model, about, updates, looked)
     length = model.statistics.get("visits", float(updates * config.ppo.n_steps))
     steps = looked + updates * rollout
 
     # intents are moved alike in all states, and the best of all is kept
-    contenders["trained"] = _frozen(model)
+    contenders["trained"] = frozen_pair(model)
     if polished:
         better, taken = polish(setup, model, round(polished * setup.steps))
         steps += taken
-        contenders |= {"polished": _frozen(model)} if better else {}
+        contenders |= {"polished": frozen_pair(model)} if better else {}
     facts["minutes"] = (time.perf_counter() - began - watched) / 60
-    kept, earned, taken = _compared(setup, config, contenders, length, _judge_of(model))
+    kept, earned, taken = _compared(setup, config, contenders, length, judge_of(model))
     facts |= {f"return_{name}": value for name, value in earned.items()}
     policy, sampled = contenders[kept]
     setup.watch(steps + taken, policy)
@@ -283,12 +267,52 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     )
 
 
+def learn_updates(
+    setup: TrainingSetup,
+    config: PPOAgentConfig,
+    model: SlatePPO,
+    about: object,
+    updates: int,
+    before: int,
+) -> tuple[dict[str, float], float]:
+    """Do PPO's updates, from the one that an interrupted training was saved before.
+
+    The policy is watched between updates, not in a callback, which SB3 would call while its private
+    random state is installed.
+
+    Args:
+        setup: what the agent learns from
+        config: its options
+        model: PPO before its first update
+        about: what an interrupted training must have had in common with this one
+        updates: number of updates of the whole training
+        before: steps that were taken before the first update
+
+    Returns:
+        `REPORTED` figures of the last update, and the seconds that watching took.
+    """
+    untrained = frozen_policy_of(model)
+    first = _goes_on(setup, about, model)
+    watched = setup.watched(0, untrained) if first == 1 else 0.0
+    for update in range(first, updates + 1):
+        if update > 1:
+            setup.keeper.keep(partial(_state, update, model))
+        learn_update(model, config, update, updates)
+        # powers of two, because learning curves are steep at first
+        early = update < config.watch_every and update & (update - 1) == 0
+        if (early or update % config.watch_every == 0) and update < updates:
+            steps = before + update * config.ppo.n_steps * setup.shoppers
+            watched += setup.watched(steps, frozen_policy_of(model))
+    facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
+    return facts, watched
+
+
 def _compared(
     setup: TrainingSetup,
     config: PPOAgentConfig,
     contenders: Mapping[str, tuple[Policy, Policy]],
     visits: float,
-    judge: Judge | None = None,
+    judge: Judge = returns_of,
 ) -> tuple[str, dict[str, float], int]:
     """Which policy earns most from new shoppers (`agents.ppo.polish.choice_of`).
 
@@ -298,7 +322,7 @@ def _compared(
         contenders: policies by name, at their most likely action and as they explore, the
             untrained one first
         visits: mean length of an episode, as far as it is known
-        judge: tells what each policy earns; None = `returns_of`
+        judge: tells what each policy earns
 
     Returns:
         The name of the policy to keep, what each earned, and the steps that were taken. Where they
@@ -310,25 +334,9 @@ def _compared(
     if shoppers < 2:
         return names[-1], {}, 0
     policies = [policy for policy, _ in contenders.values()]
-    returns, steps = (judge or returns_of)(setup, policies, shoppers)
+    returns, steps = judge(setup, policies, shoppers)
     earned = dict(zip(names, returns.mean(dim=1).tolist(), strict=True))
     return names[choice_of(returns)], earned, steps
-
-
-def _judge_of(model: SlatePPO) -> Judge | None:
-    """How policies are compared that serve any weights: at weights of their own for each shopper.
-
-    Returns:
-        None where there are no goals.
-    """
-    env = environment_of(model)
-    if not isinstance(env, ConditionedVecEnv):
-        return None
-
-    def judge(setup: TrainingSetup, policies: Any, shoppers: int) -> tuple[Tensor, int]:
-        return utilities_of(setup, env, policies, shoppers)
-
-    return judge
 
 
 def _goes_on(setup: TrainingSetup, config: object, model: SlatePPO) -> int:
@@ -396,6 +404,6 @@ def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: 
     model.learn(config.ppo.n_steps * model.n_envs, reset_num_timesteps=update == 1)
 
 
-def _frozen(model: SlatePPO) -> tuple[Policy, Policy]:
+def frozen_pair(model: SlatePPO) -> tuple[Policy, Policy]:
     """Copies of the policy at its most likely action, and as it explores."""
     return frozen_policy_of(model), frozen_policy_of(model, deterministic=False)

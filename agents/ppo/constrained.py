@@ -25,16 +25,13 @@ from torch import Tensor
 from agents.base import TrainedAgent, TrainingSetup, register_agent, training_seeds
 from agents.ppo.agents import (
     LONGER,
-    REPORTED,
     SCALING_VISITS,
     PPOComposerConfig,
-    _frozen,
-    _goes_on,
-    _state,
-    learn_update,
+    frozen_pair,
+    learn_updates,
     untrained_model,
 )
-from agents.ppo.algorithm import SlatePPO, environment_of, frozen_policy_of, make_ppo
+from agents.ppo.algorithm import SlatePPO, environment_of, make_ppo
 from agents.ppo.constraint import (
     BATCH,
     LEAST,
@@ -174,7 +171,7 @@ class ConstrainedVecEnv(IntentVecEnv):
     def paid(self, outcome: Outcome, weight: Tensor | None = None) -> Tensor:
         """What a visit is worth: (B,), the Lagrangian at the multiplier as it stands.
 
-        The slack counts for the next `ascend`.
+        The slack counts for the next `after_rollout`.
 
         Args:
             outcome: of the visit
@@ -189,7 +186,7 @@ class ConstrainedVecEnv(IntentVecEnv):
             reward = expected_reward(self.simulator, outcome)
         return self.limit.paid(reward, slack, self.multiplier.value)
 
-    def ascend(self) -> dict[str, float]:
+    def after_rollout(self) -> dict[str, float]:
         """Move the multiplier by the visits since the last call; return what to log, by name."""
         slack = float(self._slack / self._weight)
         self._clear()
@@ -200,10 +197,6 @@ class ConstrainedVecEnv(IntentVecEnv):
             "constraint/mean": limit.value + limit.constraint.sign * slack * limit.size,
             "constraint/limit": limit.value,
         }
-
-    def after_rollout(self) -> dict[str, float]:
-        """Move the multiplier after a rollout."""
-        return self.ascend()
 
     def _worth(self, outcome: Outcome) -> Tensor:
         return self.paid(outcome, self._survival)
@@ -302,7 +295,7 @@ def polish_within(setup: TrainingSetup, model: SlatePPO, most: int) -> tuple[boo
 
     def after_round() -> None:
         """Move the multiplier after a round."""
-        env.ascend()
+        env.after_rollout()
 
     return polish(setup, model, most, env.paid, after_round)
 
@@ -550,29 +543,21 @@ def ppo_constrained(setup: TrainingSetup, config: ConstrainedConfig) -> TrainedA
     env = constrained_env_of(model)
     on_limit, taken = start_within(setup, model, turned)
     steps += looked + taken
-    start = _frozen(model)
+    start = frozen_pair(model)
     kept_safe = {"start": start} | ({"reserve": on_limit[RESERVE]} if on_limit else {})
-    first = _goes_on(setup, ("constrained", config), model)
-    watched = setup.watched(0, start[0]) if first == 1 else 0.0
-    for update in range(first, updates + 1):
-        if update > 1:
-            setup.keeper.keep(partial(_state, update, model))
-        learn_update(model, config, update, updates)
-        early = update < config.watch_every and update & (update - 1) == 0
-        if (early or update % config.watch_every == 0) and update < updates:
-            watched += setup.watched(steps + update * rollout, frozen_policy_of(model))
-    facts = {name: float(model.logger.name_to_value[f"train/{name}"]) for name in REPORTED}
+    about = ("constrained", config)
+    facts, watched = learn_updates(setup, config, model, about, updates, steps)
     steps += updates * rollout
     length = model.statistics.get("visits", length)
 
     # intents are moved alike in all states: by a search, and to the limit
-    contenders = kept_safe | {"trained": _frozen(model)}
+    contenders = kept_safe | {"trained": frozen_pair(model)}
     unpolished = contenders["trained"][0]
     if polished:
         better, taken = polish_within(setup, model, polished)
         steps += taken
         if better:
-            contenders = kept_safe | {"polished": _frozen(model)}
+            contenders = kept_safe | {"polished": frozen_pair(model)}
     on_limit, taken = steered(setup, model, min(turned, setup.steps - steps), length)
     steps += taken
     contenders |= on_limit

@@ -158,7 +158,7 @@ class Totals:
         return Totals(self.returns[:shoppers], self.sums[:shoppers], self.visits[:shoppers])
 
     def joined(self, other: Totals) -> Totals:
-        """These and others."""
+        """The totals of these shoppers, and then of others."""
         return Totals(
             np.concatenate([self.returns, other.returns]),
             np.concatenate([self.sums, other.sums]),

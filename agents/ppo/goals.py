@@ -27,7 +27,6 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
-from agents.base import TrainingSetup, training_seeds
 from agents.ppo.rollout_buffer import DeviceRolloutBuffer
 from agents.ppo.vec_env import (
     IntentVecEnv,
@@ -38,17 +37,13 @@ from agents.ppo.vec_env import (
 )
 from policies.composer import Composer, View
 from policies.goals import WEIGHTS
-from policies.learnable.conditioned import ConditionedPolicy
 from policies.learnable.kinds import LEARNABLE
 from recsim_env import noise
 from recsim_env.rewards import Objectives, check_served, is_linear
-from recsim_env.rollout import rollout
 from recsim_env.shoppers.base import name_of
 from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Observation, Outcome, Policy
+from recsim_env.types import Observation, Outcome
 
-CHECK = -3
-"""Generation of `training_seeds` of the shoppers of a comparison, as in `agents.ppo.polish`."""
 TINY = 1e-8
 """Standard deviation that counts as none."""
 
@@ -230,43 +225,6 @@ def scalarised(advantages: Tensor, weights: Tensor) -> Tensor:
     correlation = normal.T @ normal / len(normal)
     spread = ((carried @ correlation) * carried).sum(dim=1).clamp(min=0).sqrt()
     return (normal * carried).sum(dim=1) / spread.clamp(min=TINY)
-
-
-def utilities_of(
-    setup: TrainingSetup,
-    env: ConditionedVecEnv,
-    policies: Sequence[Policy],
-    shoppers: int,
-) -> tuple[Tensor, int]:
-    """All goals of an episode added up at drawn weights, in goal units, of each policy.
-
-    It is `agents.ppo.polish.returns_of` for policies that serve any weights: every shopper has
-    weights of their own, the same for all policies.
-
-    Args:
-        setup: What the agent learned from; its shoppers are reset.
-        env: The environment that it learned in.
-        policies: The policies, each a `ConditionedPolicy`.
-        shoppers: Number of shoppers, whom no update saw.
-
-    Returns:
-        Sums (P, S) float64 of P policies and S shoppers, and the steps that were taken.
-    """
-    who = training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device)
-    device = setup.simulator.device
-    totals = torch.zeros(len(policies), shoppers, dtype=torch.float64, device=device)
-    steps = 0
-
-    def weights(observation: Observation) -> Tensor:
-        return env.drawn_weights() / env.goal_units
-
-    for policy, total in zip(policies, totals, strict=True):
-        assert isinstance(policy, ConditionedPolicy)
-        for visit in rollout(policy.at(weights), setup.simulator, who, batch=setup.shoppers):
-            worth = (env.goals_of(visit.outcome) * weights(visit.observation)).sum(dim=1)
-            total.index_add_(0, visit.number, worth.double())
-            steps += len(worth)
-    return totals, steps
 
 
 def fit_goal_units(env: ConditionedVecEnv, values: Tensor) -> None:

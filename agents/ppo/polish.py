@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,17 +20,22 @@ from torch import Tensor
 from agents.base import TrainingSetup, training_seeds
 from agents.evaluate import evaluate
 from agents.ppo.algorithm import SlatePPO, environment_of
+from agents.ppo.goals import ConditionedVecEnv
 from agents.search.ground import EPISODES, Ground
 from agents.search.playing import Paid
 from agents.search.searchers import Covariance
+from policies.learnable.conditioned import ConditionedPolicy
 from policies.learnable.intents import IntentActor
-from recsim_env.types import Policy
+from recsim_env.rollout import rollout
+from recsim_env.types import Observation, Policy
 
 SPREAD = 0.5
 """Standard deviation of what is added in the first round, in fitted units: as much as PPO's own
 exploration leaves open."""
 CHECK = -3
 """Generation of `training_seeds` of the shoppers of the comparison."""
+Judge = Callable[[TrainingSetup, Sequence[Policy], int], tuple[Tensor, int]]
+"""Tells what each of P policies earns from each of S shoppers, (P, S), and the steps it took."""
 SURE = 1.0
 """Number of standard errors by which a policy must have earned more than the untrained one to take
 its place: where training brings nothing, its noise would else be what is kept."""
@@ -88,6 +94,52 @@ def returns_of(
     played = [evaluate(one, setup.simulator, who, batch=setup.shoppers).rows for one in policies]
     returns = torch.stack([rows["return"].to_torch().double() for rows in played])
     return returns, sum(int(rows["visits"].sum()) for rows in played)
+
+
+def utilities_of(
+    env: ConditionedVecEnv,
+    setup: TrainingSetup,
+    policies: Sequence[Policy],
+    shoppers: int,
+) -> tuple[Tensor, int]:
+    """All goals of an episode added up at drawn weights, in goal units, of each policy.
+
+    It is `returns_of` for policies that serve any weights: every shopper has
+    weights of their own, the same for all policies.
+
+    Args:
+        env: The environment that the agent learned in.
+        setup: What it learned from; its shoppers are reset.
+        policies: The policies, each a `ConditionedPolicy`.
+        shoppers: Number of shoppers, whom no update saw.
+
+    Returns:
+        Sums (P, S) float64 of P policies and S shoppers, and the steps that were taken.
+    """
+    who = training_seeds(setup.seed, shoppers, CHECK).to(setup.simulator.device)
+    device = setup.simulator.device
+    totals = torch.zeros(len(policies), shoppers, dtype=torch.float64, device=device)
+    steps = 0
+
+    def weights(observation: Observation) -> Tensor:
+        return env.drawn_weights() / env.goal_units
+
+    for policy, total in zip(policies, totals, strict=True):
+        assert isinstance(policy, ConditionedPolicy)
+        for visit in rollout(policy.at(weights), setup.simulator, who, batch=setup.shoppers):
+            worth = (env.goals_of(visit.outcome) * weights(visit.observation)).sum(dim=1)
+            total.index_add_(0, visit.number, worth.double())
+            steps += len(worth)
+    return totals, steps
+
+
+def judge_of(model: SlatePPO) -> Judge:
+    """How policies are compared that were trained as a model is: by what they serve.
+
+    Policies that serve any weights of goals are compared at weights of their own for each shopper.
+    """
+    env = environment_of(model)
+    return partial(utilities_of, env) if isinstance(env, ConditionedVecEnv) else returns_of
 
 
 def choice_of(returns: Tensor) -> int:

@@ -192,6 +192,8 @@ def measured(
     setup = TrainingSetup(ground.train, ground.inputs, seed, config.steps, config.shoppers)
     options = {one: getattr(config.agent, one) for one in vars(config.agent)}
     agent = AGENTS[AGENT].learn(setup, options | {"constraint": constraint})
+
+    # batches of shoppers whom no training met, the same for everybody
     greedy = POLICIES[GREEDY].build(ground.inputs)
     rows = []
     for batch in range(config.batches):

@@ -48,9 +48,9 @@ from agents.ppo.constrained import (
 from agents.ppo.constraint import Constraint, totals_of
 from agents.ppo.convergence import verdict_of
 from agents.ppo.events import cut_events
-from agents.ppo.goals import ConditionedVecEnv, face_for, utilities_of
+from agents.ppo.goals import face_for
 from agents.ppo.monitor import Monitor, MonitorConfig
-from agents.ppo.polish import choice_of, polish, returns_of
+from agents.ppo.polish import choice_of, judge_of, polish
 from agents.ppo.vec_env import SimulatorVecEnv, TrainingReward
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.checked import Checked
@@ -188,6 +188,8 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
     site = site or config.place.open()
     simulator = site.simulator("train")
     sizes, inputs = sizes_of(config, slow=is_slow(simulator)), site.inputs_for(simulator)
+
+    # what it acts in, which a limit changes
     face: Callable[..., SimulatorVecEnv] = face_for(kind_of(config))
     if config.agent == CONSTRAINED:
         agent = ConstrainedConfig(constraint=config.constraint)
@@ -196,6 +198,8 @@ def make_model(config: Config, seed: int, site: Site | None = None) -> SlatePPO:
         reference = reference_of(setup, agent)
         inputs = planned_for(inputs, reference.limit, agent.multiplier)
         face = face_of(agent, reference)
+
+    # its network
     starts = {
         "composer": IntentConfig(config.network.log_std),
         "conditioned": ConditionedConfig(config.network.log_std),
@@ -352,11 +356,7 @@ def finish(config: Config, seed: int, site: Site, model: SlatePPO) -> str:
     if config.agent == CONSTRAINED:
         return held(config, seed, site, model, setup)
     choices = [load_policy(folder / file, setup.inputs) for file in files]
-    env = environment_of(model)
-    if isinstance(env, ConditionedVecEnv):  # each shopper at weights of their own
-        earned = utilities_of(setup, env, choices, settings.episodes)[0]
-    else:
-        earned = returns_of(setup, choices, settings.episodes)[0]
+    earned = judge_of(model)(setup, choices, settings.episodes)[0]
     best = files[choice_of(earned)]
 
     # what is kept is judged by the shoppers of the evaluation

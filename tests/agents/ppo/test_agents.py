@@ -208,7 +208,7 @@ def test_the_best_of_untrained_trained_and_polished_is_kept(
         compared.extend(policies)
         return torch.tensor(means).unsqueeze(1).expand(-1, 4), 5
 
-    monkeypatch.setattr("agents.ppo.agents.returns_of", told)
+    monkeypatch.setattr("agents.ppo.polish.returns_of", told)
     trained = learn("ppo_composer", 16 * 80, polished=0.5, checked=0.2)
     assert trained.policy is compared[means.index(3.0)]
     assert [trained.untrained, trained.unpolished] == compared[:2]

@@ -21,8 +21,8 @@ from agents.ppo.goals import (
     GoalRolloutBuffer,
     fit_goal_units,
     scalarised,
-    utilities_of,
 )
+from agents.ppo.polish import utilities_of
 from agents.ppo.rollout_buffer import DeviceRolloutBuffer
 from agents.ppo.vec_env import IntentVecEnv, TrainingReward, expected_terms
 from policies import POLICIES
@@ -398,7 +398,7 @@ def test_trained_and_untrained_are_compared_at_the_weights_of_each_shopper() -> 
     policy = model.policy.in_use()
     assert isinstance(policy, ConditionedPolicy)
     setup = TrainingSetup(simulator, inputs, 0, 1000, shoppers=8)
-    earned, steps = utilities_of(setup, env, [policy, policy], 50)
+    earned, steps = utilities_of(env, setup, [policy, policy], 50)
     assert torch.equal(earned[0], earned[1])
     assert float(earned.mean()) > 0
     assert steps == 100

@@ -15,7 +15,7 @@ import torch
 from agents.evaluate import evaluate
 from agents.folder import load_agent
 from agents.places import seeds
-from agents.ppo import monitor
+from agents.ppo import monitor, polish
 from agents.ppo.algorithm import SlatePPO
 from agents.ppo.checkpoints import LAST
 from agents.ppo.config import PPOConfig
@@ -231,7 +231,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = training(toy_world, tmp_path)
-    monkeypatch.setattr(train, "returns_of", lambda *_: (torch.tensor([[2.0], [3.0]]), 0))
+    monkeypatch.setattr(polish, "returns_of", lambda *_: (torch.tensor([[2.0], [3.0]]), 0))
     train.main(config)
     returns = [value for _, value in curves(config)["evaluation/return"]]
     last = returns[-1]
@@ -280,7 +280,7 @@ def test_the_best_of_polished_trained_and_untrained_is_kept(
     means: tuple[float, float, float],
     kept: str,
 ) -> None:
-    monkeypatch.setattr(train, "returns_of", lambda *_: (torch.tensor(means).unsqueeze(1), 0))
+    monkeypatch.setattr(polish, "returns_of", lambda *_: (torch.tensor(means).unsqueeze(1), 0))
     config = training(toy_world, tmp_path, updates=60, polished=0.9)
     folder = train.train(config, 0).parent
     (one,) = finished_trainings(folder.parent)
