@@ -98,6 +98,7 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
         TypeError: If they are no numbers.
         ValueError: If they are of another shape, not finite, negative or all 0 in a row.
     """
+    # names and whole numbers become numbers in the order of the goals
     if isinstance(weights, Mapping):
         for goal in weights:
             checks.choice(f"a goal of {name}", goal, list(goals))
@@ -107,16 +108,17 @@ def as_weights(name: str, weights: Any, goals: Sequence[str]) -> Tensor:
         ]
     if isinstance(weights, np.ndarray) and weights.dtype.kind in "fiu":
         weights = torch.from_numpy(weights)
-    if isinstance(weights, Tensor) and not (weights.dtype is torch.bool or weights.is_complex()):
-        weights = weights.float()
     if not isinstance(weights, Tensor):
         told = [
             checks.number(f"{name}[{at}]", value, 0, MOST_WEIGHT)
             for at, value in enumerate(checks.several(name, weights))
         ]
         weights = torch.tensor(told, dtype=torch.float32)
+
+    # one row for all, or one each
     expected = f"one number for each of {list(goals)}, or such a row for each shopper"
-    if not weights.is_floating_point() or weights.ndim not in (1, 2):
+    numbers = weights.dtype is not torch.bool and not weights.is_complex()
+    if not numbers or weights.ndim not in (1, 2):
         raise ValueError(f"{name} is {checks.told(weights)}, but it must be {expected}.")
     if weights.shape[-1] != len(goals):
         raise ValueError(f"{name} has {weights.shape[-1]} numbers, but it must be {expected}.")

@@ -362,6 +362,8 @@ class SlateSimulator:
         episodes, discount = self.episodes, self._offered(slates)
         slates = slates[:, : self.slate_size]
         shown, slates = self._shown(slates), slates.clamp(min=0)
+
+        # the shoppers answer, and the shop learns from it
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
         asked = (self._shoppers, slates, shown, draws)
         if discount is None:
@@ -376,9 +378,13 @@ class SlateSimulator:
         if self.belief is not None:
             seen = (response.clicks, response.days, response.purchases)
             self.belief.update(self._beliefs, SeenVisit(slates, shown, *seen))
+
+        # what that is worth
         inputs = self._reward_inputs(episodes, slates, shown, response, discount)
         reward, terms = self.reward(inputs)
         objectives = None if self.objectives is None else self.objectives(inputs, terms)
+
+        # what is told of it, and what is remembered
         day = episodes.day + response.days
         truncated = (day >= self.horizon_days) & ~response.left
         info = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
+
+TABLES = ("embedding", "category", "cosines", "price", "popularity", "category_share")
+"""Fields of `RewardInputs` that are tables of the catalogue; the others have a row a shopper."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,13 @@ class RewardInputs:
     carried: Tensor | None = None
     """(B, L) int64, what was bought now from earlier slates of the visit, -1 padded; None where
     shoppers have no cart."""
+
+    def rows(self) -> dict[str, Tensor]:
+        """Return the fields that are known and have a row for each shopper, by name."""
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {
+            name: value for name, value in told.items() if name not in TABLES and value is not None
+        }
 
 
 def catalog_tables(catalog: Catalog) -> dict[str, Tensor | None]:

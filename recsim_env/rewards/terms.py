@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,10 +151,7 @@ def _of_copies(name: str, term: Term, inputs: RewardInputs) -> object:
     """
     learning = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(learning):
-        optional = ("purchases", "outside_reward", "days", "left", "discount", "whole")
-        given = ["slates", "shown", "clicks"]
-        given += [key for key in (*optional, "recent_slates") if getattr(inputs, key) is not None]
-        copies = {key: getattr(inputs, key).clone() for key in given}
+        copies: dict[str, Any] = {name: value.clone() for name, value in inputs.rows().items()}
         own = replace(inputs, **copies)
         before = _writes(own)
         value = term(own)

@@ -48,6 +48,7 @@ from recsim_env.shoppers.worlds import (
     check_parameters,
     first_interests,
     interest_draws,
+    of_kind,
     positions_examined,
     share_moved,
     world_of,
@@ -256,7 +257,7 @@ class MarketShopper(ClosedMarket[MarketState]):
         world: int = 0,
         never_leave: bool = False,
     ) -> None:
-        self.config = _checked(config)
+        self.config = of_kind("config", config, MarketConfig)
         self.world = checks.whole("world", world, 0, checks.LARGEST_SEED)
         size = checks.whole("slate_size", slate_size, 1, config.items)
         catalog, quality = world_of(config, self.world)
@@ -488,16 +489,10 @@ def make_market(
         ValueError: If `config` is no MarketConfig, `world` no whole number from 0 to 2**32 - 1,
             `alike` no flag, or if a slate is larger than the catalogue.
     """
-    config = _checked(config)
+    config = of_kind("config", config, MarketConfig)
     return MarketShopper(
         device,
         slate_size,
         config=config.alike() if checks.flag("alike", alike) else config,
         world=world,
     )
-
-
-def _checked(config: MarketConfig) -> MarketConfig:
-    if not isinstance(config, MarketConfig):
-        raise ValueError(f"config is {checks.told(config)}, but it must be a MarketConfig.")
-    return config

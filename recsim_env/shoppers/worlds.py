@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.settings import put
 
+P = TypeVar("P")
 MOST = 1e4
 """Largest size of a number of a market: a log-odds beyond is as good as certain, and float32 holds
 all that follows."""
@@ -50,6 +51,17 @@ class World(Protocol):
     @property
     def quality_spread(self) -> float:
         """Standard deviation of the quality of items."""
+
+
+def of_kind(name: str, value: Any, kind: type[P]) -> P:
+    """Check that parameters are of the class of a market, and return them.
+
+    Raises:
+        ValueError: If they are of another class.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {checks.told(value)}, but it must be a {kind.__name__}.")
+    return value
 
 
 def check_parameters(

@@ -17,12 +17,6 @@ from recsim_env.simulator import is_dense
 from recsim_env.tensors import first_places
 from recsim_env.testing.generators import generators
 
-_A_ROW_EACH = (
-    *("slates", "shown", "clicks", "purchases", "outside_reward"),
-    *("days", "left", "recent_slates"),
-)
-"""The inputs that have a row a shopper; the others are tables of the catalogue."""
-
 
 @torch.no_grad()
 def check_term(term: Term, *, batch: int = 8, seed: int = 0, tolerance: float = 1e-5) -> None:
@@ -106,8 +100,7 @@ def _check_term(term: Term, inputs: RewardInputs, catalog: Catalog, tolerance: f
     )
     for row in range(len(inputs.slates)):
         at = slice(row, row + 1)
-        rows = {key: getattr(inputs, key) for key in _A_ROW_EACH}
-        own = {key: tensor[at] for key, tensor in rows.items() if tensor is not None}
+        own: dict[str, Any] = {name: told[at] for name, told in inputs.rows().items()}
         alone = dataclasses.replace(inputs, **own)
         compare(
             alone,

@@ -78,12 +78,10 @@ def random_inputs(batch: int = 50, size: int = 6, seed: int = 0) -> RewardInputs
     )
 
 
-A_ROW_EACH = ("slates", "shown", "clicks", "purchases", "outside_reward", "left")
-
-
 def row_of(inputs: RewardInputs, row: int) -> RewardInputs:
     """The inputs of one shopper alone."""
-    return replace(inputs, **{name: getattr(inputs, name)[row : row + 1] for name in A_ROW_EACH})
+    own: dict[str, Any] = {name: told[row : row + 1] for name, told in inputs.rows().items()}
+    return replace(inputs, **own)
 
 
 def test_what_an_outsider_pays_is_the_term_and_our_own_shoppers_pay_nothing() -> None:

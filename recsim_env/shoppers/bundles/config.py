@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from recsim_env import checks
 from recsim_env.settings import put
 from recsim_env.shoppers.market import CONTROL, MARKET, MarketConfig
-from recsim_env.shoppers.worlds import MOST
+from recsim_env.shoppers.worlds import MOST, of_kind
 
 MARKET_OF_BUNDLES = replace(MARKET, base=-3.0, examination=1.0, examination_spread=0.0)
 """Items are taken alone less often than they are clicked, and a bundle is looked at as a whole."""
@@ -39,10 +39,7 @@ class BundleConfig:
     """Standard deviation over shoppers of the logarithm of the sensitivity. It is an assumption."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.market, MarketConfig):
-            raise ValueError(
-                f"market is {checks.told(self.market)}, but it must be a MarketConfig."
-            )
+        of_kind("market", self.market, MarketConfig)
         highest = {"partners": 1.0, "sensitivity_spread": 5.0}
         for name in ("complement", "partners", "substitute", "sensitivity", "sensitivity_spread"):
             value = checks.number(name, getattr(self, name), 0, highest.get(name, MOST))

@@ -26,6 +26,7 @@ from recsim_env.shoppers.bundles.choice import (
 from recsim_env.shoppers.bundles.complements import pairs_of
 from recsim_env.shoppers.bundles.config import BUNDLES, BundleConfig
 from recsim_env.shoppers.market import MarketShopper, MarketState
+from recsim_env.shoppers.worlds import of_kind
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, Response, best_device
 
@@ -97,7 +98,7 @@ class BundleShopper(Shopper[BundleState]):
         discounts: Sequence[float] = DISCOUNTS,
         never_leave: bool = False,
     ) -> None:
-        self.config = _checked(config)
+        self.config = of_kind("config", config, BundleConfig)
         size = checks.whole("slate_size", slate_size, FEWEST, MOST_ITEMS)
         self.market = MarketShopper(best_device(device), size, config=config.market, world=world)
         self.discounts = checked_discounts("discounts", discounts)
@@ -263,12 +264,6 @@ def make_bundles(
     Raises:
         ValueError: If an argument is out of its range.
     """
-    config = _checked(config)
+    config = of_kind("config", config, BundleConfig)
     config = config.alike() if checks.flag("alike", alike) else config
     return BundleShopper(device, slate_size, config=config, world=world, discounts=discounts)
-
-
-def _checked(config: BundleConfig) -> BundleConfig:
-    if not isinstance(config, BundleConfig):
-        raise ValueError(f"config is {checks.told(config)}, but it must be a BundleConfig.")
-    return config

@@ -16,7 +16,7 @@ from recsim_env.shoppers.regulars.behaviour import Behaviour, RegularsState
 from recsim_env.shoppers.regulars.config import REGULARS, RegularsConfig
 from recsim_env.shoppers.regulars.history import known_regulars
 from recsim_env.shoppers.regulars.traits import TRAITS
-from recsim_env.shoppers.worlds import world_of
+from recsim_env.shoppers.worlds import of_kind, world_of
 from recsim_env.types import Observation, Response, best_device
 from recsim_env.waiting import waiting
 
@@ -63,9 +63,7 @@ class RegularsShopper(Shopper[RegularsState]):
         population: str | None = None,
         never_leave: bool = False,
     ) -> None:
-        if not isinstance(config, RegularsConfig):
-            raise ValueError(f"config is {checks.told(config)}, but it must be a RegularsConfig.")
-        self.config = config
+        self.config = of_kind("config", config, RegularsConfig)
         self.world = checks.whole("world", world, 0, checks.LARGEST_SEED)
         size = checks.whole("slate_size", slate_size, 1, config.items)
         if population is not None:
@@ -192,7 +190,6 @@ def make_regulars(
         ValueError: If an argument is out of its range, `alike` no flag, or a slate is larger than
             the catalogue.
     """
-    if not isinstance(config, RegularsConfig):
-        raise ValueError(f"config is {checks.told(config)}, but it must be a RegularsConfig.")
+    of_kind("config", config, RegularsConfig)
     config = config.alike() if checks.flag("alike", alike) else config
     return RegularsShopper(device, slate_size, config=config, world=world, population=population)

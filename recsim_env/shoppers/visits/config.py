@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from recsim_env import checks
 from recsim_env.settings import put
 from recsim_env.shoppers.market import CONTROL, MARKET, MarketConfig
-from recsim_env.shoppers.worlds import MOST
+from recsim_env.shoppers.worlds import MOST, of_kind
 
 _COUNTS = {"pages": 1000, "cart_size": 1000}  # from 1 to this
 _SHARES = ("search", "cart_page", "search_focus")
@@ -85,10 +85,7 @@ class VisitsConfig:
     """Standard deviation over shoppers of the log of how much prices move them."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.market, MarketConfig):
-            raise ValueError(
-                f"market is {checks.told(self.market)}, but it must be a MarketConfig."
-            )
+        of_kind("market", self.market, MarketConfig)
         for one in fields(self):
             name, value = one.name, getattr(self, one.name)
             if name in _COUNTS:

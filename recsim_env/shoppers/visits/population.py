@@ -46,7 +46,7 @@ from recsim_env.shoppers.market import ClosedMarket, MarketShopper, MarketState
 from recsim_env.shoppers.visits.config import VISITS, VisitsConfig
 from recsim_env.shoppers.visits.pages import CART, SCENARIOS, Pages, Visit, put_into
 from recsim_env.shoppers.visits.pairs import complements, met
-from recsim_env.shoppers.worlds import category_centres
+from recsim_env.shoppers.worlds import category_centres, of_kind
 from recsim_env.tensors import looked_up
 from recsim_env.types import Observation, Response
 
@@ -103,7 +103,7 @@ class VisitsShopper(ClosedMarket[VisitsState]):
         world: int = 0,
         never_leave: bool = False,
     ) -> None:
-        self.config = _checked(config)
+        self.config = of_kind("config", config, VisitsConfig)
         self.market = MarketShopper(device, slate_size, config=config.market, world=world)
         width = config.market.width
         pages = Pages(config, category_centres(self.market.catalog))
@@ -303,17 +303,11 @@ def make_visits(
         ValueError: If an argument is out of its range, `alike` no flag, or a slate is larger than
             the catalogue.
     """
-    config = _checked(config)
+    config = of_kind("config", config, VisitsConfig)
     if pages is not None:
         config = dataclasses.replace(config, pages=pages)
     config = config.alike() if checks.flag("alike", alike) else config
     return VisitsShopper(device, slate_size, config=config, world=world)
-
-
-def _checked(config: VisitsConfig) -> VisitsConfig:
-    if not isinstance(config, VisitsConfig):
-        raise ValueError(f"config is {checks.told(config)}, but it must be a VisitsConfig.")
-    return config
 
 
 def _dearness(catalog: Catalog) -> Tensor:
