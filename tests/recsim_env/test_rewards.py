@@ -430,7 +430,9 @@ def test_rewards_are_the_same_bits_whatever_the_default_type() -> None:
 
 
 @pytest.mark.parametrize("inferring", [False, True])
-@pytest.mark.parametrize("key", ["slates", "shown", "clicks", "embedding", "category", "cosines"])
+@pytest.mark.parametrize(
+    "key", ["slates", "shown", "clicks", "carried", "embedding", "category", "cosines"]
+)
 def test_a_term_that_writes_into_its_inputs_is_named(
     own_term: str, key: str, inferring: bool
 ) -> None:
@@ -440,6 +442,7 @@ def test_a_term_that_writes_into_its_inputs_is_named(
 
     with torch.inference_mode(inferring):
         made = random_inputs()
+        made = replace(made, carried=made.slates[:, :3].clone())
     tables = {"embedding": torch.rand(31, 8), "category": torch.arange(31)}
     inputs = replace(made, **tables, cosines=torch.rand(31, 31))
     before = {name: value.clone() for name, value in vars(inputs).items() if value is not None}
@@ -448,7 +451,7 @@ def test_a_term_that_writes_into_its_inputs_is_named(
     for weights in ({"clicks": 1.0, own_term: 1.0}, {own_term: 1.0, "clicks": 1.0}):
         with torch.inference_mode(inferring), pytest.raises(ValueError, match=sentence):
             Reward(weights)(inputs)
-    for name in ("slates", "shown", "clicks"):
+    for name in ("slates", "shown", "clicks", "carried"):
         assert torch.equal(getattr(inputs, name), before[name])
 
 
