@@ -24,7 +24,7 @@ from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shoppers import promises
 from recsim_env.shoppers.base import HIDDEN, Description, Shopper, name_of
-from recsim_env.tensors import among, first_places, looked_up, shared
+from recsim_env.tensors import among, copied, first_places, looked_up, shared
 from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
 
@@ -719,9 +719,7 @@ class SlateSimulator:
         """Return candidates of the caller's own; one row for everybody stays one row."""
         fresh = self._candidates is None and not self._lists  # nobody else needs the list
         candidates = self._asked_candidates() if fresh else self.candidates
-        if shared(candidates):
-            return candidates[:1].clone().expand(candidates.shape)
-        return candidates if fresh else candidates.clone()
+        return candidates if fresh and not shared(candidates) else copied(candidates)
 
     def _shown(self, slates: Tensor) -> Tensor:
         """Tell which positions (B, K) hold a candidate that does not stand above already."""

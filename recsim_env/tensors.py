@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+ROOM = 2048
+"""Places that a list of fixed length has beyond the usual ones, see `places`."""
 
 
 def looked_up(table: Tensor, ids: Tensor) -> Tensor:
@@ -37,19 +41,79 @@ def widened(values: Tensor) -> Tensor:
 
 def shared(rows: Tensor) -> bool:
     """Tell whether rows (B, ..) are one row for everybody: expanded memory, not a row each."""
+    if rows.ndim == 0:
+        return False
     return len(rows) == 1 or (len(rows) > 1 and rows.stride(0) == 0)
 
 
-def places(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows and columns (P,) int64 where a mask (B, L) holds.
+def copied(rows: Tensor) -> Tensor:
+    """Copy rows (B, ..); one row for everybody stays one row."""
+    return rows[:1].clone().expand(rows.shape) if shared(rows) else rows.clone()
 
-    On a GPU they are all rows and columns: counting those that hold would force a synchronisation.
+
+def copy_into(rows: Tensor, fresh: Tensor) -> None:
+    """Copy rows (B, ..) into others, in place; one row for everybody is written once."""
+    if shared(rows) and shared(fresh):
+        rows, fresh = rows[:1], fresh[:1]
+    rows.copy_(fresh)
+
+
+class Places(NamedTuple):
+    """Places of a mask (B, L) where it holds, P of them."""
+
+    rows: Tensor
+    """(P,) int64."""
+    columns: Tensor
+    """(P,) int64."""
+    held: Tensor | None
+    """(P,) bool, False where a place only fills the list up; None where all are real."""
+
+
+def places(mask: Tensor, usual: int | None = None) -> Places:
+    """Return where a mask (B, L) holds, row by row.
+
+    On a GPU the list has a fixed length, for counting what holds would force a synchronisation, and
+    steps of one shape alone can be captured in a CUDA graph.
+
+    Args:
+        mask: (B, L) bool.
+        usual: How many places of a row hold at most, on average over the rows. The list then has
+            that many a row, and `ROOM` beyond; if more hold, the device raises an error, which
+            torch reports at a later call. None means all L. On a CPU it changes nothing.
     """
+    batch, length = mask.shape
     if mask.device.type == "cpu":
-        rows, columns = mask.nonzero(as_tuple=True)
-        return rows, columns
-    rows = torch.arange(mask.shape[0], device=mask.device).repeat_interleave(mask.shape[1])
-    return rows, torch.arange(mask.shape[1], device=mask.device).repeat(mask.shape[0])
+        held_rows, held_columns = mask.nonzero(as_tuple=True)
+        return Places(held_rows, held_columns, None)
+    room = batch * length if usual is None else min(batch * usual + ROOM, batch * length)
+    if room == batch * length:
+        rows = torch.arange(batch, device=mask.device).repeat_interleave(length)
+        columns = torch.arange(length, device=mask.device).repeat(batch)
+        return Places(rows, columns, mask.flatten())
+    found = listed(mask, room)
+    torch._assert_async(found.fits, f"more than {usual} places of a row hold on average")
+    return found.places
+
+
+class Listed(NamedTuple):
+    """A list of places of fixed length."""
+
+    places: Places
+    fits: Tensor
+    """() bool, whether all places that hold are on the list."""
+
+
+def listed(mask: Tensor, room: int) -> Listed:
+    """Return the first `room` places where a mask (B, L) holds, filled up with the first of all."""
+    holds = mask.flatten()
+    room = min(room, len(holds))
+    number = holds.cumsum(0)
+    order = torch.arange(len(holds), device=mask.device)
+    at = torch.zeros(room + 1, dtype=torch.int64, device=mask.device)
+    at = at.scatter_(0, (number - 1).where(holds, room).clamp(max=room), order)[:room]
+    length = mask.shape[1]
+    found = Places(at // length, at % length, order[:room] < number[-1])
+    return Listed(found, number[-1] <= room)
 
 
 def repeated(items: Tensor) -> Tensor:
@@ -109,3 +173,10 @@ def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
 @torch.inference_mode(False)  # whoever asks first, others may learn with it
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)
+
+
+@functools.cache
+@torch.inference_mode(False)
+def numbered(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return whole numbers as an int64 tensor on a device, shared and made once as `constant`."""
+    return torch.tensor(values, dtype=torch.int64, device=device)

@@ -14,7 +14,7 @@ tree that was built in the same way.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.checks import told
+from recsim_env.tensors import copy_into
 
 PLAIN = (bool, int, float, str, type(None))
 """Types of leaves that JSON holds as they are."""
@@ -78,8 +79,42 @@ def put(tree: T, rows: Tensor, fresh: T) -> None:
 
 def moved(tree: T, device: torch.device) -> T:
     """Bring a tree to a device. Tensors that are there already are not copied."""
-    there: T = _moved(tree, device)
-    return there
+    return mapped(tree, lambda tensor: tensor.to(device))
+
+
+def mapped(tree: T, function: Callable[[Tensor], Tensor], *, anything: bool = False) -> T:
+    """Build a tree of the same kind in which every tensor is what a function makes of it.
+
+    Args:
+        tree: A tree of tensors.
+        function: What is made of a tensor.
+        anything: Whether other parts than those of a tree stay as they are.
+
+    Raises:
+        TypeError: If there is another part, unless it may be anything; the message names its place.
+    """
+    made: T = _mapped(tree, function, anything, "")
+    return made
+
+
+def overwrite(tree: T, fresh: T) -> None:
+    """Copy the numbers of a tree into the tensors of another one that is made alike, in place.
+
+    Args:
+        tree: Its tensors are written to.
+        fresh: A tree of tensors of the same shapes and types; some of them may be those of `tree`,
+            at the same place or at another.
+
+    Raises:
+        TypeError: If `fresh` is made otherwise; the message names the place.
+    """
+    pairs = list(_pairs(tree, fresh, ""))
+    written = {into.data_ptr() for into, new in pairs if into is not new}
+    # what is read after its tensor was written to is put aside first
+    aside = [(into, new.clone() if new.data_ptr() in written else new) for into, new in pairs]
+    for into, new in aside:
+        if into is not new:
+            copy_into(into, new)
 
 
 def length(tree: object) -> int:
@@ -155,12 +190,40 @@ def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> No
             _put_rows(part, rows, others[key], batch, f"{place}/{key}")
 
 
-def _moved(node: Any, device: torch.device) -> Any:
+def _mapped(node: Any, function: Callable[[Tensor], Tensor], anything: bool, place: str) -> Any:
     if isinstance(node, Tensor):
-        return node.to(device)
+        return function(node)
     if isinstance(node, (*PLAIN, slice)):
         return node
-    return _built(node, {key: _moved(part, device) for key, part in _parts(node, "").items()})
+    if anything and not (isinstance(node, (dict, list, tuple)) or is_dataclass(node)):
+        return node
+    parts = {
+        key: _mapped(part, function, anything, f"{place}/{key}")
+        for key, part in _parts(node, place).items()
+    }
+    return _built(node, parts)
+
+
+def _pairs(node: Any, fresh: Any, place: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the tensors of two trees that stand at the same places."""
+    if type(node) is not type(fresh):
+        raise TypeError(f"state{place} is {told(node)}, but the fresh one has {told(fresh)}.")
+    if isinstance(node, Tensor):
+        if node.dtype is not fresh.dtype or node.shape != fresh.shape:
+            raise TypeError(f"state{place} is {told(node)}, but the fresh one has {told(fresh)}.")
+        yield node, fresh
+    elif isinstance(node, (*PLAIN, slice)):
+        if node != fresh:
+            raise TypeError(f"state{place} is {told(node)}, but the fresh one has {told(fresh)}.")
+    else:
+        parts, others = _parts(node, place), _parts(fresh, place)
+        if parts.keys() != others.keys():
+            raise TypeError(
+                f"state{place} has the parts {sorted(parts)}, but the fresh one has "
+                f"{sorted(others)}."
+            )
+        for key, part in parts.items():
+            yield from _pairs(part, others[key], f"{place}/{key}")
 
 
 def _check_rows(value: Any, batch: int, place: str) -> None:

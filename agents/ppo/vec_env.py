@@ -35,6 +35,7 @@ from agents.ppo.torch_vec_env import (
 from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
+from recsim_env.graphs import Captured, GraphedSimulator
 from recsim_env.rewards import is_linear, term_value
 from recsim_env.settings import settle
 from recsim_env.simulator import Episodes, SlateSimulator
@@ -126,7 +127,8 @@ class SimulatorVecEnv(TorchVecEnv):
     call of the wrong kind raises RuntimeError.
 
     Args:
-        simulator: the shoppers; it is reset here, and nothing else may use it
+        simulator: the shoppers; it is reset here, and nothing else may use it. Where its steps are
+            CUDA graphs, ranking and composing slates are so too
         composer: observes visits and, for intents, composes slates
         num_envs: B, shoppers served at once
         seed: seed of all episodes; SB3 changes it by `seed()`
@@ -156,6 +158,9 @@ class SimulatorVecEnv(TorchVecEnv):
         """Another number gives other episodes under the same seed; a training that is resumed
         without the state of its shoppers sets it."""
         self._view: View | None = None
+        graphs = isinstance(simulator, GraphedSimulator)
+        self._composed = Captured(self._compose) if graphs else self._compose
+        self._looked = Captured(self._look) if graphs else self._look
         self._finished: list[dict[str, Tensor]] = []
         view = composer.view(self.seen(simulator.reset(torch.zeros(1, dtype=torch.int64))))
         super().__init__(num_envs, self._space(view), self._action_space(), simulator.device)
@@ -338,7 +343,7 @@ class SimulatorVecEnv(TorchVecEnv):
 
         # one visit of every shopper
         at = self.simulator.episodes
-        outcome = self.simulator.advance(self._compose(self._view, actions))
+        outcome = self.simulator.advance(self._composed(self._view, actions))
         self._add(outcome)
         rewards = self._training_reward(outcome) if self._learning else outcome.reward.float()
         gone = (
@@ -360,8 +365,13 @@ class SimulatorVecEnv(TorchVecEnv):
 
     def _observe_next(self, observation: Observation) -> BatchObservation:
         """Keep the view of the next visits, and return what the network observes of them."""
-        self._view = self.composer.view(self.seen(observation))
-        return self._observe(self._view, self._survival)
+        self._view, observed = self._looked(self.seen(observation), self._survival)
+        return observed
+
+    def _look(self, observation: Observation, survival: Tensor) -> tuple[View, BatchObservation]:
+        """Look at visits as the composer does, and as the network does."""
+        view = self.composer.view(observation)
+        return view, self._observe(view, survival)
 
     def _survive(self, at: Episodes, outcome: Outcome) -> Tensor:
         """Multiply the weights by the probability of staying, and play the roulette.

@@ -129,7 +129,7 @@ class Glance:
             base + self._layer(counted_history(nothing, nothing), self._category)[0]
         )
         levels = never.repeat(1, counts.shape[1]).view(-1)
-        rows, columns = places(counts > 0)
+        rows, columns, _ = places(counts > 0)
         at = rows * counts.shape[1] + columns
         history = counted_history(
             looked_up(counts.reshape(-1), at), looked_up(days.reshape(-1), at)

@@ -80,7 +80,7 @@ class HouseholdRanker:
         item_context = F.pad(popular.unsqueeze(2), (POPULARITY, ITEM_CONTEXT - POPULARITY - 1))
 
         # Pairs of a shopper and a candidate, some at a time.
-        rows, columns = places(candidates >= 0)
+        rows, columns, _ = places(candidates >= 0)
         found = torch.full_like(popular, -math.inf)
         size = PAIRS_AT_ONCE if rows.is_cpu else max(len(rows), 1)
         for row, column in zip(rows.split(size), columns.split(size), strict=True):

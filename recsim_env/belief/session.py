@@ -60,7 +60,7 @@ from recsim_env.shoppers.session.model import (
     SessionShopper,
 )
 from recsim_env.shoppers.weights import load_model, member_folders
-from recsim_env.tensors import constant, filled_up, shared
+from recsim_env.tensors import constant, filled_up, numbered, shared
 from recsim_env.types import Observation
 
 PARTICLES = 32
@@ -485,8 +485,9 @@ class SessionBelief(Belief[SessionBeliefState]):
         """
         decays = constant(tuple(ALL_DECAYS[at] for at in which), counters)
         faded = decays ** (memory.age - 1).unsqueeze(1)
-        amounts = faded * weights / self.model.counter_scale[list(which)]
-        own = counters[:, [at - first for at in which]]
+        scale = self.model.counter_scale.index_select(0, numbered(which, weights.device))
+        amounts = faded * weights / scale
+        own = counters.index_select(1, numbered(tuple(at - first for at in which), weights.device))
         return torch.bmm(amounts.unsqueeze(1), own).squeeze(1)
 
     # ---- inside ----

@@ -112,6 +112,6 @@ def test_no_generator_moves() -> None:
     assert (random.getstate(), repr(np.random.get_state())) == before[1:]  # noqa: NPY002
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_gpu_gives_the_same_numbers() -> None:
     assert torch.equal(uniform(keys(1000).cuda(), 3, 50).cpu(), uniform(keys(1000), 3, 50))

@@ -571,7 +571,6 @@ def test_a_shopper_cannot_be_exchanged() -> None:
 # --- the GPU ---
 
 FAST = {"precision": "bf16", "compiled": True}
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize(
@@ -624,7 +623,7 @@ def test_a_step_asks_no_tensor_for_its_numbers(
     }
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_trusted_step_never_waits_for_the_gpu() -> None:
     simulator = toy_simulator(device="cuda")
     simulator.reset(torch.arange(64))
@@ -637,7 +636,7 @@ def test_a_trusted_step_never_waits_for_the_gpu() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -664,7 +663,7 @@ def test_the_steps_of_an_environment_never_wait_for_the_gpu(
         torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_the_gpu_gives_the_same_episodes() -> None:
     for here, there in zip(
         play(toy_simulator(), torch.arange(32), 30),

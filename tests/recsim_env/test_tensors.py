@@ -7,8 +7,11 @@ import torch
 from recsim_env.tensors import (
     among,
     constant,
+    copied,
+    copy_into,
     first_places,
     large_zeros,
+    listed,
     places,
     repeated,
     widened,
@@ -46,7 +49,32 @@ def test_a_constant_is_made_once_for_each_type() -> None:
 
 def test_places_of_a_mask_by_hand() -> None:
     mask = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
-    assert [part.tolist() for part in places(mask)] == [[0, 0, 2], [0, 2, 1]]
+    rows, columns, held = places(mask)
+    assert (rows.tolist(), columns.tolist(), held) == ([0, 0, 2], [0, 2, 1], None)
+
+
+def test_a_list_of_fixed_length_is_filled_up_with_the_first_place() -> None:
+    mask = torch.tensor([[False, True, True], [False, False, False], [False, True, False]])
+    found = listed(mask, 5)
+    assert [part.tolist() for part in found.places[:2]] == [[0, 0, 2, 0, 0], [1, 2, 1, 0, 0]]
+    assert found.places.held is not None
+    assert found.places.held.tolist() == [True, True, True, False, False]
+    assert bool(found.fits)
+    short = listed(mask, 2)
+    assert [part.tolist() for part in short.places[:2]] == [[0, 0], [1, 2]]
+    assert not bool(short.fits)
+
+
+def test_one_row_for_everybody_is_copied_once() -> None:
+    row = torch.arange(3.0).expand(4, 3)
+    assert copied(row).stride() == (0, 1)
+    assert copied(row).data_ptr() != row.data_ptr()
+    target = torch.zeros(1, 3).expand(4, 3)
+    copy_into(target, row)
+    assert torch.equal(target, row)
+    own = torch.zeros(4, 3)
+    copy_into(own, row)
+    assert torch.equal(own, row)
 
 
 def test_a_constant_first_asked_for_in_inference_can_be_learnt_with() -> None:

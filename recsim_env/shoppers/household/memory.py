@@ -206,18 +206,31 @@ class Memory:
         at = items.where(items >= 0, width - 1) + rows.unsqueeze(1) * width
         return looked_up(self.slots.view(-1), at).long()
 
-    def record(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
+    def record(
+        self,
+        rows: Tensor,
+        items: Tensor,
+        day: Tensor,
+        *,
+        usual: int | None = None,
+        most_new: int | None = None,
+    ) -> None:
         """Add one visit of each of R shoppers, in place.
 
         Args:
             rows: (R,) int64, distinct shoppers
             items: (R, L) int64 items bought, padded with -1
             day: (R,) float32
+            usual: items of a visit on average at most; see `places`
+            most_new: items of a visit without a place at most; None means any number
         """
-        slots = self._remember(rows, items)
-        row, column = places(items >= 0)
+        slots = self._remember(rows, items, most_new)
+        row, column, held = places(items >= 0, usual)
         who, today, bought = rows[row], day[row], items[row, column]
-        bought = bought.where(bought >= 0, self.keys.n_items)
+        slot = slots[row, column]
+        if held is not None:  # what only fills the list up is written where nothing is read
+            bought = bought.where(held, self.keys.n_items)
+            slot = slot.where(held, self.items.shape[1])
         counter = looked_up(self.keys.of_item, bought) + (who * self.table.shape[1]).unsqueeze(
             1
         )  # (P, LEVELS)
@@ -236,7 +249,7 @@ class Memory:
             0, at * STATS + RECENT, one
         )
         self.table[:, -1].index_fill_(0, rows, 0.0)
-        place = who * self.counts.shape[1] + slots[row, column]
+        place = who * self.counts.shape[1] + slot
         self.counts.view(-1)[place] = table[counter[:, 0], COUNT]
         self.days.view(-1)[place] = today
         self.tally_visit(rows, (items >= 0).sum(1).to(day.dtype), day)
@@ -269,15 +282,16 @@ class Memory:
         row, column = (items >= 0).nonzero(as_tuple=True)
         self.days[rows[row], slots[row, column]] = day[row]
 
-    def _remember(self, rows: Tensor, items: Tensor) -> Tensor:
+    def _remember(self, rows: Tensor, items: Tensor, most_new: int | None = None) -> Tensor:
         """Give each item that has no slot one: free slots first, then the one bought longest ago.
 
         Among equals the slot further to the front is taken, so that the choice does not depend on
-        how many items others bought. Returns the slots (R, L) of items (R, L), as `slots_of`.
+        how many items others bought. At most `most_new` items have none; None means any number.
+        Returns the slots (R, L) of items (R, L), as `slots_of`.
         """
         row, free = rows.unsqueeze(1), self.items.shape[1]
         known = self.slots_of(rows, items)
-        new = packed(items.where(known == free, -1))[:, :free]  # the new ones first
+        new = packed(items.where(known == free, -1))[:, : min(most_new or free, free)]
         column = torch.arange(free + 1, dtype=torch.float32, device=items.device)
         stale = looked_up(self.days, rows).add_(column * (0.5 / free))  # days are whole numbers
         # an item bought again in this visit must not give way to a new one

@@ -120,7 +120,7 @@ class Envelope:
         most = draws.shape[1] - 1
         number = poisson((scale * self.total[week]).unsqueeze(1), draws[:, :1], most)
         proposed = torch.arange(most, device=week.device) < number
-        rows, columns = places(proposed)
+        rows, columns, _ = places(proposed, most // 2)
 
         # The item that each draw falls on, and how high above its lower edge.
         of_week, share = week[rows], draws[rows, 1 + columns]

@@ -44,6 +44,11 @@ from recsim_env.tensors import looked_up, places, repeated
 from recsim_env.types import MAX_DAYS, Observation, Response
 
 MOST_NEW_ITEMS = 16
+USUALLY_CONSIDERED = 32
+"""Remembered items whose chance is computed at a visit, on average over many shoppers at most: what
+a GPU has room for (`tensors.places`). The shipped shoppers have 13."""
+USUALLY_BOUGHT = 20
+"""Items of a basket, likewise. The shipped shoppers buy 5."""
 """Most new items that a shopper buys in a visit."""
 SCORED_TOGETHER = 4096
 """Items that are scored together on a CPU, so that what they touch stays in its cache."""
@@ -318,7 +323,7 @@ class LearnedShopper(Shopper[LearnedState]):
         Shapes: slates (B, K), considered (B, M) int64, -1 padded -> (B, K), (B, M), 0 where padded.
         """
         items = torch.cat([slates, considered], dim=1)
-        pairs = places(items >= 0)
+        pairs = places(items >= 0, self.slate_size + USUALLY_CONSIDERED)[:2]
         parts = [
             part.split(SCORED_TOGETHER) if self.device.type == "cpu" else (part,) for part in pairs
         ]
@@ -426,7 +431,13 @@ class LearnedShopper(Shopper[LearnedState]):
                 model.gap_head(torch.cat([cache.state, context], dim=1))
                 + model.config.gap_calibration
             )
-        state.memory.record(torch.arange(len(basket), device=self.device), bought, state.day)
+        state.memory.record(
+            torch.arange(len(basket), device=self.device),
+            bought,
+            state.day,
+            usual=USUALLY_BOUGHT,
+            most_new=self.slate_size + MOST_NEW_ITEMS,
+        )
         back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
         days, left = sample_gap(self._bins, back, come, draws[:, 1])

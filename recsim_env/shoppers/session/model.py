@@ -62,7 +62,7 @@ from recsim_env.shoppers.session.memory import (
     position_weights,
 )
 from recsim_env.shoppers.weights import MOST, check_categories
-from recsim_env.tensors import constant
+from recsim_env.tensors import constant, numbered
 
 OF_CATEGORIES = (len(DECAYS), len(DECAYS) + 1, 2 * len(DECAYS), 2 * len(DECAYS) + 1)
 """Counters that make weary of a category: showings by position, and responses, each of the last few
@@ -181,8 +181,10 @@ class Weariness(nn.Module):
         Shapes: amounts (V, K, COUNTERS) >= 0, temperament (V, S, R) -> (V, S, K, 2).
         """
         weights = self.weights()
-        of_category = amounts[..., OF_CATEGORIES] @ weights[0]
-        of_item = amounts[..., OF_ITEMS] @ weights[1]
+        of_category, of_item = (
+            amounts.index_select(-1, numbered(columns, amounts.device)) @ weight
+            for columns, weight in zip((OF_CATEGORIES, OF_ITEMS), weights, strict=True)
+        )
         common = torch.stack([of_category, of_item], dim=-1)
         factors = temperament[..., OF_CATEGORY : OF_ITEM + 1].clamp(max=MAX_LOG_FACTOR).exp()
         return common.unsqueeze(1) * factors.unsqueeze(2)

@@ -405,7 +405,7 @@ def test_a_small_problem_is_learned_as_by_the_stock_loop() -> None:
     np.testing.assert_allclose(ours, stock, atol=0.05)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_rollout_on_a_gpu_stays_there() -> None:
     simulator = toy_simulator(items=40, device="cuda")
     env = IntentVecEnv(simulator, Composer(toy_inputs(simulator), ComposerConfig(pool=12)), 64)
