@@ -50,7 +50,7 @@ from policies.together import Together, at_level
 from recsim_env import checks
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
-from recsim_env.tensors import looked_up
+from recsim_env.tensors import constant, looked_up
 from recsim_env.types import Observation
 
 Form = Literal["reward", "log_odds"]
@@ -181,7 +181,8 @@ class Composer:
         self.knobs = tuple(known)
         self._first_scale, self._first_cue = len(on_slate), len(on_slate) + len(scales)
         units = [knob.unit for knob in known.values()]
-        self.units = torch.tensor(units, dtype=torch.float32)  # log-odds per unit of intent
+        self._units = tuple(units)  # log-odds per unit of intent
+        self.units = torch.tensor(units, dtype=torch.float32)
         self.offset_vectors = self.config.offset_unit * principal(
             inputs.catalog.embedding, self.config.offset_dims
         )
@@ -294,7 +295,7 @@ class Composer:
 
     def _filled(self, view: View, intent: Tensor) -> Tensor:
         """Compose the slates of some shoppers, whose numbers stay in the cache of a CPU."""
-        units = self.units.to(intent.device)
+        units = constant(self._units, intent)
         on_slate, end = self._first_cue, len(self.knobs)
         of_slate = intent[:, :on_slate] * units[:on_slate]
         of_cues, offset = intent[:, on_slate:end], intent[:, end:]

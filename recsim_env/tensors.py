@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NARROW = 32
+"""Numbers of a row, at most, that `looked_up` takes one by one on a GPU."""
 ROOM = 2048
 """Places that a list of fixed length has beyond the usual ones, see `places`."""
 
@@ -17,10 +19,20 @@ def looked_up(table: Tensor, ids: Tensor) -> Tensor:
     """Return `table[ids]`, which takes a fifth of the time on a CPU.
 
     Args:
-        table: (N, ..).
+        table: (N, ..), contiguous.
         ids: (..) int64, 0 or more.
     """
+    if table.is_cuda and table.ndim > 1 and table[0].numel() <= NARROW:
+        return looked_up_by_number(table, ids)
     return table.index_select(0, ids.flatten()).view(*ids.shape, *table.shape[1:])
+
+
+def looked_up_by_number(table: Tensor, ids: Tensor) -> Tensor:
+    """Return `table[ids]`, number by number: torch's kernels on a GPU take a block for each row."""
+    width = table[0].numel()
+    columns = torch.arange(width, device=table.device)
+    at = ids.flatten().unsqueeze(1) * width + columns
+    return table.view(-1).take(at).view(*ids.shape, *table.shape[1:])
 
 
 def filled_up(rows: Tensor, size: int) -> Tensor:

@@ -12,9 +12,7 @@ from torch import Tensor
 from recsim_env import make_simulator, trees
 from recsim_env.graphs import Captured, GraphedSimulator
 from recsim_env.shoppers.encoder import attended, attended_once
-from recsim_env.shoppers.household import memory, new_items, population
 from recsim_env.simulator import SlateSimulator
-from recsim_env.tensors import Places, listed
 
 ENVS = (
     "Market-v0",
@@ -160,27 +158,6 @@ def test_what_is_made_otherwise_is_refused(fresh: Any, told: str) -> None:
     with pytest.raises(TypeError, match=told):
         trees.overwrite(tree, fresh)
     assert [tree.one.item(), tree.other.item()] == [1.0, 2.0]
-
-
-def test_lists_of_fixed_length_give_the_same_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU does where a CPU counts, on the CPU."""
-    name = "recsim_env/CompleteJourney-v0"
-    expected = played(make_simulator(name, device="cpu"), shoppers=64)
-    rooms: list[int] = []
-
-    def as_on_a_gpu(mask: Tensor, usual: int | None = None) -> Places:
-        room = len(mask) * (mask.shape[1] if usual is None else usual + 8)
-        found = listed(mask, room)
-        assert bool(found.fits)
-        rooms.append(room)
-        return found.places
-
-    for module in (memory, new_items, population):
-        monkeypatch.setattr(module, "places", as_on_a_gpu)
-    found = played(make_simulator(name, device="cpu"), shoppers=64)
-    assert rooms
-    for one, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_a_single_query_attends_the_same_by_products_of_matrices() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
 from recsim_env.tensors import (
@@ -12,6 +15,8 @@ from recsim_env.tensors import (
     first_places,
     large_zeros,
     listed,
+    looked_up,
+    looked_up_by_number,
     places,
     repeated,
     widened,
@@ -63,6 +68,13 @@ def test_a_list_of_fixed_length_is_filled_up_with_the_first_place() -> None:
     short = listed(mask, 2)
     assert [part.tolist() for part in short.places[:2]] == [[0, 0], [1, 2]]
     assert not bool(short.fits)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (5, 2, 4), (4, 1)])
+def test_rows_are_looked_up_number_by_number_as_well(shape: tuple[int, ...]) -> None:
+    table = torch.arange(math.prod(shape)).view(shape).float()
+    ids = torch.tensor([[3, 0, 3], [1, 2, 0]])
+    assert torch.equal(looked_up_by_number(table, ids), looked_up(table, ids))
 
 
 def test_one_row_for_everybody_is_copied_once() -> None:

@@ -245,7 +245,7 @@ class Memory:
         # below
         table[at] = torch.stack([count, recent, first.where(count > 0, now), now], dim=-1)
         one = torch.ones_like(now)
-        table.view(-1).index_add_(0, at * STATS + COUNT, one).index_add_(
+        table.view(-1).scatter_add_(0, at * STATS + COUNT, one).scatter_add_(
             0, at * STATS + RECENT, one
         )
         self.table[:, -1].index_fill_(0, rows, 0.0)

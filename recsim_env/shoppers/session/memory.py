@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.shoppers.profile import DECAYS, TASTE_DECAYS
-from recsim_env.tensors import constant
+from recsim_env.tensors import constant, looked_up
 
 ITEM_DECAYS = (0.7, 0.9)
 """Decay per visit of the counters of an item: memories of about three and of ten visits."""
@@ -85,7 +85,7 @@ class SessionMemory:
 
         Shapes: slates (B, K) int64, category (N,) int64 -> (B, K, COUNTERS) float32.
         """
-        of_category = category[slates].unsqueeze(1).expand(-1, CATEGORY_COUNTERS, -1)
+        of_category = looked_up(category, slates).unsqueeze(1).expand(-1, CATEGORY_COUNTERS, -1)
         of_item = slates.unsqueeze(1).expand(-1, ITEM_COUNTERS, -1)
         found = torch.cat(
             [self.category.gather(2, of_category), self.item.gather(2, of_item)], dim=1
@@ -104,9 +104,11 @@ class SessionMemory:
         clicks = clicks.float()
         weight = shown * position_weights(slates.shape[1], slates.device)
         kinds = torch.stack([shown.float(), weight, clicks], dim=1)
-        self._count(self.category, kinds, category[slates], DECAYS)
+        self._count(self.category, kinds, looked_up(category, slates), DECAYS)
         self._count(self.item, kinds[:, 1:], slates, ITEM_DECAYS)
-        vectors = torch.cat([embedding[slates], torch.ones_like(weight).unsqueeze(2)], dim=2)
+        vectors = torch.cat(
+            [looked_up(embedding, slates), torch.ones_like(weight).unsqueeze(2)], dim=2
+        )
         decays = (constant(TASTE_DECAYS, self.liked) ** self.age.unsqueeze(1)).unsqueeze(2)
         self.liked.mul_(decays).add_(torch.einsum("bk,bke->be", clicks, vectors).unsqueeze(1))
         self.seen.mul_(decays).add_(torch.einsum("bk,bke->be", weight, vectors).unsqueeze(1))

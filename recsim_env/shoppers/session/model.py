@@ -62,7 +62,7 @@ from recsim_env.shoppers.session.memory import (
     position_weights,
 )
 from recsim_env.shoppers.weights import MOST, check_categories
-from recsim_env.tensors import constant, numbered
+from recsim_env.tensors import constant, looked_up, numbered
 
 OF_CATEGORIES = (len(DECAYS), len(DECAYS) + 1, 2 * len(DECAYS), 2 * len(DECAYS) + 1)
 """Counters that make weary of a category: showings by position, and responses, each of the last few
@@ -400,7 +400,7 @@ class SessionShopper(VisitEncoder):
         features, clicked = self.features(counters), clicks.float()
         weight = shown * position_weights(slates.shape[-1], slates.device)
         weight = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        vectors = self.embedding[slates]
+        vectors = looked_up(self.embedding, slates)
         number = clicked.sum(dim=-1, keepdim=True)
         of_clicked = clicked / number.clamp(min=1)
         parts = [
@@ -475,7 +475,7 @@ class SessionShopper(VisitEncoder):
 
     def _common(self, state: Tensor, wanted: Tensor, slates: Tensor) -> Tensor:
         """Compute the log-odds (V, K) of a shopper of mean temperament who is weary of nothing."""
-        liked = torch.einsum("ve,vke->vk", wanted, self.embedding[slates])
+        liked = torch.einsum("ve,vke->vk", wanted, looked_up(self.embedding, slates))
         common: Tensor = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
         return common
 
@@ -514,7 +514,7 @@ class SessionShopper(VisitEncoder):
         weary = self.weariness(counters / self.counter_scale[:COUNTERS], mean)
         weary = weary.squeeze(1).sum(dim=-1)
         offsets = self._common(state, self.query(state), slates) - weary
-        along = self.embedding[slates] @ self.directions
+        along = looked_up(self.embedding, slates) @ self.directions
         rows = torch.cat([along, torch.stack([torch.ones_like(weary), -weary], dim=-1)], dim=-1)
         return rows, offsets, self.log_looks(state, mean).squeeze(1).exp()
 
@@ -591,7 +591,7 @@ class SessionShopper(VisitEncoder):
         """
         if self.purchase_head is None:
             return None
-        logits: Tensor = self.purchase_head(state, slates, self.embedding[slates])
+        logits: Tensor = self.purchase_head(state, slates, looked_up(self.embedding, slates))
         return logits
 
     # ---- learning ----

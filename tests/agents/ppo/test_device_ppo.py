@@ -29,6 +29,8 @@ from policies.composer import Composer, ComposerConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env import make_simulator, noise
+from recsim_env.graphs import GraphedSimulator
+from recsim_env.simulator import SlateSimulator
 from tests.support.policy_toys import toy_inputs
 from tests.support.toys import toy_simulator
 
@@ -423,3 +425,24 @@ def test_a_rollout_on_a_gpu_stays_there() -> None:
         not torch.equal(old, new)
         for old, new in zip(before, model.policy.parameters(), strict=True)
     )
+
+
+@pytest.mark.gpu
+def test_a_training_with_cuda_graphs_learns_the_same() -> None:
+    learned = []
+    for kind in (SlateSimulator, GraphedSimulator):
+        toy = toy_simulator(items=40, device="cuda")
+        simulator = kind(toy.shopper, toy.reward, horizon_days=toy.horizon_days)
+        env = IntentVecEnv(simulator, Composer(toy_inputs(toy), ComposerConfig(pool=12)), 64)
+        model = make_ppo(
+            "composer",
+            env,
+            PPOConfig(n_steps=8, batch_size=256),
+            NetworkConfig(),
+            seed=0,
+            device="cuda",
+        )
+        model.learn(64 * 8 * 3)
+        learned.append(list(model.policy.parameters()))
+    for usual, graphed in zip(*learned, strict=True):
+        torch.testing.assert_close(usual, graphed, rtol=1e-3, atol=1e-4)

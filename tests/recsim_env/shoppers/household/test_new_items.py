@@ -18,6 +18,7 @@ from recsim_env.shoppers.household.new_items import MARGIN, PROPOSALS, Envelope,
 from recsim_env.shoppers.household.population import MOST_NEW_ITEMS, LearnedShopper, load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
 from recsim_env.simulator import SlateSimulator
+from recsim_env.tensors import Places, listed
 from tests.support.fake_log import ITEMS as FAKE_ITEMS
 from tests.support.fake_log import write_shop
 from tests.support.fake_shoppers import member, plain
@@ -146,10 +147,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
+@pytest.mark.parametrize("beyond", [2, 10_000])
+def test_lists_of_fixed_length_say_what_lists_of_the_real_pairs_say(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, beyond: int
 ) -> None:
-    """On a GPU all pairs are computed, and those of the padding do not count."""
+    """On a GPU lists are filled up, and what fills them does not count."""
 
     def played() -> list[Tensor]:
         shopper = load_shopper(
@@ -168,15 +170,16 @@ def test_a_full_grid_of_pairs_says_what_a_list_of_the_real_ones_says(
             ]
         return kept
 
-    def everywhere(mask: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = torch.ones_like(mask).nonzero(as_tuple=True)
-        return rows, columns
+    def as_on_a_gpu(mask: Tensor, usual: int | None = None) -> Places:
+        found = listed(mask, int(mask.sum()) + beyond)
+        assert bool(found.fits)
+        return found.places
 
-    listed = played()
+    as_on_a_cpu = played()
     for module in (population, memory, new_items):
         assert module.places is tensors.places
-        monkeypatch.setattr(module, "places", everywhere)
-    for left, right in zip(listed, played(), strict=True):
+        monkeypatch.setattr(module, "places", as_on_a_gpu)
+    for left, right in zip(as_on_a_cpu, played(), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 
