@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NARROW = 32
@@ -38,7 +39,7 @@ def looked_up_by_number(table: Tensor, ids: Tensor) -> Tensor:
 def filled_up(rows: Tensor, size: int) -> Tensor:
     """Pad rows (B, K) with zeros to `size` columns; rows of as many come back as they are."""
     missing = size - rows.shape[1]
-    return torch.nn.functional.pad(rows, (0, missing)) if missing else rows
+    return F.pad(rows, (0, missing)) if missing else rows
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -49,6 +50,20 @@ def widest(device: torch.device) -> torch.dtype:
 def widened(values: Tensor) -> Tensor:
     """Convert values to the widest floating-point type of their device."""
     return values.double() if values.is_cpu or values.is_cuda else values.to(widest(values.device))
+
+
+def running_sums(rows: Tensor) -> Tensor:
+    """Return `rows.cumsum(-1)` of short rows (..., K) of finite numbers.
+
+    On a GPU it is a product with a triangle of ones, which takes a fifth of the time.
+    """
+    return rows.cumsum(dim=-1) if rows.is_cpu else summed_by_product(rows)
+
+
+def summed_by_product(rows: Tensor) -> Tensor:
+    """Return `rows.cumsum(-1)` by a product of matrices."""
+    size = rows.shape[-1]
+    return rows @ torch.ones(size, size, dtype=rows.dtype, device=rows.device).triu()
 
 
 def shared(rows: Tensor) -> bool:
@@ -116,12 +131,16 @@ class Listed(NamedTuple):
 
 
 def listed(mask: Tensor, room: int) -> Listed:
-    """Return the first `room` places where a mask (B, L) holds, filled up with the first of all."""
+    """Return the first `room` places where a mask (B, L) holds.
+
+    The list is filled up with places of many rows: what is then done at a place of all of them at
+    once would have to wait for each other.
+    """
     holds = mask.flatten()
     room = min(room, len(holds))
     number = holds.cumsum(0)
     order = torch.arange(len(holds), device=mask.device)
-    at = torch.zeros(room + 1, dtype=torch.int64, device=mask.device)
+    at = order[: room + 1].clone() if room < len(holds) else F.pad(order, (0, 1))
     at = at.scatter_(0, (number - 1).where(holds, room).clamp(max=room), order)[:room]
     length = mask.shape[1]
     found = Places(at // length, at % length, order[:room] < number[-1])

@@ -4,7 +4,7 @@
 
 Four things take their turns on the GPU that torch sees:
 
-- the tests that need one (`pytest -m gpu`);
+- the tests that need one (`pytest -m "gpu and not slow"`);
 - simulation: steps a second of every environment named, by number of shoppers, precision, and with
   CUDA graphs or without, beside what the memory of the card would allow: a step cannot but move
   the keys and values that attention reads, and the observation, and a copy in the same run tells
@@ -82,7 +82,7 @@ class Config(Results, Checked):
     """Numbers of shoppers at a time."""
     precisions: tuple[str, ...] = ("fp32", "bf16")
     """Number formats of shoppers that are networks."""
-    seconds: float = 1.0
+    seconds: float = 0.5
     """Least length of a turn in seconds."""
     rounds: int = 3
     """Number of turns of each."""
@@ -93,7 +93,9 @@ class Config(Results, Checked):
     minibatches: int = 4
     """Number of minibatches of a PPO update in each pass over its visits, whatever their number."""
     slates: int = 20_000
-    """Number of slates, about, of the log that PPO's ranker and the session model are fitted to."""
+    """Number of slates, about, of the log that PPO's ranker is fitted to."""
+    fitted: int = 200
+    """Number of episodes of it that the session model is fitted to, in one pass."""
 
 
 # ---- what is measured ----------------------------------------------------------------------------
@@ -117,7 +119,15 @@ def tests() -> Iterator[dict[str, Any]]:
     """Run the tests that need a GPU."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "gpu and not slow",
+            f"--junitxml={report}",
+        ]
         done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
         print(done.stdout)
         told = report.read_text() if report.exists() else ""
@@ -220,12 +230,13 @@ def ppo(config: Config, site: Site) -> Iterator[dict[str, Any]]:
 def fit(config: Config, site: Site) -> Iterator[dict[str, Any]]:
     """Time the fit of a session model to the log, on the GPU and on one thread of the CPU."""
     assert site.log is not None
-    settings = SessionFitConfig(epochs=1)
+    log = site.log.take(torch.arange(config.fitted))
+    catalog, settings = site.inputs.catalog.to("cpu"), SessionFitConfig(epochs=1)
     for device in ("cuda", "cpu"):
         began = time.perf_counter()
-        fit_session(site.log, site.inputs.catalog.to(torch.device("cpu")), settings, device=device)
+        fit_session(log, catalog, settings, device=device)
         seconds = time.perf_counter() - began
-        value = int(site.log.real.sum()) / seconds
+        value = int(log.real.sum()) / seconds
         yield {"part": "fit", "what": "slates_per_s", "system": device, "value": value}
 
 

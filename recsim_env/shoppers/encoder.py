@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from recsim_env import checks
 from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
-from recsim_env.tensors import constant, large_zeros
+from recsim_env.tensors import constant, large_zeros, looked_up
 
 LAG_EDGES = (1, 2, 3, 5, 8, 14, 21, 35, 70, 140)
 """First number of days of each bucket of lags but the first, as the attention tells them apart."""
@@ -172,7 +172,9 @@ class Block(nn.Module):
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor
     ) -> Tensor:
         """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
-        bias = self.lag_bias(lag).permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
+        learning = torch.is_grad_enabled()
+        bias = self.lag_bias(lag) if learning else looked_up(self.lag_bias.weight, lag)
+        bias = bias.permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)
         seen = attended(query, key, value, bias)
         x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
         out: Tensor = x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))

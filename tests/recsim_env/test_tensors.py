@@ -19,6 +19,8 @@ from recsim_env.tensors import (
     looked_up_by_number,
     places,
     repeated,
+    running_sums,
+    summed_by_product,
     widened,
     widest,
 )
@@ -58,12 +60,14 @@ def test_places_of_a_mask_by_hand() -> None:
     assert (rows.tolist(), columns.tolist(), held) == ([0, 0, 2], [0, 2, 1], None)
 
 
-def test_a_list_of_fixed_length_is_filled_up_with_the_first_place() -> None:
+@pytest.mark.parametrize("room", [5, 9, 20])
+def test_a_list_of_fixed_length_is_filled_up(room: int) -> None:
     mask = torch.tensor([[False, True, True], [False, False, False], [False, True, False]])
-    found = listed(mask, 5)
-    assert [part.tolist() for part in found.places[:2]] == [[0, 0, 2, 0, 0], [1, 2, 1, 0, 0]]
+    found = listed(mask, room)
+    assert [part[:3].tolist() for part in found.places[:2]] == [[0, 0, 2], [1, 2, 1]]
+    assert {len(part) for part in found.places if part is not None} == {min(room, 9)}
     assert found.places.held is not None
-    assert found.places.held.tolist() == [True, True, True, False, False]
+    assert found.places.held.tolist() == [True] * 3 + [False] * (min(room, 9) - 3)
     assert bool(found.fits)
     short = listed(mask, 2)
     assert [part.tolist() for part in short.places[:2]] == [[0, 0], [1, 2]]
@@ -75,6 +79,12 @@ def test_rows_are_looked_up_number_by_number_as_well(shape: tuple[int, ...]) -> 
     table = torch.arange(math.prod(shape)).view(shape).float()
     ids = torch.tensor([[3, 0, 3], [1, 2, 0]])
     assert torch.equal(looked_up_by_number(table, ids), looked_up(table, ids))
+
+
+def test_running_sums_by_a_product() -> None:
+    rows = torch.tensor([[1.0, 2.0, 4.0], [0.5, -1.0, 0.0]])
+    assert summed_by_product(rows).tolist() == [[1.0, 3.0, 7.0], [0.5, -0.5, -0.5]]
+    assert torch.equal(summed_by_product(rows), running_sums(rows))
 
 
 def test_one_row_for_everybody_is_copied_once() -> None:

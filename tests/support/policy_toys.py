@@ -33,9 +33,10 @@ class TableRanker:
         return self.table[candidates.clamp(min=0)].masked_fill(candidates < 0, -torch.inf)
 
 
-def made_up_ranker(items: int, seed: int = 3) -> TableRanker:
+def made_up_ranker(items: int, seed: int = 3, device: torch.device | str = "cpu") -> TableRanker:
     """No two items with the same logit."""
-    return TableRanker(torch.randn(items, generator=torch.Generator().manual_seed(seed)))
+    table = torch.randn(items, generator=torch.Generator().manual_seed(seed))
+    return TableRanker(table.to(device))
 
 
 def made_up_lift(groups: int, seed: int = 4) -> Tensor:
@@ -51,8 +52,8 @@ def toy_inputs(simulator: SlateSimulator, ranker: Ranker | None = None) -> Polic
         catalog=simulator.catalog,
         observation_space=simulator.observation_space,
         slate_size=simulator.slate_size,
-        ranker=ranker or made_up_ranker(items),
+        ranker=ranker or made_up_ranker(items, device=simulator.device),
         popularity=torch.arange(items, dtype=torch.float32),
         facts=TOY_FACTS,
-        lift=made_up_lift(len(simulator.catalog.categories)),
+        lift=made_up_lift(len(simulator.catalog.categories)).to(simulator.device),
     )

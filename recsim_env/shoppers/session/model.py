@@ -62,7 +62,7 @@ from recsim_env.shoppers.session.memory import (
     position_weights,
 )
 from recsim_env.shoppers.weights import MOST, check_categories
-from recsim_env.tensors import constant, looked_up, numbered
+from recsim_env.tensors import constant, looked_up, numbered, running_sums
 
 OF_CATEGORIES = (len(DECAYS), len(DECAYS) + 1, 2 * len(DECAYS), 2 * len(DECAYS) + 1)
 """Counters that make weary of a category: showings by position, and responses, each of the last few
@@ -435,7 +435,7 @@ class SessionShopper(VisitEncoder):
         Shapes: state (V, D), temperament (V, S, R) -> (V, S, K).
         """
         depth = self.look_depth(state) + temperament[..., DEEP]
-        return F.pad(F.logsigmoid(self.look_step + depth.unsqueeze(-1)).cumsum(dim=-1), (1, 0))
+        return F.pad(running_sums(F.logsigmoid(self.look_step + depth.unsqueeze(-1))), (1, 0))
 
     def wanted(self, state: Tensor, interest: Tensor) -> Tensor:
         """Compute what the log-odds of a click gain with each number of an embedding: (V, E).
