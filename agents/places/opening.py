@@ -316,7 +316,8 @@ def description(found: Found, plan: Exploration, log: Sessions | None) -> dict[s
     """Everything that a played log and a fitted ranker depend on, as JSON."""
     simulator, config = found.simulator, preset(found.env)
     catalog = simulator.catalog
-    told = {name: value for name, value in found.told.items() if name != "reward"}
+    apart = ("reward", "graphs")  # they change nothing that happens
+    told = {name: value for name, value in found.told.items() if name not in apart}
     return {
         "env": found.env,
         "options": {name: plain(value) for name, value in sorted(told.items())},

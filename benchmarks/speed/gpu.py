@@ -47,7 +47,8 @@ from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.stopwatch import Clock
 from benchmarks.lab.tables import markdown
-from benchmarks.speed.throughput import LEARNED, PREFIX, Crowd, sizes
+from benchmarks.speed.needs import sizes
+from benchmarks.speed.players import LEARNED, MARKET, PREFIX, Crowd
 from policies.learnable.intents import IntentConfig
 from recsim_env.estimates import Estimate
 from recsim_env.registration import PRESETS
@@ -55,7 +56,6 @@ from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 
-MARKET = "recsim_env/Market-v0"
 PARTS = ("tests", "simulate", "ppo", "fit")
 """What is measured, in this order."""
 GIB = 2**30
@@ -75,7 +75,7 @@ class Config(Results, Checked):
     }
 
     parts: tuple[str, ...] = PARTS
-    """What is measured."""
+    """Which of the parts are measured."""
     envs: tuple[str, ...] = (MARKET, *reversed(LEARNED))
     """Ids of the environments that are timed."""
     batches: tuple[int, ...] = (1024, 16384, 65536, 262144)
@@ -285,9 +285,10 @@ def speeds(rows: pl.DataFrame, part: str) -> pl.DataFrame:
 def lines(rows: pl.DataFrame) -> list[dict[str, object]]:
     """A line of the table for each environment, precision and number of shoppers."""
     found: list[dict[str, object]] = []
+    rows = rows.with_columns(pl.col("precision").fill_null("fp32"))
     copied = rows.filter(pl.col("what") == "copy_bytes")["value"].to_numpy()
     for part in ("simulate", "ppo"):
-        keys = ["system", "precision", "batch"]
+        simulated, keys = part == "simulate", ["system", "precision", "batch"]
         for (system, precision, batch), own in speeds(rows, part).group_by(
             keys, maintain_order=True
         ):
@@ -310,16 +311,16 @@ def lines(rows: pl.DataFrame) -> list[dict[str, object]]:
             share = best * moved.mean() / copied.mean() if len(moved) and len(copied) else None
             found.append(
                 {
-                    "what": "PPO, all of it" if part == "ppo" else "simulation",
+                    "what": "simulation" if simulated else "PPO, all of it",
                     "system": str(system).removeprefix(PREFIX),
-                    "precision": precision or "fp32",
+                    "precision": precision,
                     "batch": batch,
                     **{
                         name: _mean(ways[graphs]) if len(ways[graphs]) else None
                         for name, graphs in (("eager", False), ("graphs", True))
                     },
-                    "share": share if system in LEARNED and part == "simulate" else None,
-                    "gib": peak.max() * int(str(batch)) / GIB if len(peak) else None,
+                    "share": share if simulated and system in LEARNED else None,
+                    "gib": peak.max() * int(str(batch)) / GIB if simulated and len(peak) else None,
                 }
             )
     return found

@@ -16,20 +16,15 @@ that the slower of the two would take over the time it took.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
-import gymnasium
 import numpy as np
 import polars as pl
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from agents.statistics import estimate_mean
@@ -37,33 +32,28 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Results
 from benchmarks.lab.plots import GREY, panels
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.stopwatch import Clock, Stopwatch
+from benchmarks.lab.stopwatch import Clock
 from benchmarks.lab.tables import markdown
+from benchmarks.speed.needs import LATE, sizes
 from benchmarks.speed.peers import PEERS
+from benchmarks.speed.players import (
+    LEARNED,
+    MARKET,
+    PREFIX,
+    TRANSFORMER,
+    Crowd,
+    One,
+    Peer,
+    bytes_per_shopper,
+)
 from recsim_env.estimates import Estimate
-from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.registration import PRESETS
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
-from recsim_env.shoppers.base import Shopper
-from recsim_env.shoppers.encoder import Cache
-from recsim_env.shoppers.household.memory import Memory
-from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.household.population import LearnedShopper
 from recsim_env.shoppers.members import PRECISIONS
-from recsim_env.shoppers.session.memory import SessionMemory
-from recsim_env.shoppers.session.model import SessionShopper
-from recsim_env.shoppers.session.population import SessionPopulation
-from recsim_env.simulator import SlateSimulator
 from recsim_env.types import best_device
 
-TRANSFORMER, MARKET = "recsim_env/CompleteJourney-v0", "recsim_env/Market-v0"
-PREFIX = "recsim_env/"
-"""How the ids of this package's environments begin."""
-LEARNED = (TRANSFORMER, "recsim_env/LearnedMarket-v0")
-"""Environments whose shoppers are networks."""
 SINGLE = 0
 """The value in the column `batch` of one shopper behind `gymnasium.make`."""
-LATE = 40
-"""Number of visits after which a step is timed again, because it must not become slower."""
 
 
 @dataclass(frozen=True)
@@ -98,108 +88,6 @@ class Config(Device, Results):
     """Least length of a turn in seconds; a turn has at least one step."""
     memory_gib: float = 4.0
     """Memory that a batch's state may take, in GiB. Larger batches are left out."""
-
-
-# ---- sizes ---------------------------------------------------------------------------------------
-
-
-def state_bytes(state: Any, seen: set[int] | None = None) -> int:
-    """Count the bytes of all tensors in a state of dataclasses and lists; shared ones count once.
-
-    Args:
-        state: The state.
-        seen: The addresses of the tensors that were counted before.
-    """
-    seen = set() if seen is None else seen
-    if isinstance(state, Tensor):
-        new = state.data_ptr() not in seen
-        seen.add(state.data_ptr())
-        return state.untyped_storage().nbytes() * new
-    if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        state = list(vars(state).values())
-    return sum(state_bytes(part, seen) for part in state) if isinstance(state, list | tuple) else 0
-
-
-# ---- players -------------------------------------------------------------------------------------
-
-
-class Crowd:
-    """Many shoppers of an environment, served by a random policy."""
-
-    def __init__(self, env: str, batch: int, device: torch.device, **options: Any) -> None:
-        self.simulator = make_simulator(env, device=device, **options)
-        self.batch = batch
-        self._seen = self.simulator.reset(torch.arange(batch))
-        self._generator = torch.Generator(device).manual_seed(0)
-
-    def slates(self) -> Tensor:
-        """Draw a random slate of candidates for each shopper."""
-        candidates = self._seen["candidates"]
-        number = (candidates >= 0).sum(dim=1, keepdim=True)
-        shape = (self.batch, self.simulator.slate_size)
-        draws = torch.rand(shape, generator=self._generator, device=self.simulator.device)
-        return candidates.gather(1, (draws * number).long())
-
-    def step(self, slates: Tensor) -> None:
-        """Show slates, start anew where an episode is over, and observe."""
-        outcome = self.simulator.advance(slates)
-        over = (outcome.terminated | outcome.truncated).nonzero().flatten()
-        if len(over):
-            self.simulator.restart(over)
-        self._seen = self.simulator.observe()
-
-    def watch(self, slates: Tensor) -> None:
-        """Show slates and observe, also to those who left, because only the time counts."""
-        self.simulator.advance(slates)
-        self._seen = self.simulator.observe()
-
-    def play(self, clock: Clock, seconds: float) -> int:
-        """Play for some seconds; returns the number of steps of all shoppers together."""
-        steps, until = 0, clock.wall + seconds
-        while clock.wall < until or steps == 0:
-            slates = self.slates()
-            clock.timed(partial(self.step, slates))
-            steps += self.batch
-        return steps
-
-
-class One:
-    """One shopper behind `gymnasium.make`, as a newcomer meets it."""
-
-    def __init__(self, env: str, device: torch.device) -> None:
-        self._env = gymnasium.make(env, device=device)
-        self._env.reset(seed=0)
-        self._env.action_space.seed(0)
-
-    def step(self, slate: Any) -> None:
-        """Show a slate, and start anew where the episode is over."""
-        _, _, terminated, truncated, _ = self._env.step(slate)
-        if terminated or truncated:
-            self._env.reset()
-
-    def play(self, clock: Clock, seconds: float) -> int:
-        """Play for some seconds; returns the number of steps."""
-        steps, until = 0, clock.wall + seconds
-        while clock.wall < until:
-            clock.timed(partial(self.step, self._env.action_space.sample()))
-            steps += 1
-        return steps
-
-
-class Peer:
-    """A peer's environment, one user at a time."""
-
-    def __init__(self, name: str) -> None:
-        self._steps = PEERS[name](np.random.default_rng(0))
-        next(self._steps)()  # what it imports and builds is not timed
-
-    def play(self, clock: Clock, seconds: float) -> int:
-        """Play for some seconds; returns the number of steps."""
-        steps, until = 0, clock.wall + seconds
-        while clock.wall < until:
-            clock.timed(next(self._steps))
-            steps += 1
-        return steps
 
 
 @dataclass(frozen=True)
@@ -285,12 +173,6 @@ def _installed(peer: str) -> bool:
     return True
 
 
-def bytes_per_shopper(env: str, device: torch.device, batch: int = 64) -> int:
-    """Bytes of a shopper's state and of what the simulator remembers of the episode."""
-    crowd = Crowd(env, batch, device)
-    return (state_bytes(crowd.simulator.hidden) + state_bytes(crowd.simulator.episodes)) // batch
-
-
 # ---- rows ----------------------------------------------------------------------------------------
 
 ROW = {
@@ -370,110 +252,6 @@ def machine(device: torch.device) -> dict[str, float]:
         "matmul_flops": 8 * 2 * 1024**3 / product.busy,
         "copy_bytes": moved / copy.busy,
     }
-
-
-def sizes(env: str, device: torch.device, batch: int = 1024) -> dict[str, float]:
-    """Measure what a step of one shopper needs, and where its time goes, in a batch."""
-    crowd = Crowd(env, batch, device)
-    crowd.step(crowd.slates())  # makes what is made once
-    counter = FlopCounterMode(display=False)
-    with counter:
-        crowd.step(crowd.slates())
-    learned = learned_parts(crowd.simulator)
-    caches = learned.caches if learned else []
-    attended = sum(cache.keys.nbytes + cache.values.nbytes for cache in caches)
-    observed = sum(value.nbytes for value in crowd.simulator.observe().values())
-    return {
-        "bytes": float(bytes_per_shopper(env, device)),
-        "flops": counter.get_total_flops() / batch,
-        "moved_bytes": (attended + observed) / batch,
-        **shares(crowd),
-        **by_history(env, device, batch),
-    }
-
-
-def by_history(env: str, device: torch.device, batch: int, steps: int = 6) -> dict[str, float]:
-    """Time a step at the first visits and after `LATE` of them, with nobody replaced in between."""
-    crowd, found = Crowd(env, batch, device), {}
-    for name, skipped in (("early_s", 1), ("late_s", LATE)):
-        clock = Clock(device)
-        for number in range(skipped + steps):
-            slates = crowd.slates()
-            (clock if number >= skipped else Clock(device)).timed(partial(crowd.watch, slates))
-        found[name] = clock.busy / (steps * batch)
-    return found
-
-
-def shares(crowd: Crowd, steps: int = 4) -> dict[str, float]:
-    """Measure which shares of a step the networks' forward and the counters that they read take.
-
-    It is measured on a CPU only, because on a GPU every timed method would have to be waited for.
-
-    Args:
-        crowd: The shoppers.
-        steps: The number of steps that are timed.
-
-    Returns:
-        The shares by name; empty where there is no network, or no CPU.
-    """
-    learned = learned_parts(crowd.simulator)
-    if learned is None or crowd.simulator.device.type != "cpu":
-        return {}
-    watch = Stopwatch(crowd.simulator.device, ("forward", "counters"))
-    whole = Clock(crowd.simulator.device)
-    for network in learned.networks:
-        for part, names in forward_methods(network):
-            watch.watch("forward", part, *names)
-    watch.watch("counters", learned.memory, *counter_methods(learned.memory))
-    for _ in range(steps):
-        whole.timed(partial(crowd.watch, crowd.slates()))
-    watch.release()
-    return {f"{part}_share": seconds / whole.cpu for part, seconds in watch.seconds.items()}
-
-
-@dataclass(frozen=True)
-class LearnedParts:
-    """What a simulator of learned shoppers computes with."""
-
-    networks: Sequence[SlateShopper | SessionShopper]
-    """The networks that answer together."""
-    caches: list[Cache]
-    """The keys and values of the visits so far, of each network."""
-    memory: Memory | SessionMemory
-    """The counters that the networks read."""
-
-
-def learned_parts(simulator: SlateSimulator) -> LearnedParts | None:
-    """The parts that a simulator's shoppers learned; None where they are no networks."""
-    shopper: Shopper[Any] = simulator.shopper
-    state = simulator.hidden
-    if isinstance(shopper, LearnedShopper):
-        networks = [member.model for member in shopper.shop.members]
-        return LearnedParts(networks, state.caches, state.memory)
-    if isinstance(shopper, SessionPopulation):
-        return LearnedParts(shopper.members, state.caches, state.memory)
-    return None
-
-
-def forward_methods(
-    network: SlateShopper | SessionShopper,
-) -> list[tuple[nn.Module, tuple[str, ...]]]:
-    """The methods of a network and its heads that a step calls, but for proposing new items."""
-    if isinstance(network, SlateShopper):
-        return [
-            (network, ("token", "append_visit", "new_item_queries")),
-            (network.slate_head, ("forward", "shoppers")),
-            (network.gap_head, ("forward",)),
-        ]
-    own = ("token", "append_visit", "temperament", "answer", "click_probability", "leave_logits")
-    return [(network, own)]
-
-
-def counter_methods(memory: Memory | SessionMemory) -> tuple[str, ...]:
-    """The methods of the counters that a step calls."""
-    if isinstance(memory, Memory):
-        return ("stats", "record", "tally")
-    return ("look", "record", "context")
 
 
 # ---- report --------------------------------------------------------------------------------------

@@ -10,21 +10,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed import throughput
+from benchmarks.speed.needs import shares
+from benchmarks.speed.players import LEARNED, MARKET, TRANSFORMER, Crowd, state_bytes
 from benchmarks.speed.throughput import (
-    LEARNED,
-    MARKET,
     ROW,
     SINGLE,
-    TRANSFORMER,
     Config,
-    Crowd,
     best_batch,
     draw,
     lines,
     measure,
     seats,
-    shares,
-    state_bytes,
     summarise,
 )
 
