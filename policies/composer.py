@@ -11,12 +11,14 @@ An intent a moves the log-odds of a click,
 item that adds most to the reward of the visit:
 
     score(i | slate) = sum_t w_t exp(u a_t) gain_t(i | slate, look sigmoid(log_odds(i | slate)))
+                       + u a_worth look sigmoid(log_odds(i | slate))
 
-w_t is the weight of a reward term, gain_t its gain (`policies.gains`), and look the chance that the
-position is looked at, where the ranker knows it. `offset` are the last numbers of an intent and v_i
-the principal components of item i's embedding. Intent 0 is the slate that is greedy in the reward
-itself. One unit of intent changes the behaviour strongly: this size, and not the learning rate,
-decides how fast a Gaussian policy over intents learns.
+The last line is there where the reward does not pay for clicks in every row: what they are worth
+for later visits. w_t is the weight of a reward term, gain_t its gain (`policies.gains`), and look
+the chance that the position is looked at, where the ranker knows it. `offset` are the last numbers
+of an intent and v_i the principal components of item i's embedding. Intent 0 is the slate that is
+greedy in the reward itself. One unit of intent changes the behaviour strongly: this size, and not
+the learning rate, decides how fast a Gaussian policy over intents learns.
 
 With `form="log_odds"` the score is the log-odds themselves, and intent 0 the greedy CTR ranker.
 Maximal marginal relevance (Carbonell & Goldstein 1998) is the case in which only `similarity` is
@@ -38,7 +40,15 @@ from torch import Tensor
 
 from policies.budget import Budget, Remembered
 from policies.cosines import Cosines
-from policies.cues import BUDGET_KNOBS, BUNDLE_KNOBS, CUES, SLATE_KNOBS, Cue, CueInputs
+from policies.cues import (
+    BUDGET_KNOBS,
+    BUNDLE_KNOBS,
+    CUES,
+    SLATE_KNOBS,
+    WORTH_KNOBS,
+    Cue,
+    CueInputs,
+)
 from policies.features import Recent, Summary, principal
 from policies.filling import LogOddsScores, SlateCue, SlateSoFar
 from policies.gains import SCALE, Gains, RewardScores
@@ -129,8 +139,9 @@ class Composer:
     """Composes slates from intents; it is built from spaces, item embeddings and a ranker alone.
 
     Intents have the shape (B, A) with A = `intent_size`. `knobs` names the first numbers: `count`
-    and `similarity`, those of a budget and of bundles, the scales of reward terms, and then the
-    cues; the rest is the offset. `pool_size` is P, and `reward` what the slates are composed for.
+    and `similarity`, those of a budget, of bundles and of what clicks are worth, the scales of
+    reward terms, and then the cues; the rest is the offset. `pool_size` is P, and `reward` what the
+    slates are composed for.
 
     Args:
         inputs: what the composer is built from
@@ -177,6 +188,8 @@ class Composer:
         scales = dict.fromkeys(self._gains.knobs, SCALE) if self._gains else {}
         on_slate = SLATE_KNOBS | (BUDGET_KNOBS if self.config.budget else {})
         on_slate |= {name: BUNDLE_KNOBS[name] for name in _bundle_knobs_for(inputs)}
+        if self._gains is not None and not self._gains.always_clicks:
+            on_slate |= WORTH_KNOBS
         known = {**on_slate, **scales, **self.cues}
         self.knobs = tuple(known)
         self._first_scale, self._first_cue = len(on_slate), len(on_slate) + len(scales)
@@ -316,7 +329,9 @@ class Composer:
         scores: SlateScores = log_odds
         if self._gains is not None:
             scales = of_slate[:, self._first_scale :]
-            scores = RewardScores(log_odds, self._gains, scales, view.looks, view.weights)
+            scores = RewardScores(
+                log_odds, self._gains, scales, view.looks, view.weights, named.get("worth")
+            )
         slates = pick(view.pool, self.slate_size, scores)
         if "discount" not in named:
             return slates

@@ -63,6 +63,10 @@ BUDGET_KNOBS = {
 factors on its place, its slope and its window."""
 
 
+WORTH_KNOBS = {"worth": Knob(1.0, Range(0.0, 4.0))}
+"""The knob for what a click is worth beside the reward of the visit, in the reward's units: where
+the reward does not pay for clicks, or only in some rows, cues would move nothing, though shoppers
+who click may come back more often."""
 BUNDLE_KNOBS = {
     "together": Knob(1.0, Range(-1.0, 4.0)),
     "discount": Knob(2.0, Range(0.0, 4.0)),

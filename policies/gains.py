@@ -252,7 +252,8 @@ def scale_knobs() -> dict[str, Knob]:
 class Gains:
     """The gains of all terms of a reward.
 
-    `knobs` are the names of the knobs of the terms that are scaled.
+    `knobs` are the names of the knobs of the terms that are scaled; `always_clicks` tells whether
+    clicks earn something in every row.
 
     Args:
         reward: the reward; terms of weight 0 are left out
@@ -269,6 +270,8 @@ class Gains:
         self._clicked = [known[name] for name, one in specs.items() if not one.scaled]
         self._scaled = [known[name] for name, one in specs.items() if one.scaled]
         self.knobs = tuple(knob_of(name) for name, one in specs.items() if one.scaled)
+        steady = [column is None or len(columns) == 1 for _, column, _ in self._clicked]
+        self.always_clicks = any(steady)  # a single goal weighs the same in all rows
 
     def of(
         self, slate: SlateSoFar, chance: Tensor, scales: Tensor, weights: Tensor | None = None
@@ -305,6 +308,7 @@ class RewardScores(SlateScores):
         scales: (B, S) log of the factor on each term that is scaled
         looks: (B, K) or (1, K) chance that each position is looked at
         weights: (B, G) of the goals; None where all rows have the weights of the reward
+        worth: (B, 1) what a click is worth beside the reward; None means nothing
     """
 
     def __init__(
@@ -314,9 +318,10 @@ class RewardScores(SlateScores):
         scales: Tensor,
         looks: Tensor,
         weights: Tensor | None = None,
+        worth: Tensor | None = None,
     ) -> None:
         self._log_odds, self._gains, self._scales, self._looks = log_odds, gains, scales, looks
-        self._weights = weights
+        self._weights, self._worth = weights, worth
         # what has no number is taken after everything else, however diverse it is
         logits = log_odds.slate.pool.logits
         self._last = torch.zeros_like(logits).masked_fill_(logits <= UNRANKED, -FARTHEST)
@@ -326,7 +331,8 @@ class RewardScores(SlateScores):
         slate = self._log_odds.slate
         look = self._looks[:, slate.length].unsqueeze(1)
         chance = self._log_odds.scores().sigmoid_().mul_(look)
-        return self._gains.of(slate, chance, self._scales, self._weights).add_(self._last)
+        gained = self._gains.of(slate, chance, self._scales, self._weights).add_(self._last)
+        return gained if self._worth is None else gained.addcmul_(self._worth, chance)
 
     def add(self, chosen: Tensor) -> None:
         """Put the items at places (B,) of the pool into the slates."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from policies.composer import Composer, ComposerConfig, Form
 from policies.cosines import Cosines
-from policies.cues import BUDGET_KNOBS, Knob, knobs
+from policies.cues import BUDGET_KNOBS, WORTH_KNOBS, Knob, knobs
 from policies.gains import scale_knobs
 from policies.inputs import UNRANKED, PolicyInputs
 from policies.parameters import tunable
@@ -272,15 +272,17 @@ def reward_greedy(inputs: PolicyInputs, parameters: RewardGreedyParameters) -> P
 def constant_parameters() -> Any:
     """Make the default parameters of `constant`: one for each knob that is registered by now.
 
-    Each is in log-odds per unit of its cue, or the logarithm of a factor on a reward term. A knob
-    that an environment lacks has no effect.
+    Each is in log-odds per unit of its cue, or the logarithm of a factor on a reward term, or what
+    a click is worth. A knob that an environment lacks has no effect.
     """
-    return _parameters_of(tuple({**knobs(), **scale_knobs()}.items()))()
+    return _parameters_of(tuple({**knobs(), **WORTH_KNOBS, **scale_knobs()}.items()))()
 
 
 def budget_parameters() -> Any:
     """Make the default parameters of `constant_budget`, those of `constant` and of the budget."""
-    return _parameters_of(tuple({**knobs(), **BUDGET_KNOBS, **scale_knobs()}.items()))()
+    return _parameters_of(
+        tuple({**knobs(), **BUDGET_KNOBS, **WORTH_KNOBS, **scale_knobs()}.items())
+    )()
 
 
 def log_odds_parameters() -> Any:

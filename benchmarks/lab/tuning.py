@@ -16,7 +16,7 @@ from benchmarks.lab.run import RESULTS
 from benchmarks.lab.where import Where
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
-from policies.cues import BUDGET_KNOBS, knobs
+from policies.cues import BUDGET_KNOBS, WORTH_KNOBS, knobs
 from policies.gains import scale_knobs
 from policies.parameters import Range, value_of
 from policies.registry import PolicySpec
@@ -183,7 +183,7 @@ def search_here(spec: PolicySpec, inputs: PolicyInputs) -> dict[str, Range]:
     if not spec.needs_ranker:
         return spec.search()
     here = Composer(inputs, ComposerConfig(budget=True)).knobs
-    everywhere = {**knobs(), **BUDGET_KNOBS, **scale_knobs()}
+    everywhere = {**knobs(), **BUDGET_KNOBS, **WORTH_KNOBS, **scale_knobs()}
     return {
         name: allowed
         for name, allowed in spec.search().items()

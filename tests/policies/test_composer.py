@@ -77,6 +77,29 @@ def test_an_untrained_actor_is_greedy_too(form: Form, policy: str) -> None:
     assert torch.equal(slates, POLICIES[policy].build(inputs)(seen, NO_DRAWS))
 
 
+def test_clicks_have_a_worth_where_the_reward_does_not_always_pay_for_them() -> None:
+    """Who is paid for diversity alone still has to see who comes back."""
+    simulator = toy_simulator(items=120, slate_size=6)
+    seen, inputs = some_visits(simulator), toy_inputs(simulator)
+    diverse = dataclasses.replace(inputs, reward={"intra_list_distance": 1.0})
+    assert "worth" not in Composer(inputs).knobs
+    assert "worth" not in Composer(diverse, ComposerConfig(form="log_odds")).knobs
+    assert "worth" in Composer(inputs, goals=("clicks", "intra_list_distance")).knobs
+
+    composer = Composer(diverse)
+
+    def composed(**knobs: float) -> Tensor:
+        return composer.compose(seen, composer.intent(knobs).expand(24, -1))
+
+    greedy = POLICIES["greedy_ctr"].build(inputs)(seen, NO_DRAWS)
+    assert torch.equal(composed(worth=1e4), greedy)
+    assert torch.equal(composed(), POLICIES["reward_greedy"].build(diverse)(seen, NO_DRAWS))
+    assert not torch.equal(composed(), greedy)
+    # cues move log-odds, which count by their worth
+    assert torch.equal(composed(count=-3.0), composed())
+    assert not torch.equal(composed(worth=1e4, count=-3.0), composed(worth=1e4))
+
+
 def test_similarity_alone_is_mmr() -> None:
     simulator = toy_simulator(items=120, slate_size=6)
     inputs = toy_inputs(simulator)

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.lab.tuning import search_here
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
-from policies.cues import BUDGET_KNOBS, CUES, CueInputs, cue, explored_ranges, knobs
+from policies.cues import BUDGET_KNOBS, CUES, WORTH_KNOBS, CueInputs, cue, explored_ranges, knobs
 from policies.features import Recent
 from policies.gains import scale_knobs
 from policies.parameters import Range
@@ -70,8 +70,9 @@ def test_the_tuned_parameters_are_the_knobs_in_the_order_of_tuned_results() -> N
     assert set(CUES) <= set(search)
     scales = list(scale_knobs())
     assert scales[:2] == ["scale_intra_list_distance", "scale_category_coverage"]
-    assert list(POLICIES["constant"].search()) == [*RANGES, *scales]
-    assert list(POLICIES["constant_budget"].search()) == [*RANGES, *BUDGET_KNOBS, *scales]
+    assert list(POLICIES["constant"].search()) == [*RANGES, *WORTH_KNOBS, *scales]
+    budget = [*RANGES, *BUDGET_KNOBS, *WORTH_KNOBS, *scales]
+    assert list(POLICIES["constant_budget"].search()) == budget
 
 
 def test_the_defaults_of_constant_steer_by_the_slate_alone() -> None:
