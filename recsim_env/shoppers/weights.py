@@ -26,8 +26,15 @@ with waiting("importing transformers, which takes some seconds once a process"):
 
 CONFIG, WEIGHTS, ADAPTER = "config.json", "model.safetensors", "adapter_config.json"
 MODEL_FILES = (CONFIG, WEIGHTS)
-WRITTEN = ("architectures", "dtype", "model_type", "transformers_version", "use_cache")
-"""Keys that transformers writes beside a model's own."""
+WRITTEN = (
+    "_commit_hash",
+    "architectures",
+    "dtype",
+    "model_type",
+    "transformers_version",
+    "use_cache",
+)
+"""Keys that transformers writes beside a model's own, or adds when it reads them."""
 FOLLOWED = {
     "adapter_config",
     "attn_implementation",

@@ -337,6 +337,14 @@ def test_shoppers_without_a_row_are_refused(originals: dict[str, Family], tmp_pa
 # --- transformers' own door ---
 
 
+def test_a_key_that_older_transformers_add_when_they_read_is_known(family: Family) -> None:
+    values = json.loads((family.model / "config.json").read_text())
+    read = family.kind.config_class.from_dict(values | {"_commit_hash": None})
+    own = set(read.own_keys()) & values.keys()
+    assert own
+    assert {name: read.to_dict()[name] for name in own} == {name: values[name] for name in own}
+
+
 def test_transformers_knows_the_models_once_they_are_imported(family: Family) -> None:
     """As the model card says."""
     assert isinstance(AutoConfig.from_pretrained(family.model), family.kind.config_class)
