@@ -174,6 +174,7 @@ class Told(Shopper[Any]):
             never_leave=False,
         )
         self.tells_purchases, self.facts = shopper.tells_purchases, shopper.facts
+        self.tells_outside_reward = shopper.tells_outside_reward
         self.max_candidates, self.never_leave = shopper.max_candidates, shopper.never_leave
         self.shopper = shopper
         self._truth = _READERS[type(shopper)](shopper)

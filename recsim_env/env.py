@@ -109,9 +109,9 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
     - info: `clicks` int, responses; `reward_terms/<name>` float, each term before its weight;
       `invalid_items` int, positions that were not shown; `gap_days` float, days until the next
       visit; `elsewhere` float, items bought outside the slate; `day` float, days since the episode
-      began; of bundles `discount` float, the share of the price that was offered off, and `whole`
-      int, 1 where the bundle was taken whole; and `outside_reward` float, what it paid, where the
-      shoppers are somebody else's environment
+      began; of bundles `discount` float, the share of the price that was offered off, 0 where
+      fewer than two items were shown, and `whole` int, 1 where the bundle was taken whole; and
+      `outside_reward` float, what it paid, where the shoppers are somebody else's environment
 
     Seeding: `reset(seed=s)` starts episode 0 under s and every later `reset()` the next episode
     under s, so a seed fixes a whole sequence of episodes. Without any seed, the first `reset` draws

@@ -155,8 +155,6 @@ def _bundle(
     """Return the lines of a bundle: its price, what was taken, and why it goes together."""
     shown = [card for card in cards if card.shown]
     price, discount = sum(card.price for card in shown), outcome.info["discount"][row].item()
-    if len(shown) < 2:
-        discount = 0.0  # a single item is no bundle
     offer = f"the bundle costs {price * (1 - discount):.2f}"
     if discount > 0:
         offer += f", {discount:.0%} off {price:.2f}"

@@ -23,7 +23,7 @@ from recsim_env.rewards import Objectives, Reward, RewardInputs, as_reward, chec
 from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shoppers import promises
-from recsim_env.shoppers.base import HIDDEN, Description, Shopper, name_of
+from recsim_env.shoppers.base import HIDDEN, Description, Shopper, is_bundle, name_of
 from recsim_env.tensors import among, copied, first_places, looked_up, shared
 from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
@@ -126,9 +126,8 @@ class SlateSimulator:
         self.reward = as_reward(reward)
         names = checked_objectives(objectives)
         self.objectives = None if names is None else Objectives(names, self.reward)
-        told, who = shopper.tells_purchases, name_of(shopper)
         for argument, terms in {"reward": self.reward.weights, "objectives": names or ()}.items():
-            check_served(argument, terms, self.catalog, who, tells_purchases=told)
+            check_served(argument, terms, shopper)
 
         # What agents see and do.
         self._their_spaces = shopper.spaces()
@@ -359,9 +358,10 @@ class SlateSimulator:
         Args:
             slates: (B, K) int64, top position first, or (B, K + 1) of bundles.
         """
-        episodes, discount = self.episodes, self._offered(slates)
+        episodes, levels = self.episodes, slates[:, self.slate_size :]
         slates = slates[:, : self.slate_size]
         shown, slates = self._shown(slates), slates.clamp(min=0)
+        discount = self._offered(levels, shown)
 
         # the shoppers answer, and the shop learns from it
         draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
@@ -732,14 +732,20 @@ class SlateSimulator:
             candidate = _among(slates, self.candidates, len(self.catalog))
         return candidate & first_places(slates)
 
-    def _offered(self, slates: Tensor) -> Tensor | None:
-        """Return the discount (B,) of bundles; 0 where no level is told, None of other slates."""
+    def _offered(self, levels: Tensor, shown: Tensor) -> Tensor | None:
+        """Return the discount (B,) of bundles, and None of other slates.
+
+        It is 0 where no level is told, and where too little is shown to be a bundle.
+
+        Args:
+            levels: (B, 1) int64, or (B, 0) where none is told.
+            shown: (B, K) bool.
+        """
         if not self.discounts:
             return None
-        level = slates[:, self.slate_size :].clamp(min=0)
-        if level.shape[1] == 0:
-            return torch.zeros(len(slates), dtype=torch.float32, device=self.device)
-        return looked_up(self._discounts, level[:, 0])
+        if levels.shape[1] == 0:
+            return torch.zeros(len(levels), dtype=torch.float32, device=self.device)
+        return looked_up(self._discounts, levels[:, 0].clamp(min=0)) * is_bundle(shown)
 
     def _reward_inputs(
         self,

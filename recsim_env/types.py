@@ -86,8 +86,9 @@ class Outcome:
     before its weight, `invalid_items` int64 positions repeated or holding no candidate, `gap_days`
     float32 days until the next visit, `elsewhere` float32 items bought in the visit outside the
     slate, `day` float32 days since the episode began; of bundles `discount` float32, the share of
-    the price that was offered off, and `whole` int64, 1 where it was taken whole; and in somebody
-    else's environment `outside_reward` float32, what it paid."""
+    the price that was offered off, 0 where fewer than two items were shown, and `whole` int64, 1
+    where it was taken whole; and in somebody else's environment `outside_reward` float32, what it
+    paid."""
     response: Response = field(repr=False)
     """The shoppers' own answer, with the chances before the noise. It is for logs and for training
     inside the library; agents and the Gymnasium faces never see it."""

@@ -39,7 +39,6 @@ from recsim_env.rewards import (
 )
 from recsim_env.rollout import rollout
 from recsim_env.settings import settle
-from recsim_env.shoppers.base import name_of
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Outcome, Policy
 
@@ -90,11 +89,7 @@ class Constraint:
             ValueError: If one of it is not so.
         """
         REWARD_TERMS.find("constraint.term", self.term)
-        shopper = simulator.shopper
-        told = shopper.tells_purchases
-        check_served(
-            "constraint", [self.term], simulator.catalog, name_of(shopper), tells_purchases=told
-        )
+        check_served("constraint", [self.term], simulator.shopper)
         if not self.relative:
             self.check_reach(self.limit, simulator.slate_size)
 

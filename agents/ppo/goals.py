@@ -40,7 +40,6 @@ from policies.goals import WEIGHTS
 from policies.learnable.kinds import LEARNABLE
 from recsim_env import noise
 from recsim_env.rewards import Objectives, check_served, is_linear
-from recsim_env.shoppers.base import name_of
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Outcome
 
@@ -167,14 +166,7 @@ def check_goals(simulator: SlateSimulator, goals: Sequence[str]) -> None:
     Raises:
         ValueError: If one of them needs what is not there.
     """
-    shopper = simulator.shopper
-    check_served(
-        "goals",
-        goals,
-        simulator.catalog,
-        name_of(shopper),
-        tells_purchases=shopper.tells_purchases,
-    )
+    check_served("goals", goals, simulator.shopper)
 
 
 class GoalRolloutBuffer(DeviceRolloutBuffer):

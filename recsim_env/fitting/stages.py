@@ -17,7 +17,7 @@ from recsim_env.fitting.output import check_output, remember, versions, write_lo
 from recsim_env.fitting.parts import Parts, parts_of
 from recsim_env.logs.plain import PlainLog, catalog_of, embed_items, read_plain
 from recsim_env.logs.plain.reading import Plain
-from recsim_env.rewards import Reward, as_reward
+from recsim_env.rewards import Reward, as_reward, needs_of
 from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, Opinion, ShopFile
 from recsim_env.shoppers.session.fit import fit_session
 from recsim_env.shoppers.session.model import SessionShopper
@@ -137,15 +137,15 @@ def fit(
 
 def _check_reward(reward: Mapping[str, float], parts: Parts, plain: PlainLog) -> None:
     """Raise ValueError where the shoppers will not tell what a term of the reward counts."""
-    if "outside_reward" in reward:
-        raise ValueError(
-            "reward has the term 'outside_reward', which only outside environments pay."
-        )
-    if "purchases" in reward and parts.sessions.purchases is None:
-        raise ValueError(
-            f"reward has the term 'purchases', but {plain.name} has no purchases that differ from "
-            "its clicks."
-        )
+    for name in reward:
+        needs = needs_of(name)
+        if "outside_reward" in needs:
+            raise ValueError(f"reward has the term {name!r}, which only outside environments pay.")
+        if "purchases" in needs and parts.sessions.purchases is None:
+            raise ValueError(
+                f"reward has the term {name!r}, but {plain.name} has no purchases that differ from "
+                "its clicks."
+            )
 
 
 def _member(

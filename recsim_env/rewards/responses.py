@@ -34,7 +34,7 @@ def purchases(inputs: RewardInputs) -> Tensor:
     return bought if inputs.carried is None else bought + (inputs.carried >= 0).sum(dim=1)
 
 
-@reward_term("outside_reward")
+@reward_term("outside_reward", needs=["outside_reward"])
 def outside_reward(inputs: RewardInputs) -> Tensor:
     """Return what somebody else's environment paid for the slate: (B,).
 

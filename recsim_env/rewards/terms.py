@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,15 @@ REWARD_TERMS: Registry[Term] = Registry("reward term")
 """Every term that a `Reward` can name."""
 SHIPPED: list[Term] = []
 """Terms that tests hold against writing into their inputs: they are handed the step's tensors."""
-NEEDED = ("category_share", "popularity", "price", "purchases")
+NEEDED = (
+    "category_share",
+    "discount",
+    "outside_reward",
+    "popularity",
+    "price",
+    "purchases",
+    "whole",
+)
 """What a term may say that it needs: fields of `RewardInputs` that not every environment fills."""
 Bounds = Callable[[int], tuple[float, float]]
 """The least and the largest value of a term for slates of K positions."""
@@ -109,35 +117,52 @@ def is_linear(name: str) -> bool:
     return _FACTS.get(name, _Facts()).linear
 
 
+def needs_of(name: str) -> tuple[str, ...]:
+    """Return the fields of `RewardInputs` without which a registered term cannot be computed."""
+    return _FACTS.get(name, _Facts()).needs
+
+
 def bounds_of(name: str, slate_size: int) -> tuple[float, float]:
     """Return the least and the largest value that a registered term can take."""
     return _FACTS.get(name, _Facts()).bounds(slate_size)
 
 
-def check_served(
-    argument: str, names: Iterable[str], catalog: Catalog, who: str, *, tells_purchases: bool
-) -> None:
+class Served(Protocol):
+    """What is known of shoppers before any of them comes; `recsim_env.shoppers.base.Shopper`."""
+
+    catalog: Catalog
+    tells_purchases: bool
+    tells_outside_reward: bool
+    discounts: tuple[float, ...]
+
+
+def check_served(argument: str, names: Iterable[str], shopper: Served) -> None:
     """Check that shoppers fill what terms need.
 
     Args:
         argument: What messages call the terms: `reward` or `objectives`.
         names: The names of the terms.
-        catalog: The items.
-        who: What messages call the shoppers.
-        tells_purchases: Whether they tell purchases from clicks.
+        shopper: The shoppers, whose class messages name.
 
     Raises:
         ValueError: If a term needs what is not there.
     """
-    lacking = {}
-    if not tells_purchases:
+    who, catalog, lacking = type(shopper).__name__, shopper.catalog, {}
+    if not shopper.tells_purchases:
         lacking["purchases"] = f"{who} does not tell purchases from clicks"
+    if not shopper.tells_outside_reward:
+        lacking["outside_reward"] = (
+            f"{who} does not tell what an outside environment pays (`tells_outside_reward`)"
+        )
+    if not shopper.discounts:
+        said = f"{who} is offered no bundles (`discounts`)"
+        lacking |= {"discount": said, "whole": said}
     if catalog.known_price is None:
         lacking["price"] = f"the catalogue of {who} does not know the price of every item"
     if catalog.popularity is None:
         lacking["popularity"] = f"the catalogue of {who} has no popularity (`Catalog.popularity`)"
     for name in names:
-        for field in _FACTS.get(name, _Facts()).needs:
+        for field in needs_of(name):
             if field in lacking:
                 raise ValueError(f"{argument} has the term {name!r}, but {lacking[field]}.")
 

@@ -29,6 +29,8 @@ Description = dict[str, str | list[str]]
 before the last " · " of a line is its heading); any further string is shown under the header. All
 of these say what the shop knows and nothing else; what agents must not see, such as a hidden trait,
 belongs under the key `hidden`, which is shown on request only."""
+FEWEST = 2
+"""Items of the smallest bundle that can be taken whole: one item is no combination."""
 HIDDEN = "hidden"
 """The key of a `Description` under which stands what agents must not see."""
 
@@ -89,6 +91,8 @@ class Shopper(ABC, Generic[S]):
     those that are made from it."""
     tells_purchases: bool = False
     """Whether `Response.purchases` is there, beside the clicks."""
+    tells_outside_reward: bool = False
+    """Whether `Response.outside_reward` is there, what somebody else's environment pays."""
     discounts: tuple[float, ...] = ()
     """Levels of discount at which a slate can be offered, the first of which is 0. Where there are
     some, a slate is a bundle: the action has a level behind the items, `respond_to_offer` is asked
@@ -269,6 +273,11 @@ def checked_discounts(name: str, discounts: Any) -> tuple[float, ...]:
     if levels[0] != 0 or not rising:
         raise ValueError(f"{name} is {checks.told(discounts)}, but {expected}.")
     return levels
+
+
+def is_bundle(shown: Tensor) -> Tensor:
+    """Tell where enough is shown (B, K) to be taken as a whole: (B,) bool."""
+    return shown.sum(dim=1) >= FEWEST
 
 
 def counted(number: int, word: str) -> str:

@@ -180,6 +180,8 @@ class OutsideShopper(Shopper[OutsideState]):
             of the catalogue's items or, with `places`, of the list of candidates.
     """
 
+    tells_outside_reward = True
+
     def __init__(self, spec: OutsideSpec, device: torch.device) -> None:
         size = _slate_size(spec)
         super().__init__(

@@ -65,7 +65,10 @@ def check_parts(shopper: Any) -> None:
             "start_draws": (shopper.start_draws, 0, MOST_DRAWS),
             "visit_draws": (shopper.visit_draws, 0, MOST_DRAWS),
         }
-        flags = {name: getattr(shopper, name) for name in ("never_leave", "tells_purchases")}
+        flags = {
+            name: getattr(shopper, name)
+            for name in ("never_leave", "tells_purchases", "tells_outside_reward")
+        }
     except AttributeError as error:
         raise ValueError(
             f"{name}.{error.name} is missing, but a Shopper must have it: `super().__init__` sets "
@@ -296,11 +299,11 @@ def check_response(
     _check_tensor(shopper, "respond", "elsewhere", found.elsewhere, (batch,), torch.float32)
     if found.leaving is None and shopper.tells_leaving:
         broken(shopper, "respond", "returned no leaving", "tells_leaving is True")
-    if (found.purchases is not None) != shopper.tells_purchases:
-        said = "no purchases" if found.purchases is None else "purchases"
-        broken(
-            shopper, "respond", f"returned {said}", f"tells_purchases is {shopper.tells_purchases}"
-        )
+    for key in ("purchases", "outside_reward"):
+        there, promised = getattr(found, key) is not None, getattr(shopper, f"tells_{key}")
+        if there != promised:
+            said = f"returned {key}" if there else f"returned no {key}"
+            broken(shopper, "respond", said, f"tells_{key} is {promised}")
     for key, shape, dtype in (
         ("leaving", (batch,), torch.float32),
         ("purchases", (batch, size), torch.bool),

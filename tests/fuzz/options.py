@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from recsim_env import EnvConfig, SlateEnv, SlateVectorEnv, make_simulator
 from recsim_env.registration import PRESETS
 from recsim_env.rendering import RENDER_MODES
-from recsim_env.shoppers.bundles.choice import FEWEST, MOST_ITEMS
+from recsim_env.shoppers.base import FEWEST
+from recsim_env.shoppers.bundles.choice import MOST_ITEMS
 from recsim_env.shoppers.bundles.config import BUNDLES, BUNDLES_CONTROL, BundleConfig
 from recsim_env.shoppers.bundles.population import DISCOUNTS
 from recsim_env.shoppers.household.starts import POPULATIONS

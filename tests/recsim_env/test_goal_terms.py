@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import (
@@ -16,9 +17,12 @@ from recsim_env.rewards import (
     bounds_of,
     exposure_toward,
     is_linear,
+    needs_of,
     reward_term,
     share_of,
+    zero_to_one,
 )
+from recsim_env.shoppers.bundles.population import make_bundles
 from recsim_env.simulator import SlateSimulator
 from tests.support.toys import ToyShopper, toy_catalog
 
@@ -162,6 +166,10 @@ def test_what_shoppers_cannot_serve_is_refused_when_the_simulator_is_made() -> N
         SlateSimulator(ToyShopper(), {"novelty": 1.0})
     with pytest.raises(ValueError, match=r"^objectives has the term 'purchases', but ToyShopper"):
         SlateSimulator(ToyShopper(), objectives=("clicks", "purchases"))
+    with pytest.raises(ValueError, match=r"^reward has the term 'outside_reward', but ToyShopper"):
+        SlateSimulator(ToyShopper(), {"outside_reward": 1.0})
+    with pytest.raises(ValueError, match=r"^objectives has the term 'outside_reward', but ToySho"):
+        SlateSimulator(ToyShopper(), objectives=("clicks", "outside_reward"))
     shopper = ToyShopper()
     price = shopper.catalog.price.clone()
     price[3] = math.nan
@@ -170,7 +178,38 @@ def test_what_shoppers_cannot_serve_is_refused_when_the_simulator_is_made() -> N
         SlateSimulator(shopper, {"clicks": 1.0, "revenue": 1.0})
 
 
+def test_terms_on_bundles_are_refused_where_none_are_offered() -> None:
+    @reward_term("whole", needs=["whole"], bounds=zero_to_one)
+    def whole(inputs: RewardInputs) -> Tensor:
+        assert inputs.whole is not None
+        return inputs.whole
+
+    try:
+        with pytest.raises(ValueError, match=r"^reward has the term 'whole', but ToyShopper is of"):
+            SlateSimulator(ToyShopper(), {"whole": 1.0})
+        bundles = SlateSimulator(make_bundles(torch.device("cpu")), {"whole": 1.0})
+        bundles.reset(torch.arange(2))
+        assert bundles.step(torch.arange(4).expand(2, 4)).reward.shape == (2,)
+    finally:
+        del REWARD_TERMS["whole"]
+
+
+def test_a_promise_of_an_outside_reward_is_kept_both_ways() -> None:
+    for promised in (True, False):
+        shopper = ToyShopper()
+        shopper.tells_outside_reward = promised
+        simulator = SlateSimulator(shopper, {"clicks": 1.0})
+        simulator.reset(torch.arange(2))
+        if promised:
+            with pytest.raises(ValueError, match=r"no outside_reward, but tells_outside_reward is"):
+                simulator.step(torch.zeros(2, simulator.slate_size, dtype=torch.int64))
+        else:
+            simulator.step(torch.zeros(2, simulator.slate_size, dtype=torch.int64))
+
+
 def test_a_term_says_whether_it_is_linear_and_what_it_needs() -> None:
+    assert needs_of("revenue") == ("price",)
+    assert needs_of("clicks") == ()
     linear = {name for name in REWARD_TERMS if is_linear(name)}
     assert linear == {"clicks", "purchases", "revenue", "kept"}
     with pytest.raises(ValueError, match=r"^linear is 'yes'"):

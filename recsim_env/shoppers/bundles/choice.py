@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsim_env.shoppers.base import is_bundle
+
 MOST_ITEMS = 8
 """Largest bundle, of which 256 subsets are counted."""
-FEWEST = 2
-"""Items of the smallest bundle that can be taken whole: one item is no combination."""
 
 
 @functools.cache
@@ -112,8 +112,3 @@ def whole_number(shown: Tensor) -> Tensor:
     """Return the number (B,) int64 of the subset that holds all that is shown."""
     bits = 2 ** torch.arange(shown.shape[1], device=shown.device)
     return (shown * bits).sum(dim=1)
-
-
-def is_bundle(shown: Tensor) -> Tensor:
-    """Tell where enough is shown (B, K) to be taken as a whole: (B,) bool."""
-    return shown.sum(dim=1) >= FEWEST

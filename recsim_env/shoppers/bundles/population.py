@@ -14,15 +14,15 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.noise import normal
-from recsim_env.shoppers.base import Description, Shopper, checked_discounts, counted
-from recsim_env.shoppers.bundles.choice import (
+from recsim_env.shoppers.base import (
     FEWEST,
-    MOST_ITEMS,
-    Chances,
-    chances,
-    drawn,
+    Description,
+    Shopper,
+    checked_discounts,
+    counted,
     is_bundle,
 )
+from recsim_env.shoppers.bundles.choice import MOST_ITEMS, Chances, chances, drawn
 from recsim_env.shoppers.bundles.complements import pairs_of
 from recsim_env.shoppers.bundles.config import BUNDLES, BundleConfig
 from recsim_env.shoppers.market import MarketShopper, MarketState

@@ -119,6 +119,16 @@ def test_the_whole_is_told_where_everything_shown_was_taken() -> None:
         assert bool((outcome.info["discount"] == torch.tensor(0.3)).all())
 
 
+def test_a_single_item_is_offered_at_no_discount() -> None:
+    simulator = simulator_of()
+    simulator.reset(torch.arange(2))
+    slates = torch.tensor([[5, 5, 5, 5, 3], [5, 7, 5, 5, 3]])
+    outcome = simulator.advance(slates)
+    assert outcome.info["discount"].tolist() == pytest.approx([0.0, 0.3])
+    assert outcome.inputs.discount is not None
+    assert torch.equal(outcome.inputs.discount, outcome.info["discount"])
+
+
 def test_revenue_is_net_of_the_discount() -> None:
     simulator = simulator_of()
     simulator.reset(torch.arange(300))
