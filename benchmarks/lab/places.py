@@ -32,14 +32,8 @@ BELIEF = "belief"
 
 @dataclass(frozen=True)
 class Opening:
-    """What an `Opener` is told."""
+    """Where and how an `Opener` opens a place."""
 
-    env: str
-    """Id of the environment."""
-    world: int
-    """Seed of its catalogue."""
-    believing: bool
-    """Whether the shop has a belief about its shoppers, which takes the place of the ranker."""
     markets: Path
     """The folder of the markets' logs, rankers and beliefs."""
     slates: int
@@ -48,37 +42,33 @@ class Opening:
     """The device of the simulators."""
 
 
-Opener = Callable[[Opening], Site]
-"""Opens a place."""
-
-
-def open_market(told: Opening) -> Site:
+def open_market(place: Place, told: Opening) -> Site:
     """Open a market with its log, its ranker and its belief."""
-    mixture: Mixture = "broad" if told.env == MARKET else "exploring"
-    world = MarketWorld(told.env, told.world, told.slates, mixture)
+    mixture: Mixture = "broad" if place.env == MARKET else "exploring"
+    world = MarketWorld(place.env, place.world, told.slates, mixture)
     site = world.open(told.markets, told.device)
-    if not told.believing:
+    if not place.believing:
         return site
     title = f"belief of {world.name}"
     folder = told.markets / world.name
     return site.believing(fitted_belief(folder, site.logged, site.simulator(), title=title))
 
 
-def open_learned(told: Opening) -> Site:
+def open_learned(place: Place, told: Opening) -> Site:
     """Open a learned market with the log that it was learned from and that log's ranker."""
-    true = MarketWorld(MARKET, told.world, told.slates, "broad").open(told.markets, told.device)
-    inputs = true.inputs_for(make_simulator(told.env, device=told.device))
-    site = Site(told.env, inputs, true.log, device=told.device)
-    if not told.believing:
+    true = MarketWorld(MARKET, place.world, told.slates, "broad").open(told.markets, told.device)
+    inputs = true.inputs_for(make_simulator(place.env, device=told.device))
+    site = Site(place.env, inputs, true.log, device=told.device)
+    if not place.believing:
         return site
-    folder = registered(told.env)[1]
+    folder = registered(place.env)[1]
     assert folder is not None
     return site.believing(load_belief(folder, site.simulator().device))
 
 
-def open_registered(told: Opening) -> Site:
+def open_registered(place: Place, told: Opening) -> Site:
     """Open a place with its own ranker or belief; one that has none gets them from its log."""
-    return open_place(told.env, belief=OWN if told.believing else None, device=told.device)
+    return open_place(place.env, belief=OWN if place.believing else None, device=told.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +81,8 @@ class Place:
     """Seed of its catalogue, where it has one."""
     believing: bool = False
     """Whether the shop has a belief about its shoppers, which takes the place of the ranker."""
-    opener: Opener = open_market
-    """Builds what contenders need."""
+    opener: Callable[[Place, Opening], Site] = open_market
+    """Builds what contenders need there."""
     oracles: bool = True
     """Whether the shoppers' hidden state can be read, so that oracles can play."""
     log: bool = True
@@ -107,7 +97,7 @@ class Place:
         """The place that some options name; a module that they name is imported."""
         env = registered(where.env, anyway=where.anyway)[0].rpartition(":")[2]
 
-        def opener(told: Opening) -> Site:
+        def opener(place: Place, told: Opening) -> Site:
             return where.open()
 
         oracles = PRESETS[env].shopper in (make_market, make_visits)
@@ -129,8 +119,7 @@ class Place:
             slates: The number of logged slates, about.
             device: The device of the simulators, cpu or cuda; None means the best there is.
         """
-        told = Opening(self.env, self.world, self.believing, markets, slates, device)
-        return self.opener(told)
+        return self.opener(self, Opening(markets, slates, device))
 
 
 PLACES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, Protocol, TypeVar
 
@@ -64,27 +64,45 @@ def of_kind(name: str, value: Any, kind: type[P]) -> P:
     return value
 
 
-def check_parameters(
-    config: World, counts: Mapping[str, int], ranges: Mapping[str, tuple[float, float]]
+def check_numbers(
+    config: Any,
+    counts: Mapping[str, int],
+    ranges: Mapping[str, tuple[float, float]],
+    *,
+    parts: Collection[str] = (),
 ) -> None:
-    """Check every field of a frozen dataclass of parameters, and set it to a plain number.
+    """Check the numbers in a frozen dataclass of parameters, and make them plain ones.
 
     Args:
         config: The parameters.
         counts: The largest value of each whole number, which is 1 or more.
         ranges: The lowest and highest value of the others; from -`MOST` to `MOST` by default.
+        parts: Fields that are no numbers.
 
     Raises:
         ValueError: If a number is none, or is out of its range.
     """
-    for field in fields(config):  # type: ignore[arg-type]
+    for field in fields(config):
         name, value = field.name, getattr(config, field.name)
+        if name in parts:
+            continue
         if name in counts:
             checked: float = checks.whole(name, value, 1, counts[name])
         else:
             low, high = ranges.get(name, (-MOST, MOST))
             checked = checks.number(name, value, low, high, infinite=name == "leave_base")
         put(config, **{name: checked})
+
+
+def check_parameters(
+    config: World, counts: Mapping[str, int], ranges: Mapping[str, tuple[float, float]]
+) -> None:
+    """Check the numbers of a market, as `check_numbers`, and that its sizes go together.
+
+    Raises:
+        ValueError: As `check_numbers`, or if there are too few categories or items.
+    """
+    check_numbers(config, counts, ranges)
     if not config.favourites <= config.categories <= config.items:
         raise ValueError(
             f"categories is {config.categories!r}, but it must be from {config.favourites} "

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from recsim_env import checks
-from recsim_env.settings import put
 from recsim_env.shoppers.market import CONTROL, MARKET, MarketConfig
-from recsim_env.shoppers.worlds import MOST, of_kind
+from recsim_env.shoppers.worlds import MOST, check_numbers, of_kind
+
+_RANGES = {
+    **dict.fromkeys(("complement", "substitute", "sensitivity"), (0.0, MOST)),
+    "partners": (0.0, 1.0),
+    "sensitivity_spread": (0.0, 5.0),
+}
 
 MARKET_OF_BUNDLES = replace(MARKET, base=-3.0, examination=1.0, examination_spread=0.0)
 """Items are taken alone less often than they are clicked, and a bundle is looked at as a whole."""
@@ -40,10 +44,7 @@ class BundleConfig:
 
     def __post_init__(self) -> None:
         of_kind("market", self.market, MarketConfig)
-        highest = {"partners": 1.0, "sensitivity_spread": 5.0}
-        for name in ("complement", "partners", "substitute", "sensitivity", "sensitivity_spread"):
-            value = checks.number(name, getattr(self, name), 0, highest.get(name, MOST))
-            put(self, **{name: value})
+        check_numbers(self, {}, _RANGES, parts=("market",))
 
     def alike(self) -> BundleConfig:
         """Return the same market with shoppers who all behave as the median one does."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from recsim_env import checks
-from recsim_env.settings import put
 from recsim_env.shoppers.market import CONTROL, MARKET, MarketConfig
-from recsim_env.shoppers.worlds import MOST, of_kind
+from recsim_env.shoppers.worlds import check_numbers, of_kind
 
 _COUNTS = {"pages": 1000, "cart_size": 1000}  # from 1 to this
 _SHARES = ("search", "cart_page", "search_focus")
 _LENGTHS = ("search_taste", "query_noise", "sensitivity_spread")
-_RANGES = {  # of all other numbers: from -MOST to MOST
+_RANGES = {
     **dict.fromkeys(_SHARES, (0.0, 1.0)),
     **dict.fromkeys(_LENGTHS, (0.0, 100.0)),
 }
@@ -86,13 +84,7 @@ class VisitsConfig:
 
     def __post_init__(self) -> None:
         of_kind("market", self.market, MarketConfig)
-        for one in fields(self):
-            name, value = one.name, getattr(self, one.name)
-            if name in _COUNTS:
-                put(self, **{name: checks.whole(name, value, 1, _COUNTS[name])})
-            elif name != "market":
-                low, high = _RANGES.get(name, (-MOST, MOST))
-                put(self, **{name: checks.number(name, value, low, high)})
+        check_numbers(self, _COUNTS, _RANGES, parts=("market",))
         if self.search + self.cart_page > 1:
             raise ValueError(
                 f"search is {self.search:g} and cart_page is {self.cart_page:g}, but together they "

@@ -63,8 +63,8 @@ class MadeUpRanker:
         return (-0.1 * items.float()).masked_fill(items < 0, -math.inf)
 
 
-def open_toy(told: Opening) -> Site:
-    simulator = make_simulator(told.env, device="cpu")
+def open_toy(place: Place, told: Opening) -> Site:
+    simulator = make_simulator(place.env, device="cpu")
     inputs = PolicyInputs(
         simulator.catalog,
         simulator.observation_space,
@@ -72,7 +72,7 @@ def open_toy(told: Opening) -> Site:
         MadeUpRanker(),
         facts=TOY_FACTS,
     )
-    return Site(told.env, inputs, device="cpu")
+    return Site(place.env, inputs, device="cpu")
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_cell_does_not_depend_on_the_others(toy: Config, tmp_path: Path) -> No
 def test_rows_are_means_of_the_episodes(toy: Config) -> None:
     play_missing(replace(toy, contenders=("greedy_ctr",), runs=(1,)))
     rows, curves = read_cells(toy.work)
-    site = open_toy(Opening(TOY, 0, False, toy.markets, 0, None))
+    site = open_toy(Place(TOY), Opening(toy.markets, 0, None))
     episodes = torch.arange(30_100_000, 30_100_012)
     found = evaluate(POLICIES["greedy_ctr"].build(site.inputs), site.judging(), episodes)
     row, table = rows.row(0, named=True), found.rows
