@@ -1,17 +1,23 @@
-"""What one agent for all weights is worth: clicks and diversity, weighed in eleven ways.
+"""What one agent for all weights is worth: goals weighed in many ways.
 
     python -m benchmarks.agents.frontier
     python -m benchmarks.agents.frontier --contenders ppo_conditioned --worlds 0 --seeds 0 1
+    python -m benchmarks.agents.frontier --goals clicks intra_list_distance revenue kept
+    python -m benchmarks.agents.frontier --env recsim_env/CompleteJourney-v0 --seeds 0 1 2
 
-The weight of diversity goes from 0 to 1, and that of clicks is what is left. One `ppo_conditioned`
-is played at each weight. It is compared with *specialists*, a `ppo_composer` for each weight: the
-agent has a fifth of the steps of all specialists together, and as `ppo_conditioned_equal` as many.
-Further contenders are re-rankers with one parameter, swept over its range, `reward_greedy` in each
-weighted reward, and `constant` with knobs that were tuned anew for each weight on other shoppers.
+By default the goals are clicks and diversity: the weight of diversity goes from 0 to 1, and that of
+clicks is what is left. Three and four goals have the weights of a grid on the simplex. One
+`ppo_conditioned` is played at each of the weights. It is compared with *specialists*, a
+`ppo_composer` for each: the agent has a fifth of the steps of all specialists together, and as
+`ppo_conditioned_equal` as many. Further contenders are re-rankers with one parameter, swept over
+its range, `reward_greedy` in each weighted reward, and `constant` with knobs that were tuned anew
+for each on other shoppers.
 
 All contenders of a world and a seed serve the same fresh shoppers. What is measured is the return
-of each goal; a front is judged by the hypervolume beyond the return of `uniform`, by the expected
-utility over the weights, and by the most that is lost at any weight beside all contenders together.
+of each goal. A front is judged by two hypervolumes, beyond the return of `uniform`, where a sweep
+that is nowhere better than `uniform` in all goals has none, and beyond the lowest return of each
+goal among all contenders; by the expected utility over the weights; and by the most that is lost at
+any weight beside all contenders together.
 
 Every contender, world, seed and weight is a cell with a file of its own. What is there is not made
 again, so a run goes on where it stopped, within a training too. Several may run side by side on
@@ -29,41 +35,50 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
-from agents.statistics import estimate_mean
+from agents.places.opening import slug
+from benchmarks.agents.frontier_report import (
+    ALONE,
+    CONDITIONED,
+    CONSTANT,
+    CONTENDERS,
+    EQUAL,
+    GREEDY,
+    SPECIALISTS,
+    UNIFORM,
+    Weighed,
+    report,
+)
 from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.fronts import Floats, expected_utility, hypervolume, most_lost
-from benchmarks.lab.markets import MarketWorld
+from benchmarks.lab.fronts import simplex_grid
 from benchmarks.lab.options import Markets, Results, Threads
-from benchmarks.lab.places import MARKET
-from benchmarks.lab.plots import panels
-from benchmarks.lab.run import Report, Run
+from benchmarks.lab.places import JOURNEY, LEARNED, MARKET, PLACES, Place
+from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
-from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import policy_trials
 from policies import POLICIES
+from policies.goals import checked_goals
 from policies.inputs import PolicyInputs
 from policies.learnable.conditioned import ConditionedPolicy
-from recsim_env.estimates import Estimate
 from recsim_env.files import FolderInUse, locked, read_json
-from recsim_env.settings import SHARE, Within
+from recsim_env.settings import SHARE, Within, put
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
 GOALS = ("clicks", "intra_list_distance")
-CONDITIONED, EQUAL, SPECIALISTS = "ppo_conditioned", "ppo_conditioned_equal", "ppo_composer"
-CONSTANT, GREEDY, UNIFORM = "constant", "reward_greedy", "uniform"
-SWEPT = ("mmr", "dpp", "cap")
-"""Re-rankers with one parameter."""
-CONTENDERS = (UNIFORM, GREEDY, *SWEPT, CONSTANT, SPECIALISTS, CONDITIONED, EQUAL)
-"""Who may play, the quick ones first."""
+"""The goals by default."""
+MOST_GOALS = 4
+"""Most goals of a frontier: of more, a grid of weights has too many points to train for."""
+ENVS = {MARKET: "market", LEARNED: "learned", JOURNEY: "journey"}
+"""Id of an environment -> what the names of its figures begin with."""
+WORLDS = (0, 1)
+"""Worlds of the market by default; other environments have one."""
 SHARES = {CONDITIONED: 0.2, EQUAL: 1.0}
 """Steps of the agent for all weights, as a share of those of all specialists together."""
 RUN_SEEDS = 100_000
@@ -71,25 +86,34 @@ RUN_SEEDS = 100_000
 Row = dict[str, Any]
 SETTINGS: dict[str, dict[str, Any]] = {"ppo_composer": {}, "ppo_conditioned": {}}
 """Options of the agents that are not their defaults. The goals of `ppo_conditioned` are by default
-the terms of the reward, clicks and intra_list_distance."""
+the terms of the reward."""
 
 
 @dataclass(frozen=True)
 class Config(Markets, Threads, Results):
     """Play the cells of the frontier that are missing, and report on all that were played."""
 
-    BOUNDS: ClassVar[Mapping[str, Within]] = {"weights": SHARE}
-    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"contenders": CONTENDERS}
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"weights": SHARE, "parts": Within(1, 100)}
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"contenders": CONTENDERS, "env": ENVS}
 
+    env: str = MARKET
+    """The environment: the market, the market that was learned from its log, or the Complete
+    Journey."""
+    goals: tuple[str, ...] = GOALS
+    """The goals, two to four names of reward terms."""
     contenders: tuple[str, ...] = CONTENDERS
     """Who plays. `ppo_composer` are the specialists; `ppo_conditioned_equal` is the most
     expensive."""
-    worlds: tuple[int, ...] = (0, 1)
-    """Seeds of the markets' catalogues."""
+    worlds: tuple[int, ...] = WORLDS
+    """Seeds of the markets' catalogues. Environments other than the market have one, which is 0."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the trainings. Each has shoppers of its own to report on."""
     weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    """Weights of diversity; that of clicks is one less it."""
+    """Weights of the second of two goals, by default diversity; that of the first is one less it.
+    More goals have the weights of `parts`."""
+    parts: int = 4
+    """Where there are more than two goals, their weights are all multiples of one over this number
+    that have the sum 1: with 4, 15 ways to weigh three goals and 35 to weigh four."""
     steps: int = 400_000
     """Length of the training of a specialist in shopper-steps."""
     shoppers: int = 1024
@@ -105,68 +129,118 @@ class Config(Markets, Threads, Results):
     batch: int = 256
     """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/frontier")
-    """Folder of the cells; delete it to start anew."""
+    """Folder of the cells; delete it to start anew. Those of an environment or of goals other than
+    the default ones lie in a folder in it, named after them."""
     report_only: bool = False
     """Play no cell, and only report on those that were played before."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ValueError: If an option is outside its range or has no effect beside the others.
+        """
+        super().__post_init__()
+        put(self, goals=checked_goals("goals", self.goals))
+        if not 2 <= len(self.goals) <= MOST_GOALS:
+            raise ValueError(
+                f"goals is {self.goals}, but it must be two to {MOST_GOALS} different names."
+            )
+        unused, why = ("parts", "two goals have") if self.two else ("weights", "more goals have")
+        if getattr(self, unused) != getattr(type(self), unused):
+            other = "weights" if self.two else "parts"
+            raise ValueError(
+                f"{unused} is {getattr(self, unused)}, but {why} the weights that {other} tells."
+            )
+        if self.env != MARKET and self.worlds not in (WORLDS, (0,)):
+            raise ValueError(f"worlds is {self.worlds}, but {self.env} has one world, which is 0.")
+        if self.env != MARKET:
+            put(self, worlds=(0,))
+
+    @property
+    def two(self) -> bool:
+        """Whether there are two goals."""
+        return len(self.goals) == 2
+
+    @property
+    def weighed(self) -> Weighed:
+        """The goals, and the ways in which they are weighed."""
+        if self.two:
+            return Weighed(self.goals, tuple((1 - weight, weight) for weight in self.weights))
+        return Weighed(self.goals, simplex_grid(len(self.goals), self.parts))
+
+    @property
+    def own(self) -> str:
+        """What tells its files from those of the default environment and goals: nothing there."""
+        if (self.env, self.goals) == (MARKET, GOALS):
+            return ""
+        return "-".join([slug(self.env), *self.goals])
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its cells."""
+        return self.work / self.own if self.own else self.work
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A contender in a world with a seed, at one weight where it is made for one."""
+    """A contender in a world with a seed, in one way of weighing where it is made for one."""
 
     config: Config
     world: int
     seed: int
     contender: str
-    weight: float | None = None
+    way: int | None = None
+    """Number of the way."""
+
+    @property
+    def weights(self) -> str:
+        """The part of names of files that tells the weights."""
+        if self.way is None:
+            return ""
+        weights = self.config.weighed.ways[self.way]
+        if self.config.two:
+            return f"-weight{weights[1]:g}"
+        return "-weights" + "-".join(f"{weight:g}" for weight in weights)
 
     @property
     def path(self) -> Path:
         """The file of its rows."""
-        at = "" if self.weight is None else f"-weight{self.weight:g}"
-        return (
-            self.config.work
-            / "cells"
-            / f"{self.contender}-world{self.world}-seed{self.seed}{at}.json"
-        )
+        name = f"{self.contender}-world{self.world}-seed{self.seed}{self.weights}.json"
+        return self.config.folder / "cells" / name
 
     @property
     def unfinished(self) -> Path:
         """The folder of what it needs to go on."""
-        return self.config.work / "unfinished" / self.path.stem
+        return self.config.folder / "unfinished" / self.path.stem
 
 
 def cells_of(config: Config) -> list[Cell]:
     """Every cell that is asked for, contender by contender in the order of `CONTENDERS`."""
-    alone = (CONSTANT, SPECIALISTS)
+    ways = range(len(config.weighed.ways))
     return [
-        Cell(config, world, seed, contender, weight)
+        Cell(config, world, seed, contender, way)
         for contender in CONTENDERS
         if contender in config.contenders
         for world in config.worlds
         for seed in config.seeds
-        for weight in (config.weights if contender in alone else (None,))
+        for way in (ways if contender in ALONE else (None,))
     ]
 
 
 # ---- who plays -----------------------------------------------------------------------------------
 
 
-def reward_at(weight: float) -> dict[str, float]:
-    """The reward in which diversity has a weight."""
-    return dict(zip(GOALS, (1 - weight, weight), strict=True))
-
-
 @dataclass(frozen=True)
 class Ground:
-    """A market in which a cell is played."""
+    """A place in which a cell is played."""
 
     site: Site
     config: Config
 
-    def learning(self, weight: float) -> tuple[SlateSimulator, PolicyInputs]:
-        """Training shoppers who pay by a weight, and what policies are built from for them."""
-        simulator = self.site.simulator("train", reward=reward_at(weight))
+    def learning(self, reward: Mapping[str, float]) -> tuple[SlateSimulator, PolicyInputs]:
+        """Training shoppers who pay a reward, and what policies are built from for them."""
+        simulator = self.site.simulator("train", reward=reward)
         return simulator, self.site.inputs_for(simulator)
 
     def row(self, cell: Cell, policy: Policy, at: float | None, **facts: float) -> Row:
@@ -175,27 +249,28 @@ class Ground:
         Args:
             cell: The cell.
             policy: The policy.
-            at: The weight or the parameter that it is played at.
+            at: What tells the way of weighing or the parameter that it is played at.
             facts: What else the row tells.
         """
-        simulator = self.site.simulator("evaluation", reward=dict.fromkeys(GOALS, 1.0))
+        goals = self.config.goals
+        simulator = self.site.simulator("evaluation", reward=dict.fromkeys(goals, 1.0))
         who = seeds(REPORTED_SEED + cell.seed * RUN_SEEDS, self.config.episodes)
         rows = evaluate(policy, simulator, who, batch=self.config.batch).rows
-        means = {name: float(rows[name].cast(pl.Float64).to_numpy().mean()) for name in GOALS}
+        means = {name: float(rows[name].cast(pl.Float64).to_numpy().mean()) for name in goals}
         visits = float(rows["visits"].cast(pl.Float64).to_numpy().mean())
         told = {"world": cell.world, "seed": cell.seed, "contender": cell.contender, "at": at}
         return {**told, **means, "visits": visits, "steps": 0, "minutes": 0.0, **facts}
 
 
 def play_policies(cell: Cell, ground: Ground) -> list[Row]:
-    """Play a policy that needs no training: alone, at every weight, or swept over its parameter."""
-    config, spec = cell.config, POLICIES[cell.contender]
+    """Play a policy that needs no training: alone, in every way, or swept over its parameter."""
+    config, spec, weighed = cell.config, POLICIES[cell.contender], cell.config.weighed
     if cell.contender == UNIFORM:
         return [ground.row(cell, spec.build(ground.site.inputs), None)]
     if cell.contender == GREEDY:
         return [
-            ground.row(cell, spec.build(ground.learning(weight)[1]), weight)
-            for weight in config.weights
+            ground.row(cell, spec.build(ground.learning(weighed.reward(way))[1]), weighed.at(way))
+            for way in range(len(weighed.ways))
         ]
     ((name, allowed),) = spec.search().items()
     shares = np.linspace(0, 1, config.points) ** 2  # most of what matters happens at small ones
@@ -209,16 +284,16 @@ def play_policies(cell: Cell, ground: Ground) -> list[Row]:
 
 
 def play_constant(cell: Cell, ground: Ground) -> list[Row]:
-    """Play the constant re-ranker with the best knobs for a weight, found on training shoppers.
+    """Play the constant re-ranker with the best knobs for some weights, found while training.
 
     The search begins with all knobs at 0, which is the slate that is greedy in the reward.
     """
-    assert cell.weight is not None
-    config, spec = cell.config, POLICIES[CONSTANT]
-    simulator, inputs = ground.learning(cell.weight)
+    assert cell.way is not None
+    config, spec, weighed = cell.config, POLICIES[CONSTANT], cell.config.weighed
+    simulator, inputs = ground.learning(weighed.reward(cell.way))
     nothing = dict.fromkeys(spec.search(), 0.0)
     # the knobs of a world are found once: training shoppers are the same for all seeds
-    path = config.work / "tuned" / f"world{cell.world}-weight{cell.weight:g}.json"
+    path = config.folder / "tuned" / f"world{cell.world}{cell.weights}.json"
     study = policy_trials(
         path,
         CONSTANT,
@@ -230,28 +305,29 @@ def play_constant(cell: Cell, ground: Ground) -> list[Row]:
         trials=config.trials,
         batch=config.batch,
     )
-    return [ground.row(cell, spec.build(inputs, dict(study.best_params)), cell.weight)]
+    policy = spec.build(inputs, dict(study.best_params))
+    return [ground.row(cell, policy, weighed.at(cell.way))]
 
 
 def play_specialist(cell: Cell, ground: Ground) -> list[Row]:
-    """Train PPO for a weight, and play it."""
-    assert cell.weight is not None
-    config = cell.config
-    simulator, inputs = ground.learning(cell.weight)
+    """Train PPO for some weights, and play it."""
+    assert cell.way is not None
+    config, weighed = cell.config, cell.config.weighed
+    simulator, inputs = ground.learning(weighed.reward(cell.way))
     keeper = Keeper(cell.unfinished / "training.safetensors")
     setup = TrainingSetup(
         simulator, inputs, cell.seed, config.steps, config.shoppers, keeper=keeper
     )
     learned = AGENTS["ppo_composer"].learn(setup, SETTINGS["ppo_composer"])
     facts = {"steps": learned.steps, "minutes": learned.facts["minutes"]}
-    return [ground.row(cell, learned.policy, cell.weight, **facts)]
+    return [ground.row(cell, learned.policy, weighed.at(cell.way), **facts)]
 
 
 def play_conditioned(cell: Cell, ground: Ground) -> list[Row]:
     """Train the agent for all weights once, and play it at each."""
-    config = cell.config
-    simulator, inputs = ground.learning(0.5)
-    steps = round(SHARES[cell.contender] * config.steps * len(config.weights))
+    config, weighed = cell.config, cell.config.weighed
+    simulator, inputs = ground.learning(dict.fromkeys(config.goals, 1 / len(config.goals)))
+    steps = round(SHARES[cell.contender] * config.steps * len(weighed.ways))
     keeper = Keeper(cell.unfinished / "training.safetensors")
     setup = TrainingSetup(simulator, inputs, cell.seed, steps, config.shoppers, keeper=keeper)
     learned = AGENTS["ppo_conditioned"].learn(setup, SETTINGS["ppo_conditioned"])
@@ -259,7 +335,8 @@ def play_conditioned(cell: Cell, ground: Ground) -> list[Row]:
     assert isinstance(policy, ConditionedPolicy)
     facts = {"steps": learned.steps, "minutes": learned.facts["minutes"]}
     return [
-        ground.row(cell, policy.at(reward_at(weight)), weight, **facts) for weight in config.weights
+        ground.row(cell, policy.at(weighed.reward(way)), weighed.at(way), **facts)
+        for way in range(len(weighed.ways))
     ]
 
 
@@ -270,6 +347,19 @@ PLAYED: Mapping[str, Callable[[Cell, Ground], list[Row]]] = {
     EQUAL: play_conditioned,
 }
 """How each contender plays a cell; the others need no training."""
+
+
+def opened(config: Config, world: int) -> Site:
+    """The place of a world; its log and ranker are made where they are missing.
+
+    Raises:
+        ValueError: If its shoppers or its catalogue cannot serve a goal.
+    """
+    known = {(place.env, place.world): place for place in PLACES.values() if not place.believing}
+    place = known.get((config.env, world), Place(config.env, world))
+    site = place.open(config.markets, config.slates, config.device)
+    site.simulator("evaluation", reward=dict.fromkeys(config.goals, 1.0))
+    return site
 
 
 def play_missing(config: Config) -> None:
@@ -283,8 +373,7 @@ def play_missing(config: Config) -> None:
                 if cell.path.exists():  # by another process, meanwhile
                     continue
                 if cell.world not in sites:
-                    world = MarketWorld(MARKET, cell.world, config.slates, "broad")
-                    sites[cell.world] = world.open(config.markets, config.device)
+                    sites[cell.world] = opened(config, cell.world)
                 ground = Ground(sites[cell.world], config)
                 play = PLAYED.get(cell.contender, play_policies)
                 json_at(cell.path, lambda cell=cell, ground=ground, play=play: play(cell, ground))  # type: ignore[misc]
@@ -294,168 +383,6 @@ def play_missing(config: Config) -> None:
         shutil.rmtree(cell.unfinished, ignore_errors=True)
 
 
-# ---- the report ----------------------------------------------------------------------------------
-
-
-def fronts_of(rows: pl.DataFrame) -> dict[tuple[int, int], dict[str, Floats]]:
-    """The points (P, 2) of each contender, by world and seed."""
-    found: dict[tuple[int, int], dict[str, Floats]] = {}
-    for (world, seed, contender), own in rows.group_by(
-        ["world", "seed", "contender"], maintain_order=True
-    ):
-        points = own.select(GOALS).to_numpy().astype(np.float64)
-        found.setdefault((int(str(world)), int(str(seed))), {})[str(contender)] = points
-    return found
-
-
-def judged(rows: pl.DataFrame, weights: tuple[float, ...]) -> pl.DataFrame:
-    """Hypervolume, expected utility and most lost of each contender, by world and seed.
-
-    Worlds and seeds in which `uniform` did not play are left out: it is the reference.
-    """
-    ways = np.array([[1 - weight, weight] for weight in weights])
-    lines = []
-    for (world, seed), fronts in fronts_of(rows).items():
-        if UNIFORM not in fronts:
-            continue
-        every = np.concatenate(list(fronts.values()))
-        for contender, points in fronts.items():
-            lines.append(
-                {
-                    "world": world,
-                    "seed": seed,
-                    "contender": contender,
-                    "hypervolume": hypervolume(points, fronts[UNIFORM][0]),
-                    "utility": expected_utility(points, ways),
-                    "lost": most_lost(points, every, ways),
-                }
-            )
-    return pl.DataFrame(lines)
-
-
-def compared(found: pl.DataFrame) -> dict[str, Estimate]:
-    """The figures that compare hypervolumes within worlds and seeds, where both sides played.
-
-    The best sweep is chosen anew in each world and seed, in favour of the sweeps.
-    """
-    wide = {
-        (line["world"], line["seed"], line["contender"]): line["hypervolume"]
-        for line in found.iter_rows(named=True)
-    }
-    runs = sorted({(world, seed) for world, seed, _ in wide})
-    figures: dict[str, Estimate] = {}
-
-    def ratio(name: str, ours: str, others: Collection[str], less: float) -> None:
-        pairs = [
-            (wide[(*run, ours)], [wide[(*run, one)] for one in others if (*run, one) in wide])
-            for run in runs
-            if (*run, ours) in wide
-        ]
-        values = [mine / max(theirs) - less for mine, theirs in pairs if theirs and max(theirs) > 0]
-        if values:
-            figures[f"market_{name}"] = estimate_mean(np.asarray(values))
-
-    for ours, name in ((CONDITIONED, "conditioned"), (EQUAL, "conditioned_equal")):
-        ratio(f"{name}_over_specialists", ours, (SPECIALISTS,), 0)
-        ratio(f"{name}_minus_best_sweep", ours, (GREEDY, *SWEPT), 1)
-        ratio(f"{name}_minus_constants", ours, (CONSTANT,), 1)
-    return figures
-
-
-def at_clicks(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """Clicks of the agent at the weight 0 of diversity over those of greed there, a control."""
-    first = rows.filter(pl.col("at") == 0)
-    wide = {
-        (line["world"], line["seed"], line["contender"]): line["clicks"]
-        for line in first.iter_rows(named=True)
-    }
-    values = [
-        wide[(world, seed, CONDITIONED)] / clicks
-        for (world, seed, contender), clicks in wide.items()
-        if contender == GREEDY and (world, seed, CONDITIONED) in wide
-    ]
-    return {"market_conditioned_over_greedy_at_clicks": estimate_mean(values)} if values else {}
-
-
-def report(rows: pl.DataFrame, weights: tuple[float, ...]) -> Report:
-    """Make the table, the figures and the picture.
-
-    Only contenders whose cells are all there in a world and seed are told of it.
-
-    Raises:
-        ValueError: If `uniform` played nowhere, which is the point of reference.
-    """
-    whole = complete(rows, weights)
-    found = judged(whole, weights)
-    if found.is_empty():
-        raise ValueError("The rows have no `uniform`, but hypervolumes begin at what it earns.")
-    lines: list[dict[str, object]] = []
-    summary: dict[str, Estimate] = {}
-    for contender in CONTENDERS:
-        own = found.filter(pl.col("contender") == contender)
-        if own.is_empty():
-            continue
-        line: dict[str, object] = {"contender": f"`{contender}`"}
-        for figure in ("hypervolume", "utility", "lost"):
-            value = estimate_mean(own[figure].to_numpy())
-            line[figure] = summary[f"{contender}/{figure}"] = value
-        steps = whole.filter(pl.col("contender") == contender)
-        each = steps.group_by("world", "seed").agg(
-            pl.col("steps").sum() if contender == SPECIALISTS else pl.col("steps").max()
-        )
-        line["steps"] = int(each["steps"].to_numpy().mean())
-        lines.append(line)
-    headers = {
-        "contender": "contender",
-        "hypervolume": "hypervolume",
-        "utility": "expected utility",
-        "lost": "most lost",
-        "steps": "steps",
-    }
-    summary |= compared(found) | at_clicks(whole)
-    return Report(markdown(lines, headers), summary, picture(whole))
-
-
-def complete(rows: pl.DataFrame, weights: tuple[float, ...]) -> pl.DataFrame:
-    """The rows without those of contenders that still lack weights in a world and seed."""
-    told = rows.filter(pl.col("contender").is_in([CONSTANT, SPECIALISTS]))
-    number = told.group_by("world", "seed", "contender").len()
-    short = number.filter(pl.col("len") < len(weights))
-    return rows.join(short, on=["world", "seed", "contender"], how="anti")
-
-
-def picture(rows: pl.DataFrame) -> Figure:
-    """Draw the points of every contender in the first world, the mean of its seeds."""
-    figure, (axes,) = panels(7.0, 4.5)
-    first = rows.filter(pl.col("world") == rows["world"].min())
-    for contender in CONTENDERS:
-        own = first.filter(pl.col("contender") == contender)
-        if own.is_empty():
-            continue
-        means = own.group_by("at", maintain_order=True).agg(pl.col(GOALS).mean())
-        axes.plot(means[GOALS[1]], means[GOALS[0]], marker="o", markersize=3, label=contender)
-    axes.set_xlabel("diversity, the sum over an episode")
-    axes.set_ylabel("clicks of an episode")
-    axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
-SCHEMA = pl.Schema(
-    {
-        "world": pl.Int64,
-        "seed": pl.Int64,
-        "contender": pl.String,
-        "at": pl.Float64,
-        **dict.fromkeys(GOALS, pl.Float64),
-        "visits": pl.Float64,
-        "steps": pl.Int64,
-        "minutes": pl.Float64,
-    }
-)
-"""A policy with a seed in a world: returns of both goals, means of its episodes. `at` is the weight
-of diversity that it was made for or told, or the parameter of a sweep."""
-
-
 def main(config: Config) -> None:
     """Play what is missing, then report on every cell that is there.
 
@@ -463,16 +390,20 @@ def main(config: Config) -> None:
         ValueError: If the folder holds cells with other settings, or nobody played yet.
     """
     use_threads(config.threads)
-    run = Run("frontier", config, results=config.results)
+    name = "-".join(["frontier", config.own]) if config.own else "frontier"
+    run = Run(name, config, results=config.results)
     free = ("contenders", "worlds", "seeds", "batch", "device", "threads", "results", "work")
-    told = settings_of(config, free=(*free, "markets", "report_only"))
-    with locked(config.work, wait=True):
-        remember_settings(config.work, told)
+    unused = "parts" if config.two else "weights"
+    told = settings_of(config, free=(*free, "markets", "report_only", "env", "goals", unused))
+    with locked(config.folder, wait=True):
+        remember_settings(config.folder, told)
     if not config.report_only:
         play_missing(config)
-    paths = sorted((config.work / "cells").glob("*.json"))
-    rows = pl.DataFrame([row for path in paths for row in read_json(path)], schema=SCHEMA)
-    run.publish(rows, report(rows, config.weights))
+    paths = sorted((config.folder / "cells").glob("*.json"))
+    rows = [row for path in paths for row in read_json(path)]
+    weighed = config.weighed
+    table = pl.DataFrame(rows, schema=weighed.schema)
+    run.publish(table, report(table, weighed, ENVS[config.env]))
 
 
 if __name__ == "__main__":
