@@ -1,6 +1,6 @@
 """An agent as a folder: everything that makes its slates, without the environment around it.
 
-    agent.json             environment, reward, observation, versions, scores; written last
+    agent.json             environment, reward, limit, observation, versions, scores; written last
     policy.safetensors     the network, and how its policy is built
     ranker.safetensors     the ranker that it starts from
     catalog.parquet, embedding.safetensors     the items
@@ -33,6 +33,7 @@ import recsim_env
 from agents.places.opening import plain
 from agents.places.site import Site
 from agents.ppo.checkpoints import POLICY, load_policy
+from agents.ppo.constraint import Constraint
 from policies.goals import Weights
 from policies.inputs import PolicyInputs
 from policies.learnable.conditioned import ConditionedPolicy
@@ -87,6 +88,7 @@ def save_agent(
     *,
     env: str | None = None,
     scores: Mapping[str, Estimate | float] | None = None,
+    constraint: Constraint | None = None,
 ) -> None:
     """Write an agent that was trained by PPO into a folder of its own.
 
@@ -96,6 +98,7 @@ def save_agent(
         site: The place where it was trained.
         env: What the environment is called to open it again; None means `site.env`.
         scores: What the agent reached, by name.
+        constraint: The limit under which it was trained, where there was one.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
@@ -109,6 +112,7 @@ def save_agent(
         "env": site.env if env is None else env,
         "options": {name: plain(value) for name, value in site.options("evaluation").items()},
         "reward": dict(site.reward),
+        "constraint": None if constraint is None else dataclasses.asdict(constraint),
         "belief": None if site.belief is None else site.belief.kind,
         "observation": {
             name: _described(name, space) for name, space in inputs.observation_space.items()
@@ -208,7 +212,25 @@ def load_agent(folder: Path | str, device: torch.device | str | None = None) -> 
         told["versions"],
         told["scores"],
         None if told["belief"] is None else _belief_of(folder, inputs),
+        _constraint_of(path, told.get("constraint")),  # earlier versions did not tell
     )
+
+
+def _constraint_of(path: Path, told: Any) -> Constraint | None:
+    """The limit that a file tells.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if told is None:
+        return None
+    try:
+        return Constraint(**checks.mapping("constraint", told))
+    except (TypeError, ValueError) as error:
+        names = [one.name for one in dataclasses.fields(Constraint)]
+        raise ValueError(
+            f"{path} has the constraint {checks.told(told)}, but it must tell {names}: {error}"
+        ) from None
 
 
 def _belief_of(folder: Path, inputs: PolicyInputs) -> ServedBelief:
@@ -253,6 +275,9 @@ class Agent:
     belief: ServedBelief | None = None
     """What it reads of each user, where it was trained with a belief: it starts, updates, saves and
     loads the states that `recommend` takes."""
+    constraint: Constraint | None = None
+    """The limit on the mean of a reward term per visit under which it was trained; None where it
+    was trained for its reward alone. `scores` tell the limit as a number, and what it reached."""
 
     def __post_init__(self) -> None:
         made = (

@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import Tensor
 
+from agents.base import TrainingSetup, training_seeds
+from agents.ppo.polish import CHECK
 from agents.ppo.vec_env import expected_terms
 from recsim_env.estimates import LEVEL
 from recsim_env.rewards import (
@@ -184,6 +186,19 @@ def totals_of(
         found.index_add_(1, visit.number, new)
     returns, sums, visits = found.cpu().numpy()
     return Totals(returns, sums, visits)
+
+
+def training_totals(
+    setup: TrainingSetup,
+    policy: Policy,
+    term: str,
+    shoppers: int,
+    first: int = 0,
+    generation: int = CHECK,
+) -> Totals:
+    """Totals of a policy with some training shoppers whom no update sees."""
+    who = training_seeds(setup.seed, shoppers, generation)[first:].to(setup.simulator.device)
+    return totals_of(policy, setup.simulator, who, term, setup.shoppers)
 
 
 # ---- the limit as a number -----------------------------------------------------------------------

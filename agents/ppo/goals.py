@@ -85,7 +85,9 @@ class ConditionedVecEnv(IntentVecEnv):
         reward: TrainingReward | None = None,
     ) -> None:
         check_goals(simulator, composer.goals)
-        self._objectives = Objectives(composer.goals, simulator.reward)
+        self._all = Objectives(composer.goals, simulator.reward)
+        others = tuple(name for name in composer.goals if not is_linear(name))
+        self._others = Objectives(others, simulator.reward) if others else None
         self.goal_units = torch.ones(len(composer.goals), device=simulator.device)
         """(G,) what one visit is worth of each goal; that of the actor, once there is one."""
         super().__init__(simulator, composer, num_envs, seed, reward)
@@ -111,14 +113,13 @@ class ConditionedVecEnv(IntentVecEnv):
         """
         names, info = self.composer.goals, outcome.info
         known = {name: info[f"reward_terms/{name}"] for name in self.simulator.reward.weights}
-        values = self._objectives(outcome.inputs, known)
         if not expected:
-            return values
-        linear = expected_terms([name for name in names if is_linear(name)], outcome)
-        columns = values.unbind(dim=1)
-        return torch.stack(
-            [linear.get(name, column) for name, column in zip(names, columns, strict=True)], dim=1
-        )
+            return self._all(outcome.inputs, known)
+        found = expected_terms([name for name in names if is_linear(name)], outcome)
+        if self._others is not None:
+            columns = self._others(outcome.inputs, known).unbind(dim=1)
+            found |= dict(zip(self._others.names, columns, strict=True))
+        return torch.stack([found[name] for name in names], dim=1)
 
     # ---- what the environment of intents leaves open ----
 
@@ -140,12 +141,15 @@ class ConditionedVecEnv(IntentVecEnv):
         own = {"features": view.features, "weights": view.weights * self.goal_units}
         return own | ({"survival": survival.unsqueeze(1)} if self.weighs_survival else {})
 
-    def _training_reward(self, outcome: Outcome) -> Tensor:
-        goals = self.goals_of(outcome, expected=self._reward.expected_clicks)
-        weighted = goals / self.goal_units * self._survival.unsqueeze(1)
+    def _worth(self, outcome: Outcome) -> Tensor:
+        """What a visit brings of each goal, to an agent that learns: (B, G)."""
+        return self.goals_of(outcome, expected=self._reward.expected_clicks)
+
+    def _training_reward(self, worth: Tensor) -> Tensor:
+        weighted = worth / self.goal_units * self._survival.unsqueeze(1)
         return (weighted * self._reward.scale).float()
 
-    def _told(self, outcome: Outcome) -> dict[str, Tensor]:
+    def _told(self, outcome: Outcome, worth: Tensor) -> dict[str, Tensor]:
         """Every goal of a visit, and what they are worth together.
 
         To learn from, linear goals count as they were expected: where nobody leaves, because
@@ -153,11 +157,11 @@ class ConditionedVecEnv(IntentVecEnv):
         """
         assert self._view is not None
         assert self._view.weights is not None
-        goals = self.goals_of(outcome, expected=self._learning and self._reward.expected_clicks)
+        goals = worth if self._learning else self.goals_of(outcome)
         told = {f"goals/{name}": goals[:, at] for at, name in enumerate(self.composer.goals)}
         if self._learning:
             told["return"] = (goals * self._view.weights).sum(dim=1)
-        return super()._told(outcome) | told
+        return super()._told(outcome, worth) | told
 
 
 def check_goals(simulator: SlateSimulator, goals: Sequence[str]) -> None:

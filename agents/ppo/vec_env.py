@@ -344,8 +344,9 @@ class SimulatorVecEnv(TorchVecEnv):
         # one visit of every shopper
         at = self.simulator.episodes
         outcome = self.simulator.advance(self._composed(self._view, actions))
-        self._add(outcome)
-        rewards = self._training_reward(outcome) if self._learning else outcome.reward.float()
+        worth = self._worth(outcome) if self._learning else outcome.reward
+        self._add(outcome, worth)
+        rewards = self._training_reward(worth) if self._learning else worth.float()
         gone = (
             self._survive(at, outcome)
             if self._learning and self._reward.survival
@@ -393,26 +394,31 @@ class SimulatorVecEnv(TorchVecEnv):
         self._survival = alive.where(~doubtful, ROULETTE)
         return gone
 
-    def _training_reward(self, outcome: Outcome) -> Tensor:
-        """The rewards (B,) float32 that the agent learns from."""
-        return (self._worth(outcome) * self._survival * self._reward.scale).float()
+    def _training_reward(self, worth: Tensor) -> Tensor:
+        """The rewards (B,) float32 that the agent learns from, of what a visit was worth."""
+        return (worth * self._survival * self._reward.scale).float()
 
     def _worth(self, outcome: Outcome) -> Tensor:
-        """What a visit is worth to the agent, before weight and scale: (B,)."""
+        """What a visit is worth to an agent that learns, before weight and scale: (B,)."""
         if self._reward.expected_clicks:
             return expected_reward(self.simulator, outcome)
         return outcome.reward
 
-    def _add(self, outcome: Outcome) -> None:
-        """Add a visit to the sums of the current episodes."""
+    def _add(self, outcome: Outcome, worth: Tensor) -> None:
+        """Add a visit, and what it was worth, to the sums of the current episodes."""
         zeros = torch.zeros_like(outcome.reward)
         self._sums = {
             name: self._sums.get(name, zeros) + value * self._survival
-            for name, value in self._told(outcome).items()
+            for name, value in self._told(outcome, worth).items()
         }
 
-    def _told(self, outcome: Outcome) -> dict[str, Tensor]:
-        """What is summed over an episode: (B,) each, by name."""
+    def _told(self, outcome: Outcome, worth: Tensor) -> dict[str, Tensor]:
+        """What is summed over an episode: (B,) each, by name.
+
+        Args:
+            outcome: the visit
+            worth: `_worth` of it in episodes to learn from, else its reward
+        """
         new = {"return": outcome.reward, "visits": torch.ones_like(outcome.reward)}
         info = outcome.info.items()
         return new | {name: value for name, value in info if name not in ("day", "gap_days")}

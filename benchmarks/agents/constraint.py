@@ -119,9 +119,21 @@ class Config(Device, Threads, Results):
     slates: int = 100_000
     """Number of slates, about, of the log to which the ranker of a world is fitted."""
     agent: ConstrainedConfig = field(default_factory=ConstrainedConfig)
-    """Options of the agent; its constraint is that of the goal."""
+    """Options of the agent. Its constraint is that of the goal and cannot be told."""
     work: Path = Path("runs/constraint")
     """Folder of what is done; delete it to start anew."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ValueError: If an option is outside its range, or the agent is told a constraint.
+        """
+        super().__post_init__()
+        if self.agent.constraint != ConstrainedConfig().constraint:
+            raise ValueError(
+                f"agent.constraint is {self.agent.constraint}, but the limits are those of goals."
+            )
 
 
 @dataclass(frozen=True)

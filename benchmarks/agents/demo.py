@@ -29,6 +29,7 @@ from benchmarks.agents import compare, train
 from benchmarks.lab.command import run_command
 from benchmarks.lab.curves import Curve
 from benchmarks.lab.plots import INK, RED, paired_differences, panels, seed_curves
+from benchmarks.lab.ppo.sizes import USUAL_VISITS
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import AGENT
 from benchmarks.lab.side_by_side import Visit, as_figure, as_table, bored_visit
@@ -107,7 +108,7 @@ def acts(config: Config) -> list[Act]:
     place = config.place
     if place != Where(device=place.device, threads=place.threads, cache=place.cache):
         return [Act(own, config.output)]
-    visits = config.visits or train.USUAL_VISITS
+    visits = config.visits or USUAL_VISITS
     market = round(MARKET_SHARE * visits)
     first = replace(
         own,

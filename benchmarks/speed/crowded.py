@@ -31,9 +31,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.ppo.algorithm import SlatePPO, look_around
 from agents.statistics import estimate_mean
-from benchmarks.agents import train
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Results
+from benchmarks.lab.ppo.config import Config as TrainConfig
+from benchmarks.lab.ppo.model import Training, make_model
+from benchmarks.lab.ppo.sizes import USUAL_SHOPPERS
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
@@ -78,7 +80,7 @@ class Config(Device, Results):
     env: str = SHIPPED
     """The environment to train in: a registered id, `module:id`, or a folder that `recsim_env.fit`
     wrote."""
-    shoppers: int = train.USUAL_SHOPPERS
+    shoppers: int = USUAL_SHOPPERS
     """Number of shoppers that are served at once."""
     ways: tuple[str, ...] = tuple(WAYS)
     """Ways to use threads. `one` must be among them, because all are compared with it."""
@@ -119,20 +121,20 @@ def train_for(model: SlatePPO, seconds: float) -> dict[str, float]:
     }
 
 
-def serve(config: train.Config, connection: Connection) -> None:
+def serve(config: TrainConfig, connection: Connection) -> None:
     """Train for as many seconds as a connection asks for, and send back the speed; 0 ends it."""
     use_threads(config.place.threads)
-    model = train.make_model(config, config.seeds[0])
+    model = make_model(Training.of(config, config.seeds[0]))
     look_around(model)
     connection.send(train_for(model, 0.0))
     while (seconds := connection.recv()) > 0:
         connection.send(train_for(model, seconds))
 
 
-def trained(config: Config, threads: int) -> train.Config:
+def trained(config: Config, threads: int) -> TrainConfig:
     """The training, with a number of threads."""
     place = Where(config.env, device=config.device, threads=threads)
-    return train.Config(place=place, seeds=(0,), shoppers=config.shoppers)
+    return TrainConfig(place=place, seeds=(0,), shoppers=config.shoppers)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from agents.places.exploring import Exploration, fit_ranker, play_log, policy_in
 from agents.ppo.algorithm import make_ppo, policy_of
 from agents.ppo.checkpoints import save
 from agents.ppo.config import PPOConfig
+from agents.ppo.constraint import Constraint
 from agents.ppo.goals import face_for
 from policies.composer import ComposerConfig
 from policies.learnable.conditioned import ConditionedPolicy
@@ -115,6 +116,30 @@ def test_a_loaded_agent_serves_any_weights_where_it_was_trained_for_them(
         loaded.at({"clicks": 0.0})
     with pytest.raises(ValueError, match=r"^weights are given, but this agent was trained for one"):
         agent.at({"clicks": 1.0})
+
+
+def test_a_loaded_agent_tells_the_limit_that_it_was_trained_under(
+    site: Site, saved: Path, tmp_path: Path
+) -> None:
+    trained(site, "composer", tmp_path)
+    limit = Constraint("clicks", "at_least", 0.9, relative=True)
+    save_agent(tmp_path / "agent", tmp_path / "checkpoint.safetensors", site, constraint=limit)
+    assert load_agent(tmp_path / "agent", "cpu").constraint == limit
+    assert load_agent(saved, "cpu").constraint is None
+
+    # a folder of a version that told no limit, and one that was written by hand
+    path = tmp_path / "agent" / ABOUT
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({name: one for name, one in about.items() if name != "constraint"}))
+    assert load_agent(tmp_path / "agent", "cpu").constraint is None
+    for broken, sentence in (
+        ({"term": "clicks"}, "missing 2 required positional arguments"),
+        ({**about["constraint"], "direction": "up"}, "direction is 'up'"),
+        ("clicks", "constraint is 'clicks'"),
+    ):
+        path.write_text(json.dumps(about | {"constraint": broken}))
+        with pytest.raises(ValueError, match=rf"{ABOUT} has the constraint .*{sentence}"):
+            load_agent(tmp_path / "agent", "cpu")
 
 
 def test_arrays_tensors_one_shopper_and_several_agree(agent: Agent, site: Site) -> None:

@@ -19,7 +19,6 @@ from tests.test_layout import ROOT, imported, parse, sources
 README = ROOT / "benchmarks" / "README.md"
 STARTS = {
     "benchmarks.agents.demo": {"benchmarks.agents.train", "benchmarks.agents.compare"},
-    "benchmarks.speed.crowded": {"benchmarks.agents.train"},
 }
 """Commands that consist of others; `benchmarks.again` asks all of them for their reports."""
 AGAIN = "benchmarks.again"

@@ -21,18 +21,10 @@ from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.keeper import Keeper
 from agents.ppo.algorithm import frozen_policy_of
 from agents.ppo.checkpoints import load, load_policy, save
+from agents.ppo.choosing import chosen
 from agents.ppo.config import PPOConfig
-from agents.ppo.constrained import (
-    ConstrainedConfig,
-    chosen,
-    constrained_env_of,
-    crossing,
-    moved,
-    next_try,
-    reference_of,
-    steering,
-    untrained,
-)
+from agents.ppo.constrained import ConstrainedConfig, reference_of, untrained
+from agents.ppo.constrained_env import constrained_env_of
 from agents.ppo.constraint import (
     LEAST,
     MOST,
@@ -44,6 +36,7 @@ from agents.ppo.constraint import (
     judged,
     totals_of,
 )
+from agents.ppo.steering import crossing, moved, next_try, steering
 from agents.ppo.vec_env import TrainingReward
 from policies import POLICIES
 from policies.composer import Composer, ComposerConfig

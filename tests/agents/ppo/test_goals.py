@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
+from agents.ppo import goals as goals_module
 from agents.ppo.algorithm import SlatePPO, environment_of, look_around, make_ppo, make_stock_ppo
 from agents.ppo.config import PPOConfig
 from agents.ppo.goals import (
@@ -31,7 +32,7 @@ from policies.learnable.conditioned import ConditionedPolicy
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.catalog import Catalog
-from recsim_env.rewards import Reward
+from recsim_env.rewards import Objectives, Reward
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Response
@@ -125,6 +126,29 @@ def test_rewards_are_expected_goals_in_goal_units_weighted_by_survival() -> None
         expected = torch.stack([*columns, linear["kept"] / 4], dim=1) * survival.unsqueeze(1) * 0.5
         torch.testing.assert_close(step.rewards, expected)
     assert bool((env._survival < 1).any())
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_goals_are_worked_out_once_a_visit(expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def at_chances(names: list[str], outcome: Any) -> dict[str, Tensor]:
+        seen.append(tuple(names))
+        return expected_terms(names, outcome)
+
+    def as_drawn(told: Objectives, inputs: Any, known: Any) -> Tensor:
+        seen.append(told.names)
+        return values(told, inputs, known)
+
+    values = Objectives.__call__
+    env = environment(reward=TrainingReward(expected_clicks=expected))
+    env.reset_tensors()
+    monkeypatch.setattr(goals_module, "expected_terms", at_chances)
+    monkeypatch.setattr(Objectives, "__call__", as_drawn)
+    for _ in range(3):
+        env.step_tensors(torch.zeros(16, env.composer.intent_size))
+    once = [("clicks", "kept"), ("intra_list_distance",)] if expected else [GOALS]
+    assert seen == once * 3
 
 
 def test_a_return_is_the_sum_of_goals_at_the_weights_of_the_episode() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +24,8 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.progress import Progress
 from benchmarks.agents import train
+from benchmarks.lab.ppo.config import folder_of
+from benchmarks.lab.ppo.limit import LimitOptions
 from benchmarks.lab.saved import AGENT, POLISHED, UNTRAINED
 from benchmarks.lab.trainings import KEPT, finished_trainings
 from benchmarks.lab.where import Where
@@ -66,7 +70,7 @@ def unbroken(toy_world: Where, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def curves(config: train.Config) -> dict[str, list[tuple[int, float | None]]]:
-    return points(train.folder_of(config, 0))
+    return points(folder_of(config, 0))
 
 
 def assert_one_point_a_step(found: dict[str, list[tuple[int, float | None]]]) -> None:
@@ -236,7 +240,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
     returns = [value for _, value in curves(config)["evaluation/return"]]
     last = returns[-1]
     assert last is not None
-    agent = load_agent(train.folder_of(config, 0) / AGENT, "cpu")
+    agent = load_agent(folder_of(config, 0) / AGENT, "cpu")
     gain = agent.scores["return_above_greedy_ctr"]
     assert agent.scores["return"]["value"] == pytest.approx(last, rel=1e-6)
     site = config.place.open()
@@ -246,7 +250,7 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
         seeds(config.monitor.first_seed, config.monitor.episodes),
     ).rows["return"]
     assert gain["value"] == pytest.approx(last - greedy.to_numpy().mean(), abs=1e-5)
-    path = train.folder_of(config, 0) / AGENT
+    path = folder_of(config, 0) / AGENT
     following = [
         f"Watch: tensorboard --logdir {tmp_path}",
         f"Next:  python -m benchmarks.agents.compare{config.place.arguments} "
@@ -267,6 +271,35 @@ def test_the_end_says_what_came_of_it_and_what_comes_next(
         f"composer, seed 0: was finished before, at 576 visits; {path}",
         *following,
     ]
+
+
+@pytest.mark.slow
+def test_a_training_under_a_limit_keeps_it_in_the_folder(
+    toy_world: Where, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = LimitOptions("clicks", "at_most", 0.8, relative=True)
+    config = training(
+        toy_world, tmp_path, updates=60, polished=0.2, agent="constrained", constraint=limit
+    )
+    folder = train.train(config, 0).parent
+    line = capsys.readouterr().out.splitlines()[-2]
+    assert line.startswith("constrained, seed 0: clicks has to be at most ")
+    agent = load_agent(folder / AGENT, "cpu")
+    assert agent.constraint == limit.constraint
+    assert {"return", "return_above_greedy_ctr", "clicks_per_visit", "limit"} == set(agent.scores)
+    site = config.place.open()
+    rows = evaluate(
+        agent.policy,
+        site.simulator("evaluation"),
+        seeds(config.monitor.first_seed, config.monitor.episodes),
+    ).rows
+    mean = rows["clicks"].sum() / rows["visits"].sum()
+    assert agent.scores["clicks_per_visit"] == pytest.approx(mean)
+    assert f"clicks {mean:.3f} a visit and return {rows['return'].to_numpy().mean():.2f}" in line
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["constraint"] == dataclasses.asdict(limit.constraint)
+    train.train(config, 0)
+    assert "was finished before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks.agents import train
+from benchmarks.lab.ppo.config import Config as TrainConfig
+from benchmarks.lab.ppo.model import Training, make_model
 from benchmarks.lab.threads import FITTING_THREADS, THREADS, use_threads
 from benchmarks.speed import crowded
 from benchmarks.speed.crowded import WAYS, Config, crowd, lines, summarise, variables
@@ -154,8 +155,8 @@ def test_the_figures_are_those_of_the_rows() -> None:
 
 
 def test_a_training_goes_on_until_the_time_is_up_and_counts_its_visits(tmp_path: Path) -> None:
-    config = train.Config(place=make_world(tmp_path), shoppers=16)
-    model = train.make_model(config, 0)
+    config = TrainConfig(place=make_world(tmp_path), shoppers=16)
+    model = make_model(Training.of(config, 0))
     first = crowded.train_for(model, 0.0)
     assert first["visits"] == 16  # one batch, then the time was up
     more = crowded.train_for(model, 0.5)

@@ -1,0 +1,1 @@
+"""A training of PPO as `benchmarks.agents.train` does it: its options, sizes, model and end."""
