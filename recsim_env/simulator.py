@@ -23,7 +23,7 @@ from recsim_env.rewards import Objectives, Reward, RewardInputs, as_reward, chec
 from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shoppers import promises
-from recsim_env.shoppers.base import HIDDEN, Description, Shopper, is_bundle, name_of
+from recsim_env.shoppers.base import HIDDEN, Description, Past, Shopper, is_bundle, name_of
 from recsim_env.tensors import among, copied, first_places, looked_up, shared
 from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
@@ -75,7 +75,8 @@ class SlateSimulator:
         strict: Whether a repeated item, or one that is no candidate, raises an error. Otherwise it
             is not shown, and is counted.
         belief: What the shop infers about each shopper from slates and responses; its keys join the
-            observation. It changes nothing that happens.
+            observation. It changes nothing that happens. Of shoppers whom the shop knew before it
+            follows their last visits (`Shopper.past`).
         objectives: Names of registered terms whose values every step tells side by side
             (`Outcome.objectives`), beside the reward; None means none.
 
@@ -175,8 +176,9 @@ class SlateSimulator:
         episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
             shoppers = self._new_shoppers(episodes)
-            beliefs = self._new_beliefs(shoppers)
-            episodes = self._remembering(episodes, shoppers)
+            past = self._past(shoppers)
+            beliefs = self._new_beliefs(shoppers, past)
+            episodes = self._remembering(episodes, past)
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
         self._beliefs = beliefs
         self._shopper = acting
@@ -439,10 +441,11 @@ class SlateSimulator:
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
         shoppers = self._new_shoppers(fresh)
-        fresh = self._remembering(fresh, shoppers)
+        past = self._past(shoppers)
+        fresh = self._remembering(fresh, past)
         trees.put(self._shoppers, rows, shoppers)
         if self.belief is not None:
-            trees.put(self._beliefs, rows, self._new_beliefs(shoppers))
+            trees.put(self._beliefs, rows, self._new_beliefs(shoppers, past))
         episodes = {
             name: value.index_copy(0, rows, vars(fresh)[name]) for name, value in vars(old).items()
         }
@@ -558,7 +561,9 @@ class SlateSimulator:
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
         )
         shoppers = self._new_shoppers(like)
-        template = self._whole(like, shoppers, self._new_beliefs(shoppers)) | {"staying": False}
+        template = self._whole(like, shoppers, self._new_beliefs(shoppers, None)) | {
+            "staying": False
+        }
         found = trees.restored(template, state)
         self._shopper = self._acting(found["staying"])
         self._episodes, self._shoppers, self._candidates = (
@@ -675,11 +680,16 @@ class SlateSimulator:
             self._kept.add("start")
         return found
 
-    def _remembering(self, fresh: Episodes, shoppers: Any) -> Episodes:
+    def _past(self, shoppers: Any) -> Past | None:
+        """Return as many visits of new shoppers before their episode as anybody asks for."""
+        wanted = 0 if self.belief is None else self.belief.past_visits
+        return self.shopper.past(shoppers, max(self.history, wanted))
+
+    def _remembering(self, fresh: Episodes, past: Past | None) -> Episodes:
         """Return new episodes with what the shop remembers of shoppers whom it knew before."""
-        past = self.shopper.past(shoppers, self.history)
         if past is None:
             return fresh
+        past = _latest(past, self.history)
         told = past.slates.shape[1]
         slates, clicks, days = (
             fresh.recent_slates.clone(),
@@ -689,9 +699,12 @@ class SlateSimulator:
         slates[:, :told], clicks[:, :told], days[:, :told] = past.slates, past.clicks, past.days
         return replace(fresh, recent_slates=slates, recent_clicks=clicks, recent_days=days)
 
-    def _new_beliefs(self, shoppers: Any) -> Any:
+    def _new_beliefs(self, shoppers: Any, past: Past | None) -> Any:
         """Return what is believed of shoppers at their first visit; None without a belief."""
-        return None if self.belief is None else self.belief.start(self.shopper.observe(shoppers))
+        if self.belief is None:
+            return None
+        known = None if past is None else _latest(past, self.belief.past_visits)
+        return self.belief.start(self.shopper.observe(shoppers), known)
 
     @staticmethod
     def _whole(episodes: Episodes, shoppers: Any, beliefs: Any) -> dict[str, Any]:
@@ -832,6 +845,11 @@ def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
     if shared(candidates):
         return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
     return among(slates, candidates, items)
+
+
+def _latest(past: Past, visits: int) -> Past:
+    """Return the last visits of a past, the newest first."""
+    return Past(past.slates[:, :visits], past.clicks[:, :visits], past.days[:, :visits])
 
 
 def _push(history: Tensor, newest: Tensor) -> Tensor:

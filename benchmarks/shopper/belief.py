@@ -47,6 +47,7 @@ from recsim_env.belief.session import SessionBelief, SessionBeliefState, even_no
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate
 from recsim_env.rollout import rollout
+from recsim_env.shoppers.base import Past
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.shoppers.session.model import DEEP, OF_CATEGORY, PATIENT, TEMPERAMENT, over_moods
 from recsim_env.simulator import SlateSimulator
@@ -137,7 +138,7 @@ class Both(Belief[BothStates]):
 
     def __init__(self, few: SessionBelief) -> None:
         super().__init__(few.slate_size, few.device)
-        self.few = few
+        self.few, self.past_visits = few, few.past_visits
         self.many = SessionBelief(
             copy.deepcopy(few.model),
             few.device,
@@ -156,9 +157,9 @@ class Both(Belief[BothStates]):
         """Return the space of each key of the belief with few particles."""
         return self.few.spaces(candidates)
 
-    def start(self, observation: Observation) -> BothStates:
-        """Return the beliefs about newcomers."""
-        return BothStates(self.few.start(observation), self.many.start(observation))
+    def start(self, observation: Observation, past: Past | None = None) -> BothStates:
+        """Return the beliefs about shoppers at the first visit of an episode."""
+        return BothStates(self.few.start(observation, past), self.many.start(observation, past))
 
     def blank(self, batch: int) -> BothStates:
         """Return a state of so many rows."""

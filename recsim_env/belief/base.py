@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recsim_env import checks, trees
 from recsim_env.catalog import Catalog
+from recsim_env.shoppers.base import Past
 from recsim_env.trees import Flat
 from recsim_env.types import Observation
 
@@ -62,6 +63,8 @@ class Belief(ABC, Generic[S]):
     kind: str | None = None
     """The family of fitted shoppers that gives it, as `recsim_env.belief.registry` knows it;
     None where no folder holds such a belief."""
+    past_visits: int = 0
+    """How many visits before an episode `start` wants to know, at most."""
 
     def __init__(self, slate_size: int, device: torch.device | str) -> None:
         self.slate_size = checks.whole("slate_size", slate_size, 1)
@@ -90,16 +93,50 @@ class Belief(ABC, Generic[S]):
         """
 
     @abstractmethod
-    def start(self, observation: Observation) -> S:
-        """Return the belief about new shoppers, given what was observed at their first visit.
+    def start(self, observation: Observation, past: Past | None = None) -> S:
+        """Return the belief about shoppers at the first visit of an episode.
 
         Args:
-            observation: The shoppers' own keys, (B, ...) each.
+            observation: The shoppers' own keys, (B, ...) each, at that visit.
+            past: What the shop showed them before, and what they did, of `past_visits` visits at
+                most; None where all are new to it. It is as if `update` had followed these visits.
         """
 
     @abstractmethod
     def update(self, state: S, visit: SeenVisit) -> None:
         """Learn from a visit of every shopper, in place."""
+
+    @torch.no_grad()
+    def follow(self, state: S, past: Past) -> None:
+        """Learn from visits before an episode, in place, the oldest first.
+
+        Shoppers of fewer visits join in with their own first one. It waits for the device once.
+
+        Args:
+            state: The belief about newcomers.
+            past: Their visits, each of which showed something.
+        """
+        shown = past.slates >= 0
+        count = shown.any(dim=2).sum(dim=1).tolist()
+        newcomers = trees.pick(state, torch.arange(len(count), device=self.device))
+        until = torch.diff(past.days, dim=1, prepend=torch.zeros_like(past.days[:, :1]))
+        for visit in reversed(range(max(count, default=0))):
+            seen = SeenVisit(
+                past.slates[:, visit].clamp(min=0),
+                shown[:, visit],
+                past.clicks[:, visit],
+                until[:, visit].clamp(min=0),
+            )
+            self.update(state, seen)
+            # who was not there yet has seen nothing of it
+            waiting = [row for row, visits in enumerate(count) if visits == visit]
+            self._put_back(state, newcomers, waiting)
+
+    def _put_back(self, state: S, newcomers: S, rows: list[int]) -> None:
+        """Make newcomers of some rows again."""
+        if rows:
+            at = torch.tensor(rows, device=self.device)
+            trees.put(state, at, trees.pick(newcomers, at))
 
     @abstractmethod
     def observe(self, state: S, candidates: Tensor) -> Observation:

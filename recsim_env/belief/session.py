@@ -39,6 +39,7 @@ from recsim_env.belief.base import Belief, SeenVisit
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shop_file import SESSION
+from recsim_env.shoppers.base import Past
 from recsim_env.shoppers.encoder import Cache
 from recsim_env.shoppers.session.interest import Interest
 from recsim_env.shoppers.session.memory import (
@@ -118,8 +119,8 @@ class SessionBeliefState:
 class SessionBelief(Belief[SessionBeliefState]):
     """The belief of a shop whose log a session model was fitted to.
 
-    It begins with newcomers: what the shop knew of a shopper before the first visit that it counts
-    is what the shopper declared. Observation:
+    Of newcomers the shop knows what they declared. Of shoppers whom it knew before, it follows as
+    many visits as the model attends to. Observation:
 
         belief_logits:  (C,) log-odds of a click on each candidate that is looked at
         belief_spread:  (C,) standard deviation of these log-odds, by what is not known of the
@@ -168,6 +169,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         checks.tensor("numbers", points, ("S", TEMPERAMENT), torch.float32)
         frozen: SessionShopper = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
         self.model = frozen
+        self.past_visits = frozen.config.window
         self.renews = checks.flag("renews", renews)
         self._points = points.to(self.device)
         with torch.no_grad():
@@ -233,12 +235,16 @@ class SessionBelief(Belief[SessionBeliefState]):
             "belief_leaving": box(0, 1, 2),
         }
 
-    def start(self, observation: Observation) -> SessionBeliefState:
-        """Return the belief about newcomers, who may have declared something."""
+    def start(self, observation: Observation, past: Past | None = None) -> SessionBeliefState:
+        """Return the belief about shoppers, who may have declared something."""
         if self.model.config.declared:
-            return self._newcomers(observation["declared"].to(self.device, torch.float32))
-        batch = len(next(iter(observation.values())))
-        return self._newcomers(torch.zeros(batch, 0, device=self.device))
+            state = self._newcomers(observation["declared"].to(self.device, torch.float32))
+        else:
+            batch = len(next(iter(observation.values())))
+            state = self._newcomers(torch.zeros(batch, 0, device=self.device))
+        if past is not None:
+            self.follow(state, past)
+        return state
 
     def blank(self, batch: int) -> SessionBeliefState:
         """Return the belief about newcomers who declared zeros."""

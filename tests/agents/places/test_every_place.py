@@ -19,6 +19,7 @@ from agents.ppo.monitor import MonitorConfig
 from benchmarks.agents import compare, league, train, tune, tune_agents
 from benchmarks.agents.tune_agents import Config as TuneAgents
 from benchmarks.lab.league_cells import settled
+from benchmarks.lab.ppo.sizes import sizes_of
 from benchmarks.lab.run import read_rows
 from benchmarks.lab.where import Elsewhere, Where
 from policies import POLICIES
@@ -221,7 +222,7 @@ def songs() -> Iterator[str]:
 
 def test_an_environment_of_somebody_else(songs: str, tmp_path: Path) -> None:
     where = Where(songs, log_slates=300, cache=tmp_path / "places", device="cpu")
-    sizes = train.sizes_of(train.Config(place=where), slow=True)
+    sizes = sizes_of(train.Config(place=where), slow=True)
     assert (sizes.visits, sizes.polished) == (14_000, 6_000)
     assert (sizes.shoppers, sizes.monitor.episodes) == (32, 32)
     steps(where, tmp_path)

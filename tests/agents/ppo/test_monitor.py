@@ -293,7 +293,7 @@ def test_a_training_under_a_limit_keeps_it_in_the_folder(
         site.simulator("evaluation"),
         seeds(config.monitor.first_seed, config.monitor.episodes),
     ).rows
-    mean = rows["clicks"].sum() / rows["visits"].sum()
+    mean = float(rows["clicks"].to_numpy().sum() / rows["visits"].to_numpy().sum())
     assert agent.scores["clicks_per_visit"] == pytest.approx(mean)
     assert f"clicks {mean:.3f} a visit and return {rows['return'].to_numpy().mean():.2f}" in line
     settings = json.loads((folder / "config.json").read_text())

@@ -21,6 +21,9 @@ from agents.ppo.checkpoints import LAST, load
 from agents.ppo.config import PPOConfig
 from agents.ppo.monitor import MonitorConfig, sample_slates
 from benchmarks.agents import compare, demo, train, tune
+from benchmarks.lab.ppo.config import folder_of
+from benchmarks.lab.ppo.model import Training, make_model
+from benchmarks.lab.ppo.sizes import rounded, sizes_of, visits_to_make
 from benchmarks.lab.run import read_rows, read_summary
 from benchmarks.lab.tuning import read_parameters
 from benchmarks.lab.where import Where
@@ -155,7 +158,7 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_rests(
     longer = replace(config, visits=16 * 4 * 5)
     steps: list[int] = []
     train.train(longer, 0)
-    model = train.make_model(longer, 0)
+    model = make_model(Training.of(longer, 0))
     load(model, checkpoint)
     steps.append(model.num_timesteps)
     assert steps == [16 * 4 * 5]
@@ -185,13 +188,13 @@ def test_a_training_that_breaks_off_keeps_its_last_update(
         patch.setattr("agents.keeper.Clock.due", lambda clock: True)
         with pytest.raises(Killed):
             train.train(config, 0)
-    model = train.make_model(config, 0)
-    load(model, train.folder_of(config, 0) / LAST)
+    model = make_model(Training.of(config, 0))
+    load(model, folder_of(config, 0) / LAST)
     assert (
         model.num_timesteps == saved[-1] == 16 * 4 * 2
     )  # kept before the first update, after one, and after two
     train.train(config, 0)
-    load(model, train.folder_of(config, 0) / LAST)
+    load(model, folder_of(config, 0) / LAST)
     assert model.num_timesteps == 16 * 4 * 6
 
 
@@ -227,7 +230,7 @@ def test_tensorboard_gets_returns_terms_hyperparameters_and_a_picture(
 ) -> None:
     config = replace(training(world, tmp_path, visits=16 * 4 * 12), seeds=(0,))
     train.train(config, 0)
-    tags = set(points(train.folder_of(config, 0)))
+    tags = set(points(folder_of(config, 0)))
     terms = ("return", "visits", "clicks", "intra_list_distance")
     assert {f"evaluation/{term}" for term in terms} <= tags
     assert {f"evaluation_sampled/{term}" for term in terms} <= tags
@@ -290,15 +293,17 @@ def test_sizes_that_do_not_fit_are_said_and_the_report_tells_what_was_made(
 def test_what_is_rounded_is_said_in_a_sentence_each() -> None:
     ppo = PPOConfig(n_steps=4, batch_size=32)
     config = train.Config(visits=128, shoppers=16, ppo=ppo, polished=0.0)
-    assert list(train.rounded(config)) == []
-    assert train.visits_to_make(config) == 128
-    assert train.visits_to_make(replace(config, visits=129)) == 192
-    assert train.visits_to_make(replace(config, visits=129), made=128) == 192
-    assert train.visits_to_make(replace(config, visits=1), made=128) == 128
+    sizes = sizes_of(config)
+    assert list(rounded(sizes, ppo)) == []
+    assert visits_to_make(sizes, ppo) == 128
+    assert visits_to_make(replace(sizes, visits=129), ppo) == 192
+    assert visits_to_make(replace(sizes, visits=129), ppo, made=128) == 192
+    assert visits_to_make(replace(sizes, visits=1), ppo, made=128) == 128
     searching = replace(config, visits=200, polished=0.36)
-    assert list(train.rounded(searching)) == []
-    assert train.sizes_of(searching).polished == 72
-    (line,) = train.rounded(replace(searching, visits=201))
+    assert list(rounded(sizes_of(searching), ppo)) == []
+    assert sizes_of(searching).polished == 72
+    assert sizes_of(searching).steps == 200
+    (line,) = rounded(sizes_of(replace(searching, visits=201)), ppo)
     assert line.startswith("PPO's part of the visits is 129 and is rounded up to 192, which are")
-    (line,) = train.rounded(replace(config, ppo=replace(config.ppo, batch_size=65)))
+    (line,) = rounded(sizes, replace(ppo, batch_size=65))
     assert line == "ppo.batch_size is 65, but a rollout has 64 visits: each is one minibatch."

@@ -12,6 +12,7 @@ import pytest
 from agents.ppo import monitor
 from agents.ppo.checkpoints import LAST, visits_of
 from benchmarks.agents import compare, train
+from benchmarks.lab.ppo.config import folder_of
 from benchmarks.lab.saved import UNTRAINED
 from benchmarks.lab.trainings import finished_trainings
 from benchmarks.lab.where import Where
@@ -130,7 +131,7 @@ def test_compare_checks_every_agent_before_anything_is_played(
     with pytest.raises(ValueError, match="holds a training of 64 visits"):
         compare.measure(asked)
     train.train(config, 0)
-    checkpoint = train.folder_of(config, 0) / UNTRAINED
+    checkpoint = folder_of(config, 0) / UNTRAINED
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(ValueError, match=str(checkpoint)):
         compare.measure(asked)

@@ -21,6 +21,7 @@ from recsim_env.belief.session import (
     even_normals,
 )
 from recsim_env.logs.sessions import Sessions
+from recsim_env.shoppers.base import Past
 from recsim_env.shoppers.session.model import (
     DEEP,
     KEEN,
@@ -294,6 +295,43 @@ def test_it_learns_who_a_shopper_is_and_says_how_well() -> None:
 
 
 # ---- rows and files ----
+
+
+def past_of(sessions: Sessions, visits: list[int]) -> Past:
+    """So many last visits of logged shoppers before now, when their next gap is over."""
+    most, rows = max(visits), len(visits)
+    slates = torch.full((rows, most, SIZE), -1)
+    clicks, days = torch.zeros(rows, most, SIZE, dtype=torch.bool), torch.zeros(rows, most)
+    for row, count in enumerate(visits):
+        ago = 0.0
+        for back in range(count):  # newest first
+            step = count - 1 - back
+            raw = sessions.slates[row, step]
+            shown = first_places(raw.unsqueeze(0))[0]
+            slates[row, back] = raw.where(shown, -1)
+            clicks[row, back] = sessions.clicks[row, step] & shown
+            ago += float(sessions.gaps[row, step].clamp(min=0))
+            days[row, back] = ago
+    return Past(slates, clicks, days)
+
+
+def test_a_belief_that_starts_from_a_past_is_one_that_followed_the_visits() -> None:
+    belief, sessions = SessionBelief(model(), CPU), log(episodes=8, visits=4)
+    assert sessions.length.tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
+    visits = [1, 0, 3, 4, 1, 2, 2, 3]
+    rows = torch.arange(len(visits))
+    known = {"declared": sessions.declared[rows]}
+    found = belief.start(known, past_of(sessions, visits))
+    everything = torch.arange(ITEMS).expand(len(visits), -1)
+    told = belief.observe(found, everything)
+    for row, count in enumerate(visits):
+        followed = replayed(belief, sessions, count)
+        expected = belief.observe(pick(followed, torch.tensor([row])), everything[:1])
+        for name, value in expected.items():
+            torch.testing.assert_close(told[name][row], value[0], rtol=1e-4, atol=1e-5)
+    newcomers = belief.observe(belief.start(known), everything)
+    moved = (told["belief_logits"] != newcomers["belief_logits"]).any(dim=1)
+    assert moved.tolist() == [count > 0 for count in visits]
 
 
 def test_rows_are_taken_put_saved_and_loaded(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from recsim_env import SlateEnv, SlateVectorEnv
 from recsim_env.belief.base import PREFIX, SeenVisit
 from recsim_env.belief.session import SessionBelief, SessionBeliefState
 from recsim_env.shoppers.market import MarketConfig, MarketShopper, MarketState
+from recsim_env.shoppers.regulars.config import RegularsConfig
+from recsim_env.shoppers.regulars.population import RegularsShopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.trees import leaves
 from recsim_env.types import Observation, Response
@@ -33,7 +35,7 @@ class Scripted(MarketShopper):
         return dataclasses.replace(answer, clicks=clicks, left=torch.zeros_like(answer.left))
 
 
-def belief_of(shopper: MarketShopper, device: str = "cpu") -> SessionBelief:
+def belief_of(shopper: MarketShopper | RegularsShopper, device: str = "cpu") -> SessionBelief:
     """A belief about the items of a market, of a model that nobody fitted."""
     member = model(declared=WIDTH)
     member.embedding.copy_(shopper.catalog.embedding)
@@ -161,6 +163,46 @@ def test_what_a_shop_keeps_for_a_user_is_what_the_simulator_believes() -> None:
         saved = belief.save(state, 0)
     own = belief.observe(belief.load(saved), seen["candidates"][1:2])
     assert_close(own, {k: v[1:2] for k, v in believed(seen).items()})
+
+
+def test_the_first_ranking_knows_shoppers_whom_the_shop_knew() -> None:
+    config = RegularsConfig(
+        items=ITEMS, categories=GROUPS, width=WIDTH, known=24, fewest_visits=3, most_visits=9
+    )
+    shopper = RegularsShopper(CPU, SIZE, config=config)
+    belief = belief_of(shopper)
+    simulator = SlateSimulator(shopper, history=2, horizon_days=6, belief=belief)
+    seen = simulator.reset(torch.arange(12))
+
+    # each shopper alone, visit after visit
+    past = shopper.past(simulator.hidden, 9)
+    assert past.slates.shape[1] == 9
+    for row in range(12):
+        state = belief.start({"declared": seen["declared"][row : row + 1]})
+        count = int((past.slates[row, :, 0] >= 0).sum())
+        assert 3 <= count <= 9
+        for back in reversed(range(count)):
+            slate = past.slates[row : row + 1, back]
+            days = past.days[row, back] - (past.days[row, back - 1] if back else 0.0)
+            clicks = past.clicks[row : row + 1, back]
+            visit = SeenVisit(slate.clamp(min=0), slate >= 0, clicks, days.unsqueeze(0))
+            belief.update(state, visit)
+        expected = belief.observe(state, seen["candidates"][row : row + 1])
+        assert_close({name: seen[name][row : row + 1] for name in expected}, expected)
+
+    # whoever comes next is known as well, and a state that was kept is gone on from
+    simulator.restart(torch.tensor([3, 7]))
+    fresh = believed(simulator.observe())
+    again = SlateSimulator(shopper, history=2, horizon_days=6, belief=belief)
+    again.restore(simulator.state())
+    assert_close(believed(again.observe()), fresh)
+    others = [row for row in range(12) if row not in (3, 7)]
+    kept = {name: value[others] for name, value in fresh.items()}
+    assert_close(kept, {name: value[others] for name, value in believed(seen).items()})
+    declared = simulator.observe()["declared"][[3, 7]]
+    newcomers = belief.observe(belief.start({"declared": declared}), seen["candidates"][:2])
+    moved = newcomers["belief_logits"] != fresh["belief_logits"][[3, 7]]
+    assert bool(moved.any(dim=1).all())
 
 
 @pytest.mark.parametrize("size", [SIZE, 2])
