@@ -68,6 +68,11 @@ PARTICLES = 32
 """Number of temperaments. On held-out visits of a market, 24 to 128 predict clicks equally well, to
 .0001 nats a shown item, and equal weights worse by .005; a second and third model would gain .0001,
 so that one is enough."""
+PAST_VISITS = 16
+"""Most visits before an episode that are followed, each of which costs an update. Of 384 regulars
+of `MarketRegulars-v0`, the ten best items by a belief fitted to 20,000 slates were clicked with a
+mean chance of .305 at a first visit of which nothing before was known, .323 with 8 visits, .327
+with 16, and .330 with 64."""
 FEWEST = 0.5
 """Share of the particles that the weights must be worth, as an effective sample size; below it the
 particles of that shopper are spread anew."""
@@ -119,8 +124,8 @@ class SessionBeliefState:
 class SessionBelief(Belief[SessionBeliefState]):
     """The belief of a shop whose log a session model was fitted to.
 
-    Of newcomers the shop knows what they declared. Of shoppers whom it knew before, it follows as
-    many visits as the model attends to. Observation:
+    Of newcomers the shop knows what they declared. Of shoppers whom it knew before, it follows the
+    last `PAST_VISITS` visits. Observation:
 
         belief_logits:  (C,) log-odds of a click on each candidate that is looked at
         belief_spread:  (C,) standard deviation of these log-odds, by what is not known of the
@@ -169,7 +174,7 @@ class SessionBelief(Belief[SessionBeliefState]):
         checks.tensor("numbers", points, ("S", TEMPERAMENT), torch.float32)
         frozen: SessionShopper = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
         self.model = frozen
-        self.past_visits = frozen.config.window
+        self.past_visits = PAST_VISITS
         self.renews = checks.flag("renews", renews)
         self._points = points.to(self.device)
         with torch.no_grad():
