@@ -21,6 +21,7 @@ from benchmarks.agents import (
     compare,
     league,
     league_report,
+    ope_report,
     sardine,
     transfer_report,
 )
@@ -57,6 +58,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
     "learning_curves": lambda rows, config, folder: learning_curves.report(rows),
+    "ope": lambda rows, config, folder: ope_report.report(rows),
     "own_log": lambda rows, config, folder: own_log.report(rows, own_log.read_public(folder)),
     "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
     "sardine": lambda rows, config, folder: sardine.report(rows),

@@ -9,12 +9,13 @@ the evaluated policy would have shown it with probability c_i. With the weight w
 
 where q_i is a model's expected response to the item shown, and v_i its mean over the items that the
 evaluated policy would show. IPS and DR are unbiased if the logging policy can show everything that
-the evaluated one shows and its propensities are right. Slates of more than one item need models of
-how positions interact, which is what the simulator is for.
+the evaluated one shows and its propensities are right. Slates of several items have estimators of
+their own, `recsim_env.logs.off_policy_slates`: they assume something of how positions interact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,74 +82,133 @@ def policy_value(
         raise ValueError(f"{given} is given alone, but DR needs expected and expected_of_policy.")
     if expected is not None and expected_of_policy is not None:
         columns |= {"expected": expected, "expected_of_policy": expected_of_policy}
-    checked = {name: _column(name, values) for name, values in columns.items()}
-    rows = len(checked["reward"])
-    for name, values in checked.items():
-        if len(values) != rows:
-            raise ValueError(f"{name} has {len(values)} rows, but reward has {rows}.")
-    _within("propensity", checked["propensity"], above=True)
-    _within("chance", checked["chance"])
+    checked = {name: checked_numbers(name, values) for name, values in columns.items()}
+    check_rows(checked)
+    check_chances("propensity", checked["propensity"], above=True)
+    check_chances("chance", checked["chance"])
     if not checked["chance"].any():
         raise ValueError("chance is 0 in every row: the policy shows nothing that was logged.")
 
-    # The terms of the three sums.
+    # The terms of the three sums, and their ratios.
+    rows = len(checked["reward"])
     weight = checked["chance"] / checked["propensity"]
     terms = [np.ones(rows), weight, weight * checked["reward"]]
     if "expected" in checked:
         terms.append(
             checked["expected_of_policy"] + weight * (checked["reward"] - checked["expected"])
         )
-
-    # Their sums over users, and over bootstrap samples of users.
-    of_row, units = units_of(np.arange(rows) if users is None else users)
-    if len(of_row) != rows:
-        raise ValueError(f"users has {len(of_row)} rows, but reward has {rows}.")
-    sums = np.stack([np.bincount(of_row, term, units) for term in terms], axis=1)
-    drawn = np.concatenate(
-        [
-            resamples(units, min(BLOCK, samples - first), seed + first) @ sums
-            for first in range(0, samples, BLOCK)
-        ]
-    )
-    whole = sums.sum(axis=0)
+    sums = ResampledSums.of(np.stack(terms, axis=1), users, samples, seed)
 
     def estimate(above: int, below: int) -> Estimate:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return from_samples(
-                float(whole[above] / whole[below]), drawn[:, above] / drawn[:, below], units
-            )
+        return sums.estimate(lambda of: of[:, above] / of[:, below])
 
     return PolicyValue(
         ips=estimate(2, 0),
         snips=estimate(2, 1),
         dr=estimate(3, 0) if len(terms) > 3 else None,
-        effective_rows=float(weight.sum() ** 2 / (weight**2).sum()),
+        effective_rows=effective_number(weight),
     )
 
 
-def _column(name: str, values: ArrayLike) -> Floats:
+@dataclass(frozen=True)
+class ResampledSums:
+    """Sums of terms over all rows, and over bootstrap samples of the users who saw them."""
+
+    whole: Floats
+    """(1, T) the sums over all rows."""
+    drawn: Floats
+    """(S, T) the sums of each sample."""
+    units: int
+    """Number of users."""
+
+    @classmethod
+    def of(
+        cls, terms: Floats, users: ArrayLike | None, samples: int = SAMPLES, seed: int = 0
+    ) -> ResampledSums:
+        """Sum terms (R, T) by user (R,), and draw users; None takes the rows for independent.
+
+        Raises:
+            ValueError: If `users` has another number of rows.
+        """
+        rows = len(terms)
+        of_row, units = units_of(np.arange(rows) if users is None else users)
+        if len(of_row) != rows:
+            raise ValueError(f"users has {len(of_row)} rows, but reward has {rows}.")
+        sums = np.stack([np.bincount(of_row, term, units) for term in terms.T], axis=1)
+        drawn = [
+            resamples(units, min(BLOCK, samples - first), seed + first) @ sums
+            for first in range(0, samples, BLOCK)
+        ]
+        return cls(sums.sum(axis=0, keepdims=True), np.concatenate(drawn), units)
+
+    def estimate(self, figure: Callable[[Floats], Floats]) -> Estimate:
+        """A figure of the sums, from (S, T) to (S,), with its interval."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return from_samples(float(figure(self.whole)[0]), figure(self.drawn), self.units)
+
+
+def effective_number(weight: Floats) -> float:
+    """Effective sample size (sum of w)^2 / sum of w^2 of weights (R,), which are not all 0."""
+    return float(weight.sum() ** 2 / (weight**2).sum())
+
+
+def checked_numbers(name: str, values: ArrayLike, ndim: int = 1) -> Floats:
+    """Check that values are finite numbers, in rows of one or of several positions.
+
+    Args:
+        name: What messages call them.
+        values: (R,) numbers, or (R, K) with `ndim` 2.
+        ndim: Number of dimensions.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    wanted = "one row of numbers" if ndim == 1 else "a table of numbers, one row a slate"
     try:
-        column = np.asarray(values, dtype=np.float64)
+        found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"{name} is {checks.told(values)}, but it must be one row of numbers."
-        ) from None
-    if column.ndim != 1 or not len(column):
-        raise ValueError(
-            f"{name} has shape {column.shape}, but it must be one row of numbers, one or more."
-        )
-    if not np.isfinite(column).all():
-        row = int(np.flatnonzero(~np.isfinite(column))[0])
-        raise ValueError(f"{name} is {column[row]} in row {row}, but it must be finite.")
-    return column
+        raise ValueError(f"{name} is {checks.told(values)}, but it must be {wanted}.") from None
+    if found.ndim != ndim or not found.size:
+        raise ValueError(f"{name} has shape {found.shape}, but it must be {wanted}, one or more.")
+    if not np.isfinite(found).all():
+        place = np.argwhere(~np.isfinite(found))[0]
+        raise ValueError(f"{name} is {found[tuple(place)]} {_at(place)}, but it must be finite.")
+    return found
 
 
-def _within(name: str, values: Floats, *, above: bool = False) -> None:
+def check_rows(columns: dict[str, Floats]) -> None:
+    """Check that columns have as many rows, and positions, as that of `reward`.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    shape = columns["reward"].shape
+    for name, values in columns.items():
+        if values.shape == shape:
+            continue
+        if len(shape) == 1:
+            raise ValueError(f"{name} has {len(values)} rows, but reward has {shape[0]}.")
+        raise ValueError(f"{name} has shape {values.shape}, but reward has {shape}.")
+
+
+def check_chances(name: str, values: Floats, *, above: bool = False) -> None:
+    """Check that numbers are probabilities; with `above`, that none is 0.
+
+    Raises:
+        ValueError: If they are not.
+    """
     wrong = (values > 1) | ((values <= 0) if above else (values < 0))
     if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+        place = np.argwhere(wrong)[0]
+        found = values[tuple(place)]
         expected = "above 0 and at most 1" if above else "from 0 to 1"
         raise ValueError(
-            f"{name} is {values[row]} in row {row}, but a probability must be {expected}"
-            f"{'; log-probabilities need exp first' if values[row] < 0 else ''}."
+            f"{name} is {found} {_at(place)}, but a probability must be {expected}"
+            f"{'; log-probabilities need exp first' if found < 0 else ''}."
         )
+
+
+def _at(place: np.ndarray) -> str:
+    """Name a place of a column, or of a table."""
+    row = f"in row {place[0]}"
+    return row if len(place) == 1 else f"{row}, position {place[1]}"
