@@ -86,13 +86,13 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(call create,.venv)
 	$(BIN)/python $(PIP) install --constraint constraints.txt $(TORCH)
-	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,interop,mo,docs,dev]"
+	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,interop,offline,mo,docs,dev]"
 	@touch $@
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(call create,$(LOWEST))
 	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt $(TORCH)
-	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers,interop,mo]" pytest
+	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers,interop,offline,mo]" pytest
 	@touch $@
 
 .cache/venv-torchrl/installed .cache/venv-rllib/installed: .cache/venv-%/installed: pyproject.toml examples/interop/%.txt
