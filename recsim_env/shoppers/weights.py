@@ -104,6 +104,15 @@ class CheckedModel(PreTrainedModel):
         )
         return loaded
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
+        """Upload configuration, weights and a card to the Hugging Face Hub.
+
+        Arguments, errors and what is returned are those of `recsim_env.shoppers.hub.push`.
+        """
+        from recsim_env.shoppers.hub import push
+
+        return push(self, repo_id, **options)
+
 
 Model = TypeVar("Model", bound=CheckedModel)
 
