@@ -3,7 +3,8 @@
 #   make demo   train an agent for three minutes and show what it learned
 #   make test   all tests, the ones that train included
 #   make lint   format, style and types
-#   make interop  train TorchRL's and RLlib's PPO here, in environments of their own: half an hour
+#   make interop  train TorchRL's and RLlib's PPO and d3rlpy's IQL here, in environments of their own: an hour
+#   make audit  known vulnerabilities of the pinned dependencies, where PyPI can be asked
 #   make docs   the documentation, in build/docs; warnings are errors
 #   make kill   kill every command that goes on after it, before and after each of its file operations: hours
 #   make fuzz   odd inputs, fresh ones at each run, and what comes of them
@@ -27,10 +28,12 @@ SECONDS ?= 3600
 
 BIN := .venv/bin
 LOWEST := .cache/venv-lowest
-INTEROP := .cache/venv-torchrl .cache/venv-rllib
+INTEROP := .cache/venv-torchrl .cache/venv-rllib .cache/venv-d3rlpy
+AUDIT := .cache/venv-audit
+AUDITOR := pip-audit==2.10.1
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-lowest interop lint docs kill fuzz format clean
+.PHONY: help setup demo test test-lowest interop audit lint docs kill fuzz format clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -47,10 +50,15 @@ test: setup
 test-lowest: $(LOWEST)/installed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-# Their pins differ from ours (RLlib's is another Gymnasium), so that neither shares .venv.
+# Their pins differ from ours (RLlib's is another Gymnasium), so that none of them shares .venv.
 interop: $(INTEROP:=/installed)
 	OMP_NUM_THREADS=1 .cache/venv-torchrl/bin/python -m examples.interop.torchrl_ppo
 	OMP_NUM_THREADS=1 .cache/venv-rllib/bin/python -m examples.interop.rllib_ppo
+	OMP_NUM_THREADS=1 .cache/venv-d3rlpy/bin/python -m examples.interop.d3rlpy_iql
+
+# An environment of its own, so that what the auditor needs is not among what it audits.
+audit: $(AUDIT)/installed
+	$(AUDIT)/bin/python .ci/audit.py constraints.txt
 
 # The properties of tests/fuzz on fresh inputs for half of the time, then a count of what comes of a quarter as many.
 fuzz: setup
@@ -79,7 +87,7 @@ format: setup
 	$(BIN)/python -m ruff format
 
 clean:
-	rm -rf .venv $(LOWEST) $(INTEROP) build docs/reference/modules dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(LOWEST) $(INTEROP) $(AUDIT) build docs/reference/modules dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The stamp lies inside the environment, so that it goes when the environment goes; an installation that
 # was broken off has none and is started again.
@@ -95,11 +103,17 @@ $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers,interop,offline,mo]" pytest
 	@touch $@
 
-.cache/venv-torchrl/installed .cache/venv-rllib/installed: .cache/venv-%/installed: pyproject.toml examples/interop/%.txt
+# The files are whole lists, d3rlpy's with another Gymnasium than it asks for: nothing is resolved.
+$(INTEROP:=/installed): .cache/venv-%/installed: pyproject.toml examples/interop/%.txt
 	$(call create,.cache/venv-$*)
 	.cache/venv-$*/bin/python $(PIP) install $(TORCH)
-	.cache/venv-$*/bin/python $(PIP) install --requirement examples/interop/$*.txt
+	.cache/venv-$*/bin/python $(PIP) install --no-deps --requirement examples/interop/$*.txt
 	.cache/venv-$*/bin/python $(PIP) install --no-deps --editable .
+	@touch $@
+
+$(AUDIT)/installed: Makefile
+	$(call create,$(AUDIT))
+	$(AUDIT)/bin/python $(PIP) install $(AUDITOR)
 	@touch $@
 
 define create
