@@ -25,7 +25,7 @@ from tests.support.policy_toys import TableRanker, made_up_ranker
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "others-agents.md").read_text(encoding="utf-8")
-SCRIPTS = ("sb3_ppo", "maskable_ppo", "torchrl_ppo", "rllib_ppo")
+SCRIPTS = ("sb3_ppo", "maskable_ppo", "torchrl_ppo", "rllib_ppo", "d3rlpy_iql")
 
 
 class SmallSite:

@@ -110,7 +110,8 @@ class Config(Markets, Threads, Results):
     world: int = 0
     """Seed of the market's catalogue."""
     sizes: tuple[int, ...] = (1_000, 3_000, 10_000, 30_000, 100_000)
-    """Numbers of logged slates, about: a log is cut after whole episodes."""
+    """Numbers of logged slates, about: a log is cut after whole episodes. Simulators are fitted in
+    this order."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the logs. All of them are estimated from; their spread is that of an estimator."""
     fits: tuple[int, ...] = (0, 1, 2)
@@ -354,7 +355,7 @@ def measure(opened: Opened) -> None:
         for size in tqdm(missing, desc=f"estimates of log {seed}", unit="size"):
             write_parquet(_rows(opened, seed, size), estimated(opened, log, seed, size))
     for seed in config.fits:
-        for size in sorted(config.sizes):
+        for size in config.sizes:
             path = opened.place(seed) / f"simulated-{size}.parquet"
             if not path.exists():
                 write_parquet(path, simulated(opened, logged(opened, seed), seed, size))

@@ -73,11 +73,11 @@ class ShelfLog:
     """
 
     user: Ints
-    """(R,) the episode."""
+    """(R,) number of the episode of each slate."""
     visit: Ints
     """(R,) number of the slate in its episode, from 0, by which the rows ascend."""
     clicks: Floats
-    """(R, K)."""
+    """(R, K) clicks, 0 or 1."""
     place: Ints
     """(R, K) place of the shown item on its shelf."""
     propensity: Floats

@@ -119,7 +119,7 @@ class ResampledSums:
     drawn: Floats
     """(S, T) the sums of each sample."""
     units: int
-    """Number of users."""
+    """Number of users behind the sums."""
 
     @classmethod
     def of(

@@ -50,7 +50,7 @@ class SlateValue:
     ips: Estimate
     """By the propensity of the whole slate."""
     snips: Estimate
-    """The same, normalised."""
+    """The same with normalised weights."""
     rips: Estimate
     """By the propensity of the items down to each position."""
     snrips: Estimate
