@@ -13,7 +13,11 @@ from d3rlpy.algos import IQLConfig
 from d3rlpy.dataset import MDPDataset
 from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models import VectorEncoderFactory
-from d3rlpy.preprocessing import StandardObservationScaler, StandardRewardScaler
+from d3rlpy.preprocessing import (
+    MinMaxActionScaler,
+    StandardObservationScaler,
+    StandardRewardScaler,
+)
 
 from agents.faces import IntentFace
 from agents.places import open_place
@@ -22,9 +26,15 @@ from recsim_env.logs.minari_data import write_minari
 
 
 def explore(envs: Any, dataset_id: str, rounds: int = 32, seed: int = 0) -> Any:
-    """Play random intents, which nobody learned, and write them as a Minari dataset."""
+    """Play random intents that are held for about twenty visits, and write them as a dataset."""
     random, shape = np.random.default_rng(seed), envs.action_space.shape
-    act = lambda seen: random.normal(0.0, 0.7, shape).astype(np.float32)  # noqa: E731
+    held = random.normal(0.0, 0.8, shape)
+
+    def act(seen: Any) -> Any:
+        anew = random.random((len(seen), 1)) < 0.05
+        held[:] = np.where(anew, random.normal(0.0, 0.8, shape), held)
+        return np.clip(held + random.normal(0.0, 0.2, shape), -4.0, 4.0).astype(np.float32)
+
     return write_minari(dataset_id, envs, act, rounds=rounds, seed=seed, algorithm="random")
 
 
@@ -47,7 +57,7 @@ def train(dataset: Any, steps: int = 5_000, seed: int = 0) -> Any:
         actor_encoder_factory=small,
         critic_encoder_factory=small,
         value_encoder_factory=small,
-        weight_temp=10.0,
+        action_scaler=MinMaxActionScaler(),
         observation_scaler=StandardObservationScaler(),
         reward_scaler=StandardRewardScaler(),
     ).create()
