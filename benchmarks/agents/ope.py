@@ -11,6 +11,7 @@ policy earns where it leads them itself, which is what a shop wants to know. Fil
 made again where they are there:
 
     runs/ope/<market>/truth.parquet                      the market's own rows
+    runs/ope/<market>/other.parquet                      rows of a simulator of another log
     runs/ope/<market>/seed<k>/impressions.parquet        a log, and declared.parquet
     runs/ope/<market>/seed<k>/estimated-<slates>.parquet rows of the estimators
     runs/ope/<market>/seed<k>/model-<slates>/            the fitted user model
@@ -30,6 +31,7 @@ from typing import ClassVar
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,6 +42,7 @@ from benchmarks.agents.ope_report import (
     LOGGED,
     MARKET,
     MODEL,
+    OTHER,
     ROWS,
     SIMULATOR,
     report,
@@ -53,6 +56,7 @@ from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.shelf_log import ShelfLog, first_slates, play
 from benchmarks.lab.threads import use_threads
 from policies.shelves import HOTTEST, ShelfPolicy, Shelves
+from recsim_env import make_simulator
 from recsim_env.estimates import Estimate
 from recsim_env.files import building, locked
 from recsim_env.fitting.bar import step_bar
@@ -116,6 +120,10 @@ class Config(Markets, Threads, Results):
     """Seeds of the logs. All of them are estimated from; their spread is that of an estimator."""
     fits: tuple[int, ...] = (0, 1, 2)
     """Seeds of the logs that a simulator is fitted to, which takes minutes for each size."""
+    other: str | None = "recsim_env/LearnedMarket-v0"
+    """Id of a simulator of the same catalogue that was fitted to another log, which plays too: by
+    default the shipped one, fitted to 347,000 slates of the broad mixture in `Market-v0`, world 0.
+    None lets no such one play."""
     model: SessionFitConfig = field(default_factory=SessionFitConfig)
     """The user model of the simulator and its training."""
     episodes: int = 2048
@@ -255,6 +263,23 @@ class Asking:
         return {name: clicks / self._slates for name, clicks in self._clicks.items()}
 
 
+def of_other_log(opened: Opened, env: str) -> pl.DataFrame:
+    """What each policy earns in a simulator that was fitted to another log of the market.
+
+    Raises:
+        ValueError: If its catalogue is not that of the market.
+    """
+    simulator = make_simulator(env, device=opened.config.device)
+    same = simulator.catalog.embedding, opened.market.catalog.embedding
+    if same[0].shape != same[1].shape or not torch.allclose(*same, atol=0.01):
+        raise ValueError(f"other is {env!r}, but its items are not those of {opened.config.env}.")
+    rows = [
+        played(opened, simulator, name, policy, OTHER)
+        for name, policy in tqdm(opened.evaluated.items(), desc=env, unit="policy")
+    ]
+    return pl.DataFrame(rows, schema=ROWS)
+
+
 # ---- a log, and what is estimated from it --------------------------------------------------------
 
 
@@ -340,6 +365,9 @@ def measure(opened: Opened) -> None:
     """Make every row that is missing; the estimators come first, for they are quick."""
     config = opened.config
     rows_at(opened.folder / "truth.parquet", lambda: truth(opened))
+    if config.other is not None:
+        told = config.other
+        rows_at(opened.folder / "other.parquet", lambda: of_other_log(opened, told))
     for seed in config.seeds:
         missing = [size for size in config.sizes if not _rows(opened, seed, size).exists()]
         if not missing:
@@ -371,7 +399,8 @@ def read_work(work: Path) -> pl.DataFrame:
     Raises:
         FileNotFoundError: If there are none.
     """
-    paths = [*work.glob("*/truth.parquet"), *work.glob("*/seed*/[es]*ed-*.parquet")]
+    paths = [*work.glob("*/truth.parquet"), *work.glob("*/other.parquet")]
+    paths += work.glob("*/seed*/[es]*ed-*.parquet")
     return all_rows(paths, work, "benchmarks.agents.ope")
 
 

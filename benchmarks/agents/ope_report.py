@@ -50,6 +50,8 @@ ROWS: dict[str, pl.DataType] = {
     "effective": pl.Float64(),  # effective number of slates, of estimators
 }
 """Columns of the rows, of which there is one for each policy, estimator and log."""
+OTHER = "simulator of another log"
+"""`estimator` of a simulator of the market that was fitted to another, larger log."""
 NAMES = {
     SIMULATOR: "fitted simulator",
     MODEL: "click model alone",
@@ -91,9 +93,16 @@ class Judged:
     """What is lost by the choice of its best policy, as a share."""
 
 
-def judge(rows: pl.DataFrame, size: int, estimator: str) -> Judged | None:
-    """Compare an estimator with the market; None where it was not measured at this size."""
-    found = rows.filter((pl.col("size") == size) & (pl.col("estimator") == estimator))
+def judge(rows: pl.DataFrame, size: int | None, estimator: str) -> Judged | None:
+    """Compare an estimator with the market; None where it was not measured at this size.
+
+    Args:
+        rows: The rows of all estimators and of the market.
+        size: The size of the logs; None for an estimator that knows none of them.
+        estimator: Which one.
+    """
+    found = rows.filter(pl.col("estimator") == estimator)
+    found = found.filter(pl.col("size").is_null() if size is None else pl.col("size") == size)
     if found.is_empty():
         return None
     slate, episode, logged = (
@@ -105,7 +114,7 @@ def judge(rows: pl.DataFrame, size: int, estimator: str) -> Judged | None:
         )
     )
     slates, episodes = (_table(found, at) for at in ("clicks_a_slate", "clicks_an_episode"))
-    own = slate if estimator == SIMULATOR else logged
+    own = slate if estimator in (SIMULATOR, OTHER) else logged
     taus = [_tau(one, episode[0]) for one in episodes]
     chosen = episode[0][episodes.argmax(axis=1)]
     told = estimator != EPISODES
@@ -147,7 +156,15 @@ def report(rows: pl.DataFrame) -> Report:
         for size in sizes
         if (found := judge(rows, size, name)) is not None
     }
-    return Report(_tables(judged, sizes, rows), _summary(judged), _drawn(judged, sizes))
+    summary, table = _summary(judged), _tables(judged, sizes, rows)
+    other = judge(rows, None, OTHER)
+    if other is not None:
+        for figure in ("error", "tau", "regret"):
+            summary[f"other/{figure}"] = getattr(other, figure)
+        line = {"name": OTHER, "error": other.error, "tau": other.tau, "regret": other.regret}
+        headers = {"name": "", "error": "error", "tau": "Kendall's tau", "regret": "regret"}
+        table += "\n" + markdown([line], headers)
+    return Report(table, summary, _drawn(judged, sizes, other))
 
 
 def _summary(judged: dict[tuple[str, int], Judged]) -> dict[str, Estimate]:
@@ -216,11 +233,13 @@ def _of_policies(rows: pl.DataFrame, sizes: list[int]) -> str:
     return markdown(found, digits=3)
 
 
-def _drawn(judged: dict[tuple[str, int], Judged], sizes: list[int]) -> Figure:
-    """Error and tau by the size of the log."""
+def _drawn(judged: dict[tuple[str, int], Judged], sizes: list[int], other: Judged | None) -> Figure:
+    """Error and tau by the size of the log, with a simulator of another log as a line."""
     figure, (errors, taus) = panels(10, 3.6, 2)
     for name, colour in DRAWN.items():
         there = [size for size in sizes if (name, size) in judged]
+        if not there:
+            continue
         for axes, at in ((errors, "error"), (taus, "tau")):
             found = [getattr(judged[name, size], at) for size in there]
             axes.plot(there, [one.value for one in found], "-o", color=colour, label=NAMES[name])
@@ -232,6 +251,10 @@ def _drawn(judged: dict[tuple[str, int], Judged], sizes: list[int]) -> Figure:
                 alpha=0.12,
                 linewidth=0,
             )
+    if other is not None:
+        for axes, at in ((errors, "error"), (taus, "tau")):
+            value = getattr(other, at).value
+            axes.axhline(value, color=RED, linestyle="--", linewidth=1, label=OTHER)
     errors.set_yscale("log")
     errors.set_title("error of clicks an episode")
     taus.set_title("Kendall's tau with the market")

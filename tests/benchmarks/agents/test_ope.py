@@ -22,6 +22,7 @@ from benchmarks.agents.ope_report import (
     LOGGED,
     MARKET,
     MODEL,
+    OTHER,
     ROWS,
     SIMULATOR,
     judge,
@@ -87,6 +88,17 @@ def test_the_simulator_is_held_against_the_slates_that_it_led_to() -> None:
     assert (found.tau.value, found.regret.value, found.spread) == (1, 0, None)
 
 
+def test_a_simulator_of_another_log_stands_beside_the_sizes() -> None:
+    other = rows_of(OTHER, [1.0, 2.0, 4.0], [10.0, 30.0, 40.0])
+    found = judge(pl.concat([HAND, other]), None, OTHER)
+    assert found is not None
+    assert found.error.value == pytest.approx(math.sqrt(0.5**2 / 3))
+    told = report(pl.concat([HAND, other]))
+    assert told.summary["other/tau"].value == pytest.approx(1)
+    assert "| simulator of another log |" in told.table
+    assert "other/tau" not in report(HAND).summary
+
+
 def test_what_is_no_number_counts_as_none_and_what_is_not_measured_is_left_out() -> None:
     found = judge(HAND, 100, EPISODES)
     assert found is not None
@@ -119,6 +131,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
         sizes=(60, 200),
         seeds=(0, 1),
         fits=(1,),
+        other=None,
         model=SessionFitConfig(
             epochs=0.5, least_steps=1, hidden_size=16, layers=1, head_size=16, window=12
         ),
