@@ -52,6 +52,7 @@ def train(dataset: Any, steps: int = 5_000, seed: int = 0) -> Any:
     small = VectorEncoderFactory([64, 64])
     iql = IQLConfig(
         gamma=0.98,
+        tau=0.03,  # what leaving costs has twenty visits to travel
         actor_learning_rate=1e-3,
         critic_learning_rate=1e-3,
         actor_encoder_factory=small,
