@@ -23,9 +23,9 @@ for the estimator that weights whole episodes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -134,7 +134,7 @@ class Config(Markets, Threads, Results):
     """Folder of what was measured so far, which is not measured again; delete it to start anew."""
 
 
-FREE = ("sizes", "seeds", "fits", "device", "threads", "markets", "work", "results")
+FREE = ("sizes", "seeds", "fits", "other", "device", "threads", "markets", "work", "results")
 """Settings in which runs that share a work folder may differ."""
 
 
@@ -263,6 +263,10 @@ class Asking:
         return {name: clicks / self._slates for name, clicks in self._clicks.items()}
 
 
+def _one_row(row: Callable[[], dict[str, object]]) -> pl.DataFrame:
+    return pl.DataFrame([row()], schema=ROWS)
+
+
 def of_other_log(opened: Opened, env: str) -> pl.DataFrame:
     """What each policy earns in a simulator that was fitted to another log of the market.
 
@@ -273,11 +277,12 @@ def of_other_log(opened: Opened, env: str) -> pl.DataFrame:
     same = simulator.catalog.embedding, opened.market.catalog.embedding
     if same[0].shape != same[1].shape or not torch.allclose(*same, atol=0.01):
         raise ValueError(f"other is {env!r}, but its items are not those of {opened.config.env}.")
-    rows = [
-        played(opened, simulator, name, policy, OTHER)
-        for name, policy in tqdm(opened.evaluated.items(), desc=env, unit="policy")
-    ]
-    return pl.DataFrame(rows, schema=ROWS)
+    parts = []
+    for name, policy in tqdm(opened.evaluated.items(), desc=env, unit="policy"):
+        path = opened.folder / "other" / f"{name.replace(', ', '-').replace(' ', '-')}.parquet"
+        row = partial(played, opened, simulator, name, policy, OTHER)
+        parts.append(rows_at(path, partial(_one_row, row)))
+    return pl.concat(parts)
 
 
 # ---- a log, and what is estimated from it --------------------------------------------------------

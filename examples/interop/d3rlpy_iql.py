@@ -15,8 +15,8 @@ from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models import VectorEncoderFactory
 from d3rlpy.preprocessing import (
     MinMaxActionScaler,
+    MultiplyRewardScaler,
     StandardObservationScaler,
-    StandardRewardScaler,
 )
 
 from agents.faces import IntentFace
@@ -60,7 +60,8 @@ def train(dataset: Any, steps: int = 5_000, seed: int = 0) -> Any:
         value_encoder_factory=small,
         action_scaler=MinMaxActionScaler(),
         observation_scaler=StandardObservationScaler(),
-        reward_scaler=StandardRewardScaler(),
+        reward_scaler=MultiplyRewardScaler(0.1),  # less the mean, staying would be worth nothing
+        weight_temp=30.0,
     ).create()
     iql.fit(replay, steps, steps, logger_adapter=NoopAdapterFactory())
     return iql.predict
